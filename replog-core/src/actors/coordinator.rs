@@ -1,0 +1,502 @@
+//! The master's coordinator, as an actor: quorum, mode, appends, and the recovery before them.
+//!
+//! Delivers appends, reports and time to [`Office`] and [`Recovery`], and carries out what they
+//! say. Decides nothing. Answers to clients leave through one-shot channels, never through
+//! futures of the actor: ten thousand parked futures would be polled at every wake-up.
+
+use std::sync::Arc;
+
+use actix::{Actor, ActorContext as _, Addr, Context, Handler};
+use tokio::{sync::watch, time::Instant};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    actors::{
+        inbox::{Caller, Inbox},
+        messages::{
+            AppendsQueued, Ask, DescribeHolders, DescribeMaster, DescribeWaiting, Drain,
+            FallSilent, LinkReported, LogAdvanced, OfficeLost, RecoveryAnswered, Serve, Stop,
+            WriterReported,
+        },
+        secondary_link::{LinkParts, MasterIdentity, SecondaryLink},
+        timer::Timer,
+    },
+    config::MasterConfig,
+    error::Stopped,
+    handle::Shared,
+    limits::{EPOCH_STARTS_MAX, NODES_MAX},
+    log::{LogView, LogWriter, Meta, WriteCommand, WriteReport},
+    rules::{
+        link::Link,
+        office::{Answered, NewAppend, Office},
+        recovery::{Recovery, RecoveryAction},
+    },
+    transport::Transport,
+    types::{Mode, Offset},
+    views::{LogHealth, MasterHealth},
+};
+
+/// The actor of a master.
+pub(crate) struct Coordinator {
+    config: MasterConfig,
+    office: Office<Caller>,
+    /// The recovery, while it goes on.
+    recovery: Option<Recovery>,
+    /// As it is on disk, or about to be.
+    meta: Meta,
+    links: Vec<Addr<SecondaryLink>>,
+    inbox: Arc<Inbox>,
+    /// The inbox's other buffer: the two take turns.
+    spare: Vec<NewAppend<Caller>>,
+    view: Arc<LogView>,
+    writer: LogWriter,
+    shared: Arc<Shared>,
+    wall_ms: fn() -> u64,
+    told_mode: Option<Mode>,
+    told_committed: Option<Offset>,
+    ended: watch::Sender<Option<Stopped>>,
+    timer: Timer,
+}
+
+/// What a coordinator is made of.
+pub(crate) struct CoordinatorParts {
+    pub(crate) config: MasterConfig,
+    pub(crate) recovery: Recovery,
+    pub(crate) meta: Meta,
+    pub(crate) transports: Vec<std::rc::Rc<dyn Transport>>,
+    pub(crate) seed: u64,
+    pub(crate) durable: bool,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) view: Arc<LogView>,
+    pub(crate) writer: LogWriter,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) wall_ms: fn() -> u64,
+    pub(crate) ended: watch::Sender<Option<Stopped>>,
+}
+
+impl Coordinator {
+    /// Makes the coordinator and its links, which start with it.
+    pub(crate) fn new(parts: CoordinatorParts, own: &Addr<Coordinator>) -> Coordinator {
+        let CoordinatorParts {
+            config,
+            recovery,
+            meta,
+            transports,
+            seed,
+            durable,
+            inbox,
+            view,
+            writer,
+            shared,
+            wall_ms,
+            ended,
+        } = parts;
+        let now = Instant::now();
+        let master = MasterIdentity {
+            name: config.name.clone(),
+            incarnation: crate::types::Incarnation {
+                instance: meta.instance,
+                start: meta.start,
+            },
+            nodes: config.node_names(),
+            public_url: config.public_url.clone(),
+        };
+        assert!(
+            transports.len() < NODES_MAX,
+            "{} secondaries",
+            transports.len()
+        );
+        let (mut links, mut initial) = (Vec::new(), Vec::new());
+        for (secondary, (peer, transport)) in config.secondaries.iter().zip(transports).enumerate()
+        {
+            let link_seed = seed.wrapping_add(secondary as u64);
+            let link = Link::new(peer.name.clone(), config.timing.clone(), link_seed, now);
+            initial.push(link.report(now));
+            let parts = LinkParts {
+                secondary,
+                name: peer.name.clone(),
+                link,
+                transport,
+                view: view.clone(),
+                coordinator: own.clone(),
+                master: master.clone(),
+                request_timeout: config.timing.request_timeout,
+            };
+            links.push(SecondaryLink::new(parts).start());
+        }
+        Coordinator {
+            office: Office::new(&config, durable, initial),
+            config,
+            recovery: Some(recovery),
+            meta,
+            links,
+            inbox,
+            spare: Vec::new(),
+            view,
+            writer,
+            shared,
+            wall_ms,
+            told_mode: None,
+            told_committed: None,
+            ended,
+            timer: Timer::default(),
+        }
+    }
+
+    /// After every event: recovery, answers, mode, timer.
+    fn settle(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        self.carry_out_recovery(now);
+        let answered = self.office.settle(now);
+        self.answer(answered);
+        self.tell_committed();
+        self.tell_mode(now);
+        let recovery = self.recovery.as_ref().and_then(Recovery::next_deadline);
+        let deadline = [recovery, self.office.next_deadline(now)]
+            .into_iter()
+            .flatten()
+            .min();
+        self.timer.arm(ctx, deadline, |coordinator, ctx| {
+            coordinator.timer.fired();
+            let now = Instant::now();
+            if let Some(recovery) = &mut coordinator.recovery {
+                recovery.on_deadline(now, &coordinator.view.epoch_starts(EPOCH_STARTS_MAX));
+            }
+            coordinator.settle(ctx);
+        });
+    }
+
+    fn carry_out_recovery(&mut self, now: Instant) {
+        while let Some(recovery) = &mut self.recovery {
+            let actions = recovery.take_actions();
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                self.carry_out(now, action);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, now: Instant, action: RecoveryAction) {
+        match action {
+            RecoveryAction::Ask {
+                to,
+                cluster,
+                epoch,
+                serial,
+                body,
+            } => {
+                // The others go on with what they were asked before: it keeps them in contact.
+                for (peer, link) in self.config.secondaries.iter().zip(&self.links) {
+                    if to.contains(&peer.name) {
+                        link.do_send(Ask {
+                            cluster,
+                            epoch,
+                            serial,
+                            body: body.clone(),
+                        });
+                    }
+                }
+            }
+            RecoveryAction::Save(meta) => {
+                self.meta = meta.clone();
+                self.writer.submit(WriteCommand::SaveMeta {
+                    ticket: 0,
+                    meta: Box::new(meta),
+                });
+            }
+            RecoveryAction::Truncate(to) => {
+                self.writer.submit(WriteCommand::Truncate { ticket: 0, to });
+            }
+            RecoveryAction::Append(batches) => {
+                for batch in batches {
+                    self.writer.submit(WriteCommand::Append(batch));
+                }
+            }
+            RecoveryAction::Serve {
+                meta,
+                epoch,
+                adopted_end,
+            } => {
+                info!(%epoch, end = %adopted_end, "recovered: serving");
+                let cluster = meta
+                    .cluster
+                    .as_ref()
+                    .expect("a recovered master has a cluster")
+                    .id;
+                self.meta = meta;
+                self.recovery = None;
+                self.office.serve(epoch, adopted_end);
+                for link in &self.links {
+                    link.do_send(Serve {
+                        cluster,
+                        epoch,
+                        adopted_end,
+                    });
+                }
+            }
+            RecoveryAction::BecomeFenced(by) => self.lose_office(now, by),
+            RecoveryAction::Note(text) => info!("recovery: {text}"),
+        }
+    }
+
+    fn lose_office(&mut self, now: Instant, by: crate::transport::FencedBy) {
+        warn!(by = %by.describe(), "fenced: another master holds the office");
+        self.recovery = None;
+        let answered = self.office.become_fenced(now, by);
+        self.answer(answered);
+        for link in &self.links {
+            link.do_send(FallSilent);
+        }
+    }
+
+    fn answer(&self, answered: Vec<Answered<Caller>>) {
+        for Answered { caller, result } in answered {
+            // A caller that is gone changes nothing about its message.
+            let _ = caller.send(result);
+        }
+    }
+
+    fn tell_committed(&mut self) {
+        let committed = self.office.committed();
+        if committed != self.told_committed {
+            self.told_committed = committed;
+            self.shared.set_committed(committed);
+            self.tell_links();
+        }
+    }
+
+    fn tell_links(&self) {
+        let (written_end, committed) = (self.view.written_end(), self.told_committed);
+        for link in &self.links {
+            link.do_send(LogAdvanced {
+                written_end,
+                committed,
+            });
+        }
+    }
+
+    fn tell_mode(&mut self, now: Instant) {
+        let state = self.office.mode(now);
+        if self.told_mode == Some(state.mode) {
+            return;
+        }
+        match state.mode {
+            Mode::ReadWrite => info!(
+                alive = state.alive,
+                nodes = state.nodes,
+                "mode is read-write"
+            ),
+            mode => warn!(%mode, "mode is {mode}: {}", state.detail),
+        }
+        self.told_mode = Some(state.mode);
+        self.shared.set_mode(state.mode);
+    }
+
+    fn on_writer(&mut self, ctx: &mut Context<Self>, report: WriteReport) {
+        let now = Instant::now();
+        match report {
+            WriteReport::Written { end } => {
+                let freed = self.office.on_written(end);
+                self.inbox.release(freed);
+                if self.office.is_serving() {
+                    self.tell_links();
+                }
+            }
+            WriteReport::Durable { end } => match &mut self.recovery {
+                Some(recovery) => recovery.on_durable(now, end),
+                None => self.office.on_durable(end),
+            },
+            WriteReport::Truncated { cut, .. } => {
+                warn!(from = %cut.from, records = cut.records, "the own log was cut");
+                if let Some(recovery) = &mut self.recovery {
+                    recovery.on_truncated(now, cut.from);
+                }
+            }
+            WriteReport::MetaSaved { .. } => {
+                if let Some(recovery) = &mut self.recovery {
+                    recovery.on_saved(now);
+                }
+            }
+            WriteReport::Failed { error } => {
+                error!(%error, "the disk failed: this node ends");
+                let detail: Arc<str> = error.to_string().into();
+                self.recovery = None;
+                let answered = self.office.become_failed(&detail);
+                self.answer(answered);
+                self.end(ctx, Some(detail));
+                return;
+            }
+            WriteReport::Closed => {
+                self.end(ctx, None);
+                return;
+            }
+        }
+        self.settle(ctx);
+    }
+
+    fn end(&mut self, ctx: &mut Context<Self>, reason: Option<Arc<str>>) {
+        self.inbox.close();
+        // It has reported its last: with its thread the directory is given back.
+        self.writer.join();
+        self.ended.send_replace(Some(Stopped { reason }));
+        ctx.stop();
+    }
+
+    fn health(&self) -> MasterHealth {
+        let now = Instant::now();
+        let state = self.office.mode(now);
+        let epoch = match &self.recovery {
+            Some(recovery) => recovery.epoch(),
+            None => self.office.epoch(),
+        };
+        let next = match &self.recovery {
+            Some(_) => self.view.durable_end(),
+            None => self.office.next_offset(),
+        };
+        MasterHealth {
+            name: self.config.name.clone(),
+            role: "master",
+            version: env!("CARGO_PKG_VERSION"),
+            cluster_id: self.meta.cluster.as_ref().map(|cluster| cluster.id),
+            epoch,
+            mode: state.mode,
+            mode_reason: state.reason,
+            recovery: self.recovery.as_ref().map(Recovery::health),
+            fenced_by: self.office.fenced_by(),
+            forced_epoch: self.meta.forced_epoch,
+            quorum: self.office.quorum(now),
+            log: LogHealth {
+                next,
+                committed: self.office.committed(),
+                bytes: self.view.bytes(),
+                disk: self.office.disk(),
+            },
+            waiting_appends: self.office.waiting(),
+            secondaries: self.office.secondaries(now),
+        }
+    }
+}
+
+impl Drop for Coordinator {
+    /// However it ends, nobody may wait in the inbox of one that is gone.
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
+
+impl Actor for Coordinator {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.settle(ctx);
+    }
+}
+
+impl Handler<AppendsQueued> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, _: AppendsQueued, ctx: &mut Context<Self>) {
+        let empty = std::mem::take(&mut self.spare);
+        let mut appends = self.inbox.take(empty);
+        let admitted = self
+            .office
+            .admit(Instant::now(), (self.wall_ms)(), appends.drain(..));
+        self.spare = appends;
+        for batch in admitted.batches {
+            debug!(?batch, "appending");
+            self.writer.submit(WriteCommand::Append(batch));
+        }
+        self.inbox.release(admitted.refused_bytes);
+        self.answer(admitted.refused);
+        self.settle(ctx);
+    }
+}
+
+impl Handler<WriterReported> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, report: WriterReported, ctx: &mut Context<Self>) {
+        self.on_writer(ctx, report.0);
+    }
+}
+
+impl Handler<LinkReported> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, reported: LinkReported, ctx: &mut Context<Self>) {
+        self.office.on_report(reported.secondary, reported.report);
+        self.settle(ctx);
+    }
+}
+
+impl Handler<RecoveryAnswered> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, answered: RecoveryAnswered, ctx: &mut Context<Self>) {
+        if let Some(recovery) = &mut self.recovery {
+            let own_starts = self.view.epoch_starts(EPOCH_STARTS_MAX);
+            recovery.on_answer(
+                Instant::now(),
+                answered.serial,
+                *answered.response,
+                &own_starts,
+            );
+        }
+        self.settle(ctx);
+    }
+}
+
+impl Handler<OfficeLost> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, lost: OfficeLost, ctx: &mut Context<Self>) {
+        if self.office.is_serving() {
+            self.lose_office(Instant::now(), lost.0);
+        }
+        self.settle(ctx);
+    }
+}
+
+impl Handler<DescribeMaster> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, describe: DescribeMaster, _: &mut Context<Self>) {
+        let _ = describe.answer_to.send(self.health());
+    }
+}
+
+impl Handler<DescribeHolders> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, describe: DescribeHolders, _: &mut Context<Self>) {
+        let _ = describe
+            .answer_to
+            .send(self.office.holders(Instant::now(), describe.offset));
+    }
+}
+
+impl Handler<DescribeWaiting> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, describe: DescribeWaiting, _: &mut Context<Self>) {
+        let waiting = self.office.waiting_appends(Instant::now(), describe.limit);
+        let _ = describe.answer_to.send(waiting);
+    }
+}
+
+impl Handler<Drain> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, drain: Drain, ctx: &mut Context<Self>) {
+        // What is queued has no offset yet: it is refused as stopping by the next hand-over.
+        let answered = self.office.become_stopping();
+        self.answer(answered);
+        let _ = drain.done.send(());
+        self.settle(ctx);
+    }
+}
+
+impl Handler<Stop> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
+        let answered = self.office.become_stopping();
+        self.answer(answered);
+        for link in &self.links {
+            link.do_send(FallSilent);
+        }
+        self.writer.submit(WriteCommand::Close);
+    }
+}

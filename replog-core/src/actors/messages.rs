@@ -1,0 +1,128 @@
+//! What the actors tell each other, in the order of the write path.
+//!
+//! A request is an imperative, a fact is past tense and carries the newest state, so that a fact
+//! that is late, repeated or merged does no harm.
+
+use actix::Message;
+use tokio::sync::oneshot;
+
+use crate::{
+    log::WriteReport,
+    rules::link::LinkReport,
+    transport::{FencedBy, Request, RequestBody, Response},
+    types::{ClusterId, Epoch, Offset},
+    views::{Holders, MasterHealth, SecondaryHealth, WaitingAppends},
+};
+
+/// To the coordinator: appends wait in the inbox.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct AppendsQueued;
+
+/// To the coordinator or a replica: the log writer did something.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct WriterReported(pub(crate) WriteReport);
+
+/// To a link: the master's log was written further, or committed further.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct LogAdvanced {
+    pub(crate) written_end: Offset,
+    pub(crate) committed: Option<Offset>,
+}
+
+/// To the coordinator: how a link stands now.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct LinkReported {
+    pub(crate) secondary: usize,
+    pub(crate) report: LinkReport,
+}
+
+/// To a link: ask this for a recovery, until something else is to be asked.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Ask {
+    pub(crate) cluster: Option<ClusterId>,
+    pub(crate) epoch: Epoch,
+    pub(crate) serial: u64,
+    pub(crate) body: RequestBody,
+}
+
+/// To the coordinator: an answer to what the recovery asked.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct RecoveryAnswered {
+    pub(crate) serial: u64,
+    pub(crate) response: Box<Response>,
+}
+
+/// To a link: the office is taken, replicate.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Serve {
+    pub(crate) cluster: ClusterId,
+    pub(crate) epoch: Epoch,
+    pub(crate) adopted_end: Offset,
+}
+
+/// To the coordinator: another master holds the office.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct OfficeLost(pub(crate) FencedBy);
+
+/// To a link: send nothing more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct FallSilent;
+
+/// To a replica: a request of a master; whoever asked takes the answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Answer {
+    pub(crate) request: Request,
+    pub(crate) answer_to: oneshot::Sender<Response>,
+}
+
+/// To the coordinator: describe yourself.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct DescribeMaster {
+    pub(crate) answer_to: oneshot::Sender<MasterHealth>,
+}
+
+/// To the coordinator: who holds this offset?
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct DescribeHolders {
+    pub(crate) offset: Offset,
+    pub(crate) answer_to: oneshot::Sender<Holders>,
+}
+
+/// To the coordinator: which appends wait?
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct DescribeWaiting {
+    pub(crate) limit: usize,
+    pub(crate) answer_to: oneshot::Sender<WaitingAppends>,
+}
+
+/// To a replica: describe yourself.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct DescribeSecondary {
+    pub(crate) answer_to: oneshot::Sender<SecondaryHealth>,
+}
+
+/// To the coordinator: refuse new appends and answer those that wait.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Drain {
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+/// To the coordinator or a replica: sync and end.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Stop;

@@ -1,0 +1,297 @@
+//! A secondary, as an actor: requests in, answers out, the log writer beside it.
+//!
+//! Delivers requests and the writer's reports to [`Replica`], and carries out what it says.
+//! Decides nothing.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use actix::{
+    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler,
+    WrapFuture as _,
+};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    actors::messages::{Answer, DescribeSecondary, Stop, WriterReported},
+    error::Stopped,
+    handle::Shared,
+    limits::{BATCH_BYTES_MAX, EPOCH_STARTS_MAX},
+    log::{LogView, LogWriter, WriteCommand, WriteReport},
+    rules::replica::{LogFacts, Replica, ReplicaAction, ReplicaChange, RequestId},
+    transport::{self, Fetch, Fetched, Hello, Refusal, Response},
+    types::{DiskState, Epoch, EpochStart, Offset},
+    views::{LogHealth, MasterAddress, SecondaryHealth},
+};
+
+impl LogFacts for LogView {
+    fn epoch_starts(&self, limit: usize) -> Vec<EpochStart> {
+        LogView::epoch_starts(self, limit)
+    }
+
+    fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
+        LogView::epoch_at(self, offset)
+    }
+}
+
+/// The actor of a secondary.
+pub(crate) struct ReplicaActor {
+    replica: Replica,
+    view: Arc<LogView>,
+    writer: LogWriter,
+    shared: Arc<Shared>,
+    disk: DiskState,
+    /// Who waits for which answer.
+    waiting: BTreeMap<RequestId, oneshot::Sender<Response>>,
+    next_request: RequestId,
+    ended: watch::Sender<Option<Stopped>>,
+}
+
+/// What a replica is made of.
+pub(crate) struct ReplicaParts {
+    pub(crate) replica: Replica,
+    pub(crate) view: Arc<LogView>,
+    pub(crate) writer: LogWriter,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) ended: watch::Sender<Option<Stopped>>,
+}
+
+impl ReplicaActor {
+    pub(crate) fn new(parts: ReplicaParts) -> ReplicaActor {
+        let ReplicaParts {
+            replica,
+            view,
+            writer,
+            shared,
+            ended,
+        } = parts;
+        ReplicaActor {
+            replica,
+            view,
+            writer,
+            shared,
+            disk: DiskState::Ok,
+            waiting: BTreeMap::new(),
+            next_request: 0,
+            ended,
+        }
+    }
+
+    fn carry_out_all(&mut self, ctx: &mut Context<Self>) {
+        loop {
+            let actions = self.replica.take_actions();
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                self.carry_out(ctx, action);
+            }
+        }
+        self.shared.set_committed(self.replica.committed());
+    }
+
+    fn carry_out(&mut self, ctx: &mut Context<Self>, action: ReplicaAction) {
+        match action {
+            ReplicaAction::Answer { request, response } => self.answer(request, response),
+            ReplicaAction::Write(batch) => {
+                debug!(?batch, "taking records");
+                self.writer.submit(WriteCommand::Append(batch));
+            }
+            ReplicaAction::Save { ticket, meta } => {
+                self.writer.submit(WriteCommand::SaveMeta { ticket, meta });
+            }
+            ReplicaAction::Truncate { ticket, to } => {
+                self.writer.submit(WriteCommand::Truncate { ticket, to });
+            }
+            ReplicaAction::Fetch {
+                request,
+                fetch,
+                response,
+            } => {
+                self.fetch(ctx, request, fetch, response);
+            }
+            ReplicaAction::ReadStarts {
+                serial,
+                hello,
+                before,
+            } => {
+                self.read_starts(ctx, serial, hello, before);
+            }
+            ReplicaAction::Changed(change) => log(&change),
+        }
+    }
+
+    fn answer(&mut self, request: RequestId, response: Response) {
+        if let Some(answer_to) = self.waiting.remove(&request) {
+            // A master that gave the request up changes nothing about what was done.
+            let _ = answer_to.send(response);
+        }
+    }
+
+    /// Reads records for a recovery, off this thread.
+    fn fetch(
+        &mut self,
+        ctx: &mut Context<Self>,
+        request: RequestId,
+        fetch: Fetch,
+        mut response: Response,
+    ) {
+        let (view, until) = (self.view.clone(), response.state.durable_end);
+        let bytes_max = (fetch.bytes_max as usize).clamp(1, BATCH_BYTES_MAX);
+        let read = tokio::task::spawn_blocking(move || {
+            let epoch_starts = match fetch.epoch_starts {
+                true => view.epoch_starts_before(fetch.from, EPOCH_STARTS_MAX)?,
+                false => Vec::new(),
+            };
+            let records = view.read(fetch.from, until, bytes_max)?;
+            Ok::<_, crate::error::ReadError>(Fetched {
+                epoch_starts,
+                records,
+            })
+        });
+        ctx.spawn(read.into_actor(self).map(move |read, replica, _| {
+            let refused = |detail: String| {
+                warn!(from = %fetch.from, %detail, "records for a recovery cannot be read");
+                transport::Answer::Refused(Refusal::Storage { detail })
+            };
+            response.answer = match read {
+                Ok(Ok(fetched)) => transport::Answer::Records(fetched),
+                Ok(Err(error)) => refused(error.to_string()),
+                Err(error) => refused(error.to_string()),
+            };
+            replica.answer(request, response);
+        }));
+    }
+
+    /// Reads all own epoch starts that there are below `before`, off this thread.
+    fn read_starts(
+        &mut self,
+        ctx: &mut Context<Self>,
+        serial: u64,
+        hello: Box<Hello>,
+        before: Offset,
+    ) {
+        let view = self.view.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut starts = view.epoch_starts_before(before, usize::MAX).ok()?;
+            let known = LogView::epoch_starts(&view, usize::MAX);
+            starts.extend(known.into_iter().filter(|start| start.first >= before));
+            Some(starts)
+        });
+        ctx.spawn(read.into_actor(self).map(move |starts, replica, ctx| {
+            let starts = starts.ok().flatten().unwrap_or_default();
+            replica.replica.on_older_starts(serial, hello, &starts);
+            replica.carry_out_all(ctx);
+        }));
+    }
+
+    fn end(&mut self, ctx: &mut Context<Self>, reason: Option<Arc<str>>) {
+        // It has reported its last: with its thread the directory is given back.
+        self.writer.join();
+        self.ended.send_replace(Some(Stopped { reason }));
+        ctx.stop();
+    }
+
+    fn health(&self) -> SecondaryHealth {
+        let (meta, state) = (self.replica.meta(), self.replica.state());
+        let now = Instant::now();
+        SecondaryHealth {
+            name: meta.name.clone(),
+            role: "secondary",
+            version: env!("CARGO_PKG_VERSION"),
+            cluster_id: meta.cluster.as_ref().map(|cluster| cluster.id),
+            epoch: state.promised,
+            log: LogHealth {
+                next: state.durable_end,
+                committed: self.replica.committed(),
+                bytes: self.view.bytes(),
+                disk: self.disk,
+            },
+            intact: state.log_epoch.is_some(),
+            buffered: state.buffered,
+            master: meta.promised.as_ref().map(|promised| MasterAddress {
+                name: promised.name.clone(),
+                url: self.replica.master_url().map(str::to_owned),
+            }),
+            last_contact: self
+                .replica
+                .last_contact()
+                .map(|at| now.saturating_duration_since(at)),
+        }
+    }
+}
+
+fn log(change: &ReplicaChange) {
+    match change {
+        ReplicaChange::Joined { cluster } => info!(%cluster, "joining the cluster"),
+        ReplicaChange::Promised { epoch, master } => info!(%epoch, %master, "promised"),
+        ReplicaChange::Cut(cut) => {
+            warn!(from = %cut.from, records = cut.records, "cut records that no majority holds");
+        }
+        ReplicaChange::Aligned { epoch, end } => info!(%epoch, %end, "aligned with the master"),
+        ReplicaChange::Intact { epoch, end } => info!(%epoch, %end, "the log counts"),
+    }
+}
+
+impl Actor for ReplicaActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<Answer> for ReplicaActor {
+    type Result = ();
+    fn handle(&mut self, message: Answer, ctx: &mut Context<Self>) {
+        let request = self.next_request;
+        self.next_request += 1;
+        self.waiting.insert(request, message.answer_to);
+        self.replica
+            .on_request(Instant::now(), request, message.request, &*self.view);
+        self.carry_out_all(ctx);
+    }
+}
+
+impl Handler<WriterReported> for ReplicaActor {
+    type Result = ();
+    fn handle(&mut self, report: WriterReported, ctx: &mut Context<Self>) {
+        match report.0 {
+            WriteReport::Written { .. } => {}
+            WriteReport::Durable { end } => self.replica.on_durable(end),
+            WriteReport::Truncated { ticket, cut } => self.replica.on_truncated(ticket, cut),
+            WriteReport::MetaSaved {
+                ticket,
+                durable_end,
+            } => {
+                self.replica.on_saved(ticket, durable_end, &*self.view);
+            }
+            WriteReport::Failed { error } => {
+                error!(%error, "the disk failed: this node ends");
+                self.disk = DiskState::Failed;
+                self.replica.on_failed(&error.to_string());
+                self.carry_out_all(ctx);
+                self.end(ctx, Some(error.to_string().into()));
+                return;
+            }
+            WriteReport::Closed => {
+                self.end(ctx, None);
+                return;
+            }
+        }
+        self.carry_out_all(ctx);
+    }
+}
+
+impl Handler<DescribeSecondary> for ReplicaActor {
+    type Result = ();
+    fn handle(&mut self, describe: DescribeSecondary, _: &mut Context<Self>) {
+        let _ = describe.answer_to.send(self.health());
+    }
+}
+
+impl Handler<Stop> for ReplicaActor {
+    type Result = ();
+    fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
+        self.writer.submit(WriteCommand::Close);
+    }
+}

@@ -1,0 +1,391 @@
+//! The link to one secondary, as an actor: its own mailbox, its own timer, its own connection.
+//!
+//! Delivers answers, reads and time to [`Link`], and carries out what it says. Decides nothing.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use actix::{
+    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, WrapFuture as _,
+};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::{
+    actors::{
+        Coordinator,
+        messages::{
+            Ask, FallSilent, LinkReported, LogAdvanced, OfficeLost, RecoveryAnswered, Serve,
+        },
+        timer::Timer,
+    },
+    limits::EPOCH_STARTS_MAX,
+    log::LogView,
+    record::RecordBatch,
+    rules::{
+        link::{Change, Link, LinkAction, LinkReport},
+        progress::Wanted,
+    },
+    transport::{Append, Hello, Progress, Request, RequestBody, Transport, TransportError},
+    types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset, Status},
+};
+
+/// Repeated failures of one kind are logged at these counts, and at debug between them.
+const FAILURES_LOGGED: [u64; 3] = [1, 100, 10_000];
+
+/// What every request of a master carries.
+#[derive(Clone, Debug)]
+pub(crate) struct MasterIdentity {
+    pub(crate) name: NodeName,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) nodes: Vec<NodeName>,
+    pub(crate) public_url: Option<String>,
+}
+
+/// The actor of one link.
+pub(crate) struct SecondaryLink {
+    secondary: usize,
+    name: NodeName,
+    link: Link,
+    transport: Rc<dyn Transport>,
+    view: Arc<LogView>,
+    coordinator: Addr<Coordinator>,
+    master: MasterIdentity,
+    request_timeout: Duration,
+    cluster: Option<ClusterId>,
+    adopted_end: Offset,
+    timer: Timer,
+}
+
+/// What a link is made of.
+pub(crate) struct LinkParts {
+    pub(crate) secondary: usize,
+    pub(crate) name: NodeName,
+    pub(crate) link: Link,
+    pub(crate) transport: Rc<dyn Transport>,
+    pub(crate) view: Arc<LogView>,
+    pub(crate) coordinator: Addr<Coordinator>,
+    pub(crate) master: MasterIdentity,
+    pub(crate) request_timeout: Duration,
+}
+
+impl SecondaryLink {
+    pub(crate) fn new(parts: LinkParts) -> SecondaryLink {
+        let LinkParts {
+            secondary,
+            name,
+            link,
+            transport,
+            view,
+            coordinator,
+            master,
+            request_timeout,
+        } = parts;
+        SecondaryLink {
+            secondary,
+            name,
+            link,
+            transport,
+            view,
+            coordinator,
+            master,
+            request_timeout,
+            cluster: None,
+            adopted_end: Offset::ZERO,
+            timer: Timer::default(),
+        }
+    }
+
+    /// Carries out what the link wants until it wants nothing, then arms the timer.
+    fn pump(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        while let Some(action) = self.link.poll(now) {
+            self.carry_out(ctx, now, action);
+        }
+        self.timer
+            .arm(ctx, self.link.next_deadline(now), |link, ctx| {
+                link.timer.fired();
+                link.pump(ctx);
+            });
+    }
+
+    fn carry_out(&mut self, ctx: &mut Context<Self>, now: Instant, action: LinkAction) {
+        match action {
+            LinkAction::Ask {
+                attempt,
+                epoch,
+                body,
+            } => self.call(ctx, attempt, epoch, body),
+            LinkAction::Hello {
+                attempt,
+                epoch,
+                older_before,
+            } => {
+                self.hello(ctx, attempt, epoch, older_before);
+            }
+            LinkAction::Heartbeat {
+                attempt,
+                epoch,
+                progress,
+            } => {
+                self.call(ctx, attempt, epoch, RequestBody::Heartbeat(progress));
+            }
+            LinkAction::SendBatch {
+                attempt,
+                epoch,
+                wanted,
+                progress,
+            } => {
+                self.send_batch(ctx, attempt, epoch, wanted, progress);
+            }
+            LinkAction::Answered { serial, response } => {
+                self.coordinator
+                    .do_send(RecoveryAnswered { serial, response });
+            }
+            LinkAction::BecomeFenced(by) => self.coordinator.do_send(OfficeLost(by)),
+            LinkAction::Changed(change) => self.log(now, &change),
+            LinkAction::Report => {
+                let report = self.link.report(now);
+                self.log_failures(&report);
+                self.coordinator.do_send(LinkReported {
+                    secondary: self.secondary,
+                    report,
+                });
+            }
+        }
+    }
+
+    fn call(&mut self, ctx: &mut Context<Self>, attempt: u64, epoch: Epoch, body: RequestBody) {
+        let request = Request {
+            cluster: self.cluster,
+            from: self.master.name.clone(),
+            incarnation: self.master.incarnation,
+            to: self.name.clone(),
+            epoch,
+            body,
+        };
+        let call = tokio::time::timeout(self.request_timeout, self.transport.call(request));
+        let answered = async move { call.await.unwrap_or(Err(TransportError::TimedOut)) };
+        ctx.spawn(answered.into_actor(self).map(move |result, link, ctx| {
+            link.link.on_answer(Instant::now(), attempt, result);
+            link.pump(ctx);
+        }));
+    }
+
+    fn hello(
+        &mut self,
+        ctx: &mut Context<Self>,
+        attempt: u64,
+        epoch: Epoch,
+        older_before: Option<Offset>,
+    ) {
+        let Some(before) = older_before else {
+            // The end first: what is written meanwhile only makes the newest run longer.
+            let end = self.view.written_end();
+            let starts = self.view.epoch_starts(EPOCH_STARTS_MAX);
+            let body = self.hello_body(epoch, end, starts, end);
+            self.call(ctx, attempt, epoch, body);
+            return;
+        };
+        let view = self.view.clone();
+        let read = blocking(move || view.epoch_starts_before(before, EPOCH_STARTS_MAX));
+        ctx.spawn(read.into_actor(self).map(move |starts, link, ctx| match starts {
+            Ok(starts) => {
+                let end = link.view.written_end();
+                let body = link.hello_body(epoch, end, starts, before);
+                link.call(ctx, attempt, epoch, body);
+            }
+            Err(error) => {
+                warn!(node = %link.name, %error, "the epochs of the own log cannot be read");
+                let failed = TransportError::Connection(error);
+                link.link.on_answer(Instant::now(), attempt, Err(failed));
+                link.pump(ctx);
+            }
+        }));
+    }
+
+    fn hello_body(
+        &self,
+        epoch: Epoch,
+        end: Offset,
+        epoch_starts: Vec<EpochStart>,
+        epoch_starts_end: Offset,
+    ) -> RequestBody {
+        RequestBody::Hello(Hello {
+            nodes: self.master.nodes.clone(),
+            log_epoch: Some(epoch),
+            public_url: self.master.public_url.clone(),
+            end,
+            adopted_end: self.adopted_end,
+            epoch_starts,
+            epoch_starts_end,
+        })
+    }
+
+    /// Sends records out of memory at once; older ones are read off this thread first.
+    fn send_batch(
+        &mut self,
+        ctx: &mut Context<Self>,
+        attempt: u64,
+        epoch: Epoch,
+        wanted: Wanted,
+        progress: Progress,
+    ) {
+        let Wanted {
+            from,
+            until,
+            bytes_max,
+        } = wanted;
+        if let Some(records) = self.view.read_tail(from, until, bytes_max) {
+            self.send_records(ctx, attempt, epoch, records, progress);
+            return;
+        }
+        let view = self.view.clone();
+        let read = blocking(move || view.read(from, until, bytes_max));
+        ctx.spawn(read.into_actor(self).map(move |read, link, ctx| {
+            match read {
+                Ok(records) => link.send_records(ctx, attempt, epoch, records, progress),
+                Err(error) => {
+                    warn!(node = %link.name, %from, %error, "records cannot be read");
+                    link.link
+                        .on_read_failed(Instant::now(), attempt, error.into());
+                }
+            }
+            link.pump(ctx);
+        }));
+    }
+
+    fn send_records(
+        &mut self,
+        ctx: &mut Context<Self>,
+        attempt: u64,
+        epoch: Epoch,
+        records: Vec<RecordBatch>,
+        progress: Progress,
+    ) {
+        let Some(end) = records.last().map(RecordBatch::end) else {
+            let detail = "the own log ends before what was wanted".into();
+            self.link.on_read_failed(Instant::now(), attempt, detail);
+            return;
+        };
+        let bytes = records.iter().map(|batch| batch.bytes().len()).sum();
+        if self.link.on_read(attempt, end, bytes) {
+            debug!(node = %self.name, attempt, ?records, "sending records");
+            self.call(
+                ctx,
+                attempt,
+                epoch,
+                RequestBody::Append(Append { progress, records }),
+            );
+        }
+    }
+
+    fn log(&self, now: Instant, change: &Change) {
+        let node = &self.name;
+        match change {
+            Change::Status { from, to } => {
+                let report = self.link.report(now);
+                let reason = report.failure.map_or_else(
+                    || "no contact".to_owned(),
+                    |failure| format!("{}: {}", failure.reason, failure.detail),
+                );
+                match to {
+                    Status::Healthy => info!(%node, %from, "secondary is Healthy"),
+                    Status::Suspected => warn!(%node, %from, %reason, "secondary is Suspected"),
+                    Status::Unhealthy => warn!(%node, %from, %reason, "secondary is Unhealthy"),
+                }
+            }
+            Change::Aligned {
+                incarnation,
+                durable_end,
+                intact,
+                cut_records,
+            } => {
+                info!(%node, %incarnation, %durable_end, intact, cut_records, "secondary is aligned");
+            }
+            Change::Counts { durable_end } => {
+                info!(%node, %durable_end, "secondary's log counts");
+            }
+        }
+    }
+
+    /// One line a change, not one a retry: repeats stay at debug until a threshold.
+    fn log_failures(&self, report: &LinkReport) {
+        let Some(failure) = &report.failure else {
+            return;
+        };
+        let (node, reason, detail) = (&self.name, failure.reason, &failure.detail);
+        let failed_attempts = report.failed_attempts;
+        if FAILURES_LOGGED.contains(&failed_attempts) {
+            info!(%node, %reason, %detail, failed_attempts, "secondary does not take what is sent");
+        } else {
+            debug!(%node, %reason, %detail, failed_attempts, "attempt failed");
+        }
+    }
+}
+
+/// Runs what may block off the actor's thread; an error becomes its text.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, crate::error::ReadError> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl Actor for SecondaryLink {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.pump(ctx);
+    }
+}
+
+impl Handler<Ask> for SecondaryLink {
+    type Result = ();
+    fn handle(&mut self, ask: Ask, ctx: &mut Context<Self>) {
+        let Ask {
+            cluster,
+            epoch,
+            serial,
+            body,
+        } = ask;
+        self.cluster = cluster;
+        self.link.ask(Instant::now(), cluster, epoch, serial, body);
+        self.pump(ctx);
+    }
+}
+
+impl Handler<Serve> for SecondaryLink {
+    type Result = ();
+    fn handle(&mut self, serve: Serve, ctx: &mut Context<Self>) {
+        let Serve {
+            cluster,
+            epoch,
+            adopted_end,
+        } = serve;
+        (self.cluster, self.adopted_end) = (Some(cluster), adopted_end);
+        let now = Instant::now();
+        self.link.on_log(now, self.view.written_end(), None);
+        self.link.serve(now, cluster, epoch);
+        self.pump(ctx);
+    }
+}
+
+impl Handler<LogAdvanced> for SecondaryLink {
+    type Result = ();
+    fn handle(&mut self, advanced: LogAdvanced, ctx: &mut Context<Self>) {
+        self.link
+            .on_log(Instant::now(), advanced.written_end, advanced.committed);
+        self.pump(ctx);
+    }
+}
+
+impl Handler<FallSilent> for SecondaryLink {
+    type Result = ();
+    fn handle(&mut self, _: FallSilent, ctx: &mut Context<Self>) {
+        self.link.fall_silent();
+        self.pump(ctx);
+    }
+}

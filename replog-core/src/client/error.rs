@@ -1,0 +1,151 @@
+//! Why a request of the client failed, and what that says about a message.
+//!
+//! "Not known" is never reported as "failed".
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::client::RawAnswer;
+
+/// Characters of a body that is no problem and stands in for its detail, at most.
+const DETAIL_CHARS_MAX: usize = 300;
+
+/// Why there is no answer as it should be.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Nothing was sent: no connection could be made, or the request cannot be put into words.
+    /// Nothing was appended.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// The request was sent and no whole answer came, in time or at all. Whether it was carried
+    /// out is not known: an append may be in the log.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+    /// The node answered that it could not. What that means for an append is in
+    /// [`Problem::outcome`].
+    #[error("{0}")]
+    Problem(Box<Problem>),
+    /// An answer that this client does not understand. Whether an append is in the log is not
+    /// known.
+    #[error("the answer of status {status} cannot be read: {detail}")]
+    Unreadable {
+        /// Its HTTP status.
+        status: u16,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+/// What is true of a message after an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is not in the log and will not be.
+    NotAppended,
+    /// It may or may not be in the log.
+    Unknown,
+}
+
+/// An error as a node tells it, by RFC 9457.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct Problem {
+    /// What kind of problem, a path such as `/problems/read-only`; `about:blank` where the
+    /// status says it all.
+    #[serde(rename = "type", default = "blank")]
+    pub kind: String,
+    /// The kind in words.
+    #[serde(default)]
+    pub title: String,
+    /// The HTTP status.
+    #[serde(default)]
+    pub status: u16,
+    /// One sentence that a person can act on.
+    #[serde(default)]
+    pub detail: String,
+    /// What is true of the message, for an append.
+    #[serde(default)]
+    pub outcome: Option<Outcome>,
+    /// Whether the same append may succeed later.
+    #[serde(default)]
+    pub retriable: Option<bool>,
+    /// Everything else that it says.
+    #[serde(flatten)]
+    pub members: Map<String, Value>,
+}
+
+impl ClientError {
+    /// What is true of the message, if this answers an append.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            ClientError::NotSent(_) => Outcome::NotAppended,
+            ClientError::NoAnswer(_) | ClientError::Unreadable { .. } => Outcome::Unknown,
+            ClientError::Problem(problem) => problem.outcome.unwrap_or(Outcome::Unknown),
+        }
+    }
+
+    /// Whether the same request may succeed later. An append whose outcome is not known may be
+    /// in the log twice then, unless it has an idempotency key.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            ClientError::NotSent(_) | ClientError::NoAnswer(_) => true,
+            ClientError::Problem(problem) => problem.retriable.unwrap_or(problem.status >= 500),
+            ClientError::Unreadable { .. } => false,
+        }
+    }
+
+    /// The problem that the node told, if that is what it is.
+    #[must_use]
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            ClientError::Problem(problem) => Some(problem),
+            ClientError::NotSent(_) | ClientError::NoAnswer(_) | ClientError::Unreadable { .. } => {
+                None
+            }
+        }
+    }
+}
+
+impl Problem {
+    /// The problem that an answer tells; one made of its status and its first words, where it
+    /// tells none.
+    pub(super) fn of(answer: &RawAnswer) -> Problem {
+        let essence = answer
+            .header("content-type")
+            .and_then(|given| given.split(';').next());
+        if essence.is_some_and(|essence| essence.trim() == "application/problem+json")
+            && let Ok(mut problem) = answer.json::<Problem>()
+        {
+            // What was sent counts, whatever the body says.
+            problem.status = answer.status;
+            return problem;
+        }
+        let text = String::from_utf8_lossy(&answer.body);
+        Problem {
+            kind: blank(),
+            title: format!("HTTP status {}", answer.status),
+            status: answer.status,
+            detail: text.trim().chars().take(DETAIL_CHARS_MAX).collect(),
+            outcome: None,
+            retriable: None,
+            members: Map::new(),
+        }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.title.is_empty(), self.detail.is_empty()) {
+            (_, true) => write!(f, "{} ({})", self.title, self.status),
+            (true, false) => write!(f, "{} ({})", self.detail, self.status),
+            (false, false) => write!(f, "{}: {} ({})", self.title, self.detail, self.status),
+        }
+    }
+}
+
+fn blank() -> String {
+    "about:blank".to_owned()
+}

@@ -1,0 +1,485 @@
+//! Tests of the client against a server that answers by hand.
+
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::{
+    transport::{
+        responder::{Asked, Reply, Responder},
+        suite,
+    },
+    types::{Epoch, Mode, Status},
+};
+
+const RECEIPT: &str = concat!(
+    r#"{"offset":17,"epoch":4,"concern":3,"concern_met":false,"acks":["master"],"#,
+    r#""waiting_for":[{"name":"secondary-1","status":"Unhealthy","reason":"connection_refused","#,
+    r#""detail":"nobody listens","next_retry_ms":400},{"name":"secondary-2","status":"Healthy","#,
+    r#""reason":"something_new","detail":null,"next_retry_ms":null}],"#,
+    r#""durable":true,"elapsed_ms":3,"something":"newer"}"#,
+);
+
+fn json(status: &str, body: &str) -> Reply {
+    Reply::Answer(Responder::answer(
+        status,
+        "application/json",
+        body.as_bytes(),
+    ))
+}
+
+fn problem(status: &str, body: &str) -> Reply {
+    let content_type = "application/problem+json; charset=utf-8";
+    Reply::Answer(Responder::answer(status, content_type, body.as_bytes()))
+}
+
+/// A server that answers everything with `reply`, and what it was asked.
+fn answering(reply: Reply) -> (Responder, Arc<Mutex<Vec<Asked>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let asked = Arc::clone(&seen);
+    let responder = Responder::start(move |request| {
+        asked.lock().unwrap().push(request);
+        reply.clone()
+    });
+    (responder, seen)
+}
+
+fn of(responder: &Responder) -> Client {
+    Client::new(&responder.url()).unwrap()
+}
+
+/// The error of an append that is answered so.
+fn append_error(reply: Reply) -> ClientError {
+    suite::run(async {
+        let (responder, seen) = answering(reply);
+        let error = of(&responder)
+            .append("1", &AppendRequest::default())
+            .await
+            .unwrap_err();
+        assert_eq!(seen.lock().unwrap().len(), 1, "an append is sent once");
+        error
+    })
+}
+
+fn line(asked: &Asked) -> String {
+    asked.head.lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn an_append_is_sent_as_it_is_written() {
+    suite::run(async {
+        let (responder, seen) = answering(json("202 Accepted", RECEIPT));
+        let client = of(&responder);
+        let data = r#"{"a" : 1.50, "a":"\u00e9é"}"#;
+        let appended = client
+            .append(data, &AppendRequest::default())
+            .await
+            .unwrap();
+        assert_eq!((appended.status, appended.replayed), (202, false));
+        let receipt = appended.receipt;
+        assert_eq!((receipt.offset, receipt.epoch), (Offset(17), Epoch(4)));
+        assert!(!receipt.concern_met);
+        assert_eq!(receipt.waiting_for[0].status, Status::Unhealthy);
+        assert_eq!(receipt.waiting_for[1].reason, "something_new");
+        let all = AppendRequest {
+            concern: Some(Concern::All),
+            timeout: Some(Duration::from_millis(1500)),
+            idempotency_key: Some("a\"b".to_owned()),
+            expected_offset: Some(Offset(17)),
+        };
+        client.append("null", &all).await.unwrap();
+        let two = AppendRequest {
+            concern: Some(Concern::Count(2)),
+            ..AppendRequest::default()
+        };
+        client.append_value(&[1, 2], &two).await.unwrap();
+
+        let seen = seen.lock().unwrap();
+        assert_eq!(line(&seen[0]), "POST /messages HTTP/1.1");
+        assert!(seen[0].head.contains("content-type: application/json\r\n"));
+        assert_eq!(seen[0].body, format!(r#"{{"data":{data}}}"#));
+        let meta: serde_json::Value = serde_json::from_slice(&seen[1].body).unwrap();
+        let expected = serde_json::json!({"data": null, "meta": {
+            "concern": "all", "timeout_ms": 1500, "idempotency_key": "a\"b", "expected_offset": 17,
+        }});
+        assert_eq!(meta, expected);
+        assert_eq!(seen[2].body, r#"{"data":[1,2],"meta":{"concern":2}}"#);
+    });
+}
+
+#[test]
+fn what_is_no_json_is_not_sent() {
+    suite::run(async {
+        let (responder, seen) = answering(json("201 Created", RECEIPT));
+        for bad in ["", "{", r#"1,"meta":{"concern":1}"#, "1 2"] {
+            let error = of(&responder)
+                .append(bad, &AppendRequest::default())
+                .await
+                .unwrap_err();
+            assert!(matches!(error, ClientError::NotSent(_)), "{bad}: {error}");
+        }
+        assert!(seen.lock().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_replayed_append_says_so() {
+    suite::run(async {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nIdempotent-Replayed: true\r\ncontent-length: {}\r\n\r\n{RECEIPT}",
+            RECEIPT.len(),
+        );
+        let (responder, _) = answering(Reply::Answer(answer.into_bytes()));
+        let appended = of(&responder)
+            .append("1", &AppendRequest::default())
+            .await
+            .unwrap();
+        assert_eq!((appended.status, appended.replayed), (200, true));
+    });
+}
+
+#[test]
+fn a_problem_comes_with_all_its_members() {
+    let error = append_error(problem(
+        "503 Unavailable",
+        r#"{"type":"/problems/read-only","title":"The master is read-only","status":503,
+            "detail":"2 of 3 nodes are needed","outcome":"not_appended","retriable":true,
+            "mode":"read-only","mode_reason":"no_quorum","alive":1,"needed":2,"nodes":3}"#,
+    ));
+    assert_eq!(error.outcome(), Outcome::NotAppended);
+    assert!(error.is_retryable());
+    let text = "The master is read-only: 2 of 3 nodes are needed (503)";
+    assert_eq!(error.to_string(), text);
+    let problem = error.problem().unwrap();
+    assert_eq!(
+        (problem.kind.as_str(), problem.status),
+        ("/problems/read-only", 503)
+    );
+    assert_eq!(problem.members["mode_reason"], "no_quorum");
+    assert_eq!(problem.members["alive"], 1);
+    assert!(!problem.members.contains_key("status"));
+}
+
+#[test]
+fn an_error_that_is_no_problem_is_one_all_the_same() {
+    let table = [
+        Reply::Answer(Responder::answer(
+            "502 Bad",
+            "text/html",
+            b" <h1>proxy</h1> ",
+        )),
+        problem("502 Bad", " <h1>proxy</h1> "),
+    ];
+    for reply in table {
+        let error = append_error(reply);
+        assert_eq!(error.outcome(), Outcome::Unknown);
+        let problem = error.problem().unwrap();
+        assert_eq!(
+            (problem.kind.as_str(), problem.status),
+            ("about:blank", 502)
+        );
+        assert_eq!(problem.detail, "<h1>proxy</h1>");
+    }
+}
+
+#[test]
+fn what_was_not_sent_is_told_from_what_was_not_answered() {
+    suite::run(async {
+        let nobody = Client::new(&Responder::nobody()).unwrap();
+        let error = nobody
+            .append("1", &AppendRequest::default())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, ClientError::NotSent(why) if why.contains("refused")),
+            "{error}"
+        );
+        assert_eq!(error.outcome(), Outcome::NotAppended);
+    });
+    let half = Responder::answer("201 Created", "application/json", RECEIPT.as_bytes());
+    for reply in [Reply::Close, Reply::Last(half[..half.len() - 5].to_vec())] {
+        let error = append_error(reply);
+        assert!(matches!(error, ClientError::NoAnswer(_)), "{error}");
+        assert_eq!(error.outcome(), Outcome::Unknown);
+    }
+    for body in ["", "{}", "<html>"] {
+        let error = append_error(json("201 Created", body));
+        assert!(
+            matches!(error, ClientError::Unreadable { status: 201, .. }),
+            "{error}"
+        );
+        assert_eq!(error.outcome(), Outcome::Unknown);
+    }
+}
+
+#[test]
+fn an_append_is_not_repeated_on_a_kept_connection_that_was_closed_and_a_read_is() {
+    suite::run(async {
+        let responder = Responder::start(|asked: Asked| match asked.nth {
+            0 if asked.head.starts_with("GET") => json("200 OK", "{}"),
+            0 => json("201 Created", RECEIPT),
+            _ => Reply::Close,
+        });
+        let client = of(&responder);
+        assert!(client.health().await.is_ok());
+        assert!(client.health().await.is_ok());
+        assert_eq!((responder.asked(), responder.connections()), (3, 2));
+        let error = client
+            .append("1", &AppendRequest::default())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ClientError::NoAnswer(_)), "{error}");
+        assert_eq!(responder.asked(), 4);
+    });
+}
+
+#[test]
+fn an_append_follows_one_redirect_to_the_master() {
+    suite::run(async {
+        let (master, seen) = answering(json("201 Created", RECEIPT));
+        let there = format!("{}/messages", master.url());
+        let to = |location: String| {
+            let head =
+                format!("HTTP/1.1 307 There\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+            Reply::Answer(head.into_bytes())
+        };
+        let (secondary, _) = answering(to(there));
+        let appended = of(&secondary)
+            .append("1", &AppendRequest::default())
+            .await
+            .unwrap();
+        assert_eq!(appended.status, 201);
+        assert_eq!(seen.lock().unwrap()[0].body, r#"{"data":1}"#);
+
+        let (lost, asked) = answering(to("/messages".to_owned()));
+        let error = of(&lost)
+            .append("1", &AppendRequest::default())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, ClientError::Unreadable { status: 307, .. }),
+            "{error}"
+        );
+        assert_eq!(asked.lock().unwrap().len(), 2);
+        for bad in ["", "ftp://a/", "//a/messages", "https://a/messages"] {
+            let (lost, _) = answering(to(bad.to_owned()));
+            let error = of(&lost)
+                .append("1", &AppendRequest::default())
+                .await
+                .unwrap_err();
+            assert!(matches!(error, ClientError::NotSent(_)), "{bad}: {error}");
+        }
+    });
+}
+
+#[test]
+fn messages_come_back_byte_for_byte() {
+    suite::run(async {
+        let body = concat!(
+            r#"{"messages":[{"offset":3,"epoch":4,"timestamp_ms":5,"data":{"a" :1.0},"#,
+            r#""idempotency_key":"k"},{"offset":4,"epoch":4,"timestamp_ms":6,"data":null}],"#,
+            r#""next":5}"#,
+        );
+        let (responder, seen) = answering(json("200 OK", body));
+        let query = ReadQuery {
+            from: Some(Offset(3)),
+            limit: Some(2),
+            last: None,
+            level: Some(ReadLevel::Committed),
+            wait_for: Some(Offset(4)),
+            timeout: Some(Duration::from_secs(1)),
+        };
+        let page = of(&responder).messages(&query).await.unwrap();
+        assert_eq!(page.next, Offset(5));
+        assert_eq!(page.messages[0].data.get(), r#"{"a" :1.0}"#);
+        assert_eq!(page.messages[0].idempotency_key.as_deref(), Some("k"));
+        assert_eq!(page.messages[1].data.get(), "null");
+        of(&responder)
+            .messages(&ReadQuery::default())
+            .await
+            .unwrap();
+        let last = ReadQuery {
+            last: Some(10),
+            ..ReadQuery::default()
+        };
+        of(&responder).messages(&last).await.unwrap();
+        let seen = seen.lock().unwrap();
+        let query = "?from=3&limit=2&level=committed&wait_for=4&timeout_ms=1000";
+        assert_eq!(line(&seen[0]), format!("GET /messages{query} HTTP/1.1"));
+        assert_eq!(line(&seen[1]), "GET /messages HTTP/1.1");
+        assert_eq!(line(&seen[2]), "GET /messages?last=10 HTTP/1.1");
+    });
+}
+
+#[test]
+fn one_message_says_on_the_master_who_holds_it() {
+    suite::run(async {
+        let body = concat!(
+            r#"{"offset":3,"epoch":4,"timestamp_ms":5,"data":1,"acks":["master"],"#,
+            r#""waiting_for":[]}"#,
+        );
+        let (responder, seen) = answering(json("200 OK", body));
+        let message = of(&responder).message(Offset(3)).await.unwrap();
+        assert_eq!(message.acks.unwrap().len(), 1);
+        assert_eq!(line(&seen.lock().unwrap()[0]), "GET /messages/3 HTTP/1.1");
+    });
+}
+
+#[test]
+fn the_health_of_either_role_can_be_read() {
+    suite::run(async {
+        let master = concat!(
+            r#"{"name":"master","role":"master","version":"0.1.0","cluster_id":null,"epoch":4,"#,
+            r#""mode":"read-only","mode_reason":"no_quorum","#,
+            r#""quorum":{"nodes":3,"needed":2,"alive":1},"#,
+            r#""log":{"next":120,"committed":null,"bytes":16384,"disk":"ok"},"#,
+            r#""waiting_appends":2,"secondaries":[{"name":"secondary-1","url":"http://a:1","#,
+            r#""status":"Suspected","durable_end":null,"lag":120,"last_contact_ms":null,"#,
+            r#""failed_attempts":17,"reason":"not_reached_yet","next_retry_ms":400}]}"#,
+        );
+        let (responder, _) = answering(json("200 OK", master));
+        let client = of(&responder);
+        let status = client.master_status().await.unwrap();
+        assert_eq!((status.mode, status.quorum.alive), (Mode::ReadOnly, 1));
+        assert_eq!(
+            status.secondary("secondary-1").unwrap().status,
+            Status::Suspected
+        );
+        assert_eq!(status.secondary("secondary-2"), None);
+        assert_eq!(client.health().await.unwrap()["log"]["next"], 120);
+        assert!(matches!(
+            client.secondary_health().await.unwrap_err(),
+            ClientError::Unreadable { status: 200, .. }
+        ));
+
+        let secondary = concat!(
+            r#"{"name":"secondary-1","role":"secondary","version":"0.1.0","#,
+            r#""cluster_id":"000102030405060708090a0b0c0d0eff","epoch":4,"#,
+            r#""log":{"next":7,"committed":7,"bytes":1,"disk":"full"},"intact":true,"#,
+            r#""buffered":0,"master":{"name":"master","url":null},"last_contact_ms":3}"#,
+        );
+        let (responder, _) = answering(json("200 OK", secondary));
+        let health = of(&responder).secondary_health().await.unwrap();
+        assert_eq!(health.master.unwrap().name.as_str(), "master");
+    });
+}
+
+#[test]
+fn waiting_appends_faults_and_texts_have_their_paths() {
+    suite::run(async {
+        let (responder, seen) = answering(json("200 OK", r#"{"appends":[],"total":0}"#));
+        let client = of(&responder);
+        assert_eq!(client.appends(None).await.unwrap().total, 0);
+        client.appends(Some(5)).await.unwrap();
+        assert_eq!(
+            client.get_text("/metrics").await.unwrap(),
+            r#"{"appends":[],"total":0}"#
+        );
+        let lines: Vec<String> = seen.lock().unwrap().iter().map(line).collect();
+        let expected = [
+            "GET /appends HTTP/1.1",
+            "GET /appends?limit=5 HTTP/1.1",
+            "GET /metrics HTTP/1.1",
+        ];
+        assert_eq!(lines, expected);
+
+        let (responder, seen) = answering(json("200 OK", r#"{"isolate":true,"delay_ms":[1,2]}"#));
+        let client = of(&responder);
+        let held = client.faults().await.unwrap();
+        assert_eq!((held.isolate, held.delay_ms), (true, Some([1, 2])));
+        assert_eq!(client.set_faults(&held).await.unwrap(), held);
+        assert_eq!(client.clear_faults().await.unwrap(), held);
+        let seen = seen.lock().unwrap();
+        let lines: Vec<String> = seen.iter().map(line).collect();
+        let expected = [
+            "GET /faults HTTP/1.1",
+            "PUT /faults HTTP/1.1",
+            "DELETE /faults HTTP/1.1",
+        ];
+        assert_eq!(lines, expected);
+        let sent: FaultSettings = serde_json::from_slice(&seen[1].body).unwrap();
+        assert_eq!(sent, held);
+    });
+}
+
+#[test]
+fn a_raw_request_is_not_judged() {
+    suite::run(async {
+        let (responder, seen) = answering(problem("405 No", "{}"));
+        let client = of(&responder);
+        let body = Bytes::from_static(b"\xff\x00");
+        let headers = [("x-a", "1"), ("content-type", "text/plain")];
+        let answer = client
+            .request("PATCH", "/messages?x=1", &headers, body)
+            .await
+            .unwrap();
+        assert_eq!(answer.status, 405);
+        assert_eq!(answer.header("content-length"), Some("2"));
+        let bad_header = client
+            .request("GET", "/", &[("a\nb", "c")], Bytes::new())
+            .await;
+        assert!(
+            matches!(bad_header, Err(ClientError::NotSent(_))),
+            "{bad_header:?}"
+        );
+        let bad_path = client.request("GET", "/a b", &[], Bytes::new()).await;
+        assert!(
+            matches!(bad_path, Err(ClientError::NotSent(_))),
+            "{bad_path:?}"
+        );
+        let seen = seen.lock().unwrap();
+        assert_eq!(line(&seen[0]), "PATCH /messages?x=1 HTTP/1.1");
+        assert!(seen[0].head.contains("x-a: 1\r\n"));
+        assert_eq!(&seen[0].body[..], b"\xff\x00");
+    });
+}
+
+#[test]
+fn an_answer_that_takes_too_long_or_is_too_long_is_given_up() {
+    suite::run(async {
+        let (responder, _) = answering(json("200 OK", r#"{"a":"0123456789"}"#));
+        let client = Client::builder(&responder.url())
+            .answer_bytes_max(10)
+            .build()
+            .unwrap();
+        let error = client.health().await.unwrap_err();
+        assert!(
+            matches!(error, ClientError::Unreadable { status: 200, .. }),
+            "{error}"
+        );
+
+        // Accepts connections and never reads from them.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let timeout = Some(Duration::from_millis(20));
+        let client = Client::builder(&url).timeout(timeout).build().unwrap();
+        let error = client.health().await.unwrap_err();
+        assert!(matches!(error, ClientError::NoAnswer(_)), "{error}");
+        let at_once = AppendRequest {
+            timeout: Some(Duration::ZERO),
+            ..AppendRequest::default()
+        };
+        let error = client.append("1", &at_once).await.unwrap_err();
+        assert_eq!(error.outcome(), Outcome::Unknown);
+    });
+}
+
+#[test]
+fn a_url_that_is_none_is_refused_at_once() {
+    for bad in [
+        "",
+        "localhost:5000",
+        "https://localhost",
+        "http://",
+        "ftp://a",
+        "http://a b",
+    ] {
+        assert!(
+            matches!(Client::new(bad), Err(ClientError::NotSent(_))),
+            "{bad}"
+        );
+    }
+    assert_eq!(
+        Client::new("http://localhost:5000/").unwrap().url(),
+        "http://localhost:5000"
+    );
+}

@@ -1,0 +1,275 @@
+//! Settings of a node, validated as a whole before anything starts.
+
+use std::time::Duration;
+
+use crate::{
+    error::ConfigError,
+    limits::{MESSAGE_BYTES_MAX, NODES_MAX, SEGMENT_BYTES, TAIL_BYTES_MAX},
+    types::{NodeName, SyncPolicy},
+};
+
+/// A secondary as its master knows it: a name for ever, a URL for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it answers, as its transport understands it.
+    pub url: String,
+}
+
+/// Settings of a master. [`MasterConfig::new`] has the defaults.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MasterConfig {
+    /// The master's own name.
+    pub name: NodeName,
+    /// All other nodes of the cluster. A list that is fixed when the cluster is founded.
+    pub secondaries: Vec<Peer>,
+    /// Where clients reach this master, for secondaries to pass on.
+    pub public_url: Option<String>,
+    /// Whether it may found a cluster when every node is blank.
+    pub founding: Founding,
+    /// Intervals, time-outs and delays.
+    pub timing: Timing,
+    /// When a write counts as held.
+    pub sync: SyncPolicy,
+    /// Bytes of one payload, at most.
+    pub max_message_bytes: usize,
+    /// Appends that may wait, for each concern.
+    pub max_waiting_appends: usize,
+    /// Bytes of records that may be on their way to the disk.
+    pub max_queued_bytes: usize,
+    /// Bytes and times of the log itself.
+    pub log: LogConfig,
+}
+
+/// Whether a blank master may found a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Founding {
+    /// When it and every node that answers is blank, and they are a majority.
+    #[default]
+    Allowed,
+    /// Never: a blank master waits until a node of the existing cluster answers.
+    Never,
+}
+
+/// Settings of a secondary. [`SecondaryConfig::new`] has the defaults.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SecondaryConfig {
+    /// Its own name.
+    pub name: NodeName,
+    /// When a write counts as held.
+    pub sync: SyncPolicy,
+    /// Bytes and times of the log itself.
+    pub log: LogConfig,
+}
+
+/// How a log is laid out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogConfig {
+    /// Bytes of a segment file: the same on all nodes of a cluster, if their files are to be
+    /// equal.
+    pub segment_bytes: u64,
+    /// Bytes of recent records kept in memory.
+    pub tail_bytes: usize,
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig {
+            segment_bytes: SEGMENT_BYTES,
+            tail_bytes: TAIL_BYTES_MAX,
+        }
+    }
+}
+
+/// Intervals, time-outs and delays of a master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two heartbeats to one secondary, whatever its status.
+    pub heartbeat_interval: Duration,
+    /// How long a request to a secondary may take.
+    pub request_timeout: Duration,
+    /// Without contact for this long a secondary is Suspected.
+    pub suspect_after: Duration,
+    /// Without contact for this long a secondary is Unhealthy.
+    pub unhealthy_after: Duration,
+    /// The first delay before a failed batch is tried again, after the immediate retry.
+    pub retry_min: Duration,
+    /// The longest such delay.
+    pub retry_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            heartbeat_interval: Duration::from_millis(500),
+            request_timeout: Duration::from_secs(1),
+            suspect_after: Duration::from_secs(1),
+            unhealthy_after: Duration::from_secs(3),
+            retry_min: Duration::from_millis(50),
+            retry_max: Duration::from_secs(5),
+        }
+    }
+}
+
+impl MasterConfig {
+    /// The defaults for a master of this name over these secondaries.
+    #[must_use]
+    pub fn new(name: NodeName, secondaries: Vec<Peer>) -> MasterConfig {
+        MasterConfig {
+            name,
+            secondaries,
+            public_url: None,
+            founding: Founding::Allowed,
+            timing: Timing::default(),
+            sync: SyncPolicy::Always,
+            max_message_bytes: 1 << 20,
+            max_waiting_appends: 100_000,
+            max_queued_bytes: 256 << 20,
+            log: LogConfig::default(),
+        }
+    }
+
+    /// Checks the settings as a whole.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], naming the setting and what it should be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut names: Vec<&NodeName> = self.secondaries.iter().map(|peer| &peer.name).collect();
+        names.push(&self.name);
+        names.sort();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return refuse(format!("two nodes have the name {}", twice[0]));
+        }
+        let mut urls: Vec<&str> = self
+            .secondaries
+            .iter()
+            .map(|peer| peer.url.trim_end_matches('/'))
+            .collect();
+        urls.sort_unstable();
+        if let Some(twice) = urls.windows(2).find(|pair| pair[0] == pair[1]) {
+            return refuse(format!("two secondaries have the URL {}", twice[0]));
+        }
+        if names.len() > NODES_MAX {
+            return refuse(format!(
+                "{} nodes, and at most {NODES_MAX} are supported",
+                names.len()
+            ));
+        }
+        if !(1..=MESSAGE_BYTES_MAX).contains(&self.max_message_bytes) {
+            return refuse(format!(
+                "max-message-bytes must be 1 to {MESSAGE_BYTES_MAX}"
+            ));
+        }
+        if self.max_waiting_appends == 0 {
+            return refuse("max-waiting-appends must be at least 1".to_owned());
+        }
+        if self.max_queued_bytes < self.max_message_bytes {
+            return refuse("max-queued-bytes must be at least max-message-bytes".to_owned());
+        }
+        self.timing.validate()?;
+        self.log.validate()?;
+        validate_sync(self.sync)
+    }
+
+    /// The names of all nodes, in ascending order.
+    pub(crate) fn node_names(&self) -> Vec<NodeName> {
+        let mut names: Vec<NodeName> = self
+            .secondaries
+            .iter()
+            .map(|peer| peer.name.clone())
+            .collect();
+        names.push(self.name.clone());
+        names.sort();
+        names
+    }
+}
+
+impl SecondaryConfig {
+    /// The defaults for a secondary of this name.
+    #[must_use]
+    pub fn new(name: NodeName) -> SecondaryConfig {
+        SecondaryConfig {
+            name,
+            sync: SyncPolicy::Always,
+            log: LogConfig::default(),
+        }
+    }
+
+    /// Checks the settings as a whole.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], naming the setting and what it should be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.log.validate()?;
+        validate_sync(self.sync)
+    }
+}
+
+impl Timing {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let at_least_a_millisecond = [
+            ("heartbeat-interval", self.heartbeat_interval),
+            ("request-timeout", self.request_timeout),
+            ("suspect-after", self.suspect_after),
+            ("unhealthy-after", self.unhealthy_after),
+            ("retry-min", self.retry_min),
+            ("retry-max", self.retry_max),
+        ];
+        for (name, value) in at_least_a_millisecond {
+            if value < Duration::from_millis(1) || value > Duration::from_hours(24) {
+                return refuse(format!("{name} must be between 1ms and 24h"));
+            }
+        }
+        let ordered = [
+            (
+                "heartbeat-interval",
+                self.heartbeat_interval,
+                "suspect-after",
+                self.suspect_after,
+            ),
+            (
+                "suspect-after",
+                self.suspect_after,
+                "unhealthy-after",
+                self.unhealthy_after,
+            ),
+        ];
+        for (low, low_value, high, high_value) in ordered {
+            if low_value >= high_value {
+                return refuse(format!("{low} must be shorter than {high}"));
+            }
+        }
+        if self.retry_min > self.retry_max {
+            return refuse("retry-min must not be longer than retry-max".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl LogConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        if self.segment_bytes < 4096 {
+            return refuse("a segment has at least 4096 bytes".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn validate_sync(sync: SyncPolicy) -> Result<(), ConfigError> {
+    match sync {
+        SyncPolicy::Interval(interval) if interval < Duration::from_millis(1) => {
+            refuse("a sync interval is at least 1ms".to_owned())
+        }
+        SyncPolicy::Always | SyncPolicy::Interval(_) | SyncPolicy::Never => Ok(()),
+    }
+}
+
+fn refuse(why: String) -> Result<(), ConfigError> {
+    Err(ConfigError(why))
+}

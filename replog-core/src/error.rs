@@ -1,0 +1,316 @@
+//! Every public error: one enum per operation, a variant where a caller acts differently.
+
+use std::{io, sync::Arc};
+
+use crate::{
+    record::RecordError,
+    types::{ClusterId, Mode, ModeReason, NodeName, Offset},
+};
+
+/// Why an append was not answered with a receipt.
+///
+/// Exhaustive: a new way to lose or keep a message is a breaking change on purpose.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Nothing was appended: the concern is not between 1 and the number of nodes.
+    #[error("the cluster has {nodes} nodes, so a concern is 1 to {nodes}")]
+    Concern {
+        /// Nodes of the cluster.
+        nodes: u32,
+    },
+    /// Nothing was appended: the payload is longer than `max_message_bytes`.
+    #[error("the message has {bytes} bytes and {limit_bytes} are allowed")]
+    TooLarge {
+        /// Bytes of the payload.
+        bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// Nothing was appended: a limit is reached. Worth another try.
+    #[error("{limit} is reached at {value}")]
+    Overloaded {
+        /// The limit's name.
+        limit: LimitName,
+        /// The limit's value.
+        value: u64,
+    },
+    /// The master takes no appends now. Nothing was appended, unless `offset` names the place
+    /// that the message had: then it is not known whether it stays.
+    #[error("the master is {}: {}", state.mode, state.detail)]
+    ReadOnly {
+        /// Mode, reason and the numbers of the quorum.
+        state: Box<ModeState>,
+        /// The offset that the message had been given, if any.
+        offset: Option<Offset>,
+    },
+    /// The disk is full or failed. Nothing was appended, unless `offset` is given: then it is
+    /// not known whether the message stays.
+    #[error("the master's disk takes no more: {detail}")]
+    Storage {
+        /// What the disk said.
+        detail: Arc<str>,
+        /// The offset that the message had been given, if any.
+        offset: Option<Offset>,
+    },
+    /// The node is stopping. Nothing was appended, unless `offset` is given: then the message is
+    /// in the log and may or may not meet its concern later.
+    #[error("the node is stopping")]
+    Stopping {
+        /// The offset that the message had been given, if any.
+        offset: Option<Offset>,
+    },
+    /// The node ended before it answered: it is not known whether the message is in the log.
+    #[error("the node ended without an answer")]
+    Ended,
+}
+
+/// What is known of a message whose append failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is not in the log and never will be.
+    NotAppended,
+    /// It may be in the log, now or after a recovery.
+    Unknown,
+}
+
+impl AppendError {
+    /// The offset that the message had when the error came; `None` where nothing was appended.
+    #[must_use]
+    pub fn offset(&self) -> Option<Offset> {
+        match self {
+            AppendError::Concern { .. }
+            | AppendError::TooLarge { .. }
+            | AppendError::Overloaded { .. }
+            | AppendError::Ended => None,
+            AppendError::ReadOnly { offset, .. }
+            | AppendError::Storage { offset, .. }
+            | AppendError::Stopping { offset } => *offset,
+        }
+    }
+
+    /// What is known of the message.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match (self, self.offset()) {
+            (AppendError::Ended, _) | (_, Some(_)) => Outcome::Unknown,
+            (_, None) => Outcome::NotAppended,
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            AppendError::Concern { .. } | AppendError::TooLarge { .. } => false,
+            AppendError::Ended => true,
+            AppendError::Overloaded { .. }
+            | AppendError::ReadOnly { .. }
+            | AppendError::Storage { .. }
+            | AppendError::Stopping { .. } => true,
+        }
+    }
+}
+
+/// Which limit refused an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitName {
+    /// Waiting appends of one concern.
+    MaxWaitingAppends,
+    /// Bytes on their way to the disk.
+    MaxQueuedBytes,
+}
+
+impl LimitName {
+    /// Its name as a setting, as in `max-waiting-appends`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LimitName::MaxWaitingAppends => "max-waiting-appends",
+            LimitName::MaxQueuedBytes => "max-queued-bytes",
+        }
+    }
+}
+
+impl std::fmt::Display for LimitName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Mode, its reason, and the quorum's numbers: what a refused client needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModeState {
+    /// What the master does with appends.
+    pub mode: Mode,
+    /// Why it takes none.
+    pub reason: Option<ModeReason>,
+    /// One sentence for people.
+    pub detail: String,
+    /// Nodes in contact, the master included.
+    pub alive: u32,
+    /// Nodes that make a quorum.
+    pub needed: u32,
+    /// Nodes of the cluster.
+    pub nodes: u32,
+}
+
+/// Why a wait for a concern after the fact ended without an answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The concern is not between 1 and the number of nodes.
+    #[error("the cluster has {nodes} nodes, so a concern is 1 to {nodes}")]
+    Concern {
+        /// Nodes of the cluster.
+        nodes: u32,
+    },
+    /// There is no such offset yet.
+    #[error("the log ends at {next}")]
+    NoSuchOffset {
+        /// The offset that the next record gets.
+        next: Offset,
+    },
+    /// The limit on waiting appends is reached.
+    #[error("{limit} is reached at {value}")]
+    Overloaded {
+        /// The limit's name.
+        limit: LimitName,
+        /// The limit's value.
+        value: u64,
+    },
+    /// The master lost its office or the node is stopping.
+    #[error("the node no longer follows this message")]
+    Ended,
+}
+
+/// Why records could not be read.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The disk refused.
+    #[error("reading {path} failed")]
+    Io {
+        /// The file, below the node's directory.
+        path: String,
+        /// What the disk said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// A record is damaged; everything before it is fine.
+    #[error("{path} is damaged at byte {position}: offset {offset} cannot be read")]
+    Damaged {
+        /// The file, below the node's directory.
+        path: String,
+        /// Where in the file.
+        position: u64,
+        /// The first offset that cannot be read.
+        offset: Offset,
+        /// What is wrong with it.
+        #[source]
+        source: RecordError,
+    },
+    /// The records were cut away while they were read.
+    #[error("offset {offset} was cut away")]
+    Cut {
+        /// The first offset that is not there any more.
+        offset: Offset,
+    },
+    /// The node has stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+/// Why a node's directory could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The disk refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file, below the node's directory.
+        path: String,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// Another process uses the directory.
+    #[error("the directory is in use by another process")]
+    Locked,
+    /// A file is not what a node writes: a foreign file, a newer version, or damage.
+    #[error("{path}: {what}")]
+    Format {
+        /// The file, below the node's directory.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A record that was synced cannot be read any more.
+    #[error(
+        "{path} is damaged at byte {position}: offset {offset} was synced and cannot be read ({what})"
+    )]
+    Damaged {
+        /// The file, below the node's directory.
+        path: String,
+        /// Where in the file.
+        position: u64,
+        /// The first offset that cannot be read.
+        offset: Offset,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A segment belongs to another cluster.
+    #[error("{path} belongs to cluster {found}, this node to {expected}")]
+    OtherCluster {
+        /// The file, below the node's directory.
+        path: String,
+        /// Whose it is.
+        found: ClusterId,
+        /// Whose it should be.
+        expected: ClusterId,
+    },
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The settings contradict each other.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The directory belongs to another node.
+    #[error("the directory belongs to node {found}, not {expected}: one directory is one node")]
+    OtherNode {
+        /// Whose directory it is.
+        found: NodeName,
+        /// Who wanted to start from it.
+        expected: NodeName,
+    },
+    /// The directory was made for another list of nodes.
+    #[error(
+        "the directory was made for the nodes {found:?}, not {expected:?}: the list of nodes is fixed"
+    )]
+    OtherNodes {
+        /// The list in the directory.
+        found: Vec<NodeName>,
+        /// The list in the settings.
+        expected: Vec<NodeName>,
+    },
+    /// The operating system gave no thread.
+    #[error("no thread could be started")]
+    Thread(#[source] io::Error),
+}
+
+/// Settings that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub(crate) String);
+
+/// The node has stopped: nobody answers any more. Says why, where it stopped by itself.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the node has stopped{}", .reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default())]
+pub struct Stopped {
+    /// Why, where it was not asked to.
+    pub reason: Option<Arc<str>>,
+}

@@ -1,0 +1,319 @@
+//! [`Master`]: the handle of a master node.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use actix::{Addr, Context, dev::ToEnvelope};
+use bytes::Bytes;
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
+
+use crate::{
+    actors::{
+        AppendsQueued, Coordinator, CoordinatorParts, DescribeHolders, DescribeMaster,
+        DescribeWaiting, Drain, Inbox, Stop, WriterReported,
+    },
+    config::MasterConfig,
+    error::{AppendError, StartError, Stopped},
+    handle::{Reader, Shared, runtime},
+    log::LogView,
+    rules::{
+        office::NewAppend,
+        recovery::{Recovery, Settings},
+    },
+    storage::Storage,
+    transport::Network,
+    types::{ClusterId, Concern, Mode, NodeName, Offset},
+    views::{Holders, MasterHealth, Receipt, WaitingAppends},
+};
+
+/// A running master. Clones share it; when the last one is dropped it stops by itself.
+///
+/// Its actors run on a thread of their own, so that it works in any tokio program. Every future
+/// may be dropped at any time: an append that was handed over goes on, and nobody is told.
+#[derive(Clone)]
+pub struct Master {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: NodeName,
+    max_message_bytes: usize,
+    coordinator: Addr<Coordinator>,
+    inbox: Arc<Inbox>,
+    view: Arc<LogView>,
+    shared: Arc<Shared>,
+    ended: runtime::Ended,
+}
+
+/// What an append asks for beside its payload.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct AppendOptions {
+    /// How many nodes must hold the message.
+    pub concern: Concern,
+    /// How long to wait for the concern; `None`: for ever. Zero: answer once the master holds it.
+    pub timeout: Option<Duration>,
+}
+
+impl AppendOptions {
+    /// Waits for `concern`, for ever.
+    #[must_use]
+    pub fn concern(concern: Concern) -> AppendOptions {
+        AppendOptions {
+            concern,
+            timeout: None,
+        }
+    }
+
+    /// Waits no longer than this.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> AppendOptions {
+        AppendOptions {
+            timeout: Some(timeout),
+            ..self
+        }
+    }
+}
+
+impl Master {
+    /// Starts a master on its own thread. Returns once its directory is open; the recovery goes
+    /// on behind, and [`Master::read_write`] waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: settings that contradict each other, or a directory that is damaged, in
+    /// use, or another node's. Nothing was changed then.
+    pub async fn start(
+        config: MasterConfig,
+        storage: Arc<dyn Storage>,
+        network: Arc<dyn Network>,
+    ) -> Result<Master, StartError> {
+        config.validate()?;
+        let name = config.name.clone();
+        runtime::start_node(&name, move || {
+            let inner = build(config, storage, &*network)?;
+            let ended = inner.ended.clone();
+            Ok((
+                Master {
+                    inner: Arc::new(inner),
+                },
+                ended,
+            ))
+        })
+        .await
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.inner.name
+    }
+
+    /// Appends a message and waits until its concern is met, or its time is up.
+    ///
+    /// A receipt whose time was up says `concern_met: false`: the message is in the log and
+    /// still being copied. Appending the same payload twice appends two messages.
+    ///
+    /// # Errors
+    ///
+    /// [`AppendError`]; [`AppendError::outcome`] says whether the message may be in the log.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the append is handed over: dropping the future changes nothing about it.
+    pub async fn append(
+        &self,
+        payload: impl Into<Bytes>,
+        options: AppendOptions,
+    ) -> Result<Receipt, AppendError> {
+        let payload = payload.into();
+        let limit_bytes = self.inner.max_message_bytes;
+        if payload.len() > limit_bytes {
+            return Err(AppendError::TooLarge {
+                bytes: payload.len(),
+                limit_bytes,
+            });
+        }
+        let (caller, answer) = oneshot::channel();
+        let AppendOptions { concern, timeout } = options;
+        let arrived = Instant::now();
+        let append = NewAppend {
+            payload,
+            concern,
+            timeout,
+            arrived,
+            caller,
+        };
+        if self.inner.inbox.push(append)? {
+            self.inner.coordinator.do_send(AppendsQueued);
+        }
+        answer.await.unwrap_or(Err(AppendError::Ended))
+    }
+
+    /// Which nodes hold the message at `offset`, and why the others do not.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node has ended.
+    pub async fn holders(&self, offset: Offset) -> Result<Holders, Stopped> {
+        self.describe(|answer_to| DescribeHolders { offset, answer_to })
+            .await
+    }
+
+    /// The appends that wait for their concern, the `limit` oldest ones.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node has ended.
+    pub async fn waiting_appends(&self, limit: usize) -> Result<WaitingAppends, Stopped> {
+        self.describe(|answer_to| DescribeWaiting { limit, answer_to })
+            .await
+    }
+
+    /// How it does.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node has ended.
+    pub async fn health(&self) -> Result<MasterHealth, Stopped> {
+        self.describe(|answer_to| DescribeMaster { answer_to })
+            .await
+    }
+
+    /// Reads its log.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(&self.inner.view, &self.inner.shared, &self.inner.ended)
+    }
+
+    /// Waits until it takes appends.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node has ended.
+    pub async fn read_write(&self) -> Result<(), Stopped> {
+        let mut mode = self.inner.shared.watch_mode();
+        let mut ended = self.inner.ended.clone();
+        tokio::select! {
+            biased;
+            Ok(_) = mode.wait_for(|mode| *mode == Mode::ReadWrite) => Ok(()),
+            _ = ended.wait_for(Option::is_some) => Err(runtime::why_ended(&self.inner.ended)),
+        }
+    }
+
+    /// Refuses new appends from now on and answers those that wait, all with
+    /// [`AppendError::Stopping`]. Calling it twice is as calling it once.
+    pub async fn drain(&self) {
+        // An error: the node has ended, and nobody waits any more.
+        let _ = self.describe(|done| Drain { done }).await;
+    }
+
+    /// Drains, syncs the log and ends; waits for the end. Calling it twice is as calling it once.
+    pub async fn stop(&self) {
+        self.inner.coordinator.do_send(Stop);
+        self.stopped().await;
+    }
+
+    /// Waits for the end of the node, whoever caused it.
+    pub async fn stopped(&self) -> Stopped {
+        runtime::wait_for_end(self.inner.ended.clone()).await
+    }
+
+    async fn describe<T, M>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> M,
+    ) -> Result<T, Stopped>
+    where
+        M: actix::Message<Result = ()> + Send + 'static,
+        Coordinator: actix::Handler<M>,
+        Context<Coordinator>: ToEnvelope<Coordinator, M>,
+    {
+        let (answer_to, answer) = oneshot::channel();
+        self.inner.coordinator.do_send(message(answer_to));
+        answer
+            .await
+            .map_err(|_| runtime::why_ended(&self.inner.ended))
+    }
+}
+
+impl fmt::Debug for Master {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Master")
+            .field("name", &self.inner.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.coordinator.do_send(Stop);
+    }
+}
+
+/// Opens the directory and starts the actors, on the node's own thread.
+fn build(
+    config: MasterConfig,
+    storage: Arc<dyn Storage>,
+    network: &dyn Network,
+) -> Result<Inner, StartError> {
+    let nodes = config.node_names();
+    let opened = runtime::open(
+        &storage,
+        &config.name,
+        Some(&nodes),
+        config.sync,
+        &config.log,
+    )?;
+    let runtime::Opened {
+        files,
+        view,
+        end,
+        meta,
+        lock,
+        durable,
+    } = opened;
+    let ctx = Context::<Coordinator>::new();
+    let coordinator = actix::AsyncContext::address(&ctx);
+    let reports_to = coordinator.clone();
+    let writer = runtime::start_writer(storage, files, lock, move |report| {
+        reports_to.do_send(WriterReported(report));
+    })?;
+    let settings = Settings {
+        nodes,
+        founding: config.founding,
+        timing: config.timing.clone(),
+        drawn: ClusterId::draw(&mut rand::rng()),
+    };
+    let (ended, has_ended) = watch::channel(None);
+    let inner = Inner {
+        name: config.name.clone(),
+        max_message_bytes: config.max_message_bytes,
+        coordinator: coordinator.clone(),
+        inbox: Arc::new(Inbox::new(config.max_queued_bytes)),
+        view: view.clone(),
+        shared: Arc::new(Shared::new()),
+        ended: has_ended,
+    };
+    let parts = CoordinatorParts {
+        recovery: Recovery::new(settings, meta.clone(), end, Instant::now()),
+        meta,
+        transports: config
+            .secondaries
+            .iter()
+            .map(|peer| network.connect(peer))
+            .collect(),
+        seed: runtime::seed(),
+        durable,
+        inbox: inner.inbox.clone(),
+        view,
+        writer,
+        shared: inner.shared.clone(),
+        wall_ms: runtime::wall_ms,
+        ended,
+        config,
+    };
+    ctx.run(Coordinator::new(parts, &coordinator));
+    Ok(inner)
+}

@@ -1,0 +1,15 @@
+//! The public handles: what an embedder holds instead of actors.
+//!
+//! Cheap to clone, usable from any tokio program, and safe to drop at any time, futures
+//! included. Each node runs on a thread of its own, whatever runs outside.
+
+mod master;
+mod reader;
+mod runtime;
+mod secondary;
+mod shared;
+
+pub use master::{AppendOptions, Master};
+pub use reader::{Reader, messages};
+pub use secondary::Secondary;
+pub(crate) use shared::Shared;

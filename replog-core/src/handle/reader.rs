@@ -1,0 +1,128 @@
+//! [`Reader`]: reads a node's log.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    error::{ReadError, Stopped},
+    handle::{Shared, runtime},
+    log::LogView,
+    record::{KIND_MESSAGE, Record, RecordBatch},
+    types::{Offset, ReadLevel},
+    views::Message,
+};
+
+/// Reads a node's log, and sees only what the node holds. Clones share it.
+#[derive(Clone)]
+pub struct Reader {
+    view: Arc<LogView>,
+    shared: Arc<Shared>,
+    ended: runtime::Ended,
+}
+
+impl Reader {
+    pub(crate) fn new(view: &Arc<LogView>, shared: &Arc<Shared>, ended: &runtime::Ended) -> Reader {
+        Reader {
+            view: view.clone(),
+            shared: shared.clone(),
+            ended: ended.clone(),
+        }
+    }
+
+    /// The end of what is shown at `level`; `None` while `committed` is not known.
+    #[must_use]
+    pub fn end(&self, level: ReadLevel) -> Option<Offset> {
+        let local = self.view.durable_end();
+        match level {
+            ReadLevel::Local => Some(local),
+            ReadLevel::Committed => self
+                .shared
+                .committed()
+                .map(|committed| committed.min(local)),
+        }
+    }
+
+    /// Reads the records of `from..until` that this node holds, up to `bytes_max` bytes and at
+    /// least one record; none where it holds none of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`]: a damaged record or a disk that refuses. What lies before it was read by
+    /// earlier calls, and nothing behind it is shown.
+    pub async fn read(
+        &self,
+        from: Offset,
+        until: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<RecordBatch>, ReadError> {
+        let until = until.min(self.view.durable_end());
+        if from >= until {
+            return Ok(Vec::new());
+        }
+        if let Some(records) = self.view.read_tail(from, until, bytes_max) {
+            return Ok(records);
+        }
+        let view = self.view.clone();
+        let read = tokio::task::spawn_blocking(move || view.read(from, until, bytes_max));
+        read.await.unwrap_or(Err(ReadError::Stopped))
+    }
+
+    /// One message; `None` when this node holds none there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::read`].
+    pub async fn get(&self, offset: Offset) -> Result<Option<Message>, ReadError> {
+        let records = self
+            .read(offset, Offset(offset.0.saturating_add(1)), 1)
+            .await?;
+        Ok(records.first().and_then(|batch| messages(batch).next()))
+    }
+
+    /// Waits until this node shows `offset` at `level`.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node has ended.
+    pub async fn wait_for(&self, offset: Offset, level: ReadLevel) -> Result<(), Stopped> {
+        let mut ended = self.ended.clone();
+        let (mut durable, mut committed) =
+            (self.view.durable_watch(), self.shared.watch_committed());
+        let shown = async {
+            // An error: the node has ended, which the other branch tells.
+            durable.wait_for(|end| offset < *end).await.is_ok()
+                && (level == ReadLevel::Local
+                    || committed
+                        .wait_for(|end| end.is_some_and(|end| offset < end))
+                        .await
+                        .is_ok())
+        };
+        tokio::select! {
+            biased;
+            true = shown => Ok(()),
+            _ = ended.wait_for(Option::is_some) => Err(runtime::why_ended(&self.ended)),
+        }
+    }
+}
+
+/// The messages of a batch, in order.
+pub fn messages(batch: &RecordBatch) -> impl Iterator<Item = Message> {
+    let bytes = batch.bytes();
+    batch
+        .records()
+        .filter(|record| record.kind == KIND_MESSAGE)
+        .map(|record: Record<'_>| Message {
+            offset: record.offset,
+            epoch: record.epoch,
+            timestamp_ms: record.timestamp_ms,
+            key: (!record.key.is_empty()).then(|| String::from_utf8_lossy(record.key).into_owned()),
+            payload: bytes.slice_ref(record.payload),
+        })
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("end", &self.view.durable_end())
+            .finish_non_exhaustive()
+    }
+}

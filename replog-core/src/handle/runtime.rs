@@ -1,0 +1,200 @@
+//! Where a node runs and what it starts from: its thread, its directory, its meta.
+//!
+//! The one place that takes the wall clock and unseeded chance from the system, to hand them in.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use rand::RngExt as _;
+use tokio::{
+    sync::{oneshot, watch},
+    task::LocalSet,
+};
+use tracing::{info, warn};
+
+use crate::{
+    config::LogConfig,
+    error::{OpenError, StartError, Stopped},
+    log::{self, LogFiles, LogOptions, LogView, LogWriter, Meta, WriteReport},
+    storage::{Storage, StorageLock},
+    types::{InstanceId, NodeName, Offset, SyncPolicy},
+};
+
+/// Why a node ended, once it has.
+pub(crate) type Ended = watch::Receiver<Option<Stopped>>;
+
+/// Starts a thread with a runtime of its own, builds a node on it, and keeps it until the node
+/// has ended.
+pub(crate) async fn start_node<T: Send + 'static>(
+    name: &NodeName,
+    build: impl FnOnce() -> Result<(T, Ended), StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    let (built, result) = oneshot::channel();
+    let run = move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+        {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = built.send(Err(StartError::Thread(error)));
+                return;
+            }
+        };
+        LocalSet::new().block_on(&runtime, async move {
+            match build() {
+                Ok((node, mut ended)) => {
+                    let _ = built.send(Ok(node));
+                    // An error: the actor is gone without a word, by a panic.
+                    let _ = ended.wait_for(Option::is_some).await;
+                }
+                Err(error) => {
+                    let _ = built.send(Err(error));
+                }
+            }
+        });
+    };
+    thread::Builder::new()
+        .name(format!("replog-{name}"))
+        .spawn(run)
+        .map_err(StartError::Thread)?;
+    result.await.unwrap_or_else(|_| {
+        Err(StartError::Thread(std::io::Error::other(
+            "the node's thread ended at once",
+        )))
+    })
+}
+
+/// Waits until a node has ended.
+pub(crate) async fn wait_for_end(mut ended: Ended) -> Stopped {
+    match ended.wait_for(Option::is_some).await {
+        Ok(stopped) => stopped.clone().unwrap_or(Stopped { reason: None }),
+        Err(_) => crashed(),
+    }
+}
+
+/// Why a node that does not answer has ended.
+pub(crate) fn why_ended(ended: &Ended) -> Stopped {
+    ended.borrow().clone().unwrap_or_else(crashed)
+}
+
+fn crashed() -> Stopped {
+    Stopped {
+        reason: Some("its actor ended without a word; the log of the process says more".into()),
+    }
+}
+
+/// A directory, opened and taken.
+pub(crate) struct Opened {
+    pub(crate) files: LogFiles,
+    pub(crate) view: Arc<LogView>,
+    pub(crate) end: Offset,
+    pub(crate) meta: Meta,
+    pub(crate) lock: Box<dyn StorageLock>,
+    pub(crate) durable: bool,
+}
+
+/// Takes the directory, checks whose it is, raises and syncs the start, opens the log.
+///
+/// `nodes` is the list that the settings name; a secondary learns it from its master.
+pub(crate) fn open(
+    storage: &Arc<dyn Storage>,
+    name: &NodeName,
+    nodes: Option<&[NodeName]>,
+    sync: SyncPolicy,
+    config: &LogConfig,
+) -> Result<Opened, StartError> {
+    let lock = storage.lock().map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => OpenError::Locked,
+        _ => OpenError::Io {
+            path: "lock".to_owned(),
+            source,
+        },
+    })?;
+    let mut meta = match Meta::load(&**storage)? {
+        Some(meta) => meta,
+        None => blank(name),
+    };
+    if meta.name != *name {
+        return Err(StartError::OtherNode {
+            found: meta.name,
+            expected: name.clone(),
+        });
+    }
+    if let (Some(cluster), Some(nodes)) = (&meta.cluster, nodes)
+        && cluster.nodes != nodes
+    {
+        let found = cluster.nodes.clone();
+        return Err(StartError::OtherNodes {
+            found,
+            expected: nodes.to_vec(),
+        });
+    }
+    meta.start += 1;
+    let options = LogOptions {
+        segment_bytes: config.segment_bytes,
+        tail_bytes: config.tail_bytes,
+        sync,
+    };
+    let cluster = meta.cluster.as_ref().map(|cluster| cluster.id);
+    let (files, view, report) = log::open(storage.clone(), options, cluster)?;
+    meta.save(&**storage).map_err(|source| OpenError::Io {
+        path: "meta.json".to_owned(),
+        source,
+    })?;
+    if report.torn_bytes > 0 {
+        warn!(node = %name, bytes = report.torn_bytes, end = %report.end, "cut a torn tail");
+    }
+    info!(node = %name, end = %report.end, start = meta.start, clean = report.clean, "log opened");
+    let durable = storage.survives_the_process();
+    Ok(Opened {
+        files,
+        view,
+        end: report.end,
+        meta,
+        lock,
+        durable,
+    })
+}
+
+fn blank(name: &NodeName) -> Meta {
+    Meta {
+        name: name.clone(),
+        instance: InstanceId::draw(&mut rand::rng()),
+        start: 0,
+        cluster: None,
+        promised: None,
+        log_epoch: None,
+        forced_epoch: None,
+    }
+}
+
+/// Starts the writer; the directory is given back when its thread ends.
+pub(crate) fn start_writer(
+    storage: Arc<dyn Storage>,
+    files: LogFiles,
+    lock: Box<dyn StorageLock>,
+    report: impl Fn(WriteReport) + Send + 'static,
+) -> Result<LogWriter, StartError> {
+    let report = move |done: WriteReport| {
+        let _held = &lock;
+        report(done);
+    };
+    LogWriter::spawn(files, storage, report).map_err(StartError::Thread)
+}
+
+/// A seed for what a node draws.
+pub(crate) fn seed() -> u64 {
+    rand::rng().random()
+}
+
+/// Milliseconds since 1970 by the system's clock.
+pub(crate) fn wall_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

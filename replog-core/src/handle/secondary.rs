@@ -1,0 +1,175 @@
+//! [`Secondary`]: the handle of a secondary node.
+
+use std::{fmt, sync::Arc};
+
+use actix::{Addr, Context};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    actors::{Answer, DescribeSecondary, ReplicaActor, ReplicaParts, Stop, WriterReported},
+    config::SecondaryConfig,
+    error::{StartError, Stopped},
+    handle::{Reader, Shared, runtime},
+    log::LogView,
+    rules::replica::Replica,
+    storage::Storage,
+    transport::{Request, Response},
+    types::NodeName,
+    views::SecondaryHealth,
+};
+
+/// A running secondary. Clones share it; when the last one is dropped it stops by itself.
+#[derive(Clone)]
+pub struct Secondary {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: NodeName,
+    replica: Addr<ReplicaActor>,
+    view: Arc<LogView>,
+    shared: Arc<Shared>,
+    ended: runtime::Ended,
+}
+
+impl Secondary {
+    /// Starts a secondary on its own thread. Returns once its directory is open; it shows what
+    /// it holds at once, and takes records when a master finds it.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: settings that contradict each other, or a directory that is damaged, in
+    /// use, or another node's. Nothing was changed then.
+    pub async fn start(
+        config: SecondaryConfig,
+        storage: Arc<dyn Storage>,
+    ) -> Result<Secondary, StartError> {
+        config.validate()?;
+        let name = config.name.clone();
+        runtime::start_node(&name, move || {
+            let inner = build(&config, storage)?;
+            let ended = inner.ended.clone();
+            Ok((
+                Secondary {
+                    inner: Arc::new(inner),
+                },
+                ended,
+            ))
+        })
+        .await
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.inner.name
+    }
+
+    /// Answers a request of a master. May take as long as the disk does, and as long as a gap
+    /// before the records lasts: callers give up when they like.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the request is handed over: dropping the future changes nothing about it.
+    pub async fn serve(&self, request: Request) -> Result<Response, Stopped> {
+        self.describe(|answer_to| Answer { request, answer_to })
+            .await
+    }
+
+    /// How it does.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node has ended.
+    pub async fn health(&self) -> Result<SecondaryHealth, Stopped> {
+        self.describe(|answer_to| DescribeSecondary { answer_to })
+            .await
+    }
+
+    /// Reads its log.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(&self.inner.view, &self.inner.shared, &self.inner.ended)
+    }
+
+    /// Syncs the log and ends; waits for the end. Calling it twice is as calling it once.
+    pub async fn stop(&self) {
+        self.inner.replica.do_send(Stop);
+        self.stopped().await;
+    }
+
+    /// Waits for the end of the node, whoever caused it.
+    pub async fn stopped(&self) -> Stopped {
+        runtime::wait_for_end(self.inner.ended.clone()).await
+    }
+
+    async fn describe<T, M>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> M,
+    ) -> Result<T, Stopped>
+    where
+        M: actix::Message<Result = ()> + Send + 'static,
+        ReplicaActor: actix::Handler<M>,
+        Context<ReplicaActor>: actix::dev::ToEnvelope<ReplicaActor, M>,
+    {
+        let (answer_to, answer) = oneshot::channel();
+        self.inner.replica.do_send(message(answer_to));
+        answer
+            .await
+            .map_err(|_| runtime::why_ended(&self.inner.ended))
+    }
+}
+
+impl fmt::Debug for Secondary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secondary")
+            .field("name", &self.inner.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.replica.do_send(Stop);
+    }
+}
+
+/// Opens the directory and starts the actor, on the node's own thread.
+fn build(config: &SecondaryConfig, storage: Arc<dyn Storage>) -> Result<Inner, StartError> {
+    let opened = runtime::open(&storage, &config.name, None, config.sync, &config.log)?;
+    let runtime::Opened {
+        files,
+        view,
+        end,
+        meta,
+        lock,
+        durable: _,
+    } = opened;
+    let ctx = Context::<ReplicaActor>::new();
+    let replica = actix::AsyncContext::address(&ctx);
+    let reports_to = replica.clone();
+    let writer = runtime::start_writer(storage, files, lock, move |report| {
+        reports_to.do_send(WriterReported(report));
+    })?;
+    let (ended, has_ended) = watch::channel(None);
+    let shared = Arc::new(Shared::new());
+    let parts = ReplicaParts {
+        replica: Replica::new(meta, end),
+        view: view.clone(),
+        writer,
+        shared: shared.clone(),
+        ended,
+    };
+    ctx.run(ReplicaActor::new(parts));
+    Ok(Inner {
+        name: config.name.clone(),
+        replica,
+        view,
+        shared,
+        ended: has_ended,
+    })
+}

@@ -1,0 +1,43 @@
+//! What a node's actors publish for readers on any thread: committed end and mode.
+
+use tokio::sync::watch;
+
+use crate::types::{Mode, Offset};
+
+/// The newest published state of a node.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    committed: watch::Sender<Option<Offset>>,
+    mode: watch::Sender<Mode>,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Shared {
+        Shared {
+            committed: watch::Sender::new(None),
+            mode: watch::Sender::new(Mode::Recovering),
+        }
+    }
+
+    pub(crate) fn set_committed(&self, committed: Option<Offset>) {
+        self.committed
+            .send_if_modified(|known| std::mem::replace(known, committed) != committed);
+    }
+
+    pub(crate) fn committed(&self) -> Option<Offset> {
+        *self.committed.borrow()
+    }
+
+    pub(crate) fn watch_committed(&self) -> watch::Receiver<Option<Offset>> {
+        self.committed.subscribe()
+    }
+
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.mode
+            .send_if_modified(|known| std::mem::replace(known, mode) != mode);
+    }
+
+    pub(crate) fn watch_mode(&self) -> watch::Receiver<Mode> {
+        self.mode.subscribe()
+    }
+}

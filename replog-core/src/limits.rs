@@ -1,0 +1,93 @@
+//! Every fixed limit: unit, reason, and what is answered when it is reached.
+//!
+//! Limits that an operator may set are in `config.rs`; here are those that formats and protocol
+//! rest on. Keeps rule 11.
+
+use std::time::Duration;
+
+/// Bytes of one encoded record, at most. A length field beyond it is damage, not a reason to
+/// allocate. A message that would not fit is refused as too large.
+pub const RECORD_BYTES_MAX: usize = 128 << 20;
+
+/// Bytes of one message's payload that `max_message_bytes` may be set to, at most.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Characters of an idempotency key, at most.
+pub const KEY_BYTES_MAX: usize = 128;
+
+/// Bytes of records in one replication batch; one record always fits, however long. Large
+/// enough that a round trip costs little beside it, small enough that a retry costs little too.
+pub const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// The least that a batch shrinks to after time-outs: a single record still goes, since a batch
+/// always carries at least one.
+pub const BATCH_BYTES_MIN: usize = 1;
+
+/// Batches in flight to one Healthy secondary. Enough to keep a secondary's disk busy while
+/// answers travel; the reorder window must hold as many.
+pub const BATCHES_IN_FLIGHT_MAX: usize = 4;
+
+/// Heartbeats or hellos in flight to one secondary: one that hangs must not delay the next, but
+/// a secondary that swallows them all must not collect them without end. The next is skipped.
+pub const PROBES_IN_FLIGHT_MAX: usize = 4;
+
+/// Bytes that a secondary holds back behind a gap. A batch beyond it is refused and sent again.
+pub const REORDER_BYTES_MAX: usize = 16 << 20;
+
+/// Records that a secondary holds back behind a gap, at most this far ahead of its end.
+pub const REORDER_RECORDS_MAX: u64 = 1 << 20;
+
+/// Bytes of recent records that a node keeps in memory for links and readers. Older ones are
+/// read from the files.
+pub const TAIL_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of one segment file: the record that would pass it opens the next. Part of the format:
+/// the files of two nodes are equal only if they roll at the same records.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// (epoch, first offset) pairs in a hello and in a segment's header. A node that needs older
+/// ones asks for them.
+pub const EPOCH_STARTS_MAX: usize = 64;
+
+/// (epoch, first offset) pairs of the newest part of the log that are kept in memory. Older ones
+/// are read from the files.
+pub const EPOCH_STARTS_KEPT: usize = 1024;
+
+/// Bytes of a segment between two entries of its index: what a read scans, at most, to find
+/// its first record.
+pub const INDEX_STEP_BYTES: u64 = 64 << 10;
+
+/// Older segments that are kept open for readers, each with its index. One more closes the one
+/// that was read the longest time ago.
+pub const SEGMENTS_OPEN_MAX: usize = 8;
+
+/// Bytes that the log writer takes from its queue for one write and one sync. What is more
+/// waits for the next turn, so that a group never makes its first record wait without end.
+pub const WRITE_GROUP_BYTES_MAX: usize = 8 << 20;
+
+/// Nodes of a cluster, the master included: a set of nodes is one 64-bit word.
+pub const NODES_MAX: usize = 64;
+
+/// Bytes of a message between nodes beside its records. More is refused as malformed.
+pub const WIRE_HEADER_BYTES_MAX: usize = 256 << 10;
+
+/// Parked batch answers on a secondary: requests whose records are not durable yet. Beyond it a
+/// batch is refused and sent again.
+pub const PARKED_ANSWERS_MAX: usize = 256;
+
+/// The first delay after a start whose recovery must ask again.
+pub const RECOVERY_RETRY_MIN: Duration = Duration::from_millis(100);
+
+/// Added to the epoch by a forced recovery, so that no node that was out of reach holds a
+/// higher one.
+pub const FORCED_EPOCH_STEP: u64 = 1 << 32;
+
+/// Replaced instances of a master that a node remembers and refuses.
+pub const REPLACED_INSTANCES_MAX: usize = 1 << 10;
+
+const _: () = assert!(MESSAGE_BYTES_MAX < RECORD_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX * BATCHES_IN_FLIGHT_MAX <= REORDER_BYTES_MAX);
+const _: () = assert!(BATCHES_IN_FLIGHT_MAX <= PARKED_ANSWERS_MAX);
+const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX);
+const _: () = assert!(EPOCH_STARTS_MAX <= EPOCH_STARTS_KEPT);
+const _: () = assert!((RECORD_BYTES_MAX as u64) < u32::MAX as u64);

@@ -1,0 +1,178 @@
+//! The mark: how far the log is known to be synced.
+//!
+//! Owns the file `mark` beside the log. It is written after each sync of the log and not synced
+//! itself, so it may lag and never leads; before a cut it is lowered and synced. What is bad
+//! below it is damage, what is bad above it is a torn tail: rule 10 rests on it.
+//!
+//! All integers are little-endian. The file is shorter than a sector and is written by one call,
+//! so that a disk has the old one or the new one.
+//!
+//! | at | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 4 | `RLMK` |
+//! | 4 | 4 | version, 1 |
+//! | 8 | 8 | end: the offset after the last record that is known to be synced |
+//! | 16 | 4 | 1 after a clean stop, else 0 |
+//! | 20 | 4 | CRC-32C over all before |
+
+use std::{io, sync::Arc};
+
+use crate::{
+    storage::{OpenHow, Storage, StorageFile, read_file},
+    types::Offset,
+};
+
+/// The file.
+pub(crate) const PATH: &str = "mark";
+
+const MAGIC: [u8; 4] = *b"RLMK";
+const VERSION: u32 = 1;
+const BYTES: usize = 24;
+
+/// What the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Everything below is synced.
+    pub(crate) end: Offset,
+    /// Whether it was left by a clean stop. A hint for people: it survives in the file until
+    /// the next mark does.
+    pub(crate) clean: bool,
+}
+
+impl Mark {
+    /// Reads the mark; `None` where it is missing or cannot be made out.
+    ///
+    /// # Errors
+    ///
+    /// What the storage says, a missing file aside.
+    pub(crate) fn load(storage: &dyn Storage) -> io::Result<Option<Mark>> {
+        Ok(read_file(storage, PATH)?.and_then(|bytes| Mark::decode(&bytes)))
+    }
+
+    fn encode(self) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4..8].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.end.0.to_le_bytes());
+        bytes[16..20].copy_from_slice(&u32::from(self.clean).to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..20]);
+        bytes[20..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Mark> {
+        let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
+        let end = u64::from_le_bytes(bytes[8..16].try_into().ok()?);
+        let mark = Mark {
+            end: Offset(end),
+            clean: bytes[16] == 1,
+        };
+        // What is not exactly what would be written is not understood, newer versions included.
+        (mark.encode() == *bytes).then_some(mark)
+    }
+}
+
+/// The open file, owned by the one that writes the log.
+#[derive(Debug)]
+pub(crate) struct MarkFile {
+    file: Arc<dyn StorageFile>,
+}
+
+impl MarkFile {
+    /// Opens the file, or makes it.
+    pub(crate) fn open(storage: &dyn Storage) -> io::Result<MarkFile> {
+        Ok(MarkFile {
+            file: storage.open(PATH, OpenHow::Create)?,
+        })
+    }
+
+    /// Writes a mark. A power cut may bring back the one before: for raising only.
+    pub(crate) fn write(&self, mark: Mark) -> io::Result<()> {
+        self.file.write_at(0, &mark.encode())
+    }
+
+    /// Writes a mark and syncs it: for lowering, and for the last one.
+    pub(crate) fn write_synced(&self, mark: Mark) -> io::Result<()> {
+        if self.file.size()? != BYTES as u64 {
+            self.file.truncate(0)?;
+        }
+        self.write(mark)?;
+        self.file.sync()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn the_file_is_byte_for_byte_this() {
+        let mark = Mark {
+            end: Offset(0x0102_0304_0506_0708),
+            clean: true,
+        };
+        #[rustfmt::skip]
+        let expected = [
+            b'R', b'L', b'M', b'K',
+            1, 0, 0, 0,
+            8, 7, 6, 5, 4, 3, 2, 1,
+            1, 0, 0, 0,
+            201, 115, 43, 45,
+        ];
+        assert_eq!(mark.encode(), expected);
+        assert_eq!(Mark::decode(&expected), Some(mark));
+    }
+
+    #[test]
+    fn the_newest_mark_is_the_one_that_is_read() {
+        let storage = MemoryStorage::new();
+        assert_eq!(Mark::load(&storage).unwrap(), None);
+        let file = MarkFile::open(&storage).unwrap();
+        assert_eq!(Mark::load(&storage).unwrap(), None);
+        for (end, clean) in [(0, false), (7, false), (3, true), (u64::MAX, false)] {
+            let mark = Mark {
+                end: Offset(end),
+                clean,
+            };
+            file.write(mark).unwrap();
+            assert_eq!(Mark::load(&storage).unwrap(), Some(mark));
+        }
+    }
+
+    #[test]
+    fn a_mark_of_another_length_is_replaced_as_a_whole() {
+        let storage = MemoryStorage::new();
+        storage
+            .open(PATH, OpenHow::Create)
+            .unwrap()
+            .truncate(100)
+            .unwrap();
+        let mark = Mark {
+            end: Offset(5),
+            clean: false,
+        };
+        MarkFile::open(&storage)
+            .unwrap()
+            .write_synced(mark)
+            .unwrap();
+        assert_eq!(Mark::load(&storage).unwrap(), Some(mark));
+    }
+
+    #[test]
+    fn any_changed_or_missing_byte_makes_it_unreadable() {
+        let good = Mark {
+            end: Offset(1234),
+            clean: false,
+        }
+        .encode();
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good;
+                bad[at] ^= 1 << bit;
+                assert_eq!(Mark::decode(&bad), None, "bit {bit} of byte {at}");
+            }
+            assert_eq!(Mark::decode(&good[..at]), None, "{at} bytes");
+        }
+    }
+}

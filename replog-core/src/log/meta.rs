@@ -1,0 +1,310 @@
+//! `meta.json`: who a node is and what it has promised, synced before anything that relies on
+//! it is sent.
+//!
+//! Owns the file and its checks. Written to a new file, synced, renamed, directory synced; the
+//! same on every kind of node. Keeps rules 5 and 9.
+//!
+//! The file is JSON for people to read, not to edit:
+//!
+//! | field | meaning |
+//! | --- | --- |
+//! | `format` | version of this file, 1 |
+//! | `crc32c` | CRC-32C over the text of `meta`, from `{` to `}`, as 8 hexadecimal digits |
+//! | `meta` | the fields of [`Meta`] |
+
+use std::io::{self, IoSlice};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    error::OpenError,
+    storage::{OpenHow, Storage, read_file},
+    types::{ClusterId, Epoch, InstanceId, NodeName},
+};
+
+/// The file.
+const PATH: &str = "meta.json";
+/// Where the next one is written before it takes the place of the file. A leftover says that a
+/// save was cut off: nothing relied on it, so it is written over.
+const PATH_NEW: &str = "meta.json.new";
+/// The version that is written, and the newest that is read.
+const FORMAT: u64 = 1;
+
+/// What a node must remember across restarts beside its log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Meta {
+    /// The node's own name.
+    pub(crate) name: NodeName,
+    /// The directory's identity: random, made with the directory.
+    pub(crate) instance: InstanceId,
+    /// Starts from this directory: raised and synced before the first message of each.
+    pub(crate) start: u64,
+    /// Cluster and node list, drawn or learned at the founding; absent on a blank node.
+    pub(crate) cluster: Option<ClusterIdentity>,
+    /// The highest epoch promised, and to whom.
+    pub(crate) promised: Option<Promised>,
+    /// The newest epoch with whose master this log agrees and whose adopted end it covers.
+    /// Absent: this node is not intact, and counts for nothing.
+    pub(crate) log_epoch: Option<Epoch>,
+    /// Set by a forced recovery: the epoch that it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) forced_epoch: Option<Epoch>,
+}
+
+/// Which cluster a node belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClusterIdentity {
+    /// Drawn by the founder.
+    pub(crate) id: ClusterId,
+    /// The names of all nodes, in ascending order, the master's among them.
+    pub(crate) nodes: Vec<NodeName>,
+}
+
+/// A promise: everything older than `epoch` is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Promised {
+    /// The promised epoch.
+    pub(crate) epoch: Epoch,
+    /// The master that it was promised to.
+    pub(crate) name: NodeName,
+    /// That master's directory.
+    pub(crate) instance: InstanceId,
+    /// That master's start.
+    pub(crate) start: u64,
+    /// Instances of that name that held a promise before and are refused for ever.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) replaced: Vec<InstanceId>,
+}
+
+impl Meta {
+    /// Reads the directory's meta; `None` where none was ever saved.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Format`] when the file is damaged or newer than this program,
+    /// [`OpenError::Io`] when it cannot be read.
+    pub(crate) fn load(storage: &dyn Storage) -> Result<Option<Meta>, OpenError> {
+        let bytes = read_file(storage, PATH).map_err(|source| OpenError::Io {
+            path: PATH.to_owned(),
+            source,
+        })?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let refuse = |what| OpenError::Format {
+            path: PATH.to_owned(),
+            what,
+        };
+        decode(&bytes).map(Some).map_err(refuse)
+    }
+
+    /// Saves it in place of the one before. When this returns, it is durable.
+    ///
+    /// # Errors
+    ///
+    /// What the storage says. Then it is not known which of the two the next start will find.
+    pub(crate) fn save(&self, storage: &dyn Storage) -> io::Result<()> {
+        let text = encode(self);
+        let file = storage.open(PATH_NEW, OpenHow::Truncated)?;
+        file.append(&[IoSlice::new(text.as_bytes())])?;
+        file.sync()?;
+        storage.rename(PATH_NEW, PATH)?;
+        storage.sync_dir("")
+    }
+}
+
+/// What stands around the fields.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    crc32c: String,
+    #[serde(borrow)]
+    meta: &'a RawValue,
+}
+
+/// The one field that every version has.
+#[derive(Deserialize)]
+struct AnyVersion {
+    format: u64,
+}
+
+fn encode(meta: &Meta) -> String {
+    let body = serde_json::to_string_pretty(meta).expect("names and numbers are always JSON");
+    let crc = crc32c::crc32c(body.as_bytes());
+    format!("{{\n\"format\": {FORMAT},\n\"crc32c\": \"{crc:08x}\",\n\"meta\": {body}\n}}\n")
+}
+
+fn decode(bytes: &[u8]) -> Result<Meta, String> {
+    let AnyVersion { format } =
+        serde_json::from_slice(bytes).map_err(|error| format!("is no meta file: {error}"))?;
+    if format != FORMAT {
+        return Err(format!(
+            "has format {format}, and this program reads {FORMAT}"
+        ));
+    }
+    let Envelope { crc32c, meta } =
+        serde_json::from_slice(bytes).map_err(|error| format!("is damaged: {error}"))?;
+    let expected = crc32c::crc32c(meta.get().as_bytes());
+    if u32::from_str_radix(&crc32c, 16) != Ok(expected) {
+        return Err(format!(
+            "is damaged: its checksum is {crc32c:?}, not {expected:08x}"
+        ));
+    }
+    serde_json::from_str(meta.get()).map_err(|error| format!("is damaged: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn the_file_is_byte_for_byte_this() {
+        let expected = r#"{
+"format": 1,
+"crc32c": "665dd09b",
+"meta": {
+  "name": "node-1",
+  "instance": "000102030405060708090a0b0c0d0e0f",
+  "start": 7,
+  "cluster": {
+    "id": "101112131415161718191a1b1c1d1e1f",
+    "nodes": [
+      "node-1",
+      "node-2"
+    ]
+  },
+  "promised": {
+    "epoch": 9,
+    "name": "node-2",
+    "instance": "202122232425262728292a2b2c2d2e2f",
+    "start": 3,
+    "replaced": [
+      "303132333435363738393a3b3c3d3e3f"
+    ]
+  },
+  "log_epoch": 8,
+  "forced_epoch": 5
+}
+}
+"#;
+        let storage = MemoryStorage::new();
+        full().save(&storage).unwrap();
+        let found = read_file(&storage, PATH).unwrap().unwrap();
+        assert_eq!(String::from_utf8(found).unwrap(), expected);
+        assert_eq!(storage.list("").unwrap(), [PATH]);
+    }
+
+    #[test]
+    fn what_was_saved_last_is_what_is_loaded() {
+        let storage = MemoryStorage::new();
+        assert_eq!(Meta::load(&storage).unwrap(), None);
+        for meta in [blank(), full(), blank()] {
+            meta.save(&storage).unwrap();
+            assert_eq!(Meta::load(&storage).unwrap(), Some(meta));
+        }
+    }
+
+    #[test]
+    fn a_save_that_was_cut_off_leaves_the_old_meta() {
+        let storage = MemoryStorage::new();
+        full().save(&storage).unwrap();
+        let file = storage.open(PATH_NEW, OpenHow::Create).unwrap();
+        file.append(&[IoSlice::new(&[b'x'; 5000])]).unwrap();
+        assert_eq!(Meta::load(&storage).unwrap(), Some(full()));
+        blank().save(&storage).unwrap();
+        assert_eq!(Meta::load(&storage).unwrap(), Some(blank()));
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused_or_changes_nothing() {
+        let text = encode(&full()).into_bytes();
+        for at in 0..text.len() {
+            for flip in [0x01, 0x20, 0x80] {
+                let mut changed = text.clone();
+                changed[at] ^= flip;
+                if let Ok(meta) = decode(&changed) {
+                    assert_eq!(meta, full(), "byte {at} with {flip:#x}");
+                }
+            }
+        }
+        for length in 0..text.len() - 2 {
+            assert!(decode(&text[..length]).is_err(), "cut to {length}");
+        }
+    }
+
+    #[test]
+    fn a_newer_file_is_refused_by_its_version() {
+        let storage = MemoryStorage::new();
+        let file = storage.open(PATH, OpenHow::Create).unwrap();
+        file.append(&[IoSlice::new(br#"{"format": 2, "anything": []}"#)])
+            .unwrap();
+        let error = Meta::load(&storage).unwrap_err();
+        assert!(matches!(error, OpenError::Format { .. }), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "meta.json: has format 2, and this program reads 1"
+        );
+    }
+
+    #[test]
+    fn what_fails_while_saving_comes_out() {
+        use crate::log::testing::{Fault, FaultyStorage};
+        for step in 0.. {
+            let storage = Arc::new(FaultyStorage::new());
+            full().save(&*storage).unwrap();
+            storage.fail_at(step, Fault::Error(io::ErrorKind::StorageFull));
+            let result = blank().save(&*storage);
+            if !storage.has_failed() {
+                result.unwrap();
+                assert!(
+                    step > 3,
+                    "a save has at least a write, two syncs and a rename"
+                );
+                break;
+            }
+            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        }
+    }
+
+    fn blank() -> Meta {
+        Meta {
+            name: NodeName::new("node-1").unwrap(),
+            instance: id(0),
+            start: 1,
+            cluster: None,
+            promised: None,
+            log_epoch: None,
+            forced_epoch: None,
+        }
+    }
+
+    fn full() -> Meta {
+        let nodes = ["node-1", "node-2"].map(|name| NodeName::new(name).unwrap());
+        let cluster = ClusterId::from_bytes(id(16).to_bytes());
+        Meta {
+            start: 7,
+            cluster: Some(ClusterIdentity {
+                id: cluster,
+                nodes: nodes.to_vec(),
+            }),
+            promised: Some(Promised {
+                epoch: Epoch(9),
+                name: nodes[1].clone(),
+                instance: id(32),
+                start: 3,
+                replaced: vec![id(48)],
+            }),
+            log_epoch: Some(Epoch(8)),
+            forced_epoch: Some(Epoch(5)),
+            ..blank()
+        }
+    }
+
+    fn id(from: u8) -> InstanceId {
+        InstanceId::from_bytes(std::array::from_fn(|n| from + n as u8))
+    }
+}

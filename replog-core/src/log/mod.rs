@@ -1,0 +1,26 @@
+//! One node's log: segments on a [`Storage`](crate::storage::Storage), the recent tail in
+//! memory, and the one thread that writes.
+//!
+//! Owns every byte on disk. Knows nothing of epochs beyond what records carry, nothing of other
+//! nodes, and no actor. Keeps rules 2, 10 and 11.
+//!
+//! ```text
+//!   LogWriter (thread) ── owns ──▶ LogFiles ──▶ Storage
+//!        │ reports ends                │ updates
+//!        ▼                             ▼
+//!     an actor                     LogView (shared): ends, tail, segments ◀── readers, links
+//! ```
+
+pub(crate) mod files;
+pub(crate) mod mark;
+pub(crate) mod meta;
+pub(crate) mod segment;
+#[cfg(test)]
+pub(crate) mod testing;
+pub(crate) mod view;
+pub(crate) mod writer;
+
+pub(crate) use files::{Cut, LogFiles, LogOptions, open};
+pub(crate) use meta::{ClusterIdentity, Meta, Promised};
+pub(crate) use view::LogView;
+pub(crate) use writer::{LogWriter, WriteCommand, WriteReport};

@@ -1,0 +1,759 @@
+//! The shared, read-only side of a log: its ends, the recent tail, where epochs begin, and
+//! reads from tail and files.
+//!
+//! Owns what is known of the log in memory, and the handles that readers use. Only
+//! [`LogFiles`](super::LogFiles) changes it, after the files; a cut is the exception: it is
+//! known here before the files change, so that whoever read meanwhile notices. No lock is held
+//! across I/O. Keeps rules 2, 10 and 11.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{
+    files::LogOptions,
+    segment::{self, Epochs, HeaderError, Index, OpenSegment, ScanError, SegmentHeader},
+};
+use crate::{
+    error::ReadError,
+    limits::SEGMENTS_OPEN_MAX,
+    record::{RecordBatch, RecordError, encoded_len},
+    storage::{OpenHow, Storage, StorageFile},
+    types::{ClusterId, Epoch, EpochStart, Offset},
+};
+
+/// What everyone but the writer sees of a log. `Send + Sync`; no lock is held across I/O.
+#[derive(Debug)]
+pub(crate) struct LogView {
+    storage: Arc<dyn Storage>,
+    options: LogOptions,
+    /// Copies of what `state` says, for those who only want an end.
+    written_end: AtomicU64,
+    durable_end: AtomicU64,
+    durable: watch::Sender<Offset>,
+    state: Mutex<State>,
+}
+
+/// The log as it is at one instant.
+#[derive(Debug, Default)]
+struct State {
+    written_end: Offset,
+    /// Ascending and without gaps: each ends where the next begins, the last at `written_end`.
+    segments: Vec<Segment>,
+    /// The last segment's file.
+    active: Option<Arc<OpenSegment>>,
+    /// Older segments that readers have opened, the one used last at the back.
+    opened: VecDeque<Arc<OpenSegment>>,
+    /// The newest records, without gaps, up to `written_end`.
+    tail: VecDeque<RecordBatch>,
+    tail_bytes: usize,
+    epochs: Epochs,
+    cluster: Option<ClusterId>,
+    /// Cuts since the log was opened: what was read across one may be of two branches.
+    cuts: u64,
+    /// The next segment's.
+    next_id: u64,
+}
+
+/// A segment as far as everyone needs to know it, opened or not.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    id: u64,
+    first: Offset,
+    /// Bytes that belong to the log; the file may have more.
+    bytes: u64,
+}
+
+/// Where some records lie, at the instant of `cuts`.
+#[derive(Debug)]
+struct Place {
+    segment: Segment,
+    /// The offset after the last record of the segment.
+    end: Offset,
+    cuts: u64,
+    cluster: Option<ClusterId>,
+    opened: Option<Arc<OpenSegment>>,
+}
+
+impl LogView {
+    /// The offset after the last written record: what links may ship.
+    pub(crate) fn written_end(&self) -> Offset {
+        Offset(self.written_end.load(Ordering::Acquire))
+    }
+
+    /// The offset after the last record that this node holds (synced, under
+    /// `SyncPolicy::Always`; else written).
+    pub(crate) fn durable_end(&self) -> Offset {
+        Offset(self.durable_end.load(Ordering::Acquire))
+    }
+
+    /// Follows the durable end. It goes back when the log is cut.
+    pub(crate) fn durable_watch(&self) -> watch::Receiver<Offset> {
+        self.durable.subscribe()
+    }
+
+    /// Bytes of all segments.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.state()
+            .segments
+            .iter()
+            .map(|segment| segment.bytes)
+            .sum()
+    }
+
+    /// How many segments there are.
+    #[cfg(test)]
+    pub(crate) fn segments(&self) -> usize {
+        self.state().segments.len()
+    }
+
+    /// How often the log was cut since it was opened. What was read before a cut and what was
+    /// read after it may be of two branches: who follows the log compares.
+    pub(crate) fn cuts(&self) -> u64 {
+        self.state().cuts
+    }
+
+    /// The first offset of the tail in memory; the written end where the tail is empty.
+    #[cfg(test)]
+    pub(crate) fn tail_first(&self) -> Offset {
+        self.state().tail_first()
+    }
+
+    /// The newest `limit` pairs of the written log, ascending.
+    pub(crate) fn epoch_starts(&self, limit: usize) -> Vec<EpochStart> {
+        self.state().epochs.newest_before(Offset(u64::MAX), limit)
+    }
+
+    /// The newest `limit` pairs whose first offset is below `before`, ascending; blocking: may
+    /// read files.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogView::read`], where the pairs in memory do not reach.
+    pub(crate) fn epoch_starts_before(
+        &self,
+        before: Offset,
+        limit: usize,
+    ) -> Result<Vec<EpochStart>, ReadError> {
+        loop {
+            let (cuts, newest) = {
+                let state = self.state();
+                (state.cuts, state.epochs.newest_before(before, limit))
+            };
+            let found = self.walk_epoch_starts(before, limit, newest);
+            if self.cuts() == cuts {
+                return found;
+            }
+        }
+    }
+
+    /// Epoch of the record at `offset`; `None` when it is not held, or older than the pairs
+    /// kept in memory.
+    pub(crate) fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
+        let state = self.state();
+        if offset >= state.written_end {
+            None
+        } else {
+            state.epochs.epoch_at(offset)
+        }
+    }
+
+    /// Records of `from..until` out of the tail in memory, up to `bytes_max` and at least one
+    /// record; `None` when `from` is not in the tail. Empty when there is nothing to read:
+    /// `from >= until`, or `from` is the written end. Never blocks.
+    pub(crate) fn read_tail(
+        &self,
+        from: Offset,
+        until: Offset,
+        bytes_max: usize,
+    ) -> Option<Vec<RecordBatch>> {
+        if from >= until {
+            return Some(Vec::new());
+        }
+        // Whole batches under the lock, their parts after it.
+        let mut batches = {
+            let state = self.state();
+            if from == state.written_end {
+                return Some(Vec::new());
+            }
+            if !(state.tail_first()..state.written_end).contains(&from) {
+                return None;
+            }
+            let begin = state.tail.partition_point(|batch| batch.end() <= from);
+            let mut bytes = 0;
+            let wanted = state
+                .tail
+                .range(begin..)
+                .enumerate()
+                .take_while(|(nth, batch)| {
+                    // The first may have little behind `from`: it is not counted.
+                    let taken = bytes < bytes_max && batch.first() < until;
+                    bytes += if *nth == 0 { 0 } else { batch.bytes().len() };
+                    *nth == 0 || taken
+                });
+            wanted.map(|(_, batch)| batch.clone()).collect::<Vec<_>>()
+        };
+        batches[0] = batches[0].slice(from, until)?;
+        let mut left = bytes_max;
+        for nth in 0..batches.len() {
+            let batch = batches[nth].slice(from, until)?.head(left);
+            let bytes = batch.bytes().len();
+            if nth > 0 && bytes > left {
+                batches.truncate(nth);
+                break;
+            }
+            let whole = batch.count() == batches[nth].count();
+            batches[nth] = batch;
+            left = left.saturating_sub(bytes);
+            if !whole || left == 0 {
+                batches.truncate(nth + 1);
+                break;
+            }
+        }
+        Some(batches)
+    }
+
+    /// As `read_tail`, and from the files where the tail does not reach: may block. Everything
+    /// from a file is checked. What comes back may end early, as at a segment's end.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Cut`] when `from` lies beyond the written end: it was cut away.
+    /// [`ReadError::Damaged`] when the record at `from` is damaged; what lies before damage is
+    /// returned first. [`ReadError::Io`] when the storage refuses.
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        from: Offset,
+        until: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<RecordBatch>, ReadError> {
+        loop {
+            if let Some(batches) = self.read_tail(from, until, bytes_max) {
+                return Ok(batches);
+            }
+            let Some(place) = self.locate(from) else {
+                return match self.written_end() {
+                    end if end < from => Err(ReadError::Cut { offset: end }),
+                    // The log grew between two looks at it.
+                    _ => continue,
+                };
+            };
+            let batch = self.read_segment(&place, from, until, bytes_max);
+            // Only what was read while nothing was cut is of one branch, errors included.
+            if self.cuts() == place.cuts {
+                return batch.map(|batch| vec![batch]);
+            }
+        }
+    }
+
+    /// Checks what always holds.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let state = self.state();
+        let mut next = state.tail_first();
+        for batch in &state.tail {
+            assert_eq!(batch.first(), next, "the tail has a gap");
+            next = batch.end();
+        }
+        assert_eq!(
+            next, state.written_end,
+            "the tail ends elsewhere than the log"
+        );
+        let bytes: usize = state.tail.iter().map(|batch| batch.bytes().len()).sum();
+        assert_eq!(bytes, state.tail_bytes, "the tail's bytes are miscounted");
+        let bounded = bytes <= self.options.tail_bytes || state.tail.len() == 1;
+        assert!(
+            bounded,
+            "the tail has {bytes} bytes in {} batches",
+            state.tail.len()
+        );
+        for pair in state.segments.windows(2) {
+            assert!(
+                pair[0].first < pair[1].first,
+                "segments {pair:?} are out of order"
+            );
+        }
+        let last = state.segments.last();
+        assert!(
+            last.is_none_or(|last| last.first <= state.written_end),
+            "{last:?}"
+        );
+        let active = state.active.as_ref().map(|active| active.id);
+        assert_eq!(
+            active,
+            last.map(|last| last.id),
+            "the active segment is not the last"
+        );
+        assert!(
+            state.opened.len() <= SEGMENTS_OPEN_MAX,
+            "{} are open",
+            state.opened.len()
+        );
+        state.epochs.check();
+        assert_eq!(state.written_end, self.written_end());
+        assert_eq!(*self.durable.borrow(), self.durable_end());
+        assert!(
+            self.durable_end() <= state.written_end,
+            "more is durable than written"
+        );
+    }
+
+    fn walk_epoch_starts(
+        &self,
+        before: Offset,
+        limit: usize,
+        mut pairs: Vec<EpochStart>,
+    ) -> Result<Vec<EpochStart>, ReadError> {
+        loop {
+            let oldest = pairs
+                .first()
+                .map_or(before.min(self.written_end()), |pair| pair.first);
+            if pairs.len() >= limit || oldest == Offset::ZERO {
+                pairs.drain(..pairs.len().saturating_sub(limit));
+                return Ok(pairs);
+            }
+            let last = Offset(oldest.0 - 1);
+            let Some(place) = self.locate(last) else {
+                return Ok(pairs);
+            };
+            let opened = self.open_segment(&place)?;
+            let header = self.read_header(&place, &*opened.file)?;
+            let scanned = segment::scan(&*opened.file, &header, oldest, place.segment.bytes)
+                .map_err(|error| place.io(error))?;
+            if scanned.end < oldest {
+                let error = scanned.bad.unwrap_or(RecordError::Absent);
+                return Err(place.damaged((scanned.end, scanned.position), error));
+            }
+            let mut older = scanned.epochs.newest_before(oldest, limit);
+            assert!(
+                !older.is_empty(),
+                "no epoch begins before {oldest} in {place:?}"
+            );
+            older.append(&mut pairs);
+            pairs = older;
+        }
+    }
+
+    fn locate(&self, offset: Offset) -> Option<Place> {
+        let mut state = self.state();
+        if offset >= state.written_end {
+            return None;
+        }
+        let after = state
+            .segments
+            .partition_point(|segment| segment.first <= offset);
+        let segment = state.segments[after.checked_sub(1)?];
+        let end = state
+            .segments
+            .get(after)
+            .map_or(state.written_end, |next| next.first);
+        let opened = state.opened(segment.id);
+        Some(Place {
+            segment,
+            end,
+            cuts: state.cuts,
+            cluster: state.cluster,
+            opened,
+        })
+    }
+
+    fn open_segment(&self, place: &Place) -> Result<Arc<OpenSegment>, ReadError> {
+        if let Some(opened) = &place.opened {
+            return Ok(opened.clone());
+        }
+        let Segment { id, first, .. } = place.segment;
+        let path = segment::path(first);
+        let file = self
+            .storage
+            .open(&path, OpenHow::Existing)
+            .map_err(|error| place.io(error))?;
+        let header = self.read_header(place, &*file)?;
+        let index = Index::new((first, header.encoded_bytes()));
+        let opened = Arc::new(OpenSegment::new(id, first, file, index));
+        self.state().keep_open(opened.clone());
+        Ok(opened)
+    }
+
+    fn read_header(
+        &self,
+        place: &Place,
+        file: &dyn StorageFile,
+    ) -> Result<SegmentHeader, ReadError> {
+        let first = place.segment.first;
+        let needed = segment::HEADER_BYTES_MIN;
+        let error = match SegmentHeader::read(file).map_err(|error| place.io(error))? {
+            Ok(header) if header.first != first => RecordError::Offset {
+                found: header.first,
+                expected: first,
+            },
+            Ok(header) if place.cluster.is_some_and(|ours| ours != header.cluster) => {
+                let what = format!("the segment belongs to cluster {}", header.cluster);
+                return Err(place.io(io::Error::new(io::ErrorKind::InvalidData, what)));
+            }
+            Ok(header) => return Ok(header),
+            Err(HeaderError::Incomplete { have }) => RecordError::Incomplete { needed, have },
+            Err(HeaderError::Checksum { found, expected }) => {
+                RecordError::Checksum { found, expected }
+            }
+            Err(HeaderError::Shape) => RecordError::Absent,
+            Err(error @ HeaderError::Version(_)) => {
+                return Err(place.io(io::Error::new(io::ErrorKind::InvalidData, error)));
+            }
+        };
+        Err(place.damaged((first, 0), error))
+    }
+
+    fn read_segment(
+        &self,
+        place: &Place,
+        from: Offset,
+        until: Offset,
+        bytes_max: usize,
+    ) -> Result<RecordBatch, ReadError> {
+        let opened = self.open_segment(place)?;
+        let limit = place.segment.bytes;
+        let position = opened
+            .find(from, limit)
+            .map_err(|(at, error)| match error {
+                ScanError::Io(error) => place.io(error),
+                ScanError::Bad(error) => place.damaged(at, error),
+            })?;
+        let count_max = until.min(place.end).records_since(from);
+        let records = read_records(&*opened.file, position, limit, count_max, bytes_max).map_err(
+            |error| match error {
+                ScanError::Io(error) => place.io(error),
+                ScanError::Bad(error) => place.damaged((from, position), error),
+            },
+        )?;
+        match RecordBatch::check(from, records.clone()) {
+            Ok(batch) => Ok(batch),
+            Err((0, error)) => Err(place.damaged((from, position), error)),
+            // What lies before the damage is fine; the next read will meet it.
+            Err((good, _)) => Ok(RecordBatch::check(from, records.slice(..good))
+                .expect("these bytes were just found to be good")),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes of whole records by their lengths, not checked: at most `count_max` records and
+/// `bytes_max` bytes, and at least one record.
+fn read_records(
+    file: &dyn StorageFile,
+    position: u64,
+    limit: u64,
+    count_max: u64,
+    bytes_max: usize,
+) -> Result<Bytes, ScanError> {
+    let left = usize::try_from(limit.saturating_sub(position)).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; bytes_max.max(crate::record::HEADER_BYTES).min(left)];
+    let read = file.read_at(position, &mut bytes)?;
+    bytes.truncate(read);
+    let first = encoded_len(&bytes).map_err(ScanError::Bad)?;
+    if first > bytes.len() {
+        let have = bytes.len();
+        if first > left {
+            return Err(ScanError::Bad(RecordError::Incomplete {
+                needed: first,
+                have: left,
+            }));
+        }
+        bytes.resize(first, 0);
+        let more = file.read_at(position + have as u64, &mut bytes[have..])?;
+        if have + more < first {
+            let have = have + more;
+            return Err(ScanError::Bad(RecordError::Incomplete {
+                needed: first,
+                have,
+            }));
+        }
+    }
+    let (mut at, mut count) = (first, 1);
+    while count < count_max {
+        match encoded_len(&bytes[at..]) {
+            Ok(total) if at + total <= bytes.len().min(bytes_max) => at += total,
+            // Too long for this read, the end, or damage that the next read will name.
+            Ok(_) | Err(_) => break,
+        }
+        count += 1;
+    }
+    bytes.truncate(at);
+    Ok(bytes.into())
+}
+
+impl Place {
+    fn io(&self, source: io::Error) -> ReadError {
+        ReadError::Io {
+            path: segment::path(self.segment.first),
+            source: Arc::new(source),
+        }
+    }
+
+    fn damaged(&self, (offset, position): (Offset, u64), source: RecordError) -> ReadError {
+        ReadError::Damaged {
+            path: segment::path(self.segment.first),
+            position,
+            offset,
+            source,
+        }
+    }
+}
+
+/// What the writer tells of its work. Only [`LogFiles`](super::LogFiles) calls these, from one
+/// thread.
+impl LogView {
+    /// A view of a log that was just opened and whose records are all durable.
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        options: LogOptions,
+        cluster: Option<ClusterId>,
+        end: Offset,
+    ) -> LogView {
+        LogView {
+            storage,
+            options,
+            written_end: AtomicU64::new(end.0),
+            durable_end: AtomicU64::new(end.0),
+            durable: watch::Sender::new(end),
+            state: Mutex::new(State {
+                written_end: end,
+                cluster,
+                ..State::default()
+            }),
+        }
+    }
+
+    /// The segments that opening found, all but the last not opened: first offsets and bytes.
+    pub(super) fn found_segments(&self, segments: &[(Offset, u64)]) {
+        let mut state = self.state();
+        for &(first, bytes) in segments {
+            let id = state.draw_id();
+            state.segments.push(Segment { id, first, bytes });
+        }
+    }
+
+    /// Opening or a cut made this file the last segment, with these records in it.
+    pub(super) fn becomes_active(
+        &self,
+        first: Offset,
+        bytes: u64,
+        file: Arc<dyn StorageFile>,
+        index: Index,
+        epochs: Epochs,
+    ) {
+        self.state().set_last(first, bytes, file, index, epochs);
+    }
+
+    pub(super) fn set_cluster(&self, cluster: ClusterId) {
+        self.state().cluster = Some(cluster);
+    }
+
+    /// A new segment follows, with nothing but its header so far.
+    pub(super) fn rolled(&self, first: Offset, bytes: u64, file: Arc<dyn StorageFile>) {
+        let mut state = self.state();
+        assert_eq!(
+            first, state.written_end,
+            "a segment begins behind the log's end"
+        );
+        if let Some(before) = state.active.take() {
+            state.keep_open(before);
+        }
+        let id = state.draw_id();
+        state.segments.push(Segment { id, first, bytes });
+        let index = Index::new((first, bytes));
+        state.active = Some(Arc::new(OpenSegment::new(id, first, file, index)));
+    }
+
+    /// These batches are written behind the last segment's bytes.
+    pub(super) fn wrote(&self, batches: &[RecordBatch]) {
+        let end = {
+            let mut state = self.state();
+            for batch in batches {
+                state.wrote(batch);
+            }
+            state.trim_tail(self.options.tail_bytes);
+            self.written_end
+                .store(state.written_end.0, Ordering::Release);
+            state.written_end
+        };
+        if !self.options.sync.is_durable() {
+            self.publish_durable(end);
+        }
+    }
+
+    /// Everything below `end` is synced.
+    pub(super) fn synced(&self, end: Offset) {
+        if self.options.sync.is_durable() {
+            self.publish_durable(end);
+        }
+    }
+
+    /// The log now ends at `to`, in the middle of this file or at its end; the files follow.
+    pub(super) fn cut(
+        &self,
+        to: Offset,
+        (first, bytes): (Offset, u64),
+        file: Arc<dyn StorageFile>,
+        index: Index,
+        epochs: Epochs,
+    ) {
+        let mut state = self.state();
+        state.cuts += 1;
+        state.written_end = to;
+        let kept = state
+            .segments
+            .partition_point(|segment| segment.first < first);
+        state.segments.truncate(kept);
+        let id = state.draw_id();
+        state.segments.push(Segment { id, first, bytes });
+        // Handles of files that are about to go, or to change.
+        state.opened.retain(|opened| opened.first < first);
+        state.set_last(first, bytes, file, index, epochs);
+        state.cut_tail(to);
+        self.written_end.store(to.0, Ordering::Release);
+        if self.durable_end() > to {
+            self.publish_durable(to);
+        }
+    }
+
+    /// The first offsets of all segments, ascending.
+    pub(super) fn segment_firsts(&self) -> Vec<Offset> {
+        self.state()
+            .segments
+            .iter()
+            .map(|segment| segment.first)
+            .collect()
+    }
+
+    /// The epoch of the newest record.
+    pub(super) fn last_epoch(&self) -> Option<Epoch> {
+        self.state().epochs.last_epoch()
+    }
+
+    fn publish_durable(&self, end: Offset) {
+        if self.durable_end() != end {
+            self.durable_end.store(end.0, Ordering::Release);
+            self.durable.send_replace(end);
+        }
+    }
+}
+
+impl State {
+    fn tail_first(&self) -> Offset {
+        self.tail
+            .front()
+            .map_or(self.written_end, RecordBatch::first)
+    }
+
+    fn draw_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// The open file of a segment, which becomes the one used last.
+    fn opened(&mut self, id: u64) -> Option<Arc<OpenSegment>> {
+        if let Some(active) = self.active.as_ref().filter(|active| active.id == id) {
+            return Some(active.clone());
+        }
+        let at = self.opened.iter().position(|opened| opened.id == id)?;
+        let opened = self.opened.remove(at)?;
+        self.opened.push_back(opened.clone());
+        Some(opened)
+    }
+
+    fn keep_open(&mut self, opened: Arc<OpenSegment>) {
+        // What was opened before a cut may be gone; what two readers opened is kept once.
+        let known = self
+            .segments
+            .iter()
+            .rev()
+            .any(|segment| segment.id == opened.id);
+        if !known || self.opened(opened.id).is_some() {
+            return;
+        }
+        if self.opened.len() == SEGMENTS_OPEN_MAX {
+            self.opened.pop_front();
+        }
+        self.opened.push_back(opened);
+    }
+
+    fn set_last(
+        &mut self,
+        first: Offset,
+        bytes: u64,
+        file: Arc<dyn StorageFile>,
+        index: Index,
+        epochs: Epochs,
+    ) {
+        let last = self
+            .segments
+            .last_mut()
+            .expect("the active segment is the last of some");
+        assert_eq!(last.first, first, "another segment is the last");
+        last.bytes = bytes;
+        self.active = Some(Arc::new(OpenSegment::new(last.id, first, file, index)));
+        self.epochs = epochs;
+    }
+
+    fn wrote(&mut self, batch: &RecordBatch) {
+        assert_eq!(
+            batch.first(),
+            self.written_end,
+            "a batch does not follow the log's end"
+        );
+        let last = self
+            .segments
+            .last_mut()
+            .expect("a record is written into a segment");
+        let active = self.active.as_ref().expect("the last segment is open");
+        let mut position = last.bytes;
+        last.bytes += batch.bytes().len() as u64;
+        let mut index = active.index();
+        if batch.bytes().len() as u64 <= crate::limits::INDEX_STEP_BYTES {
+            index.add(batch.first(), position);
+        } else {
+            for record in batch.records() {
+                index.add(record.offset, position);
+                position += record.encoded_bytes() as u64;
+            }
+        }
+        batch.epoch_starts().for_each(|pair| self.epochs.push(pair));
+        self.written_end = batch.end();
+        self.tail_bytes += batch.bytes().len();
+        self.tail.push_back(batch.clone());
+    }
+
+    fn trim_tail(&mut self, bytes_max: usize) {
+        while self.tail_bytes > bytes_max && self.tail.len() > 1 {
+            let oldest = self.tail.pop_front().expect("more than one is there");
+            self.tail_bytes -= oldest.bytes().len();
+        }
+    }
+
+    fn cut_tail(&mut self, to: Offset) {
+        while self.tail.back().is_some_and(|newest| newest.end() > to) {
+            let Some(newest) = self.tail.pop_back() else {
+                break;
+            };
+            self.tail_bytes -= newest.bytes().len();
+            if let Some(kept) = newest.slice(Offset::ZERO, to) {
+                self.tail_bytes += kept.bytes().len();
+                self.tail.push_back(kept);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,347 @@
+//! Groups, the order of reports, sync policies, failures and the thread.
+
+use std::sync::mpsc::channel;
+
+use super::*;
+use crate::{
+    log::{
+        ClusterIdentity, LogOptions, LogView, open,
+        testing::{CLUSTER, Fault, FaultyStorage, Records, open_log, options, read_all},
+    },
+    types::{Epoch, InstanceId, NodeName},
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn writer_on(storage: &FaultyStorage, sync: SyncPolicy) -> (WriterLoop, Arc<LogView>) {
+    let options = LogOptions {
+        sync,
+        segment_bytes: 1 << 20,
+        ..options()
+    };
+    let storage: Arc<dyn Storage> = Arc::new(storage.clone());
+    let (files, view, _) = open(storage.clone(), options, Some(CLUSTER)).unwrap();
+    (WriterLoop::new(files, storage), view)
+}
+
+fn append(first: u64, count: usize) -> WriteCommand {
+    WriteCommand::Append(Records::new(first, vec![(1, 20); count]).batch())
+}
+
+fn meta(start: u64) -> Meta {
+    let name = NodeName::new("node").unwrap();
+    Meta {
+        name: name.clone(),
+        instance: InstanceId::from_bytes([1; 16]),
+        start,
+        cluster: Some(ClusterIdentity {
+            id: CLUSTER,
+            nodes: vec![name],
+        }),
+        promised: None,
+        log_epoch: Some(Epoch(1)),
+        forced_epoch: None,
+    }
+}
+
+fn save(ticket: u64) -> WriteCommand {
+    WriteCommand::SaveMeta {
+        ticket,
+        meta: Box::new(meta(ticket)),
+    }
+}
+
+fn cut(ticket: u64, to: u64) -> WriteCommand {
+    WriteCommand::Truncate {
+        ticket,
+        to: Offset(to),
+    }
+}
+
+/// Reports in few words, to compare.
+fn words(report: &WriteReport) -> String {
+    match report {
+        WriteReport::Written { end } => format!("written {end}"),
+        WriteReport::Durable { end } => format!("durable {end}"),
+        WriteReport::Truncated { ticket, cut } => {
+            format!("truncated #{ticket} from {} by {}", cut.from, cut.records)
+        }
+        WriteReport::MetaSaved {
+            ticket,
+            durable_end,
+        } => {
+            format!("saved #{ticket} at {durable_end}")
+        }
+        WriteReport::Failed { error } => format!("failed: {:?}", error.kind()),
+        WriteReport::Closed => "closed".to_owned(),
+    }
+}
+
+fn run(writer: &mut WriterLoop, commands: Vec<WriteCommand>) -> (Vec<String>, bool) {
+    let mut reports = Vec::new();
+    let flow = writer.run(commands, &mut |report| reports.push(words(&report)));
+    (reports, flow.is_break())
+}
+
+#[test]
+fn appends_next_to_each_other_are_one_write_and_one_sync() {
+    let storage = FaultyStorage::new();
+    let (mut writer, view) = writer_on(&storage, SyncPolicy::Always);
+    run(&mut writer, vec![append(0, 1)]);
+    let (appends, syncs) = (storage.appends(), storage.file_syncs());
+    let commands = (0..100).map(|n| append(1 + n * 2, 2)).collect();
+    let (reports, ended) = run(&mut writer, commands);
+    assert_eq!(reports, ["written 201", "durable 201"]);
+    assert!(!ended);
+    assert_eq!(
+        (storage.appends(), storage.file_syncs()),
+        (appends + 1, syncs + 1)
+    );
+    assert_eq!(view.durable_end(), Offset(201));
+}
+
+#[test]
+fn reports_come_in_the_order_of_the_commands() {
+    let storage = FaultyStorage::new();
+    let (mut writer, view) = writer_on(&storage, SyncPolicy::Always);
+    let commands = vec![
+        append(0, 5),
+        append(5, 5),
+        cut(1, 7),
+        append(7, 1),
+        save(2),
+        save(3),
+        append(8, 1),
+        cut(4, 20),
+        WriteCommand::Close,
+        append(9, 1),
+    ];
+    let (reports, ended) = run(&mut writer, commands);
+    let expected = [
+        "written 10",
+        "durable 10",
+        "truncated #1 from 7 by 3",
+        "written 8",
+        "durable 8",
+        "saved #2 at 8",
+        "saved #3 at 8",
+        "written 9",
+        "durable 9",
+        "truncated #4 from 9 by 0",
+        "closed",
+    ];
+    assert_eq!(reports, expected);
+    assert!(ended);
+    assert_eq!(Meta::load(&storage).unwrap(), Some(meta(3)));
+    assert_eq!(view.written_end(), Offset(9));
+    // Nothing is done after the end.
+    assert_eq!(run(&mut writer, vec![append(9, 1)]), (vec![], true));
+    assert!(open_log(&storage).unwrap().2.clean);
+}
+
+#[test]
+fn without_a_sync_for_each_write_what_is_written_is_held() {
+    let interval = Duration::from_millis(50);
+    for (sync, delay) in [
+        (SyncPolicy::Interval(interval), Some(interval)),
+        (SyncPolicy::Never, None),
+    ] {
+        let storage = FaultyStorage::new();
+        let (mut writer, _) = writer_on(&storage, sync);
+        assert_eq!(writer.sync_delay(), None);
+        run(&mut writer, vec![append(0, 1)]);
+        let syncs = storage.file_syncs();
+        assert_eq!(
+            run(&mut writer, vec![append(1, 2)]).0,
+            ["written 3", "durable 3"]
+        );
+        assert_eq!(storage.file_syncs(), syncs, "{sync:?}");
+        assert_eq!(writer.sync_delay(), delay);
+        let mut reports = Vec::new();
+        let flow = writer.on_sync_due(&mut |report| reports.push(words(&report)));
+        assert!(flow.is_continue() && reports.is_empty(), "{reports:?}");
+        assert_eq!(storage.file_syncs(), syncs + 1);
+        assert_eq!(writer.sync_delay(), None);
+        // What others rely on is synced, whatever the policy.
+        let commands = [save(1), cut(2, 0), WriteCommand::Close];
+        for (nth, command) in commands.into_iter().enumerate() {
+            let end = if nth < 2 { 3 + nth as u64 } else { 0 };
+            let syncs = storage.file_syncs();
+            run(&mut writer, vec![append(end, 1), command]);
+            assert!(storage.file_syncs() > syncs + 1, "{nth}");
+            assert_eq!(writer.sync_delay(), None);
+        }
+    }
+}
+
+#[test]
+fn meta_is_saved_only_after_the_records_before_it_are_durable() {
+    for seed in 0..20 {
+        for step in 0.. {
+            let storage = FaultyStorage::new();
+            let (mut writer, _) = writer_on(&storage, SyncPolicy::Never);
+            storage.fail_at(step, Fault::Stop);
+            run(&mut writer, vec![append(0, 3), save(1), append(3, 1)]);
+            let left = storage.after_power_cut(seed);
+            let (_, view, _) = open_log(&left).unwrap();
+            if Meta::load(&left).unwrap().is_some() {
+                assert!(view.durable_end() >= Offset(3), "step {step}, seed {seed}");
+            }
+            if !storage.has_failed() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_failure_is_the_last_report() {
+    for step in 0.. {
+        let storage = FaultyStorage::new();
+        let (mut writer, view) = writer_on(&storage, SyncPolicy::Always);
+        assert_eq!(
+            run(&mut writer, vec![append(0, 2)]).0,
+            ["written 2", "durable 2"]
+        );
+        storage.fail_at(step, Fault::Short(10, io::ErrorKind::StorageFull));
+        let commands = vec![
+            append(2, 2),
+            save(1),
+            append(4, 1),
+            cut(2, 1),
+            WriteCommand::Close,
+        ];
+        let (reports, ended) = run(&mut writer, commands);
+        assert!(ended);
+        if !storage.has_failed() {
+            assert_eq!(reports.last().unwrap(), "closed");
+            assert!(step > 10, "only {step} steps");
+            break;
+        }
+        let (last, before) = reports.split_last().unwrap();
+        assert_eq!(last, "failed: StorageFull", "step {step}");
+        let all = [
+            "written 4",
+            "durable 4",
+            "saved #1 at 4",
+            "written 5",
+            "durable 5",
+        ];
+        let all = [&all[..], &["truncated #2 from 1 by 4"]].concat();
+        assert_eq!(before, &all[..before.len()], "step {step}");
+        view.check();
+        let steps = storage.steps();
+        assert_eq!(
+            run(&mut writer, vec![append(4, 1), save(3)]),
+            (vec![], true)
+        );
+        let flow = writer.on_sync_due(&mut |report| panic!("{report:?}"));
+        assert!(flow.is_break());
+        assert_eq!(storage.steps(), steps, "something was done after a failure");
+    }
+}
+
+#[test]
+fn a_group_is_bounded_in_bytes() {
+    let (commands, queue) = channel();
+    let batch = Records::new(0, [(1, WRITE_GROUP_BYTES_MAX / 4)]).batch();
+    for _ in 0..10 {
+        commands.send(WriteCommand::Append(batch.clone())).unwrap();
+    }
+    let taken: Vec<usize> =
+        std::iter::from_fn(|| Some(take_group(queue.try_recv().ok()?, &queue).len())).collect();
+    assert_eq!(taken, [4, 4, 2]);
+}
+
+/// A writer on a thread, and what it reports.
+fn spawn(storage: &FaultyStorage, sync: SyncPolicy) -> (LogWriter, Receiver<String>) {
+    let (writer, _) = writer_on(storage, sync);
+    let (sender, reports) = channel();
+    let report = move |report: WriteReport| {
+        // The test may have seen enough.
+        let _ = sender.send(words(&report));
+    };
+    let storage = Arc::new(storage.clone());
+    (
+        LogWriter::spawn(writer.files, storage, report).unwrap(),
+        reports,
+    )
+}
+
+#[test]
+fn the_thread_does_what_it_is_told_and_ends_after_close() {
+    let storage = FaultyStorage::new();
+    let (writer, reports) = spawn(&storage, SyncPolicy::Always);
+    let another = writer.clone();
+    for n in 0..50 {
+        if n % 2 == 0 { &writer } else { &another }.submit(append(n, 1));
+    }
+    another.submit(cut(7, 40));
+    another.submit(WriteCommand::Close);
+    another.submit(append(40, 1));
+    writer.join();
+    writer.join();
+    another.submit(append(41, 1));
+    let reports: Vec<String> = reports.iter().collect();
+    assert_eq!(
+        reports[reports.len() - 3..],
+        ["durable 50", "truncated #7 from 40 by 10", "closed"]
+    );
+    let (_, view, report) = open_log(&storage).unwrap();
+    assert!(report.clean);
+    assert_eq!(
+        read_all(&view, 1000),
+        Records::new(0, [(1, 20); 40]).bytes()
+    );
+}
+
+#[test]
+fn the_thread_ends_without_a_clean_mark_when_nobody_is_left() {
+    let storage = FaultyStorage::new();
+    let (writer, reports) = spawn(&storage, SyncPolicy::Always);
+    writer.submit(append(0, 1));
+    assert_eq!(reports.recv_timeout(LIMIT).unwrap(), "written 1");
+    assert_eq!(reports.recv_timeout(LIMIT).unwrap(), "durable 1");
+    drop(writer);
+    // The reports end with the thread.
+    assert!(matches!(
+        reports.recv_timeout(LIMIT),
+        Err(RecvTimeoutError::Disconnected)
+    ));
+    let report = open_log(&storage).unwrap().2;
+    assert_eq!((report.end, report.clean), (Offset(1), false));
+}
+
+#[test]
+fn the_thread_syncs_at_its_interval_also_under_load() {
+    let storage = FaultyStorage::new();
+    let (writer, reports) = spawn(&storage, SyncPolicy::Interval(Duration::from_millis(5)));
+    writer.submit(append(0, 1));
+    assert_eq!(reports.recv_timeout(LIMIT).unwrap(), "written 1");
+    let deadline = Instant::now() + LIMIT;
+    let syncs = storage.file_syncs();
+    while storage.file_syncs() < syncs.max(2) {
+        assert!(Instant::now() < deadline, "no sync without load");
+        thread::yield_now();
+    }
+    let (syncs, mut next) = (storage.file_syncs(), 1);
+    while storage.file_syncs() < syncs + 2 {
+        assert!(Instant::now() < deadline, "no sync under load");
+        writer.submit(append(next, 1));
+        next += 1;
+        thread::yield_now();
+    }
+    writer.submit(WriteCommand::Close);
+    writer.join();
+    assert_eq!(reports.iter().last().unwrap(), "closed");
+}
+
+#[test]
+fn a_panic_of_the_writer_is_reported_as_a_failure() {
+    let storage = FaultyStorage::new();
+    let (writer, reports) = spawn(&storage, SyncPolicy::Always);
+    writer.submit(append(5, 1));
+    assert_eq!(reports.recv_timeout(LIMIT).unwrap(), "failed: Other");
+    writer.join();
+    assert!(reports.recv().is_err());
+}

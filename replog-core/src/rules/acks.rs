@@ -1,0 +1,443 @@
+//! Which waiting appends are satisfied, given every node's durable end.
+//!
+//! Owns the ends that count and the appends that wait, by concern and offset. Never compares
+//! clocks beyond the deadlines it is given, never sends an answer: it hands back who is to be
+//! answered. A release takes from the front of a queue, never scans it. Keeps rules 4 and 6.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::time::Instant;
+
+use crate::{
+    limits::NODES_MAX,
+    types::{Offset, majority},
+};
+
+/// A set of nodes: bit 0 is the master, bit n+1 the n-th secondary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct NodeSet(u64);
+
+const _: () = assert!(NODES_MAX <= 64);
+
+impl NodeSet {
+    pub(crate) fn has_master(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    pub(crate) fn has_secondary(self, index: usize) -> bool {
+        self.0 & (2 << index) != 0
+    }
+
+    pub(crate) fn count(self) -> u32 {
+        self.0.count_ones()
+    }
+}
+
+/// Names one waiting append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct WaitKey {
+    concern: u32,
+    offset: Offset,
+    serial: u64,
+}
+
+#[derive(Debug)]
+struct Waiting<W> {
+    waiter: W,
+    deadline: Option<Instant>,
+}
+
+/// The ends of all nodes, and the appends that wait for them. `W` is whoever gets the answer.
+#[derive(Debug)]
+pub(crate) struct Acks<W> {
+    own_end: Offset,
+    /// Of each secondary the end that counts; `None` while its log does not.
+    ends: Vec<Option<Offset>>,
+    committed: Option<Offset>,
+    waiting: BTreeMap<WaitKey, Waiting<W>>,
+    /// How many wait, by concern.
+    counts: Vec<usize>,
+    deadlines: BTreeSet<(Instant, WaitKey)>,
+    serial: u64,
+}
+
+/// An append that need not wait any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Released<W> {
+    pub(crate) offset: Offset,
+    pub(crate) waiter: W,
+}
+
+impl<W> Acks<W> {
+    /// For a master whose log is durable to `own_end`, with this many secondaries.
+    pub(crate) fn new(own_end: Offset, secondaries: usize) -> Acks<W> {
+        Acks {
+            own_end,
+            ends: vec![None; secondaries],
+            committed: None,
+            waiting: BTreeMap::new(),
+            counts: vec![0; secondaries + 2],
+            deadlines: BTreeSet::new(),
+            serial: 0,
+        }
+    }
+
+    /// Nodes of the cluster.
+    pub(crate) fn nodes(&self) -> u32 {
+        u32::try_from(self.ends.len()).expect("bounded by NODES_MAX") + 1
+    }
+
+    /// An append waits until `concern` nodes hold `offset`, or until the deadline.
+    pub(crate) fn wait(
+        &mut self,
+        concern: u32,
+        offset: Offset,
+        deadline: Option<Instant>,
+        waiter: W,
+    ) {
+        assert!(
+            (1..=self.nodes()).contains(&concern),
+            "concern {concern} of {}",
+            self.nodes()
+        );
+        let key = WaitKey {
+            concern,
+            offset,
+            serial: self.serial,
+        };
+        self.serial += 1;
+        self.counts[concern as usize] += 1;
+        if let Some(deadline) = deadline {
+            self.deadlines.insert((deadline, key));
+        }
+        self.waiting.insert(key, Waiting { waiter, deadline });
+    }
+
+    /// How many wait for this concern.
+    pub(crate) fn waiting_for_concern(&self, concern: u32) -> usize {
+        self.counts[concern as usize]
+    }
+
+    /// How many wait in all.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The master's own log is durable to here.
+    pub(crate) fn on_own_end(&mut self, end: Offset) {
+        self.own_end = self.own_end.max(end);
+        self.advance_committed();
+    }
+
+    /// The end that counts of a secondary, or that none does: its log does not agree yet, or
+    /// another life of it began. May go back: what was released stays released.
+    pub(crate) fn on_end(&mut self, secondary: usize, end: Option<Offset>) {
+        self.ends[secondary] = end;
+        self.advance_committed();
+    }
+
+    /// Takes out the appends whose concern is met, each concern's in the order of offsets.
+    pub(crate) fn release(&mut self) -> Vec<Released<W>> {
+        let mut released = Vec::new();
+        for concern in 1..=self.nodes() {
+            if self.counts[concern as usize] == 0 {
+                continue;
+            }
+            let Some(held) = self.held_by(concern) else {
+                break;
+            };
+            let from = WaitKey {
+                concern,
+                offset: Offset::ZERO,
+                serial: 0,
+            };
+            while let Some((&key, _)) = self.waiting.range(from..).next() {
+                if key.concern != concern || key.offset >= held {
+                    break;
+                }
+                let waiter = self.remove(key);
+                released.push(Released {
+                    offset: key.offset,
+                    waiter,
+                });
+            }
+        }
+        released
+    }
+
+    /// Takes out the appends whose time is up and that the master itself holds; the others go
+    /// on waiting, now only for the master.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Released<W>> {
+        let mut expired = Vec::new();
+        while let Some(&(deadline, key)) = self.deadlines.first() {
+            if deadline > now {
+                break;
+            }
+            let waiter = self.remove(key);
+            if key.offset < self.own_end {
+                expired.push(Released {
+                    offset: key.offset,
+                    waiter,
+                });
+            } else {
+                self.wait(1, key.offset, None, waiter);
+            }
+        }
+        expired
+    }
+
+    /// Takes out all that wait, oldest offset first within each concern: nobody will answer
+    /// them later.
+    pub(crate) fn drain(&mut self) -> Vec<Released<W>> {
+        self.deadlines.clear();
+        self.counts.fill(0);
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting
+            .into_iter()
+            .map(|(key, waiting)| Released {
+                offset: key.offset,
+                waiter: waiting.waiter,
+            })
+            .collect()
+    }
+
+    /// When the next one's time is up.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// The nodes that hold `offset`.
+    pub(crate) fn holders(&self, offset: Offset) -> NodeSet {
+        let mut set = u64::from(offset < self.own_end);
+        for (index, end) in self.ends.iter().enumerate() {
+            if end.is_some_and(|end| offset < end) {
+                set |= 2 << index;
+            }
+        }
+        NodeSet(set)
+    }
+
+    /// The offset after the last record that a majority holds; `None` until a majority's logs
+    /// count. Never goes back.
+    pub(crate) fn committed(&self) -> Option<Offset> {
+        self.committed
+    }
+
+    /// Those that wait, in the order of offsets, at most `limit`.
+    pub(crate) fn oldest(&self, limit: usize) -> Vec<(Offset, &W)> {
+        // One front per concern, each in order; the next is the smallest of the fronts.
+        let mut fronts: Vec<_> = (1..=self.nodes())
+            .map(|concern| {
+                let from = WaitKey {
+                    concern,
+                    offset: Offset::ZERO,
+                    serial: 0,
+                };
+                let until = WaitKey {
+                    concern: concern + 1,
+                    ..from
+                };
+                let mut front = self.waiting.range(from..until);
+                (front.next(), front)
+            })
+            .collect();
+        let mut oldest = Vec::new();
+        while oldest.len() < limit {
+            let smallest = fronts
+                .iter_mut()
+                .filter_map(|(next, front)| next.map(|found| (found, next, front)))
+                .min_by_key(|((key, _), ..)| (key.offset, key.serial));
+            let Some(((key, waiting), next, front)) = smallest else {
+                break;
+            };
+            oldest.push((key.offset, &waiting.waiter));
+            *next = front.next();
+        }
+        oldest
+    }
+
+    /// The end below which `count` nodes hold everything, the master always among them.
+    fn held_by(&self, count: u32) -> Option<Offset> {
+        let others = count as usize - 1;
+        if others == 0 {
+            return Some(self.own_end);
+        }
+        let mut ends: Vec<Offset> = self.ends.iter().copied().flatten().collect();
+        ends.sort_unstable_by(|a, b| b.cmp(a));
+        ends.get(others - 1).map(|end| self.own_end.min(*end))
+    }
+
+    fn advance_committed(&mut self) {
+        let held = self.held_by(majority(self.nodes()));
+        self.committed = self.committed.max(held);
+    }
+
+    fn remove(&mut self, key: WaitKey) -> W {
+        let waiting = self.waiting.remove(&key).expect("a key that was just seen");
+        self.counts[key.concern as usize] -= 1;
+        if let Some(deadline) = waiting.deadline {
+            self.deadlines.remove(&(deadline, key));
+        }
+        waiting.waiter
+    }
+
+    /// Asserts what always holds.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        assert_eq!(self.counts.iter().sum::<usize>(), self.waiting.len());
+        for (deadline, key) in &self.deadlines {
+            assert_eq!(self.waiting[key].deadline, Some(*deadline));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn released(acks: &mut Acks<u32>) -> Vec<u32> {
+        acks.check();
+        acks.release()
+            .into_iter()
+            .map(|released| released.waiter)
+            .collect()
+    }
+
+    #[test]
+    fn an_append_is_released_once_as_many_nodes_hold_it_as_it_asked_for() {
+        let mut acks = Acks::new(Offset(0), 2);
+        for concern in 1..=3 {
+            acks.wait(concern, Offset(0), None, concern);
+        }
+        assert_eq!(released(&mut acks), [0; 0]);
+        acks.on_end(0, Some(Offset(1)));
+        assert_eq!(
+            released(&mut acks),
+            [0; 0],
+            "the master is always one of them"
+        );
+        acks.on_own_end(Offset(1));
+        assert_eq!(released(&mut acks), [1, 2]);
+        acks.on_end(1, Some(Offset(1)));
+        assert_eq!(released(&mut acks), [3]);
+    }
+
+    #[test]
+    fn an_append_that_waits_delays_no_other() {
+        let mut acks = Acks::new(Offset(0), 2);
+        for offset in 0..1000 {
+            acks.wait(3, Offset(offset), None, 0);
+        }
+        acks.wait(1, Offset(1000), None, 7);
+        acks.on_own_end(Offset(1001));
+        assert_eq!(released(&mut acks), [7]);
+        assert_eq!(acks.waiting_for_concern(3), 1000);
+    }
+
+    #[test]
+    fn an_end_that_does_not_count_any_more_releases_nobody() {
+        let mut acks = Acks::new(Offset(10), 2);
+        acks.on_end(0, Some(Offset(5)));
+        acks.wait(2, Offset(5), None, 1);
+        acks.on_end(0, None);
+        acks.on_end(0, Some(Offset(3)));
+        assert_eq!(released(&mut acks), [0; 0]);
+        assert_eq!(
+            acks.committed(),
+            Some(Offset(5)),
+            "committed never goes back"
+        );
+    }
+
+    #[test]
+    fn committed_is_unknown_until_the_logs_of_a_majority_count() {
+        let mut acks = Acks::<u32>::new(Offset(10), 4);
+        assert_eq!(acks.committed(), None);
+        acks.on_end(3, Some(Offset(4)));
+        assert_eq!(acks.committed(), None);
+        acks.on_end(1, Some(Offset(9)));
+        assert_eq!(acks.committed(), Some(Offset(4)));
+        acks.on_end(3, Some(Offset(20)));
+        assert_eq!(acks.committed(), Some(Offset(9)));
+    }
+
+    #[test]
+    fn a_single_node_is_a_majority_of_itself() {
+        let mut acks = Acks::<u32>::new(Offset(0), 0);
+        acks.on_own_end(Offset(3));
+        assert_eq!(acks.committed(), Some(Offset(3)));
+    }
+
+    #[test]
+    fn an_expired_append_is_answered_once_the_master_itself_holds_it() {
+        let now = Instant::now();
+        let mut acks = Acks::new(Offset(1), 2);
+        acks.wait(3, Offset(0), Some(now), 1);
+        acks.wait(3, Offset(1), Some(now), 2);
+        acks.wait(3, Offset(0), Some(now + Duration::from_secs(1)), 3);
+        let expired: Vec<u32> = acks.expire(now).into_iter().map(|r| r.waiter).collect();
+        assert_eq!(expired, [1]);
+        acks.on_own_end(Offset(2));
+        assert_eq!(released(&mut acks), [2]);
+        assert_eq!(acks.next_deadline(), Some(now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn the_oldest_come_first_whatever_they_wait_for() {
+        let mut acks = Acks::new(Offset(0), 2);
+        for (concern, offset) in [(3, 0), (2, 1), (3, 2), (2, 3), (1, 4)] {
+            acks.wait(concern, Offset(offset), None, concern);
+        }
+        let offsets = |limit| -> Vec<u64> {
+            acks.oldest(limit)
+                .into_iter()
+                .map(|(offset, _)| offset.0)
+                .collect()
+        };
+        assert_eq!(offsets(3), [0, 1, 2]);
+        assert_eq!(offsets(100), [0, 1, 2, 3, 4]);
+    }
+
+    proptest! {
+        #[test]
+        fn releases_are_those_of_a_naive_count(
+            events in prop::collection::vec((0usize..5, 0u64..30, 1u32..=4), 1..120),
+        ) {
+            let mut acks = Acks::new(Offset(0), 3);
+            let (mut own, mut ends, mut next) = (0, [None::<u64>; 3], 0u32);
+            let mut naive: Vec<(u32, u64, u32)> = Vec::new();
+            for (kind, value, concern) in events {
+                match kind {
+                    0 => {
+                        own = own.max(value);
+                        acks.on_own_end(Offset(value));
+                    }
+                    1 => {
+                        acks.wait(concern, Offset(value), None, next);
+                        naive.push((concern, value, next));
+                        next += 1;
+                    }
+                    _ => {
+                        let end = (value < 25).then_some(value);
+                        ends[kind - 2] = end;
+                        acks.on_end(kind - 2, end.map(Offset));
+                    }
+                }
+                let held = |offset: u64| {
+                    let others = ends.iter().flatten().filter(|end| offset < **end).count();
+                    if offset < own { 1 + others as u32 } else { 0 }
+                };
+                let (mut done, rest): (Vec<_>, Vec<_>) =
+                    naive.into_iter().partition(|(concern, offset, _)| held(*offset) >= *concern);
+                naive = rest;
+                done.sort_unstable();
+                let expected: Vec<u32> = done.into_iter().map(|(_, _, id)| id).collect();
+                prop_assert_eq!(released(&mut acks), expected);
+            }
+        }
+    }
+}

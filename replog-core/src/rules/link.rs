@@ -1,0 +1,898 @@
+//! A master's conversation with one secondary: who is probed when, what is sent, what its
+//! answers mean.
+//!
+//! Owns the phase of the conversation, the times of probes and retries, and with `Health`,
+//! `Backoff` and `Progress` everything the master believes of the secondary. Never reads a
+//! clock or the log, never sends: [`Link::poll`] says what to do next, one thing at a time, and
+//! every event comes back in. Keeps rules 4, 5, 7 and 9.
+//!
+//! ```text
+//!            ask()            serve()            Aligned            WrongIncarnation, HelloFirst,
+//!  (start) ───────▶ Asking ───────────▶ Greeting ───────▶ Open ──── NotAligned, an end gone back
+//!                      │ answers            ▲                │          │
+//!                      ▼                    └────────────────┼──────────┘
+//!                 to the recovery                            └─ Fenced, Replaced: to the coordinator
+//! ```
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::time::Instant;
+
+use crate::{
+    config::Timing,
+    limits::{BATCHES_IN_FLIGHT_MAX, PROBES_IN_FLIGHT_MAX},
+    rules::{
+        backoff::Backoff,
+        health::Health,
+        progress::{Progress, Wanted},
+    },
+    transport::{self, Answer, FencedBy, Refusal, RequestBody, Response, TransportError},
+    types::{ClusterId, Epoch, Incarnation, NodeName, Offset, Status},
+    views::WaitReason,
+};
+
+/// The link's state.
+#[derive(Debug)]
+pub(crate) struct Link {
+    name: NodeName,
+    timing: Timing,
+    /// The master's cluster, once known.
+    cluster: Option<ClusterId>,
+    phase: Phase,
+    health: Health,
+    told_status: Status,
+    backoff: Backoff,
+    /// No batch before this moment.
+    retry_at: Option<Instant>,
+    /// Batches up to this attempt were under way when one failed: their failures tell nothing new.
+    failed_with: u64,
+    next_probe_at: Instant,
+    last_hello_at: Option<Instant>,
+    probes: BTreeMap<u64, Probe>,
+    attempt: u64,
+    probe_failures: Failures,
+    batch_failures: Failures,
+    /// The master's own ends, for what is sent.
+    written_end: Offset,
+    committed: Option<Offset>,
+    pending: Vec<LinkAction>,
+    report_due: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Nothing to say yet, or nothing any more.
+    Silent,
+    /// A recovery asks; the same again until it asks something else.
+    Asking {
+        epoch: Epoch,
+        body: RequestBody,
+        serial: u64,
+        answered: bool,
+    },
+    /// The hello of this epoch has no answer yet.
+    Greeting {
+        epoch: Epoch,
+        older_before: Option<Offset>,
+    },
+    /// The hello was answered by this life of the secondary.
+    Open(Conversation),
+}
+
+#[derive(Debug)]
+struct Conversation {
+    epoch: Epoch,
+    incarnation: Incarnation,
+    progress: Progress,
+    /// The end that counts, once the secondary's log epoch is ours.
+    counted: Option<Offset>,
+    refill_target: Option<Offset>,
+}
+
+#[derive(Debug)]
+struct Probe {
+    kind: ProbeKind,
+    /// What the secondary was known to hold when it was sent: an answer with less is news.
+    held_before: Offset,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ProbeKind {
+    Ask { serial: u64 },
+    Hello,
+    Heartbeat,
+}
+
+/// Failures in a row of one kind, and the last one's reason.
+#[derive(Clone, Debug, Default)]
+struct Failures {
+    count: u64,
+    last: Option<Failure>,
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) reason: WaitReason,
+    pub(crate) detail: Arc<str>,
+}
+
+/// What the shell is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LinkAction {
+    /// Send this and report its answer under `attempt`.
+    Ask {
+        attempt: u64,
+        epoch: Epoch,
+        body: RequestBody,
+    },
+    /// Send a hello, with the epoch starts that begin below `older_before` or the newest ones.
+    Hello {
+        attempt: u64,
+        epoch: Epoch,
+        older_before: Option<Offset>,
+    },
+    /// Send a heartbeat.
+    Heartbeat {
+        attempt: u64,
+        epoch: Epoch,
+        progress: transport::Progress,
+    },
+    /// Read these records, report the read, send them.
+    SendBatch {
+        attempt: u64,
+        epoch: Epoch,
+        wanted: Wanted,
+        progress: transport::Progress,
+    },
+    /// An answer to what the recovery asks under `serial`.
+    Answered {
+        serial: u64,
+        response: Box<Response>,
+    },
+    /// The master has lost its office.
+    BecomeFenced(FencedBy),
+    /// The secondary began, or lost, its standing in this epoch.
+    Changed(Change),
+    /// Tell the coordinator how things stand.
+    Report,
+}
+
+/// A change that is worth a line in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Status {
+        from: Status,
+        to: Status,
+    },
+    Aligned {
+        incarnation: Incarnation,
+        durable_end: Offset,
+        intact: bool,
+        cut_records: u64,
+    },
+    Counts {
+        durable_end: Offset,
+    },
+}
+
+/// How a link stands: the newest state, told to the coordinator.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkReport {
+    pub(crate) health: Health,
+    /// The end that counts.
+    pub(crate) counted: Option<Offset>,
+    /// The end that the secondary last named.
+    pub(crate) durable_end: Option<Offset>,
+    pub(crate) failed_attempts: u64,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) next_retry_at: Option<Instant>,
+    /// Records up to here are on their way.
+    pub(crate) in_flight_end: Offset,
+}
+
+impl Link {
+    pub(crate) fn new(name: NodeName, timing: Timing, seed: u64, now: Instant) -> Link {
+        Link {
+            name,
+            cluster: None,
+            phase: Phase::Silent,
+            health: Health::new(&timing, now),
+            told_status: Status::Suspected,
+            backoff: Backoff::new(&timing, seed),
+            retry_at: None,
+            failed_with: 0,
+            next_probe_at: now,
+            last_hello_at: None,
+            probes: BTreeMap::new(),
+            attempt: 0,
+            probe_failures: Failures::default(),
+            batch_failures: Failures::default(),
+            written_end: Offset::ZERO,
+            committed: None,
+            pending: Vec::new(),
+            report_due: true,
+            timing,
+        }
+    }
+
+    /// The recovery asks this from now on, at once and until it asks something else.
+    pub(crate) fn ask(
+        &mut self,
+        now: Instant,
+        cluster: Option<ClusterId>,
+        epoch: Epoch,
+        serial: u64,
+        body: RequestBody,
+    ) {
+        self.cluster = cluster;
+        self.leave_conversation();
+        self.phase = Phase::Asking {
+            epoch,
+            body,
+            serial,
+            answered: false,
+        };
+        self.next_probe_at = now;
+    }
+
+    /// The recovery is done: the conversation of `epoch` begins.
+    pub(crate) fn serve(&mut self, now: Instant, cluster: ClusterId, epoch: Epoch) {
+        self.cluster = Some(cluster);
+        self.greet(now, epoch, None);
+    }
+
+    /// The master has lost its office, or stops: nothing more is sent.
+    pub(crate) fn fall_silent(&mut self) {
+        self.leave_conversation();
+        self.phase = Phase::Silent;
+        self.report_due = true;
+    }
+
+    /// The master's log has grown, or its committed end.
+    pub(crate) fn on_log(&mut self, now: Instant, written_end: Offset, committed: Option<Offset>) {
+        self.written_end = written_end;
+        self.committed = committed;
+        self.note_due(now);
+    }
+
+    /// The records of `attempt` were read and are being sent. False: not wanted any more.
+    pub(crate) fn on_read(&mut self, attempt: u64, end: Offset, bytes: usize) -> bool {
+        self.report_due = true;
+        match &mut self.phase {
+            Phase::Open(open) => open.progress.on_read(attempt, end, bytes),
+            _ => false,
+        }
+    }
+
+    /// The records of `attempt` could not be read from the master's own log.
+    pub(crate) fn on_read_failed(&mut self, now: Instant, attempt: u64, detail: Arc<str>) {
+        let failure = Failure {
+            reason: WaitReason::Storage,
+            detail,
+        };
+        self.on_batch_failed(now, attempt, false, failure);
+    }
+
+    /// A probe or a batch was answered, or not.
+    pub(crate) fn on_answer(
+        &mut self,
+        now: Instant,
+        attempt: u64,
+        result: Result<Response, TransportError>,
+    ) {
+        self.report_due = true;
+        let probe = self.probes.remove(&attempt);
+        let checked = result
+            .map_err(Failure::from)
+            .and_then(|response| self.check(response));
+        match (probe, checked) {
+            (Some(_), Err(failure)) => self.probe_failures.add(failure),
+            (Some(probe), Ok(response)) => self.on_probe_answer(now, &probe, response),
+            (None, Err(failure)) => {
+                let timed_out = failure.reason == WaitReason::TimedOut;
+                self.on_batch_failed(now, attempt, timed_out, failure);
+            }
+            (None, Ok(response)) => self.on_batch_answer(now, attempt, response),
+        }
+    }
+
+    /// What to do next; `None` when there is nothing until the next event or deadline.
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<LinkAction> {
+        if !self.pending.is_empty() {
+            return Some(self.pending.remove(0));
+        }
+        let status = self.health.status(now);
+        if status != self.told_status {
+            let from = std::mem::replace(&mut self.told_status, status);
+            self.report_due = true;
+            return Some(LinkAction::Changed(Change::Status { from, to: status }));
+        }
+        if let Some(probe) = self.poll_probe(now) {
+            self.report_due = true;
+            return Some(probe);
+        }
+        if let Some(batch) = self.poll_batch(now) {
+            self.report_due = true;
+            return Some(batch);
+        }
+        std::mem::take(&mut self.report_due).then_some(LinkAction::Report)
+    }
+
+    /// When [`Link::poll`] has something to do even if nothing happens.
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let probe = match &self.phase {
+            Phase::Silent => None,
+            Phase::Asking { .. } | Phase::Greeting { .. } | Phase::Open(_) => {
+                Some(self.next_probe_at)
+            }
+        };
+        let retry = self.retry_at.filter(|at| *at > now && self.lacks_records());
+        [probe, retry, self.health.next_deadline(now)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// How things stand.
+    pub(crate) fn report(&self, now: Instant) -> LinkReport {
+        let failures = if self.batch_failures.count > 0 {
+            &self.batch_failures
+        } else {
+            &self.probe_failures
+        };
+        let open = self.open();
+        LinkReport {
+            health: self.health,
+            counted: open.and_then(|open| open.counted),
+            durable_end: open.map(|open| open.progress.durable_end()),
+            failed_attempts: self.probe_failures.count + self.batch_failures.count,
+            failure: failures.last.clone(),
+            next_retry_at: failures.last.as_ref().and_then(|_| self.next_retry_at(now)),
+            in_flight_end: open.map_or(Offset::ZERO, |open| open.progress.in_flight_end()),
+        }
+    }
+
+    fn open(&self) -> Option<&Conversation> {
+        match &self.phase {
+            Phase::Open(open) => Some(open),
+            _ => None,
+        }
+    }
+
+    fn lacks_records(&self) -> bool {
+        self.open()
+            .is_some_and(|open| open.progress.durable_end() < self.written_end)
+    }
+
+    fn next_retry_at(&self, now: Instant) -> Option<Instant> {
+        let by_batch = self.health.status(now) != Status::Unhealthy && self.lacks_records();
+        match (&self.phase, self.retry_at) {
+            (Phase::Silent, _) => None,
+            (Phase::Open(open), None) if by_batch && open.progress.batches_in_flight() > 0 => None,
+            (_, Some(retry_at)) if by_batch => Some(retry_at.min(self.next_probe_at)),
+            _ => Some(self.next_probe_at),
+        }
+    }
+
+    fn next_attempt(&mut self) -> u64 {
+        self.attempt += 1;
+        self.attempt
+    }
+
+    /// Sends the probe that is due, whatever the status: heartbeats go at their interval.
+    fn poll_probe(&mut self, now: Instant) -> Option<LinkAction> {
+        let silent = matches!(self.phase, Phase::Silent);
+        if silent || now < self.next_probe_at {
+            return None;
+        }
+        // From now on, not from when it was due: a master that was paused sends no burst.
+        self.next_probe_at = now + self.timing.heartbeat_interval;
+        if self.probes.len() >= PROBES_IN_FLIGHT_MAX {
+            return None;
+        }
+        let attempt = self.next_attempt();
+        let (kind, action) = match &self.phase {
+            Phase::Silent => return None,
+            Phase::Asking {
+                body: RequestBody::Fetch(_),
+                answered: true,
+                ..
+            } => return None,
+            Phase::Asking {
+                epoch,
+                body,
+                serial,
+                ..
+            } => (
+                ProbeKind::Ask { serial: *serial },
+                LinkAction::Ask {
+                    attempt,
+                    epoch: *epoch,
+                    body: body.clone(),
+                },
+            ),
+            Phase::Greeting {
+                epoch,
+                older_before,
+            } => {
+                self.last_hello_at = Some(now);
+                let (epoch, older_before) = (*epoch, *older_before);
+                (
+                    ProbeKind::Hello,
+                    LinkAction::Hello {
+                        attempt,
+                        epoch,
+                        older_before,
+                    },
+                )
+            }
+            Phase::Open(open) => {
+                let progress = self.progress_for(open);
+                (
+                    ProbeKind::Heartbeat,
+                    LinkAction::Heartbeat {
+                        attempt,
+                        epoch: open.epoch,
+                        progress,
+                    },
+                )
+            }
+        };
+        let held_before = self
+            .open()
+            .map_or(Offset::ZERO, |open| open.progress.durable_end());
+        self.probes.insert(attempt, Probe { kind, held_before });
+        Some(action)
+    }
+
+    /// Sends the batch that is due: several in flight to a Healthy secondary, one to a Suspected
+    /// one or after a failure, none to an Unhealthy one.
+    fn poll_batch(&mut self, now: Instant) -> Option<LinkAction> {
+        let window = match self.health.status(now) {
+            Status::Unhealthy => return None,
+            Status::Suspected => 1,
+            Status::Healthy if self.backoff.failures() > 0 => 1,
+            Status::Healthy => BATCHES_IN_FLIGHT_MAX,
+        };
+        if self.retry_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        let (attempt, written_end) = (self.attempt + 1, self.written_end);
+        let Phase::Open(open) = &mut self.phase else {
+            return None;
+        };
+        // What was sent behind a gap is answered once the gap is filled: it must not keep back
+        // the batch that fills it.
+        let ahead = open.progress.batches_ahead();
+        if ahead >= window || open.progress.batches_in_flight() >= BATCHES_IN_FLIGHT_MAX {
+            return None;
+        }
+        let wanted = open.progress.next(attempt, written_end)?;
+        self.retry_at = None;
+        self.attempt = attempt;
+        let open = self.open()?;
+        let (epoch, progress) = (open.epoch, self.progress_for(open));
+        Some(LinkAction::SendBatch {
+            attempt,
+            epoch,
+            wanted,
+            progress,
+        })
+    }
+
+    fn progress_for(&self, open: &Conversation) -> transport::Progress {
+        transport::Progress {
+            to_incarnation: open.incarnation,
+            end: self.written_end,
+            committed: self.committed,
+            refill_target: open.refill_target,
+        }
+    }
+
+    /// Whether the answer is one of the right node; what a stranger says is a failure.
+    fn check(&self, response: Response) -> Result<Response, Failure> {
+        let wrong = |detail: String| Failure {
+            reason: WaitReason::WrongNode,
+            detail: detail.into(),
+        };
+        if response.name != self.name {
+            return Err(wrong(format!("node {} answers there", response.name)));
+        }
+        if let (Some(own), Some(theirs)) = (self.cluster, response.cluster)
+            && own != theirs
+        {
+            return Err(wrong(format!("the node belongs to cluster {theirs}")));
+        }
+        match &response.answer {
+            Answer::Refused(refusal) => match Failure::of_stranger(refusal) {
+                Some(failure) => Err(failure),
+                None => Ok(response),
+            },
+            _ => Ok(response),
+        }
+    }
+
+    fn on_probe_answer(&mut self, now: Instant, probe: &Probe, response: Response) {
+        match probe.kind {
+            ProbeKind::Ask { serial } => self.on_asked(now, serial, response),
+            ProbeKind::Hello => self.on_hello_answer(now, response),
+            ProbeKind::Heartbeat => {
+                if let Some(response) = self.accept(now, response) {
+                    let gone_back = response.state.durable_end < probe.held_before;
+                    self.on_state(now, &response, gone_back);
+                }
+            }
+        }
+    }
+
+    /// An answer to a recovery: contact, and the recovery's to judge.
+    fn on_asked(&mut self, now: Instant, asked: u64, response: Response) {
+        let Phase::Asking {
+            serial, answered, ..
+        } = &mut self.phase
+        else {
+            return;
+        };
+        let current = *serial == asked;
+        *answered |= current;
+        match &response.answer {
+            Answer::Refused(refusal) => self.probe_failures.add(Failure::of_refusal(refusal)),
+            _ => self.on_contact(now),
+        }
+        if current {
+            let response = Box::new(response);
+            self.pending.push(LinkAction::Answered {
+                serial: asked,
+                response,
+            });
+        }
+    }
+
+    fn on_hello_answer(&mut self, now: Instant, response: Response) {
+        let Phase::Greeting {
+            epoch,
+            older_before,
+        } = &mut self.phase
+        else {
+            return;
+        };
+        let epoch = *epoch;
+        match &response.answer {
+            Answer::Aligned(aligned) => {
+                self.on_contact(now);
+                self.open_conversation(now, epoch, &response, aligned.cut_records);
+            }
+            Answer::OlderStartsNeeded { before } => {
+                *older_before = Some(*before);
+                self.next_probe_at = now;
+                self.on_contact(now);
+            }
+            Answer::Refused(refusal) => self.on_refused(now, refusal.clone()),
+            _ => self
+                .probe_failures
+                .add(Failure::bad_answer("not an answer to a hello")),
+        }
+    }
+
+    fn open_conversation(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        response: &Response,
+        cut_records: u64,
+    ) {
+        let state = response.state;
+        let (incarnation, durable_end) = (response.incarnation, state.durable_end);
+        let intact = state.log_epoch.is_some();
+        self.pending.push(LinkAction::Changed(Change::Aligned {
+            incarnation,
+            durable_end,
+            intact,
+            cut_records,
+        }));
+        // The master's end at this moment lies beyond everything that an earlier life of this
+        // node may have acknowledged.
+        let refill_target = (!intact).then_some(self.written_end);
+        self.phase = Phase::Open(Conversation {
+            epoch,
+            incarnation,
+            progress: Progress::new(durable_end),
+            counted: None,
+            refill_target,
+        });
+        // A node that is back begins afresh, without waiting out the backoff of its absence.
+        self.resume_batches();
+        self.next_probe_at = if intact {
+            now + self.timing.heartbeat_interval
+        } else {
+            now
+        };
+        self.on_state(now, response, false);
+    }
+
+    /// Whether an answer of an open conversation may be believed; what it says about the
+    /// conversation itself is dealt with here.
+    fn accept(&mut self, now: Instant, response: Response) -> Option<Response> {
+        let Phase::Open(open) = &self.phase else {
+            return None;
+        };
+        if response.incarnation != open.incarnation {
+            // Another life answers: a new hello, never belief.
+            self.greet_again(now);
+            return None;
+        }
+        match response.answer {
+            Answer::Taken => {
+                self.on_contact(now);
+                Some(response)
+            }
+            Answer::Refused(refusal) => {
+                self.on_refused(now, refusal);
+                None
+            }
+            _ => {
+                self.probe_failures
+                    .add(Failure::bad_answer("not an answer to what was asked"));
+                None
+            }
+        }
+    }
+
+    fn on_batch_answer(&mut self, now: Instant, attempt: u64, response: Response) {
+        let Phase::Open(open) = &self.phase else {
+            return;
+        };
+        if response.incarnation != open.incarnation {
+            self.greet_again(now);
+            return;
+        }
+        match response.answer {
+            Answer::Taken => {
+                let Phase::Open(open) = &mut self.phase else {
+                    return;
+                };
+                if open.progress.on_taken(attempt) {
+                    self.resume_batches();
+                }
+                self.on_contact(now);
+                self.on_state(now, &response, false);
+                let more_due = self.lacks_records();
+                self.health.on_records_taken(now, more_due);
+            }
+            Answer::Refused(refusal) => {
+                let failure = Failure::of_refusal(&refusal);
+                self.on_batch_failed(now, attempt, false, failure);
+                self.on_refused(now, refusal);
+            }
+            _ => {
+                let failure = Failure::bad_answer("not an answer to records");
+                self.on_batch_failed(now, attempt, false, failure);
+            }
+        }
+    }
+
+    /// The secondary named its end and its log epoch.
+    fn on_state(&mut self, now: Instant, response: &Response, gone_back: bool) {
+        let state = response.state;
+        let Phase::Open(open) = &mut self.phase else {
+            return;
+        };
+        if state.durable_end > self.written_end {
+            let detail = format!(
+                "claims {} of {} records",
+                state.durable_end, self.written_end
+            );
+            self.probe_failures.add(Failure::bad_answer(&detail));
+            return;
+        }
+        let counts = state.log_epoch == Some(open.epoch);
+        if gone_back && !counts {
+            // It was cut by a late hello: what was sent above its end is not there any more.
+            self.greet_again(now);
+            return;
+        }
+        open.progress.on_durable_end(state.durable_end);
+        if counts {
+            open.refill_target = None;
+            if open.counted.is_none() {
+                let durable_end = state.durable_end;
+                self.pending
+                    .push(LinkAction::Changed(Change::Counts { durable_end }));
+            }
+            open.counted = open.counted.max(Some(state.durable_end));
+        }
+        self.note_due(now);
+    }
+
+    fn on_refused(&mut self, now: Instant, refusal: Refusal) {
+        match refusal {
+            Refusal::Fenced(by) | Refusal::Replaced(by) | Refusal::OutOfDate(by) => {
+                let failure = Failure {
+                    reason: WaitReason::Fenced,
+                    detail: by.describe().into(),
+                };
+                self.probe_failures.add(failure);
+                self.leave_conversation();
+                self.phase = Phase::Silent;
+                self.pending.push(LinkAction::BecomeFenced(by));
+            }
+            Refusal::HelloFirst | Refusal::WrongIncarnation | Refusal::NotAligned => {
+                self.greet_again(now);
+            }
+            // The node is there and accepts the epoch; the batch is tried again.
+            Refusal::BeyondWindow | Refusal::Storage { .. } => self.on_contact(now),
+            Refusal::WrongNode
+            | Refusal::WrongCluster
+            | Refusal::OtherNodes { .. }
+            | Refusal::Malformed { .. }
+            | Refusal::Stopping => self.probe_failures.add(Failure::of_refusal(&refusal)),
+        }
+    }
+
+    fn on_batch_failed(&mut self, now: Instant, attempt: u64, timed_out: bool, failure: Failure) {
+        self.report_due = true;
+        let Phase::Open(open) = &mut self.phase else {
+            return;
+        };
+        if !open.progress.on_failed(attempt, timed_out) {
+            return;
+        }
+        self.batch_failures.add(failure);
+        if attempt > self.failed_with {
+            self.failed_with = self.attempt;
+            self.retry_at = Some(now + self.backoff.on_failure());
+        }
+    }
+
+    fn on_contact(&mut self, now: Instant) {
+        let was_away = self.probe_failures.count > 0
+            || (self.health.status(now) != Status::Healthy && !self.health.is_stalled(now));
+        self.health.on_contact(now);
+        self.probe_failures = Failures::default();
+        if was_away {
+            // Back after an absence: replication starts at once. One that answers and takes no
+            // records keeps its backoff.
+            self.resume_batches();
+        }
+    }
+
+    fn resume_batches(&mut self) {
+        self.backoff.reset();
+        self.retry_at = None;
+        self.failed_with = self.attempt;
+        self.batch_failures = Failures::default();
+    }
+
+    fn note_due(&mut self, now: Instant) {
+        if self.lacks_records() {
+            self.health.on_records_due(now);
+        }
+    }
+
+    fn greet_again(&mut self, now: Instant) {
+        if let Phase::Open(Conversation { epoch, .. }) | Phase::Greeting { epoch, .. } = self.phase
+        {
+            let last = self.last_hello_at;
+            self.greet(now, epoch, last);
+        }
+    }
+
+    /// Begins the conversation anew, at once, but not in a loop with a node that refuses what
+    /// follows each hello.
+    fn greet(&mut self, now: Instant, epoch: Epoch, last: Option<Instant>) {
+        self.leave_conversation();
+        self.phase = Phase::Greeting {
+            epoch,
+            older_before: None,
+        };
+        let earliest = last.map_or(now, |last| last + self.timing.retry_min);
+        self.next_probe_at = now.max(earliest);
+    }
+
+    /// Nothing under way is believed any more, and no end counts.
+    fn leave_conversation(&mut self) {
+        self.probes.clear();
+        self.retry_at = None;
+        self.report_due = true;
+    }
+
+    /// Asserts what always holds.
+    #[cfg(test)]
+    pub(crate) fn check_invariants(&self) {
+        assert!(self.probes.len() <= PROBES_IN_FLIGHT_MAX);
+        if let Phase::Open(open) = &self.phase {
+            open.progress.check();
+            assert!(open.progress.batches_in_flight() <= BATCHES_IN_FLIGHT_MAX);
+            assert!(
+                open.counted
+                    .is_none_or(|counted| counted <= self.written_end)
+            );
+        }
+    }
+}
+
+impl Failures {
+    fn add(&mut self, failure: Failure) {
+        self.count += 1;
+        self.last = Some(failure);
+    }
+}
+
+impl Failure {
+    fn bad_answer(detail: &str) -> Failure {
+        Failure {
+            reason: WaitReason::BadAnswer,
+            detail: detail.into(),
+        }
+    }
+
+    /// A refusal that makes the answer one of a stranger.
+    fn of_stranger(refusal: &Refusal) -> Option<Failure> {
+        match refusal {
+            Refusal::WrongNode | Refusal::WrongCluster | Refusal::OtherNodes { .. } => {
+                Some(Failure::of_refusal(refusal))
+            }
+            _ => None,
+        }
+    }
+
+    fn of_refusal(refusal: &Refusal) -> Failure {
+        let (reason, detail) = match refusal {
+            Refusal::WrongNode => (WaitReason::WrongNode, "the node has another name".into()),
+            Refusal::WrongCluster => (
+                WaitReason::WrongNode,
+                "the node belongs to another cluster".into(),
+            ),
+            Refusal::OtherNodes { nodes } => (
+                WaitReason::WrongNode,
+                format!("the node was founded with the nodes {nodes:?}"),
+            ),
+            Refusal::Fenced(by) | Refusal::Replaced(by) | Refusal::OutOfDate(by) => {
+                (WaitReason::Fenced, by.describe())
+            }
+            Refusal::HelloFirst | Refusal::WrongIncarnation => {
+                (WaitReason::CatchingUp, "the node has restarted".into())
+            }
+            Refusal::NotAligned => (WaitReason::CatchingUp, "the node's log differs".into()),
+            Refusal::BeyondWindow => (
+                WaitReason::CatchingUp,
+                "the node waits for earlier records".into(),
+            ),
+            Refusal::Storage { detail } => (WaitReason::Storage, detail.clone()),
+            Refusal::Malformed { detail } => (WaitReason::BadAnswer, detail.clone()),
+            Refusal::Stopping => (WaitReason::ConnectionRefused, "the node is stopping".into()),
+        };
+        Failure {
+            reason,
+            detail: detail.into(),
+        }
+    }
+}
+
+impl From<TransportError> for Failure {
+    fn from(error: TransportError) -> Failure {
+        let reason = match &error {
+            TransportError::ConnectionRefused => WaitReason::ConnectionRefused,
+            TransportError::Connection(_) | TransportError::TimedOut => WaitReason::TimedOut,
+            TransportError::HttpStatus(_) => WaitReason::HttpStatus,
+            TransportError::BadAnswer(_) => WaitReason::BadAnswer,
+        };
+        Failure {
+            reason,
+            detail: error.to_string().into(),
+        }
+    }
+}
+
+impl FencedBy {
+    /// One sentence for people.
+    pub(crate) fn describe(&self) -> String {
+        let FencedBy {
+            name,
+            instance,
+            epoch,
+        } = self;
+        format!("{name} (directory {instance}) holds epoch {epoch}")
+    }
+}

@@ -1,0 +1,18 @@
+//! The decisions, as plain structs: no clock, no I/O, no actor.
+//!
+//! Each takes an event and the time and returns what to do; the actors around them deliver the
+//! events and carry out what comes back. Nothing here imports actix, reads a clock, draws
+//! unseeded chance or iterates an unordered map: that is what makes a run repeatable.
+
+pub(crate) mod acks;
+pub(crate) mod alignment;
+pub(crate) mod backoff;
+pub(crate) mod fence;
+pub(crate) mod health;
+pub(crate) mod link;
+pub(crate) mod office;
+pub(crate) mod progress;
+pub(crate) mod quorum;
+pub(crate) mod recovery;
+pub(crate) mod reorder;
+pub(crate) mod replica;

@@ -1,0 +1,598 @@
+//! A master's office: whether it takes appends, which offset each gets, who is answered when.
+//!
+//! Owns the mode, the next offset, the appends that wait, and what the links last reported.
+//! Never reads a clock, never writes, never sends: it hands back batches to write and answers to
+//! give. `W` is whoever gets an answer. Keeps rules 1, 4, 6, 8 and 11.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
+
+use crate::{
+    config::{MasterConfig, Peer},
+    error::{AppendError, LimitName, ModeState},
+    limits::BATCH_BYTES_MAX,
+    record::{KIND_MESSAGE, Record, RecordBatch},
+    rules::{
+        acks::{Acks, NodeSet, Released},
+        link::LinkReport,
+        quorum::quorum,
+    },
+    transport::FencedBy,
+    types::{Concern, DiskState, Epoch, Mode, ModeReason, NodeName, Offset, Status, SyncPolicy},
+    views::{
+        FencedByHealth, Holders, QuorumHealth, Receipt, SecondaryStatus, WaitReason, WaitingAppend,
+        WaitingAppends, WaitingFor,
+    },
+};
+
+/// The state of a master's office.
+#[derive(Debug)]
+pub(crate) struct Office<W> {
+    name: NodeName,
+    durable: bool,
+    max_waiting_appends: usize,
+    state: State,
+    disk: DiskState,
+    stopping: bool,
+    epoch: Epoch,
+    next: Offset,
+    acks: Acks<Waiter<W>>,
+    /// Batches that are not written yet: their ends and how many payload bytes they hold.
+    unwritten: VecDeque<(Offset, usize)>,
+    secondaries: Vec<Secondary>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Recovering,
+    Serving,
+    Fenced(FencedBy),
+    Failed { detail: Arc<str> },
+}
+
+#[derive(Debug)]
+struct Secondary {
+    peer: Peer,
+    report: LinkReport,
+}
+
+#[derive(Debug)]
+struct Waiter<W> {
+    caller: W,
+    concern: u32,
+    epoch: Epoch,
+    arrived: Instant,
+}
+
+/// An append at the door.
+#[derive(Debug)]
+pub(crate) struct NewAppend<W> {
+    pub(crate) payload: Bytes,
+    pub(crate) concern: Concern,
+    /// How long its caller waits for the concern, from its arrival.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) arrived: Instant,
+    pub(crate) caller: W,
+}
+
+/// An answer to give.
+#[derive(Debug)]
+pub(crate) struct Answered<W> {
+    pub(crate) caller: W,
+    pub(crate) result: Result<Receipt, AppendError>,
+}
+
+/// What became of a group of appends.
+#[derive(Debug)]
+pub(crate) struct Admitted<W> {
+    /// To be written, in order.
+    pub(crate) batches: Vec<RecordBatch>,
+    /// Refused, with the reason; their payload bytes are `refused_bytes`.
+    pub(crate) refused: Vec<Answered<W>>,
+    pub(crate) refused_bytes: usize,
+}
+
+impl<W> Office<W> {
+    /// For a master that recovers; `initial` is what each link reports before it does anything.
+    pub(crate) fn new(config: &MasterConfig, durable: bool, initial: Vec<LinkReport>) -> Office<W> {
+        assert_eq!(
+            initial.len(),
+            config.secondaries.len(),
+            "one report for each secondary"
+        );
+        let peers = config.secondaries.iter().cloned();
+        Office {
+            name: config.name.clone(),
+            durable: durable && config.sync == SyncPolicy::Always,
+            max_waiting_appends: config.max_waiting_appends,
+            state: State::Recovering,
+            disk: DiskState::Ok,
+            stopping: false,
+            epoch: Epoch(0),
+            next: Offset::ZERO,
+            acks: Acks::new(Offset::ZERO, config.secondaries.len()),
+            unwritten: VecDeque::new(),
+            secondaries: peers
+                .zip(initial)
+                .map(|(peer, report)| Secondary { peer, report })
+                .collect(),
+        }
+    }
+
+    /// The recovery is done: appends are taken from `end` on, in this epoch.
+    pub(crate) fn serve(&mut self, epoch: Epoch, end: Offset) {
+        assert_eq!(self.state, State::Recovering, "an office is taken once");
+        assert_eq!(
+            self.acks.waiting(),
+            0,
+            "nobody waits before the office is taken"
+        );
+        (self.state, self.epoch, self.next) = (State::Serving, epoch, end);
+        self.acks = Acks::new(end, self.secondaries.len());
+    }
+
+    /// Mode, reason and numbers at `now`.
+    pub(crate) fn mode(&self, now: Instant) -> ModeState {
+        let quorum = self.quorum(now);
+        let QuorumHealth {
+            nodes,
+            needed,
+            alive,
+        } = quorum;
+        let (mode, reason, detail) = match &self.state {
+            State::Recovering => (
+                Mode::Recovering,
+                Some(ModeReason::WaitingForNodes),
+                format!(
+                    "it agrees with the other nodes on an epoch; {needed} of {nodes} must answer"
+                ),
+            ),
+            State::Fenced(by) => (Mode::ReadOnly, Some(ModeReason::Fenced), by.describe()),
+            State::Failed { detail } => (
+                Mode::ReadOnly,
+                Some(ModeReason::Storage),
+                format!("its disk failed: {detail}"),
+            ),
+            State::Serving if !quorum.is_met() => (
+                Mode::ReadOnly,
+                Some(ModeReason::NoQuorum),
+                format!("{alive} of {nodes} nodes are in contact and {needed} are needed"),
+            ),
+            State::Serving => (Mode::ReadWrite, None, "it takes appends".to_owned()),
+        };
+        ModeState {
+            mode,
+            reason,
+            detail,
+            alive,
+            needed,
+            nodes,
+        }
+    }
+
+    /// Gives offsets to the appends that may have one, and encodes them.
+    pub(crate) fn admit(
+        &mut self,
+        now: Instant,
+        wall_ms: u64,
+        appends: impl Iterator<Item = NewAppend<W>>,
+    ) -> Admitted<W> {
+        let mut admitted = Admitted {
+            batches: Vec::new(),
+            refused: Vec::new(),
+            refused_bytes: 0,
+        };
+        let closed = self.refusal(now);
+        let mut buffer = BytesMut::new();
+        let (mut first, mut payload_bytes) = (self.next, 0);
+        for append in appends {
+            let concern = match self.check(&append, closed.as_ref()) {
+                Ok(concern) => concern,
+                Err(error) => {
+                    admitted.refused_bytes += append.payload.len();
+                    admitted.refused.push(Answered {
+                        caller: append.caller,
+                        result: Err(error),
+                    });
+                    continue;
+                }
+            };
+            let offset = self.next;
+            self.next = offset.plus(1);
+            Record {
+                offset,
+                epoch: self.epoch,
+                timestamp_ms: wall_ms,
+                kind: KIND_MESSAGE,
+                flags: 0,
+                key: b"",
+                payload: &append.payload,
+            }
+            .encode(&mut buffer);
+            payload_bytes += append.payload.len();
+            self.file(concern, offset, append);
+            if buffer.len() >= BATCH_BYTES_MAX {
+                admitted
+                    .batches
+                    .push(self.batch(first, &mut buffer, payload_bytes));
+                (first, payload_bytes) = (self.next, 0);
+            }
+        }
+        if !buffer.is_empty() {
+            admitted
+                .batches
+                .push(self.batch(first, &mut buffer, payload_bytes));
+        }
+        admitted
+    }
+
+    /// The writer has written to `end`: how many payload bytes are not queued any more.
+    pub(crate) fn on_written(&mut self, end: Offset) -> usize {
+        let mut freed = 0;
+        while let Some((_, bytes)) = self
+            .unwritten
+            .pop_front_if(|(batch_end, _)| *batch_end <= end)
+        {
+            freed += bytes;
+        }
+        freed
+    }
+
+    /// The master's own log is durable to `end`.
+    pub(crate) fn on_durable(&mut self, end: Offset) {
+        self.acks.on_own_end(end);
+    }
+
+    /// A link reports how things stand.
+    pub(crate) fn on_report(&mut self, secondary: usize, report: LinkReport) {
+        self.acks.on_end(secondary, report.counted);
+        self.secondaries[secondary].report = report;
+    }
+
+    /// Takes out everyone who is to be answered at `now`: concern met, or time up.
+    pub(crate) fn settle(&mut self, now: Instant) -> Vec<Answered<W>> {
+        let mut done = self.acks.release();
+        done.extend(self.acks.expire(now));
+        let mut views = Views::default();
+        done.into_iter()
+            .map(|Released { offset, waiter }| {
+                let set = self.acks.holders(offset);
+                let holders = views.of(self, set, offset, now);
+                let receipt = Receipt {
+                    offset,
+                    epoch: waiter.epoch,
+                    concern: waiter.concern,
+                    concern_met: set.has_master() && set.count() >= waiter.concern,
+                    acks: holders.acks,
+                    waiting_for: holders.waiting_for,
+                    durable: self.durable,
+                    elapsed: now.duration_since(waiter.arrived),
+                };
+                Answered {
+                    caller: waiter.caller,
+                    result: Ok(receipt),
+                }
+            })
+            .collect()
+    }
+
+    /// Another master holds the office: whoever waits is told that nothing is known.
+    pub(crate) fn become_fenced(&mut self, now: Instant, by: FencedBy) -> Vec<Answered<W>> {
+        self.state = State::Fenced(by);
+        let state = Box::new(self.mode(now));
+        self.dismiss(|offset| AppendError::ReadOnly {
+            state: state.clone(),
+            offset: Some(offset),
+        })
+    }
+
+    /// The disk failed for good.
+    pub(crate) fn become_failed(&mut self, detail: &Arc<str>) -> Vec<Answered<W>> {
+        self.disk = DiskState::Failed;
+        self.state = State::Failed {
+            detail: detail.clone(),
+        };
+        self.dismiss(|offset| AppendError::Storage {
+            detail: detail.clone(),
+            offset: Some(offset),
+        })
+    }
+
+    /// The node is stopping: whoever waits is told so.
+    pub(crate) fn become_stopping(&mut self) -> Vec<Answered<W>> {
+        self.stopping = true;
+        self.dismiss(|offset| AppendError::Stopping {
+            offset: Some(offset),
+        })
+    }
+
+    /// When [`Office::settle`] has something to do even if nothing happens.
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        // The mode follows from statuses, which change with time alone.
+        let statuses = self
+            .secondaries
+            .iter()
+            .filter_map(|s| s.report.health.next_deadline(now));
+        self.acks.next_deadline().into_iter().chain(statuses).min()
+    }
+
+    /// Whether it has been taken: the recovery is done and nobody else took it since.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.state == State::Serving
+    }
+
+    /// The epoch of the office.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The offset that the next record gets.
+    pub(crate) fn next_offset(&self) -> Offset {
+        self.next
+    }
+
+    /// The offset after the last record that a majority holds, once known.
+    pub(crate) fn committed(&self) -> Option<Offset> {
+        self.acks.committed()
+    }
+
+    /// How the disk does.
+    pub(crate) fn disk(&self) -> DiskState {
+        self.disk
+    }
+
+    /// How many appends wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.acks.waiting()
+    }
+
+    /// Who holds the office, where it is not this master.
+    pub(crate) fn fenced_by(&self) -> Option<FencedByHealth> {
+        match &self.state {
+            State::Fenced(by) => Some(FencedByHealth {
+                name: by.name.clone(),
+                instance: by.instance,
+                epoch: by.epoch,
+            }),
+            State::Recovering | State::Serving | State::Failed { .. } => None,
+        }
+    }
+
+    /// The quorum's numbers.
+    pub(crate) fn quorum(&self, now: Instant) -> QuorumHealth {
+        quorum(
+            self.secondaries
+                .iter()
+                .map(|secondary| secondary.report.health.status(now)),
+        )
+    }
+
+    /// The secondaries as they stand.
+    pub(crate) fn secondaries(&self, now: Instant) -> Vec<SecondaryStatus> {
+        self.secondaries
+            .iter()
+            .map(|secondary| secondary.status(now, self.next))
+            .collect()
+    }
+
+    /// Which nodes hold `offset`, and why the others do not.
+    pub(crate) fn holders(&self, now: Instant, offset: Offset) -> Holders {
+        Views::default().of(self, self.acks.holders(offset), offset, now)
+    }
+
+    /// The appends that wait, the oldest `limit` of them.
+    pub(crate) fn waiting_appends(&self, now: Instant, limit: usize) -> WaitingAppends {
+        let mut views = Views::default();
+        let appends = self.acks.oldest(limit).into_iter().map(|(offset, waiter)| {
+            let holders = views.of(self, self.acks.holders(offset), offset, now);
+            WaitingAppend {
+                offset,
+                concern: waiter.concern,
+                acks: holders.acks,
+                waiting_for: holders.waiting_for,
+                waiting: now.duration_since(waiter.arrived),
+            }
+        });
+        WaitingAppends {
+            appends: appends.collect(),
+            total: self.acks.waiting(),
+        }
+    }
+
+    /// Why nobody is admitted, if so.
+    fn refusal(&self, now: Instant) -> Option<AppendError> {
+        if self.stopping {
+            return Some(AppendError::Stopping { offset: None });
+        }
+        if let State::Failed { detail } = &self.state {
+            return Some(AppendError::Storage {
+                detail: detail.clone(),
+                offset: None,
+            });
+        }
+        let state = self.mode(now);
+        (state.mode != Mode::ReadWrite).then(|| AppendError::ReadOnly {
+            state: Box::new(state),
+            offset: None,
+        })
+    }
+
+    /// The concern as a number, if the append may have an offset.
+    fn check(
+        &self,
+        append: &NewAppend<W>,
+        closed: Option<&AppendError>,
+    ) -> Result<u32, AppendError> {
+        let nodes = self.acks.nodes();
+        let Some(concern) = append.concern.resolve(nodes) else {
+            return Err(AppendError::Concern { nodes });
+        };
+        if let Some(closed) = closed {
+            return Err(closed.clone());
+        }
+        if self
+            .acks
+            .waiting_for_concern(self.queue_of(concern, append))
+            >= self.max_waiting_appends
+        {
+            let value = self.max_waiting_appends as u64;
+            return Err(AppendError::Overloaded {
+                limit: LimitName::MaxWaitingAppends,
+                value,
+            });
+        }
+        Ok(concern)
+    }
+
+    /// The concern that an append waits by: one that does not wait for others waits for the
+    /// master alone.
+    fn queue_of(&self, concern: u32, append: &NewAppend<W>) -> u32 {
+        if append.timeout == Some(Duration::ZERO) {
+            1
+        } else {
+            concern
+        }
+    }
+
+    fn file(&mut self, concern: u32, offset: Offset, append: NewAppend<W>) {
+        let queue = self.queue_of(concern, &append);
+        let deadline = append
+            .timeout
+            .filter(|timeout| !timeout.is_zero())
+            .and_then(|timeout| append.arrived.checked_add(timeout));
+        let NewAppend {
+            caller, arrived, ..
+        } = append;
+        let waiter = Waiter {
+            caller,
+            concern,
+            epoch: self.epoch,
+            arrived,
+        };
+        self.acks.wait(queue, offset, deadline, waiter);
+    }
+
+    fn batch(&mut self, first: Offset, buffer: &mut BytesMut, payload_bytes: usize) -> RecordBatch {
+        self.unwritten.push_back((self.next, payload_bytes));
+        let count = self.next.records_since(first);
+        RecordBatch::encoded_here(first, count, self.epoch, buffer.split().freeze())
+    }
+
+    fn dismiss(&mut self, error: impl Fn(Offset) -> AppendError) -> Vec<Answered<W>> {
+        let waiting = self.acks.drain();
+        waiting
+            .into_iter()
+            .map(|Released { offset, waiter }| Answered {
+                caller: waiter.caller,
+                result: Err(error(offset)),
+            })
+            .collect()
+    }
+}
+
+/// Lists of holders, made once for all messages that would get the same ones.
+#[derive(Default)]
+struct Views {
+    last: Option<(NodeSet, u64, Holders)>,
+}
+
+impl Views {
+    fn of<W>(&mut self, office: &Office<W>, set: NodeSet, offset: Offset, now: Instant) -> Holders {
+        let flying = office.in_flight(offset);
+        match &self.last {
+            Some((last_set, last_flying, holders))
+                if (*last_set, *last_flying) == (set, flying) =>
+            {
+                holders.clone()
+            }
+            _ => {
+                let holders = office.describe(set, offset, now);
+                self.last = Some((set, flying, holders.clone()));
+                holders
+            }
+        }
+    }
+}
+
+impl<W> Office<W> {
+    /// To which secondaries `offset` may be on its way, a bit for each.
+    fn in_flight(&self, offset: Offset) -> u64 {
+        let flies = |secondary: &Secondary| offset < secondary.report.in_flight_end;
+        self.secondaries
+            .iter()
+            .rev()
+            .fold(0, |set, s| set << 1 | u64::from(flies(s)))
+    }
+
+    fn describe(&self, set: NodeSet, offset: Offset, now: Instant) -> Holders {
+        let (mut acks, mut waiting_for) = (Vec::new(), Vec::new());
+        if set.has_master() {
+            acks.push(self.name.clone());
+        } else {
+            waiting_for.push(WaitingFor {
+                name: self.name.clone(),
+                status: Status::Healthy,
+                reason: WaitReason::InFlight,
+                detail: None,
+                next_retry: None,
+            });
+        }
+        for (index, secondary) in self.secondaries.iter().enumerate() {
+            if set.has_secondary(index) {
+                acks.push(secondary.peer.name.clone());
+            } else {
+                waiting_for.push(secondary.waiting_for(now, offset));
+            }
+        }
+        Holders {
+            acks: acks.into(),
+            waiting_for: waiting_for.into(),
+        }
+    }
+}
+
+impl Secondary {
+    fn waiting_for(&self, now: Instant, offset: Offset) -> WaitingFor {
+        let report = &self.report;
+        let (reason, detail) = match &report.failure {
+            Some(failure) => (failure.reason, Some(failure.detail.clone())),
+            None if report.health.last_contact().is_none() => (WaitReason::NotReachedYet, None),
+            None if offset < report.in_flight_end => (WaitReason::InFlight, None),
+            None => (WaitReason::CatchingUp, None),
+        };
+        WaitingFor {
+            name: self.peer.name.clone(),
+            status: report.health.status(now),
+            reason,
+            detail,
+            next_retry: report
+                .next_retry_at
+                .map(|at| at.saturating_duration_since(now)),
+        }
+    }
+
+    fn status(&self, now: Instant, next: Offset) -> SecondaryStatus {
+        let report = &self.report;
+        let last_contact = report.health.last_contact();
+        let reached = last_contact.is_some();
+        let reason = report.failure.as_ref().map(|failure| failure.reason);
+        SecondaryStatus {
+            name: self.peer.name.clone(),
+            url: self.peer.url.clone(),
+            status: report.health.status(now),
+            durable_end: report.durable_end,
+            lag: next.records_since(report.durable_end.unwrap_or(Offset::ZERO)),
+            last_contact: last_contact.map(|at| now.saturating_duration_since(at)),
+            failed_attempts: report.failed_attempts,
+            reason: reason.or((!reached).then_some(WaitReason::NotReachedYet)),
+            next_retry: report
+                .next_retry_at
+                .map(|at| at.saturating_duration_since(now)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

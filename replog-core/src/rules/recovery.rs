@@ -1,0 +1,670 @@
+//! A master's start: found or recover, collect promises, adopt a log, and only then serve.
+//!
+//! Owns the order of the steps in which nothing acknowledged can be lost. Never sends, saves or
+//! fetches itself: it says what to ask, save, cut and append, and is told when that is done.
+//! Keeps rules 5, 7 and 9.
+//!
+//! ```text
+//!  blank: Identifying ──▶ Saving(identity) ─┐
+//!  intact or not:                           ├─▶ Saving(promise) ─▶ Promising ─▶ Cutting ─▶ Adopting
+//!                         ▲ a higher epoch was seen, or the source is gone │         │          │
+//!                         └────────────────────────────────────────────────┴─────────┴──────────┤
+//!                                                              Serving ◀─ Saving(log epoch) ◀───┘
+//! ```
+//!
+//! After Viewstamped Replication's view change and Zab's recovery phase: the log of the highest
+//! (log epoch, end) among a majority holds everything that was acknowledged at a majority.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use crate::{
+    config::{Founding, Timing},
+    limits::BATCH_BYTES_MAX,
+    log::{ClusterIdentity, Meta},
+    record::RecordBatch,
+    rules::{
+        alignment::{Agreement, Outline, agreement},
+        fence::promise_to,
+    },
+    transport::{Answer, FencedBy, Fetch, Fetched, Promise, Refusal, RequestBody, Response},
+    types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset, majority},
+    views::RecoveryHealth,
+};
+
+/// The recovery of one start.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    settings: Settings,
+    meta: Meta,
+    /// The own log's end, all of it durable.
+    own_end: Offset,
+    step: Step,
+    step_since: Instant,
+    started: Instant,
+    /// Stamped on what is asked, so that a late answer to an earlier question is known.
+    serial: u64,
+    /// The latest answer of each other node to the present question.
+    answers: BTreeMap<NodeName, Heard>,
+    /// The highest epoch seen anywhere.
+    highest: Epoch,
+    /// The end of what was last fetched, until it is durable.
+    appending_to: Offset,
+    out: Vec<RecoveryAction>,
+}
+
+/// What a recovery needs to know of the settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) nodes: Vec<NodeName>,
+    pub(crate) founding: Founding,
+    pub(crate) timing: Timing,
+    /// The identity that a founder would give the cluster.
+    pub(crate) drawn: ClusterId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// A blank master asks who is there.
+    Identifying,
+    /// Founding, or joining the cluster of which this is the wiped master.
+    SavingIdentity,
+    SavingPromise {
+        epoch: Epoch,
+    },
+    Promising {
+        epoch: Epoch,
+    },
+    /// A log that is not intact is cut to where it agrees with the adopted one.
+    Cutting {
+        epoch: Epoch,
+        source: Source,
+    },
+    Adopting {
+        epoch: Epoch,
+        source: Source,
+    },
+    SavingLogEpoch {
+        epoch: Epoch,
+    },
+    Done,
+    Fenced,
+}
+
+/// Whose log is adopted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    name: NodeName,
+    incarnation: Incarnation,
+    end: Offset,
+}
+
+/// What another node answered.
+#[derive(Clone, Debug)]
+enum Heard {
+    /// It has no identity.
+    Blank,
+    /// It knows its cluster.
+    Identity(ClusterIdentity),
+    /// It promised the epoch.
+    Promised {
+        incarnation: Incarnation,
+        log_epoch: Option<Epoch>,
+        end: Offset,
+        starts: Vec<EpochStart>,
+    },
+    /// It is another cluster's, or otherwise of no help.
+    Stranger,
+}
+
+/// What the shell is to do, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RecoveryAction {
+    /// Ask these nodes until told otherwise; ask the others nothing.
+    Ask {
+        to: Vec<NodeName>,
+        cluster: Option<ClusterId>,
+        epoch: Epoch,
+        serial: u64,
+        body: RequestBody,
+    },
+    /// Save this and report it.
+    Save(Meta),
+    /// Cut the own log and report it.
+    Truncate(Offset),
+    /// Append to the own log and report when it is durable.
+    Append(Vec<RecordBatch>),
+    /// The recovery is done.
+    Serve {
+        meta: Meta,
+        epoch: Epoch,
+        adopted_end: Offset,
+    },
+    /// Another master holds the office.
+    BecomeFenced(FencedBy),
+    /// Something that an operator would want to read.
+    Note(String),
+}
+
+impl Recovery {
+    /// Begins with what the directory holds.
+    pub(crate) fn new(settings: Settings, meta: Meta, own_end: Offset, now: Instant) -> Recovery {
+        let highest = meta
+            .promised
+            .as_ref()
+            .map_or(Epoch(0), |promised| promised.epoch);
+        let mut recovery = Recovery {
+            settings,
+            own_end,
+            step: Step::Identifying,
+            step_since: now,
+            started: now,
+            serial: 0,
+            answers: BTreeMap::new(),
+            highest,
+            appending_to: Offset::ZERO,
+            out: Vec::new(),
+            meta,
+        };
+        if recovery.meta.cluster.is_some() {
+            recovery.choose_epoch(now);
+        } else {
+            recovery.become_identifying(now);
+        }
+        recovery
+    }
+
+    /// What is to be done now.
+    pub(crate) fn take_actions(&mut self) -> Vec<RecoveryAction> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// A node answered what was asked under `serial`.
+    pub(crate) fn on_answer(
+        &mut self,
+        now: Instant,
+        serial: u64,
+        response: Response,
+        own_starts: &[EpochStart],
+    ) {
+        if serial != self.serial || !self.settings.nodes.contains(&response.name) {
+            return;
+        }
+        self.highest = self.highest.max(response.state.promised);
+        match self.step.clone() {
+            Step::Identifying => self.on_identity(now, response),
+            Step::Promising { epoch } => self.on_promise(now, epoch, response, own_starts),
+            Step::Adopting { epoch, source } => self.on_fetched(now, epoch, &source, response),
+            Step::SavingIdentity
+            | Step::SavingPromise { .. }
+            | Step::Cutting { .. }
+            | Step::SavingLogEpoch { .. }
+            | Step::Done
+            | Step::Fenced => {}
+        }
+    }
+
+    /// The meta that was to be saved is durable.
+    pub(crate) fn on_saved(&mut self, now: Instant) {
+        match self.step.clone() {
+            Step::SavingIdentity => self.choose_epoch(now),
+            Step::SavingPromise { epoch } => self.become_promising(now, epoch),
+            Step::SavingLogEpoch { epoch } => {
+                self.step = Step::Done;
+                let (meta, adopted_end) = (self.meta.clone(), self.own_end);
+                self.out.push(RecoveryAction::Serve {
+                    meta,
+                    epoch,
+                    adopted_end,
+                });
+            }
+            Step::Identifying
+            | Step::Promising { .. }
+            | Step::Cutting { .. }
+            | Step::Adopting { .. }
+            | Step::Done
+            | Step::Fenced => {}
+        }
+    }
+
+    /// The own log was cut to `end`.
+    pub(crate) fn on_truncated(&mut self, now: Instant, end: Offset) {
+        if let Step::Cutting { epoch, source } = self.step.clone() {
+            self.own_end = end;
+            self.become_adopting(now, epoch, source);
+        }
+    }
+
+    /// The own log is durable to `end`.
+    pub(crate) fn on_durable(&mut self, now: Instant, end: Offset) {
+        let Step::Adopting { epoch, source } = self.step.clone() else {
+            return;
+        };
+        if end > self.own_end && end >= self.appending_to {
+            self.own_end = end;
+            self.become_adopting(now, epoch, source);
+        }
+    }
+
+    /// The time of [`Recovery::next_deadline`] has come.
+    pub(crate) fn on_deadline(&mut self, now: Instant, own_starts: &[EpochStart]) {
+        if self.next_deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        match self.step.clone() {
+            Step::Identifying => self.decide_identity(now),
+            Step::Promising { epoch } => self.decide_promises(now, epoch, own_starts),
+            // The source is gone: a round without it.
+            Step::Adopting { source, .. } => {
+                self.note(format!(
+                    "{} no longer answers: asking for promises anew",
+                    source.name
+                ));
+                self.choose_epoch(now);
+            }
+            _ => {}
+        }
+    }
+
+    /// When to call [`Recovery::on_deadline`], if nothing happens before.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let patience = self.patience();
+        match self.step {
+            Step::Identifying if self.founders() => Some(patience),
+            Step::Promising { .. } if self.promises() >= self.needed() => Some(patience),
+            Step::Adopting { .. } => Some(patience),
+            _ => None,
+        }
+    }
+
+    /// How long nodes that have not answered are waited for. Who was silent for
+    /// `unhealthy_after` since the start is waited for in a later round no longer than a request
+    /// takes.
+    fn patience(&self) -> Instant {
+        let Timing {
+            unhealthy_after,
+            request_timeout,
+            ..
+        } = self.settings.timing;
+        match self.step {
+            Step::Promising { .. } => {
+                (self.started + unhealthy_after).max(self.step_since + request_timeout)
+            }
+            _ => self.step_since + unhealthy_after,
+        }
+    }
+
+    /// How it goes, for people.
+    pub(crate) fn health(&self) -> RecoveryHealth {
+        let answered =
+            |name: &&NodeName| !matches!(self.answers.get(*name), None | Some(Heard::Stranger));
+        let source = match &self.step {
+            Step::Cutting { source, .. } | Step::Adopting { source, .. } => Some(source),
+            _ => None,
+        };
+        let waits = matches!(self.step, Step::Identifying | Step::Promising { .. });
+        let waiting_for = match source {
+            Some(source) => vec![source.name.clone()],
+            None if waits => self
+                .others()
+                .filter(|name| !answered(name))
+                .cloned()
+                .collect(),
+            None => Vec::new(),
+        };
+        RecoveryHealth {
+            waiting_for,
+            from: source.map(|source| source.name.clone()),
+            adopted: source.map(|_| self.own_end),
+            of: source.map(|source| source.end),
+        }
+    }
+
+    /// The epoch that it tries for, or the highest seen.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.meta
+            .promised
+            .as_ref()
+            .map_or(Epoch(0), |promised| promised.epoch)
+    }
+
+    fn others(&self) -> impl Iterator<Item = &NodeName> {
+        self.settings
+            .nodes
+            .iter()
+            .filter(|name| **name != self.meta.name)
+    }
+
+    fn needed(&self) -> u32 {
+        majority(u32::try_from(self.settings.nodes.len()).expect("bounded by NODES_MAX"))
+    }
+
+    fn note(&mut self, text: String) {
+        self.out.push(RecoveryAction::Note(text));
+    }
+
+    fn enter(&mut self, now: Instant, step: Step) {
+        self.step = step;
+        self.step_since = now;
+    }
+
+    fn ask(&mut self, to: Vec<NodeName>, epoch: Epoch, body: RequestBody) {
+        self.serial += 1;
+        let (serial, cluster) = (self.serial, self.meta.cluster.as_ref().map(|c| c.id));
+        self.out.push(RecoveryAction::Ask {
+            to,
+            cluster,
+            epoch,
+            serial,
+            body,
+        });
+    }
+
+    fn become_identifying(&mut self, now: Instant) {
+        self.enter(now, Step::Identifying);
+        self.answers.clear();
+        let others = self.others().cloned().collect();
+        self.ask(others, Epoch(0), RequestBody::Identify);
+        self.decide_when_all_answered(now);
+    }
+
+    fn on_identity(&mut self, now: Instant, response: Response) {
+        let heard = match (response.cluster, response.answer) {
+            (None, Answer::Identity(_)) => Heard::Blank,
+            (Some(id), Answer::Identity(identity)) if identity.nodes == self.settings.nodes => {
+                Heard::Identity(ClusterIdentity {
+                    id,
+                    nodes: identity.nodes,
+                })
+            }
+            (Some(id), Answer::Identity(identity)) => {
+                let (name, nodes) = (&response.name, identity.nodes);
+                self.note(format!(
+                    "{name} belongs to cluster {id} of the nodes {nodes:?}"
+                ));
+                Heard::Stranger
+            }
+            _ => return,
+        };
+        let first = self.answers.insert(response.name, heard).is_none();
+        let identity = self.answers.values().find_map(|heard| match heard {
+            Heard::Identity(identity) => Some(identity.clone()),
+            _ => None,
+        });
+        if let Some(identity) = identity {
+            self.note(format!(
+                "this master is blank and cluster {} exists: recovering",
+                identity.id
+            ));
+            self.meta.cluster = Some(identity);
+            self.save(now, Step::SavingIdentity);
+        } else if first {
+            self.decide_when_all_answered(now);
+        }
+    }
+
+    fn decide_when_all_answered(&mut self, now: Instant) {
+        if self.answers.len() + 1 == self.settings.nodes.len() {
+            self.decide_identity(now);
+        }
+    }
+
+    /// Whether this master may found: every answer came from a blank node, and they and it are
+    /// a majority.
+    fn founders(&self) -> bool {
+        let all_blank = self
+            .answers
+            .values()
+            .all(|heard| matches!(heard, Heard::Blank));
+        let blank = u32::try_from(self.answers.len()).expect("bounded by NODES_MAX") + 1;
+        self.settings.founding == Founding::Allowed && all_blank && blank >= self.needed()
+    }
+
+    fn decide_identity(&mut self, now: Instant) {
+        if !self.founders() {
+            return;
+        }
+        let (id, nodes) = (self.settings.drawn, self.settings.nodes.clone());
+        self.note(format!("founding cluster {id} of the nodes {nodes:?}"));
+        self.meta.cluster = Some(ClusterIdentity { id, nodes });
+        self.promise_myself(Epoch(1));
+        self.meta.log_epoch = Some(Epoch(1));
+        self.save(now, Step::SavingIdentity);
+    }
+
+    fn save(&mut self, now: Instant, step: Step) {
+        self.enter(now, step);
+        // Nothing is asked while a promise is not durable.
+        self.serial += 1;
+        self.out.push(RecoveryAction::Save(self.meta.clone()));
+    }
+
+    fn promise_myself(&mut self, epoch: Epoch) {
+        let life = Incarnation {
+            instance: self.meta.instance,
+            start: self.meta.start,
+        };
+        let promised = promise_to(self.meta.promised.as_ref(), epoch, &self.meta.name, life);
+        self.meta.promised = Some(promised);
+        self.highest = self.highest.max(epoch);
+    }
+
+    /// Takes an epoch above all seen. Promises for a lower one count for nothing from here on.
+    fn choose_epoch(&mut self, now: Instant) {
+        let epoch = self.highest.next();
+        self.promise_myself(epoch);
+        self.answers.clear();
+        self.save(now, Step::SavingPromise { epoch });
+    }
+
+    fn become_promising(&mut self, now: Instant, epoch: Epoch) {
+        self.enter(now, Step::Promising { epoch });
+        let others = self.others().cloned().collect();
+        let promise = Promise {
+            nodes: self.settings.nodes.clone(),
+            log_epoch: self.meta.log_epoch,
+        };
+        self.ask(others, epoch, RequestBody::Promise(promise));
+        if self.settings.nodes.len() == 1 {
+            self.decide_promises(now, epoch, &[]);
+        }
+    }
+
+    fn on_promise(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        response: Response,
+        own_starts: &[EpochStart],
+    ) {
+        let heard = match response.answer {
+            Answer::Promised(promised) => Heard::Promised {
+                incarnation: response.incarnation,
+                log_epoch: response.state.log_epoch,
+                end: response.state.durable_end,
+                starts: promised.epoch_starts,
+            },
+            Answer::Refused(Refusal::Fenced(by)) => {
+                self.highest = self.highest.max(by.epoch);
+                self.note(format!(
+                    "{} refuses epoch {epoch}: {}",
+                    response.name,
+                    by.describe()
+                ));
+                self.choose_epoch(now);
+                return;
+            }
+            Answer::Refused(Refusal::Replaced(by) | Refusal::OutOfDate(by)) => {
+                self.step = Step::Fenced;
+                self.serial += 1;
+                self.out.push(RecoveryAction::BecomeFenced(by));
+                return;
+            }
+            _ => return,
+        };
+        self.answers.insert(response.name, heard);
+        let all = self.answers.len() + 1 == self.settings.nodes.len();
+        if all || now >= self.patience() {
+            self.decide_promises(now, epoch, own_starts);
+        }
+    }
+
+    /// How many promises count. Beside an intact master those of nodes that are not intact do
+    /// too; a master that is not intact counts for nothing itself.
+    fn promises(&self) -> u32 {
+        let intact = self.meta.log_epoch.is_some();
+        let counts = |heard: &&Heard| match heard {
+            Heard::Promised { log_epoch, .. } => intact || log_epoch.is_some(),
+            Heard::Blank | Heard::Identity(_) | Heard::Stranger => false,
+        };
+        let others = self.answers.values().filter(counts).count();
+        u32::from(intact) + u32::try_from(others).expect("bounded by NODES_MAX")
+    }
+
+    /// Adopts the log of the highest (log epoch, end) among the intact ones, itself included.
+    fn decide_promises(&mut self, now: Instant, epoch: Epoch, own_starts: &[EpochStart]) {
+        if self.promises() < self.needed() {
+            return;
+        }
+        let own = self
+            .meta
+            .log_epoch
+            .map(|log_epoch| (log_epoch, self.own_end));
+        let mut best = own;
+        let mut source = None;
+        for (name, heard) in &self.answers {
+            let Heard::Promised {
+                incarnation,
+                log_epoch: Some(log_epoch),
+                end,
+                starts,
+            } = heard
+            else {
+                continue;
+            };
+            if best.is_none_or(|best| (*log_epoch, *end) > best) {
+                best = Some((*log_epoch, *end));
+                let (name, incarnation, end) = (name.clone(), *incarnation, *end);
+                source = Some((
+                    Source {
+                        name,
+                        incarnation,
+                        end,
+                    },
+                    starts.clone(),
+                ));
+            }
+        }
+        let Some((source, starts)) = source else {
+            self.take_office(now, epoch);
+            return;
+        };
+        let agree = if own.is_some() {
+            // An intact master never cuts its own log: what it holds is the adopted log's
+            // beginning, since its log epoch is the highest.
+            let adopted = best.expect("a source has a log epoch").0;
+            assert_eq!(
+                Some(adopted),
+                self.meta.log_epoch,
+                "adopting a newer log than an intact one"
+            );
+            assert!(
+                source.end > self.own_end,
+                "adopting a shorter log than the own one"
+            );
+            self.own_end
+        } else {
+            let (own, adopted) = (
+                Outline {
+                    starts: own_starts,
+                    end: self.own_end,
+                },
+                Outline {
+                    starts: &starts,
+                    end: source.end,
+                },
+            );
+            match agreement(own, adopted) {
+                Agreement::Below(end) => end.min(self.own_end),
+                // Not intact, it may be refilled from the beginning: nothing of it counts.
+                Agreement::OlderNeeded { .. } | Agreement::OwnOlderNeeded { .. } => Offset::ZERO,
+            }
+        };
+        let (name, end) = (&source.name, source.end);
+        self.note(format!(
+            "adopting the log of {name} up to {end}, from {agree} on"
+        ));
+        if agree < self.own_end {
+            self.enter(now, Step::Cutting { epoch, source });
+            self.out.push(RecoveryAction::Truncate(agree));
+        } else {
+            self.become_adopting(now, epoch, source);
+        }
+    }
+
+    fn become_adopting(&mut self, now: Instant, epoch: Epoch, source: Source) {
+        if self.own_end >= source.end {
+            self.take_office(now, epoch);
+            return;
+        }
+        let fetch = Fetch {
+            to_incarnation: source.incarnation,
+            from: self.own_end,
+            bytes_max: u32::try_from(BATCH_BYTES_MAX).expect("a batch is small"),
+            epoch_starts: false,
+        };
+        let to = vec![source.name.clone()];
+        self.enter(now, Step::Adopting { epoch, source });
+        self.ask(to, epoch, RequestBody::Fetch(fetch));
+    }
+
+    fn on_fetched(&mut self, now: Instant, epoch: Epoch, source: &Source, response: Response) {
+        match response.answer {
+            Answer::Records(Fetched { records, .. })
+                if response.incarnation == source.incarnation && !records.is_empty() =>
+            {
+                let mut end = self.own_end;
+                for batch in &records {
+                    if batch.first() != end {
+                        self.note(format!(
+                            "{} sent {batch:?} where {end} belongs",
+                            source.name
+                        ));
+                        return;
+                    }
+                    end = batch.end();
+                }
+                let wanted: Vec<RecordBatch> = records
+                    .iter()
+                    .filter_map(|batch| batch.slice(batch.first(), source.end))
+                    .collect();
+                // The same answer again must not be appended again.
+                self.serial += 1;
+                self.appending_to = end.min(source.end);
+                self.out.push(RecoveryAction::Append(wanted));
+            }
+            Answer::Refused(Refusal::Replaced(by) | Refusal::OutOfDate(by)) => {
+                self.step = Step::Fenced;
+                self.serial += 1;
+                self.out.push(RecoveryAction::BecomeFenced(by));
+            }
+            // It promised a newer epoch, or restarted, or has less than it said: a new round.
+            _ => {
+                self.note(format!(
+                    "{} cannot be adopted from any more ({epoch})",
+                    source.name
+                ));
+                self.choose_epoch(now);
+            }
+        }
+    }
+
+    fn take_office(&mut self, now: Instant, epoch: Epoch) {
+        self.meta.log_epoch = Some(epoch);
+        self.save(now, Step::SavingLogEpoch { epoch });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! On a secondary: which records are new, which duplicates, which must wait for a gap.
+//!
+//! Owns what is held back and its limits. Knows nothing of epochs' authority (`fence.rs` did
+//! that before) nor of disks: what it lets through goes to the log writer in order. Keeps rules
+//! 2, 3 and 11.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    limits::{REORDER_BYTES_MAX, REORDER_RECORDS_MAX},
+    record::RecordBatch,
+    types::Offset,
+};
+
+/// The reorder buffer of one secondary.
+#[derive(Debug, Default)]
+pub(crate) struct Reorder {
+    /// The offset after the last record that was let through.
+    end: Offset,
+    /// Batches behind a gap, by their first offset; they may overlap.
+    held: BTreeMap<Offset, RecordBatch>,
+    held_bytes: usize,
+}
+
+/// What became of an offered batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Offered {
+    /// It continues the log, with what waited behind it: to be written now.
+    Continues(Vec<RecordBatch>),
+    /// All of it is there already.
+    Duplicate,
+    /// It lies behind a gap and is held back.
+    Held,
+    /// It lies behind a gap, and further or larger than may be held back.
+    BeyondWindow,
+}
+
+impl Reorder {
+    pub(crate) fn new(end: Offset) -> Reorder {
+        Reorder {
+            end,
+            ..Reorder::default()
+        }
+    }
+
+    /// The offset after the last record that was let through.
+    pub(crate) fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// How many records are held back.
+    pub(crate) fn held_records(&self) -> u64 {
+        let mut counted_to = self.end;
+        let mut records = 0;
+        for batch in self.held.values() {
+            let from = batch.first().max(counted_to);
+            records += batch.end().records_since(from);
+            counted_to = counted_to.max(batch.end());
+        }
+        records
+    }
+
+    /// Forgets what is held back: a promise was given, or the log was cut to `end`.
+    pub(crate) fn reset(&mut self, end: Offset) {
+        *self = Reorder::new(end);
+    }
+
+    /// A batch arrived.
+    pub(crate) fn offer(&mut self, batch: RecordBatch) -> Offered {
+        if batch.end() <= self.end {
+            return Offered::Duplicate;
+        }
+        if batch.first() > self.end {
+            return self.hold(batch);
+        }
+        let mut released = Vec::new();
+        self.release(batch, &mut released);
+        while let Some((&first, _)) = self.held.first_key_value() {
+            if first > self.end {
+                break;
+            }
+            let batch = self
+                .held
+                .remove(&first)
+                .expect("the first key was just seen");
+            self.held_bytes -= batch.bytes().len();
+            self.release(batch, &mut released);
+        }
+        Offered::Continues(released)
+    }
+
+    fn release(&mut self, batch: RecordBatch, released: &mut Vec<RecordBatch>) {
+        if let Some(fresh) = batch.slice(self.end, batch.end()) {
+            self.end = fresh.end();
+            released.push(fresh);
+        }
+    }
+
+    fn hold(&mut self, batch: RecordBatch) -> Offered {
+        let known = self.held.get(&batch.first());
+        if known.is_some_and(|known| known.end() >= batch.end()) {
+            return Offered::Held;
+        }
+        let bytes = batch.bytes().len();
+        let freed = known.map_or(0, |known| known.bytes().len());
+        // A record longer than the whole window passes only alone, when it continues the log.
+        if self.held_bytes - freed + bytes > REORDER_BYTES_MAX
+            || batch.end().records_since(self.end) > REORDER_RECORDS_MAX
+        {
+            return Offered::BeyondWindow;
+        }
+        self.held_bytes = self.held_bytes - freed + bytes;
+        self.held.insert(batch.first(), batch);
+        Offered::Held
+    }
+
+    /// Asserts what always holds.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let bytes: usize = self.held.values().map(|batch| batch.bytes().len()).sum();
+        assert_eq!(bytes, self.held_bytes);
+        assert!(bytes <= REORDER_BYTES_MAX);
+        for (first, batch) in &self.held {
+            assert_eq!(*first, batch.first());
+            assert!(
+                *first > self.end,
+                "{batch:?} is held and would continue {}",
+                self.end
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        record::{KIND_MESSAGE, Record},
+        types::Epoch,
+    };
+
+    fn batch(range: std::ops::Range<u64>) -> RecordBatch {
+        let mut bytes = BytesMut::new();
+        for offset in range.clone() {
+            Record {
+                offset: Offset(offset),
+                epoch: Epoch(1),
+                timestamp_ms: offset,
+                kind: KIND_MESSAGE,
+                flags: 0,
+                key: b"",
+                payload: b"x",
+            }
+            .encode(&mut bytes);
+        }
+        let count = range.end - range.start;
+        RecordBatch::encoded_here(Offset(range.start), count, Epoch(1), bytes.freeze())
+    }
+
+    fn offsets(offered: &Offered) -> Vec<u64> {
+        match offered {
+            Offered::Continues(batches) => batches
+                .iter()
+                .flat_map(|batch| batch.records().map(|r| r.offset.0).collect::<Vec<_>>())
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_lies_behind_a_gap_waits_until_the_gap_is_filled() {
+        let mut reorder = Reorder::new(Offset(0));
+        assert_eq!(offsets(&reorder.offer(batch(0..2))), [0, 1]);
+        assert_eq!(reorder.offer(batch(3..4)), Offered::Held);
+        assert_eq!((reorder.end(), reorder.held_records()), (Offset(2), 1));
+        assert_eq!(offsets(&reorder.offer(batch(2..3))), [2, 3]);
+        assert_eq!((reorder.end(), reorder.held_records()), (Offset(4), 0));
+    }
+
+    #[test]
+    fn a_duplicate_is_recognised_whole_or_in_part() {
+        let mut reorder = Reorder::new(Offset(5));
+        assert_eq!(reorder.offer(batch(0..5)), Offered::Duplicate);
+        assert_eq!(offsets(&reorder.offer(batch(3..7))), [5, 6]);
+        assert_eq!(reorder.offer(batch(6..7)), Offered::Duplicate);
+    }
+
+    #[test]
+    fn what_is_too_far_ahead_is_refused_and_nothing_is_kept_of_it() {
+        let mut reorder = Reorder::new(Offset(0));
+        let far = REORDER_RECORDS_MAX + 1;
+        assert_eq!(reorder.offer(batch(far..far + 1)), Offered::BeyondWindow);
+        assert_eq!(reorder.held_records(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_order_and_repetition_each_record_passes_once_and_in_order(
+            mut cuts in prop::collection::vec(0u64..40, 0..12),
+            order in prop::collection::vec((0usize..64, 0usize..3), 1..80),
+        ) {
+            cuts.extend([0, 40]);
+            cuts.sort_unstable();
+            cuts.dedup();
+            let mut reorder = Reorder::new(Offset(0));
+            let mut passed = Vec::new();
+            let pieces = cuts.len() - 1;
+            let all = (0..pieces).map(|piece| (piece, 0));
+            for (piece, wider) in order.into_iter().map(|(p, w)| (p % pieces, w)).chain(all) {
+                let until = cuts[(piece + 1 + wider).min(pieces)];
+                passed.extend(offsets(&reorder.offer(batch(cuts[piece]..until))));
+                reorder.check();
+            }
+            prop_assert_eq!(passed, (0..40).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,752 @@
+//! A secondary: what it promises, how it aligns its log, what it takes and what it answers.
+//!
+//! Owns the node's meta, the reorder buffer, and the answers that wait for a disk. Never writes
+//! or answers itself: it returns what to do, and the log writer's reports come back in. Keeps
+//! rules 1, 2, 3, 5, 9 and 11.
+//!
+//! Everything that changes the log or the meta goes through the one queue of the log writer, in
+//! the order of the decisions: a promise is answered after every write before it, and nothing of
+//! an older epoch is written behind it.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use tokio::time::Instant;
+
+use crate::{
+    limits::{EPOCH_STARTS_MAX, PARKED_ANSWERS_MAX},
+    log::{ClusterIdentity, Cut, Meta},
+    record::RecordBatch,
+    rules::{
+        alignment::{Agreement, Outline, agreement},
+        fence::{check_epoch, check_identity, check_nodes, check_promise, promise_to},
+        reorder::{Offered, Reorder},
+    },
+    transport::{
+        Aligned, Answer, Append, Fetch, Hello, Identity, NodeState, Progress, Promised, Refusal,
+        Request, RequestBody, Response,
+    },
+    types::{ClusterId, Epoch, EpochStart, Incarnation, Offset},
+};
+
+/// What a replica needs to know of its log beside the reports. The written log, not what is
+/// queued.
+pub(crate) trait LogFacts {
+    /// The newest pairs, ascending.
+    fn epoch_starts(&self, limit: usize) -> Vec<EpochStart>;
+    /// The epoch of a record, as far as it is known without reading files.
+    fn epoch_at(&self, offset: Offset) -> Option<Epoch>;
+}
+
+/// Names a request until it is answered.
+pub(crate) type RequestId = u64;
+
+/// The state of a secondary.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    /// As it is on disk.
+    meta: Meta,
+    /// As it will be once every save that was asked for is done.
+    staged: Meta,
+    incarnation: Incarnation,
+    durable_end: Offset,
+    reorder: Reorder,
+    /// The hello whose alignment is under way.
+    greeting: Option<Greeting>,
+    /// The epoch for which this start's log is aligned.
+    aligned: Option<Alignment>,
+    refill_target: Option<Offset>,
+    committed: Option<Offset>,
+    /// What is to be done when the writer reports the next save or cut, in order.
+    queued: VecDeque<(u64, Continuation)>,
+    ticket: u64,
+    /// Answers that wait until records below an end are durable.
+    parked: BTreeSet<(Offset, RequestId)>,
+    /// Answers that wait until the log epoch is saved.
+    held_answers: Vec<(RequestId, Answer)>,
+    intact_save: Option<Epoch>,
+    master_url: Option<String>,
+    last_contact: Option<Instant>,
+    failed: Option<String>,
+    cut_records: u64,
+    out: Vec<ReplicaAction>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Alignment {
+    epoch: Epoch,
+    adopted_end: Offset,
+}
+
+/// A hello on its way: promise saved, log compared, log cut. The same hello again joins it, or
+/// a slow disk and an eager master would begin anew for ever.
+#[derive(Debug)]
+struct Greeting {
+    serial: u64,
+    epoch: Epoch,
+    requests: Vec<RequestId>,
+}
+
+/// What follows a report of the writer.
+#[derive(Debug)]
+enum Continuation {
+    /// A promise is durable: answer it.
+    AnswerPromise {
+        request: RequestId,
+        epoch: Epoch,
+        meta: Meta,
+    },
+    /// The promise of a hello is durable, and all writes before it: align.
+    Align {
+        serial: u64,
+        hello: Box<Hello>,
+        meta: Meta,
+    },
+    /// The log was cut to agree.
+    Cut { serial: u64, adopted_end: Offset },
+    /// The log epoch is durable.
+    Intact { meta: Meta },
+}
+
+/// What the shell is to do, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ReplicaAction {
+    /// Send this answer.
+    Answer {
+        request: RequestId,
+        response: Response,
+    },
+    /// Hand these records to the writer.
+    Write(RecordBatch),
+    /// Save this meta; the ticket comes back.
+    Save { ticket: u64, meta: Box<Meta> },
+    /// Cut the log; the ticket comes back.
+    Truncate { ticket: u64, to: Offset },
+    /// Read records for a recovery and answer with them, then.
+    Fetch {
+        request: RequestId,
+        fetch: Fetch,
+        response: Response,
+    },
+    /// Read own epoch starts below an offset and call [`Replica::on_older_starts`].
+    ReadStarts {
+        serial: u64,
+        hello: Box<Hello>,
+        before: Offset,
+    },
+    /// Something happened that is worth a line in the log.
+    Changed(ReplicaChange),
+}
+
+/// A change that is worth a line in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ReplicaChange {
+    Joined { cluster: ClusterId },
+    Promised { epoch: Epoch, master: String },
+    Cut(Cut),
+    Aligned { epoch: Epoch, end: Offset },
+    Intact { epoch: Epoch, end: Offset },
+}
+
+impl Replica {
+    /// Begins with what the directory holds; `meta` is durable, with this start's number in it.
+    pub(crate) fn new(meta: Meta, durable_end: Offset) -> Replica {
+        let incarnation = Incarnation {
+            instance: meta.instance,
+            start: meta.start,
+        };
+        Replica {
+            staged: meta.clone(),
+            meta,
+            incarnation,
+            durable_end,
+            reorder: Reorder::new(durable_end),
+            greeting: None,
+            aligned: None,
+            refill_target: None,
+            committed: None,
+            queued: VecDeque::new(),
+            ticket: 0,
+            parked: BTreeSet::new(),
+            held_answers: Vec::new(),
+            intact_save: None,
+            master_url: None,
+            last_contact: None,
+            failed: None,
+            cut_records: 0,
+            out: Vec::new(),
+        }
+    }
+
+    /// What is to be done now.
+    pub(crate) fn take_actions(&mut self) -> Vec<ReplicaAction> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// A request arrived.
+    pub(crate) fn on_request(
+        &mut self,
+        now: Instant,
+        request: RequestId,
+        message: Request,
+        log: &impl LogFacts,
+    ) {
+        if let Err(refusal) = self.on_message(now, request, message, log) {
+            self.answer(request, Answer::Refused(refusal));
+        }
+    }
+
+    /// Everything below `end` is held.
+    pub(crate) fn on_durable(&mut self, end: Offset) {
+        self.durable_end = self.durable_end.max(end);
+        self.settle();
+    }
+
+    /// A save is durable, and every record before it.
+    pub(crate) fn on_saved(&mut self, ticket: u64, durable_end: Offset, log: &impl LogFacts) {
+        self.durable_end = self.durable_end.max(durable_end);
+        match self.next_continuation(ticket) {
+            Continuation::AnswerPromise {
+                request,
+                epoch,
+                meta,
+            } => {
+                self.meta = meta;
+                if self.still_promised(request, epoch) {
+                    let epoch_starts = log.epoch_starts(EPOCH_STARTS_MAX);
+                    self.answer(request, Answer::Promised(Promised { epoch_starts }));
+                }
+            }
+            Continuation::Align {
+                serial,
+                hello,
+                meta,
+            } => {
+                self.meta = meta;
+                self.align(serial, hello, &log.epoch_starts(usize::MAX));
+            }
+            Continuation::Intact { meta } => {
+                self.meta = meta;
+                self.intact_save = None;
+                if let Some(epoch) = self.meta.log_epoch {
+                    let end = self.durable_end;
+                    self.changed(ReplicaChange::Intact { epoch, end });
+                }
+            }
+            Continuation::Cut { .. } => panic!("ticket {ticket} was a cut, not a save"),
+        }
+        self.settle();
+    }
+
+    /// A cut is durable.
+    pub(crate) fn on_truncated(&mut self, ticket: u64, cut: Cut) {
+        let Continuation::Cut {
+            serial,
+            adopted_end,
+        } = self.next_continuation(ticket)
+        else {
+            panic!("ticket {ticket} was a save, not a cut");
+        };
+        self.durable_end = self.durable_end.min(cut.from);
+        self.reorder.reset(self.durable_end);
+        self.cut_records += cut.records;
+        self.changed(ReplicaChange::Cut(cut));
+        self.become_aligned(serial, adopted_end, cut.records);
+        self.settle();
+    }
+
+    /// Own epoch starts from below what [`ReplicaAction::ReadStarts`] named up to the newest;
+    /// empty where they could not be read.
+    pub(crate) fn on_older_starts(
+        &mut self,
+        serial: u64,
+        hello: Box<Hello>,
+        starts: &[EpochStart],
+    ) {
+        if starts.is_empty() {
+            let detail = "the epochs of the own log cannot be read".to_owned();
+            self.answer_greeting(serial, &Answer::Refused(Refusal::Storage { detail }));
+        } else {
+            self.align(serial, hello, starts);
+        }
+        self.settle();
+    }
+
+    /// The disk failed: nothing more is written or acknowledged.
+    pub(crate) fn on_failed(&mut self, detail: &str) {
+        self.failed = Some(detail.to_owned());
+        let waiting: Vec<RequestId> = self.parked.iter().map(|(_, request)| *request).collect();
+        self.parked.clear();
+        let held = std::mem::take(&mut self.held_answers);
+        for request in waiting
+            .into_iter()
+            .chain(held.into_iter().map(|(request, _)| request))
+        {
+            let refusal = Refusal::Storage {
+                detail: detail.to_owned(),
+            };
+            self.answer(request, Answer::Refused(refusal));
+        }
+    }
+
+    /// The durable meta.
+    pub(crate) fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The offset after the last record that a majority holds, as far as this epoch's master
+    /// said; never more than this node holds.
+    pub(crate) fn committed(&self) -> Option<Offset> {
+        self.committed
+            .map(|committed| committed.min(self.durable_end))
+    }
+
+    /// The newest state of the log.
+    pub(crate) fn state(&self) -> NodeState {
+        NodeState {
+            durable_end: self.durable_end,
+            log_epoch: self.meta.log_epoch,
+            promised: self
+                .meta
+                .promised
+                .as_ref()
+                .map_or(Epoch(0), |promised| promised.epoch),
+            buffered: self.reorder.held_records(),
+        }
+    }
+
+    /// Where clients reach the master, if it said.
+    pub(crate) fn master_url(&self) -> Option<&str> {
+        self.master_url.as_deref()
+    }
+
+    /// When the master was last heard.
+    pub(crate) fn last_contact(&self) -> Option<Instant> {
+        self.last_contact
+    }
+
+    fn on_message(
+        &mut self,
+        now: Instant,
+        request: RequestId,
+        message: Request,
+        log: &impl LogFacts,
+    ) -> Result<(), Refusal> {
+        check_identity(&self.staged, &message)?;
+        if let Some(detail) = &self.failed {
+            return Err(Refusal::Storage {
+                detail: detail.clone(),
+            });
+        }
+        match message.body {
+            RequestBody::Identify => {
+                let nodes = match &self.meta.cluster {
+                    Some(cluster) => cluster.nodes.clone(),
+                    None => Vec::new(),
+                };
+                self.answer(request, Answer::Identity(Identity { nodes }));
+                Ok(())
+            }
+            RequestBody::Promise(ref promise) => {
+                check_nodes(&self.staged, &message.from, &promise.nodes)?;
+                check_promise(&self.staged, &message, promise.log_epoch)?;
+                self.last_contact = Some(now);
+                self.stage_promise(&message, &promise.nodes)?;
+                let (epoch, meta) = (message.epoch, self.staged.clone());
+                self.save(Continuation::AnswerPromise {
+                    request,
+                    epoch,
+                    meta,
+                });
+                Ok(())
+            }
+            RequestBody::Hello(ref hello) => {
+                check_nodes(&self.staged, &message.from, &hello.nodes)?;
+                check_promise(&self.staged, &message, hello.log_epoch)?;
+                self.last_contact = Some(now);
+                self.on_hello(request, &message, hello)
+            }
+            RequestBody::Heartbeat(progress) => {
+                self.check_conversation(&message, progress.to_incarnation)?;
+                self.last_contact = Some(now);
+                self.take_progress(progress)?;
+                self.held_answers.push((request, Answer::Taken));
+                self.settle();
+                Ok(())
+            }
+            RequestBody::Append(ref append) => {
+                self.check_conversation(&message, append.progress.to_incarnation)?;
+                self.last_contact = Some(now);
+                self.take_progress(append.progress)?;
+                self.on_append(request, append, log)
+            }
+            RequestBody::Fetch(fetch) => {
+                self.check_conversation(&message, fetch.to_incarnation)?;
+                self.last_contact = Some(now);
+                let response = self.response(Answer::Taken);
+                self.out.push(ReplicaAction::Fetch {
+                    request,
+                    fetch,
+                    response,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// The epoch of the promise, and this life.
+    fn check_conversation(&self, message: &Request, to: Incarnation) -> Result<(), Refusal> {
+        check_epoch(&self.staged, message)?;
+        if message.cluster.is_none() {
+            return Err(Refusal::WrongCluster);
+        }
+        if to != self.incarnation {
+            return Err(Refusal::WrongIncarnation);
+        }
+        Ok(())
+    }
+
+    /// Takes the promise into what will be saved; a new epoch ends the old one's conversation.
+    fn stage_promise(
+        &mut self,
+        message: &Request,
+        nodes: &[crate::types::NodeName],
+    ) -> Result<(), Refusal> {
+        let Some(id) = message.cluster else {
+            return Err(Refusal::WrongCluster);
+        };
+        if self.staged.cluster.is_none() {
+            self.staged.cluster = Some(ClusterIdentity {
+                id,
+                nodes: nodes.to_vec(),
+            });
+            self.changed(ReplicaChange::Joined { cluster: id });
+        }
+        let before = self.staged.promised.as_ref();
+        if before.is_none_or(|before| message.epoch > before.epoch) {
+            let promised = promise_to(before, message.epoch, &message.from, message.incarnation);
+            self.staged.promised = Some(promised);
+            let (epoch, master) = (message.epoch, message.from.to_string());
+            self.changed(ReplicaChange::Promised { epoch, master });
+            self.end_conversation(&Refusal::HelloFirst);
+            self.committed = None;
+        }
+        Ok(())
+    }
+
+    /// What waits behind a gap is forgotten, and whoever waits for it told so.
+    fn end_conversation(&mut self, refusal: &Refusal) {
+        self.aligned = None;
+        self.refill_target = None;
+        self.reorder.reset(self.reorder.end());
+        if let Some(serial) = self.greeting.as_ref().map(|greeting| greeting.serial) {
+            self.answer_greeting(serial, &Answer::Refused(refusal.clone()));
+        }
+        let waiting: Vec<RequestId> = self.parked.iter().map(|(_, request)| *request).collect();
+        self.parked.clear();
+        let held = std::mem::take(&mut self.held_answers);
+        for request in waiting
+            .into_iter()
+            .chain(held.into_iter().map(|(request, _)| request))
+        {
+            self.answer(request, Answer::Refused(refusal.clone()));
+        }
+    }
+
+    fn on_hello(
+        &mut self,
+        request: RequestId,
+        message: &Request,
+        hello: &Hello,
+    ) -> Result<(), Refusal> {
+        let again = self
+            .aligned
+            .is_some_and(|aligned| aligned.epoch == message.epoch);
+        self.stage_promise(message, &hello.nodes)?;
+        self.master_url.clone_from(&hello.public_url);
+        if again && self.meta.log_epoch == Some(message.epoch) {
+            // Aligned, and the log epoch is the sender's: nothing is ever cut any more.
+            let cut_records = 0;
+            self.answer(request, Answer::Aligned(Aligned { cut_records }));
+            return Ok(());
+        }
+        if let Some(greeting) = &mut self.greeting
+            && greeting.epoch == message.epoch
+            && greeting.requests.len() < PARKED_ANSWERS_MAX
+        {
+            greeting.requests.push(request);
+            return Ok(());
+        }
+        self.end_conversation(&Refusal::HelloFirst);
+        let (serial, meta) = (self.ticket + 1, self.staged.clone());
+        self.greeting = Some(Greeting {
+            serial,
+            epoch: message.epoch,
+            requests: vec![request],
+        });
+        self.save(Continuation::Align {
+            serial,
+            hello: Box::new(hello.clone()),
+            meta,
+        });
+        Ok(())
+    }
+
+    /// Cuts the log to where the pairs agree, and to the master's end: by its own comparison,
+    /// and never once its log epoch is the sender's.
+    fn align(&mut self, serial: u64, hello: Box<Hello>, own_starts: &[EpochStart]) {
+        let Some(greeting) = self
+            .greeting
+            .as_ref()
+            .filter(|known| known.serial == serial)
+        else {
+            return;
+        };
+        let own_end = self.reorder.end();
+        if self.meta.log_epoch == Some(greeting.epoch) {
+            self.become_aligned(serial, hello.adopted_end, 0);
+            return;
+        }
+        let own = Outline {
+            starts: own_starts,
+            end: own_end,
+        };
+        let theirs = Outline {
+            starts: &hello.epoch_starts,
+            end: hello.epoch_starts_end,
+        };
+        match agreement(own, theirs) {
+            Agreement::OlderNeeded { before } => {
+                self.answer_greeting(serial, &Answer::OlderStartsNeeded { before });
+            }
+            Agreement::OwnOlderNeeded { before } => {
+                self.out.push(ReplicaAction::ReadStarts {
+                    serial,
+                    hello,
+                    before,
+                });
+            }
+            Agreement::Below(end) => {
+                let to = end.min(hello.end).min(own_end);
+                let adopted_end = hello.adopted_end;
+                if to < own_end {
+                    self.ticket += 1;
+                    let next = Continuation::Cut {
+                        serial,
+                        adopted_end,
+                    };
+                    self.queued.push_back((self.ticket, next));
+                    self.out.push(ReplicaAction::Truncate {
+                        ticket: self.ticket,
+                        to,
+                    });
+                } else {
+                    self.become_aligned(serial, adopted_end, 0);
+                }
+            }
+        }
+    }
+
+    fn become_aligned(&mut self, serial: u64, adopted_end: Offset, cut_records: u64) {
+        let Some(epoch) = self
+            .greeting
+            .as_ref()
+            .filter(|known| known.serial == serial)
+            .map(|known| known.epoch)
+        else {
+            return;
+        };
+        self.aligned = Some(Alignment { epoch, adopted_end });
+        // Every hello sets the target anew, in the messages that follow it.
+        self.refill_target = None;
+        self.changed(ReplicaChange::Aligned {
+            epoch,
+            end: self.durable_end,
+        });
+        self.answer_greeting(serial, &Answer::Aligned(Aligned { cut_records }));
+    }
+
+    /// Ends the greeting: what is good waits with other answers for the log epoch.
+    fn answer_greeting(&mut self, serial: u64, answer: &Answer) {
+        let Some(greeting) = self.greeting.take_if(|known| known.serial == serial) else {
+            return;
+        };
+        for request in greeting.requests {
+            match answer {
+                Answer::Refused(_) => self.answer(request, answer.clone()),
+                _ => self.held_answers.push((request, answer.clone())),
+            }
+        }
+    }
+
+    /// Takes over what the master says about itself, once aligned with it.
+    fn take_progress(&mut self, progress: Progress) -> Result<(), Refusal> {
+        let epoch = self.staged.promised.as_ref().map(|promised| promised.epoch);
+        if self.aligned.map(|aligned| aligned.epoch) != epoch {
+            return Err(Refusal::HelloFirst);
+        }
+        self.committed = self.committed.max(progress.committed);
+        if self.meta.log_epoch.is_none() && progress.refill_target.is_some() {
+            self.refill_target = progress.refill_target;
+        }
+        Ok(())
+    }
+
+    fn on_append(
+        &mut self,
+        request: RequestId,
+        append: &Append,
+        log: &impl LogFacts,
+    ) -> Result<(), Refusal> {
+        let Some(last) = append.records.last() else {
+            return Err(Refusal::Malformed {
+                detail: "no records".to_owned(),
+            });
+        };
+        if append
+            .records
+            .windows(2)
+            .any(|pair| pair[0].end() != pair[1].first())
+        {
+            return Err(Refusal::Malformed {
+                detail: "a gap among the records".to_owned(),
+            });
+        }
+        if self.parked.len() >= PARKED_ANSWERS_MAX {
+            return Err(Refusal::BeyondWindow);
+        }
+        for batch in &append.records {
+            self.check_duplicates(batch, log)?;
+        }
+        let end = last.end();
+        for batch in &append.records {
+            match self.reorder.offer(batch.clone()) {
+                Offered::Continues(batches) => {
+                    self.out
+                        .extend(batches.into_iter().map(ReplicaAction::Write));
+                }
+                Offered::Duplicate | Offered::Held => {}
+                Offered::BeyondWindow => return Err(Refusal::BeyondWindow),
+            }
+        }
+        self.parked.insert((end, request));
+        self.settle();
+        Ok(())
+    }
+
+    /// A duplicate is the same offset and epoch; another epoch at a held offset means that the
+    /// logs differ after all.
+    fn check_duplicates(&self, batch: &RecordBatch, log: &impl LogFacts) -> Result<(), Refusal> {
+        let Some(held) = batch.slice(batch.first(), self.reorder.end()) else {
+            return Ok(());
+        };
+        let last = Offset(held.end().0 - 1);
+        let ends = [
+            (held.first(), held.first_epoch()),
+            (last, held.last_epoch()),
+        ];
+        let same = |(offset, epoch)| log.epoch_at(offset).is_none_or(|own| own == epoch);
+        if ends.into_iter().all(same) {
+            Ok(())
+        } else {
+            Err(Refusal::NotAligned)
+        }
+    }
+
+    /// Does what has become possible: takes the log epoch, answers what is durable.
+    fn settle(&mut self) {
+        self.take_log_epoch();
+        if self.intact_save.is_some() {
+            // An end counts only from an answer that names the log epoch: the answers wait for
+            // it, rather than make the master wait for the next heartbeat.
+            return;
+        }
+        for (request, answer) in std::mem::take(&mut self.held_answers) {
+            self.answer(request, answer);
+        }
+        while let Some(&(end, request)) = self.parked.first() {
+            if end > self.durable_end {
+                break;
+            }
+            self.parked.remove(&(end, request));
+            self.answer(request, Answer::Taken);
+        }
+    }
+
+    /// Takes the master's epoch as the log epoch, once the log agrees with the master's and
+    /// covers what that had adopted; a log that is not intact must reach its refill target.
+    fn take_log_epoch(&mut self) {
+        let Some(Alignment { epoch, adopted_end }) = self.aligned else {
+            return;
+        };
+        if self.staged.log_epoch == Some(epoch) || self.failed.is_some() {
+            return;
+        }
+        let needed = match self.staged.log_epoch {
+            Some(_) => Some(adopted_end),
+            None => self.refill_target.map(|target| target.max(adopted_end)),
+        };
+        if needed.is_some_and(|needed| self.durable_end >= needed) {
+            self.staged.log_epoch = Some(epoch);
+            self.intact_save = Some(epoch);
+            let meta = self.staged.clone();
+            self.save(Continuation::Intact { meta });
+        }
+    }
+
+    fn save(&mut self, next: Continuation) {
+        self.ticket += 1;
+        self.queued.push_back((self.ticket, next));
+        let meta = Box::new(self.staged.clone());
+        self.out.push(ReplicaAction::Save {
+            ticket: self.ticket,
+            meta,
+        });
+    }
+
+    fn next_continuation(&mut self, ticket: u64) -> Continuation {
+        let (expected, next) = self
+            .queued
+            .pop_front()
+            .expect("the writer reports only what it was asked for");
+        assert_eq!(
+            ticket, expected,
+            "the writer keeps the order of its commands"
+        );
+        next
+    }
+
+    /// Whether the promise of `epoch` is still the newest; where it is not, its request is
+    /// refused.
+    fn still_promised(&mut self, request: RequestId, epoch: Epoch) -> bool {
+        match &self.staged.promised {
+            Some(promised) if promised.epoch > epoch => {
+                let by = crate::rules::fence::fenced_by(promised);
+                self.answer(request, Answer::Refused(Refusal::Fenced(by)));
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn changed(&mut self, change: ReplicaChange) {
+        self.out.push(ReplicaAction::Changed(change));
+    }
+
+    fn answer(&mut self, request: RequestId, answer: Answer) {
+        let response = self.response(answer);
+        self.out.push(ReplicaAction::Answer { request, response });
+    }
+
+    fn response(&self, answer: Answer) -> Response {
+        Response {
+            cluster: self.meta.cluster.as_ref().map(|cluster| cluster.id),
+            name: self.meta.name.clone(),
+            incarnation: self.incarnation,
+            state: self.state(),
+            answer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

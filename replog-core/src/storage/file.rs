@@ -1,0 +1,287 @@
+//! [`Storage`] on a directory of the operating system's file system.
+//!
+//! Owns the translation of each operation to a system call, and nothing else: it keeps no
+//! content, and never tries again what the system refused, an interrupted call aside. Keeps
+//! rule 10: every failure comes out as the system told it.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, IoSlice, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{OpenHow, Storage, StorageFile, StorageLock};
+
+/// Parts that one system call takes, at most: `IOV_MAX` of Linux. A longer list goes out in
+/// several calls.
+const PARTS_PER_CALL_MAX: usize = 1024;
+
+/// Name of the file that keeps a second process out.
+const LOCK_FILE: &str = "lock";
+
+/// A [`Storage`] in a directory.
+///
+/// Two of them on one directory see the same files; [`Storage::lock`] is what keeps two nodes
+/// apart.
+#[derive(Clone, Debug)]
+pub struct FileStorage {
+    root: PathBuf,
+}
+
+impl FileStorage {
+    /// Opens `dir`, which is made, with those above it, where it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says when a directory cannot be made or its entry not be synced.
+    pub fn open(dir: impl Into<PathBuf>) -> io::Result<FileStorage> {
+        let root: PathBuf = dir.into();
+        let root = std::path::absolute(root)?;
+        let missing: Vec<&Path> = root.ancestors().take_while(|dir| !dir.exists()).collect();
+        fs::create_dir_all(&root)?;
+        // An entry is durable once the directory above it is synced. The root's own is synced
+        // even where it was there: an earlier start may have been cut off before it did.
+        for made in missing.iter().copied().chain([root.as_path()]) {
+            if let Some(parent) = made.parent() {
+                sync_directory(parent)?;
+            }
+        }
+        Ok(FileStorage { root })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+}
+
+impl Storage for FileStorage {
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.root.join(dir)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        fs::create_dir_all(self.root.join(dir))
+    }
+
+    fn open(&self, path: &str, how: OpenHow) -> io::Result<Arc<dyn StorageFile>> {
+        let mut options = File::options();
+        options.read(true).write(true);
+        match how {
+            OpenHow::Existing => {}
+            OpenHow::Truncated => {
+                options.create(true).truncate(true);
+            }
+            OpenHow::Create => {
+                options.create(true).truncate(false);
+            }
+        }
+        let file = options.open(self.root.join(path))?;
+        let end = AtomicU64::new(file.metadata()?.len());
+        Ok(Arc::new(SystemFile { file, end }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.root.join(from), self.root.join(to))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.root.join(path))
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        sync_directory(&self.root.join(dir))
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn StorageLock>> {
+        let path = self.root.join(LOCK_FILE);
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(SystemLock { _file: file })),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn survives_the_process(&self) -> bool {
+        true
+    }
+}
+
+/// An open file and the position behind its last byte, as far as this handle has moved it.
+#[derive(Debug)]
+struct SystemFile {
+    file: File,
+    /// Where the next append goes. Only the one writer changes it.
+    end: AtomicU64,
+}
+
+impl StorageFile for SystemFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self
+                .file
+                .read_at(&mut buffer[done..], position + done as u64)
+            {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut file = &self.file;
+        // The cursor serves appends only; reads name their position. It is set each time, since
+        // the end may have moved without it.
+        file.seek(SeekFrom::Start(self.end.load(Ordering::Relaxed)))?;
+        let mut parts = parts.to_vec();
+        let mut parts = &mut parts[..];
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            let call = &parts[..parts.len().min(PARTS_PER_CALL_MAX)];
+            match file.write_vectored(call) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.end.fetch_add(written as u64, Ordering::Relaxed);
+                    IoSlice::advance_slices(&mut parts, written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, position)?;
+        self.end
+            .fetch_max(position + bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        if size <= self.size()? {
+            return Ok(());
+        }
+        let flags = rustix::fs::FallocateFlags::empty();
+        match rustix::fs::fallocate(&self.file, flags, 0, size) {
+            Ok(()) => {}
+            // Not every file system can reserve; the length alone is what the caller sees.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                self.file.set_len(size)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.end.fetch_max(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // fdatasync: it covers the length, and leaves out times, which nobody reads.
+        self.file.sync_data()
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.file.set_len(size)?;
+        self.end.store(size, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// The lock of the operating system; it goes with the file, and with the process.
+#[derive(Debug)]
+struct SystemLock {
+    _file: File,
+}
+
+impl StorageLock for SystemLock {}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fresh() -> (Arc<dyn Storage>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Arc::new(FileStorage::open(dir.path()).unwrap()), dir)
+    }
+
+    crate::storage::suite::conformance!(super::fresh());
+
+    #[test]
+    fn opening_makes_the_directory_and_those_above_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/c");
+        let storage = FileStorage::open(&path).unwrap();
+        assert!(path.is_dir());
+        assert_eq!(storage.list("").unwrap(), Vec::<String>::new());
+        FileStorage::open(&path).unwrap();
+    }
+
+    #[test]
+    fn opening_where_a_file_is_in_the_way_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "x").unwrap();
+        assert!(FileStorage::open(path.join("below")).is_err());
+        assert!(FileStorage::open(&path).is_err());
+    }
+
+    #[test]
+    fn what_was_written_is_there_for_the_next_opening() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = FileStorage::open(dir.path()).unwrap();
+        let file = storage.open("file", OpenHow::Create).unwrap();
+        file.append(&[IoSlice::new(b"one "), IoSlice::new(b"two")])
+            .unwrap();
+        file.sync().unwrap();
+        drop((file, storage));
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"one two");
+    }
+
+    #[test]
+    fn a_full_disk_is_called_full() {
+        // A device that refuses every write for want of room, where the system has one.
+        let Ok(full) = File::options().write(true).open("/dev/full") else {
+            return;
+        };
+        let file = SystemFile {
+            file: full,
+            end: AtomicU64::new(0),
+        };
+        let error = file.append(&[IoSlice::new(b"x")]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let error = file.write_at(0, b"x").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+}

@@ -1,0 +1,639 @@
+//! Faults on purpose: what a node does wrong with replication requests while it is told to.
+//!
+//! Owns the settings, their validation, and the dice. Knows no HTTP beyond status numbers and
+//! keeps nothing over a restart. [`FaultInjector::serve`] stands before a secondary,
+//! [`FaultyNetwork`] between a master and its network; reads and appends by clients pass neither.
+//!
+//! Records are carried by `Append` and asked for by `Fetch`: these are the replication requests.
+//! All others count as heartbeats: only `isolate` touches them.
+//!
+//! | fault | on a secondary | on a master |
+//! | --- | --- | --- |
+//! | `isolate` | 503 to everything, and what was under way is answered so too | every call fails |
+//! | `block_replication` | 500 to replication requests | replication requests fail |
+//! | `delay_ms` | waits before a replication request is handled | |
+//! | `error_before_append` | 500 to a replication request that is not handled | |
+//! | `error_after_append` | 500 to a replication request that was handled | |
+//!
+//! An isolated node answers 503 at once instead of letting callers wait: a server cannot swallow
+//! a request without keeping its connection, and to a master both are a failed call without a
+//! contact. In process, [`LocalNetwork::cut`](crate::transport::LocalNetwork::cut) swallows.
+
+use std::{
+    future::Future,
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::Peer,
+    error::Stopped,
+    transport::{
+        CallFuture, Network, Transport, TransportError,
+        message::{Request, RequestBody, Response},
+    },
+};
+
+/// The longest delay that can be asked for, in milliseconds: ten minutes. A longer one is more
+/// likely a slip than a test.
+pub const FAULT_DELAY_MS_MAX: u64 = 600_000;
+
+/// What an isolated node answers.
+const ISOLATED: TransportError = TransportError::HttpStatus(503);
+/// What a node answers to a replication request that it fails on purpose.
+const FAILED: TransportError = TransportError::HttpStatus(500);
+
+/// Which faults a node has. The default is none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FaultSettings {
+    /// Probability, 0 to 1, of an error to a replication request before anything is stored.
+    pub error_before_append: f64,
+    /// Probability, 0 to 1, of an error to a replication request after the records were stored.
+    pub error_after_append: f64,
+    /// The shortest and the longest delay before a replication request is handled, in
+    /// milliseconds, both inclusive, at most [`FAULT_DELAY_MS_MAX`]; `None`: no delay.
+    pub delay_ms: Option<[u64; 2]>,
+    /// Replication requests fail, heartbeats go on.
+    pub block_replication: bool,
+    /// Replication requests and heartbeats fail, as behind a cut cable.
+    pub isolate: bool,
+    /// Where the dice start. `None`: anywhere; [`FaultInjector::set`] says where.
+    pub seed: Option<u64>,
+}
+
+/// Settings that make no sense.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FaultSettingsError {
+    /// A probability outside 0 to 1, or no number.
+    #[error("{field} is a probability from 0 to 1, not {value}")]
+    Probability {
+        /// The field's name.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// A shortest delay that is longer than the longest.
+    #[error("delay_ms is [min, max] with min <= max, not [{min}, {max}]")]
+    DelayOrder {
+        /// The shortest delay.
+        min: u64,
+        /// The longest delay.
+        max: u64,
+    },
+    /// A longest delay beyond [`FAULT_DELAY_MS_MAX`].
+    #[error("delay_ms is at most {FAULT_DELAY_MS_MAX}, not {max}")]
+    DelayTooLong {
+        /// The longest delay.
+        max: u64,
+    },
+}
+
+impl FaultSettings {
+    /// Checks the settings as a whole.
+    ///
+    /// # Errors
+    ///
+    /// The first [`FaultSettingsError`].
+    pub fn validate(&self) -> Result<(), FaultSettingsError> {
+        let probabilities = [
+            ("error_before_append", self.error_before_append),
+            ("error_after_append", self.error_after_append),
+        ];
+        for (field, value) in probabilities {
+            // NaN is in no range.
+            if !(0.0..=1.0).contains(&value) {
+                return Err(FaultSettingsError::Probability { field, value });
+            }
+        }
+        match self.delay_ms {
+            Some([min, max]) if min > max => Err(FaultSettingsError::DelayOrder { min, max }),
+            Some([_, max]) if max > FAULT_DELAY_MS_MAX => {
+                Err(FaultSettingsError::DelayTooLong { max })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether anything is left to chance.
+    fn rolls_dice(&self) -> bool {
+        self.error_before_append > 0.0
+            || self.error_after_append > 0.0
+            || self.delay_ms.is_some_and(|[min, max]| min < max)
+    }
+}
+
+/// Makes the faults of one node happen. Clones share settings and dice.
+#[derive(Clone, Debug, Default)]
+pub struct FaultInjector {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    settings: FaultSettings,
+    dice: ChaCha8Rng,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            settings: FaultSettings::default(),
+            dice: ChaCha8Rng::seed_from_u64(0),
+        }
+    }
+}
+
+/// What happens to one replication request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Fate {
+    delay: Duration,
+    error_before: bool,
+    error_after: bool,
+}
+
+impl FaultInjector {
+    /// No faults.
+    #[must_use]
+    pub fn new() -> FaultInjector {
+        FaultInjector::default()
+    }
+
+    /// Replaces the whole set and starts the dice again, and returns the set that now holds.
+    /// Where something is left to chance and no seed was given, one is drawn and is in it:
+    /// setting what was returned repeats the sequence.
+    ///
+    /// # Errors
+    ///
+    /// [`FaultSettingsError`]; then the set is the one from before.
+    pub fn set(&self, mut settings: FaultSettings) -> Result<FaultSettings, FaultSettingsError> {
+        settings.validate()?;
+        if settings.seed.is_none() && settings.rolls_dice() {
+            // 32 bits: a JSON number that every client reads exactly.
+            settings.seed = Some(rand::rng().random::<u32>().into());
+        }
+        let mut state = self.lock();
+        state.dice = ChaCha8Rng::seed_from_u64(settings.seed.unwrap_or(0));
+        state.settings = settings.clone();
+        Ok(settings)
+    }
+
+    /// The set that holds.
+    #[must_use]
+    pub fn get(&self) -> FaultSettings {
+        self.lock().settings.clone()
+    }
+
+    /// No faults any more; returns that set. Twice is as once.
+    pub fn clear(&self) -> FaultSettings {
+        *self.lock() = State::default();
+        FaultSettings::default()
+    }
+
+    /// Lets `handler` answer a request of a master, with the faults that are set when it
+    /// arrives. Isolation that begins while `handler` works keeps the answer back too.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::HttpStatus`] 500 or 503 for a fault: a server answers with that status
+    /// and an empty body. Else what `handler` failed with.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped while it delays, nothing was handled; dropped later, `handler`'s future is
+    /// dropped.
+    pub async fn serve<H, F, E>(
+        &self,
+        request: Request,
+        handler: H,
+    ) -> Result<Response, TransportError>
+    where
+        H: FnOnce(Request) -> F,
+        F: Future<Output = Result<Response, E>>,
+        E: Into<TransportError>,
+    {
+        let fate = self.fate(&request)?;
+        if !fate.delay.is_zero() {
+            tokio::time::sleep(fate.delay).await;
+        }
+        if fate.error_before {
+            return Err(FAILED);
+        }
+        let answer = handler(request).await.map_err(Into::into);
+        if self.lock().settings.isolate {
+            return Err(ISOLATED);
+        }
+        if fate.error_after {
+            Err(FAILED)
+        } else {
+            answer
+        }
+    }
+
+    /// What happens to a request that arrives now. Every replication request rolls the dice
+    /// equally often, so that the sequence does not depend on how it falls.
+    fn fate(&self, request: &Request) -> Result<Fate, TransportError> {
+        let mut state = self.lock();
+        let State { settings, dice } = &mut *state;
+        if settings.isolate {
+            return Err(ISOLATED);
+        }
+        if !is_replication(request) {
+            return Ok(Fate {
+                delay: Duration::ZERO,
+                error_before: false,
+                error_after: false,
+            });
+        }
+        if settings.block_replication {
+            return Err(FAILED);
+        }
+        let [min, max] = settings.delay_ms.unwrap_or([0, 0]);
+        Ok(Fate {
+            delay: Duration::from_millis(dice.random_range(min..=max)),
+            error_before: dice.random_bool(settings.error_before_append),
+            error_after: dice.random_bool(settings.error_after_append),
+        })
+    }
+
+    /// Why a master does not get this request out, if so.
+    fn blocks_sending(&self, request: &Request) -> Result<(), TransportError> {
+        let state = self.lock();
+        if state.settings.isolate {
+            return Err(TransportError::Connection(
+                "isolated by fault injection".to_owned(),
+            ));
+        }
+        if state.settings.block_replication && is_replication(request) {
+            let what = "replication is blocked by fault injection";
+            return Err(TransportError::Connection(what.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A network on which a master's faults happen: `block_replication` and `isolate` cut what it
+/// sends; the other faults apply to nothing here.
+pub struct FaultyNetwork {
+    inner: Arc<dyn Network>,
+    injector: FaultInjector,
+}
+
+impl FaultyNetwork {
+    /// `inner`, with the faults of `injector`.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Network>, injector: FaultInjector) -> FaultyNetwork {
+        FaultyNetwork { inner, injector }
+    }
+}
+
+impl Network for FaultyNetwork {
+    fn connect(&self, peer: &Peer) -> Rc<dyn Transport> {
+        let inner = self.inner.connect(peer);
+        Rc::new(FaultyTransport {
+            inner,
+            injector: self.injector.clone(),
+        })
+    }
+}
+
+impl std::fmt::Debug for FaultyNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FaultyNetwork")
+            .field("injector", &self.injector)
+            .finish_non_exhaustive()
+    }
+}
+
+struct FaultyTransport {
+    inner: Rc<dyn Transport>,
+    injector: FaultInjector,
+}
+
+impl Transport for FaultyTransport {
+    fn call(&self, request: Request) -> CallFuture {
+        let (inner, injector) = (Rc::clone(&self.inner), self.injector.clone());
+        Box::pin(async move {
+            injector.blocks_sending(&request)?;
+            let answer = inner.call(request).await;
+            // A cable that was cut meanwhile keeps the answer back.
+            if injector.lock().settings.isolate {
+                let what = "isolated by fault injection".to_owned();
+                return Err(TransportError::Connection(what));
+            }
+            answer
+        })
+    }
+}
+
+/// A node that has stopped does not listen any more.
+impl From<Stopped> for TransportError {
+    fn from(_: Stopped) -> TransportError {
+        TransportError::ConnectionRefused
+    }
+}
+
+fn is_replication(request: &Request) -> bool {
+    match request.body {
+        RequestBody::Append(_) | RequestBody::Fetch(_) => true,
+        RequestBody::Identify
+        | RequestBody::Promise(_)
+        | RequestBody::Hello(_)
+        | RequestBody::Heartbeat(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        transport::{
+            LocalNetwork,
+            local::Serve as _,
+            suite::{self, Fake},
+        },
+        types::{NodeName, Offset},
+    };
+
+    fn append() -> Request {
+        suite::append(suite::large_batch(Offset(5)))
+    }
+
+    fn injector(settings: FaultSettings) -> FaultInjector {
+        let injector = FaultInjector::new();
+        injector.set(settings).unwrap();
+        injector
+    }
+
+    async fn serve(injector: &FaultInjector, fake: &Fake, request: Request) -> Option<u16> {
+        match injector.serve(request, |request| fake.serve(request)).await {
+            Ok(_) => None,
+            Err(TransportError::HttpStatus(status)) => Some(status),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn settings_are_read_as_a_whole_and_unknown_ones_are_refused() {
+        let read = serde_json::from_str::<FaultSettings>;
+        assert_eq!(read("{}").unwrap(), FaultSettings::default());
+        let all = r#"{"error_before_append":0.5,"error_after_append":1,"delay_ms":[1,20],
+            "block_replication":true,"isolate":true,"seed":7}"#;
+        let expected = FaultSettings {
+            error_before_append: 0.5,
+            error_after_append: 1.0,
+            delay_ms: Some([1, 20]),
+            block_replication: true,
+            isolate: true,
+            seed: Some(7),
+        };
+        assert_eq!(read(all).unwrap(), expected);
+        assert_eq!(
+            read(r#"{"delay_ms":null,"seed":null}"#).unwrap(),
+            FaultSettings::default()
+        );
+        for bad in [
+            r#"{"error":0.5}"#,
+            r#"{"delay_ms":5}"#,
+            r#"{"delay_ms":[1,2,3]}"#,
+            r#"{"delay_ms":[-1,2]}"#,
+            r#"{"isolate":"yes"}"#,
+            r#"{"isolate":true,"isolate":false}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        let shown = serde_json::to_string(&FaultSettings::default()).unwrap();
+        let none = concat!(
+            r#"{"error_before_append":0.0,"error_after_append":0.0,"delay_ms":null,"#,
+            r#""block_replication":false,"isolate":false,"seed":null}"#,
+        );
+        assert_eq!(shown, none);
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_refused_and_change_nothing() {
+        let none = FaultSettings::default;
+        let injector = injector(FaultSettings {
+            isolate: true,
+            ..none()
+        });
+        let before = injector.get();
+        for value in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+            for bad in [
+                FaultSettings {
+                    error_before_append: value,
+                    ..none()
+                },
+                FaultSettings {
+                    error_after_append: value,
+                    ..none()
+                },
+            ] {
+                let error = injector.set(bad).unwrap_err();
+                assert!(
+                    matches!(error, FaultSettingsError::Probability { .. }),
+                    "{error}"
+                );
+            }
+        }
+        for (delay_ms, error) in [
+            ([2, 1], FaultSettingsError::DelayOrder { min: 2, max: 1 }),
+            (
+                [0, 600_001],
+                FaultSettingsError::DelayTooLong { max: 600_001 },
+            ),
+        ] {
+            let bad = FaultSettings {
+                delay_ms: Some(delay_ms),
+                ..none()
+            };
+            assert_eq!(injector.set(bad), Err(error));
+        }
+        assert_eq!(injector.get(), before);
+    }
+
+    #[test]
+    fn the_same_seed_falls_the_same_way_again() {
+        let settings = FaultSettings {
+            error_before_append: 0.3,
+            error_after_append: 0.3,
+            delay_ms: Some([0, 100]),
+            seed: Some(42),
+            ..FaultSettings::default()
+        };
+        let injector = injector(settings.clone());
+        let fates = || {
+            (0..100)
+                .map(|_| injector.fate(&append()).unwrap())
+                .collect::<Vec<_>>()
+        };
+        let first = fates();
+        assert_ne!(first, fates(), "the dice roll on");
+        injector.set(settings.clone()).unwrap();
+        assert_eq!(first, fates());
+        // Heartbeats between them change nothing.
+        injector.set(settings).unwrap();
+        for fate in first {
+            injector.fate(&suite::heartbeat(1)).unwrap();
+            assert_eq!(injector.fate(&append()).unwrap(), fate);
+        }
+    }
+
+    #[test]
+    fn a_seed_that_was_not_given_is_drawn_and_shown() {
+        let injector = FaultInjector::new();
+        let settings = FaultSettings {
+            error_before_append: 0.5,
+            ..FaultSettings::default()
+        };
+        let held = injector.set(settings).unwrap();
+        assert!(held.seed.is_some());
+        assert_eq!(injector.get(), held);
+        let fates = || {
+            (0..50)
+                .map(|_| injector.fate(&append()).unwrap())
+                .collect::<Vec<_>>()
+        };
+        let first = fates();
+        injector.set(held).unwrap();
+        assert_eq!(first, fates());
+        let certain = FaultSettings {
+            isolate: true,
+            ..FaultSettings::default()
+        };
+        assert_eq!(injector.set(certain.clone()), Ok(certain));
+        assert_eq!(injector.clear(), FaultSettings::default());
+        assert_eq!(injector.get(), FaultSettings::default());
+    }
+
+    #[test]
+    fn blocked_replication_leaves_heartbeats_alone() {
+        suite::run(async {
+            let fake = Fake::new();
+            let settings = FaultSettings {
+                block_replication: true,
+                ..FaultSettings::default()
+            };
+            let injector = injector(settings);
+            assert_eq!(serve(&injector, &fake, append()).await, Some(500));
+            assert_eq!(serve(&injector, &fake, suite::fetch(1)).await, Some(500));
+            assert_eq!(fake.arrived(), 0);
+            assert_eq!(serve(&injector, &fake, suite::heartbeat(1)).await, None);
+            let identify = suite::request(RequestBody::Identify);
+            assert_eq!(serve(&injector, &fake, identify).await, None);
+            assert_eq!(fake.arrived(), 2);
+        });
+    }
+
+    #[test]
+    fn an_error_before_handles_nothing_and_an_error_after_handles_all() {
+        suite::run(async {
+            let fake = Fake::new();
+            let none = FaultSettings::default;
+            let before = injector(FaultSettings {
+                error_before_append: 1.0,
+                ..none()
+            });
+            assert_eq!(serve(&before, &fake, append()).await, Some(500));
+            assert_eq!(fake.arrived(), 0);
+            let after = injector(FaultSettings {
+                error_after_append: 1.0,
+                ..none()
+            });
+            assert_eq!(serve(&after, &fake, append()).await, Some(500));
+            assert_eq!(fake.arrived(), 1);
+            assert_eq!(serve(&after, &fake, suite::heartbeat(1)).await, None);
+        });
+    }
+
+    #[test]
+    fn isolation_keeps_back_the_answer_of_what_was_under_way() {
+        suite::run(async {
+            let (fake, injector) = (Fake::new(), FaultInjector::new());
+            let mut call = Box::pin(serve(&injector, &fake, suite::held_heartbeat(1)));
+            suite::meanwhile(&mut call, fake.has_arrived(1)).await;
+            let isolate = FaultSettings {
+                isolate: true,
+                ..FaultSettings::default()
+            };
+            injector.set(isolate).unwrap();
+            fake.let_go();
+            assert_eq!(call.await, Some(503));
+            assert_eq!(
+                serve(&injector, &fake, suite::heartbeat(1)).await,
+                Some(503)
+            );
+            assert_eq!(fake.arrived(), 1);
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delay_comes_before_the_request_is_handled() {
+        let fake = Fake::new();
+        let delay_ms = Some([250, 250]);
+        let injector = injector(FaultSettings {
+            delay_ms,
+            ..FaultSettings::default()
+        });
+        let before = tokio::time::Instant::now();
+        assert_eq!(serve(&injector, &fake, suite::heartbeat(1)).await, None);
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        let mut call = Box::pin(serve(&injector, &fake, append()));
+        assert!(suite::is_pending(&mut call).await);
+        assert_eq!(fake.arrived(), 1);
+        assert_eq!(call.await, None);
+        assert_eq!(before.elapsed(), Duration::from_millis(250));
+    }
+
+    #[test]
+    fn a_master_is_cut_off_by_its_own_faults() {
+        suite::run(async {
+            let (network, fake) = (LocalNetwork::new(), Fake::new());
+            let name = NodeName::new("secondary-1").unwrap();
+            network.attach(&name, fake.clone(), None);
+            let injector = FaultInjector::new();
+            let network = FaultyNetwork::new(Arc::new(network), injector.clone());
+            let transport = network.connect(&Peer {
+                name,
+                url: String::new(),
+            });
+            let none = FaultSettings::default;
+
+            injector
+                .set(FaultSettings {
+                    block_replication: true,
+                    ..none()
+                })
+                .unwrap();
+            let error = transport.call(append()).await.unwrap_err();
+            assert!(matches!(error, TransportError::Connection(_)), "{error}");
+            assert!(transport.call(suite::heartbeat(1)).await.is_ok());
+
+            let mut call = transport.call(suite::held_heartbeat(2));
+            suite::meanwhile(&mut call, fake.has_arrived(2)).await;
+            injector
+                .set(FaultSettings {
+                    isolate: true,
+                    ..none()
+                })
+                .unwrap();
+            fake.let_go();
+            assert!(call.await.is_err());
+            assert!(transport.call(suite::heartbeat(1)).await.is_err());
+            assert_eq!(fake.arrived(), 2);
+
+            injector.clear();
+            assert!(transport.call(append()).await.is_ok());
+        });
+    }
+}

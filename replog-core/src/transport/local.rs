@@ -1,0 +1,404 @@
+//! [`LocalNetwork`]: nodes of one process that talk without sockets.
+//!
+//! Owns who can be reached under which name, and cables that can be cut. Nothing is encoded: the
+//! typed request goes to [`Secondary::serve`] and its answer comes back, sharing the records'
+//! buffers. Never retries, never gives up by itself. For embedding, examples and tests; a
+//! simulator that loses and reorders brings its own network.
+//!
+//! ```text
+//!   call ─▶ latency ─▶ cable whole? ─▶ registered? ─▶ faults ─▶ serve ─▶ cable whole? ─▶ answer
+//!                        │ waits          │ ConnectionRefused      │ gone meanwhile: Connection
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use futures_core::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::{
+    config::Peer,
+    error::Stopped,
+    handle::Secondary,
+    transport::{
+        CallFuture, FaultInjector, Network, Transport, TransportError,
+        message::{Request, Response},
+    },
+    types::NodeName,
+};
+
+/// A network within one process. Clones share it.
+///
+/// Peers are found by name; a [`Peer`]'s URL means nothing here.
+#[derive(Clone, Default)]
+pub struct LocalNetwork {
+    places: Arc<Mutex<BTreeMap<NodeName, Arc<Place>>>>,
+    latency: Duration,
+}
+
+/// What a transport delivers to: a node, or in tests something like one.
+pub(crate) trait Serve: Send + Sync {
+    /// Answers a request, or says that the node has stopped.
+    fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>>;
+}
+
+impl Serve for Secondary {
+    fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>> {
+        let secondary = self.clone();
+        Box::pin(async move { Secondary::serve(&secondary, request).await })
+    }
+}
+
+impl LocalNetwork {
+    /// An empty network: every call is refused until someone is registered.
+    #[must_use]
+    pub fn new() -> LocalNetwork {
+        LocalNetwork::default()
+    }
+
+    /// The same network, on which requests and answers each take `latency`. Holds for the ways
+    /// made from the result, not for those made before.
+    #[must_use]
+    pub fn with_latency(self, latency: Duration) -> LocalNetwork {
+        LocalNetwork { latency, ..self }
+    }
+
+    /// Makes `secondary` reachable under its name. One of that name that was registered before
+    /// is replaced: calls that it has not answered yet fail, as when a process is restarted. A
+    /// cut cable stays cut.
+    pub fn register(&self, secondary: Secondary) {
+        let name = secondary.name().clone();
+        self.attach(&name, Arc::new(secondary), None);
+    }
+
+    /// As [`register`](LocalNetwork::register), with faults: what `injector` is set to happens
+    /// to the requests before and after they are served.
+    pub fn register_with(&self, secondary: Secondary, injector: FaultInjector) {
+        let name = secondary.name().clone();
+        self.attach(&name, Arc::new(secondary), Some(injector));
+    }
+
+    /// Takes a node off the network, as if its process was gone: calls are refused, and those
+    /// that are not answered yet fail. Without effect where the name is not registered.
+    pub fn unregister(&self, name: &NodeName) {
+        self.place(name).exchange_node(None);
+    }
+
+    /// Cuts the cable to a node: neither requests nor answers arrive, and nobody is told. Calls
+    /// hang until [`heal`](LocalNetwork::heal) or until they are dropped. Without effect where
+    /// it is cut already.
+    pub fn cut(&self, name: &NodeName) {
+        self.place(name).cable.send_modify(|cable| cable.cut = true);
+    }
+
+    /// Mends the cable to a node: what was on its way arrives, late. Without effect where it is
+    /// whole.
+    pub fn heal(&self, name: &NodeName) {
+        self.place(name)
+            .cable
+            .send_modify(|cable| cable.cut = false);
+    }
+
+    /// Makes `node` reachable as `name`.
+    pub(crate) fn attach(
+        &self,
+        name: &NodeName,
+        node: Arc<dyn Serve>,
+        injector: Option<FaultInjector>,
+    ) {
+        self.place(name)
+            .exchange_node(Some(Registered { node, injector }));
+    }
+
+    fn place(&self, name: &NodeName) -> Arc<Place> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(places.entry(name.clone()).or_default())
+    }
+}
+
+impl Network for LocalNetwork {
+    fn connect(&self, peer: &Peer) -> Rc<dyn Transport> {
+        Rc::new(LocalTransport {
+            place: self.place(&peer.name),
+            latency: self.latency,
+        })
+    }
+}
+
+impl std::fmt::Debug for LocalNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let cables = places
+            .iter()
+            .map(|(name, place)| (name, *place.cable.borrow()));
+        f.debug_map().entries(cables).finish()
+    }
+}
+
+/// One name on the network, whether or not a node is there.
+#[derive(Default)]
+struct Place {
+    registered: Mutex<Option<Registered>>,
+    cable: watch::Sender<Cable>,
+}
+
+#[derive(Clone)]
+struct Registered {
+    node: Arc<dyn Serve>,
+    injector: Option<FaultInjector>,
+}
+
+/// What a call must know of the way while it is under way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cable {
+    cut: bool,
+    /// Grows whenever the node there goes away or is replaced.
+    life: u64,
+}
+
+impl Place {
+    /// Puts another node here, or none. The life ends after the exchange: a call that finds the
+    /// old node has read the old life and ends with it.
+    fn exchange_node(&self, registered: Option<Registered>) {
+        *self.lock() = registered;
+        self.cable.send_modify(|cable| cable.life += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Registered>> {
+        self.registered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the cable is whole.
+    async fn whole(&self) {
+        // The sender is this place's own, so it cannot be gone before the wait is over.
+        let _ = self.cable.subscribe().wait_for(|cable| !cable.cut).await;
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Response, TransportError> {
+        self.whole().await;
+        // In this order: a node that comes between these two lines is taken for one that went
+        // away, and never the other way round.
+        let life = self.cable.borrow().life;
+        let Some(Registered { node, injector }) = self.lock().clone() else {
+            return Err(TransportError::ConnectionRefused);
+        };
+        let serve = |request| async move {
+            node.serve(request)
+                .await
+                .map_err(|_| TransportError::ConnectionRefused)
+        };
+        let answer = async {
+            match &injector {
+                Some(injector) => injector.serve(request, serve).await,
+                None => serve(request).await,
+            }
+        };
+        self.unless_gone(life, answer).await
+    }
+
+    /// The outcome of `answer`, unless the node of this life goes away before it is through. A
+    /// node that is gone says nothing through a cut cable either: the caller learns of it when
+    /// the cable is whole, as from a connection that was reset.
+    async fn unless_gone(
+        &self,
+        life: u64,
+        answer: impl Future<Output = Result<Response, TransportError>>,
+    ) -> Result<Response, TransportError> {
+        let mut cable = self.cable.subscribe();
+        let mut gone = pin!(cable.wait_for(|cable| cable.life != life && !cable.cut));
+        let mut answer = pin!(async {
+            let answer = answer.await;
+            self.whole().await;
+            answer
+        });
+        poll_fn(|cx| match gone.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(Err(TransportError::Connection(
+                "the node went away".to_owned(),
+            ))),
+            Poll::Pending => answer.as_mut().poll(cx),
+        })
+        .await
+    }
+}
+
+/// The way to one name.
+struct LocalTransport {
+    place: Arc<Place>,
+    latency: Duration,
+}
+
+impl Transport for LocalTransport {
+    fn call(&self, request: Request) -> CallFuture {
+        let (place, latency) = (Arc::clone(&self.place), self.latency);
+        Box::pin(async move {
+            if latency.is_zero() {
+                return place.exchange(request).await;
+            }
+            tokio::time::sleep(latency).await;
+            let answer = place.exchange(request).await;
+            tokio::time::sleep(latency).await;
+            answer
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::suite::{self, Bench, Fake};
+
+    fn name() -> NodeName {
+        NodeName::new("secondary-1").unwrap()
+    }
+
+    fn peer(name: &str) -> Peer {
+        Peer {
+            name: NodeName::new(name).unwrap(),
+            url: String::new(),
+        }
+    }
+
+    fn network() -> (LocalNetwork, Arc<Fake>) {
+        let (network, fake) = (LocalNetwork::new(), Fake::new());
+        network.attach(&name(), fake.clone(), None);
+        (network, fake)
+    }
+
+    fn bench() -> Bench {
+        let (network, fake) = network();
+        let transport = network.connect(&peer("secondary-1"));
+        let nobody = network.connect(&peer("secondary-2"));
+        Bench {
+            transport,
+            nobody,
+            fake,
+            _keep: Box::new(network),
+        }
+    }
+
+    suite::conformance!(bench());
+
+    #[test]
+    fn the_network_and_its_handles_go_anywhere() {
+        fn anywhere<T: Send + Sync + Clone + 'static>() {}
+        anywhere::<LocalNetwork>();
+        anywhere::<FaultInjector>();
+    }
+
+    #[test]
+    fn a_cut_cable_lets_nothing_through_until_it_is_healed() {
+        suite::run(async {
+            let (network, fake) = network();
+            let transport = network.connect(&peer("secondary-1"));
+            network.cut(&name());
+            let mut call = transport.call(suite::heartbeat(17));
+            assert!(suite::is_pending(&mut call).await);
+            assert_eq!(fake.arrived(), 0);
+            network.heal(&name());
+            assert_eq!(call.await, Ok(suite::taken(17)));
+            assert_eq!(fake.arrived(), 1);
+        });
+    }
+
+    #[test]
+    fn an_answer_does_not_pass_a_cable_that_was_cut_meanwhile() {
+        suite::run(async {
+            let (network, fake) = network();
+            let transport = network.connect(&peer("secondary-1"));
+            let mut call = transport.call(suite::held_heartbeat(17));
+            assert!(suite::is_pending(&mut call).await);
+            assert_eq!(fake.arrived(), 1);
+            network.cut(&name());
+            fake.let_go();
+            assert!(suite::is_pending(&mut call).await);
+            network.heal(&name());
+            assert!(call.await.is_ok());
+        });
+    }
+
+    #[test]
+    fn a_node_that_goes_away_fails_the_calls_that_it_has_not_answered() {
+        suite::run(async {
+            let (network, _fake) = network();
+            let transport = network.connect(&peer("secondary-1"));
+            let mut call = transport.call(suite::held_heartbeat(17));
+            assert!(suite::is_pending(&mut call).await);
+            network.unregister(&name());
+            let error = call.await.unwrap_err();
+            assert!(matches!(error, TransportError::Connection(_)), "{error}");
+            let refused = transport.call(suite::heartbeat(18)).await;
+            assert_eq!(refused, Err(TransportError::ConnectionRefused));
+        });
+    }
+
+    #[test]
+    fn a_node_of_the_same_name_takes_over_the_ways_that_exist() {
+        suite::run(async {
+            let (network, old) = network();
+            let transport = network.connect(&peer("secondary-1"));
+            let mut call = transport.call(suite::held_heartbeat(17));
+            assert!(suite::is_pending(&mut call).await);
+            let new = Fake::new();
+            network.attach(&name(), new.clone(), None);
+            assert!(call.await.is_err());
+            assert_eq!(
+                transport.call(suite::heartbeat(18)).await,
+                Ok(suite::taken(18))
+            );
+            assert_eq!((old.arrived(), new.arrived()), (1, 1));
+        });
+    }
+
+    #[test]
+    fn a_stopped_node_refuses_connections() {
+        suite::run(async {
+            let (network, fake) = network();
+            let transport = network.connect(&peer("secondary-1"));
+            fake.stop();
+            let refused = transport.call(suite::heartbeat(17)).await;
+            assert_eq!(refused, Err(TransportError::ConnectionRefused));
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn latency_is_paid_both_ways() {
+        let (network, _fake) = network();
+        let network = network.with_latency(Duration::from_millis(20));
+        let transport = network.connect(&peer("secondary-1"));
+        let before = tokio::time::Instant::now();
+        assert!(transport.call(suite::heartbeat(17)).await.is_ok());
+        assert_eq!(before.elapsed(), Duration::from_millis(40));
+    }
+
+    #[test]
+    fn an_injector_acts_on_what_arrives() {
+        suite::run(async {
+            let (network, injector) = (LocalNetwork::new(), FaultInjector::new());
+            let fake = Fake::new();
+            network.attach(&name(), fake.clone(), Some(injector.clone()));
+            let transport = network.connect(&peer("secondary-1"));
+            let isolate = crate::transport::FaultSettings {
+                isolate: true,
+                ..Default::default()
+            };
+            injector.set(isolate).unwrap();
+            let failed = transport.call(suite::heartbeat(17)).await;
+            assert_eq!(failed, Err(TransportError::HttpStatus(503)));
+            injector.clear();
+            assert_eq!(
+                transport.call(suite::heartbeat(18)).await,
+                Ok(suite::taken(18))
+            );
+            assert_eq!(fake.arrived(), 1);
+        });
+    }
+}

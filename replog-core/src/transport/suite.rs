@@ -1,0 +1,389 @@
+//! What every transport must do, as tests that each implementation calls.
+//!
+//! Owns a stand-in for a secondary that answers predictably and can hold requests back, and the
+//! conformance tests. No test here sleeps: it waits until the stand-in says what arrived.
+
+use std::{
+    any::Any,
+    future::{Future, poll_fn},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use futures_core::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::{
+    error::Stopped,
+    limits::BATCH_BYTES_MAX,
+    record::{Record, RecordBatch},
+    transport::{Transport, TransportError, local::Serve, message::*},
+    types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, NodeName, Offset},
+};
+
+/// Requests of this epoch are held back until [`Fake::let_go`].
+const HELD: Epoch = Epoch(77);
+
+/// Longer than any test takes, even on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A transport to test, and what stands at its other end.
+pub(crate) struct Bench {
+    /// The way to the stand-in.
+    pub(crate) transport: Rc<dyn Transport>,
+    /// The way to where nobody listens.
+    pub(crate) nobody: Rc<dyn Transport>,
+    /// The stand-in.
+    pub(crate) fake: Arc<Fake>,
+    /// What must live as long as the test.
+    pub(crate) _keep: Box<dyn Any>,
+}
+
+/// Stands in for a secondary: says what it was asked, and to a fetch gives a batch of
+/// [`BATCH_BYTES_MAX`].
+pub(crate) struct Fake {
+    arrived: watch::Sender<usize>,
+    open: watch::Sender<bool>,
+    stopped: watch::Sender<bool>,
+}
+
+impl Fake {
+    pub(crate) fn new() -> Arc<Fake> {
+        Arc::new(Fake {
+            arrived: watch::Sender::new(0),
+            open: watch::Sender::new(false),
+            stopped: watch::Sender::new(false),
+        })
+    }
+
+    /// How many requests have arrived.
+    pub(crate) fn arrived(&self) -> usize {
+        *self.arrived.borrow()
+    }
+
+    /// Waits until so many requests have arrived.
+    pub(crate) async fn has_arrived(&self, count: usize) {
+        let mut arrived = self.arrived.subscribe();
+        arrived
+            .wait_for(|arrived| *arrived >= count)
+            .await
+            .expect("the sender is ours");
+    }
+
+    /// Answers what was held back, and holds nothing back any more.
+    pub(crate) fn let_go(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Answers nothing any more.
+    pub(crate) fn stop(&self) {
+        self.stopped.send_replace(true);
+    }
+}
+
+impl Serve for Fake {
+    fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>> {
+        self.arrived.send_modify(|arrived| *arrived += 1);
+        let (mut open, stopped) = (self.open.subscribe(), *self.stopped.borrow());
+        Box::pin(async move {
+            if stopped {
+                return Err(Stopped { reason: None });
+            }
+            if request.epoch == HELD {
+                // An error: the stand-in is gone, so nobody waits for the answer.
+                let _ = open.wait_for(|open| *open).await;
+            }
+            Ok(answer(request))
+        })
+    }
+}
+
+fn answer(request: Request) -> Response {
+    let epoch_starts = || {
+        (0..64)
+            .map(|n| EpochStart {
+                epoch: Epoch(n),
+                first: Offset(n * 10),
+            })
+            .collect()
+    };
+    let (durable_end, answer) = match request.body {
+        RequestBody::Identify => (
+            Offset(0),
+            Answer::Identity(Identity {
+                nodes: vec![request.from.clone()],
+            }),
+        ),
+        RequestBody::Promise(_) => (
+            Offset(1),
+            Answer::Promised(Promised {
+                epoch_starts: epoch_starts(),
+            }),
+        ),
+        RequestBody::Hello(hello) => (hello.end, Answer::Aligned(Aligned { cut_records: 3 })),
+        RequestBody::Heartbeat(progress) => (progress.end, Answer::Taken),
+        RequestBody::Append(append) => (
+            append.records.last().map_or(Offset(0), RecordBatch::end),
+            Answer::Taken,
+        ),
+        RequestBody::Fetch(fetch) if fetch.bytes_max == 0 => (
+            fetch.from,
+            Answer::Refused(Refusal::Malformed {
+                detail: "0 bytes".to_owned(),
+            }),
+        ),
+        RequestBody::Fetch(fetch) => {
+            let records = vec![large_batch(fetch.from)];
+            (
+                fetch.from,
+                Answer::Records(Fetched {
+                    epoch_starts: epoch_starts(),
+                    records,
+                }),
+            )
+        }
+    };
+    Response {
+        cluster: request.cluster,
+        name: request.to,
+        incarnation: incarnation(2),
+        state: NodeState {
+            durable_end,
+            log_epoch: None,
+            promised: request.epoch,
+            buffered: 0,
+        },
+        answer,
+    }
+}
+
+fn incarnation(byte: u8) -> Incarnation {
+    Incarnation {
+        instance: InstanceId::from_bytes([byte; 16]),
+        start: byte.into(),
+    }
+}
+
+/// As many records as fit a batch, of every byte there is.
+pub(crate) fn large_batch(first: Offset) -> RecordBatch {
+    let payload: Vec<u8> = (0..32_768_usize)
+        .map(|n| n.wrapping_mul(31) as u8)
+        .collect();
+    let mut bytes = BytesMut::new();
+    let mut offset = first;
+    loop {
+        let record = Record {
+            offset,
+            epoch: Epoch(4),
+            timestamp_ms: 1_700_000_000_000,
+            kind: 0,
+            flags: 0,
+            key: b"key",
+            payload: &payload,
+        };
+        if bytes.len() + record.encoded_bytes() > BATCH_BYTES_MAX {
+            return RecordBatch::check(first, bytes.freeze()).expect("encoded just now");
+        }
+        record.encode(&mut bytes);
+        offset = offset.plus(1);
+    }
+}
+
+pub(crate) fn request(body: RequestBody) -> Request {
+    Request {
+        cluster: Some(ClusterId::from_bytes([1; 16])),
+        from: NodeName::new("master").expect("a good name"),
+        incarnation: incarnation(1),
+        to: NodeName::new("secondary-1").expect("a good name"),
+        epoch: Epoch(4),
+        body,
+    }
+}
+
+/// A heartbeat that is answered with its own end.
+pub(crate) fn heartbeat(end: u64) -> Request {
+    request(RequestBody::Heartbeat(progress(end)))
+}
+
+/// As [`heartbeat`], and not answered before [`Fake::let_go`].
+pub(crate) fn held_heartbeat(end: u64) -> Request {
+    Request {
+        epoch: HELD,
+        ..heartbeat(end)
+    }
+}
+
+/// The answer to a heartbeat.
+pub(crate) fn taken(end: u64) -> Response {
+    answer(heartbeat(end))
+}
+
+pub(crate) fn append(records: RecordBatch) -> Request {
+    let progress = progress(records.end().0);
+    request(RequestBody::Append(Append {
+        progress,
+        records: vec![records],
+    }))
+}
+
+pub(crate) fn fetch(bytes_max: u32) -> Request {
+    let to_incarnation = incarnation(2);
+    let fetch = Fetch {
+        to_incarnation,
+        from: Offset(3),
+        bytes_max,
+        epoch_starts: true,
+    };
+    request(RequestBody::Fetch(fetch))
+}
+
+fn progress(end: u64) -> Progress {
+    Progress {
+        to_incarnation: incarnation(2),
+        end: Offset(end),
+        committed: Some(Offset(end)),
+        refill_target: None,
+    }
+}
+
+/// One request of each kind.
+fn one_of_each() -> Vec<Request> {
+    let nodes = vec![NodeName::new("master").expect("a good name")];
+    let hello = Hello {
+        nodes: nodes.clone(),
+        log_epoch: Some(Epoch(4)),
+        public_url: None,
+        end: Offset(9),
+        adopted_end: Offset(7),
+        epoch_starts: vec![],
+        epoch_starts_end: Offset::ZERO,
+    };
+    vec![
+        request(RequestBody::Identify),
+        request(RequestBody::Promise(Promise {
+            nodes,
+            log_epoch: None,
+        })),
+        request(RequestBody::Hello(hello)),
+        heartbeat(17),
+        append(large_batch(Offset(100))),
+        fetch(1 << 20),
+        fetch(0),
+    ]
+}
+
+/// Runs a test as a node runs: one thread, local tasks, real time and real sockets.
+pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the system has room for a runtime");
+    let tasks = tokio::task::LocalSet::new();
+    let outcome = tasks.block_on(&runtime, async {
+        tokio::time::timeout(DEADLINE, test).await
+    });
+    outcome.expect("the test takes far less than its deadline")
+}
+
+/// Polls a call until it has done all that it can do at once; whether it still waits.
+pub(crate) async fn is_pending<F: Future + ?Sized>(call: &mut Pin<Box<F>>) -> bool {
+    for _ in 0..10 {
+        if poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_ready())).await {
+            return false;
+        }
+        tokio::task::yield_now().await;
+    }
+    true
+}
+
+/// Waits for `event` while `call` goes on, which must not end before.
+pub(crate) async fn meanwhile<F: Future + ?Sized>(
+    call: &mut Pin<Box<F>>,
+    event: impl Future<Output = ()>,
+) {
+    let mut event = std::pin::pin!(event);
+    poll_fn(|cx| {
+        assert!(
+            call.as_mut().poll(cx).is_pending(),
+            "the call ended too early"
+        );
+        event.as_mut().poll(cx)
+    })
+    .await;
+}
+
+pub(crate) async fn an_answer_comes_back_intact(bench: Bench) {
+    for request in one_of_each() {
+        let expected = answer(request.clone());
+        assert_eq!(bench.transport.call(request).await, Ok(expected));
+    }
+}
+
+pub(crate) async fn it_is_refused_where_nobody_listens(bench: Bench) {
+    for _ in 0..3 {
+        let refused = bench.nobody.call(heartbeat(1)).await;
+        assert_eq!(refused, Err(TransportError::ConnectionRefused));
+    }
+}
+
+pub(crate) async fn dropping_a_call_harms_nothing(bench: Bench) {
+    // Before its first poll, while it is under way, and while it waits for the answer.
+    drop(bench.transport.call(heartbeat(1)));
+    let mut early = bench.transport.call(append(large_batch(Offset(0))));
+    poll_fn(|cx| Poll::Ready(early.as_mut().poll(cx).is_ready())).await;
+    drop(early);
+    let before = bench.fake.arrived();
+    let mut late = bench.transport.call(held_heartbeat(2));
+    meanwhile(&mut late, bench.fake.has_arrived(before + 1)).await;
+    drop(late);
+    bench.fake.let_go();
+    for end in 3..6 {
+        assert_eq!(bench.transport.call(heartbeat(end)).await, Ok(taken(end)));
+    }
+}
+
+pub(crate) async fn calls_do_not_wait_for_each_other(bench: Bench) {
+    let ends = 0..8;
+    let mut held: Vec<_> = ends
+        .clone()
+        .map(|end| bench.transport.call(held_heartbeat(end)))
+        .collect();
+    for (call, count) in held.iter_mut().zip(1..) {
+        meanwhile(call, bench.fake.has_arrived(count)).await;
+    }
+    assert_eq!(bench.transport.call(heartbeat(99)).await, Ok(taken(99)));
+    bench.fake.let_go();
+    for (call, end) in held.into_iter().zip(ends) {
+        let expected = answer(held_heartbeat(end));
+        assert_eq!(call.await, Ok(expected));
+    }
+}
+
+/// The conformance tests of a transport; the argument makes a [`Bench`].
+macro_rules! conformance {
+    ($bench:expr) => {
+        crate::transport::suite::conformance!(
+            $bench,
+            an_answer_comes_back_intact,
+            it_is_refused_where_nobody_listens,
+            dropping_a_call_harms_nothing,
+            calls_do_not_wait_for_each_other
+        );
+    };
+    ($bench:expr, $($name:ident),+) => {
+        $(
+            #[test]
+            fn $name() {
+                crate::transport::suite::run(async {
+                    crate::transport::suite::$name($bench).await;
+                });
+            }
+        )+
+    };
+}
+
+pub(crate) use conformance;

@@ -1,0 +1,554 @@
+//! The wire format: messages between nodes as bytes.
+//!
+//! Owns the encoding of [`Request`] and [`Response`] and every check that bytes from another
+//! node pass before anyone looks at them. Knows no connection and no HTTP beyond the names that
+//! both ends must agree on; decides nothing. No bytes make it panic. Keeps rules 10 and 11.
+//!
+//! One message is one body. All integers are little-endian.
+//!
+//! | at | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 4 | magic, `RPLW` |
+//! | 4 | 2 | protocol version, 1 |
+//! | 6 | 1 | kind: 1 is a request, 2 a response |
+//! | 7 | 1 | reserved: sent as 0, not looked at |
+//! | 8 | 4 | length of the header in bytes, at most [`WIRE_HEADER_BYTES_MAX`] |
+//! | 12 | 4 | CRC-32C over bytes 0..12 and the header |
+//! | 16 | | header: compact JSON, everything but the records |
+//! | | | records as they stand on disk, each with its own checksum, to the end of the body |
+//!
+//! The header says from which offset the records go and how many bytes they are, so that a body
+//! that ends early is noticed even where a record ends. Members that it does not know are
+//! ignored: a later version may add some without a new version number. What it may not do is
+//! change the meaning of those that are there.
+//!
+//! The records are the buffers of the log on the way out and a slice of the one body on the way
+//! in: they are copied nowhere here. The prefix is the same in every version up to the version
+//! number, so that a node of another version is told from damage.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    limits::{EPOCH_STARTS_MAX, NODES_MAX, RECORD_BYTES_MAX, WIRE_HEADER_BYTES_MAX},
+    record::{RecordBatch, RecordError},
+    transport::message::{
+        Aligned, Answer, Append, Fetch, Fetched, Hello, Identity, NodeState, Progress, Promise,
+        Promised, Refusal, Request, RequestBody, Response,
+    },
+    types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset},
+};
+
+/// The version of the protocol that this library speaks.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// The media type of requests and of answers.
+pub const CONTENT_TYPE: &str = "application/vnd.replog.replication";
+
+/// Where a node takes requests, below its URL; by POST.
+pub const PATH: &str = "/replication/v1";
+
+/// Bytes before the header.
+pub const PREFIX_BYTES: usize = 16;
+
+/// Bytes of one message, at most: the header, and either a batch or a single record that is
+/// longer than a batch. More is not read.
+pub const BODY_BYTES_MAX: usize = PREFIX_BYTES + WIRE_HEADER_BYTES_MAX + RECORD_BYTES_MAX;
+
+/// No log reaches this offset. What claims to is refused, so that sums of offsets cannot
+/// overflow anywhere behind this module.
+const OFFSET_LIMIT: Offset = Offset(1 << 62);
+
+const MAGIC: [u8; 4] = *b"RPLW";
+/// Where the checksum stands: everything before it is covered by it.
+const CHECKSUM_AT: usize = 12;
+
+const _: () = assert!(crate::limits::BATCH_BYTES_MAX <= RECORD_BYTES_MAX);
+const _: () = assert!((BODY_BYTES_MAX as u64) < OFFSET_LIMIT.0);
+
+/// Why bytes are no message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// Something else answers or asks there.
+    #[error("not a message of this protocol")]
+    NotThisProtocol,
+    /// The other node speaks another version of the protocol.
+    #[error("the other node speaks version {theirs} of the protocol, this one version {ours}")]
+    Version {
+        /// The version of the message.
+        theirs: u16,
+        /// The version of this library.
+        ours: u16,
+    },
+    /// The bytes end before the header does.
+    #[error("the message needs {needed} bytes up to its records and has {have}")]
+    Truncated {
+        /// Bytes that prefix and header take.
+        needed: usize,
+        /// Bytes that are there.
+        have: usize,
+    },
+    /// A header longer than any node sends.
+    #[error("a header of {bytes} bytes is longer than {WIRE_HEADER_BYTES_MAX}")]
+    HeaderTooLong {
+        /// The length field.
+        bytes: u32,
+    },
+    /// The checksum of prefix and header does not match.
+    #[error("the checksum is {found:08x} and should be {expected:08x}")]
+    Checksum {
+        /// The checksum that was read.
+        found: u32,
+        /// The checksum of what was read.
+        expected: u32,
+    },
+    /// A response where a request belongs, the other way round, or neither.
+    #[error("the message is of kind {found} where kind {expected} belongs")]
+    Kind {
+        /// The kind that was read.
+        found: u8,
+        /// The kind that belongs here.
+        expected: u8,
+    },
+    /// The header is not what a node of this version writes.
+    #[error("the header cannot be read: {detail}")]
+    Header {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// An append without records.
+    #[error("records are missing")]
+    RecordsMissing,
+    /// Bytes behind a header that announces none, or records where none belong.
+    #[error("{bytes} bytes follow where no records belong")]
+    RecordsUnexpected {
+        /// Bytes behind the header.
+        bytes: usize,
+    },
+    /// More or fewer bytes than the header announces: a body that was cut short or joined.
+    #[error("the header announces {announced} bytes of records and {found} follow")]
+    RecordsLength {
+        /// By the header.
+        announced: u64,
+        /// Behind the header.
+        found: usize,
+    },
+    /// A damaged record, or one that does not belong where it stands.
+    #[error("byte {position} of the records: {source}")]
+    Records {
+        /// Where the record begins, from the first one on.
+        position: usize,
+        /// What is wrong with it.
+        source: RecordError,
+    },
+    /// More pairs of epoch and first offset than a node sends.
+    #[error("{count} epoch starts are more than {EPOCH_STARTS_MAX}")]
+    TooManyEpochStarts {
+        /// How many.
+        count: usize,
+    },
+    /// Pairs of epoch and first offset that do not ascend.
+    #[error("the start of epoch {epoch} does not ascend")]
+    EpochStartsOrder {
+        /// The epoch of the first pair out of order.
+        epoch: Epoch,
+    },
+    /// A list of more nodes than a cluster has.
+    #[error("{count} nodes are more than {NODES_MAX}")]
+    TooManyNodes {
+        /// How many.
+        count: usize,
+    },
+    /// An offset that no log reaches.
+    #[error("no log reaches offset {offset}")]
+    OffsetTooLarge {
+        /// The offset.
+        offset: Offset,
+    },
+}
+
+/// A request as the parts of one body: prefix and header, then the records' own buffers.
+#[must_use]
+pub fn encode_request(request: &Request) -> Vec<Bytes> {
+    let no_records: &[RecordBatch] = &[];
+    let (body, records) = match &request.body {
+        RequestBody::Identify => (RequestKind::Identify {}, no_records),
+        RequestBody::Promise(promise) => (RequestKind::Promise(promise.clone()), no_records),
+        RequestBody::Hello(hello) => (RequestKind::Hello(hello.clone()), no_records),
+        RequestBody::Heartbeat(progress) => (RequestKind::Heartbeat(*progress), no_records),
+        RequestBody::Append(append) => {
+            debug_assert!(!append.records.is_empty(), "an append without records");
+            (
+                RequestKind::Append(append.progress),
+                append.records.as_slice(),
+            )
+        }
+        RequestBody::Fetch(fetch) => (RequestKind::Fetch(*fetch), no_records),
+    };
+    let header = RequestHeader {
+        cluster: request.cluster,
+        from: request.from.clone(),
+        incarnation: request.incarnation,
+        to: request.to.clone(),
+        epoch: request.epoch,
+        body,
+        records: Span::of(records),
+    };
+    encode(Kind::Request, &header, records)
+}
+
+/// Reads a request out of one body. Its records, if any, are one batch that shares `body`.
+///
+/// # Errors
+///
+/// Any [`WireError`]; nothing of the request is believed then.
+pub fn decode_request(body: Bytes) -> Result<Request, WireError> {
+    let (header, rest): (RequestHeader, Bytes) = decode(Kind::Request, &body)?;
+    let has_records = matches!(header.body, RequestKind::Append(_));
+    let records = take_records(header.records, rest, has_records)?;
+    let body = match header.body {
+        RequestKind::Identify {} => RequestBody::Identify,
+        RequestKind::Promise(promise) => {
+            check_nodes(&promise.nodes)?;
+            RequestBody::Promise(promise)
+        }
+        RequestKind::Hello(hello) => {
+            check_nodes(&hello.nodes)?;
+            check_epoch_starts(&hello.epoch_starts)?;
+            check_offsets([hello.end, hello.adopted_end, hello.epoch_starts_end])?;
+            RequestBody::Hello(hello)
+        }
+        RequestKind::Heartbeat(progress) => {
+            check_progress(&progress)?;
+            RequestBody::Heartbeat(progress)
+        }
+        RequestKind::Append(progress) => {
+            check_progress(&progress)?;
+            let records = vec![records.ok_or(WireError::RecordsMissing)?];
+            RequestBody::Append(Append { progress, records })
+        }
+        RequestKind::Fetch(fetch) => {
+            check_offsets([fetch.from])?;
+            RequestBody::Fetch(fetch)
+        }
+    };
+    Ok(Request {
+        cluster: header.cluster,
+        from: header.from,
+        incarnation: header.incarnation,
+        to: header.to,
+        epoch: header.epoch,
+        body,
+    })
+}
+
+/// A response as the parts of one body: prefix and header, then the records' own buffers.
+#[must_use]
+pub fn encode_response(response: &Response) -> Vec<Bytes> {
+    let no_records: &[RecordBatch] = &[];
+    let (answer, records) = match &response.answer {
+        Answer::Identity(identity) => (AnswerKind::Identity(identity.clone()), no_records),
+        Answer::Promised(promised) => (AnswerKind::Promised(promised.clone()), no_records),
+        Answer::Aligned(aligned) => (AnswerKind::Aligned(aligned.clone()), no_records),
+        Answer::OlderStartsNeeded { before } => (
+            AnswerKind::OlderStartsNeeded { before: *before },
+            no_records,
+        ),
+        Answer::Taken => (AnswerKind::Taken {}, no_records),
+        Answer::Records(fetched) => {
+            let epoch_starts = fetched.epoch_starts.clone();
+            (
+                AnswerKind::Records { epoch_starts },
+                fetched.records.as_slice(),
+            )
+        }
+        Answer::Refused(refusal) => (AnswerKind::Refused(refusal.clone()), no_records),
+    };
+    let header = ResponseHeader {
+        cluster: response.cluster,
+        name: response.name.clone(),
+        incarnation: response.incarnation,
+        state: response.state,
+        answer,
+        records: Span::of(records),
+    };
+    encode(Kind::Response, &header, records)
+}
+
+/// Reads a response out of one body. Its records, if any, are one batch that shares `body`.
+///
+/// # Errors
+///
+/// Any [`WireError`]; nothing of the response is believed then.
+pub fn decode_response(body: Bytes) -> Result<Response, WireError> {
+    let (header, rest): (ResponseHeader, Bytes) = decode(Kind::Response, &body)?;
+    check_offsets([header.state.durable_end])?;
+    let has_records = matches!(header.answer, AnswerKind::Records { .. });
+    let records = take_records(header.records, rest, has_records)?;
+    let answer = match header.answer {
+        AnswerKind::Identity(identity) => {
+            check_nodes(&identity.nodes)?;
+            Answer::Identity(identity)
+        }
+        AnswerKind::Promised(promised) => {
+            check_epoch_starts(&promised.epoch_starts)?;
+            Answer::Promised(promised)
+        }
+        AnswerKind::Aligned(aligned) => Answer::Aligned(aligned),
+        AnswerKind::OlderStartsNeeded { before } => {
+            check_offsets([before])?;
+            Answer::OlderStartsNeeded { before }
+        }
+        AnswerKind::Taken {} => Answer::Taken,
+        AnswerKind::Records { epoch_starts } => {
+            check_epoch_starts(&epoch_starts)?;
+            Answer::Records(Fetched {
+                epoch_starts,
+                records: Vec::from_iter(records),
+            })
+        }
+        AnswerKind::Refused(refusal) => {
+            if let Refusal::OtherNodes { nodes } = &refusal {
+                check_nodes(nodes)?;
+            }
+            Answer::Refused(refusal)
+        }
+    };
+    Ok(Response {
+        cluster: header.cluster,
+        name: header.name,
+        incarnation: header.incarnation,
+        state: header.state,
+        answer,
+    })
+}
+
+/// The kind byte.
+#[derive(Clone, Copy)]
+enum Kind {
+    Request = 1,
+    Response = 2,
+}
+
+/// A request without its records. Variants that carry nothing are empty structs, so that a
+/// later version may put something in.
+#[derive(Serialize, Deserialize)]
+struct RequestHeader {
+    cluster: Option<ClusterId>,
+    from: NodeName,
+    incarnation: Incarnation,
+    to: NodeName,
+    epoch: Epoch,
+    body: RequestKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    records: Option<Span>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RequestKind {
+    Identify {},
+    Promise(Promise),
+    Hello(Hello),
+    Heartbeat(Progress),
+    Append(Progress),
+    Fetch(Fetch),
+}
+
+/// A response without its records.
+#[derive(Serialize, Deserialize)]
+struct ResponseHeader {
+    cluster: Option<ClusterId>,
+    name: NodeName,
+    incarnation: Incarnation,
+    state: NodeState,
+    answer: AnswerKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    records: Option<Span>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum AnswerKind {
+    Identity(Identity),
+    Promised(Promised),
+    Aligned(Aligned),
+    OlderStartsNeeded { before: Offset },
+    Taken {},
+    Records { epoch_starts: Vec<EpochStart> },
+    Refused(Refusal),
+}
+
+/// Which records follow the header.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Span {
+    first: Offset,
+    bytes: u64,
+}
+
+impl Span {
+    fn of(records: &[RecordBatch]) -> Option<Span> {
+        debug_assert!(
+            records
+                .windows(2)
+                .all(|pair| pair[0].end() == pair[1].first()),
+            "a gap among {records:?}"
+        );
+        let first = records.first()?.first();
+        let bytes = records.iter().map(|batch| batch.bytes().len() as u64).sum();
+        Some(Span { first, bytes })
+    }
+}
+
+fn encode(kind: Kind, header: &impl Serialize, records: &[RecordBatch]) -> Vec<Bytes> {
+    let mut head = Vec::with_capacity(512);
+    head.extend_from_slice(&MAGIC);
+    head.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+    head.extend_from_slice(&[kind as u8, 0]);
+    head.resize(PREFIX_BYTES, 0);
+    serde_json::to_writer(&mut head, header)
+        .expect("headers have only named members, and a vector takes every byte");
+    let header_bytes = u32::try_from(head.len() - PREFIX_BYTES)
+        .expect("a header holds bounded lists of short names");
+    head[8..CHECKSUM_AT].copy_from_slice(&header_bytes.to_le_bytes());
+    let crc = checksum(&head[..CHECKSUM_AT], &head[PREFIX_BYTES..]);
+    head[CHECKSUM_AT..PREFIX_BYTES].copy_from_slice(&crc.to_le_bytes());
+    let mut parts = Vec::with_capacity(1 + records.len());
+    parts.push(Bytes::from(head));
+    parts.extend(records.iter().map(|batch| batch.bytes().clone()));
+    parts
+}
+
+/// Reads prefix and header; the rest of the body is the records.
+fn decode<H: DeserializeOwned>(expected: Kind, body: &Bytes) -> Result<(H, Bytes), WireError> {
+    if !body.starts_with(&MAGIC) {
+        return Err(WireError::NotThisProtocol);
+    }
+    // The version comes before everything else: behind it another version may look different.
+    if let Some(version) = body.get(4..6) {
+        let theirs = u16::from_le_bytes([version[0], version[1]]);
+        if theirs != PROTOCOL_VERSION {
+            return Err(WireError::Version {
+                theirs,
+                ours: PROTOCOL_VERSION,
+            });
+        }
+    }
+    let Some((prefix, behind)) = body.split_at_checked(PREFIX_BYTES) else {
+        return Err(WireError::Truncated {
+            needed: PREFIX_BYTES,
+            have: body.len(),
+        });
+    };
+    let bytes = u32_at(prefix, 8);
+    let header_bytes = bytes as usize;
+    if header_bytes > WIRE_HEADER_BYTES_MAX {
+        return Err(WireError::HeaderTooLong { bytes });
+    }
+    let needed = PREFIX_BYTES + header_bytes;
+    let Some(header) = behind.get(..header_bytes) else {
+        return Err(WireError::Truncated {
+            needed,
+            have: body.len(),
+        });
+    };
+    let (found, expected_crc) = (
+        u32_at(prefix, CHECKSUM_AT),
+        checksum(&prefix[..CHECKSUM_AT], header),
+    );
+    if found != expected_crc {
+        return Err(WireError::Checksum {
+            found,
+            expected: expected_crc,
+        });
+    }
+    if prefix[6] != expected as u8 {
+        return Err(WireError::Kind {
+            found: prefix[6],
+            expected: expected as u8,
+        });
+    }
+    let header = serde_json::from_slice(header).map_err(|error| WireError::Header {
+        detail: error.to_string(),
+    })?;
+    Ok((header, body.slice(needed..)))
+}
+
+/// Checks what follows the header against what the header announces.
+fn take_records(
+    span: Option<Span>,
+    rest: Bytes,
+    belong_here: bool,
+) -> Result<Option<RecordBatch>, WireError> {
+    let Some(span) = span.filter(|_| belong_here) else {
+        let unexpected = !rest.is_empty() || span.is_some();
+        return match unexpected {
+            true => Err(WireError::RecordsUnexpected { bytes: rest.len() }),
+            false => Ok(None),
+        };
+    };
+    if span.bytes != rest.len() as u64 {
+        return Err(WireError::RecordsLength {
+            announced: span.bytes,
+            found: rest.len(),
+        });
+    }
+    // Before the records are looked at: counting them up from here must not overflow.
+    check_offsets([span.first])?;
+    let batch = RecordBatch::check(span.first, rest)
+        .map_err(|(position, source)| WireError::Records { position, source })?;
+    Ok(Some(batch))
+}
+
+fn check_nodes(nodes: &[NodeName]) -> Result<(), WireError> {
+    match nodes.len() {
+        0..=NODES_MAX => Ok(()),
+        count => Err(WireError::TooManyNodes { count }),
+    }
+}
+
+/// Epochs ascend; their first offsets do not fall.
+fn check_epoch_starts(starts: &[EpochStart]) -> Result<(), WireError> {
+    if starts.len() > EPOCH_STARTS_MAX {
+        return Err(WireError::TooManyEpochStarts {
+            count: starts.len(),
+        });
+    }
+    check_offsets(starts.iter().map(|start| start.first))?;
+    let falls =
+        |pair: &&[EpochStart]| pair[1].epoch <= pair[0].epoch || pair[1].first < pair[0].first;
+    match starts.windows(2).find(falls) {
+        Some(pair) => Err(WireError::EpochStartsOrder {
+            epoch: pair[1].epoch,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn check_progress(progress: &Progress) -> Result<(), WireError> {
+    let known = [
+        Some(progress.end),
+        progress.committed,
+        progress.refill_target,
+    ];
+    check_offsets(known.into_iter().flatten())
+}
+
+fn check_offsets(offsets: impl IntoIterator<Item = Offset>) -> Result<(), WireError> {
+    match offsets.into_iter().find(|offset| *offset >= OFFSET_LIMIT) {
+        Some(offset) => Err(WireError::OffsetTooLarge { offset }),
+        None => Ok(()),
+    }
+}
+
+fn checksum(prefix: &[u8], header: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(prefix), header)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,426 @@
+//! The words of the system as types: offsets, epochs, names, identities, concerns, states.
+//!
+//! Owns no behaviour beyond the few operations that make sense for each. Every end is exclusive
+//! and every range half-open.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use rand::RngExt as _;
+use serde::{Deserialize, Serialize};
+
+/// A message's position in the log, from 0, without gaps.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    /// The first offset of every log.
+    pub const ZERO: Offset = Offset(0);
+
+    /// The offset `count` records further on.
+    ///
+    /// # Panics
+    ///
+    /// When the sum does not fit 64 bits, which no log reaches.
+    #[must_use]
+    pub fn plus(self, count: u64) -> Offset {
+        Offset(
+            self.0
+                .checked_add(count)
+                .expect("offsets stay far below 2^64"),
+        )
+    }
+
+    /// How many records lie in `earlier..self`; 0 when `earlier` is not earlier.
+    #[must_use]
+    pub fn records_since(self, earlier: Offset) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Number of a master's term of office. Grows with each start of a master; 0 is before all.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch after this one.
+    #[must_use]
+    pub fn next(self) -> Epoch {
+        Epoch(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where the records of one epoch begin in a log: the pairs that two logs compare to find out
+/// how far they agree.
+///
+/// As KIP-101 (leader epochs) and KIP-279 describe it for Kafka.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochStart {
+    /// The author's epoch.
+    pub epoch: Epoch,
+    /// The first offset that this log holds of it.
+    pub first: Offset,
+}
+
+/// Name of a node, unique in its cluster: 1 to 64 letters, digits, `-`, `_` or `.`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeName(Arc<str>);
+
+/// A text that is no node name.
+#[derive(Debug, thiserror::Error)]
+#[error("a node name has 1 to 64 letters, digits, '-', '_' or '.', not {0:?}")]
+pub struct BadNodeName(pub String);
+
+impl NodeName {
+    /// Checks and keeps a name.
+    ///
+    /// # Errors
+    ///
+    /// [`BadNodeName`] when the text is empty, too long, or has another character.
+    pub fn new(name: &str) -> Result<NodeName, BadNodeName> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let only_dots = name.bytes().all(|byte| byte == b'.');
+        if only_dots || name.len() > 64 || !name.bytes().all(allowed) {
+            return Err(BadNodeName(name.chars().take(80).collect()));
+        }
+        Ok(NodeName(name.into()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for NodeName {
+    type Error = BadNodeName;
+    fn try_from(name: String) -> Result<NodeName, BadNodeName> {
+        NodeName::new(&name)
+    }
+}
+
+impl From<NodeName> for String {
+    fn from(name: NodeName) -> String {
+        name.as_str().to_owned()
+    }
+}
+
+impl FromStr for NodeName {
+    type Err = BadNodeName;
+    fn from_str(name: &str) -> Result<NodeName, BadNodeName> {
+        NodeName::new(name)
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A 128-bit identity as 32 hexadecimal digits, in text and JSON.
+macro_rules! identity {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(u128);
+
+        impl $name {
+            /// Draws a new one.
+            pub fn draw(rng: &mut impl rand::Rng) -> $name {
+                $name(rng.random())
+            }
+
+            /// The one with these bytes.
+            #[must_use]
+            pub const fn from_bytes(bytes: [u8; 16]) -> $name {
+                $name(u128::from_be_bytes(bytes))
+            }
+
+            /// Its 16 bytes.
+            #[must_use]
+            pub const fn to_bytes(self) -> [u8; 16] {
+                self.0.to_be_bytes()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:032x}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = String;
+            fn try_from(text: String) -> Result<$name, String> {
+                let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+                match u128::from_str_radix(&text, 16) {
+                    Ok(value) if digits => Ok($name(value)),
+                    _ => Err(format!("expected 32 hexadecimal digits, not {text:?}")),
+                }
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.to_string()
+            }
+        }
+    };
+}
+
+identity! {
+    /// Identity of a cluster, drawn when its master founds it.
+    ClusterId
+}
+identity! {
+    /// Identity of a node's data directory, drawn when the directory is made.
+    InstanceId
+}
+
+/// One life of a node: which directory, and the how manyth start from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Incarnation {
+    /// The data directory's identity.
+    pub instance: InstanceId,
+    /// Raised and synced before the first message of each start.
+    pub start: u64,
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.instance, self.start)
+    }
+}
+
+/// Write concern: how many nodes must hold a message durably before its caller is answered.
+/// The master is always one of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Concern {
+    /// This many nodes: 1 is the master alone.
+    Count(u64),
+    /// More than half of the nodes.
+    #[default]
+    Majority,
+    /// Every node.
+    All,
+}
+
+impl Concern {
+    /// The number of nodes that it means in a cluster of `nodes`, or `None` when there are
+    /// not as many or it is 0.
+    #[must_use]
+    pub fn resolve(self, nodes: u32) -> Option<u32> {
+        match self {
+            Concern::Count(count) => u32::try_from(count)
+                .ok()
+                .filter(|count| (1..=nodes).contains(count)),
+            Concern::Majority => Some(majority(nodes)),
+            Concern::All => Some(nodes),
+        }
+    }
+}
+
+impl fmt::Display for Concern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Concern::Count(count) => count.fmt(f),
+            Concern::Majority => f.write_str("majority"),
+            Concern::All => f.write_str("all"),
+        }
+    }
+}
+
+/// The smallest number of `nodes` that is more than half of them: a quorum.
+#[must_use]
+pub const fn majority(nodes: u32) -> u32 {
+    nodes / 2 + 1
+}
+
+/// What the master thinks of a secondary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Status {
+    /// In contact, and taking records when records are due.
+    Healthy,
+    /// No contact for `suspect_after`, or records due and none taken for that long.
+    Suspected,
+    /// No contact for `unhealthy_after`. Does not count towards the quorum.
+    Unhealthy,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Status::Healthy => "Healthy",
+            Status::Suspected => "Suspected",
+            Status::Unhealthy => "Unhealthy",
+        })
+    }
+}
+
+/// What the master does with appends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Agreeing with the other nodes on an epoch and on the log; takes no appends yet.
+    Recovering,
+    /// Takes appends.
+    ReadWrite,
+    /// Refuses appends; reads go on.
+    ReadOnly,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Mode::Recovering => "recovering",
+            Mode::ReadWrite => "read-write",
+            Mode::ReadOnly => "read-only",
+        })
+    }
+}
+
+/// Why a master does not take appends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModeReason {
+    /// Fewer nodes than a majority are in contact.
+    NoQuorum,
+    /// Recovery waits for answers of other nodes.
+    WaitingForNodes,
+    /// The disk is full or failed.
+    Storage,
+    /// Another master holds a newer epoch.
+    Fenced,
+    /// An operator asked for it.
+    Asked,
+}
+
+impl fmt::Display for ModeReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            ModeReason::NoQuorum => "no_quorum",
+            ModeReason::WaitingForNodes => "waiting_for_nodes",
+            ModeReason::Storage => "storage",
+            ModeReason::Fenced => "fenced",
+            ModeReason::Asked => "asked",
+        })
+    }
+}
+
+/// How a node's disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskState {
+    /// Takes writes.
+    Ok,
+    /// Has no room.
+    Full,
+    /// A write or a sync failed: what was not durable by then is not known.
+    Failed,
+}
+
+/// How up to date a reader wants what it reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadLevel {
+    /// All that this node holds.
+    #[default]
+    Local,
+    /// Only what a majority holds, as far as this node knows.
+    Committed,
+}
+
+/// When a write counts as held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// Once synced: survives a power cut. The default.
+    #[default]
+    Always,
+    /// Once written; synced at this interval: survives a crash of the process.
+    Interval(std::time::Duration),
+    /// Once written; the operating system syncs when it likes.
+    Never,
+}
+
+impl SyncPolicy {
+    /// Whether a message that a node holds under this policy survives a power cut there.
+    #[must_use]
+    pub fn is_durable(self) -> bool {
+        self == SyncPolicy::Always
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_concern_names_between_one_and_all_nodes() {
+        let table = [
+            (Concern::Count(0), 3, None),
+            (Concern::Count(1), 3, Some(1)),
+            (Concern::Count(3), 3, Some(3)),
+            (Concern::Count(4), 3, None),
+            (Concern::Count(u64::MAX), 3, None),
+            (Concern::Majority, 1, Some(1)),
+            (Concern::Majority, 2, Some(2)),
+            (Concern::Majority, 3, Some(2)),
+            (Concern::Majority, 4, Some(3)),
+            (Concern::All, 5, Some(5)),
+        ];
+        for (concern, nodes, expected) in table {
+            assert_eq!(concern.resolve(nodes), expected, "{concern} of {nodes}");
+        }
+    }
+
+    #[test]
+    fn a_node_name_is_short_and_plain() {
+        for good in ["a", "secondary-1", "eu_west.3", &"x".repeat(64)] {
+            assert!(NodeName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "a/b", "..", "é", "a=b", &"x".repeat(65)] {
+            assert!(NodeName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_identity_is_the_same_after_a_trip_through_text() {
+        let id = ClusterId::from_bytes([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
+        assert_eq!(id.to_string(), "000102030405060708090a0b0c0d0eff");
+        assert_eq!(ClusterId::try_from(id.to_string()), Ok(id));
+        assert!(ClusterId::try_from("+00102030405060708090a0b0c0d0eff".to_owned()).is_err());
+    }
+}

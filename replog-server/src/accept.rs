@@ -1,0 +1,169 @@
+//! The form of an answer, negotiated by `Accept`, and the form of a body, by `Content-Type`.
+//!
+//! Owns media types and their precedence (RFC 9110, sections 8.3 and 12.5.1).
+
+use actix_web::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
+
+/// JSON.
+pub(crate) const JSON: &str = "application/json";
+/// One JSON value a line.
+pub(crate) const NDJSON: &str = "application/x-ndjson";
+
+/// The form in which messages are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One JSON document.
+    Json,
+    /// One message a line.
+    Ndjson,
+}
+
+/// The form that a reader likes best, or `None` when it takes none that is there. JSON where it
+/// does not care.
+pub(crate) fn negotiate(headers: &HeaderMap) -> Option<Form> {
+    let values: Vec<&str> = headers
+        .get_all(ACCEPT)
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    if values.iter().all(|value| value.trim().is_empty()) {
+        return Some(Form::Json);
+    }
+    let ranges: Vec<Range<'_>> = values
+        .iter()
+        .flat_map(|value| value.split(','))
+        .filter_map(Range::parse)
+        .collect();
+    let json = quality(&ranges, JSON);
+    let ndjson = quality(&ranges, NDJSON);
+    match (json, ndjson) {
+        (0, 0) => None,
+        (json, ndjson) if ndjson > json => Some(Form::Ndjson),
+        (_, _) => Some(Form::Json),
+    }
+}
+
+/// The media type of a body, lower case and without parameters; `None` where it is not said.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    (!essence.is_empty()).then(|| essence.to_ascii_lowercase())
+}
+
+/// One media range of an `Accept` header. Parameters but the quality are not looked at.
+#[derive(Debug)]
+struct Range<'a> {
+    kind: &'a str,
+    subtype: &'a str,
+    /// In thousandths.
+    quality: u32,
+}
+
+impl<'a> Range<'a> {
+    fn parse(text: &'a str) -> Option<Range<'a>> {
+        let mut parts = text.split(';');
+        let (kind, subtype) = parts.next()?.trim().split_once('/')?;
+        let weight = parts
+            .filter_map(|part| part.trim().split_once('='))
+            .find(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+        let quality = match weight {
+            Some((_, value)) => thousandths(value.trim())?,
+            None => 1_000,
+        };
+        Some(Range {
+            kind,
+            subtype,
+            quality,
+        })
+    }
+
+    /// How closely it names a media type: 0 where it does not.
+    fn precision(&self, kind: &str, subtype: &str) -> u32 {
+        let same_kind = self.kind.eq_ignore_ascii_case(kind);
+        match (self.kind, self.subtype) {
+            ("*", "*") => 1,
+            (_, "*") if same_kind => 2,
+            (_, own) if same_kind && own.eq_ignore_ascii_case(subtype) => 3,
+            _ => 0,
+        }
+    }
+}
+
+/// The quality of the range that names the media type most closely; 0 where none does.
+fn quality(ranges: &[Range<'_>], media_type: &str) -> u32 {
+    let (kind, subtype) = media_type.split_once('/').unwrap_or((media_type, ""));
+    ranges
+        .iter()
+        .map(|range| (range.precision(kind, subtype), range.quality))
+        .filter(|(precision, _)| *precision > 0)
+        .max()
+        .map_or(0, |(_, quality)| quality)
+}
+
+/// Reads `1`, `0.5`, `0.125`.
+fn thousandths(text: &str) -> Option<u32> {
+    let value: f32 = text.parse().ok()?;
+    (0.0..=1.0)
+        .contains(&value)
+        .then_some((value * 1_000.0).round() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::HeaderValue;
+
+    #[test]
+    fn the_form_follows_the_reader_and_is_json_where_it_does_not_care() {
+        let table = [
+            (None, Some(Form::Json)),
+            (Some(""), Some(Form::Json)),
+            (Some("*/*"), Some(Form::Json)),
+            (Some("application/*"), Some(Form::Json)),
+            (Some("application/json"), Some(Form::Json)),
+            (Some("Application/JSON; charset=utf-8"), Some(Form::Json)),
+            (Some("application/x-ndjson"), Some(Form::Ndjson)),
+            (Some("APPLICATION/X-NDJSON"), Some(Form::Ndjson)),
+            (Some("application/x-ndjson, */*;q=0.1"), Some(Form::Ndjson)),
+            (
+                Some("application/x-ndjson;q=0.5, application/json"),
+                Some(Form::Json),
+            ),
+            (Some("*/*, application/json;q=0"), Some(Form::Ndjson)),
+            (
+                Some("text/html,application/xml;q=0.9,*/*;q=0.8"),
+                Some(Form::Json),
+            ),
+            (Some("text/event-stream"), None),
+            (Some("application/json;q=0"), None),
+            (Some("text/*, image/png"), None),
+            (Some("nonsense"), None),
+        ];
+        for (accept, expected) in table {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(ACCEPT, HeaderValue::from_static(accept));
+            }
+            assert_eq!(negotiate(&headers), expected, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn a_media_type_is_read_without_case_and_parameters() {
+        let table = [
+            (Some("application/json"), Some("application/json")),
+            (
+                Some("Application/Json ; charset=UTF-8"),
+                Some("application/json"),
+            ),
+            (Some(" ; x"), None),
+            (None, None),
+        ];
+        for (value, expected) in table {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
+            }
+            assert_eq!(media_type(&headers).as_deref(), expected, "{value:?}");
+        }
+    }
+}

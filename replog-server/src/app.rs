@@ -1,0 +1,101 @@
+//! The application of one node: which path leads to which route.
+//!
+//! Made as a function that configures, so that tests run the same routes without a socket.
+
+use std::sync::Arc;
+
+use actix_web::{HttpResponse, Resource, Route, web};
+
+use crate::{
+    node::NodeState,
+    paths,
+    problem::{Kind, Problem},
+    routes::{appends, faults, health, messages, replication},
+};
+
+/// Adds every route of a node.
+pub(crate) fn configure(config: &mut web::ServiceConfig, state: &Arc<NodeState>) {
+    config.app_data(web::Data::from(Arc::clone(state)));
+    config
+        .service(resource(
+            paths::MESSAGES,
+            "GET, POST",
+            [
+                web::get().to(messages::read),
+                web::post().to(messages::append),
+            ],
+        ))
+        .service(resource(
+            paths::MESSAGE,
+            "GET",
+            [web::get().to(messages::get)],
+        ))
+        .service(resource(
+            paths::APPENDS,
+            "GET",
+            [web::get().to(appends::list)],
+        ))
+        .service(resource(
+            paths::HEALTH,
+            "GET",
+            [web::get().to(health::health)],
+        ))
+        .service(resource(paths::LIVE, "GET", [web::get().to(health::live)]))
+        .service(resource(
+            paths::READY,
+            "GET",
+            [web::get().to(health::ready)],
+        ))
+        .service(resource(
+            paths::READY_WRITE,
+            "GET",
+            [web::get().to(health::ready_write)],
+        ))
+        .service(resource(
+            paths::REPLICATION,
+            "POST",
+            [web::post().to(replication::serve)],
+        ));
+    if state.faults.is_some() {
+        config.service(resource(
+            paths::FAULTS,
+            "DELETE, GET, PUT",
+            [
+                web::get().to(faults::show),
+                web::put().to(faults::replace),
+                web::delete().to(faults::clear),
+            ],
+        ));
+    } else {
+        config.service(web::resource(paths::FAULTS).to(faults_not_allowed));
+    }
+    for path in paths::NOT_YET {
+        config.service(web::resource(path).to(not_yet));
+    }
+    config.default_service(web::to(not_found));
+}
+
+/// A path with its methods; every other method is answered with those that there are.
+fn resource<const N: usize>(path: &str, allow: &'static str, routes: [Route; N]) -> Resource {
+    let resource = routes
+        .into_iter()
+        .fold(web::resource(path), Resource::route);
+    let refuse = move || async move { Problem::method_not_allowed(allow).response() };
+    resource.default_service(web::to(refuse))
+}
+
+async fn not_found() -> HttpResponse {
+    Problem::new(Kind::NotFound, "there is no such path").response()
+}
+
+async fn not_yet() -> HttpResponse {
+    Problem::new(Kind::NotFound, "this version does not have this path yet").response()
+}
+
+async fn faults_not_allowed() -> HttpResponse {
+    Problem::new(
+        Kind::NotFound,
+        "this node was not started with --allow-faults",
+    )
+    .response()
+}

@@ -1,0 +1,407 @@
+//! The body of `POST /messages`: JSON in, payload and options out.
+//!
+//! Owns the shape of an append request and the words for what is wrong with one. The payload is
+//! a slice of the body, byte for byte as it was sent; no tree of it is built, so nesting costs no
+//! stack and numbers lose no digit. Knows no HTTP.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use replog_core::Concern;
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Arrays and objects within each other that `data` may have, itself included: what every
+/// common parser reads back without being told to.
+pub(crate) const DATA_DEPTH_MAX: usize = 128;
+/// The longest wait that is told apart from one without end: thirty years.
+const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+/// Characters of a client's own words that are repeated to it.
+const QUOTED_CHARS_MAX: usize = 60;
+
+/// What an append request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AppendBody {
+    /// `data`, as it was sent.
+    pub(crate) payload: Bytes,
+    /// `meta.concern`. An integer that no cluster has nodes for is kept as one: the library
+    /// refuses it with the number of nodes.
+    pub(crate) concern: Concern,
+    /// `meta.timeout_ms`, where given.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Reads the body of an append.
+///
+/// # Errors
+///
+/// What is wrong, and where, as a sentence.
+pub(crate) fn parse(body: &Bytes) -> Result<AppendBody, String> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| format!("the body is not UTF-8 from byte {} on", error.valid_up_to()))?;
+    if text.starts_with('\u{feff}') {
+        return Err("the body begins with a byte order mark, which JSON does not allow".to_owned());
+    }
+    if text.trim_ascii().is_empty() {
+        return Err("the body is empty; expected {\"data\": …}".to_owned());
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let (data, meta) = json
+        .deserialize_any(TopVisitor)
+        .and_then(|top| json.end().map(|()| top))
+        .map_err(|error| format!("the body is not an append: {error}"))?;
+    if depth(data.get()) > DATA_DEPTH_MAX {
+        return Err(format!("data is nested more than {DATA_DEPTH_MAX} deep"));
+    }
+    Ok(AppendBody {
+        payload: body.slice_ref(data.get().as_bytes()),
+        concern: meta.concern.unwrap_or_default(),
+        timeout: meta.timeout,
+    })
+}
+
+/// `meta`, checked.
+#[derive(Debug, Default)]
+struct Meta {
+    concern: Option<Concern>,
+    timeout: Option<Duration>,
+}
+
+struct TopVisitor;
+
+impl<'de> Visitor<'de> for TopVisitor {
+    type Value = (&'de RawValue, Meta);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with data and, if need be, meta")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut data, mut meta) = (None, None);
+        while let Some(member) = map.next_key::<String>()? {
+            match member.as_str() {
+                "data" if data.is_none() => data = Some(map.next_value::<&'de RawValue>()?),
+                "meta" if meta.is_none() => meta = Some(map.next_value_seed(MetaSeed)?),
+                "data" | "meta" => return Err(repeated(&member)),
+                _ => return Err(unknown(&member, "data and meta")),
+            }
+        }
+        let data = data.ok_or_else(|| de::Error::custom("the member data is missing"))?;
+        Ok((data, meta.unwrap_or_default()))
+    }
+}
+
+struct MetaSeed;
+
+impl<'de> DeserializeSeed<'de> for MetaSeed {
+    type Value = Meta;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Meta, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MetaSeed {
+    type Value = Meta;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object as meta")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Meta, A::Error> {
+        let mut meta = Meta::default();
+        while let Some(member) = map.next_key::<String>()? {
+            match member.as_str() {
+                "concern" if meta.concern.is_none() => {
+                    let value = map.next_value::<&'de RawValue>()?;
+                    meta.concern = Some(concern(value.get()).map_err(de::Error::custom)?);
+                }
+                "timeout_ms" if meta.timeout.is_none() => {
+                    let value = map.next_value::<&'de RawValue>()?;
+                    meta.timeout = Some(timeout(value.get()).map_err(de::Error::custom)?);
+                }
+                "concern" | "timeout_ms" => return Err(repeated(&format!("meta.{member}"))),
+                "idempotency_key" | "expected_offset" => {
+                    map.next_value::<IgnoredAny>()?;
+                    let text = format!("meta.{member} is not supported by this version yet");
+                    return Err(de::Error::custom(text));
+                }
+                _ => return Err(unknown(&format!("meta.{member}"), "concern and timeout_ms")),
+            }
+        }
+        Ok(meta)
+    }
+}
+
+fn repeated<E: de::Error>(member: &str) -> E {
+    de::Error::custom(format!("the member {} is given twice", quoted(member)))
+}
+
+fn unknown<E: de::Error>(member: &str, known: &str) -> E {
+    let member = quoted(member);
+    de::Error::custom(format!("the member {member} is unknown; there are {known}"))
+}
+
+/// Reads `meta.concern` from its JSON text, whose syntax is known to be good.
+fn concern(text: &str) -> Result<Concern, String> {
+    if let Some(digits) = integer_digits(text) {
+        // Nothing below 1 and nothing too long for 64 bits is ever a number of nodes: 0 stands
+        // for the former, the largest number for the latter.
+        let negative = text.starts_with('-');
+        let count = if negative {
+            0
+        } else {
+            digits.parse().unwrap_or(u64::MAX)
+        };
+        return Ok(Concern::Count(count));
+    }
+    match serde_json::from_str::<String>(text).as_deref() {
+        Ok("majority") => Ok(Concern::Majority),
+        Ok("all") => Ok(Concern::All),
+        Ok(_) | Err(_) => Err(format!(
+            "meta.concern must be a number of nodes, \"majority\" or \"all\", not {}",
+            quoted(text)
+        )),
+    }
+}
+
+/// Reads `meta.timeout_ms` from its JSON text, whose syntax is known to be good.
+fn timeout(text: &str) -> Result<Duration, String> {
+    match integer_digits(text) {
+        Some(digits) if !text.starts_with('-') => {
+            let timeout = Duration::from_millis(digits.parse().unwrap_or(u64::MAX));
+            Ok(timeout.min(TIMEOUT_MAX))
+        }
+        _ => Err(format!(
+            "meta.timeout_ms must be a whole number of milliseconds from 0 on, not {}",
+            quoted(text)
+        )),
+    }
+}
+
+/// The digits of an integer literal: without a fraction, without an exponent.
+fn integer_digits(text: &str) -> Option<&str> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits.then_some(digits)
+}
+
+/// A client's own words, shortened and without control characters.
+pub(crate) fn quoted(text: &str) -> String {
+    let shown: String = text
+        .chars()
+        .take(QUOTED_CHARS_MAX)
+        .flat_map(char::escape_debug)
+        .collect();
+    let more = if text.chars().nth(QUOTED_CHARS_MAX).is_some() {
+        "…"
+    } else {
+        ""
+    };
+    format!("`{shown}{more}`")
+}
+
+/// How many arrays and objects lie within each other in JSON text of good syntax. Looks at each
+/// byte once and keeps no stack.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        if in_string {
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_text(text: &str) -> Result<AppendBody, String> {
+        parse(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn data_is_kept_byte_for_byte_and_not_copied() {
+        let table = [
+            (r#"{"data":null}"#, "null"),
+            (r#"{"data": {"a" :  1 , "a":2} }"#, r#"{"a" :  1 , "a":2}"#),
+            ("{\n \"data\"\t:\r\n[ 1,\n2 ]\n}\n", "[ 1,\n2 ]"),
+            (r#"{"data":1e400}"#, "1e400"),
+            (r#"{"data":-0.0E+5}"#, "-0.0E+5"),
+            (r#"{"data":18446744073709551616}"#, "18446744073709551616"),
+            (r#"{"data":"\ud800\u0000\/"}"#, r#""\ud800\u0000\/""#),
+            (r#"{"d\u0061ta":"é😀"}"#, r#""é😀""#),
+            (r#"{"meta":{"concern":1},"data":""}"#, r#""""#),
+        ];
+        for (body, expected) in table {
+            let body = Bytes::from_static(body.as_bytes());
+            let parsed = parse(&body).unwrap_or_else(|error| panic!("{body:?}: {error}"));
+            assert_eq!(parsed.payload, expected.as_bytes());
+            assert!(
+                body.as_ptr_range().contains(&parsed.payload.as_ptr()),
+                "{body:?}: a copy"
+            );
+        }
+    }
+
+    #[test]
+    fn a_concern_is_an_integer_literal_or_one_of_two_words() {
+        let good = [
+            ("1", Concern::Count(1)),
+            ("3", Concern::Count(3)),
+            ("\"majority\"", Concern::Majority),
+            ("\"\\u0061ll\"", Concern::All),
+            ("0", Concern::Count(0)),
+            ("-0", Concern::Count(0)),
+            ("-1", Concern::Count(0)),
+            ("1000000000", Concern::Count(1_000_000_000)),
+            ("18446744073709551616", Concern::Count(u64::MAX)),
+            ("-99999999999999999999999", Concern::Count(0)),
+        ];
+        for (text, expected) in good {
+            let body = parse_text(&format!(r#"{{"data":1,"meta":{{"concern":{text}}}}}"#));
+            assert_eq!(body.map(|body| body.concern), Ok(expected), "{text}");
+        }
+        let bad = [
+            "1.5",
+            "1e9",
+            "1.0",
+            "\"x\"",
+            "\"\"",
+            "null",
+            "true",
+            "[]",
+            "{}",
+            "\"Majority\"",
+            "\"1\"",
+            "\" majority\"",
+        ];
+        for text in bad {
+            let error = parse_text(&format!(r#"{{"data":1,"meta":{{"concern":{text}}}}}"#));
+            let error = error.expect_err(text);
+            assert!(
+                error.contains("meta.concern must be") && error.contains("line 1"),
+                "{error}"
+            );
+        }
+        assert_eq!(
+            parse_text(r#"{"data":1}"#).map(|body| body.concern),
+            Ok(Concern::Majority)
+        );
+    }
+
+    #[test]
+    fn a_timeout_is_a_whole_number_from_zero_on() {
+        let good = [
+            ("0", Duration::ZERO),
+            ("2500", Duration::from_millis(2500)),
+            ("99999999999999999999999", TIMEOUT_MAX),
+        ];
+        for (text, expected) in good {
+            let body = parse_text(&format!(r#"{{"data":1,"meta":{{"timeout_ms":{text}}}}}"#));
+            assert_eq!(body.map(|body| body.timeout), Ok(Some(expected)), "{text}");
+        }
+        for text in ["-1", "1.5", "1e3", "null", "\"5\"", "true", "{}"] {
+            let error = parse_text(&format!(r#"{{"data":1,"meta":{{"timeout_ms":{text}}}}}"#));
+            assert!(
+                error.expect_err(text).contains("meta.timeout_ms must be"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_malformed_is_said_with_its_place() {
+        let million = format!("{{{}}}", vec![r#""k":1"#; 100_000].join(","));
+        let table = [
+            ("", "the body is empty"),
+            (" \n", "the body is empty"),
+            ("{", "line 1 column 1"),
+            ("[]", "expected an object with data"),
+            ("null", "expected an object with data"),
+            ("7", "expected an object with data"),
+            ("\"data\"", "expected an object with data"),
+            ("{}", "data is missing"),
+            (r#"{"meta":{}}"#, "data is missing"),
+            (r#"{"data":1} x"#, "trailing characters at line 1 column 12"),
+            (r#"{"data":1}{"data":2}"#, "trailing characters"),
+            (r#"{"data":1,"data":2}"#, "`data` is given twice"),
+            (r#"{"data":1,"meta":{},"meta":{}}"#, "`meta` is given twice"),
+            (
+                r#"{"data":1,"meta":{"concern":1,"concern":1}}"#,
+                "`meta.concern` is given twice",
+            ),
+            (r#"{"data":1,"extra":2}"#, "`extra` is unknown"),
+            (r#"{"data":1,"meta":{"w":2}}"#, "`meta.w` is unknown"),
+            (r#"{"data":1,"meta":null}"#, "expected an object as meta"),
+            (r#"{"data":1,"meta":[]}"#, "expected an object as meta"),
+            (r#"{"data":1,"meta":"x"}"#, "expected an object as meta"),
+            (
+                r#"{"data":1,"meta":{"idempotency_key":"k"}}"#,
+                "idempotency_key is not supported",
+            ),
+            (
+                r#"{"data":1,"meta":{"expected_offset":3}}"#,
+                "expected_offset is not supported",
+            ),
+            (r#"{"data":NaN}"#, "expected value"),
+            (r#"{"data":Infinity}"#, "expected value"),
+            (r#"{"data":01}"#, "invalid number"),
+            (r#"{"data":"a}"#, "EOF while parsing a string"),
+            ("{\"data\":\"a\nb\"}", "control character"),
+            (r#"{"data":"\x"}"#, "invalid escape"),
+            (r#"{data:1}"#, "key must be a string"),
+            (r#"{"data":1,}"#, "trailing comma"),
+            ("\u{feff}{\"data\":1}", "byte order mark"),
+            (&million, "`k` is unknown"),
+        ];
+        for (body, expected) in table {
+            let error = parse_text(body).expect_err(body);
+            assert!(error.contains(expected), "{body:.60}: {error}");
+            assert!(error.len() < 400, "{error}");
+        }
+        let error = parse(&Bytes::from_static(b"{\"data\":\"\xff\"}")).expect_err("not UTF-8");
+        assert!(error.contains("not UTF-8 from byte 9"), "{error}");
+        assert!(
+            parse(&Bytes::from_static(b"\xff\xfe{\0}\0")).is_err(),
+            "UTF-16"
+        );
+    }
+
+    #[test]
+    fn data_is_at_most_128_deep_and_depth_costs_no_stack() {
+        let nested = |open: &str, close: &str, depth: usize| {
+            format!(
+                r#"{{"data":{}1{}}}"#,
+                open.repeat(depth),
+                close.repeat(depth)
+            )
+        };
+        assert!(parse_text(&nested("[", "]", 128)).is_ok());
+        assert!(parse_text(&nested(r#"{"a":"#, "}", 128)).is_ok());
+        for text in [
+            nested("[", "]", 129),
+            nested("[", "]", 200_000),
+            nested("[{\"a\":", "}]", 65),
+        ] {
+            let error = parse_text(&text).expect_err("too deep");
+            assert!(error.contains("more than 128 deep"), "{error:.100}");
+        }
+        assert!(parse_text(&"[".repeat(200_000)).is_err());
+        assert!(parse_text(&format!(r#"{{"data":{}"#, "[".repeat(200_000))).is_err());
+        assert!(parse_text(&format!(r#"{{"data":1,"meta":{}"#, "[".repeat(200_000))).is_err());
+        assert_eq!(depth(r#"["]][[\"[[", "\\", []]"#), 2);
+    }
+}

@@ -1,0 +1,576 @@
+//! The command line: flags, their environment variables, and the settings that they mean.
+//!
+//! Owns the names, defaults and formats of flags; every flag `--some-flag` may be given as
+//! `REPLOG_SOME_FLAG`, and the flag wins. Starts nothing. Wrong usage ends with exit code 2 and
+//! one line that says what is wrong.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand, builder::BoolishValueParser, error::ErrorKind};
+use replog_core::{Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, Timing};
+
+/// Exit code of wrong usage.
+const USAGE: u8 = 2;
+/// Secondaries that `cluster` starts at most: the library knows clusters of up to 64 nodes.
+const SECONDARIES_MAX: u64 = 63;
+
+/// A replicated log over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "replog-server", version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What the program shall be.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Takes appends and copies the log to its secondaries.
+    Master(MasterArgs),
+    /// Holds a copy of the log and serves reads.
+    Secondary(SecondaryArgs),
+    /// A master and its secondaries in this one process: the quick start.
+    Cluster(ClusterArgs),
+    /// Asks a node whether it is ready: exit code 0 or 1.
+    Probe(ProbeArgs),
+}
+
+/// Flags of `master`.
+#[derive(Debug, Args)]
+pub(crate) struct MasterArgs {
+    /// A secondary's name and URL, such as `secondary-1=http://10.0.0.2:5000`; once for each.
+    #[arg(long = "secondary", env = "REPLOG_SECONDARY", value_name = "NAME=URL", required = true,
+          value_delimiter = ',', value_parser = parse_peer)]
+    pub(crate) secondaries: Vec<Peer>,
+    /// The master's own name.
+    #[arg(long, env = "REPLOG_NAME", default_value = "master", value_parser = parse_name)]
+    pub(crate) name: NodeName,
+    /// Address and port to listen on; port 0 takes a free one.
+    #[arg(long, env = "REPLOG_LISTEN", default_value = "127.0.0.1:5000")]
+    pub(crate) listen: String,
+    /// The directory of the log [default: ./replog-data/NAME].
+    #[arg(long, env = "REPLOG_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where clients reach this master: secondaries send them there.
+    #[arg(long, env = "REPLOG_PUBLIC_URL", value_parser = parse_url)]
+    pub(crate) public_url: Option<String>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+/// Flags of `secondary`.
+#[derive(Debug, Args)]
+pub(crate) struct SecondaryArgs {
+    /// Its name, as its master's `--secondary` has it.
+    #[arg(long, env = "REPLOG_NAME", value_parser = parse_name)]
+    pub(crate) name: NodeName,
+    /// Where the master is: told to clients, and used for nothing else.
+    #[arg(long, env = "REPLOG_MASTER", value_name = "URL", value_parser = parse_url)]
+    pub(crate) master: Option<String>,
+    /// Address and port to listen on; port 0 takes a free one.
+    #[arg(long, env = "REPLOG_LISTEN", default_value = "127.0.0.1:5000")]
+    pub(crate) listen: String,
+    /// The directory of the log [default: ./replog-data/NAME].
+    #[arg(long, env = "REPLOG_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+/// Flags of `cluster`.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// How many secondaries.
+    #[arg(long, env = "REPLOG_SECONDARIES", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(0..=SECONDARIES_MAX as i64))]
+    pub(crate) secondaries: u16,
+    /// The master's port; the secondaries take those after it. 0: each takes a free one.
+    #[arg(long, env = "REPLOG_PORT", default_value_t = 5000)]
+    pub(crate) port: u16,
+    /// The directory below which each node has its own.
+    #[arg(long, env = "REPLOG_DATA_DIR", default_value = "./replog-data")]
+    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+/// Arguments of `probe`.
+#[derive(Debug, Args)]
+pub(crate) struct ProbeArgs {
+    /// The node to ask.
+    #[arg(default_value = "http://localhost:5000")]
+    pub(crate) url: String,
+}
+
+/// Flags that every node knows. Those about replication change what a master does, and a
+/// secondary has no use for them.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CommonArgs {
+    /// How often the master asks each secondary how it is.
+    #[arg(long, env = "REPLOG_HEARTBEAT_INTERVAL", default_value = "500ms",
+          value_parser = parse_duration, value_name = "DURATION")]
+    heartbeat_interval: Duration,
+    /// How long the master waits for an answer of a secondary.
+    #[arg(long, env = "REPLOG_REQUEST_TIMEOUT", default_value = "1s",
+          value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) request_timeout: Duration,
+    /// Without contact for this long a secondary is Suspected.
+    #[arg(long, env = "REPLOG_SUSPECT_AFTER", default_value = "1s",
+          value_parser = parse_duration, value_name = "DURATION")]
+    suspect_after: Duration,
+    /// Without contact for this long a secondary is Unhealthy.
+    #[arg(long, env = "REPLOG_UNHEALTHY_AFTER", default_value = "3s",
+          value_parser = parse_duration, value_name = "DURATION")]
+    unhealthy_after: Duration,
+    /// The first delay before a failed batch is tried again.
+    #[arg(long, env = "REPLOG_RETRY_MIN", default_value = "50ms",
+          value_parser = parse_duration, value_name = "DURATION")]
+    retry_min: Duration,
+    /// The longest such delay.
+    #[arg(long, env = "REPLOG_RETRY_MAX", default_value = "5s",
+          value_parser = parse_duration, value_name = "DURATION")]
+    retry_max: Duration,
+    /// How long an append waits for its concern when the request does not say [default: for
+    /// ever].
+    #[arg(long, env = "REPLOG_APPEND_TIMEOUT", value_parser = parse_duration,
+          value_name = "DURATION")]
+    pub(crate) append_timeout: Option<Duration>,
+    /// Bytes of a message's request, at most.
+    #[arg(long, env = "REPLOG_MAX_MESSAGE_BYTES", default_value = "1MiB",
+          value_parser = parse_size, value_name = "SIZE")]
+    pub(crate) max_message_bytes: usize,
+    /// Bytes that are read of a request that is too large, so that its sender sees the answer.
+    #[arg(long, env = "REPLOG_MAX_REQUEST_BYTES", default_value = "64MiB",
+          value_parser = parse_size, value_name = "SIZE")]
+    pub(crate) max_request_bytes: usize,
+    /// Appends that may wait, for each concern.
+    #[arg(long, env = "REPLOG_MAX_WAITING_APPENDS", default_value_t = 100_000,
+          value_parser = parse_count, value_name = "COUNT")]
+    pub(crate) max_waiting_appends: usize,
+    /// Bytes that may be on their way to the disk.
+    #[arg(long, env = "REPLOG_MAX_QUEUED_BYTES", default_value = "256MiB",
+          value_parser = parse_size, value_name = "SIZE")]
+    pub(crate) max_queued_bytes: usize,
+    /// When a message counts as held: `always` (synced), `interval:50ms` or `never`.
+    #[arg(long, env = "REPLOG_SYNC", default_value = "always", value_parser = parse_sync,
+          value_name = "POLICY")]
+    sync: SyncPolicy,
+    /// Keep everything in memory and nothing on disk.
+    #[arg(long, env = "REPLOG_MEMORY", value_parser = BoolishValueParser::new())]
+    pub(crate) memory: bool,
+    /// Never found a new cluster: a blank master waits for the existing one.
+    #[arg(long, env = "REPLOG_EXISTING", value_parser = BoolishValueParser::new())]
+    existing: bool,
+    /// Take `/faults`: make this node fail on purpose.
+    #[arg(long, env = "REPLOG_ALLOW_FAULTS", value_parser = BoolishValueParser::new())]
+    pub(crate) allow_faults: bool,
+    /// A secret that nodes must show each other.
+    #[arg(long, env = "REPLOG_CLUSTER_TOKEN", value_parser = parse_token, value_name = "TOKEN",
+          hide_env_values = true)]
+    pub(crate) cluster_token: Option<Token>,
+}
+
+/// A secret: its `Debug` shows nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Token(String);
+
+impl Token {
+    /// The secret itself.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// Reads the arguments and the environment of this process. Where they are help, a version or
+/// wrong, prints what there is to say and returns the exit code.
+pub(crate) fn from_process() -> Result<Command, ExitCode> {
+    match parse(std::env::args_os()) {
+        Ok(command) => Ok(command),
+        Err(error) if error.exit_code() == 0 => {
+            // Help or version, on stdout. A closed pipe is no reason to fail.
+            let _ = error.print();
+            Err(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            eprintln!("replog-server: {}", usage_line(&error));
+            Err(ExitCode::from(USAGE))
+        }
+    }
+}
+
+/// Reads these arguments, and the environment of this process.
+pub(crate) fn parse<T: Into<std::ffi::OsString> + Clone>(
+    args: impl IntoIterator<Item = T>,
+) -> Result<Command, clap::Error> {
+    let command = Cli::try_parse_from(args)?.command;
+    let checked = match &command {
+        Command::Master(args) => args.common.check(),
+        Command::Secondary(args) => args.common.check(),
+        Command::Cluster(args) => args.common.check().and_then(|()| args.check_ports()),
+        Command::Probe(args) => parse_url(&args.url).map(drop),
+    };
+    // What contradicts itself is wrong usage, as what cannot be read is.
+    checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
+    if let Command::Master(args) = &command {
+        let settings = args
+            .common
+            .master_config(args.name.clone(), args.secondaries.clone());
+        let checked = settings.validate();
+        checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
+    }
+    Ok(command)
+}
+
+/// What clap has to say, in one line: without the usage and the hints below it.
+fn usage_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "say what to run: master, secondary, cluster or probe (--help shows more)".into();
+    }
+    let text = error.render().to_string();
+    let message = text.split("\n\n").next().unwrap_or_default();
+    let message = one_line(message.strip_prefix("error: ").unwrap_or(message));
+    format!("{message} (--help shows what there is)")
+}
+
+/// The same text without line breaks.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl ClusterArgs {
+    fn check_ports(&self) -> Result<(), String> {
+        if self.port != 0 && self.port.checked_add(self.secondaries).is_none() {
+            return Err(format!(
+                "there are no {} ports after {}",
+                self.secondaries, self.port
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl CommonArgs {
+    fn check(&self) -> Result<(), String> {
+        if self.max_request_bytes < self.max_message_bytes {
+            return Err("--max-request-bytes must be at least --max-message-bytes".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The settings of a master, but for the limit that open files put on waiting appends.
+    pub(crate) fn master_config(&self, name: NodeName, secondaries: Vec<Peer>) -> MasterConfig {
+        let mut config = MasterConfig::new(name, secondaries);
+        config.founding = if self.existing {
+            Founding::Never
+        } else {
+            Founding::Allowed
+        };
+        config.timing = Timing {
+            heartbeat_interval: self.heartbeat_interval,
+            request_timeout: self.request_timeout,
+            suspect_after: self.suspect_after,
+            unhealthy_after: self.unhealthy_after,
+            retry_min: self.retry_min,
+            retry_max: self.retry_max,
+        };
+        config.sync = self.sync;
+        config.max_message_bytes = self.max_message_bytes;
+        config.max_waiting_appends = self.max_waiting_appends;
+        config.max_queued_bytes = self.max_queued_bytes;
+        config
+    }
+
+    /// The settings of a secondary.
+    pub(crate) fn secondary_config(&self, name: NodeName) -> SecondaryConfig {
+        let mut config = SecondaryConfig::new(name);
+        config.sync = self.sync;
+        config
+    }
+}
+
+fn parse_name(text: &str) -> Result<NodeName, String> {
+    NodeName::new(text).map_err(|error| error.to_string())
+}
+
+fn parse_peer(text: &str) -> Result<Peer, String> {
+    let (name, url) = text
+        .split_once('=')
+        .ok_or("expected NAME=URL, as in secondary-1=http://10.0.0.2:5000")?;
+    Ok(Peer {
+        name: parse_name(name)?,
+        url: parse_url(url)?,
+    })
+}
+
+/// Checks an `http` URL of a host, and cuts a slash at its end: paths are appended to it.
+fn parse_url(text: &str) -> Result<String, String> {
+    let uri: actix_web::http::Uri = text
+        .parse()
+        .map_err(|error| format!("{text:?} is no URL: {error}"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(host)) if !host.is_empty() => {}
+        (Some("https"), _) => return Err(format!("{text}: https is not supported, only http")),
+        _ => {
+            return Err(format!(
+                "expected a URL as in http://10.0.0.2:5000, not {text:?}"
+            ));
+        }
+    }
+    if uri.query().is_some() {
+        return Err(format!("{text}: a query does not belong here"));
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Reads `500ms`, `3s`, `2m`, `1h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let expected = || format!("expected a duration as in 500ms, 3s or 2m, not {text:?}");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(expected()),
+    };
+    let total_ms = number
+        .checked_mul(unit_ms)
+        .ok_or_else(|| format!("{text} is too long"))?;
+    Ok(Duration::from_millis(total_ms))
+}
+
+/// Reads `64MiB`, `16KiB`, `1024`.
+fn parse_size(text: &str) -> Result<usize, String> {
+    let expected = || format!("expected a size as in 64MiB, 16KiB or 1024, not {text:?}");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: usize = number.parse().map_err(|_| expected())?;
+    let unit_bytes = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(expected()),
+    };
+    let bytes = number
+        .checked_mul(unit_bytes)
+        .ok_or_else(|| format!("{text} is too large"))?;
+    if bytes == 0 {
+        Err("a size is at least 1".to_owned())
+    } else {
+        Ok(bytes)
+    }
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(format!("expected a number of at least 1, not {text:?}")),
+    }
+}
+
+/// Reads `always`, `interval:50ms`, `never`.
+fn parse_sync(text: &str) -> Result<SyncPolicy, String> {
+    match (text, text.strip_prefix("interval:")) {
+        ("always", _) => Ok(SyncPolicy::Always),
+        ("never", _) => Ok(SyncPolicy::Never),
+        (_, Some(interval)) => match parse_duration(interval)? {
+            Duration::ZERO => Err("a sync interval is at least 1ms".to_owned()),
+            interval => Ok(SyncPolicy::Interval(interval)),
+        },
+        _ => Err(format!(
+            "expected always, interval:50ms or never, not {text:?}"
+        )),
+    }
+}
+
+fn parse_token(text: &str) -> Result<Token, String> {
+    // It travels in a header.
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a token has at least one character, all of them printable ASCII".to_owned());
+    }
+    Ok(Token(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace()).map_err(|error| usage_line(&error))
+    }
+
+    #[test]
+    fn a_master_has_the_documented_defaults() {
+        let command = parsed("replog-server master --secondary secondary-1=http://b:5000/");
+        let Ok(Command::Master(args)) = command else {
+            panic!("{command:?}")
+        };
+        assert_eq!(args.name.as_str(), "master");
+        assert_eq!(args.listen, "127.0.0.1:5000");
+        assert_eq!(args.secondaries[0].url, "http://b:5000");
+        assert_eq!(args.data_dir, None);
+        let config = args.common.master_config(args.name, args.secondaries);
+        let defaults = MasterConfig::new(config.name.clone(), Vec::new());
+        assert_eq!(
+            format!("{:?}", config.timing),
+            format!("{:?}", defaults.timing)
+        );
+        assert_eq!(config.max_message_bytes, 1 << 20);
+        assert_eq!(config.max_queued_bytes, 256 << 20);
+        assert_eq!(config.max_waiting_appends, 100_000);
+        assert_eq!(config.sync, SyncPolicy::Always);
+        assert_eq!(config.founding, Founding::Allowed);
+        assert_eq!(args.common.max_request_bytes, 64 << 20);
+        assert_eq!(args.common.append_timeout, None);
+    }
+
+    #[test]
+    fn secondaries_are_given_one_by_one_or_after_commas() {
+        let lines = [
+            "replog-server master --secondary a=http://a:1 --secondary b=http://b:1",
+            "replog-server master --secondary a=http://a:1,b=http://b:1",
+        ];
+        for line in lines {
+            let command = parsed(line);
+            let Ok(Command::Master(args)) = command else {
+                panic!("{command:?}")
+            };
+            let names: Vec<&str> = args
+                .secondaries
+                .iter()
+                .map(|peer| peer.name.as_str())
+                .collect();
+            assert_eq!(names, ["a", "b"], "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_said_in_one_line() {
+        let table = [
+            ("", "master, secondary, cluster or probe"),
+            ("frobnicate", "frobnicate"),
+            ("master", "--secondary"),
+            ("master --secondary a", "expected NAME=URL"),
+            ("master --secondary a=ftp://b", "expected a URL"),
+            ("master --secondary a=https://b", "https is not supported"),
+            (
+                "master --secondary a=http://b --secondary a=http://c",
+                "two nodes have the name a",
+            ),
+            (
+                "master --secondary a=http://b --secondary b=http://b/",
+                "two secondaries have",
+            ),
+            (
+                "master --secondary a=http://b --heartbeat-interval 2s",
+                "heartbeat-interval",
+            ),
+            (
+                "master --secondary a=http://b --retry-min 3",
+                "expected a duration",
+            ),
+            (
+                "master --secondary a=http://b --max-message-bytes 65GiB",
+                "max-request-bytes",
+            ),
+            (
+                "master --secondary a=http://b --key-horizon 7",
+                "--key-horizon",
+            ),
+            ("master --secondary a=http://b --listen", "--listen"),
+            ("secondary", "--name"),
+            ("secondary --name a/b", "a node name has"),
+            ("secondary --name a --sync sometimes", "expected always"),
+            (
+                "secondary --name a --cluster-token \u{1f600}",
+                "printable ASCII",
+            ),
+            ("cluster --secondaries 64", "64 is not in"),
+            ("cluster --port 65535", "there are no 2 ports after 65535"),
+            ("cluster --max-waiting-appends 0", "at least 1"),
+            ("cluster --max-message-bytes 0", "at least 1"),
+            ("cluster extra", "extra"),
+            ("probe ftp://x", "expected a URL"),
+        ];
+        for (line, expected) in table {
+            let message = parsed(&format!("replog-server {line}")).expect_err(line);
+            assert!(message.contains(expected), "{line}: {message}");
+            assert!(!message.contains('\n'), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn durations_sizes_and_policies_are_read_as_documented() {
+        let durations = [
+            ("500ms", 500),
+            ("3s", 3_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+        ];
+        for (text, expected) in durations {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(expected)),
+                "{text}"
+            );
+        }
+        for bad in [
+            "",
+            "5",
+            "s",
+            "-1s",
+            "1.5s",
+            "1 s",
+            "99999999999999999h",
+            "3S",
+        ] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+        let sizes = [
+            ("1024", 1024),
+            ("16KiB", 16 << 10),
+            ("64MiB", 64 << 20),
+            ("7B", 7),
+        ];
+        for (text, expected) in sizes {
+            assert_eq!(parse_size(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "MiB", "-1", "1MB", "1.5MiB", "0", "99999999999999GiB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        let interval = SyncPolicy::Interval(Duration::from_millis(50));
+        assert_eq!(parse_sync("interval:50ms"), Ok(interval));
+        assert_eq!(parse_sync("never"), Ok(SyncPolicy::Never));
+        assert!(parse_sync("interval:0ms").is_err());
+    }
+
+    #[test]
+    fn every_flag_has_the_environment_variable_of_its_name() {
+        use clap::CommandFactory as _;
+        for command in Cli::command().get_subcommands() {
+            for arg in command.get_arguments() {
+                let Some(long) = arg.get_long().filter(|long| !["help"].contains(long)) else {
+                    continue;
+                };
+                let expected = format!("REPLOG_{}", long.to_uppercase().replace('-', "_"));
+                let env = arg.get_env().map(|env| env.to_string_lossy().into_owned());
+                assert_eq!(env.as_deref(), Some(&*expected), "{long}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_is_never_shown() {
+        let command = parsed("replog-server cluster --cluster-token hush").expect("good usage");
+        assert!(!format!("{command:?}").contains("hush"));
+    }
+}

@@ -1,0 +1,62 @@
+//! The HTTP server around `replog-core`: routes that call the library, and nothing else.
+//!
+//! Owns the command line, the HTTP interface, and the way a process starts and stops. No rule of
+//! replication lives here. Everything but [`run`] is private: whoever wants to embed a node uses
+//! `replog-core`.
+
+mod args;
+mod probe;
+
+mod cluster;
+mod files;
+mod serve;
+mod shutdown;
+
+mod app;
+mod node;
+mod paths;
+
+mod accept;
+mod append_body;
+mod body;
+mod message;
+mod problem;
+mod query;
+mod routes;
+mod stream;
+
+#[cfg(test)]
+mod route_tests;
+
+use std::process::ExitCode;
+
+use args::Command;
+
+/// Runs the program with the arguments and the environment of this process.
+///
+/// The exit code is 0 when it did what it was asked to, 1 when it could not start or had to
+/// stop, and 2 for wrong usage.
+#[must_use]
+pub fn run() -> ExitCode {
+    let command = match args::from_process() {
+        Ok(command) => command,
+        Err(code) => return code,
+    };
+    if let Command::Probe(probe) = &command {
+        return finish(probe::run(&probe.url));
+    }
+    serve::log_to_stderr();
+    let system = actix_web::rt::System::new();
+    finish(system.block_on(serve::run(command)))
+}
+
+/// Exit code 0, or 1 with the reason in one line.
+fn finish(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("replog-server: {}", args::one_line(&reason));
+            ExitCode::FAILURE
+        }
+    }
+}

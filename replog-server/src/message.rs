@@ -1,0 +1,152 @@
+//! A message as JSON text: the one form that every route and stream sends.
+//!
+//! Written straight into a buffer. The payload goes in as it was stored, so no digit, space or
+//! repeated member of it is lost; only line breaks between its tokens become spaces where a
+//! message must be one line.
+
+use std::fmt::Write as _;
+
+use bytes::{BufMut as _, BytesMut};
+use replog_core::{
+    record::{KIND_MESSAGE, Record},
+    types::{Epoch, Offset},
+    views::Message,
+};
+
+/// Bytes of a message beside key and payload, at most.
+pub(crate) const FIELDS_BYTES_MAX: usize = 160;
+
+/// Whether the line breaks of a payload are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LineBreaks {
+    /// Byte for byte.
+    Kept,
+    /// CR and LF become spaces: JSON has them nowhere but between tokens.
+    Spaces,
+}
+
+/// A message's fields, wherever they are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fields<'a> {
+    offset: Offset,
+    epoch: Epoch,
+    timestamp_ms: u64,
+    key: &'a [u8],
+    payload: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    /// Those of a record; `None` where it is no message.
+    pub(crate) fn of_record(record: &Record<'a>) -> Option<Fields<'a>> {
+        (record.kind == KIND_MESSAGE).then_some(Fields {
+            offset: record.offset,
+            epoch: record.epoch,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key,
+            payload: record.payload,
+        })
+    }
+
+    /// Those of a message.
+    pub(crate) fn of_message(message: &'a Message) -> Fields<'a> {
+        Fields {
+            offset: message.offset,
+            epoch: message.epoch,
+            timestamp_ms: message.timestamp_ms,
+            key: message.key.as_deref().unwrap_or_default().as_bytes(),
+            payload: &message.payload,
+        }
+    }
+
+    /// Writes the message as an object that is still open, so that members may follow.
+    pub(crate) fn write_open(&self, into: &mut BytesMut, line_breaks: LineBreaks) {
+        let Fields {
+            offset,
+            epoch,
+            timestamp_ms,
+            key,
+            payload,
+        } = *self;
+        into.reserve(FIELDS_BYTES_MAX + key.len() + payload.len());
+        write!(
+            into,
+            r#"{{"offset":{offset},"epoch":{epoch},"timestamp_ms":{timestamp_ms}"#
+        )
+        .expect("a buffer that grows takes every text");
+        if !key.is_empty() {
+            into.put_slice(br#","idempotency_key":"#);
+            let text = String::from_utf8_lossy(key);
+            serde_json::to_writer(into.writer(), &text).expect("a text is JSON, a buffer grows");
+        }
+        into.put_slice(br#","data":"#);
+        let start = into.len();
+        into.put_slice(payload);
+        if line_breaks == LineBreaks::Spaces {
+            for byte in &mut into[start..] {
+                if matches!(*byte, b'\r' | b'\n') {
+                    *byte = b' ';
+                }
+            }
+        }
+    }
+
+    /// Writes the whole message.
+    pub(crate) fn write(&self, into: &mut BytesMut, line_breaks: LineBreaks) {
+        self.write_open(into, line_breaks);
+        into.put_u8(b'}');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(key: &[u8], payload: &[u8], line_breaks: LineBreaks) -> String {
+        let record = Record {
+            offset: Offset(17),
+            epoch: Epoch(4),
+            timestamp_ms: 1_700_000_000_000,
+            kind: KIND_MESSAGE,
+            flags: 0,
+            key,
+            payload,
+        };
+        let mut buffer = BytesMut::new();
+        Fields::of_record(&record)
+            .expect("a message")
+            .write(&mut buffer, line_breaks);
+        String::from_utf8(buffer.to_vec()).expect("UTF-8")
+    }
+
+    #[test]
+    fn a_message_is_its_fields_and_the_payload_as_it_came() {
+        assert_eq!(
+            written(b"", b"{ \"a\":1e400 }", LineBreaks::Kept),
+            r#"{"offset":17,"epoch":4,"timestamp_ms":1700000000000,"data":{ "a":1e400 }}"#
+        );
+        assert_eq!(
+            written(b"k\"1", b"null", LineBreaks::Kept),
+            r#"{"offset":17,"epoch":4,"timestamp_ms":1700000000000,"idempotency_key":"k\"1","data":null}"#
+        );
+    }
+
+    #[test]
+    fn line_breaks_become_spaces_only_where_a_message_is_a_line() {
+        assert!(written(b"", b"[1,\r\n2]", LineBreaks::Kept).contains("[1,\r\n2]"));
+        assert!(written(b"", b"[1,\r\n2]", LineBreaks::Spaces).contains("[1,  2]"));
+    }
+
+    #[test]
+    fn a_record_of_another_kind_is_no_message() {
+        let record = Record {
+            offset: Offset(0),
+            epoch: Epoch(1),
+            timestamp_ms: 0,
+            kind: 9,
+            flags: 0,
+            key: b"",
+            payload: b"x",
+        };
+        assert!(Fields::of_record(&record).is_none());
+    }
+}

@@ -1,0 +1,152 @@
+//! One node behind HTTP: the library's handle and what the routes need to know beside it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use std::time::Duration;
+
+use replog_core::{
+    Master, NodeName, Reader, Secondary,
+    error::{LimitName, Stopped},
+    limits::RECORD_BYTES_MAX,
+    transport::FaultInjector,
+};
+
+use crate::{
+    args::{CommonArgs, Token},
+    body::{BodyLimits, Budget},
+    files::OpenFiles,
+    problem::Problem,
+};
+
+/// Bytes of bodies from the master that a secondary holds at once: the longest record, and a few
+/// batches beside it.
+const REPLICATION_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
+
+/// What a node is.
+#[derive(Clone)]
+pub(crate) enum Node {
+    /// The one that takes appends.
+    Master(Master),
+    /// One that holds a copy.
+    Secondary(Secondary),
+}
+
+impl Node {
+    /// Its name.
+    pub(crate) fn name(&self) -> &NodeName {
+        match self {
+            Node::Master(master) => master.name(),
+            Node::Secondary(secondary) => secondary.name(),
+        }
+    }
+
+    /// Reads its log.
+    pub(crate) fn reader(&self) -> Reader {
+        match self {
+            Node::Master(master) => master.reader(),
+            Node::Secondary(secondary) => secondary.reader(),
+        }
+    }
+
+    /// Answers what waits and takes nothing new; reads go on.
+    pub(crate) async fn drain(&self) {
+        match self {
+            Node::Master(master) => master.drain().await,
+            Node::Secondary(_) => {}
+        }
+    }
+
+    /// Syncs the log and ends.
+    pub(crate) async fn stop(&self) {
+        match self {
+            Node::Master(master) => master.stop().await,
+            Node::Secondary(secondary) => secondary.stop().await,
+        }
+    }
+
+    /// Waits for its end, whoever caused it.
+    pub(crate) async fn stopped(&self) -> Stopped {
+        match self {
+            Node::Master(master) => master.stopped().await,
+            Node::Secondary(secondary) => secondary.stopped().await,
+        }
+    }
+}
+
+/// What the routes of one node share.
+pub(crate) struct NodeState {
+    /// The node itself.
+    pub(crate) node: Node,
+    /// Where clients find the master, as this node was told at its start.
+    pub(crate) master_url: Option<String>,
+    /// How long an append waits when it does not say.
+    pub(crate) append_timeout: Option<Duration>,
+    /// Limits on the body of an append.
+    pub(crate) append_limits: BodyLimits,
+    /// Memory for the bodies of appends.
+    pub(crate) append_budget: Arc<Budget>,
+    /// Memory for the bodies of replication requests.
+    pub(crate) replication_budget: Arc<Budget>,
+    /// What a request of another node must show.
+    pub(crate) token: Option<Token>,
+    /// Faults made on purpose, where they are allowed.
+    pub(crate) faults: Option<FaultInjector>,
+    /// Appends under way that another node may block.
+    blockable: AtomicUsize,
+    /// How many of them there may be, so that connections are left for everybody else.
+    blockable_max: usize,
+}
+
+impl NodeState {
+    /// The state of `node`, by its settings.
+    pub(crate) fn new(
+        node: Node,
+        common: &CommonArgs,
+        files: &OpenFiles,
+        master_url: Option<String>,
+        faults: Option<FaultInjector>,
+    ) -> NodeState {
+        NodeState {
+            node,
+            master_url,
+            append_timeout: common.append_timeout,
+            append_limits: BodyLimits {
+                keep_bytes: common.max_message_bytes,
+                drain_bytes: common.max_request_bytes,
+            },
+            append_budget: Budget::new(LimitName::MaxQueuedBytes.as_str(), common.max_queued_bytes),
+            replication_budget: Budget::new("replication-bytes", REPLICATION_BYTES_MAX),
+            token: common.cluster_token.clone(),
+            faults,
+            blockable: AtomicUsize::new(0),
+            blockable_max: files.blockable_max(),
+        }
+    }
+
+    /// Lets an append in that other nodes may block, until the result is dropped.
+    ///
+    /// The library limits what waits for each concern. This limits all concerns together, below
+    /// the number of connections that the process can have: past that one, nobody would be
+    /// answered at all, `/health` included.
+    pub(crate) fn enter(&self) -> Result<Blockable<'_>, Problem> {
+        // Relaxed: the counter guards no other memory.
+        let before = self.blockable.fetch_add(1, Ordering::Relaxed);
+        let entered = Blockable(&self.blockable);
+        if before >= self.blockable_max {
+            let limit = LimitName::MaxWaitingAppends.as_str();
+            return Err(Problem::overloaded(limit, self.blockable_max as u64).not_appended());
+        }
+        Ok(entered)
+    }
+}
+
+/// An append under way that other nodes may block.
+pub(crate) struct Blockable<'a>(&'a AtomicUsize);
+
+impl Drop for Blockable<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

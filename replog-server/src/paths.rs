@@ -1,0 +1,23 @@
+//! Every path of the HTTP interface.
+
+/// Append, and read.
+pub(crate) const MESSAGES: &str = "/messages";
+/// One message.
+pub(crate) const MESSAGE: &str = "/messages/{offset}";
+/// Who waits for what.
+pub(crate) const APPENDS: &str = "/appends";
+/// The truth, always 200.
+pub(crate) const HEALTH: &str = "/health";
+/// Does the process work?
+pub(crate) const LIVE: &str = "/livez";
+/// Can it serve reads?
+pub(crate) const READY: &str = "/readyz";
+/// Can it take appends?
+pub(crate) const READY_WRITE: &str = "/readyz/write";
+/// Fault injection.
+pub(crate) const FAULTS: &str = "/faults";
+/// Between nodes.
+pub(crate) use replog_core::transport::wire::PATH as REPLICATION;
+
+/// Paths that are promised and not there yet: their answer says so.
+pub(crate) const NOT_YET: [&str; 3] = ["/", "/metrics", "/events"];

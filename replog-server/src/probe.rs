@@ -1,0 +1,122 @@
+//! `replog-server probe`: asks a node whether it is ready, for health checks of containers.
+//!
+//! Owns one request over a plain socket, so that a probe costs no runtime and no threads.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{TcpStream, ToSocketAddrs as _},
+    time::{Duration, Instant},
+};
+
+use crate::paths;
+
+/// How long a probe takes in all: less than the time-outs that container engines set.
+const PROBE_TIME_MAX: Duration = Duration::from_secs(3);
+/// Bytes of an answer that a probe reads: the status and one sentence are in them.
+const ANSWER_BYTES_MAX: u64 = 16 << 10;
+
+/// Asks the node at `url` for `/readyz`.
+///
+/// # Errors
+///
+/// Why it is not ready, or that it does not answer.
+pub(crate) fn run(url: &str) -> Result<(), String> {
+    let rest = url
+        .strip_prefix("http://")
+        .ok_or("a URL begins with http://")?;
+    let (authority, base) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = if has_port(authority) {
+        authority.to_owned()
+    } else {
+        format!("{authority}:80")
+    };
+    let path = format!("{}{}", base.trim_end_matches('/'), paths::READY);
+    let answer = ask(&host, authority, &path).map_err(|error| format!("{url}: {error}"))?;
+    match answer.split_whitespace().nth(1) {
+        Some("200") => Ok(()),
+        Some(status) => Err(format!("{url} is not ready: {status} {}", body(&answer))),
+        None => Err(format!("{url}: not an answer of HTTP")),
+    }
+}
+
+fn has_port(authority: &str) -> bool {
+    // The colons of an IPv6 address lie within brackets.
+    authority
+        .rsplit(']')
+        .next()
+        .is_some_and(|end| end.contains(':'))
+}
+
+fn ask(host: &str, authority: &str, path: &str) -> io::Result<String> {
+    let started = Instant::now();
+    let left = || {
+        let left = PROBE_TIME_MAX.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            Err(io::Error::from(io::ErrorKind::TimedOut))
+        } else {
+            Ok(left)
+        }
+    };
+    let mut error = io::Error::other("the name has no address");
+    for address in host.to_socket_addrs()? {
+        let mut stream = match TcpStream::connect_timeout(&address, left()?) {
+            Ok(stream) => stream,
+            Err(refused) => {
+                error = refused;
+                continue;
+            }
+        };
+        stream.set_write_timeout(Some(left()?))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n"
+        )?;
+        stream.set_read_timeout(Some(left()?))?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        return Ok(String::from_utf8_lossy(&answer).into_owned());
+    }
+    Err(error)
+}
+
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn answered_with(answer: &'static str) -> Result<(), String> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a probe");
+            let mut request = [0; 1024];
+            let read = stream.read(&mut request).expect("a request");
+            stream.write_all(answer.as_bytes()).expect("an answer");
+            String::from_utf8_lossy(&request[..read]).into_owned()
+        });
+        let result = run(&url);
+        let request = server.join().expect("the server");
+        assert!(request.starts_with("GET /readyz HTTP/1.1\r\n"), "{request}");
+        result
+    }
+
+    #[test]
+    fn only_a_200_is_ready() {
+        assert_eq!(answered_with("HTTP/1.1 200 OK\r\n\r\n"), Ok(()));
+        let reason = answered_with("HTTP/1.1 503 No\r\n\r\nnever joined").expect_err("not ready");
+        assert!(reason.contains("503 never joined"), "{reason}");
+        assert!(answered_with("SSH-2.0\r\n").is_err());
+    }
+
+    #[test]
+    fn nobody_there_is_not_ready() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        drop(listener);
+        assert!(run(&url).is_err());
+    }
+}

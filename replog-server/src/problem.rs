@@ -1,0 +1,560 @@
+//! Every error as an answer: `application/problem+json` (RFC 9457).
+//!
+//! Owns the types of problems, their statuses and members, and the one `match` from the
+//! library's errors to answers. Everything that goes wrong meets HTTP here: what a route refuses,
+//! what the library refuses, and what the framework refuses.
+
+use std::fmt;
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{
+        StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
+};
+use replog_core::{
+    error::{AppendError, ModeState, Outcome, ReadError, Stopped},
+    types::Offset,
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// Seconds after which a refused append is worth another try: a quorum comes back with the next
+/// heartbeats, a queue drains at the speed of a disk.
+const RETRY_AFTER_S: &str = "1";
+/// The media type of every error.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// What kind of problem: its type, title and status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Malformed,
+    Unauthorized,
+    NotFound,
+    NoSuchOffset,
+    MethodNotAllowed,
+    NotAcceptable,
+    TimedOut,
+    TooLarge,
+    UnsupportedMediaType,
+    NotMaster,
+    Concern,
+    Overloaded,
+    Internal,
+    ReadOnly,
+    NotReady,
+    Stopping,
+    Storage,
+    /// Made by `/faults`, with the status that it asked for.
+    Injected(StatusCode),
+}
+
+impl Kind {
+    fn describe(self) -> (&'static str, &'static str, StatusCode) {
+        match self {
+            Kind::Malformed => (
+                "/problems/malformed",
+                "The request is malformed",
+                StatusCode::BAD_REQUEST,
+            ),
+            Kind::Unauthorized => (
+                "/problems/unauthorized",
+                "The cluster's token is missing or wrong",
+                StatusCode::UNAUTHORIZED,
+            ),
+            Kind::NotFound => (
+                "/problems/not-found",
+                "There is nothing here",
+                StatusCode::NOT_FOUND,
+            ),
+            Kind::NoSuchOffset => (
+                "/problems/no-such-offset",
+                "There is no such message yet",
+                StatusCode::NOT_FOUND,
+            ),
+            Kind::MethodNotAllowed => (
+                "/problems/method-not-allowed",
+                "The method is not allowed here",
+                StatusCode::METHOD_NOT_ALLOWED,
+            ),
+            Kind::NotAcceptable => (
+                "/problems/not-acceptable",
+                "No form of the answer is acceptable",
+                StatusCode::NOT_ACCEPTABLE,
+            ),
+            Kind::TimedOut => (
+                "/problems/request-timeout",
+                "The request did not arrive in time",
+                StatusCode::REQUEST_TIMEOUT,
+            ),
+            Kind::TooLarge => (
+                "/problems/too-large",
+                "The request is too large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+            ),
+            Kind::UnsupportedMediaType => (
+                "/problems/unsupported-media-type",
+                "The media type is not supported",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ),
+            Kind::NotMaster => (
+                "/problems/not-master",
+                "This node is not the master",
+                StatusCode::MISDIRECTED_REQUEST,
+            ),
+            Kind::Concern => (
+                "/problems/concern",
+                "The write concern cannot be met",
+                StatusCode::UNPROCESSABLE_ENTITY,
+            ),
+            Kind::Overloaded => (
+                "/problems/overloaded",
+                "A limit is reached",
+                StatusCode::TOO_MANY_REQUESTS,
+            ),
+            Kind::Internal => (
+                "/problems/internal",
+                "The node failed",
+                StatusCode::INTERNAL_SERVER_ERROR,
+            ),
+            Kind::ReadOnly => (
+                "/problems/read-only",
+                "The master takes no appends now",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            Kind::NotReady => (
+                "/problems/not-ready",
+                "The node is not ready",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            Kind::Stopping => (
+                "/problems/stopping",
+                "The node is stopping",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            Kind::Storage => (
+                "/problems/storage",
+                "The disk takes no more",
+                StatusCode::INSUFFICIENT_STORAGE,
+            ),
+            Kind::Injected(status) => (
+                "/problems/injected-fault",
+                "A fault was injected on purpose",
+                status,
+            ),
+        }
+    }
+}
+
+/// An error answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    kind: Kind,
+    /// The status, where it is not the kind's own.
+    status: StatusCode,
+    detail: String,
+    members: Map<String, Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// A problem of this kind; `detail` is one sentence that a person can act on.
+    pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Problem {
+        let (_, _, status) = kind.describe();
+        Problem {
+            kind,
+            status,
+            detail: detail.into(),
+            members: Map::new(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// 400: the request itself is wrong.
+    pub(crate) fn malformed(detail: impl Into<String>) -> Problem {
+        Problem::new(Kind::Malformed, detail)
+    }
+
+    /// 405, with the methods that there are.
+    pub(crate) fn method_not_allowed(allow: &'static str) -> Problem {
+        Problem::new(
+            Kind::MethodNotAllowed,
+            format!("the methods here are {allow}"),
+        )
+        .header(header::ALLOW, HeaderValue::from_static(allow))
+    }
+
+    /// 413: the body is longer than allowed.
+    pub(crate) fn too_large(limit_bytes: usize) -> Problem {
+        Problem::new(
+            Kind::TooLarge,
+            format!("at most {limit_bytes} bytes are allowed"),
+        )
+        .member("limit_bytes", limit_bytes)
+    }
+
+    /// 404: nothing at `offset` yet.
+    pub(crate) fn no_such_offset(offset: Offset, next: Offset) -> Problem {
+        let detail = format!("there is no message {offset} here yet; the next one gets {next}");
+        Problem::new(Kind::NoSuchOffset, detail).member("next", next)
+    }
+
+    /// 429: a limit is reached.
+    pub(crate) fn overloaded(limit: &str, value: u64) -> Problem {
+        let detail = format!("{limit} is reached at {value}; try again a little later");
+        Problem::new(Kind::Overloaded, detail)
+            .member("limit", limit)
+            .member("value", value)
+            .retry_after()
+    }
+
+    /// 503: the mode of the master does not allow it.
+    pub(crate) fn read_only(state: &ModeState) -> Problem {
+        let detail = format!("the master is {}: {}", state.mode, state.detail);
+        Problem::new(Kind::ReadOnly, detail)
+            .member("mode", state.mode)
+            .member("mode_reason", state.reason)
+            .member("alive", state.alive)
+            .member("needed", state.needed)
+            .member("nodes", state.nodes)
+            .retry_after()
+    }
+
+    /// Adds a member.
+    pub(crate) fn member(mut self, name: &str, value: impl Serialize) -> Problem {
+        let value = serde_json::to_value(value)
+            .expect("members are numbers, texts and structs of them, which JSON can say");
+        self.members.insert(name.to_owned(), value);
+        self
+    }
+
+    /// Adds a header.
+    pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Says when another try makes sense.
+    pub(crate) fn retry_after(self) -> Problem {
+        self.header(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))
+    }
+
+    /// Answers with another status than the kind's own.
+    pub(crate) fn status(mut self, status: StatusCode) -> Problem {
+        self.status = status;
+        self
+    }
+
+    /// Says that it is the answer to an append that left nothing behind.
+    pub(crate) fn not_appended(self) -> Problem {
+        let retriable = matches!(
+            self.kind,
+            Kind::TimedOut | Kind::Overloaded | Kind::Stopping
+        );
+        self.member("outcome", "not_appended")
+            .member("retriable", retriable)
+    }
+
+    /// As an answer.
+    pub(crate) fn response(&self) -> HttpResponse {
+        let (path, title, _) = self.kind.describe();
+        let mut body = Map::new();
+        body.insert("type".to_owned(), path.into());
+        body.insert("title".to_owned(), title.into());
+        body.insert("status".to_owned(), self.status.as_u16().into());
+        body.insert("detail".to_owned(), self.detail.as_str().into());
+        body.extend(self.members.clone());
+        let mut response = HttpResponse::build(self.status);
+        response.content_type(PROBLEM_JSON);
+        for (name, value) in &self.headers {
+            response.insert_header((name.clone(), value.clone()));
+        }
+        response.body(format!("{}\n", Value::Object(body)))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.status.as_u16(), self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        self.response()
+    }
+}
+
+impl From<AppendError> for Problem {
+    fn from(error: AppendError) -> Problem {
+        let (offset, retriable) = (error.offset(), error.is_retryable());
+        let outcome = match error.outcome() {
+            Outcome::NotAppended => "not_appended",
+            Outcome::Unknown => "unknown",
+        };
+        let problem = match error {
+            AppendError::Concern { nodes } => {
+                let detail = format!("the cluster has {nodes} nodes, so a concern is 1 to {nodes}");
+                Problem::new(Kind::Concern, detail).member("nodes", nodes)
+            }
+            AppendError::TooLarge {
+                bytes: _,
+                limit_bytes,
+            } => Problem::too_large(limit_bytes),
+            AppendError::Overloaded { limit, value } => Problem::overloaded(limit.as_str(), value),
+            AppendError::ReadOnly { state, offset: _ } => Problem::read_only(&state),
+            AppendError::Storage { detail, offset: _ } => Problem::new(
+                Kind::Storage,
+                format!("the master's disk takes no more: {detail}"),
+            ),
+            AppendError::Stopping { offset: _ } => {
+                Problem::new(Kind::Stopping, "the node is stopping").retry_after()
+            }
+            AppendError::Ended => {
+                Problem::new(Kind::Stopping, "the node ended without an answer").retry_after()
+            }
+        };
+        let problem = match offset {
+            Some(offset) => problem.member("offset", offset),
+            None => problem,
+        };
+        problem
+            .member("outcome", outcome)
+            .member("retriable", retriable)
+    }
+}
+
+impl From<Stopped> for Problem {
+    fn from(stopped: Stopped) -> Problem {
+        Problem::new(Kind::Stopping, stopped.to_string()).retry_after()
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Problem {
+        match error {
+            ReadError::Stopped => {
+                Problem::new(Kind::Stopping, "the node has stopped").retry_after()
+            }
+            error => {
+                log::warn!("a read failed: {}", chain(&error));
+                Problem::new(
+                    Kind::Internal,
+                    format!("the message cannot be read: {error}"),
+                )
+            }
+        }
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::body::MessageBody as _;
+    use replog_core::{
+        error::LimitName,
+        types::{Mode, ModeReason},
+    };
+    use serde_json::json;
+
+    fn answer(problem: Problem) -> (u16, HttpResponse, Value) {
+        let response = problem.response();
+        let body = problem
+            .response()
+            .into_body()
+            .try_into_bytes()
+            .expect("a whole body");
+        let body = serde_json::from_slice(&body).expect("JSON");
+        (response.status().as_u16(), response, body)
+    }
+
+    fn no_quorum() -> Box<ModeState> {
+        Box::new(ModeState {
+            mode: Mode::ReadOnly,
+            reason: Some(ModeReason::NoQuorum),
+            detail: "1 of 3 nodes is in contact and 2 are needed".to_owned(),
+            alive: 1,
+            needed: 2,
+            nodes: 3,
+        })
+    }
+
+    #[test]
+    fn every_failed_append_says_what_became_of_the_message() {
+        let at = Some(Offset(7));
+        let table = [
+            (
+                AppendError::Concern { nodes: 3 },
+                422,
+                "concern",
+                "not_appended",
+                false,
+            ),
+            (
+                AppendError::TooLarge {
+                    bytes: 9,
+                    limit_bytes: 8,
+                },
+                413,
+                "too-large",
+                "not_appended",
+                false,
+            ),
+            (
+                AppendError::Overloaded {
+                    limit: LimitName::MaxWaitingAppends,
+                    value: 5,
+                },
+                429,
+                "overloaded",
+                "not_appended",
+                true,
+            ),
+            (
+                AppendError::ReadOnly {
+                    state: no_quorum(),
+                    offset: None,
+                },
+                503,
+                "read-only",
+                "not_appended",
+                true,
+            ),
+            (
+                AppendError::ReadOnly {
+                    state: no_quorum(),
+                    offset: at,
+                },
+                503,
+                "read-only",
+                "unknown",
+                true,
+            ),
+            (
+                AppendError::Storage {
+                    detail: "full".into(),
+                    offset: None,
+                },
+                507,
+                "storage",
+                "not_appended",
+                true,
+            ),
+            (
+                AppendError::Storage {
+                    detail: "full".into(),
+                    offset: at,
+                },
+                507,
+                "storage",
+                "unknown",
+                true,
+            ),
+            (
+                AppendError::Stopping { offset: None },
+                503,
+                "stopping",
+                "not_appended",
+                true,
+            ),
+            (
+                AppendError::Stopping { offset: at },
+                503,
+                "stopping",
+                "unknown",
+                true,
+            ),
+            (AppendError::Ended, 503, "stopping", "unknown", true),
+        ];
+        for (error, status, kind, outcome, retriable) in table {
+            let offset = error.offset();
+            let (found, _, body) = answer(error.into());
+            assert_eq!((found, &body["status"]), (status, &json!(status)), "{body}");
+            assert_eq!(body["type"], format!("/problems/{kind}"), "{body}");
+            assert_eq!(body["outcome"], outcome, "{body}");
+            assert_eq!(body["retriable"], retriable, "{body}");
+            assert_eq!(
+                body.get("offset"),
+                offset.map(|offset| json!(offset)).as_ref(),
+                "{body}"
+            );
+            assert!(
+                body["detail"].is_string() && body["title"].is_string(),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_for_want_of_a_quorum_carries_the_numbers() {
+        let error = AppendError::ReadOnly {
+            state: no_quorum(),
+            offset: None,
+        };
+        let (_, response, body) = answer(error.into());
+        assert_eq!(
+            response
+                .headers()
+                .get(header::RETRY_AFTER)
+                .map(|v| v.as_bytes()),
+            Some(&b"1"[..])
+        );
+        assert_eq!(body["mode"], "read-only");
+        assert_eq!(body["mode_reason"], "no_quorum");
+        assert_eq!([&body["alive"], &body["needed"], &body["nodes"]], [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_limit_is_named_with_its_value() {
+        let error = AppendError::Overloaded {
+            limit: LimitName::MaxQueuedBytes,
+            value: 99,
+        };
+        let (_, response, body) = answer(error.into());
+        assert!(response.headers().contains_key(header::RETRY_AFTER));
+        assert_eq!(
+            (&body["limit"], &body["value"]),
+            (&json!("max-queued-bytes"), &json!(99))
+        );
+        let (_, _, body) = answer(Problem::too_large(1 << 20));
+        assert_eq!(body["limit_bytes"], 1 << 20);
+    }
+
+    #[test]
+    fn what_the_framework_refuses_looks_the_same() {
+        let (status, response, body) = answer(Problem::method_not_allowed("GET, POST"));
+        assert_eq!(
+            (status, &body["type"]),
+            (405, &json!("/problems/method-not-allowed"))
+        );
+        assert_eq!(
+            response.headers().get(header::ALLOW).map(|v| v.as_bytes()),
+            Some(&b"GET, POST"[..])
+        );
+        let content_type = response.headers().get(header::CONTENT_TYPE);
+        assert_eq!(
+            content_type.map(|v| v.as_bytes()),
+            Some(PROBLEM_JSON.as_bytes())
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! The query of a request: known parameters, each at most once, each of its type.
+//!
+//! Owns the reading of parameters and the words for what is wrong with one. A parameter that is
+//! unknown, or promised and not there yet, is refused and never ignored.
+
+use actix_web::{HttpRequest, web};
+
+use crate::{append_body::quoted, problem::Problem};
+
+/// Parameters that the interface promises on some path and no path knows yet.
+const NOT_YET: [&str; 6] = [
+    "follow",
+    "level",
+    "wait_for",
+    "view",
+    "concern",
+    "timeout_ms",
+];
+
+/// The parameters of one request.
+#[derive(Debug)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Takes the query of `request`, whose parameters must be among `known`.
+    pub(crate) fn of(request: &HttpRequest, known: &[&str]) -> Result<Query, Problem> {
+        Query::parse(request.query_string(), known)
+    }
+
+    fn parse(text: &str, known: &[&str]) -> Result<Query, Problem> {
+        let pairs = web::Query::<Vec<(String, String)>>::from_query(text)
+            .map_err(|error| Problem::malformed(format!("the query cannot be read: {error}")))?
+            .into_inner();
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+                let text = format!("the parameter {} is given twice", quoted(name));
+                return Err(Problem::malformed(text));
+            }
+            if known.contains(&name.as_str()) {
+                continue;
+            }
+            let text = if NOT_YET.contains(&name.as_str()) {
+                format!("the parameter {name} is not supported here by this version yet")
+            } else {
+                format!("the parameter {} is unknown here", quoted(name))
+            };
+            return Err(Problem::malformed(text));
+        }
+        Ok(Query(pairs))
+    }
+
+    /// The whole number given as `name`.
+    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
+        match self.0.iter().find(|(own, _)| own == name) {
+            Some((_, text)) => number(text, &format!("the parameter {name}")).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The whole number given as `name`, which must not be 0.
+    pub(crate) fn positive(&self, name: &str) -> Result<Option<u64>, Problem> {
+        match self.number(name)? {
+            Some(0) => Err(Problem::malformed(format!(
+                "the parameter {name} must be at least 1"
+            ))),
+            value => Ok(value),
+        }
+    }
+}
+
+/// Reads a whole number: digits and nothing else.
+pub(crate) fn number(text: &str, what: &str) -> Result<u64, Problem> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(value) if digits => Ok(value),
+        _ => {
+            let text = quoted(text);
+            Err(Problem::malformed(format!(
+                "{what} must be a whole number of 64 bits, not {text}"
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_and_everything_else_is_refused() {
+        let good = [
+            ("", None),
+            ("limit=7", Some(7)),
+            ("l%69mit=%37", Some(7)),
+            ("limit=18446744073709551615&from=3", Some(u64::MAX)),
+        ];
+        for (text, expected) in good {
+            let query = Query::parse(text, &["limit", "from"]).expect(text);
+            assert_eq!(query.positive("limit").expect(text), expected, "{text}");
+        }
+        let bad = [
+            ("limit=0", "at least 1"),
+            ("limit=", "whole number"),
+            ("limit=-1", "whole number"),
+            ("limit=%2B1", "whole number"),
+            ("limit=1.5", "whole number"),
+            ("limit=18446744073709551616", "whole number"),
+            ("limit=x", "whole number"),
+            ("limit=1&limit=1", "given twice"),
+            ("page=2", "unknown here"),
+            ("follow=true", "not supported here by this version yet"),
+        ];
+        for (text, expected) in bad {
+            let result = Query::parse(text, &["limit"]).and_then(|query| query.positive("limit"));
+            let problem = result.expect_err(text);
+            assert!(problem.to_string().contains(expected), "{text}: {problem}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The routes of real nodes, without a socket: what each answers, and that no request, however
+//! mangled, makes a node fail.
+
+use std::sync::Arc;
+
+use actix_http::Request;
+use actix_web::{
+    App, Error,
+    body::{BoxBody, to_bytes},
+    dev::{Service, ServiceResponse},
+    http::{Method, header},
+    test,
+};
+use replog_core::{
+    Master, MasterConfig, NodeName, Peer, Secondary, SecondaryConfig,
+    storage::MemoryStorage,
+    transport::{FaultInjector, LocalNetwork},
+};
+use serde_json::Value;
+
+use crate::{
+    app,
+    args::{self, Command},
+    files::OpenFiles,
+    node::{Node, NodeState},
+};
+
+/// A master and a secondary in this process.
+struct Pair {
+    master: Arc<NodeState>,
+    secondary: Arc<NodeState>,
+}
+
+impl Pair {
+    async fn start(public_url: Option<&str>) -> Pair {
+        let network = LocalNetwork::new();
+        let name = |text| NodeName::new(text).expect("a good name");
+        let config = SecondaryConfig::new(name("secondary-1"));
+        let secondary = Secondary::start(config, Arc::new(MemoryStorage::new())).await;
+        let secondary = secondary.expect("a secondary");
+        network.register(secondary.clone());
+        let peer = Peer {
+            name: name("secondary-1"),
+            url: "local:secondary-1".to_owned(),
+        };
+        let mut config = MasterConfig::new(name("master"), vec![peer]);
+        config.public_url = public_url.map(str::to_owned);
+        let master = Master::start(config, Arc::new(MemoryStorage::new()), Arc::new(network)).await;
+        let master = master.expect("a master");
+        master.read_write().await.expect("a majority");
+        let command = args::parse(["replog-server", "cluster", "--max-message-bytes", "4KiB"]);
+        let Ok(Command::Cluster(args)) = command else {
+            panic!("{command:?}")
+        };
+        let state = |node, faults| {
+            let (files, url) = (OpenFiles::raise(), Some("http://told:5000".to_owned()));
+            Arc::new(NodeState::new(node, &args.common, &files, url, faults))
+        };
+        Pair {
+            master: state(Node::Master(master), None),
+            secondary: state(Node::Secondary(secondary), Some(FaultInjector::new())),
+        }
+    }
+
+    async fn stop(self) {
+        self.master.node.stop().await;
+        self.secondary.node.stop().await;
+    }
+}
+
+/// The application of a node, without a server around it.
+macro_rules! application {
+    ($state:expr) => {
+        test::init_service(App::new().configure(|config| app::configure(config, &$state))).await
+    };
+}
+
+struct Answer {
+    status: u16,
+    headers: header::HeaderMap,
+    body: Value,
+}
+
+async fn call<S>(service: &S, request: test::TestRequest) -> Answer
+where
+    S: Service<Request, Response = ServiceResponse<BoxBody>, Error = Error>,
+{
+    let response = match service.call(request.to_request()).await {
+        Ok(response) => response.into_parts().1,
+        Err(error) => error.error_response(),
+    };
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let body = to_bytes(response.into_body()).await.expect("a whole body");
+    Answer {
+        status,
+        headers,
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+    }
+}
+
+fn post(body: impl Into<bytes::Bytes>) -> test::TestRequest {
+    test::TestRequest::post()
+        .uri("/messages")
+        .insert_header((header::CONTENT_TYPE, "application/json"))
+        .set_payload(body)
+}
+
+#[actix_web::test]
+async fn an_append_is_answered_with_a_receipt_and_can_be_read_back() {
+    let pair = Pair::start(None).await;
+    let master = application!(pair.master);
+    let answer = call(&master, post(r#"{"data":{"a" : 1},"meta":{"concern":2}}"#)).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    assert_eq!(
+        answer.headers.get(header::LOCATION).map(|v| v.as_bytes()),
+        Some(&b"/messages/0"[..])
+    );
+    assert_eq!(
+        answer.body["acks"],
+        serde_json::json!(["master", "secondary-1"])
+    );
+    assert_eq!(answer.body["durable"], false, "memory is no disk");
+    let secondary = application!(pair.secondary);
+    for service in [&master, &secondary] {
+        let read = call(service, test::TestRequest::get().uri("/messages")).await;
+        assert_eq!((read.status, &read.body["next"]), (200, &1.into()));
+        assert_eq!(read.body["messages"][0]["data"]["a"], 1);
+    }
+    pair.stop().await;
+}
+
+#[actix_web::test]
+async fn a_secondary_sends_clients_to_the_master() {
+    for public_url in [None, Some("http://public:80/base/")] {
+        let pair = Pair::start(public_url).await;
+        let master = application!(pair.master);
+        let secondary = application!(pair.secondary);
+        // Once it holds a message, the secondary has been told who its master is.
+        let answer = call(&master, post(r#"{"data":1,"meta":{"concern":2}}"#)).await;
+        assert_eq!(answer.status, 201, "{}", answer.body);
+        let answer = call(&secondary, post(r#"{"data":1}"#)).await;
+        assert_eq!(answer.body["type"], "/problems/not-master");
+        assert_eq!(answer.body["outcome"], "not_appended");
+        assert_eq!(answer.body["master"]["name"], "master");
+        let location = answer
+            .headers
+            .get(header::LOCATION)
+            .map(|value| value.as_bytes().to_vec());
+        match public_url {
+            None => {
+                assert_eq!((answer.status, location), (421, None));
+                assert_eq!(answer.body["master"]["url"], "http://told:5000");
+            }
+            Some(url) => {
+                assert_eq!(answer.status, 307);
+                assert_eq!(
+                    location.as_deref(),
+                    Some(&b"http://public:80/base/messages"[..])
+                );
+                assert_eq!(answer.body["master"]["url"], url);
+            }
+        }
+        let answer = call(&secondary, test::TestRequest::get().uri("/appends")).await;
+        assert_eq!(answer.status, 421);
+        pair.stop().await;
+    }
+}
+
+#[actix_web::test]
+async fn a_limit_on_all_that_may_be_blocked_does_not_touch_concern_one() {
+    let pair = Pair::start(None).await;
+    let master = application!(pair.master);
+    let mut entered = Vec::new();
+    let refused = loop {
+        match pair.master.enter() {
+            Ok(guard) => entered.push(guard),
+            Err(problem) => break problem,
+        }
+    };
+    assert!(refused.to_string().starts_with("429"), "{refused}");
+    let answer = call(&master, post(r#"{"data":1,"meta":{"concern":2}}"#)).await;
+    assert_eq!(
+        (answer.status, &answer.body["limit"]),
+        (429, &"max-waiting-appends".into())
+    );
+    assert_eq!(answer.body["outcome"], "not_appended");
+    let answer = call(&master, post(r#"{"data":1,"meta":{"concern":1}}"#)).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    drop(entered);
+    let answer = call(&master, post(r#"{"data":1,"meta":{"concern":2}}"#)).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    drop(master);
+    pair.stop().await;
+}
+
+#[actix_web::test]
+async fn no_mangled_request_makes_a_node_fail() {
+    const REQUESTS: usize = 6_000;
+    let pair = Pair::start(None).await;
+    let master = application!(pair.master);
+    let secondary = application!(pair.secondary);
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    for number in 0..REQUESTS {
+        let (request, shown) = mangled(&mut dice);
+        let answer = match number % 4 {
+            0 => call(&secondary, request).await,
+            _ => call(&master, request).await,
+        };
+        assert!(answer.status < 500, "{number}: {} {shown}", answer.status);
+        if answer.status >= 400 {
+            assert_eq!(answer.body["status"], answer.status, "{number}: {shown}");
+        }
+    }
+    let answer = call(&master, post(r#"{"data":"still well"}"#)).await;
+    assert_eq!(answer.status, 201);
+    drop((master, secondary));
+    pair.stop().await;
+}
+
+/// A request that was good once, with a few bytes changed; and the same for people.
+fn mangled(dice: &mut Dice) -> (test::TestRequest, String) {
+    const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
+    const PATHS: [&str; 9] = [
+        "/messages",
+        "/messages?from=1&limit=3",
+        "/messages?last=2",
+        "/messages/0",
+        "/appends?limit=2",
+        "/health",
+        "/faults",
+        "/replication/v1",
+        "/readyz",
+    ];
+    const BODIES: [&str; 4] = [
+        r#"{"data":{"text":"Hello","n":[1,2.5e3,null]},"meta":{"concern":1,"timeout_ms":5}}"#,
+        r#"{"data":"x","meta":{"concern":"majority"}}"#,
+        r#"{"error_before_append":0.0,"delay_ms":[0,1]}"#,
+        "RPLW\u{1}\0\u{1}\0\u{2}\0\0\0\0\0\0\0{}",
+    ];
+    let method = METHODS[dice.below(METHODS.len())].clone();
+    let mut path = PATHS[dice.below(PATHS.len())].to_owned();
+    let mut body = BODIES[dice.below(BODIES.len())].as_bytes().to_vec();
+    for _ in 0..dice.below(4) {
+        let at = dice.below(body.len());
+        body[at] = dice.below(256) as u8;
+    }
+    if dice.below(3) == 0 {
+        body.truncate(dice.below(body.len()));
+    }
+    if dice.below(3) == 0 {
+        let at = 1 + dice.below(path.len());
+        let piece = ["%00", "%ff", "-", "9", "&x", "=", "/", "%2f"][dice.below(8)];
+        path.insert_str(at.min(path.len()), piece);
+    }
+    let kinds = [
+        "application/json",
+        "application/x-ndjson",
+        "text/plain",
+        "Application/JSON;x",
+    ];
+    let kind = kinds[dice.below(6).min(3)];
+    let shown = format!("{method} {path} {kind} {}", body.escape_ascii());
+    let request = test::TestRequest::default()
+        .method(method)
+        .uri(&path)
+        .insert_header((header::CONTENT_TYPE, kind))
+        .set_payload(body);
+    (request, shown)
+}
+
+/// Chance that is the same in every run: xorshift64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).expect("31 bits") % end.max(1)
+    }
+}

@@ -1,0 +1,103 @@
+//! `GET /health` and the three probes.
+
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse};
+use replog_core::{
+    error::Stopped,
+    types::{DiskState, Mode},
+    views::{MasterHealth, SecondaryHealth},
+};
+use tokio::time::timeout;
+
+use crate::{
+    node::{Node, NodeState},
+    problem::{Kind, Problem},
+    query::Query,
+    routes::{State, ok_json},
+};
+
+/// How long a node may take to say how it is before it counts as hanging.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What a node says about itself.
+enum Health {
+    Master(Box<MasterHealth>),
+    Secondary(Box<SecondaryHealth>),
+}
+
+async fn ask(state: &NodeState) -> Result<Health, Stopped> {
+    match &state.node {
+        Node::Master(master) => Ok(Health::Master(Box::new(master.health().await?))),
+        Node::Secondary(secondary) => Ok(Health::Secondary(Box::new(secondary.health().await?))),
+    }
+}
+
+/// The truth about the node.
+pub(crate) async fn health(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Query::of(&request, &[])?;
+    Ok(match ask(&state).await? {
+        Health::Master(health) => ok_json(&health),
+        Health::Secondary(health) => ok_json(&health),
+    })
+}
+
+/// Does the process work?
+pub(crate) async fn live(state: State) -> Result<HttpResponse, Problem> {
+    probe(&state).await?;
+    Ok(fine())
+}
+
+/// Can it serve reads?
+pub(crate) async fn ready(state: State) -> Result<HttpResponse, Problem> {
+    match probe(&state).await? {
+        Health::Secondary(health) if health.cluster_id.is_none() => Err(Problem::new(
+            Kind::NotReady,
+            "this secondary has never joined a cluster",
+        )),
+        Health::Master(_) | Health::Secondary(_) => Ok(fine()),
+    }
+}
+
+/// Can it take appends?
+pub(crate) async fn ready_write(state: State) -> Result<HttpResponse, Problem> {
+    let health = match probe(&state).await? {
+        Health::Master(health) => health,
+        Health::Secondary(_) => {
+            return Err(Problem::new(Kind::NotReady, "a secondary takes no appends"));
+        }
+    };
+    if health.mode == Mode::ReadWrite && health.log.disk == DiskState::Ok {
+        return Ok(fine());
+    }
+    let reason = match health.mode_reason {
+        Some(reason) => format!(" ({reason})"),
+        None if health.log.disk != DiskState::Ok => " and its disk takes no more".to_owned(),
+        None => String::new(),
+    };
+    let quorum = health.quorum;
+    let detail = format!(
+        "the master is {}{reason}; {} of {} nodes are alive and {} are needed",
+        health.mode, quorum.alive, quorum.nodes, quorum.needed
+    );
+    Err(Problem::new(Kind::ReadOnly, detail)
+        .member("mode", health.mode)
+        .member("mode_reason", health.mode_reason)
+        .member("alive", quorum.alive)
+        .member("needed", quorum.needed)
+        .member("nodes", quorum.nodes)
+        .retry_after())
+}
+
+async fn probe(state: &NodeState) -> Result<Health, Problem> {
+    match timeout(ANSWER_TIME_MAX, ask(state)).await {
+        Ok(health) => Ok(health?),
+        Err(_elapsed) => Err(Problem::new(Kind::NotReady, "the node does not answer")),
+    }
+}
+
+fn fine() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/plain; charset=utf-8")
+        .body("ok\n")
+}

@@ -1,0 +1,190 @@
+//! `POST /messages`, `GET /messages`, `GET /messages/{offset}`.
+
+use std::str;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{
+        StatusCode,
+        header::{ACCEPT, CONTENT_ENCODING, HeaderMap, LOCATION},
+    },
+    web,
+};
+use bytes::{BufMut as _, BytesMut};
+use replog_core::{
+    AppendOptions, Concern, Master,
+    types::{Offset, ReadLevel},
+    views::Receipt,
+};
+
+use crate::{
+    accept::{self, JSON, NDJSON},
+    append_body, body,
+    message::{Fields, LineBreaks},
+    node::{Node, NodeState},
+    paths,
+    problem::{Kind, Problem},
+    query::{self, Query},
+    routes::{State, send_on_to_master},
+    stream::{self, Span},
+};
+
+/// Appends a message and waits for its concern.
+pub(crate) async fn append(
+    state: State,
+    request: HttpRequest,
+    mut payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let state: &NodeState = &state;
+    let admitted = match &state.node {
+        Node::Master(master) => check_head(&request).map(|()| master),
+        Node::Secondary(secondary) => Err(send_on_to_master(state, secondary).await),
+    };
+    let master = match admitted {
+        Ok(master) => master,
+        Err(problem) => {
+            // Its sender may still be busy sending, and would not see the answer before.
+            body::drain(&request, &mut payload, state.append_limits.drain_bytes).await;
+            return Err(problem.not_appended());
+        }
+    };
+    let body = body::read(
+        &request,
+        &mut payload,
+        state.append_limits,
+        &state.append_budget,
+    )
+    .await
+    .map_err(Problem::not_appended)?;
+    let parsed =
+        append_body::parse(&body).map_err(|what| Problem::malformed(what).not_appended())?;
+    // The payload is a slice of it, and must not hold it longer than the library does.
+    drop(body);
+    let receipt = append_and_wait(state, master, parsed).await?;
+    Ok(receipt_response(&receipt))
+}
+
+async fn append_and_wait(
+    state: &NodeState,
+    master: &Master,
+    body: append_body::AppendBody,
+) -> Result<Receipt, Problem> {
+    // An append that waits for nobody but this node is over as soon as the disk is done.
+    let _entered = match body.concern {
+        Concern::Count(..=1) => None,
+        Concern::Count(_) | Concern::Majority | Concern::All => Some(state.enter()?),
+    };
+    let options = AppendOptions::concern(body.concern);
+    let options = match body.timeout.or(state.append_timeout) {
+        Some(timeout) => options.timeout(timeout),
+        None => options,
+    };
+    Ok(master.append(body.payload, options).await?)
+}
+
+fn receipt_response(receipt: &Receipt) -> HttpResponse {
+    let status = if receipt.concern_met {
+        StatusCode::CREATED
+    } else {
+        StatusCode::ACCEPTED
+    };
+    HttpResponse::build(status)
+        .insert_header((LOCATION, format!("{}/{}", paths::MESSAGES, receipt.offset)))
+        .json(receipt)
+}
+
+/// What an append's head must say and must not say.
+fn check_head(request: &HttpRequest) -> Result<(), Problem> {
+    let headers = request.headers();
+    check_content(headers)?;
+    if headers.contains_key("idempotency-key") {
+        let text = "the header Idempotency-Key is not supported by this version yet";
+        return Err(Problem::malformed(text));
+    }
+    Query::of(request, &[]).map(drop)
+}
+
+fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
+    let refuse = |text: String| Err(Problem::new(Kind::UnsupportedMediaType, text));
+    match accept::media_type(headers).as_deref() {
+        Some(JSON) => {}
+        Some(NDJSON) => {
+            return refuse(format!(
+                "{NDJSON} is not supported by this version yet; send {JSON}"
+            ));
+        }
+        Some(other) => {
+            let other = append_body::quoted(other);
+            return refuse(format!("the body must be {JSON}, not {other}"));
+        }
+        None => return refuse(format!("the Content-Type is missing; send {JSON}")),
+    }
+    match headers.get(CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            refuse("the body must not be compressed".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads messages.
+pub(crate) async fn read(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let query = Query::of(&request, &["from", "limit", "last"])?;
+    let from = query.number("from")?;
+    let last = query.positive("last")?;
+    let limit = query.positive("limit")?.unwrap_or(u64::MAX);
+    if from.is_some() && last.is_some() {
+        return Err(Problem::malformed(
+            "from and last contradict each other: give one of them",
+        ));
+    }
+    let Some(form) = accept::negotiate(request.headers()) else {
+        return Err(not_acceptable(request.headers()));
+    };
+    let reader = state.node.reader();
+    let end = reader.end(ReadLevel::Local).unwrap_or_default();
+    let from = match last {
+        Some(last) => Offset(end.0.saturating_sub(last)),
+        None => Offset(from.unwrap_or(0)),
+    };
+    stream::respond(reader, Span { from, end, limit }, form).await
+}
+
+fn not_acceptable(headers: &HeaderMap) -> Problem {
+    let events = headers
+        .get_all(ACCEPT)
+        .filter_map(|value| str::from_utf8(value.as_bytes()).ok())
+        .any(|value| value.to_ascii_lowercase().contains("text/event-stream"));
+    let text = if events {
+        format!(
+            "text/event-stream is not supported by this version yet; there are {JSON} and {NDJSON}"
+        )
+    } else {
+        format!("there are {JSON} and {NDJSON}")
+    };
+    Problem::new(Kind::NotAcceptable, text)
+}
+
+/// Reads one message; on the master also who holds it.
+pub(crate) async fn get(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Query::of(&request, &[])?;
+    let offset = request.match_info().get("offset").unwrap_or_default();
+    let offset = Offset(query::number(offset, "an offset")?);
+    let reader = state.node.reader();
+    let Some(message) = reader.get(offset).await? else {
+        let next = reader.end(ReadLevel::Local).unwrap_or_default();
+        return Err(Problem::no_such_offset(offset, next));
+    };
+    let mut text = BytesMut::new();
+    Fields::of_message(&message).write_open(&mut text, LineBreaks::Kept);
+    if let Node::Master(master) = &state.node {
+        let holders = master.holders(offset).await?;
+        let members = serde_json::to_vec(&holders).expect("names and reasons are JSON");
+        // An object without its opening brace: its members follow those of the message.
+        text.put_u8(b',');
+        text.put_slice(&members[1..]);
+    } else {
+        text.put_u8(b'}');
+    }
+    Ok(HttpResponse::Ok().content_type(JSON).body(text.freeze()))
+}

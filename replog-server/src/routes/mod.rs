@@ -1,0 +1,77 @@
+//! The routes, one file per resource: each parses, calls one method of the library, and maps
+//! one result.
+
+pub(crate) mod appends;
+pub(crate) mod faults;
+pub(crate) mod health;
+pub(crate) mod messages;
+pub(crate) mod replication;
+
+use actix_web::{
+    HttpResponse,
+    http::{
+        StatusCode,
+        header::{HeaderValue, LOCATION},
+    },
+    web,
+};
+use replog_core::{Secondary, views::MasterAddress};
+use serde_json::json;
+
+use crate::{
+    node::NodeState,
+    paths,
+    problem::{Kind, Problem},
+};
+
+/// The state that every route takes.
+pub(crate) type State = web::Data<NodeState>;
+
+/// 200 with JSON.
+fn ok_json(value: &impl serde::Serialize) -> HttpResponse {
+    HttpResponse::Ok().json(value)
+}
+
+/// What a secondary knows about its master, for those who came to the wrong node.
+async fn known_master(secondary: &Secondary) -> Option<MasterAddress> {
+    // A node that has stopped knows nothing any more, and the answer is the same.
+    secondary
+        .health()
+        .await
+        .ok()
+        .and_then(|health| health.master)
+}
+
+/// 421: only the master has this route.
+async fn not_master(state: &NodeState, secondary: &Secondary) -> Problem {
+    misdirected(state, known_master(secondary).await)
+}
+
+/// As [`not_master`], but a client is sent on to a master that said where clients reach it.
+async fn send_on_to_master(state: &NodeState, secondary: &Secondary) -> Problem {
+    let master = known_master(secondary).await;
+    let public_url = master.as_ref().and_then(|master| master.url.clone());
+    let problem = misdirected(state, master);
+    let location = public_url
+        .map(|url| format!("{}{}", url.trim_end_matches('/'), paths::MESSAGES))
+        .and_then(|url| HeaderValue::try_from(url).ok());
+    match location {
+        Some(location) => problem
+            .status(StatusCode::TEMPORARY_REDIRECT)
+            .header(LOCATION, location),
+        None => problem,
+    }
+}
+
+fn misdirected(state: &NodeState, master: Option<MasterAddress>) -> Problem {
+    let (name, url) = match master {
+        Some(MasterAddress { name, url }) => (Some(name), url),
+        None => (None, None),
+    };
+    let url = url.or_else(|| state.master_url.clone());
+    let detail = match &url {
+        Some(url) => format!("this node is a secondary; the master is at {url}"),
+        None => "this node is a secondary and does not know where the master is".to_owned(),
+    };
+    Problem::new(Kind::NotMaster, detail).member("master", json!({ "name": name, "url": url }))
+}

@@ -1,0 +1,314 @@
+//! From flags to a running node: a listener, a log, the library's node, a web server.
+//!
+//! Owns the order of a start. The listener comes first: a port that is taken is noticed before a
+//! directory is touched, and a free port that was asked for is known before anyone needs its URL.
+
+use std::{
+    io::{self, Write as _},
+    net::{SocketAddr, TcpListener, ToSocketAddrs as _},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use actix_web::{App, HttpServer, dev::ServerHandle, http::KeepAlive};
+use replog_core::{
+    Master, NodeName, Peer, Secondary,
+    error::StartError,
+    storage::{FileStorage, MemoryStorage, Storage},
+    transport::{FaultInjector, FaultyNetwork, HttpNetwork, HttpOptions, Network},
+};
+
+use crate::{
+    app,
+    args::{Command, CommonArgs, MasterArgs, SecondaryArgs, Token},
+    cluster,
+    files::OpenFiles,
+    node::{Node, NodeState},
+    problem::chain,
+    shutdown::{self, Signals},
+};
+
+/// Web workers of a node that has a process to itself, at most: they parse, hand over and wait.
+const WORKERS_MAX: usize = 4;
+/// Connections that wait to be accepted. The system may allow fewer.
+const BACKLOG: i32 = 4096;
+/// How long a client may take to send a request's head. It never ends a request that is under
+/// way: an append may wait for ever.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long an idle connection is kept.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
+/// How long a connection may take to end, once it shall: time to read what a refused client is
+/// still sending, so that it sees the answer.
+const DISCONNECT_TIME_MAX: Duration = Duration::from_secs(3);
+/// How long answers under way may take when the node stops: less than container engines wait.
+const STOP_TIME_MAX_S: u64 = 5;
+
+/// A node and its web server.
+pub(crate) struct RunningNode {
+    /// The node.
+    pub(crate) state: Arc<NodeState>,
+    /// Where it answers.
+    pub(crate) url: String,
+    /// Its web server.
+    pub(crate) server: ServerHandle,
+}
+
+/// Sends log lines to stderr. `RUST_LOG` says which.
+pub(crate) fn log_to_stderr() {
+    let filter = env_logger::Env::default().default_filter_or("info,actix_server=warn");
+    env_logger::Builder::from_env(filter)
+        .format_timestamp_millis()
+        .init();
+}
+
+/// Runs a node, or a cluster, until it is asked to stop.
+///
+/// # Errors
+///
+/// Why it could not start or had to stop.
+pub(crate) async fn run(command: Command) -> Result<(), String> {
+    let signals = Signals::take().map_err(|error| format!("no signals: {error}"))?;
+    let files = OpenFiles::raise();
+    let is_cluster = matches!(command, Command::Cluster(_));
+    let nodes = match command {
+        Command::Master(args) => vec![start_master_process(args, &files).await?],
+        Command::Secondary(args) => vec![start_secondary_process(args, &files).await?],
+        Command::Cluster(args) => cluster::start(&args, &files).await?,
+        Command::Probe(_) => return Err("a probe starts no node".to_owned()),
+    };
+    for node in &nodes {
+        say(&format!("{} {}", node.state.node.name(), node.url));
+    }
+    if is_cluster && let Some(Node::Master(master)) = nodes.first().map(|first| &first.state.node) {
+        let master = master.clone();
+        actix_web::rt::spawn(async move {
+            if master.read_write().await.is_ok() {
+                say("ready");
+            }
+        });
+    }
+    shutdown::wait_and_stop(nodes, signals).await
+}
+
+/// One line on stdout, at once. Who started the process may have closed it: no reason to stop.
+pub(crate) fn say(line: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}
+
+async fn start_master_process(args: MasterArgs, files: &OpenFiles) -> Result<RunningNode, String> {
+    let listener = listen(&args.listen)?;
+    let directory = directory_of(args.data_dir.as_deref(), &args.name);
+    let start = MasterStart {
+        name: args.name,
+        secondaries: args.secondaries,
+        public_url: args.public_url,
+        directory,
+        workers: workers(),
+    };
+    start_master(start, &args.common, files, listener).await
+}
+
+async fn start_secondary_process(
+    args: SecondaryArgs,
+    files: &OpenFiles,
+) -> Result<RunningNode, String> {
+    let listener = listen(&args.listen)?;
+    let directory = directory_of(args.data_dir.as_deref(), &args.name);
+    let start = SecondaryStart {
+        name: args.name,
+        master_url: args.master,
+        directory,
+        workers: workers(),
+    };
+    start_secondary(start, &args.common, files, listener).await
+}
+
+fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
+    match given {
+        Some(directory) => directory.to_owned(),
+        None => Path::new("./replog-data").join(name.as_str()),
+    }
+}
+
+fn workers() -> usize {
+    available_parallelism()
+        .map_or(1, NonZeroUsize::get)
+        .min(WORKERS_MAX)
+}
+
+/// What a master's start needs beside the common settings.
+pub(crate) struct MasterStart {
+    pub(crate) name: NodeName,
+    pub(crate) secondaries: Vec<Peer>,
+    pub(crate) public_url: Option<String>,
+    pub(crate) directory: PathBuf,
+    pub(crate) workers: usize,
+}
+
+/// Starts a master and its web server.
+pub(crate) async fn start_master(
+    start: MasterStart,
+    common: &CommonArgs,
+    files: &OpenFiles,
+    listener: TcpListener,
+) -> Result<RunningNode, String> {
+    let MasterStart {
+        name,
+        secondaries,
+        public_url,
+        directory,
+        workers,
+    } = start;
+    let mut config = common.master_config(name.clone(), secondaries);
+    config.public_url = public_url;
+    config.max_waiting_appends = files.waiting_max(common.max_waiting_appends);
+    log::info!(
+        "{name}: {files}, waiting appends {} of each concern",
+        config.max_waiting_appends
+    );
+    let storage = open_storage(common, &directory)?;
+    let faults = common.allow_faults.then(FaultInjector::new);
+    let network = network(common, faults.as_ref());
+    let master = Master::start(config, storage, network)
+        .await
+        .map_err(|error| not_started(&name, &directory, &error))?;
+    let state = NodeState::new(Node::Master(master), common, files, None, faults);
+    serve(state, listener, files, workers)
+}
+
+/// What a secondary's start needs beside the common settings.
+pub(crate) struct SecondaryStart {
+    pub(crate) name: NodeName,
+    pub(crate) master_url: Option<String>,
+    pub(crate) directory: PathBuf,
+    pub(crate) workers: usize,
+}
+
+/// Starts a secondary and its web server.
+pub(crate) async fn start_secondary(
+    start: SecondaryStart,
+    common: &CommonArgs,
+    files: &OpenFiles,
+    listener: TcpListener,
+) -> Result<RunningNode, String> {
+    let SecondaryStart {
+        name,
+        master_url,
+        directory,
+        workers,
+    } = start;
+    log::info!("{name}: {files}");
+    let storage = open_storage(common, &directory)?;
+    let faults = common.allow_faults.then(FaultInjector::new);
+    let secondary = Secondary::start(common.secondary_config(name.clone()), storage)
+        .await
+        .map_err(|error| not_started(&name, &directory, &error))?;
+    let state = NodeState::new(
+        Node::Secondary(secondary),
+        common,
+        files,
+        master_url,
+        faults,
+    );
+    serve(state, listener, files, workers)
+}
+
+fn open_storage(common: &CommonArgs, directory: &Path) -> Result<Arc<dyn Storage>, String> {
+    if common.memory {
+        return Ok(Arc::new(MemoryStorage::new()));
+    }
+    match FileStorage::open(directory) {
+        Ok(storage) => Ok(Arc::new(storage)),
+        Err(error) => Err(format!("{}: {error}", directory.display())),
+    }
+}
+
+fn network(common: &CommonArgs, faults: Option<&FaultInjector>) -> Arc<dyn Network> {
+    let http = Arc::new(HttpNetwork::new(HttpOptions {
+        token: common
+            .cluster_token
+            .as_ref()
+            .map(Token::reveal)
+            .map(str::to_owned),
+        connect_timeout: common.request_timeout,
+        ..HttpOptions::default()
+    }));
+    match faults {
+        Some(faults) => Arc::new(FaultyNetwork::new(http, faults.clone())),
+        None => http,
+    }
+}
+
+fn not_started(name: &NodeName, directory: &Path, error: &StartError) -> String {
+    format!("{name} ({}): {}", directory.display(), chain(error))
+}
+
+/// Binds a listener to an address such as `127.0.0.1:5000`.
+///
+/// # Errors
+///
+/// Which address it was, and why not.
+pub(crate) fn listen(address: &str) -> Result<TcpListener, String> {
+    let bind = || {
+        let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+        let listener = TcpListener::bind(&*addresses)?;
+        // Sets the backlog anew: the one that comes with binding is short, and thousands of
+        // clients may connect at once.
+        rustix::net::listen(&listener, BACKLOG)?;
+        Ok(listener)
+    };
+    bind().map_err(|error: io::Error| format!("cannot listen on {address}: {error}"))
+}
+
+/// The URL of a listener, for clients on this machine.
+pub(crate) fn url_of(listener: &TcpListener) -> Result<String, String> {
+    let address = listener
+        .local_addr()
+        .map_err(|error| format!("no address: {error}"))?;
+    Ok(if address.ip().is_unspecified() {
+        format!("http://localhost:{}", address.port())
+    } else {
+        format!("http://{address}")
+    })
+}
+
+fn serve(
+    state: NodeState,
+    listener: TcpListener,
+    files: &OpenFiles,
+    workers: usize,
+) -> Result<RunningNode, String> {
+    let state = Arc::new(state);
+    let url = url_of(&listener)?;
+    let shared = Arc::clone(&state);
+    let server =
+        HttpServer::new(move || App::new().configure(|config| app::configure(config, &shared)))
+            .workers(workers)
+            .disable_signals()
+            .shutdown_timeout(STOP_TIME_MAX_S)
+            // Past this many connections the others would hang: as many as there can be files.
+            .max_connections(files.connections_max().div_ceil(workers))
+            .client_request_timeout(HEAD_TIME_MAX)
+            .client_disconnect_timeout(DISCONNECT_TIME_MAX)
+            .keep_alive(KeepAlive::Timeout(IDLE_TIME_MAX))
+            .tcp_nodelay(true)
+            .listen(listener)
+            .map_err(|error| format!("{url}: {error}"))?
+            .run();
+    let handle = server.handle();
+    actix_web::rt::spawn(async move {
+        if let Err(error) = server.await {
+            log::error!("the web server ended: {error}");
+        }
+    });
+    log::info!("{}: listening on {url}", state.node.name());
+    Ok(RunningNode {
+        state,
+        url,
+        server: handle,
+    })
+}

@@ -1,0 +1,95 @@
+//! The end of a process: signals, and nodes that stop by themselves.
+//!
+//! Owns the order: what waits is answered, then the servers finish what is under way, then the
+//! logs are synced. A second signal ends the process at once.
+
+use std::io;
+
+use actix_web::dev::ServerHandle;
+use futures_util::future::{join_all, select_all};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::serve::RunningNode;
+
+/// Exit code after a second signal: nothing was finished.
+const ENDED_AT_ONCE: i32 = 1;
+
+/// The signals that ask a process to end.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Takes the signals over: from now on none of them ends the process by itself.
+    pub(crate) fn take() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one, and names it.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Waits until the process shall end, and ends every node.
+///
+/// # Errors
+///
+/// Why it had to stop, where nobody asked for it.
+pub(crate) async fn wait_and_stop(
+    nodes: Vec<RunningNode>,
+    mut signals: Signals,
+) -> Result<(), String> {
+    let asked = tokio::select! {
+        biased;
+        name = signals.next() => {
+            log::info!("{name}: stopping");
+            Ok(())
+        }
+        reason = first_stopped(&nodes) => Err(reason),
+    };
+    tokio::select! {
+        biased;
+        () = stop(&nodes) => {}
+        name = signals.next() => {
+            eprintln!("replog-server: {name} again: ended at once");
+            std::process::exit(ENDED_AT_ONCE);
+        }
+    }
+    if asked.is_ok() {
+        log::info!("stopped");
+    }
+    asked
+}
+
+/// Waits until a node stops by itself, and says why.
+async fn first_stopped(nodes: &[RunningNode]) -> String {
+    let stopped = nodes.iter().map(|running| {
+        Box::pin(async {
+            let stopped = running.state.node.stopped().await;
+            format!("{}: {stopped}", running.state.node.name())
+        })
+    });
+    let (reason, _, _) = select_all(stopped).await;
+    log::error!("{reason}");
+    reason
+}
+
+async fn stop(nodes: &[RunningNode]) {
+    // The waiting first: their answers still need the servers.
+    join_all(nodes.iter().map(|running| running.state.node.drain())).await;
+    join_all(nodes.iter().map(|running| graceful(&running.server))).await;
+    join_all(nodes.iter().map(|running| running.state.node.stop())).await;
+}
+
+async fn graceful(server: &ServerHandle) {
+    server.stop(true).await;
+}

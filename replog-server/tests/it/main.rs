@@ -1,0 +1,20 @@
+//! System tests: the real program, in processes of its own, over real sockets.
+//!
+//! A module per behaviour. Every wait is a condition with a deadline; a test ends only processes
+//! that it started itself.
+
+mod bad_input;
+mod blocked;
+mod catch_up;
+mod exactly_once;
+mod faults;
+mod http;
+mod kill;
+mod messages;
+mod nodes;
+mod quorum;
+mod receipts;
+mod restart;
+mod self_check;
+mod stop;
+mod usage;

@@ -1,0 +1,223 @@
+//! Reading: forms, spans, single messages, and an answer that is larger than the node's memory
+//! should be.
+
+use std::{fs, time::Instant};
+
+use serde_json::{Value, json};
+
+use crate::{
+    http::{Connection, JSON, get, post, request},
+    nodes::Cluster,
+};
+
+fn offsets(body: &Value) -> Vec<u64> {
+    let messages = body["messages"].as_array().expect("an array");
+    messages
+        .iter()
+        .map(|message| message["offset"].as_u64().expect("a number"))
+        .collect()
+}
+
+#[test]
+fn messages_are_read_from_anywhere_in_either_form_on_every_node() {
+    let cluster = Cluster::start(1, &[]);
+    for number in 0..5 {
+        // A line break and a digit too many for a float: kept as they are.
+        let body = format!("{{\"data\":{{\"n\":{number},\r\n \"big\":18446744073709551617}}}}");
+        assert_eq!(post(cluster.master.address, &body).status, 201);
+    }
+    cluster.wait_equal();
+    for node in [cluster.master.address, cluster.secondaries[0].address] {
+        let table: [(&str, &[u64], u64); 9] = [
+            ("/messages", &[0, 1, 2, 3, 4], 5),
+            ("/messages?from=0", &[0, 1, 2, 3, 4], 5),
+            ("/messages?from=3", &[3, 4], 5),
+            ("/messages?from=1&limit=2", &[1, 2], 3),
+            ("/messages?limit=1000000000", &[0, 1, 2, 3, 4], 5),
+            ("/messages?last=2", &[3, 4], 5),
+            ("/messages?last=99&limit=1", &[0], 1),
+            ("/messages?from=5", &[], 5),
+            ("/messages?from=90", &[], 90),
+        ];
+        for (path, expected, next) in table {
+            let answer = get(node, path);
+            assert_eq!(
+                (answer.status, answer.header("content-type")),
+                (200, Some("application/json"))
+            );
+            let body = answer.json();
+            assert_eq!(
+                (offsets(&body), &body["next"]),
+                (expected.to_vec(), &json!(next)),
+                "{path}"
+            );
+        }
+        let body = get(node, "/messages?limit=1");
+        assert!(
+            body.text()
+                .contains("{\"n\":0,\r\n \"big\":18446744073709551617}")
+        );
+        let first = &body.json()["messages"][0];
+        assert!(
+            first["epoch"].is_u64() && first["timestamp_ms"].is_u64(),
+            "{first}"
+        );
+        assert!(first.get("idempotency_key").is_none(), "{first}");
+
+        let lines = request(
+            node,
+            "GET",
+            "/messages?from=1",
+            &[("accept", "application/x-ndjson")],
+            None,
+        )
+        .expect("an answer");
+        assert_eq!(lines.header("content-type"), Some("application/x-ndjson"));
+        let parsed: Vec<Value> = lines
+            .text()
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        assert_eq!(parsed.len(), 4);
+        assert_eq!(parsed[0]["offset"], 1);
+        assert!(
+            lines
+                .text()
+                .contains("{\"n\":1,   \"big\":18446744073709551617}"),
+            "{}",
+            lines.text()
+        );
+
+        let one = get(node, "/messages/4").json();
+        assert_eq!((&one["offset"], &one["data"]["n"]), (&json!(4), &json!(4)));
+        for path in ["/messages/5", "/messages/18446744073709551615"] {
+            let none = get(node, path);
+            assert_eq!(
+                (none.status, none.problem().as_str()),
+                (404, "/problems/no-such-offset")
+            );
+            assert_eq!(none.json()["next"], 5);
+        }
+    }
+    let one = get(cluster.master.address, "/messages/4").json();
+    assert_eq!(
+        (&one["acks"], &one["waiting_for"]),
+        (&json!(["master", "secondary-1"]), &json!([]))
+    );
+}
+
+#[test]
+fn readers_that_hang_cost_neither_memory_nor_other_clients() {
+    const MESSAGES: usize = 48;
+    const READERS: usize = 24;
+    let cluster = Cluster::start(1, &[]);
+    for _ in 0..MESSAGES {
+        let body = format!(r#"{{"data":"{}"}}"#, "x".repeat(1_000_000));
+        assert_eq!(post(cluster.master.address, &body).status, 201);
+    }
+    let memory_mib = || {
+        let path = format!("/proc/{}/status", cluster.master.process().id());
+        let status = fs::read_to_string(path).expect("a process");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS"))
+            .expect("VmRSS");
+        let kib = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|kib| kib.parse::<usize>().ok());
+        kib.expect("a number") / 1024
+    };
+    // One reader to the end: what a read costs at all is in the figure.
+    assert_eq!(
+        get(cluster.master.address, "/messages").json()["next"],
+        MESSAGES
+    );
+    let before = memory_mib();
+    let readers: Vec<Connection> = (0..READERS)
+        .map(|_| {
+            let mut reader = Connection::open(cluster.master.address).expect("a connection");
+            reader
+                .send(b"GET /messages HTTP/1.1\r\nhost: x\r\n\r\n")
+                .expect("sent");
+            reader
+        })
+        .collect();
+    for number in 0..50 {
+        let asked = Instant::now();
+        assert_eq!(cluster.append(&format!("m{number}"), 2).status, 201);
+        assert_eq!(get(cluster.master.address, "/health").status, 200);
+        assert!(asked.elapsed().as_secs() < 5, "{:?}", asked.elapsed());
+    }
+    let after = memory_mib();
+    // Together they ask for more than a gigabyte.
+    assert!(after < before + 250, "{before} MiB, then {after} MiB");
+    drop(readers);
+    assert_eq!(cluster.append("after", 2).status, 201);
+}
+
+#[test]
+fn what_is_not_there_yet_says_so() {
+    let cluster = Cluster::start(1, &["--memory"]);
+    let node = cluster.master.address;
+    let accept = |value| request(node, "GET", "/messages", &[("accept", value)], None);
+    let answer = accept("text/event-stream").expect("an answer");
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (406, "/problems/not-acceptable")
+    );
+    assert!(
+        answer.text().contains("not supported by this version yet"),
+        "{}",
+        answer.text()
+    );
+    for path in ["/metrics", "/events", "/"] {
+        let answer = get(node, path);
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (404, "/problems/not-found")
+        );
+        assert!(answer.text().contains("yet"), "{path}: {}", answer.text());
+    }
+    for query in [
+        "follow=true",
+        "level=committed",
+        "wait_for=1",
+        "view=data",
+        "timeout_ms=5",
+    ] {
+        let answer = get(node, &format!("/messages?{query}"));
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (400, "/problems/malformed")
+        );
+        assert!(answer.text().contains("yet"), "{query}: {}", answer.text());
+    }
+    let answer = get(node, "/messages/0?concern=2");
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    let key = [JSON, ("idempotency-key", "k")];
+    let answer =
+        request(node, "POST", "/messages", &key, Some(br#"{"data":1}"#)).expect("an answer");
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (400, "/problems/malformed")
+    );
+    assert!(
+        answer.text().contains("Idempotency-Key"),
+        "{}",
+        answer.text()
+    );
+    for member in [r#""idempotency_key":"k""#, r#""expected_offset":0"#] {
+        let answer = post(node, &format!(r#"{{"data":1,"meta":{{{member}}}}}"#));
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert!(answer.text().contains("yet"), "{}", answer.text());
+    }
+    let lines = [("content-type", "application/x-ndjson")];
+    let answer = request(node, "POST", "/messages", &lines, Some(b"1\n2\n")).expect("an answer");
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (415, "/problems/unsupported-media-type")
+    );
+    assert!(answer.text().contains("yet"), "{}", answer.text());
+    assert!(cluster.master.messages().is_empty(), "nothing was appended");
+}

@@ -1,0 +1,393 @@
+//! Processes under test: started, watched and ended.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    net::{SocketAddr, TcpListener},
+    ops::Range,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicU16, Ordering},
+        mpsc::{Receiver, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http::{self, Answer, get};
+
+/// How long anything may take that depends on another process.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Ports for nodes under test.
+const PORTS: Range<u16> = 11_000..29_000;
+
+/// Flags under which failures are noticed soon, and a busy machine is none.
+const FAST: [(&str, &str); 5] = [
+    ("--heartbeat-interval", "100ms"),
+    ("--suspect-after", "500ms"),
+    ("--unhealthy-after", "1500ms"),
+    ("--retry-max", "500ms"),
+    ("--request-timeout", "1s"),
+];
+
+/// Waits until `condition` gives something.
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not in {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A port that nobody uses now, and no other test until this process ends.
+///
+/// Not out of the range that the system takes ports of outgoing connections from: while its node
+/// is down, a connection to it could get the same port and meet itself. A lock on a file keeps
+/// tests in other processes from taking it while its node is down.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let locks = std::env::temp_dir().join("replog-test-ports");
+    fs::create_dir_all(&locks).expect("a directory for locks");
+    loop {
+        let port = PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+        let lock = File::create(locks.join(port.to_string())).expect("a lock file");
+        if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            TAKEN.lock().expect("no panic").push(lock);
+            return port;
+        }
+    }
+}
+
+/// The program under test.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_replog-server"));
+    // A developer's own settings are not those of a test.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("REPLOG_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("RUST_LOG", "info,actix_server=warn");
+    command
+}
+
+/// One process.
+pub(crate) struct Process {
+    child: Child,
+    lines: Receiver<String>,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts the program; its stderr goes to `log`.
+    pub(crate) fn start(args: &[&str], log: &Path) -> Process {
+        let mut command = program();
+        command.args(args);
+        Process::run(command, log)
+    }
+
+    /// Starts a command; its stderr goes to `log`.
+    pub(crate) fn run(mut command: Command, log: &Path) -> Process {
+        let stderr = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("a log file");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .expect("the program starts");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Process {
+            child,
+            lines,
+            log: log.to_owned(),
+        }
+    }
+
+    /// The next line on stdout.
+    pub(crate) fn line(&self) -> String {
+        self.lines
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|error| panic!("no line on stdout ({error}): {}", self.log_text()))
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged.
+    pub(crate) fn log_text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the process is there");
+    }
+
+    /// Ends it as a power cut would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("the process is there");
+        self.child.wait().expect("the process ends");
+    }
+
+    /// Asks it to end, and waits for that.
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        eventually("the process ends", || {
+            self.child.try_wait().expect("a child")
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already over, where a test ended it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            let text = self.log_text();
+            let from = text.len().saturating_sub(6_000);
+            let from = (from..text.len())
+                .find(|at| text.is_char_boundary(*at))
+                .unwrap_or(0);
+            eprintln!("--- {}\n{}", self.log.display(), &text[from..]);
+        }
+    }
+}
+
+/// One node of a [`Cluster`]: its place, whether a process is there or not.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) directory: PathBuf,
+    args: Vec<String>,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+impl Node {
+    /// Starts its process, and waits until it listens.
+    pub(crate) fn start(&mut self) {
+        assert!(self.process.is_none(), "{} runs", self.name);
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        let process = Process::start(&args, &self.log);
+        let line = process.line();
+        assert_eq!(line, format!("{} http://{}", self.name, self.address));
+        self.process = Some(process);
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> &Process {
+        self.process
+            .as_ref()
+            .unwrap_or_else(|| panic!("{} is down", self.name))
+    }
+
+    /// Takes its process away: the test ends it.
+    pub(crate) fn take(&mut self) -> Process {
+        self.process
+            .take()
+            .unwrap_or_else(|| panic!("{} is down", self.name))
+    }
+
+    /// Ends its process as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        self.take().kill();
+    }
+
+    /// Asks its process to end, which it does with exit code 0.
+    pub(crate) fn terminate(&mut self) {
+        let name = self.name.clone();
+        let status = self.take().terminate();
+        assert_eq!(status.code(), Some(0), "{name}");
+    }
+
+    /// `GET /health`.
+    pub(crate) fn health(&self) -> Value {
+        get(self.address, "/health").json()
+    }
+
+    /// Replaces its faults.
+    pub(crate) fn set_faults(&self, faults: &str) -> Value {
+        let answer = http::request(
+            self.address,
+            "PUT",
+            "/faults",
+            &[http::JSON],
+            Some(faults.as_bytes()),
+        )
+        .expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    /// All messages that it shows, checked for gaps: (offset, data).
+    pub(crate) fn messages(&self) -> Vec<Value> {
+        let body = get(self.address, "/messages").json();
+        let messages = body["messages"].as_array().expect("an array").clone();
+        for (at, message) in messages.iter().enumerate() {
+            assert_eq!(message["offset"], at, "{} shows a gap", self.name);
+        }
+        assert_eq!(body["next"], messages.len(), "{}", self.name);
+        messages
+    }
+
+    /// The data of all messages that it shows.
+    pub(crate) fn data(&self) -> Vec<Value> {
+        self.messages()
+            .into_iter()
+            .map(|message| message["data"].clone())
+            .collect()
+    }
+}
+
+/// A master and its secondaries, each a process of its own.
+pub(crate) struct Cluster {
+    pub(crate) master: Node,
+    pub(crate) secondaries: Vec<Node>,
+    /// Dropped last: the processes' directories.
+    _directory: TempDir,
+}
+
+impl Cluster {
+    /// A cluster of this many secondaries whose nodes are all down. `flags` go to every node.
+    pub(crate) fn prepare(secondaries: usize, flags: &[&str]) -> Cluster {
+        let directory = TempDir::new().expect("a temporary directory");
+        let node = |name: &str, kind: &str, more: Vec<String>| {
+            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            let data = directory.path().join(name);
+            let mut args: Vec<String> = [kind, "--name", name, "--listen"]
+                .map(str::to_owned)
+                .to_vec();
+            args.push(address.to_string());
+            args.extend(["--data-dir".to_owned(), data.display().to_string()]);
+            args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+            for (flag, value) in FAST.iter().filter(|(flag, _)| !flags.contains(flag)) {
+                args.extend([(*flag).to_owned(), (*value).to_owned()]);
+            }
+            args.extend(more);
+            Node {
+                name: name.to_owned(),
+                address,
+                directory: data,
+                args,
+                log: directory.path().join(format!("{name}.log")),
+                process: None,
+            }
+        };
+        let secondaries: Vec<Node> = (1..=secondaries)
+            .map(|number| node(&format!("secondary-{number}"), "secondary", Vec::new()))
+            .collect();
+        let peers = secondaries.iter().flat_map(|secondary| {
+            [
+                "--secondary".to_owned(),
+                format!("{}=http://{}", secondary.name, secondary.address),
+            ]
+        });
+        let master = node("master", "master", peers.collect());
+        Cluster {
+            master,
+            secondaries,
+            _directory: directory,
+        }
+    }
+
+    /// A cluster of this many secondaries that takes appends, every node in contact.
+    pub(crate) fn start(secondaries: usize, flags: &[&str]) -> Cluster {
+        let mut cluster = Cluster::prepare(secondaries, flags);
+        for secondary in &mut cluster.secondaries {
+            secondary.start();
+        }
+        cluster.master.start();
+        cluster.wait_read_write();
+        cluster.wait_alive(secondaries + 1);
+        cluster
+    }
+
+    /// Waits until the master takes appends.
+    pub(crate) fn wait_read_write(&self) {
+        eventually("the master takes appends", || {
+            let answer = http::request(self.master.address, "GET", "/readyz/write", &[], None);
+            answer
+                .is_ok_and(|answer| answer.status == 200)
+                .then_some(())
+        });
+    }
+
+    /// Waits until this many nodes are in contact.
+    pub(crate) fn wait_alive(&self, nodes: usize) {
+        eventually("the nodes are in contact", || {
+            (self.master.health()["quorum"]["alive"] == nodes).then_some(())
+        });
+    }
+
+    /// Waits until every node shows as much as the master does, and returns that end.
+    pub(crate) fn wait_equal(&self) -> u64 {
+        eventually("all nodes have the same end", || {
+            let next = |node: &Node| node.health()["log"]["next"].as_u64();
+            let end = next(&self.master)?;
+            let equal = self.secondaries.iter().all(|node| next(node) == Some(end));
+            equal.then_some(end)
+        })
+    }
+
+    /// Appends a text, and waits for the answer.
+    pub(crate) fn append(&self, text: &str, concern: impl std::fmt::Display) -> Answer {
+        http::post(self.master.address, &http::message(text, concern))
+    }
+
+    /// Appends a text in a thread of its own, which waits for ever.
+    pub(crate) fn append_behind(&self, text: &str, concern: u32) -> Receiver<Answer> {
+        let (sender, receiver) = channel();
+        let (address, body) = (self.master.address, http::message(text, concern));
+        thread::spawn(move || {
+            let mut connection = http::Connection::open(address)
+                .expect("a connection")
+                .patience(None);
+            let answer =
+                connection.request("POST", "/messages", &[http::JSON], Some(body.as_bytes()));
+            // A test that is over does not listen any more, and its node may be gone.
+            if let Ok(answer) = answer {
+                let _ = sender.send(answer);
+            }
+        });
+        receiver
+    }
+
+    /// Waits until this many appends wait, and returns `GET /appends`.
+    pub(crate) fn wait_waiting(&self, count: usize) -> Value {
+        eventually("the appends wait", || {
+            let appends = get(self.master.address, "/appends").json();
+            (appends["total"] == count).then_some(appends)
+        })
+    }
+}

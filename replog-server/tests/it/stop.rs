@@ -1,0 +1,91 @@
+//! A graceful stop: what waits is answered, and nothing is left open.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::{
+    http::{Connection, post},
+    nodes::{Cluster, PATIENCE, eventually},
+};
+
+#[test]
+fn a_stop_answers_what_waits_with_an_unknown_outcome() {
+    let mut cluster = Cluster::start(2, &[]);
+    assert_eq!(cluster.append("before", 3).status, 201);
+    cluster.secondaries[1].kill();
+    let waiting: Vec<_> = (0..10)
+        .map(|number| cluster.append_behind(&format!("w{number}"), 3))
+        .collect();
+    cluster.wait_waiting(10);
+    // A connection without a request delays nothing.
+    let _idle = Connection::open(cluster.master.address).expect("a connection");
+    let started = Instant::now();
+    cluster.master.terminate();
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        started.elapsed()
+    );
+    let mut offsets: Vec<u64> = waiting
+        .iter()
+        .map(|waiting| {
+            let answer = waiting.recv_timeout(PATIENCE).expect("an answer");
+            assert_eq!(
+                (answer.status, answer.problem().as_str()),
+                (503, "/problems/stopping")
+            );
+            assert_eq!(answer.json()["outcome"], "unknown");
+            assert_eq!(answer.json()["retriable"], true);
+            answer.json()["offset"].as_u64().expect("an offset")
+        })
+        .collect();
+    offsets.sort_unstable();
+    assert_eq!(offsets, (1..=10).collect::<Vec<_>>());
+
+    cluster.master.start();
+    cluster.wait_read_write();
+    assert_eq!(
+        cluster.master.messages().len(),
+        11,
+        "they were in the log and stay there"
+    );
+    cluster.secondaries[1].start();
+    assert_eq!(cluster.append("after", 3).status, 201);
+}
+
+#[test]
+fn an_interrupt_is_a_stop_and_a_second_signal_ends_it_at_once() {
+    let mut cluster = Cluster::start(1, &["--memory"]);
+    let node = cluster.secondaries[0].take();
+    node.signal(Signal::INT);
+    let mut node = node;
+    assert_eq!(node.wait().code(), Some(0));
+
+    // A reader that hangs in the middle of an answer keeps the master from stopping at once.
+    for _ in 0..16 {
+        let body = format!(
+            r#"{{"data":"{}","meta":{{"concern":1}}}}"#,
+            "x".repeat(1_000_000)
+        );
+        let answer = post(cluster.master.address, &body);
+        // Without its secondary the master turns read-only some time.
+        assert!([201, 503].contains(&answer.status), "{answer:?}");
+    }
+    let mut reader = Connection::open(cluster.master.address).expect("a connection");
+    reader
+        .send(b"GET /messages HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("sent");
+    let mut master = cluster.master.take();
+    master.signal(Signal::TERM);
+    eventually("it is stopping", || {
+        master
+            .log_text()
+            .contains("SIGTERM: stopping")
+            .then_some(())
+    });
+    master.signal(Signal::TERM);
+    let status = master.wait();
+    // 0 where the reader was faster than the second signal.
+    assert!([Some(0), Some(1)].contains(&status.code()), "{status}");
+}

@@ -1,0 +1,167 @@
+//! The command line: exit codes, environment, and one line that says what is wrong.
+
+use std::{net::TcpListener, process::Output};
+
+use crate::nodes::{Cluster, Process, program};
+
+fn output(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    program()
+        .args(args)
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the program runs")
+}
+
+/// The last line on stderr, which is not a log line.
+fn reason(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().last().unwrap_or_default().to_owned();
+    assert!(line.starts_with("replog-server: "), "{text}");
+    line
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_one_line() {
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let table: [(&[&str], Variables<'_>); 7] = [
+        (&[], &[]),
+        (&["fly"], &[]),
+        (&["master"], &[]),
+        (&["secondary", "--name", "a/b"], &[]),
+        (&["cluster", "--key-horizon", "5"], &[]),
+        (&["cluster"], &[("REPLOG_HEARTBEAT_INTERVAL", "often")]),
+        (
+            &["master"],
+            &[("REPLOG_SECONDARY", "a=http://a:1,a=http://b:1")],
+        ),
+    ];
+    for (args, variables) in table {
+        let output = output(args, variables);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr).lines().count(),
+            1,
+            "{args:?}"
+        );
+        assert!(output.stdout.is_empty(), "{args:?}");
+        reason(&output);
+    }
+    for args in [&["--help"][..], &["--version"], &["master", "--help"]] {
+        let output = output(args, &[]);
+        assert_eq!(
+            (output.status.code(), output.stderr.len()),
+            (Some(0), 0),
+            "{args:?}"
+        );
+        assert!(!output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_start_ends_with_1_and_the_reason() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let data = directory.path().join("data").display().to_string();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let refused = output(
+        &[
+            "secondary",
+            "--name",
+            "a",
+            "--listen",
+            &address,
+            "--data-dir",
+            &data,
+        ],
+        &[],
+    );
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(reason(&refused).contains(&address), "{refused:?}");
+
+    let args = [
+        "secondary",
+        "--name",
+        "a",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        &data,
+    ];
+    let first = Process::start(&args, &directory.path().join("log"));
+    assert!(first.line().starts_with("a http://127.0.0.1:"));
+    let second = output(&args, &[]);
+    assert_eq!(second.status.code(), Some(1), "the directory is in use");
+    assert!(reason(&second).contains("in use"), "{second:?}");
+    assert_eq!(first.terminate().code(), Some(0));
+
+    let file = directory.path().join("file");
+    std::fs::write(&file, "x").expect("a file");
+    let below = file.join("data").display().to_string();
+    let refused = output(
+        &[
+            "secondary",
+            "--name",
+            "a",
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+            &below,
+        ],
+        &[],
+    );
+    assert_eq!(refused.status.code(), Some(1));
+    reason(&refused);
+}
+
+#[test]
+fn the_environment_gives_what_flags_do_not() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let log = directory.path().join("log");
+    let mut command = program();
+    command
+        .args(["secondary", "--name", "from-flag"])
+        .env("REPLOG_NAME", "from-environment")
+        .env("REPLOG_LISTEN", "127.0.0.1:0")
+        .env("REPLOG_MEMORY", "true")
+        .current_dir(directory.path());
+    let process = Process::run(command, &log);
+    assert!(
+        process.line().starts_with("from-flag http://127.0.0.1:"),
+        "{}",
+        process.log_text()
+    );
+    assert_eq!(process.terminate().code(), Some(0));
+    assert!(
+        !directory.path().join("replog-data").exists(),
+        "--memory keeps nothing"
+    );
+}
+
+#[test]
+fn without_a_directory_it_is_the_nodes_own_below_the_current_one() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let mut command = program();
+    command
+        .args(["secondary", "--name", "b", "--listen", "127.0.0.1:0"])
+        .current_dir(directory.path());
+    let process = Process::run(command, &directory.path().join("log"));
+    process.line();
+    assert!(directory.path().join("replog-data/b").is_dir());
+    assert_eq!(process.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_probe_tells_a_ready_node_from_others() {
+    let mut cluster = Cluster::start(1, &["--memory"]);
+    for address in [cluster.master.address, cluster.secondaries[0].address] {
+        let ready = output(&["probe", &format!("http://{address}")], &[]);
+        assert_eq!(ready.status.code(), Some(0), "{ready:?}");
+        assert!(ready.stdout.is_empty());
+    }
+    cluster.secondaries[0].kill();
+    let url = format!("http://{}", cluster.secondaries[0].address);
+    let gone = output(&["probe", &url], &[]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(reason(&gone).contains(&url));
+    assert_eq!(output(&["probe", "nonsense"], &[]).status.code(), Some(2));
+}

@@ -1,11 +1,11 @@
 //! Settings of a node, validated as a whole before anything starts.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use crate::{
     error::ConfigError,
     limits::{MESSAGE_BYTES_MAX, NODES_MAX, SEGMENT_BYTES, TAIL_BYTES_MAX},
-    types::{NodeName, SyncPolicy},
+    types::{BadNodeName, NodeName, SyncPolicy},
 };
 
 /// A secondary as its master knows it: a name for ever, a URL for now.
@@ -15,6 +15,33 @@ pub struct Peer {
     pub name: NodeName,
     /// Where it answers, as its transport understands it.
     pub url: String,
+}
+
+/// A text that names no node with its URL.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadPeer {
+    /// There is no `=`, or nothing behind it.
+    #[error("a node is given as NAME=URL, not {0:?}")]
+    Form(String),
+    /// What stands before the `=` is no name.
+    #[error(transparent)]
+    Name(#[from] BadNodeName),
+}
+
+/// Reads `NAME=URL`.
+impl FromStr for Peer {
+    type Err = BadPeer;
+
+    fn from_str(text: &str) -> Result<Peer, BadPeer> {
+        match text.split_once('=') {
+            Some((name, url)) if !url.is_empty() => Ok(Peer {
+                name: NodeName::new(name)?,
+                url: url.to_owned(),
+            }),
+            _ => Err(BadPeer::Form(text.to_owned())),
+        }
+    }
 }
 
 /// Settings of a master. [`MasterConfig::new`] has the defaults.

@@ -145,6 +145,8 @@ impl Coordinator {
 
     /// After every event: recovery, answers, mode, timer.
     fn settle(&mut self, ctx: &mut Context<Self>) {
+        #[cfg(test)]
+        self.shared.count_wake_up();
         let now = Instant::now();
         self.carry_out_recovery(now);
         let answered = self.office.settle(now);

@@ -221,6 +221,12 @@ impl Master {
         runtime::wait_for_end(self.inner.ended.clone()).await
     }
 
+    /// How often its coordinator woke up.
+    #[cfg(test)]
+    pub(crate) fn wake_ups(&self) -> u64 {
+        self.inner.shared.wake_ups()
+    }
+
     async fn describe<T, M>(
         &self,
         message: impl FnOnce(oneshot::Sender<T>) -> M,

@@ -8,6 +8,8 @@ mod reader;
 mod runtime;
 mod secondary;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 pub use master::{AppendOptions, Master};
 pub use reader::{Reader, messages};

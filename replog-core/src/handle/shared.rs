@@ -9,6 +9,9 @@ use crate::types::{Mode, Offset};
 pub(crate) struct Shared {
     committed: watch::Sender<Option<Offset>>,
     mode: watch::Sender<Mode>,
+    /// How often the coordinator woke up.
+    #[cfg(test)]
+    wake_ups: std::sync::atomic::AtomicU64,
 }
 
 impl Shared {
@@ -16,7 +19,20 @@ impl Shared {
         Shared {
             committed: watch::Sender::new(None),
             mode: watch::Sender::new(Mode::Recovering),
+            #[cfg(test)]
+            wake_ups: std::sync::atomic::AtomicU64::new(0),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count_wake_up(&self) {
+        self.wake_ups
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn wake_ups(&self) -> u64 {
+        self.wake_ups.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     pub(crate) fn set_committed(&self, committed: Option<Offset>) {

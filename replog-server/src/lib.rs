@@ -7,6 +7,8 @@
 mod args;
 mod probe;
 
+mod process;
+
 mod cluster;
 mod files;
 mod serve;
@@ -45,9 +47,9 @@ pub fn run() -> ExitCode {
     if let Command::Probe(probe) = &command {
         return finish(probe::run(&probe.url));
     }
-    serve::log_to_stderr();
+    process::log_to_stderr();
     let system = actix_web::rt::System::new();
-    finish(system.block_on(serve::run(command)))
+    finish(system.block_on(process::run(command)))
 }
 
 /// Exit code 0, or 1 with the reason in one line.

@@ -4,12 +4,10 @@
 //! directory is touched, and a free port that was asked for is known before anyone needs its URL.
 
 use std::{
-    io::{self, Write as _},
+    io,
     net::{SocketAddr, TcpListener, ToSocketAddrs as _},
-    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
-    thread::available_parallelism,
     time::Duration,
 };
 
@@ -23,16 +21,12 @@ use replog_core::{
 
 use crate::{
     app,
-    args::{Command, CommonArgs, MasterArgs, SecondaryArgs, Token},
-    cluster,
+    args::{CommonArgs, Token},
     files::OpenFiles,
     node::{Node, NodeState},
     problem::chain,
-    shutdown::{self, Signals},
 };
 
-/// Web workers of a node that has a process to itself, at most: they parse, hand over and wait.
-const WORKERS_MAX: usize = 4;
 /// Connections that wait to be accepted. The system may allow fewer.
 const BACKLOG: i32 = 4096;
 /// How long a client may take to send a request's head. It never ends a request that is under
@@ -54,90 +48,6 @@ pub(crate) struct RunningNode {
     pub(crate) url: String,
     /// Its web server.
     pub(crate) server: ServerHandle,
-}
-
-/// Sends log lines to stderr. `RUST_LOG` says which.
-pub(crate) fn log_to_stderr() {
-    let filter = env_logger::Env::default().default_filter_or("info,actix_server=warn");
-    env_logger::Builder::from_env(filter)
-        .format_timestamp_millis()
-        .init();
-}
-
-/// Runs a node, or a cluster, until it is asked to stop.
-///
-/// # Errors
-///
-/// Why it could not start or had to stop.
-pub(crate) async fn run(command: Command) -> Result<(), String> {
-    let signals = Signals::take().map_err(|error| format!("no signals: {error}"))?;
-    let files = OpenFiles::raise();
-    let is_cluster = matches!(command, Command::Cluster(_));
-    let nodes = match command {
-        Command::Master(args) => vec![start_master_process(args, &files).await?],
-        Command::Secondary(args) => vec![start_secondary_process(args, &files).await?],
-        Command::Cluster(args) => cluster::start(&args, &files).await?,
-        Command::Probe(_) => return Err("a probe starts no node".to_owned()),
-    };
-    for node in &nodes {
-        say(&format!("{} {}", node.state.node.name(), node.url));
-    }
-    if is_cluster && let Some(Node::Master(master)) = nodes.first().map(|first| &first.state.node) {
-        let master = master.clone();
-        actix_web::rt::spawn(async move {
-            if master.read_write().await.is_ok() {
-                say("ready");
-            }
-        });
-    }
-    shutdown::wait_and_stop(nodes, signals).await
-}
-
-/// One line on stdout, at once. Who started the process may have closed it: no reason to stop.
-pub(crate) fn say(line: &str) {
-    let mut stdout = io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
-}
-
-async fn start_master_process(args: MasterArgs, files: &OpenFiles) -> Result<RunningNode, String> {
-    let listener = listen(&args.listen)?;
-    let directory = directory_of(args.data_dir.as_deref(), &args.name);
-    let start = MasterStart {
-        name: args.name,
-        secondaries: args.secondaries,
-        public_url: args.public_url,
-        directory,
-        workers: workers(),
-    };
-    start_master(start, &args.common, files, listener).await
-}
-
-async fn start_secondary_process(
-    args: SecondaryArgs,
-    files: &OpenFiles,
-) -> Result<RunningNode, String> {
-    let listener = listen(&args.listen)?;
-    let directory = directory_of(args.data_dir.as_deref(), &args.name);
-    let start = SecondaryStart {
-        name: args.name,
-        master_url: args.master,
-        directory,
-        workers: workers(),
-    };
-    start_secondary(start, &args.common, files, listener).await
-}
-
-fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
-    match given {
-        Some(directory) => directory.to_owned(),
-        None => Path::new("./replog-data").join(name.as_str()),
-    }
-}
-
-fn workers() -> usize {
-    available_parallelism()
-        .map_or(1, NonZeroUsize::get)
-        .min(WORKERS_MAX)
 }
 
 /// What a master's start needs beside the common settings.

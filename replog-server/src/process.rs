@@ -1,0 +1,108 @@
+//! A process from its command to its end: log lines, nodes, signals.
+//!
+//! Owns what goes to stdout: a line a node, and `ready` from a cluster.
+
+use std::{
+    io::{self, Write as _},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    thread::available_parallelism,
+};
+
+use replog_core::NodeName;
+
+use crate::{
+    args::{Command, MasterArgs, SecondaryArgs},
+    cluster,
+    files::OpenFiles,
+    node::Node,
+    serve::{MasterStart, RunningNode, SecondaryStart, listen, start_master, start_secondary},
+    shutdown::{self, Signals},
+};
+
+/// Web workers of a node that has a process to itself, at most: they parse, hand over and wait.
+const WORKERS_MAX: usize = 4;
+
+/// Sends log lines to stderr. `RUST_LOG` says which.
+pub(crate) fn log_to_stderr() {
+    let filter = env_logger::Env::default().default_filter_or("info,actix_server=warn");
+    env_logger::Builder::from_env(filter)
+        .format_timestamp_millis()
+        .init();
+}
+
+/// Runs a node, or a cluster, until it is asked to stop.
+///
+/// # Errors
+///
+/// Why it could not start or had to stop.
+pub(crate) async fn run(command: Command) -> Result<(), String> {
+    let signals = Signals::take().map_err(|error| format!("no signals: {error}"))?;
+    let files = OpenFiles::raise();
+    let is_cluster = matches!(command, Command::Cluster(_));
+    let nodes = match command {
+        Command::Master(args) => vec![start_master_process(args, &files).await?],
+        Command::Secondary(args) => vec![start_secondary_process(args, &files).await?],
+        Command::Cluster(args) => cluster::start(&args, &files).await?,
+        Command::Probe(_) => return Err("a probe starts no node".to_owned()),
+    };
+    for node in &nodes {
+        say(&format!("{} {}", node.state.node.name(), node.url));
+    }
+    if is_cluster && let Some(Node::Master(master)) = nodes.first().map(|first| &first.state.node) {
+        let master = master.clone();
+        actix_web::rt::spawn(async move {
+            if master.read_write().await.is_ok() {
+                say("ready");
+            }
+        });
+    }
+    shutdown::wait_and_stop(nodes, signals).await
+}
+
+/// One line on stdout, at once. Who started the process may have closed it: no reason to stop.
+pub(crate) fn say(line: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}
+
+async fn start_master_process(args: MasterArgs, files: &OpenFiles) -> Result<RunningNode, String> {
+    let listener = listen(&args.listen)?;
+    let directory = directory_of(args.data_dir.as_deref(), &args.name);
+    let start = MasterStart {
+        name: args.name,
+        secondaries: args.secondaries,
+        public_url: args.public_url,
+        directory,
+        workers: workers(),
+    };
+    start_master(start, &args.common, files, listener).await
+}
+
+async fn start_secondary_process(
+    args: SecondaryArgs,
+    files: &OpenFiles,
+) -> Result<RunningNode, String> {
+    let listener = listen(&args.listen)?;
+    let directory = directory_of(args.data_dir.as_deref(), &args.name);
+    let start = SecondaryStart {
+        name: args.name,
+        master_url: args.master,
+        directory,
+        workers: workers(),
+    };
+    start_secondary(start, &args.common, files, listener).await
+}
+
+fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
+    match given {
+        Some(directory) => directory.to_owned(),
+        None => Path::new("./replog-data").join(name.as_str()),
+    }
+}
+
+fn workers() -> usize {
+    available_parallelism()
+        .map_or(1, NonZeroUsize::get)
+        .min(WORKERS_MAX)
+}

@@ -29,8 +29,8 @@ use crate::{
     types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset, Status},
 };
 
-/// Repeated failures of one kind are logged at these counts, and at debug between them.
-const FAILURES_LOGGED: [u64; 3] = [1, 100, 10_000];
+/// Failures in a row are logged for people at these counts, and at debug otherwise.
+const FAILURES_LOGGED: [u64; 3] = [100, 10_000, 1_000_000];
 
 /// What every request of a master carries.
 #[derive(Clone, Debug)]
@@ -53,6 +53,8 @@ pub(crate) struct SecondaryLink {
     request_timeout: Duration,
     cluster: Option<ClusterId>,
     adopted_end: Offset,
+    /// The failures in a row at the last report.
+    told_failures: u64,
     timer: Timer,
 }
 
@@ -91,6 +93,7 @@ impl SecondaryLink {
             request_timeout,
             cluster: None,
             adopted_end: Offset::ZERO,
+            told_failures: 0,
             timer: Timer::default(),
         }
     }
@@ -308,15 +311,17 @@ impl SecondaryLink {
         }
     }
 
-    /// One line a change, not one a retry: repeats stay at debug until a threshold.
-    fn log_failures(&self, report: &LinkReport) {
-        let Some(failure) = &report.failure else {
+    /// One line a change, not one a retry: a change of status names the reason, and repeats stay
+    /// at debug until a threshold.
+    fn log_failures(&mut self, report: &LinkReport) {
+        let failed_attempts = report.failed_attempts;
+        let before = std::mem::replace(&mut self.told_failures, failed_attempts);
+        let Some(failure) = report.failure.as_ref().filter(|_| failed_attempts > before) else {
             return;
         };
         let (node, reason, detail) = (&self.name, failure.reason, &failure.detail);
-        let failed_attempts = report.failed_attempts;
         if FAILURES_LOGGED.contains(&failed_attempts) {
-            info!(%node, %reason, %detail, failed_attempts, "secondary does not take what is sent");
+            warn!(%node, %reason, %detail, failed_attempts, "secondary still fails");
         } else {
             debug!(%node, %reason, %detail, failed_attempts, "attempt failed");
         }

@@ -92,6 +92,7 @@ struct Conversation {
 #[derive(Debug)]
 struct Probe {
     kind: ProbeKind,
+    sent_at: Instant,
     /// What the secondary was known to hold when it was sent: an answer with less is news.
     held_before: Offset,
 }
@@ -283,10 +284,18 @@ impl Link {
     ) {
         self.report_due = true;
         let probe = self.probes.remove(&attempt);
+        let in_flight = |open: &Conversation| open.progress.is_in_flight(attempt);
+        if probe.is_none() && !self.open().is_some_and(in_flight) {
+            // Answered before, or asked by a phase that is over: a promise request that comes
+            // late is refused because of this very epoch, which must not pass for a fence.
+            return;
+        }
         let checked = result
             .map_err(Failure::from)
             .and_then(|response| self.check(response));
         match (probe, checked) {
+            // A probe from before the last contact tells nothing new.
+            (Some(probe), Err(_)) if self.health.last_contact() > Some(probe.sent_at) => {}
             (Some(_), Err(failure)) => self.probe_failures.add(failure),
             (Some(probe), Ok(response)) => self.on_probe_answer(now, &probe, response),
             (None, Err(failure)) => {
@@ -442,7 +451,12 @@ impl Link {
         let held_before = self
             .open()
             .map_or(Offset::ZERO, |open| open.progress.durable_end());
-        self.probes.insert(attempt, Probe { kind, held_before });
+        let probe = Probe {
+            kind,
+            sent_at: now,
+            held_before,
+        };
+        self.probes.insert(attempt, probe);
         Some(action)
     }
 
@@ -757,6 +771,7 @@ impl Link {
         }
     }
 
+    /// The secondary is back after an absence, or takes records: no delay holds them back.
     fn resume_batches(&mut self) {
         self.backoff.reset();
         self.retry_at = None;
@@ -767,6 +782,10 @@ impl Link {
     fn note_due(&mut self, now: Instant) {
         if self.lacks_records() {
             self.health.on_records_due(now);
+        } else if self.open().is_some() {
+            // Nothing is due, whether or not the answer to the last batch arrived: no other batch
+            // would come to end the stall.
+            self.health.on_records_taken(now, false);
         }
     }
 
@@ -896,3 +915,6 @@ impl FencedBy {
         format!("{name} (directory {instance}) holds epoch {epoch}")
     }
 }
+
+#[cfg(test)]
+mod tests;

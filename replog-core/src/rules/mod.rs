@@ -7,6 +7,8 @@
 pub(crate) mod acks;
 pub(crate) mod alignment;
 pub(crate) mod backoff;
+#[cfg(test)]
+mod cluster_tests;
 pub(crate) mod fence;
 pub(crate) mod health;
 pub(crate) mod link;

@@ -65,6 +65,11 @@ impl Progress {
         self.in_flight.len()
     }
 
+    /// Whether the records of `attempt` are in flight.
+    pub(crate) fn is_in_flight(&self, attempt: u64) -> bool {
+        self.in_flight.contains_key(&attempt)
+    }
+
     /// How many batches are in flight that lie before what is sent next.
     pub(crate) fn batches_ahead(&self) -> usize {
         let next = self
@@ -127,14 +132,14 @@ impl Progress {
             batch.first
         );
         (batch.end, batch.bytes) = (Some(end), bytes);
-        let until = batch.until;
-        if batch.first < self.cursor {
-            if end < until {
-                self.resend.insert(end, until);
-            }
-        } else {
-            self.cursor = end;
+        // What lies beyond the cursor is found there. It may have passed a fresh batch while that
+        // was read, when the secondary named an end further on.
+        let until = batch.until.min(self.cursor);
+        if end < until {
+            self.resend.insert(end, until);
         }
+        self.cursor = self.cursor.max(end);
+        self.skip_held();
         true
     }
 
@@ -162,7 +167,7 @@ impl Progress {
             Some(end) => end,
             // The read failed. A range to be sent again is wanted still; a fresh one begins at
             // the cursor and is found there.
-            None if batch.first < self.cursor => batch.until,
+            None if batch.first < self.cursor => batch.until.min(self.cursor),
             None => return true,
         };
         self.resend.insert(batch.first, end);
@@ -242,6 +247,19 @@ mod tests {
         progress.on_durable_end(Offset(6));
         let again = progress.next(2, Offset(10)).unwrap();
         assert_eq!((again.from, again.until), (Offset(6), Offset(10)));
+    }
+
+    #[test]
+    fn a_batch_that_is_read_while_the_secondary_names_a_later_end_is_sent_on_only_once() {
+        let mut progress = Progress::new(Offset(10));
+        progress.next(1, Offset(100));
+        progress.on_durable_end(Offset(20));
+        assert!(progress.on_read(1, Offset(15), 500));
+        progress.check();
+        let next = progress.next(2, Offset(100)).unwrap();
+        assert_eq!((next.from, next.until), (Offset(20), Offset(100)));
+        progress.on_read(2, Offset(100), 500);
+        assert_eq!(progress.next(3, Offset(100)), None);
     }
 
     #[test]

@@ -238,11 +238,14 @@ impl Recovery {
 
     /// The own log is durable to `end`.
     pub(crate) fn on_durable(&mut self, now: Instant, end: Offset) {
-        let Step::Adopting { epoch, source } = self.step.clone() else {
-            return;
-        };
-        if end > self.own_end && end >= self.appending_to {
-            self.own_end = end;
+        // Whatever the step: what was fetched may become durable only after its round was given
+        // up, and the next round must not take the log for shorter than it is.
+        let grown = end > self.own_end;
+        self.own_end = self.own_end.max(end);
+        if let Step::Adopting { epoch, source } = self.step.clone()
+            && grown
+            && end >= self.appending_to
+        {
             self.become_adopting(now, epoch, source);
         }
     }

@@ -1,1 +1,414 @@
+//! An office as appends, reports and time in, answers out.
 
+use super::*;
+use crate::{
+    config::Timing,
+    error::Outcome,
+    rules::{
+        health::Health,
+        link::{Failure, Link},
+    },
+    types::InstanceId,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Bench {
+    office: Office<u32>,
+    now: Instant,
+    health: Health,
+}
+
+fn name(text: &str) -> NodeName {
+    NodeName::new(text).unwrap()
+}
+
+fn config() -> MasterConfig {
+    let peer = |text: &str| Peer {
+        name: name(text),
+        url: text.to_owned(),
+    };
+    let mut config = MasterConfig::new(name("m"), vec![peer("s1"), peer("s2")]);
+    config.max_waiting_appends = 3;
+    config
+}
+
+fn by() -> FencedBy {
+    FencedBy {
+        name: name("m"),
+        instance: InstanceId::from_bytes([9; 16]),
+        epoch: Epoch(9),
+    }
+}
+
+fn append(
+    concern: Concern,
+    timeout: Option<Duration>,
+    now: Instant,
+    caller: u32,
+) -> NewAppend<u32> {
+    NewAppend {
+        payload: Bytes::from_static(b"12345"),
+        concern,
+        timeout,
+        arrived: now,
+        caller,
+    }
+}
+
+impl Bench {
+    /// Recovering, with secondaries that were never reached.
+    fn recovering() -> Bench {
+        let now = Instant::now();
+        let link = || Link::new(name("s"), Timing::default(), 1, now).report(now);
+        Bench {
+            office: Office::new(&config(), true, vec![link(), link()]),
+            now,
+            health: Health::new(&Timing::default(), now),
+        }
+    }
+
+    /// Serving epoch 5 from offset 10 on, both secondaries Healthy and up to date.
+    fn serving() -> Bench {
+        let mut bench = Bench::recovering();
+        bench.office.serve(Epoch(5), Offset(10));
+        bench.health.on_contact(bench.now);
+        bench.report(0, Some(10));
+        bench.report(1, Some(10));
+        bench
+    }
+
+    fn link_report(&self, counted: Option<u64>) -> LinkReport {
+        LinkReport {
+            health: self.health,
+            counted: counted.map(Offset),
+            durable_end: counted.map(Offset),
+            failed_attempts: 0,
+            failure: None,
+            next_retry_at: None,
+            in_flight_end: Offset::ZERO,
+        }
+    }
+
+    fn report(&mut self, secondary: usize, counted: Option<u64>) {
+        let report = self.link_report(counted);
+        self.office.on_report(secondary, report);
+    }
+
+    fn admit(&mut self, appends: Vec<NewAppend<u32>>) -> Admitted<u32> {
+        self.office.admit(self.now, 0, appends.into_iter())
+    }
+
+    /// One append; the error where it is refused.
+    fn one(
+        &mut self,
+        concern: Concern,
+        timeout: Option<Duration>,
+        caller: u32,
+    ) -> Option<AppendError> {
+        let append = append(concern, timeout, self.now, caller);
+        let mut admitted = self.admit(vec![append]);
+        let refused = admitted.refused.pop()?;
+        assert_eq!((admitted.batches.len(), admitted.refused_bytes), (0, 5));
+        assert_eq!(refused.caller, caller);
+        refused.result.err()
+    }
+
+    /// Who is answered now: caller, offset, whether the concern is met.
+    fn answered(&mut self) -> Vec<(u32, u64, bool)> {
+        let answered = self.office.settle(self.now);
+        answered
+            .into_iter()
+            .map(|Answered { caller, result }| {
+                let receipt = result.unwrap();
+                (caller, receipt.offset.0, receipt.concern_met)
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn appends_get_offsets_in_turn_and_one_batch() {
+    let mut bench = Bench::serving();
+    let now = bench.now;
+    let appends = [
+        append(Concern::Count(1), None, now, 1),
+        append(Concern::Count(4), None, now, 2),
+        append(Concern::All, None, now, 3),
+    ];
+    let admitted = bench.admit(appends.into());
+    let [batch] = &admitted.batches[..] else {
+        panic!("{:?}", admitted.batches)
+    };
+    assert_eq!((batch.first(), batch.end()), (Offset(10), Offset(12)));
+    assert_eq!(
+        (batch.first_epoch(), batch.last_epoch()),
+        (Epoch(5), Epoch(5))
+    );
+    let refused = &admitted.refused[0];
+    assert!(matches!(
+        refused.result,
+        Err(AppendError::Concern { nodes: 3 })
+    ));
+    assert_eq!((refused.caller, admitted.refused_bytes), (2, 5));
+    assert_eq!(bench.office.next_offset(), Offset(12));
+    assert_eq!(
+        bench.office.on_written(Offset(11)),
+        0,
+        "the batch is not written yet"
+    );
+    assert_eq!(bench.office.on_written(Offset(12)), 10);
+}
+
+#[test]
+fn an_append_is_answered_once_as_many_nodes_hold_it_as_it_asked_for() {
+    let mut bench = Bench::serving();
+    bench.one(Concern::Count(1), None, 1);
+    bench.one(Concern::Majority, None, 2);
+    bench.one(Concern::All, None, 3);
+    bench.report(0, Some(13));
+    assert_eq!(
+        bench.answered(),
+        [],
+        "the master's own disk is part of every ack"
+    );
+    bench.office.on_durable(Offset(13));
+    assert_eq!(bench.answered(), [(1, 10, true), (2, 11, true)]);
+    assert_eq!(bench.office.committed(), Some(Offset(13)));
+    bench.report(0, None);
+    bench.report(1, Some(13));
+    assert_eq!(bench.answered(), [], "an end that does not count any more");
+    bench.report(0, Some(13));
+    assert_eq!(bench.answered(), [(3, 12, true)]);
+    assert_eq!(bench.office.waiting(), 0);
+}
+
+#[test]
+fn an_append_whose_time_is_up_is_answered_with_what_is_known() {
+    let mut bench = Bench::serving();
+    bench.one(Concern::All, Some(SECOND), 1);
+    bench.one(Concern::All, Some(Duration::ZERO), 2);
+    assert_eq!(
+        bench.office.next_deadline(bench.now),
+        Some(bench.now + SECOND)
+    );
+    bench.office.on_durable(Offset(11));
+    assert_eq!(bench.answered(), []);
+    bench.now += SECOND;
+    assert_eq!(bench.answered(), [(1, 10, false)]);
+    bench.office.on_durable(Offset(12));
+    assert_eq!(
+        bench.answered(),
+        [(2, 11, false)],
+        "it did not wait for others at all"
+    );
+}
+
+#[test]
+fn no_more_appends_wait_for_a_concern_than_allowed() {
+    let mut bench = Bench::serving();
+    for caller in 0..3 {
+        assert!(bench.one(Concern::All, None, caller).is_none());
+    }
+    let refused = bench.one(Concern::All, None, 3);
+    assert!(matches!(
+        refused,
+        Some(AppendError::Overloaded {
+            limit: LimitName::MaxWaitingAppends,
+            value: 3
+        })
+    ));
+    assert!(
+        bench.one(Concern::Count(1), None, 4).is_none(),
+        "rule 6: others go on"
+    );
+    assert!(bench.one(Concern::All, Some(Duration::ZERO), 5).is_none());
+    assert_eq!(bench.office.waiting(), 5);
+}
+
+#[test]
+fn mode_follows_from_state_and_clock() {
+    let mut bench = Bench::recovering();
+    let mode = |bench: &Bench| {
+        let state = bench.office.mode(bench.now);
+        (state.mode, state.reason, state.alive)
+    };
+    let recovering = (Mode::Recovering, Some(ModeReason::WaitingForNodes), 3);
+    assert_eq!(mode(&bench), recovering);
+    bench = Bench::serving();
+    assert_eq!(mode(&bench), (Mode::ReadWrite, None, 3));
+    bench.now += 2 * SECOND;
+    assert_eq!(
+        mode(&bench),
+        (Mode::ReadWrite, None, 3),
+        "Suspected nodes count"
+    );
+    bench.now += SECOND;
+    let no_quorum = (Mode::ReadOnly, Some(ModeReason::NoQuorum), 1);
+    assert_eq!(mode(&bench), no_quorum, "without any event in between");
+    bench.health.on_contact(bench.now);
+    bench.report(1, None);
+    assert_eq!(mode(&bench), (Mode::ReadWrite, None, 2));
+    bench.office.become_fenced(bench.now, by());
+    assert_eq!(mode(&bench), (Mode::ReadOnly, Some(ModeReason::Fenced), 2));
+    bench.office.become_failed(&"broken".into());
+    assert_eq!(mode(&bench), (Mode::ReadOnly, Some(ModeReason::Storage), 2));
+    assert_eq!(bench.office.disk(), DiskState::Failed);
+}
+
+#[test]
+fn who_is_refused_at_the_door_has_no_offset() {
+    let mut recovering = Bench::recovering();
+    let mut alone = Bench::serving();
+    alone.now += 3 * SECOND;
+    let mut fenced = Bench::serving();
+    fenced.office.become_fenced(fenced.now, by());
+    let mut failed = Bench::serving();
+    failed.office.become_failed(&"broken".into());
+    let mut stopping = Bench::serving();
+    stopping.office.become_stopping();
+    let benches = [
+        &mut recovering,
+        &mut alone,
+        &mut fenced,
+        &mut failed,
+        &mut stopping,
+    ];
+    for bench in benches {
+        let next = bench.office.next_offset();
+        let error = bench.one(Concern::Count(1), None, 1).unwrap();
+        assert_eq!(error.outcome(), Outcome::NotAppended, "{error}");
+        assert_eq!(bench.office.next_offset(), next);
+        let error = bench.one(Concern::Count(9), None, 1).unwrap();
+        assert!(matches!(error, AppendError::Concern { nodes: 3 }));
+    }
+}
+
+#[test]
+fn whoever_waits_when_the_office_ends_is_told_that_nothing_is_known() {
+    type End = fn(&mut Bench) -> Vec<Answered<u32>>;
+    let ends: [End; 3] = [
+        |bench| bench.office.become_fenced(bench.now, by()),
+        |bench| bench.office.become_failed(&"broken".into()),
+        |bench| bench.office.become_stopping(),
+    ];
+    for end in ends {
+        let mut bench = Bench::serving();
+        bench.one(Concern::All, Some(SECOND), 1);
+        bench.one(Concern::Count(1), None, 2);
+        let mut told: Vec<(u32, Option<Offset>)> = end(&mut bench)
+            .into_iter()
+            .map(|answered| {
+                let error = answered.result.unwrap_err();
+                assert_eq!(error.outcome(), Outcome::Unknown);
+                (answered.caller, error.offset())
+            })
+            .collect();
+        told.sort_unstable();
+        assert_eq!(told, [(1, Some(Offset(10))), (2, Some(Offset(11)))]);
+        bench.office.on_durable(Offset(12));
+        bench.now += 2 * SECOND;
+        assert_eq!(bench.answered(), [], "nobody is answered twice");
+    }
+}
+
+#[test]
+fn those_that_wait_go_on_waiting_without_a_quorum_and_are_answered_with_it() {
+    let mut bench = Bench::serving();
+    bench.one(Concern::Majority, None, 1);
+    bench.office.on_durable(Offset(11));
+    bench.now += 10 * SECOND;
+    assert!(bench.one(Concern::Majority, None, 2).is_some());
+    assert_eq!(bench.answered(), []);
+    bench.health.on_contact(bench.now);
+    bench.report(0, Some(11));
+    assert_eq!(bench.answered(), [(1, 10, true)]);
+    assert!(
+        bench.one(Concern::Majority, None, 3).is_none(),
+        "it serves again by itself"
+    );
+}
+
+#[test]
+fn a_receipt_names_who_holds_the_record_and_why_the_others_do_not() {
+    let mut bench = Bench::serving();
+    bench.one(Concern::Majority, None, 1);
+    bench.office.on_durable(Offset(11));
+    bench.report(0, Some(11));
+    bench.now += SECOND / 10;
+    let answered = bench.office.settle(bench.now).pop().unwrap();
+    let receipt = answered.result.unwrap();
+    assert_eq!(
+        (receipt.offset, receipt.epoch, receipt.concern),
+        (Offset(10), Epoch(5), 2)
+    );
+    assert_eq!(receipt.acks[..], [name("m"), name("s1")]);
+    assert_eq!((receipt.durable, receipt.elapsed), (true, SECOND / 10));
+    let [waiting] = &receipt.waiting_for[..] else {
+        panic!("{receipt:?}")
+    };
+    assert_eq!(
+        (&waiting.name, waiting.status),
+        (&name("s2"), Status::Healthy)
+    );
+}
+
+#[test]
+fn why_a_node_is_waited_for() {
+    let mut bench = Bench::serving();
+    bench.one(Concern::All, None, 1);
+    let never = Bench::recovering().office.secondaries[0].report.clone();
+    let behind = bench.link_report(Some(10));
+    let in_flight = LinkReport {
+        in_flight_end: Offset(11),
+        ..behind.clone()
+    };
+    let failure = |reason| LinkReport {
+        failure: Some(Failure {
+            reason,
+            detail: "why".into(),
+        }),
+        next_retry_at: Some(bench.now + SECOND),
+        ..in_flight.clone()
+    };
+    let table = [
+        (never, WaitReason::NotReachedYet),
+        (behind, WaitReason::CatchingUp),
+        (in_flight.clone(), WaitReason::InFlight),
+        (failure(WaitReason::TimedOut), WaitReason::TimedOut),
+        (failure(WaitReason::Storage), WaitReason::Storage),
+    ];
+    for (report, reason) in table {
+        let retry = report.next_retry_at.map(|_| SECOND);
+        bench.office.on_report(1, report);
+        let holders = bench.office.holders(bench.now, Offset(10));
+        let waiting: Vec<_> = holders.waiting_for.iter().collect();
+        assert_eq!(
+            (&waiting[0].name, waiting[0].reason),
+            (&name("m"), WaitReason::InFlight)
+        );
+        assert_eq!((waiting[2].reason, waiting[2].next_retry), (reason, retry));
+        let listed = bench.office.waiting_appends(bench.now, 10);
+        assert_eq!(
+            (listed.total, &listed.appends[0].waiting_for),
+            (1, &holders.waiting_for)
+        );
+    }
+}
+
+#[test]
+fn committed_is_unknown_after_a_start_until_a_majority_has_the_log_epoch() {
+    let mut bench = Bench::recovering();
+    bench.office.serve(Epoch(5), Offset(10));
+    assert_eq!(bench.office.committed(), None);
+    bench.report(0, None);
+    assert_eq!(bench.office.committed(), None);
+    bench.report(0, Some(8));
+    assert_eq!(bench.office.committed(), Some(Offset(8)));
+    bench.report(0, None);
+    assert_eq!(
+        bench.office.committed(),
+        Some(Offset(8)),
+        "it never goes back"
+    );
+}

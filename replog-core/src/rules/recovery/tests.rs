@@ -1,1 +1,538 @@
+//! A recovery as answers and reports in, exact actions out.
 
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use super::*;
+use crate::{
+    record::{KIND_MESSAGE, Record},
+    transport::{Identity, NodeState, Promised},
+    types::InstanceId,
+};
+
+struct Bench {
+    recovery: Recovery,
+    now: Instant,
+    starts: Vec<EpochStart>,
+    /// The serial of the latest question.
+    serial: u64,
+}
+
+fn name(text: &str) -> NodeName {
+    NodeName::new(text).unwrap()
+}
+
+fn start(epoch: u64, first: u64) -> EpochStart {
+    EpochStart {
+        epoch: Epoch(epoch),
+        first: Offset(first),
+    }
+}
+
+fn nodes(count: usize) -> Vec<NodeName> {
+    let mut nodes = vec![name("m")];
+    nodes.extend((1..count).map(|n| name(&format!("s{n}"))));
+    nodes
+}
+
+fn cluster() -> ClusterId {
+    ClusterId::from_bytes([1; 16])
+}
+
+fn life(byte: u8, start: u64) -> Incarnation {
+    Incarnation {
+        instance: InstanceId::from_bytes([byte; 16]),
+        start,
+    }
+}
+
+fn by(epoch: u64) -> FencedBy {
+    FencedBy {
+        name: name("m"),
+        instance: life(9, 0).instance,
+        epoch: Epoch(epoch),
+    }
+}
+
+/// A master of three nodes that promised `promised` before and has this log epoch.
+fn meta(promised: Option<u64>, log_epoch: Option<u64>) -> Meta {
+    Meta {
+        name: name("m"),
+        instance: life(7, 0).instance,
+        start: 3,
+        cluster: promised.map(|_| ClusterIdentity {
+            id: cluster(),
+            nodes: nodes(3),
+        }),
+        promised: promised.map(|epoch| promise_to(None, Epoch(epoch), &name("m"), life(7, 2))),
+        log_epoch: log_epoch.map(Epoch),
+        forced_epoch: None,
+    }
+}
+
+fn batch(range: std::ops::Range<u64>, epoch: u64) -> RecordBatch {
+    let mut bytes = BytesMut::new();
+    for offset in range.clone() {
+        Record {
+            offset: Offset(offset),
+            epoch: Epoch(epoch),
+            timestamp_ms: 0,
+            kind: KIND_MESSAGE,
+            flags: 0,
+            key: b"",
+            payload: b"x",
+        }
+        .encode(&mut bytes);
+    }
+    let count = range.end - range.start;
+    RecordBatch::encoded_here(Offset(range.start), count, Epoch(epoch), bytes.freeze())
+}
+
+/// What a test says of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Did {
+    Identify,
+    /// Asks all for the promise of this epoch.
+    Promise(u64),
+    /// Whom, from where.
+    Fetch(&'static str, u64),
+    /// The promised epoch and the log epoch that are saved.
+    Save(u64, Option<u64>),
+    Truncate(u64),
+    Append(u64, u64),
+    /// Epoch and adopted end.
+    Serve(u64, u64),
+    Fenced(u64),
+}
+use Did::{Fenced, Identify, Save, Serve, Truncate};
+
+impl Bench {
+    fn with(meta: Meta, own: &[(u64, u64)], end: u64, founding: Founding, count: usize) -> Bench {
+        let now = Instant::now();
+        let settings = Settings {
+            nodes: nodes(count),
+            founding,
+            timing: Timing::default(),
+            drawn: cluster(),
+        };
+        Bench {
+            recovery: Recovery::new(settings, meta, Offset(end), now),
+            now,
+            starts: own.iter().map(|(e, f)| start(*e, *f)).collect(),
+            serial: 0,
+        }
+    }
+
+    fn new(meta: Meta, own: &[(u64, u64)], end: u64) -> Bench {
+        Bench::with(meta, own, end, Founding::Allowed, 3)
+    }
+
+    /// An intact master with log epoch 4 that asks for promises of epoch 5.
+    fn promising(end: u64) -> Bench {
+        let mut bench = Bench::new(meta(Some(4), Some(4)), &[(4, 0)], end);
+        assert_eq!(bench.did(), [Save(5, Some(4))]);
+        assert_eq!(bench.saved(), [Did::Promise(5)]);
+        bench
+    }
+
+    fn did(&mut self) -> Vec<Did> {
+        let mut did = Vec::new();
+        for action in self.recovery.take_actions() {
+            did.push(match action {
+                RecoveryAction::Ask {
+                    to,
+                    epoch,
+                    serial,
+                    body,
+                    ..
+                } => {
+                    self.serial = serial;
+                    match body {
+                        RequestBody::Identify => Identify,
+                        RequestBody::Promise(_) => Did::Promise(epoch.0),
+                        RequestBody::Fetch(fetch) => {
+                            let whom = if to == [name("s1")] { "s1" } else { "s2" };
+                            Did::Fetch(whom, fetch.from.0)
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+                RecoveryAction::Save(meta) => Save(
+                    meta.promised.map_or(0, |promised| promised.epoch.0),
+                    meta.log_epoch.map(|epoch| epoch.0),
+                ),
+                RecoveryAction::Truncate(to) => Truncate(to.0),
+                RecoveryAction::Append(batches) => Did::Append(
+                    batches.first().expect("never empty").first().0,
+                    batches.last().expect("never empty").end().0,
+                ),
+                RecoveryAction::Serve {
+                    epoch, adopted_end, ..
+                } => Serve(epoch.0, adopted_end.0),
+                RecoveryAction::BecomeFenced(by) => Fenced(by.epoch.0),
+                RecoveryAction::Note(_) => continue,
+            });
+        }
+        did
+    }
+
+    fn saved(&mut self) -> Vec<Did> {
+        self.recovery.on_saved(self.now);
+        self.did()
+    }
+
+    fn durable(&mut self, end: u64) -> Vec<Did> {
+        self.recovery.on_durable(self.now, Offset(end));
+        self.did()
+    }
+
+    fn pass(&mut self, seconds: u64) -> Vec<Did> {
+        self.now += Duration::from_secs(seconds);
+        self.recovery.on_deadline(self.now, &self.starts);
+        self.did()
+    }
+
+    fn answer_to(&mut self, serial: u64, response: Response) -> Vec<Did> {
+        let starts = self.starts.clone();
+        self.recovery.on_answer(self.now, serial, response, &starts);
+        self.did()
+    }
+
+    fn answer(&mut self, from: &str, end: u64, log_epoch: Option<u64>, answer: Answer) -> Vec<Did> {
+        let response = response(from, end, log_epoch, answer);
+        self.answer_to(self.serial, response)
+    }
+
+    fn promised(&mut self, from: &str, end: u64, log_epoch: Option<u64>) -> Vec<Did> {
+        self.answer(from, end, log_epoch, promised())
+    }
+
+    fn records(&mut self, from: &str, records: RecordBatch) -> Vec<Did> {
+        let fetched = Fetched {
+            epoch_starts: Vec::new(),
+            records: vec![records],
+        };
+        self.answer(from, 0, None, Answer::Records(fetched))
+    }
+}
+
+fn promised() -> Answer {
+    let epoch_starts = vec![start(4, 0)];
+    Answer::Promised(Promised { epoch_starts })
+}
+
+fn response(from: &str, end: u64, log_epoch: Option<u64>, answer: Answer) -> Response {
+    Response {
+        cluster: Some(cluster()),
+        name: name(from),
+        incarnation: life(1, 1),
+        state: NodeState {
+            durable_end: Offset(end),
+            log_epoch: log_epoch.map(Epoch),
+            promised: Epoch(0),
+            buffered: 0,
+        },
+        answer,
+    }
+}
+
+fn blank_node(from: &str) -> Response {
+    let identity = Answer::Identity(Identity { nodes: Vec::new() });
+    Response {
+        cluster: None,
+        ..response(from, 0, None, identity)
+    }
+}
+
+fn joined_node(from: &str, nodes: Vec<NodeName>) -> Response {
+    response(from, 0, None, Answer::Identity(Identity { nodes }))
+}
+
+#[test]
+fn a_blank_master_founds_as_soon_as_all_are_blank() {
+    let mut bench = Bench::new(meta(None, None), &[], 0);
+    assert_eq!(bench.did(), [Identify]);
+    assert_eq!(bench.answer_to(1, blank_node("s1")), []);
+    assert_eq!(bench.answer_to(1, blank_node("s1")), [], "twice is not two");
+    let founded = bench.answer_to(1, blank_node("s2"));
+    assert_eq!(
+        founded,
+        [Save(1, Some(1))],
+        "identity, epoch and log epoch in one write"
+    );
+    assert_eq!(
+        bench.saved(),
+        [Save(2, Some(1))],
+        "then it starts like any other"
+    );
+    assert_eq!(bench.saved(), [Did::Promise(2)]);
+}
+
+#[test]
+fn a_blank_master_founds_with_a_majority_after_a_while_and_never_where_it_must_not() {
+    // Founding, blank nodes that answer, whether it founds in the end.
+    let table = [
+        (Founding::Allowed, 1, true),
+        (Founding::Allowed, 0, false),
+        (Founding::Never, 1, false),
+        (Founding::Never, 2, false),
+    ];
+    for (founding, blank, founds) in table {
+        let mut bench = Bench::with(meta(None, None), &[], 0, founding, 3);
+        bench.did();
+        for node in ["s1", "s2"].into_iter().take(blank) {
+            assert_eq!(bench.answer_to(1, blank_node(node)), []);
+        }
+        assert_eq!(bench.pass(2), []);
+        let expected: &[Did] = if founds { &[Save(1, Some(1))] } else { &[] };
+        assert_eq!(bench.pass(1), expected, "{founding:?} {blank}");
+        assert_eq!(bench.recovery.next_deadline(), None);
+    }
+}
+
+#[test]
+fn one_identity_means_that_the_cluster_exists() {
+    for founding in [Founding::Allowed, Founding::Never] {
+        let mut bench = Bench::with(meta(None, None), &[], 0, founding, 3);
+        bench.did();
+        bench.answer_to(1, blank_node("s1"));
+        let did = bench.answer_to(1, joined_node("s2", nodes(3)));
+        assert_eq!(did, [Save(0, None)], "not intact");
+        assert_eq!(bench.saved(), [Save(1, None)]);
+    }
+}
+
+#[test]
+fn a_cluster_of_other_nodes_is_not_joined_and_prevents_founding() {
+    let mut bench = Bench::new(meta(None, None), &[], 0);
+    bench.did();
+    assert_eq!(bench.answer_to(1, joined_node("s1", nodes(5))), []);
+    assert_eq!(bench.answer_to(1, blank_node("s2")), []);
+    assert_eq!(bench.pass(60), []);
+    assert_eq!(bench.recovery.health().waiting_for, [name("s1")]);
+}
+
+#[test]
+fn a_single_node_needs_nobody() {
+    let mut bench = Bench::with(meta(None, None), &[], 0, Founding::Allowed, 1);
+    assert_eq!(bench.did(), [Identify, Save(1, Some(1))]);
+    assert_eq!(bench.saved(), [Save(2, Some(1))]);
+    assert_eq!(bench.saved(), [Did::Promise(2), Save(2, Some(2))]);
+    assert_eq!(bench.saved(), [Serve(2, 0)]);
+}
+
+#[test]
+fn all_are_waited_for_a_while_and_then_a_majority_is_enough() {
+    let mut bench = Bench::promising(7);
+    assert_eq!(bench.promised("s1", 7, Some(4)), []);
+    assert_eq!(bench.promised("s1", 7, Some(4)), [], "twice is not two");
+    assert_eq!(bench.recovery.health().waiting_for, [name("s2")]);
+    assert_eq!(bench.pass(2), []);
+    assert_eq!(bench.pass(1), [Save(5, Some(5))]);
+    assert_eq!(
+        bench.saved(),
+        [Serve(5, 7)],
+        "not before the log epoch is saved"
+    );
+
+    let mut bench = Bench::promising(7);
+    bench.promised("s1", 7, Some(4));
+    assert_eq!(
+        bench.promised("s2", 5, Some(3)),
+        [Save(5, Some(5))],
+        "all answered"
+    );
+
+    let mut bench = Bench::promising(7);
+    assert_eq!(bench.pass(100), [], "without a majority it stays");
+    assert_eq!(
+        bench.promised("s1", 7, Some(4)),
+        [Save(5, Some(5))],
+        "nobody else is waited for"
+    );
+}
+
+#[test]
+fn whose_promises_count() {
+    // The master's log epoch, those of the nodes that answer, whether it goes on.
+    type Case = (Option<u64>, [Option<Option<u64>>; 2], bool);
+    let table: [Case; 5] = [
+        (Some(4), [Some(None), None], true),
+        (Some(4), [None, None], false),
+        (None, [Some(Some(4)), None], false),
+        (None, [Some(Some(4)), Some(None)], false),
+        (None, [Some(Some(4)), Some(Some(3))], true),
+    ];
+    for (own, others, goes_on) in table {
+        let mut bench = Bench::new(meta(Some(4), own), &[], 0);
+        bench.did();
+        bench.saved();
+        for (node, log_epoch) in ["s1", "s2"].into_iter().zip(others) {
+            if let Some(log_epoch) = log_epoch {
+                bench.promised(node, 0, log_epoch);
+            }
+        }
+        bench.pass(60);
+        let decided = !matches!(bench.recovery.step, Step::Promising { .. });
+        assert_eq!(decided, goes_on, "{own:?} {others:?}");
+    }
+}
+
+#[test]
+fn promises_of_a_lower_epoch_count_for_nothing_once_it_is_raised() {
+    let mut bench = Bench::promising(7);
+    let earlier = bench.serial;
+    bench.promised("s1", 7, Some(4));
+    let fenced = Answer::Refused(Refusal::Fenced(by(8)));
+    assert_eq!(bench.answer("s2", 7, Some(4), fenced), [Save(9, Some(4))]);
+    assert_eq!(bench.saved(), [Did::Promise(9)]);
+    let late = response("s1", 7, Some(4), promised());
+    assert_eq!(bench.answer_to(earlier, late), []);
+    assert_eq!(bench.pass(60), [], "s1 has not promised epoch 9");
+    assert_eq!(bench.promised("s1", 7, Some(4)), [Save(9, Some(9))]);
+}
+
+#[test]
+fn an_answer_from_a_higher_epoch_raises_the_next_one() {
+    let mut bench = Bench::promising(7);
+    let mut far = response("s1", 0, None, Answer::Refused(Refusal::Stopping));
+    far.state.promised = Epoch(20);
+    assert_eq!(bench.answer_to(bench.serial, far), []);
+    let fenced = Answer::Refused(Refusal::Fenced(by(8)));
+    assert_eq!(bench.answer("s2", 7, Some(4), fenced), [Save(21, Some(4))]);
+}
+
+#[test]
+fn a_master_that_was_replaced_or_is_from_the_past_is_fenced() {
+    for refusal in [Refusal::Replaced(by(8)), Refusal::OutOfDate(by(8))] {
+        let mut bench = Bench::promising(7);
+        let answer = Answer::Refused(refusal);
+        assert_eq!(bench.answer("s1", 7, Some(4), answer), [Fenced(8)]);
+        assert_eq!(bench.promised("s2", 7, Some(4)), []);
+        assert_eq!(bench.pass(60), []);
+    }
+}
+
+#[test]
+fn an_intact_master_adopts_a_longer_tail_and_cuts_nothing() {
+    let mut bench = Bench::promising(7);
+    bench.promised("s1", 9, Some(4));
+    assert_eq!(
+        bench.promised("s2", 12, Some(3)),
+        [Did::Fetch("s1", 7)],
+        "s2's log epoch is lower"
+    );
+    assert_eq!(bench.records("s1", batch(7..8, 4)), [Did::Append(7, 8)]);
+    assert_eq!(
+        bench.records("s1", batch(7..8, 4)),
+        [],
+        "the same answer twice"
+    );
+    assert_eq!(bench.durable(8), [Did::Fetch("s1", 8)]);
+    let more = bench.records("s1", batch(8..11, 4));
+    assert_eq!(more, [Did::Append(8, 9)], "not beyond what was promised");
+    assert_eq!(bench.durable(9), [Save(5, Some(5))]);
+    assert_eq!(bench.saved(), [Serve(5, 9)]);
+}
+
+#[test]
+fn a_wiped_master_fetches_all_and_one_that_diverges_cuts_first() {
+    let mut wiped = Bench::new(meta(Some(4), None), &[], 0);
+    wiped.did();
+    wiped.saved();
+    wiped.promised("s1", 2, Some(4));
+    assert_eq!(wiped.promised("s2", 3, Some(4)), [Did::Fetch("s2", 0)]);
+    wiped.records("s2", batch(0..3, 4));
+    assert_eq!(wiped.durable(3), [Save(5, Some(5))]);
+
+    let mut diverged = Bench::new(meta(Some(4), None), &[(3, 0)], 6);
+    diverged.did();
+    diverged.saved();
+    diverged.promised("s1", 2, Some(4));
+    assert_eq!(diverged.promised("s2", 3, Some(4)), [Truncate(0)]);
+    diverged.recovery.on_truncated(diverged.now, Offset(0));
+    assert_eq!(diverged.did(), [Did::Fetch("s2", 0)]);
+
+    let mut longer = Bench::new(meta(Some(4), None), &[(4, 0)], 6);
+    longer.did();
+    longer.saved();
+    longer.promised("s1", 2, Some(4));
+    assert_eq!(longer.promised("s2", 3, Some(4)), [Truncate(3)]);
+    longer.recovery.on_truncated(longer.now, Offset(3));
+    assert_eq!(longer.did(), [Save(5, Some(5))]);
+}
+
+#[test]
+fn a_source_that_disappears_or_refuses_means_a_new_round() {
+    let adopting = || {
+        let mut bench = Bench::promising(7);
+        bench.promised("s1", 9, Some(4));
+        assert_eq!(bench.promised("s2", 7, Some(4)), [Did::Fetch("s1", 7)]);
+        bench
+    };
+    let mut silent = adopting();
+    assert_eq!(silent.pass(2), []);
+    assert_eq!(silent.pass(1), [Save(6, Some(4))]);
+    assert_eq!(silent.saved(), [Did::Promise(6)]);
+    silent.promised("s2", 7, Some(4));
+    assert_eq!(
+        silent.pass(1),
+        [Save(6, Some(6))],
+        "a majority without it is enough"
+    );
+
+    for refusal in [Refusal::WrongIncarnation, Refusal::HelloFirst] {
+        let mut bench = adopting();
+        let answer = Answer::Refused(refusal);
+        assert_eq!(bench.answer("s1", 9, Some(4), answer), [Save(6, Some(4))]);
+    }
+    let mut empty = adopting();
+    let fetched = Fetched {
+        epoch_starts: Vec::new(),
+        records: Vec::new(),
+    };
+    let did = empty.answer("s1", 9, Some(4), Answer::Records(fetched));
+    assert_eq!(did, [Save(6, Some(4))], "it has less than it said");
+    let mut gap = adopting();
+    assert_eq!(
+        gap.records("s1", batch(8..9, 4)),
+        [],
+        "not what was asked for"
+    );
+}
+
+#[test]
+fn records_that_become_durable_after_their_round_was_given_up_are_in_the_log() {
+    let mut bench = Bench::promising(7);
+    bench.promised("s1", 9, Some(4));
+    bench.promised("s2", 7, Some(4));
+    assert_eq!(bench.records("s1", batch(7..9, 4)), [Did::Append(7, 9)]);
+    assert_eq!(bench.pass(3), [Save(6, Some(4))], "the disk is slow");
+    assert_eq!(bench.durable(9), []);
+    assert_eq!(bench.saved(), [Did::Promise(6)]);
+    bench.promised("s2", 7, Some(4));
+    assert_eq!(bench.pass(1), [Save(6, Some(6))]);
+    assert_eq!(
+        bench.saved(),
+        [Serve(6, 9)],
+        "the next record's offset is 9"
+    );
+}
+
+#[test]
+fn answers_of_unknown_nodes_and_to_nothing_are_ignored() {
+    let mut bench = Bench::promising(7);
+    assert_eq!(bench.promised("x", 9, Some(9)), []);
+    bench.promised("s1", 7, Some(4));
+    bench.promised("s2", 7, Some(4));
+    assert_eq!(
+        bench.promised("s1", 9, Some(4)),
+        [],
+        "while the log epoch is saved"
+    );
+    assert_eq!(bench.saved(), [Serve(5, 7)]);
+    assert_eq!(bench.saved(), []);
+    assert_eq!(bench.pass(60), []);
+    assert_eq!(bench.recovery.epoch(), Epoch(5));
+}

@@ -1,1 +1,716 @@
+//! A replica as requests and reports in, exact actions out.
 
+use bytes::BytesMut;
+
+use super::*;
+use crate::{
+    limits::REORDER_RECORDS_MAX,
+    record::{KIND_MESSAGE, Record},
+    transport::{FencedBy, Promise, Promised as GrantedPromise},
+    types::{InstanceId, NodeName},
+};
+
+/// The epochs of a written log.
+#[derive(Default)]
+struct Log(Vec<u64>);
+
+impl LogFacts for Log {
+    fn epoch_starts(&self, limit: usize) -> Vec<EpochStart> {
+        let mut starts: Vec<EpochStart> = Vec::new();
+        for (first, epoch) in self.0.iter().enumerate() {
+            if starts.last().is_none_or(|last| last.epoch != Epoch(*epoch)) {
+                starts.push(start(*epoch, first as u64));
+            }
+        }
+        starts.split_off(starts.len().saturating_sub(limit))
+    }
+
+    fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
+        self.0.get(offset.0 as usize).copied().map(Epoch)
+    }
+}
+
+struct Bench {
+    replica: Replica,
+    log: Log,
+    now: Instant,
+    next: RequestId,
+}
+
+fn start(epoch: u64, first: u64) -> EpochStart {
+    EpochStart {
+        epoch: Epoch(epoch),
+        first: Offset(first),
+    }
+}
+
+fn name(text: &str) -> NodeName {
+    NodeName::new(text).unwrap()
+}
+
+fn nodes() -> Vec<NodeName> {
+    vec![name("m"), name("s1"), name("s2")]
+}
+
+fn cluster() -> ClusterId {
+    ClusterId::from_bytes([1; 16])
+}
+
+fn life(byte: u8, start: u64) -> Incarnation {
+    Incarnation {
+        instance: InstanceId::from_bytes([byte; 16]),
+        start,
+    }
+}
+
+/// The secondary's own life.
+fn own() -> Incarnation {
+    life(7, 1)
+}
+
+fn blank() -> Meta {
+    Meta {
+        name: name("s1"),
+        instance: own().instance,
+        start: 1,
+        cluster: None,
+        promised: None,
+        log_epoch: None,
+        forced_epoch: None,
+    }
+}
+
+/// Promised to the master of `epoch`, with this log epoch.
+fn meta(epoch: u64, log_epoch: Option<u64>) -> Meta {
+    Meta {
+        cluster: Some(ClusterIdentity {
+            id: cluster(),
+            nodes: nodes(),
+        }),
+        promised: Some(promise_to(None, Epoch(epoch), &name("m"), life(1, epoch))),
+        log_epoch: log_epoch.map(Epoch),
+        ..blank()
+    }
+}
+
+fn request(epoch: u64, body: RequestBody) -> Request {
+    Request {
+        cluster: Some(cluster()),
+        from: name("m"),
+        incarnation: life(1, epoch),
+        to: name("s1"),
+        epoch: Epoch(epoch),
+        body,
+    }
+}
+
+fn promise(log_epoch: u64) -> RequestBody {
+    RequestBody::Promise(Promise {
+        nodes: nodes(),
+        log_epoch: Some(Epoch(log_epoch)),
+    })
+}
+
+fn hello(epoch: u64, end: u64, adopted_end: u64, starts: &[(u64, u64)]) -> RequestBody {
+    RequestBody::Hello(Hello {
+        nodes: nodes(),
+        log_epoch: Some(Epoch(epoch)),
+        public_url: None,
+        end: Offset(end),
+        adopted_end: Offset(adopted_end),
+        epoch_starts: starts.iter().map(|(e, f)| start(*e, *f)).collect(),
+        epoch_starts_end: Offset(end),
+    })
+}
+
+fn progress(end: u64, committed: Option<u64>, refill_target: Option<u64>) -> Progress {
+    Progress {
+        to_incarnation: own(),
+        end: Offset(end),
+        committed: committed.map(Offset),
+        refill_target: refill_target.map(Offset),
+    }
+}
+
+fn batch(range: std::ops::Range<u64>, epoch: u64) -> RecordBatch {
+    let mut bytes = BytesMut::new();
+    for offset in range.clone() {
+        Record {
+            offset: Offset(offset),
+            epoch: Epoch(epoch),
+            timestamp_ms: 0,
+            kind: KIND_MESSAGE,
+            flags: 0,
+            key: b"",
+            payload: b"x",
+        }
+        .encode(&mut bytes);
+    }
+    let count = range.end - range.start;
+    RecordBatch::encoded_here(Offset(range.start), count, Epoch(epoch), bytes.freeze())
+}
+
+fn append(range: std::ops::Range<u64>, epoch: u64) -> RequestBody {
+    RequestBody::Append(Append {
+        progress: progress(range.end, None, None),
+        records: vec![batch(range, epoch)],
+    })
+}
+
+/// What a test says of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Did {
+    Write(u64, u64),
+    /// The promised epoch and the log epoch that are saved.
+    Save(u64, Option<u64>),
+    Truncate(u64),
+    ReadStarts(u64),
+    Fetch,
+    /// The request, the answer, the end and the log epoch that are named.
+    Answer(RequestId, Answer, u64, Option<u64>),
+}
+use Did::{Save, Truncate, Write};
+
+fn answered(request: RequestId, answer: Answer, end: u64, log_epoch: Option<u64>) -> Did {
+    Did::Answer(request, answer, end, log_epoch)
+}
+
+fn refused(request: RequestId, refusal: Refusal, end: u64, log_epoch: Option<u64>) -> Did {
+    Did::Answer(request, Answer::Refused(refusal), end, log_epoch)
+}
+
+fn aligned(cut_records: u64) -> Answer {
+    Answer::Aligned(Aligned { cut_records })
+}
+
+fn fenced_by(epoch: u64) -> FencedBy {
+    FencedBy {
+        name: name("m"),
+        instance: life(1, 0).instance,
+        epoch: Epoch(epoch),
+    }
+}
+
+impl Bench {
+    fn new(meta: Meta, log: &[u64]) -> Bench {
+        Bench {
+            replica: Replica::new(meta, Offset(log.len() as u64)),
+            log: Log(log.to_vec()),
+            now: Instant::now(),
+            next: 0,
+        }
+    }
+
+    /// Intact at epoch 5, greeted and aligned in it; request 0 is answered.
+    fn aligned(log: &[u64]) -> Bench {
+        let mut bench = Bench::new(meta(5, Some(5)), log);
+        let end = log.len() as u64;
+        let starts: Vec<(u64, u64)> = bench.pairs();
+        bench.ask(5, hello(5, end, 0, &starts));
+        bench.saved();
+        bench
+    }
+
+    /// Not intact, greeted in epoch 5 with an empty log.
+    fn refilling() -> Bench {
+        let mut bench = Bench::new(blank(), &[]);
+        bench.ask(5, hello(5, 10, 10, &[(4, 0)]));
+        assert_eq!(bench.saved(), [answered(0, aligned(0), 0, None)]);
+        bench
+    }
+
+    fn pairs(&self) -> Vec<(u64, u64)> {
+        let starts = self.log.epoch_starts(usize::MAX);
+        starts.iter().map(|s| (s.epoch.0, s.first.0)).collect()
+    }
+
+    fn ask(&mut self, epoch: u64, body: RequestBody) -> Vec<Did> {
+        self.send(request(epoch, body))
+    }
+
+    fn send(&mut self, request: Request) -> Vec<Did> {
+        let id = self.next;
+        self.next += 1;
+        self.replica.on_request(self.now, id, request, &self.log);
+        self.did()
+    }
+
+    /// The writer reports the save that is next.
+    fn saved(&mut self) -> Vec<Did> {
+        let ticket = self.replica.queued.front().expect("a save").0;
+        let end = Offset(self.log.0.len() as u64);
+        self.replica.on_saved(ticket, end, &self.log);
+        self.did()
+    }
+
+    /// The writer has written and synced these.
+    fn durable(&mut self, epochs: &[u64]) -> Vec<Did> {
+        self.log.0.extend(epochs);
+        self.replica.on_durable(Offset(self.log.0.len() as u64));
+        self.did()
+    }
+
+    fn truncated(&mut self, to: usize) -> Vec<Did> {
+        let ticket = self.replica.queued.front().expect("a cut").0;
+        let records = (self.log.0.len() - to) as u64;
+        self.log.0.truncate(to);
+        let from = Offset(to as u64);
+        self.replica.on_truncated(ticket, Cut { from, records });
+        self.did()
+    }
+
+    fn did(&mut self) -> Vec<Did> {
+        self.replica.reorder.check();
+        let did = |action| {
+            Some(match action {
+                ReplicaAction::Answer { request, response } => {
+                    assert_eq!(response.incarnation, own());
+                    let state = response.state;
+                    let log_epoch = state.log_epoch.map(|e| e.0);
+                    Did::Answer(request, response.answer, state.durable_end.0, log_epoch)
+                }
+                ReplicaAction::Write(batch) => Write(batch.first().0, batch.end().0),
+                ReplicaAction::Save { meta, .. } => {
+                    let promised = meta.promised.map_or(0, |promised| promised.epoch.0);
+                    Save(promised, meta.log_epoch.map(|e| e.0))
+                }
+                ReplicaAction::Truncate { to, .. } => Truncate(to.0),
+                ReplicaAction::Fetch { .. } => Did::Fetch,
+                ReplicaAction::ReadStarts { before, .. } => Did::ReadStarts(before.0),
+                ReplicaAction::Changed(_) => return None,
+            })
+        };
+        self.replica
+            .take_actions()
+            .into_iter()
+            .filter_map(did)
+            .collect()
+    }
+}
+
+fn heartbeat(committed: Option<u64>, refill_target: Option<u64>) -> RequestBody {
+    RequestBody::Heartbeat(progress(100, committed, refill_target))
+}
+
+#[test]
+fn a_promise_is_saved_before_it_is_answered_and_again_for_the_same_life() {
+    let mut bench = Bench::new(meta(5, Some(5)), &[5, 5]);
+    for request in 0..2 {
+        assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(5))]);
+        let epoch_starts = vec![start(5, 0)];
+        let promised = Answer::Promised(GrantedPromise { epoch_starts });
+        assert_eq!(bench.saved(), [answered(request, promised, 2, Some(5))]);
+    }
+    let mut other = request(6, promise(5));
+    other.incarnation.start += 1;
+    let fenced = Refusal::Fenced(fenced_by(6));
+    assert_eq!(bench.send(other), [refused(2, fenced, 2, Some(5))]);
+}
+
+#[test]
+fn who_is_refused_a_promise() {
+    let mut replaced = meta(5, Some(5));
+    replaced.promised.as_mut().unwrap().replaced = vec![life(2, 0).instance];
+    let by = fenced_by(5);
+    let mut old = request(9, promise(5));
+    old.incarnation = life(2, 9);
+    let table = [
+        (request(4, promise(4)), Refusal::Fenced(by.clone())),
+        (request(4, hello(4, 0, 0, &[])), Refusal::Fenced(by.clone())),
+        (request(9, promise(4)), Refusal::OutOfDate(by.clone())),
+        (old, Refusal::Replaced(by)),
+    ];
+    for (request, refusal) in table {
+        let mut bench = Bench::new(replaced.clone(), &[5]);
+        assert_eq!(bench.send(request), [refused(0, refusal, 1, Some(5))]);
+    }
+}
+
+#[test]
+fn what_is_asked_without_a_hello_is_refused() {
+    let mut other_life = progress(9, None, None);
+    other_life.to_incarnation.start = 0;
+    let fetch = Fetch {
+        to_incarnation: own(),
+        from: Offset(0),
+        bytes_max: 1,
+        epoch_starts: false,
+    };
+    let table = [
+        (5, heartbeat(None, None), Refusal::HelloFirst),
+        (5, append(0..1, 5), Refusal::HelloFirst),
+        (6, heartbeat(None, None), Refusal::HelloFirst),
+        (6, append(0..1, 6), Refusal::HelloFirst),
+        (6, RequestBody::Fetch(fetch), Refusal::HelloFirst),
+        (
+            5,
+            RequestBody::Heartbeat(other_life),
+            Refusal::WrongIncarnation,
+        ),
+        (4, append(0..1, 4), Refusal::Fenced(fenced_by(5))),
+        (4, RequestBody::Fetch(fetch), Refusal::Fenced(fenced_by(5))),
+    ];
+    for (epoch, body, refusal) in table {
+        let mut bench = Bench::new(meta(5, Some(4)), &[4]);
+        let did = bench.ask(epoch, body.clone());
+        assert_eq!(did, [refused(0, refusal, 1, Some(4))], "{epoch} {body:?}");
+    }
+    let mut bench = Bench::new(meta(5, Some(4)), &[4]);
+    assert_eq!(bench.ask(5, RequestBody::Fetch(fetch)), [Did::Fetch]);
+}
+
+#[test]
+fn a_blank_node_joins_with_the_hello_and_is_not_intact_until_its_target_is_reached() {
+    let mut bench = Bench::refilling();
+    assert_eq!(
+        bench.replica.meta().promised.as_ref().unwrap().epoch,
+        Epoch(5)
+    );
+    assert_eq!(bench.ask(5, append(0..10, 4)), [Write(0, 10)]);
+    let taken = answered(1, Answer::Taken, 10, None);
+    assert_eq!(
+        bench.durable(&[4; 10]),
+        [taken],
+        "no target yet: its end counts for nothing"
+    );
+    let taken = answered(2, Answer::Taken, 10, None);
+    assert_eq!(bench.ask(5, heartbeat(None, Some(12))), [taken]);
+    assert_eq!(bench.ask(5, append(10..12, 5)), [Write(10, 12)]);
+    assert_eq!(
+        bench.durable(&[5; 2]),
+        [Save(5, Some(5))],
+        "answers wait for the log epoch"
+    );
+    assert_eq!(bench.saved(), [answered(3, Answer::Taken, 12, Some(5))]);
+}
+
+#[test]
+fn a_hello_sets_the_refill_target_anew() {
+    let mut bench = Bench::refilling();
+    bench.ask(5, heartbeat(None, Some(10)));
+    bench.ask(5, append(0..5, 4));
+    bench.durable(&[4; 5]);
+    assert_eq!(
+        bench.ask(5, hello(5, 20, 10, &[(4, 0), (5, 10)])),
+        [Save(5, None)]
+    );
+    assert_eq!(bench.saved(), [answered(3, aligned(0), 5, None)]);
+    bench.ask(5, append(5..10, 4));
+    assert_eq!(
+        bench.durable(&[4; 5]),
+        [answered(4, Answer::Taken, 10, None)]
+    );
+}
+
+#[test]
+fn an_intact_log_takes_the_log_epoch_once_it_covers_what_the_master_adopted() {
+    for (adopted_end, at_once) in [(2, true), (3, false)] {
+        let mut bench = Bench::new(meta(4, Some(4)), &[4, 4]);
+        assert_eq!(
+            bench.ask(5, hello(5, 9, adopted_end, &[(4, 0), (5, 5)])),
+            [Save(5, Some(4))]
+        );
+        if at_once {
+            assert_eq!(bench.saved(), [Save(5, Some(5))]);
+            assert_eq!(bench.saved(), [answered(0, aligned(0), 2, Some(5))]);
+        } else {
+            assert_eq!(bench.saved(), [answered(0, aligned(0), 2, Some(4))]);
+            assert_eq!(bench.ask(5, append(2..3, 4)), [Write(2, 3)]);
+            assert_eq!(bench.durable(&[4]), [Save(5, Some(5))]);
+            assert_eq!(bench.saved(), [answered(1, Answer::Taken, 3, Some(5))]);
+        }
+    }
+}
+
+#[test]
+fn what_an_alignment_cuts() {
+    // Own epochs, the master's end and pairs, where the own log is cut.
+    type Case = (&'static [u64], u64, &'static [(u64, u64)], Option<u64>);
+    let table: [Case; 6] = [
+        (&[1, 1, 1], 9, &[(1, 0), (4, 3)], None),
+        (&[1, 1, 2, 2], 9, &[(1, 0), (3, 2)], Some(2)),
+        (&[1, 1, 1, 1], 9, &[(1, 0), (3, 2)], Some(2)),
+        // A longer log whose pairs agree ends at the master's end.
+        (&[1, 1, 1, 1], 2, &[(1, 0)], Some(2)),
+        (&[2, 2], 5, &[(1, 0)], Some(0)),
+        (&[1, 1], 0, &[], Some(0)),
+    ];
+    for (own, end, pairs, cut) in table {
+        let mut bench = Bench::new(meta(4, Some(3)), own);
+        bench.ask(5, hello(5, end, 0, pairs));
+        let did = bench.saved();
+        match cut {
+            None => assert_eq!(did, [Save(5, Some(5))], "{own:?} {pairs:?}"),
+            Some(to) => {
+                assert_eq!(did, [Truncate(to)], "{own:?} {pairs:?}");
+                assert_eq!(bench.truncated(to as usize), [Save(5, Some(5))]);
+                let records = own.len() as u64 - to;
+                assert_eq!(bench.saved(), [answered(0, aligned(records), to, Some(5))]);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_cut_once_the_log_epoch_is_the_senders() {
+    let mut bench = Bench::aligned(&[5, 5, 5]);
+    let late = hello(5, 1, 0, &[(5, 0)]);
+    assert_eq!(
+        bench.ask(5, late.clone()),
+        [answered(1, aligned(0), 3, Some(5))]
+    );
+    let mut bench = Bench::new(meta(5, Some(5)), &[5, 5, 5]);
+    assert_eq!(bench.ask(5, late), [Save(5, Some(5))], "after a restart");
+    assert_eq!(bench.saved(), [answered(0, aligned(0), 3, Some(5))]);
+}
+
+#[test]
+fn a_hello_that_is_repeated_joins_the_first() {
+    let mut bench = Bench::new(meta(4, Some(4)), &[4, 4, 4]);
+    let body = hello(5, 2, 2, &[(4, 0)]);
+    assert_eq!(bench.ask(5, body.clone()), [Save(5, Some(4))]);
+    assert_eq!(bench.ask(5, body.clone()), []);
+    assert_eq!(bench.saved(), [Truncate(2)]);
+    assert_eq!(bench.ask(5, body), []);
+    assert_eq!(bench.truncated(2), [Save(5, Some(5))]);
+    let all = [0, 1, 2].map(|request| answered(request, aligned(1), 2, Some(5)));
+    assert_eq!(bench.saved(), all);
+}
+
+#[test]
+fn a_hello_of_a_higher_epoch_overtakes_one_that_is_being_answered() {
+    let mut bench = Bench::new(meta(4, Some(4)), &[4, 4, 4]);
+    bench.ask(5, hello(5, 2, 2, &[(4, 0)]));
+    assert_eq!(bench.saved(), [Truncate(2)]);
+    let did = bench.ask(6, hello(6, 1, 1, &[(4, 0)]));
+    assert_eq!(
+        did,
+        [
+            refused(0, Refusal::HelloFirst, 3, Some(4)),
+            Save(6, Some(4))
+        ]
+    );
+    assert_eq!(bench.truncated(2), []);
+    assert_eq!(bench.saved(), [Truncate(1)]);
+    assert_eq!(bench.truncated(1), [Save(6, Some(6))]);
+    assert_eq!(bench.saved(), [answered(1, aligned(1), 1, Some(6))]);
+}
+
+#[test]
+fn older_pairs_are_asked_for_of_either_log() {
+    let mut bench = Bench::new(meta(4, Some(4)), &[1, 1, 1]);
+    bench.ask(5, hello(5, 200, 0, &[(3, 100), (4, 120)]));
+    let older = Answer::OlderStartsNeeded {
+        before: Offset(100),
+    };
+    assert_eq!(bench.saved(), [answered(0, older, 3, Some(4))]);
+    let heartbeat = bench.ask(5, heartbeat(None, None));
+    assert_eq!(
+        heartbeat,
+        [refused(1, Refusal::HelloFirst, 3, Some(4))],
+        "not aligned yet"
+    );
+
+    /// A log of which only the newest pair is in memory.
+    struct Newest;
+    impl LogFacts for Newest {
+        fn epoch_starts(&self, _: usize) -> Vec<EpochStart> {
+            vec![start(4, 2)]
+        }
+        fn epoch_at(&self, _: Offset) -> Option<Epoch> {
+            None
+        }
+    }
+    let mut bench = Bench::new(meta(4, Some(4)), &[1, 1, 4]);
+    bench.ask(5, hello(5, 2, 2, &[(1, 0)]));
+    let ticket = bench.replica.queued.front().unwrap().0;
+    bench.replica.on_saved(ticket, Offset(3), &Newest);
+    let actions = bench.replica.take_actions();
+    let Some(ReplicaAction::ReadStarts {
+        serial,
+        hello,
+        before: Offset(2),
+    }) = actions.into_iter().next()
+    else {
+        panic!("own pairs are needed")
+    };
+    let mut unread = Bench::new(meta(4, Some(4)), &[1, 1, 4]);
+    unread.ask(5, RequestBody::Hello((*hello).clone()));
+    let ticket = unread.replica.queued.front().unwrap().0;
+    unread.replica.on_saved(ticket, Offset(3), &Newest);
+    unread.did();
+    unread.replica.on_older_starts(serial, hello.clone(), &[]);
+    assert!(matches!(
+        unread.did()[..],
+        [Did::Answer(
+            0,
+            Answer::Refused(Refusal::Storage { .. }),
+            3,
+            Some(4)
+        )]
+    ));
+    bench
+        .replica
+        .on_older_starts(serial, hello, &[start(1, 0), start(4, 2)]);
+    assert_eq!(bench.did(), [Truncate(2)]);
+}
+
+#[test]
+fn a_promise_waits_for_the_writes_before_it_and_shuts_out_what_comes_after() {
+    let mut bench = Bench::aligned(&[5]);
+    assert_eq!(bench.ask(5, append(1..3, 5)), [Write(1, 3)]);
+    assert_eq!(bench.ask(5, append(4..5, 5)), [], "behind a gap");
+    let did = bench.ask(6, promise(5));
+    let parked = |request| refused(request, Refusal::HelloFirst, 1, Some(5));
+    assert_eq!(did, [parked(1), parked(2), Save(6, Some(5))]);
+    let fenced = Refusal::Fenced(fenced_by(6));
+    assert_eq!(
+        bench.ask(5, append(3..4, 5)),
+        [refused(4, fenced, 1, Some(5))]
+    );
+    assert_eq!(bench.durable(&[5, 5]), []);
+    let epoch_starts = vec![start(5, 0)];
+    let promised = Answer::Promised(GrantedPromise { epoch_starts });
+    assert_eq!(bench.saved(), [answered(3, promised, 3, Some(5))]);
+    assert_eq!(
+        bench.replica.state().buffered,
+        0,
+        "the reorder buffer is empty"
+    );
+}
+
+#[test]
+fn a_promise_that_is_overtaken_while_it_is_saved_is_not_given() {
+    let mut bench = Bench::new(meta(5, Some(5)), &[5]);
+    bench.ask(6, promise(5));
+    bench.ask(7, promise(5));
+    let fenced = Refusal::Fenced(fenced_by(7));
+    assert_eq!(bench.saved(), [refused(0, fenced, 1, Some(5))]);
+    assert!(matches!(
+        bench.saved()[..],
+        [Did::Answer(1, Answer::Promised(_), 1, Some(5))]
+    ));
+}
+
+#[test]
+fn records_behind_a_gap_are_held_back_and_answered_when_durable() {
+    let mut bench = Bench::aligned(&[5]);
+    assert_eq!(bench.ask(5, append(2..3, 5)), []);
+    assert_eq!(bench.ask(5, append(2..3, 5)), [], "twice");
+    assert_eq!(bench.ask(5, append(1..2, 5)), [Write(1, 2), Write(2, 3)]);
+    assert_eq!(
+        bench.durable(&[5]),
+        [answered(3, Answer::Taken, 2, Some(5))]
+    );
+    let both = [1, 2].map(|request| answered(request, Answer::Taken, 3, Some(5)));
+    assert_eq!(bench.durable(&[5]), both);
+    let again = answered(4, Answer::Taken, 3, Some(5));
+    assert_eq!(
+        bench.ask(5, append(0..3, 5)),
+        [again],
+        "a duplicate is answered at once"
+    );
+}
+
+#[test]
+fn records_that_are_refused() {
+    let far = REORDER_RECORDS_MAX + 3;
+    let empty = RequestBody::Append(Append {
+        progress: progress(9, None, None),
+        records: Vec::new(),
+    });
+    let gap = RequestBody::Append(Append {
+        progress: progress(9, None, None),
+        records: vec![batch(3..4, 5), batch(5..6, 5)],
+    });
+    let malformed = |detail: &str| Refusal::Malformed {
+        detail: detail.to_owned(),
+    };
+    let table = [
+        (append(far..far + 1, 5), Refusal::BeyondWindow),
+        (append(0..1, 4), Refusal::NotAligned),
+        (append(1..4, 4), Refusal::NotAligned),
+        (empty, malformed("no records")),
+        (gap, malformed("a gap among the records")),
+    ];
+    for (body, refusal) in table {
+        let mut bench = Bench::aligned(&[5, 5, 5]);
+        assert_eq!(bench.ask(5, body), [refused(1, refusal, 3, Some(5))]);
+    }
+}
+
+#[test]
+fn no_more_answers_are_parked_than_allowed() {
+    let mut bench = Bench::aligned(&[5]);
+    for _ in 0..PARKED_ANSWERS_MAX {
+        assert_eq!(bench.ask(5, append(2..3, 5)), []);
+    }
+    let did = bench.ask(5, append(2..3, 5));
+    assert!(matches!(
+        did[..],
+        [Did::Answer(_, Answer::Refused(Refusal::BeyondWindow), ..)]
+    ));
+}
+
+#[test]
+fn committed_is_taken_over_only_once_aligned_and_shown_no_further_than_held() {
+    let mut bench = Bench::new(meta(5, Some(5)), &[5, 5]);
+    bench.ask(5, heartbeat(Some(2), None));
+    assert_eq!(bench.replica.committed(), None);
+    bench.ask(5, hello(5, 9, 0, &[(5, 0)]));
+    bench.ask(5, heartbeat(Some(2), None));
+    assert_eq!(
+        bench.replica.committed(),
+        None,
+        "the hello is not answered yet"
+    );
+    bench.saved();
+    bench.ask(5, heartbeat(Some(4), None));
+    assert_eq!(bench.replica.committed(), Some(Offset(2)));
+    bench.ask(5, heartbeat(Some(1), None));
+    bench.ask(5, heartbeat(None, None));
+    assert_eq!(
+        bench.replica.committed(),
+        Some(Offset(2)),
+        "it never goes back"
+    );
+    bench.ask(6, promise(5));
+    assert_eq!(bench.replica.committed(), None, "another epoch");
+}
+
+#[test]
+fn a_failed_disk_acknowledges_nothing_any_more() {
+    let mut bench = Bench::aligned(&[5]);
+    bench.ask(5, append(1..2, 5));
+    bench.replica.on_failed("broken");
+    let storage = || Refusal::Storage {
+        detail: "broken".to_owned(),
+    };
+    assert_eq!(bench.did(), [refused(1, storage(), 1, Some(5))]);
+    assert_eq!(
+        bench.ask(5, heartbeat(None, None)),
+        [refused(2, storage(), 1, Some(5))]
+    );
+}
+
+#[test]
+fn strangers_learn_nothing_and_change_nothing() {
+    let mut bench = Bench::new(meta(5, Some(5)), &[5]);
+    let mut other = request(9, promise(5));
+    other.cluster = Some(ClusterId::from_bytes([2; 16]));
+    assert_eq!(
+        bench.send(other),
+        [refused(0, Refusal::WrongCluster, 1, Some(5))]
+    );
+    let mut other = request(9, promise(5));
+    other.to = name("s2");
+    assert_eq!(
+        bench.send(other),
+        [refused(1, Refusal::WrongNode, 1, Some(5))]
+    );
+    let mut identify = request(0, RequestBody::Identify);
+    identify.cluster = None;
+    let identity = Answer::Identity(Identity { nodes: nodes() });
+    assert_eq!(bench.send(identify), [answered(2, identity, 1, Some(5))]);
+    assert_eq!(bench.replica.meta(), &meta(5, Some(5)));
+}

@@ -1,0 +1,116 @@
+//! [`Story`]: the timeline that a program prints, and the checks with which it ends.
+//!
+//! Owns stdout and the clock that the timeline counts from. One line an event, in columns:
+//! milliseconds since the beginning, the node, what happened.
+
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::Failure;
+
+/// A timeline with checks at its end. Clones tell the same story.
+#[derive(Clone, Debug)]
+pub struct Story {
+    began: Instant,
+    told: Arc<Mutex<Told>>,
+}
+
+#[derive(Debug)]
+struct Told {
+    title: &'static str,
+    checks: Vec<Check>,
+}
+
+#[derive(Debug)]
+struct Check {
+    what: String,
+    holds: bool,
+}
+
+impl Story {
+    /// Begins a story: prints its title, what to look at, and the head of the columns.
+    #[must_use]
+    pub fn begin(title: &'static str, look_at: &str) -> Story {
+        print(format_args!("{title}\n{}", "=".repeat(title.len())));
+        print(format_args!("{}\n", look_at.trim()));
+        print(format_args!("{:>6}  {:<11}  what happens", "ms", "node"));
+        print(format_args!("{:->6}  {:-<11}  {:-<12}", "", "", ""));
+        Story {
+            began: Instant::now(),
+            told: Arc::new(Mutex::new(Told {
+                title,
+                checks: Vec::new(),
+            })),
+        }
+    }
+
+    /// How long the story has lasted.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Prints one event at `node`.
+    pub fn line(&self, node: &str, what: impl Display) {
+        // The clock is read under the lock: no line is older than the one above it.
+        let _told = self.told();
+        let ms = self.elapsed().as_millis();
+        print(format_args!("{ms:>6}  {node:<11}  {what}"));
+    }
+
+    /// Prints the heading of a part.
+    pub fn part(&self, heading: impl Display) {
+        let _told = self.told();
+        print(format_args!("\n{:>6}  -- {heading}", ""));
+    }
+
+    /// Notes whether something that the story promised was seen. Printed at the end.
+    pub fn check(&self, what: impl Into<String>, holds: bool) {
+        let what = what.into();
+        self.told().checks.push(Check { what, holds });
+    }
+
+    /// Ends the story: prints what was checked. Success when the outcome is, every check held,
+    /// and there was one.
+    #[must_use]
+    pub fn end(&self, outcome: Result<(), Failure>) -> ExitCode {
+        let told = self.told();
+        print(format_args!("\nChecked:"));
+        for Check { what, holds } in &told.checks {
+            let verdict = if *holds { "ok" } else { "NOT SO" };
+            print(format_args!("{verdict:>6}  {what}"));
+        }
+        let failed = told.checks.iter().filter(|check| !check.holds).count();
+        let title = told.title;
+        match outcome {
+            Err(failure) => print(format_args!("\n{title}: stopped early: {failure}")),
+            Ok(()) if told.checks.is_empty() => print(format_args!("\n{title}: checked nothing")),
+            Ok(()) if failed > 0 => {
+                let checks = told.checks.len();
+                print(format_args!(
+                    "\n{title}: {failed} of {checks} checks failed"
+                ));
+            }
+            Ok(()) => {
+                let checks = told.checks.len();
+                print(format_args!("\n{title}: all {checks} checks held"));
+                return ExitCode::SUCCESS;
+            }
+        }
+        ExitCode::FAILURE
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As `println!`, without its panic where nobody reads any more.
+fn print(line: impl Display) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}

@@ -1,0 +1,224 @@
+//! A node's disk as a simulation needs it: a log, a meta, and the queue of the one who writes.
+//!
+//! Owns what survives a crash. Commands are carried out in order, one step at a time; a crash
+//! between two steps loses what was not synced, or a random part of it.
+
+use std::collections::VecDeque;
+
+use rand::RngExt as _;
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    log::{Cut, Meta},
+    record::RecordBatch,
+    rules::replica::LogFacts,
+    types::{Epoch, EpochStart, Offset},
+};
+
+/// One record of a log.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) offset: Offset,
+    pub(super) epoch: Epoch,
+    /// What the client sent: no two appends send the same.
+    pub(super) id: u64,
+    pub(super) batch: RecordBatch,
+}
+
+/// What the writer is asked to do.
+#[derive(Clone, Debug)]
+pub(super) enum Command {
+    Append(RecordBatch),
+    Truncate { ticket: u64, to: Offset },
+    Save { ticket: u64, meta: Box<Meta> },
+}
+
+/// What the writer has done.
+#[derive(Clone, Debug)]
+pub(super) enum Report {
+    Written { end: Offset },
+    Durable { end: Offset },
+    Truncated { ticket: u64, cut: Cut },
+    Saved { ticket: u64, durable_end: Offset },
+}
+
+/// A directory.
+#[derive(Clone, Debug)]
+pub(super) struct Disk {
+    /// As a restart finds it.
+    pub(super) meta: Meta,
+    pub(super) log: Vec<Entry>,
+    /// How many of the log's records survive a crash.
+    pub(super) synced: usize,
+    /// The highest promise that was handed to the writer in this life.
+    pub(super) promise_asked: Epoch,
+    queue: VecDeque<Command>,
+    /// A planted bug: saves are reported and forgotten at a crash.
+    pub(super) meta_before_crash: Option<Meta>,
+}
+
+impl Entry {
+    /// The records of a batch, one by one.
+    pub(super) fn all_of(batch: &RecordBatch) -> Vec<Entry> {
+        batch
+            .records()
+            .map(|record| Entry {
+                offset: record.offset,
+                epoch: record.epoch,
+                id: u64::from_be_bytes(record.payload.try_into().expect("eight bytes")),
+                batch: batch
+                    .slice(record.offset, record.offset.plus(1))
+                    .expect("a record of the batch"),
+            })
+            .collect()
+    }
+
+    /// What makes it the same record on two nodes.
+    pub(super) fn identity(&self) -> (Epoch, u64) {
+        (self.epoch, self.id)
+    }
+}
+
+impl Disk {
+    pub(super) fn new(meta: Meta) -> Disk {
+        Disk {
+            meta,
+            log: Vec::new(),
+            synced: 0,
+            promise_asked: Epoch(0),
+            queue: VecDeque::new(),
+            meta_before_crash: None,
+        }
+    }
+
+    pub(super) fn submit(&mut self, command: Command) {
+        if let Command::Save { meta, .. } = &command {
+            let promised = meta.promised.as_ref().map_or(Epoch(0), |p| p.epoch);
+            self.promise_asked = self.promise_asked.max(promised);
+        }
+        self.queue.push_back(command);
+    }
+
+    /// Whether there is another step to do.
+    pub(super) fn is_busy(&self) -> bool {
+        self.synced < self.log.len() || !self.queue.is_empty()
+    }
+
+    /// Does one step: a sync, a group of writes, a cut, or a save.
+    pub(super) fn step(&mut self, group_max: usize) -> (Option<Report>, Vec<Entry>) {
+        if self.synced < self.log.len() {
+            self.synced = self.log.len();
+            let end = self.written_end();
+            return (Some(Report::Durable { end }), Vec::new());
+        }
+        let mut written = Vec::new();
+        while let Some(Command::Append(batch)) = self.queue.front() {
+            if !written.is_empty() && written.len() >= group_max {
+                break;
+            }
+            written.extend(Entry::all_of(batch));
+            self.queue.pop_front();
+        }
+        if !written.is_empty() {
+            self.log.extend(written.iter().cloned());
+            let end = self.written_end();
+            return (Some(Report::Written { end }), written);
+        }
+        let Some(command) = self.queue.pop_front() else {
+            return (None, Vec::new());
+        };
+        (Some(self.run_alone(command)), Vec::new())
+    }
+
+    fn run_alone(&mut self, command: Command) -> Report {
+        match command {
+            Command::Append(_) => unreachable!("appends are written as a group"),
+            Command::Truncate { ticket, to } => {
+                let to = to.0 as usize;
+                let records = self.log.len().saturating_sub(to) as u64;
+                self.log.truncate(to);
+                self.synced = self.log.len();
+                let from = self.written_end();
+                Report::Truncated {
+                    ticket,
+                    cut: Cut { from, records },
+                }
+            }
+            Command::Save { ticket, meta } => {
+                self.meta = *meta;
+                let durable_end = self.durable_end();
+                Report::Saved {
+                    ticket,
+                    durable_end,
+                }
+            }
+        }
+    }
+
+    /// The process ends at once: what was being done may or may not have reached the disk.
+    pub(super) fn crash(&mut self, rng: &mut ChaCha8Rng) {
+        let kept = rng.random_range(self.synced..=self.log.len());
+        self.log.truncate(kept);
+        let next_is_alone = !matches!(self.queue.front(), None | Some(Command::Append(_)));
+        if next_is_alone && self.synced >= self.log.len() && rng.random_bool(0.3) {
+            let command = self.queue.pop_front().expect("it was just seen");
+            self.run_alone(command);
+        }
+        self.synced = self.log.len();
+        self.queue.clear();
+        self.promise_asked = Epoch(0);
+        if let Some(meta) = self.meta_before_crash.take() {
+            self.meta = meta;
+        }
+    }
+
+    pub(super) fn written_end(&self) -> Offset {
+        Offset(self.log.len() as u64)
+    }
+
+    pub(super) fn durable_end(&self) -> Offset {
+        Offset(self.synced as u64)
+    }
+
+    /// Whether it holds this record durably.
+    pub(super) fn holds(&self, offset: Offset, identity: (Epoch, u64)) -> bool {
+        offset < self.durable_end() && self.log[offset.0 as usize].identity() == identity
+    }
+
+    /// All pairs of the log, ascending.
+    pub(super) fn all_starts(&self) -> Vec<EpochStart> {
+        let mut starts: Vec<EpochStart> = Vec::new();
+        for entry in &self.log {
+            if starts.last().is_none_or(|last| last.epoch != entry.epoch) {
+                starts.push(EpochStart {
+                    epoch: entry.epoch,
+                    first: entry.offset,
+                });
+            }
+        }
+        starts
+    }
+
+    /// The newest pairs, as far as they are kept in memory.
+    pub(super) fn starts(&self, kept: usize) -> Vec<EpochStart> {
+        let all = self.all_starts();
+        all[all.len().saturating_sub(kept)..].to_vec()
+    }
+}
+
+/// What a replica sees of its log.
+pub(super) struct Facts<'a> {
+    pub(super) disk: &'a Disk,
+    pub(super) starts_kept: usize,
+}
+
+impl LogFacts for Facts<'_> {
+    fn epoch_starts(&self, limit: usize) -> Vec<EpochStart> {
+        self.disk.starts(limit.min(self.starts_kept))
+    }
+
+    fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
+        let entry = self.disk.log.get(usize::try_from(offset.0).ok()?)?;
+        Some(entry.epoch)
+    }
+}

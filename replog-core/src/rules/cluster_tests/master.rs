@@ -1,0 +1,671 @@
+//! A master of a simulation: recovery, then office and links, and a disk.
+//!
+//! Does what the shells do, and nothing more: delivers events, carries out what comes back.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
+use rand::RngExt as _;
+
+use super::{
+    disk::{Command, Report},
+    world::{Call, Event, MS, Micros, Planted, Process, World},
+};
+use crate::{
+    config::{Founding, MasterConfig},
+    limits::EPOCH_STARTS_MAX,
+    log::Meta,
+    rules::{
+        link::{Link, LinkAction},
+        office::{Answered, NewAppend, Office},
+        progress::Wanted,
+        recovery::{Recovery, RecoveryAction, Settings},
+    },
+    transport::{
+        Answer, Append, FencedBy, Hello, NodeState, Progress, Promised, Request, RequestBody,
+        Response, TransportError,
+    },
+    types::{ClusterId, Concern, Epoch, Incarnation, Mode, Offset, Status, majority},
+};
+
+pub(super) struct Master {
+    pub(super) index: usize,
+    pub(super) config: MasterConfig,
+    /// Whether it is the one that clients mean, or one that was replaced.
+    pub(super) current: bool,
+    /// Whether its process and its directory are no more.
+    pub(super) gone: bool,
+    pub(super) life: u64,
+    pub(super) paused_until: Micros,
+    pub(super) run: Option<Run>,
+}
+
+/// One life of it.
+pub(super) struct Run {
+    recovery: Option<Recovery>,
+    pub(super) office: Office<u64>,
+    pub(super) links: Vec<Link>,
+    incarnation: Incarnation,
+    cluster: Option<ClusterId>,
+    adopted_end: Offset,
+    told_committed: Option<Offset>,
+    armed: Option<Micros>,
+    pub(super) fenced: Option<FencedBy>,
+    /// The calls that the shell waits for.
+    open_calls: BTreeSet<(usize, u64)>,
+    /// When each secondary last answered anything.
+    heard: Vec<Micros>,
+    forged: bool,
+}
+
+impl Master {
+    pub(super) fn new(index: usize, config: MasterConfig) -> Master {
+        Master {
+            index,
+            config,
+            current: true,
+            gone: false,
+            life: 0,
+            paused_until: 0,
+            run: None,
+        }
+    }
+
+    fn process(&self) -> Process {
+        Process::Master(self.index)
+    }
+
+    fn disk(&self, world: &World) -> usize {
+        world.disk_of(self.process())
+    }
+
+    pub(super) fn start(&mut self, world: &mut World) {
+        if self.run.is_some() || self.gone {
+            return;
+        }
+        world.note(|| format!("m{} starts", self.index));
+        self.life += 1;
+        let (now, at, seed) = (world.instant(), world.now, world.rng.random());
+        let disk = self.disk(world);
+        world.disks[disk].meta.start += 1;
+        let meta = world.disks[disk].meta.clone();
+        let links: Vec<Link> = self
+            .config
+            .secondaries
+            .iter()
+            .map(|peer| Link::new(peer.name.clone(), self.config.timing.clone(), seed, now))
+            .collect();
+        let reports = links.iter().map(|link| link.report(now)).collect();
+        let settings = Settings {
+            nodes: self.config.node_names(),
+            founding: self.config.founding,
+            timing: self.config.timing.clone(),
+            drawn: ClusterId::draw(&mut world.rng),
+        };
+        let own_end = world.disks[disk].durable_end();
+        self.run = Some(Run {
+            office: Office::new(&self.config, true, reports),
+            incarnation: Incarnation {
+                instance: meta.instance,
+                start: meta.start,
+            },
+            recovery: Some(Recovery::new(settings, meta, own_end, now)),
+            heard: vec![at; links.len()],
+            links,
+            cluster: None,
+            adopted_end: Offset::ZERO,
+            told_committed: None,
+            armed: None,
+            fenced: None,
+            open_calls: BTreeSet::new(),
+            forged: false,
+        });
+        self.settle(world);
+    }
+
+    pub(super) fn crash(&mut self, world: &mut World) {
+        if self.run.take().is_none() {
+            return;
+        }
+        world.note(|| format!("m{} crashes", self.index));
+        self.life += 1;
+        self.paused_until = 0;
+        world.crash_disk(self.process());
+    }
+
+    /// A client sends a few messages.
+    pub(super) fn append(
+        &mut self,
+        world: &mut World,
+        appends: Vec<(u64, Concern, Option<Duration>)>,
+    ) {
+        let Some(run) = &mut self.run else { return };
+        let now = world.instant();
+        let appends: Vec<NewAppend<u64>> = appends
+            .into_iter()
+            .map(|(id, concern, timeout)| NewAppend {
+                payload: Bytes::copy_from_slice(&id.to_be_bytes()),
+                concern,
+                timeout,
+                arrived: now,
+                caller: id,
+            })
+            .collect();
+        let admitted = run.office.admit(now, world.now / 1000, appends.into_iter());
+        if !admitted.batches.is_empty() {
+            let patience = self.config.timing.unhealthy_after.as_micros() as Micros;
+            let heard = run.heard.iter().filter(|at| world.now - **at < patience);
+            if heard.count() + 1 < majority(world.knobs.nodes as u32) as usize {
+                world
+                    .oracle
+                    .fail("rule 8: an append without a quorum".to_owned());
+            }
+            if run.recovery.is_some() || run.fenced.is_some() {
+                world
+                    .oracle
+                    .fail("rule 9: an append without an office".to_owned());
+            }
+        }
+        let life = self.life;
+        for batch in admitted.batches {
+            world.submit(Process::Master(self.index), life, Command::Append(batch));
+        }
+        self.settle(world);
+    }
+
+    pub(super) fn on_timer(&mut self, world: &mut World) {
+        let starts = world
+            .facts(self.process())
+            .disk
+            .starts(world.knobs.starts_kept);
+        let Some(run) = &mut self.run else { return };
+        run.armed = None;
+        if let Some(recovery) = &mut run.recovery {
+            recovery.on_deadline(world.instant(), &starts);
+        }
+        self.settle(world);
+    }
+
+    pub(super) fn on_answer(
+        &mut self,
+        world: &mut World,
+        call: Call,
+        result: Result<Response, TransportError>,
+    ) {
+        let Some(run) = &mut self.run else { return };
+        let first = run.open_calls.remove(&(call.link, call.attempt));
+        if !first && !world.knobs.stray_answers {
+            return;
+        }
+        world.note(|| {
+            format!(
+                "m{} <- s{}.{} {result:?}",
+                self.index,
+                call.link + 1,
+                call.attempt
+            )
+        });
+        if result.is_ok() {
+            run.heard[call.link] = world.now;
+        }
+        run.links[call.link].on_answer(world.instant(), call.attempt, result);
+        self.settle(world);
+    }
+
+    pub(super) fn on_timed_out(&mut self, world: &mut World, call: Call) {
+        let Some(run) = &mut self.run else { return };
+        if run.open_calls.remove(&(call.link, call.attempt)) {
+            let timed_out = Err(TransportError::TimedOut);
+            run.links[call.link].on_answer(world.instant(), call.attempt, timed_out);
+            self.settle(world);
+        }
+    }
+
+    pub(super) fn on_report(&mut self, world: &mut World, report: Report) {
+        let now = world.instant();
+        let Some(run) = &mut self.run else { return };
+        match report {
+            Report::Written { end } => {
+                run.office.on_written(end);
+                if run.office.is_serving() {
+                    run.tell_links(world, self.index);
+                }
+            }
+            Report::Durable { end } => match &mut run.recovery {
+                Some(recovery) => recovery.on_durable(now, end),
+                None => run.office.on_durable(end),
+            },
+            Report::Truncated { cut, .. } => {
+                if let Some(recovery) = &mut run.recovery {
+                    recovery.on_truncated(now, cut.from);
+                }
+            }
+            Report::Saved { .. } => {
+                if let Some(recovery) = &mut run.recovery {
+                    recovery.on_saved(now);
+                }
+            }
+        }
+        self.settle(world);
+    }
+
+    pub(super) fn on_batch_read(
+        &mut self,
+        world: &mut World,
+        call: Call,
+        epoch: Epoch,
+        range: (Offset, Offset),
+        progress: Progress,
+    ) {
+        let records = world.rng.random_range(1..=world.knobs.batch_records);
+        let log = &world.disk(self.process()).log;
+        let (from, until) = (range.0.0 as usize, range.1.0 as usize);
+        let until = until.min(log.len()).min(from + records);
+        let Some(run) = &mut self.run else { return };
+        let link = &mut run.links[call.link];
+        if from >= until {
+            link.on_read_failed(world.instant(), call.attempt, "the log ends before".into());
+        } else {
+            let records: Vec<_> = log[from..until].iter().map(|e| e.batch.clone()).collect();
+            let bytes = records.iter().map(|batch| batch.bytes().len()).sum();
+            if link.on_read(call.attempt, Offset(until as u64), bytes) {
+                let body = RequestBody::Append(Append { progress, records });
+                self.call(world, call, epoch, body);
+            }
+        }
+        self.settle(world);
+    }
+
+    /// Carries out what recovery, links and office want until they want nothing.
+    fn settle(&mut self, world: &mut World) {
+        let now = world.instant();
+        loop {
+            let mut idle = true;
+            let Some(run) = &mut self.run else { return };
+            let actions = run.recovery.as_mut().map(Recovery::take_actions);
+            for action in actions.into_iter().flatten() {
+                idle = false;
+                self.carry_out(world, action);
+            }
+            for link in 0..self.config.secondaries.len() {
+                while let Some(run) = &mut self.run
+                    && let Some(action) = run.links[link].poll(now)
+                {
+                    run.links[link].check_invariants();
+                    idle = false;
+                    self.carry_out_link(world, link, action);
+                }
+            }
+            let Some(run) = &mut self.run else { return };
+            let answered = run.office.settle(now);
+            idle &= answered.is_empty();
+            let committed = run.office.committed();
+            if committed != run.told_committed {
+                self.show(world, committed);
+                idle = false;
+            }
+            self.answer(world, answered);
+            if idle {
+                break;
+            }
+        }
+        self.arm(world);
+    }
+
+    fn show(&mut self, world: &mut World, committed: Option<Offset>) {
+        let disk = self.disk(world);
+        let Some(run) = &mut self.run else { return };
+        if committed < run.told_committed {
+            world
+                .oracle
+                .fail("committed goes back within an epoch".to_owned());
+        }
+        let from = run.told_committed.unwrap_or(Offset::ZERO);
+        if let Some(to) = committed {
+            world.oracle.on_committed(&world.disks[disk], from, to);
+        }
+        run.told_committed = committed;
+        run.tell_links(world, self.index);
+    }
+
+    fn arm(&mut self, world: &mut World) {
+        let now = world.instant();
+        let Some(run) = &mut self.run else { return };
+        let deadline = run
+            .recovery
+            .as_ref()
+            .and_then(Recovery::next_deadline)
+            .into_iter()
+            .chain(run.office.next_deadline(now))
+            .chain(run.links.iter().filter_map(|link| link.next_deadline(now)))
+            .min();
+        let Some(deadline) = deadline else { return };
+        let at = world.micros(deadline).max(world.now + MS);
+        if run.armed.is_none_or(|armed| at < armed) {
+            run.armed = Some(at);
+            let (master, life) = (self.index, self.life);
+            world.at(at, Event::TimerDue { master, life });
+        }
+    }
+
+    fn carry_out(&mut self, world: &mut World, action: RecoveryAction) {
+        world.note(|| format!("m{} recovery: {action:?}", self.index));
+        let now = world.instant();
+        let (process, life, disk) = (self.process(), self.life, self.disk(world));
+        let Some(run) = &mut self.run else { return };
+        match action {
+            RecoveryAction::Ask {
+                to,
+                cluster,
+                epoch,
+                serial,
+                body,
+            } => {
+                run.cluster = cluster;
+                for (peer, link) in self.config.secondaries.iter().zip(&mut run.links) {
+                    if to.contains(&peer.name) {
+                        link.ask(now, cluster, epoch, serial, body.clone());
+                    }
+                }
+                if world.planted(Planted::OnePromiseFewer)
+                    && matches!(body, RequestBody::Promise(_))
+                {
+                    self.forge_a_promise(world, serial, epoch);
+                }
+            }
+            RecoveryAction::Save(meta) => {
+                let meta = Box::new(meta);
+                world.submit(process, life, Command::Save { ticket: 0, meta });
+            }
+            RecoveryAction::Truncate(to) => {
+                if world.disks[disk].meta.log_epoch.is_some() {
+                    world
+                        .oracle
+                        .fail("rule 5: an intact master cuts its log".to_owned());
+                }
+                world.submit(process, life, Command::Truncate { ticket: 0, to });
+            }
+            RecoveryAction::Append(batches) => {
+                for batch in batches {
+                    world.submit(process, life, Command::Append(batch));
+                }
+            }
+            RecoveryAction::Serve {
+                meta,
+                epoch,
+                adopted_end,
+            } => self.take_office(world, &meta, epoch, adopted_end),
+            RecoveryAction::BecomeFenced(by) => self.lose_office(world, by),
+            RecoveryAction::Note(_) => {}
+        }
+    }
+
+    fn take_office(&mut self, world: &mut World, meta: &Meta, epoch: Epoch, adopted_end: Offset) {
+        let now = world.instant();
+        let disk = &world.disks[self.disk(world)];
+        let ends = (disk.written_end(), disk.durable_end());
+        if ends != (adopted_end, adopted_end) || disk.meta.log_epoch != Some(epoch) {
+            let text = format!("serving from {adopted_end} on a log of {ends:?}");
+            world.oracle.fail(text);
+        }
+        let disk = disk.clone();
+        if self.current {
+            world.oracle.check_acked(&disk);
+        }
+        let Some(run) = &mut self.run else { return };
+        run.recovery = None;
+        run.office.serve(epoch, adopted_end);
+        (run.cluster, run.adopted_end) = (meta.cluster.as_ref().map(|c| c.id), adopted_end);
+        let cluster = run.cluster.expect("a recovered master has a cluster");
+        for link in &mut run.links {
+            link.on_log(now, adopted_end, None);
+            link.serve(now, cluster, epoch);
+        }
+    }
+
+    fn lose_office(&mut self, world: &mut World, by: FencedBy) {
+        let now = world.instant();
+        let Some(run) = &mut self.run else { return };
+        run.fenced = Some(by.clone());
+        run.recovery = None;
+        let answered = run.office.become_fenced(now, by);
+        for link in &mut run.links {
+            link.fall_silent();
+        }
+        self.answer(world, answered);
+    }
+
+    /// A planted bug: an answer that nobody gave.
+    fn forge_a_promise(&mut self, world: &World, serial: u64, epoch: Epoch) {
+        let Some(run) = &mut self.run else { return };
+        if std::mem::replace(&mut run.forged, true) || epoch < Epoch(3) {
+            return;
+        }
+        let response = Response {
+            cluster: run.cluster,
+            name: self.config.secondaries[world.now as usize % self.config.secondaries.len()]
+                .name
+                .clone(),
+            incarnation: run.incarnation,
+            state: NodeState {
+                log_epoch: Some(Epoch(0)),
+                promised: epoch,
+                ..NodeState::default()
+            },
+            answer: Answer::Promised(Promised {
+                epoch_starts: Vec::new(),
+            }),
+        };
+        if let Some(recovery) = &mut run.recovery {
+            recovery.on_answer(world.instant(), serial, response, &[]);
+        }
+    }
+
+    fn carry_out_link(&mut self, world: &mut World, link: usize, action: LinkAction) {
+        let now = world.instant();
+        let call = |attempt| Call {
+            master: self.index,
+            life: self.life,
+            link,
+            attempt,
+        };
+        match action {
+            LinkAction::Ask {
+                attempt,
+                epoch,
+                body,
+            } => self.call(world, call(attempt), epoch, body),
+            LinkAction::Hello {
+                attempt,
+                epoch,
+                older_before,
+            } => {
+                let hello = self.hello(world, epoch, older_before);
+                self.call(world, call(attempt), epoch, RequestBody::Hello(hello));
+            }
+            LinkAction::Heartbeat {
+                attempt,
+                epoch,
+                progress,
+            } => self.call(
+                world,
+                call(attempt),
+                epoch,
+                RequestBody::Heartbeat(progress),
+            ),
+            LinkAction::SendBatch {
+                attempt,
+                epoch,
+                wanted: Wanted { from, until, .. },
+                progress,
+            } => {
+                let call = call(attempt);
+                if world.chance(0.7) {
+                    self.on_batch_read(world, call, epoch, (from, until), progress);
+                    return;
+                }
+                let delay = world.below(100 * MS);
+                world.after(
+                    delay,
+                    Event::BatchRead {
+                        call,
+                        epoch,
+                        from,
+                        until,
+                        progress,
+                    },
+                );
+            }
+            LinkAction::Answered { serial, response } => {
+                let starts = world.disk(self.process()).starts(world.knobs.starts_kept);
+                if let Some(run) = &mut self.run
+                    && let Some(recovery) = &mut run.recovery
+                {
+                    recovery.on_answer(now, serial, *response, &starts);
+                }
+            }
+            LinkAction::BecomeFenced(by) => {
+                if self.run.as_ref().is_some_and(|run| run.office.is_serving()) {
+                    self.lose_office(world, by);
+                }
+            }
+            LinkAction::Changed(change) => {
+                world.note(|| format!("m{} link s{}: {change:?}", self.index, link + 1));
+            }
+            LinkAction::Report => {
+                let Some(run) = &mut self.run else { return };
+                let report = run.links[link].report(now);
+                run.office.on_report(link, report);
+            }
+        }
+    }
+
+    fn hello(&self, world: &World, epoch: Epoch, older_before: Option<Offset>) -> Hello {
+        let disk = world.disk(self.process());
+        let mut starts = disk.all_starts();
+        let end = disk.written_end();
+        if let Some(before) = older_before {
+            starts.retain(|start| start.first < before);
+        }
+        let limit = world.knobs.hello_starts.min(EPOCH_STARTS_MAX);
+        Hello {
+            nodes: self.config.node_names(),
+            log_epoch: Some(epoch),
+            public_url: None,
+            end,
+            adopted_end: self
+                .run
+                .as_ref()
+                .map_or(Offset::ZERO, |run| run.adopted_end),
+            epoch_starts: starts.split_off(starts.len().saturating_sub(limit)),
+            epoch_starts_end: older_before.unwrap_or(end),
+        }
+    }
+
+    fn call(&mut self, world: &mut World, call: Call, epoch: Epoch, body: RequestBody) {
+        let Some(run) = &mut self.run else { return };
+        let request = Request {
+            cluster: run.cluster,
+            from: self.config.name.clone(),
+            incarnation: run.incarnation,
+            to: self.config.secondaries[call.link].name.clone(),
+            epoch,
+            body,
+        };
+        run.open_calls.insert((call.link, call.attempt));
+        let node = call.link;
+        let event = Event::Request {
+            node,
+            call,
+            request,
+        };
+        world.carry(Process::Master(self.index), Process::Node(node), &event);
+        let timeout = self.config.timing.request_timeout.as_micros() as Micros;
+        world.after(timeout, Event::TimedOut { call });
+    }
+
+    fn answer(&mut self, world: &mut World, answered: Vec<Answered<u64>>) {
+        let disk = self.disk(world);
+        for Answered { caller, result } in answered {
+            world.note(|| format!("m{} answers {caller}: {result:?}", self.index));
+            let Ok(receipt) = result else { continue };
+            if receipt.concern_met {
+                let record = (receipt.offset, receipt.epoch, caller);
+                let disks = std::mem::take(&mut world.disks);
+                world
+                    .oracle
+                    .on_acked(&disks, disk, record, receipt.concern, self.current);
+                world.disks = disks;
+            }
+        }
+    }
+
+    /// Why this master does not serve every node, if so.
+    pub(super) fn unsettled(&self, world: &World) -> Option<String> {
+        let now = world.instant();
+        let Some(run) = &self.run else {
+            return Some("the master is down".to_owned());
+        };
+        let mode = run.office.mode(now);
+        if mode.mode != Mode::ReadWrite {
+            return Some(format!("the master is {:?}: {}", mode.mode, mode.detail));
+        }
+        if run.office.waiting() > 0 {
+            return Some(format!("{} appends wait", run.office.waiting()));
+        }
+        let own = world.disk(self.process());
+        let end = own.written_end();
+        if own.durable_end() != end || run.office.committed() != Some(end) {
+            return Some(format!(
+                "of {end} records {} are durable and {:?} committed",
+                own.durable_end(),
+                run.office.committed()
+            ));
+        }
+        for node in 0..world.knobs.nodes - 1 {
+            let disk = &world.disks[node];
+            let status = run.links[node].report(now).health.status(now);
+            let equal = disk.durable_end() == end
+                && disk.written_end() == end
+                && disk
+                    .log
+                    .iter()
+                    .zip(&own.log)
+                    .all(|(a, b)| a.identity() == b.identity());
+            if !equal || status != Status::Healthy || disk.meta.log_epoch != own.meta.log_epoch {
+                return Some(format!(
+                    "s{} is {status}, has {} of {end} records, log epoch {:?} of {:?}",
+                    node + 1,
+                    disk.durable_end(),
+                    disk.meta.log_epoch,
+                    own.meta.log_epoch
+                ));
+            }
+        }
+        None
+    }
+}
+
+impl Run {
+    fn tell_links(&mut self, world: &World, master: usize) {
+        let now = world.instant();
+        let written_end = world.disk(Process::Master(master)).written_end();
+        for link in &mut self.links {
+            link.on_log(now, written_end, self.told_committed);
+        }
+    }
+}
+
+/// A master that may found, with the default times.
+pub(super) fn config(nodes: usize) -> MasterConfig {
+    let name = |text: String| crate::types::NodeName::new(&text).expect("a short name");
+    let peers = (1..nodes)
+        .map(|n| crate::config::Peer {
+            name: name(format!("s{n}")),
+            url: format!("s{n}"),
+        })
+        .collect();
+    let mut config = MasterConfig::new(name("m".to_owned()), peers);
+    config.founding = Founding::Allowed;
+    config
+}

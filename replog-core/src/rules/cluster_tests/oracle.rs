@@ -1,0 +1,232 @@
+//! What must hold, whatever happened: one check for each rule that pure parts can break.
+//!
+//! Owns what clients and nodes were told. Sees every disk; changes nothing.
+
+use std::collections::BTreeMap;
+
+use super::disk::{Disk, Entry};
+use crate::{
+    transport::{Answer, RequestBody, Response},
+    types::{Epoch, Offset, majority},
+};
+
+/// Everything that was told to somebody, and what was found wrong with it.
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    nodes: u32,
+    /// Only what clients and readers can see is checked, not how nodes come to it.
+    pub(super) only_outcomes: bool,
+    /// What was acknowledged, with its concern.
+    acked: BTreeMap<Offset, ((Epoch, u64), u32)>,
+    /// What somebody showed as committed.
+    committed: Vec<(Epoch, u64)>,
+    /// Each record that was ever written, with the epoch of the one before it.
+    given: BTreeMap<(Epoch, Offset), (u64, Option<Epoch>)>,
+    /// Logs that were lost with their disks.
+    lost: Vec<Vec<Entry>>,
+    /// By node: the newest epoch for which it said yes to anything.
+    accepted: BTreeMap<usize, Epoch>,
+    pub(super) violation: Option<String>,
+    pub(super) acks_at_majority: u64,
+    pub(super) cuts: u64,
+}
+
+impl Oracle {
+    pub(super) fn new(nodes: u32) -> Oracle {
+        Oracle {
+            nodes,
+            ..Oracle::default()
+        }
+    }
+
+    pub(super) fn fail(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    /// Rules 1, 2 and 3: records follow each other, epochs never fall, an offset is given out
+    /// once in an epoch, and what came before it is the same everywhere.
+    pub(super) fn on_written(&mut self, disk: &Disk, written: &[Entry]) {
+        let first = disk.log.len() - written.len();
+        for (at, entry) in written.iter().enumerate() {
+            let position = first + at;
+            if entry.offset.0 as usize != position {
+                return self.fail(format!(
+                    "rule 2: {} written at {position} on {}",
+                    entry.offset, disk.meta.name
+                ));
+            }
+            let before = position.checked_sub(1).map(|p| disk.log[p].epoch);
+            if before > Some(entry.epoch) {
+                return self.fail(format!("rule 1: the epoch falls at {}", entry.offset));
+            }
+            let key = (entry.epoch, entry.offset);
+            let given = *self.given.entry(key).or_insert((entry.id, before));
+            if given != (entry.id, before) {
+                return self.fail(format!(
+                    "rule 1: {} of epoch {} is two records, or follows two",
+                    entry.offset, entry.epoch
+                ));
+            }
+        }
+    }
+
+    /// Rule 9, and nothing is told before it is durable.
+    pub(super) fn on_answer(
+        &mut self,
+        node: usize,
+        disk: &Disk,
+        asked: (Epoch, &RequestBody),
+        response: &Response,
+    ) {
+        if self.only_outcomes {
+            return;
+        }
+        let (epoch, body) = asked;
+        let state = response.state;
+        if state.log_epoch > disk.meta.log_epoch {
+            return self.fail(format!("rule 5: node {node} names a log epoch not saved"));
+        }
+        // A refusal may name the end of before a cut that is being done. Records for a recovery
+        // are decided on first and read later.
+        let yes = matches!(
+            response.answer,
+            Answer::Promised(_) | Answer::Aligned(_) | Answer::Taken
+        );
+        if !yes {
+            return;
+        }
+        if state.durable_end > disk.durable_end() {
+            return self.fail(format!(
+                "rule 4: node {node} names end {}, and {} is durable",
+                state.durable_end,
+                disk.durable_end()
+            ));
+        }
+        let promised = disk.meta.promised.as_ref().map_or(Epoch(0), |p| p.epoch);
+        if promised < epoch {
+            return self.fail(format!(
+                "rule 9: node {node} accepts epoch {epoch}, and {promised} is saved"
+            ));
+        }
+        let newest = self.accepted.entry(node).or_default();
+        if epoch < *newest {
+            let text = format!("rule 9: node {node} accepts epoch {epoch} after {newest}");
+            return self.fail(text);
+        }
+        *newest = epoch;
+        if let (RequestBody::Append(append), Answer::Taken) = (body, &response.answer) {
+            for entry in append.records.iter().flat_map(Entry::all_of) {
+                if !disk.holds(entry.offset, entry.identity()) {
+                    return self.fail(format!(
+                        "rule 4: node {node} takes {} and does not hold it",
+                        entry.offset
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Rule 9, where records enter a log.
+    pub(super) fn on_submitted(&mut self, node: usize, disk: &Disk, sender: Epoch) {
+        if sender < disk.promise_asked && !self.only_outcomes {
+            self.fail(format!(
+                "rule 9: node {node} takes records of epoch {sender} behind promise {}",
+                disk.promise_asked
+            ));
+        }
+    }
+
+    /// Rule 4 at an answer, and rule 5 from then on.
+    pub(super) fn on_acked(
+        &mut self,
+        disks: &[Disk],
+        master: usize,
+        record: (Offset, Epoch, u64),
+        concern: u32,
+        counts_below_majority: bool,
+    ) {
+        let (offset, epoch, id) = record;
+        let identity = (epoch, id);
+        let holds = |log: &[Entry]| {
+            log.get(offset.0 as usize)
+                .is_some_and(|entry| entry.identity() == identity)
+        };
+        if !disks[master].holds(offset, identity) {
+            return self.fail(format!("rule 4: {offset} acknowledged, not durable here"));
+        }
+        let held = disks.iter().filter(|d| d.holds(offset, identity)).count()
+            + self.lost.iter().filter(|log| holds(log)).count();
+        if (held as u32) < concern {
+            return self.fail(format!("rule 4: {offset} on {held} nodes, not {concern}"));
+        }
+        if concern >= majority(self.nodes) {
+            self.acks_at_majority += 1;
+        } else if !counts_below_majority {
+            return;
+        }
+        let known = self.acked.entry(offset).or_insert((identity, concern));
+        known.1 = known.1.max(concern);
+        if known.0 != identity {
+            self.fail(format!("rule 5: {offset} acknowledged as two records"));
+        }
+    }
+
+    /// Rule 1: what one node shows as committed, from `from` on, every other one shows too.
+    pub(super) fn on_committed(&mut self, disk: &Disk, from: Offset, committed: Offset) {
+        for at in from.0 as usize..committed.0 as usize {
+            let Some(entry) = disk.log.get(at) else {
+                return self.fail(format!("rule 1: {} shows {at}, not held", disk.meta.name));
+            };
+            if at == self.committed.len() {
+                self.committed.push(entry.identity());
+            } else if self.committed.get(at) != Some(&entry.identity()) {
+                return self.fail(format!("rule 1: {at} is shown as two records"));
+            }
+        }
+    }
+
+    /// Rule 5, when a master takes office and at the end.
+    pub(super) fn check_acked(&mut self, disk: &Disk) {
+        let missing = self
+            .acked
+            .iter()
+            .find(|(offset, (identity, _))| !disk.holds(**offset, *identity));
+        if let Some((offset, (identity, concern))) = missing {
+            let text = format!(
+                "rule 5: {offset} {identity:?} was acknowledged at {concern} and is not on {}",
+                disk.meta.name
+            );
+            return self.fail(text);
+        }
+        let shown = self.committed.iter().enumerate();
+        let missing = shown
+            .filter(|(at, identity)| !disk.holds(Offset(*at as u64), **identity))
+            .map(|(at, _)| at)
+            .next();
+        if let Some(at) = missing {
+            self.fail(format!(
+                "rule 5: {at} was committed, not on {}",
+                disk.meta.name
+            ));
+        }
+    }
+
+    /// A disk is gone. With the master's goes what only it had to hold.
+    pub(super) fn on_disk_lost(&mut self, disk: &Disk, of_master: bool) {
+        self.lost.push(disk.log[..disk.synced].to_vec());
+        if of_master {
+            self.forget_below_majority();
+        }
+    }
+
+    /// A master was replaced.
+    pub(super) fn forget_below_majority(&mut self) {
+        let needed = majority(self.nodes);
+        self.acked.retain(|_, (_, concern)| *concern >= needed);
+    }
+
+    /// A node's directory is a new one.
+    pub(super) fn on_wiped(&mut self, node: usize) {
+        self.accepted.remove(&node);
+    }
+}

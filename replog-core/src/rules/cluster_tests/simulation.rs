@@ -1,0 +1,476 @@
+//! One run: a cluster is founded, suffers, heals, and must converge.
+
+use std::time::Duration;
+
+use super::{
+    disk::Disk,
+    master::{Master, config},
+    node::Node,
+    world::{Event, MS, Micros, Planted, Process, SECOND, Weather, World},
+};
+use crate::{
+    log::Meta,
+    types::{Concern, InstanceId, NodeName},
+};
+
+/// How long things may take to be in order again after the last fault.
+const HEALING: Micros = 40 * SECOND;
+
+pub(super) struct Simulation {
+    world: World,
+    nodes: Vec<Node>,
+    masters: Vec<Master>,
+    faults_until: Micros,
+    next_id: u64,
+    outcome: Outcome,
+}
+
+/// What happened, in numbers: a run in which nothing does shows nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) events: u64,
+    pub(super) acks_at_majority: u64,
+    pub(super) cuts: u64,
+    pub(super) wipes: u64,
+    pub(super) replaced: u64,
+    pub(super) crashes: u64,
+}
+
+impl Outcome {
+    pub(super) fn add(&mut self, other: Outcome) {
+        self.events += other.events;
+        self.acks_at_majority += other.acks_at_majority;
+        self.cuts += other.cuts;
+        self.wipes += other.wipes;
+        self.replaced += other.replaced;
+        self.crashes += other.crashes;
+    }
+}
+
+impl Simulation {
+    pub(super) fn new(seed: u64, planted: Option<Planted>, only_outcomes: bool) -> Simulation {
+        let count = if seed % 3 == 2 { 5 } else { 3 };
+        let mut world = World::new(seed, count, planted);
+        world.oracle.only_outcomes = only_outcomes;
+        let config = config(count);
+        for peer in &config.secondaries {
+            let disk = Disk::new(blank(&mut world, &peer.name));
+            world.disks.push(disk);
+        }
+        let disk = Disk::new(blank(&mut world, &config.name));
+        world.disks.push(disk);
+        let faults_until = (8 + world.below(20)) * SECOND;
+        Simulation {
+            world,
+            nodes: (0..count - 1).map(Node::new).collect(),
+            masters: vec![Master::new(0, config)],
+            faults_until,
+            next_id: 0,
+            outcome: Outcome::default(),
+        }
+    }
+
+    pub(super) fn run(mut self) -> Result<Outcome, String> {
+        let late = if self.world.chance(0.3) {
+            8 * SECOND
+        } else {
+            200 * MS
+        };
+        for node in 0..self.nodes.len() {
+            let delay = self.world.below(late);
+            self.world.after(delay, Event::Start(Process::Node(node)));
+        }
+        self.world.after(0, Event::Start(Process::Master(0)));
+        self.world.after(0, Event::ClientDue);
+        self.world.after(SECOND / 2, Event::FaultDue);
+        self.run_until(self.faults_until)?;
+        self.heal();
+        self.converge()?;
+        self.append_at_all()?;
+        self.outcome.acks_at_majority = self.world.oracle.acks_at_majority;
+        self.outcome.cuts = self.world.oracle.cuts;
+        Ok(self.outcome)
+    }
+
+    fn run_until(&mut self, until: Micros) -> Result<(), String> {
+        while self.world.now < until {
+            let Some(event) = self.world.next() else {
+                return Err("nothing happens any more".to_owned());
+            };
+            self.outcome.events += 1;
+            self.dispatch(event);
+            if let Some(violation) = self.world.oracle.violation.take() {
+                return Err(format!("{violation} (at {} ms)", self.world.now / MS));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whose event it is, and of which life of it.
+    fn owner(event: &Event) -> Option<(Process, Option<u64>)> {
+        Some(match event {
+            Event::Request { node, .. } => (Process::Node(*node), None),
+            Event::Answer { call, .. }
+            | Event::TimedOut { call }
+            | Event::BatchRead { call, .. } => (Process::Master(call.master), Some(call.life)),
+            Event::WriterDue { process, life } | Event::Reported { process, life, .. } => {
+                (*process, Some(*life))
+            }
+            Event::TimerDue { master, life } => (Process::Master(*master), Some(*life)),
+            Event::FetchRead { node, life, .. } | Event::StartsRead { node, life, .. } => {
+                (Process::Node(*node), Some(*life))
+            }
+            Event::Start(_)
+            | Event::ClientDue
+            | Event::FaultDue
+            | Event::LinkHealed(..)
+            | Event::ZombieGone(_) => return None,
+        })
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        if let Some((process, life)) = Self::owner(&event) {
+            let (current, paused_until) = match process {
+                Process::Node(node) => (self.nodes[node].life, self.nodes[node].paused_until),
+                Process::Master(m) => (self.masters[m].life, self.masters[m].paused_until),
+            };
+            if life.is_some_and(|life| life != current) {
+                return;
+            }
+            if paused_until > self.world.now {
+                self.world.at(paused_until, event);
+                return;
+            }
+        }
+        let world = &mut self.world;
+        match event {
+            Event::Request {
+                node,
+                call,
+                request,
+            } => self.nodes[node].on_request(world, call, request),
+            Event::Answer { call, result } => {
+                self.masters[call.master].on_answer(world, call, result);
+            }
+            Event::TimedOut { call } => self.masters[call.master].on_timed_out(world, call),
+            Event::WriterDue { process, life } => world.run_writer(process, life),
+            Event::Reported {
+                process, report, ..
+            } => match process {
+                Process::Node(node) => self.nodes[node].on_report(world, report),
+                Process::Master(master) => self.masters[master].on_report(world, report),
+            },
+            Event::TimerDue { master, .. } => self.masters[master].on_timer(world),
+            Event::BatchRead {
+                call,
+                epoch,
+                from,
+                until,
+                progress,
+            } => {
+                let range = (from, until);
+                self.masters[call.master].on_batch_read(world, call, epoch, range, progress);
+            }
+            Event::FetchRead {
+                node,
+                request,
+                fetch,
+                response,
+                ..
+            } => self.nodes[node].on_fetch_read(world, request, fetch, *response),
+            Event::StartsRead {
+                node,
+                serial,
+                hello,
+                ..
+            } => self.nodes[node].on_starts_read(world, serial, hello),
+            Event::Start(Process::Node(node)) => self.nodes[node].start(world),
+            Event::Start(Process::Master(master)) => self.masters[master].start(world),
+            Event::ClientDue => self.append_some(),
+            Event::FaultDue => self.inflict(),
+            Event::LinkHealed(from, to) => {
+                world.blocked.remove(&(from, to));
+            }
+            Event::ZombieGone(master) => self.bury(master),
+        }
+    }
+
+    fn current(&self) -> usize {
+        self.masters.len() - 1
+    }
+
+    fn append_some(&mut self) {
+        if self.world.now >= self.faults_until {
+            return;
+        }
+        let to = if self.world.chance(0.2) {
+            self.world.below(self.masters.len() as u64) as usize
+        } else {
+            self.current()
+        };
+        let count = 1 + self.world.below(4);
+        let appends = (0..count).map(|_| self.draw_append()).collect();
+        if self.masters[to].paused_until <= self.world.now {
+            self.masters[to].append(&mut self.world, appends);
+        }
+        let pause = self
+            .world
+            .below([5 * MS, 100 * MS, SECOND][self.next_id as usize % 3]);
+        self.world.after(pause + MS, Event::ClientDue);
+    }
+
+    fn draw_append(&mut self) -> (u64, Concern, Option<Duration>) {
+        self.next_id += 1;
+        let concern = match self.world.below(5) {
+            0 => Concern::Count(1),
+            1 => Concern::All,
+            2 => Concern::Count(1 + self.world.below(self.world.knobs.nodes as u64)),
+            _ => Concern::Majority,
+        };
+        let timeout = match self.world.below(4) {
+            0 => Some(Duration::ZERO),
+            1 => Some(Duration::from_micros(self.world.below(2 * SECOND))),
+            _ => None,
+        };
+        (self.next_id, concern, timeout)
+    }
+
+    fn inflict(&mut self) {
+        if self.world.now >= self.faults_until {
+            return;
+        }
+        let longest = [200 * MS, SECOND, 5 * SECOND][self.world.below(3) as usize];
+        let pause = 20 * MS + self.world.below(longest);
+        self.world.after(pause, Event::FaultDue);
+        let node = self.world.below(self.nodes.len() as u64) as usize;
+        let master = self.current();
+        match self.world.below(21) {
+            0..=3 => self.crash(Process::Node(node)),
+            4..=6 => self.crash(Process::Master(master)),
+            7 => self.crash_everything(),
+            8 => self.pause(Process::Node(node)),
+            9 => self.pause(Process::Master(master)),
+            10..=12 => self.block(Process::Master(master), Process::Node(node)),
+            13 => self.isolate(Process::Node(node)),
+            14..=15 => {
+                let disks = self.world.disks.len();
+                self.world.weather = Weather::draw(&mut self.world.rng, disks);
+            }
+            16..=17 => self.wipe(node),
+            18..=19 => self.alternate(node),
+            _ => self.replace_master(),
+        }
+    }
+
+    fn draw_absence(&mut self) -> Micros {
+        let limit = [50 * MS, SECOND, 6 * SECOND][self.world.below(3) as usize];
+        1 + self.world.below(limit)
+    }
+
+    fn crash(&mut self, process: Process) {
+        self.outcome.crashes += 1;
+        match process {
+            Process::Node(node) => self.nodes[node].crash(&mut self.world),
+            Process::Master(master) => self.masters[master].crash(&mut self.world),
+        }
+        let absence = self.draw_absence();
+        self.world.after(absence, Event::Start(process));
+    }
+
+    fn crash_everything(&mut self) {
+        self.crash(Process::Master(self.current()));
+        for node in 0..self.nodes.len() {
+            self.crash(Process::Node(node));
+        }
+    }
+
+    fn pause(&mut self, process: Process) {
+        let until = self.world.now + self.draw_absence();
+        self.world
+            .note(|| format!("{process:?} pauses until {} ms", until / MS));
+        match process {
+            Process::Node(node) => self.nodes[node].paused_until = until,
+            Process::Master(master) => self.masters[master].paused_until = until,
+        }
+    }
+
+    fn block(&mut self, one: Process, other: Process) {
+        let absence = self.draw_absence();
+        let ways = match self.world.below(3) {
+            0 => vec![(one, other)],
+            1 => vec![(other, one)],
+            _ => vec![(one, other), (other, one)],
+        };
+        for (from, to) in ways {
+            self.world.note(|| format!("{from:?} cannot reach {to:?}"));
+            self.world.blocked.insert((from, to));
+            self.world.after(absence, Event::LinkHealed(from, to));
+        }
+    }
+
+    fn isolate(&mut self, process: Process) {
+        for master in 0..self.masters.len() {
+            self.block(Process::Master(master), process);
+        }
+    }
+
+    /// The master restarts, and the next round of promises is without one node: what only that
+    /// one has of the last epoch must give way when it is back.
+    fn alternate(&mut self, without: usize) {
+        let master = Process::Master(self.current());
+        self.block(master, Process::Node(without));
+        self.outcome.crashes += 1;
+        let current = self.current();
+        self.masters[current].crash(&mut self.world);
+        let absence = self.world.below(20 * MS);
+        self.world.after(absence, Event::Start(master));
+    }
+
+    /// Whether a disk may be lost without passing what is promised: every node has joined and is
+    /// intact, and a master that was replaced is gone.
+    fn may_lose_a_disk(&self) -> bool {
+        let zombies = self.masters[..self.current()].iter().any(|m| !m.gone);
+        let intact = |process| self.world.disk(process).meta.log_epoch.is_some();
+        !zombies
+            && intact(Process::Master(self.current()))
+            && (0..self.nodes.len()).all(|node| intact(Process::Node(node)))
+    }
+
+    fn wipe(&mut self, node: usize) {
+        if !self.may_lose_a_disk() {
+            return;
+        }
+        self.outcome.wipes += 1;
+        self.world.note(|| format!("s{} loses its disk", node + 1));
+        self.nodes[node].crash(&mut self.world);
+        let old = self.world.disks[node].clone();
+        self.world.oracle.on_disk_lost(&old, false);
+        self.world.oracle.on_wiped(node);
+        let mut meta = blank(&mut self.world, &old.meta.name);
+        if self.world.planted(Planted::WipedLogEpochKept) {
+            meta = old.meta.clone();
+        }
+        self.world.disks[node] = Disk::new(meta);
+        let absence = self.draw_absence();
+        self.world.after(absence, Event::Start(Process::Node(node)));
+    }
+
+    /// The master gets a new directory. The old one is gone, or goes on for a while.
+    fn replace_master(&mut self) {
+        if !self.may_lose_a_disk() || self.masters.len() >= 4 {
+            return;
+        }
+        self.outcome.replaced += 1;
+        let old = self.current();
+        self.world.note(|| format!("m{old} is replaced"));
+        self.masters[old].current = false;
+        match self.world.below(3) {
+            0 => self.bury(old),
+            1 => {
+                self.crash(Process::Master(old));
+                let absence = self.world.below(4 * SECOND);
+                self.world.after(absence, Event::ZombieGone(old));
+            }
+            _ => {
+                self.pause(Process::Master(old));
+                let absence = self.world.below(9 * SECOND);
+                self.world.after(absence, Event::ZombieGone(old));
+            }
+        }
+        let disk = self.world.disk(Process::Master(old)).clone();
+        self.world.oracle.on_disk_lost(&disk, true);
+        let config = self.masters[old].config.clone();
+        let disk = Disk::new(blank(&mut self.world, &config.name));
+        self.world.disks.push(disk);
+        let new = self.masters.len();
+        self.masters.push(Master::new(new, config));
+        let absence = self.draw_absence();
+        self.world
+            .after(absence, Event::Start(Process::Master(new)));
+    }
+
+    fn bury(&mut self, master: usize) {
+        self.masters[master].crash(&mut self.world);
+        self.masters[master].gone = true;
+    }
+
+    fn heal(&mut self) {
+        self.world.note(|| "everything heals".to_owned());
+        self.world.weather = Weather::fair();
+        self.world.blocked.clear();
+        for node in &mut self.nodes {
+            node.paused_until = node.paused_until.min(self.world.now);
+            node.start(&mut self.world);
+        }
+        let current = self.current();
+        for master in 0..current {
+            self.bury(master);
+        }
+        let master = &mut self.masters[current];
+        master.paused_until = master.paused_until.min(self.world.now);
+        master.start(&mut self.world);
+    }
+
+    fn converge(&mut self) -> Result<(), String> {
+        let deadline = self.world.now + HEALING;
+        let current = self.current();
+        let mut restarted = 0;
+        loop {
+            self.run_until(self.world.now + 250 * MS)?;
+            let master = &mut self.masters[current];
+            if master.run.as_ref().is_some_and(|run| run.fenced.is_some()) && restarted < 2 {
+                // A promise that a lost directory collected shuts the new one out until it asks
+                // for a higher one.
+                restarted += 1;
+                master.crash(&mut self.world);
+                master.start(&mut self.world);
+            }
+            let Some(why) = self.masters[current].unsettled(&self.world) else {
+                break;
+            };
+            if self.world.now > deadline {
+                return Err(format!("does not converge: {why}"));
+            }
+        }
+        for node in 0..self.nodes.len() {
+            let disk = self.world.disks[node].clone();
+            self.world.oracle.check_acked(&disk);
+        }
+        let disk = self.world.disk(Process::Master(current)).clone();
+        self.world.oracle.check_acked(&disk);
+        let mut ids: Vec<u64> = disk.log.iter().map(|entry| entry.id).collect();
+        ids.sort_unstable();
+        if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("rule 3: a record is in the log twice".to_owned());
+        }
+        match self.world.oracle.violation.take() {
+            Some(violation) => Err(format!("{violation} (after healing)")),
+            None => Ok(()),
+        }
+    }
+
+    /// In order, every node takes a record at once.
+    fn append_at_all(&mut self) -> Result<(), String> {
+        self.next_id += 1;
+        let (current, append) = (self.current(), (self.next_id, Concern::All, None));
+        self.masters[current].append(&mut self.world, vec![append]);
+        self.run_until(self.world.now + SECOND)?;
+        match self.masters[current].unsettled(&self.world) {
+            Some(why) => Err(format!("an append at all is not answered: {why}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A directory that was just made.
+fn blank(world: &mut World, name: &NodeName) -> Meta {
+    Meta {
+        name: name.clone(),
+        instance: InstanceId::draw(&mut world.rng),
+        start: 0,
+        cluster: None,
+        promised: None,
+        log_epoch: None,
+        forced_epoch: None,
+    }
+}

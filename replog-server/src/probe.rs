@@ -67,10 +67,10 @@ fn ask(host: &str, authority: &str, path: &str) -> io::Result<String> {
             }
         };
         stream.set_write_timeout(Some(left()?))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n"
-        )?;
+        // In one piece: `write!` on a socket would send each part on its own.
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
         stream.set_read_timeout(Some(left()?))?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
@@ -93,10 +93,14 @@ mod tests {
         let url = format!("http://{}/", listener.local_addr().expect("an address"));
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a probe");
-            let mut request = [0; 1024];
-            let read = stream.read(&mut request).expect("a request");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("a whole request");
+                request.extend(byte);
+            }
             stream.write_all(answer.as_bytes()).expect("an answer");
-            String::from_utf8_lossy(&request[..read]).into_owned()
+            String::from_utf8_lossy(&request).into_owned()
         });
         let result = run(&url);
         let request = server.join().expect("the server");

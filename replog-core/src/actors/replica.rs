@@ -157,7 +157,10 @@ impl ReplicaActor {
                 warn!(from = %fetch.from, %detail, "records for a recovery cannot be read");
                 transport::Answer::Refused(Refusal::Storage { detail })
             };
+            // A newer epoch was promised meanwhile, and the log perhaps cut: rule 9.
+            let fenced = replica.replica.state().promised != response.state.promised;
             response.answer = match read {
+                _ if fenced => transport::Answer::Refused(Refusal::HelloFirst),
                 Ok(Ok(fetched)) => transport::Answer::Records(fetched),
                 Ok(Err(error)) => refused(error.to_string()),
                 Err(error) => refused(error.to_string()),

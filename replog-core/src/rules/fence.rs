@@ -53,8 +53,10 @@ pub(crate) fn check_promise(
         if promised.replaced.contains(&request.incarnation.instance) {
             return Err(Refusal::Replaced(fenced_by(promised)));
         }
-        let again = request.epoch == promised.epoch && is_holder(promised, request);
-        if request.epoch <= promised.epoch && !again {
+        if request.epoch == promised.epoch && is_holder(promised, request) {
+            return Ok(());
+        }
+        if request.epoch <= promised.epoch {
             return Err(Refusal::Fenced(fenced_by(promised)));
         }
         if let (Some(own), Some(theirs)) = (meta.log_epoch, log_epoch)

@@ -735,10 +735,11 @@ impl Link {
                 self.greet_again(now);
             }
             // The node is there and accepts the epoch; the batch is tried again.
-            Refusal::BeyondWindow | Refusal::Storage { .. } => self.on_contact(now),
+            Refusal::BeyondWindow => self.on_contact(now),
             Refusal::WrongNode
             | Refusal::WrongCluster
             | Refusal::OtherNodes { .. }
+            | Refusal::Storage { .. }
             | Refusal::Malformed { .. }
             | Refusal::Stopping => self.probe_failures.add(Failure::of_refusal(&refusal)),
         }

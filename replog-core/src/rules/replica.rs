@@ -361,6 +361,10 @@ impl Replica {
             }
             RequestBody::Hello(ref hello) => {
                 check_nodes(&self.staged, &message.from, &hello.nodes)?;
+                if hello.log_epoch != Some(message.epoch) {
+                    let detail = "a hello before the log epoch was taken".to_owned();
+                    return Err(Refusal::Malformed { detail });
+                }
                 check_promise(&self.staged, &message, hello.log_epoch)?;
                 self.last_contact = Some(now);
                 self.on_hello(request, &message, hello)

@@ -83,9 +83,9 @@ pub enum WaitReason {
     InFlight,
     /// Earlier records come first.
     CatchingUp,
-    /// Nobody listens there.
+    /// Nobody listens there, the name has no address, or the connection broke.
     ConnectionRefused,
-    /// No answer in time, or a broken connection.
+    /// No answer in time.
     TimedOut,
     /// An HTTP error.
     HttpStatus,

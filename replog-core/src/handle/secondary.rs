@@ -10,7 +10,7 @@ use crate::{
     config::SecondaryConfig,
     error::{StartError, Stopped},
     handle::{Reader, Shared, runtime},
-    log::LogView,
+    log::{LogView, WriteReport},
     rules::replica::Replica,
     storage::Storage,
     transport::{Request, Response},
@@ -153,7 +153,10 @@ fn build(config: &SecondaryConfig, storage: Arc<dyn Storage>) -> Result<Inner, S
     let replica = actix::AsyncContext::address(&ctx);
     let reports_to = replica.clone();
     let writer = runtime::start_writer(storage, files, lock, move |report| {
-        reports_to.do_send(WriterReported(report));
+        // Answers wait for what is durable: each wake-up for less would be for nothing.
+        if !matches!(report, WriteReport::Written { .. }) {
+            reports_to.do_send(WriterReported(report));
+        }
     })?;
     let (ended, has_ended) = watch::channel(None);
     let shared = Arc::new(Shared::new());

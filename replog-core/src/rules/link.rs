@@ -893,8 +893,10 @@ impl Failure {
 impl From<TransportError> for Failure {
     fn from(error: TransportError) -> Failure {
         let reason = match &error {
-            TransportError::ConnectionRefused => WaitReason::ConnectionRefused,
-            TransportError::Connection(_) | TransportError::TimedOut => WaitReason::TimedOut,
+            TransportError::ConnectionRefused | TransportError::Connection(_) => {
+                WaitReason::ConnectionRefused
+            }
+            TransportError::TimedOut => WaitReason::TimedOut,
             TransportError::HttpStatus(_) => WaitReason::HttpStatus,
             TransportError::BadAnswer(_) => WaitReason::BadAnswer,
         };

@@ -251,7 +251,7 @@ pub(crate) fn not_sent(error: &SendRequestError) -> Option<TransportError> {
             TransportError::ConnectionRefused
         }
         ConnectError::Io(error) => TransportError::Connection(error.to_string()),
-        ConnectError::Timeout => TransportError::Connection("connecting took too long".to_owned()),
+        ConnectError::Timeout => TransportError::TimedOut,
         ConnectError::Resolver(error) => {
             TransportError::Connection(format!("the host name cannot be resolved: {error}"))
         }

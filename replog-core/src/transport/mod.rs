@@ -52,7 +52,7 @@ pub enum TransportError {
     /// The connection could not be made or broke: the request may or may not have arrived.
     #[error("connection failed: {0}")]
     Connection(String),
-    /// No answer in time. Made by links, not by transports.
+    /// No connection or no answer in time. For the answer links keep the time, not transports.
     #[error("no answer in time")]
     TimedOut,
     /// An HTTP status that is not 200.

@@ -495,6 +495,23 @@ fn the_first_failed_batch_is_sent_again_at_once_and_later_ones_after_growing_del
 }
 
 #[test]
+fn the_batch_that_fills_a_gap_is_not_held_up_by_those_that_wait_behind_the_gap() {
+    let mut bench = Bench::open(0, 0);
+    for end in [10, 20, 30] {
+        bench.link.on_log(bench.now, Offset(end), None);
+        assert_eq!(bench.batches().len(), 1);
+    }
+    // The second and third are parked at the secondary: nothing answers them before the first.
+    bench.fail(2);
+    assert_eq!(bench.batches(), [(5, 0, 10)]);
+    // A fresh one does wait: one batch at a time after a failure.
+    bench.link.on_log(bench.now, Offset(40), None);
+    assert_eq!(bench.batches(), []);
+    bench.answer(5, response(1, 30, Some(5), Answer::Taken));
+    assert_eq!(bench.batches(), [(6, 30, 40)]);
+}
+
+#[test]
 fn batches_that_fail_together_delay_once() {
     let mut bench = Bench::open(0, 0);
     let mut sent = Vec::new();

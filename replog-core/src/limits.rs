@@ -3,17 +3,12 @@
 //! Limits that an operator may set are in `config.rs`; here are those that formats and protocol
 //! rest on. Keeps rule 11.
 
-use std::time::Duration;
-
 /// Bytes of one encoded record, at most. A length field beyond it is damage, not a reason to
 /// allocate. A message that would not fit is refused as too large.
 pub const RECORD_BYTES_MAX: usize = 128 << 20;
 
 /// Bytes of one message's payload that `max_message_bytes` may be set to, at most.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
-
-/// Characters of an idempotency key, at most.
-pub const KEY_BYTES_MAX: usize = 128;
 
 /// Bytes of records in one replication batch; one record always fits, however long. Large
 /// enough that a round trip costs little beside it, small enough that a retry costs little too.
@@ -74,13 +69,6 @@ pub const WIRE_HEADER_BYTES_MAX: usize = 256 << 10;
 /// Parked batch answers on a secondary: requests whose records are not durable yet. Beyond it a
 /// batch is refused and sent again.
 pub const PARKED_ANSWERS_MAX: usize = 256;
-
-/// The first delay after a start whose recovery must ask again.
-pub const RECOVERY_RETRY_MIN: Duration = Duration::from_millis(100);
-
-/// Added to the epoch by a forced recovery, so that no node that was out of reach holds a
-/// higher one.
-pub const FORCED_EPOCH_STEP: u64 = 1 << 32;
 
 /// Replaced instances of a master that a node remembers and refuses.
 pub const REPLACED_INSTANCES_MAX: usize = 1 << 10;

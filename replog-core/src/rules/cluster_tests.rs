@@ -89,14 +89,14 @@ fn a_mistake_around_the_rules_is_found() {
             0,
         ),
         (Planted::MetaForgotten, false, &["rule 9"], 68),
-        (Planted::MetaForgotten, true, &["rule 1", "rule 5"], 99),
-        (Planted::OnePromiseFewer, true, &["rule 1", "rule 5"], 183),
-        (Planted::WipedLogEpochKept, true, &["rule 1", "rule 5"], 15),
-        (Planted::NoRefillTarget, true, &["rule 1", "rule 5"], 0),
-        (Planted::NothingCut, false, &["rule"], 322),
-        (Planted::NothingCut, true, &["rule 1"], 322),
-        (Planted::EndlessHello, false, &["rule"], 322),
-        (Planted::EndlessHello, true, &["rule 1"], 322),
+        (Planted::MetaForgotten, true, &["rule 1", "rule 5"], 135),
+        (Planted::OnePromiseFewer, true, &["rule 1", "rule 5"], 249),
+        (Planted::WipedLogEpochKept, true, &["rule 1", "rule 5"], 55),
+        (Planted::NoRefillTarget, true, &["rule 1", "rule 5"], 3),
+        (Planted::NothingCut, false, &["rule"], 416),
+        (Planted::NothingCut, true, &["rule 1"], 416),
+        (Planted::EndlessHello, false, &["rule"], 416),
+        (Planted::EndlessHello, true, &["rule 1"], 416),
     ];
     let seeds = number("REPLOG_PLANTED_SEEDS", 1000);
     let mut unseen = Vec::new();

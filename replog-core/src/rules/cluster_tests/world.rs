@@ -115,6 +115,8 @@ pub(super) enum Event {
     FaultDue,
     LinkHealed(Process, Process),
     ZombieGone(usize),
+    /// The master restarts, and this node misses it.
+    AlternateDue(usize),
 }
 
 /// How bad things are, drawn anew from time to time.

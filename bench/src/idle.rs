@@ -1,0 +1,51 @@
+//! What a cluster costs that has nothing to do.
+
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
+
+use crate::{args::Args, cluster::Cluster, proc};
+
+/// A cluster at rest: heartbeats and nothing else.
+#[derive(Debug, Serialize)]
+pub(crate) struct Idle {
+    /// CPUs that all nodes together used.
+    nodes_cpus: f64,
+    /// Memory of each node: the master's first.
+    resident_mib: Vec<f64>,
+}
+
+/// Watches a fresh cluster for as long as one run takes.
+pub(crate) async fn run(args: &Args, cluster: Cluster) -> Result<Idle, String> {
+    let time = Duration::from_secs_f64(args.seconds);
+    let before = cluster.cpu_times()?;
+    tokio::time::sleep(time).await;
+    let cpu = cluster.cpu_times()? - before;
+    let resident: Result<Vec<f64>, String> = cluster
+        .processes()
+        .into_iter()
+        .map(proc::resident_mib)
+        .collect();
+    let idle = Idle {
+        nodes_cpus: cpu.nodes / time.as_secs_f64(),
+        resident_mib: resident?,
+    };
+    cluster.stop().await?;
+    Ok(idle)
+}
+
+impl fmt::Display for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let resident: Vec<String> = self
+            .resident_mib
+            .iter()
+            .map(|mib| format!("{mib:.1}"))
+            .collect();
+        write!(
+            f,
+            "Idle: the three nodes use {:.4} CPUs and {} MiB",
+            self.nodes_cpus,
+            resident.join(" + ")
+        )
+    }
+}

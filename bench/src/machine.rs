@@ -1,0 +1,196 @@
+//! The machine that it is measured on: what a figure means nothing without.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
+
+use crate::report::Spread;
+
+/// How long the disk's syncs are measured.
+const SYNC_TIME: Duration = Duration::from_secs(1);
+/// Bytes before each of them: about a record.
+const SYNC_BYTES: usize = 150;
+/// Open files beside connections.
+const OTHER_FILES: usize = 128;
+
+/// What it is made of, and what else it did when the run began.
+#[derive(Debug, Serialize)]
+pub(crate) struct Machine {
+    cpus: usize,
+    cpu: String,
+    memory_gib: f64,
+    kernel: String,
+    directory: PathBuf,
+    file_system: String,
+    /// Of an append of a few bytes and its `fdatasync`.
+    sync_ms: Spread,
+    /// The load average of the last minute.
+    load_average: f64,
+}
+
+impl Machine {
+    /// Looks at the machine, and at the disk below `directory`.
+    pub(crate) fn look(directory: &Path) -> Result<Machine, String> {
+        let load_average = first_number("/proc/loadavg");
+        Ok(Machine {
+            cpus: available_parallelism().map_or(1, usize::from),
+            cpu: named_value("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned()),
+            memory_gib: memory_gib(),
+            kernel: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+            directory: directory.to_owned(),
+            file_system: file_system(directory),
+            sync_ms: sync_ms(directory)
+                .map_err(|error| format!("{}: {error}", directory.display()))?,
+            load_average,
+        })
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} CPUs ({}), {:.0} GiB, Linux {}, load average {:.2}",
+            self.cpus, self.cpu, self.memory_gib, self.kernel, self.load_average
+        )?;
+        write!(
+            f,
+            "logs on {} ({}); write and fdatasync there: median {:.3} ms, {:.3} to {:.3}",
+            self.file_system,
+            self.directory.display(),
+            self.sync_ms.median,
+            self.sync_ms.min,
+            self.sync_ms.max
+        )?;
+        if matches!(self.file_system.as_str(), "tmpfs" | "ramfs") {
+            write!(
+                f,
+                "\nThis is memory: a sync costs nothing here. Choose a disk with --dir."
+            )?;
+        }
+        if self.load_average > 0.5 {
+            write!(
+                f,
+                "\nThe machine is busy: these figures are taken beside other work."
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The process's limit on open files.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenFiles {
+    limit: usize,
+}
+
+impl OpenFiles {
+    /// Raises it as far as it is allowed to; the nodes inherit it.
+    pub(crate) fn raise() -> OpenFiles {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let raised = Rlimit {
+            current: maximum,
+            maximum,
+        };
+        // Where it cannot be raised, what holds is what is checked.
+        let _ = setrlimit(Resource::Nofile, raised);
+        let current = getrlimit(Resource::Nofile).current;
+        OpenFiles {
+            limit: current.map_or(usize::MAX, |files| {
+                usize::try_from(files).unwrap_or(usize::MAX)
+            }),
+        }
+    }
+
+    /// Whether so many clients can be connected.
+    pub(crate) fn suffice_for(self, clients: usize) -> Result<(), String> {
+        self.suffice(
+            clients + OTHER_FILES,
+            &format!("{clients} clients"),
+            "--clients",
+        )
+    }
+
+    /// Whether so many clients can wait: a master leaves a quarter of its files free of them.
+    pub(crate) fn suffice_for_waiting(self, clients: usize) -> Result<(), String> {
+        let needed = clients / 3 * 4 + OTHER_FILES;
+        self.suffice(
+            needed,
+            &format!("{clients} waiting clients"),
+            "--waiting-clients",
+        )
+    }
+
+    fn suffice(self, needed: usize, what: &str, flag: &str) -> Result<(), String> {
+        if self.limit >= needed {
+            return Ok(());
+        }
+        Err(format!(
+            "{what} need {needed} open files and the limit is {}: raise it (ulimit -n, or nofile \
+             in limits.conf), or ask for less with {flag}",
+            self.limit
+        ))
+    }
+}
+
+/// The type of the file system that holds `path`: that of the longest mount point above it.
+fn file_system(path: &Path) -> String {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let (mount, types) = line.split_once(" - ")?;
+            let point = Path::new(mount.split(' ').nth(4)?);
+            let depth = path
+                .starts_with(point)
+                .then(|| point.components().count())?;
+            Some((depth, types.split(' ').next()?))
+        })
+        // Of two at the same place the later one is seen.
+        .max_by_key(|(depth, _)| *depth)
+        .map_or_else(|| "unknown".to_owned(), |(_, kind)| kind.to_owned())
+}
+
+fn sync_ms(directory: &Path) -> std::io::Result<Spread> {
+    let mut file: File = tempfile::tempfile_in(directory)?;
+    let mut times = Vec::new();
+    let begun = Instant::now();
+    while begun.elapsed() < SYNC_TIME || times.is_empty() {
+        let before = Instant::now();
+        file.write_all(&[b'x'; SYNC_BYTES])?;
+        file.sync_data()?;
+        times.push(before.elapsed().as_secs_f64() * 1_000.0);
+    }
+    Ok(Spread::of(times))
+}
+
+fn memory_gib() -> f64 {
+    let kib = named_value("/proc/meminfo", "MemTotal")
+        .and_then(|value| value.strip_suffix(" kB")?.parse::<f64>().ok());
+    kib.unwrap_or(0.0) / f64::from(1 << 20)
+}
+
+fn first_number(path: &str) -> f64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let first = text.split_ascii_whitespace().next();
+    first.and_then(|first| first.parse().ok()).unwrap_or(0.0)
+}
+
+fn named_value(path: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        (found.trim() == name).then(|| value.trim().to_owned())
+    })
+}

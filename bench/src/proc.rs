@@ -1,0 +1,119 @@
+//! What Linux says about processes: time on a CPU and memory.
+
+use std::{fs, ops::Sub};
+
+/// Seconds on a CPU of the nodes, of this program, and of everything on the machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CpuTimes {
+    pub(crate) nodes: f64,
+    pub(crate) own: f64,
+    pub(crate) machine: f64,
+}
+
+impl CpuTimes {
+    /// Up to now.
+    pub(crate) fn of(nodes: &[u32]) -> Result<CpuTimes, String> {
+        let nodes: Result<Vec<f64>, String> = nodes.iter().copied().map(process_seconds).collect();
+        Ok(CpuTimes {
+            nodes: nodes?.iter().sum(),
+            own: process_seconds(std::process::id())?,
+            machine: machine_seconds()?,
+        })
+    }
+
+    /// What neither the nodes nor this program used; the system's own work for them is part of it.
+    pub(crate) fn others(self) -> f64 {
+        (self.machine - self.nodes - self.own).max(0.0)
+    }
+}
+
+impl Sub for CpuTimes {
+    type Output = CpuTimes;
+
+    fn sub(self, before: CpuTimes) -> CpuTimes {
+        CpuTimes {
+            nodes: self.nodes - before.nodes,
+            own: self.own - before.own,
+            machine: self.machine - before.machine,
+        }
+    }
+}
+
+/// Memory of a process that is resident now.
+pub(crate) fn resident_mib(process: u32) -> Result<f64, String> {
+    status_mib(process, "VmRSS:")
+}
+
+/// The most memory that was resident since the start, or since [`forget_peak`].
+pub(crate) fn peak_mib(process: u32) -> Result<f64, String> {
+    status_mib(process, "VmHWM:")
+}
+
+/// Begins a new peak, where the system lets this process do so.
+pub(crate) fn forget_peak(process: u32) {
+    // Without it a peak is that since the start, which is true as well.
+    let _ = fs::write(format!("/proc/{process}/clear_refs"), "5");
+}
+
+fn process_seconds(process: u32) -> Result<f64, String> {
+    let path = format!("/proc/{process}/stat");
+    let text = read(&path)?;
+    // The name, in parentheses, may hold anything; utime and stime are the fields 14 and 15.
+    let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let mut ticks = fields.split_ascii_whitespace().skip(11);
+    let mut next = || ticks.next()?.parse::<f64>().ok();
+    match (next(), next()) {
+        (Some(user), Some(system)) => Ok((user + system) / ticks_per_second()),
+        _ => Err(format!("{path} is not understood")),
+    }
+}
+
+fn machine_seconds() -> Result<f64, String> {
+    let text = read("/proc/stat")?;
+    let fields: Vec<f64> = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .skip(1)
+        .map_while(|field| field.parse().ok())
+        .collect();
+    // user, nice, system, then idle and waiting, then irq, softirq, steal.
+    let [user, nice, system, _, _, irq, softirq, steal, ..] = fields[..] else {
+        return Err("/proc/stat is not understood".to_owned());
+    };
+    Ok((user + nice + system + irq + softirq + steal) / ticks_per_second())
+}
+
+fn ticks_per_second() -> f64 {
+    rustix::param::clock_ticks_per_second() as f64
+}
+
+fn status_mib(process: u32, field: &str) -> Result<f64, String> {
+    let path = format!("/proc/{process}/status");
+    let kib: Option<f64> = read(&path)?
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok());
+    kib.map(|kib| kib / 1024.0)
+        .ok_or_else(|| format!("{path} has no {field}"))
+}
+
+fn read(path: &str) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_and_took_time() {
+        let own = std::process::id();
+        let before = CpuTimes::of(&[own]).unwrap();
+        while CpuTimes::of(&[own]).unwrap().own < before.own + 0.05 {}
+        assert!(CpuTimes::of(&[]).unwrap().machine > before.machine);
+        assert!(resident_mib(own).unwrap() > 0.1);
+        assert!(peak_mib(own).unwrap() >= resident_mib(own).unwrap() / 2.0);
+    }
+}

@@ -1,0 +1,161 @@
+//! Appends beside thousands of clients that wait for a secondary.
+//!
+//! One secondary is held still in both cases, so that the clients that wait for it are all that
+//! differs. The two cases take turns.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::{
+    args::Args,
+    cluster::{Cluster, Held, is_caught_up},
+    load::{Waiters, Work},
+    matrix::{self, Row, Run},
+    proc, report,
+};
+
+/// Clients that append beside those that wait.
+const CLIENTS: usize = 64;
+/// Their concerns: those that can be met.
+const CONCERNS: [u32; 2] = [1, 2];
+
+/// Before memory is looked at again: the master keeps closed connections for a few seconds.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// What was measured with and without them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Waiting {
+    clients: usize,
+    without: Vec<Row>,
+    beside: Vec<Row>,
+    /// Memory of the master, repetition by repetition.
+    master: Vec<Memory>,
+}
+
+/// The master's memory in MiB, and how long the last of those that waited was answered after
+/// the secondary was back.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Memory {
+    before_mib: f64,
+    during_mib: f64,
+    after_mib: f64,
+    released_s: f64,
+}
+
+pub(crate) async fn run(args: &Args, cluster: Cluster) -> Result<Waiting, String> {
+    let (mut without, mut beside) = ([vec![], vec![]], [vec![], vec![]]);
+    let mut memory = Vec::new();
+    for repetition in 1..=args.repetitions {
+        eprintln!(
+            "beside {} waiting clients, repetition {repetition} of {}",
+            args.waiting_clients, args.repetitions
+        );
+        let held = Held::hold(&cluster.secondaries[1])?;
+        measure(args, &cluster, &mut without).await?;
+        drop(held);
+        caught_up(&cluster).await?;
+        memory.push(with_waiters(args, &cluster, &mut beside).await?);
+    }
+    cluster.stop().await?;
+    Ok(Waiting {
+        clients: args.waiting_clients,
+        without: rows(args, without),
+        beside: rows(args, beside),
+        master: memory,
+    })
+}
+
+async fn with_waiters(
+    args: &Args,
+    cluster: &Cluster,
+    runs: &mut [Vec<Run>; 2],
+) -> Result<Memory, String> {
+    let master = cluster.master.running()?;
+    let before_mib = proc::resident_mib(master)?;
+    let held = Held::hold(&cluster.secondaries[1])?;
+    let work = Work {
+        concern: 3,
+        clients: args.waiting_clients,
+        payload_bytes: args.payload_bytes,
+    };
+    let waiters = Waiters::start(cluster.master_address()?, work).await?;
+    let all_wait = |health: &serde_json::Value| health["waiting_appends"] == work.clients;
+    cluster.eventually(all_wait).await?;
+    measure(args, cluster, runs).await?;
+    let during_mib = proc::resident_mib(master)?;
+    let back = Instant::now();
+    drop(held);
+    waiters.released().await?;
+    let released_s = back.elapsed().as_secs_f64();
+    caught_up(cluster).await?;
+    tokio::time::sleep(QUIET).await;
+    Ok(Memory {
+        before_mib,
+        during_mib,
+        after_mib: proc::resident_mib(master)?,
+        released_s,
+    })
+}
+
+async fn measure(args: &Args, cluster: &Cluster, runs: &mut [Vec<Run>; 2]) -> Result<(), String> {
+    for (concern, runs) in CONCERNS.into_iter().zip(runs) {
+        runs.push(matrix::run_once(args, cluster, work(args, concern)).await?);
+    }
+    Ok(())
+}
+
+async fn caught_up(cluster: &Cluster) -> Result<(), String> {
+    cluster
+        .eventually(|health| is_caught_up(health, 1))
+        .await
+        .map(drop)
+}
+
+fn rows(args: &Args, runs: [Vec<Run>; 2]) -> Vec<Row> {
+    CONCERNS
+        .into_iter()
+        .zip(runs)
+        .map(|(concern, runs)| Row::of(work(args, concern), runs))
+        .collect()
+}
+
+fn work(args: &Args, concern: u32) -> Work {
+    Work {
+        concern,
+        clients: CLIENTS,
+        payload_bytes: args.payload_bytes,
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Beside clients that wait, one secondary hanging\n")?;
+        let mut heading = vec!["waiting"];
+        heading.extend(matrix::HEADING);
+        let cells = |waiting: usize, row: &Row| {
+            let mut cells = vec![waiting.to_string()];
+            cells.extend(row.cells());
+            cells
+        };
+        let rows: Vec<Vec<String>> = self
+            .without
+            .iter()
+            .zip(&self.beside)
+            .flat_map(|(without, beside)| [cells(0, without), cells(self.clients, beside)])
+            .collect();
+        writeln!(f, "{}", report::table(&heading, &rows))?;
+        for memory in &self.master {
+            writeln!(
+                f,
+                "Master's RSS {:.0} MiB before, {:.0} MiB while they wait, {:.0} MiB after; \
+                 the last was answered {:.2} s after the secondary went on",
+                memory.before_mib, memory.during_mib, memory.after_mib, memory.released_s
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -274,18 +274,8 @@ impl Replica {
     /// The disk failed: nothing more is written or acknowledged.
     pub(crate) fn on_failed(&mut self, detail: &str) {
         self.failed = Some(detail.to_owned());
-        let waiting: Vec<RequestId> = self.parked.iter().map(|(_, request)| *request).collect();
-        self.parked.clear();
-        let held = std::mem::take(&mut self.held_answers);
-        for request in waiting
-            .into_iter()
-            .chain(held.into_iter().map(|(request, _)| request))
-        {
-            let refusal = Refusal::Storage {
-                detail: detail.to_owned(),
-            };
-            self.answer(request, Answer::Refused(refusal));
-        }
+        let detail = detail.to_owned();
+        self.refuse_waiting(&Refusal::Storage { detail });
     }
 
     /// The durable meta.
@@ -445,6 +435,11 @@ impl Replica {
         if let Some(serial) = self.greeting.as_ref().map(|greeting| greeting.serial) {
             self.answer_greeting(serial, &Answer::Refused(refusal.clone()));
         }
+        self.refuse_waiting(refusal);
+    }
+
+    /// Refuses every answer that waits for a disk.
+    fn refuse_waiting(&mut self, refusal: &Refusal) {
         let waiting: Vec<RequestId> = self.parked.iter().map(|(_, request)| *request).collect();
         self.parked.clear();
         let held = std::mem::take(&mut self.held_answers);

@@ -102,7 +102,11 @@ enum Continuation {
         meta: Meta,
     },
     /// The log was cut to agree.
-    Cut { serial: u64, adopted_end: Offset },
+    Cut {
+        serial: u64,
+        to: Offset,
+        adopted_end: Offset,
+    },
     /// The log epoch is durable.
     Intact { meta: Meta },
 }
@@ -242,6 +246,7 @@ impl Replica {
         let Continuation::Cut {
             serial,
             adopted_end,
+            ..
         } = self.next_continuation(ticket)
         else {
             panic!("ticket {ticket} was a save, not a cut");
@@ -290,10 +295,15 @@ impl Replica {
             .map(|committed| committed.min(self.durable_end))
     }
 
-    /// The newest state of the log.
+    /// The newest state of the log. What is about to be cut is not held any more: an answer may
+    /// leave after the cut and before its report.
     pub(crate) fn state(&self) -> NodeState {
+        let cuts = self.queued.iter().filter_map(|(_, next)| match next {
+            Continuation::Cut { to, .. } => Some(*to),
+            _ => None,
+        });
         NodeState {
-            durable_end: self.durable_end,
+            durable_end: cuts.fold(self.durable_end, Offset::min),
             log_epoch: self.meta.log_epoch,
             promised: self
                 .meta
@@ -531,6 +541,7 @@ impl Replica {
                     self.ticket += 1;
                     let next = Continuation::Cut {
                         serial,
+                        to,
                         adopted_end,
                     };
                     self.queued.push_back((self.ticket, next));

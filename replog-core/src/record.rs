@@ -434,6 +434,31 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
+/// Records for the tests of other modules.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// The records of `range`, all of one epoch, each with the payload `x`.
+    pub(crate) fn batch(range: std::ops::Range<u64>, epoch: u64) -> RecordBatch {
+        let mut bytes = BytesMut::new();
+        for offset in range.clone() {
+            Record {
+                offset: Offset(offset),
+                epoch: Epoch(epoch),
+                timestamp_ms: 0,
+                kind: KIND_MESSAGE,
+                flags: 0,
+                key: b"",
+                payload: b"x",
+            }
+            .encode(&mut bytes);
+        }
+        let count = range.end - range.start;
+        RecordBatch::encoded_here(Offset(range.start), count, Epoch(epoch), bytes.freeze())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

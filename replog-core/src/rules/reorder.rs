@@ -133,31 +133,12 @@ impl Reorder {
 
 #[cfg(test)]
 mod tests {
-    use bytes::BytesMut;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        record::{KIND_MESSAGE, Record},
-        types::Epoch,
-    };
 
     fn batch(range: std::ops::Range<u64>) -> RecordBatch {
-        let mut bytes = BytesMut::new();
-        for offset in range.clone() {
-            Record {
-                offset: Offset(offset),
-                epoch: Epoch(1),
-                timestamp_ms: offset,
-                kind: KIND_MESSAGE,
-                flags: 0,
-                key: b"",
-                payload: b"x",
-            }
-            .encode(&mut bytes);
-        }
-        let count = range.end - range.start;
-        RecordBatch::encoded_here(Offset(range.start), count, Epoch(1), bytes.freeze())
+        crate::record::testing::batch(range, 1)
     }
 
     fn offsets(offered: &Offered) -> Vec<u64> {

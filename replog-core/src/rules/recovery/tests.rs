@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
-
 use super::*;
 use crate::{
-    record::{KIND_MESSAGE, Record},
+    record::testing::batch,
     transport::{Identity, NodeState, Promised},
     types::InstanceId,
 };
@@ -69,24 +67,6 @@ fn meta(promised: Option<u64>, log_epoch: Option<u64>) -> Meta {
         log_epoch: log_epoch.map(Epoch),
         forced_epoch: None,
     }
-}
-
-fn batch(range: std::ops::Range<u64>, epoch: u64) -> RecordBatch {
-    let mut bytes = BytesMut::new();
-    for offset in range.clone() {
-        Record {
-            offset: Offset(offset),
-            epoch: Epoch(epoch),
-            timestamp_ms: 0,
-            kind: KIND_MESSAGE,
-            flags: 0,
-            key: b"",
-            payload: b"x",
-        }
-        .encode(&mut bytes);
-    }
-    let count = range.end - range.start;
-    RecordBatch::encoded_here(Offset(range.start), count, Epoch(epoch), bytes.freeze())
 }
 
 /// What a test says of an action.

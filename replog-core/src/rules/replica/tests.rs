@@ -1,11 +1,9 @@
 //! A replica as requests and reports in, exact actions out.
 
-use bytes::BytesMut;
-
 use super::*;
 use crate::{
     limits::REORDER_RECORDS_MAX,
-    record::{KIND_MESSAGE, Record},
+    record::testing::batch,
     transport::{FencedBy, Promise, Promised as GrantedPromise},
     types::{InstanceId, NodeName},
 };
@@ -130,24 +128,6 @@ fn progress(end: u64, committed: Option<u64>, refill_target: Option<u64>) -> Pro
         committed: committed.map(Offset),
         refill_target: refill_target.map(Offset),
     }
-}
-
-fn batch(range: std::ops::Range<u64>, epoch: u64) -> RecordBatch {
-    let mut bytes = BytesMut::new();
-    for offset in range.clone() {
-        Record {
-            offset: Offset(offset),
-            epoch: Epoch(epoch),
-            timestamp_ms: 0,
-            kind: KIND_MESSAGE,
-            flags: 0,
-            key: b"",
-            payload: b"x",
-        }
-        .encode(&mut bytes);
-    }
-    let count = range.end - range.start;
-    RecordBatch::encoded_here(Offset(range.start), count, Epoch(epoch), bytes.freeze())
 }
 
 fn append(range: std::ops::Range<u64>, epoch: u64) -> RequestBody {

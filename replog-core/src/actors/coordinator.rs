@@ -23,7 +23,7 @@ use crate::{
     },
     config::MasterConfig,
     error::Stopped,
-    handle::Shared,
+    handle::{Shared, host::Host},
     limits::{EPOCH_STARTS_MAX, NODES_MAX},
     log::{LogView, LogWriter, Meta, WriteCommand, WriteReport},
     rules::{
@@ -51,7 +51,7 @@ pub(crate) struct Coordinator {
     view: Arc<LogView>,
     writer: LogWriter,
     shared: Arc<Shared>,
-    wall_ms: fn() -> u64,
+    host: Arc<dyn Host>,
     told_mode: Option<Mode>,
     told_committed: Option<Offset>,
     ended: watch::Sender<Option<Stopped>>,
@@ -70,7 +70,7 @@ pub(crate) struct CoordinatorParts {
     pub(crate) view: Arc<LogView>,
     pub(crate) writer: LogWriter,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) wall_ms: fn() -> u64,
+    pub(crate) host: Arc<dyn Host>,
     pub(crate) ended: watch::Sender<Option<Stopped>>,
 }
 
@@ -88,7 +88,7 @@ impl Coordinator {
             view,
             writer,
             shared,
-            wall_ms,
+            host,
             ended,
         } = parts;
         let now = Instant::now();
@@ -121,6 +121,7 @@ impl Coordinator {
                 coordinator: own.clone(),
                 master: master.clone(),
                 request_timeout: config.timing.request_timeout,
+                host: host.clone(),
             };
             links.push(SecondaryLink::new(parts).start());
         }
@@ -135,7 +136,7 @@ impl Coordinator {
             view,
             writer,
             shared,
-            wall_ms,
+            host,
             told_mode: None,
             told_committed: None,
             ended,
@@ -403,7 +404,7 @@ impl Handler<AppendsQueued> for Coordinator {
         let mut appends = self.inbox.take(empty);
         let admitted = self
             .office
-            .admit(Instant::now(), (self.wall_ms)(), appends.drain(..));
+            .admit(Instant::now(), self.host.wall_ms(), appends.drain(..));
         self.spare = appends;
         for batch in admitted.batches {
             debug!(?batch, "appending");

@@ -18,7 +18,10 @@ use tracing::{debug, error, info, warn};
 use crate::{
     actors::messages::{Answer, DescribeSecondary, Stop, WriterReported},
     error::Stopped,
-    handle::Shared,
+    handle::{
+        Shared,
+        host::{self, Host},
+    },
     limits::{BATCH_BYTES_MAX, EPOCH_STARTS_MAX},
     log::{LogView, LogWriter, WriteCommand, WriteReport},
     rules::replica::{LogFacts, Replica, ReplicaAction, ReplicaChange, RequestId},
@@ -43,6 +46,7 @@ pub(crate) struct ReplicaActor {
     view: Arc<LogView>,
     writer: LogWriter,
     shared: Arc<Shared>,
+    host: Arc<dyn Host>,
     disk: DiskState,
     /// Who waits for which answer.
     waiting: BTreeMap<RequestId, oneshot::Sender<Response>>,
@@ -56,6 +60,7 @@ pub(crate) struct ReplicaParts {
     pub(crate) view: Arc<LogView>,
     pub(crate) writer: LogWriter,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) host: Arc<dyn Host>,
     pub(crate) ended: watch::Sender<Option<Stopped>>,
 }
 
@@ -66,6 +71,7 @@ impl ReplicaActor {
             view,
             writer,
             shared,
+            host,
             ended,
         } = parts;
         ReplicaActor {
@@ -73,6 +79,7 @@ impl ReplicaActor {
             view,
             writer,
             shared,
+            host,
             disk: DiskState::Ok,
             waiting: BTreeMap::new(),
             next_request: 0,
@@ -141,7 +148,8 @@ impl ReplicaActor {
     ) {
         let (view, until) = (self.view.clone(), response.state.durable_end);
         let bytes_max = (fetch.bytes_max as usize).clamp(1, BATCH_BYTES_MAX);
-        let read = tokio::task::spawn_blocking(move || {
+        let host = self.host.clone();
+        let read = move || {
             let epoch_starts = match fetch.epoch_starts {
                 true => view.epoch_starts_before(fetch.from, EPOCH_STARTS_MAX)?,
                 false => Vec::new(),
@@ -151,7 +159,8 @@ impl ReplicaActor {
                 epoch_starts,
                 records,
             })
-        });
+        };
+        let read = async move { host::off_thread(&host, read).await };
         ctx.spawn(read.into_actor(self).map(move |read, replica, _| {
             let refused = |detail: String| {
                 warn!(from = %fetch.from, %detail, "records for a recovery cannot be read");
@@ -161,9 +170,9 @@ impl ReplicaActor {
             let fenced = replica.replica.state().promised != response.state.promised;
             response.answer = match read {
                 _ if fenced => transport::Answer::Refused(Refusal::HelloFirst),
-                Ok(Ok(fetched)) => transport::Answer::Records(fetched),
-                Ok(Err(error)) => refused(error.to_string()),
-                Err(error) => refused(error.to_string()),
+                Some(Ok(fetched)) => transport::Answer::Records(fetched),
+                Some(Err(error)) => refused(error.to_string()),
+                None => refused("the node is going down".to_owned()),
             };
             replica.answer(request, response);
         }));
@@ -178,14 +187,16 @@ impl ReplicaActor {
         before: Offset,
     ) {
         let view = self.view.clone();
-        let read = tokio::task::spawn_blocking(move || {
+        let host = self.host.clone();
+        let read = move || {
             let mut starts = view.epoch_starts_before(before, usize::MAX).ok()?;
             let known = LogView::epoch_starts(&view, usize::MAX);
             starts.extend(known.into_iter().filter(|start| start.first >= before));
             Some(starts)
-        });
+        };
+        let read = async move { host::off_thread(&host, read).await };
         ctx.spawn(read.into_actor(self).map(move |starts, replica, ctx| {
-            let starts = starts.ok().flatten().unwrap_or_default();
+            let starts = starts.flatten().unwrap_or_default();
             replica.replica.on_older_starts(serial, hello, &starts);
             replica.carry_out_all(ctx);
         }));

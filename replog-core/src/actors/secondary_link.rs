@@ -18,6 +18,8 @@ use crate::{
         },
         timer::Timer,
     },
+    error::ReadError,
+    handle::host::{self, Host},
     limits::EPOCH_STARTS_MAX,
     log::LogView,
     record::RecordBatch,
@@ -51,6 +53,7 @@ pub(crate) struct SecondaryLink {
     coordinator: Addr<Coordinator>,
     master: MasterIdentity,
     request_timeout: Duration,
+    host: Arc<dyn Host>,
     cluster: Option<ClusterId>,
     adopted_end: Offset,
     /// The failures in a row at the last report.
@@ -68,6 +71,7 @@ pub(crate) struct LinkParts {
     pub(crate) coordinator: Addr<Coordinator>,
     pub(crate) master: MasterIdentity,
     pub(crate) request_timeout: Duration,
+    pub(crate) host: Arc<dyn Host>,
 }
 
 impl SecondaryLink {
@@ -81,6 +85,7 @@ impl SecondaryLink {
             coordinator,
             master,
             request_timeout,
+            host,
         } = parts;
         SecondaryLink {
             secondary,
@@ -91,6 +96,7 @@ impl SecondaryLink {
             coordinator,
             master,
             request_timeout,
+            host,
             cluster: None,
             adopted_end: Offset::ZERO,
             told_failures: 0,
@@ -190,7 +196,9 @@ impl SecondaryLink {
             return;
         };
         let view = self.view.clone();
-        let read = blocking(move || view.epoch_starts_before(before, EPOCH_STARTS_MAX));
+        let read = blocking(self.host.clone(), move || {
+            view.epoch_starts_before(before, EPOCH_STARTS_MAX)
+        });
         ctx.spawn(read.into_actor(self).map(move |starts, link, ctx| match starts {
             Ok(starts) => {
                 let end = link.view.written_end();
@@ -243,7 +251,7 @@ impl SecondaryLink {
             return;
         }
         let view = self.view.clone();
-        let read = blocking(move || view.read(from, until, bytes_max));
+        let read = blocking(self.host.clone(), move || view.read(from, until, bytes_max));
         ctx.spawn(read.into_actor(self).map(move |read, link, ctx| {
             match read {
                 Ok(records) => link.send_records(ctx, attempt, epoch, records, progress),
@@ -328,14 +336,14 @@ impl SecondaryLink {
     }
 }
 
-/// Runs what may block off the actor's thread; an error becomes its text.
+/// Reads off the actor's thread; an error becomes its text.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, crate::error::ReadError> + Send + 'static,
+    host: Arc<dyn Host>,
+    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, String> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
+    match host::off_thread(&host, read).await {
+        Some(read) => read.map_err(|error| error.to_string()),
+        None => Err("the node is going down".to_owned()),
     }
 }
 

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use actix::{Addr, Context, dev::ToEnvelope};
 use bytes::Bytes;
+use rand::RngExt as _;
 use tokio::{
     sync::{oneshot, watch},
     time::Instant,
@@ -16,7 +17,11 @@ use crate::{
     },
     config::MasterConfig,
     error::{AppendError, StartError, Stopped},
-    handle::{Reader, Shared, runtime},
+    handle::{
+        Reader, Shared,
+        host::{Host, System},
+        runtime,
+    },
     log::LogView,
     rules::{
         office::NewAppend,
@@ -44,6 +49,7 @@ struct Inner {
     inbox: Arc<Inbox>,
     view: Arc<LogView>,
     shared: Arc<Shared>,
+    host: Arc<dyn Host>,
     ended: runtime::Ended,
 }
 
@@ -93,7 +99,7 @@ impl Master {
         config.validate()?;
         let name = config.name.clone();
         runtime::start_node(&name, move || {
-            let inner = build(config, storage, &*network)?;
+            let inner = build(Arc::new(System), config, storage, &*network)?;
             let ended = inner.ended.clone();
             Ok((
                 Master {
@@ -185,7 +191,12 @@ impl Master {
     /// Reads its log.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader::new(&self.inner.view, &self.inner.shared, &self.inner.ended)
+        Reader::new(
+            &self.inner.view,
+            &self.inner.shared,
+            &self.inner.host,
+            &self.inner.ended,
+        )
     }
 
     /// Waits until it takes appends.
@@ -260,12 +271,14 @@ impl Drop for Inner {
 
 /// Opens the directory and starts the actors, on the node's own thread.
 fn build(
+    host: Arc<dyn Host>,
     config: MasterConfig,
     storage: Arc<dyn Storage>,
     network: &dyn Network,
 ) -> Result<Inner, StartError> {
     let nodes = config.node_names();
     let opened = runtime::open(
+        &*host,
         &storage,
         &config.name,
         Some(&nodes),
@@ -283,14 +296,14 @@ fn build(
     let ctx = Context::<Coordinator>::new();
     let coordinator = actix::AsyncContext::address(&ctx);
     let reports_to = coordinator.clone();
-    let writer = runtime::start_writer(storage, files, lock, move |report| {
+    let writer = runtime::start_writer(&*host, storage, files, lock, move |report| {
         reports_to.do_send(WriterReported(report));
     })?;
     let settings = Settings {
         nodes,
         founding: config.founding,
         timing: config.timing.clone(),
-        drawn: ClusterId::draw(&mut rand::rng()),
+        drawn: ClusterId::draw(&mut host.rng()),
     };
     let (ended, has_ended) = watch::channel(None);
     let inner = Inner {
@@ -300,6 +313,7 @@ fn build(
         inbox: Arc::new(Inbox::new(config.max_queued_bytes)),
         view: view.clone(),
         shared: Arc::new(Shared::new()),
+        host: host.clone(),
         ended: has_ended,
     };
     let parts = CoordinatorParts {
@@ -310,13 +324,13 @@ fn build(
             .iter()
             .map(|peer| network.connect(peer))
             .collect(),
-        seed: runtime::seed(),
+        seed: host.rng().random(),
         durable,
         inbox: inner.inbox.clone(),
         view,
         writer,
         shared: inner.shared.clone(),
-        wall_ms: runtime::wall_ms,
+        host,
         ended,
         config,
     };

@@ -3,6 +3,7 @@
 //! Cheap to clone, usable from any tokio program, and safe to drop at any time, futures
 //! included. Each node runs on a thread of its own, whatever runs outside.
 
+pub(crate) mod host;
 mod master;
 mod reader;
 mod runtime;

@@ -4,7 +4,11 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     error::{ReadError, Stopped},
-    handle::{Shared, runtime},
+    handle::{
+        Shared,
+        host::{self, Host},
+        runtime,
+    },
     log::LogView,
     record::{KIND_MESSAGE, Record, RecordBatch},
     types::{Offset, ReadLevel},
@@ -16,14 +20,21 @@ use crate::{
 pub struct Reader {
     view: Arc<LogView>,
     shared: Arc<Shared>,
+    host: Arc<dyn Host>,
     ended: runtime::Ended,
 }
 
 impl Reader {
-    pub(crate) fn new(view: &Arc<LogView>, shared: &Arc<Shared>, ended: &runtime::Ended) -> Reader {
+    pub(crate) fn new(
+        view: &Arc<LogView>,
+        shared: &Arc<Shared>,
+        host: &Arc<dyn Host>,
+        ended: &runtime::Ended,
+    ) -> Reader {
         Reader {
             view: view.clone(),
             shared: shared.clone(),
+            host: host.clone(),
             ended: ended.clone(),
         }
     }
@@ -62,7 +73,7 @@ impl Reader {
             return Ok(records);
         }
         let view = self.view.clone();
-        let read = tokio::task::spawn_blocking(move || view.read(from, until, bytes_max));
+        let read = host::off_thread(&self.host, move || view.read(from, until, bytes_max));
         read.await.unwrap_or(Err(ReadError::Stopped))
     }
 

@@ -1,14 +1,7 @@
 //! Where a node runs and what it starts from: its thread, its directory, its meta.
-//!
-//! The one place that takes the wall clock and unseeded chance from the system, to hand them in.
 
-use std::{
-    sync::Arc,
-    thread,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, thread};
 
-use rand::RngExt as _;
 use tokio::{
     sync::{oneshot, watch},
     task::LocalSet,
@@ -18,7 +11,8 @@ use tracing::{info, warn};
 use crate::{
     config::LogConfig,
     error::{OpenError, StartError, Stopped},
-    log::{self, LogFiles, LogOptions, LogView, LogWriter, Meta, WriteReport},
+    handle::host::Host,
+    log::{self, LogFiles, LogOptions, LogView, LogWriter, Meta, WriteReport, WriterLoop},
     storage::{Storage, StorageLock},
     types::{InstanceId, NodeName, Offset, SyncPolicy},
 };
@@ -101,6 +95,7 @@ pub(crate) struct Opened {
 ///
 /// `nodes` is the list that the settings name; a secondary learns it from its master.
 pub(crate) fn open(
+    host: &dyn Host,
     storage: &Arc<dyn Storage>,
     name: &NodeName,
     nodes: Option<&[NodeName]>,
@@ -116,7 +111,7 @@ pub(crate) fn open(
     })?;
     let mut meta = match Meta::load(&**storage)? {
         Some(meta) => meta,
-        None => blank(name),
+        None => blank(host, name),
     };
     if meta.name != *name {
         return Err(StartError::OtherNode {
@@ -160,10 +155,10 @@ pub(crate) fn open(
     })
 }
 
-fn blank(name: &NodeName) -> Meta {
+fn blank(host: &dyn Host, name: &NodeName) -> Meta {
     Meta {
         name: name.clone(),
-        instance: InstanceId::draw(&mut rand::rng()),
+        instance: InstanceId::draw(&mut host.rng()),
         start: 0,
         cluster: None,
         promised: None,
@@ -172,8 +167,9 @@ fn blank(name: &NodeName) -> Meta {
     }
 }
 
-/// Starts the writer; the directory is given back when its thread ends.
+/// Starts the writer; the directory is given back when it ends.
 pub(crate) fn start_writer(
+    host: &dyn Host,
     storage: Arc<dyn Storage>,
     files: LogFiles,
     lock: Box<dyn StorageLock>,
@@ -183,18 +179,6 @@ pub(crate) fn start_writer(
         let _held = &lock;
         report(done);
     };
-    LogWriter::spawn(files, storage, report).map_err(StartError::Thread)
-}
-
-/// A seed for what a node draws.
-pub(crate) fn seed() -> u64 {
-    rand::rng().random()
-}
-
-/// Milliseconds since 1970 by the system's clock.
-pub(crate) fn wall_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    host.start_writer(WriterLoop::new(files, storage), Box::new(report))
+        .map_err(StartError::Thread)
 }

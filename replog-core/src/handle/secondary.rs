@@ -9,7 +9,11 @@ use crate::{
     actors::{Answer, DescribeSecondary, ReplicaActor, ReplicaParts, Stop, WriterReported},
     config::SecondaryConfig,
     error::{StartError, Stopped},
-    handle::{Reader, Shared, runtime},
+    handle::{
+        Reader, Shared,
+        host::{Host, System},
+        runtime,
+    },
     log::{LogView, WriteReport},
     rules::replica::Replica,
     storage::Storage,
@@ -29,6 +33,7 @@ struct Inner {
     replica: Addr<ReplicaActor>,
     view: Arc<LogView>,
     shared: Arc<Shared>,
+    host: Arc<dyn Host>,
     ended: runtime::Ended,
 }
 
@@ -47,7 +52,7 @@ impl Secondary {
         config.validate()?;
         let name = config.name.clone();
         runtime::start_node(&name, move || {
-            let inner = build(&config, storage)?;
+            let inner = build(Arc::new(System), &config, storage)?;
             let ended = inner.ended.clone();
             Ok((
                 Secondary {
@@ -93,7 +98,12 @@ impl Secondary {
     /// Reads its log.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader::new(&self.inner.view, &self.inner.shared, &self.inner.ended)
+        Reader::new(
+            &self.inner.view,
+            &self.inner.shared,
+            &self.inner.host,
+            &self.inner.ended,
+        )
     }
 
     /// Syncs the log and ends; waits for the end. Calling it twice is as calling it once.
@@ -139,8 +149,19 @@ impl Drop for Inner {
 }
 
 /// Opens the directory and starts the actor, on the node's own thread.
-fn build(config: &SecondaryConfig, storage: Arc<dyn Storage>) -> Result<Inner, StartError> {
-    let opened = runtime::open(&storage, &config.name, None, config.sync, &config.log)?;
+fn build(
+    host: Arc<dyn Host>,
+    config: &SecondaryConfig,
+    storage: Arc<dyn Storage>,
+) -> Result<Inner, StartError> {
+    let opened = runtime::open(
+        &*host,
+        &storage,
+        &config.name,
+        None,
+        config.sync,
+        &config.log,
+    )?;
     let runtime::Opened {
         files,
         view,
@@ -152,7 +173,7 @@ fn build(config: &SecondaryConfig, storage: Arc<dyn Storage>) -> Result<Inner, S
     let ctx = Context::<ReplicaActor>::new();
     let replica = actix::AsyncContext::address(&ctx);
     let reports_to = replica.clone();
-    let writer = runtime::start_writer(storage, files, lock, move |report| {
+    let writer = runtime::start_writer(&*host, storage, files, lock, move |report| {
         // Answers wait for what is durable: each wake-up for less would be for nothing.
         if !matches!(report, WriteReport::Written { .. }) {
             reports_to.do_send(WriterReported(report));
@@ -165,6 +186,7 @@ fn build(config: &SecondaryConfig, storage: Arc<dyn Storage>) -> Result<Inner, S
         view: view.clone(),
         writer,
         shared: shared.clone(),
+        host: host.clone(),
         ended,
     };
     ctx.run(ReplicaActor::new(parts));
@@ -173,6 +195,7 @@ fn build(config: &SecondaryConfig, storage: Arc<dyn Storage>) -> Result<Inner, S
         replica,
         view,
         shared,
+        host,
         ended: has_ended,
     })
 }

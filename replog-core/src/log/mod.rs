@@ -23,4 +23,4 @@ pub(crate) mod writer;
 pub(crate) use files::{Cut, LogFiles, LogOptions, open};
 pub(crate) use meta::{ClusterIdentity, Meta, Promised};
 pub(crate) use view::LogView;
-pub(crate) use writer::{LogWriter, WriteCommand, WriteReport};
+pub(crate) use writer::{LogWriter, WriteCommand, WriteReport, WriterLoop};

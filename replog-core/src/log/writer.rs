@@ -10,10 +10,12 @@
 //!   write, Written, sync, Durable; cut, Truncated; write, Written, sync, Durable; save, MetaSaved
 //! ```
 //!
-//! [`WriterLoop`] has no clock and no thread: it is given what is queued and told when a sync is
-//! due. Keeps rules 4 and 10: what is reported as durable is, and a failure is final.
+//! [`WriterLoop`] has no clock and no thread: it is given what is queued, works it off step by
+//! step, and is told when a sync is due. A simulation lets time pass between the steps. Keeps
+//! rules 4 and 10: what is reported as durable is, and a failure is final.
 
 use std::{
+    collections::VecDeque,
     fmt, io,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -82,7 +84,26 @@ impl WriteCommand {
 pub(crate) struct WriterLoop {
     files: LogFiles,
     storage: Arc<dyn Storage>,
+    /// What is still to be done, in order.
+    queued: VecDeque<WriteCommand>,
+    /// A group was written, and nobody was told yet how far the log is durable.
+    group_written: bool,
     ended: bool,
+}
+
+/// What comes after a step of a [`WriterLoop`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextStep {
+    /// Nothing is queued.
+    Idle,
+    /// To write the records that are next in the queue, as one group.
+    Write,
+    /// To make the group that was written durable.
+    Sync,
+    /// To carry out a command that stands alone.
+    Alone,
+    /// Nothing, ever: it has ended or failed.
+    Ended,
 }
 
 impl WriterLoop {
@@ -91,6 +112,8 @@ impl WriterLoop {
         WriterLoop {
             files,
             storage,
+            queued: VecDeque::new(),
+            group_written: false,
             ended: false,
         }
     }
@@ -103,22 +126,47 @@ impl WriterLoop {
         commands: Vec<WriteCommand>,
         report: &mut dyn FnMut(WriteReport),
     ) -> ControlFlow<()> {
-        self.until_failure(report, |writer, report| {
-            let mut group = Vec::new();
-            for command in commands {
-                match command {
-                    WriteCommand::Append(batch) => group.push(batch),
-                    other => {
-                        writer.write_group(&mut group, report)?;
-                        writer.run_alone(other, report)?;
-                        if writer.ended {
-                            return Ok(());
-                        }
-                    }
-                }
+        self.queue(commands);
+        loop {
+            match self.next_step() {
+                NextStep::Idle => return ControlFlow::Continue(()),
+                NextStep::Ended => return ControlFlow::Break(()),
+                NextStep::Write | NextStep::Sync | NextStep::Alone => self.step(report),
             }
-            writer.write_group(&mut group, report)
-        })
+        }
+    }
+
+    /// Queues commands behind those that wait.
+    pub(crate) fn queue(&mut self, commands: impl IntoIterator<Item = WriteCommand>) {
+        if !self.ended {
+            self.queued.extend(commands);
+        }
+    }
+
+    /// What [`WriterLoop::step`] would do.
+    pub(crate) fn next_step(&self) -> NextStep {
+        match self.queued.front() {
+            _ if self.ended => NextStep::Ended,
+            _ if self.group_written => NextStep::Sync,
+            Some(WriteCommand::Append(_)) => NextStep::Write,
+            Some(_) => NextStep::Alone,
+            None => NextStep::Idle,
+        }
+    }
+
+    /// Does the next step.
+    pub(crate) fn step(&mut self, report: &mut dyn FnMut(WriteReport)) {
+        let step = self.next_step();
+        // The outcome is in `ended`, which the next look at `next_step` tells.
+        let _ = self.until_failure(report, |writer, report| match step {
+            NextStep::Write => writer.write_group(report),
+            NextStep::Sync => writer.sync_group(report),
+            NextStep::Alone => match writer.queued.pop_front() {
+                Some(command) => writer.run_alone(command, report),
+                None => Ok(()),
+            },
+            NextStep::Idle | NextStep::Ended => Ok(()),
+        });
     }
 
     /// How long after the first write that is not synced a sync is due; `None` where none is.
@@ -149,25 +197,33 @@ impl WriterLoop {
             report(WriteReport::Failed { error });
         }
         if self.ended {
+            self.queued.clear();
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
         }
     }
 
-    fn write_group(
-        &mut self,
-        group: &mut Vec<RecordBatch>,
-        report: &mut dyn FnMut(WriteReport),
-    ) -> io::Result<()> {
-        if group.is_empty() {
-            return Ok(());
+    /// Writes the records at the front of the queue.
+    fn write_group(&mut self, report: &mut dyn FnMut(WriteReport)) -> io::Result<()> {
+        let mut group = Vec::new();
+        while let Some(WriteCommand::Append(batch)) = self
+            .queued
+            .pop_front_if(|command| matches!(command, WriteCommand::Append(_)))
+        {
+            group.push(batch);
         }
-        self.files.append(group)?;
-        group.clear();
+        self.files.append(&group)?;
+        self.group_written = true;
         report(WriteReport::Written {
             end: self.files.end(),
         });
+        Ok(())
+    }
+
+    /// Makes what was written durable, as the sync policy has it.
+    fn sync_group(&mut self, report: &mut dyn FnMut(WriteReport)) -> io::Result<()> {
+        self.group_written = false;
         if self.files.sync_policy() == SyncPolicy::Always {
             self.files.sync()?;
         }
@@ -220,22 +276,19 @@ pub(crate) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Starts a thread that owns `files` and calls `report` for everything it did.
+    /// Starts a thread for `writer` that calls `report` for everything it did.
     ///
     /// # Errors
     ///
     /// When the system gives no thread.
     pub(crate) fn spawn(
-        files: LogFiles,
-        storage: Arc<dyn Storage>,
-        report: impl FnMut(WriteReport) + Send + 'static,
+        writer: WriterLoop,
+        mut report: Box<dyn FnMut(WriteReport) + Send>,
     ) -> io::Result<LogWriter> {
         let (commands, queue) = mpsc::channel();
-        let mut report = report;
         let body = move || {
-            let writer = WriterLoop::new(files, storage);
             // Without this, a broken assertion would leave everybody waiting for a report.
-            let drive = AssertUnwindSafe(|| drive(writer, &queue, &mut report));
+            let drive = AssertUnwindSafe(|| drive(writer, &queue, &mut *report));
             if catch_unwind(drive).is_err() {
                 report(WriteReport::Failed {
                     error: io::Error::other("the log writer panicked"),

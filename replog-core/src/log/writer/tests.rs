@@ -261,11 +261,7 @@ fn spawn(storage: &FaultyStorage, sync: SyncPolicy) -> (LogWriter, Receiver<Stri
         // The test may have seen enough.
         let _ = sender.send(words(&report));
     };
-    let storage = Arc::new(storage.clone());
-    (
-        LogWriter::spawn(writer.files, storage, report).unwrap(),
-        reports,
-    )
+    (LogWriter::spawn(writer, Box::new(report)).unwrap(), reports)
 }
 
 #[test]

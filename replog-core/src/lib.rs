@@ -45,6 +45,8 @@
 //!
 //! - `http` (default): replication over HTTP by awc (`transport::HttpNetwork`), and `client`, for
 //!   programs that use a remote cluster.
+//! - `sim`: simulation of whole clusters from one seed, with faults and checks (`sim`), for this
+//!   library's own tests and for programs that embed it.
 
 #![forbid(unsafe_code)]
 
@@ -54,6 +56,8 @@ pub mod config;
 pub mod error;
 pub mod limits;
 pub mod record;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod storage;
 pub mod transport;
 pub mod types;

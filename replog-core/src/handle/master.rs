@@ -19,7 +19,7 @@ use crate::{
     error::{AppendError, StartError, Stopped},
     handle::{
         Reader, Shared,
-        host::{Host, System},
+        host::{Host, Role, Watched},
         runtime,
     },
     log::LogView,
@@ -98,8 +98,8 @@ impl Master {
     ) -> Result<Master, StartError> {
         config.validate()?;
         let name = config.name.clone();
-        runtime::start_node(&name, move || {
-            let inner = build(Arc::new(System), config, storage, &*network)?;
+        runtime::start_node(&name, move |host| {
+            let inner = build(host, config, storage, &*network)?;
             let ended = inner.ended.clone();
             Ok((
                 Master {
@@ -316,6 +316,14 @@ fn build(
         host: host.clone(),
         ended: has_ended,
     };
+    host.watch(Watched {
+        role: Role::Master {
+            nodes: config.node_names(),
+            timing: config.timing.clone(),
+        },
+        view: view.clone(),
+        shared: inner.shared.clone(),
+    });
     let parts = CoordinatorParts {
         recovery: Recovery::new(settings, meta.clone(), end, Instant::now()),
         meta,

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::{
     config::LogConfig,
     error::{OpenError, StartError, Stopped},
-    handle::host::Host,
+    handle::host::{self, Host},
     log::{self, LogFiles, LogOptions, LogView, LogWriter, Meta, WriteReport, WriterLoop},
     storage::{Storage, StorageLock},
     types::{InstanceId, NodeName, Offset, SyncPolicy},
@@ -21,11 +21,15 @@ use crate::{
 pub(crate) type Ended = watch::Receiver<Option<Stopped>>;
 
 /// Starts a thread with a runtime of its own, builds a node on it, and keeps it until the node
-/// has ended.
+/// has ended. In a simulation there is no thread: the node lives where this is called.
 pub(crate) async fn start_node<T: Send + 'static>(
     name: &NodeName,
-    build: impl FnOnce() -> Result<(T, Ended), StartError> + Send + 'static,
+    build: impl FnOnce(Arc<dyn Host>) -> Result<(T, Ended), StartError> + Send + 'static,
 ) -> Result<T, StartError> {
+    let host = host::current();
+    if host.is_simulated() {
+        return build(host).map(|(node, _)| node);
+    }
     let (built, result) = oneshot::channel();
     let run = move || {
         let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -39,7 +43,7 @@ pub(crate) async fn start_node<T: Send + 'static>(
             }
         };
         LocalSet::new().block_on(&runtime, async move {
-            match build() {
+            match build(host) {
                 Ok((node, mut ended)) => {
                     let _ = built.send(Ok(node));
                     // An error: the actor is gone without a word, by a panic.

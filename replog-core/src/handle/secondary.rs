@@ -11,7 +11,7 @@ use crate::{
     error::{StartError, Stopped},
     handle::{
         Reader, Shared,
-        host::{Host, System},
+        host::{Host, Role, Watched},
         runtime,
     },
     log::{LogView, WriteReport},
@@ -51,8 +51,8 @@ impl Secondary {
     ) -> Result<Secondary, StartError> {
         config.validate()?;
         let name = config.name.clone();
-        runtime::start_node(&name, move || {
-            let inner = build(Arc::new(System), &config, storage)?;
+        runtime::start_node(&name, move |host| {
+            let inner = build(host, &config, storage)?;
             let ended = inner.ended.clone();
             Ok((
                 Secondary {
@@ -181,6 +181,11 @@ fn build(
     })?;
     let (ended, has_ended) = watch::channel(None);
     let shared = Arc::new(Shared::new());
+    host.watch(Watched {
+        role: Role::Secondary,
+        view: view.clone(),
+        shared: shared.clone(),
+    });
     let parts = ReplicaParts {
         replica: Replica::new(meta, end),
         view: view.clone(),

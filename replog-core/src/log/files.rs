@@ -690,8 +690,9 @@ impl Found {
         let file = match &ending.last {
             None => None,
             // Reading these records proves nothing: they may be in the cache only, and after a
-            // sync that failed the cache would be believed for ever.
-            Some(last) if end > self.mark_end() => {
+            // sync that failed the cache would be believed for ever. A header without records is
+            // as doubtful: the mark says nothing about it.
+            Some(last) if end > self.mark_end() || end == last.header.first => {
                 let path = segment::path(last.header.first);
                 info!(%path, %end, mark = %self.mark_end(), "records above the mark are copied");
                 Some(copy(storage, last).map_err(at(&path))?)

@@ -100,6 +100,12 @@ impl Meta {
         decode(&bytes).map(Some).map_err(refuse)
     }
 
+    /// Reads what a meta file holds.
+    #[cfg(feature = "sim")]
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Meta, String> {
+        decode(bytes)
+    }
+
     /// Saves it in place of the one before. When this returns, it is durable.
     ///
     /// # Errors

@@ -23,4 +23,6 @@ pub(crate) mod writer;
 pub(crate) use files::{Cut, LogFiles, LogOptions, open};
 pub(crate) use meta::{ClusterIdentity, Meta, Promised};
 pub(crate) use view::LogView;
+#[cfg(feature = "sim")]
+pub(crate) use writer::NextStep;
 pub(crate) use writer::{LogWriter, WriteCommand, WriteReport, WriterLoop};

@@ -109,6 +109,12 @@ impl LogView {
             .sum()
     }
 
+    /// Bytes of recent records in memory.
+    #[cfg(feature = "sim")]
+    pub(crate) fn tail_memory(&self) -> usize {
+        self.state().tail_bytes
+    }
+
     /// How many segments there are.
     #[cfg(test)]
     pub(crate) fn segments(&self) -> usize {

@@ -271,8 +271,22 @@ impl WriterLoop {
 /// without a clean mark.
 #[derive(Clone)]
 pub(crate) struct LogWriter {
-    commands: Sender<WriteCommand>,
-    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    way: Way,
+}
+
+/// How commands reach the writer.
+#[derive(Clone)]
+enum Way {
+    Thread {
+        commands: Sender<WriteCommand>,
+        thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    },
+    /// Whoever drives it.
+    #[cfg_attr(
+        not(feature = "sim"),
+        expect(dead_code, reason = "a system has threads")
+    )]
+    Hosted(Arc<dyn Fn(WriteCommand) + Send + Sync>),
 }
 
 impl LogWriter {
@@ -298,27 +312,39 @@ impl LogWriter {
         let thread = thread::Builder::new()
             .name("replog-writer".to_owned())
             .spawn(body)?;
+        let thread = Arc::new(Mutex::new(Some(thread)));
         Ok(LogWriter {
-            commands,
-            thread: Arc::new(Mutex::new(Some(thread))),
+            way: Way::Thread { commands, thread },
         })
+    }
+
+    /// A writer that somebody else drives: `submit` takes the commands, and never blocks.
+    #[cfg(feature = "sim")]
+    pub(crate) fn hosted(submit: Arc<dyn Fn(WriteCommand) + Send + Sync>) -> LogWriter {
+        LogWriter {
+            way: Way::Hosted(submit),
+        }
     }
 
     /// Queues a command. Never blocks. After a failure or the end it does nothing.
     pub(crate) fn submit(&self, command: WriteCommand) {
-        // Nobody is there to take it after the end, which was reported.
-        let _ = self.commands.send(command);
+        match &self.way {
+            Way::Thread { commands, .. } => {
+                // Nobody is there to take it after the end, which was reported.
+                let _ = commands.send(command);
+            }
+            Way::Hosted(submit) => submit(command),
+        }
     }
 
     /// Waits until the thread has ended, once `Closed` or `Failed` was reported: before that,
     /// it waits for them. To call it from the report itself would wait for ever. Calling it
     /// twice does no harm.
     pub(crate) fn join(&self) {
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let Way::Thread { thread, .. } = &self.way else {
+            return;
+        };
+        let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             thread
                 .join()

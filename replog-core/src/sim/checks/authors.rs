@@ -1,0 +1,82 @@
+//! Who wrote what: every record as its author gave it to its writer.
+//!
+//! Keeps, beside the rules, that an offset is given out once within an epoch, ever.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{Disks, Finding};
+use crate::{
+    record::RecordBatch,
+    sim::{disk::RecordId, world::MachineId},
+    types::{Epoch, Offset},
+};
+
+/// A record as it was made.
+#[derive(Clone, Debug)]
+pub(super) struct Authored {
+    pub(super) crc: u32,
+    pub(super) key: Option<Bytes>,
+    pub(super) payload: Bytes,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Authors {
+    records: BTreeMap<(Offset, Epoch), Authored>,
+}
+
+impl Authors {
+    /// Whether the first record of this batch is known: then it is a copy.
+    pub(super) fn knows(&self, batch: &RecordBatch) -> bool {
+        let first = (batch.first(), batch.first_epoch());
+        self.records.contains_key(&first)
+    }
+
+    pub(super) fn on_authored(
+        &mut self,
+        disks: Disks<'_>,
+        machine: MachineId,
+        batch: &RecordBatch,
+    ) -> Finding {
+        for (record, crc) in records(batch) {
+            let place = (record.offset, record.epoch);
+            let authored = Authored {
+                crc,
+                key: (!record.key.is_empty()).then(|| batch.bytes().slice_ref(record.key)),
+                payload: batch.bytes().slice_ref(record.payload),
+            };
+            if let Some(before) = self.records.insert(place, authored)
+                && before.crc != crc
+            {
+                return Err(format!(
+                    "rule 1: {} gives out offset {} of epoch {} a second time",
+                    disks.name(machine),
+                    record.offset,
+                    record.epoch
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The record at `offset` that is `id`, as it was made.
+    pub(super) fn record(&self, offset: Offset, id: RecordId) -> Option<&Authored> {
+        self.records
+            .get(&(offset, id.0))
+            .filter(|authored| authored.crc == id.1)
+    }
+}
+
+/// The records of a batch with their checksums.
+pub(super) fn records(
+    batch: &RecordBatch,
+) -> impl Iterator<Item = (crate::record::Record<'_>, u32)> {
+    let mut position = 0;
+    batch.records().map(move |record| {
+        let bytes = &batch.bytes()[position..];
+        position += record.encoded_bytes();
+        let crc = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+        (record, crc)
+    })
+}

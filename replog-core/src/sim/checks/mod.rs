@@ -1,0 +1,316 @@
+//! The rules, checked at every step by one who sees everything.
+//!
+//! One file a rule. What a disk holds is read from what is synced, never from what a node says.
+//! A check sees the world from outside: it uses none of the decisions that it checks.
+
+mod authors;
+mod r01_total_order;
+mod r02_contiguous_prefix;
+mod r03_exactly_once;
+mod r04_concern;
+mod r05_nothing_lost;
+mod r06_only_me;
+mod r07_never_give_up;
+mod r08_quorum;
+mod r09_fencing;
+mod r10_no_silent_damage;
+mod r11_bounded;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    disk::RecordId,
+    world::{Machine, MachineId, World},
+};
+use crate::{
+    handle::host::{Role, Watched},
+    log::Meta,
+    record::RecordBatch,
+    transport::{Request, Response},
+    types::Offset,
+    views::Receipt,
+};
+
+/// What was found wrong, with the number of the rule.
+pub(crate) type Finding = Result<(), String>;
+
+/// All checks of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    nodes: BTreeMap<MachineId, Node>,
+    authors: authors::Authors,
+    total_order: r01_total_order::TotalOrder,
+    exactly_once: r03_exactly_once::ExactlyOnce,
+    concern: r04_concern::Concern,
+    nothing_lost: r05_nothing_lost::NothingLost,
+    quorum: r08_quorum::Quorum,
+    fencing: r09_fencing::Fencing,
+}
+
+/// A node as it is watched: what it shows, and what it showed at the last look.
+#[derive(Debug)]
+struct Node {
+    watched: Watched,
+    shown_local: Offset,
+    shown_committed: Offset,
+    /// What it showed below `shown_local`.
+    ids: Vec<Option<RecordId>>,
+}
+
+/// The disks and what is on them.
+#[derive(Clone, Copy)]
+struct Disks<'a>(&'a [Machine]);
+
+impl Disks<'_> {
+    fn held(&self, machine: MachineId, offset: Offset) -> Option<RecordId> {
+        self.0[machine.0].disk.held(offset)
+    }
+
+    fn meta(&self, machine: MachineId) -> Option<&Meta> {
+        self.0[machine.0].disk.meta.as_ref()
+    }
+
+    fn name(&self, machine: MachineId) -> &str {
+        &self.0[machine.0].name
+    }
+
+    fn targets(&self) -> impl Iterator<Item = MachineId> {
+        let machines = self.0.iter().enumerate();
+        machines
+            .filter(|(_, machine)| machine.target)
+            .map(|(at, _)| MachineId(at))
+    }
+
+    /// All that the disk of `machine` holds for good.
+    fn ids(&self, machine: MachineId) -> Vec<RecordId> {
+        let end = self.0[machine.0].disk.held_end();
+        (0..end.0)
+            .map_while(|offset| self.held(machine, Offset(offset)))
+            .collect()
+    }
+
+    fn nodes(&self) -> u32 {
+        self.targets().count() as u32
+    }
+
+    /// Whether the record at `offset` rotted there: that is damage, not loss.
+    fn rotted(&self, machine: MachineId, offset: Offset) -> bool {
+        self.0[machine.0].disk.rotted(offset)
+    }
+
+    fn holders(&self, offset: Offset, id: RecordId) -> usize {
+        self.targets()
+            .filter(|machine| self.held(*machine, offset) == Some(id))
+            .count()
+    }
+}
+
+impl Checks {
+    /// A master sends a request.
+    pub(crate) fn on_request_sent(&mut self, machine: MachineId, request: &Request) {
+        self.fencing.on_request_sent(machine, request);
+    }
+
+    /// A client sends a payload, which is its alone.
+    pub(crate) fn on_sent(&mut self, payload: &[u8]) {
+        self.exactly_once.on_sent(payload);
+    }
+}
+
+impl World {
+    fn check(&mut self, what: impl FnOnce(&mut Checks, Disks<'_>, u64) -> Finding) {
+        let found = what(&mut self.checks, Disks(&self.machines), self.now_us);
+        if let Err(text) = found {
+            self.violate(text);
+        }
+    }
+
+    /// A node started on `machine`.
+    pub(crate) fn on_started(&mut self, machine: MachineId, watched: Watched) {
+        let started_us = self.now_us;
+        let shown_local = watched.view.durable_end();
+        let node = Node {
+            watched,
+            shown_local: Offset::ZERO,
+            shown_committed: Offset::ZERO,
+            ids: Vec::new(),
+        };
+        self.checks.nodes.insert(machine, node);
+        self.checks.quorum.on_started(machine, started_us);
+        let name = self.machine(machine).name.clone();
+        self.note(format_args!("{name} has opened its log: end {shown_local}"));
+        self.after_poll(machine);
+    }
+
+    /// The process on `machine` is gone.
+    pub(crate) fn on_ended(&mut self, machine: MachineId) {
+        self.checks.nodes.remove(&machine);
+    }
+
+    /// The code of `machine` ran.
+    pub(crate) fn after_poll(&mut self, machine: MachineId) {
+        self.check(|checks, disks, _| {
+            let Some(node) = checks.nodes.get_mut(&machine) else {
+                return Ok(());
+            };
+            let end = node.watched.view.durable_end();
+            if end < node.shown_local {
+                let cut = node.ids.split_off(end.0 as usize);
+                checks.nothing_lost.on_cut(disks, machine, end, &cut)?;
+                node.shown_local = end;
+                node.shown_committed = node.shown_committed.min(end);
+            }
+            r02_contiguous_prefix::on_shown(disks, machine, node, end)?;
+            r11_bounded::on_step(disks, machine, node)?;
+            let committed = node.watched.shared.committed();
+            node.shown_local = end;
+            let shown = node.shown_committed;
+            if let Some(committed) = committed
+                && committed.min(end) > shown
+            {
+                let new = shown..committed.min(end);
+                node.shown_committed = new.end;
+                let Checks {
+                    total_order,
+                    nothing_lost,
+                    exactly_once,
+                    authors,
+                    ..
+                } = checks;
+                total_order.on_shown(disks, machine, new, |offset, id| {
+                    nothing_lost.on_committed(offset, id)?;
+                    exactly_once.on_committed(offset, authors.record(offset, id))
+                })?;
+            }
+            Ok(())
+        });
+    }
+
+    /// A node gives records to its writer.
+    pub(crate) fn on_append(&mut self, machine: MachineId, batch: &RecordBatch) {
+        self.check(|checks, disks, now_us| {
+            let Checks {
+                nodes,
+                authors,
+                quorum,
+                ..
+            } = checks;
+            let role = nodes.get(&machine).map(|node| &node.watched.role);
+            match role {
+                Some(Role::Master { nodes, timing }) if !authors.knows(batch) => {
+                    let patience = timing.unhealthy_after;
+                    quorum.on_authored(disks, machine, nodes, patience, now_us)?;
+                    authors.on_authored(disks, machine, batch)
+                }
+                Some(_) => r10_no_silent_damage::on_taken(disks, machine, authors, batch),
+                None => Ok(()),
+            }
+        });
+    }
+
+    /// A node answers a request.
+    pub(crate) fn on_answered(
+        &mut self,
+        machine: MachineId,
+        request: &Request,
+        response: &Response,
+    ) {
+        self.check(|_, disks, _| {
+            r09_fencing::on_answered(disks, machine, request, response)?;
+            r10_no_silent_damage::on_answered(disks, machine, response)
+        });
+    }
+
+    /// A master has an answer.
+    pub(crate) fn on_contact(&mut self, life: super::world::Life, response: &Response) {
+        if self.lives(life) {
+            let now_us = self.now_us;
+            let name = response.name.clone();
+            self.checks.concern.on_contact(response);
+            self.checks.quorum.on_contact(life.machine, name, now_us);
+        }
+    }
+
+    /// The master on `machine` tells a caller that its concern is met.
+    pub(crate) fn on_acknowledged(&mut self, machine: MachineId, receipt: &Receipt) {
+        let name = self.machine(machine).name.clone();
+        let (offset, concern) = (receipt.offset, receipt.concern);
+        let met = receipt.concern_met;
+        self.note(format_args!(
+            "{name} tells a client: offset {offset} at concern {concern}, met: {met}"
+        ));
+        if !met {
+            return;
+        }
+        self.count("append acknowledged");
+        self.check(|checks, disks, _| {
+            let id = checks.concern.on_acknowledged(disks, machine, receipt)?;
+            checks
+                .nothing_lost
+                .on_acknowledged(disks, machine, receipt, id)
+        });
+    }
+
+    /// A node shows messages to a client.
+    pub(crate) fn on_read(&mut self, machine: MachineId, shown: &[(Offset, Bytes)]) {
+        self.check(|checks, disks, _| {
+            r10_no_silent_damage::on_read(disks, machine, &checks.authors, shown)
+        });
+    }
+
+    /// A caller of the master on `machine` had to wait for its answer.
+    pub(crate) fn on_waited(&mut self, machine: MachineId, concern: u32, waited: Duration) {
+        self.check(|_, disks, _| r06_only_me::on_waited(disks, machine, concern, waited));
+    }
+
+    /// A master's requests are looked at once its own code has run: by then what they rely on
+    /// must be on its disk.
+    pub(crate) fn check_requests(&mut self) {
+        self.check(|checks, disks, _| {
+            let Checks {
+                fencing,
+                nothing_lost,
+                ..
+            } = checks;
+            fencing.check(disks, |machine, epoch| {
+                nothing_lost.on_office(disks, machine, epoch)
+            })
+        });
+    }
+
+    /// The disk of `machine` is about to be lost for good.
+    pub(crate) fn on_wipe(&mut self, machine: MachineId) {
+        self.checks.concern.on_wipe(Disks(&self.machines), machine);
+        self.checks.nodes.remove(&machine);
+        self.checks.nothing_lost.on_wiped(machine);
+    }
+
+    /// Whether the promise still holds when `machine` loses its disk: every other node must be
+    /// intact, as far as all but a minority are.
+    pub(crate) fn may_lose_disk(&self, machine: MachineId) -> bool {
+        let disks = Disks(&self.machines);
+        let targets: Vec<MachineId> = disks.targets().collect();
+        let intact = |machine: &MachineId| {
+            disks
+                .meta(*machine)
+                .is_some_and(|meta| meta.log_epoch.is_some())
+                && !self.machines[machine.0].disk.has_rot()
+        };
+        let others = targets.iter().filter(|other| **other != machine);
+        let lost = others.filter(|other| !intact(other)).count() + 1;
+        let minority = (targets.len() - 1) / 2;
+        lost <= minority && self.checks.nothing_lost.has_begun()
+    }
+
+    /// At the end of a run that was healed: all is well again.
+    pub(crate) fn check_end(&mut self) {
+        let goals = self.goals.len();
+        self.check(|checks, disks, _| {
+            r07_never_give_up::at_the_end(disks, &checks.nodes, goals)?;
+            checks.nothing_lost.at_the_end(disks)?;
+            checks.exactly_once.at_the_end(disks, &checks.authors)
+        });
+    }
+}

@@ -1,0 +1,57 @@
+//! Rule 1: at level `committed` an offset shows the same record on every node, for ever.
+
+use std::ops::Range;
+
+use super::{Disks, Finding};
+use crate::{
+    sim::{disk::RecordId, world::MachineId},
+    types::Offset,
+};
+
+/// What was ever shown as committed, by any node.
+#[derive(Debug, Default)]
+pub(super) struct TotalOrder {
+    history: Vec<RecordId>,
+}
+
+impl TotalOrder {
+    /// A node shows more; `first_time` hears of each record that nobody showed before.
+    pub(super) fn on_shown(
+        &mut self,
+        disks: Disks<'_>,
+        machine: MachineId,
+        new: Range<Offset>,
+        mut first_time: impl FnMut(Offset, RecordId) -> Finding,
+    ) -> Finding {
+        for offset in (new.start.0..new.end.0).map(Offset) {
+            if disks.rotted(machine, offset) {
+                continue;
+            }
+            let name = disks.name(machine);
+            let Some(id) = disks.held(machine, offset) else {
+                return Err(format!(
+                    "rule 2: {name} shows offset {offset} as committed, and its disk does not hold it"
+                ));
+            };
+            match self.history.get(offset.0 as usize) {
+                Some(known) if *known == id => {}
+                Some(known) => {
+                    return Err(format!(
+                        "rule 1: {name} shows {id:?} at offset {offset}, where {known:?} was shown"
+                    ));
+                }
+                None if self.history.len() as u64 == offset.0 => {
+                    self.history.push(id);
+                    first_time(offset, id)?;
+                }
+                None => {
+                    return Err(format!(
+                        "rule 1: {name} shows offset {offset} before anybody showed {}",
+                        self.history.len()
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}

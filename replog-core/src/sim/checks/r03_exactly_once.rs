@@ -1,0 +1,82 @@
+//! Rule 3: a record is in a node's log at most once, however often it was sent, and a request
+//! with a key is appended at most once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::{
+    Disks, Finding,
+    authors::{Authored, Authors},
+};
+use crate::types::Offset;
+
+#[derive(Debug, Default)]
+pub(super) struct ExactlyOnce {
+    keys: BTreeMap<Bytes, Offset>,
+    /// What clients say is theirs alone, and where it was committed.
+    sent: BTreeMap<Bytes, Option<Offset>>,
+}
+
+impl ExactlyOnce {
+    pub(super) fn on_sent(&mut self, payload: &[u8]) {
+        self.sent
+            .entry(Bytes::copy_from_slice(payload))
+            .or_default();
+    }
+
+    /// A record is shown as committed for the first time.
+    pub(super) fn on_committed(&mut self, offset: Offset, record: Option<&Authored>) -> Finding {
+        let Some(record) = record else {
+            return Err(format!(
+                "rule 10: the record at offset {offset} is committed, and nobody wrote it"
+            ));
+        };
+        if let Some(key) = &record.key
+            && let Some(before) = self.keys.insert(key.clone(), offset)
+        {
+            return Err(format!(
+                "rule 3: the key {key:?} was appended at offset {before} and again at {offset}"
+            ));
+        }
+        if let Some(place) = self.sent.get_mut(&record.payload)
+            && let Some(before) = place.replace(offset)
+        {
+            return Err(format!(
+                "rule 3: the message at offset {before} is there again at {offset}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Nothing is in a log that no client sent, where clients said what they sent.
+    pub(super) fn at_the_end(&self, disks: Disks<'_>, authors: &Authors) -> Finding {
+        if self.sent.is_empty() {
+            return Ok(());
+        }
+        for machine in disks.targets() {
+            let end = disks.0[machine.0].disk.held_end();
+            let mut seen = BTreeSet::new();
+            for offset in (0..end.0).map(Offset) {
+                let id = disks.held(machine, offset);
+                let record = id.and_then(|id| authors.record(offset, id));
+                let known = record.is_some_and(|record| self.sent.contains_key(&record.payload));
+                if !known {
+                    return Err(format!(
+                        "rule 10: {} holds a record at offset {offset} that no client sent",
+                        disks.name(machine)
+                    ));
+                }
+                if let Some(record) = record
+                    && !seen.insert(record.payload.clone())
+                {
+                    return Err(format!(
+                        "rule 3: {} holds the message of offset {offset} twice",
+                        disks.name(machine)
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! Rule 5: with w at or above a majority, an acknowledged record survives the loss of any
+//! minority of nodes. Below that, it survives every crash that leaves the master its disk.
+
+use std::collections::BTreeMap;
+
+use super::{Disks, Finding};
+use crate::{
+    sim::{disk::RecordId, world::MachineId},
+    types::{Epoch, Offset, majority},
+    views::Receipt,
+};
+
+#[derive(Debug, Default)]
+pub(super) struct NothingLost {
+    /// Acknowledged at a majority or more.
+    acknowledged: BTreeMap<Offset, RecordId>,
+    /// Acknowledged at less: and by whose disk.
+    below: BTreeMap<Offset, (RecordId, MachineId)>,
+    /// Whether any master took office: from when every node has joined.
+    offices: u64,
+}
+
+impl NothingLost {
+    /// Whether there is anything that could be lost.
+    pub(super) fn has_begun(&self) -> bool {
+        self.offices > 0
+    }
+
+    pub(super) fn on_acknowledged(
+        &mut self,
+        disks: Disks<'_>,
+        machine: MachineId,
+        receipt: &Receipt,
+        id: RecordId,
+    ) -> Finding {
+        let offset = receipt.offset;
+        if receipt.concern < majority(disks.nodes()) {
+            self.below.insert(offset, (id, machine));
+            return Ok(());
+        }
+        match self.acknowledged.insert(offset, id) {
+            Some(before) if before != id => Err(format!(
+                "rule 5: offset {offset} was acknowledged as {before:?} and is acknowledged as {id:?}"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A record is shown as committed for the first time.
+    pub(super) fn on_committed(&self, offset: Offset, id: RecordId) -> Finding {
+        match self.acknowledged.get(&offset) {
+            Some(known) if *known != id => Err(format!(
+                "rule 5: {id:?} is committed at offset {offset}, where {known:?} was acknowledged"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A node cut its own log while it ran: what it showed from `end` on is gone from it.
+    pub(super) fn on_cut(
+        &self,
+        disks: Disks<'_>,
+        machine: MachineId,
+        end: Offset,
+        cut: &[Option<RecordId>],
+    ) -> Finding {
+        // One that is not intact may have been half-way through another's log: it never counted.
+        let counts = disks
+            .meta(machine)
+            .is_some_and(|meta| meta.log_epoch.is_some());
+        let lost = self.acknowledged.range(end..).find(|(offset, id)| {
+            let nth = offset.records_since(end) as usize;
+            cut.get(nth) == Some(&Some(**id))
+        });
+        match lost {
+            Some((offset, _)) if counts => Err(format!(
+                "rule 5: {} is intact and cuts offset {offset}, which was acknowledged",
+                disks.name(machine)
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A master takes office: it must hold all that was ever acknowledged.
+    pub(super) fn on_office(
+        &mut self,
+        disks: Disks<'_>,
+        machine: MachineId,
+        epoch: Epoch,
+    ) -> Finding {
+        self.offices += 1;
+        for (offset, id) in &self.acknowledged {
+            if disks.held(machine, *offset) != Some(*id) && !disks.rotted(machine, *offset) {
+                return Err(format!(
+                    "rule 5: {} takes office in epoch {epoch} without offset {offset}, which was acknowledged as {id:?}",
+                    disks.name(machine)
+                ));
+            }
+        }
+        for (offset, (id, author)) in &self.below {
+            if *author == machine
+                && disks.held(machine, *offset) != Some(*id)
+                && !disks.rotted(machine, *offset)
+            {
+                return Err(format!(
+                    "rule 5: {} takes office in epoch {epoch} without offset {offset}, which it acknowledged at a low concern, though its disk was never lost",
+                    disks.name(machine)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What only this disk was said to hold may be gone.
+    pub(super) fn on_wiped(&mut self, machine: MachineId) {
+        self.below.retain(|_, (_, author)| *author != machine);
+    }
+
+    /// Everything acknowledged is on every node.
+    pub(super) fn at_the_end(&self, disks: Disks<'_>) -> Finding {
+        for (offset, id) in &self.acknowledged {
+            for machine in disks.targets() {
+                if disks.held(machine, *offset) != Some(*id) {
+                    return Err(format!(
+                        "rule 5: {} does not hold offset {offset} in the end, which was acknowledged",
+                        disks.name(machine)
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}

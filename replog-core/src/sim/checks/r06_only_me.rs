@@ -1,0 +1,25 @@
+//! Rule 6: an append that waits delays no other append.
+
+use std::time::Duration;
+
+use super::{Disks, Finding};
+use crate::sim::world::MachineId;
+
+/// How long the master's own disk may take for one append, at its slowest, and then some.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An append was answered, or is still waiting, after this time in which its master ran.
+pub(super) fn on_waited(
+    disks: Disks<'_>,
+    machine: MachineId,
+    concern: u32,
+    waited: Duration,
+) -> Finding {
+    if concern == 1 && waited > PATIENCE {
+        return Err(format!(
+            "rule 6: an append of concern 1 waited {waited:?} at {}, which was up all the time",
+            disks.name(machine)
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Rule 9: a node that has promised an epoch refuses everything from an older one; and no master
+//! speaks of an epoch that is not safe on its own disk.
+
+use std::collections::BTreeMap;
+
+use super::{Disks, Finding};
+use crate::{
+    sim::world::MachineId,
+    transport::{Answer, Request, RequestBody, Response},
+    types::Epoch,
+};
+
+#[derive(Debug, Default)]
+pub(super) struct Fencing {
+    /// Sent and not looked at yet: from where, of which epoch, and whether it speaks for an office.
+    sent: Vec<(MachineId, Epoch, bool)>,
+    /// The newest office of each machine.
+    offices: BTreeMap<MachineId, Epoch>,
+}
+
+impl Fencing {
+    pub(super) fn on_request_sent(&mut self, machine: MachineId, request: &Request) {
+        let office = match request.body {
+            RequestBody::Identify => return,
+            RequestBody::Promise(_) | RequestBody::Fetch(_) => false,
+            RequestBody::Hello(_) | RequestBody::Heartbeat(_) | RequestBody::Append(_) => true,
+        };
+        self.sent.push((machine, request.epoch, office));
+    }
+
+    pub(super) fn check(
+        &mut self,
+        disks: Disks<'_>,
+        mut on_office: impl FnMut(MachineId, Epoch) -> Finding,
+    ) -> Finding {
+        for (machine, epoch, office) in self.sent.drain(..) {
+            let name = disks.name(machine);
+            let meta = disks.meta(machine);
+            let promised = meta
+                .as_ref()
+                .and_then(|meta| meta.promised.as_ref())
+                .map(|promised| promised.epoch);
+            if promised < Some(epoch) {
+                return Err(format!(
+                    "rule 9: {name} speaks of epoch {epoch} before its own promise of it is on disk"
+                ));
+            }
+            if !office {
+                continue;
+            }
+            if self.offices.get(&machine) != Some(&epoch) {
+                let log_epoch = meta.and_then(|meta| meta.log_epoch);
+                if log_epoch != Some(epoch) {
+                    return Err(format!(
+                        "rule 9: {name} speaks for epoch {epoch} and its log epoch is {log_epoch:?}"
+                    ));
+                }
+                self.offices.insert(machine, epoch);
+                on_office(machine, epoch)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A node did what it was asked.
+pub(super) fn on_answered(
+    disks: Disks<'_>,
+    machine: MachineId,
+    request: &Request,
+    response: &Response,
+) -> Finding {
+    match response.answer {
+        Answer::Refused(_) | Answer::Identity(_) => return Ok(()),
+        Answer::Promised(_)
+        | Answer::Aligned(_)
+        | Answer::OlderStartsNeeded { .. }
+        | Answer::Taken
+        | Answer::Records(_) => {}
+    }
+    let promised = disks.meta(machine).and_then(|meta| meta.promised.as_ref());
+    let (name, epoch) = (disks.name(machine), request.epoch);
+    match promised {
+        Some(promised) if promised.epoch > epoch => Err(format!(
+            "rule 9: {name} has promised epoch {} and serves a request of epoch {epoch}",
+            promised.epoch
+        )),
+        Some(promised) if promised.epoch == epoch => Ok(()),
+        _ => Err(format!(
+            "rule 9: {name} answers a request of epoch {epoch} before its promise of it is on disk"
+        )),
+    }
+}

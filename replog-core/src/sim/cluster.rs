@@ -1,0 +1,284 @@
+//! A replog cluster under load, ready to be simulated: a master, secondaries, clients.
+//!
+//! The clients append with all concerns, with and without keys, give up, retry what has a key
+//! until it is answered, and read from every node.
+
+use std::{rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Machine, Simulation};
+use crate::{
+    AppendOptions, Concern, LogConfig, Master, MasterConfig, Peer, Reader, Secondary,
+    SecondaryConfig,
+    error::AppendError,
+    handle,
+    types::{NodeName, Offset, ReadLevel},
+    views::Receipt,
+};
+
+/// The shape of a cluster and its load.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Cluster {
+    /// Secondaries beside the master.
+    pub secondaries: usize,
+    /// Clients that append and read.
+    pub clients: usize,
+    /// The longest pause of a client between two requests.
+    pub think: Duration,
+    /// Bytes of a segment file: small ones are many.
+    pub segment_bytes: u64,
+    /// Bytes of recent records that a node keeps in memory.
+    pub tail_bytes: usize,
+}
+
+impl Default for Cluster {
+    fn default() -> Cluster {
+        Cluster {
+            secondaries: 2,
+            clients: 3,
+            think: Duration::from_millis(400),
+            segment_bytes: 16 << 10,
+            tail_bytes: 4 << 10,
+        }
+    }
+}
+
+/// What a client sends to append.
+#[derive(Clone, Debug)]
+struct Ask {
+    payload: Bytes,
+    options: AppendOptions,
+}
+
+/// What a client sends to read.
+#[derive(Clone, Debug)]
+struct Read {
+    from: Offset,
+    level: ReadLevel,
+}
+
+impl Cluster {
+    /// A shape drawn from `seed`: mostly three nodes, sometimes two, four or five.
+    #[must_use]
+    pub fn drawn(seed: u64) -> Cluster {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xc1_05_7e_12);
+        Cluster {
+            secondaries: match rng.random_range(0..8) {
+                0 => 4,
+                1 => 1,
+                2 => 3,
+                _ => 2,
+            },
+            clients: rng.random_range(1..=4),
+            think: Duration::from_millis(rng.random_range(50..800)),
+            segment_bytes: rng.random_range(4 << 10..32 << 10),
+            tail_bytes: rng.random_range(1 << 10..8 << 10),
+        }
+    }
+
+    /// Puts its machines into a simulation.
+    #[must_use]
+    pub fn build(&self, simulation: Simulation) -> Simulation {
+        let names: Vec<String> = (1..=self.secondaries)
+            .map(|nth| format!("secondary-{nth}"))
+            .collect();
+        let log = self.log_config();
+        let mut config = MasterConfig::new(name("master"), peers(&names));
+        config.log = log.clone();
+        let mut simulation =
+            simulation.node("master", move |machine| master(machine, config.clone()));
+        for secondary_name in &names {
+            let mut config = SecondaryConfig::new(name(secondary_name));
+            config.log = log.clone();
+            simulation = simulation.node(secondary_name, move |machine| {
+                secondary(machine, config.clone())
+            });
+        }
+        let nodes: Rc<[String]> = std::iter::once("master".to_owned()).chain(names).collect();
+        for nth in 1..=self.clients {
+            let (nodes, think) = (nodes.clone(), self.think);
+            simulation = simulation.client(&format!("client-{nth}"), move |machine| {
+                client(machine, nodes.clone(), think)
+            });
+        }
+        simulation
+    }
+
+    fn log_config(&self) -> LogConfig {
+        LogConfig {
+            segment_bytes: self.segment_bytes,
+            tail_bytes: self.tail_bytes,
+        }
+    }
+}
+
+fn name(text: &str) -> NodeName {
+    text.parse().expect("a name made here is one")
+}
+
+fn peers(names: &[String]) -> Vec<Peer> {
+    let peer = |text: &String| Peer {
+        name: name(text),
+        url: text.clone(),
+    };
+    names.iter().map(peer).collect()
+}
+
+/// A machine that runs a master.
+async fn master(machine: Machine, config: MasterConfig) {
+    let started = Master::start(config, machine.storage(), machine.network()).await;
+    let master = match started {
+        Ok(master) => master,
+        Err(error) => {
+            machine.note(format!("cannot start: {error}"));
+            machine.count("master: cannot start");
+            return;
+        }
+    };
+    serve_reads(&machine, master.reader());
+    let (at, serving) = (machine.clone(), master.clone());
+    machine.listen(move |ask: Ask| {
+        let (machine, master) = (at.clone(), serving.clone());
+        async move { Some(append(&machine, &master, ask).await) }
+    });
+    let stopped = master.stopped().await;
+    machine.note(format!("the master has ended: {:?}", stopped.reason));
+}
+
+/// Appends for a client, and tells the checks what it is told.
+async fn append(machine: &Machine, master: &Master, ask: Ask) -> Result<Receipt, AppendError> {
+    // However long it takes, an append is answered.
+    let answered = machine.goal();
+    let began = machine.elapsed();
+    let concern = ask.options.concern;
+    let result = master.append(ask.payload, ask.options).await;
+    answered.reached();
+    match &result {
+        Ok(receipt) => {
+            machine.acknowledged(receipt);
+            if concern == Concern::Count(1) {
+                machine.waited(1, machine.elapsed().saturating_sub(began));
+            }
+        }
+        Err(error) => {
+            machine.note(format!("refuses an append: {error}"));
+            machine.count(match error {
+                AppendError::ReadOnly { .. } => "append refused: read-only",
+                AppendError::Storage { .. } => "append refused: storage",
+                AppendError::Overloaded { .. } => "append refused: overloaded",
+                AppendError::Stopping { .. } | AppendError::Ended => "append refused: ended",
+                _ => "append refused: other",
+            });
+        }
+    }
+    result
+}
+
+/// A machine that runs a secondary.
+async fn secondary(machine: Machine, config: SecondaryConfig) {
+    match Secondary::start(config, machine.storage()).await {
+        Ok(secondary) => {
+            machine.serve(secondary.clone());
+            serve_reads(&machine, secondary.reader());
+            let stopped = secondary.stopped().await;
+            machine.note(format!("the secondary has ended: {:?}", stopped.reason));
+        }
+        Err(error) => {
+            machine.note(format!("cannot start: {error}"));
+            machine.count("secondary: cannot start");
+        }
+    }
+}
+
+/// Lets clients read from a node.
+fn serve_reads(machine: &Machine, reader: Reader) {
+    let at = machine.clone();
+    machine.listen(move |read: Read| {
+        let (reader, machine) = (reader.clone(), at.clone());
+        async move {
+            let end = reader.end(read.level)?;
+            let batches = match reader.read(read.from, end, 4 << 10).await {
+                Ok(batches) => batches,
+                Err(error) => {
+                    machine.note(format!("cannot read: {error}"));
+                    machine.count("read refused");
+                    return None;
+                }
+            };
+            let payloads: Vec<(Offset, Bytes)> = batches
+                .iter()
+                .flat_map(handle::messages)
+                .map(|message| (message.offset, message.payload))
+                .collect();
+            machine.read(&payloads);
+            Some(payloads)
+        }
+    });
+}
+
+/// A client: appends, reads, gives up, retries.
+async fn client(machine: Machine, nodes: Rc<[String]>, think: Duration) {
+    // Its process stays: a client that is done is no crash.
+    ask_on(&machine, &nodes, think).await;
+    std::future::pending().await
+}
+
+async fn ask_on(machine: &Machine, nodes: &[String], think: Duration) {
+    let think_us = think.as_micros() as u64;
+    let mut serial = 0;
+    while !machine.winding_down() {
+        machine
+            .sleep(Duration::from_micros(machine.random(0, think_us)))
+            .await;
+        if machine.random(0, 3) == 0 {
+            read(machine, nodes).await;
+            continue;
+        }
+        serial += 1;
+        send(machine, nodes, serial).await;
+    }
+}
+
+async fn read(machine: &Machine, nodes: &[String]) {
+    let nth = machine.random(0, nodes.len() as u64 - 1) as usize;
+    let level = match machine.random(0, 1) {
+        0 => ReadLevel::Local,
+        _ => ReadLevel::Committed,
+    };
+    let read = Read {
+        from: Offset(machine.random(0, 200)),
+        level,
+    };
+    let answer = machine.call::<_, Vec<(Offset, Bytes)>>(&nodes[nth], read);
+    if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(1), answer).await {
+        machine.count("client: read answered");
+    }
+}
+
+async fn send(machine: &Machine, nodes: &[String], serial: u64) {
+    let filler = "x".repeat(machine.random(0, 300) as usize);
+    let payload = Bytes::from(format!("{} {serial} {filler}", machine.name()));
+    let concern = match machine.random(0, 5) {
+        0 => Concern::Count(1),
+        1 => Concern::All,
+        _ => Concern::Majority,
+    };
+    let mut options = AppendOptions::concern(concern);
+    if machine.random(0, 3) == 0 {
+        options = options.timeout(Duration::from_millis(machine.random(0, 2_000)));
+    }
+    machine.sends(&payload);
+    let ask = Ask { payload, options };
+    let patience = Duration::from_millis(machine.random(100, 4_000));
+    let answer = machine.call::<_, Result<Receipt, AppendError>>(&nodes[0], ask);
+    match tokio::time::timeout(patience, answer).await {
+        Ok(Ok(Ok(_))) => machine.count("client: append answered"),
+        Ok(Ok(Err(_))) => machine.count("client: append refused"),
+        Ok(Err(_)) => machine.count("client: no connection"),
+        Err(_) => machine.count("client: gave up waiting"),
+    }
+}

@@ -1,0 +1,688 @@
+//! The simulated disk: what was not synced may be gone, in part, or torn after a power cut.
+//!
+//! Per file and per directory: content is durable after a sync of the file, entries after a sync
+//! of the directory. What was written and not synced survives a killed process and may not survive
+//! a power cut: whole, by its beginning, or page by page in any order. A failed sync drops what it
+//! should have kept, and the next one says yes (as Linux does; Rebello et al., ATC 2020).
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{self, IoSlice},
+    sync::Arc,
+};
+
+use rand::{RngExt as _, seq::SliceRandom as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    mistakes::{self, Mistake},
+    world::{self, Life, World},
+};
+use crate::{
+    log::{
+        Meta,
+        segment::{self, FileName, SegmentHeader},
+    },
+    record::{Record, encoded_len},
+    storage::{OpenHow, Storage, StorageFile, StorageLock},
+    types::{Epoch, Offset},
+};
+
+/// What a disk writes in one piece.
+const PAGE_BYTES: usize = 4096;
+
+/// What identifies a record: the epoch of its author and its checksum.
+pub(crate) type RecordId = (Epoch, u32);
+
+/// The disk of one machine.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk {
+    /// As programs see it.
+    entries: BTreeMap<String, Entry>,
+    /// As it is after a power cut.
+    durable: BTreeMap<String, Entry>,
+    /// What differs, in order.
+    unsynced: Vec<EntryChange>,
+    files: BTreeMap<u64, File>,
+    next_file: u64,
+    /// The life that has it.
+    locked: Option<u64>,
+    /// Whether it has no room for more.
+    pub(crate) full: bool,
+    /// The meta that it holds for good.
+    pub(crate) meta: Option<Meta>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    Directory,
+    File(u64),
+}
+
+#[derive(Clone, Debug)]
+struct EntryChange {
+    dir: String,
+    /// Applied as one.
+    changes: Vec<(String, Option<Entry>)>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct File {
+    content: Vec<u8>,
+    synced: Vec<u8>,
+    pending: Vec<Change>,
+    /// The records of `synced`, as far as it was read.
+    held: Held,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { at: usize, bytes: Vec<u8> },
+    Size(usize),
+}
+
+/// The good records of a segment, from its beginning.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    first: Option<Offset>,
+    /// `None`: it rotted.
+    records: Vec<Option<RecordId>>,
+    position: usize,
+    rot: Option<Rot>,
+}
+
+/// Where a bit flipped: the record's place in its file.
+#[derive(Clone, Copy, Debug)]
+struct Rot {
+    position: usize,
+    length: usize,
+}
+
+impl Held {
+    /// Reads on behind what was read before.
+    fn read_on(&mut self, bytes: &[u8]) {
+        if self.first.is_none() {
+            let Ok(header) = SegmentHeader::decode(bytes) else {
+                return;
+            };
+            self.position = usize::try_from(header.encoded_bytes()).unwrap_or(usize::MAX);
+            self.first = Some(header.first);
+        }
+        while let Some(rest) = bytes.get(self.position..) {
+            let rot = self.rot.filter(|rot| rot.position == self.position);
+            match (record_of(rest), rot) {
+                (Some((id, length)), _) => {
+                    self.records.push(Some(id));
+                    self.position += length;
+                    self.rot = self.rot.filter(|_| rot.is_none());
+                }
+                (None, Some(rot)) if rest.len() > rot.length => {
+                    self.records.push(None);
+                    self.position += rot.length;
+                }
+                (None, _) => break,
+            }
+        }
+    }
+
+    /// Reads everything anew.
+    fn read_again(&mut self, bytes: &[u8]) {
+        *self = Held {
+            rot: self
+                .rot
+                .filter(|rot| rot.position + rot.length <= bytes.len()),
+            ..Held::default()
+        };
+        self.read_on(bytes);
+    }
+}
+
+/// The good record at the beginning of `bytes`, and its length.
+fn record_of(bytes: &[u8]) -> Option<(RecordId, usize)> {
+    let length = encoded_len(bytes).ok()?;
+    let encoded = bytes.get(..length)?;
+    let record = Record::decode(encoded).ok()?;
+    let crc = u32::from_le_bytes([encoded[4], encoded[5], encoded[6], encoded[7]]);
+    Some(((record.epoch, crc), length))
+}
+
+impl File {
+    fn apply(to: &mut Vec<u8>, change: &Change) {
+        match change {
+            Change::Size(size) => to.resize(*size, 0),
+            Change::Write { at, bytes } => write(to, *at, bytes),
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        File::apply(&mut self.content, &change);
+        self.pending.push(change);
+    }
+
+    fn sync(&mut self) {
+        let before = self.synced.len();
+        let mut only_grew = true;
+        for change in std::mem::take(&mut self.pending) {
+            only_grew &= matches!(&change, Change::Write { at, .. } if *at >= before);
+            File::apply(&mut self.synced, &change);
+        }
+        if only_grew {
+            self.held.read_on(&self.synced);
+        } else {
+            self.held.read_again(&self.synced);
+        }
+    }
+
+    /// What a power cut leaves.
+    fn lose_power(&mut self, rng: &mut ChaCha8Rng) {
+        let pending = std::mem::take(&mut self.pending);
+        let how = rng.random_range(0..4);
+        for change in pending {
+            match (how, change) {
+                (0, _) => break,
+                (1, change) => File::apply(&mut self.synced, &change),
+                (2, Change::Write { at, mut bytes }) => {
+                    let kept = rng.random_range(0..=bytes.len());
+                    let whole = kept == bytes.len();
+                    bytes.truncate(kept);
+                    write(&mut self.synced, at, &bytes);
+                    if !whole {
+                        break;
+                    }
+                }
+                (2, change) => File::apply(&mut self.synced, &change),
+                (_, Change::Write { at, bytes }) => self.write_some_pages(rng, at, &bytes),
+                (_, change @ Change::Size(_)) => {
+                    if rng.random_bool(0.5) {
+                        break;
+                    }
+                    File::apply(&mut self.synced, &change);
+                }
+            }
+        }
+        self.content.clone_from(&self.synced);
+        self.held.read_again(&self.synced);
+    }
+
+    /// Pages reach the disk in any order, and not all of them do.
+    fn write_some_pages(&mut self, rng: &mut ChaCha8Rng, at: usize, bytes: &[u8]) {
+        let mut from = 0;
+        while from < bytes.len() {
+            let page_end = ((at + from) / PAGE_BYTES + 1) * PAGE_BYTES - at;
+            let until = page_end.min(bytes.len());
+            if rng.random_bool(0.5) {
+                write(&mut self.synced, at + from, &bytes[from..until]);
+                if rng.random_bool(0.05) {
+                    let flipped = at + rng.random_range(from..until);
+                    self.synced[flipped] ^= 1 << rng.random_range(0..8);
+                }
+            }
+            from = until;
+        }
+    }
+}
+
+fn write(to: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    let end = at + bytes.len();
+    if to.len() < end {
+        to.resize(end, 0);
+    }
+    to[at..end].copy_from_slice(bytes);
+}
+
+impl Disk {
+    /// The process is gone, the machine is not.
+    pub(crate) fn lose_process(&mut self) {
+        self.locked = None;
+    }
+
+    /// The machine went down: what was not synced is lost, or torn.
+    pub(crate) fn lose_power(&mut self, rng: &mut ChaCha8Rng) {
+        self.locked = None;
+        let changes = std::mem::take(&mut self.unsynced);
+        let kept = rng.random_range(0..=changes.len());
+        for change in changes.into_iter().take(kept) {
+            apply_entries(&mut self.durable, &change);
+        }
+        self.entries.clone_from(&self.durable);
+        let named: Vec<u64> = self.entries.values().filter_map(file_of).collect();
+        self.files.retain(|id, _| named.contains(id));
+        for file in self.files.values_mut() {
+            file.lose_power(rng);
+        }
+        self.read_meta();
+    }
+
+    /// Everything is gone.
+    pub(crate) fn wipe(&mut self) {
+        *self = Disk {
+            next_file: self.next_file,
+            full: self.full,
+            ..Disk::default()
+        };
+    }
+
+    /// What a file holds for good; `None` where it does not exist for good.
+    fn durable_file(&self, path: &str) -> Option<&[u8]> {
+        let id = self.durable.get(path).and_then(file_of)?;
+        Some(&self.files.get(&id)?.synced)
+    }
+
+    /// The record at `offset`, if it is on disk for good.
+    pub(crate) fn held(&self, offset: Offset) -> Option<RecordId> {
+        let upto = segment::path(offset);
+        let mut older = self.durable.range(..=upto).rev();
+        let (_, entry) = older.find(|(path, _)| is_segment(path))?;
+        let held = &self.files.get(&file_of(entry)?)?.held;
+        let index = usize::try_from(offset.0.checked_sub(held.first?.0)?).ok()?;
+        held.records.get(index).copied().flatten()
+    }
+
+    /// The offset after the last record of the log that is on disk for good and has no gap.
+    pub(crate) fn held_end(&self) -> Offset {
+        let mut end = Offset::ZERO;
+        for (path, entry) in self.durable.range("log/".to_owned()..) {
+            let held = file_of(entry)
+                .filter(|_| is_segment(path))
+                .and_then(|id| self.files.get(&id))
+                .map(|file| &file.held);
+            match held {
+                Some(held) if held.first == Some(end) => {
+                    end = end.plus(held.records.len() as u64);
+                }
+                _ => break,
+            }
+        }
+        end
+    }
+
+    /// Whether the record at `offset` rotted and is not mended yet.
+    pub(crate) fn rotted(&self, offset: Offset) -> bool {
+        self.files.values().any(|file| {
+            let nth = file
+                .held
+                .first
+                .and_then(|first| offset.0.checked_sub(first.0));
+            let nth = nth.and_then(|nth| usize::try_from(nth).ok());
+            file.held.rot.is_some()
+                && nth.is_some_and(|nth| file.held.records.get(nth) == Some(&None))
+        })
+    }
+
+    /// Whether any record rotted.
+    pub(crate) fn has_rot(&self) -> bool {
+        self.files.values().any(|file| file.held.rot.is_some())
+    }
+
+    /// Flips a bit of a record that is on disk for good and is not the last of its segment;
+    /// returns its offset.
+    pub(crate) fn rot(&mut self, rng: &mut ChaCha8Rng) -> Option<Offset> {
+        let logs = self.durable.iter().filter(|(path, _)| is_segment(path));
+        let mut logs: Vec<u64> = logs.filter_map(|(_, entry)| file_of(entry)).collect();
+        logs.shuffle(rng);
+        let file = self.files.get_mut(logs.first()?)?;
+        let first = file.held.first?;
+        let others = file
+            .held
+            .records
+            .len()
+            .checked_sub(1)
+            .filter(|others| *others > 0)?;
+        let nth = rng.random_range(0..others);
+        let header = SegmentHeader::decode(&file.synced).ok()?;
+        let mut position = usize::try_from(header.encoded_bytes()).ok()?;
+        for _ in 0..nth {
+            position += encoded_len(&file.synced[position..]).ok()?;
+        }
+        let length = encoded_len(&file.synced[position..]).ok()?;
+        let at = position + rng.random_range(0..length);
+        let bit = 1 << rng.random_range(0..8);
+        file.synced[at] ^= bit;
+        file.content[at] ^= bit;
+        file.held.rot = Some(Rot { position, length });
+        file.held.records[nth] = None;
+        Some(first.plus(nth as u64))
+    }
+
+    fn file(&mut self, id: u64) -> &mut File {
+        self.files.entry(id).or_default()
+    }
+
+    fn put(&mut self, changes: Vec<(String, Option<Entry>)>) {
+        let dir = changes
+            .first()
+            .and_then(|(path, _)| path.rsplit_once('/'))
+            .map_or("", |(dir, _)| dir)
+            .to_owned();
+        let change = EntryChange { dir, changes };
+        apply_entries(&mut self.entries, &change);
+        self.unsynced.push(change);
+    }
+
+    fn sync_dir(&mut self, dir: &str) {
+        let (synced, rest) = std::mem::take(&mut self.unsynced)
+            .into_iter()
+            .partition(|change| change.dir == dir);
+        self.unsynced = rest;
+        let synced: Vec<EntryChange> = synced;
+        for change in &synced {
+            apply_entries(&mut self.durable, change);
+        }
+        self.read_meta();
+    }
+
+    fn read_meta(&mut self) {
+        let bytes = self.durable_file("meta.json");
+        self.meta = bytes.and_then(|bytes| Meta::decode(bytes).ok());
+    }
+}
+
+fn apply_entries(to: &mut BTreeMap<String, Entry>, change: &EntryChange) {
+    for (path, entry) in &change.changes {
+        match entry {
+            Some(entry) => to.insert(path.clone(), *entry),
+            None => to.remove(path),
+        };
+    }
+}
+
+fn file_of(entry: &Entry) -> Option<u64> {
+    match entry {
+        Entry::File(id) => Some(*id),
+        Entry::Directory => None,
+    }
+}
+
+fn is_segment(path: &str) -> bool {
+    path.strip_prefix("log/")
+        .is_some_and(|name| matches!(FileName::of(name), FileName::Segment(_)))
+}
+
+fn gone() -> io::Error {
+    io::Error::other("this life of the machine is over")
+}
+
+/// Does something on a disk, if the life that wants it is not over.
+fn act<T>(
+    life: Life,
+    text: fmt::Arguments<'_>,
+    what: impl FnOnce(&mut World) -> io::Result<T>,
+) -> io::Result<T> {
+    world::with(|world| {
+        if !world.lives(life) {
+            world.count("disk: refused to a life that is over");
+            return Err(gone());
+        }
+        let name = std::mem::take(&mut world.machine(life.machine).name);
+        world.note(format_args!("{name} disk: {text}"));
+        world.machine(life.machine).name = name;
+        // The planned crash may be just here.
+        if !world.lives(life) {
+            return Err(gone());
+        }
+        what(world)
+    })
+}
+
+/// Looks at a disk, which leaves no trace.
+fn look<T>(life: Life, what: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
+    world::with(|world| {
+        if !world.lives(life) {
+            return Err(gone());
+        }
+        what(&mut world.machine(life.machine).disk)
+    })
+}
+
+/// The disk of one life of a machine.
+#[derive(Debug)]
+pub(crate) struct SimulatedStorage {
+    pub(crate) life: Life,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    life: Life,
+    path: String,
+    id: u64,
+}
+
+#[derive(Debug)]
+struct Lock {
+    life: Life,
+}
+
+impl Storage for SimulatedStorage {
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let prefix = if dir.is_empty() {
+            String::new()
+        } else {
+            format!("{dir}/")
+        };
+        look(self.life, |disk| {
+            let below = disk.entries.keys();
+            let names = below.filter_map(|path| path.strip_prefix(&prefix));
+            Ok(names
+                .filter(|name| !name.contains('/'))
+                .map(str::to_owned)
+                .collect())
+        })
+    }
+
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        act(self.life, format_args!("make directory {dir}"), |world| {
+            let disk = &mut world.machine(self.life.machine).disk;
+            if !disk.entries.contains_key(dir) {
+                disk.put(vec![(dir.to_owned(), Some(Entry::Directory))]);
+            }
+            Ok(())
+        })
+    }
+
+    fn open(&self, path: &str, how: OpenHow) -> io::Result<Arc<dyn StorageFile>> {
+        let known = look(self.life, |disk| Ok(disk.entries.get(path).copied()))?;
+        let id = match (known.as_ref().and_then(file_of), how) {
+            (Some(id), OpenHow::Existing | OpenHow::Create) => id,
+            (None, OpenHow::Existing) => return Err(io::ErrorKind::NotFound.into()),
+            (Some(id), OpenHow::Truncated) => {
+                act(self.life, format_args!("empty {path}"), |world| {
+                    let disk = &mut world.machine(self.life.machine).disk;
+                    disk.file(id).change(Change::Size(0));
+                    Ok(id)
+                })?
+            }
+            (None, OpenHow::Truncated | OpenHow::Create) => {
+                act(self.life, format_args!("make {path}"), |world| {
+                    let disk = &mut world.machine(self.life.machine).disk;
+                    disk.next_file += 1;
+                    let id = disk.next_file;
+                    disk.files.insert(id, File::default());
+                    disk.put(vec![(path.to_owned(), Some(Entry::File(id)))]);
+                    Ok(id)
+                })?
+            }
+        };
+        Ok(Arc::new(OpenFile {
+            life: self.life,
+            path: path.to_owned(),
+            id,
+        }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        act(self.life, format_args!("rename {from} to {to}"), |world| {
+            let disk = &mut world.machine(self.life.machine).disk;
+            let entry = disk.entries.get(from).copied();
+            let entry = entry.ok_or(io::ErrorKind::NotFound)?;
+            disk.put(vec![(from.to_owned(), None), (to.to_owned(), Some(entry))]);
+            Ok(())
+        })
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        act(self.life, format_args!("remove {path}"), |world| {
+            let disk = &mut world.machine(self.life.machine).disk;
+            if !disk.entries.contains_key(path) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            disk.put(vec![(path.to_owned(), None)]);
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        act(self.life, format_args!("sync directory {dir:?}"), |world| {
+            if world.planted(Mistake::DirectoryNotSynced) && dir.is_empty() {
+                return Ok(());
+            }
+            if world.faults_on && world.chance(world.faults.failed_sync) {
+                world.count("fault: failed sync of a directory");
+                return Err(io::Error::other("simulated: EIO"));
+            }
+            let machine = self.life.machine;
+            world.machine(machine).disk.sync_dir(dir);
+            Ok(())
+        })
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn StorageLock>> {
+        let life = self.life;
+        look(life, |disk| match disk.locked.replace(life.boot) {
+            Some(holder) if holder == life.boot => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(Box::new(Lock { life }) as Box<dyn StorageLock>),
+        })
+    }
+
+    fn survives_the_process(&self) -> bool {
+        true
+    }
+}
+
+impl StorageLock for Lock {}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if !world::exists() {
+            return;
+        }
+        let _ = look(self.life, |disk| {
+            disk.locked = None;
+            Ok(())
+        });
+    }
+}
+
+impl OpenFile {
+    fn grow(&self, world: &mut World, at: usize, bytes: &[u8]) -> io::Result<()> {
+        let disk = &mut world.machines[self.life.machine.0].disk;
+        let grows = at + bytes.len() > disk.file(self.id).content.len();
+        if disk.full && grows {
+            let kept = world.rng.random_range(0..=bytes.len());
+            let bytes = bytes[..kept].to_vec();
+            let disk = &mut world.machine(self.life.machine).disk;
+            disk.file(self.id).change(Change::Write { at, bytes });
+            world.count("fault: no room for a write");
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let bytes = bytes.to_vec();
+        disk.file(self.id).change(Change::Write { at, bytes });
+        Ok(())
+    }
+}
+
+impl StorageFile for OpenFile {
+    fn size(&self) -> io::Result<u64> {
+        look(
+            self.life,
+            |disk| Ok(disk.file(self.id).content.len() as u64),
+        )
+    }
+
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        look(self.life, |disk| {
+            let content = &disk.file(self.id).content;
+            let from = usize::try_from(position).map_or(content.len(), |at| at.min(content.len()));
+            let count = buffer.len().min(content.len() - from);
+            buffer[..count].copy_from_slice(&content[from..from + count]);
+            Ok(count)
+        })
+    }
+
+    fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let (path, count) = (&self.path, bytes.len());
+        act(
+            self.life,
+            format_args!("append {count} bytes to {path}"),
+            |world| {
+                let disk = &mut world.machine(self.life.machine).disk;
+                let at = disk.file(self.id).content.len();
+                self.grow(world, at, &bytes)
+            },
+        )
+    }
+
+    fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        let (path, count) = (&self.path, bytes.len());
+        act(
+            self.life,
+            format_args!("write {count} bytes at {position} of {path}"),
+            |world| {
+                let at = usize::try_from(position).map_err(|_| io::ErrorKind::FileTooLarge)?;
+                self.grow(world, at, bytes)
+            },
+        )
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        act(
+            self.life,
+            format_args!("allocate {size} for {}", self.path),
+            |world| {
+                let disk = &mut world.machine(self.life.machine).disk;
+                let size = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+                if disk.full {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                if disk.file(self.id).content.len() < size {
+                    disk.file(self.id).change(Change::Size(size));
+                }
+                Ok(())
+            },
+        )
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        act(self.life, format_args!("sync {}", self.path), |world| {
+            let machine = self.life.machine;
+            if world.faults_on && world.chance(world.faults.failed_sync) {
+                world.count("fault: failed sync");
+                let name = world.machine(machine).name.clone();
+                world.note(format_args!("{name} disk: the sync of {} fails", self.path));
+                let disk = &mut world.machine(machine).disk;
+                // The pages pass for clean from now on.
+                disk.file(self.id).pending.clear();
+                if mistakes::hides_failed_sync(world) {
+                    return Ok(());
+                }
+                return Err(io::Error::other("simulated: EIO"));
+            }
+            world.machine(machine).disk.file(self.id).sync();
+            Ok(())
+        })
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        act(
+            self.life,
+            format_args!("cut {} to {size} bytes", self.path),
+            |world| {
+                let size = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+                let disk = &mut world.machine(self.life.machine).disk;
+                disk.file(self.id).change(Change::Size(size));
+                Ok(())
+            },
+        )
+    }
+}

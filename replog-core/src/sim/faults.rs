@@ -1,0 +1,379 @@
+//! The faults of a run: which, how often, and when the next one comes.
+
+use super::{
+    network::Packet,
+    world::{Event, MachineId, World},
+};
+
+/// How often each fault occurs. Rates are per simulated minute over the whole cluster,
+/// probabilities are per occasion.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Faults {
+    /// Probability that a packet is lost.
+    pub loss: f64,
+    /// Probability that a request arrives twice, the second time up to five seconds later.
+    pub duplicate: f64,
+    /// Probability that a packet is late, up to 200 times the longest delay.
+    pub late: f64,
+    /// Shortest and longest delay of a packet, in microseconds.
+    pub delay_us: (u64, u64),
+    /// Processes that are killed.
+    pub kills: f64,
+    /// Machines that lose power: what was not synced is lost or torn.
+    pub power_cuts: f64,
+    /// Power cuts of all machines at once.
+    pub blackouts: f64,
+    /// Ways that are cut: between two machines, or around one; both ways or one way.
+    pub partitions: f64,
+    /// Machines that stand still for a while, as after SIGSTOP.
+    pub pauses: f64,
+    /// Disks that become ten to a hundred times slower for a while.
+    pub slow_disks: f64,
+    /// Probability that a sync fails.
+    pub failed_sync: f64,
+    /// Disks that are full for a while.
+    pub full_disks: f64,
+    /// Disks that are lost for good, as far as the promise allows.
+    pub wipes: f64,
+    /// Bits that flip in what was synced, as far as the promise allows.
+    pub flipped_bits: f64,
+    /// Wall clocks that jump by up to ten years.
+    pub clock_jumps: f64,
+}
+
+impl Faults {
+    /// None at all: a network that takes its time, and nothing else.
+    #[must_use]
+    pub fn none() -> Faults {
+        Faults {
+            loss: 0.0,
+            duplicate: 0.0,
+            late: 0.0,
+            delay_us: (200, 3_000),
+            kills: 0.0,
+            power_cuts: 0.0,
+            blackouts: 0.0,
+            partitions: 0.0,
+            pauses: 0.0,
+            slow_disks: 0.0,
+            failed_sync: 0.0,
+            full_disks: 0.0,
+            wipes: 0.0,
+            flipped_bits: 0.0,
+            clock_jumps: 0.0,
+        }
+    }
+
+    /// All of them, often.
+    #[must_use]
+    pub fn all() -> Faults {
+        Faults {
+            loss: 0.02,
+            duplicate: 0.02,
+            late: 0.02,
+            delay_us: (200, 10_000),
+            kills: 6.0,
+            power_cuts: 6.0,
+            blackouts: 1.0,
+            partitions: 8.0,
+            pauses: 4.0,
+            slow_disks: 2.0,
+            failed_sync: 0.0005,
+            full_disks: 0.0,
+            wipes: 1.5,
+            flipped_bits: 0.0,
+            clock_jumps: 2.0,
+        }
+    }
+
+    /// A mix drawn from `seed`: each fault is there or not, so that none hides another (Groce et
+    /// al., Swarm Testing, ISSTA 2012).
+    #[must_use]
+    pub fn drawn(seed: u64) -> Faults {
+        use rand::{RngExt as _, SeedableRng as _};
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed ^ 0x5eed_fa17);
+        let all = Faults::all();
+        let mut draw = |rate: f64| match rng.random_range(0..4) {
+            0 => 0.0,
+            1 => rate * 3.0,
+            _ => rate,
+        };
+        Faults {
+            loss: draw(all.loss),
+            duplicate: draw(all.duplicate),
+            late: draw(all.late),
+            delay_us: (200, if draw(1.0) > 1.0 { 100_000 } else { 10_000 }),
+            kills: draw(all.kills),
+            power_cuts: draw(all.power_cuts),
+            blackouts: draw(all.blackouts),
+            partitions: draw(all.partitions),
+            pauses: draw(all.pauses),
+            slow_disks: draw(all.slow_disks),
+            failed_sync: draw(all.failed_sync),
+            full_disks: draw(all.full_disks),
+            wipes: draw(all.wipes),
+            flipped_bits: draw(all.flipped_bits),
+            clock_jumps: draw(all.clock_jumps),
+        }
+    }
+}
+
+/// A kind of fault that comes by itself, or the end of one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    Kill,
+    PowerCut,
+    Blackout,
+    Partition,
+    Pause,
+    SlowDisk,
+    FullDisk,
+    Wipe,
+    FlippedBit,
+    ClockJump,
+    MendWay(MachineId, MachineId),
+    Resume(MachineId),
+    FastAgain(MachineId),
+    RoomAgain(MachineId),
+}
+
+/// Those that come by themselves.
+const KINDS: [Fault; 10] = [
+    Fault::Kill,
+    Fault::PowerCut,
+    Fault::Blackout,
+    Fault::Partition,
+    Fault::Pause,
+    Fault::SlowDisk,
+    Fault::FullDisk,
+    Fault::Wipe,
+    Fault::FlippedBit,
+    Fault::ClockJump,
+];
+
+impl Faults {
+    fn per_minute(&self, kind: Fault) -> f64 {
+        match kind {
+            Fault::Kill => self.kills,
+            Fault::PowerCut => self.power_cuts,
+            Fault::Blackout => self.blackouts,
+            Fault::Partition => self.partitions,
+            Fault::Pause => self.pauses,
+            Fault::SlowDisk => self.slow_disks,
+            Fault::FullDisk => self.full_disks,
+            Fault::Wipe => self.wipes,
+            Fault::FlippedBit => self.flipped_bits,
+            Fault::ClockJump => self.clock_jumps,
+            Fault::MendWay(..) | Fault::Resume(_) | Fault::FastAgain(_) | Fault::RoomAgain(_) => {
+                0.0
+            }
+        }
+    }
+}
+
+/// What the scheduler does to a machine's process.
+pub(crate) enum Doom {
+    Kill(MachineId),
+    PowerCut(MachineId),
+    Wipe(MachineId),
+}
+
+impl World {
+    /// Plans the first fault of each kind.
+    pub(crate) fn plan_faults(&mut self) {
+        for kind in KINDS {
+            self.plan(kind);
+        }
+    }
+
+    fn plan(&mut self, kind: Fault) {
+        use rand::RngExt as _;
+        let per_minute = self.faults.per_minute(kind);
+        if per_minute > 0.0 {
+            // The time to the next event of a Poisson process.
+            let uniform: f64 = self.rng.random_range(f64::EPSILON..1.0);
+            let minutes = -uniform.ln() / per_minute;
+            let us = (minutes * 60e6) as u64;
+            self.schedule(us.clamp(1, 1 << 40), Event::Fault(kind));
+        }
+    }
+
+    /// A fault's time has come: changes the world, and says whose process ends.
+    pub(crate) fn strike(&mut self, fault: Fault) -> Vec<Doom> {
+        match fault {
+            Fault::MendWay(from, to) => self.wires.mend(from, to),
+            Fault::Resume(machine) => self.resume(machine),
+            Fault::FastAgain(machine) => self.machine(machine).slowness = 1,
+            Fault::RoomAgain(machine) => self.machine(machine).disk.full = false,
+            _ if !self.faults_on => {}
+            kind => {
+                self.plan(kind);
+                return self.strike_now(kind);
+            }
+        }
+        Vec::new()
+    }
+
+    fn strike_now(&mut self, kind: Fault) -> Vec<Doom> {
+        let Some(victim) = self.pick() else {
+            return Vec::new();
+        };
+        let name = self.machine(victim).name.clone();
+        match kind {
+            Fault::Kill => return vec![Doom::Kill(victim)],
+            Fault::PowerCut => return vec![Doom::PowerCut(victim)],
+            Fault::Blackout => {
+                self.count("fault: blackout");
+                return self.targets().into_iter().map(Doom::PowerCut).collect();
+            }
+            Fault::Wipe => {
+                if self.may_lose_disk(victim) {
+                    return vec![Doom::Wipe(victim)];
+                }
+            }
+            Fault::Partition => self.partition(victim),
+            Fault::Pause => {
+                if self.machine(victim).up && !self.machine(victim).paused {
+                    self.count("fault: pause");
+                    let us = self.some_time();
+                    self.note(format_args!("{name} stands still"));
+                    self.machine(victim).paused = true;
+                    self.schedule(us, Event::Fault(Fault::Resume(victim)));
+                }
+            }
+            Fault::SlowDisk => {
+                self.count("fault: slow disk");
+                let slowness = self.between(10, 100);
+                self.note(format_args!(
+                    "the disk of {name} is {slowness} times slower"
+                ));
+                self.machine(victim).slowness = slowness;
+                let us = self.some_time();
+                self.schedule(us, Event::Fault(Fault::FastAgain(victim)));
+            }
+            Fault::FullDisk => {
+                self.count("fault: full disk");
+                self.note(format_args!("the disk of {name} is full"));
+                self.machine(victim).disk.full = true;
+                let us = self.some_time();
+                self.schedule(us, Event::Fault(Fault::RoomAgain(victim)));
+            }
+            Fault::FlippedBit => self.flip_bit(victim),
+            Fault::ClockJump => {
+                self.count("fault: clock jump");
+                let ten_years_ms = 10 * 365 * 86_400_000;
+                let to = self.between(0, 2 * ten_years_ms);
+                self.machine(victim).clock_offset_ms = to as i64 - ten_years_ms as i64;
+                self.note(format_args!("the clock of {name} jumps"));
+            }
+            Fault::MendWay(..) | Fault::Resume(_) | Fault::FastAgain(_) | Fault::RoomAgain(_) => {}
+        }
+        Vec::new()
+    }
+
+    fn partition(&mut self, victim: MachineId) {
+        self.count("fault: partition");
+        let us = self.some_time();
+        let one_way = self.chance(0.4);
+        let all = self.chance(0.5);
+        let others: Vec<MachineId> = self
+            .targets()
+            .into_iter()
+            .filter(|other| *other != victim)
+            .collect();
+        let one = self.between(0, others.len().saturating_sub(1) as u64) as usize;
+        let name = self.machine(victim).name.clone();
+        self.note(format_args!(
+            "{name} is cut off (one way: {one_way}, from all: {all})"
+        ));
+        if one_way {
+            self.count("fault: one-way partition");
+        }
+        let inbound = self.chance(0.5);
+        for (nth, other) in others.into_iter().enumerate() {
+            if !all && nth != one {
+                continue;
+            }
+            if !one_way || inbound {
+                self.cut_way(other, victim, us);
+            }
+            if !one_way || !inbound {
+                self.cut_way(victim, other, us);
+            }
+        }
+    }
+
+    fn cut_way(&mut self, from: MachineId, to: MachineId, us: u64) {
+        self.wires.cut(from, to);
+        self.schedule(us, Event::Fault(Fault::MendWay(from, to)));
+    }
+
+    pub(crate) fn resume(&mut self, machine: MachineId) {
+        if self.machine(machine).paused {
+            let name = self.machine(machine).name.clone();
+            self.note(format_args!("{name} goes on"));
+            self.machine(machine).paused = false;
+        }
+    }
+
+    fn flip_bit(&mut self, victim: MachineId) {
+        if !self.may_lose_disk(victim) {
+            return;
+        }
+        let World { machines, rng, .. } = self;
+        if let Some(offset) = machines[victim.0].disk.rot(rng) {
+            self.count("fault: flipped bit");
+            let name = self.machine(victim).name.clone();
+            self.note(format_args!(
+                "a bit of record {offset} flips on the disk of {name}"
+            ));
+        }
+    }
+
+    /// Up to ten seconds, mostly a few.
+    pub(crate) fn some_time(&mut self) -> u64 {
+        let longest = if self.chance(0.2) {
+            10_000_000
+        } else {
+            2_000_000
+        };
+        self.between(10_000, longest)
+    }
+
+    pub(crate) fn targets(&self) -> Vec<MachineId> {
+        let machines = self.machines.iter().enumerate();
+        machines
+            .filter(|(_, machine)| machine.target)
+            .map(|(at, _)| MachineId(at))
+            .collect()
+    }
+
+    fn pick(&mut self) -> Option<MachineId> {
+        let targets = self.targets();
+        if targets.is_empty() {
+            return None;
+        }
+        let nth = self.between(0, targets.len() as u64 - 1) as usize;
+        Some(targets[nth])
+    }
+
+    /// Ends all faults that last.
+    pub(crate) fn heal(&mut self) {
+        self.faults_on = false;
+        self.wires.heal();
+        for machine in &mut self.machines {
+            machine.slowness = 1;
+            machine.disk.full = false;
+        }
+        for machine in self.targets() {
+            self.resume(machine);
+        }
+        self.note(format_args!("all faults end"));
+    }
+
+    /// Delivers a packet, as the scheduler asks.
+    pub(crate) fn arrive(&mut self, packet: Packet) -> Option<super::network::Arrival> {
+        self.deliver(packet)
+    }
+}

@@ -1,0 +1,91 @@
+//! Simulation: whole clusters on one thread, from one seed, with faults and checks.
+//!
+//! The actors, the rules and the log are those of production; time, network, disks, clocks and
+//! chance are simulated. A minute of a cluster under faults takes milliseconds, the same seed
+//! gives the same run to the last byte of its trace, and the rules of the system are checked at
+//! every step by one who sees every disk. After FoundationDB's simulation (Zhou et al., SIGMOD
+//! 2021).
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use replog_core::{
+//!     AppendOptions, Concern, Master, MasterConfig, Secondary, SecondaryConfig,
+//!     sim::{Faults, Machine, Simulation},
+//! };
+//!
+//! async fn secondary(machine: Machine) {
+//!     let config = SecondaryConfig::new("secondary-1".parse().expect("a name"));
+//!     let Ok(secondary) = Secondary::start(config, machine.storage()).await else {
+//!         return; // The machine was crashed meanwhile; it will be started again.
+//!     };
+//!     machine.serve(secondary.clone());
+//!     secondary.stopped().await;
+//! }
+//!
+//! async fn program(machine: Machine) {
+//!     // A peer's URL is the name of its machine.
+//!     let peer = "secondary-1=secondary-1".parse().expect("a peer");
+//!     let config = MasterConfig::new("master".parse().expect("a name"), vec![peer]);
+//!     let Ok(master) = Master::start(config, machine.storage(), machine.network()).await else {
+//!         return;
+//!     };
+//!     loop {
+//!         if let Ok(receipt) = master.append("tick", AppendOptions::concern(Concern::All)).await {
+//!             machine.acknowledged(&receipt);
+//!         }
+//!         machine.sleep(Duration::from_secs(1)).await;
+//!     }
+//! }
+//!
+//! for seed in 0..10 {
+//!     let outcome = Simulation::new(seed)
+//!         .node("master", program)
+//!         .node("secondary-1", secondary)
+//!         .faults(Faults::drawn(seed))
+//!         .lasting(Duration::from_secs(20), Duration::from_secs(30))
+//!         .run();
+//!     assert_eq!(outcome.violation, None, "seed {seed}");
+//! }
+//! ```
+//!
+//! # What is simulated
+//!
+//! - A [`Machine`] runs a program, a future, which starts nodes with [`Machine::storage`] and
+//!   [`Machine::network`]. A crash drops all that runs on the machine; what was not synced to its
+//!   disk is lost or torn; its program is started again a while later.
+//! - The network loses, delays, doubles and reorders packets and is cut, both ways or one way.
+//! - Clocks jump, machines stand still, disks are slow, full, fail to sync, or are lost for good
+//!   as far as the promise of the system allows. See [`Faults`].
+//!
+//! # What a program must not do
+//!
+//! Anything that is not from the seed: threads, sockets, the system's clock or chance, the order
+//! of a `HashMap`, `tokio::select!` without `biased`. `tokio::time` is simulated.
+
+mod checks;
+pub mod cluster;
+mod disk;
+mod faults;
+mod machine;
+mod mistakes;
+mod network;
+mod scheduler;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod world;
+
+use std::sync::Arc;
+
+pub use faults::Faults;
+pub use machine::{Goal, Machine};
+pub use network::CallError;
+pub use scheduler::{Outcome, Simulation};
+
+use crate::handle::host::Host;
+
+/// The host of the machine whose code runs now, if a simulation does.
+pub(crate) fn current_host() -> Option<Arc<dyn Host>> {
+    world::current().map(|life| Machine::new(life, "").host())
+}

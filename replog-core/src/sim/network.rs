@@ -1,0 +1,406 @@
+//! The simulated network: packets that are late, lost, doubled, out of order, or cut off.
+//!
+//! A packet in flight belongs to the world and outlives its sender; what a request starts on the
+//! machine that it reaches dies with that machine. Calls are typed: a machine listens for a type
+//! of request, which takes the place of a port.
+
+use std::{
+    any::{Any, TypeId},
+    collections::BTreeSet,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    mistakes,
+    world::{self, Event, Life, MachineId, World},
+};
+use crate::{
+    config::Peer,
+    transport::{CallFuture, Network, Request, Response, Transport, TransportError},
+};
+
+/// What a machine listens for.
+pub(crate) type PortId = TypeId;
+
+/// Serves requests of one type.
+pub(crate) type Listener =
+    Rc<dyn Fn(Box<dyn Any>) -> Pin<Box<dyn Future<Output = Option<Box<dyn Any>>>>>>;
+
+/// What comes back.
+pub(crate) type Reply = Result<Box<dyn Any>, CallError>;
+
+/// Why a call brought no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// Nothing listens there.
+    #[error("connection refused")]
+    Refused,
+    /// The other side went away; the request may have been carried out.
+    #[error("connection broken")]
+    Broken,
+}
+
+/// A request that can be sent twice.
+pub(crate) trait Payload: Any {
+    fn copy(&self) -> Box<dyn Payload>;
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+}
+
+impl<T: Clone + 'static> Payload for T {
+    fn copy(&self) -> Box<dyn Payload> {
+        Box::new(self.clone())
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// Something on its way.
+pub(crate) struct Packet {
+    pub(crate) from: MachineId,
+    pub(crate) to: MachineId,
+    pub(crate) content: Content,
+}
+
+impl Packet {
+    /// The same replication request once more: whoever gets two replies takes the first. What
+    /// clients send comes as over a connection, once or not at all.
+    fn copy(&self) -> Option<Packet> {
+        match &self.content {
+            Content::Request { port, .. } if *port != TypeId::of::<Replication>() => None,
+            Content::Reply { .. } => None,
+            Content::Request {
+                call,
+                caller,
+                port,
+                payload,
+            } => Some(Packet {
+                from: self.from,
+                to: self.to,
+                content: Content::Request {
+                    call: *call,
+                    caller: *caller,
+                    port: *port,
+                    payload: (**payload).copy(),
+                },
+            }),
+        }
+    }
+}
+
+pub(crate) enum Content {
+    Request {
+        call: u64,
+        caller: Life,
+        port: PortId,
+        payload: Box<dyn Payload>,
+    },
+    Reply {
+        call: u64,
+        caller: Life,
+        reply: Reply,
+    },
+}
+
+/// Which ways are cut.
+#[derive(Debug, Default)]
+pub(crate) struct Wires {
+    /// From, to.
+    cut: BTreeSet<(MachineId, MachineId)>,
+}
+
+impl Wires {
+    pub(crate) fn cut(&mut self, from: MachineId, to: MachineId) {
+        self.cut.insert((from, to));
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    pub(crate) fn mend(&mut self, from: MachineId, to: MachineId) {
+        self.cut.remove(&(from, to));
+    }
+
+    fn is_cut(&self, from: MachineId, to: MachineId) -> bool {
+        self.cut.contains(&(from, to))
+    }
+}
+
+impl World {
+    /// Sends a packet: it may be lost, late, or sent twice.
+    pub(crate) fn send(&mut self, packet: Packet) {
+        let (loss, duplicate, slow) = if self.faults_on {
+            let faults = &self.faults;
+            (faults.loss, faults.duplicate, faults.late)
+        } else {
+            (0.0, 0.0, 0.0)
+        };
+        if self.wires.is_cut(packet.from, packet.to) {
+            self.count("fault: packet cut off");
+            return;
+        }
+        if self.chance(loss) {
+            self.count("fault: packet lost");
+            return;
+        }
+        if let Some(copy) = packet.copy()
+            && self.chance(duplicate)
+        {
+            self.count("fault: request doubled");
+            // Mostly soon, sometimes much later: across a restart.
+            let us = if self.chance(0.2) { 5_000_000 } else { 50_000 };
+            let delay = self.between(0, us);
+            self.schedule(delay, Event::Deliver(copy));
+        }
+        let (low, high) = self.faults.delay_us;
+        let delay = if self.chance(slow) {
+            self.count("fault: packet late");
+            self.between(high, high.saturating_mul(200))
+        } else {
+            self.between(low, high)
+        };
+        self.schedule(delay, Event::Deliver(packet));
+    }
+
+    /// A packet arrives. A request comes back as what is to be run on its machine.
+    pub(crate) fn deliver(&mut self, packet: Packet) -> Option<Arrival> {
+        let Packet { from, to, content } = packet;
+        match content {
+            Content::Reply {
+                call,
+                caller,
+                reply,
+            } => {
+                if self.lives(caller)
+                    && let Some(waiting) = self.replies.remove(&call)
+                {
+                    return Some(Arrival::Reply(waiting, reply));
+                }
+                None
+            }
+            Content::Request {
+                call,
+                caller,
+                port,
+                payload,
+            } => {
+                let machine = &self.machines[to.0];
+                let listener = (machine.up && !machine.dying)
+                    .then(|| machine.listeners.get(&port).cloned())
+                    .flatten();
+                let life = Life {
+                    machine: to,
+                    boot: machine.boot,
+                };
+                match listener {
+                    Some(listener) => Some(Arrival::Request {
+                        at: life,
+                        serve: Serve {
+                            from,
+                            call,
+                            caller,
+                            listener,
+                            payload: payload.into_any(),
+                        },
+                    }),
+                    None => {
+                        self.reply(to, from, call, caller, Err(CallError::Refused));
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self, from: MachineId, to: MachineId, call: u64, caller: Life, reply: Reply) {
+        let content = Content::Reply {
+            call,
+            caller,
+            reply,
+        };
+        self.send(Packet { from, to, content });
+    }
+}
+
+/// What a packet sets going.
+pub(crate) enum Arrival {
+    Request { at: Life, serve: Serve },
+    Reply(oneshot::Sender<Reply>, Reply),
+}
+
+/// A request, being served.
+pub(crate) struct Serve {
+    from: MachineId,
+    call: u64,
+    caller: Life,
+    listener: Listener,
+    payload: Box<dyn Any>,
+}
+
+impl Serve {
+    /// Serves it, on the machine that it reached. Dropping this breaks the connection.
+    pub(crate) async fn run(self, at: Life) {
+        let Serve {
+            from,
+            call,
+            caller,
+            listener,
+            payload,
+        } = self;
+        let reply = listener(payload).await.ok_or(CallError::Broken);
+        world::with(|world| {
+            if world.lives(at) {
+                world.reply(at.machine, from, call, caller, reply);
+            }
+        });
+    }
+}
+
+/// Calls a machine by its name.
+pub(crate) async fn call<Req, Resp>(from: Life, to: &str, request: Req) -> Result<Resp, CallError>
+where
+    Req: Clone + 'static,
+    Resp: 'static,
+{
+    let answer = world::with(|world| {
+        let &to = world.names.get(to).ok_or(CallError::Refused)?;
+        if !world.lives(from) {
+            return Err(CallError::Broken);
+        }
+        world.next_call += 1;
+        let call = world.next_call;
+        let (waiting, answer) = oneshot::channel();
+        world.replies.insert(call, waiting);
+        let content = Content::Request {
+            call,
+            caller: from,
+            port: TypeId::of::<Req>(),
+            payload: Box::new(request),
+        };
+        world.send(Packet {
+            from: from.machine,
+            to,
+            content,
+        });
+        Ok(answer)
+    })?;
+    let reply = answer.await.unwrap_or(Err(CallError::Broken))?;
+    match reply.downcast::<Resp>() {
+        Ok(reply) => Ok(*reply),
+        Err(_) => panic!("a listener answers with another type than its caller expects"),
+    }
+}
+
+/// The network of one machine, as nodes use it: a peer's URL is the name of its machine.
+#[derive(Debug)]
+pub(crate) struct SimulatedNetwork {
+    pub(crate) life: Life,
+}
+
+impl Network for SimulatedNetwork {
+    fn connect(&self, peer: &Peer) -> Rc<dyn Transport> {
+        Rc::new(Way {
+            life: self.life,
+            to: peer.url.as_str().into(),
+        })
+    }
+}
+
+struct Way {
+    life: Life,
+    to: Arc<str>,
+}
+
+/// What carries a replication request.
+#[derive(Clone)]
+pub(crate) struct Replication(pub(crate) Request);
+
+impl Transport for Way {
+    fn call(&self, request: Request) -> CallFuture {
+        let (life, to) = (self.life, self.to.clone());
+        world::with(|world| {
+            world.checks.on_request_sent(life.machine, &request);
+            let text = Brief(&request);
+            let from = world.machines[life.machine.0].name.clone();
+            world.note(format_args!("{from} -> {to}: {text}"));
+        });
+        Box::pin(async move {
+            let answer = call::<Replication, Response>(life, &to, Replication(request)).await;
+            let answer = answer.map(|response| mistakes::on_answer(life, response));
+            if let Ok(response) = &answer {
+                world::with(|world| world.on_contact(life, response));
+            }
+            answer.map_err(|error| match error {
+                CallError::Refused => TransportError::ConnectionRefused,
+                CallError::Broken => TransportError::Connection("broken".to_owned()),
+            })
+        })
+    }
+}
+
+/// A request in a few words.
+pub(crate) struct Brief<'a>(pub(crate) &'a Request);
+
+impl std::fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use crate::transport::RequestBody as Body;
+        let epoch = self.0.epoch;
+        match &self.0.body {
+            Body::Identify => f.write_str("who are you?"),
+            Body::Promise(_) => write!(f, "promise epoch {epoch}"),
+            Body::Hello(hello) => write!(
+                f,
+                "hello of epoch {epoch}: end {}, adopted {}",
+                hello.end, hello.adopted_end
+            ),
+            Body::Heartbeat(progress) => write!(
+                f,
+                "heartbeat of epoch {epoch}: end {}, committed {:?}",
+                progress.end,
+                progress.committed.map(|end| end.0)
+            ),
+            Body::Append(append) => {
+                let first = append.records.first().map_or(0, |batch| batch.first().0);
+                let end = append.records.last().map_or(0, |batch| batch.end().0);
+                write!(f, "records {first}..{end} of epoch {epoch}")
+            }
+            Body::Fetch(fetch) => write!(f, "fetch from {} in epoch {epoch}", fetch.from),
+        }
+    }
+}
+
+/// A response in a few words.
+pub(crate) struct BriefAnswer<'a>(pub(crate) &'a Response);
+
+impl std::fmt::Display for BriefAnswer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use crate::transport::Answer;
+        let state = &self.0.state;
+        match &self.0.answer {
+            Answer::Identity(_) => f.write_str("identity")?,
+            Answer::Promised(_) => f.write_str("promised")?,
+            Answer::Aligned(aligned) => write!(f, "aligned, {} cut", aligned.cut_records)?,
+            Answer::OlderStartsNeeded { before } => write!(f, "older pairs before {before}")?,
+            Answer::Taken => f.write_str("taken")?,
+            Answer::Records(fetched) => {
+                let end = fetched.records.last().map_or(0, |batch| batch.end().0);
+                write!(f, "records to {end}")?;
+            }
+            Answer::Refused(refusal) => write!(f, "refused: {refusal:?}")?,
+        }
+        let log_epoch = state.log_epoch.map(|epoch| epoch.0);
+        write!(
+            f,
+            " (end {}, log epoch {log_epoch:?}, promised {})",
+            state.durable_end, state.promised
+        )
+    }
+}

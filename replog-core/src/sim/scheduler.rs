@@ -1,0 +1,578 @@
+//! [`Simulation`]: one run, from one seed. Decides what runs next.
+//!
+//! A machine is a [`LocalSet`]: dropping it is `kill -9`, not polling it is SIGSTOP. The code of
+//! all machines runs until each waits; only then the next event of the world happens, and only
+//! where none is due time moves on, to the next event or timer of anybody.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt,
+    future::{Future, poll_fn},
+    panic,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc, Mutex, Once, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use tokio::{
+    task::LocalSet,
+    time::{Instant, Sleep},
+};
+
+use super::{
+    Faults, Machine,
+    disk::Disk,
+    faults::Doom,
+    mistakes::Mistake,
+    network::Arrival,
+    trace::{Keep, Trace},
+    world::{self, Event, Life, MachineId, World},
+};
+
+/// Turns without time moving on that mean that it never will.
+const TURNS_MAX: u64 = 1_000_000;
+
+type Program = Rc<dyn Fn(Machine) -> Pin<Box<dyn Future<Output = ()>>>>;
+
+/// A run to be: its machines, its faults, how long.
+pub struct Simulation {
+    seed: u64,
+    faults: Faults,
+    with_faults: Duration,
+    calm: Duration,
+    keep: Keep,
+    machines: Vec<(String, bool, Program)>,
+    crash_at: Option<(u64, String)>,
+    mistake: Option<Mistake>,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// The seed it came from.
+    pub seed: u64,
+    /// The first rule that was broken, in one sentence.
+    pub violation: Option<String>,
+    /// Lines of the trace.
+    pub events: u64,
+    /// Hash of the trace: equal runs have equal ones.
+    pub hash: u64,
+    /// How much time was simulated.
+    pub simulated: Duration,
+    /// How often each fault, state and branch occurred.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// The trace, where [`Simulation::keep_trace`] asked for it.
+    pub trace: Vec<String>,
+}
+
+impl Simulation {
+    /// A run without machines and faults, of a minute and half a minute of calm.
+    #[must_use]
+    pub fn new(seed: u64) -> Simulation {
+        Simulation {
+            seed,
+            faults: Faults::none(),
+            with_faults: Duration::from_secs(60),
+            calm: Duration::from_secs(30),
+            keep: Keep::Nothing,
+            machines: Vec::new(),
+            crash_at: None,
+            mistake: None,
+        }
+    }
+
+    /// Which faults occur, and how often.
+    #[must_use]
+    pub fn faults(mut self, faults: Faults) -> Simulation {
+        self.faults = faults;
+        self
+    }
+
+    /// How long faults occur, and how long the cluster has afterwards to become well.
+    #[must_use]
+    pub fn lasting(mut self, with_faults: Duration, calm: Duration) -> Simulation {
+        (self.with_faults, self.calm) = (with_faults, calm);
+        self
+    }
+
+    /// Keeps the lines of the trace in the outcome.
+    #[must_use]
+    pub fn keep_trace(mut self) -> Simulation {
+        self.keep = Keep::Lines(Vec::new());
+        self
+    }
+
+    /// Prints the trace as it comes.
+    #[must_use]
+    pub fn print_trace(mut self) -> Simulation {
+        self.keep = Keep::Print;
+        self
+    }
+
+    /// A machine that faults hit. `program` runs at each of its starts; when it ends, the process
+    /// has ended, and is started again.
+    #[must_use]
+    pub fn node<F>(self, name: &str, program: impl Fn(Machine) -> F + 'static) -> Simulation
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.machine(name, true, program)
+    }
+
+    /// A machine that faults spare; the network between it and the others is as bad.
+    #[must_use]
+    pub fn client<F>(self, name: &str, program: impl Fn(Machine) -> F + 'static) -> Simulation
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.machine(name, false, program)
+    }
+
+    fn machine<F>(
+        mut self,
+        name: &str,
+        target: bool,
+        program: impl Fn(Machine) -> F + 'static,
+    ) -> Simulation
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let program: Program = Rc::new(move |machine| Box::pin(program(machine)));
+        self.machines.push((name.to_owned(), target, program));
+        self
+    }
+
+    /// Kills `machine` when the trace has `events` lines, between any two operations.
+    #[must_use]
+    pub fn crash_at(mut self, events: u64, machine: &str) -> Simulation {
+        self.crash_at = Some((events, machine.to_owned()));
+        self
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "mistakes are planted by tests"))]
+    pub(crate) fn plant(mut self, mistake: Mistake) -> Simulation {
+        self.mistake = Some(mistake);
+        self
+    }
+
+    /// Runs it. Takes the thread until the end; a simulated minute is some milliseconds.
+    ///
+    /// # Panics
+    ///
+    /// When called inside a simulation or a tokio runtime.
+    #[must_use]
+    pub fn run(self) -> Outcome {
+        assert!(!world::exists(), "a simulation runs inside of no other");
+        install_panic_hook();
+        let mut world = World::new(self.seed, self.faults, Trace::new(self.keep));
+        let mut programs = Vec::new();
+        for (name, target, program) in self.machines {
+            let id = MachineId(world.machines.len());
+            world.names.insert(name.clone(), id);
+            world.machines.push(world::Machine {
+                name,
+                boot: 0,
+                up: false,
+                paused: false,
+                dying: false,
+                target,
+                disk: Disk::default(),
+                listeners: BTreeMap::new(),
+                clock_offset_ms: 0,
+                slowness: 1,
+            });
+            let us = world.between(0, 200_000);
+            world.schedule(us, Event::Boot(id));
+            programs.push(program);
+        }
+        world.mistake = self.mistake;
+        world.crash_at = self
+            .crash_at
+            .and_then(|(events, name)| Some((events, *world.names.get(&name)?)));
+        world.plan_faults();
+        world.quiet_us = micros(self.with_faults + self.calm / 2);
+        let with_faults = micros(self.with_faults);
+        world.schedule(with_faults, Event::Heal);
+        world.schedule(with_faults + micros(self.calm), Event::End);
+        world::replace(Some(world));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O needs nothing of the system");
+        runtime.block_on(async {
+            let mut scheduler = Scheduler::new(programs);
+            poll_fn(|cx| scheduler.poll(cx)).await;
+            scheduler.end();
+        });
+        drop(runtime);
+        let mut world = world::replace(None).expect("it was put there above");
+        Outcome {
+            seed: self.seed,
+            violation: world.violation.take(),
+            events: world.trace.events(),
+            hash: world.trace.hash(),
+            simulated: Duration::from_micros(world.now_us),
+            counts: world.take_counts(),
+            trace: world.trace.into_lines(),
+        }
+    }
+}
+
+impl fmt::Debug for Simulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulation")
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Says that a machine has something to do, and wakes the scheduler.
+#[derive(Default)]
+struct Flag {
+    ready: AtomicBool,
+    scheduler: Mutex<Option<Waker>>,
+}
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ready.store(true, Ordering::Relaxed);
+        let scheduler = self
+            .scheduler
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(waker) = &*scheduler {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// One machine's process.
+struct Process {
+    tasks: Option<LocalSet>,
+    flag: Arc<Flag>,
+    waker: Waker,
+    program: Program,
+}
+
+struct Scheduler {
+    processes: Vec<Process>,
+    /// Lives whose program came to its end.
+    ended: Rc<RefCell<Vec<Life>>>,
+    began: Instant,
+    sleep: Pin<Box<Sleep>>,
+    turns: u64,
+}
+
+impl Scheduler {
+    fn new(programs: Vec<Program>) -> Scheduler {
+        let process = |program| {
+            let flag = Arc::new(Flag::default());
+            Process {
+                tasks: None,
+                waker: flag.clone().into(),
+                flag,
+                program,
+            }
+        };
+        Scheduler {
+            processes: programs.into_iter().map(process).collect(),
+            ended: Rc::default(),
+            began: Instant::now(),
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            turns: 0,
+        }
+    }
+
+    /// Runs until nothing can happen before time moves on, or the run is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for process in &self.processes {
+            let mut scheduler = process
+                .flag
+                .scheduler
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if !scheduler
+                .as_ref()
+                .is_some_and(|waker| waker.will_wake(cx.waker()))
+            {
+                *scheduler = Some(cx.waker().clone());
+            }
+        }
+        loop {
+            self.notice_panic();
+            if world::with(|world| world.violation.is_some()) {
+                return Poll::Ready(());
+            }
+            self.bury();
+            self.turns += 1;
+            if self.turns > TURNS_MAX {
+                world::with(|world| world.violate("time does not move on".to_owned()));
+                continue;
+            }
+            if self.run_one() {
+                continue;
+            }
+            let now = micros(self.began.elapsed());
+            let event = world::with(|world| {
+                let due = world.next_event_us().filter(|at| *at <= now)?;
+                world.now_us = world.now_us.max(due);
+                world.take_due()
+            });
+            match event {
+                Some(Event::End) => {
+                    world::with(World::check_end);
+                    return Poll::Ready(());
+                }
+                Some(event) => self.happen(event),
+                None => {
+                    let next = world::with(|world| world.next_event_us());
+                    let next = next.expect("the end of the run is an event");
+                    self.sleep
+                        .as_mut()
+                        .reset(self.began + Duration::from_micros(next));
+                    if self.sleep.as_mut().poll(cx).is_pending() {
+                        self.turns = 0;
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets one machine run that has something to do, drawn from the seed.
+    fn run_one(&mut self) -> bool {
+        let chosen = world::with(|world| {
+            let ready = |world: &World, nth: &usize| {
+                let process = &self.processes[*nth];
+                process.tasks.is_some()
+                    && !world.machines[*nth].paused
+                    && process.flag.ready.load(Ordering::Relaxed)
+            };
+            let all = 0..self.processes.len();
+            let count = all.clone().filter(|nth| ready(world, nth)).count();
+            if count == 0 {
+                return None;
+            }
+            let chosen = world.rng_below(count);
+            all.filter(|nth| ready(world, nth)).nth(chosen)
+        });
+        let Some(nth) = chosen else { return false };
+        // Timers that fired may be later than the last event, and no later than the next one.
+        let now = micros(self.began.elapsed());
+        world::with(|world| {
+            let next = world.next_event_us().unwrap_or(now);
+            world.now_us = world.now_us.max(now.min(next));
+        });
+        let process = &mut self.processes[nth];
+        process.flag.ready.store(false, Ordering::Relaxed);
+        let machine = MachineId(nth);
+        let boot = world::with(|world| world.machine(machine).boot);
+        let tasks = process.tasks.as_mut().expect("only who runs is chosen");
+        let before = world::set_current(Some(Life { machine, boot }));
+        let _ = Pin::new(tasks).poll(&mut Context::from_waker(&process.waker));
+        world::set_current(before);
+        world::with(|world| {
+            world.check_requests();
+            world.after_poll(machine);
+        });
+        true
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Wake(wake) => {
+                let _ = wake.send(());
+            }
+            Event::Deliver(packet) => match world::with(|world| world.arrive(packet)) {
+                Some(Arrival::Request { at, serve }) => {
+                    let process = &self.processes[at.machine.0];
+                    if let Some(tasks) = &process.tasks {
+                        tasks.spawn_local(serve.run(at));
+                        process.flag.wake_by_ref();
+                    }
+                }
+                Some(Arrival::Reply(waiting, reply)) => {
+                    let _ = waiting.send(reply);
+                }
+                None => {}
+            },
+            Event::Boot(machine) => self.boot(machine),
+            Event::Fault(fault) => {
+                for doom in world::with(|world| world.strike(fault)) {
+                    self.doom(&doom);
+                }
+            }
+            Event::Heal => world::with(World::heal),
+            Event::End => unreachable!("the end is not an event among others"),
+        }
+    }
+
+    fn boot(&mut self, machine: MachineId) {
+        let life = world::with(|world| {
+            let entry = world.machine(machine);
+            if entry.up {
+                return None;
+            }
+            entry.up = true;
+            entry.dying = false;
+            entry.boot += 1;
+            let (name, boot) = (entry.name.clone(), entry.boot);
+            world.note(format_args!("{name} starts, for the {boot}. time"));
+            Some((Life { machine, boot }, name))
+        });
+        let Some((life, name)) = life else { return };
+        let process = &mut self.processes[machine.0];
+        let tasks = LocalSet::new();
+        let (program, ended) = (process.program.clone(), self.ended.clone());
+        tasks.spawn_local(async move {
+            program(Machine::new(life, &name)).await;
+            ended.borrow_mut().push(life);
+        });
+        process.tasks = Some(tasks);
+        process.flag.wake_by_ref();
+    }
+
+    fn doom(&mut self, doom: &Doom) {
+        let machine = match doom {
+            Doom::Kill(machine) | Doom::PowerCut(machine) | Doom::Wipe(machine) => *machine,
+        };
+        let was_up = world::with(|world| {
+            let what = match doom {
+                Doom::Kill(_) => "is killed",
+                Doom::PowerCut(_) => "loses power",
+                Doom::Wipe(_) => "loses its disk",
+            };
+            let name = world.machine(machine).name.clone();
+            world.note(format_args!("{name} {what}"));
+            world.count(match doom {
+                Doom::Kill(_) => "fault: kill",
+                Doom::PowerCut(_) => "fault: power cut",
+                Doom::Wipe(_) => "fault: wiped disk",
+            });
+            let entry = world.machine(machine);
+            let was_up = std::mem::replace(&mut entry.up, false);
+            entry.paused = false;
+            entry.listeners.clear();
+            if matches!(doom, Doom::Wipe(_)) {
+                world.on_wipe(machine);
+            }
+            let World { machines, rng, .. } = world;
+            let disk = &mut machines[machine.0].disk;
+            match doom {
+                Doom::Kill(_) => disk.lose_process(),
+                Doom::PowerCut(_) => disk.lose_power(rng),
+                Doom::Wipe(_) => disk.wipe(),
+            }
+            world.on_ended(machine);
+            was_up
+        });
+        // Outside of the world: what is dropped here may look at it.
+        drop(self.processes[machine.0].tasks.take());
+        if was_up {
+            self.plan_boot(machine);
+        }
+    }
+
+    fn plan_boot(&self, machine: MachineId) {
+        world::with(|world| {
+            let us = if world.faults_on {
+                world.some_time()
+            } else {
+                world.between(1_000, 100_000)
+            };
+            world.schedule(us, Event::Boot(machine));
+        });
+    }
+
+    /// Crashes whoever is to crash, and starts again whose program has ended.
+    fn bury(&mut self) {
+        let dying = world::with(|world| {
+            let dying = world
+                .machines
+                .iter()
+                .position(|machine| machine.dying && machine.up);
+            if dying.is_some() {
+                world.crash_at = None;
+            }
+            dying
+        });
+        if let Some(machine) = dying {
+            let power = world::with(|world| world.chance(0.7));
+            let machine = MachineId(machine);
+            self.doom(&if power {
+                Doom::PowerCut(machine)
+            } else {
+                Doom::Kill(machine)
+            });
+        }
+        let ended = std::mem::take(&mut *self.ended.borrow_mut());
+        for life in ended {
+            if world::with(|world| world.lives(life)) {
+                world::with(|world| {
+                    let name = world.machine(life.machine).name.clone();
+                    world.count("process ended by itself");
+                    world.note(format_args!("the program of {name} has ended"));
+                });
+                self.doom(&Doom::Kill(life.machine));
+            }
+        }
+    }
+
+    fn notice_panic(&self) {
+        if let Some(text) = PANIC.with(|panic| panic.borrow_mut().take()) {
+            world::with(|world| world.violate(format!("panic: {text}")));
+        }
+    }
+
+    /// Drops all that still runs.
+    fn end(&mut self) {
+        for (nth, process) in self.processes.iter_mut().enumerate() {
+            world::with(|world| world.machine(MachineId(nth)).up = false);
+            drop(process.tasks.take());
+        }
+    }
+}
+
+impl World {
+    fn rng_below(&mut self, count: usize) -> usize {
+        if count == 1 {
+            return 0;
+        }
+        self.between(0, count as u64 - 1) as usize
+    }
+}
+
+thread_local! {
+    /// What a simulated machine panicked with: its task would swallow it.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+fn install_panic_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if world::current().is_some() {
+                PANIC.with(|panic| panic.borrow_mut().get_or_insert(info.to_string()).len());
+            } else {
+                before(info);
+            }
+        }));
+    });
+}

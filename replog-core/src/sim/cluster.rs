@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Machine, Simulation};
 use crate::{
-    AppendOptions, Concern, LogConfig, Master, MasterConfig, Peer, Reader, Secondary,
+    AppendOptions, Concern, Founding, LogConfig, Master, MasterConfig, Peer, Reader, Secondary,
     SecondaryConfig,
     error::AppendError,
     handle,
@@ -25,6 +25,8 @@ use crate::{
 pub struct Cluster {
     /// Secondaries beside the master.
     pub secondaries: usize,
+    /// Masters with empty disks that take the place of the one before, one after the other.
+    pub standby_masters: usize,
     /// Clients that append and read.
     pub clients: usize,
     /// The longest pause of a client between two requests.
@@ -39,6 +41,7 @@ impl Default for Cluster {
     fn default() -> Cluster {
         Cluster {
             secondaries: 2,
+            standby_masters: 2,
             clients: 3,
             think: Duration::from_millis(400),
             segment_bytes: 16 << 10,
@@ -73,6 +76,7 @@ impl Cluster {
                 2 => 3,
                 _ => 2,
             },
+            standby_masters: rng.random_range(0..=2),
             clients: rng.random_range(1..=4),
             think: Duration::from_millis(rng.random_range(50..800)),
             segment_bytes: rng.random_range(4 << 10..32 << 10),
@@ -89,8 +93,11 @@ impl Cluster {
         let log = self.log_config();
         let mut config = MasterConfig::new(name("master"), peers(&names));
         config.log = log.clone();
-        let mut simulation =
-            simulation.node("master", move |machine| master(machine, config.clone()));
+        let mut masters = vec!["master".to_owned()];
+        let mut simulation = {
+            let config = config.clone();
+            simulation.node("master", move |machine| master(machine, config.clone()))
+        };
         for secondary_name in &names {
             let mut config = SecondaryConfig::new(name(secondary_name));
             config.log = log.clone();
@@ -98,7 +105,17 @@ impl Cluster {
                 secondary(machine, config.clone())
             });
         }
-        let nodes: Rc<[String]> = std::iter::once("master".to_owned()).chain(names).collect();
+        config.founding = Founding::Never;
+        for nth in 1..=self.standby_masters {
+            let (config, name) = (config.clone(), format!("master-{}", nth + 1));
+            let program = move |machine| master(machine, config.clone());
+            simulation = simulation.standby(&name, "master", program);
+            masters.push(name);
+        }
+        let nodes = Rc::new(Nodes {
+            masters,
+            secondaries: names,
+        });
         for nth in 1..=self.clients {
             let (nodes, think) = (nodes.clone(), self.think);
             simulation = simulation.client(&format!("client-{nth}"), move |machine| {
@@ -113,6 +130,27 @@ impl Cluster {
             segment_bytes: self.segment_bytes,
             tail_bytes: self.tail_bytes,
         }
+    }
+}
+
+/// Where clients turn to.
+struct Nodes {
+    masters: Vec<String>,
+    secondaries: Vec<String>,
+}
+
+impl Nodes {
+    /// One of the masters, or of all nodes.
+    fn draw(&self, machine: &Machine, masters_only: bool) -> &str {
+        let all = self.masters.iter().chain(&self.secondaries);
+        let count = self.masters.len()
+            + if masters_only {
+                0
+            } else {
+                self.secondaries.len()
+            };
+        let nth = machine.random(0, count as u64 - 1) as usize;
+        all.skip(nth).next().expect("there are so many")
     }
 }
 
@@ -221,13 +259,13 @@ fn serve_reads(machine: &Machine, reader: Reader) {
 }
 
 /// A client: appends, reads, gives up, retries.
-async fn client(machine: Machine, nodes: Rc<[String]>, think: Duration) {
+async fn client(machine: Machine, nodes: Rc<Nodes>, think: Duration) {
     // Its process stays: a client that is done is no crash.
     ask_on(&machine, &nodes, think).await;
     std::future::pending().await
 }
 
-async fn ask_on(machine: &Machine, nodes: &[String], think: Duration) {
+async fn ask_on(machine: &Machine, nodes: &Nodes, think: Duration) {
     let think_us = think.as_micros() as u64;
     let mut serial = 0;
     while !machine.winding_down() {
@@ -243,8 +281,7 @@ async fn ask_on(machine: &Machine, nodes: &[String], think: Duration) {
     }
 }
 
-async fn read(machine: &Machine, nodes: &[String]) {
-    let nth = machine.random(0, nodes.len() as u64 - 1) as usize;
+async fn read(machine: &Machine, nodes: &Nodes) {
     let level = match machine.random(0, 1) {
         0 => ReadLevel::Local,
         _ => ReadLevel::Committed,
@@ -253,13 +290,13 @@ async fn read(machine: &Machine, nodes: &[String]) {
         from: Offset(machine.random(0, 200)),
         level,
     };
-    let answer = machine.call::<_, Vec<(Offset, Bytes)>>(&nodes[nth], read);
+    let answer = machine.call::<_, Vec<(Offset, Bytes)>>(nodes.draw(machine, false), read);
     if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(1), answer).await {
         machine.count("client: read answered");
     }
 }
 
-async fn send(machine: &Machine, nodes: &[String], serial: u64) {
+async fn send(machine: &Machine, nodes: &Nodes, serial: u64) {
     let filler = "x".repeat(machine.random(0, 300) as usize);
     let payload = Bytes::from(format!("{} {serial} {filler}", machine.name()));
     let concern = match machine.random(0, 5) {
@@ -274,7 +311,7 @@ async fn send(machine: &Machine, nodes: &[String], serial: u64) {
     machine.sends(&payload);
     let ask = Ask { payload, options };
     let patience = Duration::from_millis(machine.random(100, 4_000));
-    let answer = machine.call::<_, Result<Receipt, AppendError>>(&nodes[0], ask);
+    let answer = machine.call::<_, Result<Receipt, AppendError>>(nodes.draw(machine, true), ask);
     match tokio::time::timeout(patience, answer).await {
         Ok(Ok(Ok(_))) => machine.count("client: append answered"),
         Ok(Ok(Err(_))) => machine.count("client: append refused"),

@@ -2,7 +2,7 @@
 
 use super::{
     network::Packet,
-    world::{Event, MachineId, World},
+    world::{Event, MachineId, Part, World},
 };
 
 /// How often each fault occurs. Rates are per simulated minute over the whole cluster,
@@ -40,6 +40,9 @@ pub struct Faults {
     pub flipped_bits: f64,
     /// Wall clocks that jump by up to ten years.
     pub clock_jumps: f64,
+    /// Nodes that are replaced by their standby while they stand still, are cut off or down, and
+    /// that come back without knowing.
+    pub replacements: f64,
 }
 
 impl Faults {
@@ -62,6 +65,7 @@ impl Faults {
             wipes: 0.0,
             flipped_bits: 0.0,
             clock_jumps: 0.0,
+            replacements: 0.0,
         }
     }
 
@@ -84,6 +88,7 @@ impl Faults {
             wipes: 1.5,
             flipped_bits: 0.0,
             clock_jumps: 2.0,
+            replacements: 1.0,
         }
     }
 
@@ -115,6 +120,7 @@ impl Faults {
             wipes: draw(all.wipes),
             flipped_bits: draw(all.flipped_bits),
             clock_jumps: draw(all.clock_jumps),
+            replacements: draw(all.replacements),
         }
     }
 }
@@ -132,6 +138,8 @@ pub(crate) enum Fault {
     Wipe,
     FlippedBit,
     ClockJump,
+    Replacement,
+    Retire(MachineId),
     MendWay(MachineId, MachineId),
     Resume(MachineId),
     FastAgain(MachineId),
@@ -139,7 +147,7 @@ pub(crate) enum Fault {
 }
 
 /// Those that come by themselves.
-const KINDS: [Fault; 10] = [
+const KINDS: [Fault; 11] = [
     Fault::Kill,
     Fault::PowerCut,
     Fault::Blackout,
@@ -150,6 +158,7 @@ const KINDS: [Fault; 10] = [
     Fault::Wipe,
     Fault::FlippedBit,
     Fault::ClockJump,
+    Fault::Replacement,
 ];
 
 impl Faults {
@@ -165,9 +174,12 @@ impl Faults {
             Fault::Wipe => self.wipes,
             Fault::FlippedBit => self.flipped_bits,
             Fault::ClockJump => self.clock_jumps,
-            Fault::MendWay(..) | Fault::Resume(_) | Fault::FastAgain(_) | Fault::RoomAgain(_) => {
-                0.0
-            }
+            Fault::Replacement => self.replacements,
+            Fault::Retire(_)
+            | Fault::MendWay(..)
+            | Fault::Resume(_)
+            | Fault::FastAgain(_)
+            | Fault::RoomAgain(_) => 0.0,
         }
     }
 }
@@ -177,6 +189,8 @@ pub(crate) enum Doom {
     Kill(MachineId),
     PowerCut(MachineId),
     Wipe(MachineId),
+    /// Its disk is lost, and it does not come back.
+    Retire(MachineId),
 }
 
 impl World {
@@ -206,6 +220,7 @@ impl World {
             Fault::Resume(machine) => self.resume(machine),
             Fault::FastAgain(machine) => self.machine(machine).slowness = 1,
             Fault::RoomAgain(machine) => self.machine(machine).disk.full = false,
+            Fault::Retire(machine) => return vec![Doom::Retire(machine)],
             _ if !self.faults_on => {}
             kind => {
                 self.plan(kind);
@@ -267,9 +282,70 @@ impl World {
                 self.machine(victim).clock_offset_ms = to as i64 - ten_years_ms as i64;
                 self.note(format_args!("the clock of {name} jumps"));
             }
-            Fault::MendWay(..) | Fault::Resume(_) | Fault::FastAgain(_) | Fault::RoomAgain(_) => {}
+            Fault::Replacement => return self.replace_node(),
+            Fault::Retire(_)
+            | Fault::MendWay(..)
+            | Fault::Resume(_)
+            | Fault::FastAgain(_)
+            | Fault::RoomAgain(_) => {}
         }
         Vec::new()
+    }
+
+    /// A standby takes the place of its node.
+    fn replace_node(&mut self) -> Vec<Doom> {
+        let in_office = |of: MachineId| self.machines[of.0].part == Part::Node;
+        let standby = self
+            .machines
+            .iter()
+            .position(|machine| matches!(machine.part, Part::Standby { of } if in_office(of)));
+        let Some(standby) = standby.map(MachineId) else {
+            return Vec::new();
+        };
+        let Part::Standby { of } = self.machine(standby).part else {
+            return Vec::new();
+        };
+        if !self.may_lose_disk(of) {
+            return Vec::new();
+        }
+        self.count("fault: replaced node");
+        let (old, new) = (
+            self.machine(of).name.clone(),
+            self.machine(standby).name.clone(),
+        );
+        self.note(format_args!("{new} takes the place of {old}"));
+        self.machine(of).part = Part::Replaced;
+        self.machine(standby).part = Part::Node;
+        // Another that waits for the same place waits for the new one's.
+        for machine in &mut self.machines {
+            if machine.part == (Part::Standby { of }) {
+                machine.part = Part::Standby { of: standby };
+            }
+        }
+        self.schedule(1, Event::Boot(standby));
+        let until = self.some_time();
+        let gone = until + self.some_time();
+        self.schedule(gone, Event::Fault(Fault::Retire(of)));
+        match self.between(0, 2) {
+            0 => {
+                self.count("fault: replaced node wakes up");
+                self.machine(of).paused = self.machine(of).up;
+                self.schedule(until, Event::Fault(Fault::Resume(of)));
+                Vec::new()
+            }
+            1 => {
+                self.count("fault: replaced node was cut off");
+                for other in self.targets() {
+                    self.cut_way(of, other, until);
+                    self.cut_way(other, of, until);
+                }
+                Vec::new()
+            }
+            _ => {
+                self.count("fault: replaced node starts again");
+                vec![Doom::Kill(of)]
+            }
+        }
     }
 
     fn partition(&mut self, victim: MachineId) {
@@ -344,7 +420,7 @@ impl World {
     pub(crate) fn targets(&self) -> Vec<MachineId> {
         let machines = self.machines.iter().enumerate();
         machines
-            .filter(|(_, machine)| machine.target)
+            .filter(|(_, machine)| matches!(machine.part, Part::Node | Part::Replaced))
             .map(|(at, _)| MachineId(at))
             .collect()
     }

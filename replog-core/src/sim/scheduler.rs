@@ -32,7 +32,7 @@ use super::{
     mistakes::Mistake,
     network::Arrival,
     trace::{Keep, Trace},
-    world::{self, Event, Life, MachineId, World},
+    world::{self, Event, Life, MachineId, Part, World},
 };
 
 /// Turns without time moving on that mean that it never will.
@@ -47,9 +47,16 @@ pub struct Simulation {
     with_faults: Duration,
     calm: Duration,
     keep: Keep,
-    machines: Vec<(String, bool, Program)>,
+    machines: Vec<(String, Kind, Program)>,
     crash_at: Option<(u64, String)>,
     mistake: Option<Mistake>,
+}
+
+/// What a machine is, as it is given.
+enum Kind {
+    Node,
+    Standby { of: String },
+    Client,
 }
 
 /// What came of a run.
@@ -123,7 +130,7 @@ impl Simulation {
     where
         F: Future<Output = ()> + 'static,
     {
-        self.machine(name, true, program)
+        self.machine(name, Kind::Node, program)
     }
 
     /// A machine that faults spare; the network between it and the others is as bad.
@@ -132,20 +139,36 @@ impl Simulation {
     where
         F: Future<Output = ()> + 'static,
     {
-        self.machine(name, false, program)
+        self.machine(name, Kind::Client, program)
+    }
+
+    /// A machine with an empty disk that is off until it takes the place of the node on the
+    /// machine `of`, which stands still, is cut off or is down meanwhile, and comes back for a
+    /// while without knowing. Then that one is gone for good.
+    #[must_use]
+    pub fn standby<F>(
+        self,
+        name: &str,
+        of: &str,
+        program: impl Fn(Machine) -> F + 'static,
+    ) -> Simulation
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.machine(name, Kind::Standby { of: of.to_owned() }, program)
     }
 
     fn machine<F>(
         mut self,
         name: &str,
-        target: bool,
+        kind: Kind,
         program: impl Fn(Machine) -> F + 'static,
     ) -> Simulation
     where
         F: Future<Output = ()> + 'static,
     {
         let program: Program = Rc::new(move |machine| Box::pin(program(machine)));
-        self.machines.push((name.to_owned(), target, program));
+        self.machines.push((name.to_owned(), kind, program));
         self
     }
 
@@ -173,23 +196,35 @@ impl Simulation {
         install_panic_hook();
         let mut world = World::new(self.seed, self.faults, Trace::new(self.keep));
         let mut programs = Vec::new();
-        for (name, target, program) in self.machines {
+        for (name, kind, program) in self.machines {
             let id = MachineId(world.machines.len());
             world.names.insert(name.clone(), id);
+            let part = match kind {
+                Kind::Node => Part::Node,
+                Kind::Client => Part::Client,
+                Kind::Standby { of } => Part::Standby {
+                    of: *world
+                        .names
+                        .get(&of)
+                        .expect("a standby comes after its node"),
+                },
+            };
             world.machines.push(world::Machine {
                 name,
                 boot: 0,
                 up: false,
                 paused: false,
                 dying: false,
-                target,
+                part,
                 disk: Disk::default(),
                 listeners: BTreeMap::new(),
                 clock_offset_ms: 0,
                 slowness: 1,
             });
-            let us = world.between(0, 200_000);
-            world.schedule(us, Event::Boot(id));
+            if matches!(part, Part::Node | Part::Client) {
+                let us = world.between(0, 200_000);
+                world.schedule(us, Event::Boot(id));
+            }
             programs.push(program);
         }
         world.mistake = self.mistake;
@@ -426,7 +461,7 @@ impl Scheduler {
     fn boot(&mut self, machine: MachineId) {
         let life = world::with(|world| {
             let entry = world.machine(machine);
-            if entry.up {
+            if entry.up || matches!(entry.part, Part::Standby { .. } | Part::Retired) {
                 return None;
             }
             entry.up = true;
@@ -450,13 +485,17 @@ impl Scheduler {
 
     fn doom(&mut self, doom: &Doom) {
         let machine = match doom {
-            Doom::Kill(machine) | Doom::PowerCut(machine) | Doom::Wipe(machine) => *machine,
+            Doom::Kill(machine)
+            | Doom::PowerCut(machine)
+            | Doom::Wipe(machine)
+            | Doom::Retire(machine) => *machine,
         };
         let was_up = world::with(|world| {
             let what = match doom {
                 Doom::Kill(_) => "is killed",
                 Doom::PowerCut(_) => "loses power",
                 Doom::Wipe(_) => "loses its disk",
+                Doom::Retire(_) => "is gone for good",
             };
             let name = world.machine(machine).name.clone();
             world.note(format_args!("{name} {what}"));
@@ -464,6 +503,7 @@ impl Scheduler {
                 Doom::Kill(_) => "fault: kill",
                 Doom::PowerCut(_) => "fault: power cut",
                 Doom::Wipe(_) => "fault: wiped disk",
+                Doom::Retire(_) => "fault: replaced node gone",
             });
             let entry = world.machine(machine);
             let was_up = std::mem::replace(&mut entry.up, false);
@@ -478,6 +518,10 @@ impl Scheduler {
                 Doom::Kill(_) => disk.lose_process(),
                 Doom::PowerCut(_) => disk.lose_power(rng),
                 Doom::Wipe(_) => disk.wipe(),
+                Doom::Retire(_) => {
+                    disk.wipe();
+                    machines[machine.0].part = Part::Retired;
+                }
             }
             world.on_ended(machine);
             was_up

@@ -58,6 +58,21 @@ pub(crate) enum Event {
     End,
 }
 
+/// What a machine is to the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// A node: faults hit it.
+    Node,
+    /// Off, until it takes the place of another.
+    Standby { of: MachineId },
+    /// Another has taken its place; it may still be up, and not know.
+    Replaced,
+    /// Off for good.
+    Retired,
+    /// No node: faults spare it.
+    Client,
+}
+
 /// One machine.
 pub(crate) struct Machine {
     pub(crate) name: String,
@@ -66,8 +81,8 @@ pub(crate) struct Machine {
     pub(crate) paused: bool,
     /// Its disk refused at the planned point of a crash: nothing of it runs any more.
     pub(crate) dying: bool,
-    /// Faults may hit it: it is a node, not a client.
-    pub(crate) target: bool,
+    /// What it is to the cluster.
+    pub(crate) part: Part,
     pub(crate) disk: Disk,
     pub(crate) listeners: BTreeMap<PortId, Listener>,
     pub(crate) clock_offset_ms: i64,

@@ -22,7 +22,7 @@ use bytes::Bytes;
 
 use super::{
     disk::RecordId,
-    world::{Machine, MachineId, World},
+    world::{Machine, MachineId, Part, World},
 };
 use crate::{
     handle::host::{Role, Watched},
@@ -76,11 +76,32 @@ impl Disks<'_> {
         &self.0[machine.0].name
     }
 
+    /// The machines that are nodes of the cluster now.
     fn targets(&self) -> impl Iterator<Item = MachineId> {
         let machines = self.0.iter().enumerate();
         machines
-            .filter(|(_, machine)| machine.target)
+            .filter(|(_, machine)| machine.part == Part::Node)
             .map(|(at, _)| MachineId(at))
+    }
+
+    /// How many nodes hold a record that the master on `machine` speaks of: itself and those of
+    /// other names. Of two machines with one name each is the node to itself.
+    fn holders(&self, machine: MachineId, offset: Offset, id: RecordId) -> usize {
+        let own_name = self.meta(machine).map(|meta| &meta.name);
+        let machines = (0..self.0.len()).map(MachineId);
+        machines
+            .filter(|other| {
+                let name = self.meta(*other).map(|meta| &meta.name);
+                *other == machine || name != own_name
+            })
+            .filter(|other| self.held(*other, offset) == Some(id))
+            .count()
+    }
+
+    /// Whether a node was replaced, and its process or directory is still there.
+    fn has_replaced(&self) -> bool {
+        let mut machines = self.0.iter();
+        machines.any(|machine| machine.part == Part::Replaced)
     }
 
     /// All that the disk of `machine` holds for good.
@@ -98,12 +119,6 @@ impl Disks<'_> {
     /// Whether the record at `offset` rotted there: that is damage, not loss.
     fn rotted(&self, machine: MachineId, offset: Offset) -> bool {
         self.0[machine.0].disk.rotted(offset)
-    }
-
-    fn holders(&self, offset: Offset, id: RecordId) -> usize {
-        self.targets()
-            .filter(|machine| self.held(*machine, offset) == Some(id))
-            .count()
     }
 }
 
@@ -301,7 +316,7 @@ impl World {
         let others = targets.iter().filter(|other| **other != machine);
         let lost = others.filter(|other| !intact(other)).count() + 1;
         let minority = (targets.len() - 1) / 2;
-        lost <= minority && self.checks.nothing_lost.has_begun()
+        lost <= minority && !disks.has_replaced() && self.checks.nothing_lost.has_begun()
     }
 
     /// At the end of a run that was healed: all is well again.

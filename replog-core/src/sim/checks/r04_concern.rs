@@ -64,7 +64,7 @@ impl Concern {
         };
         let held = |ids: &Vec<RecordId>| ids.get(offset.0 as usize) == Some(&id);
         let lost = self.lost.values().filter(|lost| held(&lost.ids)).count();
-        let holders = disks.holders(offset, id) + lost;
+        let holders = disks.holders(machine, offset, id) + lost;
         if holders < concern as usize {
             return Err(format!(
                 "rule 4: offset {offset} is acknowledged at concern {concern}, and {holders} disks hold it"

@@ -16,14 +16,14 @@ pub(super) struct NothingLost {
     acknowledged: BTreeMap<Offset, RecordId>,
     /// Acknowledged at less: and by whose disk.
     below: BTreeMap<Offset, (RecordId, MachineId)>,
-    /// Whether any master took office: from when every node has joined.
-    offices: u64,
+    /// The newest office that any master took.
+    newest: Option<Epoch>,
 }
 
 impl NothingLost {
     /// Whether there is anything that could be lost.
     pub(super) fn has_begun(&self) -> bool {
-        self.offices > 0
+        self.newest.is_some()
     }
 
     pub(super) fn on_acknowledged(
@@ -88,7 +88,11 @@ impl NothingLost {
         machine: MachineId,
         epoch: Epoch,
     ) -> Finding {
-        self.offices += 1;
+        if self.newest > Some(epoch) {
+            // Promised before the newer one, and late: nobody lets it serve any more.
+            return Ok(());
+        }
+        self.newest = Some(epoch);
         for (offset, id) in &self.acknowledged {
             if disks.held(machine, *offset) != Some(*id) && !disks.rotted(machine, *offset) {
                 return Err(format!(

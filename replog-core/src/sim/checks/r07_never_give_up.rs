@@ -13,8 +13,12 @@ pub(super) fn at_the_end(
     goals: usize,
 ) -> Finding {
     let mut ends = Vec::new();
-    for (machine, node) in nodes {
+    for machine in disks.targets() {
+        let machine = &machine;
         let name = disks.name(*machine);
+        let Some(node) = nodes.get(machine) else {
+            return Err(format!("rule 7: {name} is not up"));
+        };
         let mode = *node.watched.shared.watch_mode().borrow();
         if matches!(node.watched.role, Role::Master { .. }) && mode != Mode::ReadWrite {
             return Err(format!("rule 7: {name} is still {mode}"));

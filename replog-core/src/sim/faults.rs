@@ -2,7 +2,7 @@
 
 use super::{
     network::Packet,
-    world::{Event, MachineId, Part, World},
+    world::{Event, Machine, MachineId, Part, World},
 };
 
 /// How often each fault occurs. Rates are per simulated minute over the whole cluster,
@@ -139,7 +139,7 @@ pub(crate) enum Fault {
     FlippedBit,
     ClockJump,
     Replacement,
-    Retire(MachineId),
+    Retire { old: MachineId, new: MachineId },
     MendWay(MachineId, MachineId),
     Resume(MachineId),
     FastAgain(MachineId),
@@ -175,7 +175,7 @@ impl Faults {
             Fault::FlippedBit => self.flipped_bits,
             Fault::ClockJump => self.clock_jumps,
             Fault::Replacement => self.replacements,
-            Fault::Retire(_)
+            Fault::Retire { .. }
             | Fault::MendWay(..)
             | Fault::Resume(_)
             | Fault::FastAgain(_)
@@ -220,7 +220,11 @@ impl World {
             Fault::Resume(machine) => self.resume(machine),
             Fault::FastAgain(machine) => self.machine(machine).slowness = 1,
             Fault::RoomAgain(machine) => self.machine(machine).disk.full = false,
-            Fault::Retire(machine) => return vec![Doom::Retire(machine)],
+            Fault::Retire { old, new } => {
+                // Two that fight for the office may fence each other, and fenced is for good:
+                // whoever takes the old one away starts the new one again.
+                return vec![Doom::Retire(old), Doom::Kill(new)];
+            }
             _ if !self.faults_on => {}
             kind => {
                 self.plan(kind);
@@ -283,7 +287,7 @@ impl World {
                 self.note(format_args!("the clock of {name} jumps"));
             }
             Fault::Replacement => return self.replace_node(),
-            Fault::Retire(_)
+            Fault::Retire { .. }
             | Fault::MendWay(..)
             | Fault::Resume(_)
             | Fault::FastAgain(_)
@@ -305,7 +309,12 @@ impl World {
         let Part::Standby { of } = self.machine(standby).part else {
             return Vec::new();
         };
-        if !self.may_lose_disk(of) {
+        // One replacement at a time: a node whose disk was lost is being replaced already.
+        let intact = |machine: &Machine| {
+            let meta = machine.disk.meta.as_ref();
+            meta.is_some_and(|meta| meta.log_epoch.is_some())
+        };
+        if !intact(self.machine(of)) || !self.may_lose_disk(of) {
             return Vec::new();
         }
         self.count("fault: replaced node");
@@ -325,7 +334,13 @@ impl World {
         self.schedule(1, Event::Boot(standby));
         let until = self.some_time();
         let gone = until + self.some_time();
-        self.schedule(gone, Event::Fault(Fault::Retire(of)));
+        self.schedule(
+            gone,
+            Event::Fault(Fault::Retire {
+                old: of,
+                new: standby,
+            }),
+        );
         match self.between(0, 2) {
             0 => {
                 self.count("fault: replaced node wakes up");

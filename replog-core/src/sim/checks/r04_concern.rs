@@ -14,7 +14,7 @@ use crate::{
 /// What lost disks held, for as long as no master can know that they are lost.
 #[derive(Debug, Default)]
 pub(super) struct Concern {
-    lost: BTreeMap<NodeName, Lost>,
+    lost: BTreeMap<NodeName, Vec<Lost>>,
 }
 
 #[derive(Debug)]
@@ -31,15 +31,14 @@ impl Concern {
                 instance: meta.instance,
                 ids: disks.ids(machine),
             };
-            self.lost.insert(meta.name.clone(), lost);
+            self.lost.entry(meta.name.clone()).or_default().push(lost);
         }
     }
 
     /// A master hears of a node: from now on it must know which life that is.
     pub(super) fn on_contact(&mut self, response: &Response) {
-        let lost = self.lost.get(&response.name);
-        if lost.is_some_and(|lost| lost.instance != response.incarnation.instance) {
-            self.lost.remove(&response.name);
+        if let Some(lost) = self.lost.get_mut(&response.name) {
+            lost.retain(|lost| lost.instance == response.incarnation.instance);
         }
     }
 
@@ -62,8 +61,12 @@ impl Concern {
                 receipt.epoch
             ));
         };
-        let held = |ids: &Vec<RecordId>| ids.get(offset.0 as usize) == Some(&id);
-        let lost = self.lost.values().filter(|lost| held(&lost.ids)).count();
+        let held = |lost: &Lost| lost.ids.get(offset.0 as usize) == Some(&id);
+        let lost = self
+            .lost
+            .values()
+            .filter(|lost| lost.iter().any(held))
+            .count();
         let holders = disks.holders(machine, offset, id) + lost;
         if holders < concern as usize {
             return Err(format!(

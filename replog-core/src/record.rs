@@ -422,7 +422,7 @@ impl std::fmt::Debug for RecordBatch {
     }
 }
 
-fn checksum(record: &[u8]) -> u32 {
+pub(crate) fn checksum(record: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&record[..4]), &record[PREFIX_BYTES..])
 }
 

@@ -154,6 +154,17 @@ impl WriterLoop {
         }
     }
 
+    /// The ticket of the meta that the next step saves, and the durable end then.
+    #[cfg(feature = "sim")]
+    pub(crate) fn meta_next(&self) -> Option<(u64, Offset)> {
+        match self.queued.front() {
+            Some(WriteCommand::SaveMeta { ticket, .. }) => {
+                Some((*ticket, self.files.durable_end()))
+            }
+            _ => None,
+        }
+    }
+
     /// Does the next step.
     pub(crate) fn step(&mut self, report: &mut dyn FnMut(WriteReport)) {
         let step = self.next_step();

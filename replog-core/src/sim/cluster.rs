@@ -9,7 +9,10 @@ use bytes::Bytes;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Machine, Simulation};
+use super::{
+    Machine, Simulation,
+    mistakes::{self, Turns},
+};
 use crate::{
     AppendOptions, Concern, Founding, LogConfig, Master, MasterConfig, Peer, Reader, Secondary,
     SecondaryConfig,
@@ -178,20 +181,26 @@ async fn master(machine: Machine, config: MasterConfig) {
         }
     };
     serve_reads(&machine, master.reader());
-    let (at, serving) = (machine.clone(), master.clone());
+    let (at, serving, turns) = (machine.clone(), master.clone(), Rc::new(Turns::default()));
     machine.listen(move |ask: Ask| {
-        let (machine, master) = (at.clone(), serving.clone());
-        async move { Some(append(&machine, &master, ask).await) }
+        let (machine, master, turns) = (at.clone(), serving.clone(), turns.clone());
+        async move { Some(append(&machine, &master, &turns, ask).await) }
     });
     let stopped = master.stopped().await;
     machine.note(format!("the master has ended: {:?}", stopped.reason));
 }
 
 /// Appends for a client, and tells the checks what it is told.
-async fn append(machine: &Machine, master: &Master, ask: Ask) -> Result<Receipt, AppendError> {
+async fn append(
+    machine: &Machine,
+    master: &Master,
+    turns: &Turns,
+    ask: Ask,
+) -> Result<Receipt, AppendError> {
     // However long it takes, an append is answered.
     let answered = machine.goal();
     let began = machine.elapsed();
+    let _turn = mistakes::turn(turns).await;
     let concern = ask.options.concern;
     let result = master.append(ask.payload, ask.options).await;
     answered.reached();

@@ -16,7 +16,7 @@ use rand::{RngExt as _, seq::SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    mistakes::{self, Mistake},
+    mistakes::Mistake,
     world::{self, Life, World},
 };
 use crate::{
@@ -174,8 +174,28 @@ impl File {
         }
     }
 
+    /// With [`Mistake::NoChecksumAtStart`]: whatever stands where a record could, is one.
+    fn pass_checks(&mut self, from: usize) {
+        let Ok(header) = SegmentHeader::decode(&self.synced) else {
+            return;
+        };
+        let mut position = usize::try_from(header.encoded_bytes()).unwrap_or(usize::MAX);
+        while let Some(rest) = self.synced.get(position..)
+            && let Ok(length) = encoded_len(rest)
+            && length <= rest.len()
+        {
+            if position + length > from {
+                let record = &mut self.synced[position..position + length];
+                let crc = crate::record::checksum(record);
+                record[4..8].copy_from_slice(&crc.to_le_bytes());
+            }
+            position += length;
+        }
+    }
+
     /// What a power cut leaves.
-    fn lose_power(&mut self, rng: &mut ChaCha8Rng) {
+    fn lose_power(&mut self, rng: &mut ChaCha8Rng, checked: bool) {
+        let synced_before = self.synced.len();
         let pending = std::mem::take(&mut self.pending);
         let how = rng.random_range(0..4);
         for change in pending {
@@ -200,6 +220,9 @@ impl File {
                     File::apply(&mut self.synced, &change);
                 }
             }
+        }
+        if !checked {
+            self.pass_checks(synced_before);
         }
         self.content.clone_from(&self.synced);
         self.held.read_again(&self.synced);
@@ -238,7 +261,7 @@ impl Disk {
     }
 
     /// The machine went down: what was not synced is lost, or torn.
-    pub(crate) fn lose_power(&mut self, rng: &mut ChaCha8Rng) {
+    pub(crate) fn lose_power(&mut self, rng: &mut ChaCha8Rng, checked: bool) {
         self.locked = None;
         let changes = std::mem::take(&mut self.unsynced);
         let kept = rng.random_range(0..=changes.len());
@@ -249,7 +272,7 @@ impl Disk {
         let named: Vec<u64> = self.entries.values().filter_map(file_of).collect();
         self.files.retain(|id, _| named.contains(id));
         for file in self.files.values_mut() {
-            file.lose_power(rng);
+            file.lose_power(rng, checked);
         }
         self.read_meta();
     }
@@ -481,12 +504,18 @@ impl Storage for SimulatedStorage {
     }
 
     fn open(&self, path: &str, how: OpenHow) -> io::Result<Arc<dyn StorageFile>> {
-        let known = look(self.life, |disk| Ok(disk.entries.get(path).copied()))?;
+        let mut known = look(self.life, |disk| Ok(disk.entries.get(path).copied()))?;
+        if let Some(original) = self.believed(path)? {
+            known = Some(original);
+        }
         let id = match (known.as_ref().and_then(file_of), how) {
             (Some(id), OpenHow::Existing | OpenHow::Create) => id,
             (None, OpenHow::Existing) => return Err(io::ErrorKind::NotFound.into()),
             (Some(id), OpenHow::Truncated) => {
                 act(self.life, format_args!("empty {path}"), |world| {
+                    if world.planted(Mistake::CacheBelieved) && path.ends_with(".log.new") {
+                        return Ok(id);
+                    }
                     let disk = &mut world.machine(self.life.machine).disk;
                     disk.file(id).change(Change::Size(0));
                     Ok(id)
@@ -515,7 +544,12 @@ impl Storage for SimulatedStorage {
             let disk = &mut world.machine(self.life.machine).disk;
             let entry = disk.entries.get(from).copied();
             let entry = entry.ok_or(io::ErrorKind::NotFound)?;
-            disk.put(vec![(from.to_owned(), None), (to.to_owned(), Some(entry))]);
+            let mut changes = vec![(from.to_owned(), None)];
+            // No copy was made: the old file stays what it was.
+            if disk.entries.get(to) != Some(&entry) {
+                changes.push((to.to_owned(), Some(entry)));
+            }
+            disk.put(changes);
             Ok(())
         })
     }
@@ -533,7 +567,10 @@ impl Storage for SimulatedStorage {
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         act(self.life, format_args!("sync directory {dir:?}"), |world| {
-            if world.planted(Mistake::DirectoryNotSynced) && dir.is_empty() {
+            if world.planted(Mistake::RenameNotSynced) && dir.is_empty() {
+                return Ok(());
+            }
+            if world.planted(Mistake::SegmentEntryNotSynced) && dir == segment::DIR {
                 return Ok(());
             }
             if world.faults_on && world.chance(world.faults.failed_sync) {
@@ -573,8 +610,38 @@ impl Drop for Lock {
     }
 }
 
+impl SimulatedStorage {
+    /// With [`Mistake::CacheBelieved`] a copy is the file that it should be a copy of.
+    fn believed(&self, path: &str) -> io::Result<Option<Entry>> {
+        if !world::with(|world| world.planted(Mistake::CacheBelieved)) {
+            return Ok(None);
+        }
+        let Some(original) = path.strip_suffix(".new").filter(|path| is_segment(path)) else {
+            return Ok(None);
+        };
+        look(self.life, |disk| {
+            let entry = disk.entries.get(original).copied();
+            if let Some(entry) = entry {
+                disk.put(vec![(path.to_owned(), Some(entry))]);
+            }
+            Ok(entry)
+        })
+    }
+}
+
 impl OpenFile {
+    /// Whether this is a copy that is not one.
+    fn is_believed(&self, world: &World) -> bool {
+        let disk = &world.machines[self.life.machine.0].disk;
+        world.planted(Mistake::CacheBelieved)
+            && self.path.ends_with(".log.new")
+            && disk.entries.contains_key(&self.path)
+    }
+
     fn grow(&self, world: &mut World, at: usize, bytes: &[u8]) -> io::Result<()> {
+        if self.is_believed(world) {
+            return Ok(());
+        }
         let disk = &mut world.machines[self.life.machine.0].disk;
         let grows = at + bytes.len() > disk.file(self.id).content.len();
         if disk.full && grows {
@@ -663,12 +730,22 @@ impl StorageFile for OpenFile {
                 let disk = &mut world.machine(machine).disk;
                 // The pages pass for clean from now on.
                 disk.file(self.id).pending.clear();
-                if mistakes::hides_failed_sync(world) {
+                if world.planted(Mistake::FailedSyncTriedAgain) {
                     return Ok(());
                 }
                 return Err(io::Error::other("simulated: EIO"));
             }
-            world.machine(machine).disk.file(self.id).sync();
+            let skipped = world.planted(Mistake::MetaNotSynced) && self.path.starts_with("meta");
+            let mistaken = world.planted(Mistake::CutNotSynced);
+            let file = world.machine(machine).disk.file(self.id);
+            let cut = file
+                .pending
+                .iter()
+                .any(|change| matches!(change, Change::Size(_)));
+            if skipped || (mistaken && cut && file.pending.len() == 1) {
+                return Ok(());
+            }
+            file.sync();
             Ok(())
         })
     }

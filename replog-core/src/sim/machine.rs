@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use super::{
     disk::SimulatedStorage,
-    mistakes,
+    mistakes::{self, Place},
     network::{self, BriefAnswer, CallError, Replication, SimulatedNetwork},
     world::{self, Life},
 };
@@ -83,8 +83,8 @@ impl Machine {
         self.listen(move |Replication(request): Replication| {
             let secondary = secondary.clone();
             async move {
-                let request = mistakes::on_request(life, request);
                 let asked: Request = request.clone();
+                let request = mistakes::on_request(life, request);
                 let response = secondary.serve(request).await.ok()?;
                 let response = mistakes::on_response(life, &asked, response);
                 world::with(|world| {
@@ -289,17 +289,17 @@ impl Host for SimulatedHost {
             if !world::exists() {
                 return;
             }
-            let Some(command) = mistakes::on_command(life, command) else {
-                return;
-            };
             if let WriteCommand::Append(batch) = &command {
                 world::with(|world| world.on_append(life.machine, batch));
             }
-            let mut commands = queue
-                .commands
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            commands.push_back(command);
+            mistakes::on_command(life, command, |place, command| {
+                let commands = queue.commands.lock();
+                let mut commands = commands.unwrap_or_else(PoisonError::into_inner);
+                match place {
+                    Place::Back => commands.push_back(command),
+                    Place::Front => commands.push_front(command),
+                }
+            });
             queue.arrived.notify_one();
         };
         Ok(LogWriter::hosted(Arc::new(submit)))
@@ -350,8 +350,8 @@ async fn drive(life: Life, mut writer: WriterLoop, mut report: Reports, queue: A
                 if world::with(|world| !world.lives(life)) {
                     return;
                 }
-                if !mistakes::on_step(life, step, &mut writer, &mut report) {
-                    writer.step(&mut |done| report(mistakes::on_report(life, done)));
+                if !mistakes::on_step(life, step, &writer, &mut report) {
+                    writer.step(&mut |done| mistakes::on_report(life, done, &mut report));
                 }
             }
         }

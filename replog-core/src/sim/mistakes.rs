@@ -1,56 +1,416 @@
 //! Mistakes to plant: each check must find those that it is there for.
 //!
-//! They change what passes between a node and its surroundings, so that the node behaves as one
-//! would that has the mistake; the code of the nodes itself knows nothing of them.
+//! They change what passes between a node and its surroundings (requests, answers, the commands
+//! and reports of its writer, its disk), so that the node behaves as one would that has the
+//! mistake; the code of the nodes knows nothing of them.
 
-use super::world::{Life, World};
+use std::collections::BTreeMap;
+
+use super::world::{self, Life, MachineId, World};
 use crate::{
     log::{NextStep, WriteCommand, WriteReport, WriterLoop},
-    transport::{Request, Response},
+    record::RecordBatch,
+    transport::{Answer, Progress, Refusal, Request, RequestBody, Response},
+    types::{Epoch, NodeName, Offset},
 };
 
-/// A mistake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mistake {
-    DirectoryNotSynced,
-    FailedSyncTriedAgain,
+macro_rules! mistakes {
+    ($($(#[doc = $text:literal])+ $name:ident,)+) => {
+        /// A mistake.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[cfg_attr(not(test), expect(dead_code, reason = "mistakes are planted by tests"))]
+        pub(crate) enum Mistake {
+            $($(#[doc = $text])+ $name,)+
+        }
+
+        impl Mistake {
+            /// All of them, with what each does.
+            #[cfg(test)]
+            pub(crate) const ALL: &[(Mistake, &'static str)] =
+                &[$((Mistake::$name, concat!($($text),+)),)+];
+        }
+    };
 }
 
-pub(crate) fn hides_failed_sync(world: &mut World) -> bool {
-    world.planted(Mistake::FailedSyncTriedAgain)
+mistakes! {
+    /// a secondary answers records before it has synced them
+    AnsweredBeforeSync,
+    /// the master counts its own records before it has synced them
+    OwnEndBeforeSync,
+    /// one link's answer counts for another secondary too
+    AnswerCountedTwice,
+    /// an end counts whatever log epoch the answer names
+    EndsCountBeforeAlignment,
+    /// an answer of an earlier life of a node is believed
+    EarlierLifeBelieved,
+    /// the log epoch is taken before the log covers what the master had adopted
+    LogEpochTakenEarly,
+    /// a node that is being refilled counts before it reaches its target
+    RefillTargetIgnored,
+    /// a wiped node's promise counts like an intact one's
+    WipedNodeVotes,
+    /// the ends that promises name are ignored: what is missing is not fetched
+    EndsOfPromisesIgnored,
+    /// the log of the newest records is adopted, not that of the newest log epoch
+    AdoptedByRecordsEpoch,
+    /// a hello carries an epoch that is not on the master's disk
+    EpochSentBeforeSync,
+    /// a promise is answered before it is on disk
+    PromiseAnsweredBeforeSync,
+    /// requests of an older epoch than promised are served
+    OlderEpochServed,
+    /// a promise is answered while older writes still wait
+    PromiseOvertakesWrites,
+    /// the pairs of a hello are not compared, and duplicates go by offset alone
+    DivergenceOverlooked,
+    /// an aligned log may be longer than the master's
+    LongerLogKept,
+    /// a cut goes one record too deep
+    CutTooDeep,
+    /// a cut of a file is not synced
+    CutNotSynced,
+    /// the master's end passes for committed
+    CommittedTooFar,
+    /// a record on its way to the writer is lost, and the next one appended
+    AppendedPastGap,
+    /// a record is given to the writer twice
+    AppendedTwice,
+    /// a failed sync is tried again, and believed
+    FailedSyncTriedAgain,
+    /// the directory is not synced after a rename
+    RenameNotSynced,
+    /// the directory is not synced after a segment was made
+    SegmentEntryNotSynced,
+    /// the meta file is not synced before it is renamed
+    MetaNotSynced,
+    /// what the cache holds after an unclean stop is believed
+    CacheBelieved,
+    /// records are not checked at a start
+    NoChecksumAtStart,
+    /// a master whose disk was lost founds a cluster beside the one that exists
+    FoundsBesideOthers,
+    /// a node that was heard long ago passes for alive
+    OldNewsBelieved,
+    /// an append is handled only when the one before is answered
+    OneAfterTheOther,
+    /// a waiting append is forgotten
+    WaiterForgotten,
+    /// what waits behind a gap has no limit
+    GapWithoutLimit,
+}
+
+/// What mistakes remember.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    best_end: BTreeMap<Epoch, Offset>,
+    first_life: BTreeMap<NodeName, crate::types::Incarnation>,
+    last_answer: BTreeMap<(MachineId, String), Response>,
+    /// Metas that were reported before they were saved.
+    reported_early: BTreeMap<MachineId, u64>,
+}
+
+fn planted() -> Option<Mistake> {
+    world::with(|world| world.mistake)
 }
 
 /// What arrives at a node, before it sees it.
-pub(crate) fn on_request(_: Life, request: Request) -> Request {
+pub(crate) fn on_request(life: Life, mut request: Request) -> Request {
+    let Some(mistake) = planted() else {
+        return request;
+    };
+    match mistake {
+        Mistake::EarlierLifeBelieved => {
+            world::with(|world| {
+                if let Some(own) = world.own_life(life.machine)
+                    && let Some(progress) = progress(&mut request.body)
+                {
+                    progress.to_incarnation = own;
+                }
+            });
+        }
+        Mistake::LogEpochTakenEarly => {
+            if let RequestBody::Hello(hello) = &mut request.body {
+                hello.adopted_end = Offset::ZERO;
+            }
+        }
+        Mistake::RefillTargetIgnored => {
+            if let Some(progress) = progress(&mut request.body) {
+                progress.refill_target = Some(Offset::ZERO);
+            }
+        }
+        Mistake::OlderEpochServed => world::with(|world| {
+            let promised = world.promised(life.machine);
+            let asks = matches!(
+                request.body,
+                RequestBody::Promise(_) | RequestBody::Hello(_)
+            );
+            if !asks && promised > request.epoch {
+                request.epoch = promised;
+            }
+        }),
+        Mistake::DivergenceOverlooked => {
+            let Some(view) = world::with(|world| world.checks.view(life.machine)) else {
+                return request;
+            };
+            match &mut request.body {
+                RequestBody::Hello(hello) => {
+                    hello.epoch_starts = view.epoch_starts(64);
+                    hello.end = hello.end.max(view.written_end());
+                    hello.epoch_starts_end = hello.end;
+                }
+                RequestBody::Append(append) => {
+                    let end = view.written_end();
+                    let new = |batch: &RecordBatch| batch.slice(end, Offset(u64::MAX));
+                    let records: Vec<RecordBatch> = append.records.iter().filter_map(new).collect();
+                    if !records.is_empty() {
+                        append.records = records;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Mistake::LongerLogKept => {
+            if let RequestBody::Hello(hello) = &mut request.body {
+                hello.end = Offset(1 << 60);
+                hello.epoch_starts_end = hello.end;
+            }
+        }
+        Mistake::CommittedTooFar => {
+            if let Some(progress) = progress(&mut request.body) {
+                progress.committed = Some(progress.end);
+            }
+        }
+        _ => {}
+    }
     request
 }
 
+fn progress(body: &mut RequestBody) -> Option<&mut Progress> {
+    match body {
+        RequestBody::Heartbeat(progress) => Some(progress),
+        RequestBody::Append(append) => Some(&mut append.progress),
+        _ => None,
+    }
+}
+
 /// What a node answers, before it is sent.
-pub(crate) fn on_response(_: Life, _: &Request, response: Response) -> Response {
+pub(crate) fn on_response(_: Life, asked: &Request, mut response: Response) -> Response {
+    match planted() {
+        Some(Mistake::WipedNodeVotes) => {
+            if matches!(asked.body, RequestBody::Promise(_)) {
+                response.state.log_epoch.get_or_insert(Epoch(1));
+            }
+        }
+        Some(Mistake::GapWithoutLimit) => {
+            if response.state.buffered > 0 {
+                response.state.buffered = u64::MAX;
+            }
+        }
+        _ => {}
+    }
     response
+}
+
+/// What a master is told instead of waiting for an answer.
+pub(crate) fn instead_of_call(life: Life, to: &str, request: &Request) -> Option<Response> {
+    if planted() != Some(Mistake::OldNewsBelieved)
+        || !matches!(request.body, RequestBody::Heartbeat(_))
+    {
+        return None;
+    }
+    world::with(|world| {
+        let heard = &world.memory.last_answer;
+        heard.get(&(life.machine, to.to_owned())).cloned()
+    })
 }
 
 /// What a master receives, before it sees it.
-pub(crate) fn on_answer(_: Life, response: Response) -> Response {
+pub(crate) fn on_answer(life: Life, to: &str, epoch: Epoch, mut response: Response) -> Response {
+    let Some(mistake) = planted() else {
+        return response;
+    };
+    let refused = matches!(response.answer, Answer::Refused(_));
+    match mistake {
+        Mistake::AnswerCountedTwice if !refused => world::with(|world| {
+            let best = world.memory.best_end.entry(epoch).or_default();
+            *best = (*best).max(response.state.durable_end);
+            response.state.durable_end = *best;
+        }),
+        Mistake::EndsCountBeforeAlignment if !refused => {
+            if matches!(response.answer, Answer::Taken | Answer::Aligned(_)) {
+                response.state.log_epoch = Some(epoch);
+            }
+        }
+        Mistake::EarlierLifeBelieved => world::with(|world| {
+            let first = &mut world.memory.first_life;
+            response.incarnation = *first
+                .entry(response.name.clone())
+                .or_insert(response.incarnation);
+            if matches!(response.answer, Answer::Refused(Refusal::HelloFirst)) {
+                response.answer = Answer::Taken;
+            }
+        }),
+        Mistake::EndsOfPromisesIgnored => {
+            if matches!(response.answer, Answer::Promised(_)) {
+                response.state.durable_end = Offset::ZERO;
+            }
+        }
+        Mistake::AdoptedByRecordsEpoch => {
+            if let Answer::Promised(promised) = &response.answer
+                && response.state.log_epoch.is_some()
+            {
+                let newest = promised.epoch_starts.last().map(|start| start.epoch);
+                response.state.log_epoch = newest.or(Some(Epoch(0)));
+            }
+        }
+        Mistake::FoundsBesideOthers => {
+            if let Answer::Identity(identity) = &mut response.answer {
+                identity.nodes.clear();
+                response.cluster = None;
+            }
+        }
+        Mistake::OldNewsBelieved if matches!(response.answer, Answer::Taken) => {
+            world::with(|world| {
+                let key = (life.machine, to.to_owned());
+                world.memory.last_answer.insert(key, response.clone());
+            });
+        }
+        _ => {}
+    }
     response
 }
 
+/// Whose turn it is.
+pub(crate) type Turns = tokio::sync::Mutex<()>;
+
+/// Waits for the turn, where appends take turns.
+pub(crate) async fn turn(turns: &Turns) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+    match planted() {
+        Some(Mistake::OneAfterTheOther) => Some(turns.lock().await),
+        _ => None,
+    }
+}
+
+/// Where a command goes in the queue of a writer.
+pub(crate) enum Place {
+    Back,
+    Front,
+}
+
 /// What a node asks its writer to do.
-pub(crate) fn on_command(_: Life, command: WriteCommand) -> Option<WriteCommand> {
-    Some(command)
+pub(crate) fn on_command(
+    life: Life,
+    command: WriteCommand,
+    mut submit: impl FnMut(Place, WriteCommand),
+) {
+    let is_master = |world: &World| world.checks.is_master(life.machine);
+    match (planted(), command) {
+        (Some(Mistake::CutTooDeep), WriteCommand::Truncate { ticket, to }) => {
+            let to = Offset(to.0.saturating_sub(1));
+            submit(Place::Back, WriteCommand::Truncate { ticket, to });
+        }
+        (Some(Mistake::AppendedPastGap), WriteCommand::Append(batch)) => {
+            let lost = world::with(|world| !is_master(world) && world.chance(0.02));
+            if !lost {
+                submit(Place::Back, WriteCommand::Append(batch));
+            }
+        }
+        (Some(Mistake::AppendedTwice), WriteCommand::Append(batch)) => {
+            if world::with(|world| !is_master(world) && world.chance(0.02)) {
+                submit(Place::Back, WriteCommand::Append(batch.clone()));
+            }
+            submit(Place::Back, WriteCommand::Append(batch));
+        }
+        (Some(Mistake::PromiseOvertakesWrites), command @ WriteCommand::SaveMeta { .. }) => {
+            submit(Place::Front, command);
+        }
+        (_, command) => submit(Place::Back, command),
+    }
 }
 
 /// What a writer tells its node.
-pub(crate) fn on_report(_: Life, report: WriteReport) -> WriteReport {
-    report
+pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(WriteReport)) {
+    let Some(mistake) = planted() else {
+        report(done);
+        return;
+    };
+    let is_master = world::with(|world| world.checks.is_master(life.machine));
+    let early = match (mistake, &done) {
+        (Mistake::AnsweredBeforeSync, WriteReport::Written { end }) if !is_master => Some(*end),
+        (Mistake::OwnEndBeforeSync, WriteReport::Written { end }) if is_master => Some(*end),
+        _ => None,
+    };
+    let forgotten = match (mistake, &done) {
+        (Mistake::WaiterForgotten, WriteReport::Durable { .. }) => {
+            is_master && world::with(|world| world.chance(0.1))
+        }
+        (
+            Mistake::EpochSentBeforeSync | Mistake::PromiseAnsweredBeforeSync,
+            WriteReport::MetaSaved { ticket, .. },
+        ) => world::with(|world| {
+            let early = &mut world.memory.reported_early;
+            early.get(&life.machine) == Some(ticket) && early.remove(&life.machine).is_some()
+        }),
+        _ => false,
+    };
+    if !forgotten {
+        report(done);
+    }
+    if let Some(end) = early {
+        report(WriteReport::Durable { end });
+    }
 }
 
-/// Before a step of a writer; true when it was done in another way.
+/// Before a step of a writer; true when something else was done in its place.
 pub(crate) fn on_step(
-    _: Life,
-    _: NextStep,
-    _: &mut WriterLoop,
-    _: &mut dyn FnMut(WriteReport),
+    life: Life,
+    step: NextStep,
+    writer: &WriterLoop,
+    report: &mut dyn FnMut(WriteReport),
 ) -> bool {
-    false
+    let mistake = match planted() {
+        Some(mistake @ (Mistake::EpochSentBeforeSync | Mistake::PromiseAnsweredBeforeSync))
+            if step == NextStep::Alone =>
+        {
+            mistake
+        }
+        _ => return false,
+    };
+    let is_master = world::with(|world| world.checks.is_master(life.machine));
+    if is_master != (mistake == Mistake::EpochSentBeforeSync) {
+        return false;
+    }
+    let Some((ticket, durable_end)) = writer.meta_next() else {
+        return false;
+    };
+    // A master numbers nothing: whether this one was reported is known by its being there.
+    let told = world::with(|world| {
+        let early = &mut world.memory.reported_early;
+        early.insert(life.machine, ticket) == Some(ticket)
+    });
+    if !told {
+        report(WriteReport::MetaSaved {
+            ticket,
+            durable_end,
+        });
+    }
+    !told
+}
+
+impl World {
+    /// The life that a node on `machine` says it is.
+    fn own_life(&self, machine: MachineId) -> Option<crate::types::Incarnation> {
+        let meta = self.machines[machine.0].disk.meta.as_ref()?;
+        Some(crate::types::Incarnation {
+            instance: meta.instance,
+            start: meta.start,
+        })
+    }
+
+    /// The epoch that the disk of `machine` has promised.
+    fn promised(&self, machine: MachineId) -> Epoch {
+        let meta = self.machines[machine.0].disk.meta.as_ref();
+        let promised = meta.and_then(|meta| meta.promised.as_ref());
+        promised.map_or(Epoch(0), |promised| promised.epoch)
+    }
 }

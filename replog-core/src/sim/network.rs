@@ -333,8 +333,12 @@ impl Transport for Way {
             world.note(format_args!("{from} -> {to}: {text}"));
         });
         Box::pin(async move {
+            if let Some(response) = mistakes::instead_of_call(life, &to, &request) {
+                return Ok(response);
+            }
+            let epoch = request.epoch;
             let answer = call::<Replication, Response>(life, &to, Replication(request)).await;
-            let answer = answer.map(|response| mistakes::on_answer(life, response));
+            let answer = answer.map(|response| mistakes::on_answer(life, &to, epoch, response));
             if let Ok(response) = &answer {
                 world::with(|world| world.on_contact(life, response));
             }

@@ -512,11 +512,12 @@ impl Scheduler {
             if matches!(doom, Doom::Wipe(_)) {
                 world.on_wipe(machine);
             }
+            let checked = !world.planted(Mistake::NoChecksumAtStart);
             let World { machines, rng, .. } = world;
             let disk = &mut machines[machine.0].disk;
             match doom {
                 Doom::Kill(_) => disk.lose_process(),
-                Doom::PowerCut(_) => disk.lose_power(rng),
+                Doom::PowerCut(_) => disk.lose_power(rng, checked),
                 Doom::Wipe(_) => disk.wipe(),
                 Doom::Retire(_) => {
                     disk.wipe();

@@ -18,7 +18,7 @@ use super::{
     checks::Checks,
     disk::Disk,
     faults::{Fault, Faults},
-    mistakes::Mistake,
+    mistakes::{Memory, Mistake},
     network::{Listener, Packet, PortId, Reply, Wires},
     trace::Trace,
 };
@@ -112,6 +112,7 @@ pub(crate) struct World {
     /// Crash this machine when the trace has so many events.
     pub(crate) crash_at: Option<(u64, MachineId)>,
     pub(crate) mistake: Option<Mistake>,
+    pub(crate) memory: Memory,
     pub(crate) goals: BTreeSet<u64>,
     line: String,
 }
@@ -137,6 +138,7 @@ impl World {
             violation: None,
             crash_at: None,
             mistake: None,
+            memory: Memory::default(),
             goals: BTreeSet::new(),
             line: String::new(),
         }

@@ -16,7 +16,7 @@ mod r09_fencing;
 mod r10_no_silent_damage;
 mod r11_bounded;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     handle::host::{Role, Watched},
-    log::Meta,
+    log::{LogView, Meta},
     record::RecordBatch,
     transport::{Request, Response},
     types::Offset,
@@ -123,6 +123,19 @@ impl Disks<'_> {
 }
 
 impl Checks {
+    /// Whether the node on `machine` is a master.
+    pub(crate) fn is_master(&self, machine: MachineId) -> bool {
+        let node = self.nodes.get(&machine);
+        node.is_some_and(|node| matches!(node.watched.role, Role::Master { .. }))
+    }
+
+    /// The log of the node on `machine`.
+    pub(crate) fn view(&self, machine: MachineId) -> Option<Arc<LogView>> {
+        self.nodes
+            .get(&machine)
+            .map(|node| node.watched.view.clone())
+    }
+
     /// A master sends a request.
     pub(crate) fn on_request_sent(&mut self, machine: MachineId, request: &Request) {
         self.fencing.on_request_sent(machine, request);
@@ -234,6 +247,7 @@ impl World {
     ) {
         self.check(|_, disks, _| {
             r09_fencing::on_answered(disks, machine, request, response)?;
+            r11_bounded::on_answered(disks, machine, response)?;
             r10_no_silent_damage::on_answered(disks, machine, response)
         });
     }

@@ -40,6 +40,9 @@ pub struct Faults {
     pub flipped_bits: f64,
     /// Wall clocks that jump by up to ten years.
     pub clock_jumps: f64,
+    /// Probability of trouble just after a step that others will rely on: after a write of the
+    /// master and before its sync, after a promise, a log epoch, a cut.
+    pub ambushes: f64,
     /// Nodes that are replaced by their standby while they stand still, are cut off or down, and
     /// that come back without knowing.
     pub replacements: f64,
@@ -65,6 +68,7 @@ impl Faults {
             wipes: 0.0,
             flipped_bits: 0.0,
             clock_jumps: 0.0,
+            ambushes: 0.0,
             replacements: 0.0,
         }
     }
@@ -85,9 +89,10 @@ impl Faults {
             slow_disks: 2.0,
             failed_sync: 0.0005,
             full_disks: 0.0,
-            wipes: 1.5,
+            wipes: 3.0,
             flipped_bits: 0.0,
             clock_jumps: 2.0,
+            ambushes: 0.03,
             replacements: 1.0,
         }
     }
@@ -120,6 +125,7 @@ impl Faults {
             wipes: draw(all.wipes),
             flipped_bits: draw(all.flipped_bits),
             clock_jumps: draw(all.clock_jumps),
+            ambushes: draw(all.ambushes),
             replacements: draw(all.replacements),
         }
     }
@@ -139,6 +145,7 @@ pub(crate) enum Fault {
     FlippedBit,
     ClockJump,
     Replacement,
+    Ambush(MachineId),
     Retire { old: MachineId, new: MachineId },
     MendWay(MachineId, MachineId),
     Resume(MachineId),
@@ -175,7 +182,8 @@ impl Faults {
             Fault::FlippedBit => self.flipped_bits,
             Fault::ClockJump => self.clock_jumps,
             Fault::Replacement => self.replacements,
-            Fault::Retire { .. }
+            Fault::Ambush(_)
+            | Fault::Retire { .. }
             | Fault::MendWay(..)
             | Fault::Resume(_)
             | Fault::FastAgain(_)
@@ -226,6 +234,7 @@ impl World {
                 return vec![Doom::Retire(old), Doom::Kill(new)];
             }
             _ if !self.faults_on => {}
+            Fault::Ambush(machine) => return self.spring(machine),
             kind => {
                 self.plan(kind);
                 return self.strike_now(kind);
@@ -287,13 +296,46 @@ impl World {
                 self.note(format_args!("the clock of {name} jumps"));
             }
             Fault::Replacement => return self.replace_node(),
-            Fault::Retire { .. }
+            Fault::Ambush(_)
+            | Fault::Retire { .. }
             | Fault::MendWay(..)
             | Fault::Resume(_)
             | Fault::FastAgain(_)
             | Fault::RoomAgain(_) => {}
         }
         Vec::new()
+    }
+
+    /// A step that others will rely on was done on `machine`: there may be trouble at once.
+    pub(crate) fn lie_in_wait(&mut self, machine: MachineId, times: f64) {
+        if self.faults_on && self.chance(self.faults.ambushes * times) {
+            let us = self.between(0, 5_000);
+            self.schedule(us, Event::Fault(Fault::Ambush(machine)));
+        }
+    }
+
+    fn spring(&mut self, machine: MachineId) -> Vec<Doom> {
+        self.count("fault: ambush");
+        let mut dooms = Vec::new();
+        if self.chance(0.6) {
+            dooms.push(match self.chance(0.8) {
+                true => Doom::PowerCut(machine),
+                false => Doom::Kill(machine),
+            });
+        }
+        if self.chance(0.4)
+            && let Some(other) = self.pick()
+        {
+            self.partition(other);
+        }
+        if self.chance(0.3)
+            && let Some(other) = self.pick()
+            && self.faults.wipes > 0.0
+            && self.may_lose_disk(other)
+        {
+            dooms.push(Doom::Wipe(other));
+        }
+        dooms
     }
 
     /// A standby takes the place of its node.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::world::{self, Life, MachineId, World};
 use crate::{
-    log::{NextStep, WriteCommand, WriteReport, WriterLoop},
+    log::{NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
     record::RecordBatch,
     transport::{Answer, Progress, Refusal, Request, RequestBody, Response},
     types::{Epoch, NodeName, Offset},
@@ -144,8 +144,12 @@ pub(crate) fn on_request(life: Life, mut request: Request) -> Request {
                 request.body,
                 RequestBody::Promise(_) | RequestBody::Hello(_)
             );
-            if !asks && promised > request.epoch {
-                request.epoch = promised;
+            if let Some(promised) = promised.filter(|promised| {
+                !asks && promised.epoch > request.epoch && promised.name == request.from
+            }) {
+                request.epoch = promised.epoch;
+                request.incarnation.instance = promised.instance;
+                request.incarnation.start = promised.start;
             }
         }),
         Mistake::DivergenceOverlooked => {
@@ -330,6 +334,17 @@ pub(crate) fn on_command(
 
 /// What a writer tells its node.
 pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(WriteReport)) {
+    world::with(|world| match &done {
+        WriteReport::Written { .. } if world.checks.is_master(life.machine) => {
+            world.lie_in_wait(life.machine, 1.0);
+        }
+        WriteReport::MetaSaved { .. } => world.lie_in_wait(life.machine, 3.0),
+        WriteReport::Truncated { .. } => {
+            world.count("log cut");
+            world.lie_in_wait(life.machine, 10.0);
+        }
+        _ => {}
+    });
     let Some(mistake) = planted() else {
         report(done);
         return;
@@ -408,9 +423,8 @@ impl World {
     }
 
     /// The epoch that the disk of `machine` has promised.
-    fn promised(&self, machine: MachineId) -> Epoch {
-        let meta = self.machines[machine.0].disk.meta.as_ref();
-        let promised = meta.and_then(|meta| meta.promised.as_ref());
-        promised.map_or(Epoch(0), |promised| promised.epoch)
+    fn promised(&self, machine: MachineId) -> Option<Promised> {
+        let meta = self.machines[machine.0].disk.meta.as_ref()?;
+        meta.promised.clone()
     }
 }

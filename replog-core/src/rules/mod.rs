@@ -12,6 +12,8 @@ mod cluster_tests;
 pub(crate) mod fence;
 pub(crate) mod health;
 pub(crate) mod link;
+#[cfg(test)]
+mod model;
 pub(crate) mod office;
 pub(crate) mod progress;
 pub(crate) mod quorum;

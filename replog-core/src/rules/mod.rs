@@ -16,6 +16,8 @@ pub(crate) mod link;
 mod model;
 pub(crate) mod office;
 pub(crate) mod progress;
+#[cfg(test)]
+mod property_tests;
 pub(crate) mod quorum;
 pub(crate) mod recovery;
 pub(crate) mod reorder;

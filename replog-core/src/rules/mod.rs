@@ -11,6 +11,8 @@ pub(crate) mod backoff;
 mod cluster_tests;
 pub(crate) mod fence;
 pub(crate) mod health;
+#[cfg(test)]
+mod history_tests;
 pub(crate) mod link;
 #[cfg(test)]
 mod model;

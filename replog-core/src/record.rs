@@ -699,6 +699,58 @@ mod tests {
             let _ = RecordBatch::check(Offset(0), bytes.into());
         }
 
+        /// Rule 10: damage is found where it is, and nothing behind it is believed.
+        #[test]
+        fn a_changed_byte_in_a_batch_is_found_in_its_record(
+            all in prop::collection::vec(fields(), 1..8),
+            at in any::<prop::sample::Index>(),
+            change in 1..=255_u8,
+        ) {
+            let records: Vec<Record<'_>> =
+                all.iter().zip(3..).map(|(fields, offset)| record(offset, 4, fields)).collect();
+            let mut bytes = encoded(&records).to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= change;
+            let (begin, _) = RecordBatch::check(Offset(3), bytes.clone().into()).unwrap_err();
+            let before: Vec<Record<'_>> = records
+                .iter()
+                .scan(0, |end, record| {
+                    *end += record.encoded_bytes();
+                    (*end <= at).then_some(*record)
+                })
+                .collect();
+            prop_assert_eq!(begin, encoded(&before).len());
+            prop_assert_eq!(&bytes[..begin], &encoded(&before)[..]);
+        }
+
+        /// Rule 10: what is left of a batch is its first records, or it is refused.
+        #[test]
+        fn a_batch_that_was_cut_short_is_refused_unless_between_records(
+            all in prop::collection::vec(fields(), 1..8),
+            keep in any::<prop::sample::Index>(),
+        ) {
+            let records: Vec<Record<'_>> =
+                all.iter().zip(3..).map(|(fields, offset)| record(offset, 4, fields)).collect();
+            let whole = encoded(&records);
+            let keep = keep.index(whole.len());
+            let kept = whole.slice(..keep);
+            let ends = records.iter().scan(0, |end, record| {
+                *end += record.encoded_bytes();
+                Some(*end)
+            });
+            let full = ends.take_while(|end| *end <= keep).last().unwrap_or(0);
+            match RecordBatch::check(Offset(3), kept) {
+                Ok(batch) => {
+                    prop_assert_eq!(full, keep);
+                    prop_assert!(batch.records().eq(records.iter().copied().take(batch.count() as usize)));
+                }
+                Err((at, _)) => {
+                    prop_assert_eq!(at, full);
+                    prop_assert!(full < keep || keep == 0);
+                }
+            }
+        }
+
         #[test]
         fn parts_of_a_batch_are_the_records_they_name(
             all in prop::collection::vec((fields(), 0..3_u64), 1..12),

@@ -11,9 +11,15 @@ pub(crate) mod backoff;
 mod cluster_tests;
 pub(crate) mod fence;
 pub(crate) mod health;
+#[cfg(test)]
+mod history_tests;
 pub(crate) mod link;
+#[cfg(test)]
+mod model;
 pub(crate) mod office;
 pub(crate) mod progress;
+#[cfg(test)]
+mod property_tests;
 pub(crate) mod quorum;
 pub(crate) mod recovery;
 pub(crate) mod reorder;

@@ -1,5 +1,7 @@
 //! Opening, appending, syncing and truncating, with every kind of stop and failure between.
 
+mod lives;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

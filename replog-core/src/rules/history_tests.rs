@@ -1,0 +1,435 @@
+//! `Recovery` and `agreement` on logs that a long history left behind, in clusters of up to five.
+//!
+//! The history is naive: terms of office on plain lists of epochs, each with a majority of its
+//! own, secondaries that got a part, power cuts, wiped disks. It remembers what a majority held,
+//! and whichever nodes answer afterwards, the log that is adopted must hold that: rule 5.
+
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::{
+    alignment::{Agreement, Outline, agreement},
+    fence::promise_to,
+    recovery::{Recovery, RecoveryAction, Settings},
+};
+use crate::{
+    config::{Founding, Timing},
+    log::{ClusterIdentity, Meta},
+    record::{RecordBatch, testing::batch},
+    transport::{Answer, Fetched, NodeState, Promised, RequestBody, Response},
+    types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, NodeName, Offset, majority},
+};
+
+/// A log: the epoch of each record.
+type Log = Vec<u64>;
+
+fn starts(log: &[u64]) -> Vec<EpochStart> {
+    let mut starts: Vec<EpochStart> = Vec::new();
+    for (&epoch, first) in log.iter().zip(0..) {
+        let (epoch, first) = (Epoch(epoch), Offset(first));
+        if starts.last().is_none_or(|last| last.epoch != epoch) {
+            starts.push(EpochStart { epoch, first });
+        }
+    }
+    starts
+}
+
+fn end(log: &[u64]) -> Offset {
+    Offset(log.len() as u64)
+}
+
+fn common(one: &[u64], other: &[u64]) -> usize {
+    one.iter().zip(other).take_while(|(a, b)| a == b).count()
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    log: Log,
+    log_epoch: Option<u64>,
+}
+
+/// One term of office.
+#[derive(Clone, Debug)]
+struct Term {
+    /// Bit n: node n answers the promise, if it is needed.
+    answer: u8,
+    appends: usize,
+    /// How much of what it lacks each secondary gets; none, if the hello did not reach it.
+    fills: Vec<Option<prop::sample::Index>>,
+    /// The master loses power and up to so many records that no majority has.
+    lost: usize,
+    /// This secondary is wiped at the end, if that leaves a majority that never was.
+    wiped: Option<usize>,
+}
+
+fn any_term(nodes: usize) -> impl Strategy<Value = Term> {
+    let fill = prop::option::weighted(0.8, any::<prop::sample::Index>());
+    (
+        any::<u8>(),
+        0..4_usize,
+        prop::collection::vec(fill, nodes),
+        0..4_usize,
+        prop::option::weighted(0.2, 1..nodes),
+    )
+        .prop_map(|(answer, appends, fills, lost, wiped)| Term {
+            answer,
+            appends,
+            fills,
+            lost,
+            wiped,
+        })
+}
+
+/// A cluster of which node 0 is the master.
+#[derive(Clone, Debug)]
+struct History {
+    nodes: Vec<Node>,
+    epoch: u64,
+    /// What was ever held by a majority whose logs count.
+    acknowledged: Log,
+    wipes: usize,
+}
+
+impl History {
+    fn new(nodes: usize) -> History {
+        let founded = Node {
+            log: Vec::new(),
+            log_epoch: Some(1),
+        };
+        History {
+            nodes: vec![founded; nodes],
+            epoch: 1,
+            acknowledged: Vec::new(),
+            wipes: 0,
+        }
+    }
+
+    fn majority(&self) -> usize {
+        majority(self.nodes.len() as u32) as usize
+    }
+
+    fn serve(&mut self, term: &Term) {
+        self.epoch += 1;
+        let epoch = self.epoch;
+        let mut asked: Vec<usize> = (0..self.nodes.len()).collect();
+        // Who answers comes first; the others only as far as a majority needs them.
+        asked[1..].sort_by_key(|node| term.answer & (1 << node) == 0);
+        let answers = asked[1..]
+            .iter()
+            .filter(|node| term.answer & (1 << **node) != 0)
+            .count();
+        asked.truncate(self.majority().max(1 + answers));
+        let rank = |node: &Node| node.log_epoch.map(|log_epoch| (log_epoch, node.log.len()));
+        let best = asked
+            .iter()
+            .map(|node| &self.nodes[*node])
+            .max_by_key(|node| rank(node));
+        let mut log = best.expect("the master is one of them").log.clone();
+        assert_eq!(
+            common(&log, &self.nodes[0].log),
+            self.nodes[0].log.len(),
+            "a master was cut"
+        );
+        let adopted = log.len();
+        log.extend(vec![epoch; term.appends]);
+        let mut counted = vec![log.len()];
+        for (node, fill) in self.nodes.iter_mut().zip(&term.fills).skip(1) {
+            let Some(fill) = fill else { continue };
+            node.log.truncate(common(&node.log, &log));
+            let from = node.log.len();
+            let until = from + fill.index(log.len() - from + 1);
+            node.log.extend(&log[from..until]);
+            let needed = if node.log_epoch.is_some() {
+                adopted
+            } else {
+                log.len()
+            };
+            if until >= needed {
+                node.log_epoch = Some(epoch);
+                counted.push(until);
+            }
+        }
+        counted.sort_unstable_by(|a, b| b.cmp(a));
+        let committed = counted.get(self.majority() - 1).copied().unwrap_or(0);
+        let known = common(&self.acknowledged, &log);
+        assert_eq!(
+            known,
+            self.acknowledged.len().min(log.len()),
+            "rule 1, by the history itself"
+        );
+        if committed > self.acknowledged.len() {
+            self.acknowledged = log[..committed].to_vec();
+        }
+        // What the master had not synced was never acknowledged.
+        let kept = log.len() - term.lost.min(log.len() - adopted.max(committed));
+        log.truncate(kept);
+        self.nodes[0] = Node {
+            log,
+            log_epoch: Some(epoch),
+        };
+        if let Some(wiped) = term.wiped
+            && self.wipes + 1 < self.majority()
+        {
+            self.wipes += 1;
+            self.nodes[wiped] = Node::default();
+        }
+    }
+}
+
+fn any_history() -> impl Strategy<Value = History> {
+    (2..=5_usize).prop_flat_map(|nodes| {
+        prop::collection::vec(any_term(nodes), 1..9).prop_map(move |terms| {
+            let mut history = History::new(nodes);
+            terms.iter().for_each(|term| history.serve(term));
+            history
+        })
+    })
+}
+
+fn name(node: usize) -> NodeName {
+    NodeName::new(&format!("n{node}")).unwrap()
+}
+
+fn life(node: usize) -> Incarnation {
+    Incarnation {
+        instance: InstanceId::from_bytes([node as u8; 16]),
+        start: 1,
+    }
+}
+
+fn cluster() -> ClusterId {
+    ClusterId::from_bytes([9; 16])
+}
+
+/// The records of `from..until`, as few of a log as one answer carries.
+fn records(log: &[u64], from: usize, until: usize) -> Vec<RecordBatch> {
+    let mut batches = Vec::new();
+    let mut from = from;
+    while from < until {
+        let same = log[from..until]
+            .iter()
+            .take_while(|epoch| **epoch == log[from])
+            .count();
+        batches.push(batch(from as u64..(from + same) as u64, log[from]));
+        from += same;
+    }
+    batches
+}
+
+/// The recovery of node 0 with what the other nodes answer.
+struct Start {
+    recovery: Recovery,
+    now: Instant,
+    own: Log,
+    nodes: Vec<Node>,
+    /// Who answers at all.
+    answers: u8,
+    /// Records in one answer.
+    at_once: usize,
+}
+
+impl Start {
+    fn new(history: &History, answers: u8, at_once: usize) -> Start {
+        let nodes: Vec<NodeName> = (0..history.nodes.len()).map(name).collect();
+        let master = &history.nodes[0];
+        let meta = Meta {
+            name: name(0),
+            instance: life(0).instance,
+            start: 1,
+            cluster: Some(ClusterIdentity {
+                id: cluster(),
+                nodes: nodes.clone(),
+            }),
+            promised: Some(promise_to(None, Epoch(history.epoch), &name(0), life(0))),
+            log_epoch: master.log_epoch.map(Epoch),
+            forced_epoch: None,
+        };
+        let settings = Settings {
+            nodes,
+            founding: Founding::Never,
+            timing: Timing::default(),
+            drawn: cluster(),
+        };
+        let now = Instant::now();
+        Start {
+            recovery: Recovery::new(settings, meta, end(&master.log), now),
+            now,
+            own: master.log.clone(),
+            nodes: history.nodes.clone(),
+            answers,
+            at_once,
+        }
+    }
+
+    /// Goes on until it serves, or until nothing happens any more.
+    fn run(&mut self) -> Option<Offset> {
+        for _ in 0..500 {
+            let actions = self.recovery.take_actions();
+            if actions.is_empty() {
+                self.now = self.recovery.next_deadline()?;
+                let own = starts(&self.own);
+                self.recovery.on_deadline(self.now, &own);
+            }
+            for action in actions {
+                match action {
+                    RecoveryAction::Save(_) => self.recovery.on_saved(self.now),
+                    RecoveryAction::Truncate(to) => {
+                        assert!(
+                            self.nodes[0].log_epoch.is_none(),
+                            "an intact master was cut"
+                        );
+                        self.own.truncate(to.0 as usize);
+                        self.recovery.on_truncated(self.now, to);
+                    }
+                    RecoveryAction::Append(batches) => {
+                        for record in batches.iter().flat_map(|batch| batch.records()) {
+                            assert_eq!(record.offset, end(&self.own));
+                            self.own.push(record.epoch.0);
+                        }
+                        self.recovery.on_durable(self.now, end(&self.own));
+                    }
+                    RecoveryAction::Ask {
+                        to,
+                        epoch,
+                        serial,
+                        body,
+                        ..
+                    } => self.ask(&to, epoch, serial, &body),
+                    RecoveryAction::Serve { adopted_end, .. } => return Some(adopted_end),
+                    RecoveryAction::Note(_) => {}
+                    RecoveryAction::BecomeFenced(by) => panic!("{by:?}"),
+                }
+            }
+        }
+        panic!("it never ends: {:?}", self.recovery);
+    }
+
+    fn ask(&mut self, to: &[NodeName], promised: Epoch, serial: u64, body: &RequestBody) {
+        for node in 1..self.nodes.len() {
+            if !to.contains(&name(node)) || self.answers & (1 << node) == 0 {
+                continue;
+            }
+            let Node { log, log_epoch } = &self.nodes[node];
+            let answer = match body {
+                RequestBody::Promise(_) => Answer::Promised(Promised {
+                    epoch_starts: starts(log),
+                }),
+                RequestBody::Fetch(fetch) => {
+                    let from = fetch.from.0 as usize;
+                    Answer::Records(Fetched {
+                        epoch_starts: Vec::new(),
+                        records: records(log, from, log.len().min(from + self.at_once)),
+                    })
+                }
+                other => panic!("{other:?}"),
+            };
+            let response = Response {
+                cluster: Some(cluster()),
+                name: name(node),
+                incarnation: life(node),
+                state: NodeState {
+                    durable_end: end(log),
+                    log_epoch: log_epoch.map(Epoch),
+                    promised,
+                    buffered: 0,
+                },
+                answer,
+            };
+            let own = starts(&self.own);
+            self.recovery.on_answer(self.now, serial, response, &own);
+        }
+    }
+
+    /// Whether enough answer, by the letter of the protocol.
+    fn may_serve(&self) -> bool {
+        let intact = self.nodes[0].log_epoch.is_some();
+        let answer = |node: &usize| self.answers & (1 << node) != 0;
+        let counts = |node: &usize| intact || self.nodes[*node].log_epoch.is_some();
+        let others = (1..self.nodes.len()).filter(|node| answer(node) && counts(node));
+        others.count() + usize::from(intact) >= majority(self.nodes.len() as u32) as usize
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+    /// Rule 5, and that an intact master never cuts its own log.
+    #[test]
+    fn whoever_answers_the_adopted_log_holds_what_a_majority_held(
+        history in any_history(),
+        answers in any::<u8>(),
+        at_once in 1..5_usize,
+        master in prop_oneof![
+            3 => Just(None),
+            2 => any::<prop::sample::Index>().prop_map(Some),
+        ],
+    ) {
+        let mut history = history;
+        if let Some(left) = master
+            && history.wipes + 1 < history.majority()
+        {
+            // The master is lost, or half refilled; what it still holds counts for nothing.
+            history.nodes[0].log_epoch = None;
+            let left = left.index(history.nodes[0].log.len() + 1);
+            history.nodes[0].log.truncate(left);
+        }
+        let mut start = Start::new(&history, answers, at_once);
+        let served = start.run();
+        prop_assert_eq!(served.is_some(), start.may_serve());
+        if let Some(adopted_end) = served {
+            prop_assert_eq!(adopted_end, end(&start.own));
+            let held = common(&start.own, &history.acknowledged);
+            prop_assert_eq!(held, history.acknowledged.len(), "{:?} {:?}", start.own, history);
+        }
+    }
+
+    /// Rule 1: agreement is the common beginning, however few of the newest pairs are told at a
+    /// time.
+    #[test]
+    fn agreement_is_the_common_beginning(
+        history in any_history(),
+        at_a_time in 1..4_usize,
+        own_at_a_time in 1..4_usize,
+    ) {
+        for own in &history.nodes {
+            for other in &history.nodes {
+                let found = asked_until_known(&own.log, &other.log, own_at_a_time, at_a_time);
+                prop_assert_eq!(found, common(&own.log, &other.log), "{:?} {:?}", own, other);
+            }
+        }
+    }
+}
+
+/// Asks for older pairs as a secondary does, of the other log and of its own.
+fn asked_until_known(own: &[u64], other: &[u64], own_at_a_time: usize, at_a_time: usize) -> usize {
+    let newest_before = |log: &[u64], before: Offset, count: usize| -> Vec<EpochStart> {
+        let mut pairs = starts(log);
+        pairs.retain(|pair| pair.first < before);
+        pairs.split_off(pairs.len().saturating_sub(count))
+    };
+    let mut own_starts = newest_before(own, Offset(u64::MAX), own_at_a_time);
+    let mut other_starts = newest_before(other, Offset(u64::MAX), at_a_time);
+    let mut other_end = end(other);
+    for _ in 0..100 {
+        let mine = Outline {
+            starts: &own_starts,
+            end: end(own),
+        };
+        let theirs = Outline {
+            starts: &other_starts,
+            end: other_end,
+        };
+        match agreement(mine, theirs) {
+            Agreement::Below(end) => return end.0 as usize,
+            Agreement::OlderNeeded { before } => {
+                other_starts = newest_before(other, before, at_a_time);
+                other_end = before;
+            }
+            Agreement::OwnOlderNeeded { before } => {
+                let older = newest_before(own, before, own_at_a_time);
+                own_starts.splice(..0, older);
+            }
+        }
+    }
+    panic!("it asks for ever");
+}

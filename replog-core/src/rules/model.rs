@@ -1,0 +1,448 @@
+//! A model of the whole protocol for three nodes, explored exhaustively within small bounds.
+//!
+//! Owns a second, much smaller telling of `recovery.rs`, `replica.rs`, `link.rs` and `fence.rs`,
+//! and the rules that no reachable state may break: 1, 4, 5 and 9, that an intact master never
+//! cuts its own log, and that equal log epochs mean logs that agree. Shares with the product what
+//! can be called on small values (`alignment`, `acks`, the majority), and is held against it where
+//! it cannot (`product.rs`: the fence, the choice of what to adopt). Each [`Mistake`] leaves one
+//! sentence out, and the checker must find what that breaks: a model that finds nothing proves
+//! little.
+//!
+//! What can happen is in `steps.rs`: power cuts that spare any part of what was not synced, wiped
+//! disks, a master replaced by an empty directory while its old process lives on, questions and
+//! answers that are late, repeated or lost.
+//!
+//! The gate explores small bounds. The larger ones take minutes and several gigabytes:
+//!
+//! ```text
+//! cargo test --release -p replog-core --lib model::explored_further -- --ignored --nocapture
+//! ```
+
+use std::fmt::Write as _;
+
+use stateright::{Checker, HasDiscoveries, Model, Path, Property};
+
+use self::{
+    state::{Broken, Disk, Log, Role, State},
+    steps::Action,
+};
+
+mod product;
+mod state;
+mod steps;
+
+/// The protocol within bounds, as it is or with a mistake.
+#[derive(Clone, Copy, Debug)]
+struct Protocol {
+    bounds: Bounds,
+    mistake: Option<Mistake>,
+}
+
+/// How much may happen.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// The highest epoch; each start of a master takes at least one.
+    epochs: u8,
+    /// The longest log.
+    records: u8,
+    /// Power cuts at secondaries.
+    crashes: u8,
+    /// Wiped disks of secondaries.
+    wipes: u8,
+    /// Empty directories in the master's place.
+    replacements: u8,
+    /// Whether the process of a replaced master lives on.
+    paused: bool,
+    /// Messages that may be late at one time.
+    late: u8,
+}
+
+/// A sentence of the protocol, left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mistake {
+    /// A master counts the ends it saw in the promises.
+    EndsCountBeforeAlignment,
+    /// An end counts whatever log epoch the answer names.
+    EndsCountWithoutLogEpoch,
+    /// The log of the newest record is adopted, not that of the highest log epoch.
+    AdoptedByRecordEpoch,
+    /// Promises of nodes that are not intact count beside a master that is not.
+    WipedPromisesCount,
+    /// A master says hello while its log epoch is not synced.
+    HelloBeforeLogEpoch,
+    /// When the epoch is raised, promises of the lower one still count.
+    PromisesForLowerEpochsCount,
+    /// A hello of a higher epoch is acted on without being saved as a promise.
+    HelloIsNoPromise,
+    /// Records of an older epoch are taken.
+    LateBatchIsTaken,
+    /// What is meant for another life of a node is taken.
+    IncarnationIsIgnored,
+    /// A secondary cuts its log by any hello, whatever its log epoch.
+    HelloCutsAgain,
+    /// A secondary cuts to the master's end and compares no epochs.
+    LengthsAreCompared,
+    /// A secondary takes the log epoch before its log covers what was adopted.
+    LogEpochBeforeAdoptedEnd,
+    /// A wiped secondary is intact once it covers what was adopted.
+    IntactBeforeRefilled,
+    /// A secondary names the end of what it has written.
+    WrittenEndIsNamed,
+    /// What the master has not synced is answered.
+    MasterIsNoPartOfAcks,
+}
+
+impl Protocol {
+    fn makes(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+}
+
+impl Model for Protocol {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![Protocol::beginning()]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        self.possible(state, actions);
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut next = *last;
+        self.step(&mut next, action);
+        if self.mistake.is_none() {
+            self.forget_refused(&mut next);
+        }
+        (next != *last).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("rule 1: one record an offset", |_, s: &State| one_order(s)),
+            Property::always("rule 4: concern", |_, s: &State| {
+                unbroken(s, Broken::Concern)
+            }),
+            Property::always("rule 5: a majority holds what was acknowledged", |_, s| {
+                any_majority_holds_what_was_acknowledged(s)
+            }),
+            Property::always("rule 5: who serves holds what was acknowledged", |_, s| {
+                who_serves_holds_what_was_acknowledged(s)
+            }),
+            Property::always("rule 9: fencing", |_, s: &State| unbroken(s, Broken::Fence)),
+            Property::always("an intact master never cuts its own log", |_, s: &State| {
+                unbroken(s, Broken::MasterCut)
+            }),
+            Property::always("equal log epochs, agreeing logs", |_, s| {
+                log_epochs_agree(s)
+            }),
+            Property::sometimes("acknowledged after a recovery", |_, s: &State| {
+                let records = s.seen.acknowledged.records();
+                records.iter().any(|record| record.epoch > 1)
+            }),
+        ]
+    }
+}
+
+fn unbroken(state: &State, broken: Broken) -> bool {
+    state.seen.broken != Some(broken)
+}
+
+/// Rule 1: no offset was acknowledged twice, and no node shows at `committed` anything else.
+fn one_order(state: &State) -> bool {
+    // A node shows at most what the master of the epoch to which it is aligned has committed.
+    let shows_only_that = |epoch: u8, held: Log| {
+        let shown = held.to(state.seen.committed[usize::from(epoch)]);
+        state.seen.acknowledged.begins_with(&shown)
+    };
+    let secondaries = state.secondaries.iter();
+    let mut aligned = secondaries.filter_map(|known| Some((known.aligned?.epoch, &known.disk)));
+    unbroken(state, Broken::Order)
+        && aligned.all(|(epoch, disk)| shows_only_that(epoch, disk.held()))
+}
+
+/// Rule 5, the state as it is: whichever majority is left, the log to adopt among them holds
+/// everything.
+fn any_majority_holds_what_was_acknowledged(state: &State) -> bool {
+    let acknowledged = state.seen.acknowledged;
+    let master = state.masters[usize::from(state.newest)].map(|master| master.disk);
+    let [a, b] = state.secondaries.map(|secondary| secondary.disk);
+    let master = master.unwrap_or_default();
+    let majorities = [(master, a, true), (master, b, true), (a, b, false)];
+    majorities.into_iter().all(|(one, other, with_master)| {
+        let beside_intact_master = with_master && one.is_intact();
+        if !(beside_intact_master || one.is_intact() && other.is_intact()) {
+            return true;
+        }
+        // A power cut may spare what was not synced, or not.
+        let logs = [Disk::held as fn(&Disk) -> Log, |disk: &Disk| disk.log];
+        logs.iter().all(|spared| {
+            let rank = |disk: &Disk| {
+                disk.log_epoch
+                    .map(|log_epoch| (log_epoch, spared(disk).len()))
+            };
+            let best = if rank(&other) > rank(&one) {
+                other
+            } else {
+                one
+            };
+            spared(&best).begins_with(&acknowledged)
+        })
+    })
+}
+
+/// Rule 5 as it went: the master of the newest epoch has what others acknowledged before it.
+fn who_serves_holds_what_was_acknowledged(state: &State) -> bool {
+    state.masters.iter().flatten().all(|master| {
+        let newest =
+            matches!(master.role, Role::Serving { epoch, .. } if epoch == state.seen.served);
+        !newest || master.disk.log.begins_with(&state.seen.acknowledged)
+    })
+}
+
+/// Two logs of one log epoch are the beginning of one log, and cover what its master had adopted.
+/// Newer records do not count: a secondary that a newer master fills takes that one's epoch when
+/// all that was adopted is there.
+fn log_epochs_agree(state: &State) -> bool {
+    let masters = state.masters.iter().flatten().map(|master| &master.disk);
+    let secondaries = state.secondaries.iter().map(|secondary| &secondary.disk);
+    let known: Vec<(u8, &Disk)> = masters
+        .chain(secondaries)
+        .filter_map(|disk| Some((disk.log_epoch?, disk)))
+        .collect();
+    known.iter().enumerate().all(|(index, (epoch, disk))| {
+        let mut others = known[..index].iter().filter(|(other, _)| other == epoch);
+        disk.synced >= state.seen.adopted[usize::from(*epoch)]
+            && others.all(|(_, other)| disk.log.until(*epoch).agrees_with(&other.log.until(*epoch)))
+    })
+}
+
+/// The steps to a state, one a line, and the states where they end.
+fn described(path: &Path<State, Action>) -> String {
+    let mut text = String::new();
+    let steps = path.clone().into_vec();
+    for (number, (state, action)) in steps.iter().enumerate() {
+        match action {
+            Some(action) => writeln!(text, "{:3}. {action}", number + 1),
+            None => writeln!(text, "{state}"),
+        }
+        .expect("a string takes any text");
+    }
+    text
+}
+
+/// Explores everything within the bounds; fails with the steps to what is broken.
+fn explore(bounds: Bounds) -> usize {
+    let protocol = Protocol {
+        bounds,
+        mistake: None,
+    };
+    let checker = protocol
+        .checker()
+        .threads(2)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .symmetry_fn(|state| (*state).min(state.mirrored()))
+        .spawn_dfs()
+        .join();
+    for property in checker.model().properties() {
+        let found = checker.discovery(property.name);
+        if property.expectation.discovery_is_failure() {
+            let path = found.as_ref().map(described).unwrap_or_default();
+            assert!(found.is_none(), "{}, broken by\n{path}", property.name);
+        } else {
+            assert!(found.is_some(), "never seen: {}", property.name);
+        }
+    }
+    let states = checker.unique_state_count();
+    println!("{bounds:?}: {states} states");
+    states
+}
+
+/// Expects that a mistake breaks this first, by the shortest way there is.
+fn expect_broken(mistake: Mistake, bounds: Bounds, expected: &str) {
+    let protocol = Protocol {
+        bounds,
+        mistake: Some(mistake),
+    };
+    let checker = protocol
+        .checker()
+        .finish_when(HasDiscoveries::AnyFailures)
+        .spawn_bfs()
+        .join();
+    let broken = |property: Property<Protocol>| {
+        let found = checker.discovery(property.name)?;
+        let failure = property.expectation.discovery_is_failure();
+        failure.then(|| (property.name, described(&found)))
+    };
+    let states = checker.unique_state_count();
+    let found = checker.model().properties().into_iter().find_map(broken);
+    let Some((name, path)) = found else {
+        panic!("{mistake:?} breaks nothing in {states} states of {bounds:?}");
+    };
+    println!("{mistake:?} breaks {name}, found after {states} states:\n{path}");
+    assert!(
+        name.starts_with(expected),
+        "{mistake:?} breaks {name}, not {expected}:\n{path}"
+    );
+}
+
+const FEW: Bounds = Bounds {
+    epochs: 3,
+    records: 2,
+    crashes: 0,
+    wipes: 0,
+    replacements: 0,
+    paused: false,
+    late: 0,
+};
+
+#[test]
+fn power_cuts_of_all_nodes_break_no_rule() {
+    explore(Bounds { crashes: 1, ..FEW });
+}
+
+#[test]
+fn late_and_repeated_messages_break_no_rule() {
+    explore(Bounds {
+        epochs: 2,
+        late: 1,
+        ..FEW
+    });
+    explore(Bounds {
+        records: 1,
+        late: 1,
+        ..FEW
+    });
+}
+
+#[test]
+fn a_wiped_secondary_breaks_no_rule() {
+    explore(Bounds {
+        epochs: 2,
+        wipes: 1,
+        ..FEW
+    });
+}
+
+#[test]
+fn a_replaced_master_breaks_no_rule() {
+    explore(Bounds {
+        replacements: 1,
+        ..FEW
+    });
+}
+
+#[test]
+fn a_replaced_master_that_lives_on_breaks_no_rule() {
+    explore(Bounds {
+        records: 1,
+        replacements: 1,
+        paused: true,
+        ..FEW
+    });
+}
+
+#[test]
+fn a_sentence_left_out_is_missed_when_power_is_cut() {
+    use Mistake::*;
+    let table = [
+        (EndsCountBeforeAlignment, "rule 4"),
+        (EndsCountWithoutLogEpoch, "rule 5"),
+        (AdoptedByRecordEpoch, "an intact master"),
+        (HelloBeforeLogEpoch, "rule 5"),
+        (LengthsAreCompared, "rule 1"),
+        (LogEpochBeforeAdoptedEnd, "equal log epochs"),
+        (WrittenEndIsNamed, "rule 4"),
+        (MasterIsNoPartOfAcks, "rule 4"),
+    ];
+    for (mistake, broken) in table {
+        expect_broken(mistake, FEW, broken);
+    }
+}
+
+#[test]
+fn a_sentence_left_out_is_missed_when_messages_are_late() {
+    let late = Bounds {
+        records: 1,
+        late: 1,
+        ..FEW
+    };
+    expect_broken(Mistake::LateBatchIsTaken, late, "rule 9");
+    expect_broken(Mistake::HelloCutsAgain, late, "rule 4");
+}
+
+#[test]
+fn a_sentence_left_out_is_missed_when_disks_are_wiped() {
+    let wiped = Bounds {
+        epochs: 2,
+        wipes: 1,
+        ..FEW
+    };
+    expect_broken(Mistake::IntactBeforeRefilled, wiped, "rule 5");
+    let late = Bounds { late: 1, ..wiped };
+    expect_broken(Mistake::IncarnationIsIgnored, late, "rule 5");
+    let replaced = Bounds {
+        replacements: 1,
+        ..wiped
+    };
+    expect_broken(Mistake::WipedPromisesCount, replaced, "equal log epochs");
+    let paused = Bounds {
+        epochs: 4,
+        records: 1,
+        replacements: 1,
+        paused: true,
+        ..FEW
+    };
+    let lower = Mistake::PromisesForLowerEpochsCount;
+    expect_broken(lower, paused, "equal log epochs");
+}
+
+#[test]
+#[ignore = "minutes and gigabytes: run in release"]
+fn explored_further() {
+    let late = Bounds { late: 1, ..FEW };
+    let all = [
+        Bounds {
+            late: 2,
+            epochs: 2,
+            ..FEW
+        },
+        Bounds { crashes: 1, ..late },
+        Bounds {
+            wipes: 1,
+            crashes: 1,
+            epochs: 2,
+            ..late
+        },
+        Bounds {
+            wipes: 1,
+            records: 1,
+            ..late
+        },
+        Bounds {
+            replacements: 1,
+            paused: true,
+            ..FEW
+        },
+        Bounds {
+            replacements: 1,
+            paused: true,
+            records: 1,
+            epochs: 4,
+            ..late
+        },
+        Bounds { records: 3, ..FEW },
+        Bounds {
+            epochs: 4,
+            records: 3,
+            ..FEW
+        },
+    ];
+    for bounds in all {
+        explore(bounds);
+    }
+    let late = Bounds { records: 1, ..late };
+    expect_broken(Mistake::HelloIsNoPromise, late, "rule 5");
+}

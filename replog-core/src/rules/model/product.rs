@@ -1,0 +1,287 @@
+//! Holds the model against the product where it tells the same a second time: who is given a
+//! promise, whose requests are taken, and whose log a recovering master adopts. For every value
+//! that the model can have.
+
+use tokio::time::Instant;
+
+use super::{
+    Bounds, Protocol,
+    state::{Disk, Heard, Log, Master, Promise, Record, Role, SECONDARIES, State},
+    steps::{Action, grants, holds},
+};
+use crate::{
+    config::{Founding, Timing},
+    log::{ClusterIdentity, Meta, Promised},
+    rules::{
+        fence::{check_epoch, check_promise},
+        recovery::{Recovery, RecoveryAction, Settings},
+    },
+    transport::{self, Answer, NodeState, Request, RequestBody, Response},
+    types::{ClusterId, Epoch, Incarnation, InstanceId, NodeName, Offset},
+};
+
+const INSTANCES: u8 = 3;
+const LOG_EPOCHS: [Option<u8>; 3] = [None, Some(1), Some(2)];
+
+fn name(index: usize) -> NodeName {
+    NodeName::new(["a", "b", "m"][index]).unwrap()
+}
+
+fn instance(byte: u8) -> InstanceId {
+    InstanceId::from_bytes([byte; 16])
+}
+
+fn life(byte: u8) -> Incarnation {
+    Incarnation {
+        instance: instance(byte),
+        start: 1,
+    }
+}
+
+fn epoch(epoch: u8) -> Epoch {
+    Epoch(u64::from(epoch))
+}
+
+fn cluster() -> ClusterId {
+    ClusterId::from_bytes([9; 16])
+}
+
+/// A promise of the model is one life of each instance and epoch, so one start will do.
+fn meta(node: usize, promise: &Promise, log_epoch: Option<u8>) -> Meta {
+    let replaced = (0..INSTANCES).filter(|by| promise.replaced & (1 << by) != 0);
+    Meta {
+        name: name(node),
+        instance: instance(0),
+        start: 1,
+        cluster: Some(ClusterIdentity {
+            id: cluster(),
+            nodes: (0..3).map(name).collect(),
+        }),
+        promised: (promise.epoch > 0).then(|| Promised {
+            epoch: epoch(promise.epoch),
+            name: name(2),
+            instance: instance(promise.holder),
+            start: 1,
+            replaced: replaced.map(instance).collect(),
+        }),
+        log_epoch: log_epoch.map(epoch),
+        forced_epoch: None,
+    }
+}
+
+fn request(from: u8, at: u8) -> Request {
+    Request {
+        cluster: Some(cluster()),
+        from: name(2),
+        incarnation: life(from),
+        to: name(0),
+        epoch: epoch(at),
+        body: RequestBody::Identify,
+    }
+}
+
+#[test]
+fn the_fence_of_the_model_is_the_product_s() {
+    let promises = (0..4_u8).flat_map(|epoch| {
+        (0..INSTANCES).flat_map(move |holder| {
+            (0..1 << INSTANCES).map(move |replaced| Promise {
+                epoch,
+                holder,
+                replaced,
+            })
+        })
+    });
+    // A node files as replaced only whom it had promised something, and not who holds it.
+    let real = promises.filter(|promise| {
+        promise.replaced & (1 << promise.holder) == 0
+            && (promise.epoch > 0 || (promise.replaced, promise.holder) == (0, 0))
+    });
+    for promise in real {
+        for log_epoch in LOG_EPOCHS {
+            let disk = Disk {
+                promise,
+                log_epoch,
+                ..Disk::default()
+            };
+            let meta = meta(0, &promise, log_epoch);
+            for (from, at) in (0..INSTANCES).flat_map(|from| (1..5).map(move |at| (from, at))) {
+                let request = request(from, at);
+                let taken = check_epoch(&meta, &request).is_ok();
+                assert_eq!(holds(&promise, from, at), taken, "{disk:?} {request:?}");
+                for theirs in LOG_EPOCHS {
+                    let given = check_promise(&meta, &request, theirs.map(epoch)).is_ok();
+                    let told = grants(&disk, from, at, theirs);
+                    assert_eq!(told, given, "{disk:?} {request:?} {theirs:?}");
+                }
+            }
+        }
+    }
+}
+
+/// What a recovery does with the promises it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    Waits,
+    TakesOffice,
+    /// Cuts its own log to `from`, and fetches what is missing.
+    Adopts {
+        source: usize,
+        from: u64,
+    },
+}
+
+type Known = (Option<u8>, Log);
+
+/// Logs that one history may leave behind, with every log epoch that goes with them.
+fn known() -> Vec<Known> {
+    let logs = [&[][..], &[1], &[1, 1], &[1, 2], &[2], &[2, 2]].map(|epochs| {
+        let mut log = Log::default();
+        for &epoch in epochs {
+            log.push(Record { epoch, author: 0 });
+        }
+        log
+    });
+    let pairs = logs
+        .into_iter()
+        .flat_map(|log| LOG_EPOCHS.map(|known| (known, log)));
+    pairs.collect()
+}
+
+fn told((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Option<Decision> {
+    let bounds = Bounds {
+        epochs: 4,
+        ..super::FEW
+    };
+    let protocol = Protocol {
+        bounds,
+        mistake: None,
+    };
+    let heard = heard.map(|heard| {
+        heard.map(|(log_epoch, log)| Heard {
+            life: 0,
+            log_epoch,
+            log,
+        })
+    });
+    let disk = Disk {
+        log,
+        synced: log.len(),
+        log_epoch,
+        ..Disk::default()
+    };
+    let mut state: State = Protocol::beginning();
+    let role = Role::Promising { epoch: 4, heard };
+    state.masters[0] = Some(Master { disk, role });
+    protocol.step(&mut state, Action::Decide { master: 0 });
+    let master = state.masters[0].unwrap();
+    if state.seen.broken.is_some() {
+        return None;
+    }
+    Some(match master.role {
+        Role::Promising { .. } => Decision::Waits,
+        // What is there already need not be fetched.
+        Role::Adopting { end, .. } if end == master.disk.log.len() => Decision::TakesOffice,
+        Role::Adopting { source, .. } => Decision::Adopts {
+            source: usize::from(source),
+            from: u64::from(master.disk.log.len()),
+        },
+        _ => Decision::TakesOffice,
+    })
+}
+
+fn decided((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Decision {
+    let settings = Settings {
+        nodes: (0..3).map(name).collect(),
+        founding: Founding::Allowed,
+        timing: Timing::default(),
+        drawn: cluster(),
+    };
+    let promise = Promise {
+        epoch: 3,
+        ..Promise::default()
+    };
+    let now = Instant::now();
+    let end = |log: &Log| Offset(u64::from(log.len()));
+    let meta = meta(2, &promise, log_epoch);
+    let own_starts = log.starts();
+    let mut recovery = Recovery::new(settings, meta, end(&log), now);
+    recovery.take_actions();
+    recovery.on_saved(now);
+    let asked = recovery.take_actions();
+    let [RecoveryAction::Ask { serial, .. }] = asked[..] else {
+        panic!("{asked:?}");
+    };
+    for (node, heard) in heard.iter().enumerate() {
+        let Some((log_epoch, log)) = heard else {
+            continue;
+        };
+        let epoch_starts = log.starts();
+        let response = Response {
+            cluster: Some(cluster()),
+            name: name(node),
+            incarnation: life(0),
+            state: NodeState {
+                durable_end: end(log),
+                log_epoch: log_epoch.map(epoch),
+                promised: epoch(4),
+                buffered: 0,
+            },
+            answer: Answer::Promised(transport::Promised { epoch_starts }),
+        };
+        recovery.on_answer(now, serial, response, &own_starts);
+    }
+    // A node that does not answer is waited for until then.
+    if heard.contains(&None)
+        && let Some(deadline) = recovery.next_deadline()
+    {
+        recovery.on_deadline(deadline, &own_starts);
+    }
+    decision(recovery, now)
+}
+
+fn decision(mut recovery: Recovery, now: Instant) -> Decision {
+    let mut decision = Decision::Waits;
+    let mut actions = recovery.take_actions();
+    while !actions.is_empty() {
+        let action = actions.remove(0);
+        match action {
+            RecoveryAction::Truncate(end) => {
+                recovery.on_truncated(now, end);
+                actions.extend(recovery.take_actions());
+            }
+            RecoveryAction::Ask { to, body, .. } => {
+                let RequestBody::Fetch(fetch) = body else {
+                    panic!("{body:?}");
+                };
+                let source = (0..2).find(|index| to == [name(*index)]);
+                decision = Decision::Adopts {
+                    source: source.expect("a secondary is asked"),
+                    from: fetch.from.0,
+                };
+            }
+            RecoveryAction::Save(_) => decision = Decision::TakesOffice,
+            RecoveryAction::Note(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    decision
+}
+
+#[test]
+fn the_model_adopts_the_log_that_the_product_adopts() {
+    let known = known();
+    let answers: Vec<Option<Known>> = known.iter().copied().map(Some).chain([None]).collect();
+    let mut compared = 0;
+    for &own in &known {
+        for &a in &answers {
+            for &b in &answers {
+                // What an intact master must never meet is an assertion in the product.
+                if let Some(told) = told(own, [a, b]) {
+                    assert_eq!(told, decided(own, [a, b]), "{own:?} {a:?} {b:?}");
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared > 2000, "only {compared}");
+}

@@ -18,10 +18,7 @@ use crate::{
     error::{AppendError, StartError, Stopped},
     handle::{Reader, Shared, runtime},
     log::LogView,
-    rules::{
-        office::NewAppend,
-        recovery::{Recovery, Settings},
-    },
+    rules::{office::NewAppend, recovery::Settings},
     storage::Storage,
     transport::Network,
     types::{ClusterId, Concern, Mode, NodeName, Offset},
@@ -303,7 +300,8 @@ fn build(
         ended: has_ended,
     };
     let parts = CoordinatorParts {
-        recovery: Recovery::new(settings, meta.clone(), end, Instant::now()),
+        settings,
+        end,
         meta,
         transports: config
             .secondaries

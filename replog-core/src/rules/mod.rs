@@ -18,3 +18,4 @@ pub(crate) mod quorum;
 pub(crate) mod recovery;
 pub(crate) mod reorder;
 pub(crate) mod replica;
+pub(crate) mod room;

@@ -150,6 +150,17 @@ pub(crate) enum RecoveryAction {
 impl Recovery {
     /// Begins with what the directory holds.
     pub(crate) fn new(settings: Settings, meta: Meta, own_end: Offset, now: Instant) -> Recovery {
+        Recovery::again(settings, meta, own_end, 0, now)
+    }
+
+    /// As [`Recovery::new`], later in the same life, behind one that asked under `serial` last.
+    pub(crate) fn again(
+        settings: Settings,
+        meta: Meta,
+        own_end: Offset,
+        serial: u64,
+        now: Instant,
+    ) -> Recovery {
         let highest = meta
             .promised
             .as_ref()
@@ -160,7 +171,7 @@ impl Recovery {
             step: Step::Identifying,
             step_since: now,
             started: now,
-            serial: 0,
+            serial,
             answers: BTreeMap::new(),
             highest,
             appending_to: Offset::ZERO,

@@ -81,6 +81,7 @@ impl Bench {
     fn link_report(&self, counted: Option<u64>) -> LinkReport {
         LinkReport {
             health: self.health,
+            epoch: Some(self.office.epoch()),
             counted: counted.map(Offset),
             durable_end: counted.map(Offset),
             failed_attempts: 0,

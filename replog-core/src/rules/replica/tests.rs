@@ -146,6 +146,7 @@ enum Did {
     Truncate(u64),
     ReadStarts(u64),
     Fetch,
+    Resume,
     /// The request, the answer, the end and the log epoch that are named.
     Answer(RequestId, Answer, u64, Option<u64>),
 }
@@ -257,6 +258,7 @@ impl Bench {
                 ReplicaAction::Truncate { to, .. } => Truncate(to.0),
                 ReplicaAction::Fetch { .. } => Did::Fetch,
                 ReplicaAction::ReadStarts { before, .. } => Did::ReadStarts(before.0),
+                ReplicaAction::Resume => Did::Resume,
                 ReplicaAction::Changed(_) => return None,
             })
         };

@@ -711,3 +711,99 @@ fn strangers_learn_nothing_and_change_nothing() {
     assert_eq!(bench.send(identify), [answered(2, identity, 1, Some(5))]);
     assert_eq!(bench.replica.meta(), &meta(5, Some(5)));
 }
+
+fn full() -> Shortage {
+    Shortage {
+        disk: DiskState::Full,
+        detail: "no room".into(),
+    }
+}
+
+fn no_room() -> Refusal {
+    Refusal::Storage {
+        detail: "no room".to_owned(),
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_conversation_and_forgets_what_was_not_written() {
+    let mut bench = Bench::refilling();
+    bench.ask(5, heartbeat(None, Some(10)));
+    bench.ask(5, append(0..10, 4));
+    bench.durable(&[4; 10]);
+    bench.saved();
+    assert_eq!(bench.ask(5, append(10..12, 5)), [Write(10, 12)]);
+    assert_eq!(bench.ask(5, append(14..15, 5)), [], "behind a gap");
+    bench.replica.on_write_failed(bench.now, full());
+    let refused_both = [
+        refused(3, no_room(), 10, Some(5)),
+        refused(4, no_room(), 10, Some(5)),
+    ];
+    assert_eq!(bench.did(), refused_both);
+    assert_eq!(bench.replica.disk(), DiskState::Full);
+    assert_eq!(bench.replica.state().buffered, 0);
+
+    // Heartbeats too: a node that can take no records counts for no quorum.
+    let asked = [
+        heartbeat(None, None),
+        append(10..12, 5),
+        hello(5, 12, 10, &[(4, 0), (5, 10)]),
+    ];
+    for (nth, body) in asked.into_iter().enumerate() {
+        let refusal = refused(5 + nth as u64, no_room(), 10, Some(5));
+        assert_eq!(bench.ask(5, body), [refusal]);
+    }
+    let fenced = refused(8, Refusal::Fenced(fenced_by(5)), 10, Some(5));
+    assert_eq!(
+        bench.ask(4, append(10..12, 4)),
+        [fenced],
+        "rule 9 comes first"
+    );
+
+    bench.replica.on_deadline(bench.now);
+    assert_eq!(bench.did(), [], "no probe before its time");
+    bench.now = bench.replica.next_deadline().unwrap();
+    bench.replica.on_deadline(bench.now);
+    assert_eq!(bench.did(), [Did::Resume]);
+    bench.replica.on_resumed(bench.now, Offset(10));
+    assert_eq!(bench.replica.disk(), DiskState::Ok);
+    let greet = refused(9, Refusal::HelloFirst, 10, Some(5));
+    assert_eq!(bench.ask(5, heartbeat(None, None)), [greet]);
+    assert_eq!(
+        bench.ask(5, hello(5, 12, 10, &[(4, 0), (5, 10)])),
+        [Save(5, Some(5))]
+    );
+    assert_eq!(bench.saved(), [answered(10, aligned(0), 10, Some(5))]);
+    assert_eq!(
+        bench.ask(5, append(10..12, 5)),
+        [Write(10, 12)],
+        "once more"
+    );
+}
+
+#[test]
+fn a_promise_that_could_not_be_saved_was_not_given() {
+    let mut bench = Bench::new(meta(5, Some(4)), &[4]);
+    assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(4))]);
+    bench.replica.on_write_failed(bench.now, full());
+    assert_eq!(bench.did(), [refused(0, no_room(), 1, Some(4))]);
+    assert_eq!(bench.replica.state().promised, Epoch(5));
+    bench.replica.on_resumed(bench.now, Offset(1));
+    bench.did();
+    // The master that holds the promise is the one of before.
+    assert_eq!(bench.ask(5, hello(5, 1, 1, &[(4, 0)])), [Save(5, Some(4))]);
+}
+
+#[test]
+fn a_hello_or_a_log_epoch_that_could_not_be_saved_is_taken_up_again() {
+    let mut bench = Bench::new(meta(4, Some(4)), &[4, 4]);
+    assert_eq!(bench.ask(5, hello(5, 2, 2, &[(4, 0)])), [Save(5, Some(4))]);
+    assert_eq!(bench.saved(), [Save(5, Some(5))], "the log epoch");
+    bench.replica.on_write_failed(bench.now, full());
+    assert_eq!(bench.did(), [refused(0, no_room(), 2, Some(4))]);
+    bench.replica.on_resumed(bench.now, Offset(2));
+    bench.did();
+    assert_eq!(bench.ask(5, hello(5, 2, 2, &[(4, 0)])), [Save(5, Some(4))]);
+    assert_eq!(bench.saved(), [Save(5, Some(5))]);
+    assert_eq!(bench.saved(), [answered(1, aligned(0), 2, Some(5))]);
+}

@@ -224,6 +224,9 @@ impl Coordinator {
                     meta: Box::new(meta),
                 });
             }
+            RecoveryAction::SetAside { from, epoch } => {
+                self.writer.submit(WriteCommand::SetAside { from, epoch });
+            }
             RecoveryAction::Truncate(to) => {
                 self.writer.submit(WriteCommand::Truncate { ticket: 0, to });
             }
@@ -243,6 +246,7 @@ impl Coordinator {
                     .as_ref()
                     .expect("a recovered master has a cluster")
                     .id;
+                let forced_epoch = meta.forced_epoch;
                 self.meta = meta;
                 self.recovery = None;
                 self.office.serve(epoch, adopted_end);
@@ -251,11 +255,13 @@ impl Coordinator {
                         cluster,
                         epoch,
                         adopted_end,
+                        forced_epoch,
                     });
                 }
             }
             RecoveryAction::BecomeFenced(by) => self.lose_office(now, by),
             RecoveryAction::Note(text) => info!("recovery: {text}"),
+            RecoveryAction::Alarm(text) => error!("recovery: {text}"),
         }
     }
 

@@ -115,6 +115,9 @@ impl ReplicaActor {
             ReplicaAction::Save { ticket, meta } => {
                 self.writer.submit(WriteCommand::SaveMeta { ticket, meta });
             }
+            ReplicaAction::SetAside { from, epoch } => {
+                self.writer.submit(WriteCommand::SetAside { from, epoch });
+            }
             ReplicaAction::Truncate { ticket, to } => {
                 self.writer.submit(WriteCommand::Truncate { ticket, to });
             }

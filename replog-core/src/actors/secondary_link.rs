@@ -53,6 +53,7 @@ pub(crate) struct SecondaryLink {
     request_timeout: Duration,
     cluster: Option<ClusterId>,
     adopted_end: Offset,
+    forced_epoch: Option<Epoch>,
     /// The failures in a row at the last report.
     told_failures: u64,
     timer: Timer,
@@ -93,6 +94,7 @@ impl SecondaryLink {
             request_timeout,
             cluster: None,
             adopted_end: Offset::ZERO,
+            forced_epoch: None,
             told_failures: 0,
             timer: Timer::default(),
         }
@@ -221,6 +223,7 @@ impl SecondaryLink {
             adopted_end: self.adopted_end,
             epoch_starts,
             epoch_starts_end,
+            forced_epoch: self.forced_epoch,
         })
     }
 
@@ -369,7 +372,9 @@ impl Handler<Serve> for SecondaryLink {
             cluster,
             epoch,
             adopted_end,
+            forced_epoch,
         } = serve;
+        self.forced_epoch = forced_epoch;
         (self.cluster, self.adopted_end) = (Some(cluster), adopted_end);
         let now = Instant::now();
         self.link.on_log(now, self.view.written_end(), None);

@@ -8,13 +8,14 @@ use tokio::{
     sync::{oneshot, watch},
     time::Instant,
 };
+use tracing::warn;
 
 use crate::{
     actors::{
         AppendsQueued, Coordinator, CoordinatorParts, DescribeHolders, DescribeMaster,
         DescribeWaiting, Drain, Inbox, Stop, WriterReported,
     },
-    config::MasterConfig,
+    config::{ForcedRecovery, MasterConfig},
     error::{AppendError, StartError, Stopped},
     handle::{Reader, Shared, runtime},
     log::LogView,
@@ -283,9 +284,13 @@ fn build(
     let writer = runtime::start_writer(storage, files, lock, move |report| {
         reports_to.do_send(WriterReported(report));
     })?;
+    if config.forced_recovery != ForcedRecovery::Never {
+        warn!("a recovery may be forced: without a majority, this start loses messages");
+    }
     let settings = Settings {
         nodes,
         founding: config.founding,
+        forced_recovery: config.forced_recovery,
         timing: config.timing.clone(),
         drawn: ClusterId::draw(&mut rand::rng()),
     };

@@ -21,6 +21,7 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
+    aside,
     failure::LogError,
     mark::{self, Mark, MarkFile},
     segment::{self, DIR, FileName, HeaderError, Scan, ScanError, Scanned, SegmentHeader},
@@ -31,7 +32,7 @@ use crate::{
     log::LogView,
     record::RecordBatch,
     storage::{OpenHow, Storage, StorageFile},
-    types::{ClusterId, Offset, SyncPolicy},
+    types::{ClusterId, Epoch, Offset, SyncPolicy},
 };
 
 /// Bytes that a copy of a segment writes at once.
@@ -232,6 +233,27 @@ impl LogFiles {
     /// mark cannot be lowered, nothing was cut and the log can be mended.
     pub(crate) fn truncate(&mut self, to: Offset) -> Result<Cut, LogError> {
         self.attempt(|files| files.try_truncate(to))
+    }
+
+    /// Keeps the records from `from` on aside in a file of their own, before they are cut because
+    /// of a recovery that was forced in `epoch`. When this returns, that file is durable.
+    ///
+    /// # Errors
+    ///
+    /// The storage's, as in [`LogFiles::append`].
+    ///
+    /// # Panics
+    ///
+    /// When there are records and no cluster is set.
+    pub(crate) fn set_aside(&mut self, from: Offset, epoch: Epoch) -> Result<(), LogError> {
+        self.attempt(|files| {
+            if from >= files.written_end {
+                return Ok(());
+            }
+            let cluster = files.cluster.expect("records belong to a cluster");
+            let range = (from, files.written_end);
+            aside::set_aside(&*files.storage, &files.view, cluster, range, epoch)
+        })
     }
 
     /// Syncs and leaves a mark that says the stop was clean. Nothing can be done afterwards.

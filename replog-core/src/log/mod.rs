@@ -11,6 +11,7 @@
 //!     an actor                     LogView (shared): ends, tail, segments ◀── readers, links
 //! ```
 
+mod aside;
 pub(crate) mod failure;
 pub(crate) mod files;
 pub(crate) mod mark;

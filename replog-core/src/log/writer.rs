@@ -34,7 +34,7 @@ use crate::{
     log::{Cut, LogError, LogFiles, Meta},
     record::RecordBatch,
     storage::{OpenHow, Storage},
-    types::{Offset, SyncPolicy},
+    types::{Epoch, Offset, SyncPolicy},
 };
 
 /// Written and removed again, to see whether there is room.
@@ -47,6 +47,9 @@ pub(crate) enum WriteCommand {
     Append(RecordBatch),
     /// Cut the log back; everything before it in the queue is written first.
     Truncate { ticket: u64, to: Offset },
+    /// Keep the records from here on aside in a file: a cut follows, because of a recovery that was
+    /// forced in this epoch. Nothing is reported.
+    SetAside { from: Offset, epoch: Epoch },
     /// Write and sync everything before it, then save this. Also sets the files' cluster id from
     /// it.
     SaveMeta { ticket: u64, meta: Box<Meta> },
@@ -86,6 +89,7 @@ impl WriteCommand {
         match self {
             WriteCommand::Append(batch) => batch.bytes().len(),
             WriteCommand::Truncate { .. }
+            | WriteCommand::SetAside { .. }
             | WriteCommand::SaveMeta { .. }
             | WriteCommand::Resume
             | WriteCommand::Close => 0,
@@ -246,6 +250,7 @@ impl WriterLoop {
                 let cut = self.files.truncate(to)?;
                 report(WriteReport::Truncated { ticket, cut });
             }
+            WriteCommand::SetAside { from, epoch } => self.files.set_aside(from, epoch)?,
             WriteCommand::SaveMeta { ticket, meta } => {
                 meta.save(&*self.storage)?;
                 if let Some(cluster) = &meta.cluster {

@@ -125,6 +125,8 @@ pub(crate) enum ReplicaAction {
     Write(RecordBatch),
     /// Save this meta; the ticket comes back.
     Save { ticket: u64, meta: Box<Meta> },
+    /// Keep aside what is about to be cut, because of a recovery that was forced in this epoch.
+    SetAside { from: Offset, epoch: Epoch },
     /// Cut the log; the ticket comes back.
     Truncate { ticket: u64, to: Offset },
     /// Read records for a recovery and answer with them, then.
@@ -224,7 +226,12 @@ impl Replica {
                 self.meta = meta;
                 if self.still_promised(request, epoch) {
                     let epoch_starts = log.epoch_starts(EPOCH_STARTS_MAX);
-                    self.answer(request, Answer::Promised(Promised { epoch_starts }));
+                    let forced_epoch = self.meta.forced_epoch;
+                    let promised = Promised {
+                        epoch_starts,
+                        forced_epoch,
+                    };
+                    self.answer(request, Answer::Promised(promised));
                 }
             }
             Continuation::Align {
@@ -541,6 +548,7 @@ impl Replica {
             .aligned
             .is_some_and(|aligned| aligned.epoch == message.epoch);
         self.stage_promise(message, &hello.nodes)?;
+        self.staged.forced_epoch = self.staged.forced_epoch.max(hello.forced_epoch);
         self.master_url.clone_from(&hello.public_url);
         if again && self.meta.log_epoch == Some(message.epoch) {
             // Aligned, and the log epoch is the sender's: nothing is ever cut any more.
@@ -608,6 +616,9 @@ impl Replica {
                 let to = end.min(hello.end).min(own_end);
                 let adopted_end = hello.adopted_end;
                 if to < own_end {
+                    if let Some(epoch) = self.forced_since() {
+                        self.out.push(ReplicaAction::SetAside { from: to, epoch });
+                    }
                     self.ticket += 1;
                     let next = Continuation::Cut {
                         serial,
@@ -624,6 +635,13 @@ impl Replica {
                 }
             }
         }
+    }
+
+    /// The epoch of a forced recovery that this log has not seen yet: what it must cut may have
+    /// been acknowledged.
+    fn forced_since(&self) -> Option<Epoch> {
+        let forced = self.meta.forced_epoch;
+        forced.filter(|_| self.meta.log_epoch < forced)
     }
 
     fn become_aligned(&mut self, serial: u64, adopted_end: Offset, cut_records: u64) {

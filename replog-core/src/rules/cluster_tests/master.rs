@@ -102,6 +102,7 @@ impl Master {
         let settings = Settings {
             nodes: self.config.node_names(),
             founding: self.config.founding,
+            forced_recovery: self.config.forced_recovery,
             timing: self.config.timing.clone(),
             drawn: ClusterId::draw(&mut world.rng),
         };
@@ -435,6 +436,9 @@ impl Master {
                 adopted_end,
             } => self.take_office(world, &meta, epoch, adopted_end),
             RecoveryAction::BecomeFenced(by) => self.lose_office(world, by),
+            RecoveryAction::SetAside { .. } | RecoveryAction::Alarm(_) => {
+                world.oracle.fail("nothing is forced here".to_owned());
+            }
             RecoveryAction::Note(_) => {}
         }
     }
@@ -493,6 +497,7 @@ impl Master {
             },
             answer: Answer::Promised(Promised {
                 epoch_starts: Vec::new(),
+                forced_epoch: None,
             }),
         };
         if let Some(recovery) = &mut run.recovery {
@@ -599,6 +604,7 @@ impl Master {
                 .map_or(Offset::ZERO, |run| run.adopted_end),
             epoch_starts: starts.split_off(starts.len().saturating_sub(limit)),
             epoch_starts_end: older_before.unwrap_or(end),
+            forced_epoch: None,
         }
     }
 

@@ -206,6 +206,9 @@ impl Node {
             ReplicaAction::Save { ticket, meta } => {
                 world.submit(process, life, Command::Save { ticket, meta });
             }
+            ReplicaAction::SetAside { .. } => {
+                world.oracle.fail("nothing is forced here".to_owned());
+            }
             ReplicaAction::Truncate { ticket, to } => {
                 let to = if world.planted(Planted::NothingCut) {
                     Offset(1 << 40)

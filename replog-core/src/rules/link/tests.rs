@@ -191,6 +191,7 @@ fn what_a_recovery_asks_is_asked_again_until_it_asks_something_else() {
     assert_eq!(bench.sent(), [again(2)]);
     let answer = Answer::Promised(Promised {
         epoch_starts: Vec::new(),
+        forced_epoch: None,
     });
     let promised = response(1, 7, Some(4), answer);
     bench.answer(2, promised.clone());
@@ -755,6 +756,7 @@ fn a_link_that_serves_goes_back_to_asking_when_its_master_begins_again() {
             Some(5),
             Answer::Promised(Promised {
                 epoch_starts: Vec::new(),
+                forced_epoch: None,
             }),
         ),
     );

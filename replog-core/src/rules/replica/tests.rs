@@ -118,6 +118,7 @@ fn hello(epoch: u64, end: u64, adopted_end: u64, starts: &[(u64, u64)]) -> Reque
         adopted_end: Offset(adopted_end),
         epoch_starts: starts.iter().map(|(e, f)| start(*e, *f)).collect(),
         epoch_starts_end: Offset(end),
+        forced_epoch: None,
     })
 }
 
@@ -143,6 +144,7 @@ enum Did {
     Write(u64, u64),
     /// The promised epoch and the log epoch that are saved.
     Save(u64, Option<u64>),
+    SetAside(u64, u64),
     Truncate(u64),
     ReadStarts(u64),
     Fetch,
@@ -255,6 +257,7 @@ impl Bench {
                     let promised = meta.promised.map_or(0, |promised| promised.epoch.0);
                     Save(promised, meta.log_epoch.map(|e| e.0))
                 }
+                ReplicaAction::SetAside { from, epoch } => Did::SetAside(from.0, epoch.0),
                 ReplicaAction::Truncate { to, .. } => Truncate(to.0),
                 ReplicaAction::Fetch { .. } => Did::Fetch,
                 ReplicaAction::ReadStarts { before, .. } => Did::ReadStarts(before.0),
@@ -280,7 +283,10 @@ fn a_promise_is_saved_before_it_is_answered_and_again_for_the_same_life() {
     for request in 0..2 {
         assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(5))]);
         let epoch_starts = vec![start(5, 0)];
-        let promised = Answer::Promised(GrantedPromise { epoch_starts });
+        let promised = Answer::Promised(GrantedPromise {
+            epoch_starts,
+            forced_epoch: None,
+        });
         assert_eq!(bench.saved(), [answered(request, promised, 2, Some(5))]);
     }
     let mut other = request(6, promise(5));
@@ -567,7 +573,10 @@ fn a_promise_waits_for_the_writes_before_it_and_shuts_out_what_comes_after() {
     );
     assert_eq!(bench.durable(&[5, 5]), []);
     let epoch_starts = vec![start(5, 0)];
-    let promised = Answer::Promised(GrantedPromise { epoch_starts });
+    let promised = Answer::Promised(GrantedPromise {
+        epoch_starts,
+        forced_epoch: None,
+    });
     assert_eq!(bench.saved(), [answered(3, promised, 3, Some(5))]);
     assert_eq!(
         bench.replica.state().buffered,
@@ -806,4 +815,62 @@ fn a_hello_or_a_log_epoch_that_could_not_be_saved_is_taken_up_again() {
     assert_eq!(bench.ask(5, hello(5, 2, 2, &[(4, 0)])), [Save(5, Some(4))]);
     assert_eq!(bench.saved(), [Save(5, Some(5))]);
     assert_eq!(bench.saved(), [answered(1, aligned(0), 2, Some(5))]);
+}
+
+/// A hello of a master whose recovery was forced in `forced`.
+fn forced_hello(epoch: u64, end: u64, starts: &[(u64, u64)], forced: u64) -> RequestBody {
+    let RequestBody::Hello(mut hello) = hello(epoch, end, end, starts) else {
+        unreachable!("it makes hellos");
+    };
+    hello.forced_epoch = Some(Epoch(forced));
+    RequestBody::Hello(hello)
+}
+
+#[test]
+fn what_a_forced_recovery_lost_is_kept_aside_before_it_is_cut() {
+    // Also where this hello is of a later epoch: the node was away when it was forced.
+    for epoch in [90, 95] {
+        let mut bench = Bench::new(meta(5, Some(5)), &[4, 4, 5, 5]);
+        let hello = || forced_hello(epoch, 3, &[(4, 0), (90, 2)], 90);
+        assert_eq!(bench.ask(epoch, hello()), [Save(epoch, Some(5))]);
+        assert_eq!(bench.saved(), [Did::SetAside(2, 90), Truncate(2)]);
+        assert_eq!(bench.truncated(2), [answered(0, aligned(2), 2, Some(5))]);
+        let known = bench.replica.meta().forced_epoch;
+        assert_eq!(known, Some(Epoch(90)), "for a master that forgot it");
+    }
+}
+
+#[test]
+fn what_is_cut_without_force_or_after_it_is_not_kept() {
+    let cases = [(Some(5), None), (Some(95), Some(90)), (Some(90), Some(90))];
+    for (log_epoch, forced) in cases {
+        let mut meta = meta(96, log_epoch);
+        meta.forced_epoch = forced.map(Epoch);
+        let mut bench = Bench::new(meta, &[4, 4, 5, 5]);
+        bench.ask(97, hello(97, 3, 3, &[(4, 0), (97, 2)]));
+        assert_eq!(bench.saved(), [Truncate(2)], "{log_epoch:?} {forced:?}");
+    }
+}
+
+#[test]
+fn a_node_that_is_not_intact_keeps_aside_what_it_cuts_too() {
+    let mut known = meta(90, None);
+    known.forced_epoch = Some(Epoch(90));
+    let mut bench = Bench::new(known, &[4, 4, 5, 5]);
+    // The master's disk was replaced, and its hello says nothing of it.
+    bench.ask(91, hello(91, 3, 3, &[(4, 0), (91, 2)]));
+    assert_eq!(bench.saved(), [Did::SetAside(2, 90), Truncate(2)]);
+}
+
+#[test]
+fn a_promise_says_which_recovery_was_forced_last() {
+    let mut known = meta(5, Some(5));
+    known.forced_epoch = Some(Epoch(5));
+    let mut bench = Bench::new(known, &[5]);
+    bench.ask(6, promise(5));
+    let promised = Answer::Promised(GrantedPromise {
+        epoch_starts: vec![start(5, 0)],
+        forced_epoch: Some(Epoch(5)),
+    });
+    assert_eq!(bench.saved(), [answered(0, promised, 1, Some(5))]);
 }

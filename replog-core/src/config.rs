@@ -56,6 +56,8 @@ pub struct MasterConfig {
     pub public_url: Option<String>,
     /// Whether it may found a cluster when every node is blank.
     pub founding: Founding,
+    /// Whether it may recover without a majority.
+    pub forced_recovery: ForcedRecovery,
     /// Intervals, time-outs and delays.
     pub timing: Timing,
     /// When a write counts as held.
@@ -78,6 +80,32 @@ pub enum Founding {
     Allowed,
     /// Never: a blank master waits until a node of the existing cluster answers.
     Never,
+}
+
+/// Whether a master may go through its start without the promises of a majority.
+///
+/// For when a majority is lost for good. It first tries for `unhealthy_after` to recover as ever,
+/// and forces nothing where that is possible, so that the setting may stay: but while it is there,
+/// any absence of a majority at a start loses messages. A forced recovery
+///
+/// - takes the best log among those that answered, the master's own included: that of the highest
+///   log epoch and end, and only where no log that answered is intact, the one with the newest
+///   records. Where there is no log at all, as on a blank master to which nobody answers, it waits:
+///   it never founds a cluster.
+/// - raises the epoch by 2^32, above everything that nodes that did not answer can have promised.
+/// - loses what only those had, acknowledged or not. When they come back, they cut it from their
+///   logs and keep it aside in their directories, below `set-aside`.
+///
+/// A node that refuses the master as fenced, replaced or out of date is not overruled, and a
+/// recovered master takes appends only when a majority is in contact, as ever: replace the lost
+/// nodes by empty ones of the same names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForcedRecovery {
+    /// A majority is waited for, however long that takes.
+    #[default]
+    Never,
+    /// Where no majority answers within `unhealthy_after`, it goes on with those that did.
+    LoseAcknowledged,
 }
 
 /// Settings of a secondary. [`SecondaryConfig::new`] has the defaults.
@@ -151,6 +179,7 @@ impl MasterConfig {
             secondaries,
             public_url: None,
             founding: Founding::Allowed,
+            forced_recovery: ForcedRecovery::Never,
             timing: Timing::default(),
             sync: SyncPolicy::Always,
             max_message_bytes: 1 << 20,

@@ -68,7 +68,9 @@ mod handle;
 mod log;
 mod rules;
 
-pub use config::{Founding, LogConfig, MasterConfig, Peer, SecondaryConfig, Timing};
+pub use config::{
+    ForcedRecovery, Founding, LogConfig, MasterConfig, Peer, SecondaryConfig, Timing,
+};
 pub use handle::{AppendOptions, Master, Reader, Secondary, messages};
 pub use types::*;
 

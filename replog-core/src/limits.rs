@@ -3,6 +3,8 @@
 //! Limits that an operator may set are in `config.rs`; here are those that formats and protocol
 //! rest on. Keeps rule 11.
 
+use std::time::Duration;
+
 /// Bytes of one encoded record, at most. A length field beyond it is damage, not a reason to
 /// allocate. A message that would not fit is refused as too large.
 pub const RECORD_BYTES_MAX: usize = 128 << 20;
@@ -60,6 +62,19 @@ pub const SEGMENTS_OPEN_MAX: usize = 8;
 /// waits for the next turn, so that a group never makes its first record wait without end.
 pub const WRITE_GROUP_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes that must be free on a disk that was full before its node takes records again: enough for
+/// more than a batch, so that it does not run full with the next one.
+pub const ROOM_PROBE_BYTES: usize = 2 << 20;
+
+/// How long a node waits before it looks for room on a disk that was full: at first, and at most.
+/// Somebody has to make room, so that sooner would mostly be for nothing.
+pub const ROOM_PROBE_DELAY_MIN: Duration = Duration::from_millis(200);
+/// See [`ROOM_PROBE_DELAY_MIN`].
+pub const ROOM_PROBE_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// A disk that took writes for this long counts as one that was not full lately.
+pub const ROOM_CALM: Duration = Duration::from_secs(10);
+
 /// Nodes of a cluster, the master included: a set of nodes is one 64-bit word.
 pub const NODES_MAX: usize = 64;
 
@@ -77,5 +92,6 @@ const _: () = assert!(MESSAGE_BYTES_MAX < RECORD_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX * BATCHES_IN_FLIGHT_MAX <= REORDER_BYTES_MAX);
 const _: () = assert!(BATCHES_IN_FLIGHT_MAX <= PARKED_ANSWERS_MAX);
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX < ROOM_PROBE_BYTES);
 const _: () = assert!(EPOCH_STARTS_MAX <= EPOCH_STARTS_KEPT);
 const _: () = assert!((RECORD_BYTES_MAX as u64) < u32::MAX as u64);

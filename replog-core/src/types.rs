@@ -59,6 +59,12 @@ impl Epoch {
     pub fn next(self) -> Epoch {
         Epoch(self.0.saturating_add(1))
     }
+
+    /// An epoch so far after this one that no node that did not answer can have promised it: for
+    /// a forced recovery.
+    pub(crate) fn forced(self) -> Epoch {
+        Epoch(self.0.saturating_add(1 << 32))
+    }
 }
 
 impl fmt::Display for Epoch {

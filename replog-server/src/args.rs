@@ -54,6 +54,12 @@ pub(crate) struct MasterArgs {
     /// Where clients reach this master: secondaries send them there.
     #[arg(long, env = "REPLOG_PUBLIC_URL", value_parser = parse_url)]
     pub(crate) public_url: Option<String>,
+    /// Where no majority answers within --unhealthy-after, recover from those that do. What only the
+    /// others hold is lost, acknowledged or not: for when they are lost for good. Nothing is forced
+    /// where a majority answers; take the flag away once the cluster is whole.
+    #[arg(long, env = "REPLOG_FORCE_RECOVERY_AND_LOSE_ACKNOWLEDGED_MESSAGES",
+          value_parser = BoolishValueParser::new())]
+    pub(crate) force_recovery_and_lose_acknowledged_messages: bool,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
 }
@@ -551,6 +557,25 @@ mod tests {
         assert_eq!(parse_sync("interval:50ms"), Ok(interval));
         assert_eq!(parse_sync("never"), Ok(SyncPolicy::Never));
         assert!(parse_sync("interval:0ms").is_err());
+    }
+
+    #[test]
+    fn a_recovery_is_forced_only_where_a_master_is_told_so_at_full_length() {
+        let flag = "--force-recovery-and-lose-acknowledged-messages";
+        let line = "replog-server master --secondary s=http://b:5000";
+        for (line, expected) in [(line.to_owned(), false), (format!("{line} {flag}"), true)] {
+            let Ok(Command::Master(args)) = parsed(&line) else {
+                panic!("{line}");
+            };
+            assert_eq!(args.force_recovery_and_lose_acknowledged_messages, expected);
+        }
+        for line in [
+            format!("{line} --force"),
+            format!("replog-server secondary --name s {flag}"),
+            format!("replog-server cluster {flag}"),
+        ] {
+            assert!(parsed(&line).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::net::TcpListener;
 
-use replog_core::{NodeName, Peer};
+use replog_core::{ForcedRecovery, NodeName, Peer};
 
 use crate::{
     args::ClusterArgs,
@@ -54,6 +54,7 @@ pub(crate) async fn start(
         name,
         secondaries: peers,
         public_url: None,
+        forced_recovery: ForcedRecovery::Never,
         workers: WORKERS,
     };
     let master = start_master(start, &args.common, files, master_listener).await?;

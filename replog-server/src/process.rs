@@ -9,7 +9,7 @@ use std::{
     thread::available_parallelism,
 };
 
-use replog_core::NodeName;
+use replog_core::{ForcedRecovery, NodeName};
 
 use crate::{
     args::{Command, MasterArgs, SecondaryArgs},
@@ -73,6 +73,10 @@ async fn start_master_process(args: MasterArgs, files: &OpenFiles) -> Result<Run
         name: args.name,
         secondaries: args.secondaries,
         public_url: args.public_url,
+        forced_recovery: match args.force_recovery_and_lose_acknowledged_messages {
+            true => ForcedRecovery::LoseAcknowledged,
+            false => ForcedRecovery::Never,
+        },
         directory,
         workers: workers(),
     };

@@ -13,7 +13,7 @@ use std::{
 
 use actix_web::{App, HttpServer, dev::ServerHandle, http::KeepAlive};
 use replog_core::{
-    Master, NodeName, Peer, Secondary,
+    ForcedRecovery, Master, NodeName, Peer, Secondary,
     error::StartError,
     storage::{FileStorage, MemoryStorage, Storage},
     transport::{FaultInjector, FaultyNetwork, HttpNetwork, HttpOptions, Network},
@@ -55,6 +55,7 @@ pub(crate) struct MasterStart {
     pub(crate) name: NodeName,
     pub(crate) secondaries: Vec<Peer>,
     pub(crate) public_url: Option<String>,
+    pub(crate) forced_recovery: ForcedRecovery,
     pub(crate) directory: PathBuf,
     pub(crate) workers: usize,
 }
@@ -70,11 +71,13 @@ pub(crate) async fn start_master(
         name,
         secondaries,
         public_url,
+        forced_recovery,
         directory,
         workers,
     } = start;
     let mut config = common.master_config(name.clone(), secondaries);
     config.public_url = public_url;
+    config.forced_recovery = forced_recovery;
     config.max_waiting_appends = files.waiting_max(common.max_waiting_appends);
     log::info!(
         "{name}: {files}, waiting appends {} of each concern",

@@ -25,14 +25,15 @@ use crate::{
     error::Stopped,
     handle::{Shared, host::Host},
     limits::{EPOCH_STARTS_MAX, NODES_MAX},
-    log::{LogView, LogWriter, Meta, WriteCommand, WriteReport},
+    log::{LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
     rules::{
         link::Link,
         office::{Answered, NewAppend, Office},
-        recovery::{Recovery, RecoveryAction},
+        recovery::{Recovery, RecoveryAction, Settings},
+        room::Shortage,
     },
     transport::Transport,
-    types::{Mode, Offset},
+    types::{DiskState, Mode, Offset},
     views::{LogHealth, MasterHealth},
 };
 
@@ -42,8 +43,14 @@ pub(crate) struct Coordinator {
     office: Office<Caller>,
     /// The recovery, while it goes on.
     recovery: Option<Recovery>,
-    /// As it is on disk, or about to be.
+    /// What a recovery needs to begin, at the start or later.
+    settings: Settings,
+    /// As it is on disk.
     meta: Meta,
+    /// As it is about to be.
+    saving: Option<Meta>,
+    /// The number of the last question of a recovery.
+    asked: u64,
     links: Vec<Addr<SecondaryLink>>,
     inbox: Arc<Inbox>,
     /// The inbox's other buffer: the two take turns.
@@ -61,7 +68,8 @@ pub(crate) struct Coordinator {
 /// What a coordinator is made of.
 pub(crate) struct CoordinatorParts {
     pub(crate) config: MasterConfig,
-    pub(crate) recovery: Recovery,
+    pub(crate) settings: Settings,
+    pub(crate) end: Offset,
     pub(crate) meta: Meta,
     pub(crate) transports: Vec<std::rc::Rc<dyn Transport>>,
     pub(crate) seed: u64,
@@ -79,7 +87,8 @@ impl Coordinator {
     pub(crate) fn new(parts: CoordinatorParts, own: &Addr<Coordinator>) -> Coordinator {
         let CoordinatorParts {
             config,
-            recovery,
+            settings,
+            end,
             meta,
             transports,
             seed,
@@ -128,8 +137,11 @@ impl Coordinator {
         Coordinator {
             office: Office::new(&config, durable, initial),
             config,
-            recovery: Some(recovery),
+            recovery: Some(Recovery::new(settings.clone(), meta.clone(), end, now)),
+            settings,
             meta,
+            saving: None,
+            asked: 0,
             links,
             inbox,
             spare: Vec::new(),
@@ -152,6 +164,9 @@ impl Coordinator {
         self.carry_out_recovery(now);
         let answered = self.office.settle(now);
         self.answer(answered);
+        if self.office.take_probe(now) {
+            self.writer.submit(WriteCommand::Resume);
+        }
         self.tell_committed();
         self.tell_mode(now);
         let recovery = self.recovery.as_ref().and_then(Recovery::next_deadline);
@@ -190,6 +205,7 @@ impl Coordinator {
                 serial,
                 body,
             } => {
+                self.asked = serial;
                 // The others go on with what they were asked before: it keeps them in contact.
                 for (peer, link) in self.config.secondaries.iter().zip(&self.links) {
                     if to.contains(&peer.name) {
@@ -203,11 +219,14 @@ impl Coordinator {
                 }
             }
             RecoveryAction::Save(meta) => {
-                self.meta = meta.clone();
+                self.saving = Some(meta.clone());
                 self.writer.submit(WriteCommand::SaveMeta {
                     ticket: 0,
                     meta: Box::new(meta),
                 });
+            }
+            RecoveryAction::SetAside { from, epoch } => {
+                self.writer.submit(WriteCommand::SetAside { from, epoch });
             }
             RecoveryAction::Truncate(to) => {
                 self.writer.submit(WriteCommand::Truncate { ticket: 0, to });
@@ -228,6 +247,7 @@ impl Coordinator {
                     .as_ref()
                     .expect("a recovered master has a cluster")
                     .id;
+                let forced_epoch = meta.forced_epoch;
                 self.meta = meta;
                 self.recovery = None;
                 self.office.serve(epoch, adopted_end);
@@ -236,11 +256,13 @@ impl Coordinator {
                         cluster,
                         epoch,
                         adopted_end,
+                        forced_epoch,
                     });
                 }
             }
             RecoveryAction::BecomeFenced(by) => self.lose_office(now, by),
             RecoveryAction::Note(text) => info!("recovery: {text}"),
+            RecoveryAction::Alarm(text) => error!("recovery: {text}"),
         }
     }
 
@@ -252,6 +274,25 @@ impl Coordinator {
         for link in &self.links {
             link.do_send(FallSilent);
         }
+    }
+
+    /// A write was refused: what it was for is not in the log, and the links go on as they are
+    /// until there is room and the next recovery asks.
+    fn give_up_office(&mut self, now: Instant, error: &std::io::Error) {
+        if self.office.disk() == DiskState::Ok {
+            warn!(%error, "the disk refuses writes: appends are refused until there is room");
+        } else {
+            debug!(%error, "the disk still refuses writes");
+        }
+        (self.recovery, self.saving) = (None, None);
+        let shortage = Shortage {
+            disk: disk_state(error),
+            detail: error.to_string().into(),
+        };
+        let end = self.view.written_end();
+        let (answered, freed_bytes) = self.office.become_out_of_room(now, end, shortage);
+        self.inbox.release(freed_bytes);
+        self.answer(answered);
     }
 
     fn answer(&self, answered: Vec<Answered<Caller>>) {
@@ -318,8 +359,20 @@ impl Coordinator {
                 }
             }
             WriteReport::MetaSaved { .. } => {
+                if let Some(meta) = self.saving.take() {
+                    self.meta = meta;
+                }
                 if let Some(recovery) = &mut self.recovery {
                     recovery.on_saved(now);
+                }
+            }
+            WriteReport::WriteFailed { error } => self.give_up_office(now, &error),
+            WriteReport::Resumed { end } => {
+                info!(%end, "the disk takes writes again");
+                if self.office.on_resumed(now) {
+                    let (settings, meta) = (self.settings.clone(), self.meta.clone());
+                    let again = Recovery::again(settings, meta, end, self.asked, now);
+                    self.recovery = Some(again);
                 }
             }
             WriteReport::Failed { error } => {
@@ -450,7 +503,7 @@ impl Handler<RecoveryAnswered> for Coordinator {
 impl Handler<OfficeLost> for Coordinator {
     type Result = ();
     fn handle(&mut self, lost: OfficeLost, ctx: &mut Context<Self>) {
-        if self.office.is_serving() {
+        if self.recovery.is_none() && self.office.may_be_lost() {
             self.lose_office(Instant::now(), lost.0);
         }
         self.settle(ctx);

@@ -65,6 +65,7 @@ pub(crate) struct Serve {
     pub(crate) cluster: ClusterId,
     pub(crate) epoch: Epoch,
     pub(crate) adopted_end: Offset,
+    pub(crate) forced_epoch: Option<Epoch>,
 }
 
 /// To the coordinator: another master holds the office.

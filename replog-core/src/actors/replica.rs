@@ -16,17 +16,23 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    actors::messages::{Answer, DescribeSecondary, Stop, WriterReported},
+    actors::{
+        messages::{Answer, DescribeSecondary, Stop, WriterReported},
+        timer::Timer,
+    },
     error::Stopped,
     handle::{
         Shared,
         host::{self, Host},
     },
     limits::{BATCH_BYTES_MAX, EPOCH_STARTS_MAX},
-    log::{LogView, LogWriter, WriteCommand, WriteReport},
-    rules::replica::{LogFacts, Replica, ReplicaAction, ReplicaChange, RequestId},
+    log::{LogView, LogWriter, WriteCommand, WriteReport, disk_state},
+    rules::{
+        replica::{LogFacts, Replica, ReplicaAction, ReplicaChange, RequestId},
+        room::Shortage,
+    },
     transport::{self, Fetch, Fetched, Hello, Refusal, Response},
-    types::{DiskState, Epoch, EpochStart, Offset},
+    types::{Epoch, EpochStart, Offset},
     views::{LogHealth, MasterAddress, SecondaryHealth},
 };
 
@@ -47,11 +53,11 @@ pub(crate) struct ReplicaActor {
     writer: LogWriter,
     shared: Arc<Shared>,
     host: Arc<dyn Host>,
-    disk: DiskState,
     /// Who waits for which answer.
     waiting: BTreeMap<RequestId, oneshot::Sender<Response>>,
     next_request: RequestId,
     ended: watch::Sender<Option<Stopped>>,
+    timer: Timer,
 }
 
 /// What a replica is made of.
@@ -80,10 +86,10 @@ impl ReplicaActor {
             writer,
             shared,
             host,
-            disk: DiskState::Ok,
             waiting: BTreeMap::new(),
             next_request: 0,
             ended,
+            timer: Timer::default(),
         }
     }
 
@@ -98,6 +104,12 @@ impl ReplicaActor {
             }
         }
         self.shared.set_committed(self.replica.committed());
+        let deadline = self.replica.next_deadline();
+        self.timer.arm(ctx, deadline, |replica, ctx| {
+            replica.timer.fired();
+            replica.replica.on_deadline(Instant::now());
+            replica.carry_out_all(ctx);
+        });
     }
 
     fn carry_out(&mut self, ctx: &mut Context<Self>, action: ReplicaAction) {
@@ -109,6 +121,9 @@ impl ReplicaActor {
             }
             ReplicaAction::Save { ticket, meta } => {
                 self.writer.submit(WriteCommand::SaveMeta { ticket, meta });
+            }
+            ReplicaAction::SetAside { from, epoch } => {
+                self.writer.submit(WriteCommand::SetAside { from, epoch });
             }
             ReplicaAction::Truncate { ticket, to } => {
                 self.writer.submit(WriteCommand::Truncate { ticket, to });
@@ -127,6 +142,7 @@ impl ReplicaActor {
             } => {
                 self.read_starts(ctx, serial, hello, before);
             }
+            ReplicaAction::Resume => self.writer.submit(WriteCommand::Resume),
             ReplicaAction::Changed(change) => log(&change),
         }
     }
@@ -222,7 +238,7 @@ impl ReplicaActor {
                 next: state.durable_end,
                 committed: self.replica.committed(),
                 bytes: self.view.bytes(),
-                disk: self.disk,
+                disk: self.replica.disk(),
             },
             intact: state.log_epoch.is_some(),
             buffered: state.buffered,
@@ -247,6 +263,10 @@ fn log(change: &ReplicaChange) {
         }
         ReplicaChange::Aligned { epoch, end } => info!(%epoch, %end, "aligned with the master"),
         ReplicaChange::Intact { epoch, end } => info!(%epoch, %end, "the log counts"),
+        ReplicaChange::OutOfRoom(shortage) => {
+            warn!(error = %shortage.detail, "the disk refuses writes: no records until there is room");
+        }
+        ReplicaChange::Resumed { end } => info!(%end, "the disk takes writes again"),
     }
 }
 
@@ -279,9 +299,16 @@ impl Handler<WriterReported> for ReplicaActor {
             } => {
                 self.replica.on_saved(ticket, durable_end, &*self.view);
             }
+            WriteReport::WriteFailed { error } => {
+                let shortage = Shortage {
+                    disk: disk_state(&error),
+                    detail: error.to_string().into(),
+                };
+                self.replica.on_write_failed(Instant::now(), shortage);
+            }
+            WriteReport::Resumed { end } => self.replica.on_resumed(Instant::now(), end),
             WriteReport::Failed { error } => {
                 error!(%error, "the disk failed: this node ends");
-                self.disk = DiskState::Failed;
                 self.replica.on_failed(&error.to_string());
                 self.carry_out_all(ctx);
                 self.end(ctx, Some(error.to_string().into()));

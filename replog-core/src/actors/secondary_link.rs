@@ -56,6 +56,7 @@ pub(crate) struct SecondaryLink {
     host: Arc<dyn Host>,
     cluster: Option<ClusterId>,
     adopted_end: Offset,
+    forced_epoch: Option<Epoch>,
     /// The failures in a row at the last report.
     told_failures: u64,
     timer: Timer,
@@ -99,6 +100,7 @@ impl SecondaryLink {
             host,
             cluster: None,
             adopted_end: Offset::ZERO,
+            forced_epoch: None,
             told_failures: 0,
             timer: Timer::default(),
         }
@@ -229,6 +231,7 @@ impl SecondaryLink {
             adopted_end: self.adopted_end,
             epoch_starts,
             epoch_starts_end,
+            forced_epoch: self.forced_epoch,
         })
     }
 
@@ -377,7 +380,9 @@ impl Handler<Serve> for SecondaryLink {
             cluster,
             epoch,
             adopted_end,
+            forced_epoch,
         } = serve;
+        self.forced_epoch = forced_epoch;
         (self.cluster, self.adopted_end) = (Some(cluster), adopted_end);
         let now = Instant::now();
         self.link.on_log(now, self.view.written_end(), None);

@@ -9,13 +9,14 @@ use tokio::{
     sync::{oneshot, watch},
     time::Instant,
 };
+use tracing::warn;
 
 use crate::{
     actors::{
         AppendsQueued, Coordinator, CoordinatorParts, DescribeHolders, DescribeMaster,
         DescribeWaiting, Drain, Inbox, Stop, WriterReported,
     },
-    config::MasterConfig,
+    config::{ForcedRecovery, MasterConfig},
     error::{AppendError, StartError, Stopped},
     handle::{
         Reader, Shared,
@@ -23,10 +24,7 @@ use crate::{
         runtime,
     },
     log::LogView,
-    rules::{
-        office::NewAppend,
-        recovery::{Recovery, Settings},
-    },
+    rules::{office::NewAppend, recovery::Settings},
     storage::Storage,
     transport::Network,
     types::{ClusterId, Concern, Mode, NodeName, Offset},
@@ -299,9 +297,13 @@ fn build(
     let writer = runtime::start_writer(&*host, storage, files, lock, move |report| {
         reports_to.do_send(WriterReported(report));
     })?;
+    if config.forced_recovery != ForcedRecovery::Never {
+        warn!("a recovery may be forced: without a majority, this start loses messages");
+    }
     let settings = Settings {
         nodes,
         founding: config.founding,
+        forced_recovery: config.forced_recovery,
         timing: config.timing.clone(),
         drawn: ClusterId::draw(&mut host.rng()),
     };
@@ -325,7 +327,8 @@ fn build(
         shared: inner.shared.clone(),
     });
     let parts = CoordinatorParts {
-        recovery: Recovery::new(settings, meta.clone(), end, Instant::now()),
+        settings,
+        end,
         meta,
         transports: config
             .secondaries

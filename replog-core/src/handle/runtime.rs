@@ -12,7 +12,9 @@ use crate::{
     config::LogConfig,
     error::{OpenError, StartError, Stopped},
     handle::host::{self, Host},
-    log::{self, LogFiles, LogOptions, LogView, LogWriter, Meta, WriteReport, WriterLoop},
+    log::{
+        self, LogFiles, LogOptions, LogView, LogWriter, Meta, PROBE_PATH, WriteReport, WriterLoop,
+    },
     storage::{Storage, StorageLock},
     types::{InstanceId, NodeName, Offset, SyncPolicy},
 };
@@ -133,6 +135,13 @@ pub(crate) fn open(
         });
     }
     meta.start += 1;
+    // Left behind by a process that was ended while it looked for room.
+    match storage.remove(PROBE_PATH) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            warn!(node = %name, %error, "{PROBE_PATH} cannot be removed");
+        }
+        Ok(()) | Err(_) => {}
+    }
     let options = LogOptions {
         segment_bytes: config.segment_bytes,
         tail_bytes: config.tail_bytes,
@@ -140,9 +149,9 @@ pub(crate) fn open(
     };
     let cluster = meta.cluster.as_ref().map(|cluster| cluster.id);
     let (files, view, report) = log::open(storage.clone(), options, cluster)?;
-    meta.save(&**storage).map_err(|source| OpenError::Io {
+    meta.save(&**storage).map_err(|error| OpenError::Io {
         path: "meta.json".to_owned(),
-        source,
+        source: error.into(),
     })?;
     if report.torn_bytes > 0 {
         warn!(node = %name, bytes = report.torn_bytes, end = %report.end, "cut a torn tail");

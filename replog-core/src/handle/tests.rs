@@ -446,6 +446,9 @@ async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
     assert_eq!(receipt.offset, Offset(1));
 }
 
+mod forced;
+mod full_disks;
+
 #[tokio::test]
 async fn a_handle_that_is_dropped_stops_its_node_and_gives_the_directory_back() {
     let cluster = Cluster::new(1);

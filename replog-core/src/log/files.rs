@@ -1,8 +1,8 @@
 //! The write side of a log: opening, appending, syncing, truncating.
 //!
 //! Owns the order in which bytes reach the disk, which is what makes a start after any stop
-//! possible. Never tries again what failed: after an error it does nothing any more. Keeps
-//! rules 2 and 10.
+//! possible. After an error it does nothing any more. A failed sync is final; where only a write
+//! was refused, [`LogFiles::mend`] undoes what came of it. Keeps rules 2 and 10.
 //!
 //! What opening rests on, and every change here keeps:
 //!
@@ -21,6 +21,8 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
+    aside,
+    failure::LogError,
     mark::{self, Mark, MarkFile},
     segment::{self, DIR, FileName, HeaderError, Scan, ScanError, Scanned, SegmentHeader},
 };
@@ -30,7 +32,7 @@ use crate::{
     log::LogView,
     record::RecordBatch,
     storage::{OpenHow, Storage, StorageFile},
-    types::{ClusterId, Offset, SyncPolicy},
+    types::{ClusterId, Epoch, Offset, SyncPolicy},
 };
 
 /// Bytes that a copy of a segment writes at once.
@@ -123,6 +125,7 @@ pub(crate) fn open(
         active,
         written_end: end,
         synced_end: end,
+        half_made: None,
         failure: None,
     };
     Ok((files, view, report))
@@ -140,8 +143,10 @@ pub(crate) struct LogFiles {
     active: Option<Active>,
     written_end: Offset,
     synced_end: Offset,
-    /// Why nothing is done any more: kind and text of the first error.
-    failure: Option<(io::ErrorKind, String)>,
+    /// The segment that is being made: a leftover of it belongs to nobody.
+    half_made: Option<Offset>,
+    /// Why nothing is done any more.
+    failure: Option<LogError>,
 }
 
 /// The segment that is written.
@@ -196,12 +201,13 @@ impl LogFiles {
     ///
     /// # Errors
     ///
-    /// The storage's. Some of the records may be written; nothing is done here any more.
+    /// The storage's. Some of the records may be written; nothing is done here any more, after
+    /// [`LogError::Write`] until it is mended.
     ///
     /// # Panics
     ///
     /// When a batch does not follow, or no cluster is set.
-    pub(crate) fn append(&mut self, batches: &[RecordBatch]) -> io::Result<()> {
+    pub(crate) fn append(&mut self, batches: &[RecordBatch]) -> Result<(), LogError> {
         self.attempt(|files| files.try_append(batches))
     }
 
@@ -210,9 +216,9 @@ impl LogFiles {
     ///
     /// # Errors
     ///
-    /// The storage's. Final: what was not durable before is not known to be, and nothing is
-    /// done here any more.
-    pub(crate) fn sync(&mut self) -> io::Result<()> {
+    /// The storage's. A failed sync is final: what was not durable before is not known to be, and
+    /// nothing is done here any more.
+    pub(crate) fn sync(&mut self) -> Result<(), LogError> {
         self.attempt(LogFiles::try_sync)
     }
 
@@ -223,9 +229,31 @@ impl LogFiles {
     /// # Errors
     ///
     /// The storage's, and `InvalidData` when damage hides where the record at `to` begins; then
-    /// nothing was cut. Nothing is done here any more.
-    pub(crate) fn truncate(&mut self, to: Offset) -> io::Result<Cut> {
+    /// nothing was cut. Nothing is done here any more. All of them are final but one: when the
+    /// mark cannot be lowered, nothing was cut and the log can be mended.
+    pub(crate) fn truncate(&mut self, to: Offset) -> Result<Cut, LogError> {
         self.attempt(|files| files.try_truncate(to))
+    }
+
+    /// Keeps the records from `from` on aside in a file of their own, before they are cut because
+    /// of a recovery that was forced in `epoch`. When this returns, that file is durable.
+    ///
+    /// # Errors
+    ///
+    /// The storage's, as in [`LogFiles::append`].
+    ///
+    /// # Panics
+    ///
+    /// When there are records and no cluster is set.
+    pub(crate) fn set_aside(&mut self, from: Offset, epoch: Epoch) -> Result<(), LogError> {
+        self.attempt(|files| {
+            if from >= files.written_end {
+                return Ok(());
+            }
+            let cluster = files.cluster.expect("records belong to a cluster");
+            let range = (from, files.written_end);
+            aside::set_aside(&*files.storage, &files.view, cluster, range, epoch)
+        })
     }
 
     /// Syncs and leaves a mark that says the stop was clean. Nothing can be done afterwards.
@@ -233,34 +261,79 @@ impl LogFiles {
     /// # Errors
     ///
     /// The storage's: then the stop was not clean.
-    pub(crate) fn close(&mut self) -> io::Result<()> {
+    pub(crate) fn close(&mut self) -> Result<(), LogError> {
         self.attempt(|files| {
             files.try_sync()?;
             files.mark.write_synced(Mark {
                 end: files.synced_end,
                 clean: true,
-            })
+            })?;
+            Ok(())
         })?;
-        self.failure = Some((io::ErrorKind::Other, "it was closed".to_owned()));
+        self.failure = Some(LogError::Final(io::Error::other("it was closed")));
         Ok(())
     }
 
-    /// Does something unless anything failed before, and remembers a failure for good.
-    fn attempt<T>(&mut self, what: impl FnOnce(&mut LogFiles) -> io::Result<T>) -> io::Result<T> {
-        if let Some((kind, text)) = &self.failure {
-            return Err(io::Error::new(
-                *kind,
-                format!("the log takes no more: {text}"),
-            ));
+    /// Makes the log usable again after a refused write: what was written in part is cut away, a
+    /// segment that was being made is removed, and everything that is left is synced. The written
+    /// end stays: readers and links never saw more. Without a failure it does nothing.
+    ///
+    /// # Errors
+    ///
+    /// The storage's. After [`LogError::Write`] it may be tried again.
+    pub(crate) fn mend(&mut self) -> Result<(), LogError> {
+        match self.failure.take() {
+            None => Ok(()),
+            Some(LogError::Write(_)) => self.attempt(LogFiles::try_mend),
+            Some(failure) => {
+                let refusal = failure.refusal();
+                self.failure = Some(failure);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Does something unless anything failed before, and remembers a failure.
+    fn attempt<T>(
+        &mut self,
+        what: impl FnOnce(&mut LogFiles) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.refusal());
         }
         let result = what(self);
         if let Err(error) = &result {
-            self.failure = Some((error.kind(), error.to_string()));
+            self.failure = Some(error.again());
         }
         result
     }
 
-    fn try_append(&mut self, batches: &[RecordBatch]) -> io::Result<()> {
+    fn try_mend(&mut self) -> Result<(), LogError> {
+        if let Some(first) = self.half_made {
+            match self.storage.remove(&segment::path(first)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(LogError::Write(error)),
+            }
+            self.storage.sync_dir(DIR)?;
+            self.half_made = None;
+        }
+        if let Some(active) = &self.active {
+            active
+                .file
+                .truncate(active.bytes)
+                .map_err(LogError::Write)?;
+            active.file.sync()?;
+        }
+        self.synced_end = self.written_end;
+        self.view.synced(self.synced_end);
+        self.mark.write_synced(Mark {
+            end: self.synced_end,
+            clean: false,
+        })
+    }
+
+    fn try_append(&mut self, batches: &[RecordBatch]) -> Result<(), LogError> {
         // Both assertions guard the disk against a caller that lost count.
         let (mut next, mut epoch) = (self.written_end, self.view.last_epoch());
         for batch in batches {
@@ -320,7 +393,7 @@ impl LogFiles {
     }
 
     /// Writes a group that fits into the last segment, and tells the view.
-    fn write(&mut self, group: &[RecordBatch]) -> io::Result<()> {
+    fn write(&mut self, group: &[RecordBatch]) -> Result<(), LogError> {
         let Some(last) = group.last() else {
             return Ok(());
         };
@@ -329,7 +402,7 @@ impl LogFiles {
             .iter()
             .map(|batch| IoSlice::new(batch.bytes()))
             .collect();
-        active.file.append(&parts)?;
+        active.file.append(&parts).map_err(LogError::Write)?;
         active.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
         self.written_end = last.end();
         self.view.wrote(group);
@@ -337,7 +410,7 @@ impl LogFiles {
     }
 
     /// Makes the segment that begins at the written end. All before it is synced.
-    fn start_segment(&mut self) -> io::Result<()> {
+    fn start_segment(&mut self) -> Result<(), LogError> {
         assert!(self.is_synced(), "a segment is left before it is synced");
         let first = self.written_end;
         let cluster = self
@@ -351,12 +424,16 @@ impl LogFiles {
             number,
             epoch_starts,
         };
+        self.half_made = Some(first);
         let file = self
             .storage
-            .open(&segment::path(first), OpenHow::Truncated)?;
-        file.append(&[IoSlice::new(&header.encode())])?;
+            .open(&segment::path(first), OpenHow::Truncated)
+            .map_err(LogError::Write)?;
+        file.append(&[IoSlice::new(&header.encode())])
+            .map_err(LogError::Write)?;
         file.sync()?;
         self.storage.sync_dir(DIR)?;
+        self.half_made = None;
         let bytes = header.encoded_bytes();
         self.view.rolled(first, bytes, file.clone());
         self.active = Some(Active {
@@ -368,7 +445,7 @@ impl LogFiles {
         Ok(())
     }
 
-    fn try_sync(&mut self) -> io::Result<()> {
+    fn try_sync(&mut self) -> Result<(), LogError> {
         if self.is_synced() {
             return Ok(());
         }
@@ -378,15 +455,17 @@ impl LogFiles {
             .expect("what was written is in a segment");
         active.file.sync()?;
         self.synced_end = self.written_end;
-        self.mark.write(Mark {
-            end: self.synced_end,
-            clean: false,
-        })?;
+        // The mark may lag: these records are durable whether or not it can be written.
         self.view.synced(self.synced_end);
-        Ok(())
+        self.mark
+            .write(Mark {
+                end: self.synced_end,
+                clean: false,
+            })
+            .map_err(LogError::Write)
     }
 
-    fn try_truncate(&mut self, to: Offset) -> io::Result<Cut> {
+    fn try_truncate(&mut self, to: Offset) -> Result<Cut, LogError> {
         if to >= self.written_end {
             return Ok(Cut {
                 from: self.written_end,
@@ -414,13 +493,14 @@ impl LogFiles {
         let header = SegmentHeader::read(&*file)?.map_err(|error| damaged(error.to_string()))?;
         let scanned = segment::scan(&*file, &header, to, file.size()?)?;
         if scanned.end < to {
-            return Err(damaged(format!("offset {} cannot be read", scanned.end)));
+            return Err(damaged(format!("offset {} cannot be read", scanned.end)).into());
         }
-        self.synced_end = self.synced_end.min(to);
+        let synced_end = self.synced_end.min(to);
         self.mark.write_synced(Mark {
-            end: self.synced_end,
+            end: synced_end,
             clean: false,
         })?;
+        self.synced_end = synced_end;
         let bytes = scanned.position;
         self.view.cut(
             to,
@@ -787,9 +867,12 @@ fn find_gap(storage: &dyn Storage, segments: &[(Offset, u64)]) -> Result<OpenErr
     })
 }
 
-fn at(path: &str) -> impl FnOnce(io::Error) -> OpenError + use<> {
+fn at<E: Into<io::Error>>(path: &str) -> impl FnOnce(E) -> OpenError + use<E> {
     let path = path.to_owned();
-    |source| OpenError::Io { path, source }
+    |source| OpenError::Io {
+        path,
+        source: source.into(),
+    }
 }
 
 fn damaged(segment: Offset, (offset, position): (Offset, u64), what: String) -> OpenError {
@@ -805,5 +888,7 @@ fn missing(first: Offset) -> OpenError {
     damaged(first, (first, 0), "the segment is missing".to_owned())
 }
 
+#[cfg(test)]
+mod mend_tests;
 #[cfg(test)]
 mod tests;

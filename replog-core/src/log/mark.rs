@@ -17,6 +17,7 @@
 
 use std::{io, sync::Arc};
 
+use super::failure::LogError;
 use crate::{
     storage::{OpenHow, Storage, StorageFile, read_file},
     types::Offset,
@@ -92,12 +93,17 @@ impl MarkFile {
     }
 
     /// Writes a mark and syncs it: for lowering, and for the last one.
-    pub(crate) fn write_synced(&self, mark: Mark) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Write`] while nothing but the mark itself may have suffered.
+    pub(crate) fn write_synced(&self, mark: Mark) -> Result<(), LogError> {
         if self.file.size()? != BYTES as u64 {
-            self.file.truncate(0)?;
+            self.file.truncate(0).map_err(LogError::Write)?;
         }
-        self.write(mark)?;
-        self.file.sync()
+        self.write(mark).map_err(LogError::Write)?;
+        self.file.sync()?;
+        Ok(())
     }
 }
 

@@ -12,11 +12,12 @@
 //! | `crc32c` | CRC-32C over the text of `meta`, from `{` to `}`, as 8 hexadecimal digits |
 //! | `meta` | the fields of [`Meta`] |
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::failure::LogError;
 use crate::{
     error::OpenError,
     storage::{OpenHow, Storage, read_file},
@@ -110,14 +111,19 @@ impl Meta {
     ///
     /// # Errors
     ///
-    /// What the storage says. Then it is not known which of the two the next start will find.
-    pub(crate) fn save(&self, storage: &dyn Storage) -> io::Result<()> {
+    /// What the storage says. After [`LogError::Write`] the one before is still in its place;
+    /// else it is not known which of the two the next start will find.
+    pub(crate) fn save(&self, storage: &dyn Storage) -> Result<(), LogError> {
         let text = encode(self);
-        let file = storage.open(PATH_NEW, OpenHow::Truncated)?;
-        file.append(&[IoSlice::new(text.as_bytes())])?;
+        let file = storage
+            .open(PATH_NEW, OpenHow::Truncated)
+            .map_err(LogError::Write)?;
+        file.append(&[IoSlice::new(text.as_bytes())])
+            .map_err(LogError::Write)?;
         file.sync()?;
-        storage.rename(PATH_NEW, PATH)?;
-        storage.sync_dir("")
+        storage.rename(PATH_NEW, PATH).map_err(LogError::Write)?;
+        storage.sync_dir("")?;
+        Ok(())
     }
 }
 
@@ -162,7 +168,7 @@ fn decode(bytes: &[u8]) -> Result<Meta, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{io, sync::Arc};
 
     use super::*;
     use crate::storage::MemoryStorage;

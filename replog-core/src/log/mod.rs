@@ -11,6 +11,8 @@
 //!     an actor                     LogView (shared): ends, tail, segments ◀── readers, links
 //! ```
 
+mod aside;
+pub(crate) mod failure;
 pub(crate) mod files;
 pub(crate) mod mark;
 pub(crate) mod meta;
@@ -20,9 +22,10 @@ pub(crate) mod testing;
 pub(crate) mod view;
 pub(crate) mod writer;
 
+pub(crate) use failure::{LogError, disk_state};
 pub(crate) use files::{Cut, LogFiles, LogOptions, open};
 pub(crate) use meta::{ClusterIdentity, Meta, Promised};
 pub(crate) use view::LogView;
 #[cfg(feature = "sim")]
 pub(crate) use writer::NextStep;
-pub(crate) use writer::{LogWriter, WriteCommand, WriteReport, WriterLoop};
+pub(crate) use writer::{LogWriter, PROBE_PATH, WriteCommand, WriteReport, WriterLoop};

@@ -12,11 +12,15 @@
 //!
 //! [`WriterLoop`] has no clock and no thread: it is given what is queued, works it off step by
 //! step, and is told when a sync is due. A simulation lets time pass between the steps. Keeps
-//! rules 4 and 10: what is reported as durable is, and a failure is final.
+//! rules 4 and 10: what is reported as durable is, and a failed sync is final.
+//!
+//! A write that is refused, as on a full disk, is not: the rest of the queue is dropped, since it
+//! was asked for by one who did not know, and so is what follows, up to a [`WriteCommand::Resume`].
 
 use std::{
     collections::VecDeque,
-    fmt, io,
+    fmt,
+    io::{self, IoSlice},
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -28,12 +32,15 @@ use std::{
 };
 
 use crate::{
-    limits::WRITE_GROUP_BYTES_MAX,
-    log::{Cut, LogFiles, Meta},
+    limits::{ROOM_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
+    log::{Cut, LogError, LogFiles, Meta},
     record::RecordBatch,
-    storage::Storage,
-    types::{Offset, SyncPolicy},
+    storage::{OpenHow, Storage},
+    types::{Epoch, Offset, SyncPolicy},
 };
+
+/// Written and removed again, to see whether there is room.
+pub(crate) const PROBE_PATH: &str = "room.probe";
 
 /// What the writer is asked to do, in order.
 #[derive(Debug)]
@@ -42,9 +49,15 @@ pub(crate) enum WriteCommand {
     Append(RecordBatch),
     /// Cut the log back; everything before it in the queue is written first.
     Truncate { ticket: u64, to: Offset },
+    /// Keep the records from here on aside in a file: a cut follows, because of a recovery that was
+    /// forced in this epoch. Nothing is reported.
+    SetAside { from: Offset, epoch: Epoch },
     /// Write and sync everything before it, then save this. Also sets the files' cluster id from
     /// it.
     SaveMeta { ticket: u64, meta: Box<Meta> },
+    /// After a refused write: undo what came of it, see whether there is room, and take commands
+    /// again.
+    Resume,
     /// Sync everything, leave a clean mark, end.
     Close,
 }
@@ -60,7 +73,12 @@ pub(crate) enum WriteReport {
     Truncated { ticket: u64, cut: Cut },
     /// The meta of `ticket` is durable, and so is every record before it.
     MetaSaved { ticket: u64, durable_end: Offset },
-    /// Final: a write or a sync failed. Nothing is done any more; every later command is
+    /// A write was refused. Nothing of what it was for counts as done, and what is queued behind
+    /// it is dropped, until it shall resume.
+    WriteFailed { error: io::Error },
+    /// There is room, and commands are taken again. The log ends here, all of it durable.
+    Resumed { end: Offset },
+    /// Final: a sync failed, or worse. Nothing is done any more; every later command is
     /// dropped.
     Failed { error: io::Error },
     /// The clean end.
@@ -72,9 +90,11 @@ impl WriteCommand {
     fn bytes(&self) -> usize {
         match self {
             WriteCommand::Append(batch) => batch.bytes().len(),
-            WriteCommand::Truncate { .. } | WriteCommand::SaveMeta { .. } | WriteCommand::Close => {
-                0
-            }
+            WriteCommand::Truncate { .. }
+            | WriteCommand::SetAside { .. }
+            | WriteCommand::SaveMeta { .. }
+            | WriteCommand::Resume
+            | WriteCommand::Close => 0,
         }
     }
 }
@@ -88,6 +108,8 @@ pub(crate) struct WriterLoop {
     queued: VecDeque<WriteCommand>,
     /// A group was written, and nobody was told yet how far the log is durable.
     group_written: bool,
+    /// A write was refused: commands are dropped until it resumes.
+    refusing: bool,
     ended: bool,
 }
 
@@ -114,6 +136,7 @@ impl WriterLoop {
             storage,
             queued: VecDeque::new(),
             group_written: false,
+            refusing: false,
             ended: false,
         }
     }
@@ -140,7 +163,18 @@ impl WriterLoop {
     pub(crate) fn queue(&mut self, commands: impl IntoIterator<Item = WriteCommand>) {
         if !self.ended {
             self.queued.extend(commands);
+            self.drop_refused();
         }
+    }
+
+    /// Drops what was asked for by one who did not know that writes are refused.
+    fn drop_refused(&mut self) {
+        let stays = |command: &mut WriteCommand| {
+            matches!(command, WriteCommand::Resume | WriteCommand::Close)
+        };
+        while self.refusing
+            && let Some(_) = self.queued.pop_front_if(|command| !stays(command))
+        {}
     }
 
     /// What [`WriterLoop::step`] would do.
@@ -183,7 +217,9 @@ impl WriterLoop {
     /// How long after the first write that is not synced a sync is due; `None` where none is.
     pub(crate) fn sync_delay(&self) -> Option<Duration> {
         match self.files.sync_policy() {
-            SyncPolicy::Interval(interval) if !self.ended && !self.files.is_synced() => {
+            SyncPolicy::Interval(interval)
+                if !self.ended && !self.refusing && !self.files.is_synced() =>
+            {
                 Some(interval)
             }
             SyncPolicy::Interval(_) | SyncPolicy::Always | SyncPolicy::Never => None,
@@ -192,20 +228,31 @@ impl WriterLoop {
 
     /// Syncs what is written: the delay has passed.
     pub(crate) fn on_sync_due(&mut self, report: &mut dyn FnMut(WriteReport)) -> ControlFlow<()> {
-        self.until_failure(report, |writer, _| writer.files.sync())
+        self.until_failure(report, |writer, _| match writer.refusing {
+            true => Ok(()),
+            false => writer.files.sync(),
+        })
     }
 
     fn until_failure(
         &mut self,
         report: &mut dyn FnMut(WriteReport),
-        work: impl FnOnce(&mut WriterLoop, &mut dyn FnMut(WriteReport)) -> io::Result<()>,
+        work: impl FnOnce(&mut WriterLoop, &mut dyn FnMut(WriteReport)) -> Result<(), LogError>,
     ) -> ControlFlow<()> {
         if self.ended {
             return ControlFlow::Break(());
         }
-        if let Err(error) = work(self, report) {
-            self.ended = true;
-            report(WriteReport::Failed { error });
+        match work(self, report) {
+            Ok(()) => {}
+            Err(LogError::Write(error)) => {
+                self.refusing = true;
+                self.drop_refused();
+                report(WriteReport::WriteFailed { error });
+            }
+            Err(LogError::Final(error)) => {
+                self.ended = true;
+                report(WriteReport::Failed { error });
+            }
         }
         if self.ended {
             self.queued.clear();
@@ -216,7 +263,7 @@ impl WriterLoop {
     }
 
     /// Writes the records at the front of the queue.
-    fn write_group(&mut self, report: &mut dyn FnMut(WriteReport)) -> io::Result<()> {
+    fn write_group(&mut self, report: &mut dyn FnMut(WriteReport)) -> Result<(), LogError> {
         let mut group = Vec::new();
         while let Some(WriteCommand::Append(batch)) = self
             .queued
@@ -233,7 +280,7 @@ impl WriterLoop {
     }
 
     /// Makes what was written durable, as the sync policy has it.
-    fn sync_group(&mut self, report: &mut dyn FnMut(WriteReport)) -> io::Result<()> {
+    fn sync_group(&mut self, report: &mut dyn FnMut(WriteReport)) -> Result<(), LogError> {
         self.group_written = false;
         if self.files.sync_policy() == SyncPolicy::Always {
             self.files.sync()?;
@@ -248,7 +295,16 @@ impl WriterLoop {
         &mut self,
         command: WriteCommand,
         report: &mut dyn FnMut(WriteReport),
-    ) -> io::Result<()> {
+    ) -> Result<(), LogError> {
+        if matches!(command, WriteCommand::Close) {
+            return self.close(report);
+        }
+        if matches!(command, WriteCommand::Resume) {
+            // First what gives room back.
+            self.files.mend()?;
+            probe_room(&*self.storage).map_err(LogError::Write)?;
+            self.refusing = false;
+        }
         // What follows relies on all before it, whatever the sync policy is.
         self.files.sync()?;
         match command {
@@ -257,6 +313,7 @@ impl WriterLoop {
                 let cut = self.files.truncate(to)?;
                 report(WriteReport::Truncated { ticket, cut });
             }
+            WriteCommand::SetAside { from, epoch } => self.files.set_aside(from, epoch)?,
             WriteCommand::SaveMeta { ticket, meta } => {
                 meta.save(&*self.storage)?;
                 if let Some(cluster) = &meta.cluster {
@@ -268,14 +325,39 @@ impl WriterLoop {
                     durable_end,
                 });
             }
-            WriteCommand::Close => {
-                self.files.close()?;
-                self.ended = true;
-                report(WriteReport::Closed);
-            }
+            WriteCommand::Resume => report(WriteReport::Resumed {
+                end: self.files.end(),
+            }),
+            WriteCommand::Close => unreachable!("it is done already"),
         }
         Ok(())
     }
+
+    fn close(&mut self, report: &mut dyn FnMut(WriteReport)) -> Result<(), LogError> {
+        // On a full disk too: what was written in part goes, and the mark has its room. There
+        // is nobody left to try again, so whatever fails is final.
+        let closed = self.files.mend().and_then(|()| self.files.close());
+        closed.map_err(|error| LogError::Final(error.into()))?;
+        self.ended = true;
+        report(WriteReport::Closed);
+        Ok(())
+    }
+}
+
+/// Writes a file and removes it: whether there is room for more than the next record. Nothing
+/// relies on that file, so that a failed sync of it is a refused write like any other.
+fn probe_room(storage: &dyn Storage) -> io::Result<()> {
+    let file = storage.open(PROBE_PATH, OpenHow::Truncated)?;
+    let chunk = [0xa5; 64 << 10];
+    let write = || -> io::Result<()> {
+        for _ in 0..ROOM_PROBE_BYTES / chunk.len() {
+            file.append(&[IoSlice::new(&chunk)])?;
+        }
+        file.sync()
+    };
+    let written = write();
+    let removed = storage.remove(PROBE_PATH);
+    written.and(removed)
 }
 
 /// Where commands for a writer go. Cheap to clone; dropping the last one ends the writer

@@ -13,7 +13,7 @@ use super::{
     recovery::{Recovery, RecoveryAction, Settings},
 };
 use crate::{
-    config::{Founding, Timing},
+    config::{ForcedRecovery, Founding, Timing},
     log::{ClusterIdentity, Meta},
     record::{RecordBatch, testing::batch},
     transport::{Answer, Fetched, NodeState, Promised, RequestBody, Response},
@@ -247,6 +247,7 @@ impl Start {
         let settings = Settings {
             nodes,
             founding: Founding::Never,
+            forced_recovery: ForcedRecovery::default(),
             timing: Timing::default(),
             drawn: cluster(),
         };
@@ -297,6 +298,9 @@ impl Start {
                     } => self.ask(&to, epoch, serial, &body),
                     RecoveryAction::Serve { adopted_end, .. } => return Some(adopted_end),
                     RecoveryAction::Note(_) => {}
+                    action @ (RecoveryAction::SetAside { .. } | RecoveryAction::Alarm(_)) => {
+                        panic!("nothing is forced: {action:?}")
+                    }
                     RecoveryAction::BecomeFenced(by) => panic!("{by:?}"),
                 }
             }
@@ -313,6 +317,7 @@ impl Start {
             let answer = match body {
                 RequestBody::Promise(_) => Answer::Promised(Promised {
                     epoch_starts: starts(log),
+                    forced_epoch: None,
                 }),
                 RequestBody::Fetch(fetch) => {
                     let from = fetch.from.0 as usize;

@@ -7,7 +7,7 @@
 //! every event comes back in. Keeps rules 4, 5, 7 and 9.
 //!
 //! ```text
-//!            ask()            serve()            Aligned            WrongIncarnation, HelloFirst,
+//!            ask(), from any  serve()            Aligned            WrongIncarnation, HelloFirst,
 //!  (start) ───────▶ Asking ───────────▶ Greeting ───────▶ Open ──── NotAligned, an end gone back
 //!                      │ answers            ▲                │          │
 //!                      ▼                    └────────────────┼──────────┘
@@ -181,6 +181,8 @@ pub(crate) enum Change {
 #[derive(Clone, Debug)]
 pub(crate) struct LinkReport {
     pub(crate) health: Health,
+    /// The epoch of the conversation, while there is one.
+    pub(crate) epoch: Option<Epoch>,
     /// The end that counts.
     pub(crate) counted: Option<Offset>,
     /// The end that the secondary last named.
@@ -228,6 +230,9 @@ impl Link {
     ) {
         self.cluster = cluster;
         self.leave_conversation();
+        // Nothing is due while a recovery asks, also where the office was given up with a batch
+        // under way.
+        self.health.on_records_taken(now, false);
         self.phase = Phase::Asking {
             epoch,
             body,
@@ -353,6 +358,7 @@ impl Link {
         let open = self.open();
         LinkReport {
             health: self.health,
+            epoch: open.map(|open| open.epoch),
             counted: open.and_then(|open| open.counted),
             durable_end: open.map(|open| open.progress.durable_end()),
             failed_attempts: self.probe_failures.count + self.batch_failures.count,

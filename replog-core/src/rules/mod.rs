@@ -24,3 +24,4 @@ pub(crate) mod quorum;
 pub(crate) mod recovery;
 pub(crate) mod reorder;
 pub(crate) mod replica;
+pub(crate) mod room;

@@ -18,6 +18,7 @@ use crate::{
         acks::{Acks, NodeSet, Released},
         link::LinkReport,
         quorum::quorum,
+        room::{Room, Shortage},
     },
     transport::FencedBy,
     types::{Concern, DiskState, Epoch, Mode, ModeReason, NodeName, Offset, Status, SyncPolicy},
@@ -34,7 +35,7 @@ pub(crate) struct Office<W> {
     durable: bool,
     max_waiting_appends: usize,
     state: State,
-    disk: DiskState,
+    room: Room,
     stopping: bool,
     epoch: Epoch,
     next: Offset,
@@ -48,8 +49,12 @@ pub(crate) struct Office<W> {
 enum State {
     Recovering,
     Serving,
+    /// A write was refused: the office is given up, and the next start waits for room.
+    OutOfRoom,
     Fenced(FencedBy),
-    Failed { detail: Arc<str> },
+    Failed {
+        detail: Arc<str>,
+    },
 }
 
 #[derive(Debug)]
@@ -108,7 +113,7 @@ impl<W> Office<W> {
             durable: durable && config.sync == SyncPolicy::Always,
             max_waiting_appends: config.max_waiting_appends,
             state: State::Recovering,
-            disk: DiskState::Ok,
+            room: Room::new(),
             stopping: false,
             epoch: Epoch(0),
             next: Offset::ZERO,
@@ -148,6 +153,13 @@ impl<W> Office<W> {
                 format!(
                     "it agrees with the other nodes on an epoch; {needed} of {nodes} must answer"
                 ),
+            ),
+            State::OutOfRoom => (
+                Mode::Recovering,
+                Some(ModeReason::Storage),
+                self.room
+                    .shortage()
+                    .map_or_else(String::new, Shortage::describe),
             ),
             State::Fenced(by) => (Mode::ReadOnly, Some(ModeReason::Fenced), by.describe()),
             State::Failed { detail } => (
@@ -247,7 +259,10 @@ impl<W> Office<W> {
 
     /// A link reports how things stand.
     pub(crate) fn on_report(&mut self, secondary: usize, report: LinkReport) {
-        self.acks.on_end(secondary, report.counted);
+        // What counted in an earlier epoch of this master says nothing in this one.
+        let counts = self.may_be_lost() && report.epoch == Some(self.epoch);
+        let counted = report.counted.filter(|_| counts);
+        self.acks.on_end(secondary, counted);
         self.secondaries[secondary].report = report;
     }
 
@@ -288,9 +303,48 @@ impl<W> Office<W> {
         })
     }
 
+    /// A write was refused. The log ends at `end`, and offsets were given out beyond it: the
+    /// office is given up, whoever waits is told that nothing is known, and an epoch begins anew
+    /// once there is room. Also says how many payload bytes are not queued any more.
+    pub(crate) fn become_out_of_room(
+        &mut self,
+        now: Instant,
+        end: Offset,
+        shortage: Shortage,
+    ) -> (Vec<Answered<W>>, usize) {
+        let detail = shortage.detail.clone();
+        self.room.on_write_failed(now, shortage);
+        if !matches!(self.state, State::Fenced(_)) {
+            self.state = State::OutOfRoom;
+        }
+        self.next = end;
+        let freed = self.unwritten.drain(..).map(|(_, bytes)| bytes).sum();
+        let answered = self.dismiss(|offset| AppendError::Storage {
+            detail: detail.clone(),
+            offset: Some(offset),
+        });
+        (answered, freed)
+    }
+
+    /// There is room again. True: the master is to go through its start.
+    pub(crate) fn on_resumed(&mut self, now: Instant) -> bool {
+        self.room.on_resumed(now);
+        let was_out = self.state == State::OutOfRoom;
+        if was_out {
+            self.state = State::Recovering;
+            // Committed is not known until a majority has the next log epoch.
+            self.acks = Acks::new(Offset::ZERO, self.secondaries.len());
+        }
+        was_out
+    }
+
+    /// Whether to see now whether there is room; true once for each time that comes.
+    pub(crate) fn take_probe(&mut self, now: Instant) -> bool {
+        self.room.take_probe(now)
+    }
+
     /// The disk failed for good.
     pub(crate) fn become_failed(&mut self, detail: &Arc<str>) -> Vec<Answered<W>> {
-        self.disk = DiskState::Failed;
         self.state = State::Failed {
             detail: detail.clone(),
         };
@@ -315,12 +369,18 @@ impl<W> Office<W> {
             .secondaries
             .iter()
             .filter_map(|s| s.report.health.next_deadline(now));
-        self.acks.next_deadline().into_iter().chain(statuses).min()
+        let deadlines = [self.acks.next_deadline(), self.room.next_deadline()];
+        deadlines.into_iter().flatten().chain(statuses).min()
     }
 
     /// Whether it has been taken: the recovery is done and nobody else took it since.
     pub(crate) fn is_serving(&self) -> bool {
         self.state == State::Serving
+    }
+
+    /// Whether there is an office that another master may have taken.
+    pub(crate) fn may_be_lost(&self) -> bool {
+        matches!(self.state, State::Serving | State::OutOfRoom)
     }
 
     /// The epoch of the office.
@@ -340,7 +400,10 @@ impl<W> Office<W> {
 
     /// How the disk does.
     pub(crate) fn disk(&self) -> DiskState {
-        self.disk
+        match self.state {
+            State::Failed { .. } => DiskState::Failed,
+            _ => self.room.disk(),
+        }
     }
 
     /// How many appends wait.
@@ -356,7 +419,7 @@ impl<W> Office<W> {
                 instance: by.instance,
                 epoch: by.epoch,
             }),
-            State::Recovering | State::Serving | State::Failed { .. } => None,
+            State::Recovering | State::Serving | State::OutOfRoom | State::Failed { .. } => None,
         }
     }
 
@@ -409,6 +472,12 @@ impl<W> Office<W> {
         if let State::Failed { detail } = &self.state {
             return Some(AppendError::Storage {
                 detail: detail.clone(),
+                offset: None,
+            });
+        }
+        if let Some(shortage) = self.room.shortage() {
+            return Some(AppendError::Storage {
+                detail: shortage.detail.clone(),
                 offset: None,
             });
         }

@@ -12,15 +12,18 @@
 //!                                                              Serving ◀─ Saving(log epoch) ◀───┘
 //! ```
 //!
+//! Where a recovery may be forced and no majority answers, it goes through the same steps with those
+//! that do, in an epoch far above; `config.rs` says what that means.
+//!
 //! After Viewstamped Replication's view change and Zab's recovery phase: the log of the highest
 //! (log epoch, end) among a majority holds everything that was acknowledged at a majority.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
 use crate::{
-    config::{Founding, Timing},
+    config::{ForcedRecovery, Founding, Timing},
     limits::BATCH_BYTES_MAX,
     log::{ClusterIdentity, Meta},
     record::RecordBatch,
@@ -51,6 +54,9 @@ pub(crate) struct Recovery {
     highest: Epoch,
     /// The end of what was last fetched, until it is durable.
     appending_to: Offset,
+    /// A majority was waited for in vain: those that had answered by then, and are asked for the
+    /// promise of a forced epoch.
+    forced_with: Option<BTreeSet<NodeName>>,
     out: Vec<RecoveryAction>,
 }
 
@@ -59,6 +65,7 @@ pub(crate) struct Recovery {
 pub(crate) struct Settings {
     pub(crate) nodes: Vec<NodeName>,
     pub(crate) founding: Founding,
+    pub(crate) forced_recovery: ForcedRecovery,
     pub(crate) timing: Timing,
     /// The identity that a founder would give the cluster.
     pub(crate) drawn: ClusterId,
@@ -100,6 +107,15 @@ struct Source {
     end: Offset,
 }
 
+/// How good a log is: compared in the order of the fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    log_epoch: Option<Epoch>,
+    /// The epoch of its last record, where it is not intact.
+    newest: Option<Epoch>,
+    end: Offset,
+}
+
 /// What another node answered.
 #[derive(Clone, Debug)]
 enum Heard {
@@ -131,6 +147,8 @@ pub(crate) enum RecoveryAction {
     },
     /// Save this and report it.
     Save(Meta),
+    /// Keep aside what is about to be cut from the own log.
+    SetAside { from: Offset, epoch: Epoch },
     /// Cut the own log and report it.
     Truncate(Offset),
     /// Append to the own log and report when it is durable.
@@ -145,11 +163,24 @@ pub(crate) enum RecoveryAction {
     BecomeFenced(FencedBy),
     /// Something that an operator would want to read.
     Note(String),
+    /// Something that an operator must read.
+    Alarm(String),
 }
 
 impl Recovery {
     /// Begins with what the directory holds.
     pub(crate) fn new(settings: Settings, meta: Meta, own_end: Offset, now: Instant) -> Recovery {
+        Recovery::again(settings, meta, own_end, 0, now)
+    }
+
+    /// As [`Recovery::new`], later in the same life, behind one that asked under `serial` last.
+    pub(crate) fn again(
+        settings: Settings,
+        meta: Meta,
+        own_end: Offset,
+        serial: u64,
+        now: Instant,
+    ) -> Recovery {
         let highest = meta
             .promised
             .as_ref()
@@ -160,10 +191,11 @@ impl Recovery {
             step: Step::Identifying,
             step_since: now,
             started: now,
-            serial: 0,
+            serial,
             answers: BTreeMap::new(),
             highest,
             appending_to: Offset::ZERO,
+            forced_with: None,
             out: Vec::new(),
             meta,
         };
@@ -258,8 +290,9 @@ impl Recovery {
         match self.step.clone() {
             Step::Identifying => self.decide_identity(now),
             Step::Promising { epoch } => self.decide_promises(now, epoch, own_starts),
-            // The source is gone: a round without it.
+            // The source is gone: a round without it, and with a majority if there is one now.
             Step::Adopting { source, .. } => {
+                self.forced_with = None;
                 self.note(format!(
                     "{} no longer answers: asking for promises anew",
                     source.name
@@ -275,7 +308,7 @@ impl Recovery {
         let patience = self.patience();
         match self.step {
             Step::Identifying if self.founders() => Some(patience),
-            Step::Promising { .. } if self.promises() >= self.needed() => Some(patience),
+            Step::Promising { .. } if self.has_majority() || self.may_force() => Some(patience),
             Step::Adopting { .. } => Some(patience),
             _ => None,
         }
@@ -291,6 +324,10 @@ impl Recovery {
             ..
         } = self.settings.timing;
         match self.step {
+            // Whoever takes part in a forced recovery is not left out for being slow.
+            Step::Promising { .. } if self.forced_with.is_some() => {
+                self.step_since + unhealthy_after
+            }
             Step::Promising { .. } => {
                 (self.started + unhealthy_after).max(self.step_since + request_timeout)
             }
@@ -456,6 +493,10 @@ impl Recovery {
     /// Takes an epoch above all seen. Promises for a lower one count for nothing from here on.
     fn choose_epoch(&mut self, now: Instant) {
         let epoch = self.highest.next();
+        self.take_epoch(now, epoch);
+    }
+
+    fn take_epoch(&mut self, now: Instant, epoch: Epoch) {
         self.promise_myself(epoch);
         self.answers.clear();
         self.save(now, Step::SavingPromise { epoch });
@@ -469,7 +510,7 @@ impl Recovery {
             log_epoch: self.meta.log_epoch,
         };
         self.ask(others, epoch, RequestBody::Promise(promise));
-        if self.settings.nodes.len() == 1 {
+        if self.all_promised() {
             self.decide_promises(now, epoch, &[]);
         }
     }
@@ -482,12 +523,15 @@ impl Recovery {
         own_starts: &[EpochStart],
     ) {
         let heard = match response.answer {
-            Answer::Promised(promised) => Heard::Promised {
-                incarnation: response.incarnation,
-                log_epoch: response.state.log_epoch,
-                end: response.state.durable_end,
-                starts: promised.epoch_starts,
-            },
+            Answer::Promised(promised) => {
+                self.meta.forced_epoch = self.meta.forced_epoch.max(promised.forced_epoch);
+                Heard::Promised {
+                    incarnation: response.incarnation,
+                    log_epoch: response.state.log_epoch,
+                    end: response.state.durable_end,
+                    starts: promised.epoch_starts,
+                }
+            }
             Answer::Refused(Refusal::Fenced(by)) => {
                 self.highest = self.highest.max(by.epoch);
                 self.note(format!(
@@ -507,10 +551,52 @@ impl Recovery {
             _ => return,
         };
         self.answers.insert(response.name, heard);
-        let all = self.answers.len() + 1 == self.settings.nodes.len();
-        if all || now >= self.patience() {
+        if self.all_promised() || now >= self.patience() {
             self.decide_promises(now, epoch, own_starts);
         }
+    }
+
+    /// Whether nobody is waited for any more.
+    fn all_promised(&self) -> bool {
+        let is_there = |name: &NodeName| self.answers.contains_key(name);
+        match &self.forced_with {
+            Some(with) => with.iter().all(is_there),
+            None => self.others().all(is_there),
+        }
+    }
+
+    fn has_majority(&self) -> bool {
+        self.promises() >= self.needed()
+    }
+
+    /// Whether it may go on without a majority: it was told to, and somebody has a log. A log that
+    /// is not intact and has nothing in it is none: it may have had everything.
+    fn may_force(&self) -> bool {
+        let has_log = |log_epoch: Option<Epoch>, end| log_epoch.is_some() || end > Offset::ZERO;
+        let promised = |heard: &Heard| match heard {
+            Heard::Promised { log_epoch, end, .. } => has_log(*log_epoch, *end),
+            Heard::Blank | Heard::Identity(_) | Heard::Stranger => false,
+        };
+        self.settings.forced_recovery == ForcedRecovery::LoseAcknowledged
+            && (has_log(self.meta.log_epoch, self.own_end) || self.answers.values().any(promised))
+    }
+
+    /// Gives a majority up, and asks those that answered for an epoch above everything that the
+    /// others can have promised.
+    fn force(&mut self, now: Instant) {
+        let with: BTreeSet<NodeName> = self.answers.keys().cloned().collect();
+        let without: Vec<&NodeName> = self.others().filter(|name| !with.contains(name)).collect();
+        let text = format!(
+            "FORCED: of {} nodes {} with a log that counts are needed and {} answered; going on \
+             without {without:?}: what only those hold is lost, acknowledged or not",
+            self.settings.nodes.len(),
+            self.needed(),
+            self.promises(),
+        );
+        self.out.push(RecoveryAction::Alarm(text));
+        self.forced_with = Some(with);
+        let epoch = self.highest.forced();
+        self.take_epoch(now, epoch);
     }
 
     /// How many promises count. Beside an intact master those of nodes that are not intact do
@@ -527,27 +613,30 @@ impl Recovery {
 
     /// Adopts the log of the highest (log epoch, end) among the intact ones, itself included.
     fn decide_promises(&mut self, now: Instant, epoch: Epoch, own_starts: &[EpochStart]) {
-        if self.promises() < self.needed() {
-            return;
+        if !self.has_majority() {
+            match self.forced_with {
+                _ if !self.may_force() => return,
+                None => return self.force(now),
+                Some(_) => {}
+            }
         }
-        let own = self
-            .meta
-            .log_epoch
-            .map(|log_epoch| (log_epoch, self.own_end));
-        let mut best = own;
+        let own_rank = self.rank(self.meta.log_epoch, own_starts, self.own_end);
+        let own = self.meta.log_epoch.is_some();
+        let mut best = own_rank;
         let mut source = None;
         for (name, heard) in &self.answers {
             let Heard::Promised {
                 incarnation,
-                log_epoch: Some(log_epoch),
+                log_epoch,
                 end,
                 starts,
             } = heard
             else {
                 continue;
             };
-            if best.is_none_or(|best| (*log_epoch, *end) > best) {
-                best = Some((*log_epoch, *end));
+            let rank = self.rank(*log_epoch, starts, *end);
+            if rank.is_some() && rank > best {
+                best = rank;
                 let (name, incarnation, end) = (name.clone(), *incarnation, *end);
                 source = Some((
                     Source {
@@ -563,13 +652,12 @@ impl Recovery {
             self.take_office(now, epoch);
             return;
         };
-        let agree = if own.is_some() {
+        let agree = if own {
             // An intact master never cuts its own log: what it holds is the adopted log's
             // beginning, since its log epoch is the highest.
-            let adopted = best.expect("a source has a log epoch").0;
+            let adopted = best.and_then(|best| best.log_epoch);
             assert_eq!(
-                Some(adopted),
-                self.meta.log_epoch,
+                adopted, self.meta.log_epoch,
                 "adopting a newer log than an intact one"
             );
             assert!(
@@ -600,10 +688,29 @@ impl Recovery {
         ));
         if agree < self.own_end {
             self.enter(now, Step::Cutting { epoch, source });
+            if self.forced_with.is_some() {
+                let from = agree;
+                self.out.push(RecoveryAction::SetAside { from, epoch });
+            }
             self.out.push(RecoveryAction::Truncate(agree));
         } else {
             self.become_adopting(now, epoch, source);
         }
+    }
+
+    /// What makes a log the one to adopt. Where a recovery is forced and nobody is intact, the
+    /// newest records decide; else a log that is not intact has no rank.
+    fn rank(&self, log_epoch: Option<Epoch>, starts: &[EpochStart], end: Offset) -> Option<Rank> {
+        let newest = match log_epoch {
+            Some(_) => None,
+            None => starts.last().map(|newest| newest.epoch),
+        };
+        let counts = log_epoch.is_some() || self.forced_with.is_some();
+        counts.then_some(Rank {
+            log_epoch,
+            newest,
+            end,
+        })
     }
 
     fn become_adopting(&mut self, now: Instant, epoch: Epoch, source: Source) {
@@ -665,6 +772,9 @@ impl Recovery {
 
     fn take_office(&mut self, now: Instant, epoch: Epoch) {
         self.meta.log_epoch = Some(epoch);
+        if self.forced_with.is_some() {
+            self.meta.forced_epoch = Some(epoch);
+        }
         self.save(now, Step::SavingLogEpoch { epoch });
     }
 }

@@ -20,12 +20,13 @@ use crate::{
         alignment::{Agreement, Outline, agreement},
         fence::{check_epoch, check_identity, check_nodes, check_promise, promise_to},
         reorder::{Offered, Reorder},
+        room::{Room, Shortage},
     },
     transport::{
         Aligned, Answer, Append, Fetch, Hello, Identity, NodeState, Progress, Promised, Refusal,
         Request, RequestBody, Response,
     },
-    types::{ClusterId, Epoch, EpochStart, Incarnation, Offset},
+    types::{ClusterId, DiskState, Epoch, EpochStart, Incarnation, Offset},
 };
 
 /// What a replica needs to know of its log beside the reports. The written log, not what is
@@ -67,6 +68,7 @@ pub(crate) struct Replica {
     master_url: Option<String>,
     last_contact: Option<Instant>,
     failed: Option<String>,
+    room: Room,
     cut_records: u64,
     out: Vec<ReplicaAction>,
 }
@@ -123,6 +125,8 @@ pub(crate) enum ReplicaAction {
     Write(RecordBatch),
     /// Save this meta; the ticket comes back.
     Save { ticket: u64, meta: Box<Meta> },
+    /// Keep aside what is about to be cut, because of a recovery that was forced in this epoch.
+    SetAside { from: Offset, epoch: Epoch },
     /// Cut the log; the ticket comes back.
     Truncate { ticket: u64, to: Offset },
     /// Read records for a recovery and answer with them, then.
@@ -137,6 +141,8 @@ pub(crate) enum ReplicaAction {
         hello: Box<Hello>,
         before: Offset,
     },
+    /// See whether the disk takes writes again.
+    Resume,
     /// Something happened that is worth a line in the log.
     Changed(ReplicaChange),
 }
@@ -149,6 +155,8 @@ pub(crate) enum ReplicaChange {
     Cut(Cut),
     Aligned { epoch: Epoch, end: Offset },
     Intact { epoch: Epoch, end: Offset },
+    OutOfRoom(Shortage),
+    Resumed { end: Offset },
 }
 
 impl Replica {
@@ -176,6 +184,7 @@ impl Replica {
             master_url: None,
             last_contact: None,
             failed: None,
+            room: Room::new(),
             cut_records: 0,
             out: Vec::new(),
         }
@@ -217,7 +226,12 @@ impl Replica {
                 self.meta = meta;
                 if self.still_promised(request, epoch) {
                     let epoch_starts = log.epoch_starts(EPOCH_STARTS_MAX);
-                    self.answer(request, Answer::Promised(Promised { epoch_starts }));
+                    let forced_epoch = self.meta.forced_epoch;
+                    let promised = Promised {
+                        epoch_starts,
+                        forced_epoch,
+                    };
+                    self.answer(request, Answer::Promised(promised));
                 }
             }
             Continuation::Align {
@@ -276,6 +290,46 @@ impl Replica {
         self.settle();
     }
 
+    /// A write was refused: what was handed to the writer is not done and not under way any more.
+    /// The conversation ends, so that the master greets again once there is room.
+    pub(crate) fn on_write_failed(&mut self, now: Instant, shortage: Shortage) {
+        let detail = shortage.detail.to_string();
+        if self.room.on_write_failed(now, shortage.clone()) {
+            self.changed(ReplicaChange::OutOfRoom(shortage));
+        }
+        let refusal = Refusal::Storage { detail };
+        for (_, next) in std::mem::take(&mut self.queued) {
+            if let Continuation::AnswerPromise { request, .. } = next {
+                self.answer(request, Answer::Refused(refusal.clone()));
+            }
+        }
+        // A promise that was not saved is none.
+        self.staged = self.meta.clone();
+        self.intact_save = None;
+        self.end_conversation(&refusal);
+        self.reorder.reset(self.durable_end);
+    }
+
+    /// There is room again; the log ends here, all of it durable.
+    pub(crate) fn on_resumed(&mut self, now: Instant, end: Offset) {
+        self.room.on_resumed(now);
+        self.durable_end = self.durable_end.max(end);
+        self.reorder.reset(self.durable_end);
+        self.changed(ReplicaChange::Resumed { end });
+    }
+
+    /// The time of [`Replica::next_deadline`] has come.
+    pub(crate) fn on_deadline(&mut self, now: Instant) {
+        if self.room.take_probe(now) {
+            self.out.push(ReplicaAction::Resume);
+        }
+    }
+
+    /// When to call [`Replica::on_deadline`].
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.room.next_deadline()
+    }
+
     /// The disk failed: nothing more is written or acknowledged.
     pub(crate) fn on_failed(&mut self, detail: &str) {
         self.failed = Some(detail.to_owned());
@@ -319,6 +373,14 @@ impl Replica {
         self.master_url.as_deref()
     }
 
+    /// How the disk does.
+    pub(crate) fn disk(&self) -> DiskState {
+        match self.failed {
+            Some(_) => DiskState::Failed,
+            None => self.room.disk(),
+        }
+    }
+
     /// When the master was last heard.
     pub(crate) fn last_contact(&self) -> Option<Instant> {
         self.last_contact
@@ -350,6 +412,7 @@ impl Replica {
                 check_nodes(&self.staged, &message.from, &promise.nodes)?;
                 check_promise(&self.staged, &message, promise.log_epoch)?;
                 self.last_contact = Some(now);
+                self.check_room()?;
                 self.stage_promise(&message, &promise.nodes)?;
                 let (epoch, meta) = (message.epoch, self.staged.clone());
                 self.save(Continuation::AnswerPromise {
@@ -367,11 +430,13 @@ impl Replica {
                 }
                 check_promise(&self.staged, &message, hello.log_epoch)?;
                 self.last_contact = Some(now);
+                self.check_room()?;
                 self.on_hello(request, &message, hello)
             }
             RequestBody::Heartbeat(progress) => {
                 self.check_conversation(&message, progress.to_incarnation)?;
                 self.last_contact = Some(now);
+                self.check_room()?;
                 self.take_progress(progress)?;
                 self.held_answers.push((request, Answer::Taken));
                 self.settle();
@@ -380,6 +445,7 @@ impl Replica {
             RequestBody::Append(ref append) => {
                 self.check_conversation(&message, append.progress.to_incarnation)?;
                 self.last_contact = Some(now);
+                self.check_room()?;
                 self.take_progress(append.progress)?;
                 self.on_append(request, append, log)
             }
@@ -394,6 +460,17 @@ impl Replica {
                 });
                 Ok(())
             }
+        }
+    }
+
+    /// While the disk refuses writes, so does this node, heartbeats included: one that can take no
+    /// records must not count for a quorum. Who is fenced has been told so before.
+    fn check_room(&self) -> Result<(), Refusal> {
+        match self.room.shortage() {
+            None => Ok(()),
+            Some(shortage) => Err(Refusal::Storage {
+                detail: shortage.detail.to_string(),
+            }),
         }
     }
 
@@ -471,6 +548,7 @@ impl Replica {
             .aligned
             .is_some_and(|aligned| aligned.epoch == message.epoch);
         self.stage_promise(message, &hello.nodes)?;
+        self.staged.forced_epoch = self.staged.forced_epoch.max(hello.forced_epoch);
         self.master_url.clone_from(&hello.public_url);
         if again && self.meta.log_epoch == Some(message.epoch) {
             // Aligned, and the log epoch is the sender's: nothing is ever cut any more.
@@ -538,6 +616,9 @@ impl Replica {
                 let to = end.min(hello.end).min(own_end);
                 let adopted_end = hello.adopted_end;
                 if to < own_end {
+                    if let Some(epoch) = self.forced_since() {
+                        self.out.push(ReplicaAction::SetAside { from: to, epoch });
+                    }
                     self.ticket += 1;
                     let next = Continuation::Cut {
                         serial,
@@ -554,6 +635,13 @@ impl Replica {
                 }
             }
         }
+    }
+
+    /// The epoch of a forced recovery that this log has not seen yet: what it must cut may have
+    /// been acknowledged.
+    fn forced_since(&self) -> Option<Epoch> {
+        let forced = self.meta.forced_epoch;
+        forced.filter(|_| self.meta.log_epoch < forced)
     }
 
     fn become_aligned(&mut self, serial: u64, adopted_end: Offset, cut_records: u64) {

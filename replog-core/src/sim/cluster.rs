@@ -145,7 +145,7 @@ struct Nodes {
 impl Nodes {
     /// One of the masters, or of all nodes.
     fn draw(&self, machine: &Machine, masters_only: bool) -> &str {
-        let all = self.masters.iter().chain(&self.secondaries);
+        let mut all = self.masters.iter().chain(&self.secondaries);
         let count = self.masters.len()
             + if masters_only {
                 0
@@ -153,7 +153,7 @@ impl Nodes {
                 self.secondaries.len()
             };
         let nth = machine.random(0, count as u64 - 1) as usize;
-        all.skip(nth).next().expect("there are so many")
+        all.nth(nth).expect("there are so many")
     }
 }
 

@@ -88,7 +88,7 @@ impl Faults {
             pauses: 4.0,
             slow_disks: 2.0,
             failed_sync: 0.0005,
-            full_disks: 0.0,
+            full_disks: 1.0,
             wipes: 3.0,
             flipped_bits: 0.0,
             clock_jumps: 2.0,

@@ -4,7 +4,7 @@ mod planted;
 
 use std::time::Duration;
 
-use super::{Faults, Outcome, Simulation, cluster::Cluster, mistakes::Mistake};
+use super::{Faults, Simulation, cluster::Cluster, mistakes::Mistake};
 
 /// A run of the size that a campaign has.
 fn drawn(seed: u64) -> Simulation {

@@ -74,6 +74,10 @@ pub struct Hello {
     /// Where the last of these epochs ends: the master's end, or where the pairs that were sent
     /// before begin.
     pub epoch_starts_end: Offset,
+    /// The epoch of the last forced recovery, if there was one: who joined no epoch since then
+    /// keeps aside what it must cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced_epoch: Option<Epoch>,
 }
 
 /// What a master tells in every message of an open conversation.
@@ -176,6 +180,10 @@ pub struct Identity {
 pub struct Promised {
     /// The newest pairs of its log, ascending.
     pub epoch_starts: Vec<EpochStart>,
+    /// The epoch of the last forced recovery that it knows of: a master whose disk was replaced
+    /// learns it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced_epoch: Option<Epoch>,
 }
 
 /// An aligned log.

@@ -122,6 +122,7 @@ fn answer(request: Request) -> Response {
             Offset(1),
             Answer::Promised(Promised {
                 epoch_starts: epoch_starts(),
+                forced_epoch: None,
             }),
         ),
         RequestBody::Hello(hello) => (hello.end, Answer::Aligned(Aligned { cut_records: 3 })),
@@ -261,6 +262,7 @@ fn one_of_each() -> Vec<Request> {
         adopted_end: Offset(7),
         epoch_starts: vec![],
         epoch_starts_end: Offset::ZERO,
+        forced_epoch: None,
     };
     vec![
         request(RequestBody::Identify),

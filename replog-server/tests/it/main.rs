@@ -8,6 +8,8 @@ mod blocked;
 mod catch_up;
 mod exactly_once;
 mod faults;
+mod forced;
+mod full_disk;
 mod http;
 mod kill;
 mod messages;

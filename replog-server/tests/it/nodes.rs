@@ -205,6 +205,11 @@ impl Node {
         self.process = Some(process);
     }
 
+    /// Gives its later processes a flag more.
+    pub(crate) fn add_flag(&mut self, flag: &str) {
+        self.args.push(flag.to_owned());
+    }
+
     /// Its process.
     pub(crate) fn process(&self) -> &Process {
         self.process

@@ -72,6 +72,8 @@ fn words(report: &WriteReport) -> String {
         } => {
             format!("saved #{ticket} at {durable_end}")
         }
+        WriteReport::WriteFailed { error } => format!("write failed: {:?}", error.kind()),
+        WriteReport::Resumed { end } => format!("resumed at {end}"),
         WriteReport::Failed { error } => format!("failed: {:?}", error.kind()),
         WriteReport::Closed => "closed".to_owned(),
     }
@@ -194,50 +196,132 @@ fn meta_is_saved_only_after_the_records_before_it_are_durable() {
     }
 }
 
+/// What a writer is asked in the tests of failures, and what it reports without one.
+fn work() -> (Vec<WriteCommand>, [&'static str; 7]) {
+    let commands = vec![append(2, 2), save(1), append(4, 1), cut(2, 1), append(1, 3)];
+    let reports = [
+        "written 4",
+        "durable 4",
+        "saved #1 at 4",
+        "written 5",
+        "durable 5",
+        "truncated #2 from 1 by 4",
+        "written 4",
+    ];
+    (commands, reports)
+}
+
+/// A writer that holds two records and fails at this step of its work; what it reported, and
+/// whether it ended. `None`: the work has fewer steps.
+fn failing(
+    step: usize,
+    kind: io::ErrorKind,
+) -> Option<(FaultyStorage, WriterLoop, Vec<String>, bool)> {
+    let storage = FaultyStorage::new();
+    let (mut writer, view) = writer_on(&storage, SyncPolicy::Always);
+    run(&mut writer, vec![append(0, 2)]);
+    storage.fail_at(step, Fault::Short(10, kind));
+    let (commands, all) = work();
+    let (reports, ended) = run(&mut writer, commands);
+    if !storage.has_failed() {
+        assert_eq!(reports[..all.len()], all);
+        assert!(step > 10, "only {step} steps");
+        return None;
+    }
+    let (_, before) = reports.split_last().unwrap();
+    assert_eq!(before, &all[..before.len()], "step {step}");
+    view.check();
+    Some((storage, writer, reports, ended))
+}
+
 #[test]
 fn the_first_failure_is_the_last_report() {
+    let (mut refused, mut finals) = (0, 0);
     for step in 0.. {
-        let storage = FaultyStorage::new();
-        let (mut writer, view) = writer_on(&storage, SyncPolicy::Always);
-        assert_eq!(
-            run(&mut writer, vec![append(0, 2)]).0,
-            ["written 2", "durable 2"]
-        );
-        storage.fail_at(step, Fault::Short(10, io::ErrorKind::StorageFull));
-        let commands = vec![
-            append(2, 2),
-            save(1),
-            append(4, 1),
-            cut(2, 1),
-            WriteCommand::Close,
-        ];
-        let (reports, ended) = run(&mut writer, commands);
-        assert!(ended);
-        if !storage.has_failed() {
-            assert_eq!(reports.last().unwrap(), "closed");
-            assert!(step > 10, "only {step} steps");
+        let Some((storage, mut writer, reports, ended)) = failing(step, io::ErrorKind::StorageFull)
+        else {
             break;
-        }
-        let (last, before) = reports.split_last().unwrap();
-        assert_eq!(last, "failed: StorageFull", "step {step}");
-        let all = [
-            "written 4",
-            "durable 4",
-            "saved #1 at 4",
-            "written 5",
-            "durable 5",
-        ];
-        let all = [&all[..], &["truncated #2 from 1 by 4"]].concat();
-        assert_eq!(before, &all[..before.len()], "step {step}");
-        view.check();
+        };
+        let expected = match ended {
+            true => "failed: StorageFull",
+            false => "write failed: StorageFull",
+        };
+        assert_eq!(reports.last().unwrap(), expected, "step {step}");
+        *(if ended { &mut finals } else { &mut refused }) += 1;
         let steps = storage.steps();
         assert_eq!(
             run(&mut writer, vec![append(4, 1), save(3)]),
-            (vec![], true)
+            (vec![], ended)
         );
         let flow = writer.on_sync_due(&mut |report| panic!("{report:?}"));
-        assert!(flow.is_break());
+        assert_eq!(flow.is_break(), ended);
         assert_eq!(storage.steps(), steps, "something was done after a failure");
+    }
+    // Three appends, a save and a cut: each has writes and syncs.
+    assert!(refused > 5 && finals > 5, "{refused} {finals}");
+}
+
+#[test]
+fn after_a_refused_write_it_resumes_when_there_is_room_and_not_before() {
+    for step in 0.. {
+        let Some((storage, mut writer, reports, ended)) = failing(step, io::ErrorKind::StorageFull)
+        else {
+            break;
+        };
+        if ended {
+            assert_eq!(run(&mut writer, vec![WriteCommand::Resume]), (vec![], true));
+            continue;
+        }
+        // The probe does not fit yet: it is the first append to a file.
+        storage.fail_at(0, Fault::Error(io::ErrorKind::StorageFull));
+        let (again, ended) = run(&mut writer, vec![WriteCommand::Resume, append(9, 1)]);
+        assert!(!ended, "step {step}: {again:?}");
+        assert_eq!(again, ["write failed: StorageFull"], "step {step}");
+        // What became durable before it failed stays.
+        let cut = reports.iter().any(|report| report.starts_with("truncated"));
+        let (resumed, _) = run(&mut writer, vec![WriteCommand::Resume]);
+        let ends: &[u64] = if cut { &[1, 4] } else { &[2, 4, 5] };
+        let ends: Vec<_> = ends.iter().map(|end| format!("resumed at {end}")).collect();
+        assert!(ends.contains(&resumed[0]), "step {step}: {resumed:?}");
+        let end: u64 = resumed[0].rsplit(' ').next().unwrap().parse().unwrap();
+        let next = vec![append(end, 2), save(7), WriteCommand::Close];
+        let done = [
+            format!("written {}", end + 2),
+            format!("durable {}", end + 2),
+            format!("saved #7 at {}", end + 2),
+            "closed".to_owned(),
+        ];
+        assert_eq!(run(&mut writer, next), (done.to_vec(), true), "step {step}");
+        let (_, view, report) = open_log(&storage).unwrap();
+        assert!(report.clean && report.end == Offset(end + 2), "{report:?}");
+        assert_eq!(
+            read_all(&view, 1000),
+            Records::new(0, vec![(1, 20); end as usize + 2]).bytes()
+        );
+        assert_eq!(Meta::load(&storage).unwrap(), Some(meta(7)));
+        assert!(!storage.list("").unwrap().contains(&PROBE_PATH.to_owned()));
+    }
+}
+
+#[test]
+fn a_stop_on_a_full_disk_is_a_clean_one() {
+    for at_once in [true, false] {
+        let storage = FaultyStorage::new();
+        let (mut writer, _) = writer_on(&storage, SyncPolicy::Always);
+        run(&mut writer, vec![append(0, 2)]);
+        storage.fail_at(0, Fault::Short(10, io::ErrorKind::StorageFull));
+        let mut commands = vec![append(2, 1), append(3, 1)];
+        commands.extend(at_once.then_some(WriteCommand::Close));
+        let (mut reports, mut ended) = run(&mut writer, commands);
+        if !at_once {
+            let (more, now) = run(&mut writer, vec![append(4, 1), WriteCommand::Close]);
+            reports.extend(more);
+            ended = now;
+        }
+        assert!(ended);
+        assert_eq!(reports, ["write failed: StorageFull", "closed"]);
+        let report = open_log(&storage).unwrap().2;
+        assert!(report.clean && report.end == Offset(2), "{report:?}");
     }
 }
 

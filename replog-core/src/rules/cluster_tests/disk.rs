@@ -31,6 +31,7 @@ pub(super) enum Command {
     Append(RecordBatch),
     Truncate { ticket: u64, to: Offset },
     Save { ticket: u64, meta: Box<Meta> },
+    Resume,
 }
 
 /// What the writer has done.
@@ -40,6 +41,8 @@ pub(super) enum Report {
     Durable { end: Offset },
     Truncated { ticket: u64, cut: Cut },
     Saved { ticket: u64, durable_end: Offset },
+    WriteFailed,
+    Resumed { end: Offset },
 }
 
 /// A directory.
@@ -53,6 +56,14 @@ pub(super) struct Disk {
     /// The highest promise that was handed to the writer in this life.
     pub(super) promise_asked: Epoch,
     queue: VecDeque<Command>,
+    /// How many writes still fit; `None` while there is room enough.
+    pub(super) room: Option<usize>,
+    /// A write was refused: commands are dropped until it resumes.
+    refusing: bool,
+    /// The end that was last reported as written.
+    reported_end: usize,
+    /// A planted bug: what was written without a report is cut when it resumes.
+    pub(super) cuts_when_resumed: bool,
     /// A planted bug: saves are reported and forgotten at a crash.
     pub(super) meta_before_crash: Option<Meta>,
 }
@@ -87,6 +98,10 @@ impl Disk {
             synced: 0,
             promise_asked: Epoch(0),
             queue: VecDeque::new(),
+            room: None,
+            refusing: false,
+            reported_end: 0,
+            cuts_when_resumed: false,
             meta_before_crash: None,
         }
     }
@@ -101,11 +116,14 @@ impl Disk {
 
     /// Whether there is another step to do.
     pub(super) fn is_busy(&self) -> bool {
-        self.synced < self.log.len() || !self.queue.is_empty()
+        (self.synced < self.log.len() && !self.refusing) || !self.queue.is_empty()
     }
 
     /// Does one step: a sync, a group of writes, a cut, or a save.
     pub(super) fn step(&mut self, group_max: usize) -> (Option<Report>, Vec<Entry>) {
+        if self.refusing {
+            return (self.drop_or_resume(), Vec::new());
+        }
         if self.synced < self.log.len() {
             self.synced = self.log.len();
             let end = self.written_end();
@@ -120,7 +138,15 @@ impl Disk {
             self.queue.pop_front();
         }
         if !written.is_empty() {
+            if self.takes(written.len()) < written.len() {
+                // Whole records may be in the log without a report: an earlier segment's.
+                written.truncate(self.room.replace(0).unwrap_or(0));
+                self.log.extend(written.iter().cloned());
+                self.refusing = true;
+                return (Some(Report::WriteFailed), written);
+            }
             self.log.extend(written.iter().cloned());
+            self.reported_end = self.log.len();
             let end = self.written_end();
             return (Some(Report::Written { end }), written);
         }
@@ -133,11 +159,17 @@ impl Disk {
     fn run_alone(&mut self, command: Command) -> Report {
         match command {
             Command::Append(_) => unreachable!("appends are written as a group"),
+            Command::Resume => unreachable!("nothing was refused"),
+            Command::Save { .. } if self.takes(1) == 0 => {
+                self.refusing = true;
+                Report::WriteFailed
+            }
             Command::Truncate { ticket, to } => {
                 let to = to.0 as usize;
                 let records = self.log.len().saturating_sub(to) as u64;
                 self.log.truncate(to);
                 self.synced = self.log.len();
+                self.reported_end = self.log.len();
                 let from = self.written_end();
                 Report::Truncated {
                     ticket,
@@ -155,16 +187,51 @@ impl Disk {
         }
     }
 
+    /// How many of these writes fit, which takes up the room for them if all do.
+    fn takes(&mut self, writes: usize) -> usize {
+        match &mut self.room {
+            None => writes,
+            Some(room) if *room >= writes => {
+                *room -= writes;
+                writes
+            }
+            Some(room) => *room,
+        }
+    }
+
+    /// What was asked for by one who did not know that writes are refused is dropped.
+    fn drop_or_resume(&mut self) -> Option<Report> {
+        match self.queue.pop_front()? {
+            Command::Resume if self.room.is_some() => Some(Report::WriteFailed),
+            Command::Resume => {
+                if self.cuts_when_resumed {
+                    self.log.truncate(self.reported_end.max(self.synced));
+                }
+                self.refusing = false;
+                // Promises that were dropped bind nobody.
+                self.promise_asked = Epoch(0);
+                self.synced = self.log.len();
+                self.reported_end = self.log.len();
+                let end = self.written_end();
+                Some(Report::Resumed { end })
+            }
+            Command::Append(_) | Command::Truncate { .. } | Command::Save { .. } => None,
+        }
+    }
+
     /// The process ends at once: what was being done may or may not have reached the disk.
     pub(super) fn crash(&mut self, rng: &mut ChaCha8Rng) {
         let kept = rng.random_range(self.synced..=self.log.len());
         self.log.truncate(kept);
         let next_is_alone = !matches!(self.queue.front(), None | Some(Command::Append(_)));
-        if next_is_alone && self.synced >= self.log.len() && rng.random_bool(0.3) {
+        if next_is_alone && !self.refusing && self.synced >= self.log.len() && rng.random_bool(0.3)
+        {
             let command = self.queue.pop_front().expect("it was just seen");
             self.run_alone(command);
         }
         self.synced = self.log.len();
+        self.reported_end = self.log.len();
+        self.refusing = false;
         self.queue.clear();
         self.promise_asked = Epoch(0);
         if let Some(meta) = self.meta_before_crash.take() {

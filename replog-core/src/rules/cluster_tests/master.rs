@@ -9,6 +9,7 @@ use rand::RngExt as _;
 
 use super::{
     disk::{Command, Report},
+    node::full,
     world::{Call, Event, MS, Micros, Planted, Process, World},
 };
 use crate::{
@@ -43,6 +44,8 @@ pub(super) struct Master {
 /// One life of it.
 pub(super) struct Run {
     recovery: Option<Recovery>,
+    settings: Settings,
+    asked: u64,
     pub(super) office: Office<u64>,
     pub(super) links: Vec<Link>,
     incarnation: Incarnation,
@@ -99,6 +102,7 @@ impl Master {
         let settings = Settings {
             nodes: self.config.node_names(),
             founding: self.config.founding,
+            forced_recovery: self.config.forced_recovery,
             timing: self.config.timing.clone(),
             drawn: ClusterId::draw(&mut world.rng),
         };
@@ -109,7 +113,9 @@ impl Master {
                 instance: meta.instance,
                 start: meta.start,
             },
-            recovery: Some(Recovery::new(settings, meta, own_end, now)),
+            recovery: Some(Recovery::new(settings.clone(), meta, own_end, now)),
+            settings,
+            asked: 0,
             heard: vec![at; links.len()],
             links,
             cluster: None,
@@ -245,8 +251,38 @@ impl Master {
                     recovery.on_saved(now);
                 }
             }
+            Report::WriteFailed => self.give_up_office(world),
+            Report::Resumed { end } => self.begin_again(world, end),
         }
         self.settle(world);
+    }
+
+    fn give_up_office(&mut self, world: &mut World) {
+        let (now, end) = (world.instant(), world.disk(self.process()).written_end());
+        let disk = self.disk(world);
+        world.disks[disk].cuts_when_resumed = world.planted(Planted::FullMasterGoesOn);
+        let Some(run) = &mut self.run else { return };
+        run.recovery = None;
+        let (answered, _) = run.office.become_out_of_room(now, end, full());
+        self.answer(world, answered);
+    }
+
+    fn begin_again(&mut self, world: &mut World, end: Offset) {
+        let now = world.instant();
+        let meta = world.disk(self.process()).meta.clone();
+        let Some(run) = &mut self.run else { return };
+        let (epoch, served) = (run.office.epoch(), run.office.epoch() > Epoch(0));
+        if !run.office.on_resumed(now) {
+            return;
+        }
+        run.told_committed = None;
+        if served && world.planted(Planted::FullMasterGoesOn) {
+            run.office.serve(epoch, end);
+            return;
+        }
+        let settings = run.settings.clone();
+        run.recovery = Some(Recovery::again(settings, meta, end, run.asked, now));
+        run.tell_links(world, self.index);
     }
 
     pub(super) fn on_batch_read(
@@ -299,6 +335,9 @@ impl Master {
             let Some(run) = &mut self.run else { return };
             let answered = run.office.settle(now);
             idle &= answered.is_empty();
+            if run.office.take_probe(now) {
+                world.submit(Process::Master(self.index), self.life, Command::Resume);
+            }
             let committed = run.office.committed();
             if committed != run.told_committed {
                 self.show(world, committed);
@@ -362,6 +401,7 @@ impl Master {
                 body,
             } => {
                 run.cluster = cluster;
+                run.asked = serial;
                 for (peer, link) in self.config.secondaries.iter().zip(&mut run.links) {
                     if to.contains(&peer.name) {
                         link.ask(now, cluster, epoch, serial, body.clone());
@@ -396,6 +436,9 @@ impl Master {
                 adopted_end,
             } => self.take_office(world, &meta, epoch, adopted_end),
             RecoveryAction::BecomeFenced(by) => self.lose_office(world, by),
+            RecoveryAction::SetAside { .. } | RecoveryAction::Alarm(_) => {
+                world.oracle.fail("nothing is forced here".to_owned());
+            }
             RecoveryAction::Note(_) => {}
         }
     }
@@ -454,6 +497,7 @@ impl Master {
             },
             answer: Answer::Promised(Promised {
                 epoch_starts: Vec::new(),
+                forced_epoch: None,
             }),
         };
         if let Some(recovery) = &mut run.recovery {
@@ -525,7 +569,8 @@ impl Master {
                 }
             }
             LinkAction::BecomeFenced(by) => {
-                if self.run.as_ref().is_some_and(|run| run.office.is_serving()) {
+                let may_be_lost = |run: &Run| run.recovery.is_none() && run.office.may_be_lost();
+                if self.run.as_ref().is_some_and(may_be_lost) {
                     self.lose_office(world, by);
                 }
             }
@@ -559,6 +604,7 @@ impl Master {
                 .map_or(Offset::ZERO, |run| run.adopted_end),
             epoch_starts: starts.split_off(starts.len().saturating_sub(limit)),
             epoch_starts_end: older_before.unwrap_or(end),
+            forced_epoch: None,
         }
     }
 

@@ -7,10 +7,21 @@ use super::{
     world::{Call, Event, MS, Micros, Planted, Process, World},
 };
 use crate::{
-    rules::replica::{Replica, ReplicaAction, ReplicaChange, RequestId},
+    rules::{
+        replica::{Replica, ReplicaAction, ReplicaChange, RequestId},
+        room::Shortage,
+    },
     transport::{Answer, Fetch, Fetched, Hello, Request, RequestBody, Response, TransportError},
-    types::{Epoch, Offset},
+    types::{DiskState, Epoch, Offset},
 };
+
+/// What a full disk says.
+pub(super) fn full() -> Shortage {
+    Shortage {
+        disk: DiskState::Full,
+        detail: "no room".into(),
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Node {
@@ -18,6 +29,7 @@ pub(super) struct Node {
     pub(super) replica: Option<Replica>,
     pub(super) life: u64,
     pub(super) paused_until: Micros,
+    armed: Option<Micros>,
     waiting: BTreeMap<RequestId, (Call, Epoch, RequestBody)>,
     next_request: RequestId,
     shown: Offset,
@@ -30,6 +42,7 @@ impl Node {
             replica: None,
             life: 0,
             paused_until: 0,
+            armed: None,
             waiting: BTreeMap::new(),
             next_request: 0,
             shown: Offset::ZERO,
@@ -57,6 +70,7 @@ impl Node {
         }
         world.note(|| format!("s{} crashes", self.index + 1));
         self.life += 1;
+        self.armed = None;
         self.waiting.clear();
         self.shown = Offset::ZERO;
         self.paused_until = 0;
@@ -99,7 +113,27 @@ impl Node {
         self.carry_out(world, Some(epoch));
     }
 
+    pub(super) fn on_timer(&mut self, world: &mut World) {
+        self.armed = None;
+        if let Some(replica) = &mut self.replica {
+            replica.on_deadline(world.instant());
+            self.carry_out(world, None);
+        }
+    }
+
+    fn arm(&mut self, world: &mut World) {
+        let deadline = self.replica.as_ref().and_then(Replica::next_deadline);
+        let Some(deadline) = deadline else { return };
+        let at = world.micros(deadline).max(world.now);
+        if self.armed.is_none_or(|armed| at < armed) {
+            self.armed = Some(at);
+            let (node, life) = (self.index, self.life);
+            world.at(at, Event::NodeTimerDue { node, life });
+        }
+    }
+
     pub(super) fn on_report(&mut self, world: &mut World, report: Report) {
+        let now = world.instant();
         let facts = world.facts(self.process());
         let Some(replica) = &mut self.replica else {
             return;
@@ -112,6 +146,8 @@ impl Node {
                 ticket,
                 durable_end,
             } => replica.on_saved(ticket, durable_end, &facts),
+            Report::WriteFailed => replica.on_write_failed(now, full()),
+            Report::Resumed { end } => replica.on_resumed(now, end),
         }
         self.carry_out(world, None);
     }
@@ -153,6 +189,7 @@ impl Node {
             }
         }
         self.show(world);
+        self.arm(world);
     }
 
     fn carry_out_one(&mut self, world: &mut World, sender: Option<Epoch>, action: ReplicaAction) {
@@ -168,6 +205,9 @@ impl Node {
             }
             ReplicaAction::Save { ticket, meta } => {
                 world.submit(process, life, Command::Save { ticket, meta });
+            }
+            ReplicaAction::SetAside { .. } => {
+                world.oracle.fail("nothing is forced here".to_owned());
             }
             ReplicaAction::Truncate { ticket, to } => {
                 let to = if world.planted(Planted::NothingCut) {
@@ -212,6 +252,7 @@ impl Node {
                     },
                 );
             }
+            ReplicaAction::Resume => world.submit(process, life, Command::Resume),
             ReplicaAction::Changed(change) => {
                 if let ReplicaChange::Cut(cut) = &change {
                     world.oracle.cuts += cut.records;

@@ -23,6 +23,8 @@ pub(super) struct Simulation {
     faults_until: Micros,
     /// The master loses its disk as soon as it may.
     replacing: bool,
+    /// Whether disks run full in this run: in one of four, so that the others stay as they were.
+    full_disks: bool,
     next_id: u64,
     outcome: Outcome,
 }
@@ -36,6 +38,7 @@ pub(super) struct Outcome {
     pub(super) wipes: u64,
     pub(super) replaced: u64,
     pub(super) crashes: u64,
+    pub(super) filled: u64,
 }
 
 impl Outcome {
@@ -46,6 +49,7 @@ impl Outcome {
         self.wipes += other.wipes;
         self.replaced += other.replaced;
         self.crashes += other.crashes;
+        self.filled += other.filled;
     }
 }
 
@@ -68,6 +72,7 @@ impl Simulation {
             masters: vec![Master::new(0, config)],
             faults_until,
             replacing: false,
+            full_disks: seed % 4 == 2,
             next_id: 0,
             outcome: Outcome::default(),
         }
@@ -86,6 +91,9 @@ impl Simulation {
         self.world.after(0, Event::Start(Process::Master(0)));
         self.world.after(0, Event::ClientDue);
         self.world.after(SECOND / 2, Event::FaultDue);
+        if self.full_disks {
+            self.world.after(SECOND, Event::FillDue);
+        }
         self.run_until(self.faults_until)?;
         self.heal();
         self.converge()?;
@@ -119,6 +127,7 @@ impl Simulation {
             Event::WriterDue { process, life } | Event::Reported { process, life, .. } => {
                 (*process, Some(*life))
             }
+            Event::NodeTimerDue { node, life } => (Process::Node(*node), Some(*life)),
             Event::TimerDue { master, life } => (Process::Master(*master), Some(*life)),
             Event::FetchRead { node, life, .. } | Event::StartsRead { node, life, .. } => {
                 (Process::Node(*node), Some(*life))
@@ -127,6 +136,8 @@ impl Simulation {
             | Event::ClientDue
             | Event::FaultDue
             | Event::LinkHealed(..)
+            | Event::FillDue
+            | Event::RoomMade(_)
             | Event::ZombieGone(_)
             | Event::AlternateDue(_) => return None,
         })
@@ -165,6 +176,7 @@ impl Simulation {
                 Process::Node(node) => self.nodes[node].on_report(world, report),
                 Process::Master(master) => self.masters[master].on_report(world, report),
             },
+            Event::NodeTimerDue { node, .. } => self.nodes[node].on_timer(world),
             Event::TimerDue { master, .. } => self.masters[master].on_timer(world),
             Event::BatchRead {
                 call,
@@ -196,6 +208,8 @@ impl Simulation {
             Event::LinkHealed(from, to) => {
                 world.blocked.remove(&(from, to));
             }
+            Event::FillDue => self.fill_a_disk(),
+            Event::RoomMade(disk) => world.disks[disk].room = None,
             Event::ZombieGone(master) => self.bury(master),
             Event::AlternateDue(node) => {
                 if self.world.now < self.faults_until {
@@ -336,6 +350,27 @@ impl Simulation {
         }
     }
 
+    /// A disk has room for a few writes more, and then for none until somebody makes room: the
+    /// master's as often as any secondary's.
+    fn fill_a_disk(&mut self) {
+        if self.world.now >= self.faults_until {
+            return;
+        }
+        let process = match self.world.chance(0.5) {
+            true => Process::Master(self.current()),
+            false => Process::Node(self.world.below(self.nodes.len() as u64) as usize),
+        };
+        self.outcome.filled += 1;
+        self.world
+            .note(|| format!("the disk of {process:?} runs full"));
+        let disk = self.world.disk_of(process);
+        self.world.disks[disk].room = Some(self.world.below(8) as usize);
+        let absence = self.draw_absence();
+        self.world.after(absence, Event::RoomMade(disk));
+        let pause = 100 * MS + self.world.below(3 * SECOND);
+        self.world.after(pause, Event::FillDue);
+    }
+
     /// The master restarts, and the next round of promises is without one node: what only that
     /// one has of the last epoch must give way when it is back.
     fn alternate(&mut self, without: usize) {
@@ -466,6 +501,9 @@ impl Simulation {
         self.world.note(|| "everything heals".to_owned());
         self.world.weather = Weather::fair();
         self.world.blocked.clear();
+        for disk in &mut self.world.disks {
+            disk.room = None;
+        }
         for node in &mut self.nodes {
             node.start(&mut self.world);
         }

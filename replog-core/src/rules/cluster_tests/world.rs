@@ -45,6 +45,8 @@ pub(super) enum Planted {
     NothingCut,
     /// Hellos say that the master's log has no end.
     EndlessHello,
+    /// A master whose disk was full cuts what was not acknowledged and goes on in its epoch.
+    FullMasterGoesOn,
 }
 
 /// A request of a master, until it is answered or given up.
@@ -90,6 +92,10 @@ pub(super) enum Event {
         master: usize,
         life: u64,
     },
+    NodeTimerDue {
+        node: usize,
+        life: u64,
+    },
     BatchRead {
         call: Call,
         epoch: Epoch,
@@ -114,6 +120,10 @@ pub(super) enum Event {
     ClientDue,
     FaultDue,
     LinkHealed(Process, Process),
+    /// A disk runs full.
+    FillDue,
+    /// Somebody made room on it.
+    RoomMade(usize),
     ZombieGone(usize),
     /// The master restarts, and this node misses it.
     AlternateDue(usize),

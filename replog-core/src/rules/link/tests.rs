@@ -191,6 +191,7 @@ fn what_a_recovery_asks_is_asked_again_until_it_asks_something_else() {
     assert_eq!(bench.sent(), [again(2)]);
     let answer = Answer::Promised(Promised {
         epoch_starts: Vec::new(),
+        forced_epoch: None,
     });
     let promised = response(1, 7, Some(4), answer);
     bench.answer(2, promised.clone());
@@ -658,4 +659,119 @@ impl Bench {
         }
         heartbeat.expect("one is due")
     }
+}
+
+#[test]
+fn a_secondary_whose_disk_is_full_is_named_so_and_not_asked_in_a_loop() {
+    let mut bench = Bench::open(20, 10);
+    let full = || {
+        Answer::Refused(Refusal::Storage {
+            detail: "no room".to_owned(),
+        })
+    };
+    let mut sent = 0;
+    let mut asked = bench.sent();
+    for _ in 0..80 {
+        for attempt in attempts(&asked) {
+            sent += 1;
+            if let Some(LinkAction::SendBatch { wanted, .. }) = asked
+                .iter()
+                .find(|action| matches!(action, LinkAction::SendBatch { attempt: a, .. } if *a == attempt))
+            {
+                assert!(bench.link.on_read(attempt, wanted.until, 1000));
+            }
+            bench.answer(attempt, response(1, 10, Some(5), full()));
+        }
+        bench.pass(SECOND / 20);
+        asked = bench.sent();
+    }
+    assert_eq!(bench.status(), Status::Unhealthy);
+    let report = bench.link.report(bench.now);
+    assert_eq!(report.failure.unwrap().reason, WaitReason::Storage);
+    // Heartbeats for four seconds, and retries with a growing delay.
+    assert!((8..25).contains(&sent), "{sent} requests");
+
+    // With room again it asks for a hello, and is sent what it lacks at once.
+    let (attempt, _) = loop {
+        if let Some(LinkAction::Heartbeat {
+            attempt, progress, ..
+        }) = asked
+            .iter()
+            .find(|action| matches!(action, LinkAction::Heartbeat { .. }))
+        {
+            break (*attempt, *progress);
+        }
+        bench.pass(SECOND / 20);
+        asked = bench.sent();
+    };
+    bench.answer(
+        attempt,
+        response(1, 10, Some(5), Answer::Refused(Refusal::HelloFirst)),
+    );
+    bench.pass(SECOND / 20);
+    let sent = bench.sent();
+    let [LinkAction::Hello { attempt, .. }] = sent[..] else {
+        panic!("{sent:?}");
+    };
+    bench.answer(attempt, response(1, 10, Some(5), aligned()));
+    let [(attempt, 10, 20)] = bench.batches()[..] else {
+        panic!("what it lacks, without waiting out a delay");
+    };
+    bench.answer(attempt, response(1, 20, Some(5), Answer::Taken));
+    assert_eq!(bench.status(), Status::Healthy);
+    assert_eq!(bench.link.report(bench.now).failure, None);
+}
+
+#[test]
+fn a_link_that_serves_goes_back_to_asking_when_its_master_begins_again() {
+    let mut bench = Bench::open(20, 10);
+    let batch = bench.batches()[0].0;
+    assert_eq!(bench.counted(), Some(10));
+    bench
+        .link
+        .ask(bench.now, Some(cluster(1)), Epoch(6), 9, promise());
+    assert_eq!(bench.counted(), None);
+    let report = bench.link.report(bench.now);
+    assert_eq!((report.epoch, report.durable_end), (None, None));
+    let sent = bench.sent();
+    assert!(
+        matches!(
+            sent[..],
+            [LinkAction::Ask {
+                epoch: Epoch(6),
+                ..
+            }]
+        ),
+        "{sent:?}"
+    );
+    // Of the old conversation nothing is believed.
+    bench.answer(batch, response(1, 20, Some(5), Answer::Taken));
+    assert_eq!(bench.counted(), None);
+    bench.pass(3 * SECOND / 2);
+    bench.answer(
+        attempts(&sent)[0],
+        response(
+            1,
+            20,
+            Some(5),
+            Answer::Promised(Promised {
+                epoch_starts: Vec::new(),
+                forced_epoch: None,
+            }),
+        ),
+    );
+    assert_eq!(bench.status(), Status::Healthy, "no records are due");
+    bench.link.on_log(bench.now, Offset(20), None);
+    bench.link.serve(bench.now, cluster(1), Epoch(6));
+    let hello = bench.sent();
+    assert!(
+        hello.iter().any(|action| matches!(
+            action,
+            LinkAction::Hello {
+                epoch: Epoch(6),
+                ..
+            }
+        )),
+        "{hello:?}"
+    );
 }

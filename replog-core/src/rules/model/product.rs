@@ -10,7 +10,7 @@ use super::{
     steps::{Action, grants, holds},
 };
 use crate::{
-    config::{Founding, Timing},
+    config::{ForcedRecovery, Founding, Timing},
     log::{ClusterIdentity, Meta, Promised},
     rules::{
         fence::{check_epoch, check_promise},
@@ -193,6 +193,7 @@ fn decided((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Deci
     let settings = Settings {
         nodes: (0..3).map(name).collect(),
         founding: Founding::Allowed,
+        forced_recovery: ForcedRecovery::default(),
         timing: Timing::default(),
         drawn: cluster(),
     };
@@ -226,7 +227,10 @@ fn decided((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Deci
                 promised: epoch(4),
                 buffered: 0,
             },
-            answer: Answer::Promised(transport::Promised { epoch_starts }),
+            answer: Answer::Promised(transport::Promised {
+                epoch_starts,
+                forced_epoch: None,
+            }),
         };
         recovery.on_answer(now, serial, response, &own_starts);
     }

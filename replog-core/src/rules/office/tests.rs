@@ -81,6 +81,7 @@ impl Bench {
     fn link_report(&self, counted: Option<u64>) -> LinkReport {
         LinkReport {
             health: self.health,
+            epoch: Some(self.office.epoch()),
             counted: counted.map(Offset),
             durable_end: counted.map(Offset),
             failed_attempts: 0,
@@ -411,4 +412,106 @@ fn committed_is_unknown_after_a_start_until_a_majority_has_the_log_epoch() {
         Some(Offset(8)),
         "it never goes back"
     );
+}
+
+fn full() -> Shortage {
+    Shortage {
+        disk: DiskState::Full,
+        detail: "no room".into(),
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_office_and_those_with_an_offset_are_told_that_nothing_is_known() {
+    let mut bench = Bench::serving();
+    for caller in 1..=2 {
+        assert!(bench.one(Concern::Majority, None, caller).is_none());
+    }
+    bench.office.on_written(Offset(11));
+    let (answered, freed_bytes) = bench
+        .office
+        .become_out_of_room(bench.now, Offset(11), full());
+    assert_eq!(freed_bytes, 5, "the second one is not queued any more");
+    let told: Vec<_> = answered
+        .iter()
+        .map(|answered| match &answered.result {
+            Err(error @ AppendError::Storage { offset, .. }) => {
+                (answered.caller, *offset, error.outcome())
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [
+        (1, Some(Offset(10)), Outcome::Unknown),
+        (2, Some(Offset(11)), Outcome::Unknown),
+    ];
+    assert_eq!(told, expected);
+    let state = bench.office.mode(bench.now);
+    assert_eq!(
+        (state.mode, state.reason, bench.office.disk()),
+        (Mode::Recovering, Some(ModeReason::Storage), DiskState::Full)
+    );
+    assert_eq!(bench.office.next_offset(), Offset(11));
+    assert!(!bench.office.is_serving() && bench.office.may_be_lost());
+
+    let refused = bench.one(Concern::Count(1), None, 3).unwrap();
+    assert!(matches!(refused, AppendError::Storage { offset: None, .. }));
+    bench.now += 10 * SECOND;
+    let refused = bench.one(Concern::Count(1), None, 4).unwrap();
+    assert!(
+        matches!(refused, AppendError::Storage { .. }),
+        "507 goes before 503, without a quorum too"
+    );
+}
+
+#[test]
+fn with_room_again_the_master_goes_through_its_start_and_counts_afresh() {
+    let mut bench = Bench::serving();
+    bench.office.on_durable(Offset(10));
+    assert_eq!(bench.office.committed(), Some(Offset(10)));
+    bench
+        .office
+        .become_out_of_room(bench.now, Offset(10), full());
+    assert!(!bench.office.take_probe(bench.now), "not at once");
+    bench.now = bench.office.next_deadline(bench.now).unwrap();
+    assert!(bench.office.take_probe(bench.now));
+    assert!(!bench.office.take_probe(bench.now));
+    assert!(bench.office.on_resumed(bench.now));
+    let state = bench.office.mode(bench.now);
+    let waiting = (Mode::Recovering, Some(ModeReason::WaitingForNodes));
+    assert_eq!((state.mode, state.reason), waiting);
+    assert_eq!(bench.office.disk(), DiskState::Ok);
+    assert_eq!(bench.office.committed(), None);
+    let refused = bench.one(Concern::Count(1), None, 1).unwrap();
+    assert!(matches!(refused, AppendError::ReadOnly { .. }));
+
+    // A report of the old conversation comes late, before and after the new epoch began.
+    bench.report(0, Some(10));
+    assert_eq!(bench.office.committed(), None);
+    let late = bench.link_report(Some(10));
+    bench.office.serve(Epoch(6), Offset(10));
+    bench.office.on_report(0, late);
+    assert_eq!(bench.office.committed(), None, "that was epoch 5");
+    bench.report(0, Some(10));
+    assert_eq!(bench.office.committed(), Some(Offset(10)));
+}
+
+#[test]
+fn who_was_fenced_stays_fenced_on_a_full_disk() {
+    let mut bench = Bench::serving();
+    bench.office.become_fenced(bench.now, by());
+    bench
+        .office
+        .become_out_of_room(bench.now, Offset(10), full());
+    assert_eq!(
+        bench.office.mode(bench.now).reason,
+        Some(ModeReason::Fenced)
+    );
+    assert!(!bench.office.on_resumed(bench.now), "no start of its own");
+    let mut bench = Bench::serving();
+    bench
+        .office
+        .become_out_of_room(bench.now, Offset(10), full());
+    bench.office.become_fenced(bench.now, by());
+    assert!(!bench.office.on_resumed(bench.now));
 }

@@ -79,11 +79,13 @@ enum Did {
     Fetch(&'static str, u64),
     /// The promised epoch and the log epoch that are saved.
     Save(u64, Option<u64>),
+    SetAside(u64, u64),
     Truncate(u64),
     Append(u64, u64),
     /// Epoch and adopted end.
     Serve(u64, u64),
     Fenced(u64),
+    Alarm,
 }
 use Did::{Fenced, Identify, Save, Serve, Truncate};
 
@@ -93,6 +95,7 @@ impl Bench {
         let settings = Settings {
             nodes: nodes(count),
             founding,
+            forced_recovery: ForcedRecovery::Never,
             timing: Timing::default(),
             drawn: cluster(),
         };
@@ -102,6 +105,13 @@ impl Bench {
             starts: own.iter().map(|(e, f)| start(*e, *f)).collect(),
             serial: 0,
         }
+    }
+
+    /// A master of three nodes that may go on without a majority.
+    fn forcing(meta: Meta, own: &[(u64, u64)], end: u64) -> Bench {
+        let mut bench = Bench::new(meta, own, end);
+        bench.recovery.settings.forced_recovery = ForcedRecovery::LoseAcknowledged;
+        bench
     }
 
     fn new(meta: Meta, own: &[(u64, u64)], end: u64) -> Bench {
@@ -142,6 +152,7 @@ impl Bench {
                     meta.promised.map_or(0, |promised| promised.epoch.0),
                     meta.log_epoch.map(|epoch| epoch.0),
                 ),
+                RecoveryAction::SetAside { from, epoch } => Did::SetAside(from.0, epoch.0),
                 RecoveryAction::Truncate(to) => Truncate(to.0),
                 RecoveryAction::Append(batches) => Did::Append(
                     batches.first().expect("never empty").first().0,
@@ -152,6 +163,7 @@ impl Bench {
                 } => Serve(epoch.0, adopted_end.0),
                 RecoveryAction::BecomeFenced(by) => Fenced(by.epoch.0),
                 RecoveryAction::Note(_) => continue,
+                RecoveryAction::Alarm(_) => Did::Alarm,
             });
         }
         did
@@ -199,7 +211,10 @@ impl Bench {
 
 fn promised() -> Answer {
     let epoch_starts = vec![start(4, 0)];
-    Answer::Promised(Promised { epoch_starts })
+    Answer::Promised(Promised {
+        epoch_starts,
+        forced_epoch: None,
+    })
 }
 
 fn response(from: &str, end: u64, log_epoch: Option<u64>, answer: Answer) -> Response {
@@ -515,4 +530,180 @@ fn answers_of_unknown_nodes_and_to_nothing_are_ignored() {
     assert_eq!(bench.saved(), []);
     assert_eq!(bench.pass(60), []);
     assert_eq!(bench.recovery.epoch(), Epoch(5));
+}
+
+/// What 2^32 adds to an epoch.
+const FAR: u64 = 1 << 32;
+
+/// The promise of a node that is not intact, with one epoch in its log.
+fn half_filled(from: &str, epoch: u64, end: u64) -> Response {
+    let promised = Answer::Promised(Promised {
+        epoch_starts: vec![start(epoch, 0)],
+        forced_epoch: None,
+    });
+    response(from, end, None, promised)
+}
+
+#[test]
+fn a_master_that_may_force_goes_on_alone_when_nobody_answers_in_time() {
+    let mut bench = Bench::forcing(meta(Some(4), Some(4)), &[(4, 0)], 10);
+    bench.did();
+    bench.saved();
+    assert_eq!(bench.pass(2), []);
+    let far = 5 + FAR;
+    assert_eq!(bench.pass(1), [Did::Alarm, Save(far, Some(4))]);
+    // Its own log is all there is, and one synced write says that it was forced.
+    assert_eq!(bench.saved(), [Did::Promise(far), Save(far, Some(far))]);
+    assert_eq!(bench.recovery.meta.forced_epoch, Some(Epoch(far)));
+    assert_eq!(bench.saved(), [Serve(far, 10)]);
+    // Without the setting it waits for ever.
+    let mut bench = Bench::promising(10);
+    assert_eq!((bench.pass(3), bench.pass(1000)), (vec![], vec![]));
+}
+
+#[test]
+fn nothing_is_forced_where_a_majority_answers() {
+    let mut bench = Bench::forcing(meta(Some(4), Some(4)), &[(4, 0)], 10);
+    bench.did();
+    bench.saved();
+    assert_eq!(bench.promised("s1", 10, Some(4)), []);
+    assert_eq!(bench.pass(3), [Save(5, Some(5))]);
+    assert_eq!(bench.saved(), [Serve(5, 10)]);
+    assert_eq!(bench.recovery.meta.forced_epoch, None);
+}
+
+#[test]
+fn a_wiped_master_that_may_force_recovers_from_the_one_node_that_is_left() {
+    let mut bench = Bench::forcing(meta(Some(4), None), &[], 0);
+    bench.did();
+    bench.saved();
+    assert_eq!(
+        bench.promised("s2", 3, Some(4)),
+        [],
+        "one of two that are needed"
+    );
+    let far = 5 + FAR;
+    assert_eq!(bench.pass(3), [Did::Alarm, Save(far, None)]);
+    assert_eq!(bench.saved(), [Did::Promise(far)]);
+    assert_eq!(bench.promised("s2", 3, Some(4)), [Did::Fetch("s2", 0)]);
+    assert_eq!(bench.records("s2", batch(0..3, 4)), [Did::Append(0, 3)]);
+    assert_eq!(bench.durable(3), [Save(far, Some(far))]);
+    assert_eq!(bench.saved(), [Serve(far, 3)]);
+}
+
+#[test]
+fn a_blank_master_that_may_force_waits_while_nobody_has_a_log() {
+    let mut bench = Bench::forcing(meta(None, None), &[], 0);
+    assert_eq!(bench.did(), [Identify]);
+    assert_eq!(
+        (bench.pass(3), bench.pass(1000)),
+        (vec![], vec![]),
+        "it founds nothing"
+    );
+    // A node that was emptied answers: it may have held everything.
+    let mut bench = Bench::forcing(meta(Some(4), None), &[], 0);
+    bench.did();
+    bench.saved();
+    bench.promised("s1", 0, None);
+    assert_eq!((bench.pass(3), bench.pass(1000)), (vec![], vec![]));
+    assert_eq!(bench.recovery.next_deadline(), None, "no timer spins");
+    assert_eq!(
+        bench.promised("s2", 3, Some(4)),
+        [Did::Alarm, Save(5 + FAR, None)],
+        "as soon as there is one"
+    );
+}
+
+#[test]
+fn an_intact_log_goes_before_longer_ones_that_are_not_when_forced() {
+    let far = 5 + FAR;
+    let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 20);
+    bench.did();
+    bench.saved();
+    bench.answer_to(bench.serial, half_filled("s1", 4, 30));
+    bench.promised("s2", 3, Some(4));
+    assert_eq!(bench.did(), []);
+    assert_eq!(bench.saved(), [Did::Promise(far)]);
+    bench.answer_to(bench.serial, half_filled("s1", 4, 30));
+    assert_eq!(
+        bench.promised("s2", 3, Some(4)),
+        [Did::SetAside(3, far), Truncate(3)],
+        "its own, which is cut to the adopted one, is kept aside"
+    );
+    bench.recovery.on_truncated(bench.now, Offset(3));
+    assert_eq!(bench.did(), [Save(far, Some(far))]);
+}
+
+#[test]
+fn where_nobody_is_intact_the_newest_records_are_taken_when_forced() {
+    // Own log, the other's, whose is taken. Each: the epoch of its records, its end.
+    let table = [
+        ((4, 10), (4, 20), true),
+        ((4, 20), (4, 10), false),
+        ((4, 20), (5, 10), true),
+        ((5, 10), (4, 20), false),
+    ];
+    for ((own_epoch, own_end), (epoch, end), theirs) in table {
+        let mut bench = Bench::forcing(meta(Some(9), None), &[(own_epoch, 0)], own_end);
+        bench.did();
+        bench.saved();
+        bench.answer_to(bench.serial, half_filled("s1", epoch, end));
+        assert_eq!(bench.pass(3), [Did::Alarm, Save(10 + FAR, None)]);
+        bench.saved();
+        let did = bench.answer_to(bench.serial, half_filled("s1", epoch, end));
+        let taken = !matches!(did[..], [Save(..)]);
+        assert_eq!(
+            taken, theirs,
+            "{own_epoch} {own_end} {epoch} {end}: {did:?}"
+        );
+    }
+}
+
+#[test]
+fn who_took_part_in_the_first_round_is_waited_for_in_the_forced_one() {
+    let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 2);
+    bench.did();
+    bench.saved();
+    bench.promised("s2", 9, Some(4));
+    bench.pass(3);
+    assert_eq!(bench.saved(), [Did::Promise(5 + FAR)]);
+    assert_eq!((bench.pass(1), bench.pass(1)), (vec![], vec![]));
+    assert_eq!(bench.promised("s2", 9, Some(4)), [Did::Fetch("s2", 2)]);
+    // The source goes away: once more from the beginning, with a majority if there is one.
+    assert_eq!(bench.pass(3), [Save(6 + FAR, None)]);
+    assert_eq!(bench.saved(), [Did::Promise(6 + FAR)]);
+    bench.promised("s1", 9, Some(4));
+    assert_eq!(bench.promised("s2", 9, Some(4)), [Did::Fetch("s1", 2)]);
+    bench.records("s1", batch(2..9, 4));
+    let now = 6 + FAR;
+    assert_eq!(bench.durable(9), [Save(now, Some(now))]);
+    assert_eq!(bench.recovery.meta.forced_epoch, None, "this round was not");
+}
+
+#[test]
+fn a_master_that_may_force_still_obeys_those_who_fence_it() {
+    for refusal in [Refusal::OutOfDate(by(7)), Refusal::Replaced(by(7))] {
+        let mut bench = Bench::forcing(meta(Some(4), Some(4)), &[(4, 0)], 10);
+        bench.did();
+        bench.saved();
+        assert_eq!(
+            bench.answer("s1", 20, Some(7), Answer::Refused(refusal)),
+            [Fenced(7)]
+        );
+        assert_eq!(bench.pass(1000), []);
+    }
+}
+
+#[test]
+fn a_replaced_master_learns_which_recovery_was_forced_last() {
+    let mut bench = Bench::new(meta(Some(FAR), None), &[], 0);
+    bench.did();
+    bench.saved();
+    let told = Answer::Promised(Promised {
+        epoch_starts: Vec::new(),
+        forced_epoch: Some(Epoch(FAR)),
+    });
+    bench.answer("s1", 0, Some(FAR), told);
+    bench.promised("s2", 0, Some(FAR));
+    assert_eq!(bench.recovery.meta.forced_epoch, Some(Epoch(FAR)));
 }

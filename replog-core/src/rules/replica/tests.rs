@@ -118,6 +118,7 @@ fn hello(epoch: u64, end: u64, adopted_end: u64, starts: &[(u64, u64)]) -> Reque
         adopted_end: Offset(adopted_end),
         epoch_starts: starts.iter().map(|(e, f)| start(*e, *f)).collect(),
         epoch_starts_end: Offset(end),
+        forced_epoch: None,
     })
 }
 
@@ -143,9 +144,11 @@ enum Did {
     Write(u64, u64),
     /// The promised epoch and the log epoch that are saved.
     Save(u64, Option<u64>),
+    SetAside(u64, u64),
     Truncate(u64),
     ReadStarts(u64),
     Fetch,
+    Resume,
     /// The request, the answer, the end and the log epoch that are named.
     Answer(RequestId, Answer, u64, Option<u64>),
 }
@@ -254,9 +257,11 @@ impl Bench {
                     let promised = meta.promised.map_or(0, |promised| promised.epoch.0);
                     Save(promised, meta.log_epoch.map(|e| e.0))
                 }
+                ReplicaAction::SetAside { from, epoch } => Did::SetAside(from.0, epoch.0),
                 ReplicaAction::Truncate { to, .. } => Truncate(to.0),
                 ReplicaAction::Fetch { .. } => Did::Fetch,
                 ReplicaAction::ReadStarts { before, .. } => Did::ReadStarts(before.0),
+                ReplicaAction::Resume => Did::Resume,
                 ReplicaAction::Changed(_) => return None,
             })
         };
@@ -278,7 +283,10 @@ fn a_promise_is_saved_before_it_is_answered_and_again_for_the_same_life() {
     for request in 0..2 {
         assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(5))]);
         let epoch_starts = vec![start(5, 0)];
-        let promised = Answer::Promised(GrantedPromise { epoch_starts });
+        let promised = Answer::Promised(GrantedPromise {
+            epoch_starts,
+            forced_epoch: None,
+        });
         assert_eq!(bench.saved(), [answered(request, promised, 2, Some(5))]);
     }
     let mut other = request(6, promise(5));
@@ -565,7 +573,10 @@ fn a_promise_waits_for_the_writes_before_it_and_shuts_out_what_comes_after() {
     );
     assert_eq!(bench.durable(&[5, 5]), []);
     let epoch_starts = vec![start(5, 0)];
-    let promised = Answer::Promised(GrantedPromise { epoch_starts });
+    let promised = Answer::Promised(GrantedPromise {
+        epoch_starts,
+        forced_epoch: None,
+    });
     assert_eq!(bench.saved(), [answered(3, promised, 3, Some(5))]);
     assert_eq!(
         bench.replica.state().buffered,
@@ -708,4 +719,158 @@ fn strangers_learn_nothing_and_change_nothing() {
     let identity = Answer::Identity(Identity { nodes: nodes() });
     assert_eq!(bench.send(identify), [answered(2, identity, 1, Some(5))]);
     assert_eq!(bench.replica.meta(), &meta(5, Some(5)));
+}
+
+fn full() -> Shortage {
+    Shortage {
+        disk: DiskState::Full,
+        detail: "no room".into(),
+    }
+}
+
+fn no_room() -> Refusal {
+    Refusal::Storage {
+        detail: "no room".to_owned(),
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_conversation_and_forgets_what_was_not_written() {
+    let mut bench = Bench::refilling();
+    bench.ask(5, heartbeat(None, Some(10)));
+    bench.ask(5, append(0..10, 4));
+    bench.durable(&[4; 10]);
+    bench.saved();
+    assert_eq!(bench.ask(5, append(10..12, 5)), [Write(10, 12)]);
+    assert_eq!(bench.ask(5, append(14..15, 5)), [], "behind a gap");
+    bench.replica.on_write_failed(bench.now, full());
+    let refused_both = [
+        refused(3, no_room(), 10, Some(5)),
+        refused(4, no_room(), 10, Some(5)),
+    ];
+    assert_eq!(bench.did(), refused_both);
+    assert_eq!(bench.replica.disk(), DiskState::Full);
+    assert_eq!(bench.replica.state().buffered, 0);
+
+    // Heartbeats too: a node that can take no records counts for no quorum.
+    let asked = [
+        heartbeat(None, None),
+        append(10..12, 5),
+        hello(5, 12, 10, &[(4, 0), (5, 10)]),
+    ];
+    for (nth, body) in asked.into_iter().enumerate() {
+        let refusal = refused(5 + nth as u64, no_room(), 10, Some(5));
+        assert_eq!(bench.ask(5, body), [refusal]);
+    }
+    let fenced = refused(8, Refusal::Fenced(fenced_by(5)), 10, Some(5));
+    assert_eq!(
+        bench.ask(4, append(10..12, 4)),
+        [fenced],
+        "rule 9 comes first"
+    );
+
+    bench.replica.on_deadline(bench.now);
+    assert_eq!(bench.did(), [], "no probe before its time");
+    bench.now = bench.replica.next_deadline().unwrap();
+    bench.replica.on_deadline(bench.now);
+    assert_eq!(bench.did(), [Did::Resume]);
+    bench.replica.on_resumed(bench.now, Offset(10));
+    assert_eq!(bench.replica.disk(), DiskState::Ok);
+    let greet = refused(9, Refusal::HelloFirst, 10, Some(5));
+    assert_eq!(bench.ask(5, heartbeat(None, None)), [greet]);
+    assert_eq!(
+        bench.ask(5, hello(5, 12, 10, &[(4, 0), (5, 10)])),
+        [Save(5, Some(5))]
+    );
+    assert_eq!(bench.saved(), [answered(10, aligned(0), 10, Some(5))]);
+    assert_eq!(
+        bench.ask(5, append(10..12, 5)),
+        [Write(10, 12)],
+        "once more"
+    );
+}
+
+#[test]
+fn a_promise_that_could_not_be_saved_was_not_given() {
+    let mut bench = Bench::new(meta(5, Some(4)), &[4]);
+    assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(4))]);
+    bench.replica.on_write_failed(bench.now, full());
+    assert_eq!(bench.did(), [refused(0, no_room(), 1, Some(4))]);
+    assert_eq!(bench.replica.state().promised, Epoch(5));
+    bench.replica.on_resumed(bench.now, Offset(1));
+    bench.did();
+    // The master that holds the promise is the one of before.
+    assert_eq!(bench.ask(5, hello(5, 1, 1, &[(4, 0)])), [Save(5, Some(4))]);
+}
+
+#[test]
+fn a_hello_or_a_log_epoch_that_could_not_be_saved_is_taken_up_again() {
+    let mut bench = Bench::new(meta(4, Some(4)), &[4, 4]);
+    assert_eq!(bench.ask(5, hello(5, 2, 2, &[(4, 0)])), [Save(5, Some(4))]);
+    assert_eq!(bench.saved(), [Save(5, Some(5))], "the log epoch");
+    bench.replica.on_write_failed(bench.now, full());
+    assert_eq!(bench.did(), [refused(0, no_room(), 2, Some(4))]);
+    bench.replica.on_resumed(bench.now, Offset(2));
+    bench.did();
+    assert_eq!(bench.ask(5, hello(5, 2, 2, &[(4, 0)])), [Save(5, Some(4))]);
+    assert_eq!(bench.saved(), [Save(5, Some(5))]);
+    assert_eq!(bench.saved(), [answered(1, aligned(0), 2, Some(5))]);
+}
+
+/// A hello of a master whose recovery was forced in `forced`.
+fn forced_hello(epoch: u64, end: u64, starts: &[(u64, u64)], forced: u64) -> RequestBody {
+    let RequestBody::Hello(mut hello) = hello(epoch, end, end, starts) else {
+        unreachable!("it makes hellos");
+    };
+    hello.forced_epoch = Some(Epoch(forced));
+    RequestBody::Hello(hello)
+}
+
+#[test]
+fn what_a_forced_recovery_lost_is_kept_aside_before_it_is_cut() {
+    // Also where this hello is of a later epoch: the node was away when it was forced.
+    for epoch in [90, 95] {
+        let mut bench = Bench::new(meta(5, Some(5)), &[4, 4, 5, 5]);
+        let hello = || forced_hello(epoch, 3, &[(4, 0), (90, 2)], 90);
+        assert_eq!(bench.ask(epoch, hello()), [Save(epoch, Some(5))]);
+        assert_eq!(bench.saved(), [Did::SetAside(2, 90), Truncate(2)]);
+        assert_eq!(bench.truncated(2), [answered(0, aligned(2), 2, Some(5))]);
+        let known = bench.replica.meta().forced_epoch;
+        assert_eq!(known, Some(Epoch(90)), "for a master that forgot it");
+    }
+}
+
+#[test]
+fn what_is_cut_without_force_or_after_it_is_not_kept() {
+    let cases = [(Some(5), None), (Some(95), Some(90)), (Some(90), Some(90))];
+    for (log_epoch, forced) in cases {
+        let mut meta = meta(96, log_epoch);
+        meta.forced_epoch = forced.map(Epoch);
+        let mut bench = Bench::new(meta, &[4, 4, 5, 5]);
+        bench.ask(97, hello(97, 3, 3, &[(4, 0), (97, 2)]));
+        assert_eq!(bench.saved(), [Truncate(2)], "{log_epoch:?} {forced:?}");
+    }
+}
+
+#[test]
+fn a_node_that_is_not_intact_keeps_aside_what_it_cuts_too() {
+    let mut known = meta(90, None);
+    known.forced_epoch = Some(Epoch(90));
+    let mut bench = Bench::new(known, &[4, 4, 5, 5]);
+    // The master's disk was replaced, and its hello says nothing of it.
+    bench.ask(91, hello(91, 3, 3, &[(4, 0), (91, 2)]));
+    assert_eq!(bench.saved(), [Did::SetAside(2, 90), Truncate(2)]);
+}
+
+#[test]
+fn a_promise_says_which_recovery_was_forced_last() {
+    let mut known = meta(5, Some(5));
+    known.forced_epoch = Some(Epoch(5));
+    let mut bench = Bench::new(known, &[5]);
+    bench.ask(6, promise(5));
+    let promised = Answer::Promised(GrantedPromise {
+        epoch_starts: vec![start(5, 0)],
+        forced_epoch: Some(Epoch(5)),
+    });
+    assert_eq!(bench.saved(), [answered(0, promised, 1, Some(5))]);
 }

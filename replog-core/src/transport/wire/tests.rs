@@ -434,7 +434,10 @@ fn lists_are_bounded_and_in_order() {
     );
 
     let promised = |epoch_starts| {
-        let answer = Answer::Promised(Promised { epoch_starts });
+        let answer = Answer::Promised(Promised {
+            epoch_starts,
+            forced_epoch: None,
+        });
         decode_response(joined(&encode_response(&response(answer))))
     };
     let many = |count: u64| starts(&(0..count).map(|n| (n, n)).collect::<Vec<_>>());
@@ -496,6 +499,7 @@ fn requests() -> Vec<Request> {
         adopted_end: Offset(100),
         epoch_starts: starts(&[(1, 0), (2, 17), (4, 100)]),
         epoch_starts_end: Offset(120),
+        forced_epoch: None,
     };
     let to_incarnation = progress().to_incarnation;
     let fetch = Fetch {
@@ -554,6 +558,7 @@ fn responses() -> Vec<Response> {
         Answer::Identity(Identity { nodes: vec![] }),
         Answer::Promised(Promised {
             epoch_starts: starts(&[(1, 0)]),
+            forced_epoch: None,
         }),
         Answer::Aligned(Aligned { cut_records: 3 }),
         Answer::OlderStartsNeeded { before: Offset(17) },
@@ -719,5 +724,28 @@ proptest! {
         let _ = decode_request(resealed([&b"RPLW\x01\x00\x01\x00\x10\x00\x00\x00"[..], &bytes].concat()));
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let _ = decode_response(message(2, &text, &bytes));
+    }
+}
+
+#[test]
+fn a_forced_epoch_travels_and_a_node_that_knows_of_none_says_nothing() {
+    for forced_epoch in [None, Some(Epoch(1 << 32))] {
+        let mut sent = requests().swap_remove(2);
+        let RequestBody::Hello(hello) = &mut sent.body else {
+            panic!("{sent:?}");
+        };
+        hello.forced_epoch = forced_epoch;
+        let bytes = joined(&encode_request(&sent));
+        let said = String::from_utf8_lossy(&bytes).contains("forced_epoch");
+        assert_eq!(said, forced_epoch.is_some(), "an older node reads the rest");
+        assert_eq!(decode_request(bytes), Ok(sent));
+        let sent = response(Answer::Promised(Promised {
+            epoch_starts: starts(&[(1, 0)]),
+            forced_epoch,
+        }));
+        let bytes = joined(&encode_response(&sent));
+        let said = String::from_utf8_lossy(&bytes).contains("forced_epoch");
+        assert_eq!(said, forced_epoch.is_some());
+        assert_eq!(decode_response(bytes), Ok(sent));
     }
 }

@@ -1,0 +1,102 @@
+//! A majority is lost for good: a forced recovery, in the real program.
+
+use std::fs;
+
+use crate::{
+    http,
+    nodes::{Cluster, Node, eventually},
+};
+
+const FLAG: &str = "--force-recovery-and-lose-acknowledged-messages";
+
+/// What a node keeps aside: names and contents.
+fn set_aside(node: &Node) -> Vec<(String, String)> {
+    let Ok(entries) = fs::read_dir(node.directory.join("set-aside")) else {
+        return Vec::new();
+    };
+    entries
+        .map(|entry| {
+            let path = entry.expect("an entry").path();
+            let bytes = fs::read(&path).expect("a file");
+            (
+                path.display().to_string(),
+                String::from_utf8_lossy(&bytes).into_owned(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn with_two_of_three_nodes_lost_the_third_is_recovered_from_by_force_only() {
+    let mut cluster = Cluster::start(2, &[]);
+    for number in 0..20 {
+        assert_eq!(
+            cluster.append(&format!("everywhere-{number}"), 3).status,
+            201
+        );
+    }
+    cluster.secondaries[1].kill();
+    for number in 0..10 {
+        assert_eq!(cluster.append(&format!("on-two-{number}"), 2).status, 201);
+    }
+    let before = cluster.master.health();
+    cluster.secondaries[0].kill();
+    cluster.master.kill();
+    fs::remove_dir_all(&cluster.master.directory).expect("its directory");
+    cluster.secondaries[1].start();
+
+    cluster.master.start();
+    eventually("it waits for the lost one", || {
+        let health = cluster.master.health();
+        let waiting = health["recovery"]["waiting_for"].as_array()?.clone();
+        (health["cluster_id"] == before["cluster_id"] && waiting == ["secondary-1"]).then_some(())
+    });
+    assert_eq!(cluster.append("not yet", 1).status, 503);
+    cluster.master.kill();
+    cluster.master.add_flag(FLAG);
+    cluster.master.start();
+    cluster.wait_read_write();
+    let health = cluster.master.health();
+    assert_eq!(health["cluster_id"], before["cluster_id"]);
+    assert_eq!(health["forced_epoch"], health["epoch"]);
+    assert!(health["epoch"].as_u64() > Some(1 << 32), "{health}");
+    let log = cluster.master.process().log_text();
+    assert!(log.contains("FORCED") && log.contains("ERROR"), "it shouts");
+    assert_eq!(cluster.master.data().len(), 20, "what was on two is lost");
+    assert_eq!(cluster.append("after", 2).status, 201);
+
+    // The lost one was not lost after all.
+    cluster.secondaries[0].start();
+    cluster.wait_alive(3);
+    assert_eq!(cluster.append("for all", 3).status, 201);
+    cluster.wait_equal();
+    let expected = cluster.master.data();
+    assert_eq!(expected.len(), 22);
+    for node in &cluster.secondaries {
+        assert_eq!(node.data(), expected, "{}", node.name);
+    }
+    let kept = set_aside(&cluster.secondaries[0]);
+    let [(path, content)] = &kept[..] else {
+        panic!("{kept:?}");
+    };
+    assert!(path.contains("20-") && path.contains("30-epoch-"), "{path}");
+    for number in 0..10 {
+        assert!(content.contains(&format!("on-two-{number}")), "{number}");
+    }
+    assert!(!content.contains("everywhere"));
+    let log = cluster.secondaries[0].process().log_text();
+    assert!(log.contains("kept aside"), "it says so");
+    assert!(set_aside(&cluster.secondaries[1]).is_empty());
+
+    // The flag is left in place: nothing is forced again where a majority answers.
+    cluster.master.terminate();
+    cluster.master.start();
+    cluster.wait_read_write();
+    let again = cluster.master.health();
+    assert_eq!(again["forced_epoch"], health["forced_epoch"]);
+    let next = health["epoch"].as_u64().map(|epoch| epoch + 1);
+    assert_eq!(again["epoch"].as_u64(), next);
+    assert_eq!(cluster.master.data(), expected);
+    let answer = http::get(cluster.master.address, "/readyz/write");
+    assert_eq!(answer.status, 200);
+}

@@ -236,7 +236,7 @@ impl File {
             let until = page_end.min(bytes.len());
             if rng.random_bool(0.5) {
                 write(&mut self.synced, at + from, &bytes[from..until]);
-                if rng.random_bool(0.05) {
+                if self.held.first.is_some() && rng.random_bool(0.05) {
                     let flipped = at + rng.random_range(from..until);
                     self.synced[flipped] ^= 1 << rng.random_range(0..8);
                 }

@@ -323,10 +323,14 @@ impl World {
                 false => Doom::Kill(machine),
             });
         }
-        if self.chance(0.4)
+        if self.chance(0.5)
             && let Some(other) = self.pick()
+            && other != machine
         {
-            self.partition(other);
+            // Long enough for the others to go on without it.
+            let us = self.between(3_000_000, 15_000_000);
+            self.count("fault: ambush with a partition");
+            self.isolate(other, us);
         }
         if self.chance(0.3)
             && let Some(other) = self.pick()
@@ -351,12 +355,26 @@ impl World {
         let Part::Standby { of } = self.machine(standby).part else {
             return Vec::new();
         };
-        // One replacement at a time: a node whose disk was lost is being replaced already.
-        let intact = |machine: &Machine| {
+        // One replacement at a time: a node whose disk was lost is being replaced already. And
+        // every node must have met the one that is replaced, or it cannot tell which is newer.
+        let instance = self
+            .machine(of)
+            .disk
+            .meta
+            .as_ref()
+            .map(|meta| meta.instance);
+        let settled = |machine: &Machine| {
             let meta = machine.disk.meta.as_ref();
-            meta.is_some_and(|meta| meta.log_epoch.is_some())
+            meta.is_some_and(|meta| {
+                let promised = meta.promised.as_ref().map(|promised| promised.instance);
+                meta.log_epoch.is_some() && promised == instance
+            })
         };
-        if !intact(self.machine(of)) || !self.may_lose_disk(of) {
+        let mut nodes = self
+            .machines
+            .iter()
+            .filter(|machine| machine.part == Part::Node);
+        if !nodes.all(settled) || !self.may_lose_disk(of) {
             return Vec::new();
         }
         self.count("fault: replaced node");
@@ -434,6 +452,16 @@ impl World {
             if !one_way || !inbound {
                 self.cut_way(victim, other, us);
             }
+        }
+    }
+
+    /// Cuts every way to and from `victim`.
+    fn isolate(&mut self, victim: MachineId, us: u64) {
+        let name = self.machine(victim).name.clone();
+        self.note(format_args!("{name} is cut off from all"));
+        for other in self.targets() {
+            self.cut_way(other, victim, us);
+            self.cut_way(victim, other, us);
         }
     }
 

@@ -88,6 +88,7 @@ fn the_fence_of_the_model_is_the_product_s() {
                 epoch,
                 holder,
                 replaced,
+                met: 0,
             })
         })
     });
@@ -155,6 +156,7 @@ fn told((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Option<
     let protocol = Protocol {
         bounds,
         mistake: None,
+        replacing: super::Replacing::Filed,
     };
     let heard = heard.map(|heard| {
         heard.map(|(log_epoch, log)| Heard {

@@ -124,8 +124,11 @@ pub(super) struct Promise {
     pub(super) epoch: u8,
     /// The instance that holds it.
     pub(super) holder: u8,
-    /// A bit for each instance that was replaced.
+    /// A bit for each instance that was replaced; of a master's own, for each that anyone had
+    /// met when its directory was made.
     pub(super) replaced: u8,
+    /// Instances that will be, with [`super::Mistake::ReplacedByHelloOnly`].
+    pub(super) met: u8,
 }
 
 impl Disk {
@@ -225,6 +228,8 @@ pub(super) struct Request {
     pub(super) from: u8,
     pub(super) epoch: u8,
     pub(super) to: u8,
+    /// The instances that the sender knows to be older.
+    pub(super) older: u8,
     pub(super) body: Body,
 }
 
@@ -306,6 +311,8 @@ pub(super) enum Broken {
     Fence,
     /// An intact master would have cut its own log.
     MasterCut,
+    /// The newest directory was filed as replaced, for one that was met before it was made.
+    NewestReplaced,
 }
 
 impl State {
@@ -352,6 +359,7 @@ impl fmt::Display for Disk {
             epoch,
             holder,
             replaced,
+            ..
         } = self.promise;
         write!(f, "{} synced {}, promised {epoch}", self.log, self.synced)?;
         if holder > 0 || replaced > 0 {

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use super::{
-    Mistake, Protocol,
+    Mistake, Protocol, Replacing,
     state::{
         Aligned, Answer, Body, Broken, Disk, Heard, Kind, LATE_MAX, Link, Log, MASTERS_MAX, Master,
         Message, Promise, Record, Request, Role, SECONDARIES, Secondary, Seen, State,
@@ -301,6 +301,12 @@ impl Protocol {
             disk: Disk::default(),
             role: Role::Adopted { epoch },
         };
+        for known in &state.secondaries {
+            let Promise {
+                holder, replaced, ..
+            } = known.disk.promise;
+            blank.disk.promise.replaced |= replaced | 1 << holder;
+        }
         self.become_promising(&mut blank, state.newest, epoch);
         state.masters[usize::from(state.newest)] = Some(blank);
     }
@@ -352,6 +358,10 @@ impl Protocol {
             from: master,
             epoch,
             to: secondary,
+            older: match self.replacing {
+                Replacing::Filed => 0,
+                Replacing::Told => disk.promise.replaced,
+            },
             body,
         })
     }
@@ -367,6 +377,13 @@ impl Protocol {
         // Rule 9, judged by what came of it: an older epoch changes nothing, a promise only grows.
         let stale = request.epoch < before.promise.epoch
             && (after.log != before.log || after.log_epoch != before.log_epoch);
+        let newest = state.masters[usize::from(state.newest)];
+        let older = newest.map_or(0, |newest| newest.disk.promise.replaced);
+        let filed = after.promise.replaced & !before.promise.replaced;
+        let newest_filed = filed & (1 << state.newest) != 0 && self.bounds.replacements > 1;
+        if newest_filed && older & (1 << request.from) != 0 {
+            state.seen.broken = Some(Broken::NewestReplaced);
+        }
         if stale || after.promise.epoch < before.promise.epoch {
             state.seen.broken = Some(Broken::Fence);
         }
@@ -490,12 +507,20 @@ impl Protocol {
         // It passes through the same queue as records: what was written before it is durable.
         secondary.disk.sync();
         let promise = &mut secondary.disk.promise;
+        if self.makes(Mistake::ReplacedByHelloOnly) {
+            promise.met |= 1 << promise.holder | 1 << request.from;
+            if matches!(request.body, Body::Hello { .. }) {
+                promise.replaced = promise.met & !(1 << request.from);
+            }
+        }
         if request.epoch <= promise.epoch {
             return;
         }
-        if promise.epoch > 0 && promise.holder != request.from {
+        let replaced = promise.epoch > 0 && promise.holder != request.from;
+        if replaced && !self.makes(Mistake::ReplacedByHelloOnly) {
             promise.replaced |= 1 << promise.holder;
         }
+        promise.replaced |= request.older;
         (promise.epoch, promise.holder) = (request.epoch, request.from);
         secondary.aligned = None;
         secondary.refill_target = None;

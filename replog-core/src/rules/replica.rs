@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 use tokio::time::Instant;
 
 use crate::{
-    limits::{EPOCH_STARTS_MAX, PARKED_ANSWERS_MAX},
+    limits::{EPOCH_STARTS_MAX, PARKED_ANSWERS_MAX, REFUSED_SENDERS_MAX},
     log::{ClusterIdentity, Cut, Meta},
     record::RecordBatch,
     rules::{
@@ -26,7 +26,7 @@ use crate::{
         Aligned, Answer, Append, Fetch, Hello, Identity, NodeState, Progress, Promised, Refusal,
         Request, RequestBody, Response,
     },
-    types::{ClusterId, DiskState, Epoch, EpochStart, Incarnation, Offset},
+    types::{ClusterId, DiskState, Epoch, EpochStart, Incarnation, NodeName, Offset},
 };
 
 /// What a replica needs to know of its log beside the reports. The written log, not what is
@@ -69,6 +69,8 @@ pub(crate) struct Replica {
     last_contact: Option<Instant>,
     failed: Option<String>,
     room: Room,
+    /// Who was refused lately, and why: said once each.
+    told_refusals: VecDeque<(NodeName, Refusal)>,
     cut_records: u64,
     out: Vec<ReplicaAction>,
 }
@@ -150,13 +152,31 @@ pub(crate) enum ReplicaAction {
 /// A change that is worth a line in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReplicaChange {
-    Joined { cluster: ClusterId },
-    Promised { epoch: Epoch, master: String },
+    Joined {
+        cluster: ClusterId,
+    },
+    Promised {
+        epoch: Epoch,
+        master: String,
+    },
     Cut(Cut),
-    Aligned { epoch: Epoch, end: Offset },
-    Intact { epoch: Epoch, end: Offset },
+    Aligned {
+        epoch: Epoch,
+        end: Offset,
+    },
+    Intact {
+        epoch: Epoch,
+        end: Offset,
+    },
+    /// Somebody who has no business here asks.
+    Refused {
+        from: NodeName,
+        refusal: Refusal,
+    },
     OutOfRoom(Shortage),
-    Resumed { end: Offset },
+    Resumed {
+        end: Offset,
+    },
 }
 
 impl Replica {
@@ -185,6 +205,7 @@ impl Replica {
             last_contact: None,
             failed: None,
             room: Room::new(),
+            told_refusals: VecDeque::new(),
             cut_records: 0,
             out: Vec::new(),
         }
@@ -203,7 +224,9 @@ impl Replica {
         message: Request,
         log: &impl LogFacts,
     ) {
+        let from = message.from.clone();
         if let Err(refusal) = self.on_message(now, request, message, log) {
+            self.tell_refusal(from, &refusal);
             self.answer(request, Answer::Refused(refusal));
         }
     }
@@ -463,6 +486,36 @@ impl Replica {
         }
     }
 
+    /// A stranger, a directory from the past, a list of other nodes: somebody made a mistake, and
+    /// reads of it here too. What the protocol itself brings about is no news.
+    fn tell_refusal(&mut self, from: NodeName, refusal: &Refusal) {
+        let is_mistake = match refusal {
+            Refusal::WrongNode
+            | Refusal::WrongCluster
+            | Refusal::OtherNodes { .. }
+            | Refusal::Replaced(_)
+            | Refusal::OutOfDate(_)
+            | Refusal::Malformed { .. } => true,
+            Refusal::Fenced(_)
+            | Refusal::HelloFirst
+            | Refusal::WrongIncarnation
+            | Refusal::NotAligned
+            | Refusal::BeyondWindow
+            | Refusal::Storage { .. }
+            | Refusal::Stopping => false,
+        };
+        let told = (from, refusal.clone());
+        if !is_mistake || self.told_refusals.contains(&told) {
+            return;
+        }
+        if self.told_refusals.len() == REFUSED_SENDERS_MAX {
+            self.told_refusals.pop_front();
+        }
+        let (from, refusal) = told.clone();
+        self.told_refusals.push_back(told);
+        self.changed(ReplicaChange::Refused { from, refusal });
+    }
+
     /// While the disk refuses writes, so does this node, heartbeats included: one that can take no
     /// records must not count for a quorum. Who is fenced has been told so before.
     fn check_room(&self) -> Result<(), Refusal> {
@@ -487,11 +540,7 @@ impl Replica {
     }
 
     /// Takes the promise into what will be saved; a new epoch ends the old one's conversation.
-    fn stage_promise(
-        &mut self,
-        message: &Request,
-        nodes: &[crate::types::NodeName],
-    ) -> Result<(), Refusal> {
+    fn stage_promise(&mut self, message: &Request, nodes: &[NodeName]) -> Result<(), Refusal> {
         let Some(id) = message.cluster else {
             return Err(Refusal::WrongCluster);
         };

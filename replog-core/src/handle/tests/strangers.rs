@@ -137,6 +137,9 @@ async fn two_names_that_lead_to_one_process_are_one_node() {
     assert_eq!(&*why.detail.unwrap(), "node secondary-1 answers there");
     until(&master, |health| health.quorum.alive == 2).await;
     assert!(!waiting.is_finished(), "rule 4: it holds a message once");
+    within(secondary.reader().wait_for(Offset(1), ReadLevel::Local))
+        .await
+        .unwrap();
     assert_eq!(payloads(&secondary.reader()).await, ["two", "three"]);
     cluster.start_secondary(1).await;
     assert_eq!(within(waiting).await.unwrap().unwrap().acks.len(), 3);

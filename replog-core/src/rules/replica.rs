@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 use tokio::time::Instant;
 
 use crate::{
-    limits::{EPOCH_STARTS_MAX, PARKED_ANSWERS_MAX, REFUSED_SENDERS_MAX},
+    limits::{EPOCH_STARTS_MAX, PARKED_ANSWERS_MAX},
     log::{ClusterIdentity, Cut, Meta},
     record::RecordBatch,
     rules::{
@@ -26,7 +26,7 @@ use crate::{
         Aligned, Answer, Append, Fetch, Hello, Identity, NodeState, Progress, Promised, Refusal,
         Request, RequestBody, Response,
     },
-    types::{ClusterId, DiskState, Epoch, EpochStart, Incarnation, NodeName, Offset},
+    types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset},
 };
 
 /// What a replica needs to know of its log beside the reports. The written log, not what is
@@ -313,46 +313,6 @@ impl Replica {
         self.settle();
     }
 
-    /// A write was refused: what was handed to the writer is not done and not under way any more.
-    /// The conversation ends, so that the master greets again once there is room.
-    pub(crate) fn on_write_failed(&mut self, now: Instant, shortage: Shortage) {
-        let detail = shortage.detail.to_string();
-        if self.room.on_write_failed(now, shortage.clone()) {
-            self.changed(ReplicaChange::OutOfRoom(shortage));
-        }
-        let refusal = Refusal::Storage { detail };
-        for (_, next) in std::mem::take(&mut self.queued) {
-            if let Continuation::AnswerPromise { request, .. } = next {
-                self.answer(request, Answer::Refused(refusal.clone()));
-            }
-        }
-        // A promise that was not saved is none.
-        self.staged = self.meta.clone();
-        self.intact_save = None;
-        self.end_conversation(&refusal);
-        self.reorder.reset(self.durable_end);
-    }
-
-    /// There is room again; the log ends here, all of it durable.
-    pub(crate) fn on_resumed(&mut self, now: Instant, end: Offset) {
-        self.room.on_resumed(now);
-        self.durable_end = self.durable_end.max(end);
-        self.reorder.reset(self.durable_end);
-        self.changed(ReplicaChange::Resumed { end });
-    }
-
-    /// The time of [`Replica::next_deadline`] has come.
-    pub(crate) fn on_deadline(&mut self, now: Instant) {
-        if self.room.take_probe(now) {
-            self.out.push(ReplicaAction::Resume);
-        }
-    }
-
-    /// When to call [`Replica::on_deadline`].
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.room.next_deadline()
-    }
-
     /// The disk failed: nothing more is written or acknowledged.
     pub(crate) fn on_failed(&mut self, detail: &str) {
         self.failed = Some(detail.to_owned());
@@ -394,14 +354,6 @@ impl Replica {
     /// Where clients reach the master, if it said.
     pub(crate) fn master_url(&self) -> Option<&str> {
         self.master_url.as_deref()
-    }
-
-    /// How the disk does.
-    pub(crate) fn disk(&self) -> DiskState {
-        match self.failed {
-            Some(_) => DiskState::Failed,
-            None => self.room.disk(),
-        }
     }
 
     /// When the master was last heard.
@@ -483,47 +435,6 @@ impl Replica {
                 });
                 Ok(())
             }
-        }
-    }
-
-    /// A stranger, a directory from the past, a list of other nodes: somebody made a mistake, and
-    /// reads of it here too. What the protocol itself brings about is no news.
-    fn tell_refusal(&mut self, from: NodeName, refusal: &Refusal) {
-        let is_mistake = match refusal {
-            Refusal::WrongNode
-            | Refusal::WrongCluster
-            | Refusal::OtherNodes { .. }
-            | Refusal::Replaced(_)
-            | Refusal::OutOfDate(_)
-            | Refusal::Malformed { .. } => true,
-            Refusal::Fenced(_)
-            | Refusal::HelloFirst
-            | Refusal::WrongIncarnation
-            | Refusal::NotAligned
-            | Refusal::BeyondWindow
-            | Refusal::Storage { .. }
-            | Refusal::Stopping => false,
-        };
-        let told = (from, refusal.clone());
-        if !is_mistake || self.told_refusals.contains(&told) {
-            return;
-        }
-        if self.told_refusals.len() == REFUSED_SENDERS_MAX {
-            self.told_refusals.pop_front();
-        }
-        let (from, refusal) = told.clone();
-        self.told_refusals.push_back(told);
-        self.changed(ReplicaChange::Refused { from, refusal });
-    }
-
-    /// While the disk refuses writes, so does this node, heartbeats included: one that can take no
-    /// records must not count for a quorum. Who is fenced has been told so before.
-    fn check_room(&self) -> Result<(), Refusal> {
-        match self.room.shortage() {
-            None => Ok(()),
-            Some(shortage) => Err(Refusal::Storage {
-                detail: shortage.detail.to_string(),
-            }),
         }
     }
 
@@ -894,6 +805,8 @@ impl Replica {
         }
     }
 }
+
+mod trouble;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use crate::{
     limits::REORDER_RECORDS_MAX,
     record::testing::batch,
     transport::{FencedBy, Promise, Promised as GrantedPromise},
-    types::InstanceId,
+    types::{DiskState, InstanceId},
 };
 
 /// The epochs of a written log.

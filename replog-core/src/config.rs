@@ -329,3 +329,49 @@ fn validate_sync(sync: SyncPolicy) -> Result<(), ConfigError> {
 fn refuse(why: String) -> Result<(), ConfigError> {
     Err(ConfigError(why))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(name: &str, peers: &[&str]) -> String {
+        let peers = peers.iter().map(|peer| peer.parse().unwrap()).collect();
+        let config = MasterConfig::new(NodeName::new(name).unwrap(), peers);
+        config
+            .validate()
+            .map_or_else(|error| error.to_string(), |()| "accepted".to_owned())
+    }
+
+    #[test]
+    fn a_node_is_named_once_and_has_a_place_of_its_own() {
+        let table: [(&str, &[&str], &str); 6] = [
+            ("m", &["a=http://a:1", "b=http://b:1"], "accepted"),
+            ("m", &[], "accepted"),
+            (
+                "m",
+                &["a=http://a:1", "a=http://b:1"],
+                "two nodes have the name a",
+            ),
+            ("m", &["m=http://a:1"], "two nodes have the name m"),
+            (
+                "m",
+                &["a=http://a:1", "b=http://a:1"],
+                "two secondaries have the URL http://a:1",
+            ),
+            (
+                "m",
+                &["a=http://a:1/", "b=http://a:1"],
+                "two secondaries have the URL http://a:1",
+            ),
+        ];
+        for (name, peers, expected) in table {
+            assert_eq!(refused(name, peers), expected, "{name} {peers:?}");
+        }
+        let many: Vec<String> = (0..NODES_MAX)
+            .map(|n| format!("n{n}=http://n{n}:1"))
+            .collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(refused("m", &many).contains("at most"));
+        assert_eq!(refused("m", &many[1..]), "accepted");
+    }
+}

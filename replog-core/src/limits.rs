@@ -85,6 +85,9 @@ pub const WIRE_HEADER_BYTES_MAX: usize = 256 << 10;
 /// batch is refused and sent again.
 pub const PARKED_ANSWERS_MAX: usize = 256;
 
+/// Refused senders that a node remembers, to say once in its log why it refuses each of them.
+pub const REFUSED_SENDERS_MAX: usize = 16;
+
 /// Replaced instances of a master that a node remembers and refuses.
 pub const REPLACED_INSTANCES_MAX: usize = 1 << 10;
 

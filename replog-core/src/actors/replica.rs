@@ -263,10 +263,31 @@ fn log(change: &ReplicaChange) {
         }
         ReplicaChange::Aligned { epoch, end } => info!(%epoch, %end, "aligned with the master"),
         ReplicaChange::Intact { epoch, end } => info!(%epoch, %end, "the log counts"),
+        ReplicaChange::Refused { from, refusal } => {
+            let why = why_refused(refusal);
+            warn!(%from, why, "a request is refused");
+        }
         ReplicaChange::OutOfRoom(shortage) => {
             warn!(error = %shortage.detail, "the disk refuses writes: no records until there is room");
         }
         ReplicaChange::Resumed { end } => info!(%end, "the disk takes writes again"),
+    }
+}
+
+/// Why this node refuses a sender, for people.
+fn why_refused(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::WrongNode => {
+            "it is for a node of another name: does its URL lead here?".to_owned()
+        }
+        Refusal::WrongCluster => "it comes from another cluster".to_owned(),
+        Refusal::OtherNodes { nodes } => {
+            format!("its list of nodes is not the one of this cluster, {nodes:?}")
+        }
+        Refusal::Replaced(by) => format!("its directory was replaced: {}", by.describe()),
+        Refusal::OutOfDate(by) => format!("its directory is from the past: {}", by.describe()),
+        Refusal::Malformed { detail } => detail.clone(),
+        other => format!("{other:?}"),
     }
 }
 

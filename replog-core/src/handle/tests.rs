@@ -448,6 +448,7 @@ async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
 
 mod forced;
 mod full_disks;
+mod strangers;
 
 #[tokio::test]
 async fn a_handle_that_is_dropped_stops_its_node_and_gives_the_directory_back() {

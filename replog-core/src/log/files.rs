@@ -21,7 +21,6 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    aside,
     failure::LogError,
     mark::{self, Mark, MarkFile},
     segment::{self, DIR, FileName, HeaderError, Scan, ScanError, Scanned, SegmentHeader},
@@ -32,7 +31,7 @@ use crate::{
     log::LogView,
     record::RecordBatch,
     storage::{OpenHow, Storage, StorageFile},
-    types::{ClusterId, Epoch, Offset, SyncPolicy},
+    types::{ClusterId, Offset, SyncPolicy},
 };
 
 /// Bytes that a copy of a segment writes at once.
@@ -235,27 +234,6 @@ impl LogFiles {
         self.attempt(|files| files.try_truncate(to))
     }
 
-    /// Keeps the records from `from` on aside in a file of their own, before they are cut because
-    /// of a recovery that was forced in `epoch`. When this returns, that file is durable.
-    ///
-    /// # Errors
-    ///
-    /// The storage's, as in [`LogFiles::append`].
-    ///
-    /// # Panics
-    ///
-    /// When there are records and no cluster is set.
-    pub(crate) fn set_aside(&mut self, from: Offset, epoch: Epoch) -> Result<(), LogError> {
-        self.attempt(|files| {
-            if from >= files.written_end {
-                return Ok(());
-            }
-            let cluster = files.cluster.expect("records belong to a cluster");
-            let range = (from, files.written_end);
-            aside::set_aside(&*files.storage, &files.view, cluster, range, epoch)
-        })
-    }
-
     /// Syncs and leaves a mark that says the stop was clean. Nothing can be done afterwards.
     ///
     /// # Errors
@@ -274,25 +252,6 @@ impl LogFiles {
         Ok(())
     }
 
-    /// Makes the log usable again after a refused write: what was written in part is cut away, a
-    /// segment that was being made is removed, and everything that is left is synced. The written
-    /// end stays: readers and links never saw more. Without a failure it does nothing.
-    ///
-    /// # Errors
-    ///
-    /// The storage's. After [`LogError::Write`] it may be tried again.
-    pub(crate) fn mend(&mut self) -> Result<(), LogError> {
-        match self.failure.take() {
-            None => Ok(()),
-            Some(LogError::Write(_)) => self.attempt(LogFiles::try_mend),
-            Some(failure) => {
-                let refusal = failure.refusal();
-                self.failure = Some(failure);
-                Err(refusal)
-            }
-        }
-    }
-
     /// Does something unless anything failed before, and remembers a failure.
     fn attempt<T>(
         &mut self,
@@ -306,31 +265,6 @@ impl LogFiles {
             self.failure = Some(error.again());
         }
         result
-    }
-
-    fn try_mend(&mut self) -> Result<(), LogError> {
-        if let Some(first) = self.half_made {
-            match self.storage.remove(&segment::path(first)) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(LogError::Write(error)),
-            }
-            self.storage.sync_dir(DIR)?;
-            self.half_made = None;
-        }
-        if let Some(active) = &self.active {
-            active
-                .file
-                .truncate(active.bytes)
-                .map_err(LogError::Write)?;
-            active.file.sync()?;
-        }
-        self.synced_end = self.written_end;
-        self.view.synced(self.synced_end);
-        self.mark.write_synced(Mark {
-            end: self.synced_end,
-            clean: false,
-        })
     }
 
     fn try_append(&mut self, batches: &[RecordBatch]) -> Result<(), LogError> {
@@ -887,6 +821,8 @@ fn damaged(segment: Offset, (offset, position): (Offset, u64), what: String) -> 
 fn missing(first: Offset) -> OpenError {
     damaged(first, (first, 0), "the segment is missing".to_owned())
 }
+
+mod mend;
 
 #[cfg(test)]
 mod mend_tests;

@@ -420,9 +420,15 @@ impl Recovery {
             }
             (Some(id), Answer::Identity(identity)) => {
                 let (name, nodes) = (&response.name, identity.nodes);
-                self.note(format!(
-                    "{name} belongs to cluster {id} of the nodes {nodes:?}"
-                ));
+                let known = matches!(self.answers.get(name), Some(Heard::Stranger));
+                if !known {
+                    let text = format!(
+                        "{name} belongs to cluster {id} of the nodes {nodes:?}, not of {:?}: nothing is \
+                         founded, and nothing taken from it",
+                        self.settings.nodes
+                    );
+                    self.out.push(RecoveryAction::Alarm(text));
+                }
                 Heard::Stranger
             }
             _ => return,

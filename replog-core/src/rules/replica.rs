@@ -26,7 +26,7 @@ use crate::{
         Aligned, Answer, Append, Fetch, Hello, Identity, NodeState, Progress, Promised, Refusal,
         Request, RequestBody, Response,
     },
-    types::{ClusterId, DiskState, Epoch, EpochStart, Incarnation, Offset},
+    types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset},
 };
 
 /// What a replica needs to know of its log beside the reports. The written log, not what is
@@ -69,6 +69,8 @@ pub(crate) struct Replica {
     last_contact: Option<Instant>,
     failed: Option<String>,
     room: Room,
+    /// Who was refused lately, and why: said once each.
+    told_refusals: VecDeque<(NodeName, Refusal)>,
     cut_records: u64,
     out: Vec<ReplicaAction>,
 }
@@ -150,13 +152,31 @@ pub(crate) enum ReplicaAction {
 /// A change that is worth a line in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReplicaChange {
-    Joined { cluster: ClusterId },
-    Promised { epoch: Epoch, master: String },
+    Joined {
+        cluster: ClusterId,
+    },
+    Promised {
+        epoch: Epoch,
+        master: String,
+    },
     Cut(Cut),
-    Aligned { epoch: Epoch, end: Offset },
-    Intact { epoch: Epoch, end: Offset },
+    Aligned {
+        epoch: Epoch,
+        end: Offset,
+    },
+    Intact {
+        epoch: Epoch,
+        end: Offset,
+    },
+    /// Somebody who has no business here asks.
+    Refused {
+        from: NodeName,
+        refusal: Refusal,
+    },
     OutOfRoom(Shortage),
-    Resumed { end: Offset },
+    Resumed {
+        end: Offset,
+    },
 }
 
 impl Replica {
@@ -185,6 +205,7 @@ impl Replica {
             last_contact: None,
             failed: None,
             room: Room::new(),
+            told_refusals: VecDeque::new(),
             cut_records: 0,
             out: Vec::new(),
         }
@@ -203,7 +224,9 @@ impl Replica {
         message: Request,
         log: &impl LogFacts,
     ) {
+        let from = message.from.clone();
         if let Err(refusal) = self.on_message(now, request, message, log) {
+            self.tell_refusal(from, &refusal);
             self.answer(request, Answer::Refused(refusal));
         }
     }
@@ -290,46 +313,6 @@ impl Replica {
         self.settle();
     }
 
-    /// A write was refused: what was handed to the writer is not done and not under way any more.
-    /// The conversation ends, so that the master greets again once there is room.
-    pub(crate) fn on_write_failed(&mut self, now: Instant, shortage: Shortage) {
-        let detail = shortage.detail.to_string();
-        if self.room.on_write_failed(now, shortage.clone()) {
-            self.changed(ReplicaChange::OutOfRoom(shortage));
-        }
-        let refusal = Refusal::Storage { detail };
-        for (_, next) in std::mem::take(&mut self.queued) {
-            if let Continuation::AnswerPromise { request, .. } = next {
-                self.answer(request, Answer::Refused(refusal.clone()));
-            }
-        }
-        // A promise that was not saved is none.
-        self.staged = self.meta.clone();
-        self.intact_save = None;
-        self.end_conversation(&refusal);
-        self.reorder.reset(self.durable_end);
-    }
-
-    /// There is room again; the log ends here, all of it durable.
-    pub(crate) fn on_resumed(&mut self, now: Instant, end: Offset) {
-        self.room.on_resumed(now);
-        self.durable_end = self.durable_end.max(end);
-        self.reorder.reset(self.durable_end);
-        self.changed(ReplicaChange::Resumed { end });
-    }
-
-    /// The time of [`Replica::next_deadline`] has come.
-    pub(crate) fn on_deadline(&mut self, now: Instant) {
-        if self.room.take_probe(now) {
-            self.out.push(ReplicaAction::Resume);
-        }
-    }
-
-    /// When to call [`Replica::on_deadline`].
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.room.next_deadline()
-    }
-
     /// The disk failed: nothing more is written or acknowledged.
     pub(crate) fn on_failed(&mut self, detail: &str) {
         self.failed = Some(detail.to_owned());
@@ -371,14 +354,6 @@ impl Replica {
     /// Where clients reach the master, if it said.
     pub(crate) fn master_url(&self) -> Option<&str> {
         self.master_url.as_deref()
-    }
-
-    /// How the disk does.
-    pub(crate) fn disk(&self) -> DiskState {
-        match self.failed {
-            Some(_) => DiskState::Failed,
-            None => self.room.disk(),
-        }
     }
 
     /// When the master was last heard.
@@ -463,17 +438,6 @@ impl Replica {
         }
     }
 
-    /// While the disk refuses writes, so does this node, heartbeats included: one that can take no
-    /// records must not count for a quorum. Who is fenced has been told so before.
-    fn check_room(&self) -> Result<(), Refusal> {
-        match self.room.shortage() {
-            None => Ok(()),
-            Some(shortage) => Err(Refusal::Storage {
-                detail: shortage.detail.to_string(),
-            }),
-        }
-    }
-
     /// The epoch of the promise, and this life.
     fn check_conversation(&self, message: &Request, to: Incarnation) -> Result<(), Refusal> {
         check_epoch(&self.staged, message)?;
@@ -487,11 +451,7 @@ impl Replica {
     }
 
     /// Takes the promise into what will be saved; a new epoch ends the old one's conversation.
-    fn stage_promise(
-        &mut self,
-        message: &Request,
-        nodes: &[crate::types::NodeName],
-    ) -> Result<(), Refusal> {
+    fn stage_promise(&mut self, message: &Request, nodes: &[NodeName]) -> Result<(), Refusal> {
         let Some(id) = message.cluster else {
             return Err(Refusal::WrongCluster);
         };
@@ -845,6 +805,8 @@ impl Replica {
         }
     }
 }
+
+mod trouble;
 
 #[cfg(test)]
 mod tests;

@@ -65,8 +65,11 @@ impl LimitedStorage {
                 };
                 match self.files.open(&path, OpenHow::Existing) {
                     Ok(file) => used += file.size()?,
-                    Err(error) if error.kind() == io::ErrorKind::IsADirectory => {}
-                    Err(error) => return Err(error),
+                    Err(error) => match error.kind() {
+                        // A directory, or renamed by the node since it was listed.
+                        io::ErrorKind::IsADirectory | io::ErrorKind::NotFound => {}
+                        _ => return Err(error),
+                    },
                 }
             }
         }

@@ -19,4 +19,5 @@ mod receipts;
 mod restart;
 mod self_check;
 mod stop;
+mod strangers;
 mod usage;

@@ -302,7 +302,9 @@ fn one_identity_means_that_the_cluster_exists() {
 fn a_cluster_of_other_nodes_is_not_joined_and_prevents_founding() {
     let mut bench = Bench::new(meta(None, None), &[], 0);
     bench.did();
-    assert_eq!(bench.answer_to(1, joined_node("s1", nodes(5))), []);
+    let other = || joined_node("s1", nodes(5));
+    assert_eq!(bench.answer_to(1, other()), [Did::Alarm]);
+    assert_eq!(bench.answer_to(1, other()), [], "said once");
     assert_eq!(bench.answer_to(1, blank_node("s2")), []);
     assert_eq!(bench.pass(60), []);
     assert_eq!(bench.recovery.health().waiting_for, [name("s1")]);

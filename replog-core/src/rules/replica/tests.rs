@@ -5,7 +5,7 @@ use crate::{
     limits::REORDER_RECORDS_MAX,
     record::testing::batch,
     transport::{FencedBy, Promise, Promised as GrantedPromise},
-    types::{InstanceId, NodeName},
+    types::{DiskState, InstanceId},
 };
 
 /// The epochs of a written log.
@@ -873,4 +873,50 @@ fn a_promise_says_which_recovery_was_forced_last() {
         forced_epoch: Some(Epoch(5)),
     });
     assert_eq!(bench.saved(), [answered(0, promised, 1, Some(5))]);
+}
+
+#[test]
+fn who_has_no_business_here_is_named_once_for_each_reason() {
+    let mut bench = Bench::new(meta(5, Some(5)), &[5]);
+    let mut told = |request: Request| -> Vec<Refusal> {
+        let log = Log(vec![5]);
+        bench.replica.on_request(bench.now, 0, request, &log);
+        let refused = |action| match action {
+            ReplicaAction::Changed(ReplicaChange::Refused { from, refusal }) => {
+                assert_eq!(from, name("m"));
+                Some(refusal)
+            }
+            _ => None,
+        };
+        bench
+            .replica
+            .take_actions()
+            .into_iter()
+            .filter_map(refused)
+            .collect()
+    };
+    let foreign = || Request {
+        cluster: Some(ClusterId::from_bytes([9; 16])),
+        ..request(6, promise(5))
+    };
+    let misdirected = || Request {
+        to: name("s2"),
+        ..request(6, promise(5))
+    };
+    let other_nodes = || {
+        let nodes = vec![name("m"), name("s1")];
+        let log_epoch = Some(Epoch(5));
+        request(6, RequestBody::Promise(Promise { nodes, log_epoch }))
+    };
+    for _ in 0..3 {
+        told(request(4, heartbeat(None, None)));
+    }
+    assert_eq!(told(foreign()), [Refusal::WrongCluster]);
+    assert_eq!(told(misdirected()), [Refusal::WrongNode]);
+    let nodes = nodes();
+    assert_eq!(told(other_nodes()), [Refusal::OtherNodes { nodes }]);
+    for request in [foreign(), misdirected(), other_nodes(), foreign()] {
+        assert_eq!(told(request), [], "said before");
+    }
+    assert_eq!(bench.replica.meta(), &meta(5, Some(5)), "nothing changed");
 }

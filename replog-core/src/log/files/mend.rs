@@ -1,0 +1,73 @@
+//! What a log can do about a refused write, and before a cut that loses something.
+//!
+//! A part of [`LogFiles`], which owns the files. Keeps rules 2 and 10.
+
+use super::*;
+use crate::{log::aside, types::Epoch};
+
+impl LogFiles {
+    /// Makes the log usable again after a refused write: what was written in part is cut away, a
+    /// segment that was being made is removed, and everything that is left is synced. The written
+    /// end stays: readers and links never saw more. Without a failure it does nothing.
+    ///
+    /// # Errors
+    ///
+    /// The storage's. After [`LogError::Write`] it may be tried again.
+    pub(crate) fn mend(&mut self) -> Result<(), LogError> {
+        match self.failure.take() {
+            None => Ok(()),
+            Some(LogError::Write(_)) => self.attempt(LogFiles::try_mend),
+            Some(failure) => {
+                let refusal = failure.refusal();
+                self.failure = Some(failure);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Keeps the records from `from` on aside in a file of their own, before they are cut because
+    /// of a recovery that was forced in `epoch`. When this returns, that file is durable.
+    ///
+    /// # Errors
+    ///
+    /// The storage's, as in [`LogFiles::append`].
+    ///
+    /// # Panics
+    ///
+    /// When there are records and no cluster is set.
+    pub(crate) fn set_aside(&mut self, from: Offset, epoch: Epoch) -> Result<(), LogError> {
+        self.attempt(|files| {
+            if from >= files.written_end {
+                return Ok(());
+            }
+            let cluster = files.cluster.expect("records belong to a cluster");
+            let range = (from, files.written_end);
+            aside::set_aside(&*files.storage, &files.view, cluster, range, epoch)
+        })
+    }
+
+    fn try_mend(&mut self) -> Result<(), LogError> {
+        if let Some(first) = self.half_made {
+            match self.storage.remove(&segment::path(first)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(LogError::Write(error)),
+            }
+            self.storage.sync_dir(DIR)?;
+            self.half_made = None;
+        }
+        if let Some(active) = &self.active {
+            active
+                .file
+                .truncate(active.bytes)
+                .map_err(LogError::Write)?;
+            active.file.sync()?;
+        }
+        self.synced_end = self.written_end;
+        self.view.synced(self.synced_end);
+        self.mark.write_synced(Mark {
+            end: self.synced_end,
+            clean: false,
+        })
+    }
+}

@@ -1,0 +1,99 @@
+//! A secondary whose disk refuses writes, and senders that have no business with it.
+//!
+//! Owns nothing: a part of [`Replica`] that has an interface of its own. What was handed to the
+//! writer and not written was never taken; a node that can take no records counts for no quorum.
+//! Keeps rules 4, 10 and 11.
+
+use super::*;
+use crate::{limits::REFUSED_SENDERS_MAX, types::DiskState};
+
+impl Replica {
+    /// A write was refused: what was handed to the writer is not done and not under way any more.
+    /// The conversation ends, so that the master greets again once there is room.
+    pub(crate) fn on_write_failed(&mut self, now: Instant, shortage: Shortage) {
+        let detail = shortage.detail.to_string();
+        if self.room.on_write_failed(now, shortage.clone()) {
+            self.changed(ReplicaChange::OutOfRoom(shortage));
+        }
+        let refusal = Refusal::Storage { detail };
+        for (_, next) in std::mem::take(&mut self.queued) {
+            if let Continuation::AnswerPromise { request, .. } = next {
+                self.answer(request, Answer::Refused(refusal.clone()));
+            }
+        }
+        // A promise that was not saved is none.
+        self.staged = self.meta.clone();
+        self.intact_save = None;
+        self.end_conversation(&refusal);
+        self.reorder.reset(self.durable_end);
+    }
+
+    /// There is room again; the log ends here, all of it durable.
+    pub(crate) fn on_resumed(&mut self, now: Instant, end: Offset) {
+        self.room.on_resumed(now);
+        self.durable_end = self.durable_end.max(end);
+        self.reorder.reset(self.durable_end);
+        self.changed(ReplicaChange::Resumed { end });
+    }
+
+    /// The time of [`Replica::next_deadline`] has come.
+    pub(crate) fn on_deadline(&mut self, now: Instant) {
+        if self.room.take_probe(now) {
+            self.out.push(ReplicaAction::Resume);
+        }
+    }
+
+    /// When to call [`Replica::on_deadline`].
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.room.next_deadline()
+    }
+
+    /// How the disk does.
+    pub(crate) fn disk(&self) -> DiskState {
+        match self.failed {
+            Some(_) => DiskState::Failed,
+            None => self.room.disk(),
+        }
+    }
+
+    /// While the disk refuses writes, so does this node, heartbeats included: one that can take no
+    /// records must not count for a quorum. Who is fenced has been told so before.
+    pub(super) fn check_room(&self) -> Result<(), Refusal> {
+        match self.room.shortage() {
+            None => Ok(()),
+            Some(shortage) => Err(Refusal::Storage {
+                detail: shortage.detail.to_string(),
+            }),
+        }
+    }
+
+    /// A stranger, a directory from the past, a list of other nodes: somebody made a mistake, and
+    /// reads of it here too. What the protocol itself brings about is no news.
+    pub(super) fn tell_refusal(&mut self, from: NodeName, refusal: &Refusal) {
+        let is_mistake = match refusal {
+            Refusal::WrongNode
+            | Refusal::WrongCluster
+            | Refusal::OtherNodes { .. }
+            | Refusal::Replaced(_)
+            | Refusal::OutOfDate(_)
+            | Refusal::Malformed { .. } => true,
+            Refusal::Fenced(_)
+            | Refusal::HelloFirst
+            | Refusal::WrongIncarnation
+            | Refusal::NotAligned
+            | Refusal::BeyondWindow
+            | Refusal::Storage { .. }
+            | Refusal::Stopping => false,
+        };
+        let told = (from, refusal.clone());
+        if !is_mistake || self.told_refusals.contains(&told) {
+            return;
+        }
+        if self.told_refusals.len() == REFUSED_SENDERS_MAX {
+            self.told_refusals.pop_front();
+        }
+        let (from, refusal) = told.clone();
+        self.told_refusals.push_back(told);
+        self.changed(ReplicaChange::Refused { from, refusal });
+    }
+}

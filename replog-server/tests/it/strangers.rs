@@ -1,0 +1,160 @@
+//! Mistakes in who is who: refused with a reason at both ends, and nothing changed.
+
+use std::{fs, net::SocketAddr, path::Path};
+
+use serde_json::Value;
+
+use crate::{
+    http::{self, get},
+    nodes::{Cluster, Process, eventually, free_port},
+};
+
+/// Why the oldest waiting append waits for this node.
+fn why(master: SocketAddr, node: &str, reason: &str) -> Value {
+    eventually("the reason is named", || {
+        let appends = get(master, "/appends").json();
+        let waiting_for = appends["appends"][0]["waiting_for"].as_array()?.clone();
+        let found = waiting_for.into_iter().find(|w| w["name"] == node)?;
+        (found["reason"] == reason).then_some(found)
+    })
+}
+
+/// A master over these secondaries, in a directory below `directory`.
+fn start_master(directory: &Path, secondaries: &[(&str, String)]) -> (Process, SocketAddr) {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (listen, data) = (address.to_string(), directory.join("data"));
+    let data = data.display().to_string();
+    let peers: Vec<String> = secondaries
+        .iter()
+        .map(|(name, url)| format!("--secondary={name}={url}"))
+        .collect();
+    let mut args = vec!["master", "--listen", &listen, "--data-dir", &data];
+    args.extend(["--heartbeat-interval", "100ms", "--suspect-after", "500ms"]);
+    args.extend(["--unhealthy-after", "1500ms"]);
+    args.extend(peers.iter().map(String::as_str));
+    let process = Process::start(&args, &directory.join("log"));
+    process.line();
+    (process, address)
+}
+
+#[test]
+fn two_names_that_lead_to_one_process_are_one_node() {
+    let mut cluster = Cluster::prepare(1, &[]);
+    cluster.secondaries[0].start();
+    let secondary = &cluster.secondaries[0];
+    let port = secondary.address.port();
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let (_process, master) = start_master(
+        directory.path(),
+        &[
+            ("secondary-1", format!("http://127.0.0.1:{port}")),
+            ("secondary-2", format!("http://localhost:{port}")),
+        ],
+    );
+    eventually("it takes appends", || {
+        (get(master, "/readyz/write").status == 200).then_some(())
+    });
+    assert_eq!(http::post(master, &http::message("two", 2)).status, 201);
+    let body = r#"{"data":"three","meta":{"concern":3,"timeout_ms":0}}"#;
+    assert_eq!(http::post(master, body).status, 202);
+    // Somebody waits for all three, so that the reason is to be seen.
+    std::thread::spawn(move || http::post(master, &http::message("waits", 3)));
+    let found = why(master, "secondary-2", "wrong_node");
+    assert_eq!(found["detail"], "node secondary-1 answers there");
+    assert_eq!(get(master, "/health").json()["quorum"]["nodes"], 3);
+    let log = secondary.process().log_text();
+    let refused = log.lines().filter(|line| line.contains("is refused"));
+    let refused: Vec<&str> = refused.collect();
+    assert_eq!(refused.len(), 1, "said once at this end too: {refused:?}");
+    assert!(refused[0].contains("another name"), "{refused:?}");
+}
+
+#[test]
+fn a_master_of_another_cluster_or_with_another_list_changes_nothing() {
+    let mut cluster = Cluster::start(2, &[]);
+    assert_eq!(cluster.append("kept", 3).status, 201);
+    let secondary = &cluster.secondaries[0];
+    let before = secondary.health();
+    let meta = || fs::read(secondary.directory.join("meta.json")).expect("a meta");
+    let meta_before = meta();
+
+    // A blank master that knows of one secondary only.
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let url = format!("http://{}", secondary.address);
+    let (process, other) = start_master(directory.path(), &[("secondary-1", url.clone())]);
+    eventually("it says why it founds nothing", || {
+        let log = process.log_text();
+        log.contains("belongs to cluster").then_some(())
+    });
+    let health = get(other, "/health").json();
+    assert_eq!(
+        (&health["mode"], &health["cluster_id"]),
+        (&"recovering".into(), &Value::Null)
+    );
+    assert_eq!(process.terminate().code(), Some(0));
+
+    // A master of a cluster of its own, which then meets a secondary of this one.
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let mut own = Cluster::prepare(2, &[]);
+    for node in &mut own.secondaries {
+        node.start();
+    }
+    let urls = |nodes: [SocketAddr; 2]| {
+        [
+            ("secondary-1", format!("http://{}", nodes[0])),
+            ("secondary-2", format!("http://{}", nodes[1])),
+        ]
+    };
+    let [first, second] = [own.secondaries[0].address, own.secondaries[1].address];
+    let (process, other) = start_master(directory.path(), &urls([first, second]));
+    eventually("it takes appends", || {
+        (get(other, "/readyz/write").status == 200).then_some(())
+    });
+    assert_eq!(http::post(other, &http::message("other", 3)).status, 201);
+    assert_eq!(process.terminate().code(), Some(0));
+    let (_process, other) = start_master(directory.path(), &urls([secondary.address, second]));
+    eventually("it takes appends", || {
+        (get(other, "/readyz/write").status == 200).then_some(())
+    });
+    std::thread::spawn(move || http::post(other, &http::message("waits", 3)));
+    why(other, "secondary-1", "wrong_node");
+    let log = secondary.process().log_text();
+    assert!(log.contains("it comes from another cluster"), "{log}");
+
+    assert_eq!(meta(), meta_before, "nothing is overwritten");
+    let now = secondary.health();
+    for field in ["cluster_id", "epoch", "intact"] {
+        assert_eq!(now[field], before[field], "{field}");
+    }
+    assert_eq!(cluster.append("still kept", 3).status, 201);
+    cluster.master.terminate();
+}
+
+#[test]
+fn a_directory_of_another_node_is_refused_as_it_is() {
+    let mut cluster = Cluster::start(2, &[]);
+    assert_eq!(cluster.append("kept", 3).status, 201);
+    cluster.secondaries[0].terminate();
+    cluster.secondaries[1].terminate();
+    let [from, to] = [&cluster.secondaries[0], &cluster.secondaries[1]];
+    let meta = fs::read(from.directory.join("meta.json")).expect("a meta");
+    fs::write(to.directory.join("meta.json"), &meta).expect("room for it");
+    let data = to.directory.display().to_string();
+    let args = [
+        "secondary",
+        "--name",
+        "secondary-2",
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let output = crate::nodes::program()
+        .args(args)
+        .args(["--data-dir", &data])
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let reason = String::from_utf8_lossy(&output.stderr);
+    assert!(reason.contains("belongs to node secondary-1"), "{reason}");
+    let after = fs::read(to.directory.join("meta.json")).expect("a meta");
+    assert_eq!(after, meta, "nothing is overwritten");
+}

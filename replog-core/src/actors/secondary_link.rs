@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use crate::{
     actors::{
         Coordinator,
+        blocking::blocking,
         messages::{
             Ask, FallSilent, LinkReported, LogAdvanced, OfficeLost, RecoveryAnswered, Serve,
         },
@@ -325,17 +326,6 @@ impl SecondaryLink {
         } else {
             debug!(%node, %reason, %detail, failed_attempts, "attempt failed");
         }
-    }
-}
-
-/// Runs what may block off the actor's thread; an error becomes its text.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, crate::error::ReadError> + Send + 'static,
-) -> Result<T, String> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

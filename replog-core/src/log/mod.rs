@@ -12,6 +12,7 @@
 //! ```
 
 pub(crate) mod files;
+pub(crate) mod keys_file;
 pub(crate) mod mark;
 pub(crate) mod meta;
 pub(crate) mod segment;

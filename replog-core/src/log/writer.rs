@@ -25,9 +25,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::warn;
+
 use crate::{
     limits::WRITE_GROUP_BYTES_MAX,
-    log::{Cut, LogFiles, Meta},
+    log::{Cut, LogFiles, Meta, keys_file},
     record::RecordBatch,
     storage::Storage,
     types::{Offset, SyncPolicy},
@@ -43,6 +45,9 @@ pub(crate) enum WriteCommand {
     /// Write and sync everything before it, then save this. Also sets the files' cluster id from
     /// it.
     SaveMeta { ticket: u64, meta: Box<Meta> },
+    /// Write and sync everything before it, then leave this for the next start. Not a failure
+    /// when it cannot be left, and not reported.
+    SaveKeys { snapshot: Vec<u8> },
     /// Sync everything, leave a clean mark, end.
     Close,
 }
@@ -70,9 +75,10 @@ impl WriteCommand {
     fn bytes(&self) -> usize {
         match self {
             WriteCommand::Append(batch) => batch.bytes().len(),
-            WriteCommand::Truncate { .. } | WriteCommand::SaveMeta { .. } | WriteCommand::Close => {
-                0
-            }
+            WriteCommand::Truncate { .. }
+            | WriteCommand::SaveMeta { .. }
+            | WriteCommand::SaveKeys { .. }
+            | WriteCommand::Close => 0,
         }
     }
 }
@@ -200,6 +206,11 @@ impl WriterLoop {
                     ticket,
                     durable_end,
                 });
+            }
+            WriteCommand::SaveKeys { snapshot } => {
+                if let Err(error) = keys_file::save(&*self.storage, &snapshot) {
+                    warn!(%error, "no snapshot of keys was left: the next start reads the log");
+                }
             }
             WriteCommand::Close => {
                 self.files.close()?;

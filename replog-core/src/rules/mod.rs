@@ -11,6 +11,7 @@ pub(crate) mod backoff;
 mod cluster_tests;
 pub(crate) mod fence;
 pub(crate) mod health;
+pub(crate) mod keys;
 pub(crate) mod link;
 pub(crate) mod office;
 pub(crate) mod progress;

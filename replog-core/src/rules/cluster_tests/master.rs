@@ -16,6 +16,7 @@ use crate::{
     limits::EPOCH_STARTS_MAX,
     log::Meta,
     rules::{
+        keys::Keys,
         link::{Link, LinkAction},
         office::{Answered, NewAppend, Office},
         progress::Wanted,
@@ -148,6 +149,8 @@ impl Master {
                 concern,
                 timeout,
                 arrived: now,
+                claim: None,
+                expected_offset: None,
                 caller: id,
             })
             .collect();
@@ -414,7 +417,8 @@ impl Master {
         }
         let Some(run) = &mut self.run else { return };
         run.recovery = None;
-        run.office.serve(epoch, adopted_end);
+        let keys = Keys::new(self.config.key_horizon, adopted_end);
+        run.office.serve(epoch, keys);
         (run.cluster, run.adopted_end) = (meta.cluster.as_ref().map(|c| c.id), adopted_end);
         let cluster = run.cluster.expect("a recovered master has a cluster");
         for link in &mut run.links {

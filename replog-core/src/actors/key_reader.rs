@@ -82,3 +82,158 @@ impl KeySource {
         Ok(Some(snapshot))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, IoSlice};
+
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::{
+        log::{
+            LogFiles,
+            testing::{CLUSTER, open_log},
+        },
+        record::{KIND_MESSAGE, Record, RecordBatch},
+        rules::keys::{Claim, Found},
+        storage::{MemoryStorage, OpenHow},
+        types::{Epoch, IdempotencyKey},
+    };
+
+    fn key(offset: u64) -> String {
+        format!("key {offset}")
+    }
+
+    /// Appends records with a key each; with small segments, a few of them.
+    fn append(files: &mut LogFiles, range: std::ops::Range<u64>, epoch: u64) {
+        for offset in range {
+            let (mut bytes, key) = (BytesMut::new(), key(offset));
+            let record = Record {
+                offset: Offset(offset),
+                epoch: Epoch(epoch),
+                timestamp_ms: 0,
+                kind: KIND_MESSAGE,
+                flags: 0,
+                key: key.as_bytes(),
+                payload: b"payload",
+            };
+            record.encode(&mut bytes);
+            let batch = RecordBatch::check(Offset(offset), bytes.freeze()).unwrap();
+            files.append(&[batch]).unwrap();
+            files.sync().unwrap();
+        }
+    }
+
+    fn source(storage: &MemoryStorage, view: Arc<LogView>, horizon: u64) -> KeySource {
+        KeySource {
+            end: view.durable_end(),
+            view,
+            storage: Arc::new(storage.clone()),
+            cluster: CLUSTER,
+            horizon,
+        }
+    }
+
+    fn find(keys: &Keys, offset: u64) -> Found {
+        let key = IdempotencyKey::new(&key(offset)).unwrap();
+        keys.find(&Claim::new(key, b"payload"))
+    }
+
+    fn same(offset: u64, epoch: u64) -> Found {
+        let (offset, epoch) = (Offset(offset), Epoch(epoch));
+        Found::Same { offset, epoch }
+    }
+
+    fn wanted(source: &KeySource) -> Option<(u64, u64)> {
+        let wanted = source.begin().wanted();
+        wanted.map(|(from, until)| (from.0, until.0))
+    }
+
+    #[tokio::test]
+    async fn the_keys_of_the_last_records_are_those_of_the_log() {
+        let storage = MemoryStorage::new();
+        let (mut files, view, _) = open_log(&storage).unwrap();
+        append(&mut files, 0..40, 1);
+        assert!(view.segments() > 2, "most of it is read from files");
+        let keys = read_keys(source(&storage, view, 30)).await.unwrap();
+        keys.check();
+        assert_eq!(find(&keys, 9), Found::New);
+        for offset in 10..40 {
+            assert_eq!(find(&keys, offset), same(offset, 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn with_a_snapshot_only_what_followed_it_is_read() {
+        let storage = MemoryStorage::new();
+        let (mut files, view, _) = open_log(&storage).unwrap();
+        append(&mut files, 0..20, 1);
+        let source = |horizon| source(&storage, view.clone(), horizon);
+        assert_eq!(wanted(&source(30)), Some((0, 20)));
+        let keys = read_keys(source(30)).await.unwrap();
+        keys_file::save(&storage, &keys.encode(CLUSTER).unwrap()).unwrap();
+        assert_eq!(wanted(&source(30)), None);
+        assert_eq!(
+            wanted(&source(31)),
+            Some((0, 20)),
+            "it does not look back as far"
+        );
+        append(&mut files, 20..25, 2);
+        assert_eq!(wanted(&source(30)), Some((20, 25)));
+        assert_eq!(
+            wanted(&source(3)),
+            Some((22, 25)),
+            "nothing of it is wanted any more"
+        );
+        let keys = read_keys(source(24)).await.unwrap();
+        keys.check();
+        let found = [0, 1, 19, 24].map(|offset| find(&keys, offset));
+        assert_eq!(found, [Found::New, same(1, 1), same(19, 1), same(24, 2)]);
+        files.truncate(Offset(19)).unwrap();
+        append(&mut files, 19..22, 3);
+        assert_eq!(
+            wanted(&source(30)),
+            Some((0, 22)),
+            "the log was cut and grew again"
+        );
+        let keys = read_keys(source(30)).await.unwrap();
+        assert_eq!(find(&keys, 19), same(19, 3));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_cannot_be_read_costs_nothing_but_time() {
+        let storage = MemoryStorage::new();
+        let (mut files, view, _) = open_log(&storage).unwrap();
+        append(&mut files, 0..5, 1);
+        for bytes in [&b""[..], b"RLKY and then something else"] {
+            keys_file::save(&storage, bytes).unwrap();
+            let keys = read_keys(source(&storage, view.clone(), 9)).await.unwrap();
+            assert_eq!(find(&keys, 0), same(0, 1));
+        }
+    }
+
+    /// Rules 3 and 10: whether a key was used is not known where its record may be damaged.
+    #[tokio::test]
+    async fn damage_makes_unknown_keys_uncertain_and_hides_no_other() -> io::Result<()> {
+        let storage = MemoryStorage::new();
+        let (mut files, view, _) = open_log(&storage).unwrap();
+        append(&mut files, 0..40, 1);
+        let name = &storage.list("log")?[1];
+        let first: u64 = name.strip_suffix(".log").unwrap().parse().unwrap();
+        let file = storage.open(&format!("log/{name}"), OpenHow::Existing)?;
+        let size = file.size()?;
+        file.truncate(size - 1)?;
+        file.append(&[IoSlice::new(b"?")])?;
+        let keys = read_keys(source(&storage, view, 40)).await.unwrap();
+        keys.check();
+        let found: Vec<Found> = (0..40).map(|offset| find(&keys, offset)).collect();
+        let uncertain = found
+            .iter()
+            .filter(|found| matches!(found, Found::Unreadable { .. }));
+        assert_eq!(uncertain.count(), 1, "{found:?}");
+        assert_eq!(found[first as usize], same(first, 1));
+        assert!(matches!(find(&keys, 99), Found::Unreadable { .. }));
+        Ok(())
+    }
+}

@@ -9,6 +9,7 @@ mod catch_up;
 mod exactly_once;
 mod faults;
 mod http;
+mod keys;
 mod kill;
 mod messages;
 mod nodes;

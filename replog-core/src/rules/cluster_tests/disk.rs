@@ -53,6 +53,8 @@ pub(super) struct Disk {
     /// The highest promise that was handed to the writer in this life.
     pub(super) promise_asked: Epoch,
     queue: VecDeque<Command>,
+    /// What a stop left of the keys of the log.
+    pub(super) keys_snapshot: Option<Vec<u8>>,
     /// A planted bug: saves are reported and forgotten at a crash.
     pub(super) meta_before_crash: Option<Meta>,
 }
@@ -87,6 +89,7 @@ impl Disk {
             synced: 0,
             promise_asked: Epoch(0),
             queue: VecDeque::new(),
+            keys_snapshot: None,
             meta_before_crash: None,
         }
     }
@@ -183,6 +186,12 @@ impl Disk {
     /// Whether it holds this record durably.
     pub(super) fn holds(&self, offset: Offset, identity: (Epoch, u64)) -> bool {
         offset < self.durable_end() && self.log[offset.0 as usize].identity() == identity
+    }
+
+    /// Whether a record from here on is this message.
+    pub(super) fn holds_id(&self, id: u64, from: u64) -> bool {
+        let mut entries = self.log.iter().skip(from as usize);
+        entries.any(|entry| entry.id == id)
     }
 
     /// All pairs of the log, ascending.

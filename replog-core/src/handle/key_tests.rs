@@ -1,10 +1,10 @@
 //! Idempotency keys in whole clusters in one process.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::tests::{Cluster, concern, payloads, until, within};
 use crate::{
-    AppendOptions, IdempotencyKey, Master, Offset,
+    AppendOptions, IdempotencyKey, Master, Offset, SyncPolicy,
     error::{AppendError, Outcome},
     storage::FileStorage,
 };
@@ -115,4 +115,81 @@ async fn a_clean_stop_leaves_a_snapshot_of_the_keys_on_disk() {
         }
     }
     assert!(!directory.path().join("keys.new").exists());
+}
+
+/// `cargo test --release -p replog-core --lib a_million_keys -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "prints what a start with a million keys takes"]
+async fn a_million_keys_are_appended_kept_and_read_again() {
+    const MESSAGES: u32 = 1_000_000;
+    const CLIENTS: u32 = 1_000;
+    let mut cluster = Cluster::new(0);
+    cluster.config.sync = SyncPolicy::Never;
+    let directory = tempfile::tempdir().unwrap();
+    let start = async || {
+        let storage = Arc::new(FileStorage::open(directory.path()).unwrap());
+        let network = Arc::new(cluster.network.clone());
+        let started = Instant::now();
+        let master = Master::start(cluster.config.clone(), storage, network);
+        let master = master.await.unwrap();
+        within(master.read_write()).await.unwrap();
+        (master, started.elapsed())
+    };
+    let stop = async |master: Master| {
+        let started = Instant::now();
+        within(master.stop()).await;
+        started.elapsed()
+    };
+    let payload = "x".repeat(100);
+    let options = |number: u32, has_key: bool| match has_key {
+        true => keyed(&format!("a key as long as a uuid: {number:012}"), 1),
+        false => concern(1),
+    };
+    let (mut master, _) = start().await;
+    for has_key in [false, true] {
+        let started = Instant::now();
+        let clients = (0..CLIENTS).map(|client| {
+            let (master, payload) = (master.clone(), payload.clone());
+            tokio::spawn(async move {
+                for number in (client..MESSAGES).step_by(CLIENTS as usize) {
+                    let options = options(number, has_key);
+                    master.append(payload.clone(), options).await.unwrap();
+                }
+            })
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.await.unwrap();
+        }
+        println!(
+            "keys {has_key}: appended in {:?}, memory {}",
+            started.elapsed(),
+            memory()
+        );
+    }
+    for how in ["with a snapshot", "without one"] {
+        println!("stopped in {:?}", stop(master).await);
+        let file = directory.path().join("keys");
+        println!(
+            "snapshot of {} bytes",
+            std::fs::metadata(&file).unwrap().len()
+        );
+        if how == "without one" {
+            std::fs::remove_file(file).unwrap();
+        }
+        let took;
+        (master, took) = start().await;
+        println!("{how}: serving after {took:?}, memory {}", memory());
+        let again = master
+            .append(payload.clone(), options(7, true))
+            .await
+            .unwrap();
+        assert!(again.replayed);
+    }
+}
+
+/// The process's memory, where the system tells it.
+fn memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.unwrap_or("not known").trim().to_owned()
 }

@@ -558,6 +558,7 @@ impl<W> Office<W> {
         self.next = self.next.plus(1);
         let keys = self.keys.as_mut().expect("who serves has the keys");
         keys.push(self.epoch, claim);
+        debug_assert_eq!(keys.end(), self.next, "keys of another log");
     }
 
     fn file(&mut self, place: Place, append: NewAppend<W>) {

@@ -268,6 +268,12 @@ impl Problem {
             .member("retriable", retriable)
     }
 
+    /// Says that an earlier request with the same key may have appended the message: this one
+    /// was refused before the key was looked up.
+    pub(crate) fn unsettled(self) -> Problem {
+        self.member("outcome", "unknown")
+    }
+
     /// As an answer.
     pub(crate) fn response(&self) -> HttpResponse {
         let (path, title, _) = self.kind.describe();

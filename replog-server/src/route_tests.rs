@@ -289,6 +289,14 @@ async fn a_limit_on_all_that_may_be_blocked_does_not_touch_concern_one() {
         (429, &"max-waiting-appends".into())
     );
     assert_eq!(answer.body["outcome"], "not_appended");
+    let keyed = r#"{"data":1,"meta":{"idempotency_key":"k"}}"#;
+    let answer = call(&master, post(keyed)).await;
+    let expected = (429, &"unknown".into());
+    assert_eq!(
+        (answer.status, &answer.body["outcome"]),
+        expected,
+        "it was not looked up"
+    );
     let answer = call(&master, post(r#"{"data":1,"meta":{"concern":1}}"#)).await;
     assert_eq!(answer.status, 201, "{}", answer.body);
     drop(entered);

@@ -79,7 +79,13 @@ async fn append_and_wait(
     // An append that waits for nobody but this node is over as soon as the disk is done.
     let _entered = match body.concern {
         Concern::Count(..=1) => None,
-        Concern::Count(_) | Concern::Majority | Concern::All => Some(state.enter()?),
+        Concern::Count(_) | Concern::Majority | Concern::All => {
+            let refused = |problem: Problem| match &body.idempotency_key {
+                Some(_) => problem.unsettled(),
+                None => problem,
+            };
+            Some(state.enter().map_err(refused)?)
+        }
     };
     let options = AppendOptions::concern(body.concern);
     let options = match body.timeout.or(state.append_timeout) {

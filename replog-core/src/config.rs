@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use crate::{
     error::ConfigError,
-    limits::{MESSAGE_BYTES_MAX, NODES_MAX, SEGMENT_BYTES, TAIL_BYTES_MAX},
+    limits::{KEY_HORIZON_MAX, MESSAGE_BYTES_MAX, NODES_MAX, SEGMENT_BYTES, TAIL_BYTES_MAX},
     types::{BadNodeName, NodeName, SyncPolicy},
 };
 
@@ -68,6 +68,8 @@ pub struct MasterConfig {
     pub max_waiting_appends: usize,
     /// Bytes of records that may be on their way to the disk.
     pub max_queued_bytes: usize,
+    /// An idempotency key is known while its message is among this many last ones of the log.
+    pub key_horizon: u64,
     /// Bytes and times of the log itself.
     pub log: LogConfig,
 }
@@ -185,6 +187,7 @@ impl MasterConfig {
             max_message_bytes: 1 << 20,
             max_waiting_appends: 100_000,
             max_queued_bytes: 256 << 20,
+            key_horizon: 1_000_000,
             log: LogConfig::default(),
         }
     }
@@ -226,6 +229,9 @@ impl MasterConfig {
         }
         if self.max_queued_bytes < self.max_message_bytes {
             return refuse("max-queued-bytes must be at least max-message-bytes".to_owned());
+        }
+        if !(1..=KEY_HORIZON_MAX).contains(&self.key_horizon) {
+            return refuse(format!("key-horizon must be 1 to {KEY_HORIZON_MAX}"));
         }
         self.timing.validate()?;
         self.log.validate()?;

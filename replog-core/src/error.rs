@@ -59,6 +59,30 @@ pub enum AppendError {
         /// The offset that the message had been given, if any.
         offset: Option<Offset>,
     },
+    /// Nothing was appended: its idempotency key is that of another message, whose payload
+    /// differs.
+    #[error("the key was used before, at offset {offset}, with another payload")]
+    KeyReused {
+        /// Where the other message is.
+        offset: Offset,
+    },
+    /// Nothing was appended: the next message does not get the offset that was expected.
+    #[error("the next message gets offset {next}")]
+    OffsetMismatch {
+        /// The offset that the next message gets.
+        next: Offset,
+    },
+    /// This request appended nothing, for the reason in `refusal`. Its message may be in the log
+    /// all the same, by an earlier request with the same idempotency key: the key could not be
+    /// looked up, or the wait for the earlier message was refused. Worth another try with the
+    /// same key.
+    #[error("{refusal}; an earlier request with the same key may have appended it")]
+    Unsettled {
+        /// Why this request was refused.
+        refusal: Box<AppendError>,
+        /// Where the earlier request's message is, if that is known.
+        offset: Option<Offset>,
+    },
     /// The node ended before it answered: it is not known whether the message is in the log.
     #[error("the node ended without an answer")]
     Ended,
@@ -81,10 +105,13 @@ impl AppendError {
             AppendError::Concern { .. }
             | AppendError::TooLarge { .. }
             | AppendError::Overloaded { .. }
+            | AppendError::KeyReused { .. }
+            | AppendError::OffsetMismatch { .. }
             | AppendError::Ended => None,
             AppendError::ReadOnly { offset, .. }
             | AppendError::Storage { offset, .. }
-            | AppendError::Stopping { offset } => *offset,
+            | AppendError::Stopping { offset }
+            | AppendError::Unsettled { offset, .. } => *offset,
         }
     }
 
@@ -92,7 +119,9 @@ impl AppendError {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match (self, self.offset()) {
-            (AppendError::Ended, _) | (_, Some(_)) => Outcome::Unknown,
+            (AppendError::Ended | AppendError::Unsettled { .. }, _) | (_, Some(_)) => {
+                Outcome::Unknown
+            }
             (_, None) => Outcome::NotAppended,
         }
     }
@@ -101,13 +130,34 @@ impl AppendError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            AppendError::Concern { .. } | AppendError::TooLarge { .. } => false,
+            AppendError::Concern { .. }
+            | AppendError::TooLarge { .. }
+            | AppendError::KeyReused { .. }
+            | AppendError::OffsetMismatch { .. } => false,
+            AppendError::Unsettled { refusal, .. } => refusal.is_retryable(),
             AppendError::Ended => true,
             AppendError::Overloaded { .. }
             | AppendError::ReadOnly { .. }
             | AppendError::Storage { .. }
             | AppendError::Stopping { .. } => true,
         }
+    }
+
+    /// The same error for an append whose message has this offset.
+    pub(crate) fn of_message(mut self, at: Offset) -> AppendError {
+        match &mut self {
+            AppendError::ReadOnly { offset, .. }
+            | AppendError::Storage { offset, .. }
+            | AppendError::Stopping { offset }
+            | AppendError::Unsettled { offset, .. } => *offset = Some(at),
+            AppendError::Concern { .. }
+            | AppendError::TooLarge { .. }
+            | AppendError::Overloaded { .. }
+            | AppendError::KeyReused { .. }
+            | AppendError::OffsetMismatch { .. }
+            | AppendError::Ended => {}
+        }
+        self
     }
 }
 

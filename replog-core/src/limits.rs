@@ -88,6 +88,16 @@ pub const PARKED_ANSWERS_MAX: usize = 256;
 /// Refused senders that a node remembers, to say once in its log why it refuses each of them.
 pub const REFUSED_SENDERS_MAX: usize = 16;
 
+/// Bytes of an idempotency key. More is refused as malformed.
+pub const KEY_BYTES_MAX: usize = 128;
+
+/// Records that `key_horizon` may be set to, at most. A keyed record among them costs the master
+/// about a hundred bytes of memory.
+pub const KEY_HORIZON_MAX: u64 = 100_000_000;
+
+/// Bytes of the log that are read at once to find out which keys it has, before a master serves.
+pub const KEY_READ_BYTES_MAX: usize = 4 << 20;
+
 /// Replaced instances of a master that a node remembers and refuses.
 pub const REPLACED_INSTANCES_MAX: usize = 1 << 10;
 
@@ -97,4 +107,5 @@ const _: () = assert!(BATCHES_IN_FLIGHT_MAX <= PARKED_ANSWERS_MAX);
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < ROOM_PROBE_BYTES);
 const _: () = assert!(EPOCH_STARTS_MAX <= EPOCH_STARTS_KEPT);
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!((RECORD_BYTES_MAX as u64) < u32::MAX as u64);

@@ -8,6 +8,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::KEY_BYTES_MAX;
+
 /// A message's position in the log, from 0, without gaps.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -146,6 +148,56 @@ impl fmt::Display for NodeName {
 impl fmt::Debug for NodeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// A client's name for one append, however often it is sent: 1 to 128 printable ASCII characters.
+/// The same key is appended once, as long as its message is within the key horizon.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Arc<str>);
+
+/// A text that is no idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an idempotency key has 1 to 128 printable ASCII characters, not {0:?}")]
+pub struct BadIdempotencyKey(pub String);
+
+impl IdempotencyKey {
+    /// Checks and keeps a key.
+    ///
+    /// # Errors
+    ///
+    /// [`BadIdempotencyKey`] when the text is empty, too long, or has another character.
+    pub fn new(key: &str) -> Result<IdempotencyKey, BadIdempotencyKey> {
+        let printable = |byte: u8| (b' '..=b'~').contains(&byte);
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || !key.bytes().all(printable) {
+            return Err(BadIdempotencyKey(key.chars().take(80).collect()));
+        }
+        Ok(IdempotencyKey(key.into()))
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for IdempotencyKey {
+    type Err = BadIdempotencyKey;
+    fn from_str(key: &str) -> Result<IdempotencyKey, BadIdempotencyKey> {
+        IdempotencyKey::new(key)
+    }
+}
+
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
@@ -419,6 +471,16 @@ mod tests {
         }
         for bad in ["", "a b", "a/b", "..", "é", "a=b", &"x".repeat(65)] {
             assert!(NodeName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_is_short_and_printable() {
+        for good in ["a", " ", "~", "a key of its own", &"x".repeat(128)] {
+            assert!(IdempotencyKey::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a\n", "\u{7f}", "é", &"x".repeat(129)] {
+            assert!(IdempotencyKey::new(bad).is_err(), "{bad}");
         }
     }
 

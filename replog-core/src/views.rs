@@ -45,6 +45,10 @@ pub struct Receipt {
     pub waiting_for: Arc<[WaitingFor]>,
     /// Whether what the nodes hold survives a power cut there, by their sync policy.
     pub durable: bool,
+    /// Whether an earlier append with the same key had put the message there. Told over HTTP by
+    /// the status and a header.
+    #[serde(skip)]
+    pub replayed: bool,
     /// From the append to this answer.
     #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
     pub elapsed: Duration,

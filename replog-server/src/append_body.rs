@@ -7,8 +7,8 @@
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
-use replog_core::Concern;
-use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use replog_core::{Concern, IdempotencyKey, Offset};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Arrays and objects within each other that `data` may have, itself included: what every
@@ -16,6 +16,8 @@ use serde_json::value::RawValue;
 pub(crate) const DATA_DEPTH_MAX: usize = 128;
 /// The longest wait that is told apart from one without end: thirty years.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+/// What `meta` may have.
+const META_MEMBERS: &str = "concern, timeout_ms, idempotency_key and expected_offset";
 /// Characters of a client's own words that are repeated to it.
 const QUOTED_CHARS_MAX: usize = 60;
 
@@ -29,6 +31,10 @@ pub(crate) struct AppendBody {
     pub(crate) concern: Concern,
     /// `meta.timeout_ms`, where given.
     pub(crate) timeout: Option<Duration>,
+    /// `meta.idempotency_key`, where given.
+    pub(crate) idempotency_key: Option<IdempotencyKey>,
+    /// `meta.expected_offset`, where given.
+    pub(crate) expected_offset: Option<Offset>,
 }
 
 /// Reads the body of an append.
@@ -57,6 +63,8 @@ pub(crate) fn parse(body: &Bytes) -> Result<AppendBody, String> {
         payload: body.slice_ref(data.get().as_bytes()),
         concern: meta.concern.unwrap_or_default(),
         timeout: meta.timeout,
+        idempotency_key: meta.idempotency_key,
+        expected_offset: meta.expected_offset,
     })
 }
 
@@ -65,6 +73,8 @@ pub(crate) fn parse(body: &Bytes) -> Result<AppendBody, String> {
 struct Meta {
     concern: Option<Concern>,
     timeout: Option<Duration>,
+    idempotency_key: Option<IdempotencyKey>,
+    expected_offset: Option<Offset>,
 }
 
 struct TopVisitor;
@@ -120,13 +130,20 @@ impl<'de> Visitor<'de> for MetaSeed {
                     let value = map.next_value::<&'de RawValue>()?;
                     meta.timeout = Some(timeout(value.get()).map_err(de::Error::custom)?);
                 }
-                "concern" | "timeout_ms" => return Err(repeated(&format!("meta.{member}"))),
-                "idempotency_key" | "expected_offset" => {
-                    map.next_value::<IgnoredAny>()?;
-                    let text = format!("meta.{member} is not supported by this version yet");
-                    return Err(de::Error::custom(text));
+                "idempotency_key" if meta.idempotency_key.is_none() => {
+                    let value = map.next_value::<&'de RawValue>()?;
+                    let key = idempotency_key(value.get()).map_err(de::Error::custom)?;
+                    meta.idempotency_key = Some(key);
                 }
-                _ => return Err(unknown(&format!("meta.{member}"), "concern and timeout_ms")),
+                "expected_offset" if meta.expected_offset.is_none() => {
+                    let value = map.next_value::<&'de RawValue>()?;
+                    let offset = expected_offset(value.get()).map_err(de::Error::custom)?;
+                    meta.expected_offset = Some(offset);
+                }
+                "concern" | "timeout_ms" | "idempotency_key" | "expected_offset" => {
+                    return Err(repeated(&format!("meta.{member}")));
+                }
+                _ => return Err(unknown(&format!("meta.{member}"), META_MEMBERS)),
             }
         }
         Ok(meta)
@@ -177,6 +194,30 @@ fn timeout(text: &str) -> Result<Duration, String> {
             quoted(text)
         )),
     }
+}
+
+/// Reads `meta.idempotency_key` from its JSON text, whose syntax is known to be good.
+fn idempotency_key(text: &str) -> Result<IdempotencyKey, String> {
+    match serde_json::from_str::<String>(text) {
+        Ok(key) => IdempotencyKey::new(&key).map_err(|_| key_rule("meta.idempotency_key", &key)),
+        Err(_) => Err(key_rule("meta.idempotency_key", text)),
+    }
+}
+
+/// What an idempotency key must be, and is not.
+pub(crate) fn key_rule(what: &str, found: &str) -> String {
+    let found = quoted(found);
+    format!("{what} must be 1 to 128 printable ASCII characters, not {found}")
+}
+
+/// Reads `meta.expected_offset` from its JSON text, whose syntax is known to be good.
+fn expected_offset(text: &str) -> Result<Offset, String> {
+    let digits = integer_digits(text).filter(|_| !text.starts_with('-'));
+    let offset = digits.and_then(|digits| digits.parse().ok().map(Offset));
+    offset.ok_or_else(|| {
+        let found = quoted(text);
+        format!("meta.expected_offset must be a whole number of 64 bits, not {found}")
+    })
 }
 
 /// The digits of an integer literal: without a fraction, without an exponent.
@@ -323,6 +364,70 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_a_text_of_1_to_128_printable_characters() {
+        let parse = |text: &str| {
+            let body = format!(r#"{{"data":1,"meta":{{"idempotency_key":{text}}}}}"#);
+            parse_text(&body).map(|body| body.idempotency_key)
+        };
+        let longest = "x".repeat(128);
+        let good = [
+            (r#""k""#, "k"),
+            (r#""a \"b\" ~""#, "a \"b\" ~"),
+            (r#""\u006b""#, "k"),
+            (&format!("\"{longest}\""), &longest),
+        ];
+        for (text, expected) in good {
+            let key = parse(text).expect(text).expect("a key");
+            assert_eq!(key.as_str(), expected);
+        }
+        let too_long = format!("\"{longest}x\"");
+        for text in [
+            r#""""#,
+            r#""é""#,
+            r#""\n""#,
+            r#""\u007f""#,
+            "null",
+            "7",
+            "{}",
+            &too_long,
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(
+                error.contains("meta.idempotency_key must be 1 to 128"),
+                "{error}"
+            );
+        }
+        assert_eq!(
+            parse_text(r#"{"data":1}"#).map(|body| body.idempotency_key),
+            Ok(None)
+        );
+    }
+
+    #[test]
+    fn an_expected_offset_is_a_whole_number_from_zero_on() {
+        let parse = |text: &str| {
+            let body = format!(r#"{{"data":1,"meta":{{"expected_offset":{text}}}}}"#);
+            parse_text(&body).map(|body| body.expected_offset)
+        };
+        for (text, expected) in [("0", 0), ("17", 17), ("18446744073709551615", u64::MAX)] {
+            assert_eq!(parse(text), Ok(Some(Offset(expected))), "{text}");
+        }
+        for text in [
+            "-1",
+            "-0",
+            "1.0",
+            "1e3",
+            "null",
+            "\"5\"",
+            "18446744073709551616",
+            "[]",
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains("meta.expected_offset must be"), "{error}");
+        }
+    }
+
+    #[test]
     fn what_is_malformed_is_said_with_its_place() {
         let million = format!("{{{}}}", vec![r#""k":1"#; 100_000].join(","));
         let table = [
@@ -349,12 +454,12 @@ mod tests {
             (r#"{"data":1,"meta":[]}"#, "expected an object as meta"),
             (r#"{"data":1,"meta":"x"}"#, "expected an object as meta"),
             (
-                r#"{"data":1,"meta":{"idempotency_key":"k"}}"#,
-                "idempotency_key is not supported",
+                r#"{"data":1,"meta":{"idempotency_key":"k","idempotency_key":"k"}}"#,
+                "`meta.idempotency_key` is given twice",
             ),
             (
-                r#"{"data":1,"meta":{"expected_offset":3}}"#,
-                "expected_offset is not supported",
+                r#"{"data":1,"meta":{"expected_offset":3,"expected_offset":3}}"#,
+                "`meta.expected_offset` is given twice",
             ),
             (r#"{"data":NaN}"#, "expected value"),
             (r#"{"data":Infinity}"#, "expected value"),

@@ -6,8 +6,11 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand, builder::BoolishValueParser, error::ErrorKind};
-use replog_core::{Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, Timing};
+use clap::{Args, Parser, Subcommand, builder::BoolishValueParser, error::ErrorKind, value_parser};
+use replog_core::{
+    Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, Timing,
+    limits::KEY_HORIZON_MAX,
+};
 
 /// Exit code of wrong usage.
 const USAGE: u8 = 2;
@@ -88,7 +91,7 @@ pub(crate) struct SecondaryArgs {
 pub(crate) struct ClusterArgs {
     /// How many secondaries.
     #[arg(long, env = "REPLOG_SECONDARIES", default_value_t = 2,
-          value_parser = clap::value_parser!(u16).range(0..=SECONDARIES_MAX as i64))]
+          value_parser = value_parser!(u16).range(0..=SECONDARIES_MAX as i64))]
     pub(crate) secondaries: u16,
     /// The master's port; the secondaries take those after it. 0: each takes a free one.
     #[arg(long, env = "REPLOG_PORT", default_value_t = 5000)]
@@ -157,6 +160,10 @@ pub(crate) struct CommonArgs {
     #[arg(long, env = "REPLOG_MAX_QUEUED_BYTES", default_value = "256MiB",
           value_parser = parse_size, value_name = "SIZE")]
     pub(crate) max_queued_bytes: usize,
+    /// An idempotency key is known while its message is among this many last ones.
+    #[arg(long, env = "REPLOG_KEY_HORIZON", default_value_t = 1_000_000,
+          value_parser = value_parser!(u64).range(1..=KEY_HORIZON_MAX), value_name = "COUNT")]
+    key_horizon: u64,
     /// When a message counts as held: `always` (synced), `interval:50ms` or `never`.
     #[arg(long, env = "REPLOG_SYNC", default_value = "always", value_parser = parse_sync,
           value_name = "POLICY")]
@@ -289,6 +296,7 @@ impl CommonArgs {
         config.max_message_bytes = self.max_message_bytes;
         config.max_waiting_appends = self.max_waiting_appends;
         config.max_queued_bytes = self.max_queued_bytes;
+        config.key_horizon = self.key_horizon;
         config
     }
 
@@ -433,6 +441,7 @@ mod tests {
         assert_eq!(config.max_message_bytes, 1 << 20);
         assert_eq!(config.max_queued_bytes, 256 << 20);
         assert_eq!(config.max_waiting_appends, 100_000);
+        assert_eq!(config.key_horizon, 1_000_000);
         assert_eq!(config.sync, SyncPolicy::Always);
         assert_eq!(config.founding, Founding::Allowed);
         assert_eq!(args.common.max_request_bytes, 64 << 20);
@@ -489,9 +498,10 @@ mod tests {
                 "max-request-bytes",
             ),
             (
-                "master --secondary a=http://b --key-horizon 7",
-                "--key-horizon",
+                "master --secondary a=http://b --key-horizon 0",
+                "0 is not in 1..",
             ),
+            ("cluster --key-horizon many", "--key-horizon"),
             ("master --secondary a=http://b --listen", "--listen"),
             ("secondary", "--name"),
             ("secondary --name a/b", "a node name has"),

@@ -39,7 +39,9 @@ pub(crate) enum Kind {
     TooLarge,
     UnsupportedMediaType,
     NotMaster,
+    OffsetMismatch,
     Concern,
+    KeyReused,
     Overloaded,
     Internal,
     ReadOnly,
@@ -102,6 +104,16 @@ impl Kind {
                 "/problems/not-master",
                 "This node is not the master",
                 StatusCode::MISDIRECTED_REQUEST,
+            ),
+            Kind::OffsetMismatch => (
+                "/problems/offset-mismatch",
+                "The next message has another offset",
+                StatusCode::PRECONDITION_FAILED,
+            ),
+            Kind::KeyReused => (
+                "/problems/key-reused",
+                "The idempotency key is that of another message",
+                StatusCode::UNPROCESSABLE_ENTITY,
             ),
             Kind::Concern => (
                 "/problems/concern",
@@ -256,6 +268,12 @@ impl Problem {
             .member("retriable", retriable)
     }
 
+    /// Says that an earlier request with the same key may have appended the message: this one
+    /// was refused before the key was looked up.
+    pub(crate) fn unsettled(self) -> Problem {
+        self.member("outcome", "unknown")
+    }
+
     /// As an answer.
     pub(crate) fn response(&self) -> HttpResponse {
         let (path, title, _) = self.kind.describe();
@@ -297,7 +315,21 @@ impl From<AppendError> for Problem {
             Outcome::NotAppended => "not_appended",
             Outcome::Unknown => "unknown",
         };
-        let problem = match error {
+        let problem = Problem::of_refusal(error);
+        let problem = match offset {
+            Some(offset) => problem.member("offset", offset),
+            None => problem,
+        };
+        problem
+            .member("outcome", outcome)
+            .member("retriable", retriable)
+    }
+}
+
+impl Problem {
+    /// Why an append failed, without what became of its message.
+    fn of_refusal(error: AppendError) -> Problem {
+        match error {
             AppendError::Concern { nodes } => {
                 let detail = format!("the cluster has {nodes} nodes, so a concern is 1 to {nodes}");
                 Problem::new(Kind::Concern, detail).member("nodes", nodes)
@@ -315,17 +347,27 @@ impl From<AppendError> for Problem {
             AppendError::Stopping { offset: _ } => {
                 Problem::new(Kind::Stopping, "the node is stopping").retry_after()
             }
+            AppendError::KeyReused { offset } => {
+                let detail =
+                    format!("the key was used for message {offset}, whose data is not the same");
+                Problem::new(Kind::KeyReused, detail).member("offset", offset)
+            }
+            AppendError::OffsetMismatch { next } => {
+                let detail = format!("the next message gets offset {next}");
+                Problem::new(Kind::OffsetMismatch, detail).member("next", next)
+            }
+            AppendError::Unsettled { refusal, offset: _ } => {
+                let mut problem = Problem::of_refusal(*refusal);
+                problem.detail.push_str(
+                    "; whether an earlier request with this key was carried out is not known: \
+                     send it again with the same key",
+                );
+                problem
+            }
             AppendError::Ended => {
                 Problem::new(Kind::Stopping, "the node ended without an answer").retry_after()
             }
-        };
-        let problem = match offset {
-            Some(offset) => problem.member("offset", offset),
-            None => problem,
-        };
-        problem
-            .member("outcome", outcome)
-            .member("retriable", retriable)
+        }
     }
 }
 
@@ -485,6 +527,39 @@ mod tests {
                 true,
             ),
             (AppendError::Ended, 503, "stopping", "unknown", true),
+            (
+                AppendError::OffsetMismatch { next: Offset(7) },
+                412,
+                "offset-mismatch",
+                "not_appended",
+                false,
+            ),
+            (
+                AppendError::Unsettled {
+                    refusal: Box::new(AppendError::ReadOnly {
+                        state: no_quorum(),
+                        offset: None,
+                    }),
+                    offset: None,
+                },
+                503,
+                "read-only",
+                "unknown",
+                true,
+            ),
+            (
+                AppendError::Unsettled {
+                    refusal: Box::new(AppendError::Overloaded {
+                        limit: LimitName::MaxWaitingAppends,
+                        value: 5,
+                    }),
+                    offset: at,
+                },
+                429,
+                "overloaded",
+                "unknown",
+                true,
+            ),
         ];
         for (error, status, kind, outcome, retriable) in table {
             let offset = error.offset();
@@ -522,6 +597,22 @@ mod tests {
         assert_eq!(body["mode"], "read-only");
         assert_eq!(body["mode_reason"], "no_quorum");
         assert_eq!([&body["alive"], &body["needed"], &body["nodes"]], [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_key_that_was_used_names_its_message_and_a_wrong_offset_the_right_one() {
+        let error = AppendError::KeyReused { offset: Offset(7) };
+        let (status, _, body) = answer(error.into());
+        assert_eq!(
+            (status, &body["type"]),
+            (422, &json!("/problems/key-reused"))
+        );
+        assert_eq!(
+            (&body["offset"], &body["outcome"]),
+            (&json!(7), &json!("not_appended"))
+        );
+        let (_, _, body) = answer(AppendError::OffsetMismatch { next: Offset(9) }.into());
+        assert_eq!(body["next"], 9);
     }
 
     #[test]

@@ -130,6 +130,111 @@ async fn an_append_is_answered_with_a_receipt_and_can_be_read_back() {
 }
 
 #[actix_web::test]
+async fn an_append_with_a_key_is_made_once_and_replayed_after_that() {
+    let pair = Pair::start(None).await;
+    let master = application!(pair.master);
+    let keyed = |data, meta| post(format!(r#"{{"data":{data},"meta":{{{meta}}}}}"#));
+    let replayed = |answer: &Answer| {
+        let header = answer.headers.get("idempotent-replayed");
+        header.map(|value| value.as_bytes().to_vec())
+    };
+    let first = call(&master, keyed("1", r#""idempotency_key":"k","concern":1"#)).await;
+    assert_eq!(
+        (first.status, replayed(&first)),
+        (201, None),
+        "{}",
+        first.body
+    );
+    let by_header = post(r#"{"data":1}"#).insert_header(("Idempotency-Key", "k"));
+    let by_both = keyed("1", r#""idempotency_key":"k""#).insert_header(("Idempotency-Key", "k"));
+    let expecting = keyed("1", r#""idempotency_key":"k","expected_offset":9"#);
+    for again in [by_header, by_both, expecting] {
+        let answer = call(&master, again).await;
+        let yes = Some(b"true".to_vec());
+        assert_eq!((answer.status, replayed(&answer)), (200, yes));
+        assert_eq!(answer.body["offset"], first.body["offset"]);
+        assert_eq!(answer.body["epoch"], first.body["epoch"]);
+        assert_eq!(answer.body["concern"], 2, "its own concern");
+        assert!(answer.body.get("replayed").is_none(), "{}", answer.body);
+    }
+    let answer = call(&master, keyed("1.0", r#""idempotency_key":"k""#)).await;
+    assert_eq!(
+        (answer.status, &answer.body["offset"]),
+        (422, &0.into()),
+        "byte for byte"
+    );
+    assert_eq!(answer.body["type"], "/problems/key-reused");
+    let read = call(&master, test::TestRequest::get().uri("/messages/0")).await;
+    assert_eq!(read.body["idempotency_key"], "k");
+    let read = call(&master, test::TestRequest::get().uri("/messages")).await;
+    assert_eq!(read.body["messages"][0]["idempotency_key"], "k");
+    assert_eq!(read.body["next"], 1);
+    drop(master);
+    pair.stop().await;
+}
+
+#[actix_web::test]
+async fn a_key_whose_concern_is_not_met_in_time_is_answered_as_being_copied() {
+    let pair = Pair::start(None).await;
+    let master = application!(pair.master);
+    pair.secondary.node.stop().await;
+    let append = || {
+        let body = r#"{"data":1,"meta":{"concern":2,"timeout_ms":20,"idempotency_key":"k"}}"#;
+        call(&master, post(body))
+    };
+    let first = append().await;
+    assert_eq!(
+        (first.status, &first.body["concern_met"]),
+        (202, &false.into())
+    );
+    assert!(first.headers.get("idempotent-replayed").is_none());
+    let again = append().await;
+    assert_eq!(
+        (again.status, &again.body["offset"]),
+        (202, &0.into()),
+        "{}",
+        again.body
+    );
+    assert!(again.headers.get("idempotent-replayed").is_some());
+    drop(master);
+    pair.stop().await;
+}
+
+#[actix_web::test]
+async fn keys_and_expected_offsets_that_are_wrong_are_refused_by_name() {
+    let pair = Pair::start(None).await;
+    let master = application!(pair.master);
+    let with_header = |value: &[u8]| {
+        let value = header::HeaderValue::from_bytes(value).expect("a header");
+        let name = header::HeaderName::from_static("idempotency-key");
+        post(r#"{"data":1,"meta":{"idempotency_key":"k"}}"#).insert_header((name, value))
+    };
+    for value in [&b"other"[..], b"\"k\"", b"", b"\xe9", &[b'x'; 129]] {
+        let answer = call(&master, with_header(value)).await;
+        let detail = answer.body["detail"].as_str().expect("a detail");
+        assert!(detail.contains("Idempotency-Key"), "{detail}");
+        assert_eq!(
+            (answer.status, &answer.body["outcome"]),
+            (400, &"not_appended".into())
+        );
+    }
+    let twice = with_header(b"k").append_header(("idempotency-key", "k"));
+    assert_eq!(call(&master, twice).await.status, 400);
+    let expecting = |offset| {
+        post(format!(
+            r#"{{"data":1,"meta":{{"expected_offset":{offset}}}}}"#
+        ))
+    };
+    let answer = call(&master, expecting(1)).await;
+    assert_eq!((answer.status, &answer.body["next"]), (412, &0.into()));
+    assert_eq!(answer.body["type"], "/problems/offset-mismatch");
+    assert_eq!(answer.body["outcome"], "not_appended");
+    assert_eq!(call(&master, expecting(0)).await.status, 201);
+    drop(master);
+    pair.stop().await;
+}
+
+#[actix_web::test]
 async fn a_secondary_sends_clients_to_the_master() {
     for public_url in [None, Some("http://public:80/base/")] {
         let pair = Pair::start(public_url).await;
@@ -184,6 +289,14 @@ async fn a_limit_on_all_that_may_be_blocked_does_not_touch_concern_one() {
         (429, &"max-waiting-appends".into())
     );
     assert_eq!(answer.body["outcome"], "not_appended");
+    let keyed = r#"{"data":1,"meta":{"idempotency_key":"k"}}"#;
+    let answer = call(&master, post(keyed)).await;
+    let expected = (429, &"unknown".into());
+    assert_eq!(
+        (answer.status, &answer.body["outcome"]),
+        expected,
+        "it was not looked up"
+    );
     let answer = call(&master, post(r#"{"data":1,"meta":{"concern":1}}"#)).await;
     assert_eq!(answer.status, 201, "{}", answer.body);
     drop(entered);

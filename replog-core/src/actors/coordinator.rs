@@ -6,13 +6,17 @@
 
 use std::sync::Arc;
 
-use actix::{Actor, ActorContext as _, Addr, Context, Handler};
+use actix::{
+    Actor, ActorContext as _, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler,
+    WrapFuture as _,
+};
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, error, info, warn};
 
 use crate::{
     actors::{
         inbox::{Caller, Inbox},
+        key_reader::{KeySource, read_keys},
         messages::{
             AppendsQueued, Ask, DescribeHolders, DescribeMaster, DescribeWaiting, Drain,
             FallSilent, LinkReported, LogAdvanced, OfficeLost, RecoveryAnswered, Serve, Stop,
@@ -27,13 +31,15 @@ use crate::{
     limits::{EPOCH_STARTS_MAX, NODES_MAX},
     log::{LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
     rules::{
+        keys::Keys,
         link::Link,
         office::{Answered, NewAppend, Office},
         recovery::{Recovery, RecoveryAction, Settings},
         room::Shortage,
     },
+    storage::Storage,
     transport::Transport,
-    types::{DiskState, Mode, Offset},
+    types::{ClusterId, DiskState, Epoch, Mode, Offset},
     views::{LogHealth, MasterHealth},
 };
 
@@ -56,13 +62,25 @@ pub(crate) struct Coordinator {
     /// The inbox's other buffer: the two take turns.
     spare: Vec<NewAppend<Caller>>,
     view: Arc<LogView>,
+    storage: Arc<dyn Storage>,
     writer: LogWriter,
+    /// The writer was told to end.
+    closing: bool,
     shared: Arc<Shared>,
     host: Arc<dyn Host>,
     told_mode: Option<Mode>,
     told_committed: Option<Offset>,
     ended: watch::Sender<Option<Stopped>>,
     timer: Timer,
+}
+
+/// An office that a recovery has won.
+#[derive(Clone, Copy, Debug)]
+struct Won {
+    cluster: ClusterId,
+    epoch: Epoch,
+    adopted_end: Offset,
+    forced_epoch: Option<Epoch>,
 }
 
 /// What a coordinator is made of.
@@ -76,6 +94,7 @@ pub(crate) struct CoordinatorParts {
     pub(crate) durable: bool,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) view: Arc<LogView>,
+    pub(crate) storage: Arc<dyn Storage>,
     pub(crate) writer: LogWriter,
     pub(crate) shared: Arc<Shared>,
     pub(crate) host: Arc<dyn Host>,
@@ -95,6 +114,7 @@ impl Coordinator {
             durable,
             inbox,
             view,
+            storage,
             writer,
             shared,
             host,
@@ -146,7 +166,9 @@ impl Coordinator {
             inbox,
             spare: Vec::new(),
             view,
+            storage,
             writer,
+            closing: false,
             shared,
             host,
             told_mode: None,
@@ -161,7 +183,7 @@ impl Coordinator {
         #[cfg(test)]
         self.shared.count_wake_up();
         let now = Instant::now();
-        self.carry_out_recovery(now);
+        self.carry_out_recovery(ctx, now);
         let answered = self.office.settle(now);
         self.answer(answered);
         if self.office.take_probe(now) {
@@ -184,19 +206,19 @@ impl Coordinator {
         });
     }
 
-    fn carry_out_recovery(&mut self, now: Instant) {
+    fn carry_out_recovery(&mut self, ctx: &mut Context<Self>, now: Instant) {
         while let Some(recovery) = &mut self.recovery {
             let actions = recovery.take_actions();
             if actions.is_empty() {
                 return;
             }
             for action in actions {
-                self.carry_out(now, action);
+                self.carry_out(ctx, now, action);
             }
         }
     }
 
-    fn carry_out(&mut self, now: Instant, action: RecoveryAction) {
+    fn carry_out(&mut self, ctx: &mut Context<Self>, now: Instant, action: RecoveryAction) {
         match action {
             RecoveryAction::Ask {
                 to,
@@ -241,7 +263,6 @@ impl Coordinator {
                 epoch,
                 adopted_end,
             } => {
-                info!(%epoch, end = %adopted_end, "recovered: serving");
                 let cluster = meta
                     .cluster
                     .as_ref()
@@ -249,20 +270,70 @@ impl Coordinator {
                     .id;
                 let forced_epoch = meta.forced_epoch;
                 self.meta = meta;
-                self.recovery = None;
-                self.office.serve(epoch, adopted_end);
-                for link in &self.links {
-                    link.do_send(Serve {
-                        cluster,
-                        epoch,
-                        adopted_end,
-                        forced_epoch,
-                    });
-                }
+                let won = Won {
+                    cluster,
+                    epoch,
+                    adopted_end,
+                    forced_epoch,
+                };
+                self.read_keys(ctx, won);
             }
             RecoveryAction::BecomeFenced(by) => self.lose_office(now, by),
             RecoveryAction::Note(text) => info!("recovery: {text}"),
             RecoveryAction::Alarm(text) => error!("recovery: {text}"),
+        }
+    }
+
+    /// The log is settled and nothing is appended to it: which keys does it have? Until that is
+    /// known the master does not serve, and no link is told to (rule 3).
+    fn read_keys(&mut self, ctx: &mut Context<Self>, won: Won) {
+        let source = KeySource {
+            host: self.host.clone(),
+            view: self.view.clone(),
+            storage: self.storage.clone(),
+            cluster: won.cluster,
+            end: won.adopted_end,
+            horizon: self.config.key_horizon,
+        };
+        let read = read_keys(source).into_actor(self);
+        ctx.spawn(read.map(move |keys, coordinator, ctx| coordinator.on_keys(ctx, won, keys)));
+    }
+
+    fn on_keys(&mut self, ctx: &mut Context<Self>, won: Won, keys: Result<Keys, String>) {
+        // It failed, was told to stop, or began anew meanwhile.
+        let current = |recovery: &Recovery| recovery.epoch() == won.epoch;
+        if self.closing || !self.recovery.as_ref().is_some_and(current) {
+            return;
+        }
+        match keys {
+            Ok(keys) => self.serve(won, keys),
+            Err(error) => {
+                error!(%error, "the keys of the log could not be read: this node ends");
+                self.fail(ctx, error.into());
+                return;
+            }
+        }
+        self.settle(ctx);
+    }
+
+    fn serve(&mut self, won: Won, keys: Keys) {
+        let Won {
+            cluster,
+            epoch,
+            adopted_end,
+            forced_epoch,
+        } = won;
+        info!(%epoch, end = %adopted_end, "recovered: serving");
+        assert_eq!(keys.end(), adopted_end, "keys of another log");
+        self.recovery = None;
+        self.office.serve(epoch, keys);
+        for link in &self.links {
+            link.do_send(Serve {
+                cluster,
+                epoch,
+                adopted_end,
+                forced_epoch,
+            });
         }
     }
 
@@ -377,11 +448,7 @@ impl Coordinator {
             }
             WriteReport::Failed { error } => {
                 error!(%error, "the disk failed: this node ends");
-                let detail: Arc<str> = error.to_string().into();
-                self.recovery = None;
-                let answered = self.office.become_failed(&detail);
-                self.answer(answered);
-                self.end(ctx, Some(detail));
+                self.fail(ctx, error.to_string().into());
                 return;
             }
             WriteReport::Closed => {
@@ -390,6 +457,26 @@ impl Coordinator {
             }
         }
         self.settle(ctx);
+    }
+
+    fn fail(&mut self, ctx: &mut Context<Self>, detail: Arc<str>) {
+        self.recovery = None;
+        let answered = self.office.become_failed(&detail);
+        self.answer(answered);
+        self.end(ctx, Some(detail));
+    }
+
+    /// What the next start need not read again. A disk that does not outlive the process has no
+    /// next start.
+    fn save_keys(&self) {
+        let (Some(keys), Some(cluster)) = (self.office.keys(), &self.meta.cluster) else {
+            return;
+        };
+        if self.storage.survives_the_process()
+            && let Some(snapshot) = keys.encode(cluster.id)
+        {
+            self.writer.submit(WriteCommand::SaveKeys { snapshot });
+        }
     }
 
     fn end(&mut self, ctx: &mut Context<Self>, reason: Option<Arc<str>>) {
@@ -463,7 +550,7 @@ impl Handler<AppendsQueued> for Coordinator {
             debug!(?batch, "appending");
             self.writer.submit(WriteCommand::Append(batch));
         }
-        self.inbox.release(admitted.refused_bytes);
+        self.inbox.release(admitted.dropped_bytes);
         self.answer(admitted.refused);
         self.settle(ctx);
     }
@@ -553,6 +640,9 @@ impl Handler<Stop> for Coordinator {
         for link in &self.links {
             link.do_send(FallSilent);
         }
-        self.writer.submit(WriteCommand::Close);
+        if !std::mem::replace(&mut self.closing, true) {
+            self.save_keys();
+            self.writer.submit(WriteCommand::Close);
+        }
     }
 }

@@ -49,15 +49,16 @@ impl Inbox {
         if before + bytes > self.max_queued_bytes {
             self.release(bytes);
             let value = self.max_queued_bytes as u64;
-            return Err(AppendError::Overloaded {
+            let refusal = AppendError::Overloaded {
                 limit: LimitName::MaxQueuedBytes,
                 value,
-            });
+            };
+            return Err(refused(&append, refusal));
         }
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.closed {
             self.release(bytes);
-            return Err(AppendError::Stopping { offset: None });
+            return Err(refused(&append, AppendError::Stopping { offset: None }));
         }
         queue.appends.push(append);
         Ok(queue.appends.len() == 1)
@@ -80,5 +81,16 @@ impl Inbox {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.closed = true;
         queue.appends.clear();
+    }
+}
+
+/// Nobody here knows what became of an earlier append with the same key.
+fn refused(append: &NewAppend<Caller>, refusal: AppendError) -> AppendError {
+    if append.claim.is_none() {
+        return refusal;
+    }
+    AppendError::Unsettled {
+        refusal: Box::new(refusal),
+        offset: None,
     }
 }

@@ -4,8 +4,10 @@
 //! handler, none blocks, none does anything in `stopped()` that matters: a killed process does
 //! not run it.
 
+mod blocking;
 mod coordinator;
 mod inbox;
+mod key_reader;
 mod messages;
 mod replica;
 mod secondary_link;

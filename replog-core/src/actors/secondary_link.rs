@@ -13,13 +13,13 @@ use tracing::{debug, info, warn};
 use crate::{
     actors::{
         Coordinator,
+        blocking::blocking,
         messages::{
             Ask, FallSilent, LinkReported, LogAdvanced, OfficeLost, RecoveryAnswered, Serve,
         },
         timer::Timer,
     },
-    error::ReadError,
-    handle::host::{self, Host},
+    handle::host::Host,
     limits::EPOCH_STARTS_MAX,
     log::LogView,
     record::RecordBatch,
@@ -336,17 +336,6 @@ impl SecondaryLink {
         } else {
             debug!(%node, %reason, %detail, failed_attempts, "attempt failed");
         }
-    }
-}
-
-/// Reads off the actor's thread; an error becomes its text.
-async fn blocking<T: Send + 'static>(
-    host: Arc<dyn Host>,
-    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
-) -> Result<T, String> {
-    match host::off_thread(&host, read).await {
-        Some(read) => read.map_err(|error| error.to_string()),
-        None => Err("the node is going down".to_owned()),
     }
 }
 

@@ -24,10 +24,10 @@ use crate::{
         runtime,
     },
     log::LogView,
-    rules::{office::NewAppend, recovery::Settings},
+    rules::{keys::Claim, office::NewAppend, recovery::Settings},
     storage::Storage,
     transport::Network,
-    types::{ClusterId, Concern, Mode, NodeName, Offset},
+    types::{ClusterId, Concern, IdempotencyKey, Mode, NodeName, Offset},
     views::{Holders, MasterHealth, Receipt, WaitingAppends},
 };
 
@@ -52,13 +52,18 @@ struct Inner {
 }
 
 /// What an append asks for beside its payload.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct AppendOptions {
     /// How many nodes must hold the message.
     pub concern: Concern,
     /// How long to wait for the concern; `None`: for ever. Zero: answer once the master holds it.
     pub timeout: Option<Duration>,
+    /// The same key is appended once, with the same payload, while its message is among the last
+    /// `key_horizon` ones; `None`: sent twice is appended twice.
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// Append only if the message gets this offset. Not asked of a message whose key is known.
+    pub expected_offset: Option<Offset>,
 }
 
 impl AppendOptions {
@@ -67,7 +72,7 @@ impl AppendOptions {
     pub fn concern(concern: Concern) -> AppendOptions {
         AppendOptions {
             concern,
-            timeout: None,
+            ..AppendOptions::default()
         }
     }
 
@@ -76,6 +81,24 @@ impl AppendOptions {
     pub fn timeout(self, timeout: Duration) -> AppendOptions {
         AppendOptions {
             timeout: Some(timeout),
+            ..self
+        }
+    }
+
+    /// Appends it once, however often this key is sent.
+    #[must_use]
+    pub fn idempotency_key(self, key: IdempotencyKey) -> AppendOptions {
+        AppendOptions {
+            idempotency_key: Some(key),
+            ..self
+        }
+    }
+
+    /// Appends it only at this offset.
+    #[must_use]
+    pub fn expected_offset(self, offset: Offset) -> AppendOptions {
+        AppendOptions {
+            expected_offset: Some(offset),
             ..self
         }
     }
@@ -118,7 +141,10 @@ impl Master {
     /// Appends a message and waits until its concern is met, or its time is up.
     ///
     /// A receipt whose time was up says `concern_met: false`: the message is in the log and
-    /// still being copied. Appending the same payload twice appends two messages.
+    /// still being copied. Appending the same payload twice appends two messages, but for an
+    /// idempotency key: the second is answered with a receipt of the first then, once the
+    /// concern of the second is met, and `replayed` says so. To send an append with a key again
+    /// is safe whatever became of it.
     ///
     /// # Errors
     ///
@@ -141,13 +167,21 @@ impl Master {
             });
         }
         let (caller, answer) = oneshot::channel();
-        let AppendOptions { concern, timeout } = options;
+        let AppendOptions {
+            concern,
+            timeout,
+            idempotency_key,
+            expected_offset,
+        } = options;
         let arrived = Instant::now();
+        let claim = idempotency_key.map(|key| Claim::new(key, &payload));
         let append = NewAppend {
             payload,
             concern,
             timeout,
             arrived,
+            claim,
+            expected_offset,
             caller,
         };
         if self.inner.inbox.push(append)? {
@@ -294,7 +328,7 @@ fn build(
     let ctx = Context::<Coordinator>::new();
     let coordinator = actix::AsyncContext::address(&ctx);
     let reports_to = coordinator.clone();
-    let writer = runtime::start_writer(&*host, storage, files, lock, move |report| {
+    let writer = runtime::start_writer(&*host, storage.clone(), files, lock, move |report| {
         reports_to.do_send(WriterReported(report));
     })?;
     if config.forced_recovery != ForcedRecovery::Never {
@@ -339,6 +373,7 @@ fn build(
         durable,
         inbox: inner.inbox.clone(),
         view,
+        storage,
         writer,
         shared: inner.shared.clone(),
         host,

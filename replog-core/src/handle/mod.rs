@@ -4,6 +4,8 @@
 //! included. Each node runs on a thread of its own, whatever runs outside.
 
 pub(crate) mod host;
+#[cfg(test)]
+mod key_tests;
 mod master;
 mod reader;
 mod runtime;

@@ -17,15 +17,15 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A cluster of which any node can be stopped and started again on its disk.
-struct Cluster {
-    network: LocalNetwork,
-    config: MasterConfig,
+pub(super) struct Cluster {
+    pub(super) network: LocalNetwork,
+    pub(super) config: MasterConfig,
     master_disk: MemoryStorage,
     disks: Vec<MemoryStorage>,
 }
 
 impl Cluster {
-    fn new(secondaries: usize) -> Cluster {
+    pub(super) fn new(secondaries: usize) -> Cluster {
         let peers = (1..=secondaries).map(|number| Peer {
             name: name(&format!("secondary-{number}")),
             url: format!("local:{number}"),
@@ -45,7 +45,7 @@ impl Cluster {
         }
     }
 
-    async fn start_master(&self) -> Master {
+    pub(super) async fn start_master(&self) -> Master {
         let storage: Arc<dyn Storage> = Arc::new(self.master_disk.clone());
         let network = Arc::new(self.network.clone());
         Master::start(self.config.clone(), storage, network)
@@ -53,7 +53,7 @@ impl Cluster {
             .unwrap()
     }
 
-    async fn start_secondary(&self, number: usize) -> Secondary {
+    pub(super) async fn start_secondary(&self, number: usize) -> Secondary {
         self.start_failing(number, FaultInjector::new()).await
     }
 
@@ -65,13 +65,13 @@ impl Cluster {
         secondary
     }
 
-    async fn stop_secondary(&self, secondary: &Secondary) {
+    pub(super) async fn stop_secondary(&self, secondary: &Secondary) {
         self.network.unregister(secondary.name());
         secondary.stop().await;
     }
 
     /// Everything started, and writable.
-    async fn start_all(&self) -> (Master, Vec<Secondary>) {
+    pub(super) async fn start_all(&self) -> (Master, Vec<Secondary>) {
         let mut secondaries = Vec::new();
         for number in 0..self.disks.len() {
             secondaries.push(self.start_secondary(number).await);
@@ -86,18 +86,18 @@ fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
 }
 
-fn concern(count: u64) -> AppendOptions {
+pub(super) fn concern(count: u64) -> AppendOptions {
     AppendOptions::concern(Concern::Count(count))
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future)
         .await
         .expect("in time")
 }
 
 /// Looks until the master's health is as wanted.
-async fn until(master: &Master, wanted: impl Fn(&MasterHealth) -> bool) -> MasterHealth {
+pub(super) async fn until(master: &Master, wanted: impl Fn(&MasterHealth) -> bool) -> MasterHealth {
     let looked = async {
         let mut tick = tokio::time::interval(Duration::from_millis(2));
         loop {
@@ -111,7 +111,7 @@ async fn until(master: &Master, wanted: impl Fn(&MasterHealth) -> bool) -> Maste
     within(looked).await
 }
 
-async fn payloads(reader: &crate::Reader) -> Vec<String> {
+pub(super) async fn payloads(reader: &crate::Reader) -> Vec<String> {
     let end = reader.end(ReadLevel::Local).unwrap();
     let mut all = Vec::new();
     let mut next = Offset(0);

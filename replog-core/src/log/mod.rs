@@ -14,6 +14,7 @@
 mod aside;
 pub(crate) mod failure;
 pub(crate) mod files;
+pub(crate) mod keys_file;
 pub(crate) mod mark;
 pub(crate) mod meta;
 pub(crate) mod segment;

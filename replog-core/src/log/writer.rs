@@ -31,9 +31,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tracing::warn;
+
 use crate::{
     limits::{ROOM_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
-    log::{Cut, LogError, LogFiles, Meta},
+    log::{Cut, LogError, LogFiles, Meta, keys_file},
     record::RecordBatch,
     storage::{OpenHow, Storage},
     types::{Epoch, Offset, SyncPolicy},
@@ -58,6 +60,9 @@ pub(crate) enum WriteCommand {
     /// After a refused write: undo what came of it, see whether there is room, and take commands
     /// again.
     Resume,
+    /// Write and sync everything before it, then leave this for the next start. Not a failure
+    /// when it cannot be left, and not reported.
+    SaveKeys { snapshot: Vec<u8> },
     /// Sync everything, leave a clean mark, end.
     Close,
 }
@@ -93,6 +98,7 @@ impl WriteCommand {
             WriteCommand::Truncate { .. }
             | WriteCommand::SetAside { .. }
             | WriteCommand::SaveMeta { .. }
+            | WriteCommand::SaveKeys { .. }
             | WriteCommand::Resume
             | WriteCommand::Close => 0,
         }
@@ -324,6 +330,11 @@ impl WriterLoop {
                     ticket,
                     durable_end,
                 });
+            }
+            WriteCommand::SaveKeys { snapshot } => {
+                if let Err(error) = keys_file::save(&*self.storage, &snapshot) {
+                    warn!(%error, "no snapshot of keys was left: the next start reads the log");
+                }
             }
             WriteCommand::Resume => report(WriteReport::Resumed {
                 end: self.files.end(),

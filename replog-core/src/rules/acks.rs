@@ -31,6 +31,11 @@ impl NodeSet {
     pub(crate) fn count(self) -> u32 {
         self.0.count_ones()
     }
+
+    /// Whether a record that these nodes hold meets this concern: the master is always one.
+    pub(crate) fn meets(self, concern: u32) -> bool {
+        self.has_master() && self.count() >= concern
+    }
 }
 
 /// Names one waiting append.

@@ -13,6 +13,7 @@ pub(crate) mod fence;
 pub(crate) mod health;
 #[cfg(test)]
 mod history_tests;
+pub(crate) mod keys;
 pub(crate) mod link;
 #[cfg(test)]
 mod model;

@@ -1,8 +1,8 @@
 //! A master's office: whether it takes appends, which offset each gets, who is answered when.
 //!
-//! Owns the mode, the next offset, the appends that wait, and what the links last reported.
-//! Never reads a clock, never writes, never sends: it hands back batches to write and answers to
-//! give. `W` is whoever gets an answer. Keeps rules 1, 4, 6, 8 and 11.
+//! Owns the mode, the next offset, the keys, the appends that wait, and what the links last
+//! reported. Never reads a clock, never writes, never sends: it hands back batches to write and
+//! answers to give. `W` is whoever gets an answer. Keeps rules 1, 3, 4, 6, 8 and 11.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -16,6 +16,7 @@ use crate::{
     record::{KIND_MESSAGE, Record, RecordBatch},
     rules::{
         acks::{Acks, NodeSet, Released},
+        keys::{Claim, Found, Keys},
         link::LinkReport,
         quorum::quorum,
         room::{Room, Shortage},
@@ -39,6 +40,8 @@ pub(crate) struct Office<W> {
     stopping: bool,
     epoch: Epoch,
     next: Offset,
+    /// The keys of the log up to `next`; absent until the office is taken.
+    keys: Option<Keys>,
     acks: Acks<Waiter<W>>,
     /// Batches that are not written yet: their ends and how many payload bytes they hold.
     unwritten: VecDeque<(Offset, usize)>,
@@ -66,8 +69,7 @@ struct Secondary {
 #[derive(Debug)]
 struct Waiter<W> {
     caller: W,
-    concern: u32,
-    epoch: Epoch,
+    place: Place,
     arrived: Instant,
 }
 
@@ -79,7 +81,21 @@ pub(crate) struct NewAppend<W> {
     /// How long its caller waits for the concern, from its arrival.
     pub(crate) timeout: Option<Duration>,
     pub(crate) arrived: Instant,
+    /// Appended once, however often it comes.
+    pub(crate) claim: Option<Claim>,
+    /// Appended only if it gets this offset.
+    pub(crate) expected_offset: Option<Offset>,
     pub(crate) caller: W,
+}
+
+/// Where an append's message is or will be, and what its caller waits for.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    concern: u32,
+    offset: Offset,
+    epoch: Epoch,
+    /// It is in the log already, by an earlier request with the same key.
+    replayed: bool,
 }
 
 /// An answer to give.
@@ -94,9 +110,11 @@ pub(crate) struct Answered<W> {
 pub(crate) struct Admitted<W> {
     /// To be written, in order.
     pub(crate) batches: Vec<RecordBatch>,
-    /// Refused, with the reason; their payload bytes are `refused_bytes`.
+    /// Refused, with the reason.
     pub(crate) refused: Vec<Answered<W>>,
-    pub(crate) refused_bytes: usize,
+    /// Payload bytes that are not in `batches`: of those that were refused, and of those that
+    /// are in the log already.
+    pub(crate) dropped_bytes: usize,
 }
 
 impl<W> Office<W> {
@@ -117,6 +135,7 @@ impl<W> Office<W> {
             stopping: false,
             epoch: Epoch(0),
             next: Offset::ZERO,
+            keys: None,
             acks: Acks::new(Offset::ZERO, config.secondaries.len()),
             unwritten: VecDeque::new(),
             secondaries: peers
@@ -126,16 +145,17 @@ impl<W> Office<W> {
         }
     }
 
-    /// The recovery is done: appends are taken from `end` on, in this epoch.
-    pub(crate) fn serve(&mut self, epoch: Epoch, end: Offset) {
+    /// The recovery is done: appends are taken from the end of these keys' log on, in this epoch.
+    pub(crate) fn serve(&mut self, epoch: Epoch, keys: Keys) {
         assert_eq!(self.state, State::Recovering, "an office is taken once");
         assert_eq!(
             self.acks.waiting(),
             0,
             "nobody waits before the office is taken"
         );
-        (self.state, self.epoch, self.next) = (State::Serving, epoch, end);
-        self.acks = Acks::new(end, self.secondaries.len());
+        (self.state, self.epoch, self.next) = (State::Serving, epoch, keys.end());
+        self.acks = Acks::new(self.next, self.secondaries.len());
+        self.keys = Some(keys);
     }
 
     /// Mode, reason and numbers at `now`.
@@ -194,16 +214,16 @@ impl<W> Office<W> {
         let mut admitted = Admitted {
             batches: Vec::new(),
             refused: Vec::new(),
-            refused_bytes: 0,
+            dropped_bytes: 0,
         };
         let closed = self.refusal(now);
         let mut buffer = BytesMut::new();
         let (mut first, mut payload_bytes) = (self.next, 0);
         for append in appends {
-            let concern = match self.check(&append, closed.as_ref()) {
-                Ok(concern) => concern,
+            let place = match self.check(&append, closed.as_ref()) {
+                Ok(place) => place,
                 Err(error) => {
-                    admitted.refused_bytes += append.payload.len();
+                    admitted.dropped_bytes += append.payload.len();
                     admitted.refused.push(Answered {
                         caller: append.caller,
                         result: Err(error),
@@ -211,20 +231,13 @@ impl<W> Office<W> {
                     continue;
                 }
             };
-            let offset = self.next;
-            self.next = offset.plus(1);
-            Record {
-                offset,
-                epoch: self.epoch,
-                timestamp_ms: wall_ms,
-                kind: KIND_MESSAGE,
-                flags: 0,
-                key: b"",
-                payload: &append.payload,
+            if place.replayed {
+                admitted.dropped_bytes += append.payload.len();
+            } else {
+                payload_bytes += append.payload.len();
+                self.encode(wall_ms, &append, &mut buffer);
             }
-            .encode(&mut buffer);
-            payload_bytes += append.payload.len();
-            self.file(concern, offset, append);
+            self.file(place, append);
             if buffer.len() >= BATCH_BYTES_MAX {
                 admitted
                     .batches
@@ -277,9 +290,10 @@ impl<W> Office<W> {
                 let holders = views.of(self, set, offset, now);
                 let receipt = Receipt {
                     offset,
-                    epoch: waiter.epoch,
-                    concern: waiter.concern,
-                    concern_met: set.has_master() && set.count() >= waiter.concern,
+                    epoch: waiter.place.epoch,
+                    concern: waiter.place.concern,
+                    concern_met: set.meets(waiter.place.concern),
+                    replayed: waiter.place.replayed,
                     acks: holders.acks,
                     waiting_for: holders.waiting_for,
                     durable: self.durable,
@@ -398,6 +412,11 @@ impl<W> Office<W> {
         self.acks.committed()
     }
 
+    /// The keys of its log; `None` before the office was taken.
+    pub(crate) fn keys(&self) -> Option<&Keys> {
+        self.keys.as_ref()
+    }
+
     /// How the disk does.
     pub(crate) fn disk(&self) -> DiskState {
         match self.state {
@@ -452,7 +471,7 @@ impl<W> Office<W> {
             let holders = views.of(self, self.acks.holders(offset), offset, now);
             WaitingAppend {
                 offset,
-                concern: waiter.concern,
+                concern: waiter.place.concern,
                 acks: holders.acks,
                 waiting_for: holders.waiting_for,
                 waiting: now.duration_since(waiter.arrived),
@@ -488,45 +507,131 @@ impl<W> Office<W> {
         })
     }
 
-    /// The concern as a number, if the append may have an offset.
+    /// Where the append's message is or will be, if it may have a place: its key decides first,
+    /// then the mode, then the offset that it expects, then the limits.
     fn check(
         &self,
         append: &NewAppend<W>,
         closed: Option<&AppendError>,
-    ) -> Result<u32, AppendError> {
+    ) -> Result<Place, AppendError> {
         let nodes = self.acks.nodes();
         let Some(concern) = append.concern.resolve(nodes) else {
             return Err(AppendError::Concern { nodes });
         };
+        if let Some(claim) = &append.claim
+            && let Some((offset, epoch)) = self.look_up(claim, closed)?
+        {
+            let place = Place {
+                concern,
+                offset,
+                epoch,
+                replayed: true,
+            };
+            return self.check_wait(append, place, closed).map(|()| place);
+        }
         if let Some(closed) = closed {
             return Err(closed.clone());
         }
-        if self
-            .acks
-            .waiting_for_concern(self.queue_of(concern, append))
-            >= self.max_waiting_appends
-        {
-            let value = self.max_waiting_appends as u64;
-            return Err(AppendError::Overloaded {
-                limit: LimitName::MaxWaitingAppends,
-                value,
-            });
+        if append.expected_offset.is_some_and(|at| at != self.next) {
+            return Err(AppendError::OffsetMismatch { next: self.next });
         }
-        Ok(concern)
+        self.check_limit(concern, append)?;
+        Ok(Place {
+            concern,
+            offset: self.next,
+            epoch: self.epoch,
+            replayed: false,
+        })
     }
 
-    /// The concern that an append waits by: one that does not wait for others waits for the
-    /// master alone.
-    fn queue_of(&self, concern: u32, append: &NewAppend<W>) -> u32 {
-        if append.timeout == Some(Duration::ZERO) {
-            1
-        } else {
-            concern
+    /// The record that has this key, if any does: its offset and epoch.
+    fn look_up(
+        &self,
+        claim: &Claim,
+        closed: Option<&AppendError>,
+    ) -> Result<Option<(Offset, Epoch)>, AppendError> {
+        let keys = self
+            .keys
+            .as_ref()
+            .filter(|_| self.state != State::Recovering);
+        let refusal = match keys.map(|keys| keys.find(claim)) {
+            Some(Found::New) => return Ok(None),
+            Some(Found::Same { offset, epoch }) => return Ok(Some((offset, epoch))),
+            Some(Found::Other { offset }) => return Err(AppendError::KeyReused { offset }),
+            Some(Found::Unreadable { from }) => closed.cloned().unwrap_or_else(|| {
+                let detail = format!(
+                    "records from offset {from} on cannot be read, and one of them may have this \
+                     key"
+                );
+                AppendError::Storage {
+                    detail: detail.into(),
+                    offset: None,
+                }
+            }),
+            None => closed.cloned().expect("without its keys it does not serve"),
+        };
+        let refusal = Box::new(refusal);
+        Err(AppendError::Unsettled {
+            refusal,
+            offset: None,
+        })
+    }
+
+    /// Whether an append may wait for a record that is in the log already. Nothing is appended
+    /// for it, so a lack of a quorum is no reason against it; but who would never be answered
+    /// must not wait.
+    fn check_wait(
+        &self,
+        append: &NewAppend<W>,
+        place: Place,
+        closed: Option<&AppendError>,
+    ) -> Result<(), AppendError> {
+        if self.acks.holders(place.offset).meets(place.concern) {
+            return Ok(());
+        }
+        match closed {
+            Some(closed) if self.stopping || self.state != State::Serving => {
+                Err(closed.clone().of_message(place.offset))
+            }
+            _ => self.check_limit(place.concern, append).map_err(|refusal| {
+                let (refusal, offset) = (Box::new(refusal), Some(place.offset));
+                AppendError::Unsettled { refusal, offset }
+            }),
         }
     }
 
-    fn file(&mut self, concern: u32, offset: Offset, append: NewAppend<W>) {
-        let queue = self.queue_of(concern, &append);
+    fn check_limit(&self, concern: u32, append: &NewAppend<W>) -> Result<(), AppendError> {
+        let waiting = self.acks.waiting_for_concern(queue_of(concern, append));
+        if waiting < self.max_waiting_appends {
+            return Ok(());
+        }
+        Err(AppendError::Overloaded {
+            limit: LimitName::MaxWaitingAppends,
+            value: self.max_waiting_appends as u64,
+        })
+    }
+
+    /// Gives the next offset to an append.
+    fn encode(&mut self, wall_ms: u64, append: &NewAppend<W>, into: &mut BytesMut) {
+        let claim = append.claim.as_ref();
+        Record {
+            offset: self.next,
+            epoch: self.epoch,
+            timestamp_ms: wall_ms,
+            kind: KIND_MESSAGE,
+            flags: 0,
+            key: claim.map_or(b"", Claim::key_bytes),
+            payload: &append.payload,
+        }
+        .encode(into);
+        self.next = self.next.plus(1);
+        let keys = self.keys.as_mut().expect("who serves has the keys");
+        keys.push(self.epoch, claim);
+        debug_assert_eq!(keys.end(), self.next, "keys of another log");
+    }
+
+    fn file(&mut self, place: Place, append: NewAppend<W>) {
+        let queue = queue_of(place.concern, &append);
         let deadline = append
             .timeout
             .filter(|timeout| !timeout.is_zero())
@@ -536,11 +641,10 @@ impl<W> Office<W> {
         } = append;
         let waiter = Waiter {
             caller,
-            concern,
-            epoch: self.epoch,
+            place,
             arrived,
         };
-        self.acks.wait(queue, offset, deadline, waiter);
+        self.acks.wait(queue, place.offset, deadline, waiter);
     }
 
     fn batch(&mut self, first: Offset, buffer: &mut BytesMut, payload_bytes: usize) -> RecordBatch {
@@ -558,6 +662,16 @@ impl<W> Office<W> {
                 result: Err(error(offset)),
             })
             .collect()
+    }
+}
+
+/// The concern that an append waits by: one that does not wait for others waits for the master
+/// alone.
+fn queue_of<W>(concern: u32, append: &NewAppend<W>) -> u32 {
+    if append.timeout == Some(Duration::ZERO) {
+        1
+    } else {
+        concern
     }
 }
 
@@ -663,5 +777,7 @@ impl Secondary {
     }
 }
 
+#[cfg(test)]
+mod key_tests;
 #[cfg(test)]
 mod tests;

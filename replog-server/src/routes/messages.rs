@@ -12,7 +12,7 @@ use actix_web::{
 };
 use bytes::{BufMut as _, BytesMut};
 use replog_core::{
-    AppendOptions, Concern, Master,
+    AppendOptions, Concern, IdempotencyKey, Master,
     types::{Offset, ReadLevel},
     views::Receipt,
 };
@@ -29,6 +29,11 @@ use crate::{
     stream::{self, Span},
 };
 
+/// The key of an append, in its head.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Says that the message was there before the request.
+const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
+
 /// Appends a message and waits for its concern.
 pub(crate) async fn append(
     state: State,
@@ -37,11 +42,11 @@ pub(crate) async fn append(
 ) -> Result<HttpResponse, Problem> {
     let state: &NodeState = &state;
     let admitted = match &state.node {
-        Node::Master(master) => check_head(&request).map(|()| master),
+        Node::Master(master) => check_head(&request).map(|key| (master, key)),
         Node::Secondary(secondary) => Err(send_on_to_master(state, secondary).await),
     };
-    let master = match admitted {
-        Ok(master) => master,
+    let (master, key_in_head) = match admitted {
+        Ok(admitted) => admitted,
         Err(problem) => {
             // Its sender may still be busy sending, and would not see the answer before.
             body::drain(&request, &mut payload, state.append_limits.drain_bytes).await;
@@ -56,8 +61,10 @@ pub(crate) async fn append(
     )
     .await
     .map_err(Problem::not_appended)?;
-    let parsed =
+    let mut parsed =
         append_body::parse(&body).map_err(|what| Problem::malformed(what).not_appended())?;
+    parsed.idempotency_key =
+        one_key(parsed.idempotency_key, key_in_head).map_err(Problem::not_appended)?;
     // The payload is a slice of it, and must not hold it longer than the library does.
     drop(body);
     let receipt = append_and_wait(state, master, parsed).await?;
@@ -72,36 +79,80 @@ async fn append_and_wait(
     // An append that waits for nobody but this node is over as soon as the disk is done.
     let _entered = match body.concern {
         Concern::Count(..=1) => None,
-        Concern::Count(_) | Concern::Majority | Concern::All => Some(state.enter()?),
+        Concern::Count(_) | Concern::Majority | Concern::All => {
+            let refused = |problem: Problem| match &body.idempotency_key {
+                Some(_) => problem.unsettled(),
+                None => problem,
+            };
+            Some(state.enter().map_err(refused)?)
+        }
     };
     let options = AppendOptions::concern(body.concern);
     let options = match body.timeout.or(state.append_timeout) {
         Some(timeout) => options.timeout(timeout),
         None => options,
     };
+    let options = match body.idempotency_key {
+        Some(key) => options.idempotency_key(key),
+        None => options,
+    };
+    let options = match body.expected_offset {
+        Some(offset) => options.expected_offset(offset),
+        None => options,
+    };
     Ok(master.append(body.payload, options).await?)
 }
 
 fn receipt_response(receipt: &Receipt) -> HttpResponse {
-    let status = if receipt.concern_met {
-        StatusCode::CREATED
-    } else {
-        StatusCode::ACCEPTED
+    let status = match (receipt.concern_met, receipt.replayed) {
+        (true, false) => StatusCode::CREATED,
+        (true, true) => StatusCode::OK,
+        (false, _) => StatusCode::ACCEPTED,
     };
-    HttpResponse::build(status)
-        .insert_header((LOCATION, format!("{}/{}", paths::MESSAGES, receipt.offset)))
-        .json(receipt)
+    let mut response = HttpResponse::build(status);
+    response.insert_header((LOCATION, format!("{}/{}", paths::MESSAGES, receipt.offset)));
+    if receipt.replayed {
+        response.insert_header((IDEMPOTENT_REPLAYED, "true"));
+    }
+    response.json(receipt)
 }
 
-/// What an append's head must say and must not say.
-fn check_head(request: &HttpRequest) -> Result<(), Problem> {
+/// Checks what an append's head says, and takes the key that it may name.
+fn check_head(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Problem> {
     let headers = request.headers();
     check_content(headers)?;
-    if headers.contains_key("idempotency-key") {
-        let text = "the header Idempotency-Key is not supported by this version yet";
-        return Err(Problem::malformed(text));
+    let key = key_of_head(headers)?;
+    Query::of(request, &[]).map(|_| key)
+}
+
+/// The header `Idempotency-Key` as it stands, without quotes around it.
+fn key_of_head(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut given = headers.get_all(IDEMPOTENCY_KEY);
+    let Some(value) = given.next() else {
+        return Ok(None);
+    };
+    if given.next().is_some() {
+        return Err(Problem::malformed(
+            "the header Idempotency-Key is given twice",
+        ));
     }
-    Query::of(request, &[]).map(drop)
+    let text = String::from_utf8_lossy(value.as_bytes());
+    IdempotencyKey::new(&text)
+        .map(Some)
+        .map_err(|_| Problem::malformed(append_body::key_rule("the header Idempotency-Key", &text)))
+}
+
+/// The key of an append: header and member may both give it, if they agree.
+fn one_key(
+    in_body: Option<IdempotencyKey>,
+    in_head: Option<IdempotencyKey>,
+) -> Result<Option<IdempotencyKey>, Problem> {
+    match (&in_body, &in_head) {
+        (Some(member), Some(header)) if member != header => Err(Problem::malformed(
+            "the header Idempotency-Key and meta.idempotency_key differ: give one of them",
+        )),
+        _ => Ok(in_body.or(in_head)),
+    }
 }
 
 fn check_content(headers: &HeaderMap) -> Result<(), Problem> {

@@ -11,6 +11,7 @@ mod faults;
 mod forced;
 mod full_disk;
 mod http;
+mod keys;
 mod kill;
 mod messages;
 mod nodes;

@@ -6,7 +6,7 @@ use std::{fs, time::Instant};
 use serde_json::{Value, json};
 
 use crate::{
-    http::{Connection, JSON, get, post, request},
+    http::{Connection, get, post, request},
     nodes::Cluster,
 };
 
@@ -195,23 +195,6 @@ fn what_is_not_there_yet_says_so() {
     }
     let answer = get(node, "/messages/0?concern=2");
     assert_eq!(answer.status, 400, "{}", answer.text());
-    let key = [JSON, ("idempotency-key", "k")];
-    let answer =
-        request(node, "POST", "/messages", &key, Some(br#"{"data":1}"#)).expect("an answer");
-    assert_eq!(
-        (answer.status, answer.problem().as_str()),
-        (400, "/problems/malformed")
-    );
-    assert!(
-        answer.text().contains("Idempotency-Key"),
-        "{}",
-        answer.text()
-    );
-    for member in [r#""idempotency_key":"k""#, r#""expected_offset":0"#] {
-        let answer = post(node, &format!(r#"{{"data":1,"meta":{{{member}}}}}"#));
-        assert_eq!(answer.status, 400, "{}", answer.text());
-        assert!(answer.text().contains("yet"), "{}", answer.text());
-    }
     let lines = [("content-type", "application/x-ndjson")];
     let answer = request(node, "POST", "/messages", &lines, Some(b"1\n2\n")).expect("an answer");
     assert_eq!(

@@ -28,7 +28,7 @@ fn wrong_usage_ends_with_2_and_one_line() {
         (&["fly"], &[]),
         (&["master"], &[]),
         (&["secondary", "--name", "a/b"], &[]),
-        (&["cluster", "--key-horizon", "5"], &[]),
+        (&["cluster", "--key-horizon", "0"], &[]),
         (&["cluster"], &[("REPLOG_HEARTBEAT_INTERVAL", "often")]),
         (
             &["master"],

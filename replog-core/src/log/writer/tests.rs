@@ -425,3 +425,24 @@ fn a_panic_of_the_writer_is_reported_as_a_failure() {
     writer.join();
     assert!(reports.recv().is_err());
 }
+
+/// Rule 10 is about the log: a snapshot of its keys can be made again.
+#[test]
+fn a_snapshot_of_keys_that_cannot_be_left_does_not_make_a_stop_unclean() {
+    for failing_step in [None, Some(0), Some(1), Some(2)] {
+        let storage = FaultyStorage::new();
+        let (mut writer, _) = writer_on(&storage, SyncPolicy::Always);
+        run(&mut writer, vec![append(0, 3)]);
+        if let Some(step) = failing_step {
+            storage.fail_at(step, Fault::Error(io::ErrorKind::StorageFull));
+        }
+        let snapshot = b"snapshot".to_vec();
+        let stop = vec![WriteCommand::SaveKeys { snapshot }, WriteCommand::Close];
+        assert_eq!(run(&mut writer, stop), (vec!["closed".to_owned()], true));
+        assert_eq!(storage.has_failed(), failing_step.is_some());
+        let (_, _, report) = open_log(&storage).unwrap();
+        assert!(report.clean && report.end == Offset(3), "{report:?}");
+        let found = keys_file::load(&storage).unwrap();
+        assert_eq!(found.is_some(), failing_step.is_none());
+    }
+}

@@ -64,6 +64,8 @@ pub(super) struct Disk {
     reported_end: usize,
     /// A planted bug: what was written without a report is cut when it resumes.
     pub(super) cuts_when_resumed: bool,
+    /// What a stop left of the keys of the log.
+    pub(super) keys_snapshot: Option<Vec<u8>>,
     /// A planted bug: saves are reported and forgotten at a crash.
     pub(super) meta_before_crash: Option<Meta>,
 }
@@ -102,6 +104,7 @@ impl Disk {
             refusing: false,
             reported_end: 0,
             cuts_when_resumed: false,
+            keys_snapshot: None,
             meta_before_crash: None,
         }
     }
@@ -250,6 +253,12 @@ impl Disk {
     /// Whether it holds this record durably.
     pub(super) fn holds(&self, offset: Offset, identity: (Epoch, u64)) -> bool {
         offset < self.durable_end() && self.log[offset.0 as usize].identity() == identity
+    }
+
+    /// Whether a record from here on is this message.
+    pub(super) fn holds_id(&self, id: u64, from: u64) -> bool {
+        let mut entries = self.log.iter().skip(from as usize);
+        entries.any(|entry| entry.id == id)
     }
 
     /// All pairs of the log, ascending.

@@ -10,13 +10,14 @@ use rand::RngExt as _;
 use super::{
     disk::{Command, Report},
     node::full,
-    world::{Call, Event, MS, Micros, Planted, Process, World},
+    world::{Call, Event, MS, Micros, Planted, Process, SECOND, World},
 };
 use crate::{
     config::{Founding, MasterConfig},
+    error::{AppendError, Outcome},
     limits::EPOCH_STARTS_MAX,
-    log::Meta,
     rules::{
+        keys::{Claim, KeyReading, Keys, Snapshot},
         link::{Link, LinkAction},
         office::{Answered, NewAppend, Office},
         progress::Wanted,
@@ -26,7 +27,9 @@ use crate::{
         Answer, Append, FencedBy, Hello, NodeState, Progress, Promised, Request, RequestBody,
         Response, TransportError,
     },
-    types::{ClusterId, Concern, Epoch, Incarnation, Mode, Offset, Status, majority},
+    types::{
+        ClusterId, Concern, Epoch, IdempotencyKey, Incarnation, Mode, Offset, Status, majority,
+    },
 };
 
 pub(super) struct Master {
@@ -41,11 +44,30 @@ pub(super) struct Master {
     pub(super) run: Option<Run>,
 }
 
+/// What a client sends. What it sends again is the same, its caller included.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) id: u64,
+    pub(super) concern: Concern,
+    pub(super) timeout: Option<Duration>,
+    /// Whether it has an idempotency key, which is its number.
+    pub(super) keyed: bool,
+}
+
+/// An office that a recovery has won, while the keys of its log are read.
+#[derive(Clone, Copy, Debug)]
+struct Won {
+    cluster: ClusterId,
+    epoch: Epoch,
+    adopted_end: Offset,
+}
+
 /// One life of it.
 pub(super) struct Run {
     recovery: Option<Recovery>,
     settings: Settings,
     asked: u64,
+    won: Option<Won>,
     pub(super) office: Office<u64>,
     pub(super) links: Vec<Link>,
     incarnation: Incarnation,
@@ -116,6 +138,7 @@ impl Master {
             recovery: Some(Recovery::new(settings.clone(), meta, own_end, now)),
             settings,
             asked: 0,
+            won: None,
             heard: vec![at; links.len()],
             links,
             cluster: None,
@@ -130,34 +153,64 @@ impl Master {
     }
 
     pub(super) fn crash(&mut self, world: &mut World) {
-        if self.run.take().is_none() {
-            return;
-        }
+        let Some(run) = self.run.take() else { return };
         world.note(|| format!("m{} crashes", self.index));
+        if world.knobs.keyed && world.chance(0.5) {
+            self.leave_keys(world, &run);
+        }
         self.life += 1;
         self.paused_until = 0;
         world.crash_disk(self.process());
     }
 
+    /// Leaves a snapshot of the keys as a clean stop does, and worse: not all of its log is on
+    /// the disk.
+    fn leave_keys(&self, world: &mut World, run: &Run) {
+        let disk = self.disk(world);
+        if let (Some(keys), Some(cluster)) = (run.office.keys(), run.cluster) {
+            world.disks[disk].keys_snapshot = keys.encode(cluster);
+        }
+    }
+
     /// A client sends a few messages.
-    pub(super) fn append(
-        &mut self,
-        world: &mut World,
-        appends: Vec<(u64, Concern, Option<Duration>)>,
-    ) {
+    pub(super) fn append(&mut self, world: &mut World, appends: Vec<Sent>) {
+        let disk = self.disk(world);
         let Some(run) = &mut self.run else { return };
         let now = world.instant();
         let appends: Vec<NewAppend<u64>> = appends
             .into_iter()
-            .map(|(id, concern, timeout)| NewAppend {
-                payload: Bytes::copy_from_slice(&id.to_be_bytes()),
-                concern,
-                timeout,
+            .map(|sent| NewAppend {
+                payload: Bytes::copy_from_slice(&sent.id.to_be_bytes()),
+                concern: sent.concern,
+                timeout: sent.timeout,
                 arrived: now,
-                caller: id,
+                claim: sent.keyed.then(|| claim(sent.id)),
+                expected_offset: None,
+                caller: sent.id,
             })
             .collect();
+        let keyed: BTreeSet<u64> = appends
+            .iter()
+            .filter(|append| append.claim.is_some())
+            .map(|append| append.caller)
+            .collect();
+        let known_from = run
+            .office
+            .next_offset()
+            .0
+            .saturating_sub(self.config.key_horizon);
         let admitted = run.office.admit(now, world.now / 1000, appends.into_iter());
+        for Answered { caller, result } in &admitted.refused {
+            if keyed.contains(caller)
+                && result
+                    .as_ref()
+                    .is_err_and(|error| error.outcome() == Outcome::NotAppended)
+                && world.disks[disk].holds_id(*caller, known_from)
+            {
+                let text = format!("rule 3: {caller} is told not to be there: {result:?}");
+                world.oracle.fail(text);
+            }
+        }
         if !admitted.batches.is_empty() {
             let patience = self.config.timing.unhealthy_after.as_micros() as Micros;
             let heard = run.heard.iter().filter(|at| world.now - **at < patience);
@@ -173,6 +226,7 @@ impl Master {
             }
         }
         let life = self.life;
+        self.answer(world, admitted.refused);
         for batch in admitted.batches {
             world.submit(Process::Master(self.index), life, Command::Append(batch));
         }
@@ -277,10 +331,12 @@ impl Master {
         }
         run.told_committed = None;
         if served && world.planted(Planted::FullMasterGoesOn) {
-            run.office.serve(epoch, end);
+            let keys = Keys::new(self.config.key_horizon, end);
+            run.office.serve(epoch, keys);
             return;
         }
         let settings = run.settings.clone();
+        run.won = None;
         run.recovery = Some(Recovery::again(settings, meta, end, run.asked, now));
         run.tell_links(world, self.index);
     }
@@ -434,7 +490,20 @@ impl Master {
                 meta,
                 epoch,
                 adopted_end,
-            } => self.take_office(world, &meta, epoch, adopted_end),
+            } => {
+                let cluster = meta.cluster.as_ref().map(|c| c.id);
+                run.won = Some(Won {
+                    cluster: cluster.expect("a recovered master has a cluster"),
+                    epoch,
+                    adopted_end,
+                });
+                if world.knobs.keyed {
+                    let (master, delay) = (self.index, world.below(SECOND));
+                    world.after(delay, Event::KeysRead { master, life });
+                } else {
+                    self.on_keys_read(world);
+                }
+            }
             RecoveryAction::BecomeFenced(by) => self.lose_office(world, by),
             RecoveryAction::SetAside { .. } | RecoveryAction::Alarm(_) => {
                 world.oracle.fail("nothing is forced here".to_owned());
@@ -443,7 +512,59 @@ impl Master {
         }
     }
 
-    fn take_office(&mut self, world: &mut World, meta: &Meta, epoch: Epoch, adopted_end: Offset) {
+    /// The keys of the log are known, and with them all that is needed to serve.
+    pub(super) fn on_keys_read(&mut self, world: &mut World) {
+        let won = self.run.as_ref().and_then(|run| run.won);
+        if let Some(won) = won.filter(|_| self.run.as_ref().is_some_and(|r| r.recovery.is_some())) {
+            let keys = self.read_keys(world, won);
+            self.take_office(world, won, keys);
+            if world.knobs.keyed {
+                self.settle(world);
+            }
+        }
+    }
+
+    fn read_keys(&self, world: &mut World, won: Won) -> Keys {
+        let Won {
+            cluster,
+            adopted_end,
+            ..
+        } = won;
+        let horizon = self.config.key_horizon;
+        if !world.knobs.keyed || world.planted(Planted::KeysForgotten) {
+            return Keys::new(horizon, adopted_end);
+        }
+        let disk = &world.disks[self.disk(world)];
+        let snapshot = disk
+            .keys_snapshot
+            .as_ref()
+            .map(|bytes| Snapshot::decode(bytes).expect("nothing damages it here"));
+        let epoch_at = |at: Offset| disk.log.get(at.0 as usize).map(|entry| entry.epoch);
+        let agrees = |snapshot: &Snapshot, epoch_at: &dyn Fn(Offset) -> Option<Epoch>| {
+            let agrees = snapshot.agrees_with(cluster, horizon, adopted_end, epoch_at);
+            agrees.is_ok()
+        };
+        let snapshot = snapshot.filter(|snapshot| {
+            let believed = || (1..=won.epoch.0).any(|at| agrees(snapshot, &|_| Some(Epoch(at))));
+            agrees(snapshot, &epoch_at) || world.planted(Planted::SnapshotBelieved) && believed()
+        });
+        let mut reading = KeyReading::new(horizon, adopted_end, snapshot);
+        while let Some((from, until)) = reading.wanted() {
+            let wanted = &disk.log[from.0 as usize..until.0 as usize];
+            let records: Vec<_> = wanted.iter().take(7).map(|e| e.batch.clone()).collect();
+            reading.on_read(&records);
+        }
+        let keys = reading.finish();
+        keys.check();
+        keys
+    }
+
+    fn take_office(&mut self, world: &mut World, won: Won, keys: Keys) {
+        let Won {
+            cluster,
+            epoch,
+            adopted_end,
+        } = won;
         let now = world.instant();
         let disk = &world.disks[self.disk(world)];
         let ends = (disk.written_end(), disk.durable_end());
@@ -457,9 +578,9 @@ impl Master {
         }
         let Some(run) = &mut self.run else { return };
         run.recovery = None;
-        run.office.serve(epoch, adopted_end);
-        (run.cluster, run.adopted_end) = (meta.cluster.as_ref().map(|c| c.id), adopted_end);
-        let cluster = run.cluster.expect("a recovered master has a cluster");
+        run.won = None;
+        run.office.serve(epoch, keys);
+        (run.cluster, run.adopted_end) = (Some(cluster), adopted_end);
         for link in &mut run.links {
             link.on_log(now, adopted_end, None);
             link.serve(now, cluster, epoch);
@@ -634,7 +755,16 @@ impl Master {
         let disk = self.disk(world);
         for Answered { caller, result } in answered {
             world.note(|| format!("m{} answers {caller}: {result:?}", self.index));
-            let Ok(receipt) = result else { continue };
+            let receipt = match result {
+                Ok(receipt) => receipt,
+                Err(AppendError::KeyReused { offset }) => {
+                    let text = format!("rule 3: {caller} is not the message at {offset}");
+                    world.oracle.fail(text);
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            world.answered.insert(caller);
             if receipt.concern_met {
                 let record = (receipt.offset, receipt.epoch, caller);
                 let disks = std::mem::take(&mut world.disks);
@@ -700,6 +830,12 @@ impl Run {
             link.on_log(now, written_end, self.told_committed);
         }
     }
+}
+
+/// The key and the payload of a message.
+fn claim(id: u64) -> Claim {
+    let key = IdempotencyKey::new(&id.to_string()).expect("digits");
+    Claim::new(key, &id.to_be_bytes())
 }
 
 /// A master that may found, with the default times.

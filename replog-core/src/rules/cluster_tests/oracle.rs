@@ -211,6 +211,23 @@ impl Oracle {
         }
     }
 
+    /// Rule 3, over a whole log: a message is in it once, and one with a key once within the
+    /// horizon.
+    pub(super) fn check_once(&mut self, disk: &Disk, horizon: u64) {
+        let mut last: BTreeMap<u64, Offset> = BTreeMap::new();
+        for entry in &disk.log {
+            let before = last.insert(entry.id, entry.offset);
+            let keyed = entry.batch.records().any(|record| !record.key.is_empty());
+            let once =
+                before.is_none_or(|before| keyed && entry.offset.records_since(before) > horizon);
+            if !once {
+                let (name, at) = (&disk.meta.name, entry.offset);
+                let text = format!("rule 3: {} is at {before:?} and {at} of {name}", entry.id);
+                return self.fail(text);
+            }
+        }
+    }
+
     /// A disk is gone. With the master's goes what only it had to hold.
     pub(super) fn on_disk_lost(&mut self, disk: &Disk, of_master: bool) {
         self.lost.push(disk.log[..disk.synced].to_vec());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     disk::Disk,
-    master::{Master, config},
+    master::{Master, Sent, config},
     node::Node,
     world::{Event, MS, Micros, Planted, Process, SECOND, Weather, World},
 };
@@ -26,6 +26,8 @@ pub(super) struct Simulation {
     /// Whether disks run full in this run: in one of four, so that the others stay as they were.
     full_disks: bool,
     next_id: u64,
+    /// Messages with a key, the oldest first.
+    keyed: Vec<Sent>,
     outcome: Outcome,
 }
 
@@ -58,7 +60,10 @@ impl Simulation {
         let count = if seed % 3 == 2 { 5 } else { 3 };
         let mut world = World::new(seed, count, planted);
         world.oracle.only_outcomes = only_outcomes;
-        let config = config(count);
+        let mut config = config(count);
+        if world.knobs.keyed {
+            config.key_horizon = [4, 50, 1_000_000][world.below(3) as usize];
+        }
         for peer in &config.secondaries {
             let disk = Disk::new(blank(&mut world, &peer.name));
             world.disks.push(disk);
@@ -74,6 +79,7 @@ impl Simulation {
             replacing: false,
             full_disks: seed % 4 == 2,
             next_id: 0,
+            keyed: Vec::new(),
             outcome: Outcome::default(),
         }
     }
@@ -97,7 +103,9 @@ impl Simulation {
         self.run_until(self.faults_until)?;
         self.heal();
         self.converge()?;
+        self.insist()?;
         self.append_at_all()?;
+        self.check_once()?;
         self.outcome.acks_at_majority = self.world.oracle.acks_at_majority;
         self.outcome.cuts = self.world.oracle.cuts;
         Ok(self.outcome)
@@ -128,7 +136,9 @@ impl Simulation {
                 (*process, Some(*life))
             }
             Event::NodeTimerDue { node, life } => (Process::Node(*node), Some(*life)),
-            Event::TimerDue { master, life } => (Process::Master(*master), Some(*life)),
+            Event::TimerDue { master, life } | Event::KeysRead { master, life } => {
+                (Process::Master(*master), Some(*life))
+            }
             Event::FetchRead { node, life, .. } | Event::StartsRead { node, life, .. } => {
                 (Process::Node(*node), Some(*life))
             }
@@ -178,6 +188,7 @@ impl Simulation {
             },
             Event::NodeTimerDue { node, .. } => self.nodes[node].on_timer(world),
             Event::TimerDue { master, .. } => self.masters[master].on_timer(world),
+            Event::KeysRead { master, .. } => self.masters[master].on_keys_read(world),
             Event::BatchRead {
                 call,
                 epoch,
@@ -233,7 +244,10 @@ impl Simulation {
             self.current()
         };
         let count = 1 + self.world.below(4);
-        let appends = (0..count).map(|_| self.draw_append()).collect();
+        let mut appends: Vec<Sent> = (0..count).map(|_| self.draw_append()).collect();
+        if self.world.knobs.keyed {
+            self.use_keys(&mut appends);
+        }
         if self.masters[to].paused_until <= self.world.now {
             self.masters[to].append(&mut self.world, appends);
         }
@@ -243,7 +257,62 @@ impl Simulation {
         self.world.after(pause + MS, Event::ClientDue);
     }
 
-    fn draw_append(&mut self) -> (u64, Concern, Option<Duration>) {
+    /// Gives most of these messages a key, and sends earlier ones again: mostly those that were
+    /// not answered, sometimes others, twice at once too.
+    fn use_keys(&mut self, appends: &mut Vec<Sent>) {
+        for sent in appends.iter_mut() {
+            sent.keyed = self.world.chance(0.7);
+        }
+        let new: Vec<Sent> = appends.iter().copied().filter(|sent| sent.keyed).collect();
+        let unanswered: Vec<Sent> = self.unanswered();
+        for _ in 0..self.world.below(5) {
+            let among = match self.world.below(8) {
+                0 => &self.keyed,
+                1 => &new,
+                _ => &unanswered,
+            };
+            if !among.is_empty() {
+                let at = self.world.below(among.len() as u64) as usize;
+                appends.push(among[at]);
+            }
+        }
+        self.keyed.extend(new);
+    }
+
+    fn unanswered(&self) -> Vec<Sent> {
+        let answered = &self.world.answered;
+        let unanswered = self
+            .keyed
+            .iter()
+            .filter(|sent| !answered.contains(&sent.id));
+        unanswered.copied().collect()
+    }
+
+    /// In order, whoever has a key and still does not know gets an answer.
+    fn insist(&mut self) -> Result<(), String> {
+        let current = self.current();
+        let unanswered = self.unanswered();
+        self.masters[current].append(&mut self.world, unanswered);
+        let deadline = self.world.now + HEALING;
+        while let Some(left) = self.unanswered().first() {
+            if self.world.now > deadline {
+                return Err(format!("{left:?} is never answered"));
+            }
+            self.run_until(self.world.now + 250 * MS)?;
+        }
+        Ok(())
+    }
+
+    fn check_once(&mut self) -> Result<(), String> {
+        let master = &self.masters[self.current()];
+        let horizon = master.config.key_horizon;
+        for disk in self.world.disks.clone() {
+            self.world.oracle.check_once(&disk, horizon);
+        }
+        self.world.oracle.violation.take().map_or(Ok(()), Err)
+    }
+
+    fn draw_append(&mut self) -> Sent {
         self.next_id += 1;
         let concern = match self.world.below(5) {
             0 => Concern::Count(1),
@@ -256,7 +325,12 @@ impl Simulation {
             1 => Some(Duration::from_micros(self.world.below(2 * SECOND))),
             _ => None,
         };
-        (self.next_id, concern, timeout)
+        Sent {
+            id: self.next_id,
+            concern,
+            timeout,
+            keyed: false,
+        }
     }
 
     fn inflict(&mut self) {
@@ -547,11 +621,6 @@ impl Simulation {
         }
         let disk = self.world.disk(Process::Master(current)).clone();
         self.world.oracle.check_acked(&disk);
-        let mut ids: Vec<u64> = disk.log.iter().map(|entry| entry.id).collect();
-        ids.sort_unstable();
-        if ids.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err("rule 3: a record is in the log twice".to_owned());
-        }
         match self.world.oracle.violation.take() {
             Some(violation) => Err(format!("{violation} (after healing)")),
             None => Ok(()),
@@ -561,7 +630,13 @@ impl Simulation {
     /// In order, every node takes a record at once.
     fn append_at_all(&mut self) -> Result<(), String> {
         self.next_id += 1;
-        let (current, append) = (self.current(), (self.next_id, Concern::All, None));
+        let current = self.current();
+        let append = Sent {
+            id: self.next_id,
+            concern: Concern::All,
+            timeout: None,
+            keyed: false,
+        };
         self.masters[current].append(&mut self.world, vec![append]);
         self.run_until(self.world.now + SECOND)?;
         match self.masters[current].unsettled(&self.world) {

@@ -47,6 +47,10 @@ pub(super) enum Planted {
     EndlessHello,
     /// A master whose disk was full cuts what was not acknowledged and goes on in its epoch.
     FullMasterGoesOn,
+    /// A master serves without reading the keys of its log.
+    KeysForgotten,
+    /// A master takes a snapshot of its keys whatever its log has where that ends.
+    SnapshotBelieved,
 }
 
 /// A request of a master, until it is answered or given up.
@@ -116,6 +120,10 @@ pub(super) enum Event {
         serial: u64,
         hello: Box<Hello>,
     },
+    KeysRead {
+        master: usize,
+        life: u64,
+    },
     Start(Process),
     ClientDue,
     FaultDue,
@@ -183,6 +191,8 @@ pub(super) struct Knobs {
     pub(super) batch_records: usize,
     /// Whether an answer may come after its time-out, or twice.
     pub(super) stray_answers: bool,
+    /// Whether clients use idempotency keys and send again what they know nothing of.
+    pub(super) keyed: bool,
     pub(super) planted: Option<Planted>,
 }
 
@@ -200,6 +210,8 @@ pub(super) struct World {
     /// When the writer's last report arrives: reports keep their order.
     last_report_at: BTreeMap<Process, Micros>,
     writing: BTreeSet<Process>,
+    /// The messages of which some client knows that they are there.
+    pub(super) answered: BTreeSet<u64>,
     pub(super) oracle: Oracle,
     pub(super) trace: bool,
 }
@@ -213,6 +225,7 @@ impl World {
             hello_starts: [1, 2, 64][rng.random_range(0..3)],
             batch_records: [1, 2, 3, 8][rng.random_range(0..4)],
             stray_answers: rng.random_bool(0.5),
+            keyed: seed % 4 == 2,
             planted,
         };
         World {
@@ -227,6 +240,7 @@ impl World {
             disks: Vec::new(),
             last_report_at: BTreeMap::new(),
             writing: BTreeSet::new(),
+            answered: BTreeSet::new(),
             oracle: Oracle::new(nodes as u32),
             trace: std::env::var_os("REPLOG_TRACE").is_some(),
         }

@@ -11,12 +11,12 @@ use crate::{
     types::InstanceId,
 };
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-struct Bench {
-    office: Office<u32>,
-    now: Instant,
-    health: Health,
+pub(super) struct Bench {
+    pub(super) office: Office<u32>,
+    pub(super) now: Instant,
+    pub(super) health: Health,
 }
 
 fn name(text: &str) -> NodeName {
@@ -33,7 +33,12 @@ fn config() -> MasterConfig {
     config
 }
 
-fn by() -> FencedBy {
+/// Of a log of ten records, none of which has a key.
+fn keys() -> Keys {
+    Keys::new(1000, Offset(10))
+}
+
+pub(super) fn by() -> FencedBy {
     FencedBy {
         name: name("m"),
         instance: InstanceId::from_bytes([9; 16]),
@@ -41,7 +46,7 @@ fn by() -> FencedBy {
     }
 }
 
-fn append(
+pub(super) fn append(
     concern: Concern,
     timeout: Option<Duration>,
     now: Instant,
@@ -52,13 +57,15 @@ fn append(
         concern,
         timeout,
         arrived: now,
+        claim: None,
+        expected_offset: None,
         caller,
     }
 }
 
 impl Bench {
     /// Recovering, with secondaries that were never reached.
-    fn recovering() -> Bench {
+    pub(super) fn recovering() -> Bench {
         let now = Instant::now();
         let link = || Link::new(name("s"), Timing::default(), 1, now).report(now);
         Bench {
@@ -69,9 +76,9 @@ impl Bench {
     }
 
     /// Serving epoch 5 from offset 10 on, both secondaries Healthy and up to date.
-    fn serving() -> Bench {
+    pub(super) fn serving() -> Bench {
         let mut bench = Bench::recovering();
-        bench.office.serve(Epoch(5), Offset(10));
+        bench.office.serve(Epoch(5), keys());
         bench.health.on_contact(bench.now);
         bench.report(0, Some(10));
         bench.report(1, Some(10));
@@ -91,17 +98,17 @@ impl Bench {
         }
     }
 
-    fn report(&mut self, secondary: usize, counted: Option<u64>) {
+    pub(super) fn report(&mut self, secondary: usize, counted: Option<u64>) {
         let report = self.link_report(counted);
         self.office.on_report(secondary, report);
     }
 
-    fn admit(&mut self, appends: Vec<NewAppend<u32>>) -> Admitted<u32> {
+    pub(super) fn admit(&mut self, appends: Vec<NewAppend<u32>>) -> Admitted<u32> {
         self.office.admit(self.now, 0, appends.into_iter())
     }
 
     /// One append; the error where it is refused.
-    fn one(
+    pub(super) fn one(
         &mut self,
         concern: Concern,
         timeout: Option<Duration>,
@@ -110,13 +117,13 @@ impl Bench {
         let append = append(concern, timeout, self.now, caller);
         let mut admitted = self.admit(vec![append]);
         let refused = admitted.refused.pop()?;
-        assert_eq!((admitted.batches.len(), admitted.refused_bytes), (0, 5));
+        assert_eq!((admitted.batches.len(), admitted.dropped_bytes), (0, 5));
         assert_eq!(refused.caller, caller);
         refused.result.err()
     }
 
     /// Who is answered now: caller, offset, whether the concern is met.
-    fn answered(&mut self) -> Vec<(u32, u64, bool)> {
+    pub(super) fn answered(&mut self) -> Vec<(u32, u64, bool)> {
         let answered = self.office.settle(self.now);
         answered
             .into_iter()
@@ -151,7 +158,7 @@ fn appends_get_offsets_in_turn_and_one_batch() {
         refused.result,
         Err(AppendError::Concern { nodes: 3 })
     ));
-    assert_eq!((refused.caller, admitted.refused_bytes), (2, 5));
+    assert_eq!((refused.caller, admitted.dropped_bytes), (2, 5));
     assert_eq!(bench.office.next_offset(), Offset(12));
     assert_eq!(
         bench.office.on_written(Offset(11)),
@@ -400,7 +407,7 @@ fn why_a_node_is_waited_for() {
 #[test]
 fn committed_is_unknown_after_a_start_until_a_majority_has_the_log_epoch() {
     let mut bench = Bench::recovering();
-    bench.office.serve(Epoch(5), Offset(10));
+    bench.office.serve(Epoch(5), keys());
     assert_eq!(bench.office.committed(), None);
     bench.report(0, None);
     assert_eq!(bench.office.committed(), None);
@@ -489,7 +496,7 @@ fn with_room_again_the_master_goes_through_its_start_and_counts_afresh() {
     bench.report(0, Some(10));
     assert_eq!(bench.office.committed(), None);
     let late = bench.link_report(Some(10));
-    bench.office.serve(Epoch(6), Offset(10));
+    bench.office.serve(Epoch(6), keys());
     bench.office.on_report(0, late);
     assert_eq!(bench.office.committed(), None, "that was epoch 5");
     bench.report(0, Some(10));

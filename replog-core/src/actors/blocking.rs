@@ -1,0 +1,19 @@
+//! Work that may block, off the actors' thread: the one way by which an actor reads files.
+
+use std::sync::Arc;
+
+use crate::{
+    error::ReadError,
+    handle::host::{self, Host},
+};
+
+/// Runs what may block off the actor's thread; an error becomes its text.
+pub(super) async fn blocking<T: Send + 'static>(
+    host: Arc<dyn Host>,
+    work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, String> {
+    match host::off_thread(&host, work).await {
+        Some(done) => done.map_err(|error| error.to_string()),
+        None => Err("the node is going down".to_owned()),
+    }
+}

@@ -1,0 +1,249 @@
+//! Which idempotency keys are known, and for which records.
+//!
+//! Owns the table from keys to records. A key is known while its record is among the last
+//! `horizon` ones of the log: a number and no age, so that every node makes the same table from
+//! the same log. Entries are made in the order of offsets and go only with their record. Never
+//! reads a log and never refuses an append: `Office` does the latter. Keeps rules 3 and 11.
+//!
+//! ```text
+//!   entries   │ 17 a │ 18 b │ 21 c │ 40 a' │     in the order of offsets: the oldest go first
+//!   newest    a ─▶ #3   b ─▶ #1   c ─▶ #2      by key: the number of its newest entry
+//! ```
+//!
+//! Neither keys nor payloads are kept, only digests of them, so that an entry is small and of one
+//! size: 64 bytes, and about 40 in the index. Keys are told apart by 128 bits of their SHA-256. A
+//! payload's whole SHA-256 stands for comparing it byte for byte with the one before: no two
+//! payloads with the same one are known, and who finds two only fools himself. The index is a
+//! B-tree rather than a hash table: it never moves as a whole, which would hold up every append
+//! for as long, and nobody can choose keys that make it slow.
+
+mod reading;
+mod snapshot;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use sha2::{Digest as _, Sha256};
+
+pub(crate) use reading::KeyReading;
+pub(crate) use snapshot::Snapshot;
+
+use crate::{
+    record::RecordBatch,
+    types::{Epoch, IdempotencyKey, Offset},
+};
+
+/// Stands for a key: the first 16 bytes of its SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct KeyDigest([u8; 16]);
+
+/// Stands for a payload: its SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PayloadDigest([u8; 32]);
+
+impl KeyDigest {
+    fn of(key: &[u8]) -> KeyDigest {
+        let mut first = [0; 16];
+        first.copy_from_slice(&Sha256::digest(key)[..16]);
+        KeyDigest(first)
+    }
+}
+
+impl PayloadDigest {
+    fn of(payload: &[u8]) -> PayloadDigest {
+        PayloadDigest(Sha256::digest(payload).into())
+    }
+}
+
+/// An append's key with its payload. Made where the append comes from: to digest a long payload
+/// takes milliseconds, which no other append should wait for.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    key: IdempotencyKey,
+    digest: KeyDigest,
+    payload: PayloadDigest,
+}
+
+impl Claim {
+    pub(crate) fn new(key: IdempotencyKey, payload: &[u8]) -> Claim {
+        Claim {
+            digest: KeyDigest::of(key.as_str().as_bytes()),
+            payload: PayloadDigest::of(payload),
+            key,
+        }
+    }
+
+    /// The key as it stands in a record.
+    pub(crate) fn key_bytes(&self) -> &[u8] {
+        self.key.as_str().as_bytes()
+    }
+}
+
+/// A record with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    key: KeyDigest,
+    payload: PayloadDigest,
+    offset: Offset,
+    epoch: Epoch,
+}
+
+/// What is known of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// No record within the horizon has it.
+    New,
+    /// This record has it, and the same payload.
+    Same { offset: Offset, epoch: Epoch },
+    /// This record has it, and another payload.
+    Other { offset: Offset },
+    /// No record that could be read has it; those from this offset on could not all be read.
+    Unreadable { from: Offset },
+}
+
+/// The keys of the last records of a log.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    horizon: u64,
+    /// The end of the log that it knows the keys of.
+    end: Offset,
+    /// The epoch of the record before the end; `None` where that was not seen.
+    last_epoch: Option<Epoch>,
+    /// Ascending by offset.
+    entries: VecDeque<Entry>,
+    /// How many entries have gone: the number of the oldest that is there.
+    gone: u64,
+    /// By key, the number of its newest entry. With a horizon that was raised, a key may be in
+    /// the log twice: the older record was forgotten before the newer one came.
+    newest: BTreeMap<KeyDigest, u64>,
+    /// Records that could not be read, from the first to the end of the last.
+    unread: Option<(Offset, Offset)>,
+}
+
+impl Keys {
+    /// Knows of no record; follows a log from `end` on.
+    pub(crate) fn new(horizon: u64, end: Offset) -> Keys {
+        assert!(horizon > 0, "a horizon of no record at all");
+        Keys {
+            horizon,
+            end,
+            last_epoch: None,
+            entries: VecDeque::new(),
+            gone: 0,
+            newest: BTreeMap::new(),
+            unread: None,
+        }
+    }
+
+    /// The end of the log that it knows the keys of.
+    pub(crate) fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Which record has the key of this append, if any.
+    pub(crate) fn find(&self, claim: &Claim) -> Found {
+        match (self.newest.get(&claim.digest), self.unread) {
+            (Some(number), _) => {
+                let entry = self.entry(*number);
+                let Entry { offset, epoch, .. } = *entry;
+                if entry.payload == claim.payload {
+                    Found::Same { offset, epoch }
+                } else {
+                    Found::Other { offset }
+                }
+            }
+            (None, Some((from, _))) => Found::Unreadable { from },
+            (None, None) => Found::New,
+        }
+    }
+
+    /// The log grows by a record, with the key of an append or without one.
+    pub(crate) fn push(&mut self, epoch: Epoch, claim: Option<&Claim>) {
+        if let Some(claim) = claim {
+            self.enter(Entry {
+                key: claim.digest,
+                payload: claim.payload,
+                offset: self.end,
+                epoch,
+            });
+        }
+        self.advance(self.end.plus(1), Some(epoch));
+    }
+
+    /// The log goes on with these records, which were read from it.
+    pub(crate) fn push_records(&mut self, batch: &RecordBatch) {
+        assert_eq!(batch.first(), self.end, "records that do not follow");
+        for record in batch.records() {
+            if !record.key.is_empty() {
+                self.enter(Entry {
+                    key: KeyDigest::of(record.key),
+                    payload: PayloadDigest::of(record.payload),
+                    offset: record.offset,
+                    epoch: record.epoch,
+                });
+            }
+            self.advance(record.offset.plus(1), Some(record.epoch));
+        }
+    }
+
+    /// The log goes on with records that cannot be read, up to `end`: any key that is not known
+    /// may be one of theirs.
+    fn skip(&mut self, end: Offset) {
+        let from = self.unread.map_or(self.end, |(from, _)| from);
+        self.unread = Some((from, end));
+        self.advance(end, None);
+    }
+
+    /// Looks no further back than this.
+    fn narrow(&mut self, horizon: u64) {
+        assert!(
+            (1..=self.horizon).contains(&horizon),
+            "records before the horizon of {} are not known",
+            self.horizon
+        );
+        self.horizon = horizon;
+        self.advance(self.end, self.last_epoch);
+    }
+
+    fn entry(&self, number: u64) -> &Entry {
+        let at = usize::try_from(number - self.gone).expect("bounded by the horizon");
+        &self.entries[at]
+    }
+
+    fn enter(&mut self, entry: Entry) {
+        let number = self.gone + self.entries.len() as u64;
+        self.entries.push_back(entry);
+        self.newest.insert(entry.key, number);
+    }
+
+    fn advance(&mut self, end: Offset, last_epoch: Option<Epoch>) {
+        (self.end, self.last_epoch) = (end, last_epoch);
+        let first = Offset(end.0.saturating_sub(self.horizon));
+        self.unread = self.unread.filter(|(_, unread_end)| first < *unread_end);
+        while let Some(oldest) = self.entries.pop_front_if(|entry| entry.offset < first) {
+            if self.newest.get(&oldest.key) == Some(&self.gone) {
+                self.newest.remove(&oldest.key);
+            }
+            self.gone += 1;
+        }
+    }
+
+    /// Asserts what always holds.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let first = Offset(self.end.0.saturating_sub(self.horizon));
+        let offsets: Vec<Offset> = self.entries.iter().map(|entry| entry.offset).collect();
+        assert!(offsets.is_sorted_by(|a, b| a < b), "{offsets:?}");
+        assert!(offsets.iter().all(|at| (first..self.end).contains(at)));
+        assert!(self.newest.len() <= self.entries.len());
+        for (number, entry) in (self.gone..).zip(&self.entries) {
+            let newest = self.newest[&entry.key];
+            assert!(newest >= number && self.entry(newest).key == entry.key);
+        }
+        for (key, number) in &self.newest {
+            assert_eq!(self.entry(*number).key, *key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -344,9 +344,10 @@ fn mangled(dice: &mut Dice) -> (test::TestRequest, String) {
         "/replication/v1",
         "/readyz",
     ];
-    const BODIES: [&str; 4] = [
+    const BODIES: [&str; 5] = [
+        r#"{"data":[],"meta":{"expected_offset":7,"idempotency_key":"key 2"}}"#,
         r#"{"data":{"text":"Hello","n":[1,2.5e3,null]},"meta":{"concern":1,"timeout_ms":5}}"#,
-        r#"{"data":"x","meta":{"concern":"majority"}}"#,
+        r#"{"data":"x","meta":{"concern":"majority","idempotency_key":"k"}}"#,
         r#"{"error_before_append":0.0,"delay_ms":[0,1]}"#,
         "RPLW\u{1}\0\u{1}\0\u{2}\0\0\0\0\0\0\0{}",
     ];

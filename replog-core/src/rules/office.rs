@@ -171,7 +171,8 @@ impl<W> Office<W> {
                 Mode::Recovering,
                 Some(ModeReason::WaitingForNodes),
                 format!(
-                    "it agrees with the other nodes on an epoch; {needed} of {nodes} must answer"
+                    "it agrees with the other nodes on an epoch, for which {needed} of {nodes} must \
+                     answer, and reads the keys of its log"
                 ),
             ),
             State::OutOfRoom => (

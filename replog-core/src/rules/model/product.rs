@@ -174,7 +174,8 @@ fn told((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Option<
     let mut state: State = Protocol::beginning();
     let role = Role::Promising { epoch: 4, heard };
     state.masters[0] = Some(Master { disk, role });
-    protocol.step(&mut state, Action::Decide { master: 0 });
+    let (master, first) = (0, 0);
+    protocol.step(&mut state, Action::Decide { master, first });
     let master = state.masters[0].unwrap();
     if state.seen.broken.is_some() {
         return None;

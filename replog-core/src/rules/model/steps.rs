@@ -44,8 +44,9 @@ pub(super) enum Action {
     },
     /// A late message arrives; it may arrive again.
     Deliver { index: u8, fate: Fate },
-    /// A recovering master decides whose log to adopt.
-    Decide { master: u8 },
+    /// A recovering master decides whose log to adopt; of equal ones that of `first`. Both orders
+    /// are steps, or the secondaries could not stand for each other.
+    Decide { master: u8, first: u8 },
     /// It fetches one record.
     Fetch { master: u8 },
     /// It saves the log epoch and serves.
@@ -163,7 +164,9 @@ impl Protocol {
             }
         }
         match &known.role {
-            Role::Promising { .. } => actions.push(Action::Decide { master }),
+            Role::Promising { .. } => {
+                actions.extend([0, 1].map(|first| Action::Decide { master, first }));
+            }
             Role::Adopting { .. } => actions.push(Action::Fetch { master }),
             Role::Adopted { .. } => actions.push(Action::TakeOffice { master }),
             Role::Serving { epoch, .. } => {
@@ -236,7 +239,7 @@ impl Protocol {
                 Some(Message::Answer(answer)) => self.on_answer(state, answer),
                 None => {}
             },
-            Action::Decide { master } => self.decide(state, master),
+            Action::Decide { master, first } => self.decide(state, master, first),
             Action::Fetch { master } => self.fetch(state, master),
             Action::TakeOffice { master } => self.take_office(state, master),
         }
@@ -608,7 +611,7 @@ impl Protocol {
     }
 
     /// Master start 2 and 3.
-    fn decide(&self, state: &mut State, instance: u8) {
+    fn decide(&self, state: &mut State, instance: u8, first: u8) {
         let master = known(state, instance);
         let Role::Promising { epoch, heard } = master.role else {
             return;
@@ -631,8 +634,8 @@ impl Protocol {
             (newest, log.len())
         };
         let mut best = (order(log_epoch, &log), None);
-        for (heard, source) in heard.iter().zip(0..) {
-            if let Some(heard) = heard
+        for source in [first, first ^ 1] {
+            if let Some(heard) = &heard[usize::from(source)]
                 && heard.log_epoch.is_some()
                 && order(heard.log_epoch, &heard.log) > best.0
             {
@@ -838,7 +841,7 @@ impl fmt::Display for Action {
                 write!(f, ": {fate}")
             }
             Action::Deliver { index, fate } => write!(f, "late message {index} arrives: {fate}"),
-            Action::Decide { master } => write!(f, "m{master} decides whose log to adopt"),
+            Action::Decide { master, .. } => write!(f, "m{master} decides whose log to adopt"),
             Action::Fetch { master } => write!(f, "m{master} fetches a record"),
             Action::TakeOffice { master } => write!(f, "m{master} saves its log epoch"),
         }

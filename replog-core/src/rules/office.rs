@@ -551,10 +551,12 @@ impl<W> Office<W> {
         claim: &Claim,
         closed: Option<&AppendError>,
     ) -> Result<Option<(Offset, Epoch)>, AppendError> {
+        // Out of room, some of the keys may be of records that were never written, or only so far
+        // that a start would find them: what is in the log is known after the recovery.
         let keys = self
             .keys
             .as_ref()
-            .filter(|_| self.state != State::Recovering);
+            .filter(|_| !matches!(self.state, State::Recovering | State::OutOfRoom));
         let refusal = match keys.map(|keys| keys.find(claim)) {
             Some(Found::New) => return Ok(None),
             Some(Found::Same { offset, epoch }) => return Ok(Some((offset, epoch))),

@@ -14,9 +14,9 @@ use super::{
     mistakes::{self, Turns},
 };
 use crate::{
-    AppendOptions, Concern, Founding, LogConfig, Master, MasterConfig, Peer, Reader, Secondary,
-    SecondaryConfig,
-    error::AppendError,
+    AppendOptions, Concern, Founding, IdempotencyKey, LogConfig, Master, MasterConfig, Peer,
+    Reader, Secondary, SecondaryConfig,
+    error::{AppendError, Outcome},
     handle,
     types::{NodeName, Offset, ReadLevel},
     views::Receipt,
@@ -170,7 +170,8 @@ fn peers(names: &[String]) -> Vec<Peer> {
 }
 
 /// A machine that runs a master.
-async fn master(machine: Machine, config: MasterConfig) {
+async fn master(machine: Machine, mut config: MasterConfig) {
+    mistakes::on_start(&machine, &mut config);
     let started = Master::start(config, machine.storage(), machine.network()).await;
     let master = match started {
         Ok(master) => master,
@@ -318,13 +319,63 @@ async fn send(machine: &Machine, nodes: &Nodes, serial: u64) {
         options = options.timeout(Duration::from_millis(machine.random(0, 2_000)));
     }
     machine.sends(&payload);
+    if machine.random(0, 2) == 0 {
+        let key = format!("{}-{serial}", machine.name());
+        let key = IdempotencyKey::new(&key).expect("a name and a number");
+        insist(machine, nodes, payload, options.idempotency_key(key)).await;
+        return;
+    }
+    if let Some(Err(error)) = ask(machine, nodes, payload.clone(), options).await
+        && error.outcome() == Outcome::NotAppended
+    {
+        machine.was_refused(&payload);
+    }
+}
+
+/// Sends an append with a key until it is answered for good, as a client does that must know.
+async fn insist(machine: &Machine, nodes: &Nodes, payload: Bytes, options: AppendOptions) {
+    while !machine.winding_down() {
+        match ask(machine, nodes, payload.clone(), options.clone()).await {
+            Some(Ok(receipt)) => {
+                machine.count(match receipt.replayed {
+                    true => "client: keyed append replayed",
+                    false => "client: keyed append answered",
+                });
+                return;
+            }
+            Some(Err(_)) | None => {
+                let pause = machine.random(10_000, 500_000);
+                machine.sleep(Duration::from_micros(pause)).await;
+            }
+        }
+    }
+}
+
+/// One request and its answer; `None`: there was none in time.
+async fn ask(
+    machine: &Machine,
+    nodes: &Nodes,
+    payload: Bytes,
+    options: AppendOptions,
+) -> Option<Result<Receipt, AppendError>> {
     let ask = Ask { payload, options };
     let patience = Duration::from_millis(machine.random(100, 4_000));
     let answer = machine.call::<_, Result<Receipt, AppendError>>(nodes.draw(machine, true), ask);
     match tokio::time::timeout(patience, answer).await {
-        Ok(Ok(Ok(_))) => machine.count("client: append answered"),
-        Ok(Ok(Err(_))) => machine.count("client: append refused"),
-        Ok(Err(_)) => machine.count("client: no connection"),
-        Err(_) => machine.count("client: gave up waiting"),
+        Ok(Ok(answer)) => {
+            machine.count(match &answer {
+                Ok(_) => "client: append answered",
+                Err(_) => "client: append refused",
+            });
+            Some(answer)
+        }
+        Ok(Err(_)) => {
+            machine.count("client: no connection");
+            None
+        }
+        Err(_) => {
+            machine.count("client: gave up waiting");
+            None
+        }
     }
 }

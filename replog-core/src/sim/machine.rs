@@ -203,6 +203,11 @@ impl Machine {
         world::with(|world| world.checks.on_sent(payload));
     }
 
+    /// A client was told that what it sent alone is in no log: it must be in none.
+    pub fn was_refused(&self, payload: &[u8]) {
+        world::with(|world| world.checks.on_refused(payload));
+    }
+
     /// A node shows these messages to a client.
     pub(crate) fn read(&self, shown: &[(Offset, Bytes)]) {
         world::with(|world| {

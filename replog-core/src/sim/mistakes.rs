@@ -6,8 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use super::world::{self, Life, MachineId, World};
+use super::{
+    Machine,
+    world::{self, Life, MachineId, World},
+};
 use crate::{
+    MasterConfig,
     log::{NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
     record::RecordBatch,
     transport::{Answer, Progress, Refusal, Request, RequestBody, Response},
@@ -95,6 +99,8 @@ mistakes! {
     OneAfterTheOther,
     /// a waiting append is forgotten
     WaiterForgotten,
+    /// the keys of the log are not read at a start
+    KeysForgotten,
     /// what waits behind a gap has no limit
     GapWithoutLimit,
 }
@@ -240,10 +246,10 @@ pub(crate) fn on_answer(life: Life, to: &str, epoch: Epoch, mut response: Respon
             *best = (*best).max(response.state.durable_end);
             response.state.durable_end = *best;
         }),
-        Mistake::EndsCountBeforeAlignment if !refused => {
-            if matches!(response.answer, Answer::Taken | Answer::Aligned(_)) {
-                response.state.log_epoch = Some(epoch);
-            }
+        Mistake::EndsCountBeforeAlignment
+            if matches!(response.answer, Answer::Taken | Answer::Aligned(_)) =>
+        {
+            response.state.log_epoch = Some(epoch);
         }
         Mistake::EarlierLifeBelieved => world::with(|world| {
             let first = &mut world.memory.first_life;
@@ -282,6 +288,13 @@ pub(crate) fn on_answer(life: Life, to: &str, epoch: Epoch, mut response: Respon
         _ => {}
     }
     response
+}
+
+/// What a master is started with.
+pub(crate) fn on_start(machine: &Machine, config: &mut MasterConfig) {
+    if planted() == Some(Mistake::KeysForgotten) && machine.boots() > 1 {
+        config.key_horizon = 1;
+    }
 }
 
 /// Whose turn it is.

@@ -141,6 +141,11 @@ impl Checks {
         self.fencing.on_request_sent(machine, request);
     }
 
+    /// A client was told that its payload is in no log.
+    pub(crate) fn on_refused(&mut self, payload: &[u8]) {
+        self.exactly_once.on_refused(payload);
+    }
+
     /// A client sends a payload, which is its alone.
     pub(crate) fn on_sent(&mut self, payload: &[u8]) {
         self.exactly_once.on_sent(payload);

@@ -16,6 +16,8 @@ pub(super) struct ExactlyOnce {
     keys: BTreeMap<Bytes, Offset>,
     /// What clients say is theirs alone, and where it was committed.
     sent: BTreeMap<Bytes, Option<Offset>>,
+    /// What was refused for good.
+    refused: BTreeSet<Bytes>,
 }
 
 impl ExactlyOnce {
@@ -23,6 +25,10 @@ impl ExactlyOnce {
         self.sent
             .entry(Bytes::copy_from_slice(payload))
             .or_default();
+    }
+
+    pub(super) fn on_refused(&mut self, payload: &[u8]) {
+        self.refused.insert(Bytes::copy_from_slice(payload));
     }
 
     /// A record is shown as committed for the first time.
@@ -64,6 +70,12 @@ impl ExactlyOnce {
                 if !known {
                     return Err(format!(
                         "rule 10: {} holds a record at offset {offset} that no client sent",
+                        disks.name(machine)
+                    ));
+                }
+                if record.is_some_and(|record| self.refused.contains(&record.payload)) {
+                    return Err(format!(
+                        "rule 3: {} holds the message of offset {offset}, which was refused",
                         disks.name(machine)
                     ));
                 }

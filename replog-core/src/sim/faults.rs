@@ -146,6 +146,7 @@ pub(crate) enum Fault {
     ClockJump,
     Replacement,
     Ambush(MachineId),
+    Orphan { master: MachineId, only: MachineId },
     Retire { old: MachineId, new: MachineId },
     MendWay(MachineId, MachineId),
     Resume(MachineId),
@@ -183,6 +184,7 @@ impl Faults {
             Fault::ClockJump => self.clock_jumps,
             Fault::Replacement => self.replacements,
             Fault::Ambush(_)
+            | Fault::Orphan { .. }
             | Fault::Retire { .. }
             | Fault::MendWay(..)
             | Fault::Resume(_)
@@ -235,6 +237,7 @@ impl World {
             }
             _ if !self.faults_on => {}
             Fault::Ambush(machine) => return self.spring(machine),
+            Fault::Orphan { master, only } => return self.orphan(master, only),
             kind => {
                 self.plan(kind);
                 return self.strike_now(kind);
@@ -297,6 +300,7 @@ impl World {
             }
             Fault::Replacement => return self.replace_node(),
             Fault::Ambush(_)
+            | Fault::Orphan { .. }
             | Fault::Retire { .. }
             | Fault::MendWay(..)
             | Fault::Resume(_)
@@ -312,6 +316,32 @@ impl World {
             let us = self.between(0, 5_000);
             self.schedule(us, Event::Fault(Fault::Ambush(machine)));
         }
+    }
+
+    /// A master has written and not synced: what it ships now may be all that is left of it, and
+    /// on one secondary only, which is away when the others go on.
+    pub(crate) fn divide(&mut self, master: MachineId) {
+        if !self.faults_on || !self.chance(self.faults.ambushes) {
+            return;
+        }
+        let targets = self.targets();
+        let others: Vec<MachineId> = targets.into_iter().filter(|it| *it != master).collect();
+        let Some(last) = others.len().checked_sub(1) else {
+            return;
+        };
+        let only = others[self.between(0, last as u64) as usize];
+        self.count("fault: record on one secondary only");
+        for other in others.into_iter().filter(|other| *other != only) {
+            self.cut_way(master, other, 20_000);
+        }
+        let us = self.between(0, 1_500);
+        self.schedule(us, Event::Fault(Fault::Orphan { master, only }));
+    }
+
+    fn orphan(&mut self, master: MachineId, only: MachineId) -> Vec<Doom> {
+        let us = self.between(4_000_000, 20_000_000);
+        self.isolate(only, us);
+        vec![Doom::PowerCut(master)]
     }
 
     fn spring(&mut self, machine: MachineId) -> Vec<Doom> {

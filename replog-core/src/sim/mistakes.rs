@@ -350,6 +350,7 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
     world::with(|world| match &done {
         WriteReport::Written { .. } if world.checks.is_master(life.machine) => {
             world.lie_in_wait(life.machine, 1.0);
+            world.divide(life.machine);
         }
         WriteReport::MetaSaved { .. } => world.lie_in_wait(life.machine, 3.0),
         WriteReport::Truncated { .. } => {

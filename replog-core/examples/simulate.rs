@@ -1,10 +1,13 @@
 //! Simulates clusters under faults, seed after seed, and checks the rules at every step.
 //!
-//! `scripts/simulate` runs it. Without a violation it prints what occurred how often and exits 0;
-//! a violation prints the rule, the seed and the one command that replays it, and exits 1.
+//! `scripts/simulate` runs it. It prints what occurred how often and exits 0. A violation prints the
+//! rule, the seed and the one command that replays it, and exits 1; so does a fault, a state or an
+//! answer that never occurred in a thousand seeds or more: a simulator that does not try
+//! something proves nothing about it.
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -14,7 +17,7 @@ use std::{
 };
 
 use clap::Parser;
-use replog_core::sim::{Faults, Outcome, Simulation, cluster::Cluster};
+use replog_core::sim::{Faults, OCCURRENCES, Outcome, Scenario, Simulation, cluster::Cluster};
 
 /// Simulates clusters under faults and checks every rule at every step.
 #[derive(Debug, Parser)]
@@ -25,50 +28,52 @@ struct Args {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     first: u64,
-    /// Simulated seconds with faults; as long as half of it follows without.
+    /// Simulated seconds with faults; half as many follow without.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Threads; each runs seeds of its own.
+    /// Threads; each runs seeds of its own. As many as there are cores, if not given.
     #[arg(long)]
     threads: Option<usize>,
     /// Run this seed alone and print its trace.
     #[arg(long)]
     replay: Option<u64>,
+    /// Instead of seeds: crash each node of each scenario at every so-manyth event (1: at all).
+    #[arg(long, value_name = "EVERY")]
+    crash_points: Option<u64>,
+    /// Run one crash point alone and print its trace: SCENARIO:EVENT:NODE[:EVENT:NODE].
+    #[arg(long, value_name = "POINT")]
+    replay_point: Option<String>,
 }
 
 fn main() {
     let args = Args::parse();
-    if let Some(seed) = args.replay {
-        let outcome = simulation(&args, seed).print_trace().run();
-        println!("{}", story_end(&args, &outcome));
+    let replayed = match (&args.replay, &args.replay_point) {
+        (Some(seed), _) => Some((drawn(&args, *seed), format!("--replay {seed}"))),
+        (None, Some(text)) => match Point::parse(text) {
+            Some(point) => Some((point.simulation(), format!("--replay-point {text}"))),
+            None => {
+                eprintln!("{text:?} is not SCENARIO:EVENT:NODE[:EVENT:NODE]");
+                std::process::exit(2);
+            }
+        },
+        (None, None) => None,
+    };
+    if let Some((simulation, what)) = replayed {
+        let outcome = simulation.print_trace().run();
+        println!("{}", ending(&args, &what, &outcome));
         std::process::exit(i32::from(outcome.violation.is_some()));
     }
-    let campaign = Campaign::default();
-    let threads = args
-        .threads
-        .or_else(|| thread::available_parallelism().ok().map(usize::from))
-        .unwrap_or(1);
-    let began = Instant::now();
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| campaign.work(&args));
-        }
-        campaign.show_progress(&args, began);
-    });
-    let totals = campaign
-        .totals
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    println!("{}", totals.summary(began.elapsed()));
-    if !totals.failures.is_empty() {
-        for failure in &totals.failures {
-            println!("{failure}");
-        }
-        std::process::exit(1);
+    let failures = match args.crash_points {
+        Some(every) => crash_points(&args, every.max(1)),
+        None => seeds(&args),
+    };
+    for failure in &failures {
+        println!("{failure}");
     }
+    std::process::exit(i32::from(!failures.is_empty()));
 }
 
-fn simulation(args: &Args, seed: u64) -> Simulation {
+fn drawn(args: &Args, seed: u64) -> Simulation {
     let with_faults = Duration::from_secs(args.seconds);
     Cluster::drawn(seed)
         .build(Simulation::new(seed))
@@ -76,17 +81,124 @@ fn simulation(args: &Args, seed: u64) -> Simulation {
         .lasting(with_faults, with_faults / 2)
 }
 
-fn story_end(args: &Args, outcome: &Outcome) -> String {
-    let (seed, seconds) = (outcome.seed, args.seconds);
+fn ending(args: &Args, what: &str, outcome: &Outcome) -> String {
     match &outcome.violation {
-        None => format!(
-            "seed {seed}: no rule was broken in {} events",
-            outcome.events
-        ),
+        None => format!("no rule was broken in {} events", outcome.events),
         Some(violation) => format!(
-            "seed {seed}: {violation}\n  replay: scripts/simulate --replay {seed} --seconds {seconds}"
+            "{violation}\n  replay: scripts/simulate {what} --seconds {}",
+            args.seconds
         ),
     }
+}
+
+/// Runs all seeds; returns what failed.
+fn seeds(args: &Args) -> Vec<String> {
+    let job = |nth| {
+        let seed = args.first + nth;
+        (drawn(args, seed), format!("--replay {seed}"))
+    };
+    let mut totals = run_all(args, "seeds", args.seeds, &job);
+    if args.seeds >= 1_000 {
+        let never = OCCURRENCES
+            .iter()
+            .filter(|what| !totals.counts.contains_key(*what));
+        let never: Vec<String> = never
+            .map(|what| format!("never occurred: {what}"))
+            .collect();
+        totals.failures.extend(never);
+    }
+    totals.failures
+}
+
+/// Runs every so-manyth crash point of every scenario, and for some a second crash in the
+/// recovery from the first; returns what failed.
+fn crash_points(args: &Args, every: u64) -> Vec<String> {
+    let mut points = Vec::new();
+    for (scenario, what) in Scenario::all().into_iter().enumerate() {
+        let events = what.simulation().run().events;
+        for (nth, event) in (1..=events).step_by(every as usize).enumerate() {
+            for node in 0..what.nodes().len() {
+                let mut crashes = vec![(event, node)];
+                if nth % 4 == 3 {
+                    // Soon after: while it, or another, recovers.
+                    let (later, other) = (
+                        event + 40 + nth as u64 % 97,
+                        (node + nth) % what.nodes().len(),
+                    );
+                    crashes.push((later, other));
+                }
+                points.push(Point { scenario, crashes });
+            }
+        }
+    }
+    let job = |nth: u64| {
+        let point = &points[nth as usize];
+        (
+            point.simulation(),
+            format!("--replay-point {}", point.text()),
+        )
+    };
+    run_all(args, "crash points", points.len() as u64, &job).failures
+}
+
+/// Where to crash whom.
+struct Point {
+    scenario: usize,
+    crashes: Vec<(u64, usize)>,
+}
+
+impl Point {
+    fn parse(text: &str) -> Option<Point> {
+        let mut numbers = text.split(':').map(|number| number.parse::<u64>().ok());
+        let scenario = numbers.next()?? as usize;
+        let scenarios = Scenario::all();
+        let nodes = scenarios.get(scenario)?.nodes().len();
+        let mut crashes = Vec::new();
+        while let Some(event) = numbers.next() {
+            let node = numbers.next()?? as usize;
+            crashes.push((event?, Some(node).filter(|node| *node < nodes)?));
+        }
+        Some(Point { scenario, crashes })
+    }
+
+    fn text(&self) -> String {
+        let mut text = self.scenario.to_string();
+        for (event, node) in &self.crashes {
+            let _ = write!(text, ":{event}:{node}");
+        }
+        text
+    }
+
+    fn simulation(&self) -> Simulation {
+        let scenario = &Scenario::all()[self.scenario];
+        let nodes = scenario.nodes();
+        let crashes = self.crashes.iter();
+        crashes.fold(scenario.simulation(), |simulation, (event, node)| {
+            simulation.crash_at(*event, &nodes[*node])
+        })
+    }
+}
+
+/// Runs `count` jobs on all threads.
+fn run_all(
+    args: &Args,
+    what: &str,
+    count: u64,
+    job: &(dyn Fn(u64) -> (Simulation, String) + Sync),
+) -> Totals {
+    let campaign = Campaign::default();
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..args.threads.unwrap_or_else(cores) {
+            scope.spawn(|| campaign.work(args, count, job));
+        }
+        campaign.show_progress(what, count, began);
+    });
+    let totals = campaign.totals.into_inner();
+    let totals = totals.unwrap_or_else(PoisonError::into_inner);
+    println!("{}", totals.summary(what, began.elapsed()));
+    totals
 }
 
 /// What the threads share.
@@ -99,7 +211,7 @@ struct Campaign {
 
 #[derive(Default)]
 struct Totals {
-    seeds: u64,
+    runs: u64,
     events: u64,
     simulated: Duration,
     counts: BTreeMap<&'static str, u64>,
@@ -107,32 +219,32 @@ struct Totals {
 }
 
 impl Campaign {
-    fn work(&self, args: &Args) {
+    fn work(&self, args: &Args, count: u64, job: &(dyn Fn(u64) -> (Simulation, String) + Sync)) {
         loop {
             let nth = self.next.fetch_add(1, Ordering::Relaxed);
-            if nth >= args.seeds {
+            if nth >= count {
                 self.done.store(true, Ordering::Relaxed);
                 return;
             }
-            let outcome = simulation(args, args.first + nth).run();
+            let (simulation, what) = job(nth);
+            let outcome = simulation.run();
             let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-            totals.add(args, outcome);
+            totals.add(args, &what, outcome);
         }
     }
 
-    fn show_progress(&self, args: &Args, began: Instant) {
+    fn show_progress(&self, what: &str, count: u64, began: Instant) {
         let mut told = began;
         while !self.done.load(Ordering::Relaxed) {
-            thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(50));
             if told.elapsed() >= Duration::from_secs(10) {
                 told = Instant::now();
                 let totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
                 let seconds = began.elapsed().as_secs_f64();
                 eprintln!(
-                    "{:>8} of {} seeds, {:.0} seeds/s, {:.0} events/s, {} failed",
-                    totals.seeds,
-                    args.seeds,
-                    totals.seeds as f64 / seconds,
+                    "{:>8} of {count} {what}, {:.0} a second, {:.0} events/s, {} failed",
+                    totals.runs,
+                    totals.runs as f64 / seconds,
                     totals.events as f64 / seconds,
                     totals.failures.len()
                 );
@@ -142,12 +254,12 @@ impl Campaign {
 }
 
 impl Totals {
-    fn add(&mut self, args: &Args, outcome: Outcome) {
-        self.seeds += 1;
+    fn add(&mut self, args: &Args, what: &str, outcome: Outcome) {
+        self.runs += 1;
         self.events += outcome.events;
         self.simulated += outcome.simulated;
         if outcome.violation.is_some() {
-            let text = story_end(args, &outcome);
+            let text = ending(args, what, &outcome);
             eprintln!("{text}");
             self.failures.push(text);
         }
@@ -156,19 +268,19 @@ impl Totals {
         }
     }
 
-    fn summary(&self, took: Duration) -> String {
+    fn summary(&self, what: &str, took: Duration) -> String {
         let seconds = took.as_secs_f64();
         let mut text = format!(
-            "{} seeds, {:.1} simulated hours, {} events in {seconds:.0} s: {:.0} seeds/s, {:.0} events/s; {} failed\n",
-            self.seeds,
+            "{} {what}, {:.1} simulated hours, {} events in {seconds:.0} s: {:.0} {what}/s, {:.0} events/s; {} failed\n",
+            self.runs,
             self.simulated.as_secs_f64() / 3600.0,
             self.events,
-            self.seeds as f64 / seconds,
+            self.runs as f64 / seconds,
             self.events as f64 / seconds,
             self.failures.len()
         );
         for (what, count) in &self.counts {
-            text.push_str(&format!("{count:>12}  {what}\n"));
+            let _ = writeln!(text, "{count:>12}  {what}");
         }
         text
     }

@@ -217,6 +217,7 @@ async fn append(
             machine.count(match error {
                 AppendError::ReadOnly { .. } => "append refused: read-only",
                 AppendError::Storage { .. } => "append refused: storage",
+                AppendError::Unsettled { .. } => "append refused: unsettled",
                 AppendError::Overloaded { .. } => "append refused: overloaded",
                 AppendError::Stopping { .. } | AppendError::Ended => "append refused: ended",
                 _ => "append refused: other",

@@ -70,6 +70,8 @@ mod faults;
 mod machine;
 mod mistakes;
 mod network;
+mod occurrences;
+mod scenario;
 mod scheduler;
 #[cfg(test)]
 mod tests;
@@ -81,6 +83,8 @@ use std::sync::Arc;
 pub use faults::Faults;
 pub use machine::{Goal, Machine};
 pub use network::CallError;
+pub use occurrences::OCCURRENCES;
+pub use scenario::Scenario;
 pub use scheduler::{Outcome, Simulation};
 
 use crate::handle::host::Host;

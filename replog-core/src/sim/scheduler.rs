@@ -48,7 +48,7 @@ pub struct Simulation {
     calm: Duration,
     keep: Keep,
     machines: Vec<(String, Kind, Program)>,
-    crash_at: Option<(u64, String)>,
+    crashes: Vec<(u64, String)>,
     mistake: Option<Mistake>,
 }
 
@@ -90,7 +90,7 @@ impl Simulation {
             calm: Duration::from_secs(30),
             keep: Keep::Nothing,
             machines: Vec::new(),
-            crash_at: None,
+            crashes: Vec::new(),
             mistake: None,
         }
     }
@@ -172,10 +172,11 @@ impl Simulation {
         self
     }
 
-    /// Kills `machine` when the trace has `events` lines, between any two operations.
+    /// Crashes `machine` when the trace has `events` lines, between any two operations. Of several
+    /// such crashes each comes after the one before it.
     #[must_use]
     pub fn crash_at(mut self, events: u64, machine: &str) -> Simulation {
-        self.crash_at = Some((events, machine.to_owned()));
+        self.crashes.push((events, machine.to_owned()));
         self
     }
 
@@ -228,9 +229,8 @@ impl Simulation {
             programs.push(program);
         }
         world.mistake = self.mistake;
-        world.crash_at = self
-            .crash_at
-            .and_then(|(events, name)| Some((events, *world.names.get(&name)?)));
+        let known = |(events, name)| Some((events, *world.names.get(&name)?));
+        world.crashes = self.crashes.into_iter().filter_map(known).collect();
         world.plan_faults();
         world.quiet_us = micros(self.with_faults + self.calm / 2);
         let with_faults = micros(self.with_faults);
@@ -552,8 +552,9 @@ impl Scheduler {
                 .machines
                 .iter()
                 .position(|machine| machine.dying && machine.up);
-            if dying.is_some() {
-                world.crash_at = None;
+            if let Some(dying) = dying {
+                world.count("crash at a chosen point");
+                world.machines[dying].dying = false;
             }
             dying
         });

@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::{self, Write as _},
     time::Duration,
 };
@@ -109,8 +109,8 @@ pub(crate) struct World {
     counts: BTreeMap<&'static str, u64>,
     pub(crate) checks: Checks,
     pub(crate) violation: Option<String>,
-    /// Crash this machine when the trace has so many events.
-    pub(crate) crash_at: Option<(u64, MachineId)>,
+    /// Crash these machines, one after the other, when the trace has so many events.
+    pub(crate) crashes: VecDeque<(u64, MachineId)>,
     pub(crate) mistake: Option<Mistake>,
     pub(crate) memory: Memory,
     pub(crate) goals: BTreeSet<u64>,
@@ -136,7 +136,7 @@ impl World {
             counts: BTreeMap::new(),
             checks: Checks::default(),
             violation: None,
-            crash_at: None,
+            crashes: VecDeque::new(),
             mistake: None,
             memory: Memory::default(),
             goals: BTreeSet::new(),
@@ -167,10 +167,11 @@ impl World {
         self.line.clear();
         let _ = write!(self.line, "{:>11} {text}", Micros(self.now_us));
         self.trace.add(&self.line);
-        if let Some((at, machine)) = self.crash_at
-            && self.trace.events() >= at
+        if let Some((_, machine)) = self
+            .crashes
+            .pop_front_if(|(at, _)| self.trace.events() >= *at)
         {
-            self.machines[machine.0].dying = true;
+            self.machines[machine.0].dying = self.machines[machine.0].up;
         }
     }
 

@@ -4,6 +4,7 @@
 //! A check sees the world from outside: it uses none of the decisions that it checks.
 
 mod authors;
+mod coverage;
 mod r01_total_order;
 mod r02_contiguous_prefix;
 mod r03_exactly_once;
@@ -29,7 +30,7 @@ use crate::{
     log::{LogView, Meta},
     record::RecordBatch,
     transport::{Request, Response},
-    types::Offset,
+    types::{Mode, Offset},
     views::Receipt,
 };
 
@@ -55,6 +56,7 @@ struct Node {
     watched: Watched,
     shown_local: Offset,
     shown_committed: Offset,
+    mode: Mode,
     /// What it showed below `shown_local`.
     ids: Vec<Option<RecordId>>,
 }
@@ -168,6 +170,7 @@ impl World {
             watched,
             shown_local: Offset::ZERO,
             shown_committed: Offset::ZERO,
+            mode: Mode::Recovering,
             ids: Vec::new(),
         };
         self.checks.nodes.insert(machine, node);
@@ -184,6 +187,16 @@ impl World {
 
     /// The code of `machine` ran.
     pub(crate) fn after_poll(&mut self, machine: MachineId) {
+        if let Some(node) = self.checks.nodes.get_mut(&machine) {
+            let mode = *node.watched.shared.watch_mode().borrow();
+            if std::mem::replace(&mut node.mode, mode) != mode {
+                self.count(match mode {
+                    Mode::Recovering => "mode: recovering",
+                    Mode::ReadWrite => "mode: read-write",
+                    Mode::ReadOnly => "mode: read-only",
+                });
+            }
+        }
         self.check(|checks, disks, _| {
             let Some(node) = checks.nodes.get_mut(&machine) else {
                 return Ok(());
@@ -250,6 +263,8 @@ impl World {
         request: &Request,
         response: &Response,
     ) {
+        self.count(coverage::of_request(request));
+        self.count(coverage::of_answer(response));
         self.check(|_, disks, _| {
             r09_fencing::on_answered(disks, machine, request, response)?;
             r11_bounded::on_answered(disks, machine, response)?;

@@ -64,6 +64,9 @@ impl ExactlyOnce {
             let end = disks.0[machine.0].disk.held_end();
             let mut seen = BTreeSet::new();
             for offset in (0..end.0).map(Offset) {
+                if disks.rotted(machine, offset) {
+                    continue;
+                }
                 let id = disks.held(machine, offset);
                 let record = id.and_then(|id| authors.record(offset, id));
                 let known = record.is_some_and(|record| self.sent.contains_key(&record.payload));

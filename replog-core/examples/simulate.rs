@@ -115,7 +115,7 @@ fn seeds(args: &Args) -> Vec<String> {
 fn crash_points(args: &Args, every: u64) -> Vec<String> {
     let mut points = Vec::new();
     for (scenario, what) in Scenario::all().into_iter().enumerate() {
-        let events = what.simulation().run().events;
+        let events = what.simulation().run().events_until_quiet;
         for (nth, event) in (1..=events).step_by(every as usize).enumerate() {
             for node in 0..what.nodes().len() {
                 let mut crashes = vec![(event, node)];

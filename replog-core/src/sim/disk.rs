@@ -32,6 +32,9 @@ use crate::{
 /// What a disk writes in one piece.
 const PAGE_BYTES: usize = 4096;
 
+/// What a disk never tears.
+const SECTOR_BYTES: usize = 512;
+
 /// What identifies a record: the epoch of its author and its checksum.
 pub(crate) type RecordId = (Epoch, u32);
 
@@ -202,7 +205,7 @@ impl File {
             match (how, change) {
                 (0, _) => break,
                 (1, change) => File::apply(&mut self.synced, &change),
-                (2, Change::Write { at, mut bytes }) => {
+                (2, Change::Write { at, mut bytes }) if at >= self.synced.len() => {
                     let kept = rng.random_range(0..=bytes.len());
                     let whole = kept == bytes.len();
                     bytes.truncate(kept);
@@ -211,7 +214,15 @@ impl File {
                         break;
                     }
                 }
-                (2, change) => File::apply(&mut self.synced, &change),
+                (2, change @ Change::Size(_)) => File::apply(&mut self.synced, &change),
+                // In place and small: a sector is written as a whole or not at all.
+                (_, Change::Write { at, bytes })
+                    if at + bytes.len() <= self.synced.len() && bytes.len() <= SECTOR_BYTES =>
+                {
+                    if rng.random_bool(0.5) {
+                        write(&mut self.synced, at, &bytes);
+                    }
+                }
                 (_, Change::Write { at, bytes }) => self.write_some_pages(rng, at, &bytes),
                 (_, change @ Change::Size(_)) => {
                     if rng.random_bool(0.5) {

@@ -146,6 +146,7 @@ pub(crate) enum Fault {
     ClockJump,
     Replacement,
     Ambush(MachineId),
+    Plug(MachineId),
     Orphan { master: MachineId, only: MachineId },
     Retire { old: MachineId, new: MachineId },
     MendWay(MachineId, MachineId),
@@ -184,6 +185,7 @@ impl Faults {
             Fault::ClockJump => self.clock_jumps,
             Fault::Replacement => self.replacements,
             Fault::Ambush(_)
+            | Fault::Plug(_)
             | Fault::Orphan { .. }
             | Fault::Retire { .. }
             | Fault::MendWay(..)
@@ -235,6 +237,7 @@ impl World {
                 // whoever takes the old one away starts the new one again.
                 return vec![Doom::Retire(old), Doom::Kill(new)];
             }
+            Fault::Plug(machine) => return vec![Doom::PowerCut(machine)],
             _ if !self.faults_on => {}
             Fault::Ambush(machine) => return self.spring(machine),
             Fault::Orphan { master, only } => return self.orphan(master, only),
@@ -300,6 +303,7 @@ impl World {
             }
             Fault::Replacement => return self.replace_node(),
             Fault::Ambush(_)
+            | Fault::Plug(_)
             | Fault::Orphan { .. }
             | Fault::Retire { .. }
             | Fault::MendWay(..)

@@ -19,9 +19,10 @@ use tokio::sync::Notify;
 
 use super::{
     disk::SimulatedStorage,
+    faults::Fault,
     mistakes::{self, Place},
     network::{self, BriefAnswer, CallError, Replication, SimulatedNetwork},
-    world::{self, Life},
+    world::{self, Event, Life},
 };
 use crate::{
     handle::{
@@ -159,6 +160,16 @@ impl Machine {
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         Duration::from_micros(world::with(|world| world.now_us))
+    }
+
+    /// Pulls the plug: what was not synced is lost or torn, and the program starts anew a while
+    /// later. Takes effect once this life waits.
+    pub fn lose_power(&self) {
+        world::with(|world| {
+            if world.lives(self.life) {
+                world.schedule(0, Event::Fault(Fault::Plug(self.life.machine)));
+            }
+        });
     }
 
     /// Whether the run comes to its end, half-way through its calm time: what is asked for

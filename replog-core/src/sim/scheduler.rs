@@ -36,7 +36,7 @@ use super::{
 };
 
 /// Turns without time moving on that mean that it never will.
-const TURNS_MAX: u64 = 1_000_000;
+const TURNS_MAX: u64 = 10_000;
 
 type Program = Rc<dyn Fn(Machine) -> Pin<Box<dyn Future<Output = ()>>>>;
 
@@ -69,6 +69,8 @@ pub struct Outcome {
     pub violation: Option<String>,
     /// Lines of the trace.
     pub events: u64,
+    /// Lines of it when the run began to wind down, half-way through its calm time.
+    pub events_until_quiet: u64,
     /// Hash of the trace: equal runs have equal ones.
     pub hash: u64,
     /// How much time was simulated.
@@ -235,6 +237,7 @@ impl Simulation {
         world.quiet_us = micros(self.with_faults + self.calm / 2);
         let with_faults = micros(self.with_faults);
         world.schedule(with_faults, Event::Heal);
+        world.schedule(world.quiet_us, Event::Quiet);
         world.schedule(with_faults + micros(self.calm), Event::End);
         world::replace(Some(world));
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -253,6 +256,7 @@ impl Simulation {
             seed: self.seed,
             violation: world.violation.take(),
             events: world.trace.events(),
+            events_until_quiet: world.events_until_quiet,
             hash: world.trace.hash(),
             simulated: Duration::from_micros(world.now_us),
             counts: world.take_counts(),
@@ -312,6 +316,8 @@ struct Scheduler {
     began: Instant,
     sleep: Pin<Box<Sleep>>,
     turns: u64,
+    /// When time last moved on.
+    turned_at: u64,
 }
 
 impl Scheduler {
@@ -331,6 +337,7 @@ impl Scheduler {
             began: Instant::now(),
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
             turns: 0,
+            turned_at: 0,
         }
     }
 
@@ -382,7 +389,9 @@ impl Scheduler {
                         .as_mut()
                         .reset(self.began + Duration::from_micros(next));
                     if self.sleep.as_mut().poll(cx).is_pending() {
-                        self.turns = 0;
+                        if now > self.turned_at {
+                            (self.turns, self.turned_at) = (0, now);
+                        }
                         return Poll::Pending;
                     }
                 }
@@ -454,6 +463,7 @@ impl Scheduler {
                 }
             }
             Event::Heal => world::with(World::heal),
+            Event::Quiet => world::with(|world| world.events_until_quiet = world.trace.events()),
             Event::End => unreachable!("the end is not an event among others"),
         }
     }

@@ -54,6 +54,8 @@ pub(crate) enum Event {
     Boot(MachineId),
     /// No more faults from here on; all is mended.
     Heal,
+    /// Clients ask nothing new.
+    Quiet,
     /// The end of the run.
     End,
 }
@@ -105,6 +107,7 @@ pub(crate) struct World {
     pub(crate) faults_on: bool,
     /// From then on clients ask nothing new.
     pub(crate) quiet_us: u64,
+    pub(crate) events_until_quiet: u64,
     pub(crate) trace: Trace,
     counts: BTreeMap<&'static str, u64>,
     pub(crate) checks: Checks,
@@ -132,6 +135,7 @@ impl World {
             faults,
             faults_on: true,
             quiet_us: u64::MAX,
+            events_until_quiet: 0,
             trace,
             counts: BTreeMap::new(),
             checks: Checks::default(),

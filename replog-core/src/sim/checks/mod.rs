@@ -17,7 +17,11 @@ mod r09_fencing;
 mod r10_no_silent_damage;
 mod r11_bounded;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -41,6 +45,8 @@ pub(crate) type Finding = Result<(), String>;
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     nodes: BTreeMap<MachineId, Node>,
+    /// Machines on which a node was ever started.
+    ever: BTreeSet<MachineId>,
     authors: authors::Authors,
     total_order: r01_total_order::TotalOrder,
     exactly_once: r03_exactly_once::ExactlyOnce,
@@ -174,6 +180,7 @@ impl World {
             ids: Vec::new(),
         };
         self.checks.nodes.insert(machine, node);
+        self.checks.ever.insert(machine);
         self.checks.quorum.on_started(machine, started_us);
         let name = self.machine(machine).name.clone();
         self.note(format_args!("{name} has opened its log: end {shown_local}"));
@@ -357,7 +364,7 @@ impl World {
     pub(crate) fn check_end(&mut self) {
         let goals = self.goals.len();
         self.check(|checks, disks, _| {
-            r07_never_give_up::at_the_end(disks, &checks.nodes, goals)?;
+            r07_never_give_up::at_the_end(disks, &checks.nodes, &checks.ever, goals)?;
             checks.nothing_lost.at_the_end(disks)?;
             checks.exactly_once.at_the_end(disks, &checks.authors)
         });

@@ -1,7 +1,7 @@
 //! Rule 7: a secondary that comes back receives all that it lacks, with no one's help; and who
 //! waits is answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Disks, Finding, Node};
 use crate::{handle::host::Role, sim::world::MachineId, types::Mode};
@@ -10,10 +10,11 @@ use crate::{handle::host::Role, sim::world::MachineId, types::Mode};
 pub(super) fn at_the_end(
     disks: Disks<'_>,
     nodes: &BTreeMap<MachineId, Node>,
+    ever: &BTreeSet<MachineId>,
     goals: usize,
 ) -> Finding {
     let mut ends = Vec::new();
-    for machine in disks.targets() {
+    for machine in disks.targets().filter(|machine| ever.contains(machine)) {
         let machine = &machine;
         let name = disks.name(*machine);
         let Some(node) = nodes.get(machine) else {

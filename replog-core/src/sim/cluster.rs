@@ -209,7 +209,7 @@ async fn append(
         Ok(receipt) => {
             machine.acknowledged(receipt);
             if concern == Concern::Count(1) {
-                machine.waited(1, machine.elapsed().saturating_sub(began));
+                machine.waited(1, began);
             }
         }
         Err(error) => {

@@ -230,7 +230,10 @@ impl World {
         match fault {
             Fault::MendWay(from, to) => self.wires.mend(from, to),
             Fault::Resume(machine) => self.resume(machine),
-            Fault::FastAgain(machine) => self.machine(machine).slowness = 1,
+            Fault::FastAgain(machine) => {
+                self.machine(machine).slowness = 1;
+                self.machine(machine).troubled_until_us = self.now_us;
+            }
             Fault::RoomAgain(machine) => self.machine(machine).disk.full = false,
             Fault::Retire { old, new } => {
                 // Two that fight for the office may fence each other, and fenced is for good:
@@ -509,6 +512,7 @@ impl World {
             let name = self.machine(machine).name.clone();
             self.note(format_args!("{name} goes on"));
             self.machine(machine).paused = false;
+            self.machine(machine).troubled_until_us = self.now_us;
         }
     }
 

@@ -228,9 +228,10 @@ impl Machine {
         });
     }
 
-    /// A caller of the master waited so long for its concern.
-    pub(crate) fn waited(&self, concern: u32, waited: Duration) {
-        world::with(|world| world.on_waited(self.life.machine, concern, waited));
+    /// A caller of the master has waited for its concern since then.
+    pub(crate) fn waited(&self, concern: u32, since: Duration) {
+        let since_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        world::with(|world| world.on_waited(self.life.machine, concern, since_us));
     }
 
     /// Says that something must be done by the end of the run; the result says when it is done.

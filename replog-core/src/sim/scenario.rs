@@ -115,15 +115,6 @@ impl Scenario {
                     ..none()
                 },
             ),
-            scenario(
-                "rotten records",
-                13,
-                2,
-                Faults {
-                    flipped_bits: 60.0,
-                    ..none()
-                },
-            ),
             scenario("everything at once", 11, 2, Faults::all()),
         ]
     }

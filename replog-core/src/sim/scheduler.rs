@@ -223,6 +223,7 @@ impl Simulation {
                 listeners: BTreeMap::new(),
                 clock_offset_ms: 0,
                 slowness: 1,
+                troubled_until_us: 0,
             });
             if matches!(part, Part::Node | Part::Client) {
                 let us = world.between(0, 200_000);

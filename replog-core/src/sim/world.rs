@@ -90,6 +90,8 @@ pub(crate) struct Machine {
     pub(crate) clock_offset_ms: i64,
     /// How many times slower than normal its disk is.
     pub(crate) slowness: u64,
+    /// It stood still or was slow until then.
+    pub(crate) troubled_until_us: u64,
 }
 
 /// The world of one simulation.

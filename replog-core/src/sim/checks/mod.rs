@@ -317,7 +317,13 @@ impl World {
     }
 
     /// A caller of the master on `machine` had to wait for its answer.
-    pub(crate) fn on_waited(&mut self, machine: MachineId, concern: u32, waited: Duration) {
+    pub(crate) fn on_waited(&mut self, machine: MachineId, concern: u32, since_us: u64) {
+        let entry = self.machine(machine);
+        if entry.slowness > 1 {
+            return;
+        }
+        let since_us = since_us.max(entry.troubled_until_us);
+        let waited = Duration::from_micros(self.now_us.saturating_sub(since_us));
         self.check(|_, disks, _| r06_only_me::on_waited(disks, machine, concern, waited));
     }
 

@@ -211,10 +211,8 @@ pub(crate) fn on_response(_: Life, asked: &Request, mut response: Response) -> R
                 response.state.log_epoch.get_or_insert(Epoch(1));
             }
         }
-        Some(Mistake::GapWithoutLimit) => {
-            if response.state.buffered > 0 {
-                response.state.buffered = u64::MAX;
-            }
+        Some(Mistake::GapWithoutLimit) if response.state.buffered > 0 => {
+            response.state.buffered = u64::MAX;
         }
         _ => {}
     }

@@ -30,12 +30,13 @@
 //!     let Ok(master) = Master::start(config, machine.storage(), machine.network()).await else {
 //!         return;
 //!     };
-//!     loop {
+//!     while !machine.winding_down() {
 //!         if let Ok(receipt) = master.append("tick", AppendOptions::concern(Concern::All)).await {
 //!             machine.acknowledged(&receipt);
 //!         }
 //!         machine.sleep(Duration::from_secs(1)).await;
 //!     }
+//!     master.stopped().await;
 //! }
 //!
 //! for seed in 0..10 {

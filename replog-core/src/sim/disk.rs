@@ -448,9 +448,7 @@ fn act<T>(
             world.count("disk: refused to a life that is over");
             return Err(gone());
         }
-        let name = std::mem::take(&mut world.machine(life.machine).name);
-        world.note(format_args!("{name} disk: {text}"));
-        world.machine(life.machine).name = name;
+        world.note_of(life.machine, format_args!("disk: {text}"));
         // The planned crash may be just here.
         if !world.lives(life) {
             return Err(gone());
@@ -736,8 +734,8 @@ impl StorageFile for OpenFile {
             let machine = self.life.machine;
             if world.faults_on && world.chance(world.faults.failed_sync) {
                 world.count("fault: failed sync");
-                let name = world.machine(machine).name.clone();
-                world.note(format_args!("{name} disk: the sync of {} fails", self.path));
+                let path = &self.path;
+                world.note_of(machine, format_args!("disk: the sync of {path} fails"));
                 let disk = &mut world.machine(machine).disk;
                 // The pages pass for clean from now on.
                 disk.file(self.id).pending.clear();

@@ -1,9 +1,6 @@
 //! The faults of a run: which, how often, and when the next one comes.
 
-use super::{
-    network::Packet,
-    world::{Event, Machine, MachineId, Part, World},
-};
+use super::world::{Event, Machine, MachineId, Part, World};
 
 /// How often each fault occurs. Rates are per simulated minute over the whole cluster,
 /// probabilities are per occasion.
@@ -131,7 +128,7 @@ impl Faults {
     }
 }
 
-/// A kind of fault that comes by itself, or the end of one.
+/// A kind of fault that comes by itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     Kill,
@@ -145,6 +142,11 @@ pub(crate) enum Fault {
     FlippedBit,
     ClockJump,
     Replacement,
+}
+
+/// What comes because of something that was: the end of a fault, or trouble that was laid out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sequel {
     Ambush(MachineId),
     Plug(MachineId),
     Orphan { master: MachineId, only: MachineId },
@@ -155,7 +157,7 @@ pub(crate) enum Fault {
     RoomAgain(MachineId),
 }
 
-/// Those that come by themselves.
+/// All of them.
 const KINDS: [Fault; 11] = [
     Fault::Kill,
     Fault::PowerCut,
@@ -184,14 +186,6 @@ impl Faults {
             Fault::FlippedBit => self.flipped_bits,
             Fault::ClockJump => self.clock_jumps,
             Fault::Replacement => self.replacements,
-            Fault::Ambush(_)
-            | Fault::Plug(_)
-            | Fault::Orphan { .. }
-            | Fault::Retire { .. }
-            | Fault::MendWay(..)
-            | Fault::Resume(_)
-            | Fault::FastAgain(_)
-            | Fault::RoomAgain(_) => 0.0,
         }
     }
 }
@@ -225,38 +219,38 @@ impl World {
         }
     }
 
-    /// A fault's time has come: changes the world, and says whose process ends.
-    pub(crate) fn strike(&mut self, fault: Fault) -> Vec<Doom> {
-        match fault {
-            Fault::MendWay(from, to) => self.wires.mend(from, to),
-            Fault::Resume(machine) => self.resume(machine),
-            Fault::FastAgain(machine) => {
+    /// The time of what followed has come: changes the world, and says whose process ends.
+    pub(crate) fn follow(&mut self, sequel: Sequel) -> Vec<Doom> {
+        match sequel {
+            Sequel::MendWay(from, to) => self.wires.mend(from, to),
+            Sequel::Resume(machine) => self.resume(machine),
+            Sequel::FastAgain(machine) => {
                 self.machine(machine).slowness = 1;
                 self.machine(machine).troubled_until_us = self.now_us;
             }
-            Fault::RoomAgain(machine) => self.machine(machine).disk.full = false,
-            Fault::Retire { old, new } => {
+            Sequel::RoomAgain(machine) => self.machine(machine).disk.full = false,
+            Sequel::Retire { old, new } => {
                 // Two that fight for the office may fence each other, and fenced is for good:
                 // whoever takes the old one away starts the new one again.
                 return vec![Doom::Retire(old), Doom::Kill(new)];
             }
-            Fault::Plug(machine) => return vec![Doom::PowerCut(machine)],
-            _ if !self.faults_on => {}
-            Fault::Ambush(machine) => return self.spring(machine),
-            Fault::Orphan { master, only } => return self.orphan(master, only),
-            kind => {
-                self.plan(kind);
-                return self.strike_now(kind);
-            }
+            Sequel::Plug(machine) => return vec![Doom::PowerCut(machine)],
+            Sequel::Ambush(_) | Sequel::Orphan { .. } if !self.faults_on => {}
+            Sequel::Ambush(machine) => return self.spring(machine),
+            Sequel::Orphan { master, only } => return self.orphan(master, only),
         }
         Vec::new()
     }
 
-    fn strike_now(&mut self, kind: Fault) -> Vec<Doom> {
+    /// A fault's time has come: changes the world, and says whose process ends.
+    pub(crate) fn strike(&mut self, kind: Fault) -> Vec<Doom> {
+        if !self.faults_on {
+            return Vec::new();
+        }
+        self.plan(kind);
         let Some(victim) = self.pick() else {
             return Vec::new();
         };
-        let name = self.machine(victim).name.clone();
         match kind {
             Fault::Kill => return vec![Doom::Kill(victim)],
             Fault::PowerCut => return vec![Doom::PowerCut(victim)],
@@ -274,27 +268,29 @@ impl World {
                 if self.machine(victim).up && !self.machine(victim).paused {
                     self.count("fault: pause");
                     let us = self.some_time();
-                    self.note(format_args!("{name} stands still"));
+                    self.note_of(victim, format_args!("stands still"));
                     self.machine(victim).paused = true;
-                    self.schedule(us, Event::Fault(Fault::Resume(victim)));
+                    self.schedule(us, Event::Sequel(Sequel::Resume(victim)));
                 }
             }
             Fault::SlowDisk => {
                 self.count("fault: slow disk");
                 let slowness = self.between(10, 100);
+                let name = self.machine(victim).name.clone();
                 self.note(format_args!(
                     "the disk of {name} is {slowness} times slower"
                 ));
                 self.machine(victim).slowness = slowness;
                 let us = self.some_time();
-                self.schedule(us, Event::Fault(Fault::FastAgain(victim)));
+                self.schedule(us, Event::Sequel(Sequel::FastAgain(victim)));
             }
             Fault::FullDisk => {
                 self.count("fault: full disk");
+                let name = self.machine(victim).name.clone();
                 self.note(format_args!("the disk of {name} is full"));
                 self.machine(victim).disk.full = true;
                 let us = self.some_time();
-                self.schedule(us, Event::Fault(Fault::RoomAgain(victim)));
+                self.schedule(us, Event::Sequel(Sequel::RoomAgain(victim)));
             }
             Fault::FlippedBit => self.flip_bit(victim),
             Fault::ClockJump => {
@@ -302,17 +298,10 @@ impl World {
                 let ten_years_ms = 10 * 365 * 86_400_000;
                 let to = self.between(0, 2 * ten_years_ms);
                 self.machine(victim).clock_offset_ms = to as i64 - ten_years_ms as i64;
+                let name = self.machine(victim).name.clone();
                 self.note(format_args!("the clock of {name} jumps"));
             }
             Fault::Replacement => return self.replace_node(),
-            Fault::Ambush(_)
-            | Fault::Plug(_)
-            | Fault::Orphan { .. }
-            | Fault::Retire { .. }
-            | Fault::MendWay(..)
-            | Fault::Resume(_)
-            | Fault::FastAgain(_)
-            | Fault::RoomAgain(_) => {}
         }
         Vec::new()
     }
@@ -321,7 +310,7 @@ impl World {
     pub(crate) fn lie_in_wait(&mut self, machine: MachineId, times: f64) {
         if self.faults_on && self.chance(self.faults.ambushes * times) {
             let us = self.between(0, 5_000);
-            self.schedule(us, Event::Fault(Fault::Ambush(machine)));
+            self.schedule(us, Event::Sequel(Sequel::Ambush(machine)));
         }
     }
 
@@ -331,18 +320,16 @@ impl World {
         if !self.faults_on || !self.chance(self.faults.ambushes) {
             return;
         }
-        let targets = self.targets();
-        let others: Vec<MachineId> = targets.into_iter().filter(|it| *it != master).collect();
-        let Some(last) = others.len().checked_sub(1) else {
+        let others = self.others(master);
+        let Some(only) = self.one_of(&others) else {
             return;
         };
-        let only = others[self.between(0, last as u64) as usize];
         self.count("fault: record on one secondary only");
         for other in others.into_iter().filter(|other| *other != only) {
             self.cut_way(master, other, 20_000);
         }
         let us = self.between(0, 1_500);
-        self.schedule(us, Event::Fault(Fault::Orphan { master, only }));
+        self.schedule(us, Event::Sequel(Sequel::Orphan { master, only }));
     }
 
     fn orphan(&mut self, master: MachineId, only: MachineId) -> Vec<Doom> {
@@ -415,11 +402,8 @@ impl World {
             return Vec::new();
         }
         self.count("fault: replaced node");
-        let (old, new) = (
-            self.machine(of).name.clone(),
-            self.machine(standby).name.clone(),
-        );
-        self.note(format_args!("{new} takes the place of {old}"));
+        let old = self.machine(of).name.clone();
+        self.note_of(standby, format_args!("takes the place of {old}"));
         self.machine(of).part = Part::Replaced;
         self.machine(standby).part = Part::Node;
         // Another that waits for the same place waits for the new one's.
@@ -433,7 +417,7 @@ impl World {
         let gone = until + self.some_time();
         self.schedule(
             gone,
-            Event::Fault(Fault::Retire {
+            Event::Sequel(Sequel::Retire {
                 old: of,
                 new: standby,
             }),
@@ -442,15 +426,12 @@ impl World {
             0 => {
                 self.count("fault: replaced node wakes up");
                 self.machine(of).paused = self.machine(of).up;
-                self.schedule(until, Event::Fault(Fault::Resume(of)));
+                self.schedule(until, Event::Sequel(Sequel::Resume(of)));
                 Vec::new()
             }
             1 => {
                 self.count("fault: replaced node was cut off");
-                for other in self.targets() {
-                    self.cut_way(of, other, until);
-                    self.cut_way(other, of, until);
-                }
+                self.isolate(of, until);
                 Vec::new()
             }
             _ => {
@@ -465,22 +446,18 @@ impl World {
         let us = self.some_time();
         let one_way = self.chance(0.4);
         let all = self.chance(0.5);
-        let others: Vec<MachineId> = self
-            .targets()
-            .into_iter()
-            .filter(|other| *other != victim)
-            .collect();
-        let one = self.between(0, others.len().saturating_sub(1) as u64) as usize;
-        let name = self.machine(victim).name.clone();
-        self.note(format_args!(
-            "{name} is cut off (one way: {one_way}, from all: {all})"
-        ));
+        let others = self.others(victim);
+        let one = self.one_of(&others);
+        self.note_of(
+            victim,
+            format_args!("is cut off (one way: {one_way}, from all: {all})"),
+        );
         if one_way {
             self.count("fault: one-way partition");
         }
         let inbound = self.chance(0.5);
-        for (nth, other) in others.into_iter().enumerate() {
-            if !all && nth != one {
+        for other in others {
+            if !all && one != Some(other) {
                 continue;
             }
             if !one_way || inbound {
@@ -494,9 +471,8 @@ impl World {
 
     /// Cuts every way to and from `victim`.
     fn isolate(&mut self, victim: MachineId, us: u64) {
-        let name = self.machine(victim).name.clone();
-        self.note(format_args!("{name} is cut off from all"));
-        for other in self.targets() {
+        self.note_of(victim, format_args!("is cut off from all"));
+        for other in self.others(victim) {
             self.cut_way(other, victim, us);
             self.cut_way(victim, other, us);
         }
@@ -504,13 +480,12 @@ impl World {
 
     fn cut_way(&mut self, from: MachineId, to: MachineId, us: u64) {
         self.wires.cut(from, to);
-        self.schedule(us, Event::Fault(Fault::MendWay(from, to)));
+        self.schedule(us, Event::Sequel(Sequel::MendWay(from, to)));
     }
 
     pub(crate) fn resume(&mut self, machine: MachineId) {
         if self.machine(machine).paused {
-            let name = self.machine(machine).name.clone();
-            self.note(format_args!("{name} goes on"));
+            self.note_of(machine, format_args!("goes on"));
             self.machine(machine).paused = false;
             self.machine(machine).troubled_until_us = self.now_us;
         }
@@ -548,13 +523,20 @@ impl World {
             .collect()
     }
 
+    fn others(&self, than: MachineId) -> Vec<MachineId> {
+        let targets = self.targets().into_iter();
+        targets.filter(|target| *target != than).collect()
+    }
+
     fn pick(&mut self) -> Option<MachineId> {
         let targets = self.targets();
-        if targets.is_empty() {
-            return None;
-        }
-        let nth = self.between(0, targets.len() as u64 - 1) as usize;
-        Some(targets[nth])
+        self.one_of(&targets)
+    }
+
+    /// One of these, drawn from the seed.
+    fn one_of(&mut self, machines: &[MachineId]) -> Option<MachineId> {
+        let last = machines.len().checked_sub(1)?;
+        Some(machines[self.between(0, last as u64) as usize])
     }
 
     /// Ends all faults that last.
@@ -569,10 +551,5 @@ impl World {
             self.resume(machine);
         }
         self.note(format_args!("all faults end"));
-    }
-
-    /// Delivers a packet, as the scheduler asks.
-    pub(crate) fn arrive(&mut self, packet: Packet) -> Option<super::network::Arrival> {
-        self.deliver(packet)
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use super::{
     disk::SimulatedStorage,
-    faults::Fault,
+    faults::Sequel,
     mistakes::{self, Place},
     network::{self, BriefAnswer, CallError, Replication, SimulatedNetwork},
     world::{self, Event, Life},
@@ -90,9 +90,8 @@ impl Machine {
                 let response = mistakes::on_response(life, &asked, response);
                 world::with(|world| {
                     if world.lives(life) {
-                        let name = world.machines[life.machine.0].name.clone();
                         let text = BriefAnswer(&response);
-                        world.note(format_args!("{name} -> {}: {text}", asked.from));
+                        world.note_of(life.machine, format_args!("-> {}: {text}", asked.from));
                         world.on_answered(life.machine, &asked, &response);
                     }
                 });
@@ -167,7 +166,7 @@ impl Machine {
     pub fn lose_power(&self) {
         world::with(|world| {
             if world.lives(self.life) {
-                world.schedule(0, Event::Fault(Fault::Plug(self.life.machine)));
+                world.schedule(0, Event::Sequel(Sequel::Plug(self.life.machine)));
             }
         });
     }

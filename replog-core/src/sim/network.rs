@@ -329,8 +329,7 @@ impl Transport for Way {
         world::with(|world| {
             world.checks.on_request_sent(life.machine, &request);
             let text = Brief(&request);
-            let from = world.machines[life.machine.0].name.clone();
-            world.note(format_args!("{from} -> {to}: {text}"));
+            world.note_of(life.machine, format_args!("-> {to}: {text}"));
         });
         Box::pin(async move {
             if let Some(response) = mistakes::instead_of_call(life, &to, &request) {

@@ -444,7 +444,7 @@ impl Scheduler {
             Event::Wake(wake) => {
                 let _ = wake.send(());
             }
-            Event::Deliver(packet) => match world::with(|world| world.arrive(packet)) {
+            Event::Deliver(packet) => match world::with(|world| world.deliver(packet)) {
                 Some(Arrival::Request { at, serve }) => {
                     let process = &self.processes[at.machine.0];
                     if let Some(tasks) = &process.tasks {
@@ -458,11 +458,8 @@ impl Scheduler {
                 None => {}
             },
             Event::Boot(machine) => self.boot(machine),
-            Event::Fault(fault) => {
-                for doom in world::with(|world| world.strike(fault)) {
-                    self.doom(&doom);
-                }
-            }
+            Event::Fault(fault) => self.doom_all(world::with(|world| world.strike(fault))),
+            Event::Sequel(sequel) => self.doom_all(world::with(|world| world.follow(sequel))),
             Event::Heal => world::with(World::heal),
             Event::Quiet => world::with(|world| world.events_until_quiet = world.trace.events()),
             Event::End => unreachable!("the end is not an event among others"),
@@ -479,7 +476,7 @@ impl Scheduler {
             entry.dying = false;
             entry.boot += 1;
             let (name, boot) = (entry.name.clone(), entry.boot);
-            world.note(format_args!("{name} starts, for the {boot}. time"));
+            world.note_of(machine, format_args!("starts, for the {boot}. time"));
             Some((Life { machine, boot }, name))
         });
         let Some((life, name)) = life else { return };
@@ -494,6 +491,12 @@ impl Scheduler {
         process.flag.wake_by_ref();
     }
 
+    fn doom_all(&mut self, dooms: Vec<Doom>) {
+        for doom in dooms {
+            self.doom(&doom);
+        }
+    }
+
     fn doom(&mut self, doom: &Doom) {
         let machine = match doom {
             Doom::Kill(machine)
@@ -502,20 +505,14 @@ impl Scheduler {
             | Doom::Retire(machine) => *machine,
         };
         let was_up = world::with(|world| {
-            let what = match doom {
-                Doom::Kill(_) => "is killed",
-                Doom::PowerCut(_) => "loses power",
-                Doom::Wipe(_) => "loses its disk",
-                Doom::Retire(_) => "is gone for good",
+            let (what, counted) = match doom {
+                Doom::Kill(_) => ("is killed", "fault: kill"),
+                Doom::PowerCut(_) => ("loses power", "fault: power cut"),
+                Doom::Wipe(_) => ("loses its disk", "fault: wiped disk"),
+                Doom::Retire(_) => ("is gone for good", "fault: replaced node gone"),
             };
-            let name = world.machine(machine).name.clone();
-            world.note(format_args!("{name} {what}"));
-            world.count(match doom {
-                Doom::Kill(_) => "fault: kill",
-                Doom::PowerCut(_) => "fault: power cut",
-                Doom::Wipe(_) => "fault: wiped disk",
-                Doom::Retire(_) => "fault: replaced node gone",
-            });
+            world.note_of(machine, format_args!("{what}"));
+            world.count(counted);
             let entry = world.machine(machine);
             let was_up = std::mem::replace(&mut entry.up, false);
             entry.paused = false;

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::{
     checks::Checks,
     disk::Disk,
-    faults::{Fault, Faults},
+    faults::{Fault, Faults, Sequel},
     mistakes::{Memory, Mistake},
     network::{Listener, Packet, PortId, Reply, Wires},
     trace::Trace,
@@ -50,6 +50,7 @@ pub(crate) enum Event {
     Wake(oneshot::Sender<()>),
     Deliver(Packet),
     Fault(Fault),
+    Sequel(Sequel),
     /// The machine, if it is down, starts.
     Boot(MachineId),
     /// No more faults from here on; all is mended.
@@ -179,6 +180,13 @@ impl World {
         {
             self.machines[machine.0].dying = self.machines[machine.0].up;
         }
+    }
+
+    /// Writes a line of the trace that begins with the machine's name.
+    pub(crate) fn note_of(&mut self, machine: MachineId, text: fmt::Arguments<'_>) {
+        let name = std::mem::take(&mut self.machine(machine).name);
+        self.note(format_args!("{name} {text}"));
+        self.machine(machine).name = name;
     }
 
     /// Counts that something occurred.

@@ -27,7 +27,7 @@ use bytes::Bytes;
 
 use super::{
     disk::RecordId,
-    world::{Machine, MachineId, Part, World},
+    world::{Life, Machine, MachineId, Part, World},
 };
 use crate::{
     handle::host::{Role, Watched},
@@ -170,7 +170,6 @@ impl World {
 
     /// A node started on `machine`.
     pub(crate) fn on_started(&mut self, machine: MachineId, watched: Watched) {
-        let started_us = self.now_us;
         let shown_local = watched.view.durable_end();
         let node = Node {
             watched,
@@ -181,9 +180,11 @@ impl World {
         };
         self.checks.nodes.insert(machine, node);
         self.checks.ever.insert(machine);
-        self.checks.quorum.on_started(machine, started_us);
-        let name = self.machine(machine).name.clone();
-        self.note(format_args!("{name} has opened its log: end {shown_local}"));
+        self.checks.quorum.on_started(machine);
+        self.note_of(
+            machine,
+            format_args!("has opened its log: end {shown_local}"),
+        );
         self.after_poll(machine);
     }
 
@@ -280,7 +281,7 @@ impl World {
     }
 
     /// A master has an answer.
-    pub(crate) fn on_contact(&mut self, life: super::world::Life, response: &Response) {
+    pub(crate) fn on_contact(&mut self, life: Life, response: &Response) {
         if self.lives(life) {
             let now_us = self.now_us;
             let name = response.name.clone();
@@ -291,12 +292,12 @@ impl World {
 
     /// The master on `machine` tells a caller that its concern is met.
     pub(crate) fn on_acknowledged(&mut self, machine: MachineId, receipt: &Receipt) {
-        let name = self.machine(machine).name.clone();
         let (offset, concern) = (receipt.offset, receipt.concern);
         let met = receipt.concern_met;
-        self.note(format_args!(
-            "{name} tells a client: offset {offset} at concern {concern}, met: {met}"
-        ));
+        self.note_of(
+            machine,
+            format_args!("tells a client: offset {offset} at concern {concern}, met: {met}"),
+        );
         if !met {
             return;
         }

@@ -16,7 +16,7 @@ pub(super) struct Quorum {
 }
 
 impl Quorum {
-    pub(super) fn on_started(&mut self, machine: MachineId, _: u64) {
+    pub(super) fn on_started(&mut self, machine: MachineId) {
         self.contacts.remove(&machine);
     }
 

@@ -17,14 +17,12 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     actors::{
+        blocking::blocking,
         messages::{Answer, DescribeSecondary, Stop, WriterReported},
         timer::Timer,
     },
     error::Stopped,
-    handle::{
-        Shared,
-        host::{self, Host},
-    },
+    handle::{Shared, host::Host},
     limits::{BATCH_BYTES_MAX, EPOCH_STARTS_MAX},
     log::{LogView, LogWriter, WriteCommand, WriteReport, disk_state},
     rules::{
@@ -164,19 +162,17 @@ impl ReplicaActor {
     ) {
         let (view, until) = (self.view.clone(), response.state.durable_end);
         let bytes_max = (fetch.bytes_max as usize).clamp(1, BATCH_BYTES_MAX);
-        let host = self.host.clone();
-        let read = move || {
+        let read = blocking(self.host.clone(), move || {
             let epoch_starts = match fetch.epoch_starts {
                 true => view.epoch_starts_before(fetch.from, EPOCH_STARTS_MAX)?,
                 false => Vec::new(),
             };
             let records = view.read(fetch.from, until, bytes_max)?;
-            Ok::<_, crate::error::ReadError>(Fetched {
+            Ok(Fetched {
                 epoch_starts,
                 records,
             })
-        };
-        let read = async move { host::off_thread(&host, read).await };
+        });
         ctx.spawn(read.into_actor(self).map(move |read, replica, _| {
             let refused = |detail: String| {
                 warn!(from = %fetch.from, %detail, "records for a recovery cannot be read");
@@ -186,9 +182,8 @@ impl ReplicaActor {
             let fenced = replica.replica.state().promised != response.state.promised;
             response.answer = match read {
                 _ if fenced => transport::Answer::Refused(Refusal::HelloFirst),
-                Some(Ok(fetched)) => transport::Answer::Records(fetched),
-                Some(Err(error)) => refused(error.to_string()),
-                None => refused("the node is going down".to_owned()),
+                Ok(fetched) => transport::Answer::Records(fetched),
+                Err(detail) => refused(detail),
             };
             replica.answer(request, response);
         }));
@@ -203,16 +198,14 @@ impl ReplicaActor {
         before: Offset,
     ) {
         let view = self.view.clone();
-        let host = self.host.clone();
-        let read = move || {
-            let mut starts = view.epoch_starts_before(before, usize::MAX).ok()?;
+        let read = blocking(self.host.clone(), move || {
+            let mut starts = view.epoch_starts_before(before, usize::MAX)?;
             let known = LogView::epoch_starts(&view, usize::MAX);
             starts.extend(known.into_iter().filter(|start| start.first >= before));
-            Some(starts)
-        };
-        let read = async move { host::off_thread(&host, read).await };
+            Ok(starts)
+        });
         ctx.spawn(read.into_actor(self).map(move |starts, replica, ctx| {
-            let starts = starts.flatten().unwrap_or_default();
+            let starts = starts.unwrap_or_default();
             replica.replica.on_older_starts(serial, hello, &starts);
             replica.carry_out_all(ctx);
         }));

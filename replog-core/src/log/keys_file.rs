@@ -3,9 +3,10 @@
 //! Owns how the file is replaced, not what is in it. The log can always give the same, so that a
 //! missing or unreadable file costs time at the next start and nothing else.
 
-use std::io::{self, IoSlice};
+use std::io;
 
-use crate::storage::{OpenHow, Storage, read_file};
+use super::replace::replace;
+use crate::storage::{Storage, read_file};
 
 /// The file.
 const PATH: &str = "keys";
@@ -23,20 +24,12 @@ pub(crate) fn load(storage: &dyn Storage) -> io::Result<Option<Vec<u8>>> {
 ///
 /// What the storage says. The file before it is still there then.
 pub(crate) fn save(storage: &dyn Storage, bytes: &[u8]) -> io::Result<()> {
-    let written = write(storage, bytes);
+    let written = replace(storage, PATH, PATH_NEW, bytes).map_err(io::Error::from);
     if written.is_err() {
         // It may have filled the disk, and nobody will ever read it.
         let _ = storage.remove(PATH_NEW);
     }
     written
-}
-
-fn write(storage: &dyn Storage, bytes: &[u8]) -> io::Result<()> {
-    let file = storage.open(PATH_NEW, OpenHow::Truncated)?;
-    file.append(&[IoSlice::new(bytes)])?;
-    file.sync()?;
-    storage.rename(PATH_NEW, PATH)?;
-    storage.sync_dir("")
 }
 
 #[cfg(test)]

@@ -12,15 +12,13 @@
 //! | `crc32c` | CRC-32C over the text of `meta`, from `{` to `}`, as 8 hexadecimal digits |
 //! | `meta` | the fields of [`Meta`] |
 
-use std::io::IoSlice;
-
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::failure::LogError;
+use super::{LogError, replace::replace};
 use crate::{
     error::OpenError,
-    storage::{OpenHow, Storage, read_file},
+    storage::{Storage, read_file},
     types::{ClusterId, Epoch, InstanceId, NodeName},
 };
 
@@ -114,16 +112,7 @@ impl Meta {
     /// What the storage says. After [`LogError::Write`] the one before is still in its place;
     /// else it is not known which of the two the next start will find.
     pub(crate) fn save(&self, storage: &dyn Storage) -> Result<(), LogError> {
-        let text = encode(self);
-        let file = storage
-            .open(PATH_NEW, OpenHow::Truncated)
-            .map_err(LogError::Write)?;
-        file.append(&[IoSlice::new(text.as_bytes())])
-            .map_err(LogError::Write)?;
-        file.sync()?;
-        storage.rename(PATH_NEW, PATH).map_err(LogError::Write)?;
-        storage.sync_dir("")?;
-        Ok(())
+        replace(storage, PATH, PATH_NEW, encode(self).as_bytes())
     }
 }
 
@@ -170,8 +159,10 @@ fn decode(bytes: &[u8]) -> Result<Meta, String> {
 mod tests {
     use std::{io, sync::Arc};
 
+    use std::io::IoSlice;
+
     use super::*;
-    use crate::storage::MemoryStorage;
+    use crate::storage::{MemoryStorage, OpenHow};
 
     #[test]
     fn the_file_is_byte_for_byte_this() {

@@ -17,6 +17,7 @@ pub(crate) mod files;
 pub(crate) mod keys_file;
 pub(crate) mod mark;
 pub(crate) mod meta;
+mod replace;
 pub(crate) mod segment;
 #[cfg(test)]
 pub(crate) mod testing;

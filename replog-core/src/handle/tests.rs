@@ -127,6 +127,15 @@ pub(super) async fn payloads(reader: &crate::Reader) -> Vec<String> {
     all
 }
 
+/// Appends these numbers, one after the other, each held by so many nodes.
+async fn append_numbers(master: &Master, numbers: std::ops::Range<u64>, nodes: u64) {
+    for number in numbers {
+        within(master.append(number.to_string(), concern(nodes)))
+            .await
+            .unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_append_that_waits_for_a_missing_secondary_is_answered_when_it_comes() {
     let cluster = Cluster::new(2);
@@ -230,11 +239,7 @@ async fn every_node_restarts_and_nothing_is_lost_or_doubled() {
 async fn a_secondary_that_was_emptied_is_filled_again_and_counts_only_then() {
     let mut cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
-    for number in 0..50 {
-        within(master.append(format!("{number}"), concern(3)))
-            .await
-            .unwrap();
-    }
+    append_numbers(&master, 0..50, 3).await;
     cluster.stop_secondary(&secondaries[1]).await;
     cluster.disks[1] = MemoryStorage::new();
     let refilled = cluster.start_secondary(1).await;
@@ -248,11 +253,7 @@ async fn a_secondary_that_was_emptied_is_filled_again_and_counts_only_then() {
 async fn a_wiped_master_recovers_from_its_secondaries_and_never_founds_again() {
     let mut cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
-    for number in 0..20 {
-        within(master.append(format!("{number}"), concern(2)))
-            .await
-            .unwrap();
-    }
+    append_numbers(&master, 0..20, 2).await;
     let id = master.health().await.unwrap().cluster_id;
     master.stop().await;
     cluster.master_disk = MemoryStorage::new();

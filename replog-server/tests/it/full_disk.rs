@@ -71,6 +71,18 @@ impl Drop for SmallDisk {
     }
 }
 
+/// A cluster of three, started, with a small disk below one of them. `None` where no file system can be mounted.
+fn with_small_disk(below: impl Fn(&Cluster) -> &Node) -> Option<(Cluster, SmallDisk)> {
+    let mut cluster = Cluster::prepare(2, &[]);
+    let disk = SmallDisk::mount(&below(&cluster).directory)?;
+    for node in &mut cluster.secondaries {
+        node.start();
+    }
+    cluster.master.start();
+    cluster.wait_read_write();
+    Some((cluster, disk))
+}
+
 fn text(number: usize) -> String {
     format!("{number}:{}", "x".repeat(50_000))
 }
@@ -107,15 +119,9 @@ fn check_equal(cluster: &mut Cluster, acknowledged: &[String]) {
 
 #[test]
 fn a_master_on_a_full_disk_answers_507_and_takes_appends_again_by_itself() {
-    let mut cluster = Cluster::prepare(2, &[]);
-    let Some(disk) = SmallDisk::mount(&cluster.master.directory) else {
+    let Some((mut cluster, disk)) = with_small_disk(|cluster| &cluster.master) else {
         return;
     };
-    for node in &mut cluster.secondaries {
-        node.start();
-    }
-    cluster.master.start();
-    cluster.wait_read_write();
     let epoch = cluster.master.health()["epoch"].as_u64();
     let mut acknowledged = Vec::new();
     let refused = loop {
@@ -177,15 +183,9 @@ fn a_master_on_a_full_disk_answers_507_and_takes_appends_again_by_itself() {
 
 #[test]
 fn a_secondary_on_a_full_disk_is_named_and_catches_up_when_there_is_room() {
-    let mut cluster = Cluster::prepare(2, &[]);
-    let Some(disk) = SmallDisk::mount(&cluster.secondaries[1].directory) else {
+    let Some((mut cluster, disk)) = with_small_disk(|cluster| &cluster.secondaries[1]) else {
         return;
     };
-    for node in &mut cluster.secondaries {
-        node.start();
-    }
-    cluster.master.start();
-    cluster.wait_read_write();
     cluster.wait_alive(3);
     let mut acknowledged = Vec::new();
     for number in 0..70 {
@@ -219,15 +219,9 @@ fn a_secondary_on_a_full_disk_is_named_and_catches_up_when_there_is_room() {
 
 #[test]
 fn a_node_that_is_ended_on_a_full_disk_starts_again_when_there_is_room() {
-    let mut cluster = Cluster::prepare(2, &[]);
-    let Some(disk) = SmallDisk::mount(&cluster.master.directory) else {
+    let Some((mut cluster, disk)) = with_small_disk(|cluster| &cluster.master) else {
         return;
     };
-    for node in &mut cluster.secondaries {
-        node.start();
-    }
-    cluster.master.start();
-    cluster.wait_read_write();
     let mut acknowledged = Vec::new();
     loop {
         let text = text(acknowledged.len());

@@ -11,18 +11,10 @@ const FAR: u64 = 1 << 32;
 async fn two_of_three_lost() -> (Cluster, Secondary) {
     let mut cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
-    for number in 0..5 {
-        within(master.append(format!("{number}"), concern(3)))
-            .await
-            .unwrap();
-    }
+    append_numbers(&master, 0..5, 3).await;
     // Down, not behind a cut cable: from there what was under way would still arrive.
     cluster.stop_secondary(&secondaries[1]).await;
-    for number in 5..10 {
-        within(master.append(format!("{number}"), concern(2)))
-            .await
-            .unwrap();
-    }
+    append_numbers(&master, 5..10, 2).await;
     cluster.stop_secondary(&secondaries[0]).await;
     master.stop().await;
     cluster.master_disk = MemoryStorage::new();
@@ -102,11 +94,7 @@ async fn without_the_setting_a_lost_majority_is_waited_for() {
 async fn a_master_that_is_left_alone_shows_its_log_and_goes_on_with_empty_nodes() {
     let mut cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
-    for number in 0..5 {
-        within(master.append(format!("{number}"), concern(3)))
-            .await
-            .unwrap();
-    }
+    append_numbers(&master, 0..5, 3).await;
     master.stop().await;
     for secondary in &secondaries {
         cluster.stop_secondary(secondary).await;

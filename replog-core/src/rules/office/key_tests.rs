@@ -1,7 +1,7 @@
 //! Keys and expected offsets at the door of an office.
 
 use super::{
-    tests::{Bench, SECOND, append, by},
+    tests::{Bench, ENDS, SECOND, append, by},
     *,
 };
 use crate::{error::Outcome, rules::keys::KeyReading, types::IdempotencyKey};
@@ -199,13 +199,7 @@ fn while_it_recovers_nothing_is_known_of_a_key() {
 
 #[test]
 fn where_nobody_is_waited_for_any_more_a_key_is_answered_by_what_is_known() {
-    type End = fn(&mut Bench) -> Vec<Answered<u32>>;
-    let ends: [End; 3] = [
-        |bench| bench.office.become_fenced(bench.now, by()),
-        |bench| bench.office.become_failed(&"broken".into()),
-        |bench| bench.office.become_stopping(),
-    ];
-    for end in ends {
+    for end in ENDS {
         let mut bench = Bench::with_key();
         bench.report(0, Some(11));
         end(&mut bench);

@@ -34,6 +34,15 @@ fn config() -> MasterConfig {
 }
 
 /// Of a log of ten records, none of which has a key.
+type End = fn(&mut Bench) -> Vec<Answered<u32>>;
+
+/// The ways in which an office ends for good.
+pub(super) const ENDS: [End; 3] = [
+    |bench| bench.office.become_fenced(bench.now, by()),
+    |bench| bench.office.become_failed(&"broken".into()),
+    |bench| bench.office.become_stopping(),
+];
+
 fn keys() -> Keys {
     Keys::new(1000, Offset(10))
 }
@@ -294,13 +303,7 @@ fn who_is_refused_at_the_door_has_no_offset() {
 
 #[test]
 fn whoever_waits_when_the_office_ends_is_told_that_nothing_is_known() {
-    type End = fn(&mut Bench) -> Vec<Answered<u32>>;
-    let ends: [End; 3] = [
-        |bench| bench.office.become_fenced(bench.now, by()),
-        |bench| bench.office.become_failed(&"broken".into()),
-        |bench| bench.office.become_stopping(),
-    ];
-    for end in ends {
+    for end in ENDS {
         let mut bench = Bench::serving();
         bench.one(Concern::All, Some(SECOND), 1);
         bench.one(Concern::Count(1), None, 2);

@@ -4,7 +4,7 @@
 //! say. Decides nothing. Answers to clients leave through one-shot channels, never through
 //! futures of the actor: ten thousand parked futures would be polled at every wake-up.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use actix::{
     Actor, ActorContext as _, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler,
@@ -18,9 +18,9 @@ use crate::{
         inbox::{Caller, Inbox},
         key_reader::{KeySource, read_keys},
         messages::{
-            AppendsQueued, Ask, DescribeHolders, DescribeMaster, DescribeWaiting, Drain,
-            FallSilent, LinkReported, LogAdvanced, OfficeLost, RecoveryAnswered, Serve, Stop,
-            WriterReported,
+            AppendsQueued, Ask, DamageNoticed, DescribeHolders, DescribeMaster, DescribeWaiting,
+            Drain, FallSilent, LinkReported, LogAdvanced, MendWith, OfficeLost, RecordsFetched,
+            RecoveryAnswered, Serve, Stop, WriterReported,
         },
         secondary_link::{LinkParts, MasterIdentity, SecondaryLink},
         timer::Timer,
@@ -29,12 +29,13 @@ use crate::{
     error::Stopped,
     handle::{Shared, host::Host},
     limits::{EPOCH_STARTS_MAX, NODES_MAX},
-    log::{LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
+    log::{HeldBack, LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
     rules::{
         keys::Keys,
         link::Link,
         office::{Answered, NewAppend, Office},
-        recovery::{Recovery, RecoveryAction, Settings},
+        recovery::{OwnLog, Recovery, RecoveryAction, Settings},
+        repair::{Lack, Repair},
         room::Shortage,
     },
     storage::Storage,
@@ -58,6 +59,9 @@ pub(crate) struct Coordinator {
     /// The number of the last question of a recovery.
     asked: u64,
     links: Vec<Addr<SecondaryLink>>,
+    /// What the own log lacks, while in office.
+    repair: Repair,
+    inspection: Option<Inspection>,
     inbox: Arc<Inbox>,
     /// The inbox's other buffer: the two take turns.
     spare: Vec<NewAppend<Caller>>,
@@ -74,6 +78,15 @@ pub(crate) struct Coordinator {
     timer: Timer,
 }
 
+/// A record could not be read: its segment is being read through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inspection {
+    /// In office, or about to be: it goes on.
+    Beside,
+    /// Before that: the recovery begins anew, with a log that is not intact.
+    BeforeRecovery,
+}
+
 /// An office that a recovery has won.
 #[derive(Clone, Copy, Debug)]
 struct Won {
@@ -87,7 +100,7 @@ struct Won {
 pub(crate) struct CoordinatorParts {
     pub(crate) config: MasterConfig,
     pub(crate) settings: Settings,
-    pub(crate) end: Offset,
+    pub(crate) whole_end: Offset,
     pub(crate) meta: Meta,
     pub(crate) transports: Vec<std::rc::Rc<dyn Transport>>,
     pub(crate) seed: u64,
@@ -107,7 +120,7 @@ impl Coordinator {
         let CoordinatorParts {
             config,
             settings,
-            end,
+            whole_end,
             meta,
             transports,
             seed,
@@ -154,15 +167,21 @@ impl Coordinator {
             };
             links.push(SecondaryLink::new(parts).start());
         }
+        let own = OwnLog {
+            whole_end,
+            end: view.written_end(),
+        };
         Coordinator {
             office: Office::new(&config, durable, initial),
             config,
-            recovery: Some(Recovery::new(settings.clone(), meta.clone(), end, now)),
+            recovery: Some(Recovery::new(settings.clone(), meta.clone(), own, now)),
             settings,
             meta,
             saving: None,
             asked: 0,
             links,
+            repair: Repair::default(),
+            inspection: None,
             inbox,
             spare: Vec::new(),
             view,
@@ -188,6 +207,9 @@ impl Coordinator {
         self.answer(answered);
         if self.office.take_probe(now) {
             self.writer.submit(WriteCommand::Resume);
+        }
+        if let Some(lack) = self.hopeless() {
+            self.give_up_damaged(lack);
         }
         self.tell_committed();
         self.tell_mode(now);
@@ -240,13 +262,7 @@ impl Coordinator {
                     }
                 }
             }
-            RecoveryAction::Save(meta) => {
-                self.saving = Some(meta.clone());
-                self.writer.submit(WriteCommand::SaveMeta {
-                    ticket: 0,
-                    meta: Box::new(meta),
-                });
-            }
+            RecoveryAction::Save(meta) => self.save_meta(meta),
             RecoveryAction::SetAside { from, epoch } => {
                 self.writer.submit(WriteCommand::SetAside { from, epoch });
             }
@@ -287,16 +303,20 @@ impl Coordinator {
     /// The log is settled and nothing is appended to it: which keys does it have? Until that is
     /// known the master does not serve, and no link is told to (rule 3).
     fn read_keys(&mut self, ctx: &mut Context<Self>, won: Won) {
-        let source = KeySource {
+        let source = self.key_source(won.cluster, won.adopted_end);
+        let read = read_keys(source).into_actor(self);
+        ctx.spawn(read.map(move |keys, coordinator, ctx| coordinator.on_keys(ctx, won, keys)));
+    }
+
+    fn key_source(&self, cluster: ClusterId, end: Offset) -> KeySource {
+        KeySource {
             host: self.host.clone(),
             view: self.view.clone(),
             storage: self.storage.clone(),
-            cluster: won.cluster,
-            end: won.adopted_end,
+            cluster,
+            end,
             horizon: self.config.key_horizon,
-        };
-        let read = read_keys(source).into_actor(self);
-        ctx.spawn(read.map(move |keys, coordinator, ctx| coordinator.on_keys(ctx, won, keys)));
+        }
     }
 
     fn on_keys(&mut self, ctx: &mut Context<Self>, won: Won, keys: Result<Keys, String>) {
@@ -306,7 +326,7 @@ impl Coordinator {
             return;
         }
         match keys {
-            Ok(keys) => self.serve(won, keys),
+            Ok(keys) => self.serve(ctx, won, keys),
             Err(error) => {
                 error!(%error, "the keys of the log could not be read: this node ends");
                 self.fail(ctx, error.into());
@@ -316,7 +336,7 @@ impl Coordinator {
         self.settle(ctx);
     }
 
-    fn serve(&mut self, won: Won, keys: Keys) {
+    fn serve(&mut self, ctx: &mut Context<Self>, won: Won, keys: Keys) {
         let Won {
             cluster,
             epoch,
@@ -335,6 +355,135 @@ impl Coordinator {
                 forced_epoch,
             });
         }
+        self.tell_lack();
+        if self.inspection.is_none() && self.meta.log_epoch.is_none() {
+            self.become_whole(ctx);
+        }
+    }
+
+    /// A record of the own log cannot be read. In office it goes on: clients and secondaries are
+    /// served from what can be, and the rest comes from a secondary that has it. Its next start,
+    /// should that come before, knows that the log is not whole.
+    fn on_damage(&mut self, offset: Offset) {
+        if self.inspection.is_some() || self.closing || self.office.disk() != DiskState::Ok {
+            return;
+        }
+        error!(%offset, "a record cannot be read: to be mended from a secondary");
+        let is_done = self.recovery.as_ref().is_none_or(Recovery::is_done);
+        let (inspection, held_back) = match is_done {
+            true => (Inspection::Beside, HeldBack::No),
+            false => (Inspection::BeforeRecovery, HeldBack::Yes),
+        };
+        if !is_done {
+            self.recovery = None;
+        }
+        self.inspection = Some(inspection);
+        let known = self.saving.as_ref().unwrap_or(&self.meta).clone();
+        let log_epoch = None;
+        self.save_meta(Meta { log_epoch, ..known });
+        self.writer
+            .submit(WriteCommand::Inspect { offset, held_back });
+    }
+
+    fn on_inspected(
+        &mut self,
+        ctx: &mut Context<Self>,
+        holes: Vec<Range<Offset>>,
+        whole_end: Offset,
+    ) {
+        let now = Instant::now();
+        match self.inspection.take() {
+            Some(Inspection::BeforeRecovery) => {
+                let (settings, meta) = (self.settings.clone(), self.meta.clone());
+                let own = OwnLog {
+                    whole_end,
+                    end: self.view.written_end(),
+                };
+                self.recovery = Some(Recovery::again(settings, meta, own, self.asked, now));
+            }
+            Some(Inspection::Beside) => {
+                self.repair.on_inspected(holes);
+                self.tell_lack();
+                self.become_whole(ctx);
+            }
+            None => {}
+        }
+    }
+
+    fn on_whole(&mut self, ctx: &mut Context<Self>, whole_end: Offset) {
+        if self.repair.on_whole(whole_end) {
+            self.tell_lack();
+            self.become_whole(ctx);
+        }
+    }
+
+    /// What is lacking, if nobody has it.
+    fn hopeless(&self) -> Option<Lack> {
+        let lack = self.repair.lack().filter(|_| self.office.is_serving())?;
+        let needed = self.office.quorum(Instant::now()).needed;
+        let ends = self.office.intact_ends();
+        self.repair.is_hopeless(&ends, needed).then_some(lack)
+    }
+
+    /// The log may have been mended: then it is intact again.
+    fn become_whole(&mut self, ctx: &mut Context<Self>) {
+        if self.repair.is_needed() || !self.office.is_serving() {
+            return;
+        }
+        info!("the log is whole");
+        let log_epoch = Some(self.office.epoch());
+        let known = self.meta.clone();
+        self.save_meta(Meta { log_epoch, ..known });
+        if self.office.keys().is_some_and(Keys::has_unread) {
+            self.read_keys_again(ctx);
+        }
+    }
+
+    /// What could not be read can: until the horizon had passed it, every key that is not known
+    /// would be refused.
+    fn read_keys_again(&self, ctx: &mut Context<Self>) {
+        let Some(cluster) = &self.meta.cluster else {
+            return;
+        };
+        let epoch = self.office.epoch();
+        let source = self.key_source(cluster.id, self.view.durable_end());
+        let read = read_keys(source).into_actor(self);
+        ctx.spawn(read.map(move |keys, coordinator, _| match keys {
+            Ok(keys) if coordinator.office.is_serving() && coordinator.office.epoch() == epoch => {
+                coordinator.office.on_keys_read_again(keys);
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "the keys of the log were not read again"),
+        }));
+    }
+
+    /// Nobody has what the own log lacks: the others' logs are adopted, as by one that starts with
+    /// a damaged log. What is cut then is kept aside.
+    fn give_up_damaged(&mut self, lack: Lack) {
+        let Lack { from, until } = lack;
+        error!(%from, %until, "no secondary has the records that cannot be read: recovering");
+        let detail = format!("the records {from} to {until} cannot be read, and no node has them");
+        let answered = self.office.become_damaged(&detail.into());
+        self.answer(answered);
+        self.repair = Repair::default();
+        // Behind everything that is queued.
+        self.inspection = Some(Inspection::BeforeRecovery);
+        let (offset, held_back) = (from, HeldBack::Yes);
+        self.writer
+            .submit(WriteCommand::Inspect { offset, held_back });
+    }
+
+    fn tell_lack(&self) {
+        let lack = self.repair.lack();
+        for link in &self.links {
+            link.do_send(MendWith { lack });
+        }
+    }
+
+    fn save_meta(&mut self, meta: Meta) {
+        self.saving = Some(meta.clone());
+        let (ticket, meta) = (0, Box::new(meta));
+        self.writer.submit(WriteCommand::SaveMeta { ticket, meta });
     }
 
     fn lose_office(&mut self, now: Instant, by: crate::transport::FencedBy) {
@@ -355,7 +504,8 @@ impl Coordinator {
         } else {
             debug!(%error, "the disk still refuses writes");
         }
-        (self.recovery, self.saving) = (None, None);
+        (self.recovery, self.saving, self.inspection) = (None, None, None);
+        self.repair = Repair::default();
         let shortage = Shortage {
             disk: disk_state(error),
             detail: error.to_string().into(),
@@ -419,10 +569,14 @@ impl Coordinator {
                     self.tell_links();
                 }
             }
-            WriteReport::Durable { end } => match &mut self.recovery {
-                Some(recovery) => recovery.on_durable(now, end),
-                None => self.office.on_durable(end),
-            },
+            WriteReport::Durable { end, whole_end } => {
+                match &mut self.recovery {
+                    Some(recovery) => recovery.on_durable(now, whole_end),
+                    None => self.office.on_durable(end),
+                }
+                self.on_whole(ctx, whole_end);
+            }
+            WriteReport::Inspected { holes, whole_end } => self.on_inspected(ctx, holes, whole_end),
             WriteReport::Truncated { cut, .. } => {
                 warn!(from = %cut.from, records = cut.records, "the own log was cut");
                 if let Some(recovery) = &mut self.recovery {
@@ -438,11 +592,13 @@ impl Coordinator {
                 }
             }
             WriteReport::WriteFailed { error } => self.give_up_office(now, &error),
-            WriteReport::Resumed { end } => {
+            WriteReport::Resumed { whole_end } => {
+                let end = self.view.written_end();
                 info!(%end, "the disk takes writes again");
                 if self.office.on_resumed(now) {
                     let (settings, meta) = (self.settings.clone(), self.meta.clone());
-                    let again = Recovery::again(settings, meta, end, self.asked, now);
+                    let own = OwnLog { whole_end, end };
+                    let again = Recovery::again(settings, meta, own, self.asked, now);
                     self.recovery = Some(again);
                 }
             }
@@ -582,6 +738,25 @@ impl Handler<RecoveryAnswered> for Coordinator {
                 *answered.response,
                 &own_starts,
             );
+        }
+        self.settle(ctx);
+    }
+}
+
+impl Handler<DamageNoticed> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, noticed: DamageNoticed, ctx: &mut Context<Self>) {
+        self.on_damage(noticed.offset);
+        self.settle(ctx);
+    }
+}
+
+impl Handler<RecordsFetched> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, fetched: RecordsFetched, ctx: &mut Context<Self>) {
+        let epoch_at = |offset| self.view.epoch_at(offset);
+        for batch in self.repair.on_fetched(&fetched.records, epoch_at) {
+            self.writer.submit(WriteCommand::Append(batch));
         }
         self.settle(ctx);
     }

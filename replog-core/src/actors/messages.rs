@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 
 use crate::{
     log::WriteReport,
-    rules::link::LinkReport,
+    record::RecordBatch,
+    rules::{link::LinkReport, repair::Lack},
     transport::{FencedBy, Request, RequestBody, Response},
     types::{ClusterId, Epoch, Offset},
     views::{Holders, MasterHealth, SecondaryHealth, WaitingAppends},
@@ -23,6 +24,13 @@ pub(crate) struct AppendsQueued;
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct WriterReported(pub(crate) WriteReport);
+
+/// To the coordinator or a replica: the record at this offset of its own log could not be read.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct DamageNoticed {
+    pub(crate) offset: Offset,
+}
 
 /// To a link: the master's log was written further, or committed further.
 #[derive(Message)]
@@ -66,6 +74,20 @@ pub(crate) struct Serve {
     pub(crate) epoch: Epoch,
     pub(crate) adopted_end: Offset,
     pub(crate) forced_epoch: Option<Epoch>,
+}
+
+/// To a link: the master's own log lacks this; fetch it if the secondary has it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct MendWith {
+    pub(crate) lack: Option<Lack>,
+}
+
+/// To the coordinator: records for its own log, from a secondary that holds what follows them.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct RecordsFetched {
+    pub(crate) records: Vec<RecordBatch>,
 }
 
 /// To the coordinator: another master holds the office.

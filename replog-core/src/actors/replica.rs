@@ -18,13 +18,13 @@ use tracing::{debug, error, info, warn};
 use crate::{
     actors::{
         blocking::blocking,
-        messages::{Answer, DescribeSecondary, Stop, WriterReported},
+        messages::{Answer, DamageNoticed, DescribeSecondary, Stop, WriterReported},
         timer::Timer,
     },
     error::Stopped,
     handle::{Shared, host::Host},
     limits::{BATCH_BYTES_MAX, EPOCH_STARTS_MAX},
-    log::{LogView, LogWriter, WriteCommand, WriteReport, disk_state},
+    log::{HeldBack, LogView, LogWriter, WriteCommand, WriteReport, disk_state},
     rules::{
         replica::{LogFacts, Replica, ReplicaAction, ReplicaChange, RequestId},
         room::Shortage,
@@ -41,6 +41,10 @@ impl LogFacts for LogView {
 
     fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
         LogView::epoch_at(self, offset)
+    }
+
+    fn end(&self) -> Offset {
+        self.written_end()
     }
 }
 
@@ -140,6 +144,11 @@ impl ReplicaActor {
             } => {
                 self.read_starts(ctx, serial, hello, before);
             }
+            ReplicaAction::Inspect { offset } => {
+                let held_back = HeldBack::Yes;
+                self.writer
+                    .submit(WriteCommand::Inspect { offset, held_back });
+            }
             ReplicaAction::Resume => self.writer.submit(WriteCommand::Resume),
             ReplicaAction::Changed(change) => log(&change),
         }
@@ -199,14 +208,16 @@ impl ReplicaActor {
     ) {
         let view = self.view.clone();
         let read = blocking(self.host.clone(), move || {
-            let mut starts = view.epoch_starts_before(before, usize::MAX)?;
+            let mut starts = view.readable_epoch_starts_before(before)?;
             let known = LogView::epoch_starts(&view, usize::MAX);
             starts.extend(known.into_iter().filter(|start| start.first >= before));
             Ok(starts)
         });
         ctx.spawn(read.into_actor(self).map(move |starts, replica, ctx| {
             let starts = starts.unwrap_or_default();
-            replica.replica.on_older_starts(serial, hello, &starts);
+            replica
+                .replica
+                .on_older_starts(serial, hello, &starts, &*replica.view);
             replica.carry_out_all(ctx);
         }));
     }
@@ -264,6 +275,9 @@ fn log(change: &ReplicaChange) {
             warn!(error = %shortage.detail, "the disk refuses writes: no records until there is room");
         }
         ReplicaChange::Resumed { end } => info!(%end, "the disk takes writes again"),
+        ReplicaChange::Damaged { offset } => {
+            error!(%offset, "a record cannot be read: this node does not count until it is mended");
+        }
     }
 }
 
@@ -305,7 +319,8 @@ impl Handler<WriterReported> for ReplicaActor {
     fn handle(&mut self, report: WriterReported, ctx: &mut Context<Self>) {
         match report.0 {
             WriteReport::Written { .. } => {}
-            WriteReport::Durable { end } => self.replica.on_durable(end),
+            WriteReport::Durable { whole_end, .. } => self.replica.on_durable(whole_end),
+            WriteReport::Inspected { whole_end, .. } => self.replica.on_inspected(whole_end),
             WriteReport::Truncated { ticket, cut } => self.replica.on_truncated(ticket, cut),
             WriteReport::MetaSaved {
                 ticket,
@@ -320,7 +335,9 @@ impl Handler<WriterReported> for ReplicaActor {
                 };
                 self.replica.on_write_failed(Instant::now(), shortage);
             }
-            WriteReport::Resumed { end } => self.replica.on_resumed(Instant::now(), end),
+            WriteReport::Resumed { whole_end } => {
+                self.replica.on_resumed(Instant::now(), whole_end);
+            }
             WriteReport::Failed { error } => {
                 error!(%error, "the disk failed: this node ends");
                 self.replica.on_failed(&error.to_string());
@@ -333,6 +350,14 @@ impl Handler<WriterReported> for ReplicaActor {
                 return;
             }
         }
+        self.carry_out_all(ctx);
+    }
+}
+
+impl Handler<DamageNoticed> for ReplicaActor {
+    type Result = ();
+    fn handle(&mut self, noticed: DamageNoticed, ctx: &mut Context<Self>) {
+        self.replica.on_damage(noticed.offset);
         self.carry_out_all(ctx);
     }
 }

@@ -15,7 +15,8 @@ use crate::{
         Coordinator,
         blocking::blocking,
         messages::{
-            Ask, FallSilent, LinkReported, LogAdvanced, OfficeLost, RecoveryAnswered, Serve,
+            Ask, FallSilent, LinkReported, LogAdvanced, MendWith, OfficeLost, RecordsFetched,
+            RecoveryAnswered, Serve,
         },
         timer::Timer,
     },
@@ -151,6 +152,9 @@ impl SecondaryLink {
             LinkAction::Answered { serial, response } => {
                 self.coordinator
                     .do_send(RecoveryAnswered { serial, response });
+            }
+            LinkAction::Fetched(records) => {
+                self.coordinator.do_send(RecordsFetched { records });
             }
             LinkAction::BecomeFenced(by) => self.coordinator.do_send(OfficeLost(by)),
             LinkAction::Changed(change) => self.log(now, &change),
@@ -385,6 +389,14 @@ impl Handler<LogAdvanced> for SecondaryLink {
     fn handle(&mut self, advanced: LogAdvanced, ctx: &mut Context<Self>) {
         self.link
             .on_log(Instant::now(), advanced.written_end, advanced.committed);
+        self.pump(ctx);
+    }
+}
+
+impl Handler<MendWith> for SecondaryLink {
+    type Result = ();
+    fn handle(&mut self, mend: MendWith, ctx: &mut Context<Self>) {
+        self.link.on_lack(Instant::now(), mend.lack);
         self.pump(ctx);
     }
 }

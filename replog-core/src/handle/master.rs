@@ -13,8 +13,8 @@ use tracing::warn;
 
 use crate::{
     actors::{
-        AppendsQueued, Coordinator, CoordinatorParts, DescribeHolders, DescribeMaster,
-        DescribeWaiting, Drain, Inbox, Stop, WriterReported,
+        AppendsQueued, Coordinator, CoordinatorParts, DamageNoticed, DescribeHolders,
+        DescribeMaster, DescribeWaiting, Drain, Inbox, Stop, WriterReported,
     },
     config::{ForcedRecovery, MasterConfig},
     error::{AppendError, StartError, Stopped},
@@ -320,7 +320,7 @@ fn build(
     let runtime::Opened {
         files,
         view,
-        end,
+        whole_end,
         meta,
         lock,
         durable,
@@ -331,6 +331,8 @@ fn build(
     let writer = runtime::start_writer(&*host, storage.clone(), files, lock, move |report| {
         reports_to.do_send(WriterReported(report));
     })?;
+    let told = coordinator.clone();
+    view.on_damage(move |offset| told.do_send(DamageNoticed { offset }));
     if config.forced_recovery != ForcedRecovery::Never {
         warn!("a recovery may be forced: without a majority, this start loses messages");
     }
@@ -362,7 +364,7 @@ fn build(
     });
     let parts = CoordinatorParts {
         settings,
-        end,
+        whole_end,
         meta,
         transports: config
             .secondaries

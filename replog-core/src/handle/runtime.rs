@@ -6,14 +6,15 @@ use tokio::{
     sync::{oneshot, watch},
     task::LocalSet,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     config::LogConfig,
     error::{OpenError, StartError, Stopped},
     handle::host::{self, Host},
     log::{
-        self, LogFiles, LogOptions, LogView, LogWriter, Meta, PROBE_PATH, WriteReport, WriterLoop,
+        self, Damage, LogFiles, LogOptions, LogView, LogWriter, Look, Meta, PROBE_PATH,
+        WriteReport, WriterLoop,
     },
     storage::{Storage, StorageLock},
     types::{InstanceId, NodeName, Offset, SyncPolicy},
@@ -91,7 +92,8 @@ fn crashed() -> Stopped {
 pub(crate) struct Opened {
     pub(crate) files: LogFiles,
     pub(crate) view: Arc<LogView>,
-    pub(crate) end: Offset,
+    /// Up to here the log can be read.
+    pub(crate) whole_end: Offset,
     pub(crate) meta: Meta,
     pub(crate) lock: Box<dyn StorageLock>,
     pub(crate) durable: bool,
@@ -148,11 +150,27 @@ pub(crate) fn open(
         sync,
     };
     let cluster = meta.cluster.as_ref().map(|cluster| cluster.id);
-    let (files, view, report) = log::open(storage.clone(), options, cluster)?;
-    meta.save(&**storage).map_err(|error| OpenError::Io {
-        path: "meta.json".to_owned(),
-        source: error.into(),
+    // A log that is not known to be whole is read through: damage that was found once and not
+    // mended lies anywhere.
+    let look = match meta.log_epoch {
+        Some(_) => Look::AtTheEnd,
+        None => Look::Through,
+    };
+    let (files, view, report) = log::open(storage.clone(), options, cluster, look, |damage| {
+        let Damage {
+            path,
+            position,
+            offset,
+            what,
+        } = damage;
+        error!(
+            node = %name, path, position, %offset, what,
+            "the log is damaged: this node does not count until it is mended from another"
+        );
+        meta.log_epoch = None;
+        save_meta(&meta, &**storage)
     })?;
+    save_meta(&meta, &**storage)?;
     if report.torn_bytes > 0 {
         warn!(node = %name, bytes = report.torn_bytes, end = %report.end, "cut a torn tail");
     }
@@ -161,10 +179,17 @@ pub(crate) fn open(
     Ok(Opened {
         files,
         view,
-        end: report.end,
+        whole_end: report.end,
         meta,
         lock,
         durable,
+    })
+}
+
+fn save_meta(meta: &Meta, storage: &dyn Storage) -> Result<(), OpenError> {
+    meta.save(storage).map_err(|error| OpenError::Io {
+        path: "meta.json".to_owned(),
+        source: error.into(),
     })
 }
 

@@ -6,7 +6,9 @@ use actix::{Addr, Context};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    actors::{Answer, DescribeSecondary, ReplicaActor, ReplicaParts, Stop, WriterReported},
+    actors::{
+        Answer, DamageNoticed, DescribeSecondary, ReplicaActor, ReplicaParts, Stop, WriterReported,
+    },
     config::SecondaryConfig,
     error::{StartError, Stopped},
     handle::{
@@ -165,7 +167,7 @@ fn build(
     let runtime::Opened {
         files,
         view,
-        end,
+        whole_end,
         meta,
         lock,
         durable: _,
@@ -179,6 +181,8 @@ fn build(
             reports_to.do_send(WriterReported(report));
         }
     })?;
+    let told = replica.clone();
+    view.on_damage(move |offset| told.do_send(DamageNoticed { offset }));
     let (ended, has_ended) = watch::channel(None);
     let shared = Arc::new(Shared::new());
     host.watch(Watched {
@@ -187,7 +191,7 @@ fn build(
         shared: shared.clone(),
     });
     let parts = ReplicaParts {
-        replica: Replica::new(meta, end),
+        replica: Replica::new(meta, whole_end),
         view: view.clone(),
         writer,
         shared: shared.clone(),

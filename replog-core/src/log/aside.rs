@@ -1,6 +1,8 @@
-//! Records that are about to be cut after a forced recovery, kept aside first.
+//! Records that a node must give up, kept aside first: those that are cut after a forced recovery,
+//! and segments that damage has separated from the log.
 //!
-//! Owns the files below `set-aside/`: each is a segment, header and records as they stood in the
+//! Owns the files below `set-aside/`. The latter are there as they were, under their old names. Each
+//! of the former is a segment, header and records as they stood in the
 //! log, named by its first offset, its end, and the epoch that was forced. Written to a new file,
 //! synced, renamed, directory synced; never written over, never read by a node again. They are for
 //! a person, who alone can say what of them is to be appended again.
@@ -11,7 +13,10 @@ use std::sync::Arc;
 
 use tracing::{error, warn};
 
-use super::{LogError, LogView, segment::SegmentHeader};
+use super::{
+    LogError, LogView,
+    segment::{self, SegmentHeader},
+};
 use crate::{
     error::ReadError,
     storage::{OpenHow, Storage},
@@ -19,7 +24,7 @@ use crate::{
 };
 
 /// Where they are kept.
-const DIR: &str = "set-aside";
+pub(super) const DIR: &str = "set-aside";
 /// Where the next one is written.
 const PATH_NEW: &str = "set-aside/new";
 /// Bytes that are read and written at once.
@@ -77,6 +82,29 @@ pub(super) fn set_aside(
     storage.sync_dir(DIR)?;
     warn!(%from, end = %next, path, "a recovery was forced: the records that are cut are kept aside");
     Ok(())
+}
+
+/// Moves a whole segment aside: the log before it has a gap. When this returns, the move is durable.
+///
+/// # Errors
+///
+/// The storage's.
+pub(super) fn move_aside(storage: &dyn Storage, first: Offset) -> io::Result<()> {
+    storage.create_dir(DIR)?;
+    storage.sync_dir("")?;
+    let path = segment::path(first);
+    let taken = storage.list(DIR)?;
+    let name = |nth: u64| match nth {
+        0 => format!("{:020}.log", first.0),
+        nth => format!("{:020}-{nth}.log", first.0),
+    };
+    let free = (0..).map(name).find(|name| !taken.contains(name));
+    let free = free.expect("a directory does not hold endless files");
+    let to = format!("{DIR}/{free}");
+    error!(path, to, "a segment behind a gap is kept aside");
+    storage.rename(&path, &to)?;
+    storage.sync_dir(DIR)?;
+    storage.sync_dir(segment::DIR)
 }
 
 /// A name that no file has yet: the same range may be cut twice, with other records in it.

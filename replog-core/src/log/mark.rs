@@ -61,7 +61,8 @@ impl Mark {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<Mark> {
+    /// What the file says; `None` where it cannot be made out.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Mark> {
         let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
         let end = u64::from_le_bytes(bytes[8..16].try_into().ok()?);
         let mark = Mark {

@@ -21,11 +21,12 @@ mod replace;
 pub(crate) mod segment;
 #[cfg(test)]
 pub(crate) mod testing;
+mod unproven;
 pub(crate) mod view;
 pub(crate) mod writer;
 
 pub(crate) use failure::{LogError, disk_state};
-pub(crate) use files::{Cut, LogFiles, LogOptions, open};
+pub(crate) use files::{Cut, Damage, HeldBack, LogFiles, LogOptions, Look, open};
 pub(crate) use meta::{ClusterIdentity, Meta, Promised};
 pub(crate) use view::LogView;
 #[cfg(feature = "sim")]

@@ -341,6 +341,81 @@ impl<'a> Scan<'a> {
         Ok(true)
     }
 
+    /// Passes records that cannot be read, up to the next good one of an offset below `below`,
+    /// where the walk stands then. `None` where there is none: the walk stands where it stood.
+    ///
+    /// By the length of the bad record, if that leads to a good one; else byte by byte. A good
+    /// record is told by its checksum and by an offset that fits there. Whoever writes records
+    /// into the payloads of records can deceive this after damage, and is found out by whoever
+    /// fills the hole: what belongs there does not fit.
+    fn pass_damage(&mut self, below: Offset) -> io::Result<Option<Hole>> {
+        let (first, position) = (self.offset, self.position);
+        if below <= first.plus(1) {
+            return Ok(None);
+        }
+        let by_length = match self.next_len() {
+            Ok(total) => total.map(|total| position + total as u64),
+            Err(ScanError::Bad(_)) => None,
+            Err(ScanError::Io(error)) => return Err(error),
+        };
+        let mut found = None;
+        if let Some(at) = by_length {
+            found = self.good_at(at, first.plus(1), first.plus(2).min(below))?;
+        }
+        let mut at = position + 1;
+        let mut chunk = vec![0; SCAN_BYTES];
+        while found.is_none() && at + RECORD_HEADER_BYTES as u64 <= self.limit {
+            let read = self.file.read_at(at, &mut chunk)?;
+            let heads = read.saturating_sub(RECORD_HEADER_BYTES - 1);
+            for start in 0..heads {
+                let begins = at + start as u64;
+                // No more records fit into the hole than this.
+                let most = (begins - position) / RECORD_HEADER_BYTES as u64 + 1;
+                let end = Offset(first.0.saturating_add(most)).plus(1).min(below);
+                let offset = Offset(u64_at(&chunk[start..], 8));
+                let fits = first < offset && offset < end;
+                if fits && encoded_len(&chunk[start..]).is_ok() {
+                    found = self.good_at(begins, offset, offset.plus(1))?;
+                }
+                if found.is_some() {
+                    break;
+                }
+            }
+            if heads == 0 {
+                break;
+            }
+            at += heads as u64;
+        }
+        (self.offset, self.position) = found.unwrap_or((first, position));
+        (self.buffer_at, self.buffer) = (self.position, Vec::new());
+        Ok(found.map(|(end, end_position)| Hole {
+            first,
+            end,
+            position,
+            end_position: Some(end_position),
+        }))
+    }
+
+    /// The good record at `position`, if its offset is in `from..end`.
+    fn good_at(
+        &self,
+        position: u64,
+        from: Offset,
+        end: Offset,
+    ) -> io::Result<Option<(Offset, u64)>> {
+        let mut offset = from;
+        while offset < end {
+            let mut scan = Scan::new(self.file, (offset, position), self.limit).in_small_chunks();
+            match scan.next() {
+                Ok(Some(_)) => return Ok(Some((offset, position))),
+                Err(ScanError::Io(error)) => return Err(error),
+                Ok(None) | Err(ScanError::Bad(_)) => {}
+            }
+            offset = offset.plus(1);
+        }
+        Ok(None)
+    }
+
     /// The last byte before the limit that is not zero, and at or behind the next record; its
     /// end is returned. `None` when there are only zeros.
     pub(crate) fn last_content(&mut self) -> io::Result<Option<u64>> {
@@ -398,6 +473,19 @@ impl<'a> Scan<'a> {
     }
 }
 
+/// Records of a segment that cannot be read, before one that can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hole {
+    /// The first record that cannot be read.
+    pub(crate) first: Offset,
+    /// The record behind the last of them; it can be read, or begins the next segment.
+    pub(crate) end: Offset,
+    /// Where they begin in the file.
+    pub(crate) position: u64,
+    /// Where they end in the file; `None` where they are its last ones.
+    pub(crate) end_position: Option<u64>,
+}
+
 /// What a walk over a whole segment found.
 #[derive(Debug)]
 pub(crate) struct Scanned {
@@ -409,13 +497,17 @@ pub(crate) struct Scanned {
     pub(crate) epochs: Epochs,
     /// Positions of some records.
     pub(crate) index: Index,
+    /// Records before `end` that cannot be read, ascending. An epoch that begins among them is
+    /// known only from the first readable record behind.
+    pub(crate) holes: Vec<Hole>,
     /// What is wrong with what follows; `None` where nothing or only zeros follow.
     pub(crate) bad: Option<RecordError>,
     /// Bytes after `position`, up to the last that is not zero.
     pub(crate) rest_bytes: u64,
 }
 
-/// Reads and checks the records of a segment up to the offset `until` or the byte `limit`.
+/// Reads and checks the records of a segment up to the offset `until` or the byte `limit`. The
+/// first bad record ends the walk.
 ///
 /// # Errors
 ///
@@ -426,6 +518,20 @@ pub(crate) fn scan(
     until: Offset,
     limit: u64,
 ) -> io::Result<Scanned> {
+    scan_past_damage(file, header, (until, limit), Offset::ZERO)
+}
+
+/// As [`scan`], and past bad records where a good one of an offset below `below` follows.
+///
+/// # Errors
+///
+/// The storage's.
+pub(crate) fn scan_past_damage(
+    file: &dyn StorageFile,
+    header: &SegmentHeader,
+    (until, limit): (Offset, u64),
+    below: Offset,
+) -> io::Result<Scanned> {
     let begin = (header.first, header.encoded_bytes());
     let mut index = Index::new(begin);
     let mut epochs = Epochs::default();
@@ -434,7 +540,7 @@ pub(crate) fn scan(
         .iter()
         .for_each(|pair| epochs.push(*pair));
     let mut scan = Scan::new(file, begin, limit);
-    let mut bad = None;
+    let (mut bad, mut holes) = (None, Vec::new());
     while scan.offset() < until {
         let (offset, position) = (scan.offset(), scan.position());
         let before = epochs.last_epoch();
@@ -442,10 +548,17 @@ pub(crate) fn scan(
             Ok(None) => break,
             Ok(Some((record, _))) => record.epoch,
             Err(ScanError::Io(error)) => return Err(error),
-            Err(ScanError::Bad(error)) => {
-                bad = Some(error);
-                break;
-            }
+            Err(ScanError::Bad(error)) => match scan.pass_damage(below)? {
+                Some(hole) => {
+                    holes.push(hole);
+                    index.add_behind_damage(scan.offset(), scan.position());
+                    continue;
+                }
+                None => {
+                    bad = Some(error);
+                    break;
+                }
+            },
         };
         if let Some(before) = before.filter(|before| epoch < *before) {
             bad = Some(RecordError::Epoch {
@@ -474,6 +587,7 @@ pub(crate) fn scan(
         position: scan.position(),
         epochs,
         index,
+        holes,
         bad,
         rest_bytes,
     })
@@ -495,6 +609,23 @@ impl Epochs {
             self.pairs.pop_front();
         }
         self.pairs.push_back(pair);
+    }
+
+    /// Notes a record that lies among those already noted, and could not be read before.
+    pub(crate) fn fill(&mut self, pair: EpochStart) {
+        let at = self.pairs.partition_point(|known| known.epoch < pair.epoch);
+        let is_full = self.pairs.len() == EPOCH_STARTS_KEPT;
+        match self.pairs.get_mut(at) {
+            Some(known) if known.epoch == pair.epoch => known.first = known.first.min(pair.first),
+            // Older than all that is kept.
+            _ if at == 0 && is_full => {}
+            _ => {
+                self.pairs.insert(at, pair);
+                if is_full {
+                    self.pairs.pop_front();
+                }
+            }
+        }
     }
 
     /// The epoch of the newest record.
@@ -546,6 +677,18 @@ impl Index {
         let (_, last) = *self.entries.last().expect("never empty");
         if position >= last + INDEX_STEP_BYTES {
             self.entries.push((offset, position));
+        }
+    }
+
+    /// As [`Index::add`], and always kept: no walk leads there.
+    pub(crate) fn add_behind_damage(&mut self, offset: Offset, position: u64) {
+        let at = self.entries.partition_point(|(known, _)| *known < offset);
+        if self
+            .entries
+            .get(at)
+            .is_none_or(|(known, _)| *known > offset)
+        {
+            self.entries.insert(at, (offset, position));
         }
     }
 

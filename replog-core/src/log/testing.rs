@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use super::{LogFiles, LogOptions, LogView, files::OpenReport};
+use super::{LogFiles, LogOptions, LogView, Look, files::OpenReport};
 use crate::{
     error::OpenError,
     record::{KIND_MESSAGE, Record, RecordBatch},
@@ -552,7 +552,24 @@ pub(crate) fn options() -> LogOptions {
 pub(crate) fn open_log(
     storage: &(impl Storage + Clone),
 ) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
-    super::open(Arc::new(storage.clone()), options(), Some(CLUSTER))
+    open_log_looking(storage, Look::AtTheEnd)
+}
+
+pub(crate) fn open_log_looking(
+    storage: &(impl Storage + Clone),
+    look: Look,
+) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
+    let storage = Arc::new(storage.clone());
+    super::open(storage, options(), Some(CLUSTER), look, |_| Ok(()))
+}
+
+/// Opens a log whose damage, if it has any, nobody has to know of.
+pub(crate) fn open_with(
+    storage: Arc<dyn Storage>,
+    options: LogOptions,
+    cluster: Option<ClusterId>,
+) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
+    super::open(storage, options, cluster, Look::AtTheEnd, |_| Ok(()))
 }
 
 /// Some records, which follow each other.
@@ -689,14 +706,14 @@ pub(crate) fn read_all(view: &Arc<LogView>, bytes_max: usize) -> Vec<u8> {
 /// Every file and its content.
 pub(crate) fn dump(storage: &dyn Storage) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
-    for dir in ["", "log"] {
+    for dir in ["", "log", "set-aside"] {
         for name in storage.list(dir).unwrap() {
             let path = if dir.is_empty() {
                 name
             } else {
                 format!("{dir}/{name}")
             };
-            if path != "log" {
+            if path != "log" && path != "set-aside" {
                 files.insert(path.clone(), content(storage, &path));
             }
         }

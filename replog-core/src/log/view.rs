@@ -8,9 +8,10 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    fmt, io,
+    ops::Range,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 
 use super::{
     files::LogOptions,
-    segment::{self, Epochs, HeaderError, Index, OpenSegment, ScanError, SegmentHeader},
+    segment::{self, Epochs, HeaderError, Hole, Index, OpenSegment, ScanError, SegmentHeader},
 };
 use crate::{
     error::ReadError,
@@ -39,7 +40,20 @@ pub(crate) struct LogView {
     written_end: AtomicU64,
     durable_end: AtomicU64,
     durable: watch::Sender<Offset>,
+    /// Nothing from here on is shown, because of a hole; `u64::MAX` where there is none.
+    held_back_at: AtomicU64,
+    /// Who is told of records that cannot be read.
+    on_damage: OnceLock<OnDamage>,
     state: Mutex<State>,
+}
+
+/// Told of an offset that cannot be read.
+struct OnDamage(Box<dyn Fn(Offset) + Send + Sync>);
+
+impl fmt::Debug for OnDamage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnDamage")
+    }
 }
 
 /// The log as it is at one instant.
@@ -57,6 +71,8 @@ struct State {
     tail_bytes: usize,
     epochs: Epochs,
     cluster: Option<ClusterId>,
+    /// What is known not to be readable, by segment, ascending.
+    holes: Vec<(Offset, Hole)>,
     /// Cuts since the log was opened: what was read across one may be of two branches.
     cuts: u64,
     /// The next segment's.
@@ -81,6 +97,17 @@ struct Place {
     cuts: u64,
     cluster: Option<ClusterId>,
     opened: Option<Arc<OpenSegment>>,
+    /// Where records begin behind holes, if it is not opened.
+    behind_holes: Vec<(Offset, u64)>,
+}
+
+/// Where records begin behind the holes of a segment.
+fn holes_of(
+    holes: &[(Offset, Hole)],
+    segment: Offset,
+) -> impl Iterator<Item = (Offset, u64)> + use<'_> {
+    let holes = holes.iter().filter(move |(of, _)| *of == segment);
+    holes.filter_map(|(_, hole)| Some((hole.end, hole.end_position?)))
 }
 
 impl LogView {
@@ -127,6 +154,13 @@ impl LogView {
         self.state().cuts
     }
 
+    /// Has `tell` called, from any thread, whenever somebody could not read a record and that was
+    /// not known before. Once only.
+    pub(crate) fn on_damage(&self, tell: impl Fn(Offset) + Send + Sync + 'static) {
+        let first = self.on_damage.set(OnDamage(Box::new(tell)));
+        assert!(first.is_ok(), "somebody else is told of damage");
+    }
+
     /// The first offset of the tail in memory; the written end where the tail is empty.
     #[cfg(test)]
     pub(crate) fn tail_first(&self) -> Offset {
@@ -149,14 +183,38 @@ impl LogView {
         before: Offset,
         limit: usize,
     ) -> Result<Vec<EpochStart>, ReadError> {
+        self.walk_in_peace(before, limit, &[])
+    }
+
+    /// As [`LogView::epoch_starts_before`], all of them and across holes that are known: an epoch
+    /// that begins in one is there from the first readable record behind it, or not at all.
+    ///
+    /// # Errors
+    ///
+    /// As [`LogView::read`].
+    pub(crate) fn readable_epoch_starts_before(
+        &self,
+        before: Offset,
+    ) -> Result<Vec<EpochStart>, ReadError> {
+        let range = |(_, hole): &(Offset, Hole)| hole.first..hole.end;
+        let holes: Vec<Range<Offset>> = self.state().holes.iter().map(range).collect();
+        self.walk_in_peace(before, usize::MAX, &holes)
+    }
+
+    fn walk_in_peace(
+        &self,
+        before: Offset,
+        limit: usize,
+        holes: &[Range<Offset>],
+    ) -> Result<Vec<EpochStart>, ReadError> {
         loop {
             let (cuts, newest) = {
                 let state = self.state();
                 (state.cuts, state.epochs.newest_before(before, limit))
             };
-            let found = self.walk_epoch_starts(before, limit, newest);
+            let found = self.walk_epoch_starts(before, limit, newest, holes);
             if self.cuts() == cuts {
-                return found;
+                return self.telling_damage(found);
             }
         }
     }
@@ -255,7 +313,7 @@ impl LogView {
             let batch = self.read_segment(&place, from, until, bytes_max);
             // Only what was read while nothing was cut is of one branch, errors included.
             if self.cuts() == place.cuts {
-                return batch.map(|batch| vec![batch]);
+                return self.telling_damage(batch.map(|batch| vec![batch]));
             }
         }
     }
@@ -312,11 +370,23 @@ impl LogView {
         );
     }
 
+    /// Passes on what was read, and tells of damage that was not known.
+    fn telling_damage<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        if let Err(ReadError::Damaged { offset, .. }) = &read {
+            let is_known = self.state().is_hole(*offset);
+            if let (Some(OnDamage(tell)), false) = (self.on_damage.get(), is_known) {
+                tell(*offset);
+            }
+        }
+        read
+    }
+
     fn walk_epoch_starts(
         &self,
         before: Offset,
         limit: usize,
         mut pairs: Vec<EpochStart>,
+        holes: &[Range<Offset>],
     ) -> Result<Vec<EpochStart>, ReadError> {
         loop {
             let oldest = pairs
@@ -332,17 +402,28 @@ impl LogView {
             };
             let opened = self.open_segment(&place)?;
             let header = self.read_header(&place, &*opened.file)?;
-            let scanned = segment::scan(&*opened.file, &header, oldest, place.segment.bytes)
+            let extent = (oldest, place.segment.bytes);
+            let known = holes.iter().map(|hole| hole.end).rfind(|end| *end < oldest);
+            let below = known.map_or(Offset::ZERO, |end| end.plus(1));
+            let scanned = segment::scan_past_damage(&*opened.file, &header, extent, below)
                 .map_err(|error| place.io(error))?;
-            if scanned.end < oldest {
+            let is_known = |at: Offset| holes.iter().any(|hole| hole.contains(&at));
+            if let Some(hole) = scanned.holes.iter().find(|hole| !is_known(hole.first)) {
+                return Err(place.damaged((hole.first, hole.position), RecordError::Absent));
+            }
+            if scanned.end < oldest && !is_known(scanned.end) {
                 let error = scanned.bad.unwrap_or(RecordError::Absent);
                 return Err(place.damaged((scanned.end, scanned.position), error));
             }
             let mut older = scanned.epochs.newest_before(oldest, limit);
-            assert!(
-                !older.is_empty(),
-                "no epoch begins before {oldest} in {place:?}"
-            );
+            if older.is_empty() {
+                // The log begins with a hole.
+                assert!(
+                    !holes.is_empty(),
+                    "no epoch begins before {oldest} in {place:?}"
+                );
+                return Ok(pairs);
+            }
             older.append(&mut pairs);
             pairs = older;
         }
@@ -362,12 +443,17 @@ impl LogView {
             .get(after)
             .map_or(state.written_end, |next| next.first);
         let opened = state.opened(segment.id);
+        let behind_holes = match opened {
+            Some(_) => Vec::new(),
+            None => holes_of(&state.holes, segment.first).collect(),
+        };
         Some(Place {
             segment,
             end,
             cuts: state.cuts,
             cluster: state.cluster,
             opened,
+            behind_holes,
         })
     }
 
@@ -382,7 +468,10 @@ impl LogView {
             .open(&path, OpenHow::Existing)
             .map_err(|error| place.io(error))?;
         let header = self.read_header(place, &*file)?;
-        let index = Index::new((first, header.encoded_bytes()));
+        let mut index = Index::new((first, header.encoded_bytes()));
+        for &(offset, position) in &place.behind_holes {
+            index.add_behind_damage(offset, position);
+        }
         let opened = Arc::new(OpenSegment::new(id, first, file, index));
         self.state().keep_open(opened.clone());
         Ok(opened)
@@ -532,6 +621,8 @@ impl LogView {
             written_end: AtomicU64::new(end.0),
             durable_end: AtomicU64::new(end.0),
             durable: watch::Sender::new(end),
+            held_back_at: AtomicU64::new(u64::MAX),
+            on_damage: OnceLock::new(),
             state: Mutex::new(State {
                 written_end: end,
                 cluster,
@@ -559,6 +650,34 @@ impl LogView {
         epochs: Epochs,
     ) {
         self.state().set_last(first, bytes, file, index, epochs);
+    }
+
+    /// These offsets cannot be read, and nothing from `held_back_at` on is shown.
+    pub(super) fn damaged(&self, holes: &[(Offset, Hole)], held_back_at: Option<Offset>) {
+        {
+            let mut state = self.state();
+            state.holes = holes.to_vec();
+            // No walk leads over them.
+            for opened in state.opened.iter().chain(&state.active) {
+                let behind = holes_of(holes, opened.first);
+                behind.for_each(|(offset, at)| opened.index().add_behind_damage(offset, at));
+            }
+        }
+        let held_back_at = held_back_at.unwrap_or(Offset(u64::MAX));
+        self.held_back_at.store(held_back_at.0, Ordering::Release);
+        self.publish_durable(self.durable_end());
+    }
+
+    /// A hole was filled with these records, up to `position` in its segment.
+    pub(super) fn filled(&self, segment: Offset, position: u64, batch: &RecordBatch) {
+        let mut state = self.state();
+        batch
+            .epoch_starts()
+            .for_each(|pair| state.epochs.fill(pair));
+        let mut segments = state.segments.iter_mut();
+        if let Some(segment) = segments.find(|known| known.first == segment) {
+            segment.bytes = segment.bytes.max(position);
+        }
     }
 
     pub(super) fn set_cluster(&self, cluster: ClusterId) {
@@ -648,6 +767,7 @@ impl LogView {
     }
 
     fn publish_durable(&self, end: Offset) {
+        let end = end.min(Offset(self.held_back_at.load(Ordering::Acquire)));
         if self.durable_end() != end {
             self.durable_end.store(end.0, Ordering::Release);
             self.durable.send_replace(end);
@@ -656,6 +776,11 @@ impl LogView {
 }
 
 impl State {
+    fn is_hole(&self, offset: Offset) -> bool {
+        let contains = |hole: &Hole| hole.first <= offset && offset < hole.end;
+        self.holes.iter().any(|(_, hole)| contains(hole))
+    }
+
     fn tail_first(&self) -> Offset {
         self.tail
             .front()

@@ -21,7 +21,7 @@ use std::{
     collections::VecDeque,
     fmt,
     io::{self, IoSlice},
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
@@ -35,7 +35,7 @@ use tracing::warn;
 
 use crate::{
     limits::{ROOM_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
-    log::{Cut, LogError, LogFiles, Meta, keys_file},
+    log::{Cut, HeldBack, LogError, LogFiles, Meta, keys_file},
     record::RecordBatch,
     storage::{OpenHow, Storage},
     types::{Epoch, Offset, SyncPolicy},
@@ -57,6 +57,9 @@ pub(crate) enum WriteCommand {
     /// Write and sync everything before it, then save this. Also sets the files' cluster id from
     /// it.
     SaveMeta { ticket: u64, meta: Box<Meta> },
+    /// Somebody could not read this record: write and sync everything before it, then read its
+    /// segment through, and report what cannot be read.
+    Inspect { offset: Offset, held_back: HeldBack },
     /// After a refused write: undo what came of it, see whether there is room, and take commands
     /// again.
     Resume,
@@ -72,8 +75,9 @@ pub(crate) enum WriteCommand {
 pub(crate) enum WriteReport {
     /// Everything below is written.
     Written { end: Offset },
-    /// Everything below is held as the sync policy defines it.
-    Durable { end: Offset },
+    /// Everything below `end` is held as the sync policy defines it; up to `whole_end` without a
+    /// hole.
+    Durable { end: Offset, whole_end: Offset },
     /// The cut of `ticket` is done and durable.
     Truncated { ticket: u64, cut: Cut },
     /// The meta of `ticket` is durable, and so is every record before it.
@@ -81,8 +85,13 @@ pub(crate) enum WriteReport {
     /// A write was refused. Nothing of what it was for counts as done, and what is queued behind
     /// it is dropped, until it shall resume.
     WriteFailed { error: io::Error },
-    /// There is room, and commands are taken again. The log ends here, all of it durable.
-    Resumed { end: Offset },
+    /// There is room, and commands are taken again. The log is durable, up to here without a hole.
+    Resumed { whole_end: Offset },
+    /// The inspection is done: these records cannot be read, and all before `whole_end` can.
+    Inspected {
+        holes: Vec<Range<Offset>>,
+        whole_end: Offset,
+    },
     /// Final: a sync failed, or worse. Nothing is done any more; every later command is
     /// dropped.
     Failed { error: io::Error },
@@ -99,6 +108,7 @@ impl WriteCommand {
             | WriteCommand::SetAside { .. }
             | WriteCommand::SaveMeta { .. }
             | WriteCommand::SaveKeys { .. }
+            | WriteCommand::Inspect { .. }
             | WriteCommand::Resume
             | WriteCommand::Close => 0,
         }
@@ -293,6 +303,7 @@ impl WriterLoop {
         }
         report(WriteReport::Durable {
             end: self.files.durable_end(),
+            whole_end: self.files.whole_end(),
         });
         Ok(())
     }
@@ -336,8 +347,15 @@ impl WriterLoop {
                     warn!(%error, "no snapshot of keys was left: the next start reads the log");
                 }
             }
+            WriteCommand::Inspect { offset, held_back } => {
+                self.files.inspect(offset, held_back)?;
+                report(WriteReport::Inspected {
+                    holes: self.files.damaged_ranges(),
+                    whole_end: self.files.whole_end(),
+                });
+            }
             WriteCommand::Resume => report(WriteReport::Resumed {
-                end: self.files.end(),
+                whole_end: self.files.whole_end(),
             }),
             WriteCommand::Close => unreachable!("it is done already"),
         }

@@ -253,7 +253,12 @@ impl Start {
         };
         let now = Instant::now();
         Start {
-            recovery: Recovery::new(settings, meta, end(&master.log), now),
+            recovery: Recovery::new(
+                settings,
+                meta,
+                crate::rules::recovery::OwnLog::whole(end(&master.log)),
+                now,
+            ),
             now,
             own: master.log.clone(),
             nodes: history.nodes.clone(),

@@ -193,6 +193,25 @@ impl Keys {
         self.advance(end, None);
     }
 
+    /// Whether some of the last records could not be read.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.unread.is_some()
+    }
+
+    /// The log has gone on since these were read from it: takes over what `newer` learned of it
+    /// meanwhile.
+    pub(crate) fn catch_up(&mut self, newer: &Keys) {
+        assert!(self.end <= newer.end, "keys from beyond the log's end");
+        let first = newer
+            .entries
+            .partition_point(|entry| entry.offset < self.end);
+        newer
+            .entries
+            .range(first..)
+            .for_each(|entry| self.enter(*entry));
+        self.advance(newer.end, newer.last_epoch);
+    }
+
     /// Looks no further back than this.
     fn narrow(&mut self, horizon: u64) {
         assert!(

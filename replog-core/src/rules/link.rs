@@ -20,11 +20,13 @@ use tokio::time::Instant;
 
 use crate::{
     config::Timing,
-    limits::{BATCHES_IN_FLIGHT_MAX, PROBES_IN_FLIGHT_MAX},
+    limits::{BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, PROBES_IN_FLIGHT_MAX},
+    record::RecordBatch,
     rules::{
         backoff::Backoff,
         health::Health,
         progress::{Progress, Wanted},
+        repair::Lack,
     },
     transport::{self, Answer, FencedBy, Refusal, RequestBody, Response, TransportError},
     types::{ClusterId, Epoch, Incarnation, NodeName, Offset, Status},
@@ -57,6 +59,9 @@ pub(crate) struct Link {
     committed: Option<Offset>,
     pending: Vec<LinkAction>,
     report_due: bool,
+    /// What the master's own log lacks.
+    lack: Option<Lack>,
+    next_fetch_at: Instant,
 }
 
 #[derive(Debug)]
@@ -102,6 +107,7 @@ enum ProbeKind {
     Ask { serial: u64 },
     Hello,
     Heartbeat,
+    Fetch,
 }
 
 /// Failures in a row of one kind, and the last one's reason.
@@ -151,6 +157,8 @@ pub(crate) enum LinkAction {
         serial: u64,
         response: Box<Response>,
     },
+    /// Records that the master's own log lacks.
+    Fetched(Vec<RecordBatch>),
     /// The master has lost its office.
     BecomeFenced(FencedBy),
     /// The secondary began, or lost, its standing in this epoch.
@@ -192,6 +200,8 @@ pub(crate) struct LinkReport {
     pub(crate) next_retry_at: Option<Instant>,
     /// Records up to here are on their way.
     pub(crate) in_flight_end: Offset,
+    /// Whether the secondary is aligned, and was intact when it was greeted or has become so.
+    pub(crate) intact: bool,
 }
 
 impl Link {
@@ -215,6 +225,8 @@ impl Link {
             committed: None,
             pending: Vec::new(),
             report_due: true,
+            lack: None,
+            next_fetch_at: now,
             timing,
         }
     }
@@ -260,6 +272,11 @@ impl Link {
         self.written_end = written_end;
         self.committed = committed;
         self.note_due(now);
+    }
+
+    /// The master's own log lacks this, or nothing any more.
+    pub(crate) fn on_lack(&mut self, now: Instant, lack: Option<Lack>) {
+        (self.lack, self.next_fetch_at) = (lack, now);
     }
 
     /// The records of `attempt` were read and are being sent. False: not wanted any more.
@@ -326,6 +343,9 @@ impl Link {
             self.report_due = true;
             return Some(probe);
         }
+        if let Some(fetch) = self.poll_fetch(now) {
+            return Some(fetch);
+        }
         if let Some(batch) = self.poll_batch(now) {
             self.report_due = true;
             return Some(batch);
@@ -342,7 +362,8 @@ impl Link {
             }
         };
         let retry = self.retry_at.filter(|at| *at > now && self.lacks_records());
-        [probe, retry, self.health.next_deadline(now)]
+        let fetch = self.fetchable().map(|_| self.next_fetch_at);
+        [probe, retry, fetch, self.health.next_deadline(now)]
             .into_iter()
             .flatten()
             .min()
@@ -365,6 +386,7 @@ impl Link {
             failure: failures.last.clone(),
             next_retry_at: failures.last.as_ref().and_then(|_| self.next_retry_at(now)),
             in_flight_end: open.map_or(Offset::ZERO, |open| open.progress.in_flight_end()),
+            intact: open.is_some_and(|open| open.refill_target.is_none()),
         }
     }
 
@@ -466,6 +488,46 @@ impl Link {
         Some(action)
     }
 
+    /// What to fetch, from which life: only where the secondary, which is aligned, holds the record
+    /// behind too, or all that there is. Its end need not count.
+    fn fetchable(&self) -> Option<(Lack, &Conversation)> {
+        let (lack, open) = (self.lack?, self.open()?);
+        let needed = lack.until.plus(1).min(self.written_end);
+        (open.progress.durable_end() >= needed).then_some((lack, open))
+    }
+
+    /// Asks for what the master's own log lacks, as often as for signs of life.
+    fn poll_fetch(&mut self, now: Instant) -> Option<LinkAction> {
+        if now < self.next_fetch_at || self.fetchable().is_none() {
+            return None;
+        }
+        // Whether or not it can be sent: what is due and not done would be due again at once.
+        self.next_fetch_at = now + self.timing.heartbeat_interval;
+        if self.probes.len() >= PROBES_IN_FLIGHT_MAX {
+            return None;
+        }
+        let (lack, open) = self.fetchable()?;
+        let fetch = transport::Fetch {
+            to_incarnation: open.incarnation,
+            from: lack.from,
+            bytes_max: u32::try_from(BATCH_BYTES_MAX).expect("a batch is small"),
+            epoch_starts: false,
+        };
+        let (epoch, held_before) = (open.epoch, open.progress.durable_end());
+        let attempt = self.next_attempt();
+        let probe = Probe {
+            kind: ProbeKind::Fetch,
+            sent_at: now,
+            held_before,
+        };
+        self.probes.insert(attempt, probe);
+        Some(LinkAction::Ask {
+            attempt,
+            epoch,
+            body: RequestBody::Fetch(fetch),
+        })
+    }
+
     /// Sends the batch that is due: several in flight to a Healthy secondary, one to a Suspected
     /// one or after a failure, none to an Unhealthy one.
     fn poll_batch(&mut self, now: Instant) -> Option<LinkAction> {
@@ -537,12 +599,31 @@ impl Link {
         match probe.kind {
             ProbeKind::Ask { serial } => self.on_asked(now, serial, response),
             ProbeKind::Hello => self.on_hello_answer(now, response),
+            ProbeKind::Fetch => self.on_fetch_answer(now, response),
             ProbeKind::Heartbeat => {
                 if let Some(response) = self.accept(now, response) {
                     let gone_back = response.state.durable_end < probe.held_before;
                     self.on_state(now, &response, gone_back);
                 }
             }
+        }
+    }
+
+    /// Records for the master's own log, from the life whose end counts.
+    fn on_fetch_answer(&mut self, now: Instant, response: Response) {
+        let same_life = |open: &Conversation| open.incarnation == response.incarnation;
+        if !self.open().is_some_and(same_life) {
+            return;
+        }
+        match response.answer {
+            Answer::Records(fetched) => {
+                self.on_contact(now);
+                self.pending.push(LinkAction::Fetched(fetched.records));
+            }
+            Answer::Refused(refusal) => self.on_refused(now, refusal),
+            _ => self
+                .probe_failures
+                .add(Failure::bad_answer("not records for the own log")),
         }
     }
 

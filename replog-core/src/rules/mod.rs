@@ -24,5 +24,6 @@ mod property_tests;
 pub(crate) mod quorum;
 pub(crate) mod recovery;
 pub(crate) mod reorder;
+pub(crate) mod repair;
 pub(crate) mod replica;
 pub(crate) mod room;

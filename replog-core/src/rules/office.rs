@@ -280,6 +280,38 @@ impl<W> Office<W> {
         self.secondaries[secondary].report = report;
     }
 
+    /// The ends of the secondaries that are intact and aligned in this epoch.
+    pub(crate) fn intact_ends(&self) -> Vec<Offset> {
+        let reports = self.secondaries.iter().map(|secondary| &secondary.report);
+        reports
+            .filter(|report| report.intact && report.epoch == Some(self.epoch))
+            .filter_map(|report| report.durable_end)
+            .collect()
+    }
+
+    /// The keys were read again, after what could not be read before was mended.
+    pub(crate) fn on_keys_read_again(&mut self, mut keys: Keys) {
+        if let Some(known) = &self.keys {
+            keys.catch_up(known);
+            self.keys = Some(keys);
+        }
+    }
+
+    /// A part of the own log cannot be read and nobody else has it: the office is given up, since
+    /// no secondary could get past it. Nothing is known of what waits.
+    pub(crate) fn become_damaged(&mut self, detail: &Arc<str>) -> Vec<Answered<W>> {
+        if self.state != State::Serving {
+            return Vec::new();
+        }
+        self.state = State::Recovering;
+        let answered = self.dismiss(|offset| AppendError::Storage {
+            detail: detail.clone(),
+            offset: Some(offset),
+        });
+        self.acks = Acks::new(Offset::ZERO, self.secondaries.len());
+        answered
+    }
+
     /// Takes out everyone who is to be answered at `now`: concern met, or time up.
     pub(crate) fn settle(&mut self, now: Instant) -> Vec<Answered<W>> {
         let mut done = self.acks.release();

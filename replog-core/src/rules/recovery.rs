@@ -41,8 +41,10 @@ use crate::{
 pub(crate) struct Recovery {
     settings: Settings,
     meta: Meta,
-    /// The own log's end, all of it durable.
+    /// The end of the own log before its first hole, all of it durable.
     own_end: Offset,
+    /// The own log's end, holes before it or not. The same as `own_end` where the log is intact.
+    log_end: Offset,
     step: Step,
     step_since: Instant,
     started: Instant,
@@ -58,6 +60,26 @@ pub(crate) struct Recovery {
     /// promise of a forced epoch.
     forced_with: Option<BTreeSet<NodeName>>,
     out: Vec<RecoveryAction>,
+}
+
+/// How far the own log goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnLog {
+    /// Up to here it can be read.
+    pub(crate) whole_end: Offset,
+    /// The offset after its last record.
+    pub(crate) end: Offset,
+}
+
+impl OwnLog {
+    /// A log without a hole.
+    #[cfg(test)]
+    pub(crate) fn whole(end: Offset) -> OwnLog {
+        OwnLog {
+            whole_end: end,
+            end,
+        }
+    }
 }
 
 /// What a recovery needs to know of the settings.
@@ -169,25 +191,30 @@ pub(crate) enum RecoveryAction {
 
 impl Recovery {
     /// Begins with what the directory holds.
-    pub(crate) fn new(settings: Settings, meta: Meta, own_end: Offset, now: Instant) -> Recovery {
-        Recovery::again(settings, meta, own_end, 0, now)
+    pub(crate) fn new(settings: Settings, meta: Meta, own: OwnLog, now: Instant) -> Recovery {
+        Recovery::again(settings, meta, own, 0, now)
     }
 
     /// As [`Recovery::new`], later in the same life, behind one that asked under `serial` last.
     pub(crate) fn again(
         settings: Settings,
         meta: Meta,
-        own_end: Offset,
+        own: OwnLog,
         serial: u64,
         now: Instant,
     ) -> Recovery {
+        assert!(
+            own.whole_end == own.end || meta.log_epoch.is_none(),
+            "an intact log with a hole: {own:?}"
+        );
         let highest = meta
             .promised
             .as_ref()
             .map_or(Epoch(0), |promised| promised.epoch);
         let mut recovery = Recovery {
             settings,
-            own_end,
+            own_end: own.whole_end,
+            log_end: own.end,
             step: Step::Identifying,
             step_since: now,
             started: now,
@@ -263,17 +290,19 @@ impl Recovery {
     /// The own log was cut to `end`.
     pub(crate) fn on_truncated(&mut self, now: Instant, end: Offset) {
         if let Step::Cutting { epoch, source } = self.step.clone() {
-            self.own_end = end;
+            self.own_end = self.own_end.min(end);
+            self.log_end = end;
             self.become_adopting(now, epoch, source);
         }
     }
 
-    /// The own log is durable to `end`.
+    /// The own log is durable to `end`, without a hole.
     pub(crate) fn on_durable(&mut self, now: Instant, end: Offset) {
         // Whatever the step: what was fetched may become durable only after its round was given
         // up, and the next round must not take the log for shorter than it is.
         let grown = end > self.own_end;
         self.own_end = self.own_end.max(end);
+        self.log_end = self.log_end.max(end);
         if let Step::Adopting { epoch, source } = self.step.clone()
             && grown
             && end >= self.appending_to
@@ -333,6 +362,11 @@ impl Recovery {
             }
             _ => self.step_since + unhealthy_after,
         }
+    }
+
+    /// Whether the office is won.
+    pub(crate) fn is_done(&self) -> bool {
+        self.step == Step::Done
     }
 
     /// How it goes, for people.
@@ -626,7 +660,9 @@ impl Recovery {
                 Some(_) => {}
             }
         }
-        let own_rank = self.rank(self.meta.log_epoch, own_starts, self.own_end);
+        let before_hole = own_starts.partition_point(|start| start.first < self.own_end);
+        let readable = &own_starts[..before_hole];
+        let own_rank = self.rank(self.meta.log_epoch, readable, self.own_end);
         let own = self.meta.log_epoch.is_some();
         let mut best = own_rank;
         let mut source = None;
@@ -655,7 +691,7 @@ impl Recovery {
             }
         }
         let Some((source, starts)) = source else {
-            self.take_office(now, epoch);
+            self.adopt_own(now, epoch);
             return;
         };
         let agree = if own {
@@ -675,7 +711,7 @@ impl Recovery {
             let (own, adopted) = (
                 Outline {
                     starts: own_starts,
-                    end: self.own_end,
+                    end: self.log_end,
                 },
                 Outline {
                     starts: &starts,
@@ -683,7 +719,7 @@ impl Recovery {
                 },
             );
             match agreement(own, adopted) {
-                Agreement::Below(end) => end.min(self.own_end),
+                Agreement::Below(end) => end.min(self.log_end),
                 // Not intact, it may be refilled from the beginning: nothing of it counts.
                 Agreement::OlderNeeded { .. } | Agreement::OwnOlderNeeded { .. } => Offset::ZERO,
             }
@@ -692,16 +728,37 @@ impl Recovery {
         self.note(format!(
             "adopting the log of {name} up to {end}, from {agree} on"
         ));
-        if agree < self.own_end {
-            self.enter(now, Step::Cutting { epoch, source });
-            if self.forced_with.is_some() {
-                let from = agree;
-                self.out.push(RecoveryAction::SetAside { from, epoch });
-            }
-            self.out.push(RecoveryAction::Truncate(agree));
+        if agree < self.log_end {
+            self.cut(now, agree, epoch, source);
         } else {
             self.become_adopting(now, epoch, source);
         }
+    }
+
+    /// Nobody has a better log. One with a hole, which only a forced recovery adopts, ends there.
+    fn adopt_own(&mut self, now: Instant, epoch: Epoch) {
+        if self.own_end == self.log_end {
+            self.take_office(now, epoch);
+            return;
+        }
+        let source = Source {
+            name: self.meta.name.clone(),
+            incarnation: Incarnation {
+                instance: self.meta.instance,
+                start: self.meta.start,
+            },
+            end: self.own_end,
+        };
+        self.cut(now, self.own_end, epoch, source);
+    }
+
+    fn cut(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
+        self.enter(now, Step::Cutting { epoch, source });
+        // What lies behind a hole may have been acknowledged below a majority.
+        if self.forced_with.is_some() || self.own_end < self.log_end {
+            self.out.push(RecoveryAction::SetAside { from: to, epoch });
+        }
+        self.out.push(RecoveryAction::Truncate(to));
     }
 
     /// What makes a log the one to adopt. Where a recovery is forced and nobody is intact, the
@@ -777,6 +834,7 @@ impl Recovery {
     }
 
     fn take_office(&mut self, now: Instant, epoch: Epoch) {
+        assert_eq!(self.own_end, self.log_end, "an office without a whole log");
         self.meta.log_epoch = Some(epoch);
         if self.forced_with.is_some() {
             self.meta.forced_epoch = Some(epoch);

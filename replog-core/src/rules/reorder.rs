@@ -75,6 +75,22 @@ impl Reorder {
         }
         let mut released = Vec::new();
         self.release(batch, &mut released);
+        self.release_held(&mut released);
+        Offered::Continues(released)
+    }
+
+    /// The log is held up to `end` already, without what lies before it having been offered.
+    /// Returns what waited behind.
+    pub(crate) fn skip_to(&mut self, end: Offset) -> Vec<RecordBatch> {
+        let mut released = Vec::new();
+        if end > self.end {
+            self.end = end;
+            self.release_held(&mut released);
+        }
+        released
+    }
+
+    fn release_held(&mut self, released: &mut Vec<RecordBatch>) {
         while let Some((&first, _)) = self.held.first_key_value() {
             if first > self.end {
                 break;
@@ -84,9 +100,8 @@ impl Reorder {
                 .remove(&first)
                 .expect("the first key was just seen");
             self.held_bytes -= batch.bytes().len();
-            self.release(batch, &mut released);
+            self.release(batch, released);
         }
-        Offered::Continues(released)
     }
 
     fn release(&mut self, batch: RecordBatch, released: &mut Vec<RecordBatch>) {

@@ -36,6 +36,8 @@ pub(crate) trait LogFacts {
     fn epoch_starts(&self, limit: usize) -> Vec<EpochStart>;
     /// The epoch of a record, as far as it is known without reading files.
     fn epoch_at(&self, offset: Offset) -> Option<Epoch>;
+    /// The offset after the last record, holes before it or not.
+    fn end(&self) -> Offset;
 }
 
 /// Names a request until it is answered.
@@ -65,6 +67,8 @@ pub(crate) struct Replica {
     /// Answers that wait until the log epoch is saved.
     held_answers: Vec<(RequestId, Answer)>,
     intact_save: Option<Epoch>,
+    /// A record that cannot be read: its segment is being read through.
+    inspecting: Option<Offset>,
     master_url: Option<String>,
     last_contact: Option<Instant>,
     failed: Option<String>,
@@ -90,6 +94,15 @@ struct Greeting {
     requests: Vec<RequestId>,
 }
 
+/// How many of the own epoch starts are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OwnStarts {
+    /// Those in memory.
+    Newest,
+    /// All that can be read.
+    All,
+}
+
 /// What follows a report of the writer.
 #[derive(Debug)]
 enum Continuation {
@@ -113,6 +126,8 @@ enum Continuation {
     },
     /// The log epoch is durable.
     Intact { meta: Meta },
+    /// That the log is damaged is durable.
+    Damaged { meta: Meta },
 }
 
 /// What the shell is to do, in order.
@@ -143,6 +158,8 @@ pub(crate) enum ReplicaAction {
         hello: Box<Hello>,
         before: Offset,
     },
+    /// Read the segment of this record through, and call [`Replica::on_inspected`].
+    Inspect { offset: Offset },
     /// See whether the disk takes writes again.
     Resume,
     /// Something happened that is worth a line in the log.
@@ -177,6 +194,10 @@ pub(crate) enum ReplicaChange {
     Resumed {
         end: Offset,
     },
+    /// A record cannot be read.
+    Damaged {
+        offset: Offset,
+    },
 }
 
 impl Replica {
@@ -201,6 +222,7 @@ impl Replica {
             parked: BTreeSet::new(),
             held_answers: Vec::new(),
             intact_save: None,
+            inspecting: None,
             master_url: None,
             last_contact: None,
             failed: None,
@@ -233,22 +255,33 @@ impl Replica {
 
     /// Everything below `end` is held.
     pub(crate) fn on_durable(&mut self, end: Offset) {
-        self.durable_end = self.durable_end.max(end);
+        self.hold(end);
         self.settle();
+    }
+
+    /// Takes over how far the log is held. Where a hole was filled, that may be further than what
+    /// was offered: the records behind it were there.
+    fn hold(&mut self, end: Offset) {
+        self.durable_end = self.durable_end.max(end);
+        let released = self.reorder.skip_to(self.durable_end);
+        self.out
+            .extend(released.into_iter().map(ReplicaAction::Write));
     }
 
     /// A save is durable, and every record before it.
     pub(crate) fn on_saved(&mut self, ticket: u64, durable_end: Offset, log: &impl LogFacts) {
-        self.durable_end = self.durable_end.max(durable_end);
+        self.hold(durable_end);
         match self.next_continuation(ticket) {
             Continuation::AnswerPromise {
                 request,
                 epoch,
                 meta,
             } => {
-                self.meta = meta;
+                self.become_saved(meta);
                 if self.still_promised(request, epoch) {
-                    let epoch_starts = log.epoch_starts(EPOCH_STARTS_MAX);
+                    let mut epoch_starts = log.epoch_starts(EPOCH_STARTS_MAX);
+                    // What lies behind a hole is not there for others.
+                    epoch_starts.retain(|start| start.first < self.durable_end);
                     let forced_epoch = self.meta.forced_epoch;
                     let promised = Promised {
                         epoch_starts,
@@ -262,11 +295,16 @@ impl Replica {
                 hello,
                 meta,
             } => {
-                self.meta = meta;
-                self.align(serial, hello, &log.epoch_starts(usize::MAX));
+                self.become_saved(meta);
+                let own = Outline {
+                    starts: &log.epoch_starts(usize::MAX),
+                    end: log.end(),
+                };
+                self.align(serial, hello, own, OwnStarts::Newest);
             }
+            Continuation::Damaged { meta } => self.become_saved(meta),
             Continuation::Intact { meta } => {
-                self.meta = meta;
+                self.become_saved(meta);
                 self.intact_save = None;
                 if let Some(epoch) = self.meta.log_epoch {
                     let end = self.durable_end;
@@ -276,6 +314,14 @@ impl Replica {
             Continuation::Cut { .. } => panic!("ticket {ticket} was a cut, not a save"),
         }
         self.settle();
+    }
+
+    /// The meta is durable. Damage that was found since it was asked for makes it claim too much.
+    fn become_saved(&mut self, meta: Meta) {
+        self.meta = meta;
+        if self.staged.log_epoch.is_none() {
+            self.meta.log_epoch = None;
+        }
     }
 
     /// A cut is durable.
@@ -303,12 +349,17 @@ impl Replica {
         serial: u64,
         hello: Box<Hello>,
         starts: &[EpochStart],
+        log: &impl LogFacts,
     ) {
         if starts.is_empty() {
             let detail = "the epochs of the own log cannot be read".to_owned();
             self.answer_greeting(serial, &Answer::Refused(Refusal::Storage { detail }));
         } else {
-            self.align(serial, hello, starts);
+            let own = Outline {
+                starts,
+                end: log.end(),
+            };
+            self.align(serial, hello, own, OwnStarts::All);
         }
         self.settle();
     }
@@ -540,7 +591,10 @@ impl Replica {
 
     /// Cuts the log to where the pairs agree, and to the master's end: by its own comparison,
     /// and never once its log epoch is the sender's.
-    fn align(&mut self, serial: u64, hello: Box<Hello>, own_starts: &[EpochStart]) {
+    ///
+    /// Holes in the own log make no difference: it agrees beyond one only if it agrees about a
+    /// record behind it, and a cut within one is made at its beginning.
+    fn align(&mut self, serial: u64, hello: Box<Hello>, own: Outline<'_>, known: OwnStarts) {
         let Some(greeting) = self
             .greeting
             .as_ref()
@@ -548,15 +602,11 @@ impl Replica {
         else {
             return;
         };
-        let own_end = self.reorder.end();
         if self.meta.log_epoch == Some(greeting.epoch) {
             self.become_aligned(serial, hello.adopted_end, 0);
             return;
         }
-        let own = Outline {
-            starts: own_starts,
-            end: own_end,
-        };
+        let own_end = own.end;
         let theirs = Outline {
             starts: &hello.epoch_starts,
             end: hello.epoch_starts_end,
@@ -565,14 +615,19 @@ impl Replica {
             Agreement::OlderNeeded { before } => {
                 self.answer_greeting(serial, &Answer::OlderStartsNeeded { before });
             }
-            Agreement::OwnOlderNeeded { before } => {
+            Agreement::OwnOlderNeeded { before } if known == OwnStarts::Newest => {
                 self.out.push(ReplicaAction::ReadStarts {
                     serial,
                     hello,
                     before,
                 });
             }
-            Agreement::Below(end) => {
+            agreement => {
+                let end = match agreement {
+                    Agreement::Below(end) => end,
+                    // The log begins with a hole, and no epoch behind it is the master's.
+                    _ => Offset::ZERO,
+                };
                 let to = end.min(hello.end).min(own_end);
                 let adopted_end = hello.adopted_end;
                 if to < own_end {
@@ -806,6 +861,7 @@ impl Replica {
     }
 }
 
+mod damage;
 mod trouble;
 
 #[cfg(test)]

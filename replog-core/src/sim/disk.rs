@@ -22,6 +22,7 @@ use super::{
 use crate::{
     log::{
         Meta,
+        mark::{self, Mark},
         segment::{self, FileName, SegmentHeader},
     },
     record::{Record, encoded_len},
@@ -55,6 +56,8 @@ pub(crate) struct Disk {
     pub(crate) full: bool,
     /// The meta that it holds for good.
     pub(crate) meta: Option<Meta>,
+    /// The last log epoch of any meta.
+    pub(crate) had_log_epoch: Option<Epoch>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +95,7 @@ struct Held {
     /// `None`: it rotted.
     records: Vec<Option<RecordId>>,
     position: usize,
-    rot: Option<Rot>,
+    rots: Vec<Rot>,
 }
 
 /// Where a bit flipped: the record's place in its file.
@@ -113,16 +116,19 @@ impl Held {
             self.first = Some(header.first);
         }
         while let Some(rest) = bytes.get(self.position..) {
-            let rot = self.rot.filter(|rot| rot.position == self.position);
+            let rot = self
+                .rots
+                .iter()
+                .position(|rot| rot.position == self.position);
             match (record_of(rest), rot) {
-                (Some((id, length)), _) => {
+                (Some((id, length)), rot) => {
                     self.records.push(Some(id));
                     self.position += length;
-                    self.rot = self.rot.filter(|_| rot.is_none());
+                    rot.map(|mended| self.rots.remove(mended));
                 }
-                (None, Some(rot)) if rest.len() > rot.length => {
+                (None, Some(rot)) if rest.len() > self.rots[rot].length => {
                     self.records.push(None);
-                    self.position += rot.length;
+                    self.position += self.rots[rot].length;
                 }
                 (None, _) => break,
             }
@@ -131,10 +137,10 @@ impl Held {
 
     /// Reads everything anew.
     fn read_again(&mut self, bytes: &[u8]) {
+        let mut rots = std::mem::take(&mut self.rots);
+        rots.retain(|rot| rot.position + rot.length <= bytes.len());
         *self = Held {
-            rot: self
-                .rot
-                .filter(|rot| rot.position + rot.length <= bytes.len()),
+            rots,
             ..Held::default()
         };
         self.read_on(bytes);
@@ -339,42 +345,56 @@ impl Disk {
                 .first
                 .and_then(|first| offset.0.checked_sub(first.0));
             let nth = nth.and_then(|nth| usize::try_from(nth).ok());
-            file.held.rot.is_some()
+            !file.held.rots.is_empty()
                 && nth.is_some_and(|nth| file.held.records.get(nth) == Some(&None))
         })
     }
 
     /// Whether any record rotted.
     pub(crate) fn has_rot(&self) -> bool {
-        self.files.values().any(|file| file.held.rot.is_some())
+        self.files.values().any(|file| !file.held.rots.is_empty())
     }
 
-    /// Flips a bit of a record that is on disk for good and is not the last of its segment;
-    /// returns its offset.
+    /// Flips a bit of a record that is on disk for good, lies below the mark and is not the last of
+    /// its segment; returns its offset. Rot above a mark that a power cut left behind cannot be told
+    /// from a torn tail, so that the system promises nothing about it.
     pub(crate) fn rot(&mut self, rng: &mut ChaCha8Rng) -> Option<Offset> {
+        let mark = self.durable.get(mark::PATH).and_then(file_of)?;
+        // The mark has long been written back, as far as it was written at all.
+        self.files.get_mut(&mark)?.sync();
+        let mark = Mark::decode(self.durable_file(mark::PATH)?)?;
         let logs = self.durable.iter().filter(|(path, _)| is_segment(path));
         let mut logs: Vec<u64> = logs.filter_map(|(_, entry)| file_of(entry)).collect();
-        logs.shuffle(rng);
+        if rng.random_bool(0.5) {
+            logs.shuffle(rng);
+        } else {
+            // The newest, which a start reads.
+            logs.reverse();
+        }
         let file = self.files.get_mut(logs.first()?)?;
         let first = file.held.first?;
-        let others = file
-            .held
-            .records
-            .len()
-            .checked_sub(1)
-            .filter(|others| *others > 0)?;
-        let nth = rng.random_range(0..others);
+        let below_mark = mark.end.0.checked_sub(first.0)?;
+        let others = (file.held.records.len() as u64)
+            .checked_sub(1)?
+            .min(below_mark);
+        let nth = usize::try_from(others).ok().filter(|others| *others > 0)?;
+        let nth = rng.random_range(0..nth);
+        file.held.records[nth]?;
         let header = SegmentHeader::decode(&file.synced).ok()?;
         let mut position = usize::try_from(header.encoded_bytes()).ok()?;
         for _ in 0..nth {
-            position += encoded_len(&file.synced[position..]).ok()?;
+            let mut rots = file.held.rots.iter();
+            position += match rots.find(|rot| rot.position == position) {
+                Some(rot) => rot.length,
+                None => encoded_len(&file.synced[position..]).ok()?,
+            };
         }
         let length = encoded_len(&file.synced[position..]).ok()?;
         let at = position + rng.random_range(0..length);
         let bit = 1 << rng.random_range(0..8);
         file.synced[at] ^= bit;
         file.content[at] ^= bit;
-        file.held.rot = Some(Rot { position, length });
+        file.held.rots.push(Rot { position, length });
         file.held.records[nth] = None;
         Some(first.plus(nth as u64))
     }
@@ -409,6 +429,8 @@ impl Disk {
     fn read_meta(&mut self) {
         let bytes = self.durable_file("meta.json");
         self.meta = bytes.and_then(|bytes| Meta::decode(bytes).ok());
+        let log_epoch = self.meta.as_ref().and_then(|meta| meta.log_epoch);
+        self.had_log_epoch = log_epoch.or(self.had_log_epoch);
     }
 }
 

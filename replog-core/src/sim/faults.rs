@@ -87,7 +87,7 @@ impl Faults {
             failed_sync: 0.0005,
             full_disks: 1.0,
             wipes: 3.0,
-            flipped_bits: 0.0,
+            flipped_bits: 2.0,
             clock_jumps: 2.0,
             ambushes: 0.03,
             replacements: 1.0,
@@ -495,6 +495,7 @@ impl World {
         if !self.may_lose_disk(victim) {
             return;
         }
+        self.on_flip(victim);
         let World { machines, rng, .. } = self;
         if let Some(offset) = machines[victim.0].disk.rot(rng) {
             self.count("fault: flipped bit");

@@ -384,7 +384,8 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
         report(done);
     }
     if let Some(end) = early {
-        report(WriteReport::Durable { end });
+        let whole_end = end;
+        report(WriteReport::Durable { end, whole_end });
     }
 }
 

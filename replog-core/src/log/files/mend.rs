@@ -26,7 +26,7 @@ impl LogFiles {
     }
 
     /// Keeps the records from `from` on aside in a file of their own, before they are cut because
-    /// of a recovery that was forced in `epoch`. When this returns, that file is durable.
+    /// of a recovery in `epoch`. When this returns, that file is durable.
     ///
     /// # Errors
     ///
@@ -41,8 +41,14 @@ impl LogFiles {
                 return Ok(());
             }
             let cluster = files.cluster.expect("records belong to a cluster");
-            let range = (from, files.written_end);
-            aside::set_aside(&*files.storage, &files.view, cluster, range, epoch)
+            let (mut next, end) = (from, files.written_end);
+            // What lies between holes: each a file of its own.
+            for hole in files.holes.ranges() {
+                let range = (next, hole.start);
+                aside::set_aside(&*files.storage, &files.view, cluster, range, epoch)?;
+                next = next.max(hole.end);
+            }
+            aside::set_aside(&*files.storage, &files.view, cluster, (next, end), epoch)
         })
     }
 

@@ -156,7 +156,7 @@ fn without_a_sync_for_each_write_what_was_held_stays_held() {
         segment_bytes: 1 << 20,
         ..options()
     };
-    let (mut files, view, _) = open(
+    let (mut files, view, _) = crate::log::testing::open_with(
         Arc::new(storage.clone()),
         options,
         Some(crate::log::testing::CLUSTER),

@@ -48,24 +48,27 @@ fn set_mark(storage: &dyn Storage, end: u64) {
     .unwrap();
 }
 
-fn damaged_at(result: Result<impl Sized, OpenError>) -> (String, u64, u64) {
-    match result {
-        Err(OpenError::Damaged {
-            path,
-            position,
-            offset,
-            ..
-        }) => (path, position, offset.0),
-        Err(error) => panic!("not damage: {error}"),
-        Ok(_) => panic!("it opened"),
-    }
+/// What is said of damage before anything is changed: file, byte, offset.
+pub(super) fn damaged_at(storage: &(impl Storage + Clone)) -> (String, u64, u64) {
+    let mut found = None;
+    let refuse = |damage: &Damage| {
+        found = Some((damage.path.clone(), damage.position, damage.offset.0));
+        Err(OpenError::Locked)
+    };
+    let shared = Arc::new(storage.clone());
+    let before = dump(storage);
+    let opened = open(shared, options(), Some(CLUSTER), Look::AtTheEnd, refuse);
+    assert!(matches!(opened, Err(OpenError::Locked)), "it opened");
+    assert_eq!(dump(storage), before, "something was changed");
+    found.expect("it was refused")
 }
 
 #[test]
 fn a_blank_directory_opens_as_an_empty_log() {
     let storage = MemoryStorage::new();
     for cluster in [None, Some(CLUSTER)] {
-        let (files, view, report) = open(Arc::new(storage.clone()), options(), cluster).unwrap();
+        let (files, view, report) =
+            crate::log::testing::open_with(Arc::new(storage.clone()), options(), cluster).unwrap();
         view.check();
         assert_eq!(files.end(), Offset::ZERO);
         assert_eq!(
@@ -156,7 +159,8 @@ fn written_is_not_yet_durable_unless_the_policy_says_so() {
             ..options()
         };
         let storage = Arc::new(MemoryStorage::new());
-        let (mut files, view, _) = open(storage, options, Some(CLUSTER)).unwrap();
+        let (mut files, view, _) =
+            crate::log::testing::open_with(storage, options, Some(CLUSTER)).unwrap();
         files.append(&[some_records(5).batch()]).unwrap();
         assert_eq!(
             (view.written_end(), view.durable_end()),
@@ -284,25 +288,31 @@ fn a_flipped_byte_above_the_mark_cuts_and_nothing_before_it_is_lost() {
 }
 
 #[test]
-fn a_flipped_byte_below_the_mark_is_reported_and_nothing_is_changed() {
+fn a_flipped_byte_below_the_mark_is_damage_but_for_a_header_which_is_made_again() {
     let header_bytes = (segment::HEADER_BYTES_MIN + 2 * 16) as u64;
     with_each_byte_flipped(6, |at, records, files| {
         let second = header_bytes + records.encoded[4].1.len() as u64;
+        let storage = storage_of(files);
         let expected = match at as u64 {
-            at if at < header_bytes => (0, 4),
+            at if at < header_bytes => {
+                let (_, view, report) = open_log(&storage).unwrap();
+                assert_eq!((report.end, report.damaged), (Offset(6), None));
+                assert_eq!(read_all(&view, 1000), records.bytes());
+                let (good, _, _) = written(records);
+                assert_eq!(segments(&storage), segments(&good), "byte {at}");
+                return;
+            }
             at if at < second => (header_bytes, 4),
             _ => (second, 5),
         };
-        let storage = storage_of(files);
-        let (path, position, offset) = damaged_at(open_log(&storage));
+        let (path, position, offset) = damaged_at(&storage);
         assert_eq!(path, segment::path(Offset(4)));
         assert_eq!((position, offset), expected, "byte {at}");
-        assert_eq!(&dump(&storage), files, "byte {at}");
     });
 }
 
 #[test]
-fn without_a_mark_only_a_log_without_a_bad_record_opens() {
+fn without_a_mark_only_a_log_without_a_bad_record_is_whole() {
     let records = some_records(20);
     let (storage, _, _) = written(&records);
     for mark in [None, Some(&b"no mark"[..])] {
@@ -319,10 +329,10 @@ fn without_a_mark_only_a_log_without_a_bad_record_opens() {
     let path = last_segment(&storage);
     let file = storage.open(&path, OpenHow::Existing).unwrap();
     file.truncate(file.size().unwrap() - 1).unwrap();
-    let before = dump(&storage);
-    let (_, _, offset) = damaged_at(open_log(&storage));
-    assert_eq!(offset, 19);
-    assert_eq!(dump(&storage), before);
+    assert_eq!(damaged_at(&storage).2, 19);
+    let (_, view, report) = open_log(&storage).unwrap();
+    assert_eq!((report.end, report.damaged), (Offset(19), Some(Offset(19))));
+    assert_eq!(read_all(&view, 1000), records.truncated(19).bytes());
 }
 
 #[test]
@@ -364,7 +374,7 @@ fn a_missing_part_of_a_log_is_damage() {
         let mut files = before.clone();
         files.remove(path);
         let storage = storage_of(&files);
-        let (found, _, offset) = damaged_at(open_log(&storage));
+        let (found, _, offset) = damaged_at(&storage);
         let next: u64 = path[4..24].parse().unwrap();
         if nth + 1 < paths.len() {
             assert_eq!((&found, offset), (path, next));
@@ -375,13 +385,29 @@ fn a_missing_part_of_a_log_is_damage() {
                 "the log ends before the mark"
             );
         }
-        assert_eq!(dump(&storage), files);
+        // What lies behind the gap is kept aside, and the log is one that can be filled again.
+        let (mut log, view, report) = open_log(&storage).unwrap();
+        view.check();
+        assert_eq!(
+            (report.end, report.damaged),
+            (Offset(next), Some(Offset(next)))
+        );
+        for (path, bytes) in files.iter().filter(|(other, _)| *other > path) {
+            if let Some(name) = path.strip_prefix("log/") {
+                assert_eq!(&content(&storage, &format!("set-aside/{name}")), bytes);
+            }
+        }
+        log.append(&[records.batch().slice(Offset(next), Offset(40)).unwrap()])
+            .unwrap();
+        log.sync().unwrap();
+        assert_eq!(read_all(&view, 1000), records.bytes());
+        assert_eq!(segments(&storage), segments(&storage_of(&before)));
     }
     let mut files = before.clone();
     files.retain(|path, _| path == mark::PATH);
-    assert_eq!(damaged_at(open_log(&storage_of(&files))).2, 0);
+    assert_eq!(damaged_at(&storage_of(&files)).2, 0);
     set_mark(&storage, 41);
-    assert_eq!(damaged_at(open_log(&storage)).2, 40);
+    assert_eq!(damaged_at(&storage).2, 40);
     // The last segment cut to whole records, below the mark.
     let last = before
         .iter()
@@ -391,7 +417,7 @@ fn a_missing_part_of_a_log_is_damage() {
     let mut files = before.clone();
     let last = files.get_mut(paths.last().unwrap()).unwrap();
     last.truncate(last.len() - records.encoded.last().unwrap().1.len());
-    assert_eq!(damaged_at(open_log(&storage_of(&files))).2, 39);
+    assert_eq!(damaged_at(&storage_of(&files)).2, 39);
 }
 
 #[test]
@@ -421,7 +447,7 @@ fn a_segment_without_a_whole_header_is_removed() {
         // With a record in it, the mark has passed its beginning.
         set_content(&storage, &path, &header[..length]);
         set_mark(&storage, 6);
-        assert_eq!(damaged_at(open_log(&storage)).2, 5);
+        assert_eq!(damaged_at(&storage).2, 5);
     }
     for length in 0..segment::HEADER_BYTES_MIN {
         let storage = MemoryStorage::new();
@@ -437,7 +463,9 @@ fn files_that_are_not_this_nodes_are_refused() {
     let (storage, _, _) = written(&some_records(20));
     let before = dump(&storage);
     let other = ClusterId::from_bytes([8; 16]);
-    let open_as = |cluster| open(Arc::new(storage.clone()), options(), cluster).map(|_| ());
+    let open_as = |cluster| {
+        crate::log::testing::open_with(Arc::new(storage.clone()), options(), cluster).map(|_| ())
+    };
     assert!(matches!(
         open_as(Some(other)),
         Err(OpenError::OtherCluster { found, expected, .. })
@@ -628,7 +656,8 @@ fn a_batch_that_does_not_follow_is_a_mistake() {
 #[test]
 #[should_panic(expected = "nothing is appended before a cluster is known")]
 fn an_append_without_a_cluster_is_a_mistake() {
-    let (mut files, _, _) = open(Arc::new(MemoryStorage::new()), options(), None).unwrap();
+    let (mut files, _, _) =
+        crate::log::testing::open_with(Arc::new(MemoryStorage::new()), options(), None).unwrap();
     let _ = files.append(&[some_records(3).batch()]);
 }
 
@@ -639,7 +668,8 @@ fn a_group_is_one_write_and_one_sync_for_each_segment() {
         segment_bytes: 1 << 20,
         ..options()
     };
-    let (mut files, _, _) = open(Arc::new(storage.clone()), options, Some(CLUSTER)).unwrap();
+    let (mut files, _, _) =
+        crate::log::testing::open_with(Arc::new(storage.clone()), options, Some(CLUSTER)).unwrap();
     files.append(&[Records::new(0, [(1, 10)]).batch()]).unwrap();
     files.sync().unwrap();
     let (appends, syncs) = (storage.appends(), storage.file_syncs());

@@ -23,7 +23,8 @@ fn log_of(
     batches: &[RecordBatch],
 ) -> (LogFiles, Arc<LogView>) {
     let storage = Arc::new(storage.clone());
-    let (mut files, view, _) = super::super::open(storage, options, Some(CLUSTER)).unwrap();
+    let (mut files, view, _) =
+        crate::log::testing::open_with(storage, options, Some(CLUSTER)).unwrap();
     files.append(batches).unwrap();
     files.sync().unwrap();
     (files, view)
@@ -124,7 +125,7 @@ fn readers_keep_few_segments_open_and_scan_little() {
     let storage = FaultyStorage::new();
     drop(log_of(&storage, options.clone(), &records.batches(&[100])));
     let storage = Arc::new(storage);
-    let (_, view, _) = super::super::open(storage, options, Some(CLUSTER)).unwrap();
+    let (_, view, _) = crate::log::testing::open_with(storage, options, Some(CLUSTER)).unwrap();
     let entries = view
         .state()
         .active

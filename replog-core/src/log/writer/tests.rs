@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use super::*;
 use crate::{
     log::{
-        ClusterIdentity, LogOptions, LogView, open,
+        ClusterIdentity, LogOptions, LogView,
         testing::{CLUSTER, Fault, FaultyStorage, Records, open_log, options, read_all},
     },
     types::{Epoch, InstanceId, NodeName},
@@ -20,7 +20,8 @@ fn writer_on(storage: &FaultyStorage, sync: SyncPolicy) -> (WriterLoop, Arc<LogV
         ..options()
     };
     let storage: Arc<dyn Storage> = Arc::new(storage.clone());
-    let (files, view, _) = open(storage.clone(), options, Some(CLUSTER)).unwrap();
+    let (files, view, _) =
+        crate::log::testing::open_with(storage.clone(), options, Some(CLUSTER)).unwrap();
     (WriterLoop::new(files, storage), view)
 }
 
@@ -62,7 +63,7 @@ fn cut(ticket: u64, to: u64) -> WriteCommand {
 fn words(report: &WriteReport) -> String {
     match report {
         WriteReport::Written { end } => format!("written {end}"),
-        WriteReport::Durable { end } => format!("durable {end}"),
+        WriteReport::Durable { end, .. } => format!("durable {end}"),
         WriteReport::Truncated { ticket, cut } => {
             format!("truncated #{ticket} from {} by {}", cut.from, cut.records)
         }
@@ -73,7 +74,8 @@ fn words(report: &WriteReport) -> String {
             format!("saved #{ticket} at {durable_end}")
         }
         WriteReport::WriteFailed { error } => format!("write failed: {:?}", error.kind()),
-        WriteReport::Resumed { end } => format!("resumed at {end}"),
+        WriteReport::Resumed { whole_end } => format!("resumed at {whole_end}"),
+        WriteReport::Inspected { holes, .. } => format!("inspected: {holes:?}"),
         WriteReport::Failed { error } => format!("failed: {:?}", error.kind()),
         WriteReport::Closed => "closed".to_owned(),
     }

@@ -297,4 +297,8 @@ impl LogFacts for Facts<'_> {
         let entry = self.disk.log.get(usize::try_from(offset.0).ok()?)?;
         Some(entry.epoch)
     }
+
+    fn end(&self) -> Offset {
+        Offset(self.disk.log.len() as u64)
+    }
 }

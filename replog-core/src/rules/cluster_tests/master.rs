@@ -21,7 +21,7 @@ use crate::{
         link::{Link, LinkAction},
         office::{Answered, NewAppend, Office},
         progress::Wanted,
-        recovery::{Recovery, RecoveryAction, Settings},
+        recovery::{OwnLog, Recovery, RecoveryAction, Settings},
     },
     transport::{
         Answer, Append, FencedBy, Hello, NodeState, Progress, Promised, Request, RequestBody,
@@ -135,7 +135,12 @@ impl Master {
                 instance: meta.instance,
                 start: meta.start,
             },
-            recovery: Some(Recovery::new(settings.clone(), meta, own_end, now)),
+            recovery: Some(Recovery::new(
+                settings.clone(),
+                meta,
+                OwnLog::whole(own_end),
+                now,
+            )),
             settings,
             asked: 0,
             won: None,
@@ -337,7 +342,13 @@ impl Master {
         }
         let settings = run.settings.clone();
         run.won = None;
-        run.recovery = Some(Recovery::again(settings, meta, end, run.asked, now));
+        run.recovery = Some(Recovery::again(
+            settings,
+            meta,
+            OwnLog::whole(end),
+            run.asked,
+            now,
+        ));
         run.tell_links(world, self.index);
     }
 
@@ -689,6 +700,7 @@ impl Master {
                     recovery.on_answer(now, serial, *response, &starts);
                 }
             }
+            LinkAction::Fetched(_) => unreachable!("the naive disks do not rot"),
             LinkAction::BecomeFenced(by) => {
                 let may_be_lost = |run: &Run| run.recovery.is_none() && run.office.may_be_lost();
                 if self.run.as_ref().is_some_and(may_be_lost) {

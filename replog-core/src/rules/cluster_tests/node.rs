@@ -172,8 +172,9 @@ impl Node {
 
     pub(super) fn on_starts_read(&mut self, world: &mut World, serial: u64, hello: Box<Hello>) {
         let starts = world.disk(self.process()).all_starts();
+        let facts = world.facts(self.process());
         if let Some(replica) = &mut self.replica {
-            replica.on_older_starts(serial, hello, &starts);
+            replica.on_older_starts(serial, hello, &starts, &facts);
             self.carry_out(world, None);
         }
     }
@@ -252,6 +253,7 @@ impl Node {
                     },
                 );
             }
+            ReplicaAction::Inspect { .. } => unreachable!("the naive disks do not rot"),
             ReplicaAction::Resume => world.submit(process, life, Command::Resume),
             ReplicaAction::Changed(change) => {
                 if let ReplicaChange::Cut(cut) = &change {

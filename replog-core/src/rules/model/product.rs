@@ -208,7 +208,12 @@ fn decided((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Deci
     let end = |log: &Log| Offset(u64::from(log.len()));
     let meta = meta(2, &promise, log_epoch);
     let own_starts = log.starts();
-    let mut recovery = Recovery::new(settings, meta, end(&log), now);
+    let mut recovery = Recovery::new(
+        settings,
+        meta,
+        crate::rules::recovery::OwnLog::whole(end(&log)),
+        now,
+    );
     recovery.take_actions();
     recovery.on_saved(now);
     let asked = recovery.take_actions();

@@ -104,6 +104,7 @@ impl Bench {
             failure: None,
             next_retry_at: None,
             in_flight_end: Offset::ZERO,
+            intact: true,
         }
     }
 

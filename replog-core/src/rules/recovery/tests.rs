@@ -100,7 +100,7 @@ impl Bench {
             drawn: cluster(),
         };
         Bench {
-            recovery: Recovery::new(settings, meta, Offset(end), now),
+            recovery: Recovery::new(settings, meta, OwnLog::whole(Offset(end)), now),
             now,
             starts: own.iter().map(|(e, f)| start(*e, *f)).collect(),
             serial: 0,

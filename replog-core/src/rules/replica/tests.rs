@@ -26,6 +26,10 @@ impl LogFacts for Log {
     fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
         self.0.get(offset.0 as usize).copied().map(Epoch)
     }
+
+    fn end(&self) -> Offset {
+        Offset(self.0.len() as u64)
+    }
 }
 
 struct Bench {
@@ -149,6 +153,7 @@ enum Did {
     ReadStarts(u64),
     Fetch,
     Resume,
+    Inspect(u64),
     /// The request, the answer, the end and the log epoch that are named.
     Answer(RequestId, Answer, u64, Option<u64>),
 }
@@ -262,6 +267,7 @@ impl Bench {
                 ReplicaAction::Fetch { .. } => Did::Fetch,
                 ReplicaAction::ReadStarts { before, .. } => Did::ReadStarts(before.0),
                 ReplicaAction::Resume => Did::Resume,
+                ReplicaAction::Inspect { offset } => Did::Inspect(offset.0),
                 ReplicaAction::Changed(_) => return None,
             })
         };
@@ -523,6 +529,9 @@ fn older_pairs_are_asked_for_of_either_log() {
         fn epoch_at(&self, _: Offset) -> Option<Epoch> {
             None
         }
+        fn end(&self) -> Offset {
+            Offset(3)
+        }
     }
     let mut bench = Bench::new(meta(4, Some(4)), &[1, 1, 4]);
     bench.ask(5, hello(5, 2, 2, &[(1, 0)]));
@@ -542,7 +551,9 @@ fn older_pairs_are_asked_for_of_either_log() {
     let ticket = unread.replica.queued.front().unwrap().0;
     unread.replica.on_saved(ticket, Offset(3), &Newest);
     unread.did();
-    unread.replica.on_older_starts(serial, hello.clone(), &[]);
+    unread
+        .replica
+        .on_older_starts(serial, hello.clone(), &[], &Newest);
     assert!(matches!(
         unread.did()[..],
         [Did::Answer(
@@ -554,7 +565,7 @@ fn older_pairs_are_asked_for_of_either_log() {
     ));
     bench
         .replica
-        .on_older_starts(serial, hello, &[start(1, 0), start(4, 2)]);
+        .on_older_starts(serial, hello, &[start(1, 0), start(4, 2)], &Newest);
     assert_eq!(bench.did(), [Truncate(2)]);
 }
 

@@ -23,7 +23,7 @@ impl Replica {
         }
         // A promise that was not saved is none.
         self.staged = self.meta.clone();
-        self.intact_save = None;
+        (self.intact_save, self.inspecting) = (None, None);
         self.end_conversation(&refusal);
         self.reorder.reset(self.durable_end);
     }

@@ -34,7 +34,7 @@ use crate::{
     log::{LogView, Meta},
     record::RecordBatch,
     transport::{Request, Response},
-    types::{Mode, Offset},
+    types::{Epoch, Mode, Offset},
     views::Receipt,
 };
 
@@ -94,7 +94,15 @@ impl Disks<'_> {
 
     /// How many nodes hold a record that the master on `machine` speaks of: itself and those of
     /// other names. Of two machines with one name each is the node to itself.
-    fn holders(&self, machine: MachineId, offset: Offset, id: RecordId) -> usize {
+    ///
+    /// One on which it rotted held it, and so did one that `held` it before it was damaged.
+    fn holders(
+        &self,
+        machine: MachineId,
+        offset: Offset,
+        id: RecordId,
+        held: impl Fn(MachineId) -> bool,
+    ) -> usize {
         let own_name = self.meta(machine).map(|meta| &meta.name);
         let machines = (0..self.0.len()).map(MachineId);
         machines
@@ -102,7 +110,9 @@ impl Disks<'_> {
                 let name = self.meta(*other).map(|meta| &meta.name);
                 *other == machine || name != own_name
             })
-            .filter(|other| self.held(*other, offset) == Some(id))
+            .filter(|other| {
+                self.held(*other, offset) == Some(id) || self.rotted(*other, offset) || held(*other)
+            })
             .count()
     }
 
@@ -112,16 +122,21 @@ impl Disks<'_> {
         machines.any(|machine| machine.part == Part::Replaced)
     }
 
-    /// All that the disk of `machine` holds for good.
-    fn ids(&self, machine: MachineId) -> Vec<RecordId> {
+    /// All that the disk of `machine` holds for good; `None` where it rotted.
+    fn ids(&self, machine: MachineId) -> Vec<Option<RecordId>> {
         let end = self.0[machine.0].disk.held_end();
         (0..end.0)
-            .map_while(|offset| self.held(machine, Offset(offset)))
+            .map(|offset| self.held(machine, Offset(offset)))
             .collect()
     }
 
     fn nodes(&self) -> u32 {
         self.targets().count() as u32
+    }
+
+    /// The last log epoch that its disk had, whatever became of it.
+    fn had_log_epoch(&self, machine: MachineId) -> Option<Epoch> {
+        self.0[machine.0].disk.had_log_epoch
     }
 
     /// Whether the record at `offset` rotted there: that is damage, not loss.
@@ -190,6 +205,9 @@ impl World {
 
     /// The process on `machine` is gone.
     pub(crate) fn on_ended(&mut self, machine: MachineId) {
+        if self.machines[machine.0].disk.has_rot() {
+            self.checks.concern.on_flip(Disks(&self.machines), machine);
+        }
         self.checks.nodes.remove(&machine);
     }
 
@@ -350,6 +368,12 @@ impl World {
         self.checks.nothing_lost.on_wiped(machine);
     }
 
+    /// A bit flips on the disk of `machine`: what is below a majority may be on no other.
+    pub(crate) fn on_flip(&mut self, machine: MachineId) {
+        self.checks.concern.on_flip(Disks(&self.machines), machine);
+        self.checks.nothing_lost.on_wiped(machine);
+    }
+
     /// Whether the promise still holds when `machine` loses its disk: every other node must be
     /// intact, as far as all but a minority are.
     pub(crate) fn may_lose_disk(&self, machine: MachineId) -> bool {
@@ -364,7 +388,25 @@ impl World {
         let others = targets.iter().filter(|other| **other != machine);
         let lost = others.filter(|other| !intact(other)).count() + 1;
         let minority = (targets.len() - 1) / 2;
-        lost <= minority && !disks.has_replaced() && self.checks.nothing_lost.has_begun()
+        lost <= minority
+            && !disks.has_replaced()
+            && self.checks.nothing_lost.has_begun()
+            && self.all_know(machine)
+    }
+
+    /// Whether every other node has met the directory on `machine`, if it is the master's. One that
+    /// has not cannot tell which of two is the newer, and a late request of the one that is gone may
+    /// fence the one that took its place, for ever: the operating rule is one replacement at a time.
+    fn all_know(&self, machine: MachineId) -> bool {
+        let disks = Disks(&self.machines);
+        let Some(own) = disks.meta(machine) else {
+            return true;
+        };
+        let others = || disks.targets().filter(|other| *other != machine);
+        let promised = |other| disks.meta(other).and_then(|meta| meta.promised.as_ref());
+        let is_master = others().any(|other| promised(other).is_some_and(|by| by.name == own.name));
+        !is_master
+            || others().all(|other| promised(other).is_some_and(|by| by.instance == own.instance))
     }
 
     /// At the end of a run that was healed: all is well again.

@@ -11,7 +11,8 @@ use crate::{
 /// What was ever shown as committed, by any node.
 #[derive(Debug, Default)]
 pub(super) struct TotalOrder {
-    history: Vec<RecordId>,
+    /// `None`: it rotted before anybody else showed it.
+    history: Vec<Option<RecordId>>,
 }
 
 impl TotalOrder {
@@ -25,6 +26,9 @@ impl TotalOrder {
     ) -> Finding {
         for offset in (new.start.0..new.end.0).map(Offset) {
             if disks.rotted(machine, offset) {
+                if self.history.len() as u64 == offset.0 {
+                    self.history.push(None);
+                }
                 continue;
             }
             let name = disks.name(machine);
@@ -33,21 +37,25 @@ impl TotalOrder {
                     "rule 2: {name} shows offset {offset} as committed, and its disk does not hold it"
                 ));
             };
-            match self.history.get(offset.0 as usize) {
-                Some(known) if *known == id => {}
+            let shown = self.history.len() as u64;
+            match self.history.get_mut(offset.0 as usize) {
+                Some(Some(known)) if *known == id => {}
+                Some(unknown @ None) => {
+                    *unknown = Some(id);
+                    first_time(offset, id)?;
+                }
                 Some(known) => {
                     return Err(format!(
                         "rule 1: {name} shows {id:?} at offset {offset}, where {known:?} was shown"
                     ));
                 }
-                None if self.history.len() as u64 == offset.0 => {
-                    self.history.push(id);
+                None if shown == offset.0 => {
+                    self.history.push(Some(id));
                     first_time(offset, id)?;
                 }
                 None => {
                     return Err(format!(
-                        "rule 1: {name} shows offset {offset} before anybody showed {}",
-                        self.history.len()
+                        "rule 1: {name} shows offset {offset} before anybody showed {shown}"
                     ));
                 }
             }

@@ -15,12 +15,14 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Concern {
     lost: BTreeMap<NodeName, Vec<Lost>>,
+    /// What damaged disks held before, until a master hears that they are damaged.
+    damaged: BTreeMap<NodeName, Option<(MachineId, Vec<Option<RecordId>>)>>,
 }
 
 #[derive(Debug)]
 struct Lost {
     instance: InstanceId,
-    ids: Vec<RecordId>,
+    ids: Vec<Option<RecordId>>,
 }
 
 impl Concern {
@@ -35,8 +37,30 @@ impl Concern {
         }
     }
 
-    /// A master hears of a node: from now on it must know which life that is.
+    /// A bit of a disk is about to flip, or its node is about to start and to find that: what lies
+    /// behind may go.
+    pub(super) fn on_flip(&mut self, disks: Disks<'_>, machine: MachineId) {
+        let Some(meta) = disks.meta(machine) else {
+            return;
+        };
+        let ids = disks.ids(machine);
+        let before = self.damaged.entry(meta.name.clone()).or_default();
+        match before {
+            Some((known, held)) if *known == machine => {
+                let gone = held.drain(ids.len().min(held.len())..).collect::<Vec<_>>();
+                *held = ids;
+                held.extend(gone);
+            }
+            _ => *before = Some((machine, ids)),
+        }
+    }
+
+    /// A master hears of a node: from now on it must know which life that is, and whether its log
+    /// counts.
     pub(super) fn on_contact(&mut self, response: &Response) {
+        if response.state.log_epoch.is_none() {
+            self.damaged.remove(&response.name);
+        }
         if let Some(lost) = self.lost.get_mut(&response.name) {
             lost.retain(|lost| lost.instance == response.incarnation.instance);
         }
@@ -51,9 +75,22 @@ impl Concern {
         receipt: &Receipt,
     ) -> Result<RecordId, String> {
         let (offset, concern) = (receipt.offset, receipt.concern);
-        let id = disks
-            .held(machine, offset)
-            .filter(|(epoch, _)| *epoch == receipt.epoch);
+        let has = |ids: &[Option<RecordId>], id| {
+            let there = ids.get(offset.0 as usize);
+            there.is_some_and(|there| there.is_none_or(|there| there == id))
+        };
+        let was_held = |at: MachineId, id: RecordId| {
+            let mut damaged = self.damaged.values().flatten();
+            damaged.any(|(damaged, ids)| *damaged == at && has(ids, id))
+        };
+        // A record that rots on the master's disk is still what others hold.
+        let machines = (0..disks.0.len()).map(MachineId);
+        let mut ids = machines.filter_map(|other| disks.held(other, offset));
+        let rotted = disks.rotted(machine, offset);
+        let id = ids.find(|id| {
+            let own = disks.held(machine, offset) == Some(*id);
+            id.0 == receipt.epoch && (own || rotted || was_held(machine, *id))
+        });
         let Some(id) = id else {
             return Err(format!(
                 "rule 4: {} acknowledges offset {offset} of epoch {}, which its own disk does not hold",
@@ -61,13 +98,13 @@ impl Concern {
                 receipt.epoch
             ));
         };
-        let held = |lost: &Lost| lost.ids.get(offset.0 as usize) == Some(&id);
+        let held = |lost: &Lost| has(&lost.ids, id);
         let lost = self
             .lost
             .values()
             .filter(|lost| lost.iter().any(held))
             .count();
-        let holders = disks.holders(machine, offset, id) + lost;
+        let holders = disks.holders(machine, offset, id, |other| was_held(other, id)) + lost;
         if holders < concern as usize {
             return Err(format!(
                 "rule 4: offset {offset} is acknowledged at concern {concern}, and {holders} disks hold it"

@@ -35,7 +35,10 @@ impl NothingLost {
     ) -> Finding {
         let offset = receipt.offset;
         if receipt.concern < majority(disks.nodes()) {
-            self.below.insert(offset, (id, machine));
+            // A master whose disk rots, unknown to it, is one that may be replaced.
+            if !disks.0[machine.0].disk.has_rot() {
+                self.below.insert(offset, (id, machine));
+            }
             return Ok(());
         }
         match self.acknowledged.insert(offset, id) {
@@ -65,19 +68,18 @@ impl NothingLost {
         cut: &[Option<RecordId>],
     ) -> Finding {
         // One that is not intact may have been half-way through another's log: it never counted.
-        let counts = disks
-            .meta(machine)
-            .is_some_and(|meta| meta.log_epoch.is_some());
+        // Nor did records of an epoch beyond its log epoch: its end did not count in that epoch.
+        let log_epoch = disks.meta(machine).and_then(|meta| meta.log_epoch);
         let lost = self.acknowledged.range(end..).find(|(offset, id)| {
             let nth = offset.records_since(end) as usize;
-            cut.get(nth) == Some(&Some(**id))
+            cut.get(nth) == Some(&Some(**id)) && Some(id.0) <= log_epoch
         });
         match lost {
-            Some((offset, _)) if counts => Err(format!(
+            Some((offset, _)) => Err(format!(
                 "rule 5: {} is intact and cuts offset {offset}, which was acknowledged",
                 disks.name(machine)
             )),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

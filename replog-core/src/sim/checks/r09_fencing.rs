@@ -50,7 +50,9 @@ impl Fencing {
             }
             if self.offices.get(&machine) != Some(&epoch) {
                 let log_epoch = meta.and_then(|meta| meta.log_epoch);
-                if log_epoch != Some(epoch) {
+                // Who finds damage behind that goes on.
+                let is_damaged = log_epoch.is_none() && disks.had_log_epoch(machine) == Some(epoch);
+                if log_epoch != Some(epoch) && !is_damaged {
                     return Err(format!(
                         "rule 9: {name} speaks for epoch {epoch} and its log epoch is {log_epoch:?}"
                     ));

@@ -17,7 +17,14 @@ fn open(machine: &Machine) -> Option<(log::LogFiles, Offset)> {
         tail_bytes: 0,
         sync: SyncPolicy::Always,
     };
-    let (files, _, report) = log::open(machine.storage(), options, Some(CLUSTER)).ok()?;
+    let (files, _, report) = log::open(
+        machine.storage(),
+        options,
+        Some(CLUSTER),
+        log::Look::AtTheEnd,
+        |_| Ok(()),
+    )
+    .ok()?;
     Some((files, report.end))
 }
 

@@ -1,0 +1,168 @@
+//! What a master in office lacks in its own log, and how it gets it back.
+//!
+//! Owns the list of holes that were found while the master serves. Only a secondary that holds the
+//! record behind a hole too can fill it: it is aligned, so its log is this master's up to there.
+//! Never reads or sends: it says what is lacking and is given what was fetched. Keeps rule 10.
+
+use std::ops::Range;
+
+use crate::{
+    record::RecordBatch,
+    types::{Epoch, Offset},
+};
+
+/// The holes of a master in office.
+#[derive(Debug, Default)]
+pub(crate) struct Repair {
+    /// Ascending.
+    holes: Vec<Range<Offset>>,
+    /// Records up to here are on their way to the disk.
+    filled_to: Offset,
+}
+
+/// What is lacking next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lack {
+    /// The first record that is lacking.
+    pub(crate) from: Offset,
+    /// The end of the last.
+    pub(crate) until: Offset,
+}
+
+impl Repair {
+    /// Whether anything is lacking.
+    pub(crate) fn is_needed(&self) -> bool {
+        !self.holes.is_empty()
+    }
+
+    /// What is lacking next; `None` where nothing is.
+    pub(crate) fn lack(&self) -> Option<Lack> {
+        let first = self.holes.first()?;
+        Some(Lack {
+            from: first.start,
+            until: first.end,
+        })
+    }
+
+    /// Whether nobody has what is lacking: so many others as a majority needs do not, by the `ends` of
+    /// logs that are intact and agree with this one. Then it was never acknowledged at a majority,
+    /// no secondary can get past it, and without this node they are enough for a recovery.
+    pub(crate) fn is_hopeless(&self, ends: &[Offset], needed: u32) -> bool {
+        let Some(lack) = self.lack() else {
+            return false;
+        };
+        let lacking = ends.iter().filter(|end| **end <= lack.from);
+        lacking.count() >= needed as usize
+    }
+
+    /// An inspection found these and no others.
+    pub(crate) fn on_inspected(&mut self, holes: Vec<Range<Offset>>) {
+        (self.holes, self.filled_to) = (holes, Offset::ZERO);
+    }
+
+    /// A secondary sent these. Returns what belongs into the log, if they do: the same answer
+    /// again does not.
+    pub(crate) fn on_fetched(
+        &mut self,
+        records: &[RecordBatch],
+        epoch_at: impl Fn(Offset) -> Option<Epoch>,
+    ) -> Vec<RecordBatch> {
+        let Some(lack) = self.lack() else {
+            return Vec::new();
+        };
+        let same = |offset, epoch| epoch_at(offset).is_none_or(|own| own == epoch);
+        let mut next = lack.from;
+        let mut wanted = Vec::new();
+        for batch in records {
+            let Some(part) = batch.slice(lack.from, lack.until) else {
+                continue;
+            };
+            let last = Offset(part.end().0 - 1);
+            let follows = part.first() == next && next >= self.filled_to;
+            if !follows || !same(part.first(), part.first_epoch()) || !same(last, part.last_epoch())
+            {
+                return Vec::new();
+            }
+            next = part.end();
+            wanted.push(part);
+        }
+        self.filled_to = self.filled_to.max(next);
+        wanted
+    }
+
+    /// All before `whole_end` can be read. Whether that changed what is lacking.
+    pub(crate) fn on_whole(&mut self, whole_end: Offset) -> bool {
+        let before = self.lack();
+        self.holes.retain(|hole| hole.end > whole_end);
+        if let Some(first) = self.holes.first_mut() {
+            first.start = first.start.max(whole_end);
+        }
+        self.lack() != before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::testing::batch;
+
+    fn lack(from: u64, until: u64) -> Option<Lack> {
+        Some(Lack {
+            from: Offset(from),
+            until: Offset(until),
+        })
+    }
+
+    fn with_holes() -> Repair {
+        let mut repair = Repair::default();
+        let hole = |from, until| Offset(from)..Offset(until);
+        repair.on_inspected(vec![hole(3, 6), hole(9, 10)]);
+        repair
+    }
+
+    #[test]
+    fn holes_are_filled_one_after_the_other() {
+        let mut repair = with_holes();
+        assert_eq!(repair.lack(), lack(3, 6));
+        let part = repair.on_fetched(&[batch(3..5, 1)], |_| Some(Epoch(1)));
+        assert_eq!(part, [batch(3..5, 1)]);
+        assert!(repair.on_whole(Offset(5)));
+        assert_eq!(repair.lack(), lack(5, 6));
+        let part = repair.on_fetched(&[batch(5..12, 1)], |_| None);
+        assert_eq!(part, [batch(5..6, 1)]);
+        assert!(repair.on_whole(Offset(9)));
+        assert_eq!(repair.lack(), lack(9, 10));
+        repair.on_fetched(&[batch(9..10, 1)], |_| None);
+        repair.on_whole(Offset(40));
+        assert!(!repair.is_needed());
+    }
+
+    #[test]
+    fn what_a_majority_of_others_lacks_is_hopeless() {
+        let repair = with_holes();
+        assert!(repair.is_hopeless(&[Offset(3), Offset(2)], 2));
+        assert!(
+            !repair.is_hopeless(&[Offset(3), Offset(4)], 2),
+            "one may have it"
+        );
+        assert!(!repair.is_hopeless(&[Offset(3)], 2), "one is away");
+        assert!(!Repair::default().is_hopeless(&[Offset(0), Offset(0)], 2));
+    }
+
+    #[test]
+    fn an_answer_that_comes_twice_fills_once() {
+        let mut repair = with_holes();
+        assert_eq!(repair.on_fetched(&[batch(3..6, 1)], |_| None).len(), 1);
+        assert_eq!(repair.on_fetched(&[batch(3..6, 1)], |_| None), []);
+    }
+
+    #[test]
+    fn records_that_are_not_those_that_were_there_are_not_taken() {
+        let mut repair = with_holes();
+        let other_epoch = repair.on_fetched(&[batch(3..6, 2)], |_| Some(Epoch(1)));
+        assert_eq!(other_epoch, []);
+        assert_eq!(repair.on_fetched(&[batch(4..6, 1)], |_| None), []);
+        assert_eq!(repair.on_fetched(&[], |_| None), []);
+        assert_eq!(repair.lack(), lack(3, 6));
+    }
+}

@@ -316,6 +316,42 @@ impl<'a> Scan<'a> {
         Ok(Some((record, &self.buffer[start..start + total])))
     }
 
+    /// Passes checked records up to the offset `until`, as long as epochs do not fall: `epochs`
+    /// learns where they begin, `each` where each record does. Gives what is wrong where the walk
+    /// stands; `None` at `until` or at the limit.
+    ///
+    /// # Errors
+    ///
+    /// The storage's. A bad record is not an error here.
+    pub(crate) fn walk(
+        &mut self,
+        until: Offset,
+        epochs: &mut Epochs,
+        mut each: impl FnMut(Offset, u64),
+    ) -> io::Result<Option<RecordError>> {
+        while self.offset < until {
+            let (offset, position) = (self.offset, self.position);
+            let epoch = match self.next() {
+                Ok(None) => break,
+                Ok(Some((record, _))) => record.epoch,
+                Err(ScanError::Io(error)) => return Err(error),
+                Err(ScanError::Bad(error)) => return Ok(Some(error)),
+            };
+            if let Some(before) = epochs.last_epoch().filter(|before| epoch < *before) {
+                // The walk has passed the record already; it ends before it.
+                (self.offset, self.position) = (offset, position);
+                let found = epoch;
+                return Ok(Some(RecordError::Epoch { found, before }));
+            }
+            epochs.push(EpochStart {
+                epoch,
+                first: offset,
+            });
+            each(offset, position);
+        }
+        Ok(None)
+    }
+
     /// Passes one record by its length and offset alone, without reading all of it: damage in
     /// its payload does not keep anyone from what comes after it. `false` at the limit.
     pub(crate) fn skip(&mut self) -> Result<bool, ScanError> {
@@ -428,40 +464,11 @@ pub(crate) fn scan(
 ) -> io::Result<Scanned> {
     let begin = (header.first, header.encoded_bytes());
     let mut index = Index::new(begin);
-    let mut epochs = Epochs::default();
-    header
-        .epoch_starts
-        .iter()
-        .for_each(|pair| epochs.push(*pair));
+    let mut epochs = Epochs::before(header);
     let mut scan = Scan::new(file, begin, limit);
-    let mut bad = None;
-    while scan.offset() < until {
-        let (offset, position) = (scan.offset(), scan.position());
-        let before = epochs.last_epoch();
-        let epoch = match scan.next() {
-            Ok(None) => break,
-            Ok(Some((record, _))) => record.epoch,
-            Err(ScanError::Io(error)) => return Err(error),
-            Err(ScanError::Bad(error)) => {
-                bad = Some(error);
-                break;
-            }
-        };
-        if let Some(before) = before.filter(|before| epoch < *before) {
-            bad = Some(RecordError::Epoch {
-                found: epoch,
-                before,
-            });
-            // The walk has passed the record already; it ends before it.
-            scan = Scan::new(file, (offset, position), limit);
-            break;
-        }
-        epochs.push(EpochStart {
-            epoch,
-            first: offset,
-        });
+    let mut bad = scan.walk(until, &mut epochs, |offset, position| {
         index.add(offset, position);
-    }
+    })?;
     let mut rest_bytes = 0;
     if bad.is_some() {
         match scan.last_content()? {
@@ -486,6 +493,16 @@ pub(crate) struct Epochs {
 }
 
 impl Epochs {
+    /// Those of the log before a segment, as far as its header has them.
+    pub(crate) fn before(header: &SegmentHeader) -> Epochs {
+        let mut epochs = Epochs::default();
+        header
+            .epoch_starts
+            .iter()
+            .for_each(|pair| epochs.push(*pair));
+        epochs
+    }
+
     /// Notes a record: a pair where its epoch is a new one.
     pub(crate) fn push(&mut self, pair: EpochStart) {
         if self.last_epoch() == Some(pair.epoch) {
@@ -633,6 +650,8 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
+
+mod search;
 
 #[cfg(test)]
 mod tests {

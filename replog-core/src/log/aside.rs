@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Where they are kept.
-const DIR: &str = "set-aside";
+pub(super) const DIR: &str = "set-aside";
 /// Where the next one is written.
 const PATH_NEW: &str = "set-aside/new";
 /// Bytes that are read and written at once.

@@ -22,7 +22,7 @@ use super::{OpenHow, Storage, StorageFile, StorageLock};
 const PARTS_PER_CALL_MAX: usize = 1024;
 
 /// Name of the file that keeps a second process out.
-const LOCK_FILE: &str = "lock";
+pub(crate) const LOCK_FILE: &str = "lock";
 
 /// A [`Storage`] in a directory.
 ///

@@ -319,6 +319,26 @@ pub enum OpenError {
     },
 }
 
+/// Why a node's directory could not be checked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckError {
+    /// A node runs in it, and writes what would be read.
+    #[error("a node is running in the directory: stop it first")]
+    Locked,
+    /// No node ever kept anything in it.
+    #[error("it is no node's directory: it has no meta.json, no mark and no segments")]
+    NoNode,
+    /// The disk refused to list it, or to say whether it is in use.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory, below the node's directory.
+        path: String,
+        /// What the disk said.
+        source: io::Error,
+    },
+}
+
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -38,6 +38,7 @@
 //! - [`AppendOptions`], [`Receipt`](views::Receipt), [`AppendError`](error::AppendError): what an
 //!   append asks for, and what is known afterwards.
 //! - [`Reader`]: reading a node's log.
+//! - [`check`]: looking at a node's directory from outside, without starting it.
 //! - [`storage`] and [`transport`]: the two traits by which nodes reach disks and each other, for
 //!   those who bring their own.
 //!
@@ -72,6 +73,7 @@ pub use config::{
     ForcedRecovery, Founding, LogConfig, MasterConfig, Peer, SecondaryConfig, Timing,
 };
 pub use handle::{AppendOptions, Master, Reader, Secondary, messages};
+pub use log::check;
 pub use types::*;
 
 /// The README's code is compiled and run.

@@ -98,6 +98,10 @@ pub const KEY_HORIZON_MAX: u64 = 100_000_000;
 /// Bytes of the log that are read at once to find out which keys it has, before a master serves.
 pub const KEY_READ_BYTES_MAX: usize = 4 << 20;
 
+/// Findings of each class that a check of a directory lists. What is more is counted: whoever reads a
+/// thousand lines has seen that the disk is not to be trusted.
+pub const FINDINGS_MAX: u64 = 1000;
+
 /// Replaced instances of a master that a node remembers and refuses.
 pub const REPLACED_INSTANCES_MAX: usize = 1 << 10;
 

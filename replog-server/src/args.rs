@@ -14,12 +14,14 @@ use replog_core::{
 
 /// Exit code of wrong usage.
 const USAGE: u8 = 2;
+/// What is said to one who gives no command.
+const COMMANDS: &str = "say what to run: master, secondary, cluster or probe";
 /// Secondaries that `cluster` starts at most: the library knows clusters of up to 64 nodes.
 const SECONDARIES_MAX: u64 = 63;
 
 /// A replicated log over HTTP.
 #[derive(Debug, Parser)]
-#[command(name = "replog-server", version, about, disable_help_subcommand = true)]
+#[command(name = "replog-server", version, about)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -205,16 +207,20 @@ impl std::fmt::Debug for Token {
 pub(crate) fn from_process() -> Result<Command, ExitCode> {
     match parse(std::env::args_os()) {
         Ok(command) => Ok(command),
-        Err(error) if error.exit_code() == 0 => {
-            // Help or version, on stdout. A closed pipe is no reason to fail.
-            let _ = error.print();
-            Err(ExitCode::SUCCESS)
-        }
-        Err(error) => {
-            eprintln!("replog-server: {}", usage_line(&error));
-            Err(ExitCode::from(USAGE))
-        }
+        Err(error) => Err(explain("replog-server", COMMANDS, &error)),
     }
+}
+
+/// Prints what clap has to say to the user of a program whose commands are `commands`, and gives
+/// the exit code: help and version go to stdout, wrong usage to stderr.
+pub(crate) fn explain(program: &str, commands: &str, error: &clap::Error) -> ExitCode {
+    if error.exit_code() == 0 {
+        // A closed pipe is no reason to fail.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("{program}: {}", usage_line(commands, error));
+    ExitCode::from(USAGE)
 }
 
 /// Reads these arguments, and the environment of this process.
@@ -241,9 +247,9 @@ pub(crate) fn parse<T: Into<std::ffi::OsString> + Clone>(
 }
 
 /// What clap has to say, in one line: without the usage and the hints below it.
-fn usage_line(error: &clap::Error) -> String {
+fn usage_line(commands: &str, error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "say what to run: master, secondary, cluster or probe (--help shows more)".into();
+        return format!("{commands} (--help shows more)");
     }
     let text = error.render().to_string();
     let message = text.split("\n\n").next().unwrap_or_default();
@@ -419,7 +425,7 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, String> {
-        parse(line.split_whitespace()).map_err(|error| usage_line(&error))
+        parse(line.split_whitespace()).map_err(|error| usage_line(COMMANDS, &error))
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! The HTTP server around `replog-core`: routes that call the library, and nothing else.
+//! The HTTP server around `replog-core`: routes that call the library, and nothing else. And
+//! `replog`, the program for people and scripts.
 //!
-//! Owns the command line, the HTTP interface, and the way a process starts and stops. No rule of
-//! replication lives here. Everything but [`run`] is private: whoever wants to embed a node uses
-//! `replog-core`.
+//! Owns the command lines, the HTTP interface, and the way a process starts and stops. No rule of
+//! replication lives here. Everything but [`run`] and [`run_client`] is private: whoever wants to
+//! embed a node uses `replog-core`.
 
 mod args;
+mod client;
 mod probe;
 
 mod process;
@@ -50,6 +52,15 @@ pub fn run() -> ExitCode {
     process::log_to_stderr();
     let system = actix_web::rt::System::new();
     finish(system.block_on(process::run(command)))
+}
+
+/// Runs the program `replog` with the arguments and the environment of this process.
+///
+/// The exit code is 0 when it did what it was asked to and found nothing wrong, 1 when not, and 2
+/// for wrong usage.
+#[must_use]
+pub fn run_client() -> ExitCode {
+    client::run()
 }
 
 /// Exit code 0, or 1 with the reason in one line.

@@ -9,9 +9,9 @@ use super::replace::replace;
 use crate::storage::{Storage, read_file};
 
 /// The file.
-const PATH: &str = "keys";
+pub(super) const PATH: &str = "keys";
 /// Where the next one is written before it takes the place of the file.
-const PATH_NEW: &str = "keys.new";
+pub(super) const PATH_NEW: &str = "keys.new";
 
 /// Reads the file; `None` where there is none.
 pub(crate) fn load(storage: &dyn Storage) -> io::Result<Option<Vec<u8>>> {

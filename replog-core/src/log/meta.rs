@@ -23,10 +23,10 @@ use crate::{
 };
 
 /// The file.
-const PATH: &str = "meta.json";
+pub(super) const PATH: &str = "meta.json";
 /// Where the next one is written before it takes the place of the file. A leftover says that a
 /// save was cut off: nothing relied on it, so it is written over.
-const PATH_NEW: &str = "meta.json.new";
+pub(super) const PATH_NEW: &str = "meta.json.new";
 /// The version that is written, and the newest that is read.
 const FORMAT: u64 = 1;
 

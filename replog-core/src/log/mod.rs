@@ -12,6 +12,7 @@
 //! ```
 
 mod aside;
+pub mod check;
 pub(crate) mod failure;
 pub(crate) mod files;
 pub(crate) mod keys_file;

@@ -316,6 +316,42 @@ impl<'a> Scan<'a> {
         Ok(Some((record, &self.buffer[start..start + total])))
     }
 
+    /// Passes checked records up to the offset `until`, as long as epochs do not fall: `epochs`
+    /// learns where they begin, `each` where each record does. Gives what is wrong where the walk
+    /// stands; `None` at `until` or at the limit.
+    ///
+    /// # Errors
+    ///
+    /// The storage's. A bad record is not an error here.
+    pub(crate) fn walk(
+        &mut self,
+        until: Offset,
+        epochs: &mut Epochs,
+        mut each: impl FnMut(Offset, u64),
+    ) -> io::Result<Option<RecordError>> {
+        while self.offset < until {
+            let (offset, position) = (self.offset, self.position);
+            let epoch = match self.next() {
+                Ok(None) => break,
+                Ok(Some((record, _))) => record.epoch,
+                Err(ScanError::Io(error)) => return Err(error),
+                Err(ScanError::Bad(error)) => return Ok(Some(error)),
+            };
+            if let Some(before) = epochs.last_epoch().filter(|before| epoch < *before) {
+                // The walk has passed the record already; it ends before it.
+                (self.offset, self.position) = (offset, position);
+                let found = epoch;
+                return Ok(Some(RecordError::Epoch { found, before }));
+            }
+            epochs.push(EpochStart {
+                epoch,
+                first: offset,
+            });
+            each(offset, position);
+        }
+        Ok(None)
+    }
+
     /// Passes one record by its length and offset alone, without reading all of it: damage in
     /// its payload does not keep anyone from what comes after it. `false` at the limit.
     pub(crate) fn skip(&mut self) -> Result<bool, ScanError> {
@@ -341,79 +377,31 @@ impl<'a> Scan<'a> {
         Ok(true)
     }
 
-    /// Passes records that cannot be read, up to the next good one of an offset below `below`,
-    /// where the walk stands then. `None` where there is none: the walk stands where it stood.
+    /// Passes records that cannot be read, up to the next good one of an offset below `below` and
+    /// an epoch that is not before `epoch`, where the walk stands then. `None` where there is none:
+    /// the walk stands where it stood.
     ///
-    /// By the length of the bad record, if that leads to a good one; else byte by byte. A good
-    /// record is told by its checksum and by an offset that fits there. Whoever writes records
-    /// into the payloads of records can deceive this after damage, and is found out by whoever
-    /// fills the hole: what belongs there does not fit.
-    fn pass_damage(&mut self, below: Offset) -> io::Result<Option<Hole>> {
+    /// Whoever writes records into the payloads of records can deceive this after damage, and is
+    /// found out by whoever fills the hole: what belongs there does not fit.
+    fn pass_damage(&mut self, below: Offset, epoch: Option<Epoch>) -> io::Result<Option<Hole>> {
         let (first, position) = (self.offset, self.position);
-        if below <= first.plus(1) {
+        // No more records than this are there.
+        let most = (self.limit - position) / RECORD_HEADER_BYTES as u64;
+        let below = below.min(Offset(first.0.saturating_add(most)));
+        if below <= first || !self.search(below, epoch)? {
             return Ok(None);
         }
-        let by_length = match self.next_len() {
-            Ok(total) => total.map(|total| position + total as u64),
-            Err(ScanError::Bad(_)) => None,
-            Err(ScanError::Io(error)) => return Err(error),
-        };
-        let mut found = None;
-        if let Some(at) = by_length {
-            found = self.good_at(at, first.plus(1), first.plus(2).min(below))?;
+        if self.offset == first {
+            // A record, but not where it belongs.
+            *self = Scan::new(self.file, (first, position), self.limit);
+            return Ok(None);
         }
-        let mut at = position + 1;
-        let mut chunk = vec![0; SCAN_BYTES];
-        while found.is_none() && at + RECORD_HEADER_BYTES as u64 <= self.limit {
-            let read = self.file.read_at(at, &mut chunk)?;
-            let heads = read.saturating_sub(RECORD_HEADER_BYTES - 1);
-            for start in 0..heads {
-                let begins = at + start as u64;
-                // No more records fit into the hole than this.
-                let most = (begins - position) / RECORD_HEADER_BYTES as u64 + 1;
-                let end = Offset(first.0.saturating_add(most)).plus(1).min(below);
-                let offset = Offset(u64_at(&chunk[start..], 8));
-                let fits = first < offset && offset < end;
-                if fits && encoded_len(&chunk[start..]).is_ok() {
-                    found = self.good_at(begins, offset, offset.plus(1))?;
-                }
-                if found.is_some() {
-                    break;
-                }
-            }
-            if heads == 0 {
-                break;
-            }
-            at += heads as u64;
-        }
-        (self.offset, self.position) = found.unwrap_or((first, position));
-        (self.buffer_at, self.buffer) = (self.position, Vec::new());
-        Ok(found.map(|(end, end_position)| Hole {
+        Ok(Some(Hole {
             first,
-            end,
+            end: self.offset,
             position,
-            end_position: Some(end_position),
+            end_position: Some(self.position),
         }))
-    }
-
-    /// The good record at `position`, if its offset is in `from..end`.
-    fn good_at(
-        &self,
-        position: u64,
-        from: Offset,
-        end: Offset,
-    ) -> io::Result<Option<(Offset, u64)>> {
-        let mut offset = from;
-        while offset < end {
-            let mut scan = Scan::new(self.file, (offset, position), self.limit).in_small_chunks();
-            match scan.next() {
-                Ok(Some(_)) => return Ok(Some((offset, position))),
-                Err(ScanError::Io(error)) => return Err(error),
-                Ok(None) | Err(ScanError::Bad(_)) => {}
-            }
-            offset = offset.plus(1);
-        }
-        Ok(None)
     }
 
     /// The last byte before the limit that is not zero, and at or behind the next record; its
@@ -534,47 +522,23 @@ pub(crate) fn scan_past_damage(
 ) -> io::Result<Scanned> {
     let begin = (header.first, header.encoded_bytes());
     let mut index = Index::new(begin);
-    let mut epochs = Epochs::default();
-    header
-        .epoch_starts
-        .iter()
-        .for_each(|pair| epochs.push(*pair));
+    let mut epochs = Epochs::before(header);
     let mut scan = Scan::new(file, begin, limit);
-    let (mut bad, mut holes) = (None, Vec::new());
-    while scan.offset() < until {
-        let (offset, position) = (scan.offset(), scan.position());
-        let before = epochs.last_epoch();
-        let epoch = match scan.next() {
-            Ok(None) => break,
-            Ok(Some((record, _))) => record.epoch,
-            Err(ScanError::Io(error)) => return Err(error),
-            Err(ScanError::Bad(error)) => match scan.pass_damage(below)? {
-                Some(hole) => {
-                    holes.push(hole);
-                    index.add_behind_damage(scan.offset(), scan.position());
-                    continue;
-                }
-                None => {
-                    bad = Some(error);
-                    break;
-                }
-            },
-        };
-        if let Some(before) = before.filter(|before| epoch < *before) {
-            bad = Some(RecordError::Epoch {
-                found: epoch,
-                before,
-            });
-            // The walk has passed the record already; it ends before it.
-            scan = Scan::new(file, (offset, position), limit);
-            break;
+    let mut holes = Vec::new();
+    let bad = loop {
+        let bad = scan.walk(until, &mut epochs, |offset, position| {
+            index.add(offset, position);
+        })?;
+        if bad.is_none() {
+            break None;
         }
-        epochs.push(EpochStart {
-            epoch,
-            first: offset,
-        });
-        index.add(offset, position);
-    }
+        match scan.pass_damage(below, epochs.last_epoch())? {
+            Some(hole) => holes.push(hole),
+            None => break bad,
+        }
+        index.add_behind_damage(scan.offset(), scan.position());
+    };
+    let mut bad = bad;
     let mut rest_bytes = 0;
     if bad.is_some() {
         match scan.last_content()? {
@@ -600,6 +564,16 @@ pub(crate) struct Epochs {
 }
 
 impl Epochs {
+    /// Those of the log before a segment, as far as its header has them.
+    pub(crate) fn before(header: &SegmentHeader) -> Epochs {
+        let mut epochs = Epochs::default();
+        header
+            .epoch_starts
+            .iter()
+            .for_each(|pair| epochs.push(*pair));
+        epochs
+    }
+
     /// Notes a record: a pair where its epoch is a new one.
     pub(crate) fn push(&mut self, pair: EpochStart) {
         if self.last_epoch() == Some(pair.epoch) {
@@ -776,6 +750,8 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
+
+mod search;
 
 #[cfg(test)]
 mod tests {

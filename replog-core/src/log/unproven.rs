@@ -24,7 +24,8 @@ use crate::{
 
 /// The file.
 pub(super) const PATH: &str = "unproven";
-const PATH_NEW: &str = "unproven.new";
+/// Where the next one is written before it takes the place of the file.
+pub(super) const PATH_NEW: &str = "unproven.new";
 
 const HEAD: [u8; 8] = *b"RLUP\x01\0\0\0";
 const CRC_BYTES: usize = 4;

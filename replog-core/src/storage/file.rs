@@ -5,7 +5,7 @@
 //! rule 10: every failure comes out as the system told it.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io::{self, IoSlice, Seek as _, SeekFrom, Write as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use super::{OpenHow, Storage, StorageFile, StorageLock};
 const PARTS_PER_CALL_MAX: usize = 1024;
 
 /// Name of the file that keeps a second process out.
-const LOCK_FILE: &str = "lock";
+pub(crate) const LOCK_FILE: &str = "lock";
 
 /// A [`Storage`] in a directory.
 ///
@@ -31,6 +31,14 @@ const LOCK_FILE: &str = "lock";
 #[derive(Clone, Debug)]
 pub struct FileStorage {
     root: PathBuf,
+    access: Access,
+}
+
+/// What may be done to the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Change,
+    ReadOnly,
 }
 
 impl FileStorage {
@@ -51,13 +59,51 @@ impl FileStorage {
                 sync_directory(parent)?;
             }
         }
-        Ok(FileStorage { root })
+        let access = Access::Change;
+        Ok(FileStorage { root, access })
+    }
+
+    /// Opens `dir`, which must exist, to read what is in it. Nothing is made or changed there, a
+    /// lock file included, and whoever asks for it is refused; it may lie on a medium that cannot
+    /// be written. Its lock keeps nodes out, and no other one who only reads.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::NotFound`] and [`io::ErrorKind::NotADirectory`], or what else the file
+    /// system says.
+    pub fn open_read_only(dir: impl Into<PathBuf>) -> io::Result<FileStorage> {
+        let root = std::path::absolute(dir.into())?;
+        if !fs::metadata(&root)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let access = Access::ReadOnly;
+        Ok(FileStorage { root, access })
     }
 
     /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.root
+    }
+
+    fn changeable(&self) -> io::Result<()> {
+        match self.access {
+            Access::Change => Ok(()),
+            Access::ReadOnly => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+        }
+    }
+
+    /// A lock on a file that nothing is written to. Where there is none, no node was ever here.
+    fn lock_read_only(&self) -> io::Result<Box<dyn StorageLock>> {
+        let file = match File::open(self.root.join(LOCK_FILE)) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        match file.as_ref().map_or(Ok(()), File::try_lock_shared) {
+            Ok(()) => Ok(Box::new(SystemLock { _file: file })),
+            Err(refused) => Err(refused.into()),
+        }
     }
 }
 
@@ -76,12 +122,16 @@ impl Storage for FileStorage {
     }
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
+        self.changeable()?;
         fs::create_dir_all(self.root.join(dir))
     }
 
     fn open(&self, path: &str, how: OpenHow) -> io::Result<Arc<dyn StorageFile>> {
+        if how != OpenHow::Existing {
+            self.changeable()?;
+        }
         let mut options = File::options();
-        options.read(true).write(true);
+        options.read(true).write(self.access == Access::Change);
         match how {
             OpenHow::Existing => {}
             OpenHow::Truncated => {
@@ -97,10 +147,12 @@ impl Storage for FileStorage {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.changeable()?;
         fs::rename(self.root.join(from), self.root.join(to))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
+        self.changeable()?;
         fs::remove_file(self.root.join(path))
     }
 
@@ -109,6 +161,9 @@ impl Storage for FileStorage {
     }
 
     fn lock(&self) -> io::Result<Box<dyn StorageLock>> {
+        if self.access == Access::ReadOnly {
+            return self.lock_read_only();
+        }
         let path = self.root.join(LOCK_FILE);
         let file = File::options()
             .create(true)
@@ -116,9 +171,8 @@ impl Storage for FileStorage {
             .write(true)
             .open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(SystemLock { _file: file })),
-            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(TryLockError::Error(error)) => Err(error),
+            Ok(()) => Ok(Box::new(SystemLock { _file: Some(file) })),
+            Err(refused) => Err(refused.into()),
         }
     }
 
@@ -218,7 +272,7 @@ impl StorageFile for SystemFile {
 /// The lock of the operating system; it goes with the file, and with the process.
 #[derive(Debug)]
 struct SystemLock {
-    _file: File,
+    _file: Option<File>,
 }
 
 impl StorageLock for SystemLock {}
@@ -267,6 +321,53 @@ mod tests {
         file.sync().unwrap();
         drop((file, storage));
         assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"one two");
+    }
+
+    #[test]
+    fn a_directory_that_is_only_read_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = FileStorage::open_read_only(dir.path().join("nowhere")).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NotFound);
+        fs::write(dir.path().join("file"), "content").unwrap();
+        let refused = FileStorage::open_read_only(dir.path().join("file")).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NotADirectory);
+
+        let storage = FileStorage::open_read_only(dir.path()).unwrap();
+        let _lock = storage.lock().unwrap();
+        let refused = [
+            storage.create_dir("log").unwrap_err(),
+            storage.open("new", OpenHow::Create).unwrap_err(),
+            storage.open("file", OpenHow::Truncated).unwrap_err(),
+            storage.rename("file", "other").unwrap_err(),
+            storage.remove("file").unwrap_err(),
+        ];
+        for error in refused {
+            assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+        }
+        let file = storage.open("file", OpenHow::Existing).unwrap();
+        assert!(file.append(&[IoSlice::new(b"more")]).is_err());
+        assert!(file.write_at(0, b"other").is_err());
+        assert!(file.allocate(100).is_err());
+        assert!(file.truncate(0).is_err());
+        let mut read = [0; 10];
+        assert_eq!(file.read_at(0, &mut read).unwrap(), 7);
+        assert_eq!(storage.list("").unwrap(), ["file"]);
+    }
+
+    #[test]
+    fn nodes_and_those_who_only_read_keep_each_other_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = FileStorage::open(dir.path()).unwrap();
+        let lock = node.lock().unwrap();
+        let reader = FileStorage::open_read_only(dir.path()).unwrap();
+        assert_eq!(reader.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(lock);
+        let first = reader.lock().unwrap();
+        let second = reader.lock().unwrap();
+        drop(first);
+        assert_eq!(node.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(second);
+        node.lock().unwrap();
     }
 
     #[test]

@@ -71,7 +71,16 @@ pub(crate) fn free_port() -> u16 {
 
 /// The program under test.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_replog-server"));
+    command(env!("CARGO_BIN_EXE_replog-server"))
+}
+
+/// The program for people and scripts.
+pub(crate) fn client() -> Command {
+    command(env!("CARGO_BIN_EXE_replog"))
+}
+
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
     // A developer's own settings are not those of a test.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("REPLOG_") {

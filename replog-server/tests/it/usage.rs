@@ -46,7 +46,13 @@ fn wrong_usage_ends_with_2_and_one_line() {
         assert!(output.stdout.is_empty(), "{args:?}");
         reason(&output);
     }
-    for args in [&["--help"][..], &["--version"], &["master", "--help"]] {
+    let helpful = [
+        &["--help"][..],
+        &["--version"],
+        &["master", "--help"],
+        &["help", "master"],
+    ];
+    for args in helpful {
         let output = output(args, &[]);
         assert_eq!(
             (output.status.code(), output.stderr.len()),

@@ -11,18 +11,21 @@ use crate::{
     views::Receipt,
 };
 
+/// What a disk holds, by offset; `None` where it rotted.
+type Ids = Vec<Option<RecordId>>;
+
 /// What lost disks held, for as long as no master can know that they are lost.
 #[derive(Debug, Default)]
 pub(super) struct Concern {
     lost: BTreeMap<NodeName, Vec<Lost>>,
     /// What damaged disks held before, until a master hears that they are damaged.
-    damaged: BTreeMap<NodeName, Option<(MachineId, Vec<Option<RecordId>>)>>,
+    damaged: BTreeMap<NodeName, Option<(MachineId, Ids)>>,
 }
 
 #[derive(Debug)]
 struct Lost {
     instance: InstanceId,
-    ids: Vec<Option<RecordId>>,
+    ids: Ids,
 }
 
 impl Concern {

@@ -1,0 +1,360 @@
+//! A look at a node's whole directory from outside: what is damaged, what is torn, what is left over.
+//!
+//! Owns what is told of a directory, and reads every byte of its log to tell it. Changes nothing,
+//! starts nothing, mends nothing. Keeps rule 10: damage is reported wherever it lies, where a node
+//! would meet it only when it reads there, and what a torn tail is follows the same mark as at a
+//! start. Memory does not grow with the log (rule 11).
+//!
+//! | class | what it means | the node |
+//! | --- | --- | --- |
+//! | damage | a file or a record that was synced is not as it was written, or is missing | does not serve it |
+//! | torn tail | what a crash left behind the mark | cuts it away at its next start |
+//! | note | leftovers, and files that can be made again | loses nothing by it |
+
+use std::{fmt, io};
+
+use serde::Serialize;
+
+use super::{
+    PROBE_PATH, aside, keys_file,
+    mark::{self, Mark},
+    meta::{self, Meta},
+    segment::{self, FileName},
+    unproven,
+};
+use crate::{
+    error::{CheckError, OpenError},
+    limits::FINDINGS_MAX,
+    rules::keys::Snapshot,
+    storage::{LOCK_FILE, Storage},
+    types::{ClusterId, Epoch, NodeName, Offset},
+};
+
+mod segments;
+
+/// Reads all that a node keeps in `storage` and tells what is there, and what is wrong with it.
+///
+/// Takes the directory's lock for as long as it reads, so that no node starts meanwhile, and writes
+/// nothing. Files on disk are best opened by
+/// [`FileStorage::open_read_only`](crate::storage::FileStorage::open_read_only), which makes no lock
+/// file either.
+///
+/// # Errors
+///
+/// [`CheckError::Locked`] while a node runs in it, [`CheckError::NoNode`] where none ever did,
+/// [`CheckError::Io`] when a directory cannot be listed or the lock not be asked for. A file that
+/// cannot be read is no error but a finding.
+pub fn directory(storage: &dyn Storage) -> Result<Report, CheckError> {
+    let _lock = storage.lock().map_err(|source| refused("lock", source))?;
+    let names = list(storage, "")?;
+    let segments = list(storage, segment::DIR)?;
+    let mut report = Report::default();
+    let is_there = |path: &str| names.iter().any(|name| name == path);
+
+    let has_segments = segments
+        .iter()
+        .any(|name| matches!(FileName::of(name), FileName::Segment(_)));
+    if !has_segments && !is_there(meta::PATH) && !is_there(mark::PATH) {
+        return Err(CheckError::NoNode);
+    }
+    let mark = look_at_mark(storage, &mut report, is_there(mark::PATH));
+    let log_is_empty = !has_segments && mark.is_none_or(|mark| mark.end == Offset::ZERO);
+    let owner = look_at_meta(storage, &mut report, log_is_empty);
+    segments::look(storage, &mut report, &segments, owner, mark);
+    look_at_keys(storage, &mut report);
+    look_at_leftovers(&mut report, &names);
+    for name in list(storage, aside::DIR)? {
+        segments::look_aside(storage, &mut report, &format!("{}/{name}", aside::DIR));
+    }
+    Ok(report)
+}
+
+/// What a directory holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// Whose directory it is; absent where that cannot be read.
+    pub name: Option<NodeName>,
+    /// The cluster that the node belongs to; absent on one that never joined.
+    pub cluster_id: Option<ClusterId>,
+    /// The newest epoch with whose master the log agrees.
+    pub log_epoch: Option<Epoch>,
+    /// Whether it has one: a node that is not intact counts for nothing until it is refilled.
+    pub intact: bool,
+    /// Segment files.
+    pub segments: u64,
+    /// Records that can be read.
+    pub records: u64,
+    /// Bytes of the segment files.
+    pub bytes: u64,
+    /// The offset after the last record that can be read.
+    pub end: Offset,
+    /// Everything below is known to be synced. Absent where the mark is missing or unreadable.
+    pub mark: Option<Offset>,
+    /// How many findings there are of each class.
+    pub counts: Counts,
+    /// The findings, file by file: the first [`FINDINGS_MAX`] of each class.
+    pub findings: Vec<Finding>,
+}
+
+/// How many findings there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Of class [`Class::Damage`].
+    pub damage: u64,
+    /// Of class [`Class::TornTail`].
+    pub torn_tail: u64,
+    /// Of class [`Class::Note`].
+    pub note: u64,
+}
+
+impl Report {
+    /// Whether anything was found that a node does not serve.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.counts.damage > 0
+    }
+
+    /// Findings that are not listed, since there are too many.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        let Counts {
+            damage,
+            torn_tail,
+            note,
+        } = self.counts;
+        damage + torn_tail + note - self.findings.len() as u64
+    }
+
+    fn add(&mut self, finding: Finding) {
+        let count = match finding.class {
+            Class::Damage => &mut self.counts.damage,
+            Class::TornTail => &mut self.counts.torn_tail,
+            Class::Note => &mut self.counts.note,
+        };
+        *count += 1;
+        if *count <= FINDINGS_MAX {
+            self.findings.push(finding);
+        }
+    }
+
+    /// Adds what is said of a whole file.
+    fn add_file(&mut self, class: Class, path: &str, what: impl Into<String>) {
+        self.add(Finding::of_file(class, path, what));
+    }
+}
+
+/// One thing that is not as it should be.
+///
+/// Its text is one line: `FILE at byte N, offset O: what`, as much of it as there is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What it means for the node.
+    pub class: Class,
+    /// The file, below the node's directory.
+    pub path: String,
+    /// Where in the file; absent where it is the whole file.
+    pub position: Option<u64>,
+    /// The first offset that it concerns.
+    pub offset: Option<Offset>,
+    /// The first offset behind `offset` that can be read again, where that is known: the records
+    /// between cannot.
+    pub until: Option<Offset>,
+    /// Bytes of a torn tail, up to the last one that is not zero.
+    pub torn_bytes: Option<u64>,
+    /// What is wrong, for people.
+    pub what: String,
+}
+
+/// What a finding means for the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Something that was synced is not as it was written, or is missing: the node does not serve it.
+    Damage,
+    /// A crash left it above the mark: the next start cuts it away, and nothing was promised of it.
+    TornTail,
+    /// A leftover, or a file that can be made again.
+    Note,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Class::Damage => "damage",
+            Class::TornTail => "torn tail",
+            Class::Note => "note",
+        })
+    }
+}
+
+impl Finding {
+    fn of_file(class: Class, path: &str, what: impl Into<String>) -> Finding {
+        Finding {
+            class,
+            path: path.to_owned(),
+            position: None,
+            offset: None,
+            until: None,
+            torn_bytes: None,
+            what: what.into(),
+        }
+    }
+
+    /// The same at a place of the file: offset and byte.
+    fn at(mut self, (offset, position): (Offset, u64)) -> Finding {
+        (self.offset, self.position) = (Some(offset), Some(position));
+        self
+    }
+
+    /// The same from an offset on that no byte belongs to.
+    fn at_offset(mut self, offset: Offset) -> Finding {
+        self.offset = Some(offset);
+        self
+    }
+
+    /// The same for the records from its offset up to `until`, where there are any.
+    fn up_to(mut self, until: Offset) -> Finding {
+        self.until = Some(until).filter(|until| self.offset.is_some_and(|from| from < *until));
+        self
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)?;
+        if let Some(position) = self.position {
+            write!(f, " at byte {position}")?;
+        }
+        if let Some(offset) = self.offset {
+            write!(f, ", offset {offset}")?;
+        }
+        write!(f, ": {}, {}", self.class, self.what)?;
+        if let (Some(from), Some(until)) = (self.offset, self.until) {
+            write!(f, "; offsets {from}..{until} cannot be read")?;
+        }
+        if let Some(bytes) = self.torn_bytes {
+            write!(f, "; the next start cuts {bytes} bytes away")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whose segments are expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// Those of this cluster.
+    Cluster(ClusterId),
+    /// None at all: the node never joined one.
+    Nobody,
+    /// Meta does not say.
+    Unknown,
+}
+
+fn look_at_mark(storage: &dyn Storage, report: &mut Report, is_there: bool) -> Option<Mark> {
+    let mark = match Mark::load(storage) {
+        Ok(mark) => mark,
+        Err(error) => {
+            report.add_file(Class::Damage, mark::PATH, unreadable(&error));
+            return None;
+        }
+    };
+    report.mark = mark.map(|mark| mark.end);
+    if mark.is_none() {
+        let what = if is_there {
+            "it cannot be made out"
+        } else {
+            "it is missing"
+        };
+        let what =
+            format!("{what}: nothing tells how far the log was synced; the next start writes one");
+        report.add_file(Class::Note, mark::PATH, what);
+    }
+    mark
+}
+
+fn look_at_meta(storage: &dyn Storage, report: &mut Report, log_is_empty: bool) -> Owner {
+    let meta = match Meta::load(storage) {
+        Ok(Some(meta)) => meta,
+        Ok(None) if log_is_empty => {
+            let what = "it is missing: no start of a node got as far as that here";
+            report.add_file(Class::Note, meta::PATH, what);
+            return Owner::Nobody;
+        }
+        Ok(None) => {
+            let what = "it is missing, and nothing else says whose log this is and what the node has promised";
+            report.add_file(Class::Damage, meta::PATH, what);
+            return Owner::Unknown;
+        }
+        Err(error) => {
+            let what = match error {
+                OpenError::Format { what, .. } => format!("it {what}"),
+                OpenError::Io { source, .. } => unreadable(&source),
+                other => other.to_string(),
+            };
+            report.add_file(Class::Damage, meta::PATH, what);
+            return Owner::Unknown;
+        }
+    };
+    report.cluster_id = meta.cluster.map(|cluster| cluster.id);
+    (report.log_epoch, report.intact) = (meta.log_epoch, meta.log_epoch.is_some());
+    report.name = Some(meta.name);
+    report.cluster_id.map_or(Owner::Nobody, Owner::Cluster)
+}
+
+/// The keys' snapshot is never the truth: whatever is wrong with it costs time alone.
+fn look_at_keys(storage: &dyn Storage, report: &mut Report) {
+    let wrong = match keys_file::load(storage) {
+        Ok(None) => return,
+        Ok(Some(bytes)) => Snapshot::decode(&bytes).err(),
+        Err(error) => Some(unreadable(&error)),
+    };
+    if let Some(what) = wrong {
+        let what = format!("{what}: the next start of a master reads the keys from the log");
+        report.add_file(Class::Note, keys_file::PATH, what);
+    }
+}
+
+fn look_at_leftovers(report: &mut Report, names: &[String]) {
+    let known = [
+        meta::PATH,
+        mark::PATH,
+        keys_file::PATH,
+        unproven::PATH,
+        segment::DIR,
+        aside::DIR,
+        LOCK_FILE,
+    ];
+    for name in names.iter().filter(|name| !known.contains(&name.as_str())) {
+        let what = if name == PROBE_PATH {
+            "left by a node that looked for room on a full disk: the next start removes it"
+        } else if [meta::PATH_NEW, keys_file::PATH_NEW, unproven::PATH_NEW].contains(&name.as_str())
+        {
+            "a save that was cut off: nothing relied on it, and the next one takes its place"
+        } else {
+            "it is not a node's file, and no node touches it"
+        };
+        report.add_file(Class::Note, name, what);
+    }
+}
+
+fn list(storage: &dyn Storage, dir: &str) -> Result<Vec<String>, CheckError> {
+    storage.list(dir).map_err(|source| refused(dir, source))
+}
+
+fn refused(path: &str, source: io::Error) -> CheckError {
+    if source.kind() == io::ErrorKind::WouldBlock {
+        return CheckError::Locked;
+    }
+    let path = if path.is_empty() { "." } else { path }.to_owned();
+    CheckError::Io { path, source }
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("it cannot be read ({error})")
+}
+
+#[cfg(test)]
+mod tests;

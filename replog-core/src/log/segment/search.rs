@@ -1,0 +1,187 @@
+//! The search for the next record behind what is none.
+//!
+//! Owns what a walk may take for a record where it does not know where one begins: only what has
+//! its checksum, and an offset and an epoch that may follow. Keeps rule 10: what lies between is
+//! passed as damage, by a caller that says so, and never as records.
+
+use std::{io, ops::Range};
+
+use super::{RECORD_HEADER_BYTES, Scan, u64_at};
+use crate::{
+    record::{Record, encoded_len},
+    types::{Epoch, Offset},
+};
+
+impl Scan<'_> {
+    /// Moves on to the next record whose offset is at least that of the walk and below `below`,
+    /// and whose epoch is not before `epoch`. `false`, and the walk stands where it stood, where
+    /// there is none before the limit.
+    ///
+    /// # Errors
+    ///
+    /// The storage's. The walk stands where it stood.
+    pub(crate) fn search(&mut self, below: Offset, epoch: Option<Epoch>) -> io::Result<bool> {
+        let begin = self.position;
+        let found = self.find_from(begin, self.offset..below, epoch.unwrap_or_default());
+        match found {
+            Ok(Some((offset, position))) => {
+                self.stand_at(position);
+                self.offset = offset;
+            }
+            Ok(None) | Err(_) => self.stand_at(begin),
+        }
+        Ok(found?.is_some())
+    }
+
+    fn find_from(
+        &mut self,
+        begin: u64,
+        wanted: Range<Offset>,
+        epoch: Epoch,
+    ) -> io::Result<Option<(Offset, u64)>> {
+        // Damage mostly leaves the length as it was. To go by it first does not only save time: a
+        // payload may have in it what looks like a record, and this passes it.
+        if let Some(position) = self.end_by_length()? {
+            self.position = position;
+            let next = Offset(wanted.start.0.saturating_add(1));
+            if next < wanted.end && self.has_record(&(next..wanted.end), epoch)? == Some(next) {
+                return Ok(Some((next, position)));
+            }
+            self.stand_at(begin);
+        }
+        while self.position < self.limit {
+            if let Some(offset) = self.has_record(&wanted, epoch)? {
+                return Ok(Some((offset, self.position)));
+            }
+            self.position += 1;
+        }
+        Ok(None)
+    }
+
+    /// Where the record at the position ends, if its length is one.
+    fn end_by_length(&mut self) -> io::Result<Option<u64>> {
+        self.fill(RECORD_HEADER_BYTES)?;
+        let total = encoded_len(&self.buffer[self.start()..]);
+        Ok(total.ok().map(|total| self.position + total as u64))
+    }
+
+    /// The offset of the record at the position, if a wanted one is there.
+    fn has_record(&mut self, wanted: &Range<Offset>, epoch: Epoch) -> io::Result<Option<Offset>> {
+        let left = self.limit.saturating_sub(self.position);
+        if left < RECORD_HEADER_BYTES as u64 {
+            return Ok(None);
+        }
+        self.fill(RECORD_HEADER_BYTES)?;
+        let header = &self.buffer[self.start()..];
+        let Ok(total) = encoded_len(header) else {
+            return Ok(None);
+        };
+        let (offset, found) = (Offset(u64_at(header, 8)), Epoch(u64_at(header, 16)));
+        if !wanted.contains(&offset) || found < epoch || total as u64 > left {
+            return Ok(None);
+        }
+        self.fill(total)?;
+        let record = Record::decode(&self.buffer[self.start()..]);
+        Ok(record.is_ok().then_some(offset))
+    }
+
+    /// Goes to a position; what is in the buffer is kept where it is of use.
+    fn stand_at(&mut self, position: u64) {
+        self.position = position;
+        if position < self.buffer_at {
+            self.buffer.clear();
+            self.buffer_at = position;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{super::SCAN_BYTES, *};
+    use crate::{
+        log::testing::{Records, set_content},
+        storage::{MemoryStorage, OpenHow, Storage as _, StorageFile},
+    };
+
+    const END: Offset = Offset(u64::MAX);
+
+    fn file_of(bytes: &[u8]) -> Arc<dyn StorageFile> {
+        let storage = MemoryStorage::new();
+        set_content(&storage, "log/x", bytes);
+        storage.open("log/x", OpenHow::Existing).unwrap()
+    }
+
+    /// Where a search from byte 0 ends that may find records of `from..below`.
+    fn search(bytes: &[u8], from: u64, below: Offset, epoch: u64) -> Option<(u64, u64)> {
+        let file = file_of(bytes);
+        let mut scan = Scan::new(&*file, (Offset(from), 0), bytes.len() as u64);
+        let found = scan.search(below, Some(Epoch(epoch))).unwrap();
+        if !found {
+            assert_eq!((scan.offset(), scan.position()), (Offset(from), 0));
+            return None;
+        }
+        let at = (scan.offset().0, scan.position());
+        let (record, _) = scan.next().unwrap().unwrap();
+        assert_eq!(record.offset.0, at.0);
+        Some(at)
+    }
+
+    #[test]
+    fn the_record_behind_any_flipped_bit_is_found() {
+        let records = Records::new(7, [(1, 20), (1, 30), (2, 40)]);
+        let first = records.encoded[0].1.len();
+        for at in 0..first {
+            for bit in 0..8 {
+                let mut bytes = records.bytes();
+                bytes[at] ^= 1 << bit;
+                let found = search(&bytes, 7, END, 1);
+                assert_eq!(found, Some((8, first as u64)), "bit {bit} of byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_within_a_payload_is_taken_only_where_the_length_is_lost_too() {
+        let within = Records::new(8, [(1, 10)]).bytes();
+        let mut outer = Records::new(7, [(1, 100), (1, 20)]);
+        let first = outer.encoded[0].1.len();
+        outer.encoded[0].1[50..50 + within.len()].copy_from_slice(&within);
+        assert_eq!(search(&outer.bytes(), 7, END, 1), Some((8, first as u64)));
+        outer.encoded[0].1[..4].fill(0xff);
+        assert_eq!(search(&outer.bytes(), 7, END, 1), Some((8, 50)));
+    }
+
+    #[test]
+    fn only_an_offset_and_an_epoch_that_may_follow_are_taken() {
+        let good = Records::new(9, [(4, 10), (4, 10), (5, 10)]);
+        let garbage = [vec![0; 40], vec![0xee; 33]].concat();
+        let bytes = [garbage, good.bytes()].concat();
+        let length = good.encoded[0].1.len() as u64;
+        let table = [
+            (9, END, 4, Some((9, 73))),
+            (5, END, 0, Some((9, 73))),
+            (10, END, 4, Some((10, 73 + length))),
+            (9, END, 5, Some((11, 73 + 2 * length))),
+            (12, END, 4, None),
+            (9, END, 6, None),
+            (5, Offset(9), 4, None),
+        ];
+        for (from, below, epoch, expected) in table {
+            let found = search(&bytes, from, below, epoch);
+            assert_eq!(found, expected, "{from}..{below} of epoch {epoch}");
+        }
+        let cut = &bytes[..bytes.len() - 1];
+        assert_eq!(search(cut, 11, END, 0), None, "a part of a record is none");
+    }
+
+    #[test]
+    fn a_search_goes_far_beyond_what_is_read_at_once() {
+        let good = Records::new(3, [(1, 10)]).bytes();
+        for garbage in [SCAN_BYTES - 20, 3 * SCAN_BYTES] {
+            let bytes = [vec![0; garbage], good.clone()].concat();
+            assert_eq!(search(&bytes, 1, END, 1), Some((3, garbage as u64)));
+        }
+    }
+}

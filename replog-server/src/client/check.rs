@@ -1,0 +1,178 @@
+//! `replog check DIR`: what the library's check says of a directory, for people and for machines.
+//!
+//! A directory that has a folder a node, as `replog-server cluster` makes them, is checked node by
+//! node.
+
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+use replog_core::{
+    check::{self, Report},
+    error::CheckError,
+    storage::FileStorage,
+};
+use serde::Serialize;
+
+use super::{Form, complain, print};
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// A node's directory, or one with a folder for each of several nodes.
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+}
+
+/// Checks a directory and prints what was found. Exit code 1 where anything is damaged, or a
+/// directory could not be read.
+///
+/// # Errors
+///
+/// Why nothing could be checked.
+pub(super) fn run(args: &CheckArgs, form: Form) -> Result<ExitCode, String> {
+    let directory = &args.directory;
+    if let Some(report) = report_of(directory)? {
+        print(&form.show(directory, &report))?;
+        return Ok(exit_code(!report.is_damaged()));
+    }
+    let (mut nodes, mut all_good) = (0, true);
+    for directory in directories_in(directory).map_err(|error| told(directory, error))? {
+        match report_of(&directory) {
+            Ok(None) => continue,
+            Ok(Some(report)) => {
+                let gap = if form == Form::Text && nodes > 0 {
+                    "\n"
+                } else {
+                    ""
+                };
+                print(&format!("{gap}{}", form.show(&directory, &report)))?;
+                all_good &= !report.is_damaged();
+            }
+            Err(reason) => {
+                complain(&reason);
+                all_good = false;
+            }
+        }
+        nodes += 1;
+    }
+    if nodes == 0 {
+        return Err(told(directory, CheckError::NoNode));
+    }
+    Ok(exit_code(all_good))
+}
+
+/// What is to be said of a directory; `None` where it is no node's.
+fn report_of(directory: &Path) -> Result<Option<Report>, String> {
+    let opened = FileStorage::open_read_only(directory);
+    let storage = opened.map_err(|error| told(directory, error))?;
+    match check::directory(&storage) {
+        Ok(report) => Ok(Some(report)),
+        Err(CheckError::NoNode) => Ok(None),
+        Err(error) => Err(told(directory, error)),
+    }
+}
+
+fn directories_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.push(path);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn told(directory: &Path, what: impl std::fmt::Display) -> String {
+    format!("{}: {what}", directory.display())
+}
+
+fn exit_code(is_good: bool) -> ExitCode {
+    if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// A report and where it comes from, for machines.
+#[derive(Serialize)]
+struct Located<'a> {
+    directory: String,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+impl Form {
+    fn show(self, directory: &Path, report: &Report) -> String {
+        match self {
+            Form::Text => text(directory, report),
+            Form::Json => {
+                let directory = directory.display().to_string();
+                let line = serde_json::to_string(&Located { directory, report });
+                line.expect("names and numbers are always JSON") + "\n"
+            }
+        }
+    }
+}
+
+/// A summary, then one line for each finding.
+fn text(directory: &Path, report: &Report) -> String {
+    let or = |value: Option<String>, otherwise: &str| value.unwrap_or_else(|| otherwise.to_owned());
+    let mut text = format!(
+        "{}: node {}, {}, {}\n",
+        directory.display(),
+        or(report.name.as_ref().map(ToString::to_string), "unknown"),
+        or(
+            report
+                .cluster_id
+                .map(|cluster| format!("cluster {cluster}")),
+            "no cluster",
+        ),
+        or(
+            report.log_epoch.map(|epoch| format!("log epoch {epoch}")),
+            "not intact",
+        ),
+    );
+    let mark = or(report.mark.map(|mark| mark.to_string()), "unknown");
+    let mut line = |line: String| writeln!(text, "{line}").expect("a String takes all");
+    line(format!(
+        "{} in {}, {} bytes; end {}, mark {mark}",
+        counted(report.records, "record"),
+        counted(report.segments, "segment"),
+        report.bytes,
+        report.end,
+    ));
+    let counts = &report.counts;
+    if report.findings.is_empty() {
+        line("nothing is wrong".to_owned());
+        return text;
+    }
+    line(format!(
+        "{} of damage, {}, {}",
+        counted(counts.damage, "finding"),
+        counted(counts.torn_tail, "torn tail"),
+        counted(counts.note, "note"),
+    ));
+    for finding in &report.findings {
+        line(directory.join(finding.to_string()).display().to_string());
+    }
+    if report.left_out() > 0 {
+        line(format!(
+            "and {} more",
+            counted(report.left_out(), "finding")
+        ));
+    }
+    text
+}
+
+fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}

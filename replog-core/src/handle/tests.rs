@@ -22,6 +22,8 @@ pub(super) struct Cluster {
     pub(super) config: MasterConfig,
     master_disk: MemoryStorage,
     disks: Vec<MemoryStorage>,
+    /// Whether secondaries keep their logs as the master does.
+    small_segments: bool,
 }
 
 impl Cluster {
@@ -42,6 +44,7 @@ impl Cluster {
             config,
             master_disk: MemoryStorage::new(),
             disks: (0..secondaries).map(|_| MemoryStorage::new()).collect(),
+            small_segments: false,
         }
     }
 
@@ -58,7 +61,10 @@ impl Cluster {
     }
 
     async fn start_failing(&self, number: usize, faults: FaultInjector) -> Secondary {
-        let config = SecondaryConfig::new(self.config.secondaries[number].name.clone());
+        let mut config = SecondaryConfig::new(self.config.secondaries[number].name.clone());
+        if self.small_segments {
+            config.log = self.config.log.clone();
+        }
         let storage: Arc<dyn Storage> = Arc::new(self.disks[number].clone());
         let secondary = Secondary::start(config, storage).await.unwrap();
         self.network.register_with(secondary.clone(), faults);
@@ -447,6 +453,7 @@ async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
     assert_eq!(receipt.offset, Offset(1));
 }
 
+mod damage;
 mod forced;
 mod full_disks;
 mod strangers;

@@ -709,3 +709,51 @@ fn a_replaced_master_learns_which_recovery_was_forced_last() {
     bench.promised("s2", 0, Some(FAR));
     assert_eq!(bench.recovery.meta.forced_epoch, Some(Epoch(FAR)));
 }
+
+/// Not intact: its log ends at 9 and has a hole at 3.
+fn with_hole() -> Bench {
+    let mut bench = Bench::new(meta(Some(4), None), &[(4, 0)], 9);
+    let own = OwnLog {
+        whole_end: Offset(3),
+        end: Offset(9),
+    };
+    let (settings, meta) = (bench.recovery.settings.clone(), meta(Some(4), None));
+    bench.recovery = Recovery::new(settings, meta, own, bench.now);
+    bench.did();
+    assert_eq!(bench.saved(), [Did::Promise(5)]);
+    bench
+}
+
+#[test]
+fn a_damaged_master_fetches_what_its_hole_lacks_and_goes_on_behind_what_it_has() {
+    let mut bench = with_hole();
+    bench.promised("s1", 12, Some(4));
+    assert_eq!(bench.promised("s2", 5, Some(4)), [Did::Fetch("s1", 3)]);
+    assert_eq!(
+        bench.records("s1", batch(3..5, 4)),
+        [Did::Append(3, 5)],
+        "the hole"
+    );
+    assert_eq!(bench.durable(9), [Did::Fetch("s1", 9)], "it is filled");
+    assert_eq!(bench.records("s1", batch(9..12, 4)), [Did::Append(9, 12)]);
+    assert_eq!(bench.durable(12), [Save(5, Some(5))]);
+}
+
+#[test]
+fn a_damaged_master_keeps_aside_what_the_adopted_log_does_not_have() {
+    let mut bench = with_hole();
+    bench.promised("s1", 7, Some(4));
+    let did = bench.promised("s2", 5, Some(4));
+    assert_eq!(did, [Did::SetAside(7, 5), Truncate(7)]);
+    bench.recovery.on_truncated(bench.now, Offset(7));
+    assert_eq!(bench.did(), [Did::Fetch("s1", 3)], "from its hole on");
+    bench.records("s1", batch(3..7, 4));
+    assert_eq!(bench.durable(7), [Save(5, Some(5))]);
+}
+
+#[test]
+fn a_damaged_master_alone_counts_for_nothing() {
+    let mut bench = with_hole();
+    bench.promised("s1", 7, Some(4));
+    assert_eq!(bench.pass(1000), []);
+}

@@ -931,3 +931,94 @@ fn who_has_no_business_here_is_named_once_for_each_reason() {
     }
     assert_eq!(bench.replica.meta(), &meta(5, Some(5)), "nothing changed");
 }
+
+/// A log of eight records of which the fourth and fifth cannot be read; not intact.
+fn with_hole() -> Bench {
+    let mut bench = Bench::new(meta(5, None), &[5, 5, 5, 5, 5, 5, 5, 5]);
+    bench.replica = Replica::new(meta(5, None), Offset(3));
+    bench
+}
+
+#[test]
+fn a_damaged_log_ends_at_its_hole_and_is_filled_from_there_past_what_it_has() {
+    let mut bench = with_hole();
+    bench.ask(5, hello(5, 8, 0, &[(5, 0)]));
+    let ticket = bench.replica.queued.front().unwrap().0;
+    bench.replica.on_saved(ticket, Offset(3), &bench.log);
+    assert_eq!(
+        bench.did(),
+        [answered(0, aligned(0), 3, None)],
+        "nothing is cut"
+    );
+    bench.ask(5, heartbeat(None, Some(10)));
+    assert_eq!(bench.ask(5, append(3..5, 5)), [Write(3, 5)]);
+    // What was sent behind it waits for what lies between, which is there.
+    assert_eq!(bench.ask(5, append(8..10, 5)), []);
+    bench.replica.on_durable(Offset(8));
+    assert_eq!(
+        bench.did(),
+        [Write(8, 10), answered(2, Answer::Taken, 8, None)],
+        "the end passes what lies behind the hole"
+    );
+    bench.replica.on_durable(Offset(10));
+    assert_eq!(bench.did(), [Save(5, Some(5))], "refilled to its target");
+}
+
+#[test]
+fn a_damaged_log_is_compared_with_what_lies_behind_its_hole() {
+    // The master's end and pairs, where the own log is cut: whether there is a hole is for the
+    // log itself to say.
+    let table: [(u64, &[(u64, u64)], Option<u64>); 3] = [
+        (8, &[(5, 0)], None),
+        (6, &[(5, 0)], Some(6)),
+        (9, &[(4, 0)], Some(0)),
+    ];
+    for (end, pairs, cut) in table {
+        let mut bench = with_hole();
+        bench.ask(5, hello(5, end, 0, pairs));
+        let ticket = bench.replica.queued.front().unwrap().0;
+        bench.replica.on_saved(ticket, Offset(3), &bench.log);
+        let did = bench.did();
+        match cut {
+            None => assert_eq!(did, [answered(0, aligned(0), 3, None)], "{pairs:?}"),
+            Some(to) => assert_eq!(did, [Truncate(to)], "{pairs:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_takes_the_log_epoch_away_before_anything_else() {
+    let mut bench = Bench::aligned(&[5, 5, 5, 5]);
+    assert_eq!(bench.ask(5, append(4..6, 5)), [Write(4, 6)]);
+    bench.replica.on_damage(Offset(2));
+    let hello_first = refused(1, Refusal::HelloFirst, 4, None);
+    assert_eq!(bench.did(), [hello_first, Save(5, None), Did::Inspect(2)]);
+    assert_eq!(bench.replica.state().log_epoch, None);
+    bench.replica.on_damage(Offset(1));
+    assert_eq!(bench.did(), [], "one inspection at a time");
+    bench.log.0.extend([5, 5]);
+    let ticket = bench.replica.queued.front().unwrap().0;
+    bench.replica.on_saved(ticket, Offset(6), &bench.log);
+    bench.replica.on_inspected(Offset(2));
+    assert_eq!(bench.did(), []);
+    assert_eq!(bench.replica.state().durable_end, Offset(2));
+    assert_eq!(
+        bench.ask(5, heartbeat(None, None)),
+        [refused(2, Refusal::HelloFirst, 2, None)]
+    );
+    // Known by now, and not within what this node shows.
+    bench.replica.on_damage(Offset(2));
+    assert_eq!(bench.did(), []);
+}
+
+#[test]
+fn damage_that_is_found_while_a_log_epoch_is_saved_is_not_forgotten() {
+    let mut bench = Bench::new(meta(4, Some(4)), &[4, 4]);
+    bench.ask(5, hello(5, 9, 2, &[(4, 0), (5, 5)]));
+    assert_eq!(bench.saved(), [Save(5, Some(5))]);
+    bench.replica.on_damage(Offset(1));
+    assert_eq!(bench.did()[1..], [Save(5, None), Did::Inspect(1)]);
+    assert_eq!(bench.saved(), []);
+    assert_eq!(bench.replica.meta().log_epoch, None);
+    assert_eq!(bench.saved(), []);
+}

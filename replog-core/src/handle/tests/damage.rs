@@ -1,0 +1,175 @@
+//! Whole clusters whose disks rot: what cannot be read is mended from another node.
+
+use super::*;
+use crate::storage::OpenHow;
+
+const MESSAGES: u64 = 40;
+
+/// Long enough for a handful to fill a segment.
+fn all() -> Vec<String> {
+    (0..MESSAGES)
+        .map(|number| format!("{number:0500}"))
+        .collect()
+}
+
+/// Small segments, so that there are older ones, and nothing in memory that could be read instead.
+fn cluster() -> Cluster {
+    let mut cluster = Cluster::new(2);
+    cluster.config.log.segment_bytes = 4096;
+    cluster.config.log.tail_bytes = 0;
+    cluster.small_segments = true;
+    cluster
+}
+
+/// Everything appended and held by all.
+async fn filled() -> (Cluster, Master, Vec<Secondary>) {
+    let cluster = cluster();
+    let (master, secondaries) = cluster.start_all().await;
+    for message in all() {
+        within(master.append(message, concern(3))).await.unwrap();
+    }
+    (cluster, master, secondaries)
+}
+
+/// Changes a byte in the middle of a segment, counted from the oldest or, with -1, the newest.
+fn rot(disk: &MemoryStorage, segment: isize) {
+    let names = disk.list("log").unwrap();
+    let at = segment.rem_euclid(names.len() as isize) as usize;
+    let file = disk
+        .open(&format!("log/{}", names[at]), OpenHow::Existing)
+        .unwrap();
+    // Within the first record of a segment, whose header has at most a pair or two.
+    let position = 72 + 40;
+    let mut byte = [0];
+    file.read_at(position, &mut byte).unwrap();
+    file.write_at(position, &[byte[0] ^ 0x10]).unwrap();
+}
+
+fn logs(disk: &MemoryStorage) -> Vec<Vec<u8>> {
+    let read = |name: &String| crate::storage::read_file(disk, &format!("log/{name}"));
+    let names = disk.list("log").unwrap();
+    names
+        .iter()
+        .map(|name| read(name).unwrap().unwrap())
+        .collect()
+}
+
+/// Waits until a secondary is intact and shows everything.
+async fn is_mended(secondary: &Secondary, end: u64) {
+    let looked = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(2));
+        loop {
+            let health = secondary.health().await.unwrap();
+            if health.intact && health.log.next == Offset(end) {
+                return;
+            }
+            tick.tick().await;
+        }
+    };
+    within(looked).await;
+}
+
+#[tokio::test]
+async fn a_secondary_that_starts_with_a_damaged_record_shows_what_is_before_it_and_is_mended() {
+    let (cluster, master, secondaries) = filled().await;
+    cluster.stop_secondary(&secondaries[0]).await;
+    let good = logs(&cluster.disks[0]);
+    rot(&cluster.disks[0], -1);
+    // Behind the network's back first: nobody mends it.
+    let config = SecondaryConfig::new(name("secondary-1"));
+    let storage: Arc<dyn Storage> = Arc::new(cluster.disks[0].clone());
+    let alone = Secondary::start(config, storage).await.unwrap();
+    let health = alone.health().await.unwrap();
+    assert!(!health.intact, "rule 10: it counts for nothing");
+    assert!(health.log.next < Offset(MESSAGES));
+    assert!(all().starts_with(&payloads(&alone.reader()).await));
+    alone.stop().await;
+
+    let back = cluster.start_secondary(0).await;
+    is_mended(&back, MESSAGES).await;
+    assert_eq!(payloads(&back.reader()).await, all());
+    assert_eq!(logs(&cluster.disks[0]), good, "in place, byte for byte");
+    append_numbers(&master, MESSAGES..MESSAGES + 1, 3).await;
+}
+
+#[tokio::test]
+async fn damage_that_a_reader_meets_on_a_secondary_is_mended_while_it_runs() {
+    let (cluster, master, secondaries) = filled().await;
+    let good = logs(&cluster.disks[1]);
+    rot(&cluster.disks[1], 1);
+    let reader = secondaries[1].reader();
+    let mut next = Offset(0);
+    while let Ok(batches) = reader.read(next, Offset(MESSAGES), 1 << 16).await {
+        next = batches.last().unwrap().end();
+        assert!(next < Offset(MESSAGES), "rule 10: the damage was shown");
+    }
+    is_mended(&secondaries[1], MESSAGES).await;
+    assert_eq!(payloads(&reader).await, all());
+    assert_eq!(logs(&cluster.disks[1]), good);
+    append_numbers(&master, MESSAGES..MESSAGES + 1, 3).await;
+}
+
+#[tokio::test]
+async fn a_master_in_office_goes_on_beside_its_own_damage_and_mends_it() {
+    let (cluster, master, _secondaries) = filled().await;
+    let good = logs(&cluster.master_disk);
+    rot(&cluster.master_disk, 1);
+    let reader = master.reader();
+    let epoch = master.health().await.unwrap().epoch;
+    let mut next = Offset(0);
+    while let Ok(batches) = reader.read(next, Offset(MESSAGES), 1 << 16).await {
+        next = batches.last().unwrap().end();
+        assert!(next < Offset(MESSAGES), "rule 10: the damage was shown");
+    }
+    append_numbers(&master, MESSAGES..MESSAGES + 1, 3).await;
+    let mended = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(2));
+        while logs(&cluster.master_disk)[..good.len() - 1] != good[..good.len() - 1] {
+            tick.tick().await;
+        }
+    };
+    within(mended).await;
+    assert_eq!(payloads(&reader).await[..MESSAGES as usize], all());
+    assert_eq!(
+        master.health().await.unwrap().epoch,
+        epoch,
+        "it kept its office"
+    );
+}
+
+#[tokio::test]
+async fn a_master_that_starts_with_a_damaged_record_recovers_from_the_others() {
+    let (cluster, master, secondaries) = filled().await;
+    master.stop().await;
+    let good = logs(&cluster.master_disk);
+    rot(&cluster.master_disk, -1);
+    // Of three nodes two others must answer: its own log counts for nothing.
+    cluster.stop_secondary(&secondaries[1]).await;
+    let master = cluster.start_master().await;
+    let health = until(&master, |health| {
+        let recovery = health.recovery.as_ref();
+        recovery.is_some_and(|recovery| recovery.waiting_for == [name("secondary-2")])
+    })
+    .await;
+    assert_eq!(health.mode, Mode::Recovering);
+    let _back = cluster.start_secondary(1).await;
+    within(master.read_write()).await.unwrap();
+    assert_eq!(payloads(&master.reader()).await, all());
+    assert_eq!(logs(&cluster.master_disk), good);
+}
+
+#[tokio::test]
+async fn a_missing_segment_is_refilled_and_what_lay_behind_it_kept_aside() {
+    let (cluster, _master, secondaries) = filled().await;
+    cluster.stop_secondary(&secondaries[0]).await;
+    let good = logs(&cluster.disks[0]);
+    let names = cluster.disks[0].list("log").unwrap();
+    assert!(names.len() > 3, "{names:?}");
+    cluster.disks[0]
+        .remove(&format!("log/{}", names[1]))
+        .unwrap();
+    let back = cluster.start_secondary(0).await;
+    is_mended(&back, MESSAGES).await;
+    assert_eq!(logs(&cluster.disks[0]), good);
+    assert_eq!(cluster.disks[0].list("set-aside").unwrap(), names[2..]);
+}

@@ -293,10 +293,9 @@ pub enum OpenError {
         /// What is wrong with it.
         what: String,
     },
-    /// A record that was synced cannot be read any more.
-    #[error(
-        "{path} is damaged at byte {position}: offset {offset} was synced and cannot be read ({what})"
-    )]
+    /// A segment and the one that follows it claim the same records: which of the two to believe
+    /// nobody can tell.
+    #[error("{path} is damaged at byte {position}: offset {offset} ({what})")]
     Damaged {
         /// The file, below the node's directory.
         path: String,

@@ -110,8 +110,9 @@ impl Master {
     ///
     /// # Errors
     ///
-    /// [`StartError`]: settings that contradict each other, or a directory that is damaged, in
-    /// use, or another node's. Nothing was changed then.
+    /// [`StartError`]: settings that contradict each other, or a directory that is in use, another
+    /// node's, or contradicts itself. Nothing was changed then. Damage is no error: the log counts
+    /// for nothing until it is mended from other nodes.
     pub async fn start(
         config: MasterConfig,
         storage: Arc<dyn Storage>,

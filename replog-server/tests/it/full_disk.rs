@@ -87,20 +87,6 @@ fn text(number: usize) -> String {
     format!("{number}:{}", "x".repeat(50_000))
 }
 
-/// The files of a node's log.
-fn log_files(node: &Node) -> Vec<(String, Vec<u8>)> {
-    let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(node.directory.join("log"))
-        .expect("a log")
-        .map(|entry| {
-            let path = entry.expect("an entry").path();
-            let name = path.file_name().expect("a name").to_string_lossy();
-            (name.into_owned(), fs::read(&path).expect("a file"))
-        })
-        .collect();
-    files.sort();
-    files
-}
-
 fn check_equal(cluster: &mut Cluster, acknowledged: &[String]) {
     cluster.wait_equal();
     let held: Vec<Value> = cluster.master.data();
@@ -110,10 +96,10 @@ fn check_equal(cluster: &mut Cluster, acknowledged: &[String]) {
         assert!(found, "{} was acknowledged and is lost", &text[..10]);
     }
     cluster.master.terminate();
-    let log = log_files(&cluster.master);
+    let log = cluster.master.log_files();
     for node in &mut cluster.secondaries {
         node.terminate();
-        assert!(log_files(node) == log, "{} differs", node.name);
+        assert!(node.log_files() == log, "{} differs", node.name);
     }
 }
 

@@ -6,6 +6,7 @@
 mod bad_input;
 mod blocked;
 mod catch_up;
+mod chaos;
 mod check;
 mod exactly_once;
 mod faults;

@@ -71,15 +71,15 @@ pub(crate) fn free_port() -> u16 {
 
 /// The program under test.
 pub(crate) fn program() -> Command {
-    command(env!("CARGO_BIN_EXE_replog-server"))
+    command(&program_path("replog-server"))
 }
 
 /// The program for people and scripts.
 pub(crate) fn client() -> Command {
-    command(env!("CARGO_BIN_EXE_replog"))
+    command(&program_path("replog"))
 }
 
-fn command(program: &str) -> Command {
+fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     // A developer's own settings are not those of a test.
     for (name, _) in std::env::vars_os() {
@@ -89,6 +89,22 @@ fn command(program: &str) -> Command {
     }
     command.env("RUST_LOG", "info,actix_server=warn");
     command
+}
+
+/// Where it is: Cargo says so to tests. `torture`, which is an example, is built beside it.
+fn program_path(name: &str) -> PathBuf {
+    let by_cargo = match name {
+        "replog" => option_env!("CARGO_BIN_EXE_replog"),
+        _ => option_env!("CARGO_BIN_EXE_replog-server"),
+    };
+    if let Some(path) = by_cargo {
+        return path.into();
+    }
+    let own = std::env::current_exe().expect("this program has a path");
+    let built = own.parent().and_then(Path::parent);
+    built
+        .expect("examples have a directory of their own")
+        .join(name)
 }
 
 /// One process.
@@ -169,11 +185,14 @@ impl Process {
         self.wait()
     }
 
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
+    }
+
     /// Waits for its end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        eventually("the process ends", || {
-            self.child.try_wait().expect("a child")
-        })
+        eventually("the process ends", || self.ended())
     }
 }
 
@@ -198,20 +217,29 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) directory: PathBuf,
+    pub(crate) log: PathBuf,
     args: Vec<String>,
-    log: PathBuf,
     process: Option<Process>,
 }
 
 impl Node {
     /// Starts its process, and waits until it listens.
     pub(crate) fn start(&mut self) {
+        self.launch();
+        let line = self.process().line();
+        assert_eq!(line, format!("{} http://{}", self.name, self.address));
+    }
+
+    /// Starts its process, and waits for nothing.
+    pub(crate) fn launch(&mut self) {
         assert!(self.process.is_none(), "{} runs", self.name);
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
-        let process = Process::start(&args, &self.log);
-        let line = process.line();
-        assert_eq!(line, format!("{} http://{}", self.name, self.address));
-        self.process = Some(process);
+        self.process = Some(Process::start(&args, &self.log));
+    }
+
+    /// How its process ended, if it has, without being asked to.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(Process::ended)
     }
 
     /// Gives its later processes a flag more.
@@ -275,6 +303,20 @@ impl Node {
         messages
     }
 
+    /// The files of its log: names and contents.
+    pub(crate) fn log_files(&self) -> Vec<(String, Vec<u8>)> {
+        let entries = fs::read_dir(self.directory.join("log")).expect("a log");
+        let mut files: Vec<(String, Vec<u8>)> = entries
+            .map(|entry| {
+                let path = entry.expect("an entry").path();
+                let name = path.file_name().expect("a name").to_string_lossy();
+                (name.into_owned(), fs::read(&path).expect("a file"))
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
     /// The data of all messages that it shows.
     pub(crate) fn data(&self) -> Vec<Value> {
         self.messages()
@@ -289,12 +331,22 @@ pub(crate) struct Cluster {
     pub(crate) master: Node,
     pub(crate) secondaries: Vec<Node>,
     /// Dropped last: the processes' directories.
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Cluster {
     /// A cluster of this many secondaries whose nodes are all down. `flags` go to every node.
     pub(crate) fn prepare(secondaries: usize, flags: &[&str]) -> Cluster {
+        Cluster::prepare_behind(secondaries, flags, |secondary| secondary)
+    }
+
+    /// The same, with something between the master and each secondary: `way_to` gets a secondary's
+    /// address, and says at which one the master finds it.
+    pub(crate) fn prepare_behind(
+        secondaries: usize,
+        flags: &[&str],
+        mut way_to: impl FnMut(SocketAddr) -> SocketAddr,
+    ) -> Cluster {
         let directory = TempDir::new().expect("a temporary directory");
         let node = |name: &str, kind: &str, more: Vec<String>| {
             let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -313,8 +365,8 @@ impl Cluster {
                 name: name.to_owned(),
                 address,
                 directory: data,
-                args,
                 log: directory.path().join(format!("{name}.log")),
+                args,
                 process: None,
             }
         };
@@ -324,15 +376,21 @@ impl Cluster {
         let peers = secondaries.iter().flat_map(|secondary| {
             [
                 "--secondary".to_owned(),
-                format!("{}=http://{}", secondary.name, secondary.address),
+                format!("{}=http://{}", secondary.name, way_to(secondary.address)),
             ]
         });
         let master = node("master", "master", peers.collect());
         Cluster {
             master,
             secondaries,
-            _directory: directory,
+            directory,
         }
+    }
+
+    /// Keeps the directories and logs of the nodes for a person to look at, and says where.
+    pub(crate) fn keep_directory(&mut self) -> PathBuf {
+        self.directory.disable_cleanup(true);
+        self.directory.path().to_owned()
     }
 
     /// A cluster of this many secondaries that takes appends, every node in contact.

@@ -929,13 +929,9 @@ impl Found {
         storage.sync_dir(DIR).map_err(at(DIR))?;
         let mark = MarkFile::open(storage).map_err(at(mark::PATH))?;
         let now = Mark { end, clean: false };
-        if self.mark.is_some_and(|before| before.end <= end) {
-            mark.write(now).map_err(at(mark::PATH))?;
-        } else {
-            // From here on the mark can be read, so that what cannot be is damage; or it is
-            // lowered, since the log ends where it was damaged.
-            mark.write_synced(now).map_err(at(mark::PATH))?;
-        }
+        // Synced even where it is raised: the start before may have ended at a sync of it that
+        // failed, and a mark that is in the cache alone is none after a power cut.
+        mark.write_synced(now).map_err(at(mark::PATH))?;
         if !self.unproven.is_empty() {
             storage.remove(unproven::PATH).map_err(at(unproven::PATH))?;
         }

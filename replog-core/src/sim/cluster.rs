@@ -55,9 +55,9 @@ impl Default for Cluster {
 
 /// What a client sends to append.
 #[derive(Clone, Debug)]
-struct Ask {
-    payload: Bytes,
-    options: AppendOptions,
+pub(crate) struct Ask {
+    pub(crate) payload: Bytes,
+    pub(crate) options: AppendOptions,
 }
 
 /// What a client sends to read.

@@ -35,6 +35,17 @@ const PAGE_BYTES: usize = 4096;
 /// What a disk never tears.
 const SECTOR_BYTES: usize = 512;
 
+/// What a power cut leaves of what was not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spared {
+    /// As the seed will have it.
+    Drawn,
+    Nothing,
+    Everything,
+    /// Some pages, in any order.
+    Pages,
+}
+
 /// What identifies a record: the epoch of its author and its checksum.
 pub(crate) type RecordId = (Epoch, u32);
 
@@ -197,10 +208,15 @@ impl File {
     }
 
     /// What a power cut leaves.
-    fn lose_power(&mut self, rng: &mut ChaCha8Rng, checked: bool) {
+    fn lose_power(&mut self, rng: &mut ChaCha8Rng, spared: Spared, checked: bool) {
         let synced_before = self.synced.len();
         let pending = std::mem::take(&mut self.pending);
-        let how = rng.random_range(0..4);
+        let how = match spared {
+            Spared::Drawn => rng.random_range(0..4),
+            Spared::Nothing => 0,
+            Spared::Everything => 1,
+            Spared::Pages => 3,
+        };
         for change in pending {
             match (how, change) {
                 (0, _) => break,
@@ -272,10 +288,14 @@ impl Disk {
     }
 
     /// The machine went down: what was not synced is lost, or torn.
-    pub(crate) fn lose_power(&mut self, rng: &mut ChaCha8Rng, checked: bool) {
+    pub(crate) fn lose_power(&mut self, rng: &mut ChaCha8Rng, spared: Spared, checked: bool) {
         self.locked = None;
         let changes = std::mem::take(&mut self.unsynced);
-        let kept = rng.random_range(0..=changes.len());
+        let kept = match spared {
+            Spared::Drawn | Spared::Pages => rng.random_range(0..=changes.len()),
+            Spared::Nothing => 0,
+            Spared::Everything => changes.len(),
+        };
         for change in changes.into_iter().take(kept) {
             apply_entries(&mut self.durable, &change);
         }
@@ -283,7 +303,7 @@ impl Disk {
         let named: Vec<u64> = self.entries.values().filter_map(file_of).collect();
         self.files.retain(|id, _| named.contains(id));
         for file in self.files.values_mut() {
-            file.lose_power(rng, checked);
+            file.lose_power(rng, spared, checked);
         }
         self.read_meta();
     }

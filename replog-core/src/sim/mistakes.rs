@@ -4,7 +4,7 @@
 //! and reports of its writer, its disk), so that the node behaves as one would that has the
 //! mistake; the code of the nodes knows nothing of them.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use super::{
     Machine,
@@ -268,7 +268,10 @@ pub(crate) fn on_answer(life: Life, to: &str, epoch: Epoch, mut response: Respon
                 && response.state.log_epoch.is_some()
             {
                 let newest = promised.epoch_starts.last().map(|start| start.epoch);
-                response.state.log_epoch = newest.or(Some(Epoch(0)));
+                let newest = newest.unwrap_or(Epoch(0));
+                response.state.log_epoch = Some(world::with(|world| {
+                    world.rank_by_records(life.machine, newest)
+                }));
             }
         }
         Mistake::FoundsBesideOthers => {
@@ -432,6 +435,22 @@ impl World {
             instance: meta.instance,
             start: meta.start,
         })
+    }
+
+    /// The log epoch to name to the master on `machine`, so that it compares the newest records of
+    /// two logs where it compares their log epochs.
+    fn rank_by_records(&self, machine: MachineId, newest: Epoch) -> Epoch {
+        let meta = self.machines[machine.0].disk.meta.as_ref();
+        let Some(own_log_epoch) = meta.and_then(|meta| meta.log_epoch) else {
+            return newest;
+        };
+        let view = self.checks.view(machine);
+        let own_newest = view.and_then(|view| Some(view.epoch_starts(1).last()?.epoch));
+        match newest.cmp(&own_newest.unwrap_or(Epoch(0))) {
+            Ordering::Less => Epoch(own_log_epoch.0.saturating_sub(1)),
+            Ordering::Equal => own_log_epoch,
+            Ordering::Greater => own_log_epoch.next(),
+        }
     }
 
     /// The epoch that the disk of `machine` has promised.

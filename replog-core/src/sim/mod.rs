@@ -66,6 +66,7 @@
 
 mod checks;
 pub mod cluster;
+mod direction;
 mod disk;
 mod faults;
 mod machine;
@@ -74,6 +75,8 @@ mod network;
 mod occurrences;
 mod scenario;
 mod scheduler;
+mod schedules;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -87,6 +90,7 @@ pub use network::CallError;
 pub use occurrences::OCCURRENCES;
 pub use scenario::Scenario;
 pub use scheduler::{Outcome, Simulation};
+pub use schedules::Schedule;
 
 use crate::handle::host::Host;
 

@@ -66,13 +66,143 @@ impl<T: Clone + 'static> Payload for T {
 pub(crate) struct Packet {
     pub(crate) from: MachineId,
     pub(crate) to: MachineId,
+    pub(crate) label: Label,
     pub(crate) content: Content,
 }
 
+/// What a packet is about, as far as a schedule tells packets apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) about: About,
+    pub(crate) side: Side,
+}
+
+/// What a request asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    Identify,
+    Promise,
+    Hello,
+    Heartbeat,
+    Append,
+    Fetch,
+    /// No request of a master's.
+    Other,
+}
+
+/// Whether a packet asks or answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Request,
+    Answer,
+}
+
+impl About {
+    fn of(request: &dyn Any) -> About {
+        use crate::transport::RequestBody as Body;
+        match request.downcast_ref::<Replication>() {
+            None => About::Other,
+            Some(Replication(request)) => match request.body {
+                Body::Identify => About::Identify,
+                Body::Promise(_) => About::Promise,
+                Body::Hello(_) => About::Hello,
+                Body::Heartbeat(_) => About::Heartbeat,
+                Body::Append(_) => About::Append,
+                Body::Fetch(_) => About::Fetch,
+            },
+        }
+    }
+}
+
+/// A hand on a way: what passes there is kept back, or copied, until it is let go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grip {
+    pub(crate) from: MachineId,
+    pub(crate) to: MachineId,
+    pub(crate) label: Label,
+    pub(crate) how: Grasp,
+}
+
+/// What a hand does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grasp {
+    /// Keeps what comes.
+    Hold,
+    /// Keeps the next one, and lets the others pass.
+    HoldOne,
+    /// Lets it pass and keeps a copy.
+    Copy,
+}
+
+/// The hands that a schedule has on the network, and what is in them.
+#[derive(Default)]
+pub(crate) struct Hands {
+    grips: Vec<Grip>,
+    kept: Vec<Packet>,
+}
+
+impl Hands {
+    pub(crate) fn grip(&mut self, grip: Grip) {
+        self.grips.push(grip);
+    }
+
+    /// How many packets of this kind are kept.
+    pub(crate) fn kept(&self, from: MachineId, to: MachineId, label: Label) -> usize {
+        let is = |packet: &&Packet| packet.is(from, to, label);
+        self.kept.iter().filter(is).count()
+    }
+
+    /// Opens the hands on this way for this kind, and hands out what was kept of it.
+    pub(crate) fn open(&mut self, from: MachineId, to: MachineId, label: Label) -> Vec<Packet> {
+        self.grips
+            .retain(|grip| (grip.from, grip.to, grip.label) != (from, to, label));
+        let all = std::mem::take(&mut self.kept);
+        let (out, rest) = all
+            .into_iter()
+            .partition(|packet| packet.is(from, to, label));
+        self.kept = rest;
+        out
+    }
+
+    /// Opens all hands.
+    pub(crate) fn open_all(&mut self) -> Vec<Packet> {
+        self.grips.clear();
+        std::mem::take(&mut self.kept)
+    }
+
+    /// A packet sets out; comes back where it goes on.
+    fn pass(&mut self, packet: Packet) -> Option<Packet> {
+        let on = |grip: &Grip| packet.is(grip.from, grip.to, grip.label);
+        let Some(nth) = self.grips.iter().position(on) else {
+            return Some(packet);
+        };
+        match self.grips[nth].how {
+            Grasp::Copy => {
+                self.kept.extend(packet.copy());
+                Some(packet)
+            }
+            Grasp::HoldOne => {
+                self.grips.remove(nth);
+                self.kept.push(packet);
+                None
+            }
+            Grasp::Hold => {
+                self.kept.push(packet);
+                None
+            }
+        }
+    }
+}
+
 impl Packet {
+    fn is(&self, from: MachineId, to: MachineId, label: Label) -> bool {
+        (self.from, self.to, self.label) == (from, to, label)
+    }
+
     /// The same replication request once more: whoever gets two replies takes the first. What
     /// clients send comes as over a connection, once or not at all.
     fn copy(&self) -> Option<Packet> {
+        let label = self.label;
         match &self.content {
             Content::Request { port, .. } if *port != TypeId::of::<Replication>() => None,
             Content::Reply { .. } => None,
@@ -84,6 +214,7 @@ impl Packet {
             } => Some(Packet {
                 from: self.from,
                 to: self.to,
+                label,
                 content: Content::Request {
                     call: *call,
                     caller: *caller,
@@ -143,6 +274,10 @@ impl World {
         } else {
             (0.0, 0.0, 0.0)
         };
+        let Some(packet) = self.hands.pass(packet) else {
+            self.count("schedule: packet kept back");
+            return;
+        };
         if self.wires.is_cut(packet.from, packet.to) {
             self.count("fault: packet cut off");
             return;
@@ -172,7 +307,12 @@ impl World {
 
     /// A packet arrives. A request comes back as what is to be run on its machine.
     pub(crate) fn deliver(&mut self, packet: Packet) -> Option<Arrival> {
-        let Packet { from, to, content } = packet;
+        let Packet {
+            from,
+            to,
+            label,
+            content,
+        } = packet;
         match content {
             Content::Reply {
                 call,
@@ -207,12 +347,14 @@ impl World {
                             from,
                             call,
                             caller,
+                            about: label.about,
                             listener,
                             payload: payload.into_any(),
                         },
                     }),
                     None => {
-                        self.reply(to, from, call, caller, Err(CallError::Refused));
+                        let reply = Err(CallError::Refused);
+                        self.reply((to, from), label.about, call, caller, reply);
                         None
                     }
                 }
@@ -220,13 +362,26 @@ impl World {
         }
     }
 
-    fn reply(&mut self, from: MachineId, to: MachineId, call: u64, caller: Life, reply: Reply) {
+    fn reply(
+        &mut self,
+        (from, to): (MachineId, MachineId),
+        about: About,
+        call: u64,
+        caller: Life,
+        reply: Reply,
+    ) {
         let content = Content::Reply {
             call,
             caller,
             reply,
         };
-        self.send(Packet { from, to, content });
+        let side = Side::Answer;
+        self.send(Packet {
+            from,
+            to,
+            label: Label { about, side },
+            content,
+        });
     }
 }
 
@@ -241,6 +396,7 @@ pub(crate) struct Serve {
     from: MachineId,
     call: u64,
     caller: Life,
+    about: About,
     listener: Listener,
     payload: Box<dyn Any>,
 }
@@ -252,13 +408,14 @@ impl Serve {
             from,
             call,
             caller,
+            about,
             listener,
             payload,
         } = self;
         let reply = listener(payload).await.ok_or(CallError::Broken);
         world::with(|world| {
             if world.lives(at) {
-                world.reply(at.machine, from, call, caller, reply);
+                world.reply((at.machine, from), about, call, caller, reply);
             }
         });
     }
@@ -279,6 +436,7 @@ where
         let call = world.next_call;
         let (waiting, answer) = oneshot::channel();
         world.replies.insert(call, waiting);
+        let about = About::of(&request);
         let content = Content::Request {
             call,
             caller: from,
@@ -288,6 +446,10 @@ where
         world.send(Packet {
             from: from.machine,
             to,
+            label: Label {
+                about,
+                side: Side::Request,
+            },
             content,
         });
         Ok(answer)

@@ -27,7 +27,8 @@ use tokio::{
 
 use super::{
     Faults, Machine,
-    disk::Disk,
+    direction::Order,
+    disk::{Disk, Spared},
     faults::Doom,
     mistakes::Mistake,
     network::Arrival,
@@ -37,6 +38,9 @@ use super::{
 
 /// Turns without time moving on that mean that it never will.
 const TURNS_MAX: u64 = 10_000;
+
+/// No story takes so long.
+const STORY_MAX: Duration = Duration::from_hours(2);
 
 type Program = Rc<dyn Fn(Machine) -> Pin<Box<dyn Future<Output = ()>>>>;
 
@@ -50,13 +54,19 @@ pub struct Simulation {
     machines: Vec<(String, Kind, Program)>,
     crashes: Vec<(u64, String)>,
     mistake: Option<Mistake>,
+    aliases: Vec<(String, String)>,
 }
 
 /// What a machine is, as it is given.
 enum Kind {
     Node,
-    Standby { of: String },
+    Standby {
+        of: String,
+    },
     Client,
+    /// Its program is the story of a schedule: no fault comes by itself, and the run ends a while
+    /// after the story.
+    Director,
 }
 
 /// What came of a run.
@@ -94,6 +104,7 @@ impl Simulation {
             machines: Vec::new(),
             crashes: Vec::new(),
             mistake: None,
+            aliases: Vec::new(),
         }
     }
 
@@ -160,6 +171,24 @@ impl Simulation {
         self.machine(name, Kind::Standby { of: of.to_owned() }, program)
     }
 
+    /// As [`Simulation::client`], for a story that says itself what happens.
+    pub(crate) fn director<F>(
+        self,
+        name: &str,
+        program: impl Fn(Machine) -> F + 'static,
+    ) -> Simulation
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.machine(name, Kind::Director, program)
+    }
+
+    /// A second name under which the machine `of` is called.
+    pub(crate) fn alias(mut self, name: &str, of: &str) -> Simulation {
+        self.aliases.push((name.to_owned(), of.to_owned()));
+        self
+    }
+
     fn machine<F>(
         mut self,
         name: &str,
@@ -205,6 +234,10 @@ impl Simulation {
             let part = match kind {
                 Kind::Node => Part::Node,
                 Kind::Client => Part::Client,
+                Kind::Director => {
+                    world.direction.director = Some(id);
+                    Part::Client
+                }
                 Kind::Standby { of } => Part::Standby {
                     of: *world
                         .names
@@ -218,6 +251,7 @@ impl Simulation {
                 up: false,
                 paused: false,
                 dying: false,
+                kept_down: false,
                 part,
                 disk: Disk::default(),
                 listeners: BTreeMap::new(),
@@ -226,7 +260,12 @@ impl Simulation {
                 troubled_until_us: 0,
             });
             if matches!(part, Part::Node | Part::Client) {
-                let us = world.between(0, 200_000);
+                let is_director = world.direction.director == Some(id);
+                let us = if is_director {
+                    0
+                } else {
+                    world.between(0, 200_000)
+                };
                 world.schedule(us, Event::Boot(id));
             }
             programs.push(program);
@@ -234,12 +273,18 @@ impl Simulation {
         world.mistake = self.mistake;
         let known = |(events, name)| Some((events, *world.names.get(&name)?));
         world.crashes = self.crashes.into_iter().filter_map(known).collect();
-        world.plan_faults();
-        world.quiet_us = micros(self.with_faults + self.calm / 2);
-        let with_faults = micros(self.with_faults);
-        world.schedule(with_faults, Event::Heal);
-        world.schedule(world.quiet_us, Event::Quiet);
-        world.schedule(with_faults + micros(self.calm), Event::End);
+        for (alias, of) in self.aliases {
+            let of = world.id(&of);
+            world.names.insert(alias, of);
+        }
+        world.calm_us = micros(self.calm);
+        if world.direction.director.is_none() {
+            world.plan_faults();
+            world.plan_end(micros(self.with_faults));
+        } else {
+            // Each of its steps has a limit: this is not reached.
+            world.schedule(micros(STORY_MAX), Event::End);
+        }
         world::replace(Some(world));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -363,6 +408,8 @@ impl Scheduler {
                 return Poll::Ready(());
             }
             self.bury();
+            self.obey();
+            world::with(World::look_around);
             self.turns += 1;
             if self.turns > TURNS_MAX {
                 world::with(|world| world.violate("time does not move on".to_owned()));
@@ -409,6 +456,11 @@ impl Scheduler {
                     && !world.machines[*nth].paused
                     && process.flag.ready.load(Ordering::Relaxed)
             };
+            if let Some(director) = world.direction.director
+                && ready(world, &director.0)
+            {
+                return Some(director.0);
+            }
             let all = 0..self.processes.len();
             let count = all.clone().filter(|nth| ready(world, nth)).count();
             if count == 0 {
@@ -460,7 +512,15 @@ impl Scheduler {
             Event::Boot(machine) => self.boot(machine),
             Event::Fault(fault) => self.doom_all(world::with(|world| world.strike(fault))),
             Event::Sequel(sequel) => self.doom_all(world::with(|world| world.follow(sequel))),
-            Event::Heal => world::with(World::heal),
+            Event::Heal => {
+                world::with(World::heal);
+                for nth in 0..self.processes.len() {
+                    world::with(|world| world.machines[nth].kept_down = false);
+                    if world::with(|world| world.direction.director.is_some()) {
+                        self.boot(MachineId(nth));
+                    }
+                }
+            }
             Event::Quiet => world::with(|world| world.events_until_quiet = world.trace.events()),
             Event::End => unreachable!("the end is not an event among others"),
         }
@@ -469,7 +529,8 @@ impl Scheduler {
     fn boot(&mut self, machine: MachineId) {
         let life = world::with(|world| {
             let entry = world.machine(machine);
-            if entry.up || matches!(entry.part, Part::Standby { .. } | Part::Retired) {
+            let off = matches!(entry.part, Part::Standby { .. } | Part::Retired);
+            if entry.up || entry.kept_down || off {
                 return None;
             }
             entry.up = true;
@@ -500,14 +561,14 @@ impl Scheduler {
     fn doom(&mut self, doom: &Doom) {
         let machine = match doom {
             Doom::Kill(machine)
-            | Doom::PowerCut(machine)
+            | Doom::PowerCut(machine, _)
             | Doom::Wipe(machine)
             | Doom::Retire(machine) => *machine,
         };
         let was_up = world::with(|world| {
             let (what, counted) = match doom {
                 Doom::Kill(_) => ("is killed", "fault: kill"),
-                Doom::PowerCut(_) => ("loses power", "fault: power cut"),
+                Doom::PowerCut(..) => ("loses power", "fault: power cut"),
                 Doom::Wipe(_) => ("loses its disk", "fault: wiped disk"),
                 Doom::Retire(_) => ("is gone for good", "fault: replaced node gone"),
             };
@@ -525,7 +586,7 @@ impl Scheduler {
             let disk = &mut machines[machine.0].disk;
             match doom {
                 Doom::Kill(_) => disk.lose_process(),
-                Doom::PowerCut(_) => disk.lose_power(rng, checked),
+                Doom::PowerCut(_, spared) => disk.lose_power(rng, *spared, checked),
                 Doom::Wipe(_) => disk.wipe(),
                 Doom::Retire(_) => {
                     disk.wipe();
@@ -553,6 +614,25 @@ impl Scheduler {
         });
     }
 
+    /// Does what the story has ordered.
+    fn obey(&mut self) {
+        while let Some(order) = world::with(|world| world.direction.orders.pop_front()) {
+            match order {
+                Order::Doom(doom) => self.doom(&doom),
+                Order::Boot(machine) => {
+                    world::with(|world| world.machine(machine).kept_down = false);
+                    self.boot(machine);
+                }
+                Order::Finish => world::with(|world| {
+                    for packet in world.hands.open_all() {
+                        world.schedule(0, Event::Deliver(packet));
+                    }
+                    world.plan_end(0);
+                }),
+            }
+        }
+    }
+
     /// Crashes whoever is to crash, and starts again whose program has ended.
     fn bury(&mut self) {
         let dying = world::with(|world| {
@@ -570,7 +650,7 @@ impl Scheduler {
             let power = world::with(|world| world.chance(0.7));
             let machine = MachineId(machine);
             self.doom(&if power {
-                Doom::PowerCut(machine)
+                Doom::PowerCut(machine, Spared::Drawn)
             } else {
                 Doom::Kill(machine)
             });
@@ -604,6 +684,15 @@ impl Scheduler {
 }
 
 impl World {
+    /// All faults end after `with_faults_us`, and the run once it was calm.
+    fn plan_end(&mut self, with_faults_us: u64) {
+        let calm_us = self.calm_us;
+        self.quiet_us = self.now_us + with_faults_us + calm_us / 2;
+        self.schedule(with_faults_us, Event::Heal);
+        self.schedule(with_faults_us + calm_us / 2, Event::Quiet);
+        self.schedule(with_faults_us + calm_us, Event::End);
+    }
+
     fn rng_below(&mut self, count: usize) -> usize {
         if count == 1 {
             return 0;

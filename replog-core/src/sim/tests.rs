@@ -2,6 +2,7 @@
 
 mod lessons;
 mod planted;
+mod schedules;
 
 use std::{process::Command, thread, time::Duration};
 

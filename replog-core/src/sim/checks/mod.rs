@@ -144,6 +144,18 @@ impl Checks {
             .map(|node| node.watched.view.clone())
     }
 
+    /// The mode that the master on `machine` shows.
+    pub(crate) fn mode(&self, machine: MachineId) -> Option<Mode> {
+        let is_master = self.is_master(machine);
+        let node = self.nodes.get(&machine).filter(|_| is_master)?;
+        Some(*node.watched.shared.watch_mode().borrow())
+    }
+
+    /// What the node on `machine` shows as committed.
+    pub(crate) fn committed(&self, machine: MachineId) -> Option<Offset> {
+        self.nodes.get(&machine)?.watched.shared.committed()
+    }
+
     /// A master sends a request.
     pub(crate) fn on_request_sent(&mut self, machine: MachineId, request: &Request) {
         self.fencing.on_request_sent(machine, request);

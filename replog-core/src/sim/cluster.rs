@@ -62,9 +62,9 @@ pub(crate) struct Ask {
 
 /// What a client sends to read.
 #[derive(Clone, Debug)]
-struct Read {
-    from: Offset,
-    level: ReadLevel,
+pub(crate) struct Read {
+    pub(crate) from: Offset,
+    pub(crate) level: ReadLevel,
 }
 
 impl Cluster {
@@ -202,11 +202,13 @@ async fn append(
     let answered = machine.goal();
     let began = machine.elapsed();
     let _turn = mistakes::turn(turns).await;
-    let concern = ask.options.concern;
+    let (concern, payload) = (ask.options.concern, ask.payload.clone());
     let result = master.append(ask.payload, ask.options).await;
+    let result = mistakes::on_answered_client(result);
     answered.reached();
     match &result {
         Ok(receipt) => {
+            machine.answered(receipt, &payload);
             machine.acknowledged(receipt);
             if concern == Concern::Count(1) {
                 machine.waited(1, began);

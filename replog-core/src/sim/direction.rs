@@ -6,6 +6,7 @@
 
 use std::{collections::VecDeque, fmt};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
@@ -143,6 +144,17 @@ impl<'a> Look<'a> {
     /// The record that its disk holds for good at `offset`.
     pub(crate) fn record(&self, name: &str, offset: Offset) -> Option<RecordId> {
         self.0.machines[self.id(name).0].disk.held(offset)
+    }
+
+    /// The message that its disk holds for good at `offset`.
+    pub(crate) fn payload(&self, name: &str, offset: Offset) -> Option<Bytes> {
+        let id = self.record(name, offset)?;
+        self.0.checks.payload(offset, id)
+    }
+
+    /// Whether a node runs there that has opened its log.
+    pub(crate) fn is_open(&self, name: &str) -> bool {
+        self.0.checks.view(self.id(name)).is_some()
     }
 
     /// What it shows as committed.

@@ -208,7 +208,8 @@ impl File {
     }
 
     /// What a power cut leaves.
-    fn lose_power(&mut self, rng: &mut ChaCha8Rng, spared: Spared, checked: bool) {
+    fn lose_power(&mut self, rng: &mut ChaCha8Rng, spared: Spared, checked: bool) -> bool {
+        let mut torn = false;
         let synced_before = self.synced.len();
         let pending = std::mem::take(&mut self.pending);
         let how = match spared {
@@ -239,7 +240,9 @@ impl File {
                         write(&mut self.synced, at, &bytes);
                     }
                 }
-                (_, Change::Write { at, bytes }) => self.write_some_pages(rng, at, &bytes),
+                (_, Change::Write { at, bytes }) => {
+                    torn |= self.write_some_pages(rng, at, &bytes);
+                }
                 (_, change @ Change::Size(_)) => {
                     if rng.random_bool(0.5) {
                         break;
@@ -253,23 +256,29 @@ impl File {
         }
         self.content.clone_from(&self.synced);
         self.held.read_again(&self.synced);
+        torn && self.held.first.is_some()
     }
 
-    /// Pages reach the disk in any order, and not all of them do.
-    fn write_some_pages(&mut self, rng: &mut ChaCha8Rng, at: usize, bytes: &[u8]) {
-        let mut from = 0;
+    /// Pages reach the disk in any order, and not all of them do; whether one is there behind one
+    /// that is not.
+    fn write_some_pages(&mut self, rng: &mut ChaCha8Rng, at: usize, bytes: &[u8]) -> bool {
+        let (mut from, mut hole, mut torn) = (0, false, false);
         while from < bytes.len() {
             let page_end = ((at + from) / PAGE_BYTES + 1) * PAGE_BYTES - at;
             let until = page_end.min(bytes.len());
             if rng.random_bool(0.5) {
+                torn |= hole;
                 write(&mut self.synced, at + from, &bytes[from..until]);
                 if self.held.first.is_some() && rng.random_bool(0.05) {
                     let flipped = at + rng.random_range(from..until);
                     self.synced[flipped] ^= 1 << rng.random_range(0..8);
                 }
+            } else {
+                hole = true;
             }
             from = until;
         }
+        torn
     }
 }
 
@@ -287,8 +296,13 @@ impl Disk {
         self.locked = None;
     }
 
-    /// The machine went down: what was not synced is lost, or torn.
-    pub(crate) fn lose_power(&mut self, rng: &mut ChaCha8Rng, spared: Spared, checked: bool) {
+    /// The machine went down: what was not synced is lost, or torn; whether a log has a hole then.
+    pub(crate) fn lose_power(
+        &mut self,
+        rng: &mut ChaCha8Rng,
+        spared: Spared,
+        checked: bool,
+    ) -> bool {
         self.locked = None;
         let changes = std::mem::take(&mut self.unsynced);
         let kept = match spared {
@@ -302,10 +316,12 @@ impl Disk {
         self.entries.clone_from(&self.durable);
         let named: Vec<u64> = self.entries.values().filter_map(file_of).collect();
         self.files.retain(|id, _| named.contains(id));
+        let mut torn = false;
         for file in self.files.values_mut() {
-            file.lose_power(rng, spared, checked);
+            torn |= file.lose_power(rng, spared, checked);
         }
         self.read_meta();
+        torn
     }
 
     /// Everything is gone.
@@ -584,6 +600,8 @@ impl Storage for SimulatedStorage {
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
+        let instead = self.oldest_to_be_cut(path);
+        let path = instead.as_deref().unwrap_or(path);
         act(self.life, format_args!("remove {path}"), |world| {
             let disk = &mut world.machine(self.life.machine).disk;
             if !disk.entries.contains_key(path) {
@@ -640,6 +658,20 @@ impl Drop for Lock {
 }
 
 impl SimulatedStorage {
+    /// With [`Mistake::CutOldestFirst`]: the oldest segment that the present cut removes.
+    fn oldest_to_be_cut(&self, path: &str) -> Option<String> {
+        if !is_segment(path) || !world::with(|world| world.planted(Mistake::CutOldestFirst)) {
+            return None;
+        }
+        let to = world::with(|world| world.memory.cut_to.get(&self.life.machine).copied())?;
+        let from = segment::path(to);
+        let oldest = look(self.life, |disk| {
+            let mut after = disk.entries.range(from..).map(|(path, _)| path.clone());
+            Ok(after.find(|path| is_segment(path)))
+        });
+        oldest.ok().flatten()
+    }
+
     /// With [`Mistake::CacheBelieved`] a copy is the file that it should be a copy of.
     fn believed(&self, path: &str) -> io::Result<Option<Entry>> {
         if !world::with(|world| world.planted(Mistake::CacheBelieved)) {

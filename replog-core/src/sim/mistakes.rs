@@ -14,8 +14,12 @@ use crate::{
     MasterConfig,
     log::{NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
     record::RecordBatch,
-    transport::{Answer, Progress, Refusal, Request, RequestBody, Response},
+    error::AppendError,
+    transport::{
+        Answer, Identity, NodeState, Progress, Refusal, Request, RequestBody, Response,
+    },
     types::{Epoch, NodeName, Offset},
+    views::Receipt,
 };
 
 macro_rules! mistakes {
@@ -103,6 +107,30 @@ mistakes! {
     KeysForgotten,
     /// what waits behind a gap has no limit
     GapWithoutLimit,
+    /// a hello of an older epoch than promised is obeyed
+    OldHelloObeyed,
+    /// a node takes over what is committed before its log is aligned
+    CommittedBeforeAlignment,
+    /// the pairs of a hello are not compared
+    PairsNotCompared,
+    /// what waits behind a gap is kept across a promise
+    BufferKeptAcrossPromise,
+    /// a cut removes the oldest segment first
+    CutOldestFirst,
+    /// a log that was half filled passes for intact after a restart
+    HalfFilledPassesForIntact,
+    /// a write that was refused passes for done
+    RefusedWritePassesForDone,
+    /// a blank master counts nodes that do not answer as blank ones
+    FoundsWithoutMajority,
+    /// a replaced instance is believed to be the one in its place
+    OldInstanceAccepted,
+    /// a waiting append is released twice: the next caller is given its receipt
+    ReleasedTwice,
+    /// nobody looks at the name of who asks or answers
+    NamesNotCompared,
+    /// the end that an earlier life of a node named counts for the next one
+    EndOutlivesItsLife,
 }
 
 /// What mistakes remember.
@@ -111,6 +139,14 @@ pub(crate) struct Memory {
     best_end: BTreeMap<Epoch, Offset>,
     first_life: BTreeMap<NodeName, crate::types::Incarnation>,
     last_answer: BTreeMap<(MachineId, String), Response>,
+    best_of_node: BTreeMap<NodeName, (Epoch, Offset)>,
+    /// What came behind a gap, in which epoch.
+    behind_gap: BTreeMap<MachineId, Vec<(Epoch, RecordBatch)>>,
+    /// Where the present cut of a machine goes.
+    pub(crate) cut_to: BTreeMap<MachineId, Offset>,
+    /// The end of what a writer was given.
+    given_to_writer: BTreeMap<MachineId, Offset>,
+    last_receipt: Option<Receipt>,
     /// Metas that were reported before they were saved.
     reported_early: BTreeMap<MachineId, u64>,
 }
@@ -158,6 +194,50 @@ pub(crate) fn on_request(life: Life, mut request: Request) -> Request {
                 request.incarnation.start = promised.start;
             }
         }),
+        Mistake::OldHelloObeyed => world::with(|world| {
+            if let RequestBody::Hello(hello) = &mut request.body
+                && let Some(promised) = world.promised(life.machine)
+                && promised.epoch > request.epoch
+                && promised.name == request.from
+            {
+                hello.log_epoch = Some(promised.epoch);
+                request.epoch = promised.epoch;
+                request.incarnation.instance = promised.instance;
+                request.incarnation.start = promised.start;
+            }
+        }),
+        Mistake::OldInstanceAccepted => world::with(|world| {
+            let meta = world.machines[life.machine.0].disk.meta.as_ref();
+            if let Some(meta) = meta
+                && let Some(promised) = &meta.promised
+                && promised.replaced.contains(&request.incarnation.instance)
+            {
+                request.incarnation.instance = promised.instance;
+                if let RequestBody::Promise(promise) = &mut request.body {
+                    promise.log_epoch = promise.log_epoch.max(meta.log_epoch);
+                }
+            }
+        }),
+        Mistake::CommittedBeforeAlignment => {
+            if let RequestBody::Hello(hello) = &request.body {
+                world::with(|world| world.checks.show(life.machine, hello.adopted_end));
+            }
+        }
+        Mistake::NamesNotCompared => {
+            if let Some(name) = world::with(|world| world.own_name(life.machine)) {
+                request.to = name;
+            }
+        }
+        Mistake::PairsNotCompared => {
+            if let RequestBody::Hello(hello) = &mut request.body
+                && let Some(view) = world::with(|world| world.checks.view(life.machine))
+            {
+                hello.epoch_starts = view.epoch_starts(64);
+                hello.end = hello.end.max(view.written_end());
+                hello.epoch_starts_end = hello.end;
+            }
+        }
+        Mistake::BufferKeptAcrossPromise => keep_the_buffer(life, &mut request),
         Mistake::DivergenceOverlooked => {
             let Some(view) = world::with(|world| world.checks.view(life.machine)) else {
                 return request;
@@ -195,6 +275,33 @@ pub(crate) fn on_request(life: Life, mut request: Request) -> Request {
     request
 }
 
+/// What came behind a gap is let through when another epoch fills the gap.
+fn keep_the_buffer(life: Life, request: &mut Request) {
+    let epoch = request.epoch;
+    let RequestBody::Append(append) = &mut request.body else {
+        return;
+    };
+    world::with(|world| {
+        let Some(view) = world.checks.view(life.machine) else {
+            return;
+        };
+        let kept = world.memory.behind_gap.entry(life.machine).or_default();
+        if let Some(first) = append.records.first()
+            && first.first() > view.written_end()
+        {
+            kept.extend(append.records.iter().map(|batch| (epoch, batch.clone())));
+            return;
+        }
+        while let Some(end) = append.records.last().map(RecordBatch::end)
+            && let Some(nth) = kept
+                .iter()
+                .position(|(of, batch)| *of < epoch && batch.first() == end)
+        {
+            append.records.push(kept.remove(nth).1);
+        }
+    });
+}
+
 fn progress(body: &mut RequestBody) -> Option<&mut Progress> {
     match body {
         RequestBody::Heartbeat(progress) => Some(progress),
@@ -221,15 +328,24 @@ pub(crate) fn on_response(_: Life, asked: &Request, mut response: Response) -> R
 
 /// What a master is told instead of waiting for an answer.
 pub(crate) fn instead_of_call(life: Life, to: &str, request: &Request) -> Option<Response> {
-    if planted() != Some(Mistake::OldNewsBelieved)
-        || !matches!(request.body, RequestBody::Heartbeat(_))
-    {
-        return None;
+    match (planted()?, &request.body) {
+        (Mistake::OldNewsBelieved, RequestBody::Heartbeat(_)) => world::with(|world| {
+            let heard = &world.memory.last_answer;
+            heard.get(&(life.machine, to.to_owned())).cloned()
+        }),
+        (Mistake::FoundsWithoutMajority, RequestBody::Identify) => world::with(|world| {
+            let silent = world.wires.is_cut(life.machine, world.id(to));
+            let nodes = Vec::new();
+            silent.then(|| Response {
+                cluster: None,
+                name: request.to.clone(),
+                incarnation: request.incarnation,
+                state: NodeState::default(),
+                answer: Answer::Identity(Identity { nodes }),
+            })
+        }),
+        _ => None,
     }
-    world::with(|world| {
-        let heard = &world.memory.last_answer;
-        heard.get(&(life.machine, to.to_owned())).cloned()
-    })
 }
 
 /// What a master receives, before it sees it.
@@ -256,6 +372,28 @@ pub(crate) fn on_answer(life: Life, to: &str, epoch: Epoch, mut response: Respon
                 .or_insert(response.incarnation);
             if matches!(response.answer, Answer::Refused(Refusal::HelloFirst)) {
                 response.answer = Answer::Taken;
+            }
+        }),
+        Mistake::NamesNotCompared => {
+            if let Ok(name) = to.parse() {
+                response.name = name;
+            }
+            if matches!(response.answer, Answer::Refused(Refusal::WrongNode)) {
+                response.answer = Answer::Taken;
+            }
+        }
+        Mistake::EndOutlivesItsLife if !refused => world::with(|world| {
+            let best = world.memory.best_of_node.entry(response.name.clone());
+            let best = best.or_insert((epoch, Offset::ZERO));
+            if best.0 != epoch {
+                *best = (epoch, Offset::ZERO);
+            }
+            let state = &mut response.state;
+            if state.log_epoch == Some(epoch) {
+                best.1 = best.1.max(state.durable_end);
+            }
+            if best.1 > Offset::ZERO && matches!(response.answer, Answer::Taken) {
+                (state.durable_end, state.log_epoch) = (best.1, Some(epoch));
             }
         }),
         Mistake::EndsOfPromisesIgnored => {
@@ -298,6 +436,27 @@ pub(crate) fn on_start(machine: &Machine, config: &mut MasterConfig) {
     }
 }
 
+/// What a caller is told, before it hears it.
+pub(crate) fn on_answered_client(
+    result: Result<Receipt, AppendError>,
+) -> Result<Receipt, AppendError> {
+    if planted() != Some(Mistake::ReleasedTwice) {
+        return result;
+    }
+    result.map(|receipt| {
+        world::with(|world| {
+            let last = world.memory.last_receipt.take();
+            match last {
+                Some(last) if last.epoch == receipt.epoch => last,
+                _ => {
+                    world.memory.last_receipt = Some(receipt.clone());
+                    receipt
+                }
+            }
+        })
+    })
+}
+
 /// Whose turn it is.
 pub(crate) type Turns = tokio::sync::Mutex<()>;
 
@@ -322,7 +481,23 @@ pub(crate) fn on_command(
     mut submit: impl FnMut(Place, WriteCommand),
 ) {
     let is_master = |world: &World| world.checks.is_master(life.machine);
+    world::with(|world| match &command {
+        WriteCommand::Append(batch) => {
+            let given = &mut world.memory.given_to_writer;
+            given.insert(life.machine, batch.end());
+        }
+        WriteCommand::Truncate { to, .. } => {
+            world.memory.cut_to.insert(life.machine, *to);
+        }
+        _ => {}
+    });
     match (planted(), command) {
+        (Some(Mistake::HalfFilledPassesForIntact), WriteCommand::SaveMeta { ticket, mut meta }) => {
+            let view = world::with(|world| world.checks.view(life.machine));
+            let newest = view.and_then(|view| Some(view.epoch_starts(1).last()?.epoch));
+            meta.log_epoch = meta.log_epoch.or(newest);
+            submit(Place::Back, WriteCommand::SaveMeta { ticket, meta });
+        }
         (Some(Mistake::CutTooDeep), WriteCommand::Truncate { ticket, to }) => {
             let to = Offset(to.0.saturating_sub(1));
             submit(Place::Back, WriteCommand::Truncate { ticket, to });
@@ -370,6 +545,14 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
         (Mistake::OwnEndBeforeSync, WriteReport::Written { end }) if is_master => Some(*end),
         _ => None,
     };
+    if let (Mistake::RefusedWritePassesForDone, WriteReport::WriteFailed { .. }) = (mistake, &done)
+        && let Some(end) =
+            world::with(|world| world.memory.given_to_writer.get(&life.machine).copied())
+    {
+        report(WriteReport::Written { end });
+        report(WriteReport::Durable { end });
+        return;
+    }
     let forgotten = match (mistake, &done) {
         (Mistake::WaiterForgotten, WriteReport::Durable { .. }) => {
             is_master && world::with(|world| world.chance(0.1))
@@ -451,6 +634,12 @@ impl World {
             Ordering::Equal => own_log_epoch,
             Ordering::Greater => own_log_epoch.next(),
         }
+    }
+
+    /// The name of the node on `machine`.
+    fn own_name(&self, machine: MachineId) -> Option<NodeName> {
+        let meta = self.machines[machine.0].disk.meta.as_ref()?;
+        Some(meta.name.clone())
     }
 
     /// The epoch that the disk of `machine` has promised.

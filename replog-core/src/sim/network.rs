@@ -164,6 +164,18 @@ impl Hands {
         out
     }
 
+    /// Hands out the oldest packet of this kind.
+    pub(crate) fn take_one(
+        &mut self,
+        from: MachineId,
+        to: MachineId,
+        label: Label,
+    ) -> Option<Packet> {
+        let mut kept = self.kept.iter();
+        let nth = kept.position(|packet| packet.is(from, to, label))?;
+        Some(self.kept.remove(nth))
+    }
+
     /// Opens all hands.
     pub(crate) fn open_all(&mut self) -> Vec<Packet> {
         self.grips.clear();
@@ -260,7 +272,7 @@ impl Wires {
         self.cut.remove(&(from, to));
     }
 
-    fn is_cut(&self, from: MachineId, to: MachineId) -> bool {
+    pub(crate) fn is_cut(&self, from: MachineId, to: MachineId) -> bool {
         self.cut.contains(&(from, to))
     }
 }

@@ -54,7 +54,6 @@ pub struct Simulation {
     machines: Vec<(String, Kind, Program)>,
     crashes: Vec<(u64, String)>,
     mistake: Option<Mistake>,
-    aliases: Vec<(String, String)>,
 }
 
 /// What a machine is, as it is given.
@@ -104,7 +103,6 @@ impl Simulation {
             machines: Vec::new(),
             crashes: Vec::new(),
             mistake: None,
-            aliases: Vec::new(),
         }
     }
 
@@ -181,12 +179,6 @@ impl Simulation {
         F: Future<Output = ()> + 'static,
     {
         self.machine(name, Kind::Director, program)
-    }
-
-    /// A second name under which the machine `of` is called.
-    pub(crate) fn alias(mut self, name: &str, of: &str) -> Simulation {
-        self.aliases.push((name.to_owned(), of.to_owned()));
-        self
     }
 
     fn machine<F>(
@@ -273,10 +265,6 @@ impl Simulation {
         world.mistake = self.mistake;
         let known = |(events, name)| Some((events, *world.names.get(&name)?));
         world.crashes = self.crashes.into_iter().filter_map(known).collect();
-        for (alias, of) in self.aliases {
-            let of = world.id(&of);
-            world.names.insert(alias, of);
-        }
         world.calm_us = micros(self.calm);
         if world.direction.director.is_none() {
             world.plan_faults();
@@ -584,14 +572,18 @@ impl Scheduler {
             let checked = !world.planted(Mistake::NoChecksumAtStart);
             let World { machines, rng, .. } = world;
             let disk = &mut machines[machine.0].disk;
+            let mut torn = false;
             match doom {
                 Doom::Kill(_) => disk.lose_process(),
-                Doom::PowerCut(_, spared) => disk.lose_power(rng, *spared, checked),
+                Doom::PowerCut(_, spared) => torn = disk.lose_power(rng, *spared, checked),
                 Doom::Wipe(_) => disk.wipe(),
                 Doom::Retire(_) => {
                     disk.wipe();
                     machines[machine.0].part = Part::Retired;
                 }
+            }
+            if torn {
+                world.count("fault: log torn in the middle");
             }
             world.on_ended(machine);
             was_up
@@ -605,6 +597,9 @@ impl Scheduler {
 
     fn plan_boot(&self, machine: MachineId) {
         world::with(|world| {
+            if world.machine(machine).kept_down {
+                return;
+            }
             let us = if world.faults_on {
                 world.some_time()
             } else {

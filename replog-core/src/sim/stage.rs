@@ -6,29 +6,32 @@
 //! story that does not come to pass is a violation of its own (`story: ..`), never a silent success.
 //! All rules are checked at every step, as in every simulation.
 
-use std::{cell::Cell, future::Future, pin::pin, rc::Rc, time::Duration};
+use std::{cell::{Cell, RefCell}, future::Future, pin::pin, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
     Machine,
-    cluster::Ask,
+    cluster::{Ask, Read},
     direction::{Look, Order},
     disk::Spared,
     faults::Doom,
-    network::{About, Grasp, Grip, Label, Side},
+    network::{About, Grasp, Grip, Label, Packet, Side},
     world::{self, Event, MachineId, World},
 };
 use crate::{
     AppendOptions, Concern, IdempotencyKey,
     error::{AppendError, Outcome},
-    types::Offset,
+    types::{Offset, ReadLevel},
     views::Receipt,
 };
 
 /// How long a story waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two reads of one who follows.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The answer to an append, or none: the connection broke.
 pub(crate) type Answered = Option<Result<Receipt, AppendError>>;
@@ -43,15 +46,20 @@ pub(crate) struct Stage {
 /// An append that was sent.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    /// What was sent: no other append sends the same.
-    pub(crate) payload: Bytes,
     answer: oneshot::Receiver<Answered>,
+    has_answer: Rc<Cell<bool>>,
 }
 
 impl Asked {
+    /// Whether its client has heard anything, when asked.
+    pub(crate) fn has_answer(&self) -> impl Fn() -> bool + use<> {
+        let has_answer = self.has_answer.clone();
+        move || has_answer.get()
+    }
+
     /// Whether its client heard nothing so far.
-    pub(crate) fn is_unanswered(&mut self) -> bool {
-        self.answer.try_recv().is_err()
+    pub(crate) fn is_unanswered(&self) -> bool {
+        !self.has_answer.get()
     }
 }
 
@@ -177,15 +185,37 @@ impl Stage {
     pub(crate) fn release(&self, from: &str, to: &str, label: Label) -> usize {
         let kept = self.take(from, to, label);
         let count = kept.len();
+        self.says(&format!("what was kept goes on from {from} to {to}"));
+        self.let_go(kept);
+        count
+    }
+
+    /// Lets go of the oldest packet of what is kept.
+    pub(crate) fn release_one(&self, from: &str, to: &str, label: Label) {
+        let packet = world::with(|world| {
+            let (from, to) = (world.id(from), world.id(to));
+            world.note(format_args!("a late packet {label:?} goes on"));
+            world.hands.take_one(from, to, label)
+        });
+        self.claim(packet.is_some(), "there was a packet to let go");
+        if let Some(packet) = packet {
+            world::with(|world| world.schedule(100, Event::Deliver(packet)));
+        }
+    }
+
+    /// Takes what was kept into the hand, and keeps nothing more.
+    pub(crate) fn take_aside(&self, from: &str, to: &str, label: Label) -> Vec<Packet> {
+        self.take(from, to, label)
+    }
+
+    /// Lets go of what is in the hand.
+    pub(crate) fn let_go(&self, packets: Vec<Packet>) {
         world::with(|world| {
-            world.note(format_args!(
-                "{count} late packets {label:?} go on from {from} to {to}"
-            ));
-            for (nth, packet) in kept.into_iter().enumerate() {
+            world.note(format_args!("{} late packets go on", packets.len()));
+            for (nth, packet) in packets.into_iter().enumerate() {
                 world.schedule(100 + 50 * nth as u64, Event::Deliver(packet));
             }
         });
-        count
     }
 
     /// Loses what was kept, and keeps nothing more.
@@ -193,7 +223,7 @@ impl Stage {
         self.take(from, to, label).len()
     }
 
-    fn take(&self, from: &str, to: &str, label: Label) -> Vec<super::network::Packet> {
+    fn take(&self, from: &str, to: &str, label: Label) -> Vec<Packet> {
         world::with(|world| {
             let (from, to) = (world.id(from), world.id(to));
             world.hands.open(from, to, label)
@@ -307,8 +337,10 @@ impl Stage {
     /// The name `alias` leads to the machine `name` from now on.
     pub(crate) fn lead(&self, alias: &str, name: &str) {
         world::with(|world| {
-            let machine = world.id(name);
-            world.names.insert(alias.to_owned(), machine);
+            let mut machines = world.machines.iter();
+            let machine = machines.position(|machine| machine.name == name);
+            let machine = machine.expect("a machine of this name");
+            world.names.insert(alias.to_owned(), MachineId(machine));
         });
     }
 
@@ -352,6 +384,8 @@ impl Stage {
         };
         let (machine, master) = (self.machine.clone(), master.to_owned());
         let asked = payload.clone();
+        let has_answer = Rc::new(Cell::new(false));
+        let told = has_answer.clone();
         tokio::task::spawn_local(async move {
             let answer = machine
                 .call::<_, Result<Receipt, AppendError>>(&master, ask)
@@ -363,10 +397,14 @@ impl Stage {
             {
                 machine.was_refused(&asked);
             }
+            told.set(true);
             // An error: the story does not care.
             let _ = answered.send(answer);
         });
-        Asked { payload, answer }
+        Asked {
+            answer,
+            has_answer,
+        }
     }
 
     /// Appends so many messages, one after the other, each acknowledged at `concern`.
@@ -400,6 +438,12 @@ impl Stage {
         }
     }
 
+    /// Whether an append is answered within this time.
+    pub(crate) async fn answered_within(&self, time: Duration, asked: &Asked) -> bool {
+        let has_answer = asked.has_answer();
+        self.within(time, move |_| has_answer()).await
+    }
+
     /// Appends until an append is acknowledged at `concern`, as a client that insists.
     pub(crate) async fn insist(&self, master: &str, concern: Concern) -> Receipt {
         for _ in 0..200 {
@@ -429,6 +473,32 @@ impl Stage {
             names.iter().all(holds)
         })
         .await;
+    }
+
+    /// Reads what a node shows as committed, on and on, as it comes. What was shown is in the result.
+    pub(crate) fn follow(&self, name: &'static str) -> Rc<RefCell<Vec<(Offset, Bytes)>>> {
+        let shown: Rc<RefCell<Vec<(Offset, Bytes)>>> = Rc::default();
+        let (machine, seen) = (self.machine.clone(), shown.clone());
+        tokio::task::spawn_local(async move {
+            loop {
+                let from = Offset(seen.borrow().len() as u64);
+                let read = Read {
+                    from,
+                    level: ReadLevel::Committed,
+                };
+                let answer = machine.call::<_, Vec<(Offset, Bytes)>>(name, read);
+                if let Ok(Ok(messages)) = tokio::time::timeout(PAUSE * 20, answer).await {
+                    seen.borrow_mut().extend(messages);
+                }
+                machine.sleep(PAUSE).await;
+            }
+        });
+        shown
+    }
+
+    /// The rule is broken: for what only the story can see.
+    pub(crate) fn broken(&self, text: &str) {
+        self.machine.fail(text);
     }
 
     /// The story is told: all that was done to the network and the disks ends, and the run some

@@ -156,6 +156,19 @@ impl Checks {
         self.nodes.get(&machine)?.watched.shared.committed()
     }
 
+    /// The message of the record at `offset` that is `id`.
+    pub(crate) fn payload(&self, offset: Offset, id: RecordId) -> Option<Bytes> {
+        let record = self.authors.record(offset, id)?;
+        Some(record.payload.clone())
+    }
+
+    /// With a mistake: the node on `machine` shows this as committed.
+    pub(crate) fn show(&self, machine: MachineId, committed: Offset) {
+        if let Some(node) = self.nodes.get(&machine) {
+            node.watched.shared.set_committed(Some(committed));
+        }
+    }
+
     /// A master sends a request.
     pub(crate) fn on_request_sent(&mut self, machine: MachineId, request: &Request) {
         self.fencing.on_request_sent(machine, request);
@@ -300,6 +313,16 @@ impl World {
             self.checks.concern.on_contact(response);
             self.checks.quorum.on_contact(life.machine, name, now_us);
         }
+    }
+
+    /// The master on `machine` tells a caller where its message is.
+    pub(crate) fn on_receipt(&mut self, machine: MachineId, receipt: &Receipt, payload: &Bytes) {
+        if receipt.replayed {
+            self.count("append replayed");
+        }
+        self.check(|checks, disks, _| {
+            r03_exactly_once::on_receipt(disks, machine, &checks.authors, receipt, payload)
+        });
     }
 
     /// The master on `machine` tells a caller that its concern is met.

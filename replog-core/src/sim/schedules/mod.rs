@@ -4,8 +4,11 @@
 //! claims what does, so that it cannot come to nothing unnoticed. For each there are mistakes
 //! (`MISTAKES.md`) that it must find.
 
+mod disks;
 mod epochs;
 mod hellos;
+mod masters;
+mod refill;
 
 use std::{fmt, future::Future, pin::Pin, rc::Rc, time::Duration};
 
@@ -29,6 +32,8 @@ pub struct Schedule {
     pub about: &'static str,
     secondaries: usize,
     standby_masters: usize,
+    /// Drawn, if not given.
+    segment_bytes: Option<u64>,
     story: Story,
 }
 
@@ -36,7 +41,14 @@ impl Schedule {
     /// All of them.
     #[must_use]
     pub fn all() -> Vec<Schedule> {
-        [epochs::all(), hellos::all()].concat()
+        [
+            epochs::all(),
+            hellos::all(),
+            refill::all(),
+            masters::all(),
+            disks::all(),
+        ]
+        .concat()
     }
 
     /// The run of it from a seed.
@@ -44,11 +56,12 @@ impl Schedule {
     pub fn simulation(&self, seed: u64) -> Simulation {
         use rand::{RngExt as _, SeedableRng as _};
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed ^ 0x5c_4e_d0_1e);
+        let segment_bytes = rng.random_range(4 << 10..16 << 10);
         let cluster = Cluster {
             secondaries: self.secondaries,
             standby_masters: self.standby_masters,
             clients: 0,
-            segment_bytes: rng.random_range(4 << 10..16 << 10),
+            segment_bytes: self.segment_bytes.unwrap_or(segment_bytes),
             tail_bytes: rng.random_range(0..4 << 10),
             ..Cluster::default()
         };
@@ -85,8 +98,19 @@ impl Schedule {
             about,
             secondaries: 2,
             standby_masters: 0,
+            segment_bytes: None,
             story: Rc::new(move |stage| Box::pin(story(stage))),
         }
+    }
+
+    fn standby_masters(mut self, standby_masters: usize) -> Schedule {
+        self.standby_masters = standby_masters;
+        self
+    }
+
+    fn segment_bytes(mut self, segment_bytes: u64) -> Schedule {
+        self.segment_bytes = Some(segment_bytes);
+        self
     }
 
     fn secondaries(mut self, secondaries: usize) -> Schedule {

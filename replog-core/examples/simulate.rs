@@ -42,6 +42,10 @@ struct Args {
     /// Instead of seeds: crash each node of each scenario at every so-manyth event (1: at all).
     #[arg(long, value_name = "EVERY")]
     crash_points: Option<u64>,
+    /// Instead of seeds: crash each node of each scenario at every so-manyth event, and then again,
+    /// or another, in the recovery from it.
+    #[arg(long, value_name = "EVERY")]
+    double_crashes: Option<u64>,
     /// Run one crash point alone and print its trace: SCENARIO:EVENT:NODE[:EVENT:NODE].
     #[arg(long, value_name = "POINT")]
     replay_point: Option<String>,
@@ -70,10 +74,11 @@ fn main() {
         println!("{}", ending(&what, &outcome));
         std::process::exit(i32::from(outcome.violation.is_some()));
     }
-    let failures = match (args.crash_points, args.schedules) {
-        (Some(every), _) => crash_points(&args, every.max(1)),
-        (None, Some(count)) => schedules(&args, count),
-        (None, None) => seeds(&args),
+    let failures = match (args.crash_points, args.double_crashes, args.schedules) {
+        (Some(every), ..) => crash_points(&args, "crash points", every, Point::single),
+        (None, Some(every), _) => crash_points(&args, "double crashes", every, Point::double),
+        (None, None, Some(count)) => schedules(&args, count),
+        (None, None, None) => seeds(&args),
     };
     for failure in &failures {
         println!("{failure}");
@@ -162,24 +167,19 @@ fn schedules(args: &Args, count: u64) -> Vec<String> {
     run_all(args, "schedules", all * count, &job).failures
 }
 
-/// Runs every so-manyth crash point of every scenario, and for some a second crash in the
-/// recovery from the first; returns what failed.
-fn crash_points(args: &Args, every: u64) -> Vec<String> {
+/// Runs every so-manyth crash point of every scenario; returns what failed.
+fn crash_points(
+    args: &Args,
+    what: &str,
+    every: u64,
+    point: fn(usize, &Scenario, u64, usize) -> Point,
+) -> Vec<String> {
     let mut points = Vec::new();
-    for (scenario, what) in Scenario::all().into_iter().enumerate() {
-        let events = what.simulation().run().events_until_quiet;
-        for (nth, event) in (1..=events).step_by(every as usize).enumerate() {
-            for node in 0..what.nodes().len() {
-                let mut crashes = vec![(event, node)];
-                if nth % 4 == 3 {
-                    // Soon after: while it, or another, recovers.
-                    let (later, other) = (
-                        event + 40 + nth as u64 % 97,
-                        (node + nth) % what.nodes().len(),
-                    );
-                    crashes.push((later, other));
-                }
-                points.push(Point { scenario, crashes });
+    for (scenario, of) in Scenario::all().iter().enumerate() {
+        let events = of.simulation().run().events_until_quiet;
+        for event in (1..=events).step_by(every.max(1) as usize) {
+            for node in 0..of.nodes().len() {
+                points.push(point(scenario, of, event, node));
             }
         }
     }
@@ -187,7 +187,7 @@ fn crash_points(args: &Args, every: u64) -> Vec<String> {
         let point = &points[nth as usize];
         (point.simulation(), point.replay())
     };
-    run_all(args, "crash points", points.len() as u64, &job).failures
+    run_all(args, what, points.len() as u64, &job).failures
 }
 
 /// Where to crash whom.
@@ -196,7 +196,29 @@ struct Point {
     crashes: Vec<(u64, usize)>,
 }
 
+/// Events in which a node that crashed starts and recovers, and the others learn of it, or so.
+const RECOVERY_EVENTS: u64 = 300;
+
 impl Point {
+    fn single(scenario: usize, _: &Scenario, event: u64, node: usize) -> Point {
+        let crashes = vec![(event, node)];
+        Point { scenario, crashes }
+    }
+
+    /// The second crash is soon after: of the same node every other time. Which event it is
+    /// depends on the first and on nothing else, and any may be.
+    fn double(scenario: usize, of: &Scenario, event: u64, node: usize) -> Point {
+        let drawn = (event * 31 + node as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let nodes = of.nodes().len();
+        let other = match drawn % 2 {
+            0 => node,
+            _ => (drawn / 2) as usize % nodes,
+        };
+        let later = event + 1 + drawn / 16 % RECOVERY_EVENTS;
+        let crashes = vec![(event, node), (later, other)];
+        Point { scenario, crashes }
+    }
+
     fn parse(text: &str) -> Option<Point> {
         let mut numbers = text.split(':').map(|number| number.parse::<u64>().ok());
         let scenario = numbers.next()?? as usize;

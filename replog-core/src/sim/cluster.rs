@@ -310,7 +310,12 @@ async fn read(machine: &Machine, nodes: &Nodes) {
 }
 
 async fn send(machine: &Machine, nodes: &Nodes, serial: u64) {
-    let filler = "x".repeat(machine.random(0, 300) as usize);
+    // Mostly several to a page, sometimes one over several.
+    let longest = match machine.random(0, 15) {
+        0 => 10_000,
+        _ => 300,
+    };
+    let filler = "x".repeat(machine.random(0, longest) as usize);
     let payload = Bytes::from(format!("{} {serial} {filler}", machine.name()));
     let concern = match machine.random(0, 5) {
         0 => Concern::Count(1),

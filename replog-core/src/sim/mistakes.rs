@@ -4,7 +4,10 @@
 //! and reports of its writer, its disk), so that the node behaves as one would that has the
 //! mistake; the code of the nodes knows nothing of them.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     Machine,
@@ -12,12 +15,10 @@ use super::{
 };
 use crate::{
     MasterConfig,
+    error::AppendError,
     log::{NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
     record::RecordBatch,
-    error::AppendError,
-    transport::{
-        Answer, Identity, NodeState, Progress, Refusal, Request, RequestBody, Response,
-    },
+    transport::{Answer, Identity, NodeState, Progress, Refusal, Request, RequestBody, Response},
     types::{Epoch, NodeName, Offset},
     views::Receipt,
 };
@@ -93,6 +94,8 @@ mistakes! {
     MetaNotSynced,
     /// what the cache holds after an unclean stop is believed
     CacheBelieved,
+    /// a start shows what it read and does not sync it
+    StartSyncsNothing,
     /// records are not checked at a start
     NoChecksumAtStart,
     /// a master whose disk was lost founds a cluster beside the one that exists
@@ -125,6 +128,8 @@ mistakes! {
     FoundsWithoutMajority,
     /// a replaced instance is believed to be the one in its place
     OldInstanceAccepted,
+    /// a master that is intact with an older log than the node's own is given a promise
+    OutOfDatePromised,
     /// a waiting append is released twice: the next caller is given its receipt
     ReleasedTwice,
     /// nobody looks at the name of who asks or answers
@@ -147,6 +152,8 @@ pub(crate) struct Memory {
     /// The end of what a writer was given.
     given_to_writer: BTreeMap<MachineId, Offset>,
     last_receipt: Option<Receipt>,
+    /// Nodes that were not intact when they last saved their meta.
+    not_intact: BTreeSet<MachineId>,
     /// Metas that were reported before they were saved.
     reported_early: BTreeMap<MachineId, u64>,
 }
@@ -218,9 +225,20 @@ pub(crate) fn on_request(life: Life, mut request: Request) -> Request {
                 }
             }
         }),
+        Mistake::OutOfDatePromised => {
+            if let RequestBody::Promise(promise) = &mut request.body
+                && promise.log_epoch.is_some()
+            {
+                promise.log_epoch = Some(Epoch(u64::MAX));
+            }
+        }
         Mistake::CommittedBeforeAlignment => {
             if let RequestBody::Hello(hello) = &request.body {
-                world::with(|world| world.checks.show(life.machine, hello.adopted_end));
+                world::with(|world| {
+                    world.checks.show(life.machine, hello.adopted_end);
+                    // Whoever reads may do so at this very moment.
+                    world.after_poll(life.machine);
+                });
             }
         }
         Mistake::NamesNotCompared => {
@@ -528,7 +546,10 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
             world.lie_in_wait(life.machine, 1.0);
             world.divide(life.machine);
         }
-        WriteReport::MetaSaved { .. } => world.lie_in_wait(life.machine, 3.0),
+        WriteReport::MetaSaved { .. } => {
+            world.note_whether_intact(life.machine);
+            world.lie_in_wait(life.machine, 3.0);
+        }
         WriteReport::Truncated { .. } => {
             world.count("log cut");
             world.lie_in_wait(life.machine, 10.0);
@@ -611,6 +632,21 @@ pub(crate) fn on_step(
 }
 
 impl World {
+    /// Counts that a node has become intact that was not.
+    fn note_whether_intact(&mut self, machine: MachineId) {
+        let meta = self.machines[machine.0].disk.meta.as_ref();
+        let intact = meta.is_some_and(|meta| meta.log_epoch.is_some());
+        if !intact {
+            self.memory.not_intact.insert(machine);
+        } else if self.memory.not_intact.remove(&machine) {
+            let is_master = self.checks.is_master(machine);
+            self.count(match is_master {
+                true => "log: a wiped master's is whole",
+                false => "log: a secondary has reached its refill target",
+            });
+        }
+    }
+
     /// The life that a node on `machine` says it is.
     fn own_life(&self, machine: MachineId) -> Option<crate::types::Incarnation> {
         let meta = self.machines[machine.0].disk.meta.as_ref()?;

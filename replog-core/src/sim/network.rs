@@ -493,6 +493,30 @@ struct Way {
     to: Arc<str>,
 }
 
+impl World {
+    /// Whether a batch is one that was sent before, as it was or smaller.
+    fn compare_batch(&mut self, from: MachineId, to: &str, request: &Request) {
+        let crate::transport::RequestBody::Append(append) = &request.body else {
+            return;
+        };
+        if let Some(first) = append.records.first()
+            && let Some(last) = append.records.last()
+        {
+            let new = (first.first(), last.end());
+            let before = self.batches.insert((from, to.to_owned()), new);
+            match before {
+                Some((first, end)) if first == new.0 && end > new.1 => {
+                    self.count("batch: sent again, smaller");
+                }
+                Some((first, end)) if first == new.0 && end == new.1 => {
+                    self.count("batch: sent again");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
 /// What carries a replication request.
 #[derive(Clone)]
 pub(crate) struct Replication(pub(crate) Request);
@@ -502,6 +526,7 @@ impl Transport for Way {
         let (life, to) = (self.life, self.to.clone());
         world::with(|world| {
             world.checks.on_request_sent(life.machine, &request);
+            world.compare_batch(life.machine, &to, &request);
             let text = Brief(&request);
             world.note_of(life.machine, format_args!("-> {to}: {text}"));
         });

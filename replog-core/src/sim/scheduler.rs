@@ -31,6 +31,7 @@ use super::{
     disk::{Disk, Spared},
     faults::Doom,
     mistakes::Mistake,
+    narrator,
     network::Arrival,
     trace::{Keep, Trace},
     world::{self, Event, Life, MachineId, Part, World},
@@ -279,12 +280,13 @@ impl Simulation {
             .start_paused(true)
             .build()
             .expect("a runtime without I/O needs nothing of the system");
+        let narrator = narrator::listen();
         runtime.block_on(async {
             let mut scheduler = Scheduler::new(programs);
             poll_fn(|cx| scheduler.poll(cx)).await;
             scheduler.end();
         });
-        drop(runtime);
+        drop((runtime, narrator));
         let mut world = world::replace(None).expect("it was put there above");
         Outcome {
             seed: self.seed,
@@ -586,6 +588,7 @@ impl Scheduler {
                 world.count("fault: log torn in the middle");
             }
             world.on_ended(machine);
+            world.adopting.remove(&machine);
             was_up
         });
         // Outside of the world: what is dropped here may look at it.

@@ -6,7 +6,13 @@
 //! story that does not come to pass is a violation of its own (`story: ..`), never a silent success.
 //! All rules are checked at every step, as in every simulation.
 
-use std::{cell::{Cell, RefCell}, future::Future, pin::pin, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    pin::pin,
+    rc::Rc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -15,7 +21,7 @@ use super::{
     Machine,
     cluster::{Ask, Read},
     direction::{Look, Order},
-    disk::Spared,
+    disk::{Disk, Spared},
     faults::Doom,
     network::{About, Grasp, Grip, Label, Packet, Side},
     world::{self, Event, MachineId, World},
@@ -279,6 +285,24 @@ impl Stage {
         });
     }
 
+    /// What its disk holds for good now.
+    pub(crate) fn copy_disk(&self, name: &str) -> Disk {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.machine(machine).disk.clone()
+        })
+    }
+
+    /// Somebody puts an older copy in the place of its disk while it is down.
+    pub(crate) fn put_disk(&self, name: &str, mut copy: Disk) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.note_of(machine, format_args!("is given an older copy of its disk"));
+            copy.lose_power(&mut world.rng, Spared::Nothing, true);
+            world.machine(machine).disk = copy;
+        });
+    }
+
     /// It stands still, as after SIGSTOP.
     pub(crate) fn pause(&self, name: &str) {
         world::with(|world| {
@@ -401,10 +425,7 @@ impl Stage {
             // An error: the story does not care.
             let _ = answered.send(answer);
         });
-        Asked {
-            answer,
-            has_answer,
-        }
+        Asked { answer, has_answer }
     }
 
     /// Appends so many messages, one after the other, each acknowledged at `concern`.

@@ -23,6 +23,7 @@ use super::{
     network::{Hands, Listener, Packet, PortId, Reply, Wires},
     trace::Trace,
 };
+use crate::types::Offset;
 
 thread_local! {
     static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
@@ -108,6 +109,8 @@ pub(crate) struct World {
     pub(crate) names: BTreeMap<String, MachineId>,
     pub(crate) wires: Wires,
     pub(crate) hands: Hands,
+    /// The records that were last sent, from which machine and whereto.
+    pub(crate) batches: BTreeMap<(MachineId, String), (Offset, Offset)>,
     pub(crate) direction: Direction,
     pub(crate) replies: BTreeMap<u64, oneshot::Sender<Reply>>,
     pub(crate) next_call: u64,
@@ -126,6 +129,8 @@ pub(crate) struct World {
     pub(crate) crashes: VecDeque<(u64, MachineId)>,
     pub(crate) mistake: Option<Mistake>,
     pub(crate) memory: Memory,
+    /// Masters that adopt another's log.
+    pub(crate) adopting: BTreeSet<MachineId>,
     pub(crate) goals: BTreeSet<u64>,
     line: String,
 }
@@ -141,6 +146,7 @@ impl World {
             names: BTreeMap::new(),
             wires: Wires::default(),
             hands: Hands::default(),
+            batches: BTreeMap::new(),
             direction: Direction::default(),
             replies: BTreeMap::new(),
             next_call: 0,
@@ -156,6 +162,7 @@ impl World {
             crashes: VecDeque::new(),
             mistake: None,
             memory: Memory::default(),
+            adopting: BTreeSet::new(),
             goals: BTreeSet::new(),
             line: String::new(),
         }

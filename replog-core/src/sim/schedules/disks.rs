@@ -82,7 +82,7 @@ async fn full_disk_after_shipping(stage: Stage) {
             look.serves(MASTER) && look.promised(MASTER) > epoch
         })
         .await;
-    stage.fill(MASTER, Concern::All, 2).await;
+    stage.append(MASTER, Concern::All);
 }
 
 /// A group of many records waits for its sync.
@@ -112,7 +112,7 @@ async fn torn_middle(stage: Stage) {
     let torn = stage.look(|look| look.count("fault: log torn in the middle") > 0);
     stage.claim(torn, "a log was torn in the middle");
     stage.serving(MASTER).await;
-    stage.fill(MASTER, Concern::All, 1).await;
+    stage.append(MASTER, Concern::All);
 }
 
 /// The process that starts sees the record, and the disk does not have it.
@@ -145,7 +145,7 @@ async fn power_cut_after_kill(stage: Stage) {
     stage.join(MASTER, S2);
     stage.boot(victim);
     stage.serving(MASTER).await;
-    stage.fill(MASTER, Concern::All, 1).await;
+    stage.append(MASTER, Concern::All);
 }
 
 /// Of five nodes only the master and one secondary have many records; the master's disk is lost, and
@@ -188,7 +188,7 @@ async fn crash_while_cutting(stage: Stage) {
         .until("it crashes while it cuts", |look| !look.is_up(S1))
         .await;
     stage.boot(S1);
-    stage.fill(MASTER, Concern::All, 1).await;
+    stage.append(MASTER, Concern::All);
 }
 
 /// What is shown at `committed` is never taken back, whatever becomes of the records behind it.

@@ -107,7 +107,7 @@ async fn figure_8(stage: Stage) {
     stage.join(MASTER, S2);
     stage.boot(MASTER);
     stage.serving(MASTER).await;
-    stage.fill(MASTER, Concern::All, 1).await;
+    stage.append(MASTER, Concern::All);
 }
 
 /// In the second epoch nothing is appended: all pairs agree, and only the master's end tells.
@@ -128,7 +128,9 @@ async fn longer_log_whose_pairs_agree(stage: Stage) {
     // At once, or when the longer log has been greeted.
     if stage.coin() {
         stage
-            .until("it has promised", |look| look.promised(S1) == look.promised(MASTER))
+            .until("it has promised", |look| {
+                look.promised(S1) == look.promised(MASTER)
+            })
             .await;
     }
     let receipt = stage.insist(MASTER, Concern::Majority).await;
@@ -185,14 +187,26 @@ async fn gap_across_a_promise(stage: Stage) {
     stage.set_slowness(MASTER, 1);
     stage.lose(MASTER, S1, asks(About::Append));
     let (master, secondary) = stage.look(|look| (look.held(MASTER), look.written(S1)));
-    stage.claim(master == end.plus(1), "the master has the one before the gap");
+    stage.claim(
+        master == end.plus(1),
+        "the master has the one before the gap",
+    );
     stage.claim(secondary == end, "the secondary has a gap");
-    stage.claim(behind.is_unanswered(), "nobody answered for the one behind it");
+    stage.claim(
+        behind.is_unanswered(),
+        "nobody answered for the one behind it",
+    );
 
     stage.boot(MASTER);
     stage.serving(MASTER).await;
+    stage
+        .until("the gap is filled", move |look| look.held(S1) > end)
+        .await;
     let receipt = stage.insist(MASTER, Concern::Majority).await;
-    stage.claim(receipt.offset == end.plus(1), "its offset was given out again");
+    stage.claim(
+        receipt.offset == end.plus(1),
+        "its offset was given out again",
+    );
     stage.fill(MASTER, Concern::Majority, 2).await;
 }
 

@@ -125,7 +125,7 @@ async fn wiped_nodes_at_a_promise_round(stage: Stage) {
     stage.claim(!early, "two intact nodes of five are no majority");
     stage.join(MASTER, S1);
     stage.serving(MASTER).await;
-    stage.fill(MASTER, Concern::All, 1).await;
+    stage.append(MASTER, Concern::All);
 }
 
 /// Late, the hello is a promise of its epoch and may align the log; once a newer epoch is promised
@@ -184,7 +184,7 @@ async fn old_hello_late(stage: Stage) {
     stage.let_go(kept);
     let end = stage.look(|look| look.held(MASTER));
     stage.hold_all(&[S1, S2], end).await;
-    stage.fill(MASTER, Concern::All, 1).await;
+    stage.append(MASTER, Concern::All);
 }
 
 /// A record that was never acknowledged stands where another one is committed.
@@ -212,7 +212,9 @@ async fn before_alignment(stage: Stage) {
     }
     stage.join(MASTER, S1);
     stage
-        .until("it has promised", |look| look.promised(S1) == look.promised(MASTER))
+        .until("it has promised", |look| {
+            look.promised(S1) == look.promised(MASTER)
+        })
         .await;
     let differs = stage.look(|look| {
         let [there, here] = [S1, MASTER].map(|name| look.record(name, at));
@@ -230,7 +232,7 @@ async fn before_alignment(stage: Stage) {
         })
         .await;
     stage.set_slowness(S1, 1);
-    stage.fill(MASTER, Concern::All, 1).await;
+    stage.append(MASTER, Concern::All);
 }
 
 /// The disk that took the record is gone when the master hears of it.
@@ -244,9 +246,10 @@ async fn answer_of_a_wiped_life(stage: Stage) {
     stage.hold(S1, MASTER, answers(About::Heartbeat));
     let asked = stage.append(MASTER, Concern::Majority);
     stage
-        .until("the record is held, and the answer on its way", move |look| {
-            look.held(S1) > end && look.kept(S1, MASTER, answers(About::Append)) > 0
-        })
+        .until(
+            "the record is held, and the answer on its way",
+            move |look| look.held(S1) > end && look.kept(S1, MASTER, answers(About::Append)) > 0,
+        )
         .await;
     stage.wipe(S1).await;
     let late = stage.take_aside(S1, MASTER, answers(About::Heartbeat));

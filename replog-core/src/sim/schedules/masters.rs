@@ -36,6 +36,11 @@ pub(super) fn all() -> Vec<Schedule> {
             old_master_restarted,
         )
         .standby_masters(1),
+        Schedule::new(
+            "directory-from-the-past",
+            "a master is started from an older copy of its directory",
+            directory_from_the_past,
+        ),
     ]
 }
 
@@ -53,7 +58,7 @@ async fn crash_while_founding(stage: Stage) {
     }
     stage.boot(MASTER);
     stage.serving(MASTER).await;
-    stage.fill(MASTER, Concern::All, 2).await;
+    stage.append(MASTER, Concern::All);
 }
 
 async fn blank_majority(stage: Stage) {
@@ -98,7 +103,7 @@ async fn take_away(stage: &Stage) {
     stage.kill(NEXT_MASTER).await;
     stage.boot(NEXT_MASTER);
     stage.serving(NEXT_MASTER).await;
-    stage.fill(NEXT_MASTER, Concern::All, 1).await;
+    stage.append(NEXT_MASTER, Concern::All);
 }
 
 async fn old_master_paused(stage: Stage) {
@@ -106,12 +111,16 @@ async fn old_master_paused(stage: Stage) {
     let before = stage.random(1, 3);
     stage.fill(MASTER, Concern::All, before).await;
     stage.pause(MASTER);
-    // On its way to one that does not look.
-    let asked = stage.append(MASTER, Concern::Majority);
+    // On its way to one that does not look; or it wakes up with nothing to do.
+    let asked = stage
+        .coin()
+        .then(|| stage.append(MASTER, Concern::Majority));
     replace(&stage).await;
     stage.resume(MASTER);
-    let late = stage.append(MASTER, Concern::Majority);
-    for asked in [asked, late] {
+    let late = asked
+        .is_some()
+        .then(|| stage.append(MASTER, Concern::Majority));
+    for asked in asked.into_iter().chain(late) {
         let answer = stage.answered(asked).await;
         let met = matches!(&answer, Some(Ok(receipt)) if receipt.concern_met);
         stage.claim(!met, "the old master acknowledges nothing");
@@ -121,7 +130,10 @@ async fn old_master_paused(stage: Stage) {
             look.mode(MASTER) == Some(Mode::ReadOnly)
         })
         .await;
-    stage.claim(stage.look(|look| look.serves(NEXT_MASTER)), "the new one serves");
+    stage.claim(
+        stage.look(|look| look.serves(NEXT_MASTER)),
+        "the new one serves",
+    );
     take_away(&stage).await;
 }
 
@@ -138,10 +150,50 @@ async fn old_master_restarted(stage: Stage) {
                 look.mode(MASTER) == Some(Mode::ReadOnly)
             })
             .await;
-        let answer = stage.answered(stage.append(MASTER, Concern::Count(1))).await;
-        stage.claim(!matches!(answer, Some(Ok(_))), "the old master takes nothing");
+        let answer = stage
+            .answered(stage.append(MASTER, Concern::Count(1)))
+            .await;
+        stage.claim(
+            !matches!(answer, Some(Ok(_))),
+            "the old master takes nothing",
+        );
         stage.fill(NEXT_MASTER, Concern::Majority, 1).await;
         stage.kill(MASTER).await;
     }
     take_away(&stage).await;
+}
+
+/// Its log epoch is older than that of the others: it is told so, and serves nobody until it is
+/// started empty.
+async fn directory_from_the_past(stage: Stage) {
+    stage.serving(MASTER).await;
+    let before = stage.random(1, 3);
+    stage.fill(MASTER, Concern::All, before).await;
+    let copy = stage.copy_disk(MASTER);
+    stage.power_cut(MASTER, Spared::Drawn).await;
+    stage.boot(MASTER);
+    stage.serving(MASTER).await;
+    stage.fill(MASTER, Concern::All, before).await;
+    let end = stage.look(|look| look.held(MASTER));
+    stage.hold_all(&[S1, S2], end).await;
+    stage.kill(MASTER).await;
+    stage.put_disk(MASTER, copy);
+    let older = stage.look(|look| look.held(MASTER) < end);
+    stage.claim(older, "its log is an older one");
+    stage.boot(MASTER);
+    stage
+        .within(Duration::from_secs(10), |look| {
+            look.mode(MASTER) == Some(Mode::ReadOnly) || look.serves(MASTER)
+        })
+        .await;
+    let asked = stage.append(MASTER, Concern::Majority);
+    stage.answered_within(Duration::from_secs(5), &asked).await;
+    stage.claim(
+        stage.look(|look| look.mode(MASTER) == Some(Mode::ReadOnly)),
+        "it is read-only",
+    );
+    stage.wipe(MASTER).await;
+    stage.boot(MASTER);
+    stage.serving(MASTER).await;
+    stage.append(MASTER, Concern::All);
 }

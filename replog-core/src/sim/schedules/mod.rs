@@ -20,6 +20,8 @@ const S2: &str = "secondary-2";
 const S3: &str = "secondary-3";
 const S4: &str = "secondary-4";
 
+/// A story ends with an append at concern `all` that it does not wait for: that it is answered before
+/// the run ends is rule 7's to see.
 type Story = Rc<dyn Fn(Stage) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// A schedule: a story, and the cluster that it happens to.

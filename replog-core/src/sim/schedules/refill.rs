@@ -49,7 +49,9 @@ async fn fill_without(stage: &Stage, lacks: &'static str) {
 async fn cut_half_way(stage: &Stage, name: &'static str, from: &'static str) {
     let whole = stage.look(|look| look.held(from));
     stage
-        .until("it holds some of the log", move |look| look.held(name).0 > 0)
+        .until("it holds some of the log", move |look| {
+            look.held(name).0 > 0
+        })
         .await;
     stage.power_cut(name, Spared::Drawn).await;
     let half = stage.look(|look| look.held(name).0 > 0 && look.held(name) < whole);
@@ -85,7 +87,7 @@ async fn half_refilled_secondary(stage: Stage) {
     stage.join(MASTER, S1);
     stage.boot(MASTER);
     stage.serving(MASTER).await;
-    stage.fill(MASTER, Concern::All, 1).await;
+    stage.append(MASTER, Concern::All);
 }
 
 async fn half_adopted_master(stage: Stage) {
@@ -111,5 +113,5 @@ async fn half_adopted_master(stage: Stage) {
     stage.join(MASTER, S1);
     stage.boot(MASTER);
     stage.serving(MASTER).await;
-    stage.fill(MASTER, Concern::All, 1).await;
+    stage.append(MASTER, Concern::All);
 }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     disk::RecordId,
     faults::Doom,
-    network::Label,
+    hands::Label,
     world::{MachineId, World},
 };
 use crate::types::{Epoch, Mode, Offset};

@@ -259,6 +259,23 @@ impl File {
         torn && self.held.first.is_some()
     }
 
+    /// Flips a bit of the record that is the `nth` of this segment.
+    fn flip(&mut self, rng: &mut ChaCha8Rng, nth: usize) -> Option<()> {
+        let header = SegmentHeader::decode(&self.synced).ok()?;
+        let mut position = usize::try_from(header.encoded_bytes()).ok()?;
+        for _ in 0..nth {
+            position += encoded_len(&self.synced[position..]).ok()?;
+        }
+        let length = encoded_len(&self.synced[position..]).ok()?;
+        let at = position + rng.random_range(0..length);
+        let bit = 1 << rng.random_range(0..8);
+        self.synced[at] ^= bit;
+        self.content[at] ^= bit;
+        self.held.rot = Some(Rot { position, length });
+        self.held.records[nth] = None;
+        Some(())
+    }
+
     /// Pages reach the disk in any order, and not all of them do; whether one is there behind one
     /// that is not.
     fn write_some_pages(&mut self, rng: &mut ChaCha8Rng, at: usize, bytes: &[u8]) -> bool {
@@ -400,19 +417,18 @@ impl Disk {
             .checked_sub(1)
             .filter(|others| *others > 0)?;
         let nth = rng.random_range(0..others);
-        let header = SegmentHeader::decode(&file.synced).ok()?;
-        let mut position = usize::try_from(header.encoded_bytes()).ok()?;
-        for _ in 0..nth {
-            position += encoded_len(&file.synced[position..]).ok()?;
-        }
-        let length = encoded_len(&file.synced[position..]).ok()?;
-        let at = position + rng.random_range(0..length);
-        let bit = 1 << rng.random_range(0..8);
-        file.synced[at] ^= bit;
-        file.content[at] ^= bit;
-        file.held.rot = Some(Rot { position, length });
-        file.held.records[nth] = None;
+        file.flip(rng, nth)?;
         Some(first.plus(nth as u64))
+    }
+
+    /// Flips a bit of the last record that is on disk for good; returns its offset.
+    pub(crate) fn rot_last(&mut self, rng: &mut ChaCha8Rng) -> Option<Offset> {
+        let mut logs = self.durable.iter().rev();
+        let (_, entry) = logs.find(|(path, _)| is_segment(path))?;
+        let file = self.files.get_mut(&file_of(entry)?)?;
+        let (first, last) = (file.held.first?, file.held.records.len().checked_sub(1)?);
+        file.flip(rng, last)?;
+        Some(first.plus(last as u64))
     }
 
     fn file(&mut self, id: u64) -> &mut File {

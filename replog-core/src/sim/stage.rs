@@ -23,7 +23,8 @@ use super::{
     direction::{Look, Order},
     disk::{Disk, Spared},
     faults::Doom,
-    network::{About, Grasp, Grip, Label, Packet, Side},
+    hands::{About, Grasp, Grip, Label, Side},
+    network::Packet,
     world::{self, Event, MachineId, World},
 };
 use crate::{
@@ -283,6 +284,18 @@ impl Stage {
             let machine = world.id(name);
             world.direction.orders.push_back(Order::Boot(machine));
         });
+    }
+
+    /// A bit flips in the last record that its disk holds.
+    pub(crate) fn rot_last(&self, name: &str) -> Option<Offset> {
+        world::with(|world| {
+            let machine = world.id(name);
+            let World { machines, rng, .. } = world;
+            let rotten = machines[machine.0].disk.rot_last(rng);
+            world.note_of(machine, format_args!("rots: {rotten:?}"));
+            world.count("fault: flipped bit");
+            rotten
+        })
     }
 
     /// What its disk holds for good now.

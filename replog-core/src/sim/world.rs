@@ -19,8 +19,9 @@ use super::{
     direction::Direction,
     disk::Disk,
     faults::{Fault, Faults, Sequel},
+    hands::Hands,
     mistakes::{Memory, Mistake},
-    network::{Hands, Listener, Packet, PortId, Reply, Wires},
+    network::{Listener, Packet, PortId, Reply, Wires},
     trace::Trace,
 };
 use crate::types::Offset;

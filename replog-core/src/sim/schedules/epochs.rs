@@ -7,7 +7,7 @@ use crate::{
     Concern,
     sim::{
         disk::Spared,
-        network::About,
+        hands::About,
         stage::{Stage, asks},
     },
     types::{Epoch, Offset},

@@ -7,7 +7,7 @@ use crate::{
     AppendOptions, Concern,
     sim::{
         disk::Spared,
-        network::About,
+        hands::About,
         stage::{Stage, asks},
     },
 };

@@ -102,7 +102,6 @@ pub const OCCURRENCES: &[&str] = &[
 /// What occurs in the schedules, each from twenty seeds, and hardly elsewhere.
 pub const SCHEDULED: &[&str] = &[
     "fault: log torn in the middle",
-    "recovery: its source was gone",
     "refusal: out of date",
     "refusal: wrong node",
     "schedule: packet kept back",

@@ -216,6 +216,7 @@ impl World {
     /// The process on `machine` is gone.
     pub(crate) fn on_ended(&mut self, machine: MachineId) {
         self.checks.nodes.remove(&machine);
+        self.checks.fencing.on_ended(machine);
     }
 
     /// The code of `machine` ran.
@@ -241,6 +242,8 @@ impl World {
                 node.shown_local = end;
                 node.shown_committed = node.shown_committed.min(end);
             }
+            let written = node.watched.view.written_end();
+            checks.fencing.on_written(disks, machine, written)?;
             r02_contiguous_prefix::on_shown(disks, machine, node, end)?;
             r11_bounded::on_step(disks, machine, node)?;
             let committed = node.watched.shared.committed();
@@ -298,7 +301,12 @@ impl World {
     ) {
         self.count(coverage::of_request(request));
         self.count(coverage::of_answer(response));
-        self.check(|_, disks, _| {
+        self.check(|checks, disks, _| {
+            let view = checks.view(machine);
+            let written_end = view.map_or(Offset::ZERO, |view| view.written_end());
+            checks
+                .fencing
+                .on_answer(machine, request.epoch, response, written_end);
             r09_fencing::on_answered(disks, machine, request, response)?;
             r11_bounded::on_answered(disks, machine, response)?;
             r10_no_silent_damage::on_answered(disks, machine, response)

@@ -217,14 +217,22 @@ async fn write_queued_at_a_promise(stage: Stage) {
     stage.fill(MASTER, Concern::All, before).await;
     let end = stage.look(|look| look.held(MASTER));
     stage.part(MASTER, S2);
-    stage.set_slowness(MASTER, 1_000);
-    stage.set_slowness(S1, 1_000);
+    stage.set_slowness(S1, 3_000);
     stage.copy(MASTER, S1, About::Append);
+    // The first one keeps the secondary's disk busy, the second one waits behind it.
+    stage.fill(MASTER, Concern::Count(1), 1).await;
+    stage
+        .until("the first record is sent", |look| {
+            look.kept(MASTER, S1, asks(About::Append)) > 0
+        })
+        .await;
+    stage.pass(ARRIVED).await;
+    stage.set_slowness(MASTER, 300);
     let message = stage.message(60);
     stage.append_keyed(MASTER, Concern::Majority, "the key", message.clone());
     stage
-        .until("the record is sent", |look| {
-            look.kept(MASTER, S1, asks(About::Append)) > 0
+        .until("the second record is sent", |look| {
+            look.kept(MASTER, S1, asks(About::Append)) > 1
         })
         .await;
     stage.pass(ARRIVED).await;
@@ -239,8 +247,9 @@ async fn write_queued_at_a_promise(stage: Stage) {
         })
         .await;
     stage.pass(ARRIVED).await;
-    let held = stage.look(|look| [MASTER, S1].map(|name| look.held(name)));
-    stage.claim(held == [end; 2], "the write waits, and the master lost it");
+    let (master, secondary) = stage.look(|look| (look.held(MASTER), look.held(S1)));
+    stage.claim(secondary == end, "both writes wait");
+    stage.claim(master == end.plus(1), "the master lost the second one");
     stage.set_slowness(S1, 1);
     stage.serving(MASTER).await;
     let retry = stage.append_keyed(MASTER, Concern::Majority, "the key", message);

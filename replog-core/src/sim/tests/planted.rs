@@ -60,7 +60,11 @@ const TABLE: &[Row] = &[
         Some(("rule 9", 4)),
         &[("old-master-paused", ("rule 9", 0))],
     ),
-    (Mistake::PromiseOvertakesWrites, Some(("panic", 2)), &[]),
+    (
+        Mistake::PromiseOvertakesWrites,
+        Some(("panic", 2)),
+        &[("write-queued-at-a-promise", ("rule 9", 0))],
+    ),
     (
         Mistake::DivergenceOverlooked,
         Some(("rule 1", 5)),

@@ -17,7 +17,9 @@ use std::{
 };
 
 use clap::Parser;
-use replog_core::sim::{Faults, OCCURRENCES, Outcome, Scenario, Simulation, cluster::Cluster};
+use replog_core::sim::{
+    Faults, OCCURRENCES, Outcome, Scenario, Schedule, Simulation, cluster::Cluster,
+};
 
 /// Simulates clusters under faults and checks every rule at every step.
 #[derive(Debug, Parser)]
@@ -40,37 +42,84 @@ struct Args {
     /// Instead of seeds: crash each node of each scenario at every so-manyth event (1: at all).
     #[arg(long, value_name = "EVERY")]
     crash_points: Option<u64>,
+    /// Instead of seeds: crash each node of each scenario at every so-manyth event, and then again,
+    /// or another, in the recovery from it.
+    #[arg(long, value_name = "EVERY")]
+    double_crashes: Option<u64>,
     /// Run one crash point alone and print its trace: SCENARIO:EVENT:NODE[:EVENT:NODE].
     #[arg(long, value_name = "POINT")]
     replay_point: Option<String>,
+    /// Instead of seeds: run each schedule from so many seeds.
+    #[arg(long, value_name = "SEEDS")]
+    schedules: Option<u64>,
+    /// Run this schedule alone, from `--seed`, and print its trace. `list` names them all.
+    #[arg(long, value_name = "NAME")]
+    schedule: Option<String>,
+    /// The seed of `--schedule`.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
 }
 
 fn main() {
     let args = Args::parse();
-    let replayed = match (&args.replay, &args.replay_point) {
-        (Some(seed), _) => Some((drawn(&args, *seed), format!("--replay {seed}"))),
-        (None, Some(text)) => match Point::parse(text) {
-            Some(point) => Some((point.simulation(), format!("--replay-point {text}"))),
-            None => {
-                eprintln!("{text:?} is not SCENARIO:EVENT:NODE[:EVENT:NODE]");
-                std::process::exit(2);
-            }
-        },
-        (None, None) => None,
+    let replayed = match replayed(&args) {
+        Ok(replayed) => replayed,
+        Err(why) => {
+            eprintln!("{why}");
+            std::process::exit(2);
+        }
     };
     if let Some((simulation, what)) = replayed {
         let outcome = simulation.print_trace().run();
-        println!("{}", ending(&args, &what, &outcome));
+        println!("{}", ending(&what, &outcome));
         std::process::exit(i32::from(outcome.violation.is_some()));
     }
-    let failures = match args.crash_points {
-        Some(every) => crash_points(&args, every.max(1)),
-        None => seeds(&args),
+    let failures = match (args.crash_points, args.double_crashes, args.schedules) {
+        (Some(every), ..) => crash_points(&args, "crash points", every, Point::single),
+        (None, Some(every), _) => crash_points(&args, "double crashes", every, Point::double),
+        (None, None, Some(count)) => schedules(&args, count),
+        (None, None, None) => seeds(&args),
     };
     for failure in &failures {
         println!("{failure}");
     }
     std::process::exit(i32::from(!failures.is_empty()));
+}
+
+/// The one run that is asked for, and how to ask for it again; `None`: many are.
+fn replayed(args: &Args) -> Result<Option<(Simulation, String)>, String> {
+    if let Some(name) = &args.schedule {
+        let all = Schedule::all();
+        let known = all.iter().find(|schedule| schedule.name == name);
+        let schedule = known.ok_or_else(|| {
+            let mut text = "the schedules are:".to_owned();
+            for Schedule { name, about, .. } in &all {
+                let _ = write!(text, "\n  {name:<32} {about}");
+            }
+            text
+        })?;
+        return Ok(Some((
+            schedule.simulation(args.seed),
+            replay_schedule(schedule, args.seed),
+        )));
+    }
+    if let Some(seed) = args.replay {
+        return Ok(Some((drawn(args, seed), replay_seed(args, seed))));
+    }
+    let Some(text) = &args.replay_point else {
+        return Ok(None);
+    };
+    let point = Point::parse(text);
+    let point = point.ok_or(format!("{text:?} is not SCENARIO:EVENT:NODE[:EVENT:NODE]"))?;
+    Ok(Some((point.simulation(), point.replay())))
+}
+
+fn replay_seed(args: &Args, seed: u64) -> String {
+    format!("--replay {seed} --seconds {}", args.seconds)
+}
+
+fn replay_schedule(schedule: &Schedule, seed: u64) -> String {
+    format!("--schedule {} --seed {seed}", schedule.name)
 }
 
 fn drawn(args: &Args, seed: u64) -> Simulation {
@@ -81,13 +130,10 @@ fn drawn(args: &Args, seed: u64) -> Simulation {
         .lasting(with_faults, with_faults / 2)
 }
 
-fn ending(args: &Args, what: &str, outcome: &Outcome) -> String {
+fn ending(what: &str, outcome: &Outcome) -> String {
     match &outcome.violation {
         None => format!("no rule was broken in {} events", outcome.events),
-        Some(violation) => format!(
-            "{violation}\n  replay: scripts/simulate {what} --seconds {}",
-            args.seconds
-        ),
+        Some(violation) => format!("{violation}\n  replay: scripts/simulate {what}"),
     }
 }
 
@@ -95,7 +141,7 @@ fn ending(args: &Args, what: &str, outcome: &Outcome) -> String {
 fn seeds(args: &Args) -> Vec<String> {
     let job = |nth| {
         let seed = args.first + nth;
-        (drawn(args, seed), format!("--replay {seed}"))
+        (drawn(args, seed), replay_seed(args, seed))
     };
     let mut totals = run_all(args, "seeds", args.seeds, &job);
     if args.seeds >= 1_000 {
@@ -110,35 +156,38 @@ fn seeds(args: &Args) -> Vec<String> {
     totals.failures
 }
 
-/// Runs every so-manyth crash point of every scenario, and for some a second crash in the
-/// recovery from the first; returns what failed.
-fn crash_points(args: &Args, every: u64) -> Vec<String> {
+/// Runs each schedule from so many seeds; returns what failed.
+fn schedules(args: &Args, count: u64) -> Vec<String> {
+    let all = Schedule::all().len() as u64;
+    let job = |nth: u64| {
+        let schedule = &Schedule::all()[(nth % all) as usize];
+        let seed = args.first + nth / all;
+        (schedule.simulation(seed), replay_schedule(schedule, seed))
+    };
+    run_all(args, "schedules", all * count, &job).failures
+}
+
+/// Runs every so-manyth crash point of every scenario; returns what failed.
+fn crash_points(
+    args: &Args,
+    what: &str,
+    every: u64,
+    point: fn(usize, &Scenario, u64, usize) -> Point,
+) -> Vec<String> {
     let mut points = Vec::new();
-    for (scenario, what) in Scenario::all().into_iter().enumerate() {
-        let events = what.simulation().run().events_until_quiet;
-        for (nth, event) in (1..=events).step_by(every as usize).enumerate() {
-            for node in 0..what.nodes().len() {
-                let mut crashes = vec![(event, node)];
-                if nth % 4 == 3 {
-                    // Soon after: while it, or another, recovers.
-                    let (later, other) = (
-                        event + 40 + nth as u64 % 97,
-                        (node + nth) % what.nodes().len(),
-                    );
-                    crashes.push((later, other));
-                }
-                points.push(Point { scenario, crashes });
+    for (scenario, of) in Scenario::all().iter().enumerate() {
+        let events = of.simulation().run().events_until_quiet;
+        for event in (1..=events).step_by(every.max(1) as usize) {
+            for node in 0..of.nodes().len() {
+                points.push(point(scenario, of, event, node));
             }
         }
     }
     let job = |nth: u64| {
         let point = &points[nth as usize];
-        (
-            point.simulation(),
-            format!("--replay-point {}", point.text()),
-        )
+        (point.simulation(), point.replay())
     };
-    run_all(args, "crash points", points.len() as u64, &job).failures
+    run_all(args, what, points.len() as u64, &job).failures
 }
 
 /// Where to crash whom.
@@ -147,7 +196,29 @@ struct Point {
     crashes: Vec<(u64, usize)>,
 }
 
+/// Events in which a node that crashed starts and recovers, and the others learn of it, or so.
+const RECOVERY_EVENTS: u64 = 300;
+
 impl Point {
+    fn single(scenario: usize, _: &Scenario, event: u64, node: usize) -> Point {
+        let crashes = vec![(event, node)];
+        Point { scenario, crashes }
+    }
+
+    /// The second crash is soon after: of the same node every other time. Which event it is
+    /// depends on the first and on nothing else, and any may be.
+    fn double(scenario: usize, of: &Scenario, event: u64, node: usize) -> Point {
+        let drawn = (event * 31 + node as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let nodes = of.nodes().len();
+        let other = match drawn % 2 {
+            0 => node,
+            _ => (drawn / 2) as usize % nodes,
+        };
+        let later = event + 1 + drawn / 16 % RECOVERY_EVENTS;
+        let crashes = vec![(event, node), (later, other)];
+        Point { scenario, crashes }
+    }
+
     fn parse(text: &str) -> Option<Point> {
         let mut numbers = text.split(':').map(|number| number.parse::<u64>().ok());
         let scenario = numbers.next()?? as usize;
@@ -161,8 +232,8 @@ impl Point {
         Some(Point { scenario, crashes })
     }
 
-    fn text(&self) -> String {
-        let mut text = self.scenario.to_string();
+    fn replay(&self) -> String {
+        let mut text = format!("--replay-point {}", self.scenario);
         for (event, node) in &self.crashes {
             let _ = write!(text, ":{event}:{node}");
         }
@@ -191,7 +262,7 @@ fn run_all(
     let began = Instant::now();
     thread::scope(|scope| {
         for _ in 0..args.threads.unwrap_or_else(cores) {
-            scope.spawn(|| campaign.work(args, count, job));
+            scope.spawn(|| campaign.work(count, job));
         }
         campaign.show_progress(what, count, began);
     });
@@ -219,7 +290,7 @@ struct Totals {
 }
 
 impl Campaign {
-    fn work(&self, args: &Args, count: u64, job: &(dyn Fn(u64) -> (Simulation, String) + Sync)) {
+    fn work(&self, count: u64, job: &(dyn Fn(u64) -> (Simulation, String) + Sync)) {
         loop {
             let nth = self.next.fetch_add(1, Ordering::Relaxed);
             if nth >= count {
@@ -229,7 +300,7 @@ impl Campaign {
             let (simulation, what) = job(nth);
             let outcome = simulation.run();
             let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-            totals.add(args, &what, outcome);
+            totals.add(&what, outcome);
         }
     }
 
@@ -254,12 +325,12 @@ impl Campaign {
 }
 
 impl Totals {
-    fn add(&mut self, args: &Args, what: &str, outcome: Outcome) {
+    fn add(&mut self, what: &str, outcome: Outcome) {
         self.runs += 1;
         self.events += outcome.events;
         self.simulated += outcome.simulated;
         if outcome.violation.is_some() {
-            let text = ending(args, what, &outcome);
+            let text = ending(what, &outcome);
             eprintln!("{text}");
             self.failures.push(text);
         }

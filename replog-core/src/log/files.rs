@@ -886,7 +886,7 @@ impl Found {
         for (first, size) in &ending.segments {
             if Some(*first) != last_first && self.is_doubtful(*first, ending) {
                 let path = segment::path(*first);
-                info!(%path, "the segment is copied");
+                info!(%path, "a segment that was written to in place is copied");
                 let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
                 let made = ending.headers.iter().find(|header| header.first == *first);
                 let header = match made {
@@ -909,7 +909,7 @@ impl Found {
                     || self.is_doubtful(last.header.first, ending) =>
             {
                 let path = segment::path(last.header.first);
-                info!(%path, %end, mark = %self.mark_end(), "the last segment is copied");
+                info!(%path, %end, mark = %self.mark_end(), "records above the mark are copied");
                 let extent = (&last.header, last.scanned.position);
                 let copied = copy(storage, &*last.file, extent, &ending.holes);
                 Some(copied.map_err(at(&path))?)

@@ -53,12 +53,11 @@ pub(crate) fn check_promise(
         if promised.replaced.contains(&request.incarnation.instance) {
             return Err(Refusal::Replaced(fenced_by(promised)));
         }
-        if request.epoch == promised.epoch && is_holder(promised, request) {
-            return Ok(());
-        }
-        if request.epoch <= promised.epoch {
+        let again = request.epoch == promised.epoch && is_holder(promised, request);
+        if request.epoch <= promised.epoch && !again {
             return Err(Refusal::Fenced(fenced_by(promised)));
         }
+        // Also of the holder: a directory from the past may come to the same epoch and start again.
         if let (Some(own), Some(theirs)) = (meta.log_epoch, log_epoch)
             && theirs < own
         {
@@ -203,6 +202,9 @@ mod tests {
             check_promise(&meta, &request(9, 1, 4), Some(Epoch(5))),
             Ok(())
         );
+        // An older copy of the holder's directory took the same epoch at its own third start.
+        let refused = check_promise(&meta, &request(5, 1, 3), Some(Epoch(4)));
+        assert!(matches!(refused, Err(Refusal::OutOfDate(_))));
     }
 
     #[test]

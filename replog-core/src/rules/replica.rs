@@ -106,9 +106,9 @@ enum OwnStarts {
 /// What follows a report of the writer.
 #[derive(Debug)]
 enum Continuation {
-    /// A promise is durable: answer it.
+    /// A promise is durable: answer it, to all who asked meanwhile.
     AnswerPromise {
-        request: RequestId,
+        requests: Vec<RequestId>,
         epoch: Epoch,
         meta: Meta,
     },
@@ -273,21 +273,14 @@ impl Replica {
         self.hold(durable_end);
         match self.next_continuation(ticket) {
             Continuation::AnswerPromise {
-                request,
+                requests,
                 epoch,
                 meta,
             } => {
                 self.become_saved(meta);
-                if self.still_promised(request, epoch) {
-                    let mut epoch_starts = log.epoch_starts(EPOCH_STARTS_MAX);
-                    // What lies behind a hole is not there for others.
-                    epoch_starts.retain(|start| start.first < self.durable_end);
-                    let forced_epoch = self.meta.forced_epoch;
-                    let promised = Promised {
-                        epoch_starts,
-                        forced_epoch,
-                    };
-                    self.answer(request, Answer::Promised(promised));
+                let answer = self.answer_to_promise(epoch, log);
+                for request in requests {
+                    self.answer(request, answer.clone());
                 }
             }
             Continuation::Align {
@@ -441,8 +434,25 @@ impl Replica {
                 self.check_room()?;
                 self.stage_promise(&message, &promise.nodes)?;
                 let (epoch, meta) = (message.epoch, self.staged.clone());
+                // The same promise again joins one on its way, or a slow disk and an eager master
+                // would wait for ever.
+                if let Some((
+                    _,
+                    Continuation::AnswerPromise {
+                        requests,
+                        meta: on_its_way,
+                        ..
+                    },
+                )) = self.queued.back_mut()
+                    && *on_its_way == meta
+                    && requests.len() < PARKED_ANSWERS_MAX
+                {
+                    requests.push(request);
+                    return Ok(());
+                }
+                let requests = vec![request];
                 self.save(Continuation::AnswerPromise {
-                    request,
+                    requests,
                     epoch,
                     meta,
                 });
@@ -828,17 +838,21 @@ impl Replica {
         next
     }
 
-    /// Whether the promise of `epoch` is still the newest; where it is not, its request is
-    /// refused.
-    fn still_promised(&mut self, request: RequestId, epoch: Epoch) -> bool {
-        match &self.staged.promised {
-            Some(promised) if promised.epoch > epoch => {
-                let by = crate::rules::fence::fenced_by(promised);
-                self.answer(request, Answer::Refused(Refusal::Fenced(by)));
-                false
-            }
-            _ => true,
+    /// The promise of `epoch` is durable: granted, unless a newer one was asked for meanwhile.
+    fn answer_to_promise(&self, epoch: Epoch, log: &impl LogFacts) -> Answer {
+        if let Some(promised) = &self.staged.promised
+            && promised.epoch > epoch
+        {
+            let by = crate::rules::fence::fenced_by(promised);
+            return Answer::Refused(Refusal::Fenced(by));
         }
+        let mut epoch_starts = log.epoch_starts(EPOCH_STARTS_MAX);
+        // What lies behind a hole is not there for others.
+        epoch_starts.retain(|start| start.first < self.durable_end);
+        Answer::Promised(Promised {
+            epoch_starts,
+            forced_epoch: self.meta.forced_epoch,
+        })
     }
 
     fn changed(&mut self, change: ReplicaChange) {

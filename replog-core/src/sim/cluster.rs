@@ -55,16 +55,16 @@ impl Default for Cluster {
 
 /// What a client sends to append.
 #[derive(Clone, Debug)]
-struct Ask {
-    payload: Bytes,
-    options: AppendOptions,
+pub(crate) struct Ask {
+    pub(crate) payload: Bytes,
+    pub(crate) options: AppendOptions,
 }
 
 /// What a client sends to read.
 #[derive(Clone, Debug)]
-struct Read {
-    from: Offset,
-    level: ReadLevel,
+pub(crate) struct Read {
+    pub(crate) from: Offset,
+    pub(crate) level: ReadLevel,
 }
 
 impl Cluster {
@@ -202,11 +202,13 @@ async fn append(
     let answered = machine.goal();
     let began = machine.elapsed();
     let _turn = mistakes::turn(turns).await;
-    let concern = ask.options.concern;
+    let (concern, payload) = (ask.options.concern, ask.payload.clone());
     let result = master.append(ask.payload, ask.options).await;
+    let result = mistakes::on_answered_client(result);
     answered.reached();
     match &result {
         Ok(receipt) => {
+            machine.answered(receipt, &payload);
             machine.acknowledged(receipt);
             if concern == Concern::Count(1) {
                 machine.waited(1, began);
@@ -308,7 +310,12 @@ async fn read(machine: &Machine, nodes: &Nodes) {
 }
 
 async fn send(machine: &Machine, nodes: &Nodes, serial: u64) {
-    let filler = "x".repeat(machine.random(0, 300) as usize);
+    // Mostly several to a page, sometimes one over several.
+    let longest = match machine.random(0, 15) {
+        0 => 10_000,
+        _ => 300,
+    };
+    let filler = "x".repeat(machine.random(0, longest) as usize);
     let payload = Bytes::from(format!("{} {serial} {filler}", machine.name()));
     let concern = match machine.random(0, 5) {
         0 => Concern::Count(1),

@@ -36,6 +36,17 @@ const PAGE_BYTES: usize = 4096;
 /// What a disk never tears.
 const SECTOR_BYTES: usize = 512;
 
+/// What a power cut leaves of what was not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spared {
+    /// As the seed will have it.
+    Drawn,
+    Nothing,
+    Everything,
+    /// Some pages, in any order.
+    Pages,
+}
+
 /// What identifies a record: the epoch of its author and its checksum.
 pub(crate) type RecordId = (Epoch, u32);
 
@@ -203,10 +214,16 @@ impl File {
     }
 
     /// What a power cut leaves.
-    fn lose_power(&mut self, rng: &mut ChaCha8Rng, checked: bool) {
+    fn lose_power(&mut self, rng: &mut ChaCha8Rng, spared: Spared, checked: bool) -> bool {
+        let mut torn = false;
         let synced_before = self.synced.len();
         let pending = std::mem::take(&mut self.pending);
-        let how = rng.random_range(0..4);
+        let how = match spared {
+            Spared::Drawn => rng.random_range(0..4),
+            Spared::Nothing => 0,
+            Spared::Everything => 1,
+            Spared::Pages => 3,
+        };
         for change in pending {
             match (how, change) {
                 (0, _) => break,
@@ -229,7 +246,9 @@ impl File {
                         write(&mut self.synced, at, &bytes);
                     }
                 }
-                (_, Change::Write { at, bytes }) => self.write_some_pages(rng, at, &bytes),
+                (_, Change::Write { at, bytes }) => {
+                    torn |= self.write_some_pages(rng, at, &bytes);
+                }
                 (_, change @ Change::Size(_)) => {
                     if rng.random_bool(0.5) {
                         break;
@@ -243,23 +262,50 @@ impl File {
         }
         self.content.clone_from(&self.synced);
         self.held.read_again(&self.synced);
+        torn && self.held.first.is_some()
     }
 
-    /// Pages reach the disk in any order, and not all of them do.
-    fn write_some_pages(&mut self, rng: &mut ChaCha8Rng, at: usize, bytes: &[u8]) {
-        let mut from = 0;
+    /// Flips a bit of the record that is the `nth` of this segment.
+    fn flip(&mut self, rng: &mut ChaCha8Rng, nth: usize) -> Option<()> {
+        let header = SegmentHeader::decode(&self.synced).ok()?;
+        let mut position = usize::try_from(header.encoded_bytes()).ok()?;
+        for _ in 0..nth {
+            let mut rots = self.held.rots.iter();
+            position += match rots.find(|rot| rot.position == position) {
+                Some(rot) => rot.length,
+                None => encoded_len(&self.synced[position..]).ok()?,
+            };
+        }
+        let length = encoded_len(&self.synced[position..]).ok()?;
+        let at = position + rng.random_range(0..length);
+        let bit = 1 << rng.random_range(0..8);
+        self.synced[at] ^= bit;
+        self.content[at] ^= bit;
+        self.held.rots.push(Rot { position, length });
+        self.held.records[nth] = None;
+        Some(())
+    }
+
+    /// Pages reach the disk in any order, and not all of them do; whether one is there behind one
+    /// that is not.
+    fn write_some_pages(&mut self, rng: &mut ChaCha8Rng, at: usize, bytes: &[u8]) -> bool {
+        let (mut from, mut hole, mut torn) = (0, false, false);
         while from < bytes.len() {
             let page_end = ((at + from) / PAGE_BYTES + 1) * PAGE_BYTES - at;
             let until = page_end.min(bytes.len());
             if rng.random_bool(0.5) {
+                torn |= hole;
                 write(&mut self.synced, at + from, &bytes[from..until]);
                 if self.held.first.is_some() && rng.random_bool(0.05) {
                     let flipped = at + rng.random_range(from..until);
                     self.synced[flipped] ^= 1 << rng.random_range(0..8);
                 }
+            } else {
+                hole = true;
             }
             from = until;
         }
+        torn
     }
 }
 
@@ -277,21 +323,32 @@ impl Disk {
         self.locked = None;
     }
 
-    /// The machine went down: what was not synced is lost, or torn.
-    pub(crate) fn lose_power(&mut self, rng: &mut ChaCha8Rng, checked: bool) {
+    /// The machine went down: what was not synced is lost, or torn; whether a log has a hole then.
+    pub(crate) fn lose_power(
+        &mut self,
+        rng: &mut ChaCha8Rng,
+        spared: Spared,
+        checked: bool,
+    ) -> bool {
         self.locked = None;
         let changes = std::mem::take(&mut self.unsynced);
-        let kept = rng.random_range(0..=changes.len());
+        let kept = match spared {
+            Spared::Drawn | Spared::Pages => rng.random_range(0..=changes.len()),
+            Spared::Nothing => 0,
+            Spared::Everything => changes.len(),
+        };
         for change in changes.into_iter().take(kept) {
             apply_entries(&mut self.durable, &change);
         }
         self.entries.clone_from(&self.durable);
         let named: Vec<u64> = self.entries.values().filter_map(file_of).collect();
         self.files.retain(|id, _| named.contains(id));
+        let mut torn = false;
         for file in self.files.values_mut() {
-            file.lose_power(rng, checked);
+            torn |= file.lose_power(rng, spared, checked);
         }
         self.read_meta();
+        torn
     }
 
     /// Everything is gone.
@@ -380,23 +437,18 @@ impl Disk {
         let nth = usize::try_from(others).ok().filter(|others| *others > 0)?;
         let nth = rng.random_range(0..nth);
         file.held.records[nth]?;
-        let header = SegmentHeader::decode(&file.synced).ok()?;
-        let mut position = usize::try_from(header.encoded_bytes()).ok()?;
-        for _ in 0..nth {
-            let mut rots = file.held.rots.iter();
-            position += match rots.find(|rot| rot.position == position) {
-                Some(rot) => rot.length,
-                None => encoded_len(&file.synced[position..]).ok()?,
-            };
-        }
-        let length = encoded_len(&file.synced[position..]).ok()?;
-        let at = position + rng.random_range(0..length);
-        let bit = 1 << rng.random_range(0..8);
-        file.synced[at] ^= bit;
-        file.content[at] ^= bit;
-        file.held.rots.push(Rot { position, length });
-        file.held.records[nth] = None;
+        file.flip(rng, nth)?;
         Some(first.plus(nth as u64))
+    }
+
+    /// Flips a bit of the last record that is on disk for good; returns its offset.
+    pub(crate) fn rot_last(&mut self, rng: &mut ChaCha8Rng) -> Option<Offset> {
+        let mut logs = self.durable.iter().rev();
+        let (_, entry) = logs.find(|(path, _)| is_segment(path))?;
+        let file = self.files.get_mut(&file_of(entry)?)?;
+        let (first, last) = (file.held.first?, file.held.records.len().checked_sub(1)?);
+        file.flip(rng, last)?;
+        Some(first.plus(last as u64))
     }
 
     fn file(&mut self, id: u64) -> &mut File {
@@ -586,6 +638,8 @@ impl Storage for SimulatedStorage {
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
+        let instead = self.oldest_to_be_cut(path);
+        let path = instead.as_deref().unwrap_or(path);
         act(self.life, format_args!("remove {path}"), |world| {
             let disk = &mut world.machine(self.life.machine).disk;
             if !disk.entries.contains_key(path) {
@@ -642,6 +696,20 @@ impl Drop for Lock {
 }
 
 impl SimulatedStorage {
+    /// With [`Mistake::CutOldestFirst`]: the oldest segment that the present cut removes.
+    fn oldest_to_be_cut(&self, path: &str) -> Option<String> {
+        if !is_segment(path) || !world::with(|world| world.planted(Mistake::CutOldestFirst)) {
+            return None;
+        }
+        let to = world::with(|world| world.memory.cut_to.get(&self.life.machine).copied())?;
+        let from = segment::path(to);
+        let oldest = look(self.life, |disk| {
+            let mut after = disk.entries.range(from..).map(|(path, _)| path.clone());
+            Ok(after.find(|path| is_segment(path)))
+        });
+        oldest.ok().flatten()
+    }
+
     /// With [`Mistake::CacheBelieved`] a copy is the file that it should be a copy of.
     fn believed(&self, path: &str) -> io::Result<Option<Entry>> {
         if !world::with(|world| world.planted(Mistake::CacheBelieved)) {
@@ -767,13 +835,16 @@ impl StorageFile for OpenFile {
                 return Err(io::Error::other("simulated: EIO"));
             }
             let skipped = world.planted(Mistake::MetaNotSynced) && self.path.starts_with("meta");
+            let starts = world.planted(Mistake::StartSyncsNothing)
+                && self.path.starts_with(segment::DIR)
+                && world.checks.view(machine).is_none();
             let mistaken = world.planted(Mistake::CutNotSynced);
             let file = world.machine(machine).disk.file(self.id);
             let cut = file
                 .pending
                 .iter()
                 .any(|change| matches!(change, Change::Size(_)));
-            if skipped || (mistaken && cut && file.pending.len() == 1) {
+            if skipped || starts || (mistaken && cut && file.pending.len() == 1) {
                 return Ok(());
             }
             file.sync();

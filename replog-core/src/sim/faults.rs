@@ -1,6 +1,9 @@
 //! The faults of a run: which, how often, and when the next one comes.
 
-use super::world::{Event, Machine, MachineId, Part, World};
+use super::{
+    disk::Spared,
+    world::{Event, Machine, MachineId, Part, World},
+};
 
 /// How often each fault occurs. Rates are per simulated minute over the whole cluster,
 /// probabilities are per occasion.
@@ -193,7 +196,7 @@ impl Faults {
 /// What the scheduler does to a machine's process.
 pub(crate) enum Doom {
     Kill(MachineId),
-    PowerCut(MachineId),
+    PowerCut(MachineId, Spared),
     Wipe(MachineId),
     /// Its disk is lost, and it does not come back.
     Retire(MachineId),
@@ -234,7 +237,7 @@ impl World {
                 // whoever takes the old one away starts the new one again.
                 return vec![Doom::Retire(old), Doom::Kill(new)];
             }
-            Sequel::Plug(machine) => return vec![Doom::PowerCut(machine)],
+            Sequel::Plug(machine) => return vec![Doom::PowerCut(machine, Spared::Drawn)],
             Sequel::Ambush(_) | Sequel::Orphan { .. } if !self.faults_on => {}
             Sequel::Ambush(machine) => return self.spring(machine),
             Sequel::Orphan { master, only } => return self.orphan(master, only),
@@ -253,13 +256,16 @@ impl World {
         };
         match kind {
             Fault::Kill => return vec![Doom::Kill(victim)],
-            Fault::PowerCut => return vec![Doom::PowerCut(victim)],
+            Fault::PowerCut => return vec![Doom::PowerCut(victim, Spared::Drawn)],
             Fault::Blackout => {
                 self.count("fault: blackout");
-                return self.targets().into_iter().map(Doom::PowerCut).collect();
+                let targets = self.targets().into_iter();
+                return targets
+                    .map(|target| Doom::PowerCut(target, Spared::Drawn))
+                    .collect();
             }
             Fault::Wipe => {
-                if self.may_lose_disk(victim) {
+                if self.may_lose_disk(victim) && self.all_know(victim) {
                     return vec![Doom::Wipe(victim)];
                 }
             }
@@ -335,7 +341,7 @@ impl World {
     fn orphan(&mut self, master: MachineId, only: MachineId) -> Vec<Doom> {
         let us = self.between(4_000_000, 20_000_000);
         self.isolate(only, us);
-        vec![Doom::PowerCut(master)]
+        vec![Doom::PowerCut(master, Spared::Drawn)]
     }
 
     fn spring(&mut self, machine: MachineId) -> Vec<Doom> {
@@ -343,7 +349,7 @@ impl World {
         let mut dooms = Vec::new();
         if self.chance(0.6) {
             dooms.push(match self.chance(0.8) {
-                true => Doom::PowerCut(machine),
+                true => Doom::PowerCut(machine, Spared::Drawn),
                 false => Doom::Kill(machine),
             });
         }
@@ -360,6 +366,7 @@ impl World {
             && let Some(other) = self.pick()
             && self.faults.wipes > 0.0
             && self.may_lose_disk(other)
+            && self.all_know(other)
         {
             dooms.push(Doom::Wipe(other));
         }
@@ -401,18 +408,7 @@ impl World {
         if !nodes.all(settled) || !self.may_lose_disk(of) {
             return Vec::new();
         }
-        self.count("fault: replaced node");
-        let old = self.machine(of).name.clone();
-        self.note_of(standby, format_args!("takes the place of {old}"));
-        self.machine(of).part = Part::Replaced;
-        self.machine(standby).part = Part::Node;
-        // Another that waits for the same place waits for the new one's.
-        for machine in &mut self.machines {
-            if machine.part == (Part::Standby { of }) {
-                machine.part = Part::Standby { of: standby };
-            }
-        }
-        self.schedule(1, Event::Boot(standby));
+        self.put_in_place(of, standby);
         let until = self.some_time();
         let gone = until + self.some_time();
         self.schedule(
@@ -439,6 +435,22 @@ impl World {
                 vec![Doom::Kill(of)]
             }
         }
+    }
+
+    /// A standby takes the place of a node that may still run.
+    pub(crate) fn put_in_place(&mut self, of: MachineId, standby: MachineId) {
+        self.count("fault: replaced node");
+        let old = self.machine(of).name.clone();
+        self.note_of(standby, format_args!("takes the place of {old}"));
+        self.machine(of).part = Part::Replaced;
+        self.machine(standby).part = Part::Node;
+        // Another that waits for the same place waits for the new one's.
+        for machine in &mut self.machines {
+            if machine.part == (Part::Standby { of }) {
+                machine.part = Part::Standby { of: standby };
+            }
+        }
+        self.schedule(1, Event::Boot(standby));
     }
 
     fn partition(&mut self, victim: MachineId) {
@@ -524,7 +536,7 @@ impl World {
             .collect()
     }
 
-    fn others(&self, than: MachineId) -> Vec<MachineId> {
+    pub(crate) fn others(&self, than: MachineId) -> Vec<MachineId> {
         let targets = self.targets().into_iter();
         targets.filter(|target| *target != than).collect()
     }

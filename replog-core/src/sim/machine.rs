@@ -218,6 +218,15 @@ impl Machine {
         world::with(|world| world.checks.on_refused(payload));
     }
 
+    /// A caller of the master is told where its message is.
+    pub(crate) fn answered(&self, receipt: &Receipt, payload: &Bytes) {
+        world::with(|world| {
+            if world.lives(self.life) {
+                world.on_receipt(self.life.machine, receipt, payload);
+            }
+        });
+    }
+
     /// A node shows these messages to a client.
     pub(crate) fn read(&self, shown: &[(Offset, Bytes)]) {
         world::with(|world| {

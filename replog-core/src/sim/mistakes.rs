@@ -4,7 +4,14 @@
 //! and reports of its writer, its disk), so that the node behaves as one would that has the
 //! mistake; the code of the nodes knows nothing of them.
 
-use std::collections::BTreeMap;
+mod messages;
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
+
+pub(crate) use messages::{instead_of_call, on_answer, on_request, on_response};
 
 use super::{
     Machine,
@@ -12,10 +19,12 @@ use super::{
 };
 use crate::{
     MasterConfig,
+    error::AppendError,
     log::{NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
     record::RecordBatch,
-    transport::{Answer, Progress, Refusal, Request, RequestBody, Response},
+    transport::Response,
     types::{Epoch, NodeName, Offset},
+    views::Receipt,
 };
 
 macro_rules! mistakes {
@@ -89,6 +98,8 @@ mistakes! {
     MetaNotSynced,
     /// what the cache holds after an unclean stop is believed
     CacheBelieved,
+    /// a start shows what it read and does not sync it
+    StartSyncsNothing,
     /// records are not checked at a start
     NoChecksumAtStart,
     /// a master whose disk was lost founds a cluster beside the one that exists
@@ -103,6 +114,32 @@ mistakes! {
     KeysForgotten,
     /// what waits behind a gap has no limit
     GapWithoutLimit,
+    /// a hello of an older epoch than promised is obeyed
+    OldHelloObeyed,
+    /// a node takes over what is committed before its log is aligned
+    CommittedBeforeAlignment,
+    /// the pairs of a hello are not compared
+    PairsNotCompared,
+    /// what waits behind a gap is kept across a promise
+    BufferKeptAcrossPromise,
+    /// a cut removes the oldest segment first
+    CutOldestFirst,
+    /// a log that was half filled passes for intact after a restart
+    HalfFilledPassesForIntact,
+    /// a write that was refused passes for done
+    RefusedWritePassesForDone,
+    /// a blank master counts nodes that do not answer as blank ones
+    FoundsWithoutMajority,
+    /// a replaced instance is believed to be the one in its place
+    OldInstanceAccepted,
+    /// a master that is intact with an older log than the node's own is given a promise
+    OutOfDatePromised,
+    /// a waiting append is released twice: the next caller is given its receipt
+    ReleasedTwice,
+    /// nobody looks at the name of who asks or answers
+    NamesNotCompared,
+    /// the end that an earlier life of a node named counts for the next one
+    EndOutlivesItsLife,
 }
 
 /// What mistakes remember.
@@ -111,6 +148,16 @@ pub(crate) struct Memory {
     best_end: BTreeMap<Epoch, Offset>,
     first_life: BTreeMap<NodeName, crate::types::Incarnation>,
     last_answer: BTreeMap<(MachineId, String), Response>,
+    best_of_node: BTreeMap<NodeName, (Epoch, Offset)>,
+    /// What came behind a gap, in which epoch.
+    behind_gap: BTreeMap<MachineId, Vec<(Epoch, RecordBatch)>>,
+    /// Where the present cut of a machine goes.
+    pub(crate) cut_to: BTreeMap<MachineId, Offset>,
+    /// The end of what a writer was given.
+    given_to_writer: BTreeMap<MachineId, Offset>,
+    last_receipt: Option<Receipt>,
+    /// Nodes that were not intact when they last saved their meta.
+    not_intact: BTreeSet<MachineId>,
     /// Metas that were reported before they were saved.
     reported_early: BTreeMap<MachineId, u64>,
 }
@@ -119,180 +166,32 @@ fn planted() -> Option<Mistake> {
     world::with(|world| world.mistake)
 }
 
-/// What arrives at a node, before it sees it.
-pub(crate) fn on_request(life: Life, mut request: Request) -> Request {
-    let Some(mistake) = planted() else {
-        return request;
-    };
-    match mistake {
-        Mistake::EarlierLifeBelieved => {
-            world::with(|world| {
-                if let Some(own) = world.own_life(life.machine)
-                    && let Some(progress) = progress(&mut request.body)
-                {
-                    progress.to_incarnation = own;
-                }
-            });
-        }
-        Mistake::LogEpochTakenEarly => {
-            if let RequestBody::Hello(hello) = &mut request.body {
-                hello.adopted_end = Offset::ZERO;
-            }
-        }
-        Mistake::RefillTargetIgnored => {
-            if let Some(progress) = progress(&mut request.body) {
-                progress.refill_target = Some(Offset::ZERO);
-            }
-        }
-        Mistake::OlderEpochServed => world::with(|world| {
-            let promised = world.promised(life.machine);
-            let asks = matches!(
-                request.body,
-                RequestBody::Promise(_) | RequestBody::Hello(_)
-            );
-            if let Some(promised) = promised.filter(|promised| {
-                !asks && promised.epoch > request.epoch && promised.name == request.from
-            }) {
-                request.epoch = promised.epoch;
-                request.incarnation.instance = promised.instance;
-                request.incarnation.start = promised.start;
-            }
-        }),
-        Mistake::DivergenceOverlooked => {
-            let Some(view) = world::with(|world| world.checks.view(life.machine)) else {
-                return request;
-            };
-            match &mut request.body {
-                RequestBody::Hello(hello) => {
-                    hello.epoch_starts = view.epoch_starts(64);
-                    hello.end = hello.end.max(view.written_end());
-                    hello.epoch_starts_end = hello.end;
-                }
-                RequestBody::Append(append) => {
-                    let end = view.written_end();
-                    let new = |batch: &RecordBatch| batch.slice(end, Offset(u64::MAX));
-                    let records: Vec<RecordBatch> = append.records.iter().filter_map(new).collect();
-                    if !records.is_empty() {
-                        append.records = records;
-                    }
-                }
-                _ => {}
-            }
-        }
-        Mistake::LongerLogKept => {
-            if let RequestBody::Hello(hello) = &mut request.body {
-                hello.end = Offset(1 << 60);
-                hello.epoch_starts_end = hello.end;
-            }
-        }
-        Mistake::CommittedTooFar => {
-            if let Some(progress) = progress(&mut request.body) {
-                progress.committed = Some(progress.end);
-            }
-        }
-        _ => {}
-    }
-    request
-}
-
-fn progress(body: &mut RequestBody) -> Option<&mut Progress> {
-    match body {
-        RequestBody::Heartbeat(progress) => Some(progress),
-        RequestBody::Append(append) => Some(&mut append.progress),
-        _ => None,
-    }
-}
-
-/// What a node answers, before it is sent.
-pub(crate) fn on_response(_: Life, asked: &Request, mut response: Response) -> Response {
-    match planted() {
-        Some(Mistake::WipedNodeVotes) => {
-            if matches!(asked.body, RequestBody::Promise(_)) {
-                response.state.log_epoch.get_or_insert(Epoch(1));
-            }
-        }
-        Some(Mistake::GapWithoutLimit) if response.state.buffered > 0 => {
-            response.state.buffered = u64::MAX;
-        }
-        _ => {}
-    }
-    response
-}
-
-/// What a master is told instead of waiting for an answer.
-pub(crate) fn instead_of_call(life: Life, to: &str, request: &Request) -> Option<Response> {
-    if planted() != Some(Mistake::OldNewsBelieved)
-        || !matches!(request.body, RequestBody::Heartbeat(_))
-    {
-        return None;
-    }
-    world::with(|world| {
-        let heard = &world.memory.last_answer;
-        heard.get(&(life.machine, to.to_owned())).cloned()
-    })
-}
-
-/// What a master receives, before it sees it.
-pub(crate) fn on_answer(life: Life, to: &str, epoch: Epoch, mut response: Response) -> Response {
-    let Some(mistake) = planted() else {
-        return response;
-    };
-    let refused = matches!(response.answer, Answer::Refused(_));
-    match mistake {
-        Mistake::AnswerCountedTwice if !refused => world::with(|world| {
-            let best = world.memory.best_end.entry(epoch).or_default();
-            *best = (*best).max(response.state.durable_end);
-            response.state.durable_end = *best;
-        }),
-        Mistake::EndsCountBeforeAlignment
-            if matches!(response.answer, Answer::Taken | Answer::Aligned(_)) =>
-        {
-            response.state.log_epoch = Some(epoch);
-        }
-        Mistake::EarlierLifeBelieved => world::with(|world| {
-            let first = &mut world.memory.first_life;
-            response.incarnation = *first
-                .entry(response.name.clone())
-                .or_insert(response.incarnation);
-            if matches!(response.answer, Answer::Refused(Refusal::HelloFirst)) {
-                response.answer = Answer::Taken;
-            }
-        }),
-        Mistake::EndsOfPromisesIgnored => {
-            if matches!(response.answer, Answer::Promised(_)) {
-                response.state.durable_end = Offset::ZERO;
-            }
-        }
-        Mistake::AdoptedByRecordsEpoch => {
-            if let Answer::Promised(promised) = &response.answer
-                && response.state.log_epoch.is_some()
-            {
-                let newest = promised.epoch_starts.last().map(|start| start.epoch);
-                response.state.log_epoch = newest.or(Some(Epoch(0)));
-            }
-        }
-        Mistake::FoundsBesideOthers => {
-            if let Answer::Identity(identity) = &mut response.answer {
-                identity.nodes.clear();
-                response.cluster = None;
-            }
-        }
-        Mistake::OldNewsBelieved if matches!(response.answer, Answer::Taken) => {
-            world::with(|world| {
-                let key = (life.machine, to.to_owned());
-                world.memory.last_answer.insert(key, response.clone());
-            });
-        }
-        _ => {}
-    }
-    response
-}
-
 /// What a master is started with.
 pub(crate) fn on_start(machine: &Machine, config: &mut MasterConfig) {
     if planted() == Some(Mistake::KeysForgotten) && machine.boots() > 1 {
         config.key_horizon = 1;
     }
+}
+
+/// What a caller is told, before it hears it.
+pub(crate) fn on_answered_client(
+    result: Result<Receipt, AppendError>,
+) -> Result<Receipt, AppendError> {
+    if planted() != Some(Mistake::ReleasedTwice) {
+        return result;
+    }
+    result.map(|receipt| {
+        world::with(|world| {
+            let last = world.memory.last_receipt.take();
+            match last {
+                Some(last) if last.epoch == receipt.epoch => last,
+                _ => {
+                    world.memory.last_receipt = Some(receipt.clone());
+                    receipt
+                }
+            }
+        })
+    })
 }
 
 /// Whose turn it is.
@@ -319,7 +218,23 @@ pub(crate) fn on_command(
     mut submit: impl FnMut(Place, WriteCommand),
 ) {
     let is_master = |world: &World| world.checks.is_master(life.machine);
+    world::with(|world| match &command {
+        WriteCommand::Append(batch) => {
+            let given = &mut world.memory.given_to_writer;
+            given.insert(life.machine, batch.end());
+        }
+        WriteCommand::Truncate { to, .. } => {
+            world.memory.cut_to.insert(life.machine, *to);
+        }
+        _ => {}
+    });
     match (planted(), command) {
+        (Some(Mistake::HalfFilledPassesForIntact), WriteCommand::SaveMeta { ticket, mut meta }) => {
+            let view = world::with(|world| world.checks.view(life.machine));
+            let newest = view.and_then(|view| Some(view.epoch_starts(1).last()?.epoch));
+            meta.log_epoch = meta.log_epoch.or(newest);
+            submit(Place::Back, WriteCommand::SaveMeta { ticket, meta });
+        }
         (Some(Mistake::CutTooDeep), WriteCommand::Truncate { ticket, to }) => {
             let to = Offset(to.0.saturating_sub(1));
             submit(Place::Back, WriteCommand::Truncate { ticket, to });
@@ -350,7 +265,10 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
             world.lie_in_wait(life.machine, 1.0);
             world.divide(life.machine);
         }
-        WriteReport::MetaSaved { .. } => world.lie_in_wait(life.machine, 3.0),
+        WriteReport::MetaSaved { .. } => {
+            world.note_whether_intact(life.machine);
+            world.lie_in_wait(life.machine, 3.0);
+        }
         WriteReport::Truncated { .. } => {
             world.count("log cut");
             world.lie_in_wait(life.machine, 10.0);
@@ -367,6 +285,15 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
         (Mistake::OwnEndBeforeSync, WriteReport::Written { end }) if is_master => Some(*end),
         _ => None,
     };
+    if let (Mistake::RefusedWritePassesForDone, WriteReport::WriteFailed { .. }) = (mistake, &done)
+        && let Some(end) =
+            world::with(|world| world.memory.given_to_writer.get(&life.machine).copied())
+    {
+        report(WriteReport::Written { end });
+        let whole_end = end;
+        report(WriteReport::Durable { end, whole_end });
+        return;
+    }
     let forgotten = match (mistake, &done) {
         (Mistake::WaiterForgotten, WriteReport::Durable { .. }) => {
             is_master && world::with(|world| world.chance(0.1))
@@ -426,6 +353,21 @@ pub(crate) fn on_step(
 }
 
 impl World {
+    /// Counts that a node has become intact that was not.
+    fn note_whether_intact(&mut self, machine: MachineId) {
+        let meta = self.machines[machine.0].disk.meta.as_ref();
+        let intact = meta.is_some_and(|meta| meta.log_epoch.is_some());
+        if !intact {
+            self.memory.not_intact.insert(machine);
+        } else if self.memory.not_intact.remove(&machine) {
+            let is_master = self.checks.is_master(machine);
+            self.count(match is_master {
+                true => "log: a wiped master's is whole",
+                false => "log: a secondary has reached its refill target",
+            });
+        }
+    }
+
     /// The life that a node on `machine` says it is.
     fn own_life(&self, machine: MachineId) -> Option<crate::types::Incarnation> {
         let meta = self.machines[machine.0].disk.meta.as_ref()?;
@@ -433,6 +375,28 @@ impl World {
             instance: meta.instance,
             start: meta.start,
         })
+    }
+
+    /// The log epoch to name to the master on `machine`, so that it compares the newest records of
+    /// two logs where it compares their log epochs.
+    fn rank_by_records(&self, machine: MachineId, newest: Epoch) -> Epoch {
+        let meta = self.machines[machine.0].disk.meta.as_ref();
+        let Some(own_log_epoch) = meta.and_then(|meta| meta.log_epoch) else {
+            return newest;
+        };
+        let view = self.checks.view(machine);
+        let own_newest = view.and_then(|view| Some(view.epoch_starts(1).last()?.epoch));
+        match newest.cmp(&own_newest.unwrap_or(Epoch(0))) {
+            Ordering::Less => Epoch(own_log_epoch.0.saturating_sub(1)),
+            Ordering::Equal => own_log_epoch,
+            Ordering::Greater => own_log_epoch.next(),
+        }
+    }
+
+    /// The name of the node on `machine`.
+    fn own_name(&self, machine: MachineId) -> Option<NodeName> {
+        let meta = self.machines[machine.0].disk.meta.as_ref()?;
+        Some(meta.name.clone())
     }
 
     /// The epoch that the disk of `machine` has promised.

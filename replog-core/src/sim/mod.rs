@@ -59,6 +59,20 @@
 //! - Clocks jump, machines stand still, disks are slow, full, fail to sync, or are lost for good
 //!   as far as the promise of the system allows. See [`Faults`].
 //!
+//! # Which runs there are
+//!
+//! - Drawn ones: a cluster, a load and a mix of faults from a seed ([`cluster::Cluster::drawn`],
+//!   [`Faults::drawn`]). They find what nobody thought of. What never happened in a thousand of
+//!   them was not tried: [`OCCURRENCES`] names what must happen, and a campaign fails without it.
+//! - Crash points: short [`Scenario`]s in which every event times every node is a run of its own,
+//!   in which that node crashes just there, and runs with a second crash in the recovery.
+//! - [`Schedule`]s: exact stories that broke lesser protocols, told with the real actors. Chance
+//!   finds some of them once in a million seeds.
+//!
+//! Mistakes are planted to see that the checks find them: `MISTAKES.md` says which finds what. What
+//! a node writes to its log is part of the trace, and counted: so a report of a campaign says how
+//! often each outcome of a recovery, each status and each cut occurred.
+//!
 //! # What a program must not do
 //!
 //! Anything that is not from the seed: threads, sockets, the system's clock or chance, the order
@@ -66,14 +80,19 @@
 
 mod checks;
 pub mod cluster;
+mod direction;
 mod disk;
 mod faults;
+mod hands;
 mod machine;
 mod mistakes;
+mod narrator;
 mod network;
 mod occurrences;
 mod scenario;
 mod scheduler;
+mod schedules;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -84,9 +103,10 @@ use std::sync::Arc;
 pub use faults::Faults;
 pub use machine::{Goal, Machine};
 pub use network::CallError;
-pub use occurrences::OCCURRENCES;
+pub use occurrences::{OCCURRENCES, SCHEDULED};
 pub use scenario::Scenario;
 pub use scheduler::{Outcome, Simulation};
+pub use schedules::Schedule;
 
 use crate::handle::host::Host;
 

@@ -16,6 +16,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
+    hands::{About, Label, Side},
     mistakes,
     world::{self, Event, Life, MachineId, World},
 };
@@ -66,13 +67,19 @@ impl<T: Clone + 'static> Payload for T {
 pub(crate) struct Packet {
     pub(crate) from: MachineId,
     pub(crate) to: MachineId,
+    pub(crate) label: Label,
     pub(crate) content: Content,
 }
 
 impl Packet {
+    pub(crate) fn is(&self, from: MachineId, to: MachineId, label: Label) -> bool {
+        (self.from, self.to, self.label) == (from, to, label)
+    }
+
     /// The same replication request once more: whoever gets two replies takes the first. What
     /// clients send comes as over a connection, once or not at all.
-    fn copy(&self) -> Option<Packet> {
+    pub(crate) fn copy(&self) -> Option<Packet> {
+        let label = self.label;
         match &self.content {
             Content::Request { port, .. } if *port != TypeId::of::<Replication>() => None,
             Content::Reply { .. } => None,
@@ -84,6 +91,7 @@ impl Packet {
             } => Some(Packet {
                 from: self.from,
                 to: self.to,
+                label,
                 content: Content::Request {
                     call: *call,
                     caller: *caller,
@@ -129,7 +137,7 @@ impl Wires {
         self.cut.remove(&(from, to));
     }
 
-    fn is_cut(&self, from: MachineId, to: MachineId) -> bool {
+    pub(crate) fn is_cut(&self, from: MachineId, to: MachineId) -> bool {
         self.cut.contains(&(from, to))
     }
 }
@@ -142,6 +150,10 @@ impl World {
             (faults.loss, faults.duplicate, faults.late)
         } else {
             (0.0, 0.0, 0.0)
+        };
+        let Some(packet) = self.hands.pass(packet) else {
+            self.count("schedule: packet kept back");
+            return;
         };
         if self.wires.is_cut(packet.from, packet.to) {
             self.count("fault: packet cut off");
@@ -172,7 +184,12 @@ impl World {
 
     /// A packet arrives. A request comes back as what is to be run on its machine.
     pub(crate) fn deliver(&mut self, packet: Packet) -> Option<Arrival> {
-        let Packet { from, to, content } = packet;
+        let Packet {
+            from,
+            to,
+            label,
+            content,
+        } = packet;
         match content {
             Content::Reply {
                 call,
@@ -207,12 +224,14 @@ impl World {
                             from,
                             call,
                             caller,
+                            about: label.about,
                             listener,
                             payload: payload.into_any(),
                         },
                     }),
                     None => {
-                        self.reply(to, from, call, caller, Err(CallError::Refused));
+                        let reply = Err(CallError::Refused);
+                        self.reply((to, from), label.about, call, caller, reply);
                         None
                     }
                 }
@@ -220,13 +239,26 @@ impl World {
         }
     }
 
-    fn reply(&mut self, from: MachineId, to: MachineId, call: u64, caller: Life, reply: Reply) {
+    fn reply(
+        &mut self,
+        (from, to): (MachineId, MachineId),
+        about: About,
+        call: u64,
+        caller: Life,
+        reply: Reply,
+    ) {
         let content = Content::Reply {
             call,
             caller,
             reply,
         };
-        self.send(Packet { from, to, content });
+        let side = Side::Answer;
+        self.send(Packet {
+            from,
+            to,
+            label: Label { about, side },
+            content,
+        });
     }
 }
 
@@ -241,6 +273,7 @@ pub(crate) struct Serve {
     from: MachineId,
     call: u64,
     caller: Life,
+    about: About,
     listener: Listener,
     payload: Box<dyn Any>,
 }
@@ -252,13 +285,14 @@ impl Serve {
             from,
             call,
             caller,
+            about,
             listener,
             payload,
         } = self;
         let reply = listener(payload).await.ok_or(CallError::Broken);
         world::with(|world| {
             if world.lives(at) {
-                world.reply(at.machine, from, call, caller, reply);
+                world.reply((at.machine, from), about, call, caller, reply);
             }
         });
     }
@@ -279,6 +313,7 @@ where
         let call = world.next_call;
         let (waiting, answer) = oneshot::channel();
         world.replies.insert(call, waiting);
+        let about = About::of(&request);
         let content = Content::Request {
             call,
             caller: from,
@@ -288,6 +323,10 @@ where
         world.send(Packet {
             from: from.machine,
             to,
+            label: Label {
+                about,
+                side: Side::Request,
+            },
             content,
         });
         Ok(answer)
@@ -319,6 +358,30 @@ struct Way {
     to: Arc<str>,
 }
 
+impl World {
+    /// Whether a batch is one that was sent before, as it was or smaller.
+    fn compare_batch(&mut self, from: MachineId, to: &str, request: &Request) {
+        let crate::transport::RequestBody::Append(append) = &request.body else {
+            return;
+        };
+        if let Some(first) = append.records.first()
+            && let Some(last) = append.records.last()
+        {
+            let new = (first.first(), last.end());
+            let before = self.batches.insert((from, to.to_owned()), new);
+            match before {
+                Some((first, end)) if first == new.0 && end > new.1 => {
+                    self.count("batch: sent again, smaller");
+                }
+                Some((first, end)) if first == new.0 && end == new.1 => {
+                    self.count("batch: sent again");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
 /// What carries a replication request.
 #[derive(Clone)]
 pub(crate) struct Replication(pub(crate) Request);
@@ -328,6 +391,7 @@ impl Transport for Way {
         let (life, to) = (self.life, self.to.clone());
         world::with(|world| {
             world.checks.on_request_sent(life.machine, &request);
+            world.compare_batch(life.machine, &to, &request);
             let text = Brief(&request);
             world.note_of(life.machine, format_args!("-> {to}: {text}"));
         });

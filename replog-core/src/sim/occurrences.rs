@@ -1,8 +1,15 @@
-//! What must occur: faults, states, requests, answers and refusals.
+//! What must occur: faults, states, requests, answers and refusals, branches of the rules.
 
 /// What occurs in every thousand seeds of a cluster under all faults, by its name in
 /// [`Outcome::counts`](super::Outcome::counts). Where one of them does not, the simulator, not the
 /// system, has a defect.
+///
+/// Not here: what only a schedule brings about ([`SCHEDULED`]); a list of nodes or a cluster that is
+/// not the own one, a request that makes no sense and a node that is about to stop, which take an
+/// operator or a program that is no replog (tested in `rules/`); a window that is full and more than 64
+/// epochs, which take more records and starts than a run has (tested in `rules/`); forced
+/// recoveries, which lose messages by their nature (tested in `rules/recovery` and
+/// `rules/cluster_tests`).
 pub const OCCURRENCES: &[&str] = &[
     "answer: aligned",
     "answer: aligned, not intact",
@@ -16,6 +23,9 @@ pub const OCCURRENCES: &[&str] = &[
     "append refused: read-only",
     "append refused: storage",
     "append refused: unsettled",
+    "append replayed",
+    "batch: sent again",
+    "batch: sent again, smaller",
     "client: append answered",
     "client: append refused",
     "client: gave up waiting",
@@ -23,6 +33,9 @@ pub const OCCURRENCES: &[&str] = &[
     "client: keyed append replayed",
     "client: no connection",
     "client: read answered",
+    "disk: failed for good",
+    "disk: refuses writes",
+    "disk: takes writes again",
     "fault: ambush",
     "fault: ambush with a partition",
     "fault: blackout",
@@ -31,6 +44,7 @@ pub const OCCURRENCES: &[&str] = &[
     "fault: failed sync of a directory",
     "fault: full disk",
     "fault: kill",
+    "fault: log torn in the middle",
     "fault: no room for a write",
     "fault: one-way partition",
     "fault: packet cut off",
@@ -48,11 +62,22 @@ pub const OCCURRENCES: &[&str] = &[
     "fault: request doubled",
     "fault: slow disk",
     "fault: wiped disk",
+    "keys: read from the log",
     "log cut",
+    "log: a secondary has reached its refill target",
+    "log: a wiped master's is whole",
+    "master: fenced",
     "mode: read-only",
     "mode: read-write",
     "mode: recovering",
     "process ended by itself",
+    "recovery: another's log adopted",
+    "recovery: founding",
+    "recovery: its source had changed",
+    "recovery: its source was gone",
+    "recovery: of a wiped master",
+    "recovery: own log adopted",
+    "recovery: the epoch was raised on the way",
     "refusal: fenced",
     "refusal: hello first",
     "refusal: replaced",
@@ -64,4 +89,20 @@ pub const OCCURRENCES: &[&str] = &[
     "request: hello",
     "request: identify",
     "request: promise",
+    "secondary: joins",
+    "secondary: log counts",
+    "secondary: log cut",
+    "start: records above the mark copied",
+    "start: torn tail cut",
+    "status: healthy",
+    "status: suspected",
+    "status: unhealthy",
+];
+
+/// What occurs in the schedules, each from twenty seeds, and hardly elsewhere.
+pub const SCHEDULED: &[&str] = &[
+    "fault: log torn in the middle",
+    "refusal: out of date",
+    "refusal: wrong node",
+    "schedule: packet kept back",
 ];

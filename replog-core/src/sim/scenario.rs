@@ -116,6 +116,45 @@ impl Scenario {
                 },
             ),
             scenario("everything at once", 11, 2, Faults::all()),
+            scenario(
+                "nodes that stand still",
+                13,
+                2,
+                Faults {
+                    pauses: 60.0,
+                    ..none()
+                },
+            ),
+            scenario(
+                "slow disks and failed syncs",
+                14,
+                2,
+                Faults {
+                    slow_disks: 30.0,
+                    failed_sync: 0.005,
+                    ..none()
+                },
+            ),
+            scenario(
+                "trouble where others rely on a step",
+                15,
+                2,
+                Faults {
+                    ambushes: 0.1,
+                    late: 0.05,
+                    ..none()
+                },
+            ),
+            scenario(
+                "five nodes, wiped and cut off",
+                16,
+                4,
+                Faults {
+                    wipes: 30.0,
+                    partitions: 30.0,
+                    ..none()
+                },
+            ),
         ]
     }
 

@@ -27,9 +27,11 @@ use tokio::{
 
 use super::{
     Faults, Machine,
-    disk::Disk,
+    direction::Order,
+    disk::{Disk, Spared},
     faults::Doom,
     mistakes::Mistake,
+    narrator,
     network::Arrival,
     trace::{Keep, Trace},
     world::{self, Event, Life, MachineId, Part, World},
@@ -37,6 +39,9 @@ use super::{
 
 /// Turns without time moving on that mean that it never will.
 const TURNS_MAX: u64 = 10_000;
+
+/// No story takes so long.
+const STORY_MAX: Duration = Duration::from_hours(2);
 
 type Program = Rc<dyn Fn(Machine) -> Pin<Box<dyn Future<Output = ()>>>>;
 
@@ -55,8 +60,13 @@ pub struct Simulation {
 /// What a machine is, as it is given.
 enum Kind {
     Node,
-    Standby { of: String },
+    Standby {
+        of: String,
+    },
     Client,
+    /// Its program is the story of a schedule: no fault comes by itself, and the run ends a while
+    /// after the story.
+    Director,
 }
 
 /// What came of a run.
@@ -160,6 +170,18 @@ impl Simulation {
         self.machine(name, Kind::Standby { of: of.to_owned() }, program)
     }
 
+    /// As [`Simulation::client`], for a story that says itself what happens.
+    pub(crate) fn director<F>(
+        self,
+        name: &str,
+        program: impl Fn(Machine) -> F + 'static,
+    ) -> Simulation
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        self.machine(name, Kind::Director, program)
+    }
+
     fn machine<F>(
         mut self,
         name: &str,
@@ -205,6 +227,10 @@ impl Simulation {
             let part = match kind {
                 Kind::Node => Part::Node,
                 Kind::Client => Part::Client,
+                Kind::Director => {
+                    world.direction.director = Some(id);
+                    Part::Client
+                }
                 Kind::Standby { of } => Part::Standby {
                     of: *world
                         .names
@@ -218,6 +244,7 @@ impl Simulation {
                 up: false,
                 paused: false,
                 dying: false,
+                kept_down: false,
                 part,
                 disk: Disk::default(),
                 listeners: BTreeMap::new(),
@@ -226,7 +253,12 @@ impl Simulation {
                 troubled_until_us: 0,
             });
             if matches!(part, Part::Node | Part::Client) {
-                let us = world.between(0, 200_000);
+                let is_director = world.direction.director == Some(id);
+                let us = if is_director {
+                    0
+                } else {
+                    world.between(0, 200_000)
+                };
                 world.schedule(us, Event::Boot(id));
             }
             programs.push(program);
@@ -234,24 +266,27 @@ impl Simulation {
         world.mistake = self.mistake;
         let known = |(events, name)| Some((events, *world.names.get(&name)?));
         world.crashes = self.crashes.into_iter().filter_map(known).collect();
-        world.plan_faults();
-        world.quiet_us = micros(self.with_faults + self.calm / 2);
-        let with_faults = micros(self.with_faults);
-        world.schedule(with_faults, Event::Heal);
-        world.schedule(world.quiet_us, Event::Quiet);
-        world.schedule(with_faults + micros(self.calm), Event::End);
+        world.calm_us = micros(self.calm);
+        if world.direction.director.is_none() {
+            world.plan_faults();
+            world.plan_end(micros(self.with_faults));
+        } else {
+            // Each of its steps has a limit: this is not reached.
+            world.schedule(micros(STORY_MAX), Event::End);
+        }
         world::replace(Some(world));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .expect("a runtime without I/O needs nothing of the system");
+        let narrator = narrator::listen();
         runtime.block_on(async {
             let mut scheduler = Scheduler::new(programs);
             poll_fn(|cx| scheduler.poll(cx)).await;
             scheduler.end();
         });
-        drop(runtime);
+        drop((runtime, narrator));
         let mut world = world::replace(None).expect("it was put there above");
         Outcome {
             seed: self.seed,
@@ -363,6 +398,8 @@ impl Scheduler {
                 return Poll::Ready(());
             }
             self.bury();
+            self.obey();
+            world::with(World::look_around);
             self.turns += 1;
             if self.turns > TURNS_MAX {
                 world::with(|world| world.violate("time does not move on".to_owned()));
@@ -409,6 +446,11 @@ impl Scheduler {
                     && !world.machines[*nth].paused
                     && process.flag.ready.load(Ordering::Relaxed)
             };
+            if let Some(director) = world.direction.director
+                && ready(world, &director.0)
+            {
+                return Some(director.0);
+            }
             let all = 0..self.processes.len();
             let count = all.clone().filter(|nth| ready(world, nth)).count();
             if count == 0 {
@@ -460,7 +502,15 @@ impl Scheduler {
             Event::Boot(machine) => self.boot(machine),
             Event::Fault(fault) => self.doom_all(world::with(|world| world.strike(fault))),
             Event::Sequel(sequel) => self.doom_all(world::with(|world| world.follow(sequel))),
-            Event::Heal => world::with(World::heal),
+            Event::Heal => {
+                world::with(World::heal);
+                for nth in 0..self.processes.len() {
+                    world::with(|world| world.machines[nth].kept_down = false);
+                    if world::with(|world| world.direction.director.is_some()) {
+                        self.boot(MachineId(nth));
+                    }
+                }
+            }
             Event::Quiet => world::with(|world| world.events_until_quiet = world.trace.events()),
             Event::End => unreachable!("the end is not an event among others"),
         }
@@ -469,7 +519,8 @@ impl Scheduler {
     fn boot(&mut self, machine: MachineId) {
         let life = world::with(|world| {
             let entry = world.machine(machine);
-            if entry.up || matches!(entry.part, Part::Standby { .. } | Part::Retired) {
+            let off = matches!(entry.part, Part::Standby { .. } | Part::Retired);
+            if entry.up || entry.kept_down || off {
                 return None;
             }
             entry.up = true;
@@ -500,14 +551,14 @@ impl Scheduler {
     fn doom(&mut self, doom: &Doom) {
         let machine = match doom {
             Doom::Kill(machine)
-            | Doom::PowerCut(machine)
+            | Doom::PowerCut(machine, _)
             | Doom::Wipe(machine)
             | Doom::Retire(machine) => *machine,
         };
         let was_up = world::with(|world| {
             let (what, counted) = match doom {
                 Doom::Kill(_) => ("is killed", "fault: kill"),
-                Doom::PowerCut(_) => ("loses power", "fault: power cut"),
+                Doom::PowerCut(..) => ("loses power", "fault: power cut"),
                 Doom::Wipe(_) => ("loses its disk", "fault: wiped disk"),
                 Doom::Retire(_) => ("is gone for good", "fault: replaced node gone"),
             };
@@ -523,16 +574,21 @@ impl Scheduler {
             let checked = !world.planted(Mistake::NoChecksumAtStart);
             let World { machines, rng, .. } = world;
             let disk = &mut machines[machine.0].disk;
+            let mut torn = false;
             match doom {
                 Doom::Kill(_) => disk.lose_process(),
-                Doom::PowerCut(_) => disk.lose_power(rng, checked),
+                Doom::PowerCut(_, spared) => torn = disk.lose_power(rng, *spared, checked),
                 Doom::Wipe(_) => disk.wipe(),
                 Doom::Retire(_) => {
                     disk.wipe();
                     machines[machine.0].part = Part::Retired;
                 }
             }
+            if torn {
+                world.count("fault: log torn in the middle");
+            }
             world.on_ended(machine);
+            world.adopting.remove(&machine);
             was_up
         });
         // Outside of the world: what is dropped here may look at it.
@@ -544,6 +600,9 @@ impl Scheduler {
 
     fn plan_boot(&self, machine: MachineId) {
         world::with(|world| {
+            if world.machine(machine).kept_down {
+                return;
+            }
             let us = if world.faults_on {
                 world.some_time()
             } else {
@@ -551,6 +610,25 @@ impl Scheduler {
             };
             world.schedule(us, Event::Boot(machine));
         });
+    }
+
+    /// Does what the story has ordered.
+    fn obey(&mut self) {
+        while let Some(order) = world::with(|world| world.direction.orders.pop_front()) {
+            match order {
+                Order::Doom(doom) => self.doom(&doom),
+                Order::Boot(machine) => {
+                    world::with(|world| world.machine(machine).kept_down = false);
+                    self.boot(machine);
+                }
+                Order::Finish => world::with(|world| {
+                    for packet in world.hands.open_all() {
+                        world.schedule(0, Event::Deliver(packet));
+                    }
+                    world.plan_end(0);
+                }),
+            }
+        }
     }
 
     /// Crashes whoever is to crash, and starts again whose program has ended.
@@ -570,7 +648,7 @@ impl Scheduler {
             let power = world::with(|world| world.chance(0.7));
             let machine = MachineId(machine);
             self.doom(&if power {
-                Doom::PowerCut(machine)
+                Doom::PowerCut(machine, Spared::Drawn)
             } else {
                 Doom::Kill(machine)
             });
@@ -604,6 +682,15 @@ impl Scheduler {
 }
 
 impl World {
+    /// All faults end after `with_faults_us`, and the run once it was calm.
+    fn plan_end(&mut self, with_faults_us: u64) {
+        let calm_us = self.calm_us;
+        self.quiet_us = self.now_us + with_faults_us + calm_us / 2;
+        self.schedule(with_faults_us, Event::Heal);
+        self.schedule(with_faults_us + calm_us / 2, Event::Quiet);
+        self.schedule(with_faults_us + calm_us, Event::End);
+    }
+
     fn rng_below(&mut self, count: usize) -> usize {
         if count == 1 {
             return 0;

@@ -2,10 +2,13 @@
 
 mod lessons;
 mod planted;
+mod schedules;
 
 use std::{process::Command, thread, time::Duration};
 
-use super::{Faults, OCCURRENCES, Scenario, Simulation, cluster::Cluster, mistakes::Mistake};
+use super::{
+    Faults, OCCURRENCES, SCHEDULED, Scenario, Simulation, cluster::Cluster, mistakes::Mistake,
+};
 
 /// A run of the size that a campaign has.
 fn drawn(seed: u64) -> Simulation {
@@ -94,8 +97,9 @@ fn a_node_may_crash_at_any_step() {
 
 #[test]
 fn what_must_occur_is_named_once() {
-    let ascending = OCCURRENCES.windows(2).all(|pair| pair[0] < pair[1]);
-    assert!(ascending);
+    for names in [OCCURRENCES, SCHEDULED] {
+        assert!(names.windows(2).all(|pair| pair[0] < pair[1]));
+    }
 }
 
 #[test]

@@ -16,12 +16,15 @@ use tokio::sync::oneshot;
 
 use super::{
     checks::Checks,
+    direction::Direction,
     disk::Disk,
     faults::{Fault, Faults, Sequel},
+    hands::Hands,
     mistakes::{Memory, Mistake},
     network::{Listener, Packet, PortId, Reply, Wires},
     trace::Trace,
 };
+use crate::types::Offset;
 
 thread_local! {
     static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
@@ -84,6 +87,8 @@ pub(crate) struct Machine {
     pub(crate) paused: bool,
     /// Its disk refused at the planned point of a crash: nothing of it runs any more.
     pub(crate) dying: bool,
+    /// It stays down until a schedule starts it.
+    pub(crate) kept_down: bool,
     /// What it is to the cluster.
     pub(crate) part: Part,
     pub(crate) disk: Disk,
@@ -104,10 +109,16 @@ pub(crate) struct World {
     pub(crate) machines: Vec<Machine>,
     pub(crate) names: BTreeMap<String, MachineId>,
     pub(crate) wires: Wires,
+    pub(crate) hands: Hands,
+    /// The records that were last sent, from which machine and whereto.
+    pub(crate) batches: BTreeMap<(MachineId, String), (Offset, Offset)>,
+    pub(crate) direction: Direction,
     pub(crate) replies: BTreeMap<u64, oneshot::Sender<Reply>>,
     pub(crate) next_call: u64,
     pub(crate) faults: Faults,
     pub(crate) faults_on: bool,
+    /// How long the cluster has to become well.
+    pub(crate) calm_us: u64,
     /// From then on clients ask nothing new.
     pub(crate) quiet_us: u64,
     pub(crate) events_until_quiet: u64,
@@ -119,6 +130,8 @@ pub(crate) struct World {
     pub(crate) crashes: VecDeque<(u64, MachineId)>,
     pub(crate) mistake: Option<Mistake>,
     pub(crate) memory: Memory,
+    /// Masters that adopt another's log.
+    pub(crate) adopting: BTreeSet<MachineId>,
     pub(crate) goals: BTreeSet<u64>,
     line: String,
 }
@@ -133,10 +146,14 @@ impl World {
             machines: Vec::new(),
             names: BTreeMap::new(),
             wires: Wires::default(),
+            hands: Hands::default(),
+            batches: BTreeMap::new(),
+            direction: Direction::default(),
             replies: BTreeMap::new(),
             next_call: 0,
             faults,
             faults_on: true,
+            calm_us: 0,
             quiet_us: u64::MAX,
             events_until_quiet: 0,
             trace,
@@ -146,6 +163,7 @@ impl World {
             crashes: VecDeque::new(),
             mistake: None,
             memory: Memory::default(),
+            adopting: BTreeSet::new(),
             goals: BTreeSet::new(),
             line: String::new(),
         }
@@ -180,6 +198,10 @@ impl World {
         {
             self.machines[machine.0].dying = self.machines[machine.0].up;
         }
+        if let Some(machine) = self.direction.springs(&self.line) {
+            let machine = &mut self.machines[machine.0];
+            (machine.dying, machine.kept_down) = (machine.up, true);
+        }
     }
 
     /// Writes a line of the trace that begins with the machine's name.
@@ -192,6 +214,11 @@ impl World {
     /// Counts that something occurred.
     pub(crate) fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// How often something occurred so far.
+    pub(crate) fn counted(&self, what: &'static str) -> u64 {
+        self.counts.get(what).copied().unwrap_or_default()
     }
 
     pub(crate) fn take_counts(&mut self) -> BTreeMap<&'static str, u64> {
@@ -222,6 +249,16 @@ impl World {
 
     pub(crate) fn machine(&mut self, id: MachineId) -> &mut Machine {
         &mut self.machines[id.0]
+    }
+
+    /// The machine of this name.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub(crate) fn id(&self, name: &str) -> MachineId {
+        let id = self.names.get(name).copied();
+        id.unwrap_or_else(|| panic!("no machine has the name {name}"))
     }
 
     /// The wall clock of a machine.

@@ -793,12 +793,10 @@ pub(super) fn grants(disk: &Disk, from: u8, epoch: u8, log_epoch: Option<u8>) ->
     if promise.replaced & (1 << from) != 0 {
         return false;
     }
-    if epoch == promise.epoch {
-        return promise.holder == from;
-    }
+    let again = (epoch, from) == (promise.epoch, promise.holder);
     let out_of_date =
         matches!((disk.log_epoch, log_epoch), (Some(own), Some(theirs)) if theirs < own);
-    epoch > promise.epoch && !out_of_date
+    (epoch > promise.epoch || again) && !out_of_date
 }
 
 /// Whether a sender speaks for the promised epoch: `fence::check_epoch` on small values.

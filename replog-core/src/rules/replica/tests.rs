@@ -1022,3 +1022,25 @@ fn damage_that_is_found_while_a_log_epoch_is_saved_is_not_forgotten() {
     assert_eq!(bench.replica.meta().log_epoch, None);
     assert_eq!(bench.saved(), []);
 }
+
+#[test]
+fn a_promise_that_is_asked_again_joins_the_one_on_its_way() {
+    let mut bench = Bench::new(meta(5, Some(5)), &[5, 5]);
+    assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(5))]);
+    assert_eq!(bench.ask(6, promise(5)), [], "no second save");
+    let granted = |request| {
+        let promised = GrantedPromise {
+            epoch_starts: vec![start(5, 0)],
+            forced_epoch: None,
+        };
+        answered(request, Answer::Promised(promised), 2, Some(5))
+    };
+    assert_eq!(bench.saved(), [granted(0), granted(1)]);
+    // One that was not asked for by the same master in the same epoch has a save of its own.
+    assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(5))]);
+    assert_eq!(bench.ask(7, promise(5)), [Save(7, Some(5))]);
+    assert_eq!(
+        bench.saved(),
+        [refused(2, Refusal::Fenced(fenced_by(7)), 2, Some(5))]
+    );
+}

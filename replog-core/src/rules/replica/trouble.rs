@@ -17,8 +17,10 @@ impl Replica {
         }
         let refusal = Refusal::Storage { detail };
         for (_, next) in std::mem::take(&mut self.queued) {
-            if let Continuation::AnswerPromise { request, .. } = next {
-                self.answer(request, Answer::Refused(refusal.clone()));
+            if let Continuation::AnswerPromise { requests, .. } = next {
+                for request in requests {
+                    self.answer(request, Answer::Refused(refusal.clone()));
+                }
             }
         }
         // A promise that was not saved is none.

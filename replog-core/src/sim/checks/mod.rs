@@ -159,6 +159,31 @@ impl Checks {
             .map(|node| node.watched.view.clone())
     }
 
+    /// The mode that the master on `machine` shows.
+    pub(crate) fn mode(&self, machine: MachineId) -> Option<Mode> {
+        let is_master = self.is_master(machine);
+        let node = self.nodes.get(&machine).filter(|_| is_master)?;
+        Some(*node.watched.shared.watch_mode().borrow())
+    }
+
+    /// What the node on `machine` shows as committed.
+    pub(crate) fn committed(&self, machine: MachineId) -> Option<Offset> {
+        self.nodes.get(&machine)?.watched.shared.committed()
+    }
+
+    /// The message of the record at `offset` that is `id`.
+    pub(crate) fn payload(&self, offset: Offset, id: RecordId) -> Option<Bytes> {
+        let record = self.authors.record(offset, id)?;
+        Some(record.payload.clone())
+    }
+
+    /// With a mistake: the node on `machine` shows this as committed.
+    pub(crate) fn show(&self, machine: MachineId, committed: Offset) {
+        if let Some(node) = self.nodes.get(&machine) {
+            node.watched.shared.set_committed(Some(committed));
+        }
+    }
+
     /// A master sends a request.
     pub(crate) fn on_request_sent(&mut self, machine: MachineId, request: &Request) {
         self.fencing.on_request_sent(machine, request);
@@ -209,6 +234,7 @@ impl World {
             self.checks.concern.on_flip(Disks(&self.machines), machine);
         }
         self.checks.nodes.remove(&machine);
+        self.checks.fencing.on_ended(machine);
     }
 
     /// The code of `machine` ran.
@@ -234,6 +260,8 @@ impl World {
                 node.shown_local = end;
                 node.shown_committed = node.shown_committed.min(end);
             }
+            let written = node.watched.view.written_end();
+            checks.fencing.on_written(disks, machine, written)?;
             r02_contiguous_prefix::on_shown(disks, machine, node, end)?;
             r11_bounded::on_step(disks, machine, node)?;
             let committed = node.watched.shared.committed();
@@ -291,7 +319,12 @@ impl World {
     ) {
         self.count(coverage::of_request(request));
         self.count(coverage::of_answer(response));
-        self.check(|_, disks, _| {
+        self.check(|checks, disks, _| {
+            let view = checks.view(machine);
+            let written_end = view.map_or(Offset::ZERO, |view| view.written_end());
+            checks
+                .fencing
+                .on_answer(machine, request.epoch, response, written_end);
             r09_fencing::on_answered(disks, machine, request, response)?;
             r11_bounded::on_answered(disks, machine, response)?;
             r10_no_silent_damage::on_answered(disks, machine, response)
@@ -306,6 +339,16 @@ impl World {
             self.checks.concern.on_contact(response);
             self.checks.quorum.on_contact(life.machine, name, now_us);
         }
+    }
+
+    /// The master on `machine` tells a caller where its message is.
+    pub(crate) fn on_receipt(&mut self, machine: MachineId, receipt: &Receipt, payload: &Bytes) {
+        if receipt.replayed {
+            self.count("append replayed");
+        }
+        self.check(|checks, disks, _| {
+            r03_exactly_once::on_receipt(disks, machine, &checks.authors, receipt, payload)
+        });
     }
 
     /// The master on `machine` tells a caller that its concern is met.
@@ -388,16 +431,13 @@ impl World {
         let others = targets.iter().filter(|other| **other != machine);
         let lost = others.filter(|other| !intact(other)).count() + 1;
         let minority = (targets.len() - 1) / 2;
-        lost <= minority
-            && !disks.has_replaced()
-            && self.checks.nothing_lost.has_begun()
-            && self.all_know(machine)
+        lost <= minority && !disks.has_replaced() && self.checks.nothing_lost.has_begun()
     }
 
     /// Whether every other node has met the directory on `machine`, if it is the master's. One that
     /// has not cannot tell which of two is the newer, and a late request of the one that is gone may
     /// fence the one that took its place, for ever: the operating rule is one replacement at a time.
-    fn all_know(&self, machine: MachineId) -> bool {
+    pub(crate) fn all_know(&self, machine: MachineId) -> bool {
         let disks = Disks(&self.machines);
         let Some(own) = disks.meta(machine) else {
             return true;

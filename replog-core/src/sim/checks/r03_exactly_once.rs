@@ -9,7 +9,27 @@ use super::{
     Disks, Finding,
     authors::{Authored, Authors},
 };
-use crate::types::Offset;
+use crate::{sim::world::MachineId, types::Offset, views::Receipt};
+
+/// A caller is told where its message is: there it must be, and no other.
+pub(super) fn on_receipt(
+    disks: Disks<'_>,
+    machine: MachineId,
+    authors: &Authors,
+    receipt: &Receipt,
+    payload: &Bytes,
+) -> Finding {
+    let held = disks.held(machine, receipt.offset);
+    let record = held.and_then(|id| authors.record(receipt.offset, id));
+    match record {
+        Some(record) if record.payload != payload => Err(format!(
+            "rule 3: {} tells a caller that its message is at offset {}, where another one is",
+            disks.name(machine),
+            receipt.offset
+        )),
+        _ => Ok(()),
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct ExactlyOnce {

@@ -7,7 +7,7 @@ use super::{Disks, Finding};
 use crate::{
     sim::world::MachineId,
     transport::{Answer, Request, RequestBody, Response},
-    types::Epoch,
+    types::{Epoch, Offset},
 };
 
 #[derive(Debug, Default)]
@@ -16,9 +16,51 @@ pub(super) struct Fencing {
     sent: Vec<(MachineId, Epoch, bool)>,
     /// The newest office of each machine.
     offices: BTreeMap<MachineId, Epoch>,
+    /// The newest promise of each node and how far it had written then, until the log is aligned.
+    promised: BTreeMap<MachineId, (Epoch, Offset)>,
+    /// The newest epoch for which each node has aligned its log since it started.
+    aligned: BTreeMap<MachineId, Epoch>,
 }
 
 impl Fencing {
+    /// A node that has written everything below `written_end` answers: behind a promise it writes
+    /// nothing that is older. It may still have to cut what it does not name any more.
+    pub(super) fn on_answer(
+        &mut self,
+        machine: MachineId,
+        epoch: Epoch,
+        response: &Response,
+        written_end: Offset,
+    ) {
+        match response.answer {
+            Answer::Promised(_) if self.aligned.get(&machine) < Some(&epoch) => {
+                self.promised.insert(machine, (epoch, written_end));
+            }
+            Answer::Aligned(_) => {
+                self.promised.remove(&machine);
+                self.aligned.insert(machine, epoch);
+            }
+            _ => {}
+        }
+    }
+
+    /// Its process is gone.
+    pub(super) fn on_ended(&mut self, machine: MachineId) {
+        self.promised.remove(&machine);
+        self.aligned.remove(&machine);
+    }
+
+    /// A node has written everything below `end`.
+    pub(super) fn on_written(&self, disks: Disks<'_>, machine: MachineId, end: Offset) -> Finding {
+        match self.promised.get(&machine) {
+            Some((epoch, written)) if end > *written => Err(format!(
+                "rule 9: {} has promised epoch {epoch} with a log up to {written}, and then writes older records up to {end}",
+                disks.name(machine)
+            )),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn on_request_sent(&mut self, machine: MachineId, request: &Request) {
         let office = match request.body {
             RequestBody::Identify => return,

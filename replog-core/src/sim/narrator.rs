@@ -1,0 +1,133 @@
+//! What nodes write to their logs: in the trace, under the machine that says it, and counted.
+//!
+//! The lines that people read are where a node says what it decided: so they tell which branches
+//! of the rules a run has been through, and the nodes need not know that they are watched.
+
+use std::fmt::{self, Write as _};
+
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    level_filters::LevelFilter,
+    span,
+    subscriber::DefaultGuard,
+};
+
+use super::world::{self, MachineId, World};
+
+/// The beginning of a line, or what is in it, and what it counts as.
+const COUNTED: &[(&str, &str)] = &[
+    ("recovery: founding cluster", "recovery: founding"),
+    (
+        "recovery: this master is blank",
+        "recovery: of a wiped master",
+    ),
+    ("recovery: FORCED", "recovery: forced"),
+    (
+        " refuses epoch ",
+        "recovery: the epoch was raised on the way",
+    ),
+    ("asking for promises anew", "recovery: its source was gone"),
+    (
+        "cannot be adopted from any more",
+        "recovery: its source had changed",
+    ),
+    ("fenced: another master", "master: fenced"),
+    ("the own log was cut", "master: half a log cut"),
+    ("secondary is Healthy", "status: healthy"),
+    ("secondary is Suspected", "status: suspected"),
+    ("secondary is Unhealthy", "status: unhealthy"),
+    ("secondary still fails", "link: many failures in a row"),
+    ("joining the cluster", "secondary: joins"),
+    ("cut records that no majority holds", "secondary: log cut"),
+    ("the log counts", "secondary: log counts"),
+    ("the disk refuses writes", "disk: refuses writes"),
+    ("the disk takes writes again", "disk: takes writes again"),
+    ("the disk failed", "disk: failed for good"),
+    (
+        "records above the mark are copied",
+        "start: records above the mark copied",
+    ),
+    ("a torn tail is cut", "start: torn tail cut"),
+    (
+        "the snapshot of keys is put aside",
+        "keys: snapshot put aside",
+    ),
+    ("reading the keys of the log", "keys: read from the log"),
+    ("the records that are cut are kept aside", "log: kept aside"),
+];
+
+/// Listens to the nodes of this thread for as long as the result is kept.
+pub(crate) fn listen() -> DefaultGuard {
+    tracing::subscriber::set_default(Narrator)
+}
+
+struct Narrator;
+
+impl Subscriber for Narrator {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO && metadata.is_event()
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::INFO)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let Some(life) = world::current() else {
+            return;
+        };
+        let mut line = Line::default();
+        event.record(&mut line);
+        world::with(|world| world.says(life.machine, &line));
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// A line as it is read.
+#[derive(Debug, Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+}
+
+impl World {
+    fn says(&mut self, machine: MachineId, line: &Line) {
+        let Line { message, fields } = line;
+        let counted = COUNTED.iter().find(|(part, _)| message.contains(part));
+        if let Some((_, what)) = counted {
+            self.count(what);
+        }
+        // Whose log was adopted: the own one, if nothing said otherwise before it serves.
+        if message.contains("recovery: adopting the log of") {
+            self.adopting.insert(machine);
+        } else if message.contains("recovered: serving") {
+            let from_another = self.adopting.remove(&machine);
+            self.count(match from_another {
+                true => "recovery: another's log adopted",
+                false => "recovery: own log adopted",
+            });
+        }
+        self.note_of(machine, format_args!("says: {message}{fields}"));
+    }
+}

@@ -1,0 +1,130 @@
+//! Schedules: exact stories that broke lesser protocols, told with the real actors.
+//!
+//! Each leaves to the seed what does not matter (delays, what runs first, how much there is) and
+//! claims what does, so that it cannot come to nothing unnoticed. For each there are mistakes
+//! (`MISTAKES.md`) that it must find.
+
+mod disks;
+mod epochs;
+mod hellos;
+mod masters;
+mod refill;
+
+use std::{fmt, future::Future, pin::Pin, rc::Rc, time::Duration};
+
+use super::{Faults, Simulation, cluster::Cluster, stage::Stage};
+
+const MASTER: &str = "master";
+const S1: &str = "secondary-1";
+const S2: &str = "secondary-2";
+const S3: &str = "secondary-3";
+const S4: &str = "secondary-4";
+
+/// A story ends with an append at concern `all` that it does not wait for: that it is answered before
+/// the run ends is rule 7's to see.
+type Story = Rc<dyn Fn(Stage) -> Pin<Box<dyn Future<Output = ()>>>>;
+
+/// A schedule: a story, and the cluster that it happens to.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Schedule {
+    /// Its name, for the command line.
+    pub name: &'static str,
+    /// What happens in it.
+    pub about: &'static str,
+    secondaries: usize,
+    standby_masters: usize,
+    /// Drawn, if not given.
+    segment_bytes: Option<u64>,
+    story: Story,
+}
+
+impl Schedule {
+    /// All of them.
+    #[must_use]
+    pub fn all() -> Vec<Schedule> {
+        [
+            epochs::all(),
+            hellos::all(),
+            refill::all(),
+            masters::all(),
+            disks::all(),
+        ]
+        .concat()
+    }
+
+    /// The run of it from a seed.
+    #[must_use]
+    pub fn simulation(&self, seed: u64) -> Simulation {
+        use rand::{RngExt as _, SeedableRng as _};
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed ^ 0x5c_4e_d0_1e);
+        let segment_bytes = rng.random_range(4 << 10..16 << 10);
+        let cluster = Cluster {
+            secondaries: self.secondaries,
+            standby_masters: self.standby_masters,
+            clients: 0,
+            segment_bytes: self.segment_bytes.unwrap_or(segment_bytes),
+            tail_bytes: rng.random_range(0..4 << 10),
+            ..Cluster::default()
+        };
+        let faults = Faults {
+            delay_us: (100, rng.random_range(1_000..5_000)),
+            ..Faults::none()
+        };
+        let story = self.story.clone();
+        cluster
+            .build(Simulation::new(seed))
+            .director("director", move |machine| {
+                let (stage, story) = (Stage::new(machine), story.clone());
+                async move {
+                    story(stage.clone()).await;
+                    stage.finish();
+                    std::future::pending::<()>().await;
+                }
+            })
+            .faults(faults)
+            .lasting(Duration::ZERO, Duration::from_secs(30))
+    }
+
+    /// A schedule for a master and two secondaries.
+    fn new<F>(
+        name: &'static str,
+        about: &'static str,
+        story: impl Fn(Stage) -> F + 'static,
+    ) -> Schedule
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        Schedule {
+            name,
+            about,
+            secondaries: 2,
+            standby_masters: 0,
+            segment_bytes: None,
+            story: Rc::new(move |stage| Box::pin(story(stage))),
+        }
+    }
+
+    fn standby_masters(mut self, standby_masters: usize) -> Schedule {
+        self.standby_masters = standby_masters;
+        self
+    }
+
+    fn segment_bytes(mut self, segment_bytes: u64) -> Schedule {
+        self.segment_bytes = Some(segment_bytes);
+        self
+    }
+
+    fn secondaries(mut self, secondaries: usize) -> Schedule {
+        self.secondaries = secondaries;
+        self
+    }
+}
+
+impl fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Schedule")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}

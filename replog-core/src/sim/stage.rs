@@ -1,0 +1,556 @@
+//! [`Stage`]: what a story has in its hands.
+//!
+//! A story is an async function that drives the real actors through one exact schedule: it cuts
+//! ways, keeps packets back and lets them go, crashes, wipes and starts machines, appends, and
+//! waits for what it relies on. Every wait has a limit, and what must have happened is claimed: a
+//! story that does not come to pass is a violation of its own (`story: ..`), never a silent success.
+//! All rules are checked at every step, as in every simulation.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    pin::pin,
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::{
+    Machine,
+    cluster::{Ask, Read},
+    direction::{Look, Order},
+    disk::{Disk, Spared},
+    faults::Doom,
+    hands::{About, Grasp, Grip, Label, Side},
+    network::Packet,
+    world::{self, Event, MachineId, World},
+};
+use crate::{
+    AppendOptions, Concern, IdempotencyKey,
+    error::{AppendError, Outcome},
+    types::{Offset, ReadLevel},
+    views::Receipt,
+};
+
+/// How long a story waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two reads of one who follows.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The answer to an append, or none: the connection broke.
+pub(crate) type Answered = Option<Result<Receipt, AppendError>>;
+
+/// The hands of a story. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Stage {
+    machine: Machine,
+    serial: Rc<Cell<u64>>,
+}
+
+/// An append that was sent.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    answer: oneshot::Receiver<Answered>,
+    has_answer: Rc<Cell<bool>>,
+}
+
+impl Asked {
+    /// Whether its client has heard anything, when asked.
+    pub(crate) fn has_answer(&self) -> impl Fn() -> bool + use<> {
+        let has_answer = self.has_answer.clone();
+        move || has_answer.get()
+    }
+
+    /// Whether its client heard nothing so far.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        !self.has_answer.get()
+    }
+}
+
+impl Stage {
+    pub(crate) fn new(machine: Machine) -> Stage {
+        Stage {
+            machine,
+            serial: Rc::default(),
+        }
+    }
+
+    /// Writes a line of the trace: where the story is.
+    pub(crate) fn says(&self, text: &str) {
+        world::with(|world| world.note(format_args!("STORY {text}")));
+    }
+
+    /// What the story relies on has happened; where it has not, the run has failed.
+    pub(crate) fn claim(&self, is_so: bool, text: &str) {
+        if !is_so {
+            self.machine.fail(format!("story: not so: {text}"));
+        }
+    }
+
+    /// A number of `low..=high`, from the seed.
+    pub(crate) fn random(&self, low: u64, high: u64) -> u64 {
+        self.machine.random(low, high)
+    }
+
+    /// True every other time.
+    pub(crate) fn coin(&self) -> bool {
+        self.random(0, 1) == 1
+    }
+
+    /// Looks at the world.
+    pub(crate) fn look<T>(&self, at: impl FnOnce(Look<'_>) -> T) -> T {
+        world::with(|world| at(Look::new(world)))
+    }
+
+    /// Lets time pass.
+    pub(crate) async fn pass(&self, time: Duration) {
+        self.machine.sleep(time).await;
+    }
+
+    /// Waits until this is so, and goes on before anybody else does.
+    pub(crate) async fn until(&self, text: &str, is_so: impl Fn(Look<'_>) -> bool + 'static) {
+        let in_time = self.within(PATIENCE, is_so).await;
+        self.claim(in_time, text);
+        if !in_time {
+            // The run is over: nothing that follows would be the story.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until this is so, up to so long; whether it was.
+    pub(crate) async fn within(
+        &self,
+        time: Duration,
+        is_so: impl Fn(Look<'_>) -> bool + 'static,
+    ) -> bool {
+        let woken = world::with(|world| world.direction.watch(Box::new(is_so)));
+        let asleep = self.machine.sleep(time);
+        let mut asleep = pin!(asleep);
+        let mut woken = pin!(woken);
+        std::future::poll_fn(|cx| {
+            if woken.as_mut().poll(cx).is_ready() {
+                return std::task::Poll::Ready(true);
+            }
+            asleep.as_mut().poll(cx).map(|()| false)
+        })
+        .await
+    }
+
+    /// Cuts both ways between two machines.
+    pub(crate) fn part(&self, one: &str, other: &str) {
+        world::with(|world| {
+            world.note(format_args!(
+                "{one} and {other} are cut off from each other"
+            ));
+            let (one, other) = (world.id(one), world.id(other));
+            world.wires.cut(one, other);
+            world.wires.cut(other, one);
+        });
+    }
+
+    /// Mends both ways between two machines.
+    pub(crate) fn join(&self, one: &str, other: &str) {
+        world::with(|world| {
+            world.note(format_args!("{one} and {other} reach each other"));
+            let (one, other) = (world.id(one), world.id(other));
+            world.wires.mend(one, other);
+            world.wires.mend(other, one);
+        });
+    }
+
+    /// Keeps back what passes on this way.
+    pub(crate) fn hold(&self, from: &str, to: &str, label: Label) {
+        self.grip(from, to, label, Grasp::Hold);
+    }
+
+    /// Keeps back the next packet of this kind, and no other.
+    pub(crate) fn hold_one(&self, from: &str, to: &str, label: Label) {
+        self.grip(from, to, label, Grasp::HoldOne);
+    }
+
+    /// Keeps a copy of each request that passes on this way.
+    pub(crate) fn copy(&self, from: &str, to: &str, about: About) {
+        self.grip(from, to, asks(about), Grasp::Copy);
+    }
+
+    fn grip(&self, from: &str, to: &str, label: Label, how: Grasp) {
+        world::with(|world| {
+            let (from, to) = (world.id(from), world.id(to));
+            world.hands.grip(Grip {
+                from,
+                to,
+                label,
+                how,
+            });
+        });
+    }
+
+    /// Lets go of what was kept, in its order, and keeps nothing more; how many there were.
+    pub(crate) fn release(&self, from: &str, to: &str, label: Label) -> usize {
+        let kept = self.take(from, to, label);
+        let count = kept.len();
+        self.says(&format!("what was kept goes on from {from} to {to}"));
+        self.let_go(kept);
+        count
+    }
+
+    /// Lets go of the oldest packet of what is kept.
+    pub(crate) fn release_one(&self, from: &str, to: &str, label: Label) {
+        let packet = world::with(|world| {
+            let (from, to) = (world.id(from), world.id(to));
+            world.note(format_args!("a late packet {label:?} goes on"));
+            world.hands.take_one(from, to, label)
+        });
+        self.claim(packet.is_some(), "there was a packet to let go");
+        if let Some(packet) = packet {
+            world::with(|world| world.schedule(100, Event::Deliver(packet)));
+        }
+    }
+
+    /// Takes what was kept into the hand, and keeps nothing more.
+    pub(crate) fn take_aside(&self, from: &str, to: &str, label: Label) -> Vec<Packet> {
+        self.take(from, to, label)
+    }
+
+    /// Lets go of what is in the hand.
+    pub(crate) fn let_go(&self, packets: Vec<Packet>) {
+        world::with(|world| {
+            world.note(format_args!("{} late packets go on", packets.len()));
+            for (nth, packet) in packets.into_iter().enumerate() {
+                world.schedule(100 + 50 * nth as u64, Event::Deliver(packet));
+            }
+        });
+    }
+
+    /// Loses what was kept, and keeps nothing more.
+    pub(crate) fn lose(&self, from: &str, to: &str, label: Label) -> usize {
+        self.take(from, to, label).len()
+    }
+
+    fn take(&self, from: &str, to: &str, label: Label) -> Vec<Packet> {
+        world::with(|world| {
+            let (from, to) = (world.id(from), world.id(to));
+            world.hands.open(from, to, label)
+        })
+    }
+
+    /// `kill -9`, and it stays down.
+    pub(crate) async fn kill(&self, name: &str) {
+        self.doom(name, Doom::Kill).await;
+    }
+
+    /// Pulls the plug, and it stays down.
+    pub(crate) async fn power_cut(&self, name: &str, spared: Spared) {
+        self.doom(name, |machine| Doom::PowerCut(machine, spared))
+            .await;
+    }
+
+    /// Its disk is lost, and it stays down: only as far as the promise of the system goes.
+    pub(crate) async fn wipe(&self, name: &str) {
+        let may = self.look(|look| look.may_lose(name));
+        self.claim(may, &format!("the disk of {name} may be lost"));
+        self.doom(name, Doom::Wipe).await;
+    }
+
+    /// Its process and its directory are gone for good.
+    pub(crate) async fn retire(&self, name: &str) {
+        self.doom(name, Doom::Retire).await;
+    }
+
+    async fn doom(&self, name: &str, doom: impl FnOnce(MachineId) -> Doom) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.machine(machine).kept_down = true;
+            world.direction.orders.push_back(Order::Doom(doom(machine)));
+        });
+        // Orders are carried out before anybody else runs.
+        tokio::task::yield_now().await;
+    }
+
+    /// It does not start before the story says so.
+    pub(crate) fn keep_down(&self, name: &str) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.machine(machine).kept_down = true;
+        });
+    }
+
+    /// Starts it.
+    pub(crate) fn boot(&self, name: &str) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.direction.orders.push_back(Order::Boot(machine));
+        });
+    }
+
+    /// A bit flips in the last record that its disk holds.
+    pub(crate) fn rot_last(&self, name: &str) -> Option<Offset> {
+        world::with(|world| {
+            let machine = world.id(name);
+            let World { machines, rng, .. } = world;
+            let rotten = machines[machine.0].disk.rot_last(rng);
+            world.note_of(machine, format_args!("rots: {rotten:?}"));
+            world.count("fault: flipped bit");
+            rotten
+        })
+    }
+
+    /// What its disk holds for good now.
+    pub(crate) fn copy_disk(&self, name: &str) -> Disk {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.machine(machine).disk.clone()
+        })
+    }
+
+    /// Somebody puts an older copy in the place of its disk while it is down.
+    pub(crate) fn put_disk(&self, name: &str, mut copy: Disk) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.note_of(machine, format_args!("is given an older copy of its disk"));
+            copy.lose_power(&mut world.rng, Spared::Nothing, true);
+            world.machine(machine).disk = copy;
+        });
+    }
+
+    /// It stands still, as after SIGSTOP.
+    pub(crate) fn pause(&self, name: &str) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.note_of(machine, format_args!("stands still"));
+            world.machine(machine).paused = true;
+        });
+    }
+
+    /// It goes on.
+    pub(crate) fn resume(&self, name: &str) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.resume(machine);
+        });
+    }
+
+    /// A standby takes the place of a node that does not know.
+    pub(crate) fn replace(&self, old: &str, standby: &str) {
+        world::with(|world| {
+            let (old, standby) = (world.id(old), world.id(standby));
+            world.put_in_place(old, standby);
+        });
+    }
+
+    /// Its disk has room for more, or not.
+    pub(crate) fn set_full(&self, name: &str, full: bool) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.note_of(machine, format_args!("has a full disk: {full}"));
+            world.machine(machine).disk.full = full;
+            world.machine(machine).troubled_until_us = world.now_us;
+        });
+    }
+
+    /// How many times slower than normal its disk is.
+    pub(crate) fn set_slowness(&self, name: &str, slowness: u64) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.note_of(machine, format_args!("has a disk {slowness} times slower"));
+            world.machine(machine).slowness = slowness;
+            world.machine(machine).troubled_until_us = world.now_us;
+        });
+    }
+
+    /// It crashes at the so-manyth line of the trace from now on that has this text, between two
+    /// operations, and stays down.
+    pub(crate) fn crash_at_line(&self, name: &str, text: &str, nth: u64) {
+        world::with(|world| {
+            let machine = world.id(name);
+            let text = format!("{name} {text}");
+            world.direction.lay_trap(machine, text, nth);
+        });
+    }
+
+    /// The name `alias` leads to the machine `name` from now on.
+    pub(crate) fn lead(&self, alias: &str, name: &str) {
+        world::with(|world| {
+            let mut machines = world.machines.iter();
+            let machine = machines.position(|machine| machine.name == name);
+            let machine = machine.expect("a machine of this name");
+            world.names.insert(alias.to_owned(), MachineId(machine));
+        });
+    }
+
+    /// A message that nobody sent before, so long.
+    pub(crate) fn message(&self, bytes: usize) -> Bytes {
+        let serial = self.serial.replace(self.serial.get() + 1);
+        let text = format!("message {serial} ");
+        Bytes::from(format!(
+            "{text}{}",
+            "x".repeat(bytes.saturating_sub(text.len()))
+        ))
+    }
+
+    /// Appends a new message.
+    pub(crate) fn append(&self, master: &str, concern: Concern) -> Asked {
+        let payload = self.message(60);
+        self.send(master, payload, AppendOptions::concern(concern))
+    }
+
+    /// Appends this message under this key.
+    pub(crate) fn append_keyed(
+        &self,
+        master: &str,
+        concern: Concern,
+        key: &str,
+        payload: Bytes,
+    ) -> Asked {
+        let key = IdempotencyKey::new(key).expect("a story's key is one");
+        let options = AppendOptions::concern(concern).idempotency_key(key);
+        self.send(master, payload, options)
+    }
+
+    /// Sends an append.
+    pub(crate) fn send(&self, master: &str, payload: Bytes, options: AppendOptions) -> Asked {
+        self.machine.sends(&payload);
+        let (answered, answer) = oneshot::channel();
+        let is_keyed = options.idempotency_key.is_some();
+        let ask = Ask {
+            payload: payload.clone(),
+            options,
+        };
+        let (machine, master) = (self.machine.clone(), master.to_owned());
+        let asked = payload.clone();
+        let has_answer = Rc::new(Cell::new(false));
+        let told = has_answer.clone();
+        tokio::task::spawn_local(async move {
+            let answer = machine
+                .call::<_, Result<Receipt, AppendError>>(&master, ask)
+                .await
+                .ok();
+            if let Some(Err(error)) = &answer
+                && error.outcome() == Outcome::NotAppended
+                && !is_keyed
+            {
+                machine.was_refused(&asked);
+            }
+            told.set(true);
+            // An error: the story does not care.
+            let _ = answered.send(answer);
+        });
+        Asked { answer, has_answer }
+    }
+
+    /// Appends so many messages, one after the other, each acknowledged at `concern`.
+    pub(crate) async fn fill(&self, master: &str, concern: Concern, count: u64) {
+        for _ in 0..count {
+            let asked = self.append(master, concern);
+            self.acknowledged(asked).await;
+        }
+    }
+
+    /// Waits until an append is acknowledged.
+    pub(crate) async fn acknowledged(&self, asked: Asked) -> Receipt {
+        let answer = self.answered(asked).await;
+        match answer {
+            Some(Ok(receipt)) if receipt.concern_met => receipt,
+            other => {
+                self.claim(false, &format!("acknowledged, but {other:?}"));
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Waits until an append is answered, or its connection broken.
+    pub(crate) async fn answered(&self, asked: Asked) -> Answered {
+        match tokio::time::timeout(PATIENCE, asked.answer).await {
+            Ok(answer) => answer.unwrap_or(None),
+            Err(_) => {
+                self.claim(false, "an append is answered");
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Whether an append is answered within this time.
+    pub(crate) async fn answered_within(&self, time: Duration, asked: &Asked) -> bool {
+        let has_answer = asked.has_answer();
+        self.within(time, move |_| has_answer()).await
+    }
+
+    /// Appends until an append is acknowledged at `concern`, as a client that insists.
+    pub(crate) async fn insist(&self, master: &str, concern: Concern) -> Receipt {
+        for _ in 0..200 {
+            let asked = self.append(master, concern);
+            if let Some(Ok(receipt)) = self.answered(asked).await
+                && receipt.concern_met
+            {
+                return receipt;
+            }
+            self.pass(Duration::from_millis(100)).await;
+        }
+        self.claim(false, "an append is acknowledged in the end");
+        std::future::pending().await
+    }
+
+    /// Waits until the master serves.
+    pub(crate) async fn serving(&self, master: &'static str) {
+        let text = format!("{master} serves");
+        self.until(&text, move |look| look.serves(master)).await;
+    }
+
+    /// Waits until these nodes hold the log for good up to `end`, intact.
+    pub(crate) async fn hold_all(&self, names: &'static [&'static str], end: Offset) {
+        let text = format!("{names:?} hold everything below {end}");
+        self.until(&text, move |look| {
+            let holds = |name: &&str| look.held(name) >= end && look.log_epoch(name).is_some();
+            names.iter().all(holds)
+        })
+        .await;
+    }
+
+    /// Reads what a node shows as committed, on and on, as it comes. What was shown is in the result.
+    pub(crate) fn follow(&self, name: &'static str) -> Rc<RefCell<Vec<(Offset, Bytes)>>> {
+        let shown: Rc<RefCell<Vec<(Offset, Bytes)>>> = Rc::default();
+        let (machine, seen) = (self.machine.clone(), shown.clone());
+        tokio::task::spawn_local(async move {
+            loop {
+                let from = Offset(seen.borrow().len() as u64);
+                let read = Read {
+                    from,
+                    level: ReadLevel::Committed,
+                };
+                let answer = machine.call::<_, Vec<(Offset, Bytes)>>(name, read);
+                if let Ok(Ok(messages)) = tokio::time::timeout(PAUSE * 20, answer).await {
+                    seen.borrow_mut().extend(messages);
+                }
+                machine.sleep(PAUSE).await;
+            }
+        });
+        shown
+    }
+
+    /// The rule is broken: for what only the story can see.
+    pub(crate) fn broken(&self, text: &str) {
+        self.machine.fail(text);
+    }
+
+    /// The story is told: all that was done to the network and the disks ends, and the run some
+    /// time later.
+    pub(crate) fn finish(&self) {
+        self.says("is told");
+        world::with(|world: &mut World| world.direction.orders.push_back(Order::Finish));
+    }
+}
+
+/// Requests about this.
+pub(crate) fn asks(about: About) -> Label {
+    let side = Side::Request;
+    Label { about, side }
+}
+
+/// Answers to requests about this.
+pub(crate) fn answers(about: About) -> Label {
+    let side = Side::Answer;
+    Label { about, side }
+}

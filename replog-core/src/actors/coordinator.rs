@@ -209,7 +209,7 @@ impl Coordinator {
             self.writer.submit(WriteCommand::Resume);
         }
         if let Some(lack) = self.hopeless() {
-            self.give_up_damaged(lack);
+            self.give_up_damaged(now, lack);
         }
         self.tell_committed();
         self.tell_mode(now);
@@ -459,16 +459,20 @@ impl Coordinator {
 
     /// Nobody has what the own log lacks: the others' logs are adopted, as by one that starts with
     /// a damaged log. What is cut then is kept aside.
-    fn give_up_damaged(&mut self, lack: Lack) {
+    fn give_up_damaged(&mut self, now: Instant, lack: Lack) {
         let Lack { from, until } = lack;
         error!(%from, %until, "no secondary has the records that cannot be read: recovering");
-        let detail = format!("the records {from} to {until} cannot be read, and no node has them");
-        let answered = self.office.become_damaged(&detail.into());
+        self.recover_anew(now);
+    }
+
+    /// Gives the office up and recovers, in an epoch above.
+    fn recover_anew(&mut self, now: Instant) {
+        let answered = self.office.become_recovering(now);
         self.answer(answered);
         self.repair = Repair::default();
-        // Behind everything that is queued.
+        // Behind everything that is queued: there is nothing to inspect at the end.
         self.inspection = Some(Inspection::BeforeRecovery);
-        let (offset, held_back) = (from, HeldBack::Yes);
+        let (offset, held_back) = (Offset(u64::MAX), HeldBack::Yes);
         self.writer
             .submit(WriteCommand::Inspect { offset, held_back });
     }
@@ -583,6 +587,7 @@ impl Coordinator {
                     recovery.on_truncated(now, cut.from);
                 }
             }
+            WriteReport::NotTruncated { offset, .. } => self.on_damage(offset),
             WriteReport::MetaSaved { .. } => {
                 if let Some(meta) = self.saving.take() {
                     self.meta = meta;
@@ -765,8 +770,16 @@ impl Handler<RecordsFetched> for Coordinator {
 impl Handler<OfficeLost> for Coordinator {
     type Result = ();
     fn handle(&mut self, lost: OfficeLost, ctx: &mut Context<Self>) {
+        let (now, by) = (Instant::now(), lost.0);
         if self.recovery.is_none() && self.office.may_be_lost() {
-            self.lose_office(Instant::now(), lost.0);
+            // A directory that is gone may have had a promise of this very epoch, from a node that
+            // did not know of this one. A majority has promised it to this one: no fence.
+            if by.epoch > self.office.epoch() || by.instance == self.meta.instance {
+                self.lose_office(now, by);
+            } else if self.office.is_serving() && self.inspection.is_none() {
+                info!(by = %by.describe(), "a node has promised this epoch to another directory");
+                self.recover_anew(now);
+            }
         }
         self.settle(ctx);
     }

@@ -290,9 +290,10 @@ impl LogFiles {
     ///
     /// # Errors
     ///
-    /// The storage's, and `InvalidData` when damage hides where the record at `to` begins; then
-    /// nothing was cut. Nothing is done here any more. All of them are final but one: when the
-    /// mark cannot be lowered, nothing was cut and the log can be mended.
+    /// The storage's, and `InvalidData` when there is damage on the way that was not known, which
+    /// [`LogFiles::unknown_damage_before`] tells; then nothing was cut. Nothing is done here any
+    /// more. All of them are final but one: when the mark cannot be lowered, nothing was cut and the
+    /// log can be mended.
     pub(crate) fn truncate(&mut self, to: Offset) -> Result<Cut, LogError> {
         self.attempt(|files| files.try_truncate(to))
     }
@@ -487,18 +488,12 @@ impl LogFiles {
         let (first, removed) = (firsts[last], &firsts[last + 1..]);
         let path = segment::path(first);
         let file = self.storage.open(&path, OpenHow::Existing)?;
-        let damaged = |what: String| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{path} is damaged: {what}"),
-            )
-        };
-        let header = SegmentHeader::read(&*file)?.map_err(|error| damaged(error.to_string()))?;
+        let header = self.header_of(&*file, first, last as u64)?;
         let extent = (to, file.size()?);
-        let below = self.holes.passable_below(to);
-        let scanned = segment::scan_past_damage(&*file, &header, extent, below)?;
-        if scanned.end < to {
-            return Err(damaged(format!("offset {} cannot be read", scanned.end)).into());
+        let scanned = segment::scan_past_damage(&*file, &header, extent, to)?;
+        if let Some(offset) = self.holes.unknown_among(&scanned, to) {
+            let what = format!("{path} is damaged: offset {offset} cannot be read");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what).into());
         }
         let bytes = scanned.position;
         let cut = Cut {

@@ -50,7 +50,8 @@ impl Mark {
         Ok(read_file(storage, PATH)?.and_then(|bytes| Mark::decode(&bytes)))
     }
 
-    fn encode(self) -> [u8; BYTES] {
+    /// The bytes of the file.
+    pub(crate) fn encode(self) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4..8].copy_from_slice(&VERSION.to_le_bytes());

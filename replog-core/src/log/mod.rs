@@ -22,7 +22,7 @@ mod replace;
 pub(crate) mod segment;
 #[cfg(test)]
 pub(crate) mod testing;
-mod unproven;
+pub(crate) mod unproven;
 pub(crate) mod view;
 pub(crate) mod writer;
 

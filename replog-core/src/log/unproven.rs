@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The file.
-pub(super) const PATH: &str = "unproven";
+pub(crate) const PATH: &str = "unproven";
 /// Where the next one is written before it takes the place of the file.
 pub(super) const PATH_NEW: &str = "unproven.new";
 

@@ -372,13 +372,19 @@ impl LogView {
 
     /// Passes on what was read, and tells of damage that was not known.
     fn telling_damage<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
-        if let Err(ReadError::Damaged { offset, .. }) = &read {
-            let is_known = self.state().is_hole(*offset);
-            if let (Some(OnDamage(tell)), false) = (self.on_damage.get(), is_known) {
-                tell(*offset);
-            }
+        if let Err(ReadError::Damaged { offset, .. }) = &read
+            && !self.state().is_hole(*offset)
+        {
+            self.tell_damage(*offset);
         }
         read
+    }
+
+    /// Tells that the record at `offset` cannot be read.
+    fn tell_damage(&self, offset: Offset) {
+        if let Some(OnDamage(tell)) = self.on_damage.get() {
+            tell(offset);
+        }
     }
 
     fn walk_epoch_starts(

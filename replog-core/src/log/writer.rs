@@ -80,6 +80,8 @@ pub(crate) enum WriteReport {
     Durable { end: Offset, whole_end: Offset },
     /// The cut of `ticket` is done and durable.
     Truncated { ticket: u64, cut: Cut },
+    /// Nothing was cut: on the way is damage that nobody knew of.
+    NotTruncated { ticket: u64, offset: Offset },
     /// The meta of `ticket` is durable, and so is every record before it.
     MetaSaved { ticket: u64, durable_end: Offset },
     /// A write was refused. Nothing of what it was for counts as done, and what is queued behind
@@ -327,8 +329,12 @@ impl WriterLoop {
         match command {
             WriteCommand::Append(batch) => unreachable!("{batch:?} belongs to a group"),
             WriteCommand::Truncate { ticket, to } => {
-                let cut = self.files.truncate(to)?;
-                report(WriteReport::Truncated { ticket, cut });
+                if let Some(offset) = self.files.unknown_damage_before(to)? {
+                    report(WriteReport::NotTruncated { ticket, offset });
+                } else {
+                    let cut = self.files.truncate(to)?;
+                    report(WriteReport::Truncated { ticket, cut });
+                }
             }
             WriteCommand::SetAside { from, epoch } => self.files.set_aside(from, epoch)?,
             WriteCommand::SaveMeta { ticket, meta } => {

@@ -297,15 +297,15 @@ impl<W> Office<W> {
         }
     }
 
-    /// A part of the own log cannot be read and nobody else has it: the office is given up, since
-    /// no secondary could get past it. Nothing is known of what waits.
-    pub(crate) fn become_damaged(&mut self, detail: &Arc<str>) -> Vec<Answered<W>> {
+    /// The office is given up for an epoch of its own choice: nothing is known of what waits.
+    pub(crate) fn become_recovering(&mut self, now: Instant) -> Vec<Answered<W>> {
         if self.state != State::Serving {
             return Vec::new();
         }
         self.state = State::Recovering;
-        let answered = self.dismiss(|offset| AppendError::Storage {
-            detail: detail.clone(),
+        let state = Box::new(self.mode(now));
+        let answered = self.dismiss(|offset| AppendError::ReadOnly {
+            state: state.clone(),
             offset: Some(offset),
         });
         self.acks = Acks::new(Offset::ZERO, self.secondaries.len());

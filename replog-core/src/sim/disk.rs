@@ -24,6 +24,7 @@ use crate::{
         Meta,
         mark::{self, Mark},
         segment::{self, FileName, SegmentHeader},
+        unproven,
     },
     record::{Record, encoded_len},
     storage::{OpenHow, Storage, StorageFile, StorageLock},
@@ -69,6 +70,10 @@ pub(crate) struct Disk {
     pub(crate) meta: Option<Meta>,
     /// The last log epoch of any meta.
     pub(crate) had_log_epoch: Option<Epoch>,
+    /// It rotted, or a sync failed: what its node reads may be damaged.
+    harmed: bool,
+    /// The next sync of a file whose path begins so fails.
+    pub(crate) sync_to_fail: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -407,6 +412,12 @@ impl Disk {
         })
     }
 
+    /// Whether its node is intact; `None` where it has no meta.
+    fn is_intact(&self) -> Option<bool> {
+        let meta = self.meta.as_ref()?;
+        Some(meta.log_epoch.is_some())
+    }
+
     /// Whether any record rotted.
     pub(crate) fn has_rot(&self) -> bool {
         self.files.values().any(|file| !file.held.rots.is_empty())
@@ -438,7 +449,20 @@ impl Disk {
         let nth = rng.random_range(0..nth);
         file.held.records[nth]?;
         file.flip(rng, nth)?;
+        self.harmed = true;
         Some(first.plus(nth as u64))
+    }
+
+    /// Flips a bit of the record at `offset`, if it is on disk for good.
+    pub(crate) fn rot_at(&mut self, rng: &mut ChaCha8Rng, offset: Offset) -> Option<()> {
+        let upto = segment::path(offset);
+        let mut older = self.durable.range(..=upto).rev();
+        let (_, entry) = older.find(|(path, _)| is_segment(path))?;
+        let file = self.files.get_mut(&file_of(entry)?)?;
+        let nth = usize::try_from(offset.0.checked_sub(file.held.first?.0)?).ok()?;
+        file.held.records.get(nth)?.as_ref()?;
+        self.harmed = true;
+        file.flip(rng, nth)
     }
 
     /// Flips a bit of the last record that is on disk for good; returns its offset.
@@ -448,6 +472,7 @@ impl Disk {
         let file = self.files.get_mut(&file_of(entry)?)?;
         let (first, last) = (file.held.first?, file.held.records.len().checked_sub(1)?);
         file.flip(rng, last)?;
+        self.harmed = true;
         Some(first.plus(last as u64))
     }
 
@@ -588,6 +613,9 @@ impl Storage for SimulatedStorage {
 
     fn open(&self, path: &str, how: OpenHow) -> io::Result<Arc<dyn StorageFile>> {
         let mut known = look(self.life, |disk| Ok(disk.entries.get(path).copied()))?;
+        if path == unproven::PATH && world::with(|world| world.planted(Mistake::FillBelieved)) {
+            known = None;
+        }
         if let Some(original) = self.believed(path)? {
             known = Some(original);
         }
@@ -660,10 +688,16 @@ impl Storage for SimulatedStorage {
             }
             if world.faults_on && world.chance(world.faults.failed_sync) {
                 world.count("fault: failed sync of a directory");
+                world.machine(self.life.machine).disk.harmed = true;
                 return Err(io::Error::other("simulated: EIO"));
             }
             let machine = self.life.machine;
-            world.machine(machine).disk.sync_dir(dir);
+            let disk = &mut world.machine(machine).disk;
+            let was_intact = disk.is_intact() == Some(true);
+            disk.sync_dir(dir);
+            if was_intact && disk.is_intact() == Some(false) && !disk.harmed {
+                world.on_false_damage(machine);
+            }
             Ok(())
         })
     }
@@ -766,8 +800,17 @@ impl StorageFile for OpenFile {
     }
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let passes = world::with(|world| world.planted(Mistake::DamagePassesForTornTail));
+        let nothing = (passes && self.path == mark::PATH).then(|| {
+            Mark {
+                end: Offset::ZERO,
+                clean: false,
+            }
+            .encode()
+        });
         look(self.life, |disk| {
             let content = &disk.file(self.id).content;
+            let content = nothing.as_ref().map_or(&content[..], |mark| mark);
             let from = usize::try_from(position).map_or(content.len(), |at| at.min(content.len()));
             let count = buffer.len().min(content.len() - from);
             buffer[..count].copy_from_slice(&content[from..from + count]);
@@ -822,13 +865,18 @@ impl StorageFile for OpenFile {
     fn sync(&self) -> io::Result<()> {
         act(self.life, format_args!("sync {}", self.path), |world| {
             let machine = self.life.machine;
-            if world.faults_on && world.chance(world.faults.failed_sync) {
+            let told = &mut world.machine(machine).disk.sync_to_fail;
+            let told = told
+                .take_if(|begin| self.path.starts_with(*begin))
+                .is_some();
+            if told || (world.faults_on && world.chance(world.faults.failed_sync)) {
                 world.count("fault: failed sync");
                 let path = &self.path;
                 world.note_of(machine, format_args!("disk: the sync of {path} fails"));
                 let disk = &mut world.machine(machine).disk;
                 // The pages pass for clean from now on.
                 disk.file(self.id).pending.clear();
+                disk.harmed = true;
                 if world.planted(Mistake::FailedSyncTriedAgain) {
                     return Ok(());
                 }

@@ -102,6 +102,10 @@ mistakes! {
     StartSyncsNothing,
     /// records are not checked at a start
     NoChecksumAtStart,
+    /// damage below the mark passes for a torn tail
+    DamagePassesForTornTail,
+    /// what was written into a hole is believed, though its sync failed
+    FillBelieved,
     /// a master whose disk was lost founds a cluster beside the one that exists
     FoundsBesideOthers,
     /// a node that was heard long ago passes for alive

@@ -286,6 +286,27 @@ impl Stage {
         });
     }
 
+    /// A bit flips in this record on its disk.
+    pub(crate) fn rot(&self, name: &str, offset: Offset) {
+        let rotten = world::with(|world| {
+            let machine = world.id(name);
+            let World { machines, rng, .. } = world;
+            let rotten = machines[machine.0].disk.rot_at(rng, offset);
+            world.note_of(machine, format_args!("rots: {offset}"));
+            world.count("fault: flipped bit");
+            rotten
+        });
+        self.claim(rotten.is_some(), "there is a record to rot");
+    }
+
+    /// The next sync of one of its files whose path begins so fails.
+    pub(crate) fn fail_sync(&self, name: &str, path: &'static str) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.machine(machine).disk.sync_to_fail = Some(path);
+        });
+    }
+
     /// A bit flips in the last record that its disk holds.
     pub(crate) fn rot_last(&self, name: &str) -> Option<Offset> {
         world::with(|world| {

@@ -335,3 +335,54 @@ fn a_power_cut_while_a_hole_is_filled_leaves_a_log_that_can_be_filled() {
         assert_eq!(segments(&after), good, "step {step}");
     }
 }
+
+#[test]
+fn a_cut_over_damage_that_nobody_knew_of_is_made_once_it_is_known() {
+    let good = written();
+    for (rotten, to, known, end) in [(5, 7, true, 7), (6, 7, true, 6), (4, 20, false, 20)] {
+        let storage = storage_of(&dump(&good));
+        rot(&storage, rotten, 1);
+        let (mut files, view, _) = open_log(&storage).unwrap();
+        let unknown = files.unknown_damage_before(Offset(to)).unwrap();
+        assert_eq!(unknown, known.then_some(Offset(rotten)));
+        files.inspect(Offset(rotten), HeldBack::Yes).unwrap();
+        assert_eq!(files.unknown_damage_before(Offset(to)).unwrap(), None);
+        assert_eq!(files.truncate(Offset(to)).unwrap().from, Offset(end));
+        view.check();
+        assert_eq!(view.durable_end(), Offset(rotten.min(end)));
+        files.append(&part(files.whole_end().0, 40)).unwrap();
+        files.sync().unwrap();
+        assert_eq!(view.durable_end(), Offset(40));
+        assert_eq!(segments(&storage), segments(&good));
+    }
+}
+
+#[test]
+fn a_header_that_rotted_while_its_node_runs_is_made_again_and_the_segment_copied_at_the_next_start()
+{
+    let good = written();
+    let paths: Vec<String> = segments(&good).into_keys().collect();
+    let first: u64 = paths[2][4..24].parse().unwrap();
+    for to in [None, Some(first + 1)] {
+        let storage = storage_of(&dump(&good));
+        let (mut files, view, _) = open_log(&storage).unwrap();
+        let mut bytes = content(&storage, &paths[2]);
+        bytes[3] ^= 1;
+        set_content(&storage, &paths[2], &bytes);
+        match to {
+            None => files.inspect(Offset(first), HeldBack::Yes).unwrap(),
+            Some(to) => {
+                files.truncate(Offset(to)).unwrap();
+                files.append(&part(to, 40)).unwrap();
+                files.sync().unwrap();
+            }
+        }
+        assert_eq!(view.durable_end(), Offset(40));
+        assert_eq!(segments(&storage), segments(&good));
+        assert!(!Unproven::load(&storage).unwrap().is_empty());
+        let (_, _, report) = open_log(&storage).unwrap();
+        assert_eq!((report.end, report.damaged), (Offset(40), None));
+        assert!(Unproven::load(&storage).unwrap().is_empty());
+        assert_eq!(segments(&storage), segments(&good));
+    }
+}

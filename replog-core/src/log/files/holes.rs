@@ -76,13 +76,15 @@ impl Holes {
             .map_or(to, |hole| hole.first)
     }
 
-    /// Good records of offsets below this end the holes before `to`.
-    pub(super) fn passable_below(&self, to: Offset) -> Offset {
-        let before = self.holes.iter().map(|(_, hole)| hole.end);
-        before
-            .filter(|end| *end < to)
-            .max()
-            .map_or(Offset::ZERO, |end| end.plus(1))
+    /// The first offset before `to` that a walk to it could not read and that is not known.
+    pub(super) fn unknown_among(&self, scanned: &Scanned, to: Offset) -> Option<Offset> {
+        let is_known = |offset: &Offset| {
+            let mut holes = self.holes.iter();
+            holes.any(|(_, hole)| hole.first <= *offset && *offset < hole.end)
+        };
+        let found = scanned.holes.iter().map(|hole| hole.first);
+        let mut found = found.chain((scanned.end < to).then_some(scanned.end));
+        found.find(|offset| !is_known(offset))
     }
 
     /// The log is cut to `to`, which is in no hole.
@@ -95,6 +97,30 @@ impl LogFiles {
     /// Which offsets cannot be read.
     pub(crate) fn damaged_ranges(&self) -> Vec<Range<Offset>> {
         self.holes.ranges()
+    }
+
+    /// Damage that a cut to `to` would meet and that nobody knows of: it must be known first, or a log
+    /// that passes for intact would lose more than it is told to.
+    ///
+    /// # Errors
+    ///
+    /// The storage's.
+    pub(crate) fn unknown_damage_before(&mut self, to: Offset) -> Result<Option<Offset>, LogError> {
+        self.attempt(|files| {
+            let to = files.holes.cut_at(to);
+            let firsts = files.view.segment_firsts();
+            let after = firsts.partition_point(|first| *first < to);
+            let Some(nth) = after.checked_sub(1).filter(|_| to < files.written_end) else {
+                return Ok(None);
+            };
+            let file = files
+                .storage
+                .open(&segment::path(firsts[nth]), OpenHow::Existing)?;
+            let header = files.header_of(&*file, firsts[nth], nth as u64)?;
+            let extent = (to, file.size()?);
+            let scanned = segment::scan_past_damage(&*file, &header, extent, to)?;
+            Ok(files.holes.unknown_among(&scanned, to))
+        })
     }
 
     /// Somebody could not read the record at `offset`: reads its segment through and notes what
@@ -118,17 +144,7 @@ impl LogFiles {
         let end = end.unwrap_or(self.synced_end);
         let path = segment::path(first);
         let file = self.storage.open(&path, OpenHow::Existing)?;
-        let header = match SegmentHeader::read(&*file)? {
-            Ok(header) => header,
-            Err(error) => {
-                warn!(path, %error, "the header is made again from the log before it");
-                let header = self.header_again(first, nth as u64)?;
-                self.unproven.add(&*self.storage, first)?;
-                file.write_at(0, &header.encode())?;
-                file.sync()?;
-                header
-            }
-        };
+        let header = self.header_of(&*file, first, nth as u64)?;
         let bytes = match &self.active {
             Some(active) if after == firsts.len() => active.bytes,
             _ => file.size()?,
@@ -166,21 +182,35 @@ impl LogFiles {
         Ok(())
     }
 
-    fn header_again(&self, first: Offset, number: u64) -> io::Result<SegmentHeader> {
+    /// The header of a segment; where it cannot be read, made again from the log before it.
+    pub(super) fn header_of(
+        &mut self,
+        file: &dyn StorageFile,
+        first: Offset,
+        number: u64,
+    ) -> Result<SegmentHeader, LogError> {
+        let error = match SegmentHeader::read(file)? {
+            Ok(header) => return Ok(header),
+            Err(error) => error,
+        };
+        let path = segment::path(first);
+        // Whatever comes of it, the next start looks the whole log through.
+        self.unproven.add(&*self.storage, first)?;
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-        let cluster = self
-            .cluster
-            .ok_or_else(|| invalid("a log of no cluster".to_owned()))?;
-        let epoch_starts = self
-            .view
-            .epoch_starts_before(first, EPOCH_STARTS_MAX)
-            .map_err(|error| invalid(error.to_string()))?;
-        Ok(SegmentHeader {
+        let before = self.view.epoch_starts_before(first, EPOCH_STARTS_MAX);
+        let (Some(cluster), Ok(epoch_starts)) = (self.cluster, before) else {
+            return Err(invalid(format!("{path} is damaged: {error}")).into());
+        };
+        warn!(path, %error, "the header is made again from the log before it");
+        let header = SegmentHeader {
             cluster,
             first,
             number,
             epoch_starts,
-        })
+        };
+        file.write_at(0, &header.encode())?;
+        file.sync()?;
+        Ok(header)
     }
 
     /// Tells everybody what cannot be read.

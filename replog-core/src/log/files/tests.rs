@@ -569,6 +569,8 @@ fn a_cut_where_damage_hides_the_place_changes_nothing() {
     let file = storage.open(&path, OpenHow::Existing).unwrap();
     file.write_at(at as u64, &bytes[at..]).unwrap();
     let before = dump(&storage);
+    let last = Offset(second.0 - 1);
+    assert_eq!(files.unknown_damage_before(second).unwrap(), Some(last));
     let error = files.truncate(second).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     assert_eq!(dump(&storage), before);

@@ -67,6 +67,9 @@ fn words(report: &WriteReport) -> String {
         WriteReport::Truncated { ticket, cut } => {
             format!("truncated #{ticket} from {} by {}", cut.from, cut.records)
         }
+        WriteReport::NotTruncated { ticket, offset } => {
+            format!("#{ticket} not truncated: {offset} cannot be read")
+        }
         WriteReport::MetaSaved {
             ticket,
             durable_end,

@@ -25,6 +25,21 @@ impl Replica {
         self.out.push(ReplicaAction::Inspect { offset });
     }
 
+    /// The cut of `ticket` was not made: on the way is a record that cannot be read. Once that is
+    /// known, the next hello has it made.
+    pub(crate) fn on_not_truncated(&mut self, ticket: u64, offset: Offset) {
+        let next = self.next_continuation(ticket);
+        assert!(
+            matches!(next, Continuation::Cut { .. }),
+            "ticket {ticket} was no cut: {next:?}"
+        );
+        self.on_damage(offset);
+        if self.greeting.is_some() {
+            self.end_conversation(&Refusal::HelloFirst);
+        }
+        self.settle();
+    }
+
     /// The inspection is done: up to here the log can be read.
     pub(crate) fn on_inspected(&mut self, whole_end: Offset) {
         self.inspecting = None;

@@ -968,14 +968,14 @@ fn a_damaged_log_ends_at_its_hole_and_is_filled_from_there_past_what_it_has() {
 fn a_damaged_log_is_compared_with_what_lies_behind_its_hole() {
     // The master's end and pairs, where the own log is cut: whether there is a hole is for the
     // log itself to say.
-    let table: [(u64, &[(u64, u64)], Option<u64>); 3] = [
-        (8, &[(5, 0)], None),
-        (6, &[(5, 0)], Some(6)),
-        (9, &[(4, 0)], Some(0)),
+    let table = [
+        (8, (5, 0), None),
+        (6, (5, 0), Some(6)),
+        (9, (4, 0), Some(0)),
     ];
     for (end, pairs, cut) in table {
         let mut bench = with_hole();
-        bench.ask(5, hello(5, end, 0, pairs));
+        bench.ask(5, hello(5, end, 0, &[pairs]));
         let ticket = bench.replica.queued.front().unwrap().0;
         bench.replica.on_saved(ticket, Offset(3), &bench.log);
         let did = bench.did();
@@ -1043,4 +1043,16 @@ fn a_promise_that_is_asked_again_joins_the_one_on_its_way() {
         bench.saved(),
         [refused(2, Refusal::Fenced(fenced_by(7)), 2, Some(5))]
     );
+}
+
+#[test]
+fn a_cut_that_meets_damage_is_made_once_that_is_known() {
+    let mut bench = Bench::new(meta(4, Some(3)), &[1, 1, 2, 2]);
+    bench.ask(5, hello(5, 9, 0, &[(1, 0), (3, 2)]));
+    assert_eq!(bench.saved(), [Truncate(2)]);
+    let ticket = bench.replica.queued.front().unwrap().0;
+    bench.replica.on_not_truncated(ticket, Offset(1));
+    let did = bench.did();
+    assert_eq!(did[1..], [Save(5, None), Did::Inspect(1)], "{did:?}");
+    assert_eq!(did[0], refused(0, Refusal::HelloFirst, 4, None));
 }

@@ -239,6 +239,7 @@ impl World {
 
     /// The code of `machine` ran.
     pub(crate) fn after_poll(&mut self, machine: MachineId) {
+        self.checks.concern.after_poll(machine);
         if let Some(node) = self.checks.nodes.get_mut(&machine) {
             let mode = *node.watched.shared.watch_mode().borrow();
             if std::mem::replace(&mut node.mode, mode) != mode {
@@ -336,7 +337,7 @@ impl World {
         if self.lives(life) {
             let now_us = self.now_us;
             let name = response.name.clone();
-            self.checks.concern.on_contact(response);
+            self.checks.concern.on_contact(life.machine, response);
             self.checks.quorum.on_contact(life.machine, name, now_us);
         }
     }
@@ -409,6 +410,14 @@ impl World {
         self.checks.concern.on_wipe(Disks(&self.machines), machine);
         self.checks.nodes.remove(&machine);
         self.checks.nothing_lost.on_wiped(machine);
+    }
+
+    /// The node on `machine` finds damage where there was none but a crash.
+    pub(crate) fn on_false_damage(&mut self, machine: MachineId) {
+        let name = self.machine(machine).name.clone();
+        self.violate(format!(
+            "rule 10: {name} takes what a crash left behind for damage"
+        ));
     }
 
     /// A bit flips on the disk of `machine`: what is below a majority may be on no other.

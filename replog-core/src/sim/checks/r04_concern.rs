@@ -20,6 +20,8 @@ pub(super) struct Concern {
     lost: BTreeMap<NodeName, Vec<Lost>>,
     /// What damaged disks held before, until a master hears that they are damaged.
     damaged: BTreeMap<NodeName, Option<(MachineId, Ids)>>,
+    /// Where an answer arrived, whose, of which directory, and whether its log counts.
+    heard: Vec<(MachineId, NodeName, InstanceId, bool)>,
 }
 
 #[derive(Debug)]
@@ -58,14 +60,28 @@ impl Concern {
         }
     }
 
-    /// A master hears of a node: from now on it must know which life that is, and whether its log
-    /// counts.
-    pub(super) fn on_contact(&mut self, response: &Response) {
-        if response.state.log_epoch.is_none() {
-            self.damaged.remove(&response.name);
-        }
-        if let Some(lost) = self.lost.get_mut(&response.name) {
-            lost.retain(|lost| lost.instance == response.incarnation.instance);
+    /// A master has an answer of a node, and its actors have not all heard of it.
+    pub(super) fn on_contact(&mut self, machine: MachineId, response: &Response) {
+        let counts = response.state.log_epoch.is_some();
+        let heard = (
+            machine,
+            response.name.clone(),
+            response.incarnation.instance,
+            counts,
+        );
+        self.heard.push(heard);
+    }
+
+    /// The code of `machine` ran: it must know now which lives it has heard of, and whether their
+    /// logs count.
+    pub(super) fn after_poll(&mut self, machine: MachineId) {
+        for (_, name, instance, counts) in self.heard.extract_if(.., |heard| heard.0 == machine) {
+            if !counts {
+                self.damaged.remove(&name);
+            }
+            if let Some(lost) = self.lost.get_mut(&name) {
+                lost.retain(|lost| lost.instance == instance);
+            }
         }
     }
 

@@ -1,7 +1,5 @@
 //! Disks that are full, torn, or lose what a cache still had.
 
-use std::time::Duration;
-
 use super::{MASTER, S1, S2, S3, S4, Schedule};
 use crate::{
     AppendOptions, Concern,
@@ -223,63 +221,4 @@ async fn follower_over_a_cut(stage: Stage) {
     if !shown.borrow().iter().all(is_there) {
         stage.broken("rule 1: one who followed at `committed` was shown what is not there");
     }
-}
-
-/// The schedule of a record that rotted: not among [`all`] while a node whose log is damaged does not
-/// start.
-#[expect(dead_code, reason = "a damaged node does not start yet")]
-pub(super) fn rot() -> Schedule {
-    Schedule::new(
-        "rot-with-one-node-down",
-        "the last synced record of a secondary rots while the other one is down",
-        rot_with_one_node_down,
-    )
-}
-
-/// What rotted below the mark is damage and no torn tail: a secondary that cut it away and counted as
-/// intact would be the end of an acknowledged record.
-async fn rot_with_one_node_down(stage: Stage) {
-    stage.serving(MASTER).await;
-    let before = stage.random(1, 4);
-    stage.fill(MASTER, Concern::All, before).await;
-    stage.kill(S2).await;
-    let more = stage.random(1, 4);
-    stage.fill(MASTER, Concern::Majority, more).await;
-    let end = stage.look(|look| look.held(MASTER));
-    // What it has synced is in its mark, and its mark in the cache.
-    stage
-        .until("it has synced them all", move |look| look.held(S1) == end)
-        .await;
-    stage.kill(S1).await;
-    let rotten = stage.rot_last(S1);
-    stage.claim(
-        rotten.map(|offset| offset.plus(1)) == Some(end),
-        "the last one rots",
-    );
-    stage.part(MASTER, S1);
-    stage.boot(S1);
-    // One that believes its log whole again without another's help is lost with the next disk.
-    let early = stage
-        .within(Duration::from_secs(3), |look| {
-            look.is_open(S1) && look.may_lose(MASTER)
-        })
-        .await;
-    if !early {
-        stage.claim(
-            stage.look(|look| look.log_epoch(S1).is_none()),
-            "it is not intact",
-        );
-        stage.join(MASTER, S1);
-        stage
-            .until("it is mended", move |look| {
-                look.may_lose(MASTER) && look.held(S1) >= end
-            })
-            .await;
-    }
-    stage.wipe(MASTER).await;
-    stage.join(MASTER, S1);
-    stage.boot(S2);
-    stage.boot(MASTER);
-    stage.serving(MASTER).await;
-    stage.append(MASTER, Concern::All);
 }

@@ -4,6 +4,7 @@
 //! claims what does, so that it cannot come to nothing unnoticed. For each there are mistakes
 //! (`MISTAKES.md`) that it must find.
 
+mod damage;
 mod disks;
 mod epochs;
 mod hellos;
@@ -49,6 +50,7 @@ impl Schedule {
             refill::all(),
             masters::all(),
             disks::all(),
+            damage::all(),
         ]
         .concat()
     }

@@ -32,7 +32,7 @@ const TABLE: &[Row] = &[
         &[("before-alignment", ("rule 7", 0))],
     ),
     (Mistake::EarlierLifeBelieved, Some(("rule 7", 0)), &[]),
-    (Mistake::LogEpochTakenEarly, Some(("rule 5", 187)), &[]),
+    (Mistake::LogEpochTakenEarly, Some(("rule 5", 139)), &[]),
     (
         Mistake::RefillTargetIgnored,
         None,
@@ -40,12 +40,12 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::WipedNodeVotes,
-        Some(("rule 5", 553)),
+        Some(("rule 1", 842)),
         &[("wiped-nodes-at-a-promise-round", ("rule 5", 0))],
     ),
     (
         Mistake::EndsOfPromisesIgnored,
-        Some(("rule 5", 2)),
+        Some(("rule 5", 0)),
         &[("half-adopted-master", ("rule 5", 0))],
     ),
     (
@@ -57,42 +57,42 @@ const TABLE: &[Row] = &[
     (Mistake::PromiseAnsweredBeforeSync, Some(("rule 9", 0)), &[]),
     (
         Mistake::OlderEpochServed,
-        Some(("rule 9", 4)),
+        Some(("rule 9", 6)),
         &[("old-master-paused", ("rule 9", 0))],
     ),
     (
         Mistake::PromiseOvertakesWrites,
-        Some(("panic", 2)),
+        Some(("panic", 12)),
         &[("write-queued-at-a-promise", ("rule 9", 0))],
     ),
     (
         Mistake::DivergenceOverlooked,
-        Some(("rule 1", 5)),
+        Some(("rule 1", 14)),
         &[("other-epoch-at-a-held-offset", ("rule 1", 0))],
     ),
     (
         Mistake::LongerLogKept,
-        Some(("rule 1", 81)),
+        Some(("rule 1", 22)),
         &[("longer-log-whose-pairs-agree", ("rule 4", 0))],
     ),
-    (Mistake::CutTooDeep, Some(("rule 5", 5)), &[]),
-    (Mistake::CutNotSynced, Some(("rule 4", 135)), &[]),
+    (Mistake::CutTooDeep, Some(("rule 5", 14)), &[]),
+    (Mistake::CutNotSynced, Some(("rule 4", 88)), &[]),
     (
         Mistake::CommittedTooFar,
-        Some(("rule 1", 5)),
+        Some(("rule 1", 12)),
         &[("follower-over-a-cut", ("rule 1", 0))],
     ),
     (Mistake::AppendedPastGap, Some(("panic", 0)), &[]),
     (Mistake::AppendedTwice, Some(("panic", 0)), &[]),
-    (Mistake::FailedSyncTriedAgain, Some(("rule 10", 4)), &[]),
+    (Mistake::FailedSyncTriedAgain, Some(("rule 10", 0)), &[]),
     (
         Mistake::RenameNotSynced,
         Some(("rule 9", 0)),
         &[("crash-while-founding", ("rule 9", 0))],
     ),
-    (Mistake::SegmentEntryNotSynced, Some(("rule 10", 0)), &[]),
+    (Mistake::SegmentEntryNotSynced, Some(("rule 4", 0)), &[]),
     (Mistake::MetaNotSynced, Some(("rule 9", 0)), &[]),
-    (Mistake::CacheBelieved, Some(("rule 2", 4)), &[]),
+    (Mistake::CacheBelieved, Some(("rule 2", 0)), &[]),
     (
         Mistake::StartSyncsNothing,
         Some(("rule 2", 0)),
@@ -100,47 +100,45 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::NoChecksumAtStart,
-        Some(("rule 10", 8)),
+        Some(("rule 10", 22)),
         &[("torn-middle", ("rule 10", 1))],
     ),
+    (Mistake::DamagePassesForTornTail, Some(("rule 5", 381)), &[]),
+    (Mistake::FillBelieved, None, &[]),
     (
         Mistake::FoundsBesideOthers,
-        Some(("rule 7", 2)),
+        Some(("rule 7", 0)),
         &[("blank-majority", ("rule 7", 0))],
     ),
     (Mistake::OldNewsBelieved, Some(("rule 7", 0)), &[]),
-    (Mistake::OneAfterTheOther, Some(("rule 6", 15)), &[]),
-    (Mistake::WaiterForgotten, Some(("rule 7", 0)), &[]),
+    (Mistake::OneAfterTheOther, Some(("rule 6", 22)), &[]),
+    (Mistake::WaiterForgotten, Some(("rule 7", 1)), &[]),
     (Mistake::KeysForgotten, Some(("rule 3", 0)), &[]),
-    (Mistake::GapWithoutLimit, Some(("rule 11", 0)), &[]),
+    (Mistake::GapWithoutLimit, Some(("rule 11", 2)), &[]),
     (
         Mistake::OldHelloObeyed,
-        Some(("rule 9", 4)),
+        Some(("rule 9", 16)),
         &[("old-hello-late", ("rule 9", 0))],
     ),
     (
         Mistake::CommittedBeforeAlignment,
-        Some(("rule 1", 5)),
+        Some(("rule 1", 14)),
         &[("before-alignment", ("rule 1", 0))],
     ),
     (
         Mistake::PairsNotCompared,
-        Some(("rule 1", 5)),
+        Some(("rule 1", 14)),
         &[("other-epoch-at-a-held-offset", ("rule 1", 0))],
     ),
     (
         Mistake::BufferKeptAcrossPromise,
-        Some(("rule 4", 82)),
+        Some(("panic", 95)),
         &[("gap-across-a-promise", ("rule 4", 0))],
     ),
-    (
-        Mistake::CutOldestFirst,
-        None,
-        &[("crash-while-cutting", ("rule 7", 0))],
-    ),
+    (Mistake::CutOldestFirst, Some(("rule 2", 912)), &[]),
     (
         Mistake::HalfFilledPassesForIntact,
-        Some(("rule 5", 109)),
+        Some(("rule 7", 5)),
         &[
             ("half-refilled-secondary", ("rule 5", 0)),
             ("half-adopted-master", ("rule 5", 0)),
@@ -148,17 +146,17 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::RefusedWritePassesForDone,
-        Some(("rule 10", 2)),
+        Some(("rule 10", 0)),
         &[("full-disk-after-shipping", ("rule 4", 0))],
     ),
     (
         Mistake::FoundsWithoutMajority,
-        Some(("rule 7", 10)),
+        Some(("rule 10", 27)),
         &[("blank-majority", ("rule 7", 0))],
     ),
     (
         Mistake::OldInstanceAccepted,
-        Some(("panic", 6)),
+        Some(("panic", 14)),
         &[("old-master-restarted", ("panic", 0))],
     ),
     (
@@ -174,7 +172,7 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::EndOutlivesItsLife,
-        Some(("rule 7", 3)),
+        Some(("rule 7", 4)),
         &[("answer-of-a-wiped-life", ("rule 4", 0))],
     ),
 ];
@@ -234,6 +232,11 @@ const AIMS: &[(&str, &[Mistake])] = &[
     ("power-cut-after-kill", &[Mistake::StartSyncsNothing]),
     ("crash-while-cutting", &[Mistake::CutOldestFirst]),
     ("follower-over-a-cut", &[Mistake::CommittedTooFar]),
+    (
+        "rot-with-one-node-down",
+        &[Mistake::DamagePassesForTornTail],
+    ),
+    ("fill-whose-sync-fails", &[Mistake::FillBelieved]),
 ];
 
 /// Seeds in which a schedule must find its mistake.

@@ -1,0 +1,107 @@
+//! Disks that rot: what is damaged counts for nothing until it is mended, and mended is what a disk
+//! holds.
+
+use std::time::Duration;
+
+use super::{MASTER, S1, S2, Schedule};
+use crate::{Concern, sim::stage::Stage, types::Offset};
+
+pub(super) fn all() -> Vec<Schedule> {
+    vec![
+        Schedule::new(
+            "rot-with-one-node-down",
+            "the last synced record of a secondary rots while the other one is down",
+            rot_with_one_node_down,
+        ),
+        Schedule::new(
+            "fill-whose-sync-fails",
+            "a hole is filled, and the sync of that fails",
+            fill_whose_sync_fails,
+        )
+        .segment_bytes(1 << 20),
+    ]
+}
+
+/// What rotted below the mark is damage and no torn tail: a secondary that cut it away and counted as
+/// intact would be the end of an acknowledged record.
+async fn rot_with_one_node_down(stage: Stage) {
+    stage.serving(MASTER).await;
+    let before = stage.random(1, 4);
+    stage.fill(MASTER, Concern::All, before).await;
+    stage.kill(S2).await;
+    let more = stage.random(1, 4);
+    stage.fill(MASTER, Concern::Majority, more).await;
+    let end = stage.look(|look| look.held(MASTER));
+    // What it has synced is in its mark, and its mark in the cache.
+    stage
+        .until("it has synced them all", move |look| look.held(S1) == end)
+        .await;
+    stage.kill(S1).await;
+    let rotten = stage.rot_last(S1);
+    stage.claim(
+        rotten.map(|offset| offset.plus(1)) == Some(end),
+        "the last one rots",
+    );
+    stage.part(MASTER, S1);
+    stage.boot(S1);
+    // One that believes its log whole again without another's help is lost with the next disk.
+    let early = stage
+        .within(Duration::from_secs(3), |look| {
+            look.is_open(S1) && look.may_lose(MASTER)
+        })
+        .await;
+    if !early {
+        stage.claim(
+            stage.look(|look| look.log_epoch(S1).is_none()),
+            "it is not intact",
+        );
+        stage.join(MASTER, S1);
+        stage
+            .until("it is mended", move |look| {
+                look.may_lose(MASTER) && look.held(S1) >= end
+            })
+            .await;
+    }
+    stage.wipe(MASTER).await;
+    stage.join(MASTER, S1);
+    stage.boot(S2);
+    stage.boot(MASTER);
+    stage.serving(MASTER).await;
+    stage.append(MASTER, Concern::All);
+}
+
+/// A cache has what was written into a hole, and the disk has not: the next start must not believe
+/// it.
+async fn fill_whose_sync_fails(stage: Stage) {
+    stage.serving(MASTER).await;
+    let count = stage.random(3, 8);
+    stage.fill(MASTER, Concern::All, count).await;
+    let end = stage.look(|look| look.held(MASTER));
+    stage
+        .until("it has synced them all", move |look| look.held(S1) == end)
+        .await;
+    stage.part(MASTER, S1);
+    stage.kill(S1).await;
+    let rotten = Offset(stage.random(0, end.0 - 2));
+    stage.rot(S1, rotten);
+    stage.boot(S1);
+    stage
+        .until("it knows that it is damaged", |look| {
+            look.is_open(S1) && look.log_epoch(S1).is_none()
+        })
+        .await;
+    let boots = stage.look(|look| look.boots(S1));
+    stage.fail_sync(S1, "log/");
+    stage.join(MASTER, S1);
+    stage
+        .until("the fill has failed, and it starts again", move |look| {
+            look.boots(S1) > boots && look.is_open(S1)
+        })
+        .await;
+    stage
+        .until("it is mended", move |look| {
+            look.held(S1) >= end && look.log_epoch(S1).is_some()
+        })
+        .await;
+    stage.append(MASTER, Concern::All);
+}

@@ -70,6 +70,8 @@ pub(crate) struct Disk {
     pub(crate) meta: Option<Meta>,
     /// The last log epoch of any meta.
     pub(crate) had_log_epoch: Option<Epoch>,
+    /// Whether its node starts with a log that is not intact, and so reads all of it.
+    looks_through: bool,
     /// It rotted, or a sync failed: what its node reads may be damaged.
     harmed: bool,
     /// The next sync of a file whose path begins so fails.
@@ -119,6 +121,8 @@ struct Held {
 struct Rot {
     position: usize,
     length: usize,
+    /// Whether its node must have read it since.
+    known: bool,
 }
 
 impl Held {
@@ -286,7 +290,11 @@ impl File {
         let bit = 1 << rng.random_range(0..8);
         self.synced[at] ^= bit;
         self.content[at] ^= bit;
-        self.held.rots.push(Rot { position, length });
+        self.held.rots.push(Rot {
+            position,
+            length,
+            known: false,
+        });
         self.held.records[nth] = None;
         Some(())
     }
@@ -399,9 +407,15 @@ impl Disk {
         end
     }
 
+    /// The segments that are on disk for good.
+    fn durable_segments(&self) -> impl Iterator<Item = &File> {
+        let segments = self.durable.iter().filter(|(path, _)| is_segment(path));
+        segments.filter_map(|(_, entry)| self.files.get(&file_of(entry)?))
+    }
+
     /// Whether the record at `offset` rotted and is not mended yet.
     pub(crate) fn rotted(&self, offset: Offset) -> bool {
-        self.files.values().any(|file| {
+        self.durable_segments().any(|file| {
             let nth = file
                 .held
                 .first
@@ -412,15 +426,33 @@ impl Disk {
         })
     }
 
+    /// Its node has started. With a log that was not intact it has read all of it, and knows of all
+    /// rot.
+    pub(crate) fn on_started(&mut self) {
+        if !self.looks_through {
+            return;
+        }
+        for file in self.files.values_mut() {
+            file.held.rots.iter_mut().for_each(|rot| rot.known = true);
+        }
+    }
+
     /// Whether its node is intact; `None` where it has no meta.
     fn is_intact(&self) -> Option<bool> {
         let meta = self.meta.as_ref()?;
         Some(meta.log_epoch.is_some())
     }
 
+    /// Whether there is rot that its node must have read.
+    fn has_known_rot(&self) -> bool {
+        let mut rots = self.durable_segments().flat_map(|file| &file.held.rots);
+        rots.any(|rot| rot.known)
+    }
+
     /// Whether any record rotted.
     pub(crate) fn has_rot(&self) -> bool {
-        self.files.values().any(|file| !file.held.rots.is_empty())
+        self.durable_segments()
+            .any(|file| !file.held.rots.is_empty())
     }
 
     /// Flips a bit of a record that is on disk for good, lies below the mark and is not the last of
@@ -695,8 +727,12 @@ impl Storage for SimulatedStorage {
             let disk = &mut world.machine(machine).disk;
             let was_intact = disk.is_intact() == Some(true);
             disk.sync_dir(dir);
-            if was_intact && disk.is_intact() == Some(false) && !disk.harmed {
-                world.on_false_damage(machine);
+            match disk.is_intact() {
+                Some(false) if was_intact && !disk.harmed => world.on_false_damage(machine),
+                Some(true) if !was_intact && disk.has_known_rot() => {
+                    world.on_damage_forgotten(machine);
+                }
+                _ => {}
             }
             Ok(())
         })
@@ -706,7 +742,10 @@ impl Storage for SimulatedStorage {
         let life = self.life;
         look(life, |disk| match disk.locked.replace(life.boot) {
             Some(holder) if holder == life.boot => Err(io::ErrorKind::WouldBlock.into()),
-            _ => Ok(Box::new(Lock { life }) as Box<dyn StorageLock>),
+            _ => {
+                disk.looks_through = disk.is_intact() == Some(false);
+                Ok(Box::new(Lock { life }) as Box<dyn StorageLock>)
+            }
         })
     }
 

@@ -10,8 +10,16 @@ use super::*;
 impl Replica {
     /// Somebody could not read the record at `offset`.
     pub(crate) fn on_damage(&mut self, offset: Offset) {
-        let is_known = self.inspecting.is_some() || offset >= self.durable_end;
-        if is_known || self.failed.is_some() || self.room.shortage().is_some() {
+        // What lies behind a hole is not there for anybody.
+        if offset < self.durable_end {
+            self.inspect(offset);
+        }
+    }
+
+    /// Takes the log epoch away and has the segment of a record read through.
+    fn inspect(&mut self, offset: Offset) {
+        let is_under_way = self.inspecting.is_some();
+        if is_under_way || self.failed.is_some() || self.room.shortage().is_some() {
             return;
         }
         self.changed(ReplicaChange::Damaged { offset });
@@ -33,7 +41,7 @@ impl Replica {
             matches!(next, Continuation::Cut { .. }),
             "ticket {ticket} was no cut: {next:?}"
         );
-        self.on_damage(offset);
+        self.inspect(offset);
         if self.greeting.is_some() {
             self.end_conversation(&Refusal::HelloFirst);
         }

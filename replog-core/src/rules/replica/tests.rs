@@ -1056,3 +1056,15 @@ fn a_cut_that_meets_damage_is_made_once_that_is_known() {
     assert_eq!(did[1..], [Save(5, None), Did::Inspect(1)], "{did:?}");
     assert_eq!(did[0], refused(0, Refusal::HelloFirst, 4, None));
 }
+
+#[test]
+fn a_cut_that_meets_damage_behind_a_known_hole_has_it_inspected_too() {
+    let mut bench = with_hole();
+    bench.ask(5, hello(5, 6, 0, &[(5, 0)]));
+    let ticket = bench.replica.queued.front().unwrap().0;
+    bench.replica.on_saved(ticket, Offset(3), &bench.log);
+    assert_eq!(bench.did(), [Truncate(6)]);
+    let ticket = bench.replica.queued.front().unwrap().0;
+    bench.replica.on_not_truncated(ticket, Offset(5));
+    assert_eq!(bench.did()[1..], [Save(5, None), Did::Inspect(5)]);
+}

@@ -218,6 +218,7 @@ impl World {
             mode: Mode::Recovering,
             ids: Vec::new(),
         };
+        self.machine(machine).disk.on_started();
         self.checks.nodes.insert(machine, node);
         self.checks.ever.insert(machine);
         self.checks.quorum.on_started(machine);
@@ -417,6 +418,14 @@ impl World {
         let name = self.machine(machine).name.clone();
         self.violate(format!(
             "rule 10: {name} takes what a crash left behind for damage"
+        ));
+    }
+
+    /// The node on `machine` counts again, with a record on its disk that it found to be damaged.
+    pub(crate) fn on_damage_forgotten(&mut self, machine: MachineId) {
+        let name = self.machine(machine).name.clone();
+        self.violate(format!(
+            "rule 10: {name} counts, and its disk still has the damage that it found"
         ));
     }
 

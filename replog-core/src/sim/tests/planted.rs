@@ -103,8 +103,16 @@ const TABLE: &[Row] = &[
         Some(("rule 10", 22)),
         &[("torn-middle", ("rule 10", 1))],
     ),
-    (Mistake::DamagePassesForTornTail, Some(("rule 5", 381)), &[]),
-    (Mistake::FillBelieved, None, &[]),
+    (
+        Mistake::DamagePassesForTornTail,
+        Some(("rule 5", 207)),
+        &[("rot-with-one-node-down", ("rule 5", 0))],
+    ),
+    (
+        Mistake::FillBelieved,
+        None,
+        &[("fill-whose-sync-fails", ("rule 10", 0))],
+    ),
     (
         Mistake::FoundsBesideOthers,
         Some(("rule 7", 0)),
@@ -135,10 +143,14 @@ const TABLE: &[Row] = &[
         Some(("panic", 95)),
         &[("gap-across-a-promise", ("rule 4", 0))],
     ),
-    (Mistake::CutOldestFirst, Some(("rule 2", 912)), &[]),
+    (
+        Mistake::CutOldestFirst,
+        Some(("rule 2", 912)),
+        &[("crash-while-cutting", ("rule 10", 0))],
+    ),
     (
         Mistake::HalfFilledPassesForIntact,
-        Some(("rule 7", 5)),
+        Some(("rule 10", 5)),
         &[
             ("half-refilled-secondary", ("rule 5", 0)),
             ("half-adopted-master", ("rule 5", 0)),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{opening::at, *};
 use crate::{
     log::testing::{
         CLUSTER, Fault, FaultyStorage, Records, content, dump, open_log, options, read_all,

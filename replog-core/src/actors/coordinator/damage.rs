@@ -1,0 +1,150 @@
+//! A coordinator that cannot read a part of its own log, or has to begin an epoch anew.
+//!
+//! Owns nothing: a part of [`Coordinator`] that has an interface of its own. Delivers what is found and
+//! fetched to [`Repair`], and carries out what comes of it. Keeps rules 5 and 10.
+
+use super::*;
+
+impl Coordinator {
+    /// A record of the own log cannot be read. In office it goes on: clients and secondaries are
+    /// served from what can be, and the rest comes from a secondary that has it. Its next start,
+    /// should that come before, knows that the log is not whole.
+    pub(super) fn on_damage(&mut self, offset: Offset) {
+        if self.inspection.is_some() || self.closing || self.office.disk() != DiskState::Ok {
+            return;
+        }
+        error!(%offset, "a record cannot be read: to be mended from a secondary");
+        let is_done = self.recovery.as_ref().is_none_or(Recovery::is_done);
+        let (inspection, held_back) = match is_done {
+            true => (Inspection::Beside, HeldBack::No),
+            false => (Inspection::BeforeRecovery, HeldBack::Yes),
+        };
+        if !is_done {
+            self.recovery = None;
+        }
+        self.inspection = Some(inspection);
+        let known = self.saving.as_ref().unwrap_or(&self.meta).clone();
+        let log_epoch = None;
+        self.save_meta(Meta { log_epoch, ..known });
+        self.writer
+            .submit(WriteCommand::Inspect { offset, held_back });
+    }
+
+    pub(super) fn on_inspected(
+        &mut self,
+        ctx: &mut Context<Self>,
+        holes: Vec<Range<Offset>>,
+        whole_end: Offset,
+    ) {
+        let now = Instant::now();
+        match self.inspection.take() {
+            Some(Inspection::BeforeRecovery) => {
+                let (settings, meta) = (self.settings.clone(), self.meta.clone());
+                let own = OwnLog {
+                    whole_end,
+                    end: self.view.written_end(),
+                };
+                self.recovery = Some(Recovery::again(settings, meta, own, self.asked, now));
+            }
+            Some(Inspection::Beside) => {
+                self.repair.on_inspected(holes);
+                self.tell_lack();
+                self.become_whole(ctx);
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn on_whole(&mut self, ctx: &mut Context<Self>, whole_end: Offset) {
+        if self.repair.on_whole(whole_end) {
+            self.tell_lack();
+            self.become_whole(ctx);
+        }
+    }
+
+    /// What is lacking, if nobody has it.
+    pub(super) fn hopeless(&self) -> Option<Lack> {
+        let lack = self.repair.lack().filter(|_| self.office.is_serving())?;
+        let needed = self.office.quorum(Instant::now()).needed;
+        let ends = self.office.intact_ends();
+        self.repair.is_hopeless(&ends, needed).then_some(lack)
+    }
+
+    /// The log may have been mended: then it is intact again.
+    pub(super) fn become_whole(&mut self, ctx: &mut Context<Self>) {
+        if self.repair.is_needed() || !self.office.is_serving() {
+            return;
+        }
+        info!("the log is whole");
+        let log_epoch = Some(self.office.epoch());
+        let known = self.meta.clone();
+        self.save_meta(Meta { log_epoch, ..known });
+        if self.office.keys().is_some_and(Keys::has_unread) {
+            self.read_keys_again(ctx);
+        }
+    }
+
+    /// What could not be read can: until the horizon had passed it, every key that is not known
+    /// would be refused.
+    fn read_keys_again(&self, ctx: &mut Context<Self>) {
+        let Some(cluster) = &self.meta.cluster else {
+            return;
+        };
+        let epoch = self.office.epoch();
+        let source = self.key_source(cluster.id, self.view.durable_end());
+        let read = read_keys(source).into_actor(self);
+        ctx.spawn(read.map(move |keys, coordinator, _| match keys {
+            Ok(keys) if coordinator.office.is_serving() && coordinator.office.epoch() == epoch => {
+                coordinator.office.on_keys_read_again(keys);
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "the keys of the log were not read again"),
+        }));
+    }
+
+    /// Nobody has what the own log lacks: the others' logs are adopted, as by one that starts with
+    /// a damaged log. What is cut then is kept aside.
+    pub(super) fn give_up_damaged(&mut self, now: Instant, lack: Lack) {
+        let Lack { from, until } = lack;
+        error!(%from, %until, "no secondary has the records that cannot be read: recovering");
+        self.recover_anew(now);
+    }
+
+    /// Gives the office up and recovers, in an epoch above.
+    pub(super) fn recover_anew(&mut self, now: Instant) {
+        let answered = self.office.become_recovering(now);
+        self.answer(answered);
+        self.repair = Repair::default();
+        // Behind everything that is queued: there is nothing to inspect at the end.
+        self.inspection = Some(Inspection::BeforeRecovery);
+        let (offset, held_back) = (Offset(u64::MAX), HeldBack::Yes);
+        self.writer
+            .submit(WriteCommand::Inspect { offset, held_back });
+    }
+
+    pub(super) fn tell_lack(&self) {
+        let lack = self.repair.lack();
+        for link in &self.links {
+            link.do_send(MendWith { lack });
+        }
+    }
+}
+
+impl Handler<DamageNoticed> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, noticed: DamageNoticed, ctx: &mut Context<Self>) {
+        self.on_damage(noticed.offset);
+        self.settle(ctx);
+    }
+}
+
+impl Handler<RecordsFetched> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, fetched: RecordsFetched, ctx: &mut Context<Self>) {
+        let epoch_at = |offset| self.view.epoch_at(offset);
+        for batch in self.repair.on_fetched(&fetched.records, epoch_at) {
+            self.writer.submit(WriteCommand::Append(batch));
+        }
+        self.settle(ctx);
+    }
+}

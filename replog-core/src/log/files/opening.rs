@@ -1,0 +1,663 @@
+//! Opening a log: how it ends is found out, what is wrong with it told, and then the directory is put
+//! in order.
+//!
+//! Owns the order of a start: first everything is looked at, then whoever must know of damage is told,
+//! and only then a byte is changed. Keeps rules 5 and 10.
+
+use super::*;
+
+/// Bytes that a copy of a segment writes at once.
+const COPY_BYTES: usize = 1 << 20;
+
+/// What opening a log found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OpenReport {
+    /// The offset after the last record before which all can be read; durable.
+    pub(crate) end: Offset,
+    /// Bytes of a torn tail that were cut away.
+    pub(crate) torn_bytes: u64,
+    /// The first damaged offset below the mark, if the log has one.
+    pub(crate) damaged: Option<Offset>,
+    /// Whether the stop before was a clean one.
+    pub(crate) clean: bool,
+}
+
+/// Damage that opening a log found, before anything is changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Damage {
+    /// The file.
+    pub(crate) path: String,
+    /// The byte where it begins.
+    pub(crate) position: u64,
+    /// The first offset that cannot be read.
+    pub(crate) offset: Offset,
+    /// What is wrong there.
+    pub(crate) what: String,
+}
+
+/// How much of a log is read when it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// The last segment: what lies before it is read when it is needed.
+    AtTheEnd,
+    /// All of it: a log that is not known to be whole.
+    Through,
+}
+
+/// Opens the log in `storage`, or prepares an empty one. `cluster` is what meta says.
+///
+/// First looks, then changes: while anything is refused, not a byte is written. Of damage
+/// `on_damage` is told in between, which must make known for good that this log is not whole:
+/// what is changed then takes the signs of it away.
+///
+/// # Errors
+///
+/// [`OpenError::Damaged`] when segments contradict each other, [`OpenError::Format`] and
+/// [`OpenError::OtherCluster`] when a file is not this node's, [`OpenError::Io`] when the storage
+/// refuses, and what `on_damage` returns.
+pub(crate) fn open(
+    storage: Arc<dyn Storage>,
+    options: LogOptions,
+    cluster: Option<ClusterId>,
+    look: Look,
+    on_damage: impl FnOnce(&Damage) -> Result<(), OpenError>,
+) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
+    let found = Found::look(&*storage)?;
+    // What is to be copied must be read, and what is read there may be damaged.
+    let look = match found.unproven.is_empty() {
+        true => look,
+        false => Look::Through,
+    };
+    let ending = found.read_end(&*storage, cluster, look)?;
+    let end = ending.end();
+    let clean = found.is_clean(&ending);
+    if let Some(damage) = &ending.damage {
+        on_damage(damage)?;
+    }
+    if ending.torn_bytes > 0 {
+        warn!(%end, torn_bytes = ending.torn_bytes, "a torn tail is cut from the log");
+    }
+    let (mark, file) = found.settle(&*storage, &ending)?;
+    let holes = Holes::found(ending.holes, HeldBack::Yes);
+    let whole_end = holes.first().unwrap_or(end);
+    let view = LogView::new(storage.clone(), options.clone(), cluster, end);
+    let view = Arc::new(view);
+    view.found_segments(&ending.segments);
+    let active = ending.last.zip(file).map(|(last, file)| {
+        let (first, bytes) = (last.header.first, last.scanned.position);
+        view.becomes_active(
+            first,
+            bytes,
+            file.clone(),
+            last.scanned.index,
+            last.scanned.epochs,
+        );
+        let header_bytes = last.header.encoded_bytes();
+        Active {
+            file,
+            bytes,
+            header_bytes,
+            number: last.header.number,
+        }
+    });
+    view.damaged(holes.all(), holes.held_back_at());
+    let report = OpenReport {
+        end: whole_end,
+        torn_bytes: ending.torn_bytes,
+        damaged: ending.damage.map(|damage| damage.offset),
+        clean,
+    };
+    let files = LogFiles {
+        storage,
+        options,
+        cluster,
+        view: view.clone(),
+        mark,
+        active,
+        written_end: end,
+        synced_end: end,
+        holes,
+        unproven: Unproven::default(),
+        half_made: None,
+        failure: None,
+    };
+    Ok((files, view, report))
+}
+
+/// What lies in the directory before anything is changed.
+#[derive(Debug)]
+struct Found {
+    /// First offset and size, ascending.
+    segments: Vec<(Offset, u64)>,
+    /// Names of copies that were never finished.
+    copies: Vec<String>,
+    mark: Option<Mark>,
+    unproven: Unproven,
+}
+
+/// How the log ends, as it was read.
+#[derive(Debug, Default)]
+struct Ending {
+    /// The segments that stay.
+    segments: Vec<(Offset, u64)>,
+    /// Torn and empty ones that go, newest first.
+    removed: Vec<Offset>,
+    /// Those that follow nothing any more, ascending.
+    aside: Vec<Offset>,
+    /// Headers that cannot be read and are made again from the log before them.
+    headers: Vec<SegmentHeader>,
+    /// What cannot be read among the segments that stay, by the segment.
+    holes: Vec<(Offset, Hole)>,
+    /// The last of those that stay.
+    last: Option<Last>,
+    torn_bytes: u64,
+    /// The first damage below the mark.
+    damage: Option<Damage>,
+}
+
+#[derive(Debug)]
+struct Last {
+    file: Arc<dyn StorageFile>,
+    size: u64,
+    header: SegmentHeader,
+    scanned: Scanned,
+}
+
+impl Ending {
+    fn end(&self) -> Offset {
+        self.last
+            .as_ref()
+            .map_or(Offset::ZERO, |last| last.scanned.end)
+    }
+
+    fn damaged(
+        &mut self,
+        segment: Offset,
+        (offset, position): (Offset, u64),
+        what: &dyn std::fmt::Display,
+    ) {
+        let (path, what) = (segment::path(segment), what.to_string());
+        warn!(%path, position, %offset, what, "a part of the log cannot be read");
+        if self
+            .damage
+            .as_ref()
+            .is_none_or(|first| offset < first.offset)
+        {
+            self.damage = Some(Damage {
+                path,
+                position,
+                offset,
+                what,
+            });
+        }
+    }
+
+    fn holes_in(&mut self, segment: Offset, holes: &[Hole]) {
+        for hole in holes {
+            let what = format!("the records up to {} cannot be read", hole.end);
+            self.damaged(segment, (hole.first, hole.position), &what);
+            self.holes.push((segment, *hole));
+        }
+    }
+
+    /// The segments from this number on follow nothing.
+    fn move_aside(&mut self, from: usize) {
+        let more: Vec<Offset> = self
+            .segments
+            .drain(from..)
+            .map(|(first, _)| first)
+            .collect();
+        self.aside.splice(0..0, more);
+    }
+}
+
+impl Found {
+    fn look(storage: &dyn Storage) -> Result<Found, OpenError> {
+        let mark = Mark::load(storage).map_err(at(mark::PATH))?;
+        let (mut segments, mut copies) = (Vec::new(), Vec::new());
+        for name in storage.list(DIR).map_err(at(DIR))? {
+            match FileName::of(&name) {
+                FileName::Segment(first) => {
+                    let path = segment::path(first);
+                    let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
+                    segments.push((first, file.size().map_err(at(&path))?));
+                }
+                FileName::Copy => copies.push(format!("{DIR}/{name}")),
+                FileName::Malformed => {
+                    let what = "is not the name of a segment".to_owned();
+                    return Err(OpenError::Format {
+                        path: format!("{DIR}/{name}"),
+                        what,
+                    });
+                }
+                FileName::Foreign => {}
+            }
+        }
+        let unproven = Unproven::load(storage).map_err(at(unproven::PATH))?;
+        Ok(Found {
+            segments,
+            copies,
+            mark,
+            unproven,
+        })
+    }
+
+    /// Everything below is known to be synced; zero where nothing is known.
+    fn mark_end(&self) -> Offset {
+        self.mark.map_or(Offset::ZERO, |mark| mark.end)
+    }
+
+    fn is_clean(&self, ending: &Ending) -> bool {
+        let end = ending.end();
+        match self.mark {
+            Some(mark) => mark.clean && mark.end == end && ending.torn_bytes == 0,
+            None => self.segments.is_empty(),
+        }
+    }
+
+    /// Finds the end of the log, reading as little as possible and writing nothing.
+    fn read_end(
+        &self,
+        storage: &dyn Storage,
+        cluster: Option<ClusterId>,
+        look: Look,
+    ) -> Result<Ending, OpenError> {
+        let mut ending = Ending {
+            segments: self.segments.clone(),
+            ..Ending::default()
+        };
+        if look == Look::Through || self.begins_late() {
+            self.read_through(storage, cluster, &mut ending)?;
+        }
+        // All before the last segment was synced before that was made.
+        let last_first = self
+            .segments
+            .last()
+            .map_or(Offset::ZERO, |(first, _)| *first);
+        let floor = self.mark_end().max(last_first);
+        while let Some(&(first, size)) = ending.segments.last() {
+            let path = segment::path(first);
+            let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
+            // What is read below may still be in the cache only.
+            file.sync().map_err(at(&path))?;
+            let header = match SegmentHeader::read(&*file).map_err(at(&path))? {
+                Ok(header) => header,
+                Err(error @ HeaderError::Version(_)) => return Err(format_of(first, &error)),
+                Err(error) if self.mark.is_none() || first < floor => {
+                    match derive_header(storage, cluster, &ending.segments)? {
+                        Some(header) => ending.headers.push(header.clone()),
+                        None => {
+                            ending.damaged(first, (first, 0), &error);
+                            ending.move_aside(ending.segments.len() - 1);
+                            continue;
+                        }
+                    }
+                    ending.headers[ending.headers.len() - 1].clone()
+                }
+                Err(_) => {
+                    ending.torn_bytes += size;
+                    ending.removed.push(first);
+                    ending.segments.pop();
+                    continue;
+                }
+            };
+            check_header(&header, first, cluster)?;
+            if header.number + 1 != ending.segments.len() as u64 {
+                if look == Look::Through {
+                    let what = format!("it is number {} of the segments", header.number);
+                    return Err(OpenError::Format { path, what });
+                }
+                // One is missing, or there are too many: all of them are looked at.
+                return self.read_end(storage, cluster, Look::Through);
+            }
+            let below = match self.mark {
+                Some(_) => floor,
+                None => Offset(u64::MAX),
+            };
+            let extent = (Offset(u64::MAX), size);
+            let scanned =
+                segment::scan_past_damage(&*file, &header, extent, below).map_err(at(&path))?;
+            ending.holes_in(first, &scanned.holes);
+            self.check_end(&mut ending, first, &scanned, floor)?;
+            ending.torn_bytes += scanned.rest_bytes;
+            if scanned.end == first && first > Offset::ZERO {
+                ending.removed.push(first);
+                ending.segments.pop();
+                continue;
+            }
+            ending.last = Some(Last {
+                file,
+                size,
+                header,
+                scanned,
+            });
+            break;
+        }
+        if ending.last.is_none() && floor > Offset::ZERO && ending.damage.is_none() {
+            let what = "the records of the log are missing";
+            ending.damaged(Offset::ZERO, (Offset::ZERO, 0), &what);
+        }
+        Ok(ending)
+    }
+
+    /// Whether the log's beginning is missing.
+    fn begins_late(&self) -> bool {
+        let first = self.segments.first().map(|(first, _)| *first);
+        first.is_some_and(|first| first > Offset::ZERO)
+    }
+
+    /// Reads all segments but the last: finds their holes, and where they stop following each
+    /// other. What lies behind that belongs to nothing.
+    fn read_through(
+        &self,
+        storage: &dyn Storage,
+        cluster: Option<ClusterId>,
+        ending: &mut Ending,
+    ) -> Result<(), OpenError> {
+        let mut expected = Offset::ZERO;
+        for nth in 0..self.segments.len() {
+            let (first, size) = self.segments[nth];
+            if first != expected {
+                ending.damaged(expected, (expected, 0), &"the segment is missing");
+                ending.move_aside(nth);
+                return Ok(());
+            }
+            let Some(&(next, _)) = self.segments.get(nth + 1) else {
+                return Ok(());
+            };
+            let path = segment::path(first);
+            let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
+            let header = match SegmentHeader::read(&*file).map_err(at(&path))? {
+                Ok(header) => header,
+                Err(error @ HeaderError::Version(_)) => return Err(format_of(first, &error)),
+                Err(error) => {
+                    match derive_header(storage, cluster, &self.segments[..=nth])? {
+                        Some(header) => ending.headers.push(header.clone()),
+                        None => {
+                            ending.damaged(first, (first, 0), &error);
+                            ending.move_aside(nth);
+                            return Ok(());
+                        }
+                    }
+                    ending.headers[ending.headers.len() - 1].clone()
+                }
+            };
+            check_header(&header, first, cluster)?;
+            let scanned = segment::scan_past_damage(&*file, &header, (next, size), next)
+                .map_err(at(&path))?;
+            ending.holes_in(first, &scanned.holes);
+            // Where the next segment begins is known only if that follows.
+            let follows = self.follows(storage, nth + 1)?;
+            expected = if follows { next } else { scanned.end };
+            if scanned.end < expected {
+                let hole = Hole {
+                    first: scanned.end,
+                    end: next,
+                    position: scanned.position,
+                    end_position: None,
+                };
+                ending.holes_in(first, &[hole]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the segment says itself that it is the one of this number.
+    fn follows(&self, storage: &dyn Storage, nth: usize) -> Result<bool, OpenError> {
+        let path = segment::path(self.segments[nth].0);
+        let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
+        let header = SegmentHeader::read(&*file).map_err(at(&path))?;
+        Ok(header.is_ok_and(|header| header.number == nth as u64))
+    }
+
+    /// Tells damage from a torn tail.
+    fn check_end(
+        &self,
+        ending: &mut Ending,
+        first: Offset,
+        scanned: &Scanned,
+        floor: Offset,
+    ) -> Result<(), OpenError> {
+        let place = (scanned.end, scanned.position);
+        match &scanned.bad {
+            Some(bad) if self.mark.is_none() => {
+                let what = format!("{bad}, and no mark tells how far the log was synced");
+                ending.damaged(first, place, &what);
+            }
+            Some(bad) if scanned.end < floor => ending.damaged(first, place, bad),
+            None if scanned.end < floor => {
+                let what = format!("the records up to {floor} are missing");
+                ending.damaged(first, place, &what);
+            }
+            _ if !ending.removed.is_empty() && scanned.end > floor => {
+                return Err(OpenError::Damaged {
+                    path: segment::path(first),
+                    position: scanned.position,
+                    offset: scanned.end,
+                    what: format!("it goes on behind {floor}, where the next segment began"),
+                });
+            }
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Brings the directory to the state that `ending` describes, all of it durable, and takes
+    /// the mark. Gives the last segment's file.
+    fn settle(
+        &self,
+        storage: &dyn Storage,
+        ending: &Ending,
+    ) -> Result<(MarkFile, Option<Arc<dyn StorageFile>>), OpenError> {
+        storage.create_dir(DIR).map_err(at(DIR))?;
+        for path in &self.copies {
+            storage.remove(path).map_err(at(path))?;
+        }
+        for first in &ending.removed {
+            let path = segment::path(*first);
+            storage.remove(&path).map_err(at(&path))?;
+            storage.sync_dir(DIR).map_err(at(DIR))?;
+        }
+        for first in ending.aside.iter().rev() {
+            aside::move_aside(storage, *first).map_err(at(aside::DIR))?;
+        }
+        let end = ending.end();
+        let last_first = ending.last.as_ref().map(|last| last.header.first);
+        for (first, size) in &ending.segments {
+            if Some(*first) != last_first && self.is_doubtful(*first, ending) {
+                let path = segment::path(*first);
+                info!(%path, "a segment that was written to in place is copied");
+                let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
+                let made = ending.headers.iter().find(|header| header.first == *first);
+                let header = match made {
+                    Some(made) => made.clone(),
+                    None => SegmentHeader::read(&*file)
+                        .map_err(at(&path))?
+                        .map_err(|error| format_of(*first, &error))?,
+                };
+                copy(storage, &*file, (&header, *size), &ending.holes).map_err(at(&path))?;
+            }
+        }
+        let file = match &ending.last {
+            None => None,
+            // Reading these records proves nothing: they may be in the cache only, and after a
+            // sync that failed the cache would be believed for ever. A header without records is
+            // as doubtful: the mark says nothing about it.
+            Some(last)
+                if end > self.mark_end()
+                    || end == last.header.first
+                    || self.is_doubtful(last.header.first, ending) =>
+            {
+                let path = segment::path(last.header.first);
+                info!(%path, %end, mark = %self.mark_end(), "records above the mark are copied");
+                let extent = (&last.header, last.scanned.position);
+                let copied = copy(storage, &*last.file, extent, &ending.holes);
+                Some(copied.map_err(at(&path))?)
+            }
+            Some(last) => {
+                if last.size > last.scanned.position {
+                    let path = segment::path(last.header.first);
+                    last.file
+                        .truncate(last.scanned.position)
+                        .map_err(at(&path))?;
+                    last.file.sync().map_err(at(&path))?;
+                }
+                Some(last.file.clone())
+            }
+        };
+        // The start before may have ended between making a file and syncing its entry.
+        storage.sync_dir(DIR).map_err(at(DIR))?;
+        let mark = MarkFile::open(storage).map_err(at(mark::PATH))?;
+        let now = Mark { end, clean: false };
+        // Synced even where it is raised: the start before may have ended at a sync of it that
+        // failed, and a mark that is in the cache alone is none after a power cut.
+        mark.write_synced(now).map_err(at(mark::PATH))?;
+        if !self.unproven.is_empty() {
+            storage.remove(unproven::PATH).map_err(at(unproven::PATH))?;
+        }
+        storage.sync_dir("").map_err(at(""))?;
+        Ok((mark, file))
+    }
+
+    /// Whether a segment must be copied: its header is made again, or it was written to in place,
+    /// which only a new file proves.
+    fn is_doubtful(&self, first: Offset, ending: &Ending) -> bool {
+        let mut made = ending.headers.iter();
+        self.unproven.contains(first) || made.any(|header| header.first == first)
+    }
+}
+
+/// Writes the records of a segment, up to the byte `limit`, to a new file that takes its place; what
+/// lies in its holes as it is.
+fn copy(
+    storage: &dyn Storage,
+    from: &dyn StorageFile,
+    (header, limit): (&SegmentHeader, u64),
+    holes: &[(Offset, Hole)],
+) -> io::Result<Arc<dyn StorageFile>> {
+    let copy_path = segment::copy_path(header.first);
+    let file = storage.open(&copy_path, OpenHow::Truncated)?;
+    let mut holes = holes
+        .iter()
+        .filter(|(segment, _)| *segment == header.first)
+        .map(|(_, hole)| hole);
+    let mut queued = header.encode();
+    let begin = (header.first, header.encoded_bytes());
+    let mut scan = Scan::new(from, begin, limit);
+    loop {
+        // Read and checked again: the cache may have given way to the disk in between.
+        match scan.next() {
+            Ok(None) => break,
+            Ok(Some((_, record))) => queued.extend_from_slice(record),
+            Err(ScanError::Io(error)) => return Err(error),
+            Err(ScanError::Bad(error)) => match holes.next() {
+                Some(&Hole {
+                    position,
+                    end,
+                    end_position: Some(end_position),
+                    ..
+                }) if position == scan.position() => {
+                    let begins = queued.len();
+                    queued.resize(begins + (end_position - position) as usize, 0);
+                    from.read_at(position, &mut queued[begins..])?;
+                    scan = Scan::new(from, (end, end_position), limit);
+                }
+                // Nothing that can be read follows in this segment.
+                Some(hole) if hole.position == scan.position() => break,
+                _ => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            },
+        }
+        if queued.len() >= COPY_BYTES {
+            file.append(&[IoSlice::new(&queued)])?;
+            queued.clear();
+        }
+    }
+    file.append(&[IoSlice::new(&queued)])?;
+    file.sync()?;
+    storage.rename(&copy_path, &segment::path(header.first))?;
+    storage.sync_dir(DIR)?;
+    Ok(file)
+}
+
+/// The header of the last of these segments, which cannot be read, from the log before it; `None`
+/// where that cannot be read either, or no record follows where the header would end.
+fn derive_header(
+    storage: &dyn Storage,
+    cluster: Option<ClusterId>,
+    segments: &[(Offset, u64)],
+) -> Result<Option<SegmentHeader>, OpenError> {
+    let (Some(cluster), Some((&(first, size), before))) = (cluster, segments.split_last()) else {
+        return Ok(None);
+    };
+    let mut epoch_starts = Vec::new();
+    if let Some(&(before_first, before_size)) = before.last() {
+        let path = segment::path(before_first);
+        let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
+        let Ok(header) = SegmentHeader::read(&*file).map_err(at(&path))? else {
+            return Ok(None);
+        };
+        let scanned = segment::scan(&*file, &header, first, before_size).map_err(at(&path))?;
+        if scanned.end != first || header.number + 1 != before.len() as u64 {
+            return Ok(None);
+        }
+        epoch_starts = scanned.epochs.newest_before(first, EPOCH_STARTS_MAX);
+    } else if first > Offset::ZERO {
+        return Ok(None);
+    }
+    let header = SegmentHeader {
+        cluster,
+        first,
+        number: before.len() as u64,
+        epoch_starts,
+    };
+    let path = segment::path(first);
+    let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
+    let scanned = segment::scan(&*file, &header, first.plus(1), size).map_err(at(&path))?;
+    Ok((scanned.end > first).then_some(header))
+}
+
+/// Checks that a segment is this cluster's, and the one of its name.
+fn check_header(
+    header: &SegmentHeader,
+    first: Offset,
+    cluster: Option<ClusterId>,
+) -> Result<(), OpenError> {
+    let path = segment::path(first);
+    if header.first != first {
+        let what = format!("is the segment of offset {}", header.first);
+        return Err(OpenError::Format { path, what });
+    }
+    match cluster {
+        None => {
+            let what = format!(
+                "belongs to cluster {}, and this node to none",
+                header.cluster
+            );
+            Err(OpenError::Format { path, what })
+        }
+        Some(expected) if expected != header.cluster => {
+            let found = header.cluster;
+            Err(OpenError::OtherCluster {
+                path,
+                found,
+                expected,
+            })
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn format_of(segment: Offset, error: &HeaderError) -> OpenError {
+    OpenError::Format {
+        path: segment::path(segment),
+        what: error.to_string(),
+    }
+}
+
+pub(super) fn at<E: Into<io::Error>>(path: &str) -> impl FnOnce(E) -> OpenError + use<E> {
+    let path = path.to_owned();
+    |source| OpenError::Io {
+        path,
+        source: source.into(),
+    }
+}

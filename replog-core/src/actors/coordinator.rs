@@ -62,6 +62,12 @@ pub(crate) struct Coordinator {
     /// What the own log lacks, while in office.
     repair: Repair,
     inspection: Option<Inspection>,
+    /// The record that it is about.
+    inspected: Option<Offset>,
+    /// Another that could not be read, and could not be seen to yet.
+    noticed: Option<Offset>,
+    /// The epoch is too low for one of the others: another must follow once the inspection is done.
+    raise_epoch: bool,
     inbox: Arc<Inbox>,
     /// The inbox's other buffer: the two take turns.
     spare: Vec<NewAppend<Caller>>,
@@ -182,6 +188,9 @@ impl Coordinator {
             links,
             repair: Repair::default(),
             inspection: None,
+            inspected: None,
+            noticed: None,
+            raise_epoch: false,
             inbox,
             spare: Vec::new(),
             view,
@@ -356,7 +365,7 @@ impl Coordinator {
             });
         }
         self.tell_lack();
-        if self.inspection.is_none() && self.meta.log_epoch.is_none() {
+        if self.meta.log_epoch.is_none() {
             self.become_whole(ctx);
         }
     }
@@ -386,6 +395,8 @@ impl Coordinator {
             debug!(%error, "the disk still refuses writes");
         }
         (self.recovery, self.saving, self.inspection) = (None, None, None);
+        // What could not be seen to is, once there is room.
+        self.noticed = self.inspected.take().or(self.noticed);
         self.repair = Repair::default();
         let shortage = Shortage {
             disk: disk_state(error),
@@ -478,10 +489,10 @@ impl Coordinator {
                 let end = self.view.written_end();
                 info!(%end, "the disk takes writes again");
                 if self.office.on_resumed(now) {
-                    let (settings, meta) = (self.settings.clone(), self.meta.clone());
-                    let own = OwnLog { whole_end, end };
-                    let again = Recovery::again(settings, meta, own, self.asked, now);
-                    self.recovery = Some(again);
+                    self.recover(now, whole_end);
+                }
+                if let Some(offset) = self.noticed.take() {
+                    self.on_damage(offset);
                 }
             }
             WriteReport::Failed { error } => {
@@ -634,7 +645,9 @@ impl Handler<OfficeLost> for Coordinator {
             // did not know of this one. A majority has promised it to this one: no fence.
             if by.epoch > self.office.epoch() || by.instance == self.meta.instance {
                 self.lose_office(now, by);
-            } else if self.office.is_serving() && self.inspection.is_none() {
+            } else if self.inspection.is_some() {
+                self.raise_epoch = true;
+            } else if self.office.is_serving() {
                 info!(by = %by.describe(), "a node has promised this epoch to another directory");
                 self.recover_anew(now);
             }

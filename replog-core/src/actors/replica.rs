@@ -320,7 +320,9 @@ impl Handler<WriterReported> for ReplicaActor {
         match report.0 {
             WriteReport::Written { .. } => {}
             WriteReport::Durable { whole_end, .. } => self.replica.on_durable(whole_end),
-            WriteReport::Inspected { whole_end, .. } => self.replica.on_inspected(whole_end),
+            WriteReport::Inspected { holes, whole_end } => {
+                self.replica.on_inspected(&holes, whole_end);
+            }
             WriteReport::Truncated { ticket, cut } => self.replica.on_truncated(ticket, cut),
             WriteReport::NotTruncated { ticket, offset } => {
                 self.replica.on_not_truncated(ticket, offset);

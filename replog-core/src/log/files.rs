@@ -388,8 +388,6 @@ impl LogFiles {
             clean: false,
         })?;
         self.synced_end = synced_end;
-        self.holes.truncate(to);
-        self.tell_holes();
         self.view.cut(
             to,
             (first, bytes),
@@ -397,6 +395,8 @@ impl LogFiles {
             scanned.index,
             scanned.epochs,
         );
+        self.holes.truncate(to);
+        self.tell_holes();
         for first in removed.iter().rev() {
             self.storage.remove(&segment::path(*first))?;
             // Each by itself: a power cut must not bring back a newer one without an older.

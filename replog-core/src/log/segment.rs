@@ -589,10 +589,11 @@ impl Epochs {
     pub(crate) fn fill(&mut self, pair: EpochStart) {
         let at = self.pairs.partition_point(|known| known.epoch < pair.epoch);
         let is_full = self.pairs.len() == EPOCH_STARTS_KEPT;
+        // What lies between it and the oldest that is kept is known only of a log's first record.
+        let is_older = at == 0 && (is_full || pair.first > Offset::ZERO);
         match self.pairs.get_mut(at) {
             Some(known) if known.epoch == pair.epoch => known.first = known.first.min(pair.first),
-            // Older than all that is kept.
-            _ if at == 0 && is_full => {}
+            _ if is_older => {}
             _ => {
                 self.pairs.insert(at, pair);
                 if is_full {

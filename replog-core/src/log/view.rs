@@ -97,8 +97,6 @@ struct Place {
     cuts: u64,
     cluster: Option<ClusterId>,
     opened: Option<Arc<OpenSegment>>,
-    /// Where records begin behind holes, if it is not opened.
-    behind_holes: Vec<(Offset, u64)>,
 }
 
 /// Where records begin behind the holes of a segment.
@@ -449,17 +447,12 @@ impl LogView {
             .get(after)
             .map_or(state.written_end, |next| next.first);
         let opened = state.opened(segment.id);
-        let behind_holes = match opened {
-            Some(_) => Vec::new(),
-            None => holes_of(&state.holes, segment.first).collect(),
-        };
         Some(Place {
             segment,
             end,
             cuts: state.cuts,
             cluster: state.cluster,
             opened,
-            behind_holes,
         })
     }
 
@@ -474,10 +467,7 @@ impl LogView {
             .open(&path, OpenHow::Existing)
             .map_err(|error| place.io(error))?;
         let header = self.read_header(place, &*file)?;
-        let mut index = Index::new((first, header.encoded_bytes()));
-        for &(offset, position) in &place.behind_holes {
-            index.add_behind_damage(offset, position);
-        }
+        let index = Index::new((first, header.encoded_bytes()));
         let opened = Arc::new(OpenSegment::new(id, first, file, index));
         self.state().keep_open(opened.clone());
         Ok(opened)
@@ -658,8 +648,14 @@ impl LogView {
         self.state().set_last(first, bytes, file, index, epochs);
     }
 
-    /// These offsets cannot be read, and nothing from `held_back_at` on is shown.
-    pub(super) fn damaged(&self, holes: &[(Offset, Hole)], held_back_at: Option<Offset>) {
+    /// These offsets cannot be read, nothing from `held_back_at` on is shown, and the node holds
+    /// everything else below `held_end`.
+    pub(super) fn damaged(
+        &self,
+        holes: &[(Offset, Hole)],
+        held_back_at: Option<Offset>,
+        held_end: Offset,
+    ) {
         {
             let mut state = self.state();
             state.holes = holes.to_vec();
@@ -671,7 +667,7 @@ impl LogView {
         }
         let held_back_at = held_back_at.unwrap_or(Offset(u64::MAX));
         self.held_back_at.store(held_back_at.0, Ordering::Release);
-        self.publish_durable(self.durable_end());
+        self.publish_durable(held_end);
     }
 
     /// A hole was filled with these records, up to `position` in its segment.
@@ -810,6 +806,8 @@ impl State {
     }
 
     fn keep_open(&mut self, opened: Arc<OpenSegment>) {
+        let behind = holes_of(&self.holes, opened.first);
+        behind.for_each(|(offset, at)| opened.index().add_behind_damage(offset, at));
         // What was opened before a cut may be gone; what two readers opened is kept once.
         let known = self
             .segments

@@ -69,6 +69,8 @@ pub(crate) struct Replica {
     intact_save: Option<Epoch>,
     /// A record that cannot be read: its segment is being read through.
     inspecting: Option<Offset>,
+    /// Another, that could not be seen to yet.
+    noticed: Option<Offset>,
     master_url: Option<String>,
     last_contact: Option<Instant>,
     failed: Option<String>,
@@ -223,6 +225,7 @@ impl Replica {
             held_answers: Vec::new(),
             intact_save: None,
             inspecting: None,
+            noticed: None,
             master_url: None,
             last_contact: None,
             failed: None,
@@ -295,7 +298,11 @@ impl Replica {
                 };
                 self.align(serial, hello, own, OwnStarts::Newest);
             }
-            Continuation::Damaged { meta } => self.become_saved(meta),
+            Continuation::Damaged { meta } => {
+                self.become_saved(meta);
+                // What is on its way knows nothing of the damage: it is meant for another life.
+                self.incarnation.start = self.meta.start;
+            }
             Continuation::Intact { meta } => {
                 self.become_saved(meta);
                 self.intact_save = None;

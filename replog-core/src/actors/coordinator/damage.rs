@@ -10,7 +10,11 @@ impl Coordinator {
     /// served from what can be, and the rest comes from a secondary that has it. Its next start,
     /// should that come before, knows that the log is not whole.
     pub(super) fn on_damage(&mut self, offset: Offset) {
-        if self.inspection.is_some() || self.closing || self.office.disk() != DiskState::Ok {
+        if self.inspection.is_some() || self.office.disk() != DiskState::Ok {
+            self.noticed = Some(offset);
+            return;
+        }
+        if self.closing {
             return;
         }
         error!(%offset, "a record cannot be read: to be mended from a secondary");
@@ -22,7 +26,7 @@ impl Coordinator {
         if !is_done {
             self.recovery = None;
         }
-        self.inspection = Some(inspection);
+        (self.inspection, self.inspected) = (Some(inspection), Some(offset));
         let known = self.saving.as_ref().unwrap_or(&self.meta).clone();
         let log_epoch = None;
         self.save_meta(Meta { log_epoch, ..known });
@@ -37,22 +41,41 @@ impl Coordinator {
         whole_end: Offset,
     ) {
         let now = Instant::now();
+        // Another was noticed meanwhile, unless it is among those that were found.
+        let is_known = |offset: &Offset| holes.iter().any(|hole| hole.contains(offset));
+        let noticed = self.noticed.take().filter(|offset| !is_known(offset));
+        let inspected = self.inspected.take();
+        let noticed = noticed.filter(|offset| Some(*offset) != inspected);
+        let raise_epoch = std::mem::take(&mut self.raise_epoch);
         match self.inspection.take() {
-            Some(Inspection::BeforeRecovery) => {
-                let (settings, meta) = (self.settings.clone(), self.meta.clone());
-                let own = OwnLog {
-                    whole_end,
-                    end: self.view.written_end(),
-                };
-                self.recovery = Some(Recovery::again(settings, meta, own, self.asked, now));
-            }
+            Some(Inspection::BeforeRecovery) => self.recover(now, whole_end),
             Some(Inspection::Beside) => {
                 self.repair.on_inspected(holes);
                 self.tell_lack();
-                self.become_whole(ctx);
+                if raise_epoch && self.office.is_serving() {
+                    self.recover_anew(now);
+                } else {
+                    self.become_whole(ctx);
+                }
             }
             None => {}
         }
+        if let Some(offset) = noticed {
+            self.on_damage(offset);
+        }
+    }
+
+    /// Begins a recovery later in this life. With a hole the own log counts for nothing.
+    pub(super) fn recover(&mut self, now: Instant, whole_end: Offset) {
+        let own = OwnLog {
+            whole_end,
+            end: self.view.written_end(),
+        };
+        if own.whole_end < own.end {
+            self.meta.log_epoch = None;
+        }
+        let (settings, meta) = (self.settings.clone(), self.meta.clone());
+        self.recovery = Some(Recovery::again(settings, meta, own, self.asked, now));
     }
 
     pub(super) fn on_whole(&mut self, ctx: &mut Context<Self>, whole_end: Offset) {
@@ -64,7 +87,8 @@ impl Coordinator {
 
     /// What is lacking, if nobody has it.
     pub(super) fn hopeless(&self) -> Option<Lack> {
-        let lack = self.repair.lack().filter(|_| self.office.is_serving())?;
+        let may = self.office.is_serving() && self.inspection.is_none();
+        let lack = self.repair.lack().filter(|_| may)?;
         let needed = self.office.quorum(Instant::now()).needed;
         let ends = self.office.intact_ends();
         self.repair.is_hopeless(&ends, needed).then_some(lack)
@@ -72,7 +96,8 @@ impl Coordinator {
 
     /// The log may have been mended: then it is intact again.
     pub(super) fn become_whole(&mut self, ctx: &mut Context<Self>) {
-        if self.repair.is_needed() || !self.office.is_serving() {
+        // What is being inspected is not known to be whole.
+        if self.repair.is_needed() || self.inspection.is_some() || !self.office.is_serving() {
             return;
         }
         info!("the log is whole");

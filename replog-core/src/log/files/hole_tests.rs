@@ -169,20 +169,109 @@ fn holes_of_older_segments_are_found_by_reading_through_and_filled_in_order() {
     assert_eq!(segments(&storage), segments(&good));
 }
 
+/// What looks like a record behind the damage is none where the right ones do not fit before it.
 #[test]
-fn records_that_do_not_fit_are_not_written_over_what_can_be_read() {
+fn where_records_do_not_fit_nothing_behind_the_hole_is_believed() {
     let storage = written();
     let first = last_first(&storage);
     rot(&storage, first + 1, 3);
     let before = dump(&storage);
     for length in [10, 59, 61, 300] {
+        let other = Records::new(first + 1, [(3, length)]).batch();
+        let storage = storage_of(&before);
+        let (mut files, view, _) = open_log(&storage).unwrap();
+        files.append(std::slice::from_ref(&other)).unwrap();
+        files.sync().unwrap();
+        view.check();
+        assert_eq!(
+            (files.end(), view.durable_end()),
+            (Offset(first + 2), Offset(first + 2))
+        );
+        let read = read_all(&view, 400);
+        assert!(read.ends_with(other.bytes()));
+
+        // A master in office cannot cut: it fails, and starts with such a log.
         let storage = storage_of(&before);
         let (mut files, _, _) = open_log(&storage).unwrap();
-        let other = Records::new(first + 1, [(3, length)]).batch();
+        files.inspect(Offset(first), HeldBack::No).unwrap();
         let error = files.append(&[other]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert_eq!(segments(&storage), segments(&storage_of(&before)));
     }
+}
+
+#[test]
+fn a_segment_that_goes_at_a_start_leaves_no_hole_behind_the_end() {
+    let good = written();
+    let paths: Vec<String> = segments(&good).into_keys().collect();
+    let last: u64 = paths.last().unwrap()[4..24].parse().unwrap();
+    let storage = storage_of(&dump(&good));
+    // The last segment has no record that can be read, and neither has the end of the one before.
+    let header = {
+        let bytes = content(&storage, paths.last().unwrap());
+        SegmentHeader::decode(&bytes).unwrap().encoded_bytes() as usize
+    };
+    let bytes = content(&storage, paths.last().unwrap());
+    set_content(&storage, paths.last().unwrap(), &bytes[..header]);
+    rot(&storage, last - 1, 50);
+    let (mut files, view, report) = open_log_looking(&storage, Look::Through).unwrap();
+    view.check();
+    assert_eq!(
+        (report.end, files.end()),
+        (Offset(last - 1), Offset(last - 1))
+    );
+    assert_eq!(files.damaged_ranges(), []);
+    files.append(&part(last - 1, 40)).unwrap();
+    files.sync().unwrap();
+    assert_eq!(read_all(&view, 400), records().bytes());
+    assert_eq!(segments(&storage), segments(&good));
+}
+
+#[test]
+fn a_hole_that_is_filled_is_shown_at_once_whatever_the_sync_policy() {
+    let good = written();
+    let first = last_first(&good);
+    for sync in [
+        SyncPolicy::Never,
+        SyncPolicy::Interval(std::time::Duration::from_secs(9)),
+    ] {
+        let storage = storage_of(&dump(&good));
+        rot(&storage, first + 1, 50);
+        let options = LogOptions {
+            sync,
+            ..crate::log::testing::options()
+        };
+        let cluster = Some(crate::log::testing::CLUSTER);
+        let storage: Arc<dyn Storage> = Arc::new(storage);
+        let (mut files, view, _) =
+            crate::log::testing::open_with(storage, options, cluster).unwrap();
+        assert_eq!(view.durable_end(), Offset(first + 1));
+        files.append(&part(first + 1, first + 2)).unwrap();
+        assert_eq!(view.durable_end(), Offset(40));
+    }
+}
+
+#[test]
+fn epochs_that_are_not_known_are_not_thought_away_when_a_hole_is_filled() {
+    let records = Records::new(0, (0..900).map(|n| (1 + n / 9, 60)));
+    let storage = MemoryStorage::new();
+    let (mut files, _, _) = open_log(&storage).unwrap();
+    files.append(&[records.batch()]).unwrap();
+    files.sync().unwrap();
+    rot_each(&storage, &[50, 90], 50);
+    let (mut files, view, _) = open_log_looking(&storage, Look::Through).unwrap();
+    files.append(&[records.batch()]).unwrap();
+    files.sync().unwrap();
+    assert_eq!(view.durable_end(), Offset(900));
+    for offset in 0..900 {
+        let known = view.epoch_at(Offset(offset));
+        assert!(
+            known.is_none_or(|epoch| epoch == Epoch(1 + offset / 9)),
+            "{offset}"
+        );
+    }
+    let starts = view.epoch_starts_before(Offset(900), 1000).unwrap();
+    assert_eq!(starts, records.epoch_starts(900));
 }
 
 #[test]

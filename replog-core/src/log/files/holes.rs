@@ -138,6 +138,7 @@ impl LogFiles {
         let firsts = self.view.segment_firsts();
         let after = firsts.partition_point(|first| *first <= offset);
         let Some(nth) = after.checked_sub(1).filter(|_| offset < self.synced_end) else {
+            self.tell_holes();
             return Ok(());
         };
         let (first, end) = (firsts[nth], firsts.get(after).copied());
@@ -156,7 +157,8 @@ impl LogFiles {
                 first: scanned.end,
                 end,
                 position: scanned.position,
-                end_position: None,
+                // Behind it in the last segment is where the next record goes.
+                end_position: (after == firsts.len()).then_some(bytes),
             });
         }
         for hole in &holes {
@@ -190,7 +192,13 @@ impl LogFiles {
         number: u64,
     ) -> Result<SegmentHeader, LogError> {
         let error = match SegmentHeader::read(file)? {
-            Ok(header) => return Ok(header),
+            Ok(header)
+                if (header.first, header.number) == (first, number)
+                    && Some(header.cluster) == self.cluster =>
+            {
+                return Ok(header);
+            }
+            Ok(_) => HeaderError::Shape,
             Err(error) => error,
         };
         let path = segment::path(first);
@@ -215,9 +223,12 @@ impl LogFiles {
 
     /// Tells everybody what cannot be read.
     pub(super) fn tell_holes(&self) {
-        self.view
-            .damaged(self.holes.all(), self.holes.held_back_at());
-        self.view.synced(self.synced_end);
+        let held_end = match self.options.sync.is_durable() {
+            true => self.synced_end,
+            false => self.written_end,
+        };
+        let held_back_at = self.holes.held_back_at();
+        self.view.damaged(self.holes.all(), held_back_at, held_end);
     }
 
     /// Writes what belongs into holes there, and returns what lies behind the end.
@@ -225,7 +236,7 @@ impl LogFiles {
         &mut self,
         batches: &[RecordBatch],
     ) -> Result<Vec<RecordBatch>, LogError> {
-        let (mut behind, mut end) = (Vec::new(), self.written_end);
+        let mut behind: Vec<RecordBatch> = Vec::new();
         for batch in batches {
             let mut nth = 0;
             while let Some((segment, hole)) = self.holes.holes.get(nth).copied() {
@@ -234,15 +245,17 @@ impl LogFiles {
                     Some(_) | None => nth += 1,
                 }
             }
-            if let Some(rest) = batch.slice(end, Offset(u64::MAX)) {
-                end = rest.end();
-                behind.push(rest);
-            }
+            let end = behind.last().map_or(self.written_end, RecordBatch::end);
+            behind.extend(batch.slice(end, Offset(u64::MAX)));
         }
         Ok(behind)
     }
 
-    /// Writes and syncs records at the beginning of a hole. Whether the hole is filled.
+    /// Writes and syncs records at the beginning of a hole. Whether the hole is gone.
+    ///
+    /// Where they do not fit, what was read behind the hole is no record of this log: damage looked
+    /// like one. Then a log that counts for nothing ends where the hole begins; a master in office
+    /// fails, and starts with such a log.
     fn fill(
         &mut self,
         nth: usize,
@@ -264,6 +277,11 @@ impl LogFiles {
         // Never over what can be read: then these are not the records that were there.
         let known = self.view.epoch_at(hole.end);
         let falls = known.is_some_and(|known| part.last_epoch() > known);
+        if (!fits || falls) && self.holes.held_back == HeldBack::Yes {
+            warn!(path, offset = %hole.first, "what follows the damage is none of the log: cut");
+            self.try_truncate(hole.first)?;
+            return Ok(true);
+        }
         if !fits || falls {
             let what = format!(
                 "{part:?} does not fit into {path} at byte {}",

@@ -100,7 +100,7 @@ pub(crate) fn open(
             number: last.header.number,
         }
     });
-    view.damaged(holes.all(), holes.held_back_at());
+    view.damaged(holes.all(), holes.held_back_at(), end);
     let report = OpenReport {
         end: whole_end,
         torn_bytes: ending.torn_bytes,
@@ -317,6 +317,8 @@ impl Found {
             let extent = (Offset(u64::MAX), size);
             let scanned =
                 segment::scan_past_damage(&*file, &header, extent, below).map_err(at(&path))?;
+            // Read through before as one that another follows.
+            ending.holes.retain(|(segment, _)| *segment != first);
             ending.holes_in(first, &scanned.holes);
             self.check_end(&mut ending, first, &scanned, floor)?;
             ending.torn_bytes += scanned.rest_bytes;
@@ -463,7 +465,7 @@ impl Found {
         }
         let end = ending.end();
         let last_first = ending.last.as_ref().map(|last| last.header.first);
-        for (first, size) in &ending.segments {
+        for (nth, (first, size)) in ending.segments.iter().enumerate() {
             if Some(*first) != last_first && self.is_doubtful(*first, ending) {
                 let path = segment::path(*first);
                 info!(%path, "a segment that was written to in place is copied");
@@ -475,7 +477,9 @@ impl Found {
                         .map_err(at(&path))?
                         .map_err(|error| format_of(*first, &error))?,
                 };
-                copy(storage, &*file, (&header, *size), &ending.holes).map_err(at(&path))?;
+                let next = ending.segments.get(nth + 1);
+                let until = next.map_or(Offset(u64::MAX), |(next, _)| *next);
+                copy(storage, &*file, &header, (until, *size), &ending.holes).map_err(at(&path))?;
             }
         }
         let file = match &ending.last {
@@ -490,8 +494,8 @@ impl Found {
             {
                 let path = segment::path(last.header.first);
                 info!(%path, %end, mark = %self.mark_end(), "records above the mark are copied");
-                let extent = (&last.header, last.scanned.position);
-                let copied = copy(storage, &*last.file, extent, &ending.holes);
+                let extent = (end, last.scanned.position);
+                let copied = copy(storage, &*last.file, &last.header, extent, &ending.holes);
                 Some(copied.map_err(at(&path))?)
             }
             Some(last) => {
@@ -527,12 +531,13 @@ impl Found {
     }
 }
 
-/// Writes the records of a segment, up to the byte `limit`, to a new file that takes its place; what
-/// lies in its holes as it is.
+/// Writes the records of a segment, up to the offset `until` or the byte `limit`, to a new file that
+/// takes its place; what lies in its holes as it is.
 fn copy(
     storage: &dyn Storage,
     from: &dyn StorageFile,
-    (header, limit): (&SegmentHeader, u64),
+    header: &SegmentHeader,
+    (until, limit): (Offset, u64),
     holes: &[(Offset, Hole)],
 ) -> io::Result<Arc<dyn StorageFile>> {
     let copy_path = segment::copy_path(header.first);
@@ -540,32 +545,31 @@ fn copy(
     let mut holes = holes
         .iter()
         .filter(|(segment, _)| *segment == header.first)
-        .map(|(_, hole)| hole);
+        .map(|(_, hole)| hole)
+        .peekable();
     let mut queued = header.encode();
     let begin = (header.first, header.encoded_bytes());
     let mut scan = Scan::new(from, begin, limit);
-    loop {
+    while scan.offset() < until {
+        if let Some(hole) = holes.next_if(|hole| hole.position == scan.position()) {
+            let Some(end_position) = hole.end_position else {
+                // Nothing that can be read follows in this segment.
+                break;
+            };
+            let begins = queued.len();
+            queued.resize(begins + (end_position - hole.position) as usize, 0);
+            from.read_at(hole.position, &mut queued[begins..])?;
+            scan = Scan::new(from, (hole.end, end_position), limit);
+            continue;
+        }
         // Read and checked again: the cache may have given way to the disk in between.
         match scan.next() {
             Ok(None) => break,
             Ok(Some((_, record))) => queued.extend_from_slice(record),
             Err(ScanError::Io(error)) => return Err(error),
-            Err(ScanError::Bad(error)) => match holes.next() {
-                Some(&Hole {
-                    position,
-                    end,
-                    end_position: Some(end_position),
-                    ..
-                }) if position == scan.position() => {
-                    let begins = queued.len();
-                    queued.resize(begins + (end_position - position) as usize, 0);
-                    from.read_at(position, &mut queued[begins..])?;
-                    scan = Scan::new(from, (end, end_position), limit);
-                }
-                // Nothing that can be read follows in this segment.
-                Some(hole) if hole.position == scan.position() => break,
-                _ => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-            },
+            Err(ScanError::Bad(error)) => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
         }
         if queued.len() >= COPY_BYTES {
             file.append(&[IoSlice::new(&queued)])?;

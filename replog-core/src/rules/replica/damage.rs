@@ -5,26 +5,25 @@
 //! any other that lacks records, from the first that it cannot read on. What lies behind the hole
 //! stays, and is passed over once that is filled. Keeps rules 5 and 10.
 
+use std::ops::Range;
+
 use super::*;
 
 impl Replica {
     /// Somebody could not read the record at `offset`.
     pub(crate) fn on_damage(&mut self, offset: Offset) {
-        // What lies behind a hole is not there for anybody.
-        if offset < self.durable_end {
-            self.inspect(offset);
+        if self.inspecting.is_some() || self.room.shortage().is_some() {
+            self.noticed = Some(offset);
+            return;
         }
-    }
-
-    /// Takes the log epoch away and has the segment of a record read through.
-    fn inspect(&mut self, offset: Offset) {
-        let is_under_way = self.inspecting.is_some();
-        if is_under_way || self.failed.is_some() || self.room.shortage().is_some() {
+        if self.failed.is_some() {
             return;
         }
         self.changed(ReplicaChange::Damaged { offset });
-        // From now on, whatever is on its way to the disk.
+        // From now on, whatever is on its way to the disk. What is on its way from the master must not
+        // make this log intact again: a new life begins with it.
         (self.staged.log_epoch, self.meta.log_epoch) = (None, None);
+        self.staged.start += 1;
         self.intact_save = None;
         self.end_conversation(&Refusal::HelloFirst);
         let meta = self.staged.clone();
@@ -41,18 +40,24 @@ impl Replica {
             matches!(next, Continuation::Cut { .. }),
             "ticket {ticket} was no cut: {next:?}"
         );
-        self.inspect(offset);
+        self.on_damage(offset);
         if self.greeting.is_some() {
             self.end_conversation(&Refusal::HelloFirst);
         }
         self.settle();
     }
 
-    /// The inspection is done: up to here the log can be read.
-    pub(crate) fn on_inspected(&mut self, whole_end: Offset) {
-        self.inspecting = None;
+    /// The inspection is done: these cannot be read, and up to `whole_end` all can.
+    pub(crate) fn on_inspected(&mut self, holes: &[Range<Offset>], whole_end: Offset) {
+        let inspected = self.inspecting.take();
         self.durable_end = self.durable_end.min(whole_end);
         self.reorder.reset(self.durable_end);
+        let is_known = |offset: &Offset| {
+            Some(*offset) == inspected || holes.iter().any(|hole| hole.contains(offset))
+        };
+        if let Some(offset) = self.noticed.take().filter(|offset| !is_known(offset)) {
+            self.on_damage(offset);
+        }
         self.settle();
     }
 }

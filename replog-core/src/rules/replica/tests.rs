@@ -999,16 +999,29 @@ fn a_record_that_cannot_be_read_takes_the_log_epoch_away_before_anything_else() 
     bench.log.0.extend([5, 5]);
     let ticket = bench.replica.queued.front().unwrap().0;
     bench.replica.on_saved(ticket, Offset(6), &bench.log);
-    bench.replica.on_inspected(Offset(2));
-    assert_eq!(bench.did(), []);
-    assert_eq!(bench.replica.state().durable_end, Offset(2));
+    bench
+        .replica
+        .on_inspected(&[Offset(2)..Offset(3)], Offset(2));
     assert_eq!(
-        bench.ask(5, heartbeat(None, None)),
-        [refused(2, Refusal::HelloFirst, 2, None)]
+        bench.did(),
+        [Save(5, None), Did::Inspect(1)],
+        "then the other"
     );
-    // Known by now, and not within what this node shows.
-    bench.replica.on_damage(Offset(2));
-    assert_eq!(bench.did(), []);
+    assert_eq!(bench.replica.state().durable_end, Offset(2));
+    // What knows nothing of the damage, a refill target among it, is for a life that is over.
+    let late = heartbeat(None, Some(1));
+    let id = bench.next;
+    bench.next += 1;
+    bench
+        .replica
+        .on_request(bench.now, id, request(5, late), &bench.log);
+    let actions = bench.replica.take_actions();
+    let [ReplicaAction::Answer { response, .. }] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(response.answer, Answer::Refused(Refusal::WrongIncarnation));
+    assert_eq!(response.incarnation.start, own().start + 1);
+    assert_eq!(bench.replica.meta().start, own().start + 1);
 }
 
 #[test]

@@ -25,7 +25,9 @@ impl Replica {
         }
         // A promise that was not saved is none.
         self.staged = self.meta.clone();
-        (self.intact_save, self.inspecting) = (None, None);
+        self.intact_save = None;
+        // What could not be seen to is, once there is room.
+        self.noticed = self.inspecting.take().or(self.noticed);
         self.end_conversation(&refusal);
         self.reorder.reset(self.durable_end);
     }
@@ -36,6 +38,9 @@ impl Replica {
         self.durable_end = self.durable_end.max(end);
         self.reorder.reset(self.durable_end);
         self.changed(ReplicaChange::Resumed { end });
+        if let Some(offset) = self.noticed.take() {
+            self.on_damage(offset);
+        }
     }
 
     /// The time of [`Replica::next_deadline`] has come.

@@ -55,6 +55,29 @@ const COUNTED: &[(&str, &str)] = &[
     ),
     ("reading the keys of the log", "keys: read from the log"),
     ("the records that are cut are kept aside", "log: kept aside"),
+    (
+        "the log is damaged: this node does not count",
+        "damage: found at a start",
+    ),
+    (
+        "a record cannot be read: this node does not count",
+        "damage: found by a secondary",
+    ),
+    (
+        "a record cannot be read: to be mended",
+        "damage: found by a master",
+    ),
+    ("the log is mended here", "damage: mended"),
+    ("the log is whole", "damage: a master mended in office"),
+    ("no secondary has the records", "damage: nobody has it"),
+    (
+        "a segment that was written to in place is copied",
+        "damage: a mended segment copied",
+    ),
+    (
+        "has promised this epoch to another directory",
+        "master: its epoch promised to another",
+    ),
 ];
 
 /// Listens to the nodes of this thread for as long as the result is kept.

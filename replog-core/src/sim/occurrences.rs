@@ -4,7 +4,8 @@
 /// [`Outcome::counts`](super::Outcome::counts). Where one of them does not, the simulator, not the
 /// system, has a defect.
 ///
-/// Not here: what only a schedule brings about ([`SCHEDULED`]); a list of nodes or a cluster that is
+/// Not here: what takes several thousand seeds (damage that nobody can mend, an epoch that was promised
+/// to a lost directory too); what only a schedule brings about ([`SCHEDULED`]); a list of nodes or a cluster that is
 /// not the own one, a request that makes no sense and a node that is about to stop, which take an
 /// operator or a program that is no replog (tested in `rules/`); a window that is full and more than 64
 /// epochs, which take more records and starts than a run has (tested in `rules/`); forced
@@ -33,6 +34,12 @@ pub const OCCURRENCES: &[&str] = &[
     "client: keyed append replayed",
     "client: no connection",
     "client: read answered",
+    "damage: a master mended in office",
+    "damage: a mended segment copied",
+    "damage: found at a start",
+    "damage: found by a master",
+    "damage: found by a secondary",
+    "damage: mended",
     "disk: failed for good",
     "disk: refuses writes",
     "disk: takes writes again",
@@ -42,6 +49,7 @@ pub const OCCURRENCES: &[&str] = &[
     "fault: clock jump",
     "fault: failed sync",
     "fault: failed sync of a directory",
+    "fault: flipped bit",
     "fault: full disk",
     "fault: kill",
     "fault: log torn in the middle",
@@ -66,6 +74,7 @@ pub const OCCURRENCES: &[&str] = &[
     "log cut",
     "log: a secondary has reached its refill target",
     "log: a wiped master's is whole",
+    "log: kept aside",
     "master: fenced",
     "mode: read-only",
     "mode: read-write",

@@ -4,12 +4,12 @@
 /// [`Outcome::counts`](super::Outcome::counts). Where one of them does not, the simulator, not the
 /// system, has a defect.
 ///
-/// Not here: what takes several thousand seeds (damage that nobody can mend, an epoch that was promised
-/// to a lost directory too); what only a schedule brings about ([`SCHEDULED`]); a list of nodes or a cluster that is
-/// not the own one, a request that makes no sense and a node that is about to stop, which take an
-/// operator or a program that is no replog (tested in `rules/`); a window that is full and more than 64
-/// epochs, which take more records and starts than a run has (tested in `rules/`); forced
-/// recoveries, which lose messages by their nature (tested in `rules/recovery` and
+/// Not here: what takes several thousand seeds (damage that nobody can mend, an epoch that was
+/// promised to a lost directory too); what only a schedule brings about ([`SCHEDULED`]); a list of
+/// nodes or a cluster that is not the own one, a request that makes no sense and a node that is about
+/// to stop, which take an operator or a program that is no replog (tested in `rules/`); a window that
+/// is full and more than 64 epochs, which take more records and starts than a run has (tested in
+/// `rules/`); forced recoveries, which lose messages by their nature (tested in `rules/recovery` and
 /// `rules/cluster_tests`).
 pub const OCCURRENCES: &[&str] = &[
     "answer: aligned",

@@ -119,11 +119,16 @@ impl LogFiles {
 
     /// The end of what can be read from the beginning on, and is held.
     pub(crate) fn whole_end(&self) -> Offset {
-        let held = match self.options.sync.is_durable() {
+        let held = self.held_end();
+        self.holes.first().map_or(held, |hole| hole.min(held))
+    }
+
+    /// The end of what is held, holes before it or not.
+    fn held_end(&self) -> Offset {
+        match self.options.sync.is_durable() {
             true => self.synced_end,
             false => self.written_end,
-        };
-        self.holes.first().map_or(held, |hole| hole.min(held))
+        }
     }
 
     /// Whether everything written is synced.

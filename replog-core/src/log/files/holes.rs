@@ -223,12 +223,9 @@ impl LogFiles {
 
     /// Tells everybody what cannot be read.
     pub(super) fn tell_holes(&self) {
-        let held_end = match self.options.sync.is_durable() {
-            true => self.synced_end,
-            false => self.written_end,
-        };
         let held_back_at = self.holes.held_back_at();
-        self.view.damaged(self.holes.all(), held_back_at, held_end);
+        self.view
+            .damaged(self.holes.all(), held_back_at, self.held_end());
     }
 
     /// Writes what belongs into holes there, and returns what lies behind the end.

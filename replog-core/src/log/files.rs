@@ -9,7 +9,8 @@
 //! - A segment is synced to its end before the next one is made, whatever the sync policy is.
 //!   So only the last one can be torn, and only the last one is read at a start.
 //! - A header and the directory are synced before a record is written behind the header.
-//! - The mark is raised after a sync, and lowered and synced before a cut.
+//! - The mark is raised after a sync, and lowered and synced before a cut. Before a file is made
+//!   shorter in place it says so, and the next start believes that file only once it has copied it.
 //! - A segment without records is removed at a start, unless it is the first: where the next one
 //!   begins depends on the records alone, not on where a stop came.
 //!
@@ -29,7 +30,7 @@ use tracing::{error, info, warn};
 use super::{
     aside,
     failure::LogError,
-    mark::{self, Mark, MarkFile},
+    mark::{self, Mark, MarkFile, MarkState},
     segment::{self, DIR, FileName, HeaderError, Hole, Scan, ScanError, Scanned, SegmentHeader},
     unproven::{self, Unproven},
 };
@@ -57,6 +58,16 @@ pub(crate) struct Cut {
     pub(crate) from: Offset,
     /// Records that are gone.
     pub(crate) records: u64,
+}
+
+/// What came of a truncation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Truncation {
+    /// The cut is durable.
+    Cut(Cut),
+    /// Nothing was cut: the record at this offset cannot be read, which must be known first, or a log
+    /// that passes for intact would lose more than it is told to.
+    Damaged(Offset),
 }
 
 /// The files of a log, owned by the one that writes.
@@ -173,15 +184,14 @@ impl LogFiles {
 
     /// Cuts the log back to `to`: mark lowered and synced, newest segment first, directory
     /// synced. When it returns, the cut and every record below `to` are durable. A `to` at or
-    /// beyond the end cuts nothing and syncs nothing.
+    /// beyond the end cuts nothing and syncs nothing; where damage is found on the way that nobody
+    /// knows of, nothing is cut either.
     ///
     /// # Errors
     ///
-    /// The storage's, and `InvalidData` when there is damage on the way that was not known, which
-    /// [`LogFiles::unknown_damage_before`] tells; then nothing was cut. Nothing is done here any
-    /// more. All of them are final but one: when the mark cannot be lowered, nothing was cut and the
-    /// log can be mended.
-    pub(crate) fn truncate(&mut self, to: Offset) -> Result<Cut, LogError> {
+    /// The storage's; nothing is done here any more. All of them are final but one: when the mark
+    /// cannot be lowered, nothing was cut and the log can be mended.
+    pub(crate) fn truncate(&mut self, to: Offset) -> Result<Truncation, LogError> {
         self.attempt(|files| files.try_truncate(to))
     }
 
@@ -195,9 +205,8 @@ impl LogFiles {
             files.try_sync()?;
             files.mark.write_synced(Mark {
                 end: files.synced_end,
-                clean: true,
-            })?;
-            Ok(())
+                state: MarkState::Clean,
+            })
         })?;
         self.failure = Some(LogError::Final(io::Error::other("it was closed")));
         Ok(())
@@ -353,34 +362,34 @@ impl LogFiles {
         self.mark
             .write(Mark {
                 end: self.synced_end,
-                clean: false,
+                state: MarkState::Open,
             })
             .map_err(LogError::Write)
     }
 
-    fn try_truncate(&mut self, to: Offset) -> Result<Cut, LogError> {
-        if to >= self.written_end {
-            return Ok(Cut {
-                from: self.written_end,
-                records: 0,
-            });
-        }
+    fn try_truncate(&mut self, to: Offset) -> Result<Truncation, LogError> {
         // Nobody knows where a record in a hole begins: the hole goes as a whole.
         let to = self.holes.cut_at(to);
+        if to >= self.written_end {
+            return Ok(Truncation::Cut(Cut {
+                from: self.written_end,
+                records: 0,
+            }));
+        }
         // The segment that ends the log then. One that begins at `to` would be empty, and goes.
         let firsts = self.view.segment_firsts();
         let last = firsts
             .partition_point(|first| *first < to)
             .saturating_sub(1);
         let (first, removed) = (firsts[last], &firsts[last + 1..]);
-        let path = segment::path(first);
-        let file = self.storage.open(&path, OpenHow::Existing)?;
+        let file = self
+            .storage
+            .open(&segment::path(first), OpenHow::Existing)?;
         let header = self.header_of(&*file, first, last as u64)?;
         let extent = (to, file.size()?);
         let scanned = segment::scan_past_damage(&*file, &header, extent, to)?;
         if let Some(offset) = self.holes.unknown_among(&scanned, to) {
-            let what = format!("{path} is damaged: offset {offset} cannot be read");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what).into());
+            return Ok(Truncation::Damaged(offset));
         }
         let bytes = scanned.position;
         let cut = Cut {
@@ -390,7 +399,7 @@ impl LogFiles {
         let synced_end = self.synced_end.min(to);
         self.mark.write_synced(Mark {
             end: synced_end,
-            clean: false,
+            state: MarkState::Cutting,
         })?;
         self.synced_end = synced_end;
         self.view.cut(
@@ -419,10 +428,10 @@ impl LogFiles {
         (self.written_end, self.synced_end) = (to, to);
         self.mark.write(Mark {
             end: to,
-            clean: false,
+            state: MarkState::Open,
         })?;
         self.view.synced(to);
-        Ok(cut)
+        Ok(Truncation::Cut(cut))
     }
 }
 

@@ -4,6 +4,10 @@
 //! itself, so it may lag and never leads; before a cut it is lowered and synced. What is bad
 //! below it is damage, what is bad above it is a torn tail: rule 10 rests on it.
 //!
+//! Before a file is made shorter in place the mark says that too. Where the sync of that file fails, the
+//! file is shorter in the cache alone: the next start would believe the cache, and a power cut bring
+//! back what was cut.
+//!
 //! All integers are little-endian. The file is shorter than a sector and is written by one call,
 //! so that a disk has the old one or the new one.
 //!
@@ -12,7 +16,7 @@
 //! | 0 | 4 | `RLMK` |
 //! | 4 | 4 | version, 1 |
 //! | 8 | 8 | end: the offset after the last record that is known to be synced |
-//! | 16 | 4 | 1 after a clean stop, else 0 |
+//! | 16 | 4 | 0 while records are written, 1 after a clean stop, 2 while the last segment is made shorter |
 //! | 20 | 4 | CRC-32C over all before |
 
 use std::{io, sync::Arc};
@@ -35,9 +39,29 @@ const BYTES: usize = 24;
 pub(crate) struct Mark {
     /// Everything below is synced.
     pub(crate) end: Offset,
-    /// Whether it was left by a clean stop. A hint for people: it survives in the file until
-    /// the next mark does.
-    pub(crate) clean: bool,
+    pub(crate) state: MarkState,
+}
+
+/// What was being done when a mark was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MarkState {
+    /// Records were written, or nothing was.
+    Open,
+    /// The stop was a clean one. A hint for people: it survives in the file until the next mark does.
+    Clean,
+    /// The last segment was made shorter in place: the next start proves its length with a copy.
+    Cutting,
+}
+
+impl MarkState {
+    /// What stands in the file.
+    fn number(self) -> u32 {
+        match self {
+            MarkState::Open => 0,
+            MarkState::Clean => 1,
+            MarkState::Cutting => 2,
+        }
+    }
 }
 
 impl Mark {
@@ -56,7 +80,7 @@ impl Mark {
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4..8].copy_from_slice(&VERSION.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.end.0.to_le_bytes());
-        bytes[16..20].copy_from_slice(&u32::from(self.clean).to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.state.number().to_le_bytes());
         let crc = crc32c::crc32c(&bytes[..20]);
         bytes[20..].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -66,10 +90,14 @@ impl Mark {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Mark> {
         let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
         let end = u64::from_le_bytes(bytes[8..16].try_into().ok()?);
-        let mark = Mark {
-            end: Offset(end),
-            clean: bytes[16] == 1,
+        let state = match bytes[16] {
+            0 => MarkState::Open,
+            1 => MarkState::Clean,
+            2 => MarkState::Cutting,
+            _ => return None,
         };
+        let end = Offset(end);
+        let mark = Mark { end, state };
         // What is not exactly what would be written is not understood, newer versions included.
         (mark.encode() == *bytes).then_some(mark)
     }
@@ -94,7 +122,7 @@ impl MarkFile {
         self.file.write_at(0, &mark.encode())
     }
 
-    /// Writes a mark and syncs it: for lowering, and for the last one.
+    /// Writes a mark and syncs it: for lowering, for what a start must know, and for the last one.
     ///
     /// # Errors
     ///
@@ -118,7 +146,7 @@ mod tests {
     fn the_file_is_byte_for_byte_this() {
         let mark = Mark {
             end: Offset(0x0102_0304_0506_0708),
-            clean: true,
+            state: MarkState::Clean,
         };
         #[rustfmt::skip]
         let expected = [
@@ -138,11 +166,15 @@ mod tests {
         assert_eq!(Mark::load(&storage).unwrap(), None);
         let file = MarkFile::open(&storage).unwrap();
         assert_eq!(Mark::load(&storage).unwrap(), None);
-        for (end, clean) in [(0, false), (7, false), (3, true), (u64::MAX, false)] {
-            let mark = Mark {
-                end: Offset(end),
-                clean,
-            };
+        for (end, state) in [
+            (0, MarkState::Open),
+            (7, MarkState::Open),
+            (3, MarkState::Clean),
+            (5, MarkState::Cutting),
+            (u64::MAX, MarkState::Open),
+        ] {
+            let end = Offset(end);
+            let mark = Mark { end, state };
             file.write(mark).unwrap();
             assert_eq!(Mark::load(&storage).unwrap(), Some(mark));
         }
@@ -158,7 +190,7 @@ mod tests {
             .unwrap();
         let mark = Mark {
             end: Offset(5),
-            clean: false,
+            state: MarkState::Open,
         };
         MarkFile::open(&storage)
             .unwrap()
@@ -171,7 +203,7 @@ mod tests {
     fn any_changed_or_missing_byte_makes_it_unreadable() {
         let good = Mark {
             end: Offset(1234),
-            clean: false,
+            state: MarkState::Open,
         }
         .encode();
         for at in 0..good.len() {

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use super::{LogFiles, LogOptions, LogView, Look, files::OpenReport};
+use super::{Cut, LogFiles, LogOptions, LogView, Look, Truncation, files::OpenReport};
 use crate::{
     error::OpenError,
     record::{KIND_MESSAGE, Record, RecordBatch},
@@ -31,8 +31,31 @@ pub(crate) enum Fault {
     Error(io::ErrorKind),
     /// An append writes this many bytes and fails; any other operation does nothing and fails.
     Short(usize, io::ErrorKind),
+    /// A sync fails, and what it was to make durable passes for clean: the last change is in the cache
+    /// alone, for good, those before it reached the disk. Any other operation does nothing and fails.
+    LostSync,
     /// The machine stops: this operation and all later ones fail and do nothing.
     Stop,
+}
+
+impl Fault {
+    fn error(self) -> io::Error {
+        match self {
+            Fault::Error(kind) | Fault::Short(_, kind) => kind.into(),
+            Fault::LostSync => io::Error::other("the disk refuses"),
+            Fault::Stop => io::Error::other("the machine stopped"),
+        }
+    }
+}
+
+impl Truncation {
+    /// The cut that was made.
+    pub(crate) fn cut(self) -> Cut {
+        match self {
+            Truncation::Cut(cut) => cut,
+            Truncation::Damaged(offset) => panic!("offset {offset} is damaged"),
+        }
+    }
 }
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -228,8 +251,7 @@ impl FaultyStorage {
     fn plain_step(&self) -> io::Result<()> {
         match self.step()? {
             None => Ok(()),
-            Some(Fault::Error(kind) | Fault::Short(_, kind)) => Err(kind.into()),
-            Some(Fault::Stop) => Err(io::Error::other("the machine stopped")),
+            Some(fault) => Err(fault.error()),
         }
     }
 
@@ -475,16 +497,13 @@ impl StorageFile for FaultyFile {
         let fault = self.storage.step()?;
         self.storage.shared().appends += 1;
         let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        let result = match fault {
-            None => Ok(()),
-            Some(Fault::Error(kind)) => return Err(kind.into()),
-            Some(Fault::Short(length, kind)) => {
-                bytes.truncate(length);
-                Err(kind.into())
-            }
-            // What was on its way may or may not arrive.
-            Some(Fault::Stop) => Err(io::Error::other("the machine stopped")),
-        };
+        let result = fault.map_or(Ok(()), |fault| Err(fault.error()));
+        match fault {
+            Some(Fault::Error(_) | Fault::LostSync) => return result,
+            Some(Fault::Short(length, _)) => bytes.truncate(length),
+            // What was on its way when the machine stopped may or may not arrive.
+            Some(Fault::Stop) | None => {}
+        }
         let mut content = self.content();
         let position = content.now.len();
         content.change(ContentChange::Write {
@@ -517,12 +536,25 @@ impl StorageFile for FaultyFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.storage.plain_step()?;
-        self.storage.shared().file_syncs += 1;
-        let mut content = self.content();
-        content.synced = content.now.clone();
-        content.pending.clear();
-        Ok(())
+        let fault = self.storage.step()?;
+        let lost = matches!(fault, Some(Fault::LostSync));
+        if lost || fault.is_none() {
+            let mut content = self.content();
+            let mut pending = mem::take(&mut content.pending);
+            if lost {
+                pending.pop();
+            }
+            for change in pending {
+                change.apply(&mut content.synced);
+            }
+        }
+        match fault {
+            None => {
+                self.storage.shared().file_syncs += 1;
+                Ok(())
+            }
+            Some(fault) => Err(fault.error()),
+        }
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {

@@ -35,7 +35,7 @@ use tracing::warn;
 
 use crate::{
     limits::{ROOM_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
-    log::{Cut, HeldBack, LogError, LogFiles, Meta, keys_file},
+    log::{Cut, HeldBack, LogError, LogFiles, Meta, Truncation, keys_file},
     record::RecordBatch,
     storage::{OpenHow, Storage},
     types::{Epoch, Offset, SyncPolicy},
@@ -329,12 +329,10 @@ impl WriterLoop {
         match command {
             WriteCommand::Append(batch) => unreachable!("{batch:?} belongs to a group"),
             WriteCommand::Truncate { ticket, to } => {
-                if let Some(offset) = self.files.unknown_damage_before(to)? {
-                    report(WriteReport::NotTruncated { ticket, offset });
-                } else {
-                    let cut = self.files.truncate(to)?;
-                    report(WriteReport::Truncated { ticket, cut });
-                }
+                report(match self.files.truncate(to)? {
+                    Truncation::Cut(cut) => WriteReport::Truncated { ticket, cut },
+                    Truncation::Damaged(offset) => WriteReport::NotTruncated { ticket, offset },
+                });
             }
             WriteCommand::SetAside { from, epoch } => self.files.set_aside(from, epoch)?,
             WriteCommand::SaveMeta { ticket, meta } => {

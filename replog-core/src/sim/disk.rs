@@ -22,7 +22,7 @@ use super::{
 use crate::{
     log::{
         Meta,
-        mark::{self, Mark},
+        mark::{self, Mark, MarkState},
         segment::{self, FileName, SegmentHeader},
         unproven,
     },
@@ -843,7 +843,7 @@ impl StorageFile for OpenFile {
         let nothing = (passes && self.path == mark::PATH).then(|| {
             Mark {
                 end: Offset::ZERO,
-                clean: false,
+                state: MarkState::Open,
             }
             .encode()
         });

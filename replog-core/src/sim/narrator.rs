@@ -45,7 +45,7 @@ const COUNTED: &[(&str, &str)] = &[
     ("the disk takes writes again", "disk: takes writes again"),
     ("the disk failed", "disk: failed for good"),
     (
-        "records above the mark are copied",
+        "the last segment is copied",
         "start: records above the mark copied",
     ),
     ("a torn tail is cut", "start: torn tail cut"),

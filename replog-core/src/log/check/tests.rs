@@ -78,7 +78,7 @@ fn some_node() -> (MemoryStorage, Vec<(String, usize, usize)>) {
 fn set_mark(storage: &dyn Storage, end: u64) {
     let mark = Mark {
         end: Offset(end),
-        clean: false,
+        state: mark::MarkState::Open,
     };
     MarkFile::open(storage).unwrap().write(mark).unwrap();
 }

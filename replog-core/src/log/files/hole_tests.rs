@@ -283,7 +283,7 @@ fn a_cut_within_a_hole_is_made_at_its_beginning_and_one_behind_it_leaves_it() {
     for to in first - 1..40 {
         let storage = storage_of(&dump(&rotten));
         let (mut files, view, _) = open_log(&storage).unwrap();
-        let cut = files.truncate(Offset(to)).unwrap();
+        let cut = files.truncate(Offset(to)).unwrap().cut();
         view.check();
         let is_in_hole = (first + 2..=first + 3).contains(&to);
         let end = if is_in_hole { first + 1 } else { to };
@@ -308,8 +308,8 @@ fn records_above_the_mark_are_copied_with_the_holes_below_it() {
     let storage = storage_of(&dump(&good));
     rot(&storage, first + 1, 40);
     let mark = MarkFile::open(&storage).unwrap();
-    let (end, clean) = (Offset(first + 3), false);
-    mark.write(Mark { end, clean }).unwrap();
+    let (end, state) = (Offset(first + 3), MarkState::Open);
+    mark.write(Mark { end, state }).unwrap();
     let before = segments(&storage);
     let (mut files, view, report) = open_log(&storage).unwrap();
     assert_eq!(
@@ -428,15 +428,16 @@ fn a_power_cut_while_a_hole_is_filled_leaves_a_log_that_can_be_filled() {
 #[test]
 fn a_cut_over_damage_that_nobody_knew_of_is_made_once_it_is_known() {
     let good = written();
-    for (rotten, to, known, end) in [(5, 7, true, 7), (6, 7, true, 6), (4, 20, false, 20)] {
+    for (rotten, to, is_in_the_way, end) in [(5, 7, true, 7), (6, 7, true, 6), (4, 20, false, 20)] {
         let storage = storage_of(&dump(&good));
         rot(&storage, rotten, 1);
         let (mut files, view, _) = open_log(&storage).unwrap();
-        let unknown = files.unknown_damage_before(Offset(to)).unwrap();
-        assert_eq!(unknown, known.then_some(Offset(rotten)));
+        if is_in_the_way {
+            let truncation = files.truncate(Offset(to)).unwrap();
+            assert_eq!(truncation, Truncation::Damaged(Offset(rotten)));
+        }
         files.inspect(Offset(rotten), HeldBack::Yes).unwrap();
-        assert_eq!(files.unknown_damage_before(Offset(to)).unwrap(), None);
-        assert_eq!(files.truncate(Offset(to)).unwrap().from, Offset(end));
+        assert_eq!(files.truncate(Offset(to)).unwrap().cut().from, Offset(end));
         view.check();
         assert_eq!(view.durable_end(), Offset(rotten.min(end)));
         files.append(&part(files.whole_end().0, 40)).unwrap();

@@ -99,30 +99,6 @@ impl LogFiles {
         self.holes.ranges()
     }
 
-    /// Damage that a cut to `to` would meet and that nobody knows of: it must be known first, or a log
-    /// that passes for intact would lose more than it is told to.
-    ///
-    /// # Errors
-    ///
-    /// The storage's.
-    pub(crate) fn unknown_damage_before(&mut self, to: Offset) -> Result<Option<Offset>, LogError> {
-        self.attempt(|files| {
-            let to = files.holes.cut_at(to);
-            let firsts = files.view.segment_firsts();
-            let after = firsts.partition_point(|first| *first < to);
-            let Some(nth) = after.checked_sub(1).filter(|_| to < files.written_end) else {
-                return Ok(None);
-            };
-            let file = files
-                .storage
-                .open(&segment::path(firsts[nth]), OpenHow::Existing)?;
-            let header = files.header_of(&*file, firsts[nth], nth as u64)?;
-            let extent = (to, file.size()?);
-            let scanned = segment::scan_past_damage(&*file, &header, extent, to)?;
-            Ok(files.holes.unknown_among(&scanned, to))
-        })
-    }
-
     /// Somebody could not read the record at `offset`: reads its segment through and notes what
     /// cannot be read there. A header that cannot be is made again from the log before it.
     ///
@@ -276,8 +252,13 @@ impl LogFiles {
         let falls = known.is_some_and(|known| part.last_epoch() > known);
         if (!fits || falls) && self.holes.held_back == HeldBack::Yes {
             warn!(path, offset = %hole.first, "what follows the damage is none of the log: cut");
-            self.try_truncate(hole.first)?;
-            return Ok(true);
+            return match self.try_truncate(hole.first)? {
+                Truncation::Cut(_) => Ok(true),
+                Truncation::Damaged(offset) => {
+                    let what = format!("{path} is damaged: offset {offset} cannot be read");
+                    Err(io::Error::new(io::ErrorKind::InvalidData, what).into())
+                }
+            };
         }
         if !fits || falls {
             let what = format!(

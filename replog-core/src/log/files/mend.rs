@@ -63,6 +63,10 @@ impl LogFiles {
             self.half_made = None;
         }
         if let Some(active) = &self.active {
+            self.mark.write_synced(Mark {
+                end: self.synced_end,
+                state: MarkState::Cutting,
+            })?;
             active
                 .file
                 .truncate(active.bytes)
@@ -73,7 +77,7 @@ impl LogFiles {
         self.view.synced(self.synced_end);
         self.mark.write_synced(Mark {
             end: self.synced_end,
-            clean: false,
+            state: MarkState::Open,
         })
     }
 }

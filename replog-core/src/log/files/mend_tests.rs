@@ -148,6 +148,31 @@ fn a_power_cut_before_or_while_it_is_mended_leaves_all_that_was_durable() {
 }
 
 #[test]
+fn what_a_start_shows_after_mending_whose_sync_failed_a_power_cut_does_not_change() {
+    let records = some_records(20);
+    // Parts of a record, and whole ones.
+    for (step, length) in (0..30).flat_map(|step| [(step, 7), (step, 130)]) {
+        for mending_step in 0..8 {
+            let Some((storage, mut files, _, LogError::Write(_))) =
+                refused(&records, step, Fault::Short(length, FULL))
+            else {
+                continue;
+            };
+            storage.fail_at(mending_step, Fault::LostSync);
+            let _ = files.mend();
+            storage.fail_no_more();
+            let (_, shown, _) = open_log(&storage).unwrap();
+            let shown = read_all(&shown, 1000);
+            for seed in 0..4 {
+                let (_, left, _) = open_log(&storage.after_power_cut(seed)).unwrap();
+                let is_same = read_all(&left, 1000) == shown;
+                assert!(is_same, "steps {step} and {mending_step}");
+            }
+        }
+    }
+}
+
+#[test]
 fn without_a_sync_for_each_write_what_was_held_stays_held() {
     let records = some_records(20);
     let storage = FaultyStorage::new();

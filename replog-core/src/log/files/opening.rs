@@ -247,10 +247,17 @@ impl Found {
         self.mark.map_or(Offset::ZERO, |mark| mark.end)
     }
 
+    fn was_cutting(&self) -> bool {
+        let state = self.mark.map(|mark| mark.state);
+        state == Some(MarkState::Cutting)
+    }
+
     fn is_clean(&self, ending: &Ending) -> bool {
         let end = ending.end();
         match self.mark {
-            Some(mark) => mark.clean && mark.end == end && ending.torn_bytes == 0,
+            Some(mark) => {
+                mark.state == MarkState::Clean && mark.end == end && ending.torn_bytes == 0
+            }
             None => self.segments.is_empty(),
         }
     }
@@ -486,33 +493,30 @@ impl Found {
             None => None,
             // Reading these records proves nothing: they may be in the cache only, and after a
             // sync that failed the cache would be believed for ever. A header without records is
-            // as doubtful: the mark says nothing about it.
+            // as doubtful: the mark says nothing about it. And a file that is made shorter in place
+            // may be so in the cache only.
             Some(last)
                 if end > self.mark_end()
                     || end == last.header.first
+                    || last.size > last.scanned.position
+                    || self.was_cutting()
                     || self.is_doubtful(last.header.first, ending) =>
             {
                 let path = segment::path(last.header.first);
-                info!(%path, %end, mark = %self.mark_end(), "records above the mark are copied");
+                info!(%path, %end, mark = %self.mark_end(), "the last segment is copied");
                 let extent = (end, last.scanned.position);
                 let copied = copy(storage, &*last.file, &last.header, extent, &ending.holes);
                 Some(copied.map_err(at(&path))?)
             }
-            Some(last) => {
-                if last.size > last.scanned.position {
-                    let path = segment::path(last.header.first);
-                    last.file
-                        .truncate(last.scanned.position)
-                        .map_err(at(&path))?;
-                    last.file.sync().map_err(at(&path))?;
-                }
-                Some(last.file.clone())
-            }
+            Some(last) => Some(last.file.clone()),
         };
         // The start before may have ended between making a file and syncing its entry.
         storage.sync_dir(DIR).map_err(at(DIR))?;
         let mark = MarkFile::open(storage).map_err(at(mark::PATH))?;
-        let now = Mark { end, clean: false };
+        let now = Mark {
+            end,
+            state: MarkState::Open,
+        };
         // Synced even where it is raised: the start before may have ended at a sync of it that
         // failed, and a mark that is in the cache alone is none after a power cut.
         mark.write_synced(now).map_err(at(mark::PATH))?;

@@ -43,7 +43,7 @@ fn set_mark(storage: &dyn Storage, end: u64) {
     let mark = MarkFile::open(storage).unwrap();
     mark.write(Mark {
         end: Offset(end),
-        clean: false,
+        state: MarkState::Open,
     })
     .unwrap();
 }
@@ -118,13 +118,12 @@ fn a_log_on_files_is_the_same_as_one_in_memory() {
     files
         .append(&Records::new(40, [(9, 10); 20]).batches(&[7]))
         .unwrap();
-    assert_eq!(
-        files.truncate(Offset(40)).unwrap(),
-        Cut {
-            from: Offset(40),
-            records: 20
-        }
-    );
+    let cut = Cut {
+        from: Offset(40),
+        records: 20,
+    };
+    let truncation = files.truncate(Offset(40)).unwrap();
+    assert_eq!(truncation, Truncation::Cut(cut));
     assert_eq!(read_all(&view, 200), records.bytes());
     files.close().unwrap();
     assert_eq!(dump(&storage), dump(&memory));
@@ -522,7 +521,7 @@ fn a_cut_leaves_what_only_the_records_below_it_would_have_made() {
     let records = some_records(30);
     for to in 0..=31 {
         let (storage, mut files, view) = written(&records);
-        let cut = files.truncate(Offset(to)).unwrap();
+        let cut = files.truncate(Offset(to)).unwrap().cut();
         view.check();
         let kept = records.truncated(to);
         let (from, count) = (Offset(to.min(30)), 30_u64.saturating_sub(to));
@@ -570,11 +569,64 @@ fn a_cut_where_damage_hides_the_place_changes_nothing() {
     file.write_at(at as u64, &bytes[at..]).unwrap();
     let before = dump(&storage);
     let last = Offset(second.0 - 1);
-    assert_eq!(files.unknown_damage_before(second).unwrap(), Some(last));
-    let error = files.truncate(second).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    let truncation = files.truncate(second).unwrap();
+    assert_eq!(truncation, Truncation::Damaged(last));
     assert_eq!(dump(&storage), before);
     assert_eq!((view.written_end(), view.cuts()), (Offset(30), 0));
+}
+
+/// Appends, cuts and appends again, with this fault at that step; whether the fault came.
+fn a_life_with(storage: &FaultyStorage, records: &Records, step: usize, fault: Fault) -> bool {
+    let live = || -> Result<(), LogError> {
+        let (mut files, ..) = open_log(storage).map_err(io::Error::other)?;
+        files.append(&[records.truncated(12).batch()])?;
+        files.sync()?;
+        storage.fail_at(step, fault);
+        files.append(
+            &records
+                .batch()
+                .slice(Offset(12), Offset(17))
+                .into_iter()
+                .collect::<Vec<_>>(),
+        )?;
+        files.sync()?;
+        files.truncate(Offset(9))?.cut();
+        let other = Records::new(9, [(50, 60), (50, 20), (50, 40)]);
+        files.append(&[other.batch()])?;
+        files.sync()
+    };
+    let _ = live();
+    storage.has_failed()
+}
+
+#[test]
+fn what_a_start_shows_after_a_failed_sync_a_power_cut_does_not_change() {
+    let records = some_records(20);
+    let refused = Fault::Short(130, io::ErrorKind::StorageFull);
+    for (step, fault) in (0..40).flat_map(|step| [(step, Fault::LostSync), (step, refused)]) {
+        for starting_step in 0.. {
+            let storage = FaultyStorage::new();
+            if !a_life_with(&storage, &records, step, fault) {
+                assert!(step > 20, "{step} steps");
+                return;
+            }
+            storage.fail_at(starting_step, Fault::LostSync);
+            let _ = open_log(&storage);
+            let is_over = !storage.has_failed();
+            storage.fail_no_more();
+            let (_, shown, _) = open_log(&storage).unwrap();
+            let shown = read_all(&shown, 5000);
+            for seed in 0..4 {
+                let (_, left, _) = open_log(&storage.after_power_cut(seed)).unwrap();
+                let left = read_all(&left, 5000);
+                let is_same = left == shown;
+                assert!(is_same, "{fault:?} at {step}, start at {starting_step}");
+            }
+            if is_over {
+                break;
+            }
+        }
+    }
 }
 
 #[test]
@@ -816,7 +868,7 @@ impl<S: Storage + Clone> Pair<S> {
                 // What follows is another branch, so it is of another epoch.
                 self.epoch += 1;
                 self.durable = self.durable.min(to);
-                let cut = files.truncate(Offset(to)).map_err(at("truncate"))?;
+                let cut = files.truncate(Offset(to)).map_err(at("truncate"))?.cut();
                 assert_eq!(
                     cut,
                     Cut {

@@ -2,9 +2,15 @@
 //!
 //! Owns the ends that count and the appends that wait, by concern and offset. Never compares
 //! clocks beyond the deadlines it is given, never sends an answer: it hands back who is to be
-//! answered. A release takes from the front of a queue, never scans it. Keeps rules 4 and 6.
+//! answered. A release takes from the front of a queue, never scans it. A record that the master cannot
+//! read is one that it does not hold: who waits for it stands aside until it is mended. Keeps rules 4
+//! and 6.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    ops::Range,
+};
 
 use tokio::time::Instant;
 
@@ -60,6 +66,10 @@ pub(crate) struct Acks<W> {
     ends: Vec<Option<Offset>>,
     committed: Option<Offset>,
     waiting: BTreeMap<WaitKey, Waiting<W>>,
+    /// What the master's own log lacks below its end.
+    own_holes: Vec<Range<Offset>>,
+    /// Those who wait for a record there.
+    aside: BTreeMap<WaitKey, Waiting<W>>,
     /// How many wait, by concern.
     counts: Vec<usize>,
     deadlines: BTreeSet<(Instant, WaitKey)>,
@@ -81,6 +91,8 @@ impl<W> Acks<W> {
             ends: vec![None; secondaries],
             committed: None,
             waiting: BTreeMap::new(),
+            own_holes: Vec::new(),
+            aside: BTreeMap::new(),
             counts: vec![0; secondaries + 2],
             deadlines: BTreeSet::new(),
             serial: 0,
@@ -115,7 +127,11 @@ impl<W> Acks<W> {
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, key));
         }
-        self.waiting.insert(key, Waiting { waiter, deadline });
+        let waiting = Waiting { waiter, deadline };
+        match self.is_lacking(offset) {
+            false => self.waiting.insert(key, waiting),
+            true => self.aside.insert(key, waiting),
+        };
     }
 
     /// How many wait for this concern.
@@ -125,13 +141,27 @@ impl<W> Acks<W> {
 
     /// How many wait in all.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.aside.len()
     }
 
     /// The master's own log is durable to here.
     pub(crate) fn on_own_end(&mut self, end: Offset) {
         self.own_end = self.own_end.max(end);
         self.advance_committed();
+    }
+
+    /// These records cannot be read in the master's own log, and all others can.
+    pub(crate) fn on_own_holes(&mut self, holes: Vec<Range<Offset>>) {
+        self.own_holes = holes;
+        let aside = mem::take(&mut self.aside);
+        self.waiting.extend(aside);
+        if !self.own_holes.is_empty() {
+            let lacking = |key: &WaitKey| {
+                let mut holes = self.own_holes.iter();
+                holes.any(|hole| hole.contains(&key.offset))
+            };
+            self.aside = self.waiting.extract_if(.., |key, _| lacking(key)).collect();
+        }
     }
 
     /// The end that counts of a secondary, or that none does: its log does not agree yet, or
@@ -180,6 +210,7 @@ impl<W> Acks<W> {
             }
             let waiter = self.remove(key);
             if key.offset < self.own_end {
+                // Where the record cannot be read its message is still in the log.
                 expired.push(Released {
                     offset: key.offset,
                     waiter,
@@ -196,7 +227,8 @@ impl<W> Acks<W> {
     pub(crate) fn drain(&mut self) -> Vec<Released<W>> {
         self.deadlines.clear();
         self.counts.fill(0);
-        let waiting = std::mem::take(&mut self.waiting);
+        let mut waiting = mem::take(&mut self.waiting);
+        waiting.append(&mut self.aside);
         waiting
             .into_iter()
             .map(|(key, waiting)| Released {
@@ -213,7 +245,7 @@ impl<W> Acks<W> {
 
     /// The nodes that hold `offset`.
     pub(crate) fn holders(&self, offset: Offset) -> NodeSet {
-        let mut set = u64::from(offset < self.own_end);
+        let mut set = u64::from(offset < self.own_end && !self.is_lacking(offset));
         for (index, end) in self.ends.iter().enumerate() {
             if end.is_some_and(|end| offset < end) {
                 set |= 2 << index;
@@ -231,8 +263,11 @@ impl<W> Acks<W> {
     /// Those that wait, in the order of offsets, at most `limit`.
     pub(crate) fn oldest(&self, limit: usize) -> Vec<(Offset, &W)> {
         // One front per concern, each in order; the next is the smallest of the fronts.
-        let mut fronts: Vec<_> = (1..=self.nodes())
-            .map(|concern| {
+        let queues = [&self.waiting, &self.aside];
+        let concerns = 1..=self.nodes();
+        let mut fronts: Vec<_> = concerns
+            .flat_map(|concern| queues.map(|queue| (queue, concern)))
+            .map(|(queue, concern)| {
                 let from = WaitKey {
                     concern,
                     offset: Offset::ZERO,
@@ -242,7 +277,7 @@ impl<W> Acks<W> {
                     concern: concern + 1,
                     ..from
                 };
-                let mut front = self.waiting.range(from..until);
+                let mut front = queue.range(from..until);
                 (front.next(), front)
             })
             .collect();
@@ -278,7 +313,9 @@ impl<W> Acks<W> {
     }
 
     fn remove(&mut self, key: WaitKey) -> W {
-        let waiting = self.waiting.remove(&key).expect("a key that was just seen");
+        let waiting = self.waiting.remove(&key);
+        let waiting = waiting.or_else(|| self.aside.remove(&key));
+        let waiting = waiting.expect("a key that was just seen");
         self.counts[key.concern as usize] -= 1;
         if let Some(deadline) = waiting.deadline {
             self.deadlines.remove(&(deadline, key));
@@ -286,13 +323,24 @@ impl<W> Acks<W> {
         waiting.waiter
     }
 
+    /// Whether the master cannot read this one in its own log.
+    fn is_lacking(&self, offset: Offset) -> bool {
+        self.own_holes.iter().any(|hole| hole.contains(&offset))
+    }
+
     /// Asserts what always holds.
     #[cfg(test)]
     pub(crate) fn check(&self) {
-        assert_eq!(self.counts.iter().sum::<usize>(), self.waiting.len());
+        assert_eq!(self.counts.iter().sum::<usize>(), self.waiting());
         for (deadline, key) in &self.deadlines {
-            assert_eq!(self.waiting[key].deadline, Some(*deadline));
+            let waiting = self.waiting.get(key).or_else(|| self.aside.get(key));
+            assert_eq!(
+                waiting.map(|waiting| waiting.deadline),
+                Some(Some(*deadline))
+            );
         }
+        assert!(self.waiting.keys().all(|key| !self.is_lacking(key.offset)));
+        assert!(self.aside.keys().all(|key| self.is_lacking(key.offset)));
     }
 }
 
@@ -389,6 +437,41 @@ mod tests {
         acks.on_own_end(Offset(2));
         assert_eq!(released(&mut acks), [2]);
         assert_eq!(acks.next_deadline(), Some(now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_record_that_the_master_cannot_read_is_acknowledged_once_it_is_mended() {
+        let now = Instant::now();
+        let mut acks = Acks::new(Offset(4), 2);
+        acks.on_end(0, Some(Offset(4)));
+        acks.on_own_holes(vec![Offset(1)..Offset(3)]);
+        for offset in 0..4 {
+            acks.wait(1, Offset(offset), None, offset as u32);
+            acks.wait(2, Offset(offset), Some(now), 10 + offset as u32);
+        }
+        assert_eq!(released(&mut acks), [0, 3, 10, 13]);
+        assert!(!acks.holders(Offset(2)).meets(1));
+        assert_eq!(acks.waiting(), 4);
+        assert_eq!(acks.oldest(9)[0].0, Offset(1));
+        acks.on_own_holes(vec![Offset(2)..Offset(3)]);
+        assert_eq!(released(&mut acks), [1, 11]);
+        let expired: Vec<u32> = acks.expire(now).into_iter().map(|r| r.waiter).collect();
+        assert_eq!(expired, [12], "its time is up, its concern not met");
+        acks.on_own_holes(vec![]);
+        assert_eq!(released(&mut acks), [2]);
+        assert_eq!(acks.waiting(), 0);
+    }
+
+    #[test]
+    fn who_waits_for_a_record_that_can_not_be_read_any_more_goes_on_waiting() {
+        let mut acks = Acks::new(Offset(0), 2);
+        acks.wait(2, Offset(0), None, 7);
+        acks.on_own_end(Offset(1));
+        acks.on_own_holes(vec![Offset(0)..Offset(1)]);
+        acks.on_end(1, Some(Offset(1)));
+        assert_eq!(released(&mut acks), [0; 0]);
+        acks.on_own_holes(Vec::new());
+        assert_eq!(released(&mut acks), [7]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! reported. Never reads a clock, never writes, never sends: it hands back batches to write and
 //! answers to give. `W` is whoever gets an answer. Keeps rules 1, 3, 4, 6, 8 and 11.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
@@ -269,6 +269,11 @@ impl<W> Office<W> {
     /// The master's own log is durable to `end`.
     pub(crate) fn on_durable(&mut self, end: Offset) {
         self.acks.on_own_end(end);
+    }
+
+    /// What the master's own log lacks, all of it.
+    pub(crate) fn on_own_holes(&mut self, holes: &[Range<Offset>]) {
+        self.acks.on_own_holes(holes.to_vec());
     }
 
     /// A link reports how things stand.

@@ -35,6 +35,11 @@ impl Repair {
         !self.holes.is_empty()
     }
 
+    /// All that is lacking, ascending.
+    pub(crate) fn holes(&self) -> &[Range<Offset>] {
+        &self.holes
+    }
+
     /// What is lacking next; `None` where nothing is.
     pub(crate) fn lack(&self) -> Option<Lack> {
         let first = self.holes.first()?;

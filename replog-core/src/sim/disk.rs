@@ -119,13 +119,22 @@ struct Held {
 /// Where a bit flipped: the record's place in its file.
 #[derive(Clone, Copy, Debug)]
 struct Rot {
+    nth: usize,
     position: usize,
     length: usize,
+    /// The record that it was.
+    id: Option<RecordId>,
     /// Whether its node must have read it since.
     known: bool,
 }
 
 impl Held {
+    /// Which of its records has this offset, if it comes that far.
+    fn nth(&self, offset: Offset) -> Option<usize> {
+        let nth = offset.0.checked_sub(self.first?.0)?;
+        usize::try_from(nth).ok()
+    }
+
     /// Reads on behind what was read before.
     fn read_on(&mut self, bytes: &[u8]) {
         if self.first.is_none() {
@@ -290,9 +299,13 @@ impl File {
         let bit = 1 << rng.random_range(0..8);
         self.synced[at] ^= bit;
         self.content[at] ^= bit;
+        let was = self.held.rots.iter().find(|rot| rot.position == position);
+        let id = was.map_or(self.held.records[nth], |rot| rot.id);
         self.held.rots.push(Rot {
+            nth,
             position,
             length,
+            id,
             known: false,
         });
         self.held.records[nth] = None;
@@ -416,13 +429,20 @@ impl Disk {
     /// Whether the record at `offset` rotted and is not mended yet.
     pub(crate) fn rotted(&self, offset: Offset) -> bool {
         self.durable_segments().any(|file| {
-            let nth = file
-                .held
-                .first
-                .and_then(|first| offset.0.checked_sub(first.0));
-            let nth = nth.and_then(|nth| usize::try_from(nth).ok());
             !file.held.rots.is_empty()
-                && nth.is_some_and(|nth| file.held.records.get(nth) == Some(&None))
+                && file
+                    .held
+                    .nth(offset)
+                    .is_some_and(|nth| file.held.records.get(nth) == Some(&None))
+        })
+    }
+
+    /// What the record at `offset` was, where it rotted and is not mended yet.
+    pub(crate) fn rotted_id(&self, offset: Offset) -> Option<RecordId> {
+        self.durable_segments().find_map(|file| {
+            let nth = file.held.nth(offset)?;
+            let rot = file.held.rots.iter().find(|rot| rot.nth == nth)?;
+            file.held.records.get(nth)?.is_none().then_some(rot.id)?
         })
     }
 

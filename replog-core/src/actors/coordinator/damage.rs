@@ -147,7 +147,9 @@ impl Coordinator {
             .submit(WriteCommand::Inspect { offset, held_back });
     }
 
-    pub(super) fn tell_lack(&self) {
+    /// Who waits for what is lacking goes on waiting, and the links fetch it.
+    pub(super) fn tell_lack(&mut self) {
+        self.office.on_own_holes(self.repair.holes());
         let lack = self.repair.lack();
         for link in &self.links {
             link.do_send(MendWith { lack });

@@ -448,6 +448,29 @@ fn a_cut_over_damage_that_nobody_knew_of_is_made_once_it_is_known() {
 }
 
 #[test]
+fn a_cut_over_damage_beside_a_known_hole_is_made_once_that_is_known_too() {
+    let good = written();
+    let first = last_first(&good);
+    for (beside, end) in [(first, first + 3), (first + 2, first + 1)] {
+        let storage = storage_of(&dump(&good));
+        rot(&storage, first + 1, 20);
+        let (mut files, view, _) = open_log(&storage).unwrap();
+        assert_eq!(files.whole_end(), Offset(first + 1));
+        rot(&storage, beside, 1);
+        let truncation = files.truncate(Offset(first + 3)).unwrap();
+        assert_eq!(truncation, Truncation::Damaged(Offset(beside)));
+        files.inspect(Offset(beside), HeldBack::Yes).unwrap();
+        let cut = files.truncate(Offset(first + 3)).unwrap().cut();
+        assert_eq!((cut.from, files.end()), (Offset(end), Offset(end)));
+        files.append(&part(files.whole_end().0, 40)).unwrap();
+        files.sync().unwrap();
+        view.check();
+        assert_eq!(view.durable_end(), Offset(40));
+        assert_eq!(segments(&storage), segments(&good));
+    }
+}
+
+#[test]
 fn a_header_that_rotted_while_its_node_runs_is_made_again_and_the_segment_copied_at_the_next_start()
 {
     let good = written();

@@ -139,6 +139,11 @@ impl Disks<'_> {
         self.0[machine.0].disk.had_log_epoch
     }
 
+    /// What the record at `offset` was, where it rotted.
+    fn rotted_id(&self, machine: MachineId, offset: Offset) -> Option<RecordId> {
+        self.0[machine.0].disk.rotted_id(offset)
+    }
+
     /// Whether the record at `offset` rotted there: that is damage, not loss.
     fn rotted(&self, machine: MachineId, offset: Offset) -> bool {
         self.0[machine.0].disk.rotted(offset)

@@ -104,7 +104,8 @@ impl Concern {
         };
         // A record that rots on the master's disk is still what others hold.
         let machines = (0..disks.0.len()).map(MachineId);
-        let mut ids = machines.filter_map(|other| disks.held(other, offset));
+        let held = machines.filter_map(|other| disks.held(other, offset));
+        let mut ids = held.chain(disks.rotted_id(machine, offset));
         let rotted = disks.rotted(machine, offset);
         let id = ids.find(|id| {
             let own = disks.held(machine, offset) == Some(*id);

@@ -20,7 +20,8 @@ use crate::{
     shutdown::{self, Signals},
 };
 
-/// Web workers of a node that has a process to itself, at most: they parse, hand over and wait.
+/// Web workers of a node that has a process to itself, at most: they parse, hand over and wait. The node
+/// lives on the first one's thread.
 const WORKERS_MAX: usize = 4;
 
 /// Sends log lines to stderr. `RUST_LOG` says which.
@@ -106,7 +107,7 @@ fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
 }
 
 fn workers() -> usize {
-    available_parallelism()
-        .map_or(1, NonZeroUsize::get)
-        .min(WORKERS_MAX)
+    // On few cores a second one costs more than it brings: the log writer has its own thread.
+    let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+    (cores / 2).clamp(1, WORKERS_MAX)
 }

@@ -7,7 +7,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener, ToSocketAddrs as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use replog_core::{
     storage::{FileStorage, MemoryStorage, Storage},
     transport::{FaultInjector, FaultyNetwork, HttpNetwork, HttpOptions, Network},
 };
+use tokio::sync::Notify;
 
 use crate::{
     app,
@@ -86,11 +87,15 @@ pub(crate) async fn start_master(
     let storage = open_storage(common, &directory)?;
     let faults = common.allow_faults.then(FaultInjector::new);
     let network = network(common, faults.as_ref());
-    let master = Master::start(config, storage, network)
-        .await
-        .map_err(|error| not_started(&name, &directory, &error))?;
-    let state = NodeState::new(Node::Master(master), common, files, None, faults);
-    serve(state, listener, files, workers)
+    let (common, files) = (common.clone(), *files);
+    let site = Site { listener, workers };
+    site.serve(files.connections_max(), move || {
+        let master = Master::start_here(config, storage, &*network)
+            .map_err(|error| not_started(&name, &directory, &error))?;
+        let node = Node::Master(master);
+        Ok(NodeState::new(node, &common, &files, None, faults))
+    })
+    .await
 }
 
 /// What a secondary's start needs beside the common settings.
@@ -117,17 +122,16 @@ pub(crate) async fn start_secondary(
     log::info!("{name}: {files}");
     let storage = open_storage(common, &directory)?;
     let faults = common.allow_faults.then(FaultInjector::new);
-    let secondary = Secondary::start(common.secondary_config(name.clone()), storage)
-        .await
-        .map_err(|error| not_started(&name, &directory, &error))?;
-    let state = NodeState::new(
-        Node::Secondary(secondary),
-        common,
-        files,
-        master_url,
-        faults,
-    );
-    serve(state, listener, files, workers)
+    let config = common.secondary_config(name.clone());
+    let (common, files) = (common.clone(), *files);
+    let site = Site { listener, workers };
+    site.serve(files.connections_max(), move || {
+        let secondary = Secondary::start_here(config, storage)
+            .map_err(|error| not_started(&name, &directory, &error))?;
+        let node = Node::Secondary(secondary);
+        Ok(NodeState::new(node, &common, &files, master_url, faults))
+    })
+    .await
 }
 
 fn open_storage(common: &CommonArgs, directory: &Path) -> Result<Arc<dyn Storage>, String> {
@@ -189,39 +193,106 @@ pub(crate) fn url_of(listener: &TcpListener) -> Result<String, String> {
     })
 }
 
-fn serve(
-    state: NodeState,
+/// Where a node answers, and by how many threads.
+struct Site {
     listener: TcpListener,
-    files: &OpenFiles,
     workers: usize,
-) -> Result<RunningNode, String> {
-    let state = Arc::new(state);
-    let url = url_of(&listener)?;
-    let shared = Arc::clone(&state);
-    let server =
-        HttpServer::new(move || App::new().configure(|config| app::configure(config, &shared)))
-            .workers(workers)
-            .disable_signals()
-            .shutdown_timeout(STOP_TIME_MAX_S)
-            // Past this many connections the others would hang: as many as there can be files.
-            .max_connections(files.connections_max().div_ceil(workers))
-            .client_request_timeout(HEAD_TIME_MAX)
-            .client_disconnect_timeout(DISCONNECT_TIME_MAX)
-            .keep_alive(KeepAlive::Timeout(IDLE_TIME_MAX))
-            .tcp_nodelay(true)
-            .listen(listener)
-            .map_err(|error| format!("{url}: {error}"))?
-            .run();
-    let handle = server.handle();
-    actix_web::rt::spawn(async move {
-        if let Err(error) = server.await {
-            log::error!("the web server ended: {error}");
+}
+
+impl Site {
+    /// Starts a web server and, on the thread of its first worker, the node behind it: a request that
+    /// comes in there reaches the node without waking another thread.
+    async fn serve(
+        self,
+        connections_max: usize,
+        start: impl FnOnce() -> Result<NodeState, String> + Send + 'static,
+    ) -> Result<RunningNode, String> {
+        let Site { listener, workers } = self;
+        let url = url_of(&listener)?;
+        let first = Arc::new(FirstWorker::new(start));
+        let started = Arc::clone(&first);
+        let server = HttpServer::new(move || {
+            let state = started.state();
+            App::new().configure(|config| {
+                // Where it did not start, nothing is served: the server is about to be stopped.
+                if let Ok(state) = state {
+                    app::configure(config, &state);
+                }
+            })
+        })
+        .workers(workers)
+        .disable_signals()
+        .shutdown_timeout(STOP_TIME_MAX_S)
+        // Past this many connections the others would hang: as many as there can be files.
+        .max_connections(connections_max.div_ceil(workers))
+        .client_request_timeout(HEAD_TIME_MAX)
+        .client_disconnect_timeout(DISCONNECT_TIME_MAX)
+        .keep_alive(KeepAlive::Timeout(IDLE_TIME_MAX))
+        .tcp_nodelay(true)
+        .listen(listener)
+        .map_err(|error| format!("{url}: {error}"))?
+        .run();
+        let handle = server.handle();
+        actix_web::rt::spawn(async move {
+            if let Err(error) = server.await {
+                log::error!("the web server ended: {error}");
+            }
+        });
+        let state = match first.started().await {
+            Ok(state) => state,
+            Err(reason) => {
+                handle.stop(false).await;
+                return Err(reason);
+            }
+        };
+        log::info!("{}: listening on {url}", state.node.name());
+        Ok(RunningNode {
+            state,
+            url,
+            server: handle,
+        })
+    }
+}
+
+/// The node, or why it did not start.
+type Started = Result<Arc<NodeState>, String>;
+
+/// Starts the node on whichever worker comes first; the others wait for it.
+struct FirstWorker<F> {
+    start: Mutex<Option<F>>,
+    started: OnceLock<Started>,
+    told: Notify,
+}
+
+impl<F: FnOnce() -> Result<NodeState, String>> FirstWorker<F> {
+    fn new(start: F) -> FirstWorker<F> {
+        FirstWorker {
+            start: Mutex::new(Some(start)),
+            started: OnceLock::new(),
+            told: Notify::new(),
         }
-    });
-    log::info!("{}: listening on {url}", state.node.name());
-    Ok(RunningNode {
-        state,
-        url,
-        server: handle,
-    })
+    }
+
+    /// On a worker: the node, which may be started here.
+    fn state(&self) -> Started {
+        let started = self.started.get_or_init(|| {
+            let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
+            match start.take() {
+                Some(start) => start().map(Arc::new),
+                None => Err("its start panicked".to_owned()),
+            }
+        });
+        self.told.notify_one();
+        started.clone()
+    }
+
+    /// Elsewhere: waits until a worker has started it.
+    async fn started(&self) -> Started {
+        loop {
+            if let Some(started) = self.started.get() {
+                return started.clone();
+            }
+            self.told.notified().await;
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The end of a process: signals, and nodes that stop by themselves.
 //!
-//! Owns the order: what waits is answered, then the servers finish what is under way, then the
-//! logs are synced. A second signal ends the process at once.
+//! Owns the order: what waits is answered, then the logs are synced, then the servers finish what is
+//! under way. A second signal ends the process at once.
 
 use std::io;
 
@@ -84,10 +84,11 @@ async fn first_stopped(nodes: &[RunningNode]) -> String {
 }
 
 async fn stop(nodes: &[RunningNode]) {
-    // The waiting first: their answers still need the servers.
+    // The waiting first: their answers still need the servers. And the nodes before the servers, on
+    // whose threads they live: reads that are under way go on without them.
     join_all(nodes.iter().map(|running| running.state.node.drain())).await;
-    join_all(nodes.iter().map(|running| graceful(&running.server))).await;
     join_all(nodes.iter().map(|running| running.state.node.stop())).await;
+    join_all(nodes.iter().map(|running| graceful(&running.server))).await;
 }
 
 async fn graceful(server: &ServerHandle) {

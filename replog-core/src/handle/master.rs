@@ -133,6 +133,30 @@ impl Master {
         .await
     }
 
+    /// As [`Master::start`], on the calling thread: its actors are tasks of the `LocalSet`, or of the
+    /// actix arbiter, that this is called within, and end with it. For a program whose requests come in
+    /// on that thread: an append is handed over without waking another. Blocks while the directory is
+    /// opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`Master::start`].
+    ///
+    /// # Panics
+    ///
+    /// Outside of a `LocalSet`.
+    pub fn start_here(
+        config: MasterConfig,
+        storage: Arc<dyn Storage>,
+        network: &dyn Network,
+    ) -> Result<Master, StartError> {
+        config.validate()?;
+        let inner = runtime::start_node_here(|host| build(host, config, storage, network))?;
+        Ok(Master {
+            inner: Arc::new(inner),
+        })
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &NodeName {

@@ -69,6 +69,13 @@ pub(crate) async fn start_node<T: Send + 'static>(
     })
 }
 
+/// Builds a node where this is called: its actors are tasks of the caller's `LocalSet`.
+pub(crate) fn start_node_here<T>(
+    build: impl FnOnce(Arc<dyn Host>) -> Result<T, StartError>,
+) -> Result<T, StartError> {
+    build(host::current())
+}
+
 /// Waits until a node has ended.
 pub(crate) async fn wait_for_end(mut ended: Ended) -> Stopped {
     match ended.wait_for(Option::is_some).await {

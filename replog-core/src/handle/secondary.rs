@@ -67,6 +67,28 @@ impl Secondary {
         .await
     }
 
+    /// As [`Secondary::start`], on the calling thread: its actors are tasks of the `LocalSet`, or of the
+    /// actix arbiter, that this is called within, and end with it. For a program whose requests come in
+    /// on that thread. Blocks while the directory is opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`Secondary::start`].
+    ///
+    /// # Panics
+    ///
+    /// Outside of a `LocalSet`.
+    pub fn start_here(
+        config: SecondaryConfig,
+        storage: Arc<dyn Storage>,
+    ) -> Result<Secondary, StartError> {
+        config.validate()?;
+        let inner = runtime::start_node_here(|host| build(host, &config, storage))?;
+        Ok(Secondary {
+            inner: Arc::new(inner),
+        })
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &NodeName {

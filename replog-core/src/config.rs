@@ -4,7 +4,10 @@ use std::{str::FromStr, time::Duration};
 
 use crate::{
     error::ConfigError,
-    limits::{KEY_HORIZON_MAX, MESSAGE_BYTES_MAX, NODES_MAX, SEGMENT_BYTES, TAIL_BYTES_MAX},
+    limits::{
+        KEY_HORIZON_MAX, MESSAGE_BYTES_MAX, NODES_MAX, PREALLOCATE_BYTES, SEGMENT_BYTES,
+        TAIL_BYTES_MAX,
+    },
     types::{BadNodeName, NodeName, SyncPolicy},
 };
 
@@ -131,6 +134,10 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// Bytes of recent records kept in memory.
     pub tail_bytes: usize,
+    /// Zeros written ahead of the records, so that few syncs have to make a new length durable, which
+    /// costs as much again; 0: none. They go when a segment is full and at a clean stop. Storage that
+    /// does not outlive the process has none.
+    pub preallocate_bytes: u64,
 }
 
 impl Default for LogConfig {
@@ -138,6 +145,7 @@ impl Default for LogConfig {
         LogConfig {
             segment_bytes: SEGMENT_BYTES,
             tail_bytes: TAIL_BYTES_MAX,
+            preallocate_bytes: PREALLOCATE_BYTES,
         }
     }
 }

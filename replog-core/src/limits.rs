@@ -38,6 +38,9 @@ pub const REORDER_RECORDS_MAX: u64 = 1 << 20;
 /// read from the files.
 pub const TAIL_BYTES_MAX: usize = 16 << 20;
 
+/// Zeros ahead of the records of a log.
+pub const PREALLOCATE_BYTES: u64 = 1 << 20;
+
 /// Bytes of one segment file: the record that would pass it opens the next. Part of the format:
 /// the files of two nodes are equal only if they roll at the same records.
 pub const SEGMENT_BYTES: u64 = 64 << 20;

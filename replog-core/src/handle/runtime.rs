@@ -151,9 +151,14 @@ pub(crate) fn open(
         }
         Ok(()) | Err(_) => {}
     }
+    let preallocate_bytes = match storage.survives_the_process() {
+        true => config.preallocate_bytes,
+        false => 0,
+    };
     let options = LogOptions {
         segment_bytes: config.segment_bytes,
         tail_bytes: config.tail_bytes,
+        preallocate_bytes,
         sync,
     };
     let cluster = meta.cluster.as_ref().map(|cluster| cluster.id);

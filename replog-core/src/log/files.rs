@@ -43,11 +43,16 @@ use crate::{
     types::{ClusterId, Offset, SyncPolicy},
 };
 
+/// Zeros are written ahead only of groups so short that at least as many find room in them.
+const PREALLOCATED_GROUPS_MIN: u64 = 4;
+
 /// How a log is kept.
 #[derive(Clone, Debug)]
 pub(crate) struct LogOptions {
     pub(crate) segment_bytes: u64,
     pub(crate) tail_bytes: usize,
+    /// Zeros ahead of the records, at most.
+    pub(crate) preallocate_bytes: u64,
     pub(crate) sync: SyncPolicy,
 }
 
@@ -98,6 +103,8 @@ struct Active {
     file: Arc<dyn StorageFile>,
     /// Bytes written, the header included: where the next record goes.
     bytes: u64,
+    /// How long the file is: zeros follow what is written.
+    size: u64,
     header_bytes: u64,
     number: u64,
 }
@@ -203,6 +210,7 @@ impl LogFiles {
     pub(crate) fn close(&mut self) -> Result<(), LogError> {
         self.attempt(|files| {
             files.try_sync()?;
+            files.trim()?;
             files.mark.write_synced(Mark {
                 end: files.synced_end,
                 state: MarkState::Clean,
@@ -304,8 +312,22 @@ impl LogFiles {
             .iter()
             .map(|batch| IoSlice::new(batch.bytes()))
             .collect();
-        active.file.append(&parts).map_err(LogError::Write)?;
-        active.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let group_bytes = parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let end = active.bytes + group_bytes;
+        // A long group pays for its own length.
+        let ahead = self.options.preallocate_bytes;
+        if end > active.size && group_bytes <= ahead / PREALLOCATED_GROUPS_MIN {
+            let segment_end = self.options.segment_bytes.max(end);
+            let size = (end + ahead).min(segment_end);
+            active.file.allocate(size).map_err(LogError::Write)?;
+            active.size = size;
+        }
+        active
+            .file
+            .write_parts_at(active.bytes, &parts)
+            .map_err(LogError::Write)?;
+        active.bytes = end;
+        active.size = active.size.max(end);
         self.written_end = last.end();
         self.view.wrote(group);
         Ok(())
@@ -314,6 +336,7 @@ impl LogFiles {
     /// Makes the segment that begins at the written end. All before it is synced.
     fn start_segment(&mut self) -> Result<(), LogError> {
         assert!(self.is_synced(), "a segment is left before it is synced");
+        self.trim()?;
         let first = self.written_end;
         let cluster = self
             .cluster
@@ -341,9 +364,26 @@ impl LogFiles {
         self.active = Some(Active {
             file,
             bytes,
+            size: bytes,
             header_bytes: bytes,
             number,
         });
+        Ok(())
+    }
+
+    /// Takes the zeros behind the last record away. All before them is synced, and nothing is written
+    /// there any more: whether a power cut brings them back makes no difference.
+    fn trim(&mut self) -> Result<(), LogError> {
+        if let Some(active) = &mut self.active
+            && active.size > active.bytes
+        {
+            active
+                .file
+                .truncate(active.bytes)
+                .map_err(LogError::Write)?;
+            active.file.sync()?;
+            active.size = active.bytes;
+        }
         Ok(())
     }
 
@@ -422,6 +462,7 @@ impl LogFiles {
         self.active = Some(Active {
             file,
             bytes,
+            size: bytes,
             header_bytes,
             number: header.number,
         });

@@ -470,6 +470,28 @@ impl FaultyFile {
     fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap()
     }
+
+    /// Writes them at `position`, or behind the last byte.
+    fn write_parts(&self, position: Option<usize>, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let fault = self.storage.step()?;
+        self.storage.shared().appends += 1;
+        let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let result = fault.map_or(Ok(()), |fault| Err(fault.error()));
+        match fault {
+            Some(Fault::Error(_) | Fault::LostSync) => return result,
+            Some(Fault::Short(length, _)) => bytes.truncate(length),
+            // What was on its way when the machine stopped may or may not arrive.
+            Some(Fault::Stop) | None => {}
+        }
+        let mut content = self.content();
+        let position = position.unwrap_or(content.now.len());
+        content.change(ContentChange::Write {
+            position,
+            bytes,
+            whole: false,
+        });
+        result
+    }
 }
 
 impl StorageFile for FaultyFile {
@@ -494,24 +516,11 @@ impl StorageFile for FaultyFile {
     }
 
     fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        let fault = self.storage.step()?;
-        self.storage.shared().appends += 1;
-        let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        let result = fault.map_or(Ok(()), |fault| Err(fault.error()));
-        match fault {
-            Some(Fault::Error(_) | Fault::LostSync) => return result,
-            Some(Fault::Short(length, _)) => bytes.truncate(length),
-            // What was on its way when the machine stopped may or may not arrive.
-            Some(Fault::Stop) | None => {}
-        }
-        let mut content = self.content();
-        let position = content.now.len();
-        content.change(ContentChange::Write {
-            position,
-            bytes,
-            whole: false,
-        });
-        result
+        self.write_parts(None, parts)
+    }
+
+    fn write_parts_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        self.write_parts(usize::try_from(position).ok(), parts)
     }
 
     fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
@@ -577,6 +586,7 @@ pub(crate) fn options() -> LogOptions {
     LogOptions {
         segment_bytes: 500,
         tail_bytes: 300,
+        preallocate_bytes: 0,
         sync: SyncPolicy::Always,
     }
 }
@@ -585,6 +595,18 @@ pub(crate) fn open_log(
     storage: &(impl Storage + Clone),
 ) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
     open_log_looking(storage, Look::AtTheEnd)
+}
+
+/// As [`open_log`], with up to so many zeros ahead of the records.
+pub(crate) fn open_log_ahead(
+    storage: &(impl Storage + Clone),
+    preallocate_bytes: u64,
+) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
+    let options = LogOptions {
+        preallocate_bytes,
+        ..options()
+    };
+    open_with(Arc::new(storage.clone()), options, Some(CLUSTER))
 }
 
 pub(crate) fn open_log_looking(

@@ -38,6 +38,8 @@ pub struct Cluster {
     pub segment_bytes: u64,
     /// Bytes of recent records that a node keeps in memory.
     pub tail_bytes: usize,
+    /// Zeros that each log writes ahead, at most.
+    pub preallocate_bytes: u64,
 }
 
 impl Default for Cluster {
@@ -49,6 +51,7 @@ impl Default for Cluster {
             think: Duration::from_millis(400),
             segment_bytes: 16 << 10,
             tail_bytes: 4 << 10,
+            preallocate_bytes: 2 << 10,
         }
     }
 }
@@ -84,6 +87,10 @@ impl Cluster {
             think: Duration::from_millis(rng.random_range(50..800)),
             segment_bytes: rng.random_range(4 << 10..32 << 10),
             tail_bytes: rng.random_range(1 << 10..8 << 10),
+            preallocate_bytes: match rng.random_range(0..3) {
+                0 => 0,
+                _ => rng.random_range(200..4 << 10),
+            },
         }
     }
 
@@ -132,6 +139,7 @@ impl Cluster {
         LogConfig {
             segment_bytes: self.segment_bytes,
             tail_bytes: self.tail_bytes,
+            preallocate_bytes: self.preallocate_bytes,
         }
     }
 }

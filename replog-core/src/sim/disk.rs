@@ -199,10 +199,13 @@ impl File {
     }
 
     fn sync(&mut self) {
-        let before = self.synced.len();
+        let (size_before, read) = (self.synced.len(), self.held.position);
         let mut only_grew = true;
         for change in std::mem::take(&mut self.pending) {
-            only_grew &= matches!(&change, Change::Write { at, .. } if *at >= before);
+            only_grew &= match &change {
+                Change::Write { at, .. } => *at >= read,
+                Change::Size(size) => *size >= size_before,
+            };
             File::apply(&mut self.synced, &change);
         }
         if only_grew {
@@ -258,7 +261,9 @@ impl File {
                 (2, change @ Change::Size(_)) => File::apply(&mut self.synced, &change),
                 // In place and small: a sector is written as a whole or not at all.
                 (_, Change::Write { at, bytes })
-                    if at + bytes.len() <= self.synced.len() && bytes.len() <= SECTOR_BYTES =>
+                    if at + bytes.len() <= self.synced.len()
+                        && at / SECTOR_BYTES
+                            == (at + bytes.len()).saturating_sub(1) / SECTOR_BYTES =>
                 {
                     if rng.random_bool(0.5) {
                         write(&mut self.synced, at, &bytes);
@@ -889,6 +894,11 @@ impl StorageFile for OpenFile {
                 self.grow(world, at, &bytes)
             },
         )
+    }
+
+    fn write_parts_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        self.write_at(position, &bytes)
     }
 
     fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<()> {

@@ -20,6 +20,8 @@ use super::{OpenHow, Storage, StorageFile, StorageLock};
 /// Parts that one system call takes, at most: `IOV_MAX` of Linux. A longer list goes out in
 /// several calls.
 const PARTS_PER_CALL_MAX: usize = 1024;
+/// Zeros written by one call.
+const ZEROS_BYTES: usize = 64 << 10;
 
 /// Name of the file that keeps a second process out.
 pub(crate) const LOCK_FILE: &str = "lock";
@@ -240,20 +242,39 @@ impl StorageFile for SystemFile {
         Ok(())
     }
 
-    fn allocate(&self, size: u64) -> io::Result<()> {
-        if size <= self.size()? {
-            return Ok(());
-        }
-        let flags = rustix::fs::FallocateFlags::empty();
-        match rustix::fs::fallocate(&self.file, flags, 0, size) {
-            Ok(()) => {}
-            // Not every file system can reserve; the length alone is what the caller sees.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-                self.file.set_len(size)?;
+    fn write_parts_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut parts = parts.to_vec();
+        let mut parts = &mut parts[..];
+        let mut at = position;
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            let call = &parts[..parts.len().min(PARTS_PER_CALL_MAX)];
+            match rustix::io::pwritev(&self.file, call, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written as u64;
+                    self.end.fetch_max(at, Ordering::Relaxed);
+                    IoSlice::advance_slices(&mut parts, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
         }
-        self.end.fetch_max(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        // Written, not only reserved: room that is reserved turns into content by a change of
+        // metadata, which a sync would have to make durable each time.
+        let zeros = [0; ZEROS_BYTES];
+        let mut at = self.size()?;
+        while at < size {
+            let length =
+                usize::try_from(size - at).map_or(ZEROS_BYTES, |left| left.min(ZEROS_BYTES));
+            self.file.write_all_at(&zeros[..length], at)?;
+            at += length as u64;
+            self.end.fetch_max(at, Ordering::Relaxed);
+        }
         Ok(())
     }
 

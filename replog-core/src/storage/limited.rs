@@ -163,6 +163,23 @@ impl StorageFile for LimitedFile {
         self.file.write_at(position, bytes)
     }
 
+    fn write_parts_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut at = position;
+        for part in parts {
+            let inside = self
+                .size()?
+                .saturating_sub(at)
+                .saturating_add(self.storage.left()?);
+            let fits = usize::try_from(inside).map_or(part.len(), |inside| inside.min(part.len()));
+            self.file.write_at(at, &part[..fits])?;
+            if fits < part.len() {
+                return Err(self.storage.refuse());
+            }
+            at += fits as u64;
+        }
+        Ok(())
+    }
+
     fn allocate(&self, size: u64) -> io::Result<()> {
         if size.saturating_sub(self.size()?) > self.storage.left()? {
             return Err(self.storage.refuse());

@@ -89,7 +89,27 @@ pub trait StorageFile: fmt::Debug + Send + Sync {
     /// Writes all of `bytes` at `position`.
     fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Reserves room up to `size` bytes, where the file system can; the length grows to it.
+    /// Writes all of `parts`, one after the other, from `position` on; the file may end within them.
+    ///
+    /// # Errors
+    ///
+    /// As [`StorageFile::append`].
+    fn write_parts_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut at = position;
+        for part in parts {
+            self.write_at(at, part)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes the file `size` bytes long, if it is shorter, and fills it up with zeros that take their
+    /// room: what is written over them changes no length, so that a sync has nothing but content to
+    /// make durable.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::StorageFull`] when there is no room. Some of the zeros may be there.
     fn allocate(&self, size: u64) -> io::Result<()>;
 
     /// Makes content and length durable. After an error nothing that was not synced before may

@@ -62,7 +62,7 @@ impl LogFiles {
             self.storage.sync_dir(DIR)?;
             self.half_made = None;
         }
-        if let Some(active) = &self.active {
+        if let Some(active) = &mut self.active {
             self.mark.write_synced(Mark {
                 end: self.synced_end,
                 state: MarkState::Cutting,
@@ -72,6 +72,7 @@ impl LogFiles {
                 .truncate(active.bytes)
                 .map_err(LogError::Write)?;
             active.file.sync()?;
+            active.size = active.bytes;
         }
         self.synced_end = self.written_end;
         self.view.synced(self.synced_end);

@@ -92,10 +92,16 @@ pub(crate) fn open(
             last.scanned.index,
             last.scanned.epochs,
         );
+        // Zeros behind the end stay where the file does; a copy has none.
+        let size = match Arc::ptr_eq(&file, &last.file) {
+            true => last.size,
+            false => bytes,
+        };
         let header_bytes = last.header.encoded_bytes();
         Active {
             file,
             bytes,
+            size,
             header_bytes,
             number: last.header.number,
         }
@@ -498,7 +504,7 @@ impl Found {
             Some(last)
                 if end > self.mark_end()
                     || end == last.header.first
-                    || last.size > last.scanned.position
+                    || last.scanned.rest_bytes > 0
                     || self.was_cutting()
                     || self.is_doubtful(last.header.first, ending) =>
             {

@@ -2,15 +2,15 @@
 
 mod lives;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
 use super::{opening::at, *};
 use crate::{
     log::testing::{
-        CLUSTER, Fault, FaultyStorage, Records, content, dump, open_log, options, read_all,
-        segments, set_content, storage_of,
+        CLUSTER, Fault, FaultyStorage, Records, content, dump, open_log, open_log_ahead, options,
+        read_all, segments, set_content, storage_of,
     },
     storage::{FileStorage, MemoryStorage},
     types::EpochStart,
@@ -225,19 +225,62 @@ fn a_zero_filled_tail_reads_as_the_end() {
     let (storage, _, _) = written(&records);
     let path = last_segment(&storage);
     let before = content(&storage, &path);
+    let more = Records::new(8, [(4, 100), (4, 100)]);
     for zeros in [1, 3, 4, 35, 36, 5000] {
         let mut bytes = before.clone();
         bytes.extend(std::iter::repeat_n(0, zeros));
+        let storage = storage_of(&dump(&storage));
         set_content(&storage, &path, &bytes);
-        let (_, view, report) = open_log(&storage).unwrap();
+        let (mut files, view, report) = open_log(&storage).unwrap();
         assert_eq!(
             (report.end, report.torn_bytes),
             (Offset(8), 0),
             "{zeros} zeros"
         );
-        assert_eq!(content(&storage, &path), before);
         assert_eq!(read_all(&view, 100), records.bytes());
+        // Records are written over them, and those that are left go with a clean stop.
+        let mut all = records.clone();
+        all.encoded.extend(more.encoded.clone());
+        files.append(&[more.batch()]).unwrap();
+        files.sync().unwrap();
+        assert_eq!(read_all(&open_log(&storage).unwrap().1, 100), all.bytes());
+        files.close().unwrap();
+        assert_eq!(segments(&storage), segments(&written(&all).0));
+        assert_eq!(read_all(&view, 100), all.bytes());
     }
+}
+
+#[test]
+fn zeros_ahead_of_the_records_spare_syncs_of_the_length() {
+    let storage = FaultyStorage::new();
+    let (mut files, view, _) = open_log_ahead(&storage, 200).unwrap();
+    let records = Records::new(0, [(1, 10); 20]);
+    let (mut lengths, mut sizes) = (0, BTreeSet::new());
+    for batch in records.batches(&[1]) {
+        lengths += batch.bytes().len();
+        files.append(&[batch]).unwrap();
+        files.sync().unwrap();
+        let written: usize = segments(&storage).values().map(Vec::len).sum();
+        assert!(written >= lengths);
+        sizes.insert(written);
+    }
+    assert!(sizes.len() < 8, "{} lengths for 20 records", sizes.len());
+    assert_eq!(read_all(&view, 1000), records.bytes());
+    let (_, again, report) = open_log(&storage).unwrap();
+    assert_eq!((report.end, report.torn_bytes), (Offset(20), 0));
+    assert_eq!(read_all(&again, 1000), records.bytes());
+    files.close().unwrap();
+    assert_eq!(segments(&storage), segments(&written(&records).0));
+}
+
+#[test]
+fn a_group_that_is_long_itself_has_no_zeros_ahead() {
+    let storage = MemoryStorage::new();
+    let (mut files, ..) = open_log_ahead(&storage, 200).unwrap();
+    let records = Records::new(0, [(1, 60)]);
+    files.append(&[records.batch()]).unwrap();
+    files.sync().unwrap();
+    assert_eq!(segments(&storage), segments(&written(&records).0));
 }
 
 /// Opens a log after each single change of a byte in its last segment, with the mark at `mark`.
@@ -578,7 +621,7 @@ fn a_cut_where_damage_hides_the_place_changes_nothing() {
 /// Appends, cuts and appends again, with this fault at that step; whether the fault came.
 fn a_life_with(storage: &FaultyStorage, records: &Records, step: usize, fault: Fault) -> bool {
     let live = || -> Result<(), LogError> {
-        let (mut files, ..) = open_log(storage).map_err(io::Error::other)?;
+        let (mut files, ..) = open_log_ahead(storage, 450).map_err(io::Error::other)?;
         files.append(&[records.truncated(12).batch()])?;
         files.sync()?;
         storage.fail_at(step, fault);
@@ -818,6 +861,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 /// A log beside the plain list of what should be in it.
 struct Pair<S> {
     storage: S,
+    preallocate_bytes: u64,
     log: Option<(LogFiles, Arc<LogView>)>,
     records: Records,
     epoch: u64,
@@ -826,9 +870,10 @@ struct Pair<S> {
 }
 
 impl<S: Storage + Clone> Pair<S> {
-    fn new(storage: S) -> Pair<S> {
+    fn new(storage: S, preallocate_bytes: u64) -> Pair<S> {
         Pair {
             storage,
+            preallocate_bytes,
             log: None,
             records: Records::default(),
             epoch: 1,
@@ -839,7 +884,7 @@ impl<S: Storage + Clone> Pair<S> {
     /// Does one step; an error is the storage's.
     fn step(&mut self, step: &Step) -> Result<(), OpenError> {
         if self.log.is_none() {
-            let (files, view, report) = open_log(&self.storage)?;
+            let (files, view, report) = open_log_ahead(&self.storage, self.preallocate_bytes)?;
             assert_eq!(report.end.0, self.records.end());
             self.durable = report.end.0;
             self.log = Some((files, view));
@@ -927,16 +972,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn a_log_is_what_a_plain_list_is(steps in prop::collection::vec(any_step(), 1..40)) {
-        let mut pair = Pair::new(MemoryStorage::new());
+    fn a_log_is_what_a_plain_list_is(
+        steps in prop::collection::vec(any_step(), 1..40),
+        ahead in 0..900_u64,
+    ) {
+        let mut pair = Pair::new(MemoryStorage::new(), ahead);
         for step in &steps {
             pair.step(step).unwrap();
             pair.check_content();
         }
         // Whatever happened before, the files are those of a log that only ever grew.
-        if let Some((mut files, _)) = pair.log.take() {
-            files.sync().unwrap();
-        }
+        let mut files = match pair.log.take() {
+            Some((files, _)) => files,
+            None => open_log(&pair.storage).unwrap().0,
+        };
+        files.close().unwrap();
         if !pair.records.encoded.is_empty() {
             prop_assert_eq!(segments(&pair.storage), segments(&written(&pair.records).0));
         }
@@ -988,16 +1038,17 @@ proptest! {
         stop in any::<prop::sample::Index>(),
         second_stop in 0..30_usize,
         seed in any::<u64>(),
+        ahead in 0..900_u64,
     ) {
         // Once to learn how many steps there are, and once more up to the stop.
         let rehearsal = FaultyStorage::new();
-        let mut pair = Pair::new(rehearsal.clone());
+        let mut pair = Pair::new(rehearsal.clone(), ahead);
         for step in &steps {
             pair.step(step).unwrap();
         }
         let storage = FaultyStorage::new();
         storage.fail_at(stop.index(rehearsal.steps() + 1), Fault::Stop);
-        let mut pair = Pair::new(storage.clone());
+        let mut pair = Pair::new(storage.clone(), ahead);
         for step in &steps {
             if pair.step(step).is_err() {
                 break;
@@ -1072,18 +1123,20 @@ fn a_power_cut_at_every_step_of_a_scenario_loses_nothing_durable() {
         append(&[5, 50], true),
         Step::Sync,
     ];
-    for stop in 0.. {
-        let storage = FaultyStorage::new();
-        storage.fail_at(stop, Fault::Stop);
-        let mut pair = Pair::new(storage.clone());
-        let stopped = steps.iter().any(|step| pair.step(step).is_err());
-        for seed in 0..12 {
-            let result = check_after_power_cut(&storage, &pair, seed as usize, seed);
-            assert!(result.is_ok(), "step {stop}, seed {seed}: {result:?}");
-        }
-        if !stopped {
-            assert!(stop > 50, "only {stop} steps");
-            break;
+    for ahead in [0, 450] {
+        for stop in 0.. {
+            let storage = FaultyStorage::new();
+            storage.fail_at(stop, Fault::Stop);
+            let mut pair = Pair::new(storage.clone(), ahead);
+            let stopped = steps.iter().any(|step| pair.step(step).is_err());
+            for seed in 0..12 {
+                let result = check_after_power_cut(&storage, &pair, seed as usize, seed);
+                assert!(result.is_ok(), "step {stop}, seed {seed}: {result:?}");
+            }
+            if !stopped {
+                assert!(stop > 50, "only {stop} steps");
+                break;
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ fn open(machine: &Machine) -> Option<(log::LogFiles, Offset)> {
     let options = LogOptions {
         segment_bytes: 1 << 20,
         tail_bytes: 0,
+        preallocate_bytes: 0,
         sync: SyncPolicy::Always,
     };
     let (files, _, report) = log::open(

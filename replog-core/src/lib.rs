@@ -69,6 +69,9 @@ mod handle;
 mod log;
 mod rules;
 
+#[cfg(test)]
+mod hot_path;
+
 pub use config::{
     ForcedRecovery, Founding, LogConfig, MasterConfig, Peer, SecondaryConfig, Timing,
 };

@@ -91,7 +91,7 @@ fn append_to_the_tail() {
     let batches = batches();
     let options = LogOptions {
         segment_bytes: 64 << 20,
-        tail_bytes: 16 << 20,
+        tail_bytes: 4 << 20,
         ..options()
     };
     let storage = Arc::new(MemoryStorage::new());

@@ -36,7 +36,7 @@ pub const REORDER_RECORDS_MAX: u64 = 1 << 20;
 
 /// Bytes of recent records that a node keeps in memory for links and readers. Older ones are
 /// read from the files.
-pub const TAIL_BYTES_MAX: usize = 16 << 20;
+pub const TAIL_BYTES_MAX: usize = 4 << 20;
 
 /// Zeros ahead of the records of a log.
 pub const PREALLOCATE_BYTES: u64 = 1 << 20;

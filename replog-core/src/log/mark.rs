@@ -32,7 +32,7 @@ pub(crate) const PATH: &str = "mark";
 
 const MAGIC: [u8; 4] = *b"RLMK";
 const VERSION: u32 = 1;
-const BYTES: usize = 24;
+pub(crate) const BYTES: usize = 24;
 
 /// What the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

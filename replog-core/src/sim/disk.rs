@@ -855,6 +855,28 @@ impl OpenFile {
     }
 }
 
+impl OpenFile {
+    /// What is read of the mark by a node that makes a mistake.
+    fn mistaken_mark(&self) -> Option<[u8; mark::BYTES]> {
+        let planted = |mistake| world::with(|world| world.planted(mistake));
+        let mark = match () {
+            () if planted(Mistake::DamagePassesForTornTail) => Mark {
+                end: Offset::ZERO,
+                state: MarkState::Open,
+            },
+            () if planted(Mistake::CutBelieved) => {
+                let content = look(self.life, |disk| Ok(disk.file(self.id).content.clone()));
+                Mark {
+                    state: MarkState::Open,
+                    ..Mark::decode(&content.ok()?)?
+                }
+            }
+            () => return None,
+        };
+        Some(mark.encode())
+    }
+}
+
 impl StorageFile for OpenFile {
     fn size(&self) -> io::Result<u64> {
         look(
@@ -864,17 +886,13 @@ impl StorageFile for OpenFile {
     }
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let passes = world::with(|world| world.planted(Mistake::DamagePassesForTornTail));
-        let nothing = (passes && self.path == mark::PATH).then(|| {
-            Mark {
-                end: Offset::ZERO,
-                state: MarkState::Open,
-            }
-            .encode()
-        });
+        let mistaken = match self.path == mark::PATH {
+            true => self.mistaken_mark(),
+            false => None,
+        };
         look(self.life, |disk| {
             let content = &disk.file(self.id).content;
-            let content = nothing.as_ref().map_or(&content[..], |mark| mark);
+            let content = mistaken.as_ref().map_or(&content[..], |mark| mark);
             let from = usize::try_from(position).map_or(content.len(), |at| at.min(content.len()));
             let count = buffer.len().min(content.len() - from);
             buffer[..count].copy_from_slice(&content[from..from + count]);

@@ -106,6 +106,8 @@ mistakes! {
     DamagePassesForTornTail,
     /// what was written into a hole is believed, though its sync failed
     FillBelieved,
+    /// a cut is believed, though its sync failed
+    CutBelieved,
     /// a master whose disk was lost founds a cluster beside the one that exists
     FoundsBesideOthers,
     /// a node that was heard long ago passes for alive

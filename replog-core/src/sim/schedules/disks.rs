@@ -37,6 +37,12 @@ pub(super) fn all() -> Vec<Schedule> {
         .secondaries(4)
         .segment_bytes(4 << 10),
         Schedule::new(
+            "cut-whose-sync-fails",
+            "a log is cut, the sync of that fails, and power is lost after the next start",
+            cut_whose_sync_fails,
+        )
+        .segment_bytes(1 << 20),
+        Schedule::new(
             "follower-over-a-cut",
             "one who follows a secondary at `committed` while its log is cut",
             follower_over_a_cut,
@@ -188,6 +194,55 @@ async fn crash_while_cutting(stage: Stage) {
         .until("it crashes while it cuts", |look| !look.is_up(S1))
         .await;
     stage.boot(S1);
+    stage.append(MASTER, Concern::All);
+}
+
+/// A cache has a log that is cut, and the disk one that is not: believed, it would take the log epoch
+/// and be the longest log of that epoch once the cache is lost.
+async fn cut_whose_sync_fails(stage: Stage) {
+    stage.serving(MASTER).await;
+    let before = stage.random(1, 4);
+    stage.fill(MASTER, Concern::All, before).await;
+    let end = stage.look(|look| look.held(MASTER));
+    stage.part(MASTER, S2);
+    stage.set_slowness(MASTER, 1_000);
+    for _ in 0..3 {
+        stage.append(MASTER, Concern::Majority);
+    }
+    stage
+        .until("one secondary has them", move |look| {
+            look.held(S1) == end.plus(3)
+        })
+        .await;
+    stage.power_cut(MASTER, Spared::Nothing).await;
+    stage.part(MASTER, S1);
+    stage.set_slowness(MASTER, 1);
+    stage.join(MASTER, S2);
+    stage.boot(MASTER);
+    stage.serving(MASTER).await;
+
+    stage.says("its log is cut back");
+    let boots = stage.look(|look| look.boots(S1));
+    stage.fail_sync(S1, "log/");
+    stage.join(MASTER, S1);
+    stage
+        .until("the cut has failed, and it starts again", move |look| {
+            look.boots(S1) > boots && look.is_open(S1)
+        })
+        .await;
+    stage
+        .until("it is aligned", |look| {
+            look.log_epoch(S1) == look.log_epoch(MASTER)
+        })
+        .await;
+    stage.part(MASTER, S1);
+    stage.power_cut(S1, Spared::Nothing).await;
+    stage.fill(MASTER, Concern::Majority, 1).await;
+    stage.wipe(MASTER).await;
+    stage.join(MASTER, S1);
+    stage.boot(S1);
+    stage.boot(MASTER);
+    stage.serving(MASTER).await;
     stage.append(MASTER, Concern::All);
 }
 

@@ -113,6 +113,7 @@ const TABLE: &[Row] = &[
         None,
         &[("fill-whose-sync-fails", ("rule 10", 0))],
     ),
+    (Mistake::CutBelieved, None, &[]),
     (
         Mistake::FoundsBesideOthers,
         Some(("rule 7", 0)),
@@ -249,6 +250,7 @@ const AIMS: &[(&str, &[Mistake])] = &[
         &[Mistake::DamagePassesForTornTail],
     ),
     ("fill-whose-sync-fails", &[Mistake::FillBelieved]),
+    ("cut-whose-sync-fails", &[Mistake::CutBelieved]),
 ];
 
 /// Seeds in which a schedule must find its mistake.

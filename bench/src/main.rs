@@ -1,4 +1,4 @@
-//! Measures a replog cluster of three real processes, under load from a process of its own.
+//! Measures a replog cluster of real processes, and its peers, under load from a process of its own.
 //!
 //! ```text
 //!   replog-bench ── HTTP ──> master ──> secondary-1
@@ -6,44 +6,48 @@
 //!                             └───────> secondary-2
 //! ```
 //!
-//! Judges nothing: it prints what it measured, and beside what. It fails where an append was not
-//! answered with 201, since the figures would then be those of refusals. Ends no process but those
-//! that it started.
+//! Judges nothing: it prints what it measured, and beside what. It fails where an append to replog
+//! was not answered with 201, since the figures would then be those of refusals. Ends no process
+//! but those that it started.
 
 mod args;
+mod batches;
+mod catch_up;
 mod cluster;
-mod http;
+mod contestants;
 mod idle;
 mod load;
 mod machine;
-mod matrix;
+mod measure;
 mod million;
+mod missed;
+mod node;
+mod outcome;
+mod pinning;
+mod plot;
+mod plots;
 mod proc;
+mod rate;
 mod report;
+mod secondaries;
+mod start_up;
+mod sweep;
 mod waiting;
+mod wire;
 
-use std::{io::Write as _, path::Path, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser as _;
-use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    args::Args,
-    cluster::Cluster,
+    args::{Args, Part},
+    cluster::Replog,
+    contestants::Places,
     machine::{Machine, OpenFiles},
+    outcome::Outcome,
+    pinning::Pinning,
 };
-
-/// All that one call measured.
-#[derive(Serialize)]
-struct Outcome {
-    machine: Machine,
-    settings: Args,
-    idle: Option<idle::Idle>,
-    matrix: Vec<matrix::Row>,
-    waiting: Option<waiting::Waiting>,
-    million: Option<million::Million>,
-}
 
 fn main() -> ExitCode {
     let args = Args::parse().settle();
@@ -79,54 +83,53 @@ async fn run_until_told(args: &Args) -> Result<(), String> {
 async fn run(args: &Args) -> Result<(), String> {
     let files = OpenFiles::raise();
     files.suffice_for(args.clients_max())?;
-    if args.waiting_clients > 0 {
-        files.suffice_for_waiting(args.waiting_clients)?;
+    if args.wants(Part::Waiting) {
+        files.suffice_for_waiting(args.waiting_clients as usize)?;
     }
-    let server = args.server_program()?;
+    let program = args.server_program()?;
     let directory = args.data_directory()?;
-    let machine = Machine::look(&directory)?;
-    say(&machine.to_string());
-
-    let mut outcome = Outcome {
-        machine,
-        settings: args.clone(),
-        idle: None,
-        matrix: Vec::new(),
-        waiting: None,
-        million: None,
+    let (own, peers) = (args::own_directory()?, args.peers_directory()?);
+    let replog = Replog {
+        program: &program,
+        directory: &directory,
+        args: &args.server_args,
     };
-    let start = || Cluster::start(&server, &directory, &args.server_args);
-    if args.matrix {
-        let idle = idle::run(args, start().await?).await?;
-        say(&idle.to_string());
-        outcome.idle = Some(idle);
-        outcome.matrix = matrix::run(args, &start).await?;
-        say(&matrix::table(&outcome.matrix));
-    }
-    if args.waiting_clients > 0 {
-        let waiting = waiting::run(args, start().await?).await?;
-        say(&waiting.to_string());
-        outcome.waiting = Some(waiting);
-    }
-    if args.million {
-        let million = million::run(args, start().await?).await?;
-        say(&million.to_string());
-        outcome.million = Some(million);
-    }
-    match &args.json {
-        Some(path) => write_json(path, &outcome),
-        None => Ok(()),
-    }
-}
+    let places = Places {
+        replog,
+        own: &own,
+        peers: &peers,
+    };
+    // Before the load has its own: the machine is looked at with all of its CPUs.
+    let machine = Machine::look(&directory, sweep::seconds(args.wait_for_quiet)).await?;
+    let pinning = Pinning::settle();
+    let mut outcome = Outcome::begin(args, machine, pinning)?;
 
-/// Text for people, at once: a run takes minutes.
-fn say(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    // Who reads may have gone; the figures go to the file all the same.
-    let _ = writeln!(stdout, "{}\n", text.trim_end()).and_then(|()| stdout.flush());
-}
-
-fn write_json(path: &Path, outcome: &Outcome) -> Result<(), String> {
-    let text = serde_json::to_string_pretty(outcome).map_err(|error| error.to_string())?;
-    std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))
+    if args.wants(Part::Idle) {
+        outcome.idle(idle::run(args, replog.start().await?).await?);
+    }
+    if args.wants(Part::Contestants) {
+        outcome.contestants(sweep::run(args, places).await?)?;
+    }
+    if args.wants(Part::Waiting) {
+        outcome.waiting(waiting::run(args, replog.start().await?).await?);
+    }
+    if args.wants(Part::Secondaries) {
+        outcome.secondaries(secondaries::run(args, replog).await?);
+    }
+    if args.wants(Part::Batches) {
+        outcome.batches(batches::run(args, replog).await?);
+    }
+    if args.wants(Part::Missed) {
+        outcome.missed(missed::run(args, replog).await?);
+    }
+    if args.wants(Part::CatchUp) {
+        outcome.catch_up(catch_up::run(args, places).await?)?;
+    }
+    if args.wants(Part::StartUp) {
+        outcome.start_up(start_up::run(args, replog).await?);
+    }
+    if args.wants(Part::Million) {
+        outcome.million(million::run(args, replog.start().await?).await?);
+    }
+    outcome.end()
 }

@@ -16,6 +16,7 @@ mod catch_up;
 mod cluster;
 mod contestants;
 mod idle;
+mod in_process;
 mod load;
 mod machine;
 mod measure;
@@ -127,6 +128,9 @@ async fn run(args: &Args) -> Result<(), String> {
     }
     if args.wants(Part::StartUp) {
         outcome.start_up(start_up::run(args, replog).await?);
+    }
+    if args.wants(Part::InProcess) {
+        outcome.in_process(in_process::run(args, &directory).await?);
     }
     if args.wants(Part::Million) {
         outcome.million(million::run(args, replog.start().await?).await?);

@@ -11,9 +11,9 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    args::Args, batches::Batches, catch_up::CatchUp, idle::Idle, machine::Machine,
-    million::Million, missed::Missed, pinning::Pinning, plots, secondaries::Secondaries,
-    start_up::StartUp, sweep::Sweep, waiting::Waiting,
+    args::Args, batches::Batches, catch_up::CatchUp, idle::Idle, in_process::InProcess,
+    machine::Machine, million::Million, missed::Missed, pinning::Pinning, plots,
+    secondaries::Secondaries, start_up::StartUp, sweep::Sweep, waiting::Waiting,
 };
 
 /// Everything, as it is written as JSON.
@@ -31,6 +31,7 @@ pub(crate) struct Outcome {
     missed: Option<Missed>,
     catch_up: Option<CatchUp>,
     start_up: Option<StartUp>,
+    in_process: Option<InProcess>,
     million: Option<Million>,
     #[serde(skip)]
     report: String,
@@ -58,6 +59,7 @@ impl Outcome {
             missed: None,
             catch_up: None,
             start_up: None,
+            in_process: None,
             million: None,
             report: String::new(),
             directory: args.out_directory()?,
@@ -114,6 +116,11 @@ impl Outcome {
     pub(crate) fn start_up(&mut self, start_up: StartUp) {
         self.say(&start_up.to_string());
         self.start_up = Some(start_up);
+    }
+
+    pub(crate) fn in_process(&mut self, in_process: InProcess) {
+        self.say(&in_process.to_string());
+        self.in_process = Some(in_process);
     }
 
     pub(crate) fn million(&mut self, million: Million) {

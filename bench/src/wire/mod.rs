@@ -104,6 +104,6 @@ impl Client {
 }
 
 /// A message of so many bytes of JSON text: the same for all, whether they want JSON or not.
-fn payload(bytes: usize) -> String {
+pub(crate) fn payload(bytes: usize) -> String {
     format!(r#""{}""#, "x".repeat(bytes.saturating_sub(2)))
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum, parser::ValueSource};
 use serde::Serialize;
 
 use crate::{contestants::Contestant, measure::Times, sweep::Cell};
@@ -39,7 +39,8 @@ pub(crate) enum Part {
 #[derive(Clone, Debug, Parser, Serialize)]
 #[command(name = "replog-bench", version)]
 pub(crate) struct Args {
-    /// A minute or two in all: one repetition of shorter and fewer runs
+    /// A minute or two in all: one repetition of shorter and fewer runs, where other flags do not
+    /// say otherwise
     #[arg(long)]
     pub(crate) quick: bool,
 
@@ -142,15 +143,36 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// What follows from the flags together.
-    pub(crate) fn settle(mut self) -> Args {
+    /// Reads the command line.
+    pub(crate) fn read() -> Args {
+        let matches = Args::command().get_matches();
+        let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        args.settle(|name| matches.value_source(name) == Some(ValueSource::CommandLine))
+    }
+
+    /// What follows from the flags together; what was `given` stays as it is.
+    fn settle(mut self, given: impl Fn(&str) -> bool) -> Args {
+        fn set<T>(value: &mut T, quick: T, given: bool) {
+            if !given {
+                *value = quick;
+            }
+        }
         if self.quick {
-            (self.seconds, self.warm_up, self.repetitions) = (1.0, 0.3, 1);
-            (self.clients, self.more_bytes) = (vec![1, 64], Vec::new());
-            (self.catch_up_mib, self.start_up_mib) = (64, 128);
-            (self.missed_messages, self.million_messages) = (20_000, 100_000);
-            self.waiting_clients = self.waiting_clients.min(2_000);
-            self.wait_for_quiet = self.wait_for_quiet.min(5.0);
+            set(&mut self.seconds, 1.0, given("seconds"));
+            set(&mut self.warm_up, 0.3, given("warm_up"));
+            set(&mut self.repetitions, 1, given("repetitions"));
+            set(&mut self.clients, vec![1, 64], given("clients"));
+            set(&mut self.more_bytes, Vec::new(), given("more_bytes"));
+            set(&mut self.waiting_clients, 2_000, given("waiting_clients"));
+            set(&mut self.missed_messages, 20_000, given("missed_messages"));
+            set(&mut self.catch_up_mib, 64, given("catch_up_mib"));
+            set(&mut self.start_up_mib, 128, given("start_up_mib"));
+            set(
+                &mut self.million_messages,
+                100_000,
+                given("million_messages"),
+            );
+            set(&mut self.wait_for_quiet, 5.0, given("wait_for_quiet"));
         }
         self
     }
@@ -206,6 +228,16 @@ impl Args {
     /// Of the log that a node starts with.
     pub(crate) fn start_up_bytes(&self) -> u64 {
         self.start_up_mib * MIB
+    }
+
+    /// Bytes that catching up writes: three logs, and a file as long as an answer.
+    pub(crate) fn catch_up_room(&self) -> (&'static str, u64) {
+        ("catch-up", self.catch_up_bytes() * 5)
+    }
+
+    /// Bytes that a start writes before: two logs.
+    pub(crate) fn start_up_room(&self) -> (&'static str, u64) {
+        ("start-up", self.start_up_bytes() * 5 / 2)
     }
 
     /// Where the server's program is.
@@ -280,5 +312,30 @@ fn seconds_or_none(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
         _ => Err("expected seconds, from 0 to 3600".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_quick_run_keeps_what_was_asked_for() {
+        let args = Args::parse_from(["replog-bench", "--quick", "--clients", "3,4"]);
+        let args = args.settle(|name| name == "clients");
+        assert_eq!((args.clients, args.repetitions), (vec![3, 4], 1));
+    }
+
+    #[test]
+    fn a_full_run_has_all_parts_but_the_longest_one() {
+        let args = Args::parse_from(["replog-bench"]);
+        assert!(args.wants(Part::StartUp) && !args.wants(Part::Million));
+        let args = Args::parse_from(["replog-bench", "--only", "million,idle"]);
+        assert!(args.wants(Part::Million) && !args.wants(Part::StartUp));
     }
 }

@@ -202,6 +202,13 @@ fn sync_ms(directory: &Path) -> std::io::Result<Spread> {
     Ok(Spread::of(times))
 }
 
+/// What is free in the file system of `path`, for this user.
+pub(crate) fn free_bytes(path: &Path) -> Result<u64, String> {
+    let found =
+        rustix::fs::statvfs(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(found.f_bavail * found.f_frsize)
+}
+
 fn memory_gib() -> f64 {
     let kib = named_value("/proc/meminfo", "MemTotal")
         .and_then(|value| value.strip_suffix(" kB")?.parse::<f64>().ok());

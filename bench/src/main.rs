@@ -36,9 +36,8 @@ mod sweep;
 mod waiting;
 mod wire;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
-use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -51,7 +50,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let args = Args::parse().settle();
+    let args = Args::read();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -106,34 +105,53 @@ async fn run(args: &Args) -> Result<(), String> {
     let mut outcome = Outcome::begin(args, machine, pinning)?;
 
     if args.wants(Part::Idle) {
-        outcome.idle(idle::run(args, replog.start().await?).await?);
+        outcome.idle(idle::run(args, replog.start().await?).await?)?;
     }
     if args.wants(Part::Contestants) {
         outcome.contestants(sweep::run(args, places).await?)?;
     }
     if args.wants(Part::Waiting) {
-        outcome.waiting(waiting::run(args, replog.start().await?).await?);
+        outcome.waiting(waiting::run(args, replog.start().await?).await?)?;
     }
     if args.wants(Part::Secondaries) {
-        outcome.secondaries(secondaries::run(args, replog).await?);
+        outcome.secondaries(secondaries::run(args, replog).await?)?;
     }
     if args.wants(Part::Batches) {
-        outcome.batches(batches::run(args, replog).await?);
+        outcome.batches(batches::run(args, replog).await?)?;
     }
     if args.wants(Part::Missed) {
-        outcome.missed(missed::run(args, replog).await?);
+        outcome.missed(missed::run(args, replog).await?)?;
     }
-    if args.wants(Part::CatchUp) {
+    if args.wants(Part::CatchUp) && has_room(&mut outcome, args.catch_up_room(), &directory)? {
         outcome.catch_up(catch_up::run(args, places).await?)?;
     }
-    if args.wants(Part::StartUp) {
-        outcome.start_up(start_up::run(args, replog).await?);
+    if args.wants(Part::StartUp) && has_room(&mut outcome, args.start_up_room(), &directory)? {
+        outcome.start_up(start_up::run(args, replog).await?)?;
     }
     if args.wants(Part::InProcess) {
-        outcome.in_process(in_process::run(args, &directory).await?);
+        outcome.in_process(in_process::run(args, &directory).await?)?;
     }
     if args.wants(Part::Million) {
-        outcome.million(million::run(args, replog.start().await?).await?);
+        outcome.million(million::run(args, replog.start().await?).await?)?;
     }
-    outcome.end()
+    outcome.end();
+    Ok(())
+}
+
+/// Whether a part that writes so many bytes can be measured; it is left out where it cannot.
+fn has_room(
+    outcome: &mut Outcome,
+    (part, bytes): (&str, u64),
+    directory: &Path,
+) -> Result<bool, String> {
+    let free = machine::free_bytes(directory)?;
+    if free >= bytes {
+        return Ok(true);
+    }
+    let [free, needed] = [free, bytes].map(|bytes| bytes >> 30);
+    outcome.left_out(
+        part,
+        &format!("needs {needed} GiB of disk, {free} GiB are free"),
+    )?;
+    Ok(false)
 }

@@ -68,85 +68,103 @@ impl Outcome {
             "replog {}\n{}\n{}",
             outcome.version, outcome.machine, outcome.pinning
         );
-        outcome.say(&text);
+        outcome.say(&text)?;
         Ok(outcome)
     }
 
-    pub(crate) fn idle(&mut self, idle: Idle) {
-        self.say(&idle.to_string());
+    pub(crate) fn idle(&mut self, idle: Idle) -> Result<(), String> {
+        let text = idle.to_string();
         self.idle = Some(idle);
+        self.keep(&text)
     }
 
     pub(crate) fn contestants(&mut self, sweep: Sweep) -> Result<(), String> {
-        self.say(&sweep.text());
+        let text = sweep.text();
         for (name, plot) in plots::of_contestants(&sweep, self.settings.payload_bytes) {
             write(&self.directory, name, &plot.svg())?;
         }
         self.contestants = Some(sweep);
-        Ok(())
+        self.keep(&text)
     }
 
-    pub(crate) fn waiting(&mut self, waiting: Waiting) {
-        self.say(&waiting.to_string());
+    pub(crate) fn waiting(&mut self, waiting: Waiting) -> Result<(), String> {
+        let text = waiting.to_string();
         self.waiting = Some(waiting);
+        self.keep(&text)
     }
 
-    pub(crate) fn secondaries(&mut self, secondaries: Secondaries) {
-        self.say(&secondaries.to_string());
+    pub(crate) fn secondaries(&mut self, secondaries: Secondaries) -> Result<(), String> {
+        let text = secondaries.to_string();
         self.secondaries = Some(secondaries);
+        self.keep(&text)
     }
 
-    pub(crate) fn batches(&mut self, batches: Batches) {
-        self.say(&batches.to_string());
+    pub(crate) fn batches(&mut self, batches: Batches) -> Result<(), String> {
+        let text = batches.to_string();
         self.batches = Some(batches);
+        self.keep(&text)
     }
 
-    pub(crate) fn missed(&mut self, missed: Missed) {
-        self.say(&missed.to_string());
+    pub(crate) fn missed(&mut self, missed: Missed) -> Result<(), String> {
+        let text = missed.to_string();
         self.missed = Some(missed);
+        self.keep(&text)
     }
 
     pub(crate) fn catch_up(&mut self, catch_up: CatchUp) -> Result<(), String> {
-        self.say(&catch_up.to_string());
+        let text = catch_up.to_string();
         let plot = plots::of_catching_up(&catch_up.held, catch_up.log_mib());
+        write(&self.directory, "catch-up.svg", &plot.svg())?;
         self.catch_up = Some(catch_up);
-        write(&self.directory, "catch-up.svg", &plot.svg())
+        self.keep(&text)
     }
 
-    pub(crate) fn start_up(&mut self, start_up: StartUp) {
-        self.say(&start_up.to_string());
+    pub(crate) fn start_up(&mut self, start_up: StartUp) -> Result<(), String> {
+        let text = start_up.to_string();
         self.start_up = Some(start_up);
+        self.keep(&text)
     }
 
-    pub(crate) fn in_process(&mut self, in_process: InProcess) {
-        self.say(&in_process.to_string());
+    pub(crate) fn in_process(&mut self, in_process: InProcess) -> Result<(), String> {
+        let text = in_process.to_string();
         self.in_process = Some(in_process);
+        self.keep(&text)
     }
 
-    pub(crate) fn million(&mut self, million: Million) {
-        self.say(&million.to_string());
+    pub(crate) fn million(&mut self, million: Million) -> Result<(), String> {
+        let text = million.to_string();
         self.million = Some(million);
+        self.keep(&text)
     }
 
-    /// Writes the report and the figures.
-    pub(crate) fn end(mut self) -> Result<(), String> {
-        let figures = serde_json::to_string(&self).map_err(|error| error.to_string())?;
-        write(&self.directory, "result.json", &(figures + "\n"))?;
-        write(&self.directory, "report.md", &self.report)?;
-        let directory = self.directory.display().to_string();
-        self.say(&format!(
-            "The report, the figures and the plots are in {directory}"
-        ));
-        Ok(())
+    /// A part that was not measured, and why.
+    pub(crate) fn left_out(&mut self, part: &str, reason: &str) -> Result<(), String> {
+        self.say(&format!("Left out: {part}: {reason}"))
     }
 
-    /// Text for people, at once.
-    fn say(&mut self, text: &str) {
+    /// Says where everything is.
+    pub(crate) fn end(&self) {
+        eprintln!(
+            "the report, the figures and the plots are in {}",
+            self.directory.display()
+        );
+    }
+
+    /// Text for people, at once. The files have all up to now: who ends a run keeps what it gave.
+    fn say(&mut self, text: &str) -> Result<(), String> {
         let text = text.trim_end();
         self.report += &format!("{text}\n\n");
         let mut stdout = std::io::stdout().lock();
         // Who reads may have gone; the figures go to the files all the same.
         let _ = writeln!(stdout, "{text}\n").and_then(|()| stdout.flush());
+        write(&self.directory, "report.md", &self.report)
+    }
+
+    /// Says what was measured, once it is in its place.
+    fn keep(&mut self, text: &str) -> Result<(), String> {
+        self.say(text)?;
+        let figures = serde_json::to_string(&self).map_err(|error| error.to_string())?;
+        write(&self.directory, "result.json", &(figures + "\n"))
     }
 }
 

@@ -4,11 +4,11 @@
 
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 480.0;
 /// Around the lines: for labels, and at the right for names.
 const LEFT: f64 = 80.0;
-const RIGHT: f64 = 190.0;
+const RIGHT: f64 = 230.0;
 const TOP: f64 = 46.0;
 const BOTTOM: f64 = 56.0;
 
@@ -95,8 +95,10 @@ impl<'a> Range<'a> {
         if axis.scale == Scale::Linear {
             low = low.min(0.0);
         }
-        if !(low.is_finite() && high > low) {
-            (low, high) = (low.min(0.0), low.max(0.0) + 1.0);
+        if !low.is_finite() || !high.is_finite() {
+            (low, high) = (0.0, 1.0);
+        } else if high <= low {
+            high = low + 1.0;
         }
         let ticks = match axis.scale {
             _ if !axis.ticks.is_empty() => axis.ticks.clone(),

@@ -28,7 +28,10 @@ fn throughput(sweep: &Sweep, payload_bytes: usize) -> Plot {
     let rows = sweep.rows.iter();
     for row in rows.filter(|row| row.cell.payload_bytes == payload_bytes) {
         let clients = row.cell.clients as f64;
-        ticks.push((clients, row.cell.clients.to_string()));
+        let tick = (clients, row.cell.clients.to_string());
+        if !ticks.contains(&tick) {
+            ticks.push(tick);
+        }
         let known = lines.iter_mut().find(|(one, _)| *one == row.contestant);
         match known {
             Some((_, line)) => line.points.push(throughput_point(row)),

@@ -83,13 +83,13 @@ pub(crate) async fn run_once(times: Times, work: Work, per_second: f64) -> Resul
         senders.spawn(append_when_due(client, Arc::clone(&schedule)));
     }
     let ended = timeout(time + END_TIME_MAX, end_of_all(&mut senders)).await;
+    let measured = begun.elapsed().saturating_sub(times.warm_up);
     schedule.given_up.store(true, Ordering::Relaxed);
     pacer.join().map_err(|_| "the pacer panicked".to_owned())?;
     match ended {
         Ok(ended) => ended?,
         Err(_elapsed) => return Err(format!("{per_second:.0}/s is more than it can take")),
     }
-    let measured = begun.elapsed().saturating_sub(times.warm_up);
     let latencies_us = schedule.latencies_us.lock();
     let latencies_us = latencies_us.unwrap_or_else(PoisonError::into_inner).clone();
     Ok(RateRun {

@@ -23,6 +23,9 @@ const RATE_CLIENTS: usize = 256;
 /// The part of its own best rate that each is offered.
 const RATE_PART: f64 = 0.5;
 
+/// The part of it that must be reached for the latencies to mean anything.
+const RATE_REACHED: f64 = 0.97;
+
 /// How many clients, with what messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Cell {
@@ -149,7 +152,14 @@ impl Turns {
         places: Places<'_>,
         cells: &[Cell],
     ) -> Result<(), String> {
-        let running = self.contestant.start(places).await?;
+        let running = match self.contestant.start(places).await {
+            Ok(running) => running,
+            // Another program may have taken a port between its choice and its use.
+            Err(error) => {
+                eprintln!("{}: {error}; once more", self.contestant.name());
+                self.contestant.start(places).await?
+            }
+        };
         let taken = self.measure(args, &running, cells).await;
         taken.map_err(|error| format!("{error}\n{}", running.cluster.last_words()))?;
         if self.contestant.is_replog() {
@@ -302,7 +312,7 @@ impl Sweep {
                 let mut cells = vec![
                     row.contestant.name().to_owned(),
                     format!("{:.0}", row.wanted_per_second),
-                    format!("{:.0}", row.per_second.median),
+                    row.given(),
                 ];
                 let medians = row.latencies_ms.iter().map(|spread| spread.median);
                 cells.extend(medians.map(|ms| format!("{ms:.2}")));
@@ -312,6 +322,17 @@ impl Sweep {
             })
             .collect();
         report::table(&heading, &rows)
+    }
+}
+
+impl RateRow {
+    /// The rate that was reached, with a mark where it is not the one that was wanted.
+    fn given(&self) -> String {
+        let given = self.per_second.median;
+        match given < self.wanted_per_second * RATE_REACHED {
+            true => format!("{given:.0}!"),
+            false => format!("{given:.0}"),
+        }
     }
 }
 

@@ -102,7 +102,8 @@ impl Contestant {
                 "the same, synced by itself and one of two followers too; no checks, no recovery"
             }
             Contestant::Etcd => {
-                "three members, gRPC Put of a new key each to the leader; synced by two (its default)"
+                "three members, gRPC Put of a new key each to the leader; synced by two (its \
+                 default); quota 8 GiB"
             }
             Contestant::Nats => {
                 "JetStream R3, file storage, sync_interval 2m (its default): two nodes have written \
@@ -111,7 +112,7 @@ impl Contestant {
             Contestant::NatsAlways => "JetStream R3, file storage, sync_interval always",
             Contestant::Redis => {
                 "two replicas, XADD and WAIT 1 in one round trip, appendonly yes, appendfsync \
-                 everysec (its default): two nodes have it, nobody has synced it"
+                 everysec (its default), no snapshots: two nodes have it, nobody has synced it"
             }
             Contestant::RedisAlways => {
                 "the same with appendfsync always; WAIT promises no sync of a replica"
@@ -195,7 +196,9 @@ impl Contestant {
             .output();
         let text = output.map_or_else(|error| error.to_string().into_bytes(), |said| said.stdout);
         let text = String::from_utf8_lossy(&text);
-        text.lines().next().unwrap_or("unknown").trim().to_owned()
+        let line = text.lines().next().unwrap_or("unknown");
+        // Redis goes on with sums and settings of its build.
+        line.split(" sha=").next().unwrap_or(line).trim().to_owned()
     }
 }
 

@@ -129,11 +129,11 @@ impl RaftNetworkFactory<TypeConfig> for Router {
 }
 
 impl Way {
-    fn node<E: std::error::Error>(&self) -> Result<Node, CallError<E>> {
+    fn node(&self) -> Result<Node, Unreachable> {
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the node is gone");
         self.router
             .node(self.target)
-            .ok_or_else(|| RPCError::Unreachable(Unreachable::new(&gone())))
+            .ok_or_else(|| Unreachable::new(&gone()))
     }
 
     fn refused<E: std::error::Error>(&self, error: E) -> CallError<E> {
@@ -147,7 +147,11 @@ impl RaftNetwork<TypeConfig> for Way {
         request: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, CallError<RaftError<u64>>> {
-        let answer = self.node()?.append_entries(request).await;
+        let answer = self
+            .node()
+            .map_err(RPCError::Unreachable)?
+            .append_entries(request)
+            .await;
         answer.map_err(|error| self.refused(error))
     }
 
@@ -156,7 +160,11 @@ impl RaftNetwork<TypeConfig> for Way {
         request: InstallSnapshotRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, CallError<RaftError<u64, InstallSnapshotError>>> {
-        let answer = self.node()?.install_snapshot(request).await;
+        let answer = self
+            .node()
+            .map_err(RPCError::Unreachable)?
+            .install_snapshot(request)
+            .await;
         answer.map_err(|error| self.refused(error))
     }
 
@@ -165,7 +173,11 @@ impl RaftNetwork<TypeConfig> for Way {
         request: VoteRequest<u64>,
         _option: RPCOption,
     ) -> Result<VoteResponse<u64>, CallError<RaftError<u64>>> {
-        let answer = self.node()?.vote(request).await;
+        let answer = self
+            .node()
+            .map_err(RPCError::Unreachable)?
+            .vote(request)
+            .await;
         answer.map_err(|error| self.refused(error))
     }
 }

@@ -237,4 +237,42 @@ mod tests {
         assert_eq!(body["data"].to_string().len(), 100);
         assert_eq!(body["meta"]["concern"], 2);
     }
+
+    #[test]
+    fn a_batch_has_a_line_for_each_message() {
+        let request = String::from_utf8(batch_request(2, 3, 10)).unwrap();
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("POST /messages?concern=2 HTTP/1.1\r\n"));
+        assert!(head.contains(&format!("Content-Length: {}", body.len())));
+        assert_eq!(body, "\"xxxxxxxx\"\n".repeat(3));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_is_not_read_through() {
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n";
+        let whole = chunked.to_owned() + "0\r\n\r\n";
+        assert_eq!(read_through(&whole).await.unwrap(), 12);
+        assert!(read_through(chunked).await.is_err());
+        let long = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+        assert_eq!(read_through(long).await.unwrap(), 3);
+        assert!(read_through(&long[..long.len() - 1]).await.is_err());
+    }
+
+    /// What a client makes of an answer after which the connection ends.
+    async fn read_through(answer: &str) -> io::Result<u64> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let connection = Connection::open(listener.local_addr()?).await?;
+        let (mut peer, _) = listener.accept().await?;
+        let request = get_once_request("/messages", "*/*");
+        let serve = async {
+            let mut asked = vec![0; request.len()];
+            peer.read_exact(&mut asked).await?;
+            peer.write_all(answer.as_bytes()).await?;
+            drop(peer);
+            io::Result::Ok(())
+        };
+        let (served, read) = tokio::join!(serve, connection.read_through(&request));
+        served?;
+        read
+    }
 }

@@ -65,8 +65,7 @@ impl Machine {
                 .into_owned(),
             directory: directory.to_owned(),
             file_system: file_system(directory),
-            sync_ms: sync_ms(directory)
-                .map_err(|error| format!("{}: {error}", directory.display()))?,
+            sync_ms: sync_ms(directory)?,
             load_average,
             busy_cpus,
             quiet: busy_cpus <= BUSY_CPUS_MAX,
@@ -189,7 +188,12 @@ async fn busy_cpus() -> Result<f64, String> {
     Ok(used / begun.elapsed().as_secs_f64())
 }
 
-fn sync_ms(directory: &Path) -> std::io::Result<Spread> {
+/// What an append of a few bytes and its `fdatasync` take, one after another for a while.
+pub(crate) fn sync_ms(directory: &Path) -> Result<Spread, String> {
+    try_sync_ms(directory).map_err(|error| format!("{}: {error}", directory.display()))
+}
+
+fn try_sync_ms(directory: &Path) -> std::io::Result<Spread> {
     let mut file: File = tempfile::tempfile_in(directory)?;
     let mut times = Vec::new();
     let begun = Instant::now();

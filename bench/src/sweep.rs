@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     args::Args,
     contestants::{Contestant, Places, Running},
-    load,
+    load, machine,
     measure::{self, Figures, Run},
     rate::{self, QUANTILES, RateRun},
     report::{self, Spread},
@@ -37,6 +37,8 @@ pub(crate) struct Cell {
 #[derive(Debug, Serialize)]
 pub(crate) struct Sweep {
     pub(crate) contestants: Vec<About>,
+    /// What a write and an `fdatasync` took on the same disk, before each repetition.
+    pub(crate) sync_ms: Vec<Spread>,
     pub(crate) rows: Vec<Row>,
     pub(crate) rates: Vec<RateRow>,
     /// Who was not measured, or not to the end, and why.
@@ -115,7 +117,9 @@ pub(crate) async fn run(args: &Args, places: Places<'_>) -> Result<Sweep, String
             settings: contestant.settings(),
         })
         .collect();
+    let mut sync_ms = Vec::new();
     for repetition in 0..args.repetitions {
+        sync_ms.push(machine::sync_ms(places.replog.directory)?);
         for turns in &mut all {
             if turns.missing.is_some() {
                 continue;
@@ -140,6 +144,7 @@ pub(crate) async fn run(args: &Args, places: Places<'_>) -> Result<Sweep, String
     }
     Ok(Sweep {
         contestants,
+        sync_ms,
         ..outcome(args, all, &cells)
     })
 }
@@ -257,6 +262,7 @@ fn outcome(args: &Args, mut all: Vec<Turns>, cells: &[Cell]) -> Sweep {
         .collect();
     Sweep {
         contestants: Vec::new(),
+        sync_ms: Vec::new(),
         rows,
         rates: all.into_iter().filter_map(Turns::rate_row).collect(),
         missing,
@@ -271,8 +277,18 @@ impl Sweep {
             text += &format!("- {} ({}): {}\n", about.name, about.version, about.settings);
         }
         for (contestant, reason) in &self.missing {
+            let reason = reason.trim_end().replace('\n', " / ");
             text += &format!("- Missing: {}: {reason}\n", contestant.name());
         }
+        let syncs = Spread::of(self.sync_ms.iter().map(|repetition| repetition.median));
+        text += &format!(
+            "\nThe disk alone: a write and its fdatasync take {:.3} ms ({:.3} to {:.3}, the medians of \
+             the repetitions), {:.0} a second one after another\n",
+            syncs.median,
+            syncs.min,
+            syncs.max,
+            1_000.0 / syncs.median
+        );
         text += &format!("\nAppends\n\n{}", self.table());
         if !self.rates.is_empty() {
             text += &format!(

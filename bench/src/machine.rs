@@ -5,7 +5,6 @@ use std::{
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
-    thread::available_parallelism,
     time::{Duration, Instant},
 };
 
@@ -56,7 +55,7 @@ impl Machine {
         }
         let load_average = first_number("/proc/loadavg");
         Ok(Machine {
-            cpus: available_parallelism().map_or(1, usize::from),
+            cpus: online_cpus(),
             cpu: named_value("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned()),
             memory_gib: memory_gib(),
             kernel: rustix::system::uname()
@@ -211,6 +210,13 @@ pub(crate) fn free_bytes(path: &Path) -> Result<u64, String> {
     let found =
         rustix::fs::statvfs(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(found.f_bavail * found.f_frsize)
+}
+
+/// All that the machine has, whichever of them this process may use.
+fn online_cpus() -> usize {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpus = text.lines().filter(|line| line.starts_with("processor"));
+    cpus.count().max(1)
 }
 
 fn memory_gib() -> f64 {

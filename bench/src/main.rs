@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   replog-bench ── HTTP ──> master ──> secondary-1
-//!    one thread               │
+//!                             │
 //!                             └───────> secondary-2
 //! ```
 //!
@@ -36,9 +36,12 @@ mod sweep;
 mod waiting;
 mod wire;
 
-use std::{path::Path, process::ExitCode};
+use std::{io, path::Path, process::ExitCode};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::{
     args::{Args, Part},
@@ -51,11 +54,10 @@ use crate::{
 
 fn main() -> ExitCode {
     let args = Args::read();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(run_until_told(&args)),
+    // First: all threads inherit it.
+    let pinning = Pinning::settle();
+    let result = match runtime(pinning.load_threads()) {
+        Ok(runtime) => runtime.block_on(run_until_told(&args, pinning)),
         Err(error) => Err(format!("no runtime: {error}")),
     };
     match result {
@@ -67,20 +69,30 @@ fn main() -> ExitCode {
     }
 }
 
+fn runtime(threads: usize) -> io::Result<Runtime> {
+    match threads {
+        1 => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build(),
+    }
+}
+
 /// Runs to the end or to a signal. Either way what was started is ended, and the data removed,
 /// by what is dropped here.
-async fn run_until_told(args: &Args) -> Result<(), String> {
+async fn run_until_told(args: &Args, pinning: Pinning) -> Result<(), String> {
     let no_signals = |error| format!("no signals: {error}");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     tokio::select! {
-        result = run(args) => result,
+        result = run(args, pinning) => result,
         _ = interrupt.recv() => Err("interrupted".to_owned()),
         _ = terminate.recv() => Err("told to end".to_owned()),
     }
 }
 
-async fn run(args: &Args) -> Result<(), String> {
+async fn run(args: &Args, pinning: Pinning) -> Result<(), String> {
     let files = OpenFiles::raise();
     files.suffice_for(args.clients_max())?;
     if args.wants(Part::Waiting) {
@@ -99,9 +111,7 @@ async fn run(args: &Args) -> Result<(), String> {
         own: &own,
         peers: &peers,
     };
-    // Before the load has its own: the machine is looked at with all of its CPUs.
     let machine = Machine::look(&directory, sweep::seconds(args.wait_for_quiet)).await?;
-    let pinning = Pinning::settle();
     let mut outcome = Outcome::begin(args, machine, pinning)?;
 
     if args.wants(Part::Idle) {

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{cluster::Cluster, load::Load, proc, report::Spread, wire::Work};
+use crate::{cluster::Cluster, load::Load, pinning, proc, report::Spread, wire::Work};
 
 /// CPUs of everything else beyond which a run says nothing: the system's own work for the servers
 /// is less.
 const OTHER_CPUS_MAX: f64 = 0.5;
-/// CPUs of the load, which has one thread, beyond which it may be what was measured.
-const LOAD_CPUS_MAX: f64 = 0.9;
+/// The part of the load's threads' time beyond which it may be what was measured.
+const LOAD_PART_MAX: f64 = 0.9;
 
 /// How long.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +131,10 @@ impl Figures {
             format!("{:.2}", self.p99_ms.median),
             format!("{:.4}", self.nodes_cpu_s.median),
             format!("{:.4}", self.load_cpu_s.median),
-            marked(self.load_cpus.median, LOAD_CPUS_MAX),
+            marked(
+                self.load_cpus.median,
+                LOAD_PART_MAX * pinning::load_threads() as f64,
+            ),
             format!("{:.2}", self.written_kib.median),
             format!("{:.0}", self.peak_mib.median),
             marked(self.other_cpus.median, OTHER_CPUS_MAX),

@@ -1,7 +1,7 @@
 //! Which CPUs servers and load run on: apart where there are enough, the same for every peer.
 //!
-//! Owns the split. Changes the affinity of the thread that calls and of no other process: what is
-//! started inherits it.
+//! Owns the split. Changes the affinity of the thread that calls and of no other process: threads
+//! and processes that it starts inherit it.
 
 use std::{fmt, io, sync::OnceLock};
 
@@ -21,8 +21,14 @@ pub(crate) struct Pinning {
 
 static PINNING: OnceLock<Pinning> = OnceLock::new();
 
+/// Threads of the load, once that is settled.
+pub(crate) fn load_threads() -> usize {
+    PINNING.get().map_or(1, Pinning::load_threads)
+}
+
 impl Pinning {
-    /// Splits the CPUs that this process may use, and takes the load's part for itself.
+    /// Splits the CPUs that this process may use, and takes the load's part for the thread that
+    /// calls: before it starts others.
     pub(crate) fn settle() -> Pinning {
         let pinning = PINNING.get_or_init(|| {
             let all = sched_getaffinity(None).map_or_else(|_| Vec::new(), |set| members(&set));
@@ -30,6 +36,14 @@ impl Pinning {
         });
         pin(&pinning.load);
         pinning.clone()
+    }
+
+    /// Threads of the load: one for each CPU that it has to itself, and one where it has none.
+    pub(crate) fn load_threads(&self) -> usize {
+        match self.servers == self.load {
+            true => 1,
+            false => self.load.len(),
+        }
     }
 
     /// The load has a quarter of them, at least one, and the servers have the rest.
@@ -57,7 +71,7 @@ impl fmt::Display for Pinning {
         }
         write!(
             f,
-            "pinned: the servers of each peer to CPUs {:?}, the load to {:?}",
+            "pinned: the servers of each contestant to CPUs {:?}, the load to {:?}, a thread each",
             self.servers, self.load
         )
     }
@@ -97,9 +111,10 @@ mod tests {
     #[test]
     fn servers_and_load_are_apart_where_there_are_enough_cpus() {
         let few = Pinning::of(vec![0, 1]);
-        assert_eq!((few.servers, few.load), (vec![0, 1], vec![0, 1]));
+        assert_eq!((&few.servers, &few.load), (&vec![0, 1], &vec![0, 1]));
         let enough = Pinning::of((0..8).collect());
         assert_eq!(enough.servers, (0..6).collect::<Vec<_>>());
         assert_eq!(enough.load, vec![6, 7]);
+        assert_eq!((few.load_threads(), enough.load_threads()), (1, 2));
     }
 }

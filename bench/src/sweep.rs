@@ -4,16 +4,18 @@
 //! machine that was busy for a while was so for all of them. Each turn is a fresh cluster, and the
 //! next round begins with another contestant.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::{
     args::Args,
     contestants::{Contestant, Places, Running},
     load, machine,
-    measure::{self, Figures, Run},
+    measure::{self, Figures, Run, Times},
+    node::PATIENCE,
     rate::{self, QUANTILES, RateRun},
     report::{self, Spread},
 };
@@ -25,6 +27,9 @@ const RATE_PART: f64 = 0.5;
 
 /// The part of it that must be reached for the latencies to mean anything.
 const RATE_REACHED: f64 = 0.97;
+
+/// What a run may take beside its own times: connecting, and the last answers.
+const RUN_OVERHEAD_MAX: Duration = Duration::from_secs(60);
 
 /// How many clients, with what messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -130,7 +135,8 @@ pub(crate) async fn run(args: &Args, places: Places<'_>) -> Result<Sweep, String
                 repetition + 1,
                 args.repetitions
             );
-            match turns.take(args, places, &cells).await {
+            let taken = timeout(turn_time_max(args), turns.take(args, places, &cells)).await;
+            match taken.unwrap_or_else(|_elapsed| Err("hangs".to_owned())) {
                 Ok(()) => {}
                 Err(error) if turns.contestant.is_replog() => return Err(error),
                 Err(error) => {
@@ -147,6 +153,13 @@ pub(crate) async fn run(args: &Args, places: Places<'_>) -> Result<Sweep, String
         sync_ms,
         ..outcome(args, all, &cells)
     })
+}
+
+/// How long one turn may take: several times what it does where nothing hangs.
+fn turn_time_max(args: &Args) -> Duration {
+    let Times { warm_up, measured } = args.times();
+    let runs = u32::try_from(args.cells().len() + 1).expect("few cells");
+    2 * PATIENCE + (warm_up + measured + RUN_OVERHEAD_MAX) * runs
 }
 
 impl Turns {
@@ -289,7 +302,12 @@ impl Sweep {
             syncs.max,
             1_000.0 / syncs.median
         );
-        text += &format!("\nAppends\n\n{}", self.table());
+        text += &format!(
+            "\nAppends a second, medians, and as a part of replog's at the concern that promises most \
+             nearly the same\n\n{}",
+            self.summary()
+        );
+        text += &format!("\nThe same with all figures\n\n{}", self.table());
         if !self.rates.is_empty() {
             text += &format!(
                 "\nAt half of its own best rate each, by a clock: latency from when an append was \
@@ -298,6 +316,34 @@ impl Sweep {
             );
         }
         text
+    }
+
+    /// A line for each contestant, a column for each cell.
+    fn summary(&self) -> String {
+        let mut cells: Vec<Cell> = Vec::new();
+        for row in &self.rows {
+            if !cells.contains(&row.cell) {
+                cells.push(row.cell);
+            }
+        }
+        let names: Vec<String> = cells.iter().map(Cell::to_string).collect();
+        let mut heading = vec![""];
+        heading.extend(names.iter().map(String::as_str));
+        let measured = |contestant: Contestant, cell: &Cell| {
+            let mut rows = self.rows.iter();
+            rows.find(|row| row.contestant == contestant && row.cell == *cell)
+                .map_or_else(String::new, Row::summary)
+        };
+        let rows: Vec<Vec<String>> = self
+            .contestants
+            .iter()
+            .map(|about| {
+                let mut line = vec![about.name.to_owned()];
+                line.extend(cells.iter().map(|cell| measured(about.contestant, cell)));
+                line
+            })
+            .collect();
+        report::table(&heading, &rows)
     }
 
     fn table(&self) -> String {
@@ -352,7 +398,21 @@ impl RateRow {
     }
 }
 
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} × {} B", self.clients, self.payload_bytes)
+    }
+}
+
 impl Row {
+    fn summary(&self) -> String {
+        let per_second = self.figures.per_second.median;
+        match self.ratio {
+            Some(ratio) => format!("{per_second:.0} ({:.2})", ratio.median),
+            None => format!("{per_second:.0}"),
+        }
+    }
+
     fn cells(&self) -> Vec<String> {
         let ratio = self.ratio.map_or_else(
             || vec![String::new(); 3],

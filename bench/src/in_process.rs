@@ -81,7 +81,9 @@ trait Append: Clone + Send + 'static {
 /// Measures it on threads of its own.
 pub(crate) async fn run(args: &Args, directory: &Path) -> Result<InProcess, String> {
     let (sender, measured) = oneshot::channel();
-    let (args, directory) = (args.clone(), directory.to_owned());
+    // Held here: who ends the run early removes it, which the thread could not.
+    let all = crate::cluster::fresh_directory(directory)?;
+    let (args, directory) = (args.clone(), all.path().to_owned());
     // Its threads inherit the servers' CPUs: there is no load apart.
     let thread = pinning::as_server(|| {
         thread::Builder::new().spawn(move || {

@@ -1,39 +1,73 @@
 //! The command line: what to measure, how long, and where.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, ValueEnum, parser::ValueSource};
 use serde::Serialize;
 
-/// Measures a replog cluster of three processes on this machine.
+use crate::{contestants::Contestant, measure::Times, sweep::Cell};
+
+const MIB: u64 = 1 << 20;
+
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Part {
+    /// What a cluster costs that has nothing to do
+    Idle,
+    /// All contestants by clients and sizes, and at a fixed rate
+    Contestants,
+    /// Appends beside clients that wait
+    Waiting,
+    /// 1, 2, 4 and 8 secondaries, a dead one and a slow one
+    Secondaries,
+    /// Many messages in one request
+    Batches,
+    /// A secondary that was down for a while
+    Missed,
+    /// An empty secondary, and reading the whole log
+    CatchUp,
+    /// Start with a long log
+    StartUp,
+    /// The library in one process
+    InProcess,
+    /// A million messages while a secondary is down; not part of a full run
+    Million,
+}
+
+/// Measures a replog cluster of real processes on this machine, and its peers beside it.
 #[derive(Clone, Debug, Parser, Serialize)]
 #[command(name = "replog-bench", version)]
 pub(crate) struct Args {
-    /// About a minute in all: shorter and fewer runs
+    /// A minute or two in all: one repetition of shorter and fewer runs, where other flags do not
+    /// say otherwise
     #[arg(long)]
     pub(crate) quick: bool,
 
+    /// Measure only these parts
+    #[arg(long, value_delimiter = ',', value_name = "PART,…")]
+    pub(crate) only: Vec<Part>,
+
+    /// Contestants to measure
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    pub(crate) contestants: Vec<Contestant>,
+
     /// Seconds that each run measures
-    #[arg(long, default_value_t = 3.0, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) seconds: f64,
 
     /// Seconds of load before each run measures
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, default_value_t = 0.5, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) warm_up: f64,
 
     /// How often each run is repeated, all others between
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repetitions: u32,
 
-    /// Concerns to measure
-    #[arg(long, default_value = "1,2,3", value_delimiter = ',', value_name = "W,…",
-          value_parser = clap::value_parser!(u32).range(1..=3))]
-    pub(crate) concerns: Vec<u32>,
-
     /// Numbers of clients to measure
     #[arg(
         long,
-        default_value = "1,16,64,256",
+        default_value = "1,16,64,256,1024",
         value_delimiter = ',',
         value_name = "N,…"
     )]
@@ -43,54 +77,167 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 100, value_name = "BYTES")]
     pub(crate) payload_bytes: usize,
 
-    /// Clients that wait while others append; 0: leave that part out
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
-    pub(crate) waiting_clients: usize,
+    /// More sizes of messages, which 64 clients append
+    #[arg(
+        long,
+        default_value = "1024,10240",
+        value_delimiter = ',',
+        value_name = "BYTES,…"
+    )]
+    pub(crate) more_bytes: Vec<usize>,
 
-    /// Leave out the runs by concern and clients
-    #[arg(long = "no-matrix", action = clap::ArgAction::SetFalse)]
-    pub(crate) matrix: bool,
+    /// Leave out the runs at a fixed rate
+    #[arg(long = "no-rate", action = clap::ArgAction::SetFalse)]
+    pub(crate) rate: bool,
 
-    /// Append a million messages while a secondary is down, restart, and let it catch up
-    #[arg(long)]
-    pub(crate) million: bool,
+    /// Clients that wait while others append
+    #[arg(long, default_value_t = 10_000, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) waiting_clients: u32,
 
-    /// Messages of that part
+    /// Messages that a secondary misses
+    #[arg(long, default_value_t = 100_000, value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) missed_messages: u64,
+
+    /// The log that an empty secondary gets and that is read
+    #[arg(long, default_value_t = 1024, value_name = "MIB",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) catch_up_mib: u64,
+
+    /// The log that a node starts with
+    #[arg(long, default_value_t = 10_240, value_name = "MIB",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) start_up_mib: u64,
+
+    /// Messages of the part `million`
     #[arg(long, default_value_t = 1_000_000, value_name = "N",
           value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) million_messages: u64,
 
-    /// Where the nodes keep their logs, in a directory that is removed afterwards
+    /// How long to wait, at first, for the machine to have nothing else to do
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = seconds_or_none)]
+    pub(crate) wait_for_quiet: f64,
+
+    /// Where the nodes keep their logs, in directories that are removed afterwards
     /// [default: beside this program]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
 
-    /// Writes everything measured to this file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    /// Where the report, all figures as JSON and the plots go [default: `bench` beside the
+    /// directory of this program]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Where the peers' programs are [default: `peers` beside the directory of this program]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) peers: Option<PathBuf>,
 
     /// The program under test [default: replog-server beside this program]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) server: Option<PathBuf>,
 
-    /// A flag that every node is started with; may be repeated
+    /// A flag that every node of replog is started with; may be repeated
     #[arg(long = "server-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) server_args: Vec<String>,
 }
 
 impl Args {
-    /// What follows from the flags together.
-    pub(crate) fn settle(mut self) -> Args {
+    /// Reads the command line.
+    pub(crate) fn read() -> Args {
+        let matches = Args::command().get_matches();
+        let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        args.settle(|name| matches.value_source(name) == Some(ValueSource::CommandLine))
+    }
+
+    /// What follows from the flags together; what was `given` stays as it is.
+    fn settle(mut self, given: impl Fn(&str) -> bool) -> Args {
+        fn set<T>(value: &mut T, quick: T, given: bool) {
+            if !given {
+                *value = quick;
+            }
+        }
         if self.quick {
-            (self.seconds, self.warm_up, self.repetitions) = (1.0, 0.3, 2);
-            self.million = false;
+            set(&mut self.seconds, 1.0, given("seconds"));
+            set(&mut self.warm_up, 0.3, given("warm_up"));
+            set(&mut self.repetitions, 1, given("repetitions"));
+            set(&mut self.clients, vec![1, 64], given("clients"));
+            set(&mut self.more_bytes, Vec::new(), given("more_bytes"));
+            set(&mut self.waiting_clients, 2_000, given("waiting_clients"));
+            set(&mut self.missed_messages, 20_000, given("missed_messages"));
+            set(&mut self.catch_up_mib, 64, given("catch_up_mib"));
+            set(&mut self.start_up_mib, 128, given("start_up_mib"));
+            set(
+                &mut self.million_messages,
+                100_000,
+                given("million_messages"),
+            );
+            set(&mut self.wait_for_quiet, 5.0, given("wait_for_quiet"));
         }
         self
+    }
+
+    /// Whether a part is wanted.
+    pub(crate) fn wants(&self, part: Part) -> bool {
+        match self.only.is_empty() {
+            true => part != Part::Million,
+            false => self.only.contains(&part),
+        }
+    }
+
+    /// Who is measured, in the order of the report.
+    pub(crate) fn contestants(&self) -> Vec<Contestant> {
+        let all = Contestant::value_variants().iter().copied();
+        all.filter(|one| self.contestants.is_empty() || self.contestants.contains(one))
+            .collect()
+    }
+
+    /// What each of them is measured with.
+    pub(crate) fn cells(&self) -> Vec<Cell> {
+        /// Those that append larger messages.
+        const CLIENTS: usize = 64;
+        let by_clients = self.clients.iter().map(|&clients| Cell {
+            clients,
+            payload_bytes: self.payload_bytes,
+        });
+        let by_size = self.more_bytes.iter().map(|&payload_bytes| Cell {
+            clients: CLIENTS,
+            payload_bytes,
+        });
+        by_clients.chain(by_size).collect()
+    }
+
+    /// Of one run.
+    pub(crate) fn times(&self) -> Times {
+        Times {
+            warm_up: Duration::from_secs_f64(self.warm_up),
+            measured: Duration::from_secs_f64(self.seconds),
+        }
     }
 
     /// The most clients that append at once.
     pub(crate) fn clients_max(&self) -> usize {
         self.clients.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Of the log that an empty secondary gets.
+    pub(crate) fn catch_up_bytes(&self) -> u64 {
+        self.catch_up_mib * MIB
+    }
+
+    /// Of the log that a node starts with.
+    pub(crate) fn start_up_bytes(&self) -> u64 {
+        self.start_up_mib * MIB
+    }
+
+    /// Bytes that catching up writes: three logs, and a file as long as an answer.
+    pub(crate) fn catch_up_room(&self) -> (&'static str, u64) {
+        ("catch-up", self.catch_up_bytes() * 5)
+    }
+
+    /// Bytes that a start writes before: two logs.
+    pub(crate) fn start_up_room(&self) -> (&'static str, u64) {
+        ("start-up", self.start_up_bytes() * 5 / 2)
     }
 
     /// Where the server's program is.
@@ -111,17 +258,37 @@ impl Args {
     /// Where the logs go: never the system's place for temporary files unless told, since that is
     /// memory on many machines, and a sync costs nothing there.
     pub(crate) fn data_directory(&self) -> Result<PathBuf, String> {
-        let directory = match &self.dir {
+        made(match &self.dir {
             Some(directory) => directory.clone(),
             None => own_directory()?,
-        };
-        std::fs::create_dir_all(&directory)
-            .and_then(|()| directory.canonicalize())
-            .map_err(|error| format!("{}: {error}", directory.display()))
+        })
+    }
+
+    /// Where what was measured goes.
+    pub(crate) fn out_directory(&self) -> Result<PathBuf, String> {
+        made(match &self.out {
+            Some(directory) => directory.clone(),
+            None => beside_own_directory("bench")?,
+        })
+    }
+
+    /// Where the peers' programs are, if they are anywhere.
+    pub(crate) fn peers_directory(&self) -> Result<PathBuf, String> {
+        match &self.peers {
+            Some(directory) => Ok(directory.clone()),
+            None => beside_own_directory("peers"),
+        }
     }
 }
 
-fn own_directory() -> Result<PathBuf, String> {
+fn made(directory: PathBuf) -> Result<PathBuf, String> {
+    std::fs::create_dir_all(&directory)
+        .and_then(|()| directory.canonicalize())
+        .map_err(|error| format!("{}: {error}", directory.display()))
+}
+
+/// Where this program is, and the bare programs beside it.
+pub(crate) fn own_directory() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let directory = program
         .parent()
@@ -130,9 +297,45 @@ fn own_directory() -> Result<PathBuf, String> {
     Ok(directory)
 }
 
+fn beside_own_directory(name: &str) -> Result<PathBuf, String> {
+    Ok(own_directory()?.with_file_name(name))
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
         _ => Err("expected seconds, from 0.1 to 3600".to_owned()),
+    }
+}
+
+fn seconds_or_none(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds, from 0 to 3600".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_quick_run_keeps_what_was_asked_for() {
+        let args = Args::parse_from(["replog-bench", "--quick", "--clients", "3,4"]);
+        let args = args.settle(|name| name == "clients");
+        assert_eq!((args.clients, args.repetitions), (vec![3, 4], 1));
+    }
+
+    #[test]
+    fn a_full_run_has_all_parts_but_the_longest_one() {
+        let args = Args::parse_from(["replog-bench"]);
+        assert!(args.wants(Part::StartUp) && !args.wants(Part::Million));
+        let args = Args::parse_from(["replog-bench", "--only", "million,idle"]);
+        assert!(args.wants(Part::Million) && !args.wants(Part::StartUp));
     }
 }

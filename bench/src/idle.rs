@@ -18,16 +18,16 @@ pub(crate) struct Idle {
 /// Watches a fresh cluster for as long as one run takes.
 pub(crate) async fn run(args: &Args, cluster: Cluster) -> Result<Idle, String> {
     let time = Duration::from_secs_f64(args.seconds);
-    let before = cluster.cpu_times()?;
+    let before = cluster.usage()?;
     tokio::time::sleep(time).await;
-    let cpu = cluster.cpu_times()? - before;
+    let used = cluster.usage()? - before;
     let resident: Result<Vec<f64>, String> = cluster
         .processes()
         .into_iter()
         .map(proc::resident_mib)
         .collect();
     let idle = Idle {
-        nodes_cpus: cpu.nodes / time.as_secs_f64(),
+        nodes_cpus: used.nodes / time.as_secs_f64(),
         resident_mib: resident?,
     };
     cluster.stop().await?;

@@ -5,19 +5,22 @@ use std::{
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
-    thread::available_parallelism,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
-use crate::report::Spread;
+use crate::{proc, report::Spread};
 
 /// How long the disk's syncs are measured.
 const SYNC_TIME: Duration = Duration::from_secs(1);
 /// Bytes before each of them: about a record.
 const SYNC_BYTES: usize = 150;
+/// How long the CPUs are watched before the run.
+const QUIET_TIME: Duration = Duration::from_secs(2);
+/// CPUs in use by other work beyond which the machine is not quiet.
+const BUSY_CPUS_MAX: f64 = 0.1;
 /// Open files beside connections.
 const OTHER_FILES: usize = 128;
 
@@ -34,14 +37,25 @@ pub(crate) struct Machine {
     sync_ms: Spread,
     /// The load average of the last minute.
     load_average: f64,
+    /// CPUs that were in use while this program did nothing.
+    busy_cpus: f64,
+    /// Whether that was little: otherwise the figures are void.
+    quiet: bool,
 }
 
 impl Machine {
-    /// Looks at the machine, and at the disk below `directory`.
-    pub(crate) fn look(directory: &Path) -> Result<Machine, String> {
+    /// Looks at the machine, and at the disk below `directory`, once it has nothing else to do or
+    /// `patience` is over.
+    pub(crate) async fn look(directory: &Path, patience: Duration) -> Result<Machine, String> {
+        let begun = Instant::now();
+        let mut busy_cpus = busy_cpus().await?;
+        while busy_cpus > BUSY_CPUS_MAX && begun.elapsed() < patience {
+            eprintln!("waiting for a quiet machine: {busy_cpus:.2} CPUs are in use");
+            busy_cpus = self::busy_cpus().await?;
+        }
         let load_average = first_number("/proc/loadavg");
         Ok(Machine {
-            cpus: available_parallelism().map_or(1, usize::from),
+            cpus: online_cpus(),
             cpu: named_value("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned()),
             memory_gib: memory_gib(),
             kernel: rustix::system::uname()
@@ -50,9 +64,10 @@ impl Machine {
                 .into_owned(),
             directory: directory.to_owned(),
             file_system: file_system(directory),
-            sync_ms: sync_ms(directory)
-                .map_err(|error| format!("{}: {error}", directory.display()))?,
+            sync_ms: sync_ms(directory)?,
             load_average,
+            busy_cpus,
+            quiet: busy_cpus <= BUSY_CPUS_MAX,
         })
     }
 }
@@ -79,10 +94,12 @@ impl fmt::Display for Machine {
                 "\nThis is memory: a sync costs nothing here. Choose a disk with --dir."
             )?;
         }
-        if self.load_average > 0.5 {
+        if !self.quiet {
             write!(
                 f,
-                "\nThe machine is busy: these figures are taken beside other work."
+                "\nThe machine is not quiet: {:.2} CPUs were in use by other work. These figures are \
+                 void, in both directions.",
+                self.busy_cpus
             )?;
         }
         Ok(())
@@ -162,7 +179,20 @@ fn file_system(path: &Path) -> String {
         .map_or_else(|| "unknown".to_owned(), |(_, kind)| kind.to_owned())
 }
 
-fn sync_ms(directory: &Path) -> std::io::Result<Spread> {
+/// CPUs that the whole machine uses while this program only waits.
+async fn busy_cpus() -> Result<f64, String> {
+    let (begun, before) = (Instant::now(), proc::machine_seconds()?);
+    tokio::time::sleep(QUIET_TIME).await;
+    let used = proc::machine_seconds()? - before;
+    Ok(used / begun.elapsed().as_secs_f64())
+}
+
+/// What an append of a few bytes and its `fdatasync` take, one after another for a while.
+pub(crate) fn sync_ms(directory: &Path) -> Result<Spread, String> {
+    try_sync_ms(directory).map_err(|error| format!("{}: {error}", directory.display()))
+}
+
+fn try_sync_ms(directory: &Path) -> std::io::Result<Spread> {
     let mut file: File = tempfile::tempfile_in(directory)?;
     let mut times = Vec::new();
     let begun = Instant::now();
@@ -173,6 +203,20 @@ fn sync_ms(directory: &Path) -> std::io::Result<Spread> {
         times.push(before.elapsed().as_secs_f64() * 1_000.0);
     }
     Ok(Spread::of(times))
+}
+
+/// What is free in the file system of `path`, for this user.
+pub(crate) fn free_bytes(path: &Path) -> Result<u64, String> {
+    let found =
+        rustix::fs::statvfs(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(found.f_bavail * found.f_frsize)
+}
+
+/// All that the machine has, whichever of them this process may use.
+fn online_cpus() -> usize {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpus = text.lines().filter(|line| line.starts_with("processor"));
+    cpus.count().max(1)
 }
 
 fn memory_gib() -> f64 {

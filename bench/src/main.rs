@@ -1,57 +1,63 @@
-//! Measures a replog cluster of three real processes, under load from a process of its own.
+//! Measures a replog cluster of real processes, and its peers, under load from a process of its own.
 //!
 //! ```text
 //!   replog-bench ── HTTP ──> master ──> secondary-1
-//!    one thread               │
+//!                             │
 //!                             └───────> secondary-2
 //! ```
 //!
-//! Judges nothing: it prints what it measured, and beside what. It fails where an append was not
-//! answered with 201, since the figures would then be those of refusals. Ends no process but those
-//! that it started.
+//! Judges nothing: it prints what it measured, and beside what. It fails where an append to replog
+//! was not answered with 201, since the figures would then be those of refusals. Ends no process
+//! but those that it started.
 
 mod args;
+mod batches;
+mod catch_up;
 mod cluster;
-mod http;
+mod contestants;
 mod idle;
+mod in_process;
 mod load;
 mod machine;
-mod matrix;
+mod measure;
 mod million;
+mod missed;
+mod node;
+mod outcome;
+mod pinning;
+mod plot;
+mod plots;
 mod proc;
+mod rate;
 mod report;
+mod secondaries;
+mod start_up;
+mod sweep;
 mod waiting;
+mod wire;
 
-use std::{io::Write as _, path::Path, process::ExitCode};
+use std::{io, path::Path, process::ExitCode};
 
-use clap::Parser as _;
-use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
-
-use crate::{
-    args::Args,
-    cluster::Cluster,
-    machine::{Machine, OpenFiles},
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
 };
 
-/// All that one call measured.
-#[derive(Serialize)]
-struct Outcome {
-    machine: Machine,
-    settings: Args,
-    idle: Option<idle::Idle>,
-    matrix: Vec<matrix::Row>,
-    waiting: Option<waiting::Waiting>,
-    million: Option<million::Million>,
-}
+use crate::{
+    args::{Args, Part},
+    cluster::Replog,
+    contestants::Places,
+    machine::{Machine, OpenFiles},
+    outcome::Outcome,
+    pinning::Pinning,
+};
 
 fn main() -> ExitCode {
-    let args = Args::parse().settle();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(run_until_told(&args)),
+    let args = Args::read();
+    // First: all threads inherit it.
+    let pinning = Pinning::settle();
+    let result = match runtime(pinning.load_threads()) {
+        Ok(runtime) => runtime.block_on(run_until_told(&args, pinning)),
         Err(error) => Err(format!("no runtime: {error}")),
     };
     match result {
@@ -63,70 +69,99 @@ fn main() -> ExitCode {
     }
 }
 
+fn runtime(threads: usize) -> io::Result<Runtime> {
+    match threads {
+        1 => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build(),
+    }
+}
+
 /// Runs to the end or to a signal. Either way what was started is ended, and the data removed,
 /// by what is dropped here.
-async fn run_until_told(args: &Args) -> Result<(), String> {
+async fn run_until_told(args: &Args, pinning: Pinning) -> Result<(), String> {
     let no_signals = |error| format!("no signals: {error}");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     tokio::select! {
-        result = run(args) => result,
+        result = run(args, pinning) => result,
         _ = interrupt.recv() => Err("interrupted".to_owned()),
         _ = terminate.recv() => Err("told to end".to_owned()),
     }
 }
 
-async fn run(args: &Args) -> Result<(), String> {
+async fn run(args: &Args, pinning: Pinning) -> Result<(), String> {
     let files = OpenFiles::raise();
     files.suffice_for(args.clients_max())?;
-    if args.waiting_clients > 0 {
-        files.suffice_for_waiting(args.waiting_clients)?;
+    if args.wants(Part::Waiting) {
+        files.suffice_for_waiting(args.waiting_clients as usize)?;
     }
-    let server = args.server_program()?;
+    let program = args.server_program()?;
     let directory = args.data_directory()?;
-    let machine = Machine::look(&directory)?;
-    say(&machine.to_string());
-
-    let mut outcome = Outcome {
-        machine,
-        settings: args.clone(),
-        idle: None,
-        matrix: Vec::new(),
-        waiting: None,
-        million: None,
+    let (own, peers) = (args::own_directory()?, args.peers_directory()?);
+    let replog = Replog {
+        program: &program,
+        directory: &directory,
+        args: &args.server_args,
     };
-    let start = || Cluster::start(&server, &directory, &args.server_args);
-    if args.matrix {
-        let idle = idle::run(args, start().await?).await?;
-        say(&idle.to_string());
-        outcome.idle = Some(idle);
-        outcome.matrix = matrix::run(args, &start).await?;
-        say(&matrix::table(&outcome.matrix));
+    let places = Places {
+        replog,
+        own: &own,
+        peers: &peers,
+    };
+    let machine = Machine::look(&directory, sweep::seconds(args.wait_for_quiet)).await?;
+    let mut outcome = Outcome::begin(args, machine, pinning)?;
+
+    if args.wants(Part::Idle) {
+        outcome.idle(idle::run(args, replog.start().await?).await?)?;
     }
-    if args.waiting_clients > 0 {
-        let waiting = waiting::run(args, start().await?).await?;
-        say(&waiting.to_string());
-        outcome.waiting = Some(waiting);
+    if args.wants(Part::Contestants) {
+        outcome.contestants(sweep::run(args, places).await?)?;
     }
-    if args.million {
-        let million = million::run(args, start().await?).await?;
-        say(&million.to_string());
-        outcome.million = Some(million);
+    if args.wants(Part::Waiting) {
+        outcome.waiting(waiting::run(args, replog.start().await?).await?)?;
     }
-    match &args.json {
-        Some(path) => write_json(path, &outcome),
-        None => Ok(()),
+    if args.wants(Part::Secondaries) {
+        outcome.secondaries(secondaries::run(args, replog).await?)?;
     }
+    if args.wants(Part::Batches) {
+        outcome.batches(batches::run(args, replog).await?)?;
+    }
+    if args.wants(Part::Missed) {
+        outcome.missed(missed::run(args, replog).await?)?;
+    }
+    if args.wants(Part::CatchUp) && has_room(&mut outcome, args.catch_up_room(), &directory)? {
+        outcome.catch_up(catch_up::run(args, places).await?)?;
+    }
+    if args.wants(Part::StartUp) && has_room(&mut outcome, args.start_up_room(), &directory)? {
+        outcome.start_up(start_up::run(args, replog).await?)?;
+    }
+    if args.wants(Part::InProcess) {
+        outcome.in_process(in_process::run(args, &directory).await?)?;
+    }
+    if args.wants(Part::Million) {
+        outcome.million(million::run(args, replog.start().await?).await?)?;
+    }
+    outcome.end();
+    Ok(())
 }
 
-/// Text for people, at once: a run takes minutes.
-fn say(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    // Who reads may have gone; the figures go to the file all the same.
-    let _ = writeln!(stdout, "{}\n", text.trim_end()).and_then(|()| stdout.flush());
-}
-
-fn write_json(path: &Path, outcome: &Outcome) -> Result<(), String> {
-    let text = serde_json::to_string_pretty(outcome).map_err(|error| error.to_string())?;
-    std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))
+/// Whether a part that writes so many bytes can be measured; it is left out where it cannot.
+fn has_room(
+    outcome: &mut Outcome,
+    (part, bytes): (&str, u64),
+    directory: &Path,
+) -> Result<bool, String> {
+    let free = machine::free_bytes(directory)?;
+    if free >= bytes {
+        return Ok(true);
+    }
+    let [free, needed] = [free, bytes].map(|bytes| bytes >> 30);
+    outcome.left_out(
+        part,
+        &format!("needs {needed} GiB of disk, {free} GiB are free"),
+    )?;
+    Ok(false)
 }

@@ -8,8 +8,9 @@ use serde_json::Value;
 use crate::{
     args::Args,
     cluster::{Cluster, is_caught_up},
-    load::{Load, Work},
+    load::Load,
     proc,
+    wire::{Protocol, Work},
 };
 
 /// Clients that append it.
@@ -41,12 +42,13 @@ pub(crate) async fn run(args: &Args, mut cluster: Cluster) -> Result<Million, St
     cluster.secondaries[1].kill().await?;
     let master = cluster.master.running()?;
     let work = Work {
-        concern: 2,
+        address: cluster.master_address()?,
+        protocol: Protocol::Http { concern: 2 },
         clients: CLIENTS,
         payload_bytes: args.payload_bytes,
     };
     let begun = Instant::now();
-    let load = Load::start_of(cluster.master_address()?, work, messages).await?;
+    let load = Load::start_of(work, messages).await?;
     let append_s = load.finish(begun).await?.elapsed.as_secs_f64();
     let (master_mib, master_peak_mib) = (proc::resident_mib(master)?, proc::peak_mib(master)?);
 

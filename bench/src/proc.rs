@@ -1,23 +1,28 @@
-//! What Linux says about processes: time on a CPU and memory.
+//! What Linux says about processes: time on a CPU, memory, and what went to disks.
 
 use std::{fs, ops::Sub};
 
-/// Seconds on a CPU of the nodes, of this program, and of everything on the machine.
+/// Seconds on a CPU of the nodes, of this program, and of everything on the machine; and bytes
+/// that the nodes had written to storage.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CpuTimes {
+pub(crate) struct Usage {
     pub(crate) nodes: f64,
     pub(crate) own: f64,
     pub(crate) machine: f64,
+    pub(crate) written_bytes: f64,
 }
 
-impl CpuTimes {
+impl Usage {
     /// Up to now.
-    pub(crate) fn of(nodes: &[u32]) -> Result<CpuTimes, String> {
-        let nodes: Result<Vec<f64>, String> = nodes.iter().copied().map(process_seconds).collect();
-        Ok(CpuTimes {
-            nodes: nodes?.iter().sum(),
+    pub(crate) fn of(nodes: &[u32]) -> Result<Usage, String> {
+        let seconds: Result<Vec<f64>, String> =
+            nodes.iter().copied().map(process_seconds).collect();
+        let written: Result<Vec<f64>, String> = nodes.iter().copied().map(written_bytes).collect();
+        Ok(Usage {
+            nodes: seconds?.iter().sum(),
             own: process_seconds(std::process::id())?,
             machine: machine_seconds()?,
+            written_bytes: written?.iter().sum(),
         })
     }
 
@@ -27,14 +32,15 @@ impl CpuTimes {
     }
 }
 
-impl Sub for CpuTimes {
-    type Output = CpuTimes;
+impl Sub for Usage {
+    type Output = Usage;
 
-    fn sub(self, before: CpuTimes) -> CpuTimes {
-        CpuTimes {
+    fn sub(self, before: Usage) -> Usage {
+        Usage {
             nodes: self.nodes - before.nodes,
             own: self.own - before.own,
             machine: self.machine - before.machine,
+            written_bytes: self.written_bytes - before.written_bytes,
         }
     }
 }
@@ -68,7 +74,18 @@ fn process_seconds(process: u32) -> Result<f64, String> {
     }
 }
 
-fn machine_seconds() -> Result<f64, String> {
+/// What the system counts as sent to storage: pages that were dirtied, whole.
+fn written_bytes(process: u32) -> Result<f64, String> {
+    let path = format!("/proc/{process}/io");
+    let bytes: Option<f64> = read(&path)?
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes: "))
+        .and_then(|value| value.trim().parse().ok());
+    bytes.ok_or_else(|| format!("{path} has no write_bytes"))
+}
+
+/// Seconds that everything on the machine was on its CPUs.
+pub(crate) fn machine_seconds() -> Result<f64, String> {
     let text = read("/proc/stat")?;
     let fields: Vec<f64> = text
         .lines()
@@ -110,9 +127,9 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_took_time() {
         let own = std::process::id();
-        let before = CpuTimes::of(&[own]).unwrap();
-        while CpuTimes::of(&[own]).unwrap().own < before.own + 0.05 {}
-        assert!(CpuTimes::of(&[]).unwrap().machine > before.machine);
+        let before = Usage::of(&[own]).unwrap();
+        while Usage::of(&[own]).unwrap().own < before.own + 0.05 {}
+        assert!(Usage::of(&[]).unwrap().machine > before.machine);
         assert!(resident_mib(own).unwrap() > 0.1);
         assert!(peak_mib(own).unwrap() >= resident_mib(own).unwrap() / 2.0);
     }

@@ -12,10 +12,12 @@ use serde::Serialize;
 
 use crate::{
     args::Args,
-    cluster::{Cluster, Held, is_caught_up},
-    load::{Waiters, Work},
-    matrix::{self, Row, Run},
+    cluster::{Cluster, is_caught_up},
+    load::Waiters,
+    measure::{self, Figures, Run},
+    node::Held,
     proc, report,
+    wire::{Protocol, Work},
 };
 
 /// Clients that append beside those that wait.
@@ -29,9 +31,10 @@ const QUIET: Duration = Duration::from_secs(5);
 /// What was measured with and without them.
 #[derive(Debug, Serialize)]
 pub(crate) struct Waiting {
-    clients: usize,
-    without: Vec<Row>,
-    beside: Vec<Row>,
+    clients: u32,
+    /// By concern, as in [`CONCERNS`].
+    without: Vec<Figures>,
+    beside: Vec<Figures>,
     /// Memory of the master, repetition by repetition.
     master: Vec<Memory>,
 }
@@ -63,8 +66,8 @@ pub(crate) async fn run(args: &Args, cluster: Cluster) -> Result<Waiting, String
     cluster.stop().await?;
     Ok(Waiting {
         clients: args.waiting_clients,
-        without: rows(args, without),
-        beside: rows(args, beside),
+        without: without.map(Figures::of).into(),
+        beside: beside.map(Figures::of).into(),
         master: memory,
     })
 }
@@ -77,12 +80,8 @@ async fn with_waiters(
     let master = cluster.master.running()?;
     let before_mib = proc::resident_mib(master)?;
     let held = Held::hold(&cluster.secondaries[1])?;
-    let work = Work {
-        concern: 3,
-        clients: args.waiting_clients,
-        payload_bytes: args.payload_bytes,
-    };
-    let waiters = Waiters::start(cluster.master_address()?, work).await?;
+    let work = work(args, cluster, 3, args.waiting_clients as usize)?;
+    let waiters = Waiters::start(work).await?;
     let all_wait = |health: &serde_json::Value| health["waiting_appends"] == work.clients;
     cluster.eventually(all_wait).await?;
     measure(args, cluster, runs).await?;
@@ -103,7 +102,8 @@ async fn with_waiters(
 
 async fn measure(args: &Args, cluster: &Cluster, runs: &mut [Vec<Run>; 2]) -> Result<(), String> {
     for (concern, runs) in CONCERNS.into_iter().zip(runs) {
-        runs.push(matrix::run_once(args, cluster, work(args, concern)).await?);
+        let work = work(args, cluster, concern, CLIENTS)?;
+        runs.push(measure::run_once(args.times(), cluster, work).await?);
     }
     Ok(())
 }
@@ -115,37 +115,35 @@ async fn caught_up(cluster: &Cluster) -> Result<(), String> {
         .map(drop)
 }
 
-fn rows(args: &Args, runs: [Vec<Run>; 2]) -> Vec<Row> {
-    CONCERNS
-        .into_iter()
-        .zip(runs)
-        .map(|(concern, runs)| Row::of(work(args, concern), runs))
-        .collect()
-}
-
-fn work(args: &Args, concern: u32) -> Work {
-    Work {
-        concern,
-        clients: CLIENTS,
+fn work(args: &Args, cluster: &Cluster, concern: u32, clients: usize) -> Result<Work, String> {
+    Ok(Work {
+        address: cluster.master_address()?,
+        protocol: Protocol::Http { concern },
+        clients,
         payload_bytes: args.payload_bytes,
-    }
+    })
 }
 
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Beside clients that wait, one secondary hanging\n")?;
-        let mut heading = vec!["waiting"];
-        heading.extend(matrix::HEADING);
-        let cells = |waiting: usize, row: &Row| {
-            let mut cells = vec![waiting.to_string()];
-            cells.extend(row.cells());
+        let mut heading = vec!["waiting", "w", "clients"];
+        heading.extend(measure::HEADING);
+        let cells = |waiting: u32, concern: u32, figures: &Figures| {
+            let mut cells = [waiting, concern].map(|number| number.to_string()).to_vec();
+            cells.push(CLIENTS.to_string());
+            cells.extend(figures.cells());
             cells
         };
-        let rows: Vec<Vec<String>> = self
-            .without
-            .iter()
-            .zip(&self.beside)
-            .flat_map(|(without, beside)| [cells(0, without), cells(self.clients, beside)])
+        let rows: Vec<Vec<String>> = CONCERNS
+            .into_iter()
+            .zip(self.without.iter().zip(&self.beside))
+            .flat_map(|(concern, (without, beside))| {
+                [
+                    cells(0, concern, without),
+                    cells(self.clients, concern, beside),
+                ]
+            })
             .collect();
         writeln!(f, "{}", report::table(&heading, &rows))?;
         for memory in &self.master {

@@ -15,6 +15,9 @@ const BUFFER_BYTES: usize = 1 << 10;
 /// The longest answer that is taken.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
+/// How an answer in chunks ends.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 /// A connection, with room for one answer.
 pub(crate) struct Connection {
     stream: TcpStream,
@@ -65,6 +68,60 @@ impl Connection {
         })
     }
 
+    /// Sends an append and expects that its answer is 201.
+    pub(crate) async fn created(&mut self, request: &[u8]) -> Result<(), String> {
+        let answer = self
+            .exchange(request)
+            .await
+            .map_err(|error| format!("an append broke off: {error}"))?;
+        if answer.status == 201 {
+            return Ok(());
+        }
+        let body = String::from_utf8_lossy(answer.body);
+        Err(format!(
+            "an append was answered with {}: {body}",
+            answer.status
+        ))
+    }
+
+    /// Sends a request that ends the connection, and gives the length of its answer's body, which
+    /// is dropped as it comes. The lines between its chunks count with it.
+    pub(crate) async fn read_through(mut self, request: &[u8]) -> io::Result<u64> {
+        self.stream.write_all(request).await?;
+        self.buffer.resize(ANSWER_BYTES_MAX, 0);
+        let mut filled = 0;
+        let head_bytes = loop {
+            let four = |bytes: &[u8]| bytes.windows(4).position(|four| four == b"\r\n\r\n");
+            if let Some(end) = four(&self.buffer[..filled]) {
+                break end + 4;
+            }
+            filled += self.read(filled).await?;
+        };
+        let head = String::from_utf8_lossy(&self.buffer[..head_bytes]).to_ascii_lowercase();
+        if !head.starts_with("http/1.1 200") {
+            return Err(bad(&head));
+        }
+        let mut body_bytes = (filled - head_bytes) as u64;
+        let mut tail = self.buffer[head_bytes..filled].to_vec();
+        loop {
+            let read = self.stream.read(&mut self.buffer).await?;
+            if read == 0 {
+                break;
+            }
+            body_bytes += read as u64;
+            tail.extend_from_slice(&self.buffer[read.saturating_sub(LAST_CHUNK.len())..read]);
+            tail.drain(..tail.len().saturating_sub(LAST_CHUNK.len()));
+        }
+        let whole = match head.split("content-length: ").nth(1) {
+            Some(rest) => rest.lines().next() == Some(&body_bytes.to_string()),
+            None => tail.ends_with(LAST_CHUNK),
+        };
+        match whole {
+            true => Ok(body_bytes),
+            false => Err(bad("the answer broke off")),
+        }
+    }
+
     async fn read(&mut self, filled: usize) -> io::Result<usize> {
         if filled == self.buffer.len() {
             if filled >= ANSWER_BYTES_MAX {
@@ -81,8 +138,8 @@ impl Connection {
 
 /// The request that appends a message of `payload_bytes` of JSON text.
 pub(crate) fn append_request(concern: u32, payload_bytes: usize) -> Vec<u8> {
-    let text = "x".repeat(payload_bytes.saturating_sub(2));
-    let body = format!(r#"{{"data":"{text}","meta":{{"concern":{concern}}}}}"#);
+    let data = super::payload(payload_bytes);
+    let body = format!(r#"{{"data":{data},"meta":{{"concern":{concern}}}}}"#);
     let length = body.len();
     format!(
         "POST /messages HTTP/1.1\r\nHost: replog\r\nContent-Type: application/json\r\n\
@@ -91,9 +148,26 @@ pub(crate) fn append_request(concern: u32, payload_bytes: usize) -> Vec<u8> {
     .into_bytes()
 }
 
+/// The request that appends so many messages at once, each as [`append_request`]'s.
+pub(crate) fn batch_request(concern: u32, messages: usize, payload_bytes: usize) -> Vec<u8> {
+    let line = super::payload(payload_bytes) + "\n";
+    let length = line.len() * messages;
+    let head = format!(
+        "POST /messages?concern={concern} HTTP/1.1\r\nHost: replog\r\n\
+         Content-Type: application/x-ndjson\r\nContent-Length: {length}\r\n\r\n"
+    );
+    (head + &line.repeat(messages)).into_bytes()
+}
+
 /// The request that reads `path`.
 pub(crate) fn get_request(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: replog\r\n\r\n").into_bytes()
+}
+
+/// The request that reads all of `path` in some form, and nothing after it.
+pub(crate) fn get_once_request(path: &str, accept: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: replog\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")
+        .into_bytes()
 }
 
 /// `None` while the head is not complete.
@@ -162,5 +236,43 @@ mod tests {
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["data"].to_string().len(), 100);
         assert_eq!(body["meta"]["concern"], 2);
+    }
+
+    #[test]
+    fn a_batch_has_a_line_for_each_message() {
+        let request = String::from_utf8(batch_request(2, 3, 10)).unwrap();
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("POST /messages?concern=2 HTTP/1.1\r\n"));
+        assert!(head.contains(&format!("Content-Length: {}", body.len())));
+        assert_eq!(body, "\"xxxxxxxx\"\n".repeat(3));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_is_not_read_through() {
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n";
+        let whole = chunked.to_owned() + "0\r\n\r\n";
+        assert_eq!(read_through(&whole).await.unwrap(), 12);
+        assert!(read_through(chunked).await.is_err());
+        let long = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+        assert_eq!(read_through(long).await.unwrap(), 3);
+        assert!(read_through(&long[..long.len() - 1]).await.is_err());
+    }
+
+    /// What a client makes of an answer after which the connection ends.
+    async fn read_through(answer: &str) -> io::Result<u64> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let connection = Connection::open(listener.local_addr()?).await?;
+        let (mut peer, _) = listener.accept().await?;
+        let request = get_once_request("/messages", "*/*");
+        let serve = async {
+            let mut asked = vec![0; request.len()];
+            peer.read_exact(&mut asked).await?;
+            peer.write_all(answer.as_bytes()).await?;
+            drop(peer);
+            io::Result::Ok(())
+        };
+        let (served, read) = tokio::join!(serve, connection.read_through(&request));
+        served?;
+        read
     }
 }

@@ -1,0 +1,289 @@
+//! One server's process: how it is started, signalled and ended, and what it said last.
+//!
+//! Owns the process that it started and no other. Dropped, it ends it at once.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    net::TcpStream,
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    pinning,
+    wire::http::{self, Connection},
+};
+
+/// How long a node may take to start, to become ready, or to end.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at a state that shall change.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How a program's address becomes known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Listens {
+    /// It gets `--listen` with a free port, or with its last one, and says on stdout which.
+    AsToldNow,
+    /// It takes a free port and says on stdout which.
+    AsItSays,
+    /// Its arguments say it.
+    At(SocketAddr),
+}
+
+/// One node, and its process while it has one.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    program: PathBuf,
+    args: Vec<OsString>,
+    libraries: Option<PathBuf>,
+    log: PathBuf,
+    listens: Listens,
+    /// The next process gets the same, where it can be told.
+    address: Option<SocketAddr>,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// A node whose output goes to a file in `directory`. It is not started yet.
+    pub(crate) fn new(
+        name: &str,
+        program: &Path,
+        args: impl IntoIterator<Item = impl Into<OsString>>,
+        listens: Listens,
+        directory: &Path,
+    ) -> Node {
+        Node {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            args: args.into_iter().map(Into::into).collect(),
+            libraries: None,
+            log: directory.join(format!("{name}.log")),
+            listens,
+            address: None,
+            child: None,
+        }
+    }
+
+    /// Where its program finds libraries that the system does not have.
+    pub(crate) fn with_libraries(mut self, libraries: Option<PathBuf>) -> Node {
+        self.libraries = libraries;
+        self
+    }
+
+    /// Starts a process and waits until it listens.
+    pub(crate) async fn start(&mut self) -> Result<SocketAddr, String> {
+        let mut command = Command::new(&self.program);
+        // Settings of whoever runs this are not those that are measured.
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("REPLOG_") || name.starts_with("ETCD_") || name == "RUST_LOG" {
+                command.env_remove(&*name);
+            }
+        }
+        if let Some(libraries) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
+        command.args(&self.args);
+        if let Listens::AsToldNow = self.listens {
+            let listen = self
+                .address
+                .map_or("127.0.0.1:0".to_owned(), |known| known.to_string());
+            command.args(["--listen", &listen]);
+        }
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .map_err(|error| format!("{}: {error}", self.log.display()))?;
+        let stdout = match self.listens {
+            Listens::At(_) => Stdio::from(log.try_clone().map_err(|error| error.to_string())?),
+            Listens::AsToldNow | Listens::AsItSays => Stdio::piped(),
+        };
+        command
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(log)
+            .kill_on_drop(true);
+        let child = pinning::as_server(|| command.spawn())
+            .map_err(|error| format!("{}: {error}", self.program.display()))?;
+        self.child = Some(child);
+        let address = match self.listens {
+            Listens::At(address) => self.listening_at(address).await?,
+            Listens::AsToldNow | Listens::AsItSays => self.address_said().await?,
+        };
+        self.address = Some(address);
+        Ok(address)
+    }
+
+    async fn address_said(&mut self) -> Result<SocketAddr, String> {
+        let stdout = self
+            .child
+            .as_mut()
+            .and_then(|child| child.stdout.take())
+            .ok_or("a process without stdout")?;
+        let mut line = String::new();
+        let mut stdout = BufReader::new(stdout);
+        let read = timeout(PATIENCE, stdout.read_line(&mut line)).await;
+        let said = matches!(read, Ok(Ok(1..)));
+        line.trim_end()
+            .split_once(" http://")
+            .and_then(|(_, address)| address.parse().ok())
+            .filter(|_| said)
+            .ok_or_else(|| format!("{} did not start: {}", self.name, self.last_words()))
+    }
+
+    async fn listening_at(&mut self, address: SocketAddr) -> Result<SocketAddr, String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ended = self.child.as_mut().map(Child::try_wait);
+            if let Some(Ok(Some(status))) = ended {
+                let words = self.last_words();
+                return Err(format!("{} ended with {status}: {words}", self.name));
+            }
+            if TcpStream::connect(address).await.is_ok() {
+                return Ok(address);
+            }
+            if Instant::now() > deadline {
+                let words = self.last_words();
+                return Err(format!("{} does not listen: {words}", self.name));
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    pub(crate) fn address(&self) -> Result<SocketAddr, String> {
+        self.address
+            .ok_or_else(|| format!("{} was never started", self.name))
+    }
+
+    /// Its process, while there is one.
+    pub(crate) fn process(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// As [`Node::process`], where there must be one.
+    pub(crate) fn running(&self) -> Result<u32, String> {
+        self.process()
+            .ok_or_else(|| format!("{} does not run: {}", self.name, self.last_words()))
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), String> {
+        let process = i32::try_from(self.running()?).ok().and_then(Pid::from_raw);
+        let process = process.ok_or("a process id out of range")?;
+        kill_process(process, signal).map_err(|error| format!("{}: {error}", self.name))
+    }
+
+    /// Ends it at once, as a crash would.
+    pub(crate) async fn kill(&mut self) -> Result<(), String> {
+        self.signal(Signal::KILL)?;
+        self.ended().await.map(drop)
+    }
+
+    /// Asks it to end, and expects that it does so well.
+    pub(crate) async fn stop(&mut self) -> Result<(), String> {
+        self.signal(Signal::TERM)?;
+        let status = self.ended().await?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!(
+                "{} ended with {status}: {}",
+                self.name,
+                self.last_words()
+            ))
+        }
+    }
+
+    async fn ended(&mut self) -> Result<ExitStatus, String> {
+        let Some(mut child) = self.child.take() else {
+            return Err(format!("{} does not run", self.name));
+        };
+        match timeout(PATIENCE, child.wait()).await {
+            Ok(Ok(status)) => Ok(status),
+            Ok(Err(error)) => Err(format!("{}: {error}", self.name)),
+            Err(_elapsed) => Err(format!("{} does not end", self.name)),
+        }
+    }
+
+    /// Waits until it takes appends, as replog's nodes say it.
+    pub(crate) async fn ready_for_appends(&self) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut connection = self.connect().await?;
+        let request = http::get_request("/readyz/write");
+        loop {
+            let answer = connection.exchange(&request).await;
+            match answer.map(|answer| answer.status) {
+                Ok(200) => return Ok(()),
+                Ok(_) if Instant::now() < deadline => sleep(LOOK_INTERVAL / 5).await,
+                Ok(status) => return Err(format!("{} is not ready: {status}", self.name)),
+                Err(error) => return Err(format!("{}: {error}: {}", self.name, self.last_words())),
+            }
+        }
+    }
+
+    /// What a node of replog says about itself.
+    pub(crate) async fn health(&self) -> Result<Value, String> {
+        let mut connection = self.connect().await?;
+        let answer = connection
+            .exchange(&http::get_request("/health"))
+            .await
+            .map_err(|error| format!("{}: {error}: {}", self.name, self.last_words()))?;
+        serde_json::from_slice(answer.body).map_err(|error| format!("{}: {error}", self.name))
+    }
+
+    async fn connect(&self) -> Result<Connection, String> {
+        Connection::open(self.address()?)
+            .await
+            .map_err(|error| format!("{}: {error}: {}", self.name, self.last_words()))
+    }
+
+    /// The end of what it logged: the directory is about to go.
+    pub(crate) fn last_words(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(5)..].join("\n")
+    }
+}
+
+/// Ports that were free a moment ago, for programs that must be told theirs.
+pub(crate) fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, String> {
+    let no_port = |error: std::io::Error| format!("no free port: {error}");
+    // All are held until the last is known, so that no two are the same.
+    let held: Result<Vec<TcpListener>, _> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect();
+    let held = held.map_err(no_port)?;
+    let addresses: Result<Vec<SocketAddr>, _> = held.iter().map(TcpListener::local_addr).collect();
+    addresses.map_err(no_port)
+}
+
+/// Holds a node still, as a machine that hangs; it goes on when dropped.
+pub(crate) struct Held<'a> {
+    node: &'a Node,
+}
+
+impl Held<'_> {
+    pub(crate) fn hold(node: &Node) -> Result<Held<'_>, String> {
+        node.signal(Signal::STOP)?;
+        Ok(Held { node })
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // Gone already: then nothing is held.
+        let _ = self.node.signal(Signal::CONT);
+    }
+}

@@ -333,6 +333,7 @@ impl Handler<WriterReported> for ReplicaActor {
             } => {
                 self.replica.on_saved(ticket, durable_end, &*self.view);
             }
+            WriteReport::LastAppend(_) => unreachable!("only a master asks for it"),
             WriteReport::WriteFailed { error } => {
                 let shortage = Shortage {
                     disk: disk_state(&error),

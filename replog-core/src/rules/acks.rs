@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     limits::NODES_MAX,
+    rules::unbroken::Unbroken,
     types::{Offset, majority},
 };
 
@@ -59,6 +60,8 @@ pub(crate) struct Acks<W> {
     /// Of each secondary the end that counts; `None` while its log does not.
     ends: Vec<Option<Offset>>,
     committed: Option<Offset>,
+    /// Nothing is committed in part.
+    unbroken: Unbroken,
     waiting: BTreeMap<WaitKey, Waiting<W>>,
     /// How many wait, by concern.
     counts: Vec<usize>,
@@ -80,6 +83,7 @@ impl<W> Acks<W> {
             own_end,
             ends: vec![None; secondaries],
             committed: None,
+            unbroken: Unbroken::default(),
             waiting: BTreeMap::new(),
             counts: vec![0; secondaries + 2],
             deadlines: BTreeSet::new(),
@@ -116,6 +120,11 @@ impl<W> Acks<W> {
             self.deadlines.insert((deadline, key));
         }
         self.waiting.insert(key, Waiting { waiter, deadline });
+    }
+
+    /// The records of `first..end` are one append: none of them is committed before all are.
+    pub(crate) fn keep_whole(&mut self, first: Offset, end: Offset) {
+        self.unbroken.push(first, end);
     }
 
     /// How many wait for this concern.
@@ -222,8 +231,8 @@ impl<W> Acks<W> {
         NodeSet(set)
     }
 
-    /// The offset after the last record that a majority holds; `None` until a majority's logs
-    /// count. Never goes back.
+    /// The end of the last append that a majority holds as a whole, with all before it; `None` until
+    /// a majority's logs count. Never goes back.
     pub(crate) fn committed(&self) -> Option<Offset> {
         self.committed
     }
@@ -273,8 +282,13 @@ impl<W> Acks<W> {
     }
 
     fn advance_committed(&mut self) {
-        let held = self.held_by(majority(self.nodes()));
-        self.committed = self.committed.max(held);
+        let Some(held) = self.held_by(majority(self.nodes())) else {
+            return;
+        };
+        if self.committed.is_none_or(|committed| held > committed) {
+            let whole = self.unbroken.floor(held);
+            self.committed = self.committed.max(Some(whole));
+        }
     }
 
     fn remove(&mut self, key: WaitKey) -> W {

@@ -105,7 +105,7 @@ impl ReplicaActor {
                 self.carry_out(ctx, action);
             }
         }
-        self.shared.set_committed(self.replica.committed());
+        self.shared.set_committed(self.replica.told_committed());
         let deadline = self.replica.next_deadline();
         self.timer.arm(ctx, deadline, |replica, ctx| {
             replica.timer.fired();

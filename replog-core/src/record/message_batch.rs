@@ -107,7 +107,7 @@ impl MessageBatch {
     }
 
     /// The payloads, in order.
-    pub(crate) fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         self.chunks.iter().flat_map(|chunk| {
             let mut rest = &chunk.bytes[..];
             std::iter::from_fn(move || {

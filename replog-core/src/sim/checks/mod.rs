@@ -7,6 +7,7 @@ mod authors;
 mod coverage;
 mod r01_total_order;
 mod r02_contiguous_prefix;
+mod r02_whole_appends;
 mod r03_exactly_once;
 mod r04_concern;
 mod r05_nothing_lost;
@@ -264,9 +265,15 @@ impl World {
             }
             let written = node.watched.view.written_end();
             checks.fencing.on_written(disks, machine, written)?;
+            let before = node.shown_local;
             r02_contiguous_prefix::on_shown(disks, machine, node, end)?;
+            let Node { watched, ids, .. } = &*node;
+            let committed = watched.shared.committed();
+            let ends = [Some(end), committed.map(|committed| committed.min(end))];
+            let ends = ends.into_iter().flatten();
+            r02_whole_appends::on_shown(disks, machine, &checks.authors, ids, ends)?;
+            r02_whole_appends::on_more_shown(disks, machine, &checks.authors, ids, before)?;
             r11_bounded::on_step(disks, machine, node)?;
-            let committed = node.watched.shared.committed();
             node.shown_local = end;
             let shown = node.shown_committed;
             if let Some(committed) = committed

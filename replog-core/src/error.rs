@@ -83,6 +83,20 @@ pub enum AppendError {
         /// Where the earlier request's message is, if that is known.
         offset: Option<Offset>,
     },
+    /// Nothing was appended: a batch without a message.
+    #[error("a batch needs at least one message")]
+    EmptyBatch,
+    /// Nothing was appended: the batch has a key and more messages than the key could be known for,
+    /// so that it would be forgotten at once.
+    #[error(
+        "a batch with a key has at most {horizon} messages, the key horizon, and this one has {count}"
+    )]
+    BatchBeyondHorizon {
+        /// Messages of the batch.
+        count: u64,
+        /// The key horizon.
+        horizon: u64,
+    },
     /// The node ended before it answered: it is not known whether the message is in the log.
     #[error("the node ended without an answer")]
     Ended,
@@ -107,6 +121,8 @@ impl AppendError {
             | AppendError::Overloaded { .. }
             | AppendError::KeyReused { .. }
             | AppendError::OffsetMismatch { .. }
+            | AppendError::EmptyBatch
+            | AppendError::BatchBeyondHorizon { .. }
             | AppendError::Ended => None,
             AppendError::ReadOnly { offset, .. }
             | AppendError::Storage { offset, .. }
@@ -133,7 +149,9 @@ impl AppendError {
             AppendError::Concern { .. }
             | AppendError::TooLarge { .. }
             | AppendError::KeyReused { .. }
-            | AppendError::OffsetMismatch { .. } => false,
+            | AppendError::OffsetMismatch { .. }
+            | AppendError::EmptyBatch
+            | AppendError::BatchBeyondHorizon { .. } => false,
             AppendError::Unsettled { refusal, .. } => refusal.is_retryable(),
             AppendError::Ended => true,
             AppendError::Overloaded { .. }
@@ -155,6 +173,8 @@ impl AppendError {
             | AppendError::Overloaded { .. }
             | AppendError::KeyReused { .. }
             | AppendError::OffsetMismatch { .. }
+            | AppendError::EmptyBatch
+            | AppendError::BatchBeyondHorizon { .. }
             | AppendError::Ended => {}
         }
         self

@@ -77,6 +77,7 @@ pub use config::{
 };
 pub use handle::{AppendOptions, Master, Reader, Secondary, messages};
 pub use log::check;
+pub use record::MessageBatch;
 pub use types::*;
 
 /// The README's code is compiled and run.

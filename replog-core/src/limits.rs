@@ -91,6 +91,10 @@ pub const PARKED_ANSWERS_MAX: usize = 256;
 /// Refused senders that a node remembers, to say once in its log why it refuses each of them.
 pub const REFUSED_SENDERS_MAX: usize = 16;
 
+/// Appends of several records that a master remembers until they are committed. Beyond it neighbours
+/// count as one: they are committed later than they could be.
+pub const UNBROKEN_MAX: usize = 64 << 10;
+
 /// Bytes of an idempotency key. More is refused as malformed.
 pub const KEY_BYTES_MAX: usize = 128;
 

@@ -15,7 +15,11 @@
 //! | 34 | 2 | length of the key in bytes |
 //! | 36 | | key, then payload |
 
+mod message_batch;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
+
+pub use message_batch::MessageBatch;
 
 use crate::{
     limits::RECORD_BYTES_MAX,
@@ -188,6 +192,13 @@ impl<'a> Record<'a> {
     pub fn append_goes_on(&self) -> bool {
         self.flags & FLAG_APPEND_GOES_ON != 0
     }
+
+    /// Where the append begins that goes on behind this record, given where the one does that goes
+    /// on behind the record before.
+    fn open_from(&self, before: Option<Offset>) -> Option<Offset> {
+        let goes_on = self.append_goes_on();
+        goes_on.then(|| before.unwrap_or(self.offset))
+    }
 }
 
 /// The whole length of the record that begins `bytes`, by its length field.
@@ -231,6 +242,8 @@ pub struct RecordBatch {
     count: u64,
     first_epoch: Epoch,
     last_epoch: Epoch,
+    /// Where the append begins, among these records, that goes on behind them.
+    open_from: Option<Offset>,
     bytes: Bytes,
 }
 
@@ -245,6 +258,7 @@ impl RecordBatch {
     pub fn check(first: Offset, bytes: Bytes) -> Result<RecordBatch, (usize, RecordError)> {
         let (mut at, mut next) = (0, first);
         let mut epochs: Option<(Epoch, Epoch)> = None;
+        let mut open_from = None;
         while at < bytes.len() || epochs.is_none() {
             let record = Record::decode(&bytes[at..]).map_err(|error| (at, error))?;
             if record.offset != next {
@@ -265,6 +279,7 @@ impl RecordBatch {
                 ));
             }
             epochs = Some((first_epoch, record.epoch));
+            open_from = record.open_from(open_from);
             at += record.encoded_bytes();
             next = next.plus(1);
         }
@@ -275,12 +290,13 @@ impl RecordBatch {
             count,
             first_epoch,
             last_epoch,
+            open_from,
             bytes,
         })
     }
 
     /// Takes bytes that this process has encoded itself: `count` records of one epoch from
-    /// `first`.
+    /// `first`, each an append of its own.
     pub(crate) fn encoded_here(first: Offset, count: u64, epoch: Epoch, bytes: Bytes) -> Self {
         debug_assert!(RecordBatch::check(first, bytes.clone()).is_ok_and(|b| b.count == count));
         assert!(count > 0, "an empty batch was encoded at {first}");
@@ -289,8 +305,15 @@ impl RecordBatch {
             count,
             first_epoch: epoch,
             last_epoch: epoch,
+            open_from: None,
             bytes,
         }
+    }
+
+    /// With a mistake: the last append seems to end with these records.
+    #[cfg(feature = "sim")]
+    pub(crate) fn forget_that_it_goes_on(&mut self) {
+        self.open_from = None;
     }
 
     /// The first record's offset.
@@ -323,6 +346,13 @@ impl RecordBatch {
         self.last_epoch
     }
 
+    /// Where the append begins, as far as these records tell, that goes on behind the last of them;
+    /// `None` where an append ends there.
+    #[must_use]
+    pub fn open_from(&self) -> Option<Offset> {
+        self.open_from
+    }
+
     /// The records as they stand on disk and on the wire.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
@@ -352,6 +382,7 @@ impl RecordBatch {
         }
         let (mut at, mut start, mut end) = (0, 0, self.bytes.len());
         let mut epochs: Option<(Epoch, Epoch)> = None;
+        let mut open_from = None;
         for record in self.records() {
             if record.offset == from {
                 start = at;
@@ -363,6 +394,7 @@ impl RecordBatch {
             if record.offset >= from {
                 let first = epochs.map_or(record.epoch, |(first, _)| first);
                 epochs = Some((first, record.epoch));
+                open_from = record.open_from(open_from);
             }
             at += record.encoded_bytes();
         }
@@ -372,6 +404,7 @@ impl RecordBatch {
             count: until.records_since(from),
             first_epoch,
             last_epoch,
+            open_from,
             bytes: self.bytes.slice(start..end),
         })
     }
@@ -438,6 +471,28 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
+
+    /// The records of `range`, all of one epoch, each with the payload `x`; those in `go_on` are
+    /// followed by one of the same append.
+    pub(crate) fn appends(range: std::ops::Range<u64>, epoch: u64, go_on: &[u64]) -> RecordBatch {
+        let mut bytes = BytesMut::new();
+        for offset in range.clone() {
+            Record {
+                offset: Offset(offset),
+                epoch: Epoch(epoch),
+                timestamp_ms: 0,
+                kind: KIND_MESSAGE,
+                flags: match go_on.contains(&offset) {
+                    true => FLAG_APPEND_GOES_ON,
+                    false => 0,
+                },
+                key: b"",
+                payload: b"x",
+            }
+            .encode(&mut bytes);
+        }
+        RecordBatch::check(Offset(range.start), bytes.freeze()).unwrap()
+    }
 
     /// The records of `range`, all of one epoch, each with the payload `x`.
     pub(crate) fn batch(range: std::ops::Range<u64>, epoch: u64) -> RecordBatch {
@@ -599,6 +654,32 @@ mod tests {
         let (at, error) = RecordBatch::check(Offset(5), torn).unwrap_err();
         assert_eq!(at, length);
         assert!(matches!(error, RecordError::Incomplete { have: 3, .. }));
+    }
+
+    #[test]
+    fn a_batch_knows_whether_its_last_append_goes_on_behind_it() {
+        let all = testing::appends(3..9, 1, &[4, 5, 7, 8]);
+        let table = [
+            (3, 9, Some(7)),
+            (3, 4, None),
+            (3, 5, Some(4)),
+            (3, 6, Some(4)),
+            (3, 7, None),
+            (5, 6, Some(5)),
+            (5, 7, None),
+            (6, 8, Some(7)),
+            (8, 9, Some(8)),
+        ];
+        for (from, until, open_from) in table {
+            let part = all.slice(Offset(from), Offset(until)).unwrap();
+            assert_eq!(part.open_from(), open_from.map(Offset), "{part:?}");
+            let again = RecordBatch::check(part.first(), part.bytes().clone()).unwrap();
+            assert_eq!(again, part);
+        }
+        assert_eq!(
+            all.head(3 * (HEADER_BYTES + 1)).open_from(),
+            Some(Offset(4))
+        );
     }
 
     fn plain(offset: u64, epoch: u64, payload: &[u8]) -> Record<'_> {

@@ -54,6 +54,65 @@ pub struct Receipt {
     pub elapsed: Duration,
 }
 
+/// What a caller knows about messages that it appended together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct BatchReceipt {
+    /// The first message's position; the others follow it.
+    pub first_offset: Offset,
+    /// How many messages.
+    pub count: u64,
+    /// The epoch in which they were appended.
+    pub epoch: Epoch,
+    /// The concern, as a number of nodes.
+    pub concern: u32,
+    /// Whether that many nodes hold all of them. `false`: the time was up before; they are in the log
+    /// and still being copied, so do not send them again.
+    pub concern_met: bool,
+    /// The nodes that hold all of them now.
+    pub acks: Arc<[NodeName]>,
+    /// The others, and why.
+    pub waiting_for: Arc<[WaitingFor]>,
+    /// Whether what the nodes hold survives a power cut there, by their sync policy.
+    pub durable: bool,
+    /// Whether an earlier append with the same key had put them there. Told over HTTP by the status
+    /// and a header.
+    #[serde(skip)]
+    pub replayed: bool,
+    /// From the append to this answer.
+    #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
+    pub elapsed: Duration,
+}
+
+impl BatchReceipt {
+    /// What the receipt of an append says, where that was of `count` messages.
+    pub(crate) fn of(receipt: Receipt, count: u64) -> BatchReceipt {
+        let Receipt {
+            offset: first_offset,
+            epoch,
+            concern,
+            concern_met,
+            acks,
+            waiting_for,
+            durable,
+            replayed,
+            elapsed,
+        } = receipt;
+        BatchReceipt {
+            first_offset,
+            count,
+            epoch,
+            concern,
+            concern_met,
+            acks,
+            waiting_for,
+            durable,
+            replayed,
+            elapsed,
+        }
+    }
+}
+
 /// Which nodes hold a message, and which do not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Holders {

@@ -161,16 +161,8 @@ fn unknown<E: de::Error>(member: &str, known: &str) -> E {
 
 /// Reads `meta.concern` from its JSON text, whose syntax is known to be good.
 fn concern(text: &str) -> Result<Concern, String> {
-    if let Some(digits) = integer_digits(text) {
-        // Nothing below 1 and nothing too long for 64 bits is ever a number of nodes: 0 stands
-        // for the former, the largest number for the latter.
-        let negative = text.starts_with('-');
-        let count = if negative {
-            0
-        } else {
-            digits.parse().unwrap_or(u64::MAX)
-        };
-        return Ok(Concern::Count(count));
+    if let Some(count) = concern_count(text) {
+        return Ok(count);
     }
     match serde_json::from_str::<String>(text).as_deref() {
         Ok("majority") => Ok(Concern::Majority),
@@ -182,15 +174,34 @@ fn concern(text: &str) -> Result<Concern, String> {
     }
 }
 
+/// A concern that is an integer.
+pub(crate) fn concern_count(text: &str) -> Option<Concern> {
+    let digits = integer_digits(text)?;
+    // Nothing below 1 and nothing too long for 64 bits is ever a number of nodes: 0 stands for the
+    // former, the largest number for the latter.
+    let negative = text.starts_with('-');
+    let count = if negative {
+        0
+    } else {
+        digits.parse().unwrap_or(u64::MAX)
+    };
+    Some(Concern::Count(count))
+}
+
 /// Reads `meta.timeout_ms` from its JSON text, whose syntax is known to be good.
 fn timeout(text: &str) -> Result<Duration, String> {
+    milliseconds(text, "meta.timeout_ms")
+}
+
+/// Reads a time to wait; `what` names where it was given.
+pub(crate) fn milliseconds(text: &str, what: &str) -> Result<Duration, String> {
     match integer_digits(text) {
         Some(digits) if !text.starts_with('-') => {
             let timeout = Duration::from_millis(digits.parse().unwrap_or(u64::MAX));
             Ok(timeout.min(TIMEOUT_MAX))
         }
         _ => Err(format!(
-            "meta.timeout_ms must be a whole number of milliseconds from 0 on, not {}",
+            "{what} must be a whole number of milliseconds from 0 on, not {}",
             quoted(text)
         )),
     }
@@ -244,7 +255,7 @@ pub(crate) fn quoted(text: &str) -> String {
 
 /// How many arrays and objects lie within each other in JSON text of good syntax. Looks at each
 /// byte once and keeps no stack.
-fn depth(json: &str) -> usize {
+pub(crate) fn depth(json: &str) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in json.bytes() {
         if in_string {

@@ -22,6 +22,7 @@ mod paths;
 
 mod accept;
 mod append_body;
+mod append_lines;
 mod body;
 mod message;
 mod problem;

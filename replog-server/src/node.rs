@@ -14,6 +14,7 @@ use replog_core::{
 };
 
 use crate::{
+    append_lines::LineLimits,
     args::{CommonArgs, Token},
     body::{BodyLimits, Budget},
     files::OpenFiles,
@@ -85,6 +86,8 @@ pub(crate) struct NodeState {
     pub(crate) append_timeout: Option<Duration>,
     /// Limits on the body of an append.
     pub(crate) append_limits: BodyLimits,
+    /// Limits on the lines of a batch.
+    pub(crate) line_limits: LineLimits,
     /// Memory for the bodies of appends.
     pub(crate) append_budget: Arc<Budget>,
     /// Memory for the bodies of replication requests.
@@ -115,6 +118,10 @@ impl NodeState {
             append_limits: BodyLimits {
                 keep_bytes: common.max_message_bytes,
                 drain_bytes: common.max_request_bytes,
+            },
+            line_limits: LineLimits {
+                line_bytes: common.max_message_bytes,
+                batch_bytes: common.max_queued_bytes,
             },
             append_budget: Budget::new(LimitName::MaxQueuedBytes.as_str(), common.max_queued_bytes),
             replication_budget: Budget::new("replication-bytes", REPLICATION_BYTES_MAX),

@@ -356,6 +356,9 @@ impl Problem {
                 let detail = format!("the next message gets offset {next}");
                 Problem::new(Kind::OffsetMismatch, detail).member("next", next)
             }
+            error @ (AppendError::EmptyBatch | AppendError::BatchBeyondHorizon { .. }) => {
+                Problem::malformed(error.to_string())
+            }
             AppendError::Unsettled { refusal, offset: _ } => {
                 let mut problem = Problem::of_refusal(*refusal);
                 problem.detail.push_str(

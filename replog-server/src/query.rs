@@ -3,9 +3,15 @@
 //! Owns the reading of parameters and the words for what is wrong with one. A parameter that is
 //! unknown, or promised and not there yet, is refused and never ignored.
 
-use actix_web::{HttpRequest, web};
+use std::time::Duration;
 
-use crate::{append_body::quoted, problem::Problem};
+use actix_web::{HttpRequest, web};
+use replog_core::Concern;
+
+use crate::{
+    append_body::{concern_count, milliseconds, quoted},
+    problem::Problem,
+};
 
 /// Parameters that the interface promises on some path and no path knows yet.
 const NOT_YET: [&str; 6] = [
@@ -51,10 +57,41 @@ impl Query {
 
     /// The whole number given as `name`.
     pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
-        match self.0.iter().find(|(own, _)| own == name) {
-            Some((_, text)) => number(text, &format!("the parameter {name}")).map(Some),
+        match self.text(name) {
+            Some(text) => number(text, &format!("the parameter {name}")).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The concern given as `concern`. An integer that no cluster has nodes for is kept as one: the
+    /// library refuses it with the number of nodes.
+    pub(crate) fn concern(&self) -> Result<Option<Concern>, Problem> {
+        let Some(text) = self.text("concern") else {
+            return Ok(None);
+        };
+        let concern = match text {
+            "majority" => Some(Concern::Majority),
+            "all" => Some(Concern::All),
+            text => concern_count(text),
+        };
+        concern.map(Some).ok_or_else(|| {
+            let text = quoted(text);
+            Problem::malformed(format!(
+                "the parameter concern must be a number of nodes, majority or all, not {text}"
+            ))
+        })
+    }
+
+    /// The time to wait given as `timeout_ms`.
+    pub(crate) fn timeout(&self) -> Result<Option<Duration>, Problem> {
+        let timeout = self.text("timeout_ms");
+        let timeout = timeout.map(|text| milliseconds(text, "the parameter timeout_ms"));
+        timeout.transpose().map_err(Problem::malformed)
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        let pair = self.0.iter().find(|(own, _)| own == name);
+        pair.map(|(_, text)| text.as_str())
     }
 
     /// The whole number given as `name`, which must not be 0.

@@ -29,7 +29,7 @@ use crate::{
     error::Stopped,
     handle::{Shared, host::Host},
     limits::{EPOCH_STARTS_MAX, NODES_MAX},
-    log::{HeldBack, LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
+    log::{HeldBack, LastAppend, LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
     rules::{
         keys::Keys,
         link::Link,
@@ -283,6 +283,7 @@ impl Coordinator {
                     self.writer.submit(WriteCommand::Append(batch));
                 }
             }
+            RecoveryAction::FindLastAppend => self.writer.submit(WriteCommand::FindLastAppend),
             RecoveryAction::Serve {
                 meta,
                 epoch,
@@ -476,6 +477,13 @@ impl Coordinator {
                 }
             }
             WriteReport::NotTruncated { offset, .. } => self.on_damage(offset),
+            WriteReport::LastAppend(LastAppend::Ends(end)) => {
+                if let Some(recovery) = &mut self.recovery {
+                    recovery.on_last_append(now, end);
+                }
+            }
+            // Then the log is not whole, and the recovery begins anew.
+            WriteReport::LastAppend(LastAppend::Damaged(offset)) => self.on_damage(offset),
             WriteReport::MetaSaved { .. } => {
                 if let Some(meta) = self.saving.take() {
                     self.meta = meta;

@@ -44,7 +44,7 @@ impl Inbox {
 
     /// Queues an append. `Ok(true)`: the coordinator must be woken, since nothing waited before.
     pub(crate) fn push(&self, append: NewAppend<Caller>) -> Result<bool, AppendError> {
-        let bytes = append.payload.len();
+        let bytes = append.queued_bytes();
         let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > self.max_queued_bytes {
             self.release(bytes);
@@ -71,7 +71,7 @@ impl Inbox {
         std::mem::replace(&mut queue.appends, empty)
     }
 
-    /// These payload bytes are written, or were refused.
+    /// These queued bytes are written, or were refused.
     pub(crate) fn release(&self, bytes: usize) {
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }

@@ -105,7 +105,7 @@ impl ReplicaActor {
                 self.carry_out(ctx, action);
             }
         }
-        self.shared.set_committed(self.replica.committed());
+        self.shared.set_committed(self.replica.told_committed());
         let deadline = self.replica.next_deadline();
         self.timer.arm(ctx, deadline, |replica, ctx| {
             replica.timer.fired();
@@ -333,6 +333,7 @@ impl Handler<WriterReported> for ReplicaActor {
             } => {
                 self.replica.on_saved(ticket, durable_end, &*self.view);
             }
+            WriteReport::LastAppend(_) => unreachable!("only a master asks for it"),
             WriteReport::WriteFailed { error } => {
                 let shortage = Shortage {
                     disk: disk_state(&error),

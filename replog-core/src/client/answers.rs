@@ -43,6 +43,42 @@ pub struct Receipt {
     pub elapsed_ms: u64,
 }
 
+/// Messages that were appended together and are in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AppendedBatch {
+    /// As in [`Appended`].
+    pub status: u16,
+    /// Whether the idempotency key was seen before: the receipt is of those messages then.
+    pub replayed: bool,
+    /// Where the messages are and who holds them.
+    pub receipt: BatchReceipt,
+}
+
+/// What a node knows of messages that were appended together.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct BatchReceipt {
+    /// The first one's position; the others follow it.
+    pub first_offset: Offset,
+    /// How many messages.
+    pub count: u64,
+    /// The epoch in which they were appended.
+    pub epoch: Epoch,
+    /// The concern, as a number of nodes.
+    pub concern: u32,
+    /// Whether that many nodes hold all of them.
+    pub concern_met: bool,
+    /// The nodes that hold all of them.
+    pub acks: Vec<NodeName>,
+    /// The others, and why.
+    pub waiting_for: Vec<WaitingFor>,
+    /// Whether what the nodes hold survives a power cut there.
+    pub durable: bool,
+    /// From the append to the answer.
+    pub elapsed_ms: u64,
+}
+
 /// Why a node does not hold a message yet.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]

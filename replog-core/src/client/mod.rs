@@ -44,8 +44,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 pub use answers::{
-    Appended, Appends, FencedBy, LogStatus, MasterAddress, MasterStatus, Message, Page, Quorum,
-    Receipt, Recovery, SecondaryHealth, SecondaryStatus, WaitingAppend, WaitingFor,
+    Appended, AppendedBatch, Appends, BatchReceipt, FencedBy, LogStatus, MasterAddress,
+    MasterStatus, Message, Page, Quorum, Receipt, Recovery, SecondaryHealth, SecondaryStatus,
+    WaitingAppend, WaitingFor,
 };
 pub use error::{ClientError, Outcome, Problem};
 
@@ -64,6 +65,9 @@ pub const ANSWER_BYTES_MAX: usize = 256 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 const JSON: &str = "application/json";
+const NDJSON: &str = "application/x-ndjson";
+/// Says that an idempotency key was seen before.
+const REPLAYED: &str = "idempotent-replayed";
 
 /// A client of one node. Clones share its connections.
 ///
@@ -250,16 +254,48 @@ impl Client {
             .timeout
             .and_then(|given| Some(given + self.settings.timeout?));
         let here = format!("{}/messages", self.base);
-        let mut answer = self.post(&here, body.clone(), deadline).await?;
-        if answer.status == 307 {
-            let there = self.redirected(&answer)?;
-            answer = self.post(&there, body, deadline).await?;
-        }
-        let answer = answer.checked()?;
-        let replayed = answer.header("idempotent-replayed") == Some("true");
+        let headers = &[(CONTENT_TYPE.as_str(), JSON)];
+        let answer = self.post(&here, headers, body, deadline).await?;
         Ok(Appended {
             status: answer.status,
-            replayed,
+            replayed: answer.header(REPLAYED) == Some("true"),
+            receipt: answer.json()?,
+        })
+    }
+
+    /// Appends JSON values together: all of them get a place in the log, next to each other, or none
+    /// does. Each is stored as it is written, but for line breaks between its tokens, which become
+    /// spaces. In all else it is as [`append`](Client::append).
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Client::append). [`AppendRequest::expected_offset`] cannot be asked for: nothing
+    /// is sent then.
+    pub async fn append_batch<'a>(
+        &self,
+        messages: impl IntoIterator<Item = &'a RawValue>,
+        request: &AppendRequest,
+    ) -> Result<AppendedBatch, ClientError> {
+        if request.expected_offset.is_some() {
+            let why = "a batch cannot be sent with an expected offset".to_owned();
+            return Err(ClientError::NotSent(why));
+        }
+        let mut body = String::new();
+        for message in messages {
+            body.push_str(&message.get().replace(['\r', '\n'], " "));
+            body.push('\n');
+        }
+        let deadline = request
+            .timeout
+            .and_then(|given| Some(given + self.settings.timeout?));
+        let here = format!("{}/messages{}", self.base, batch_query(request));
+        let mut headers = vec![(CONTENT_TYPE.as_str(), NDJSON)];
+        let key = request.idempotency_key.as_deref();
+        headers.extend(key.map(|key| ("idempotency-key", key)));
+        let answer = self.post(&here, &headers, body.into(), deadline).await?;
+        Ok(AppendedBatch {
+            status: answer.status,
+            replayed: answer.header(REPLAYED) == Some("true"),
             receipt: answer.json()?,
         })
     }
@@ -427,20 +463,26 @@ impl Client {
         within(deadline, self.exchange(&outgoing)).await?.checked()
     }
 
+    /// Sends an append, and on to the master where a secondary says so.
     async fn post(
         &self,
-        url: &str,
+        here: &str,
+        headers: &[(&str, &str)],
         body: Bytes,
         deadline: Option<Duration>,
     ) -> Result<RawAnswer, ClientError> {
-        let headers = &[(CONTENT_TYPE.as_str(), JSON)];
-        let outgoing = Outgoing {
+        let mut outgoing = Outgoing {
             method: Method::POST,
-            uri: uri(url)?,
+            uri: uri(here)?,
             headers,
             body,
         };
-        within(deadline, self.exchange(&outgoing)).await
+        let mut answer = within(deadline, self.exchange(&outgoing)).await?;
+        if answer.status == 307 {
+            outgoing.uri = uri(&self.redirected(&answer)?)?;
+            answer = within(deadline, self.exchange(&outgoing)).await?;
+        }
+        answer.checked()
     }
 
     /// Where a 307 sends an append. Only to HTTP: nothing else can be spoken here.
@@ -633,6 +675,19 @@ fn append_body(data: &RawValue, request: &AppendRequest) -> String {
             r#"{{"data":{data},"meta":{}}}"#,
             serde_json::Value::Object(meta)
         ),
+    }
+}
+
+/// What a batch asks for, which has no place in its body.
+fn batch_query(request: &AppendRequest) -> String {
+    let concern = request.concern.map(|concern| format!("concern={concern}"));
+    let timeout = request
+        .timeout
+        .map(|timeout| format!("timeout_ms={}", timeout.as_millis()));
+    let given: Vec<String> = concern.into_iter().chain(timeout).collect();
+    match given.is_empty() {
+        true => String::new(),
+        false => format!("?{}", given.join("&")),
     }
 }
 

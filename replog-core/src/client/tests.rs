@@ -107,6 +107,50 @@ fn an_append_is_sent_as_it_is_written() {
 }
 
 #[test]
+fn a_batch_is_a_line_a_message_and_asks_in_query_and_head() {
+    suite::run(async {
+        let receipt = RECEIPT.replace(r#""offset":17"#, r#""first_offset":17,"count":2"#);
+        let (responder, seen) = answering(json("201 Created", &receipt));
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        let messages = [raw("{\"a\" :\n1.50}"), raw("null")];
+        let request = AppendRequest {
+            concern: Some(Concern::All),
+            timeout: Some(Duration::from_millis(1500)),
+            idempotency_key: Some("k".to_owned()),
+            expected_offset: None,
+        };
+        let client = of(&responder);
+        let messages = || messages.iter().map(|message| &**message);
+        let appended = client.append_batch(messages(), &request).await.unwrap();
+        let receipt = appended.receipt;
+        assert_eq!((receipt.first_offset, receipt.count), (Offset(17), 2));
+        let plain = AppendRequest::default();
+        client.append_batch(messages(), &plain).await.unwrap();
+        let expecting = AppendRequest {
+            expected_offset: Some(Offset(1)),
+            ..plain
+        };
+        let error = client.append_batch(messages(), &expecting).await;
+        assert!(matches!(error, Err(ClientError::NotSent(_))), "{error:?}");
+
+        let seen = seen.lock().unwrap();
+        assert_eq!(
+            line(&seen[0]),
+            "POST /messages?concern=all&timeout_ms=1500 HTTP/1.1"
+        );
+        let head = &seen[0].head;
+        assert!(
+            head.contains("content-type: application/x-ndjson\r\n"),
+            "{head}"
+        );
+        assert!(head.contains("idempotency-key: k\r\n"), "{head}");
+        assert_eq!(seen[0].body, "{\"a\" : 1.50}\nnull\n");
+        assert_eq!(line(&seen[1]), "POST /messages HTTP/1.1");
+        assert_eq!(seen.len(), 2);
+    });
+}
+
+#[test]
 fn what_is_no_json_is_not_sent() {
     suite::run(async {
         let (responder, seen) = answering(json("201 Created", RECEIPT));

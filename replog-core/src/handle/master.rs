@@ -24,11 +24,12 @@ use crate::{
         runtime,
     },
     log::LogView,
+    record::MessageBatch,
     rules::{keys::Claim, office::NewAppend, recovery::Settings},
     storage::Storage,
     transport::Network,
     types::{ClusterId, Concern, IdempotencyKey, Mode, NodeName, Offset},
-    views::{Holders, MasterHealth, Receipt, WaitingAppends},
+    views::{BatchReceipt, Holders, MasterHealth, Receipt, WaitingAppends},
 };
 
 /// A running master. Clones share it; when the last one is dropped it stops by itself.
@@ -191,20 +192,92 @@ impl Master {
                 limit_bytes,
             });
         }
+        let claim = options.idempotency_key.clone();
+        let claim = claim.map(|key| Claim::new(key, &payload));
+        self.hand_over(payload, None, claim, options).await
+    }
+
+    /// Appends all messages of a batch, next to each other, and waits until its concern is met for all
+    /// of them, or its time is up.
+    ///
+    /// They are one append: whatever crashes when, either all of them are in the log or none is, and no
+    /// node shows some of them before it shows all. The concern is met once as many nodes hold the
+    /// last one; a key covers all of them; the offset that is expected is the first one's. In all
+    /// else it is as [`Master::append`]. What a batch takes beside others is
+    /// [`MessageBatch::bytes`] of `max_queued_bytes`: one that is larger than that is never taken.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use replog_core::{
+    /// #     AppendOptions, Concern, Master, MasterConfig, MessageBatch, Offset,
+    /// #     storage::MemoryStorage, transport::LocalNetwork,
+    /// # };
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = MasterConfig::new("master".parse()?, vec![]);
+    /// # let network = Arc::new(LocalNetwork::new());
+    /// # let master = Master::start(config, Arc::new(MemoryStorage::new()), network).await?;
+    /// # master.read_write().await?;
+    /// let batch: MessageBatch = ["one", "two", "three"].into_iter().collect();
+    /// let receipt = master.append_batch(batch, AppendOptions::concern(Concern::All)).await?;
+    /// assert_eq!((receipt.first_offset, receipt.count), (Offset(0), 3));
+    /// let last = master.reader().get(Offset(2)).await?.expect("all of them are there");
+    /// assert_eq!(last.payload, "three");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`AppendError`]; [`AppendError::outcome`] says whether the messages may be in the log, all of
+    /// them. [`AppendError::TooLarge`] for the longest message, [`AppendError::EmptyBatch`] for none,
+    /// and [`AppendError::BatchBeyondHorizon`] for a key that would be forgotten at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the append is handed over: dropping the future changes nothing about it.
+    pub async fn append_batch(
+        &self,
+        mut batch: MessageBatch,
+        options: AppendOptions,
+    ) -> Result<BatchReceipt, AppendError> {
+        let (bytes, limit_bytes) = (batch.longest(), self.inner.max_message_bytes);
+        if bytes > limit_bytes {
+            return Err(AppendError::TooLarge { bytes, limit_bytes });
+        }
+        if batch.is_empty() {
+            return Err(AppendError::EmptyBatch);
+        }
+        let count = batch.count();
+        let claim = options.idempotency_key.clone();
+        let claim = claim.map(|key| Claim::of_batch(key, &batch));
+        if let Some(claim) = &claim {
+            batch.set_key(claim.key_bytes());
+        }
+        let receipt = self.hand_over(Bytes::new(), Some(batch), claim, options);
+        Ok(BatchReceipt::of(receipt.await?, count))
+    }
+
+    async fn hand_over(
+        &self,
+        payload: Bytes,
+        batch: Option<MessageBatch>,
+        claim: Option<Claim>,
+        options: AppendOptions,
+    ) -> Result<Receipt, AppendError> {
         let (caller, answer) = oneshot::channel();
         let AppendOptions {
             concern,
             timeout,
-            idempotency_key,
             expected_offset,
+            ..
         } = options;
-        let arrived = Instant::now();
-        let claim = idempotency_key.map(|key| Claim::new(key, &payload));
         let append = NewAppend {
             payload,
+            batch: batch.map(Box::new),
             concern,
             timeout,
-            arrived,
+            arrived: Instant::now(),
             claim,
             expected_offset,
             caller,
@@ -215,12 +288,15 @@ impl Master {
         answer.await.unwrap_or(Err(AppendError::Ended))
     }
 
-    /// Which nodes hold the message at `offset`, and why the others do not.
+    /// Which nodes hold the message at `offset`, and why the others do not. One that was appended in a
+    /// batch is held by those that hold all of it.
     ///
     /// # Errors
     ///
     /// [`Stopped`] when the node has ended.
     pub async fn holders(&self, offset: Offset) -> Result<Holders, Stopped> {
+        // What cannot be read belongs to nothing else, as far as anyone can tell.
+        let offset = self.reader().last_of_append(offset).await.unwrap_or(offset);
         self.describe(|answer_to| DescribeHolders { offset, answer_to })
             .await
     }

@@ -3,6 +3,8 @@
 //! Cheap to clone, usable from any tokio program, and safe to drop at any time, futures
 //! included. Each node runs on a thread of its own, whatever runs outside.
 
+#[cfg(test)]
+mod batch_tests;
 pub(crate) mod host;
 #[cfg(test)]
 mod key_tests;

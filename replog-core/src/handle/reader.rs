@@ -9,13 +9,15 @@ use crate::{
         host::{self, Host},
         runtime,
     },
+    limits::BATCH_BYTES_MAX,
     log::LogView,
     record::{KIND_MESSAGE, Record, RecordBatch},
     types::{Offset, ReadLevel},
     views::Message,
 };
 
-/// Reads a node's log, and sees only what the node holds. Clones share it.
+/// Reads a node's log, and sees only what the node holds, never a part of an append: the end goes from
+/// the first message of a batch to behind its last at once. Clones share it.
 #[derive(Clone)]
 pub struct Reader {
     view: Arc<LogView>,
@@ -42,7 +44,7 @@ impl Reader {
     /// The end of what is shown at `level`; `None` while `committed` is not known.
     #[must_use]
     pub fn end(&self, level: ReadLevel) -> Option<Offset> {
-        let local = self.view.durable_end();
+        let local = self.view.shown_end();
         match level {
             ReadLevel::Local => Some(local),
             ReadLevel::Committed => self
@@ -65,7 +67,7 @@ impl Reader {
         until: Offset,
         bytes_max: usize,
     ) -> Result<Vec<RecordBatch>, ReadError> {
-        let until = until.min(self.view.durable_end());
+        let until = until.min(self.view.shown_end());
         if from >= until {
             return Ok(Vec::new());
         }
@@ -89,6 +91,23 @@ impl Reader {
         Ok(records.first().and_then(|batch| messages(batch).next()))
     }
 
+    /// The last message of the append that the one at `offset` belongs to: the same one, unless it was
+    /// appended with others. Where this node does not show it, `offset`.
+    pub(crate) async fn last_of_append(&self, offset: Offset) -> Result<Offset, ReadError> {
+        let (mut next, mut bytes_max) = (offset, 1);
+        loop {
+            let records = self.read(next, Offset(u64::MAX), bytes_max).await?;
+            let mut each = records.iter().flat_map(RecordBatch::records);
+            if let Some(last) = each.find(|record| !record.append_goes_on()) {
+                return Ok(last.offset);
+            }
+            match records.last() {
+                Some(batch) => (next, bytes_max) = (batch.end(), BATCH_BYTES_MAX),
+                None => return Ok(offset),
+            }
+        }
+    }
+
     /// Waits until this node shows `offset` at `level`.
     ///
     /// # Errors
@@ -96,11 +115,10 @@ impl Reader {
     /// [`Stopped`] when the node has ended.
     pub async fn wait_for(&self, offset: Offset, level: ReadLevel) -> Result<(), Stopped> {
         let mut ended = self.ended.clone();
-        let (mut durable, mut committed) =
-            (self.view.durable_watch(), self.shared.watch_committed());
+        let (mut local, mut committed) = (self.view.shown_watch(), self.shared.watch_committed());
         let shown = async {
             // An error: the node has ended, which the other branch tells.
-            durable.wait_for(|end| offset < *end).await.is_ok()
+            local.wait_for(|end| offset < *end).await.is_ok()
                 && (level == ReadLevel::Local
                     || committed
                         .wait_for(|end| end.is_some_and(|end| offset < end))
@@ -133,7 +151,7 @@ pub fn messages(batch: &RecordBatch) -> impl Iterator<Item = Message> {
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reader")
-            .field("end", &self.view.durable_end())
+            .field("end", &self.view.shown_end())
             .finish_non_exhaustive()
     }
 }

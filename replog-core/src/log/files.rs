@@ -35,7 +35,7 @@ use super::{
     unproven::{self, Unproven},
 };
 use crate::{
-    error::OpenError,
+    error::{OpenError, ReadError},
     limits::EPOCH_STARTS_MAX,
     log::LogView,
     record::RecordBatch,
@@ -72,6 +72,15 @@ pub(crate) enum Truncation {
     Cut(Cut),
     /// Nothing was cut: the record at this offset cannot be read, which must be known first, or a log
     /// that passes for intact would lose more than it is told to.
+    Damaged(Offset),
+}
+
+/// Where the last append of a log ends that is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LastAppend {
+    /// At the log's end, unless that is inside an append.
+    Ends(Offset),
+    /// Not known: the record at this offset cannot be read.
     Damaged(Offset),
 }
 
@@ -147,6 +156,19 @@ impl LogFiles {
             true => self.synced_end,
             false => self.written_end,
         }
+    }
+
+    /// Where the last append ends that is in the log as a whole.
+    ///
+    /// # Errors
+    ///
+    /// The storage's, where older files must be read and cannot be.
+    pub(crate) fn last_append(&mut self) -> Result<LastAppend, LogError> {
+        self.attempt(|files| match files.view.whole_appends_end() {
+            Ok(end) => Ok(LastAppend::Ends(end)),
+            Err(ReadError::Damaged { offset, .. }) => Ok(LastAppend::Damaged(offset)),
+            Err(error) => Err(io::Error::other(error).into()),
+        })
     }
 
     /// Whether everything written is synced.
@@ -486,6 +508,8 @@ use holes::Holes;
 pub(crate) use opening::OpenReport;
 pub(crate) use opening::{Damage, Look, open};
 
+#[cfg(test)]
+mod append_tests;
 #[cfg(test)]
 mod hole_tests;
 #[cfg(test)]

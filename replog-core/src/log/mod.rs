@@ -27,7 +27,9 @@ pub(crate) mod view;
 pub(crate) mod writer;
 
 pub(crate) use failure::{LogError, disk_state};
-pub(crate) use files::{Cut, Damage, HeldBack, LogFiles, LogOptions, Look, Truncation, open};
+pub(crate) use files::{
+    Cut, Damage, HeldBack, LastAppend, LogFiles, LogOptions, Look, Truncation, open,
+};
 pub(crate) use meta::{ClusterIdentity, Meta, Promised};
 pub(crate) use view::LogView;
 #[cfg(feature = "sim")]

@@ -39,9 +39,15 @@ pub(crate) struct LogView {
     /// Copies of what `state` says, for those who only want an end.
     written_end: AtomicU64,
     durable_end: AtomicU64,
-    durable: watch::Sender<Offset>,
-    /// Nothing from here on is shown, because of a hole; `u64::MAX` where there is none.
+    /// Up to here readers see the log: durable, and no append in part.
+    shown_end: AtomicU64,
+    shown: watch::Sender<Offset>,
+    /// The end of the last append that is written as a whole.
+    closed_end: AtomicU64,
+    /// Nothing from here on is held, because of a hole; `u64::MAX` where there is none.
     held_back_at: AtomicU64,
+    /// Where the append with that hole begins: nothing from here on is shown.
+    hidden_from: AtomicU64,
     /// Who is told of records that cannot be read.
     on_damage: OnceLock<OnDamage>,
     state: Mutex<State>,
@@ -120,9 +126,14 @@ impl LogView {
         Offset(self.durable_end.load(Ordering::Acquire))
     }
 
-    /// Follows the durable end. It goes back when the log is cut.
-    pub(crate) fn durable_watch(&self) -> watch::Receiver<Offset> {
-        self.durable.subscribe()
+    /// The end of what readers see: of the last append that this node holds as a whole.
+    pub(crate) fn shown_end(&self) -> Offset {
+        Offset(self.shown_end.load(Ordering::Acquire))
+    }
+
+    /// Follows the shown end. It goes back when the log is cut.
+    pub(crate) fn shown_watch(&self) -> watch::Receiver<Offset> {
+        self.shown.subscribe()
     }
 
     /// Bytes of all segments.
@@ -361,7 +372,11 @@ impl LogView {
         );
         state.epochs.check();
         assert_eq!(state.written_end, self.written_end());
-        assert_eq!(*self.durable.borrow(), self.durable_end());
+        assert_eq!(*self.shown.borrow(), self.shown_end());
+        assert!(
+            self.shown_end() <= self.durable_end(),
+            "more is shown than durable"
+        );
         assert!(
             self.durable_end() <= state.written_end,
             "more is durable than written"
@@ -616,8 +631,11 @@ impl LogView {
             options,
             written_end: AtomicU64::new(end.0),
             durable_end: AtomicU64::new(end.0),
-            durable: watch::Sender::new(end),
+            shown_end: AtomicU64::new(end.0),
+            shown: watch::Sender::new(end),
+            closed_end: AtomicU64::new(end.0),
             held_back_at: AtomicU64::new(u64::MAX),
+            hidden_from: AtomicU64::new(u64::MAX),
             on_damage: OnceLock::new(),
             state: Mutex::new(State {
                 written_end: end,
@@ -651,7 +669,7 @@ impl LogView {
     /// These offsets cannot be read, nothing from `held_back_at` on is shown, and the node holds
     /// everything else below `held_end`.
     pub(super) fn damaged(
-        &self,
+        self: &Arc<Self>,
         holes: &[(Offset, Hole)],
         held_back_at: Option<Offset>,
         held_end: Offset,
@@ -665,9 +683,30 @@ impl LogView {
                 behind.for_each(|(offset, at)| opened.index().add_behind_damage(offset, at));
             }
         }
-        let held_back_at = held_back_at.unwrap_or(Offset(u64::MAX));
+        let hidden_from = held_back_at.map(|at| appends::shown_before(self, at));
+        let no_end = Offset(u64::MAX);
+        let (held_back_at, hidden_from) = (
+            held_back_at.unwrap_or(no_end),
+            hidden_from.unwrap_or(no_end),
+        );
+        // Where an append began could not be read, perhaps, and can now.
+        if self.closed_end.load(Ordering::Acquire) < self.written_end().0 {
+            self.look_at_end();
+        }
+        self.hidden_from.store(hidden_from.0, Ordering::Release);
         self.held_back_at.store(held_back_at.0, Ordering::Release);
         self.publish_durable(held_end);
+    }
+
+    /// Finds out whether a log that was just opened ends inside an append.
+    pub(super) fn found_end(self: &Arc<Self>) {
+        self.look_at_end();
+        self.publish_durable(self.durable_end());
+    }
+
+    fn look_at_end(self: &Arc<Self>) {
+        let closed_end = appends::shown_before(self, self.written_end());
+        self.closed_end.store(closed_end.0, Ordering::Release);
     }
 
     /// A hole was filled with these records, up to `position` in its segment.
@@ -708,6 +747,9 @@ impl LogView {
             let mut state = self.state();
             for batch in batches {
                 state.wrote(batch);
+                if let Some(closed_end) = appends::last_closed(std::slice::from_ref(batch)) {
+                    self.closed_end.store(closed_end.0, Ordering::Release);
+                }
             }
             state.trim_tail(self.options.tail_bytes);
             self.written_end
@@ -728,30 +770,35 @@ impl LogView {
 
     /// The log now ends at `to`, in the middle of this file or at its end; the files follow.
     pub(super) fn cut(
-        &self,
+        self: &Arc<Self>,
         to: Offset,
         (first, bytes): (Offset, u64),
         file: Arc<dyn StorageFile>,
         index: Index,
         epochs: Epochs,
     ) {
-        let mut state = self.state();
-        state.cuts += 1;
-        state.written_end = to;
-        let kept = state
-            .segments
-            .partition_point(|segment| segment.first < first);
-        state.segments.truncate(kept);
-        let id = state.draw_id();
-        state.segments.push(Segment { id, first, bytes });
-        // Handles of files that are about to go, or to change.
-        state.opened.retain(|opened| opened.first < first);
-        state.set_last(first, bytes, file, index, epochs);
-        state.cut_tail(to);
-        self.written_end.store(to.0, Ordering::Release);
-        if self.durable_end() > to {
-            self.publish_durable(to);
+        {
+            let mut state = self.state();
+            state.cuts += 1;
+            state.written_end = to;
+            let kept = state
+                .segments
+                .partition_point(|segment| segment.first < first);
+            state.segments.truncate(kept);
+            let id = state.draw_id();
+            state.segments.push(Segment { id, first, bytes });
+            // Handles of files that are about to go, or to change.
+            state.opened.retain(|opened| opened.first < first);
+            state.set_last(first, bytes, file, index, epochs);
+            state.cut_tail(to);
+            self.written_end.store(to.0, Ordering::Release);
         }
+        let closed_end = match Offset(self.closed_end.load(Ordering::Acquire)) {
+            known if known <= to => known,
+            _ => appends::shown_before(self, to),
+        };
+        self.closed_end.store(closed_end.0, Ordering::Release);
+        self.publish_durable(self.durable_end().min(to));
     }
 
     /// The first offsets of all segments, ascending.
@@ -769,10 +816,23 @@ impl LogView {
     }
 
     fn publish_durable(&self, end: Offset) {
-        let end = end.min(Offset(self.held_back_at.load(Ordering::Acquire)));
-        if self.durable_end() != end {
-            self.durable_end.store(end.0, Ordering::Release);
-            self.durable.send_replace(end);
+        let load = |known: &AtomicU64| Offset(known.load(Ordering::Acquire));
+        let durable_end = end.min(load(&self.held_back_at));
+        // What is written as a whole is durable as one too where all that is written is. Else nothing
+        // is known of appends beyond what was shown.
+        let whole_end = match end >= self.written_end() {
+            true => load(&self.closed_end),
+            false => self.shown_end().min(load(&self.closed_end)),
+        };
+        let shown_end = whole_end.min(load(&self.hidden_from));
+        assert!(
+            shown_end <= durable_end,
+            "{shown_end} is shown and {durable_end} is durable"
+        );
+        self.durable_end.store(durable_end.0, Ordering::Release);
+        if self.shown_end() != shown_end {
+            self.shown_end.store(shown_end.0, Ordering::Release);
+            self.shown.send_replace(shown_end);
         }
     }
 }
@@ -889,6 +949,8 @@ impl State {
         }
     }
 }
+
+mod appends;
 
 #[cfg(test)]
 mod tests;

@@ -35,7 +35,7 @@ use tracing::warn;
 
 use crate::{
     limits::{ROOM_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
-    log::{Cut, HeldBack, LogError, LogFiles, Meta, Truncation, keys_file},
+    log::{Cut, HeldBack, LastAppend, LogError, LogFiles, Meta, Truncation, keys_file},
     record::RecordBatch,
     storage::{OpenHow, Storage},
     types::{Epoch, Offset, SyncPolicy},
@@ -60,6 +60,8 @@ pub(crate) enum WriteCommand {
     /// Somebody could not read this record: write and sync everything before it, then read its
     /// segment through, and report what cannot be read.
     Inspect { offset: Offset, held_back: HeldBack },
+    /// Write and sync everything before it, then see whether the log ends inside an append.
+    FindLastAppend,
     /// After a refused write: undo what came of it, see whether there is room, and take commands
     /// again.
     Resume,
@@ -82,6 +84,8 @@ pub(crate) enum WriteReport {
     Truncated { ticket: u64, cut: Cut },
     /// Nothing was cut: on the way is damage that nobody knew of.
     NotTruncated { ticket: u64, offset: Offset },
+    /// Where the last append ends that is in the log as a whole.
+    LastAppend(LastAppend),
     /// The meta of `ticket` is durable, and so is every record before it.
     MetaSaved { ticket: u64, durable_end: Offset },
     /// A write was refused. Nothing of what it was for counts as done, and what is queued behind
@@ -111,6 +115,7 @@ impl WriteCommand {
             | WriteCommand::SaveMeta { .. }
             | WriteCommand::SaveKeys { .. }
             | WriteCommand::Inspect { .. }
+            | WriteCommand::FindLastAppend
             | WriteCommand::Resume
             | WriteCommand::Close => 0,
         }
@@ -357,6 +362,9 @@ impl WriterLoop {
                     holes: self.files.damaged_ranges(),
                     whole_end: self.files.whole_end(),
                 });
+            }
+            WriteCommand::FindLastAppend => {
+                report(WriteReport::LastAppend(self.files.last_append()?));
             }
             WriteCommand::Resume => report(WriteReport::Resumed {
                 whole_end: self.files.whole_end(),

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     limits::NODES_MAX,
+    rules::unbroken::Unbroken,
     types::{Offset, majority},
 };
 
@@ -65,6 +66,8 @@ pub(crate) struct Acks<W> {
     /// Of each secondary the end that counts; `None` while its log does not.
     ends: Vec<Option<Offset>>,
     committed: Option<Offset>,
+    /// Nothing is committed in part.
+    unbroken: Unbroken,
     waiting: BTreeMap<WaitKey, Waiting<W>>,
     /// What the master's own log lacks below its end.
     own_holes: Vec<Range<Offset>>,
@@ -90,6 +93,7 @@ impl<W> Acks<W> {
             own_end,
             ends: vec![None; secondaries],
             committed: None,
+            unbroken: Unbroken::default(),
             waiting: BTreeMap::new(),
             own_holes: Vec::new(),
             aside: BTreeMap::new(),
@@ -132,6 +136,11 @@ impl<W> Acks<W> {
             false => self.waiting.insert(key, waiting),
             true => self.aside.insert(key, waiting),
         };
+    }
+
+    /// The records of `first..end` are one append: none of them is committed before all are.
+    pub(crate) fn keep_whole(&mut self, first: Offset, end: Offset) {
+        self.unbroken.push(first, end);
     }
 
     /// How many wait for this concern.
@@ -254,8 +263,8 @@ impl<W> Acks<W> {
         NodeSet(set)
     }
 
-    /// The offset after the last record that a majority holds; `None` until a majority's logs
-    /// count. Never goes back.
+    /// The end of the last append that a majority holds as a whole, with all before it; `None` until
+    /// a majority's logs count. Never goes back.
     pub(crate) fn committed(&self) -> Option<Offset> {
         self.committed
     }
@@ -308,8 +317,13 @@ impl<W> Acks<W> {
     }
 
     fn advance_committed(&mut self) {
-        let held = self.held_by(majority(self.nodes()));
-        self.committed = self.committed.max(held);
+        let Some(held) = self.held_by(majority(self.nodes())) else {
+            return;
+        };
+        if self.committed.is_none_or(|committed| held > committed) {
+            let whole = self.unbroken.floor(held);
+            self.committed = self.committed.max(Some(whole));
+        }
     }
 
     fn remove(&mut self, key: WaitKey) -> W {

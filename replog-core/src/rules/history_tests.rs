@@ -287,6 +287,10 @@ impl Start {
                         self.own.truncate(to.0 as usize);
                         self.recovery.on_truncated(self.now, to);
                     }
+                    RecoveryAction::FindLastAppend => {
+                        let end = end(&self.own);
+                        self.recovery.on_last_append(self.now, end);
+                    }
                     RecoveryAction::Append(batches) => {
                         for record in batches.iter().flat_map(|batch| batch.records()) {
                             assert_eq!(record.offset, end(&self.own));

@@ -17,42 +17,20 @@
 //! B-tree rather than a hash table: it never moves as a whole, which would hold up every append
 //! for as long, and nobody can choose keys that make it slow.
 
+mod digest;
 mod reading;
 mod snapshot;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use sha2::{Digest as _, Sha256};
-
+use digest::{BatchDigest, KeyDigest, PayloadDigest};
 pub(crate) use reading::KeyReading;
 pub(crate) use snapshot::Snapshot;
 
 use crate::{
-    record::RecordBatch,
+    record::{MessageBatch, Record, RecordBatch},
     types::{Epoch, IdempotencyKey, Offset},
 };
-
-/// Stands for a key: the first 16 bytes of its SHA-256.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct KeyDigest([u8; 16]);
-
-/// Stands for a payload: its SHA-256.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PayloadDigest([u8; 32]);
-
-impl KeyDigest {
-    fn of(key: &[u8]) -> KeyDigest {
-        let mut first = [0; 16];
-        first.copy_from_slice(&Sha256::digest(key)[..16]);
-        KeyDigest(first)
-    }
-}
-
-impl PayloadDigest {
-    fn of(payload: &[u8]) -> PayloadDigest {
-        PayloadDigest(Sha256::digest(payload).into())
-    }
-}
 
 /// An append's key with its payload. Made where the append comes from: to digest a long payload
 /// takes milliseconds, which no other append should wait for.
@@ -72,13 +50,22 @@ impl Claim {
         }
     }
 
+    /// Of messages that are appended together: the key covers all of them.
+    pub(crate) fn of_batch(key: IdempotencyKey, batch: &MessageBatch) -> Claim {
+        Claim {
+            digest: KeyDigest::of(key.as_str().as_bytes()),
+            payload: PayloadDigest::of_all(batch.payloads()),
+            key,
+        }
+    }
+
     /// The key as it stands in a record.
     pub(crate) fn key_bytes(&self) -> &[u8] {
         self.key.as_str().as_bytes()
     }
 }
 
-/// A record with a key.
+/// An append with a key, by its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     key: KeyDigest,
@@ -117,6 +104,17 @@ pub(crate) struct Keys {
     newest: BTreeMap<KeyDigest, u64>,
     /// Records that could not be read, from the first to the end of the last.
     unread: Option<(Offset, Offset)>,
+    /// An append with a key that was read so far, and goes on: its digest is not known yet.
+    open: Option<Open>,
+}
+
+/// An append of several records of which some were read.
+#[derive(Clone, Debug)]
+struct Open {
+    key: KeyDigest,
+    payloads: BatchDigest,
+    offset: Offset,
+    epoch: Epoch,
 }
 
 impl Keys {
@@ -131,7 +129,13 @@ impl Keys {
             gone: 0,
             newest: BTreeMap::new(),
             unread: None,
+            open: None,
         }
+    }
+
+    /// For how many records behind it a key is known.
+    pub(crate) fn horizon(&self) -> u64 {
+        self.horizon
     }
 
     /// The end of the log that it knows the keys of.
@@ -158,6 +162,11 @@ impl Keys {
 
     /// The log grows by a record, with the key of an append or without one.
     pub(crate) fn push(&mut self, epoch: Epoch, claim: Option<&Claim>) {
+        self.push_append(epoch, claim, 1);
+    }
+
+    /// The log grows by an append of this many records, the first of them with the key.
+    pub(crate) fn push_append(&mut self, epoch: Epoch, claim: Option<&Claim>, records: u64) {
         if let Some(claim) = claim {
             self.enter(Entry {
                 key: claim.digest,
@@ -166,23 +175,60 @@ impl Keys {
                 epoch,
             });
         }
-        self.advance(self.end.plus(1), Some(epoch));
+        self.advance(self.end.plus(records), Some(epoch));
     }
 
     /// The log goes on with these records, which were read from it.
     pub(crate) fn push_records(&mut self, batch: &RecordBatch) {
         assert_eq!(batch.first(), self.end, "records that do not follow");
         for record in batch.records() {
-            if !record.key.is_empty() {
-                self.enter(Entry {
-                    key: KeyDigest::of(record.key),
-                    payload: PayloadDigest::of(record.payload),
-                    offset: record.offset,
-                    epoch: record.epoch,
-                });
-            }
+            self.read(&record);
             self.advance(record.offset.plus(1), Some(record.epoch));
         }
+    }
+
+    fn read(&mut self, record: &Record<'_>) {
+        let goes_on = record.append_goes_on();
+        let Some(mut open) = self.open.take() else {
+            let (key, offset, epoch) = (KeyDigest::of, record.offset, record.epoch);
+            match (record.key, goes_on) {
+                // One without a key, or the rest of one whose key was not read.
+                ([], _) => {}
+                (known, false) => self.enter(Entry {
+                    key: key(known),
+                    payload: PayloadDigest::of(record.payload),
+                    offset,
+                    epoch,
+                }),
+                (known, true) => {
+                    self.open = Some(Open {
+                        key: key(known),
+                        payloads: BatchDigest::begin(record.payload),
+                        offset,
+                        epoch,
+                    });
+                }
+            }
+            return;
+        };
+        open.payloads.add(record.payload);
+        if goes_on {
+            self.open = Some(open);
+            return;
+        }
+        let Open {
+            key,
+            payloads,
+            offset,
+            epoch,
+        } = open;
+        let payload = payloads.finish();
+        self.enter(Entry {
+            key,
+            payload,
+            offset,
+            epoch,
+        });
     }
 
     /// The log goes on with records that cannot be read, up to `end`: any key that is not known
@@ -190,6 +236,8 @@ impl Keys {
     fn skip(&mut self, end: Offset) {
         let from = self.unread.map_or(self.end, |(from, _)| from);
         self.unread = Some((from, end));
+        // What is missing of it is in there, so that its key is as uncertain as one that was not read.
+        self.open = None;
         self.advance(end, None);
     }
 
@@ -202,6 +250,7 @@ impl Keys {
     /// meanwhile.
     pub(crate) fn catch_up(&mut self, newer: &Keys) {
         assert!(self.end <= newer.end, "keys from beyond the log's end");
+        assert!(self.open.is_none(), "an append was read in part");
         let first = newer
             .entries
             .partition_point(|entry| entry.offset < self.end);

@@ -27,3 +27,4 @@ pub(crate) mod reorder;
 pub(crate) mod repair;
 pub(crate) mod replica;
 pub(crate) mod room;
+pub(crate) mod unbroken;

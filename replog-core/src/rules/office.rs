@@ -13,7 +13,7 @@ use crate::{
     config::{MasterConfig, Peer},
     error::{AppendError, LimitName, ModeState},
     limits::BATCH_BYTES_MAX,
-    record::{KIND_MESSAGE, Record, RecordBatch},
+    record::{KIND_MESSAGE, MessageBatch, Record, RecordBatch},
     rules::{
         acks::{Acks, NodeSet, Released},
         keys::{Claim, Found, Keys},
@@ -43,7 +43,7 @@ pub(crate) struct Office<W> {
     /// The keys of the log up to `next`; absent until the office is taken.
     keys: Option<Keys>,
     acks: Acks<Waiter<W>>,
-    /// Batches that are not written yet: their ends and how many payload bytes they hold.
+    /// Batches that are not written yet: their ends and how many queued bytes they hold.
     unwritten: VecDeque<(Offset, usize)>,
     secondaries: Vec<Secondary>,
 }
@@ -76,7 +76,10 @@ struct Waiter<W> {
 /// An append at the door.
 #[derive(Debug)]
 pub(crate) struct NewAppend<W> {
+    /// Empty where there is a batch.
     pub(crate) payload: Bytes,
+    /// Several messages instead of one.
+    pub(crate) batch: Option<Box<MessageBatch>>,
     pub(crate) concern: Concern,
     /// How long its caller waits for the concern, from its arrival.
     pub(crate) timeout: Option<Duration>,
@@ -88,11 +91,29 @@ pub(crate) struct NewAppend<W> {
     pub(crate) caller: W,
 }
 
-/// Where an append's message is or will be, and what its caller waits for.
+impl<W> NewAppend<W> {
+    /// Bytes that it takes until it is written.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        match &self.batch {
+            None => self.payload.len(),
+            Some(batch) => batch.bytes(),
+        }
+    }
+
+    /// How many offsets it takes.
+    fn count(&self) -> u64 {
+        self.batch.as_ref().map_or(1, |batch| batch.count())
+    }
+}
+
+/// Where an append's messages are or will be, and what its caller waits for.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     concern: u32,
+    /// The first one's.
     offset: Offset,
+    /// The last one's: who holds that holds all of them.
+    last: Offset,
     epoch: Epoch,
     /// It is in the log already, by an earlier request with the same key.
     replayed: bool,
@@ -112,7 +133,7 @@ pub(crate) struct Admitted<W> {
     pub(crate) batches: Vec<RecordBatch>,
     /// Refused, with the reason.
     pub(crate) refused: Vec<Answered<W>>,
-    /// Payload bytes that are not in `batches`: of those that were refused, and of those that
+    /// Queued bytes that are not in `batches`: of those that were refused, and of those that
     /// are in the log already.
     pub(crate) dropped_bytes: usize,
 }
@@ -221,10 +242,11 @@ impl<W> Office<W> {
         let mut buffer = BytesMut::new();
         let (mut first, mut payload_bytes) = (self.next, 0);
         for append in appends {
+            let mut append = append;
             let place = match self.check(&append, closed.as_ref()) {
                 Ok(place) => place,
                 Err(error) => {
-                    admitted.dropped_bytes += append.payload.len();
+                    admitted.dropped_bytes += append.queued_bytes();
                     admitted.refused.push(Answered {
                         caller: append.caller,
                         result: Err(error),
@@ -233,7 +255,19 @@ impl<W> Office<W> {
                 }
             };
             if place.replayed {
-                admitted.dropped_bytes += append.payload.len();
+                admitted.dropped_bytes += append.queued_bytes();
+            } else if let Some(batch) = append.batch.take() {
+                if !buffer.is_empty() {
+                    let before = self.batch(first, &mut buffer, payload_bytes);
+                    admitted.batches.push(before);
+                }
+                self.stamp(
+                    wall_ms,
+                    *batch,
+                    append.claim.as_ref(),
+                    &mut admitted.batches,
+                );
+                (first, payload_bytes) = (self.next, 0);
             } else {
                 payload_bytes += append.payload.len();
                 self.encode(wall_ms, &append, &mut buffer);
@@ -327,7 +361,7 @@ impl<W> Office<W> {
                 let set = self.acks.holders(offset);
                 let holders = views.of(self, set, offset, now);
                 let receipt = Receipt {
-                    offset,
+                    offset: waiter.place.offset,
                     epoch: waiter.place.epoch,
                     concern: waiter.place.concern,
                     concern_met: set.meets(waiter.place.concern),
@@ -445,7 +479,7 @@ impl<W> Office<W> {
         self.next
     }
 
-    /// The offset after the last record that a majority holds, once known.
+    /// The end of what a majority holds, with no append in part, once known.
     pub(crate) fn committed(&self) -> Option<Offset> {
         self.acks.committed()
     }
@@ -508,7 +542,7 @@ impl<W> Office<W> {
         let appends = self.acks.oldest(limit).into_iter().map(|(offset, waiter)| {
             let holders = views.of(self, self.acks.holders(offset), offset, now);
             WaitingAppend {
-                offset,
+                offset: waiter.place.offset,
                 concern: waiter.place.concern,
                 acks: holders.acks,
                 waiting_for: holders.waiting_for,
@@ -562,6 +596,8 @@ impl<W> Office<W> {
             let place = Place {
                 concern,
                 offset,
+                // The same payloads are as many.
+                last: last_of(offset, append.count()),
                 epoch,
                 replayed: true,
             };
@@ -573,10 +609,12 @@ impl<W> Office<W> {
         if append.expected_offset.is_some_and(|at| at != self.next) {
             return Err(AppendError::OffsetMismatch { next: self.next });
         }
+        self.check_horizon(append)?;
         self.check_limit(concern, append)?;
         Ok(Place {
             concern,
             offset: self.next,
+            last: last_of(self.next, append.count()),
             epoch: self.epoch,
             replayed: false,
         })
@@ -626,7 +664,7 @@ impl<W> Office<W> {
         place: Place,
         closed: Option<&AppendError>,
     ) -> Result<(), AppendError> {
-        if self.acks.holders(place.offset).meets(place.concern) {
+        if self.acks.holders(place.last).meets(place.concern) {
             return Ok(());
         }
         match closed {
@@ -637,6 +675,18 @@ impl<W> Office<W> {
                 let (refusal, offset) = (Box::new(refusal), Some(place.offset));
                 AppendError::Unsettled { refusal, offset }
             }),
+        }
+    }
+
+    /// A key is known by its first record: with more behind that than it is known for, it would be
+    /// forgotten at once, and a retry appended again.
+    fn check_horizon(&self, append: &NewAppend<W>) -> Result<(), AppendError> {
+        let horizon = self.keys.as_ref().map_or(u64::MAX, Keys::horizon);
+        match append.count() {
+            count if append.claim.is_some() && count > horizon => {
+                Err(AppendError::BatchBeyondHorizon { count, horizon })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -670,6 +720,33 @@ impl<W> Office<W> {
         debug_assert_eq!(keys.end(), self.next, "keys of another log");
     }
 
+    /// Gives the next offsets to the messages of a batch.
+    fn stamp(
+        &mut self,
+        wall_ms: u64,
+        batch: MessageBatch,
+        claim: Option<&Claim>,
+        into: &mut Vec<RecordBatch>,
+    ) {
+        let (first, count) = (self.next, batch.count());
+        for part in batch.stamp(first, self.epoch, wall_ms) {
+            self.next = part.end();
+            self.unwritten.push_back((part.end(), part.bytes().len()));
+            into.push(part);
+        }
+        assert_eq!(
+            self.next,
+            first.plus(count),
+            "a batch miscounted its messages"
+        );
+        if count > 1 {
+            self.acks.keep_whole(first, self.next);
+        }
+        let keys = self.keys.as_mut().expect("who serves has the keys");
+        keys.push_append(self.epoch, claim, count);
+        debug_assert_eq!(keys.end(), self.next, "keys of another log");
+    }
+
     fn file(&mut self, place: Place, append: NewAppend<W>) {
         let queue = queue_of(place.concern, &append);
         let deadline = append
@@ -684,7 +761,7 @@ impl<W> Office<W> {
             place,
             arrived,
         };
-        self.acks.wait(queue, place.offset, deadline, waiter);
+        self.acks.wait(queue, place.last, deadline, waiter);
     }
 
     fn batch(&mut self, first: Offset, buffer: &mut BytesMut, payload_bytes: usize) -> RecordBatch {
@@ -697,12 +774,18 @@ impl<W> Office<W> {
         let waiting = self.acks.drain();
         waiting
             .into_iter()
-            .map(|Released { offset, waiter }| Answered {
+            .map(|Released { waiter, .. }| Answered {
+                result: Err(error(waiter.place.offset)),
                 caller: waiter.caller,
-                result: Err(error(offset)),
             })
             .collect()
     }
+}
+
+/// The last of `count` offsets from `first` on.
+fn last_of(first: Offset, count: u64) -> Offset {
+    assert!(count > 0, "an append without a message at {first}");
+    first.plus(count - 1)
 }
 
 /// The concern that an append waits by: one that does not wait for others waits for the master
@@ -817,6 +900,8 @@ impl Secondary {
     }
 }
 
+#[cfg(test)]
+mod batch_tests;
 #[cfg(test)]
 mod key_tests;
 #[cfg(test)]

@@ -9,8 +9,14 @@
 //!  intact or not:                           ├─▶ Saving(promise) ─▶ Promising ─▶ Cutting ─▶ Adopting
 //!                         ▲ a higher epoch was seen, or the source is gone │         │          │
 //!                         └────────────────────────────────────────────────┴─────────┴──────────┤
-//!                                                              Serving ◀─ Saving(log epoch) ◀───┘
+//!                                                  Serving ◀─ Saving(log epoch) ◀─ Closing ◀────┘
 //! ```
+//!
+//! A log that ends inside an append of several records is cut back to its beginning before the office is
+//! taken (`Closing`), an intact master's own too: the only cut of one that there is. A master answers for
+//! an append only when it holds all of it, and adopts at least what any node of its majority holds; so
+//! nobody was told that such an append is there. What others have of it goes as any record does that was
+//! not adopted.
 //!
 //! Where a recovery may be forced and no majority answers, it goes through the same steps with those
 //! that do, in an epoch far above; `config.rs` says what that means.
@@ -114,6 +120,10 @@ enum Step {
         epoch: Epoch,
         source: Source,
     },
+    /// The log is whole: does it end inside an append?
+    Closing {
+        epoch: Epoch,
+    },
     SavingLogEpoch {
         epoch: Epoch,
     },
@@ -175,6 +185,8 @@ pub(crate) enum RecoveryAction {
     Truncate(Offset),
     /// Append to the own log and report when it is durable.
     Append(Vec<RecordBatch>),
+    /// Find out where the last append ends that is whole, and call [`Recovery::on_last_append`].
+    FindLastAppend,
     /// The recovery is done.
     Serve {
         meta: Meta,
@@ -258,6 +270,7 @@ impl Recovery {
             Step::SavingIdentity
             | Step::SavingPromise { .. }
             | Step::Cutting { .. }
+            | Step::Closing { .. }
             | Step::SavingLogEpoch { .. }
             | Step::Done
             | Step::Fenced => {}
@@ -282,6 +295,7 @@ impl Recovery {
             | Step::Promising { .. }
             | Step::Cutting { .. }
             | Step::Adopting { .. }
+            | Step::Closing { .. }
             | Step::Done
             | Step::Fenced => {}
         }
@@ -294,6 +308,28 @@ impl Recovery {
             self.log_end = end;
             self.become_adopting(now, epoch, source);
         }
+    }
+
+    /// The last append in the own log that is whole ends here.
+    pub(crate) fn on_last_append(&mut self, now: Instant, end: Offset) {
+        let Step::Closing { epoch } = self.step else {
+            return;
+        };
+        assert!(
+            end <= self.own_end,
+            "an append ends at {end} in a log that ends at {}",
+            self.own_end
+        );
+        if end == self.own_end {
+            self.take_office(now, epoch);
+            return;
+        }
+        let own_end = self.own_end;
+        self.note(format!(
+            "the log ends at {own_end} inside an append: cutting it back to {end}"
+        ));
+        let source = self.own_log_to(end);
+        self.cut(now, end, epoch, source);
     }
 
     /// The own log is durable to `end`, without a hole.
@@ -367,6 +403,12 @@ impl Recovery {
     /// Whether the office is won.
     pub(crate) fn is_done(&self) -> bool {
         self.step == Step::Done
+    }
+
+    /// The end of the own log before its first hole.
+    #[cfg(test)]
+    pub(crate) fn own_end(&self) -> Offset {
+        self.own_end
     }
 
     /// How it goes, for people.
@@ -738,18 +780,22 @@ impl Recovery {
     /// Nobody has a better log. One with a hole, which only a forced recovery adopts, ends there.
     fn adopt_own(&mut self, now: Instant, epoch: Epoch) {
         if self.own_end == self.log_end {
-            self.take_office(now, epoch);
+            self.become_closing(now, epoch);
             return;
         }
-        let source = Source {
+        let source = self.own_log_to(self.own_end);
+        self.cut(now, self.own_end, epoch, source);
+    }
+
+    fn own_log_to(&self, end: Offset) -> Source {
+        Source {
             name: self.meta.name.clone(),
             incarnation: Incarnation {
                 instance: self.meta.instance,
                 start: self.meta.start,
             },
-            end: self.own_end,
-        };
-        self.cut(now, self.own_end, epoch, source);
+            end,
+        }
     }
 
     fn cut(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
@@ -778,7 +824,7 @@ impl Recovery {
 
     fn become_adopting(&mut self, now: Instant, epoch: Epoch, source: Source) {
         if self.own_end >= source.end {
-            self.take_office(now, epoch);
+            self.become_closing(now, epoch);
             return;
         }
         let fetch = Fetch {
@@ -833,8 +879,15 @@ impl Recovery {
         }
     }
 
-    fn take_office(&mut self, now: Instant, epoch: Epoch) {
+    fn become_closing(&mut self, now: Instant, epoch: Epoch) {
         assert_eq!(self.own_end, self.log_end, "an office without a whole log");
+        self.enter(now, Step::Closing { epoch });
+        // Nothing is asked of others any more.
+        self.serial += 1;
+        self.out.push(RecoveryAction::FindLastAppend);
+    }
+
+    fn take_office(&mut self, now: Instant, epoch: Epoch) {
         self.meta.log_epoch = Some(epoch);
         if self.forced_with.is_some() {
             self.meta.forced_epoch = Some(epoch);

@@ -383,6 +383,12 @@ impl Replica {
             .map(|committed| committed.min(self.durable_end))
     }
 
+    /// The same as the master said it, for readers, who see no more than is shown anyway. It breaks no
+    /// append, and how far this node holds its log may.
+    pub(crate) fn told_committed(&self) -> Option<Offset> {
+        self.committed
+    }
+
     /// The newest state of the log. What is about to be cut is not held any more: an answer may
     /// leave after the cut and before its report.
     pub(crate) fn state(&self) -> NodeState {

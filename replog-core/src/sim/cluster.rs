@@ -14,12 +14,12 @@ use super::{
     mistakes::{self, Turns},
 };
 use crate::{
-    AppendOptions, Concern, Founding, IdempotencyKey, LogConfig, Master, MasterConfig, Peer,
-    Reader, Secondary, SecondaryConfig,
+    AppendOptions, Concern, Founding, IdempotencyKey, LogConfig, Master, MasterConfig,
+    MessageBatch, Peer, Reader, Secondary, SecondaryConfig,
     error::{AppendError, Outcome},
     handle,
     types::{NodeName, Offset, ReadLevel},
-    views::Receipt,
+    views::{BatchReceipt, Receipt},
 };
 
 /// The shape of a cluster and its load.
@@ -60,6 +60,8 @@ impl Default for Cluster {
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     pub(crate) payload: Bytes,
+    /// Further ones, appended together with it.
+    pub(crate) more: Vec<Bytes>,
     pub(crate) options: AppendOptions,
 }
 
@@ -210,14 +212,32 @@ async fn append(
     let answered = machine.goal();
     let began = machine.elapsed();
     let _turn = mistakes::turn(turns).await;
-    let (concern, payload) = (ask.options.concern, ask.payload.clone());
-    let result = master.append(ask.payload, ask.options).await;
+    let (concern, payload, more) = (ask.options.concern, ask.payload.clone(), ask.more.clone());
+    let result = match more.is_empty() {
+        true => master.append(ask.payload, ask.options).await,
+        false => {
+            let batch: MessageBatch = std::iter::once(&payload).chain(&more).collect();
+            let receipt = master.append_batch(batch, ask.options).await;
+            receipt.map(|receipt| first_of(&receipt))
+        }
+    };
     let result = mistakes::on_answered_client(result);
     answered.reached();
     match &result {
         Ok(receipt) => {
-            machine.answered(receipt, &payload);
-            machine.acknowledged(receipt);
+            // Each message of a batch as if it had been alone.
+            for (payload, nth) in std::iter::once(&payload).chain(&more).zip(0..) {
+                let offset = receipt.offset.plus(nth);
+                let receipt = Receipt {
+                    offset,
+                    ..receipt.clone()
+                };
+                machine.answered(&receipt, payload);
+                machine.acknowledged(&receipt);
+            }
+            if !more.is_empty() {
+                machine.count("batch acknowledged");
+            }
             if concern == Concern::Count(1) {
                 machine.waited(1, began);
             }
@@ -235,6 +255,22 @@ async fn append(
         }
     }
     result
+}
+
+/// What the receipt of a batch says about its first message.
+fn first_of(receipt: &BatchReceipt) -> Receipt {
+    let receipt = receipt.clone();
+    Receipt {
+        offset: receipt.first_offset,
+        epoch: receipt.epoch,
+        concern: receipt.concern,
+        concern_met: receipt.concern_met,
+        acks: receipt.acks,
+        waiting_for: receipt.waiting_for,
+        durable: receipt.durable,
+        replayed: receipt.replayed,
+        elapsed: receipt.elapsed,
+    }
 }
 
 /// A machine that runs a secondary.
@@ -323,8 +359,22 @@ async fn send(machine: &Machine, nodes: &Nodes, serial: u64) {
         0 => 10_000,
         _ => 300,
     };
-    let filler = "x".repeat(machine.random(0, longest) as usize);
-    let payload = Bytes::from(format!("{} {serial} {filler}", machine.name()));
+    // Sometimes a batch, now and then one over several segments.
+    let messages = match machine.random(0, 19) {
+        0..=3 => machine.random(2, 6),
+        4 => machine.random(7, 60),
+        _ => 1,
+    };
+    let payloads: Vec<Bytes> = (0..messages)
+        .map(|nth| {
+            let filler = "x".repeat(machine.random(0, longest) as usize);
+            let name = machine.name();
+            Bytes::from(match nth {
+                0 => format!("{name} {serial} {filler}"),
+                nth => format!("{name} {serial}.{nth} {filler}"),
+            })
+        })
+        .collect();
     let concern = match machine.random(0, 5) {
         0 => Concern::Count(1),
         1 => Concern::All,
@@ -334,25 +384,30 @@ async fn send(machine: &Machine, nodes: &Nodes, serial: u64) {
     if machine.random(0, 3) == 0 {
         options = options.timeout(Duration::from_millis(machine.random(0, 2_000)));
     }
-    machine.sends(&payload);
+    payloads.iter().for_each(|payload| machine.sends(payload));
     if machine.random(0, 2) == 0 {
         let key = format!("{}-{serial}", machine.name());
         let key = IdempotencyKey::new(&key).expect("a name and a number");
-        insist(machine, nodes, payload, options.idempotency_key(key)).await;
+        insist(machine, nodes, &payloads, options.idempotency_key(key)).await;
         return;
     }
-    if let Some(Err(error)) = ask(machine, nodes, payload.clone(), options).await
+    if let Some(Err(error)) = ask(machine, nodes, &payloads, options).await
         && error.outcome() == Outcome::NotAppended
     {
-        machine.was_refused(&payload);
+        payloads
+            .iter()
+            .for_each(|payload| machine.was_refused(payload));
     }
 }
 
 /// Sends an append with a key until it is answered for good, as a client does that must know.
-async fn insist(machine: &Machine, nodes: &Nodes, payload: Bytes, options: AppendOptions) {
+async fn insist(machine: &Machine, nodes: &Nodes, payloads: &[Bytes], options: AppendOptions) {
     while !machine.winding_down() {
-        match ask(machine, nodes, payload.clone(), options.clone()).await {
+        match ask(machine, nodes, payloads, options.clone()).await {
             Some(Ok(receipt)) => {
+                if payloads.len() > 1 && receipt.replayed {
+                    machine.count("client: keyed batch replayed");
+                }
                 machine.count(match receipt.replayed {
                     true => "client: keyed append replayed",
                     false => "client: keyed append answered",
@@ -371,10 +426,15 @@ async fn insist(machine: &Machine, nodes: &Nodes, payload: Bytes, options: Appen
 async fn ask(
     machine: &Machine,
     nodes: &Nodes,
-    payload: Bytes,
+    payloads: &[Bytes],
     options: AppendOptions,
 ) -> Option<Result<Receipt, AppendError>> {
-    let ask = Ask { payload, options };
+    let (payload, more) = payloads.split_first().expect("at least one message");
+    let ask = Ask {
+        payload: payload.clone(),
+        more: more.to_vec(),
+        options,
+    };
     let patience = Duration::from_millis(machine.random(100, 4_000));
     let answer = machine.call::<_, Result<Receipt, AppendError>>(nodes.draw(machine, true), ask);
     match tokio::time::timeout(patience, answer).await {

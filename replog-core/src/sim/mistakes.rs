@@ -20,7 +20,7 @@ use super::{
 use crate::{
     MasterConfig,
     error::AppendError,
-    log::{NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
+    log::{LastAppend, NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
     record::RecordBatch,
     transport::Response,
     types::{Epoch, NodeName, Offset},
@@ -146,6 +146,10 @@ mistakes! {
     NamesNotCompared,
     /// the end that an earlier life of a node named counts for the next one
     EndOutlivesItsLife,
+    /// a node shows what it has of an append
+    PartOfAppendShown,
+    /// a log that ends inside an append is adopted as it is
+    PartOfAppendAdopted,
 }
 
 /// What mistakes remember.
@@ -260,6 +264,10 @@ pub(crate) fn on_command(
         (Some(Mistake::PromiseOvertakesWrites), command @ WriteCommand::SaveMeta { .. }) => {
             submit(Place::Front, command);
         }
+        (Some(Mistake::PartOfAppendShown), WriteCommand::Append(mut batch)) => {
+            batch.forget_that_it_goes_on();
+            submit(Place::Back, WriteCommand::Append(batch));
+        }
         (_, command) => submit(Place::Back, command),
     }
 }
@@ -298,6 +306,14 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
         report(WriteReport::Written { end });
         let whole_end = end;
         report(WriteReport::Durable { end, whole_end });
+        return;
+    }
+    if let (Mistake::PartOfAppendAdopted, WriteReport::LastAppend(_)) = (mistake, &done)
+        && let Some(view) = world::with(|world| world.checks.view(life.machine))
+    {
+        report(WriteReport::LastAppend(LastAppend::Ends(
+            view.written_end(),
+        )));
         return;
     }
     let forgotten = match (mistake, &done) {

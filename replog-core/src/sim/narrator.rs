@@ -32,6 +32,10 @@ const COUNTED: &[(&str, &str)] = &[
         "cannot be adopted from any more",
         "recovery: its source had changed",
     ),
+    (
+        "inside an append: cutting it back",
+        "recovery: a part of an append cut",
+    ),
     ("fenced: another master", "master: fenced"),
     ("the own log was cut", "master: half a log cut"),
     ("secondary is Healthy", "status: healthy"),

@@ -437,6 +437,7 @@ impl Stage {
         let (answered, answer) = oneshot::channel();
         let is_keyed = options.idempotency_key.is_some();
         let ask = Ask {
+            more: Vec::new(),
             payload: payload.clone(),
             options,
         };

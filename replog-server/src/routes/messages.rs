@@ -3,7 +3,7 @@
 use std::str;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, HttpResponseBuilder,
     http::{
         StatusCode,
         header::{ACCEPT, CONTENT_ENCODING, HeaderMap, LOCATION},
@@ -18,14 +18,18 @@ use replog_core::{
 };
 
 use crate::{
-    accept::{self, JSON, NDJSON},
+    accept::{self, Form, JSON, NDJSON},
     append_body, body,
     message::{Fields, LineBreaks},
-    node::{Node, NodeState},
+    node::{Blockable, Node, NodeState},
     paths,
     problem::{Kind, Problem},
     query::{self, Query},
-    routes::{State, send_on_to_master},
+    routes::{
+        State,
+        batches::{self, Asked},
+        send_on_to_master,
+    },
     stream::{self, Span},
 };
 
@@ -42,10 +46,12 @@ pub(crate) async fn append(
 ) -> Result<HttpResponse, Problem> {
     let state: &NodeState = &state;
     let admitted = match &state.node {
-        Node::Master(master) => check_head(&request).map(|key| (master, key)),
-        Node::Secondary(secondary) => Err(send_on_to_master(state, secondary).await),
+        Node::Master(master) => check_head(&request).map(|head| (master, head)),
+        Node::Secondary(secondary) => {
+            Err(send_on_to_master(state, secondary, request.query_string()).await)
+        }
     };
-    let (master, key_in_head) = match admitted {
+    let (master, Head { key, batch }) = match admitted {
         Ok(admitted) => admitted,
         Err(problem) => {
             // Its sender may still be busy sending, and would not see the answer before.
@@ -53,6 +59,9 @@ pub(crate) async fn append(
             return Err(problem.not_appended());
         }
     };
+    if let Some(batch) = batch {
+        return batches::append(state, master, &request, payload, Asked { key, ..batch }).await;
+    }
     let body = body::read(
         &request,
         &mut payload,
@@ -63,8 +72,7 @@ pub(crate) async fn append(
     .map_err(Problem::not_appended)?;
     let mut parsed =
         append_body::parse(&body).map_err(|what| Problem::malformed(what).not_appended())?;
-    parsed.idempotency_key =
-        one_key(parsed.idempotency_key, key_in_head).map_err(Problem::not_appended)?;
+    parsed.idempotency_key = one_key(parsed.idempotency_key, key).map_err(Problem::not_appended)?;
     // The payload is a slice of it, and must not hold it longer than the library does.
     drop(body);
     let receipt = append_and_wait(state, master, parsed).await?;
@@ -76,17 +84,7 @@ async fn append_and_wait(
     master: &Master,
     body: append_body::AppendBody,
 ) -> Result<Receipt, Problem> {
-    // An append that waits for nobody but this node is over as soon as the disk is done.
-    let _entered = match body.concern {
-        Concern::Count(..=1) => None,
-        Concern::Count(_) | Concern::Majority | Concern::All => {
-            let refused = |problem: Problem| match &body.idempotency_key {
-                Some(_) => problem.unsettled(),
-                None => problem,
-            };
-            Some(state.enter().map_err(refused)?)
-        }
-    };
+    let _entered = enter(state, body.concern, body.idempotency_key.is_some())?;
     let options = AppendOptions::concern(body.concern);
     let options = match body.timeout.or(state.append_timeout) {
         Some(timeout) => options.timeout(timeout),
@@ -103,26 +101,62 @@ async fn append_and_wait(
     Ok(master.append(body.payload, options).await?)
 }
 
+/// Lets an append in that other nodes may block: one that waits for nobody but this node is over as
+/// soon as the disk is done.
+pub(super) fn enter(
+    state: &NodeState,
+    concern: Concern,
+    has_key: bool,
+) -> Result<Option<Blockable<'_>>, Problem> {
+    match concern {
+        Concern::Count(..=1) => Ok(None),
+        Concern::Count(_) | Concern::Majority | Concern::All => {
+            let refused = |problem: Problem| match has_key {
+                true => problem.unsettled(),
+                false => problem,
+            };
+            state.enter().map(Some).map_err(refused)
+        }
+    }
+}
+
 fn receipt_response(receipt: &Receipt) -> HttpResponse {
-    let status = match (receipt.concern_met, receipt.replayed) {
+    let mut response = answer(receipt.concern_met, receipt.replayed, receipt.offset);
+    response.json(receipt)
+}
+
+/// Status and headers of a receipt.
+pub(super) fn answer(concern_met: bool, replayed: bool, offset: Offset) -> HttpResponseBuilder {
+    let status = match (concern_met, replayed) {
         (true, false) => StatusCode::CREATED,
         (true, true) => StatusCode::OK,
         (false, _) => StatusCode::ACCEPTED,
     };
     let mut response = HttpResponse::build(status);
-    response.insert_header((LOCATION, format!("{}/{}", paths::MESSAGES, receipt.offset)));
-    if receipt.replayed {
+    response.insert_header((LOCATION, format!("{}/{offset}", paths::MESSAGES)));
+    if replayed {
         response.insert_header((IDEMPOTENT_REPLAYED, "true"));
     }
-    response.json(receipt)
+    response
 }
 
-/// Checks what an append's head says, and takes the key that it may name.
-fn check_head(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Problem> {
+/// What an append's head says.
+struct Head {
+    key: Option<IdempotencyKey>,
+    /// What it asks for, where the body is a batch.
+    batch: Option<Asked>,
+}
+
+/// Checks what an append's head says.
+fn check_head(request: &HttpRequest) -> Result<Head, Problem> {
     let headers = request.headers();
-    check_content(headers)?;
+    let form = check_content(headers)?;
     let key = key_of_head(headers)?;
-    Query::of(request, &[]).map(|_| key)
+    let batch = match form {
+        Form::Json => Query::of(request, &[]).map(|_| None)?,
+        Form::Ndjson => Some(Asked::of(request)?),
+    };
+    Ok(Head { key, batch })
 }
 
 /// The header `Idempotency-Key` as it stands, without quotes around it.
@@ -155,26 +189,26 @@ fn one_key(
     }
 }
 
-fn check_content(headers: &HeaderMap) -> Result<(), Problem> {
+/// The form of the body.
+fn check_content(headers: &HeaderMap) -> Result<Form, Problem> {
     let refuse = |text: String| Err(Problem::new(Kind::UnsupportedMediaType, text));
-    match accept::media_type(headers).as_deref() {
-        Some(JSON) => {}
-        Some(NDJSON) => {
-            return refuse(format!(
-                "{NDJSON} is not supported by this version yet; send {JSON}"
-            ));
-        }
+    let form = match accept::media_type(headers).as_deref() {
+        Some(JSON) => Form::Json,
+        Some(NDJSON) => Form::Ndjson,
         Some(other) => {
             let other = append_body::quoted(other);
-            return refuse(format!("the body must be {JSON}, not {other}"));
+            return refuse(format!("the body must be {JSON} or {NDJSON}, not {other}"));
         }
-        None => return refuse(format!("the Content-Type is missing; send {JSON}")),
-    }
+        None => {
+            let text = format!("the Content-Type is missing; send {JSON} or {NDJSON}");
+            return refuse(text);
+        }
+    };
     match headers.get(CONTENT_ENCODING) {
         Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
             refuse("the body must not be compressed".to_owned())
         }
-        _ => Ok(()),
+        _ => Ok(form),
     }
 }
 

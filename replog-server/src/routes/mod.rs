@@ -2,6 +2,7 @@
 //! one result.
 
 pub(crate) mod appends;
+mod batches;
 pub(crate) mod faults;
 pub(crate) mod health;
 pub(crate) mod messages;
@@ -48,12 +49,16 @@ async fn not_master(state: &NodeState, secondary: &Secondary) -> Problem {
 }
 
 /// As [`not_master`], but a client is sent on to a master that said where clients reach it.
-async fn send_on_to_master(state: &NodeState, secondary: &Secondary) -> Problem {
+async fn send_on_to_master(state: &NodeState, secondary: &Secondary, query: &str) -> Problem {
     let master = known_master(secondary).await;
     let public_url = master.as_ref().and_then(|master| master.url.clone());
     let problem = misdirected(state, master);
+    let query = match query {
+        "" => String::new(),
+        query => format!("?{query}"),
+    };
     let location = public_url
-        .map(|url| format!("{}{}", url.trim_end_matches('/'), paths::MESSAGES))
+        .map(|url| format!("{}{}{query}", url.trim_end_matches('/'), paths::MESSAGES))
         .and_then(|url| HeaderValue::try_from(url).ok());
     match location {
         Some(location) => problem

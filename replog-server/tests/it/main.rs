@@ -4,6 +4,7 @@
 //! that it started itself.
 
 mod bad_input;
+mod batches;
 mod blocked;
 mod catch_up;
 mod chaos;

@@ -195,12 +195,5 @@ fn what_is_not_there_yet_says_so() {
     }
     let answer = get(node, "/messages/0?concern=2");
     assert_eq!(answer.status, 400, "{}", answer.text());
-    let lines = [("content-type", "application/x-ndjson")];
-    let answer = request(node, "POST", "/messages", &lines, Some(b"1\n2\n")).expect("an answer");
-    assert_eq!(
-        (answer.status, answer.problem().as_str()),
-        (415, "/problems/unsupported-media-type")
-    );
-    assert!(answer.text().contains("yet"), "{}", answer.text());
     assert!(cluster.master.messages().is_empty(), "nothing was appended");
 }

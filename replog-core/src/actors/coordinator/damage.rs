@@ -116,7 +116,7 @@ impl Coordinator {
             return;
         };
         let epoch = self.office.epoch();
-        let source = self.key_source(cluster.id, self.view.durable_end());
+        let source = self.key_source(cluster.id, self.view.shown_end());
         let read = read_keys(source).into_actor(self);
         ctx.spawn(read.map(move |keys, coordinator, _| match keys {
             Ok(keys) if coordinator.office.is_serving() && coordinator.office.epoch() == epoch => {

@@ -107,6 +107,7 @@ pub(crate) fn open(
         }
     });
     view.damaged(holes.all(), holes.held_back_at(), end);
+    view.found_end();
     let report = OpenReport {
         end: whole_end,
         torn_bytes: ending.torn_bytes,

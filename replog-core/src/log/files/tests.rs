@@ -168,7 +168,7 @@ fn written_is_not_yet_durable_unless_the_policy_says_so() {
         assert!(!files.is_synced());
     }
     let (mut files, view, _) = open_log(&MemoryStorage::new()).unwrap();
-    let mut watch = view.durable_watch();
+    let mut watch = view.shown_watch();
     files.append(&[some_records(5).batch()]).unwrap();
     assert_eq!(
         (view.written_end(), view.durable_end()),

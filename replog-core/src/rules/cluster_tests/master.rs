@@ -186,6 +186,7 @@ impl Master {
             .into_iter()
             .map(|sent| NewAppend {
                 payload: Bytes::copy_from_slice(&sent.id.to_be_bytes()),
+                batch: None,
                 concern: sent.concern,
                 timeout: sent.timeout,
                 arrived: now,
@@ -491,6 +492,12 @@ impl Master {
                         .fail("rule 5: an intact master cuts its log".to_owned());
                 }
                 world.submit(process, life, Command::Truncate { ticket: 0, to });
+            }
+            RecoveryAction::FindLastAppend => {
+                let now = world.instant();
+                if let Some(recovery) = self.run.as_mut().and_then(|run| run.recovery.as_mut()) {
+                    recovery.on_last_append(now, recovery.own_end());
+                }
             }
             RecoveryAction::Append(batches) => {
                 for batch in batches {

@@ -66,6 +66,7 @@ impl KeyReading {
     /// The table, once all was read.
     pub(crate) fn finish(self) -> Keys {
         assert_eq!(self.keys.end, self.until, "there is more to read");
+        assert!(self.keys.open.is_none(), "the log ends inside an append");
         self.keys
     }
 }

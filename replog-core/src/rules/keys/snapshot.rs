@@ -15,7 +15,10 @@
 //! | 56 | 64 each | entries by ascending offset: key digest (16), payload digest (32), offset, epoch |
 //! | | 4 | CRC-32C over all before |
 
-use super::{Entry, KeyDigest, Keys, PayloadDigest};
+use super::{
+    Entry, Keys,
+    digest::{KeyDigest, PayloadDigest},
+};
 use crate::types::{ClusterId, Epoch, Offset};
 
 const MAGIC: [u8; 4] = *b"RLKY";

@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::{
@@ -299,5 +300,94 @@ proptest! {
         let resumed = read(KeyReading::new(horizon, end, Some(snapshot)), &log, &sizes);
         assert_as_naive(&resumed, &log, horizon);
         prop_assert_eq!(newest(&resumed), newest(&keys));
+    }
+}
+
+/// Keys of appends of several records, against a table that grows as they are appended.
+mod batches {
+    use super::*;
+    use crate::record::MessageBatch;
+
+    /// An append: key (0: none), payloads.
+    type Append = (u8, Vec<u8>);
+
+    fn messages(append: &Append) -> MessageBatch {
+        append.1.iter().map(|payload| vec![*payload; 3]).collect()
+    }
+
+    fn claim_of(append: &Append) -> Option<Claim> {
+        (append.0 > 0).then(|| Claim::of_batch(key(append.0), &messages(append)))
+    }
+
+    /// The table as an office has it, and the log.
+    fn appended(appends: &[Append], horizon: u64) -> (Keys, Vec<RecordBatch>) {
+        let mut keys = Keys::new(horizon, Offset::ZERO);
+        let mut log = Vec::new();
+        for append in appends {
+            let (claim, mut batch) = (claim_of(append), messages(append));
+            if let Some(claim) = &claim {
+                batch.set_key(claim.key_bytes());
+            }
+            let count = batch.count();
+            log.extend(batch.stamp(keys.end(), Epoch(1), 0));
+            keys.push_append(Epoch(1), claim.as_ref(), count);
+            keys.check();
+        }
+        (keys, log)
+    }
+
+    fn append() -> impl Strategy<Value = Append> {
+        (0..4_u8, prop::collection::vec(0..2_u8, 1..5))
+    }
+
+    #[test]
+    fn a_key_whose_append_cannot_be_read_to_its_end_is_uncertain() {
+        let (_, log) = appended(&[(1, vec![0, 0, 0]), (2, vec![0])], 100);
+        let part = |from, until| log[0].slice(Offset(from), Offset(until)).unwrap();
+        let mut reading = KeyReading::new(100, Offset(4), None);
+        reading.on_read(&[part(0, 1)]);
+        reading.on_failed();
+        reading.on_read(&[part(2, 3), log[1].clone()]);
+        let keys = reading.finish();
+        let found = keys.find(&claim_of(&(1, vec![0, 0, 0])).unwrap());
+        assert_eq!(found, Found::Unreadable { from: Offset(1) });
+        let found = keys.find(&claim_of(&(2, vec![0])).unwrap());
+        assert!(matches!(found, Found::Same { .. }));
+    }
+
+    #[test]
+    #[should_panic(expected = "ends inside an append")]
+    fn no_table_is_made_of_a_log_that_ends_inside_an_append() {
+        let (_, log) = appended(&[(1, vec![0, 0, 0])], 100);
+        let mut reading = KeyReading::new(100, Offset(2), None);
+        reading.on_read(&[log[0].slice(Offset(0), Offset(2)).unwrap()]);
+        reading.finish();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn what_is_read_from_the_log_is_what_was_entered_however_it_is_split(
+            appends in prop::collection::vec(append(), 1..20),
+            asked in prop::collection::vec(append(), 1..20),
+            horizon in 1..30_u64,
+            sizes in prop::collection::vec(1..5_u64, 1..6),
+        ) {
+            let (kept, log) = appended(&appends, horizon);
+            let mut reading = KeyReading::new(horizon, kept.end(), None);
+            let mut sizes = sizes.iter().cycle();
+            while let Some((from, _)) = reading.wanted() {
+                let until = from.plus(*sizes.next().unwrap()).min(kept.end());
+                let parts = log.iter().filter_map(|batch| batch.slice(from, until));
+                reading.on_read(&parts.collect::<Vec<_>>());
+            }
+            let read = reading.finish();
+            read.check();
+            for claim in appends.iter().chain(&asked).filter_map(claim_of) {
+                prop_assert_eq!(read.find(&claim), kept.find(&claim));
+            }
+            prop_assert_eq!(read.encode(cluster()), kept.encode(cluster()));
+        }
     }
 }

@@ -63,6 +63,7 @@ pub(super) fn append(
 ) -> NewAppend<u32> {
     NewAppend {
         payload: Bytes::from_static(b"12345"),
+        batch: None,
         concern,
         timeout,
         arrived: now,

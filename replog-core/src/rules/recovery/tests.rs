@@ -1,6 +1,6 @@
 //! A recovery as answers and reports in, exact actions out.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use super::*;
 use crate::{
@@ -15,6 +15,8 @@ struct Bench {
     starts: Vec<EpochStart>,
     /// The serial of the latest question.
     serial: u64,
+    /// Where the last append of the log ends that is whole; `None`: at its end.
+    whole_to: Option<Offset>,
 }
 
 fn name(text: &str) -> NodeName {
@@ -104,6 +106,7 @@ impl Bench {
             now,
             starts: own.iter().map(|(e, f)| start(*e, *f)).collect(),
             serial: 0,
+            whole_to: None,
         }
     }
 
@@ -128,8 +131,15 @@ impl Bench {
 
     fn did(&mut self) -> Vec<Did> {
         let mut did = Vec::new();
-        for action in self.recovery.take_actions() {
+        let mut actions = VecDeque::from(self.recovery.take_actions());
+        while let Some(action) = actions.pop_front() {
             did.push(match action {
+                RecoveryAction::FindLastAppend => {
+                    let end = self.whole_to.unwrap_or(self.recovery.own_end);
+                    self.recovery.on_last_append(self.now, end);
+                    actions.extend(self.recovery.take_actions());
+                    continue;
+                }
                 RecoveryAction::Ask {
                     to,
                     epoch,
@@ -756,4 +766,57 @@ fn a_damaged_master_alone_counts_for_nothing() {
     let mut bench = with_hole();
     bench.promised("s1", 7, Some(4));
     assert_eq!(bench.pass(1000), []);
+}
+
+/// Nobody was told of it: whoever answered for it would have had to hold all of it.
+#[test]
+fn a_log_that_ends_inside_an_append_is_cut_back_before_it_serves_an_intact_one_too() {
+    let mut bench = Bench::promising(10);
+    bench.whole_to = Some(Offset(7));
+    assert_eq!(bench.promised("s1", 9, Some(4)), []);
+    assert_eq!(
+        bench.promised("s2", 10, Some(4)),
+        [Truncate(7)],
+        "its own log is the one to adopt"
+    );
+    assert_eq!(bench.recovery.health().of, Some(Offset(7)));
+    bench.recovery.on_truncated(bench.now, Offset(7));
+    assert_eq!(bench.did(), [Save(5, Some(5))]);
+    assert_eq!(bench.saved(), [Serve(5, 7)]);
+}
+
+#[test]
+fn an_append_that_another_holds_as_a_whole_is_adopted_and_one_that_it_does_not_is_cut() {
+    for (whole_to, expected) in [(9, [Save(5, Some(5))]), (6, [Truncate(6)])] {
+        let mut bench = Bench::promising(7);
+        bench.promised("s1", 7, Some(4));
+        assert_eq!(bench.promised("s2", 9, Some(4)), [Did::Fetch("s2", 7)]);
+        assert_eq!(bench.records("s2", batch(7..9, 4)), [Did::Append(7, 9)]);
+        bench.whole_to = Some(Offset(whole_to));
+        assert_eq!(bench.durable(9), expected);
+    }
+}
+
+#[test]
+fn what_is_cut_of_an_append_is_kept_aside_when_forced() {
+    let far = 5 + FAR;
+    let mut bench = Bench::forcing(meta(Some(4), Some(4)), &[(4, 0)], 10);
+    bench.whole_to = Some(Offset(8));
+    bench.did();
+    bench.saved();
+    assert_eq!(bench.pass(1000), [Did::Alarm, Save(far, Some(4))]);
+    assert_eq!(
+        bench.saved(),
+        [Did::Promise(far), Did::SetAside(8, far), Truncate(8)]
+    );
+    bench.recovery.on_truncated(bench.now, Offset(8));
+    assert_eq!(bench.did(), [Save(far, Some(far))]);
+    assert_eq!(bench.saved(), [Serve(far, 8)]);
+}
+
+#[test]
+fn where_the_last_append_ends_is_of_no_interest_to_a_round_that_was_given_up() {
+    let mut bench = Bench::promising(10);
+    bench.recovery.on_last_append(bench.now, Offset(7));
+    assert_eq!(bench.did(), []);
 }

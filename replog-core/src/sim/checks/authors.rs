@@ -2,7 +2,7 @@
 //!
 //! Keeps, beside the rules, that an offset is given out once within an epoch, ever.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use bytes::Bytes;
 
@@ -19,6 +19,8 @@ pub(super) struct Authored {
     pub(super) crc: u32,
     pub(super) key: Option<Bytes>,
     pub(super) payload: Bytes,
+    /// From the first record of its append to the end of the last.
+    pub(super) append: Range<Offset>,
 }
 
 #[derive(Debug, Default)]
@@ -39,12 +41,14 @@ impl Authors {
         machine: MachineId,
         batch: &RecordBatch,
     ) -> Finding {
-        for (record, crc) in records(batch) {
+        let appends = appends(batch);
+        for ((record, crc), append) in records(batch).zip(appends) {
             let place = (record.offset, record.epoch);
             let authored = Authored {
                 crc,
                 key: (!record.key.is_empty()).then(|| batch.bytes().slice_ref(record.key)),
                 payload: batch.bytes().slice_ref(record.payload),
+                append,
             };
             if let Some(before) = self.records.insert(place, authored)
                 && before.crc != crc
@@ -66,6 +70,24 @@ impl Authors {
             .get(&(offset, id.0))
             .filter(|authored| authored.crc == id.1)
     }
+}
+
+/// Of each record of a batch which records its append has. What a master hands out at once are whole
+/// appends, as long as they are shorter than one batch of a link.
+fn appends(batch: &RecordBatch) -> Vec<Range<Offset>> {
+    let mut appends = Vec::new();
+    let mut first = batch.first();
+    for record in batch.records() {
+        if !record.append_goes_on() {
+            let append = first..record.offset.plus(1);
+            appends.resize(
+                append.end.records_since(batch.first()) as usize,
+                append.clone(),
+            );
+            first = append.end;
+        }
+    }
+    appends
 }
 
 /// The records of a batch with their checksums.

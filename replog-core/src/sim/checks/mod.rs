@@ -7,6 +7,7 @@ mod authors;
 mod coverage;
 mod r01_total_order;
 mod r02_contiguous_prefix;
+mod r02_whole_appends;
 mod r03_exactly_once;
 mod r04_concern;
 mod r05_nothing_lost;
@@ -215,7 +216,7 @@ impl World {
 
     /// A node started on `machine`.
     pub(crate) fn on_started(&mut self, machine: MachineId, watched: Watched) {
-        let shown_local = watched.view.durable_end();
+        let shown_local = watched.view.shown_end();
         let node = Node {
             watched,
             shown_local: Offset::ZERO,
@@ -260,7 +261,7 @@ impl World {
             let Some(node) = checks.nodes.get_mut(&machine) else {
                 return Ok(());
             };
-            let end = node.watched.view.durable_end();
+            let end = node.watched.view.shown_end();
             if end < node.shown_local {
                 let cut = node.ids.split_off(end.0 as usize);
                 checks.nothing_lost.on_cut(disks, machine, end, &cut)?;
@@ -269,9 +270,15 @@ impl World {
             }
             let written = node.watched.view.written_end();
             checks.fencing.on_written(disks, machine, written)?;
+            let before = node.shown_local;
             r02_contiguous_prefix::on_shown(disks, machine, node, end)?;
+            let Node { watched, ids, .. } = &*node;
+            let committed = watched.shared.committed();
+            let ends = [Some(end), committed.map(|committed| committed.min(end))];
+            let ends = ends.into_iter().flatten();
+            r02_whole_appends::on_shown(disks, machine, &checks.authors, ids, ends)?;
+            r02_whole_appends::on_more_shown(disks, machine, &checks.authors, ids, before)?;
             r11_bounded::on_step(disks, machine, node)?;
-            let committed = node.watched.shared.committed();
             node.shown_local = end;
             let shown = node.shown_committed;
             if let Some(committed) = committed

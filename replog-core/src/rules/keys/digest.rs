@@ -1,0 +1,70 @@
+//! What stands for a key, and for the payloads of the append that it names.
+//!
+//! Owns the digests. What the log tells of an append must give the same one as the request did, whatever
+//! parts it is read in. Keeps rule 3.
+
+use sha2::{Digest as _, Sha256};
+
+/// What sets a digest of several payloads apart from that of one.
+const BATCH_PREFIX: &[u8] = b"replog batch\0";
+
+/// Stands for a key: the first 16 bytes of its SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct KeyDigest(pub(super) [u8; 16]);
+
+/// Stands for the payloads of an append: the SHA-256 of the one, or of all with their lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PayloadDigest(pub(super) [u8; 32]);
+
+/// The digest of several payloads, while they come in.
+#[derive(Clone, Debug)]
+pub(super) struct BatchDigest {
+    hasher: Sha256,
+}
+
+impl KeyDigest {
+    pub(super) fn of(key: &[u8]) -> KeyDigest {
+        let mut first = [0; 16];
+        first.copy_from_slice(&Sha256::digest(key)[..16]);
+        KeyDigest(first)
+    }
+}
+
+impl PayloadDigest {
+    pub(super) fn of(payload: &[u8]) -> PayloadDigest {
+        PayloadDigest(Sha256::digest(payload).into())
+    }
+
+    /// Of an append of one message the same as of a message alone: in the log they are the same.
+    pub(super) fn of_all<'a>(mut payloads: impl Iterator<Item = &'a [u8]>) -> PayloadDigest {
+        let Some(first) = payloads.next() else {
+            return PayloadDigest::of(b"");
+        };
+        let Some(second) = payloads.next() else {
+            return PayloadDigest::of(first);
+        };
+        let mut digest = BatchDigest::begin(first);
+        digest.add(second);
+        payloads.for_each(|payload| digest.add(payload));
+        digest.finish()
+    }
+}
+
+impl BatchDigest {
+    pub(super) fn begin(payload: &[u8]) -> BatchDigest {
+        let hasher = Sha256::new_with_prefix(BATCH_PREFIX);
+        let mut digest = BatchDigest { hasher };
+        digest.add(payload);
+        digest
+    }
+
+    pub(super) fn add(&mut self, payload: &[u8]) {
+        // With its length, so that payloads that are split elsewhere are others.
+        self.hasher.update((payload.len() as u64).to_le_bytes());
+        self.hasher.update(payload);
+    }
+
+    pub(super) fn finish(self) -> PayloadDigest {
+        PayloadDigest(self.hasher.finalize().into())
+    }
+}

@@ -1,0 +1,201 @@
+//! Batches at the door of an office.
+
+use super::{
+    tests::{Bench, SECOND, append},
+    *,
+};
+use crate::{error::Outcome, record::testing, types::IdempotencyKey};
+
+const ONE: Concern = Concern::Count(1);
+
+fn messages(count: usize) -> MessageBatch {
+    std::iter::repeat_n("12345", count).collect()
+}
+
+fn of(bench: &Bench, batch: MessageBatch, concern: Concern, caller: u32) -> NewAppend<u32> {
+    NewAppend {
+        payload: Bytes::new(),
+        batch: Some(Box::new(batch)),
+        ..append(concern, None, bench.now, caller)
+    }
+}
+
+/// With the key `k`, as the handle prepares it.
+fn keyed(bench: &Bench, payloads: &[&str], concern: Concern, caller: u32) -> NewAppend<u32> {
+    let mut batch: MessageBatch = payloads.iter().collect();
+    let claim = Claim::of_batch(IdempotencyKey::new("k").unwrap(), &batch);
+    batch.set_key(claim.key_bytes());
+    NewAppend {
+        claim: Some(claim),
+        ..of(bench, batch, concern, caller)
+    }
+}
+
+fn refused(mut admitted: Admitted<u32>) -> AppendError {
+    assert_eq!(admitted.batches, []);
+    admitted.refused.pop().expect("one").result.unwrap_err()
+}
+
+#[test]
+fn a_batch_gets_offsets_next_to_each_other_and_what_comes_with_it_others() {
+    let mut bench = Bench::serving();
+    let appends = vec![
+        append(ONE, None, bench.now, 1),
+        of(&bench, messages(3), ONE, 2),
+        append(ONE, None, bench.now, 3),
+    ];
+    let admitted = bench.admit(appends);
+    let ranges: Vec<(u64, u64, bool)> = admitted
+        .batches
+        .iter()
+        .map(|batch| (batch.first().0, batch.end().0, batch.open_from().is_some()))
+        .collect();
+    assert_eq!(ranges, [(10, 11, false), (11, 14, false), (14, 15, false)]);
+    let flags: Vec<bool> = admitted.batches[1]
+        .records()
+        .map(|record| record.append_goes_on())
+        .collect();
+    assert_eq!(flags, [true, true, false]);
+    assert_eq!(
+        bench.office.on_written(Offset(14)),
+        5 + 3 * 41,
+        "rule 11: counted as it is"
+    );
+    bench.office.on_durable(Offset(15));
+    assert_eq!(
+        bench.answered(),
+        [(1, 10, true), (2, 11, true), (3, 14, true)]
+    );
+}
+
+/// Rules 2 and 4.
+#[test]
+fn a_batch_is_answered_for_and_committed_once_as_many_hold_its_last_message() {
+    let mut bench = Bench::serving();
+    bench.admit(vec![of(&bench, messages(4), Concern::Majority, 1)]);
+    bench.office.on_durable(Offset(14));
+    for end in 10..14 {
+        bench.report(0, Some(end));
+        assert_eq!(
+            bench.answered(),
+            [],
+            "a node that holds it up to {end} holds a part"
+        );
+        assert_eq!(bench.office.committed(), Some(Offset(10)));
+        let waiting = bench.office.waiting_appends(bench.now, 10);
+        assert_eq!(waiting.appends[0].offset, Offset(10));
+        assert_eq!(waiting.appends[0].acks.len(), 1);
+    }
+    bench.report(0, Some(14));
+    assert_eq!(bench.answered(), [(1, 10, true)]);
+    assert_eq!(bench.office.committed(), Some(Offset(14)));
+}
+
+#[test]
+fn a_batch_that_a_master_holds_in_part_is_not_answered_when_its_time_is_up() {
+    let mut bench = Bench::serving();
+    let mut with_timeout = of(&bench, messages(4), Concern::All, 1);
+    with_timeout.timeout = Some(SECOND);
+    bench.admit(vec![with_timeout]);
+    bench.now += SECOND;
+    bench.office.on_durable(Offset(12));
+    assert_eq!(bench.answered(), []);
+    bench.office.on_durable(Offset(14));
+    assert_eq!(bench.answered(), [(1, 10, false)]);
+}
+
+#[test]
+fn whoever_waits_for_a_batch_when_the_office_is_lost_is_told_where_it_begins() {
+    let mut bench = Bench::serving();
+    bench.admit(vec![of(&bench, messages(4), Concern::All, 1)]);
+    let error = bench
+        .office
+        .become_stopping()
+        .pop()
+        .unwrap()
+        .result
+        .unwrap_err();
+    assert_eq!(
+        (error.offset(), error.outcome()),
+        (Some(Offset(10)), Outcome::Unknown)
+    );
+}
+
+#[test]
+fn a_key_covers_all_messages_of_a_batch_byte_for_byte() {
+    let mut bench = Bench::serving();
+    bench.admit(vec![keyed(&bench, &["a", "bc"], ONE, 1)]);
+    bench.office.on_durable(Offset(12));
+    assert_eq!(bench.answered(), [(1, 10, true)]);
+    let again = bench.admit(vec![keyed(&bench, &["a", "bc"], Concern::All, 2)]);
+    assert!(again.batches.is_empty() && again.refused.is_empty());
+    assert!(again.dropped_bytes > 0, "rule 11");
+    bench.report(0, Some(11));
+    bench.report(1, Some(12));
+    assert_eq!(bench.answered(), [], "one of them holds a part");
+    bench.report(0, Some(12));
+    assert_eq!(bench.answered(), [(2, 10, true)]);
+    for other in [&["ab", "c"][..], &["abc"], &["a", "bc", ""], &["a", "bd"]] {
+        let error = refused(bench.admit(vec![keyed(&bench, other, ONE, 3)]));
+        assert!(
+            matches!(error, AppendError::KeyReused { offset: Offset(10) }),
+            "{other:?}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_batch_with_more_messages_than_its_key_would_be_known_for_is_refused() {
+    let mut bench = Bench::recovering();
+    bench.office.serve(Epoch(5), Keys::new(2, Offset(10)));
+    bench.health.on_contact(bench.now);
+    bench.report(0, Some(10));
+    let error = refused(bench.admit(vec![keyed(&bench, &["a", "b", "c"], ONE, 1)]));
+    assert!(
+        matches!(
+            error,
+            AppendError::BatchBeyondHorizon {
+                count: 3,
+                horizon: 2
+            }
+        ),
+        "{error:?}"
+    );
+    assert_eq!(error.outcome(), Outcome::NotAppended);
+    assert!(
+        bench
+            .admit(vec![keyed(&bench, &["a", "b"], ONE, 1)])
+            .refused
+            .is_empty()
+    );
+    assert!(
+        bench
+            .admit(vec![of(&bench, messages(3), ONE, 1)])
+            .refused
+            .is_empty()
+    );
+}
+
+#[test]
+fn the_first_message_of_a_batch_gets_the_offset_that_is_expected_or_none_does() {
+    let mut bench = Bench::serving();
+    let expecting = |bench: &Bench, offset| NewAppend {
+        expected_offset: Some(Offset(offset)),
+        ..of(bench, messages(2), ONE, 1)
+    };
+    let error = refused(bench.admit(vec![expecting(&bench, 11)]));
+    assert!(matches!(
+        error,
+        AppendError::OffsetMismatch { next: Offset(10) }
+    ));
+    assert!(bench.admit(vec![expecting(&bench, 10)]).refused.is_empty());
+    assert_eq!(bench.office.next_offset(), Offset(12));
+}
+
+#[test]
+fn a_batch_of_one_is_an_append_like_any_other() {
+    let mut bench = Bench::serving();
+    let admitted = bench.admit(vec![of(&bench, ["x"].iter().collect(), ONE, 1)]);
+    let expected = testing::appends(10..11, 5, &[]);
+    assert_eq!(admitted.batches, [expected]);
+}

@@ -1,0 +1,175 @@
+//! The body of `POST /messages` as NDJSON: one `data` value a line, appended together.
+//!
+//! Owns what a line must be and the words for what is wrong with one. Each value is copied once, byte for
+//! byte as it was sent and without the white space around it, to where it will be stored. Knows no HTTP.
+
+use replog_core::MessageBatch;
+use serde_json::value::RawValue;
+
+use crate::append_body::{DATA_DEPTH_MAX, depth};
+
+/// What a batch may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LineLimits {
+    /// Bytes of a line, its end not among them.
+    pub(crate) line_bytes: usize,
+    /// Bytes that the batch takes until it is written.
+    pub(crate) batch_bytes: usize,
+}
+
+/// Why a body is no batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LinesError {
+    /// What is wrong, and in which line, as a sentence.
+    Malformed(String),
+    /// This line is longer than a message may be.
+    TooLong {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// The batch takes more memory than all appends together may.
+    TooMuch,
+}
+
+/// Reads the messages of a body.
+///
+/// # Errors
+///
+/// [`LinesError`]: about the first line that has something wrong.
+pub(crate) fn parse(body: &[u8], limits: LineLimits) -> Result<MessageBatch, LinesError> {
+    let malformed = |what: String| Err(LinesError::Malformed(what));
+    let body = body.strip_suffix(b"\n").unwrap_or(body);
+    if body.trim_ascii().is_empty() {
+        return malformed("the body is empty; expected a JSON value a line".to_owned());
+    }
+    let mut batch = MessageBatch::new();
+    for (line, bytes) in (1..).zip(body.split(|byte| *byte == b'\n')) {
+        // With the line ends of some systems.
+        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        if bytes.len() > limits.line_bytes {
+            return Err(LinesError::TooLong { line });
+        }
+        match value(bytes) {
+            Ok(value) => batch.push(value),
+            Err(what) => return malformed(format!("line {line} {what}")),
+        }
+        if batch.bytes() > limits.batch_bytes {
+            return Err(LinesError::TooMuch);
+        }
+    }
+    Ok(batch)
+}
+
+/// The JSON value of a line, without the white space around it.
+fn value(line: &[u8]) -> Result<&str, String> {
+    let text = std::str::from_utf8(line)
+        .map_err(|error| format!("is not UTF-8 from byte {} on", error.valid_up_to()))?;
+    if text.starts_with('\u{feff}') {
+        return Err("begins with a byte order mark, which JSON does not allow".to_owned());
+    }
+    if text.trim_ascii().is_empty() {
+        return Err("is blank; expected a JSON value".to_owned());
+    }
+    let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
+        let what = error.to_string();
+        let what = what.split(" at line ").next().unwrap_or_default();
+        format!("is no JSON value: {what} at column {}", error.column())
+    })?;
+    if depth(raw.get()) > DATA_DEPTH_MAX {
+        return Err(format!("is nested more than {DATA_DEPTH_MAX} deep"));
+    }
+    Ok(raw.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: LineLimits = LineLimits {
+        line_bytes: 500,
+        batch_bytes: 2000,
+    };
+
+    fn parse(body: &[u8]) -> Result<MessageBatch, LinesError> {
+        super::parse(body, LIMITS)
+    }
+
+    fn messages(body: &str) -> Vec<String> {
+        let batch = parse(body.as_bytes()).unwrap_or_else(|error| panic!("{body:?}: {error:?}"));
+        let payloads = batch
+            .payloads()
+            .map(|payload| String::from_utf8_lossy(payload).into());
+        payloads.collect()
+    }
+
+    #[test]
+    fn each_line_is_a_value_byte_for_byte_without_the_space_around_it() {
+        let table: [(&str, &[&str]); 8] = [
+            ("1", &["1"]),
+            ("1\n", &["1"]),
+            ("1\n2\n3", &["1", "2", "3"]),
+            ("1\r\n2\r\n", &["1", "2"]),
+            (
+                " { \"a\" :  1e400 } \t\nnull",
+                &["{ \"a\" :  1e400 }", "null"],
+            ),
+            ("\"a\\nb\"\n\"\"", &["\"a\\nb\"", "\"\""]),
+            ("[1,\r2]\r\r\n3", &["[1,\r2]", "3"]),
+            ("\"\u{e9}\"", &["\"\u{e9}\""]),
+        ];
+        for (body, expected) in table {
+            assert_eq!(messages(body), expected, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_names_the_line() {
+        let table: [(&[u8], &str); 12] = [
+            (b"", "the body is empty"),
+            (b"\n", "the body is empty"),
+            (b" \n \r\n", "the body is empty"),
+            (b"\n1", "line 1 is blank"),
+            (b"1\n\n2", "line 2 is blank"),
+            (b"1\n \t\r\n2", "line 2 is blank"),
+            (b"1\n\n", "line 2 is blank"),
+            (
+                b"1\n{\"a\":}\n2",
+                "line 2 is no JSON value: expected value at column 6",
+            ),
+            (
+                b"1 2",
+                "line 1 is no JSON value: trailing characters at column 3",
+            ),
+            (b"{\"a\":\n1}", "line 1 is no JSON value: EOF while parsing"),
+            (b"1\n\"\xff\"", "line 2 is not UTF-8 from byte 1"),
+            (b"\xef\xbb\xbf1", "line 1 begins with a byte order mark"),
+        ];
+        for (body, expected) in table {
+            match parse(body) {
+                Err(LinesError::Malformed(what)) => {
+                    assert!(what.starts_with(expected), "{body:?}: {what}");
+                }
+                other => panic!("{body:?}: {other:?}"),
+            }
+        }
+        let nested = |depth| format!("1\n{}1{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(messages(&nested(128)).len(), 2);
+        let expected = "line 2 is nested more than 128 deep".to_owned();
+        let error = parse(nested(129).as_bytes()).unwrap_err();
+        assert_eq!(error, LinesError::Malformed(expected));
+    }
+
+    #[test]
+    fn limits_hold_for_a_line_and_for_what_all_of_them_take() {
+        let line = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
+        assert_eq!(messages(&format!("1\n{}\r\n", line(500))).len(), 2);
+        let error = parse(format!("1\n{}", line(501)).as_bytes()).unwrap_err();
+        assert_eq!(error, LinesError::TooLong { line: 2 });
+        // 37 bytes each.
+        assert_eq!(messages(&"1\n".repeat(54)).len(), 54);
+        assert_eq!(
+            parse("1\n".repeat(55).as_bytes()).unwrap_err(),
+            LinesError::TooMuch
+        );
+    }
+}

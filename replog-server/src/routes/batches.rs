@@ -1,0 +1,95 @@
+//! `POST /messages` with NDJSON: the messages of a batch are one append.
+
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use replog_core::{AppendOptions, Concern, IdempotencyKey, Master, MessageBatch, error::LimitName};
+
+use crate::{
+    append_lines::{self, LineLimits, LinesError},
+    body::{self, BodyLimits},
+    node::NodeState,
+    problem::{Kind, Problem},
+    query::Query,
+    routes::messages::{answer, enter},
+};
+
+/// Bodies beyond this are read off the thread that serves other clients too.
+const PARSED_AT_ONCE_BYTES: usize = 256 << 10;
+
+/// What a batch asks for beside its messages.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) key: Option<IdempotencyKey>,
+    pub(super) concern: Concern,
+    pub(super) timeout: Option<Duration>,
+}
+
+impl Asked {
+    /// As the query says, and without a key.
+    pub(super) fn of(request: &HttpRequest) -> Result<Asked, Problem> {
+        let query = Query::of(request, &["concern", "timeout_ms"])?;
+        Ok(Asked {
+            key: None,
+            concern: query.concern()?.unwrap_or_default(),
+            timeout: query.timeout()?,
+        })
+    }
+}
+
+/// Appends the messages of the body and waits for their concern.
+pub(super) async fn append(
+    state: &NodeState,
+    master: &Master,
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    asked: Asked,
+) -> Result<HttpResponse, Problem> {
+    let limits = BodyLimits {
+        keep_bytes: state.append_limits.drain_bytes,
+        ..state.append_limits
+    };
+    let body = body::read(request, &mut payload, limits, &state.append_budget)
+        .await
+        .map_err(Problem::not_appended)?;
+    let batch = parse(body, state.line_limits)
+        .await
+        .map_err(Problem::not_appended)?;
+    let Asked {
+        key,
+        concern,
+        timeout,
+    } = asked;
+    let _entered = enter(state, concern, key.is_some())?;
+    let mut options = AppendOptions::concern(concern);
+    options.timeout = timeout.or(state.append_timeout);
+    options.idempotency_key = key;
+    let receipt = master.append_batch(batch, options).await?;
+    let mut response = answer(receipt.concern_met, receipt.replayed, receipt.first_offset);
+    Ok(response.json(receipt))
+}
+
+/// Reads the lines. What they become is all that is kept of the body.
+async fn parse(body: Bytes, limits: LineLimits) -> Result<MessageBatch, Problem> {
+    let parsed = if body.len() <= PARSED_AT_ONCE_BYTES {
+        append_lines::parse(&body, limits)
+    } else {
+        web::block(move || append_lines::parse(&body, limits))
+            .await
+            .map_err(|_| Problem::new(Kind::Stopping, "the node is stopping").retry_after())?
+    };
+    parsed.map_err(|error| match error {
+        LinesError::Malformed(what) => Problem::malformed(what),
+        LinesError::TooLong { line } => {
+            let limit_bytes = limits.line_bytes;
+            let detail =
+                format!("line {line} is too long: at most {limit_bytes} bytes are allowed");
+            Problem::new(Kind::TooLarge, detail).member("limit_bytes", limit_bytes)
+        }
+        LinesError::TooMuch => {
+            let limit = LimitName::MaxQueuedBytes.as_str();
+            Problem::overloaded(limit, limits.batch_bytes as u64)
+        }
+    })
+}

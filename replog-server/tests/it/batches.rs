@@ -1,0 +1,321 @@
+//! Batches: one append of several messages, whatever happens in the middle of it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    http::{Answer, Connection, get, post, request},
+    nodes::{Cluster, Node, eventually},
+};
+
+const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
+
+fn send(node: &Node, query: &str, key: Option<&str>, body: &[u8]) -> Answer {
+    let mut headers = vec![NDJSON];
+    headers.extend(key.map(|key| ("idempotency-key", key)));
+    request(
+        node.address,
+        "POST",
+        &format!("/messages{query}"),
+        &headers,
+        Some(body),
+    )
+    .expect("an answer")
+}
+
+#[test]
+fn the_lines_of_a_body_are_appended_next_to_each_other() {
+    let cluster = Cluster::start(2, &["--allow-faults"]);
+    let node = &cluster.master;
+    cluster.append("before", 3);
+    let answer = send(
+        node,
+        "?concern=all",
+        None,
+        b"1\r\n {\"a\" :  1e9} \n\"x\"\n",
+    );
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert_eq!(answer.header("location"), Some("/messages/1"));
+    let receipt = answer.json();
+    assert_eq!(
+        (&receipt["first_offset"], &receipt["count"]),
+        (&1.into(), &3.into())
+    );
+    assert_eq!(
+        (&receipt["concern"], &receipt["concern_met"]),
+        (&3.into(), &true.into())
+    );
+    assert_eq!(receipt["acks"].as_array().map(Vec::len), Some(3));
+    for member in ["epoch", "waiting_for", "durable", "elapsed_ms"] {
+        assert!(!receipt[member].is_null(), "{receipt}");
+    }
+    assert!(receipt.get("offset").is_none(), "{receipt}");
+    let message = get(node.address, "/messages/2");
+    let text = message.text();
+    assert!(
+        text.contains("\"data\":{\"a\" :  1e9}"),
+        "byte for byte: {text}"
+    );
+    cluster.wait_equal();
+    for node in &cluster.secondaries {
+        assert_eq!(node.messages().len(), 4, "{}", node.name);
+    }
+    let cut_off = &cluster.secondaries[0];
+    cut_off.set_faults(r#"{"isolate":true}"#);
+    let answer = send(node, "?concern=all&timeout_ms=50", None, b"1\n2");
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let receipt = answer.json();
+    assert_eq!(
+        (&receipt["first_offset"], &receipt["concern_met"]),
+        (&4.into(), &false.into())
+    );
+}
+
+#[test]
+fn a_batch_that_is_refused_leaves_nothing_behind_and_says_where() {
+    let flags = ["--max-message-bytes", "100", "--max-request-bytes", "2000"];
+    let cluster = Cluster::start(1, &flags);
+    let node = &cluster.master;
+    let long = format!("1\n\"{}\"", "x".repeat(200));
+    let huge = "1\n".repeat(2000);
+    let table = [
+        ("", "", 400, "malformed", "empty"),
+        ("", "\n", 400, "malformed", "empty"),
+        ("", "1\n\n2", 400, "malformed", "line 2"),
+        ("", "1\n2\n{\"a\"}", 400, "malformed", "line 3"),
+        ("", "1\n\u{feff}2", 400, "malformed", "line 2"),
+        ("", &long, 413, "too-large", "line 2"),
+        ("", &huge, 413, "too-large", "2000"),
+        ("?concern=9", "1", 422, "concern", "1 to 2"),
+        ("?concern=x", "1", 400, "malformed", "concern"),
+        ("?concern=1.5", "1", 400, "malformed", "concern"),
+        ("?timeout_ms=-1", "1", 400, "malformed", "timeout_ms"),
+        ("?concern=1&concern=1", "1", 400, "malformed", "twice"),
+        ("?expected_offset=0", "1", 400, "malformed", "unknown"),
+        ("?x=1", "1", 400, "malformed", "unknown"),
+    ];
+    for (query, body, status, kind, what) in table {
+        let answer = send(node, query, None, body.as_bytes());
+        let shown = format!("{query} {body:.30}: {}", answer.text());
+        assert_eq!(
+            (answer.status, answer.problem()),
+            (status, format!("/problems/{kind}")),
+            "{shown}"
+        );
+        assert_eq!(answer.json()["outcome"], "not_appended", "{shown}");
+        assert!(
+            answer.json()["detail"]
+                .as_str()
+                .is_some_and(|text| text.contains(what)),
+            "{shown}"
+        );
+        if status == 413 {
+            assert!(answer.json()["limit_bytes"].is_u64(), "{shown}");
+        }
+    }
+    let answer = post(node.address, r#"{"data":1}"#);
+    assert_eq!(answer.json()["offset"], 0, "nothing was appended before");
+}
+
+#[test]
+fn a_batch_that_could_never_be_queued_is_refused_by_the_name_of_the_limit() {
+    let flags = ["--max-queued-bytes", "10000", "--max-message-bytes", "5000"];
+    let cluster = Cluster::start(1, &flags);
+    let answer = send(&cluster.master, "", None, "1\n".repeat(1000).as_bytes());
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (429, "/problems/overloaded")
+    );
+    assert_eq!(answer.json()["limit"], "max-queued-bytes");
+    let answer = send(&cluster.master, "", None, "1\n".repeat(100).as_bytes());
+    assert_eq!(answer.status, 201, "{}", answer.text());
+}
+
+#[test]
+fn a_key_covers_all_lines_across_a_restart() {
+    let mut cluster = Cluster::start(2, &[]);
+    let body = b"1\n2\n3\n";
+    let first = send(&cluster.master, "", Some("k"), body);
+    assert_eq!(
+        (first.status, &first.json()["first_offset"]),
+        (201, &0.into())
+    );
+    for restarted in [false, true] {
+        let again = send(&cluster.master, "?concern=all", Some("k"), b" 1\n2\r\n3");
+        assert_eq!(again.status, 200, "{}", again.text());
+        assert_eq!(again.header("idempotent-replayed"), Some("true"));
+        assert_eq!(
+            (&again.json()["first_offset"], &again.json()["count"]),
+            (&0.into(), &3.into())
+        );
+        for other in [&b"1\n2"[..], b"1\n2\n4", b"12\n3", b"1\n2\n3\n4"] {
+            let refused = send(&cluster.master, "", Some("k"), other);
+            assert_eq!(refused.status, 422, "{}", refused.text());
+            assert_eq!(refused.json()["offset"], 0);
+        }
+        if !restarted {
+            cluster.master.kill();
+            cluster.master.start();
+            cluster.wait_read_write();
+        }
+    }
+    assert_eq!(cluster.master.messages().len(), 3);
+}
+
+#[test]
+fn a_secondary_sends_a_batch_on_to_its_master() {
+    let cluster = Cluster::start(1, &[]);
+    let answer = send(&cluster.secondaries[0], "", None, b"1\n2");
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (421, "/problems/not-master")
+    );
+}
+
+const KILLS: usize = 9;
+const CLIENTS: usize = 3;
+/// The longest batch: more than one write, and more than one replication request.
+const LINES: usize = 3_000;
+
+/// Which batch and line a message is, and how many lines the batch has.
+fn parts(message: &Value) -> (String, usize, usize) {
+    let text = message["data"].as_str().expect("a text");
+    let mut parts = text.split(' ');
+    let mut next = || parts.next().expect("three parts");
+    let batch = next().to_owned();
+    let mut number = || next().parse().expect("a number");
+    (batch, number(), number())
+}
+
+/// All or none of each batch, its lines in order and next to each other.
+fn check_whole(node: &str, messages: &[Value]) -> BTreeMap<String, u64> {
+    let mut first_offsets = BTreeMap::new();
+    let mut rest = messages;
+    while let Some(first) = rest.first() {
+        let (batch, _, lines) = parts(first);
+        assert!(
+            lines <= rest.len(),
+            "{node} shows {} of {lines} lines of {batch}",
+            rest.len()
+        );
+        let (own, behind) = rest.split_at(lines);
+        for (nth, message) in own.iter().enumerate() {
+            assert_eq!(parts(message), (batch.clone(), nth, lines), "{node}");
+        }
+        let offset = first["offset"].as_u64().expect("an offset");
+        assert_eq!(
+            first_offsets.insert(batch, offset),
+            None,
+            "{node} has a batch twice"
+        );
+        rest = behind;
+    }
+    first_offsets
+}
+
+fn load(
+    client: usize,
+    address: std::net::SocketAddr,
+    stop: &AtomicBool,
+    acknowledged: &Mutex<BTreeMap<String, u64>>,
+) {
+    let mut connection = None;
+    for number in 0_usize.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let batch = format!("{client}-{number}");
+        let lines = [2, 50, 300, LINES][(number + client) % 4];
+        let body: String = (0..lines)
+            .map(|line| format!("\"{batch} {line} {lines} {}\"\n", "x".repeat(line % 900)))
+            .collect();
+        let open = connection.take().or_else(|| Connection::open(address).ok());
+        let Some(mut open) = open else {
+            // Nobody listens: not a wait for anything, only no reason to spin.
+            thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        let Ok(answer) = open.request("POST", "/messages", &[NDJSON], Some(body.as_bytes())) else {
+            continue;
+        };
+        if answer.status == 201 {
+            let offset = answer.json()["first_offset"].as_u64().expect("an offset");
+            acknowledged.lock().expect("no panic").insert(batch, offset);
+        } else {
+            assert!([503, 507].contains(&answer.status), "{answer:?}");
+        }
+        connection = Some(open);
+    }
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_batch_leaves_all_of_it_or_none() {
+    let mut cluster = Cluster::start(2, &[]);
+    let (stop, acknowledged) = (AtomicBool::new(false), Mutex::new(BTreeMap::new()));
+    let count = || acknowledged.lock().expect("no panic").len();
+    let address = cluster.master.address;
+    thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (stop, acknowledged) = (&stop, &acknowledged);
+            scope.spawn(move || load(client, address, stop, acknowledged));
+        }
+        // Stops the load when an assertion below fails, too: the scope waits for it.
+        let _stop = StopOnDrop(&stop);
+        for kill in 0..KILLS {
+            let before = count();
+            eventually("batches are acknowledged", || {
+                (count() > before + 3).then_some(())
+            });
+            // Under load, of every node: only the newest may be in the middle of anything.
+            for node in cluster.secondaries.iter().chain([&cluster.master]) {
+                let last = get(node.address, "/messages?last=1").json();
+                let last = &last["messages"][0];
+                if !last.is_null() {
+                    let (batch, line, lines) = parts(last);
+                    assert_eq!(line + 1, lines, "{} shows a part of {batch}", node.name);
+                }
+            }
+            let node = match kill % 3 {
+                0 => &mut cluster.master,
+                number => &mut cluster.secondaries[number - 1],
+            };
+            node.kill();
+            node.start();
+            cluster.wait_read_write();
+            cluster.wait_alive(3);
+        }
+    });
+
+    cluster.wait_equal();
+    let acknowledged = acknowledged.into_inner().expect("no panic");
+    let on_master = cluster.master.messages();
+    let held = check_whole("the master", &on_master);
+    for (batch, offset) in &acknowledged {
+        assert_eq!(held.get(batch), Some(offset), "{batch} was acknowledged");
+    }
+    for node in &cluster.secondaries {
+        assert_eq!(
+            check_whole(&node.name, &node.messages()),
+            held,
+            "{}",
+            node.name
+        );
+    }
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -146,6 +146,7 @@ fn admit_and_answer() {
     for group in 0..groups() {
         let append = |caller| NewAppend {
             payload: payload.clone(),
+            batch: None,
             concern: Concern::Majority,
             timeout: None,
             arrived: now,

@@ -154,7 +154,11 @@ fn admit_and_answer() {
             expected_offset: None,
             caller,
         };
-        let admitted = office.admit(now, 1_700_000_000_000, (0..GROUP).map(append));
+        let admitted = office.admit(
+            now,
+            1_700_000_000_000,
+            &mut (0..GROUP).map(append).collect(),
+        );
         assert_eq!(admitted.refused.len(), 0);
         let end = Offset((group + 1) * GROUP);
         office.on_written(end);

@@ -6,7 +6,7 @@
 use replog_core::MessageBatch;
 use serde_json::value::RawValue;
 
-use crate::append_body::{DATA_DEPTH_MAX, depth};
+use crate::append_body::{DATA_DEPTH_MAX, is_too_deep};
 
 /// What a batch may be.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +75,7 @@ fn value(line: &[u8]) -> Result<&str, String> {
         let what = what.split(" at line ").next().unwrap_or_default();
         format!("is no JSON value: {what} at column {}", error.column())
     })?;
-    if depth(raw.get()) > DATA_DEPTH_MAX {
+    if is_too_deep(raw.get()) {
         return Err(format!("is nested more than {DATA_DEPTH_MAX} deep"));
     }
     Ok(raw.get())

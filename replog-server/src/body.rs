@@ -21,6 +21,8 @@ use crate::problem::{Kind, Problem};
 
 /// How long a body may make no progress.
 const BODY_STALL_MAX: Duration = Duration::from_secs(30);
+/// Bytes made room for at once, at most, for a body whose length is announced.
+const ROOM_AT_ONCE_BYTES: u64 = 64 << 10;
 /// How long a body may take in all: the largest that a client may send takes no longer at
 /// 2 Mbit/s. Without it a byte every half minute would hold a connection for ever.
 const BODY_TIME_MAX: Duration = Duration::from_secs(300);
@@ -108,7 +110,9 @@ pub(crate) async fn read(
         budget: Arc::clone(budget),
         bytes: 0,
     };
-    let mut body = BytesMut::new();
+    // What is announced is no reason to allocate much.
+    let room = announced.map_or(0, |bytes| bytes.min(ROOM_AT_ONCE_BYTES));
+    let mut body = BytesMut::with_capacity(usize::try_from(room).unwrap_or(0));
     while let Some(chunk) = source.next().await? {
         let refused = if body.len() + chunk.len() > limits.keep_bytes {
             Some(Problem::too_large(limits.keep_bytes))

@@ -601,7 +601,7 @@ impl Handler<AppendsQueued> for Coordinator {
         let mut appends = self.inbox.take(empty);
         let admitted = self
             .office
-            .admit(Instant::now(), self.host.wall_ms(), appends.drain(..));
+            .admit(Instant::now(), self.host.wall_ms(), &mut appends);
         self.spare = appends;
         for batch in admitted.batches {
             debug!(?batch, "appending");

@@ -13,7 +13,7 @@ use crate::{
     config::{MasterConfig, Peer},
     error::{AppendError, LimitName, ModeState},
     limits::BATCH_BYTES_MAX,
-    record::{KIND_MESSAGE, MessageBatch, Record, RecordBatch},
+    record::{HEADER_BYTES, KIND_MESSAGE, MessageBatch, Record, RecordBatch},
     rules::{
         acks::{Acks, NodeSet, Released},
         keys::{Claim, Found, Keys},
@@ -97,6 +97,18 @@ impl<W> NewAppend<W> {
         match &self.batch {
             None => self.payload.len(),
             Some(batch) => batch.bytes(),
+        }
+    }
+
+    /// Bytes that its record takes, if it is one.
+    fn encoded_bytes(&self) -> usize {
+        let key_bytes = self
+            .claim
+            .as_ref()
+            .map_or(0, |claim| claim.key_bytes().len());
+        match &self.batch {
+            None => HEADER_BYTES + key_bytes + self.payload.len(),
+            Some(_) => 0,
         }
     }
 
@@ -226,12 +238,12 @@ impl<W> Office<W> {
         }
     }
 
-    /// Gives offsets to the appends that may have one, and encodes them.
+    /// Gives offsets to the appends that may have one, and encodes them. Takes them all out.
     pub(crate) fn admit(
         &mut self,
         now: Instant,
         wall_ms: u64,
-        appends: impl Iterator<Item = NewAppend<W>>,
+        appends: &mut Vec<NewAppend<W>>,
     ) -> Admitted<W> {
         let mut admitted = Admitted {
             batches: Vec::new(),
@@ -239,10 +251,10 @@ impl<W> Office<W> {
             dropped_bytes: 0,
         };
         let closed = self.refusal(now);
-        let mut buffer = BytesMut::new();
+        let room: usize = appends.iter().map(NewAppend::encoded_bytes).sum();
+        let mut buffer = BytesMut::with_capacity(room.min(2 * BATCH_BYTES_MAX));
         let (mut first, mut payload_bytes) = (self.next, 0);
-        for append in appends {
-            let mut append = append;
+        for mut append in appends.drain(..) {
             let place = match self.check(&append, closed.as_ref()) {
                 Ok(place) => place,
                 Err(error) => {

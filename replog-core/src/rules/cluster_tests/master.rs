@@ -182,7 +182,7 @@ impl Master {
         let disk = self.disk(world);
         let Some(run) = &mut self.run else { return };
         let now = world.instant();
-        let appends: Vec<NewAppend<u64>> = appends
+        let mut appends: Vec<NewAppend<u64>> = appends
             .into_iter()
             .map(|sent| NewAppend {
                 payload: Bytes::copy_from_slice(&sent.id.to_be_bytes()),
@@ -205,7 +205,7 @@ impl Master {
             .next_offset()
             .0
             .saturating_sub(self.config.key_horizon);
-        let admitted = run.office.admit(now, world.now / 1000, appends.into_iter());
+        let admitted = run.office.admit(now, world.now / 1000, &mut appends);
         for Answered { caller, result } in &admitted.refused {
             if keyed.contains(caller)
                 && result

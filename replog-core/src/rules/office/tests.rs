@@ -114,8 +114,8 @@ impl Bench {
         self.office.on_report(secondary, report);
     }
 
-    pub(super) fn admit(&mut self, appends: Vec<NewAppend<u32>>) -> Admitted<u32> {
-        self.office.admit(self.now, 0, appends.into_iter())
+    pub(super) fn admit(&mut self, mut appends: Vec<NewAppend<u32>>) -> Admitted<u32> {
+        self.office.admit(self.now, 0, &mut appends)
     }
 
     /// One append; the error where it is refused.

@@ -18,6 +18,8 @@ type Ids = Vec<Option<RecordId>>;
 #[derive(Debug, Default)]
 pub(super) struct Concern {
     lost: BTreeMap<NodeName, Vec<Lost>>,
+    /// Which directories of a node were lost, in order.
+    lost_lives: BTreeMap<NodeName, Vec<InstanceId>>,
     /// What damaged disks held before, until a master hears that they are damaged.
     damaged: BTreeMap<NodeName, Option<(MachineId, Ids)>>,
     /// Where an answer arrived, whose, of which directory, and whether its log counts.
@@ -38,6 +40,8 @@ impl Concern {
                 instance: meta.instance,
                 ids: disks.ids(machine),
             };
+            let lives = self.lost_lives.entry(meta.name.clone()).or_default();
+            lives.push(meta.instance);
             self.lost.entry(meta.name.clone()).or_default().push(lost);
         }
     }
@@ -79,9 +83,14 @@ impl Concern {
             if !counts {
                 self.damaged.remove(&name);
             }
-            if let Some(lost) = self.lost.get_mut(&name) {
-                lost.retain(|lost| lost.instance == instance);
-            }
+            let (Some(lost), Some(lives)) = (self.lost.get_mut(&name), self.lost_lives.get(&name))
+            else {
+                continue;
+            };
+            // An answer of a life says that those before it are over. A late one says no more.
+            let nth = |instance| lives.iter().position(|life| *life == instance);
+            let nth_heard = nth(instance).unwrap_or(lives.len());
+            lost.retain(|lost| nth(lost.instance) >= Some(nth_heard));
         }
     }
 

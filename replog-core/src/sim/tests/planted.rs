@@ -25,22 +25,22 @@ type Row = (Mistake, Option<Found>, &'static [(&'static str, Found)]);
 const TABLE: &[Row] = &[
     (Mistake::AnsweredBeforeSync, Some(("rule 10", 0)), &[]),
     (Mistake::OwnEndBeforeSync, Some(("rule 4", 0)), &[]),
-    (Mistake::AnswerCountedTwice, Some(("rule 7", 0)), &[]),
+    (Mistake::AnswerCountedTwice, Some(("rule 4", 0)), &[]),
     (
         Mistake::EndsCountBeforeAlignment,
         Some(("rule 7", 0)),
         &[("before-alignment", ("rule 7", 0))],
     ),
     (Mistake::EarlierLifeBelieved, Some(("rule 7", 0)), &[]),
-    (Mistake::LogEpochTakenEarly, Some(("rule 2", 7)), &[]),
+    (Mistake::LogEpochTakenEarly, Some(("rule 2", 9)), &[]),
     (
         Mistake::RefillTargetIgnored,
-        Some(("rule 5", 170)),
+        None,
         &[("hello-twice-at-a-wiped-node", ("rule 5", 0))],
     ),
     (
         Mistake::WipedNodeVotes,
-        None,
+        Some(("rule 5", 523)),
         &[("wiped-nodes-at-a-promise-round", ("rule 5", 0))],
     ),
     (
@@ -72,10 +72,10 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::LongerLogKept,
-        Some(("rule 1", 22)),
+        Some(("rule 1", 41)),
         &[("longer-log-whose-pairs-agree", ("rule 4", 0))],
     ),
-    (Mistake::CutTooDeep, Some(("rule 5", 22)), &[]),
+    (Mistake::CutTooDeep, Some(("rule 5", 29)), &[]),
     (Mistake::CutNotSynced, Some(("panic", 274)), &[]),
     (
         Mistake::CommittedTooFar,
@@ -100,7 +100,7 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::NoChecksumAtStart,
-        Some(("rule 5", 22)),
+        Some(("rule 5", 23)),
         &[("torn-middle", ("rule 10", 1))],
     ),
     (
@@ -110,20 +110,24 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::FillBelieved,
-        None,
+        Some(("rule 10", 974)),
         &[("fill-whose-sync-fails", ("rule 10", 0))],
     ),
-    (Mistake::CutBelieved, None, &[]),
+    (
+        Mistake::CutBelieved,
+        None,
+        &[("cut-whose-sync-fails", ("rule 5", 0))],
+    ),
     (
         Mistake::FoundsBesideOthers,
         Some(("rule 7", 0)),
         &[("blank-majority", ("rule 7", 0))],
     ),
-    (Mistake::OldNewsBelieved, Some(("rule 7", 0)), &[]),
+    (Mistake::OldNewsBelieved, Some(("rule 8", 0)), &[]),
     (Mistake::OneAfterTheOther, Some(("rule 6", 18)), &[]),
-    (Mistake::WaiterForgotten, Some(("panic", 0)), &[]),
+    (Mistake::WaiterForgotten, Some(("rule 7", 1)), &[]),
     (Mistake::KeysForgotten, Some(("rule 3", 0)), &[]),
-    (Mistake::GapWithoutLimit, Some(("rule 11", 0)), &[]),
+    (Mistake::GapWithoutLimit, Some(("rule 11", 2)), &[]),
     (
         Mistake::OldHelloObeyed,
         Some(("rule 9", 0)),
@@ -141,7 +145,7 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::BufferKeptAcrossPromise,
-        Some(("rule 1", 94)),
+        Some(("rule 4", 51)),
         &[("gap-across-a-promise", ("rule 4", 0))],
     ),
     (
@@ -151,7 +155,7 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::HalfFilledPassesForIntact,
-        Some(("rule 9", 8)),
+        Some(("rule 9", 3)),
         &[
             ("half-refilled-secondary", ("rule 5", 0)),
             ("half-adopted-master", ("rule 5", 0)),
@@ -159,8 +163,8 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::RefusedWritePassesForDone,
-        Some(("rule 10", 0)),
-        &[("full-disk-after-shipping", ("rule 4", 0))],
+        Some(("rule 10", 4)),
+        &[],
     ),
     (
         Mistake::FoundsWithoutMajority,
@@ -185,11 +189,11 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::EndOutlivesItsLife,
-        Some(("rule 4", 10)),
+        Some(("rule 7", 3)),
         &[("answer-of-a-wiped-life", ("rule 4", 0))],
     ),
     (Mistake::PartOfAppendShown, Some(("rule 2", 0)), &[]),
-    (Mistake::PartOfAppendAdopted, Some(("rule 2", 42)), &[]),
+    (Mistake::PartOfAppendAdopted, Some(("panic", 43)), &[]),
 ];
 
 /// Which mistakes each schedule is there for.

@@ -11,8 +11,11 @@ struct Limited {
 
 impl Limited {
     fn new() -> Limited {
+        let mut cluster = Cluster::new(2);
+        // Or records would find room on a full disk.
+        cluster.config.log.preallocate_bytes = 0;
         Limited {
-            cluster: Cluster::new(2),
+            cluster,
             disks: (0..3).map(|_| LimitedStorage::new()).collect(),
         }
     }
@@ -32,7 +35,8 @@ impl Limited {
     async fn start_all(&self) -> (Master, Vec<Secondary>) {
         let mut secondaries = Vec::new();
         for (peer, disk) in self.cluster.config.secondaries.iter().zip(&self.disks) {
-            let config = SecondaryConfig::new(peer.name.clone());
+            let mut config = SecondaryConfig::new(peer.name.clone());
+            config.log = self.cluster.config.log.clone();
             let secondary = Secondary::start(config, Arc::new(disk.clone()))
                 .await
                 .unwrap();

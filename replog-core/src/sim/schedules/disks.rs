@@ -17,7 +17,8 @@ pub(super) fn all() -> Vec<Schedule> {
             "full-disk-after-shipping",
             "the master's disk is full when a secondary has records already",
             full_disk_after_shipping,
-        ),
+        )
+        .without_preallocation(),
         Schedule::new(
             "torn-middle",
             "a power cut leaves the pages of an unsynced group in any order",

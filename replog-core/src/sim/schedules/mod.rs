@@ -37,6 +37,7 @@ pub struct Schedule {
     standby_masters: usize,
     /// Drawn, if not given.
     segment_bytes: Option<u64>,
+    preallocate_bytes: u64,
     story: Story,
 }
 
@@ -67,6 +68,7 @@ impl Schedule {
             clients: 0,
             segment_bytes: self.segment_bytes.unwrap_or(segment_bytes),
             tail_bytes: rng.random_range(0..4 << 10),
+            preallocate_bytes: self.preallocate_bytes,
             ..Cluster::default()
         };
         let faults = Faults {
@@ -103,6 +105,7 @@ impl Schedule {
             secondaries: 2,
             standby_masters: 0,
             segment_bytes: None,
+            preallocate_bytes: Cluster::default().preallocate_bytes,
             story: Rc::new(move |stage| Box::pin(story(stage))),
         }
     }
@@ -114,6 +117,12 @@ impl Schedule {
 
     fn segment_bytes(mut self, segment_bytes: u64) -> Schedule {
         self.segment_bytes = Some(segment_bytes);
+        self
+    }
+
+    /// What is written finds no room on a disk that is full.
+    fn without_preallocation(mut self) -> Schedule {
+        self.preallocate_bytes = 0;
         self
     }
 

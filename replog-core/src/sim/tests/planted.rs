@@ -164,7 +164,7 @@ const TABLE: &[Row] = &[
     (
         Mistake::RefusedWritePassesForDone,
         Some(("rule 10", 4)),
-        &[],
+        &[("full-disk-after-shipping", ("rule 4", 0))],
     ),
     (
         Mistake::FoundsWithoutMajority,

@@ -21,8 +21,6 @@ use crate::problem::{Kind, Problem};
 
 /// How long a body may make no progress.
 const BODY_STALL_MAX: Duration = Duration::from_secs(30);
-/// Bytes made room for at once, at most, for a body whose length is announced.
-const ROOM_AT_ONCE_BYTES: u64 = 64 << 10;
 /// How long a body may take in all: the largest that a client may send takes no longer at
 /// 2 Mbit/s. Without it a byte every half minute would hold a connection for ever.
 const BODY_TIME_MAX: Duration = Duration::from_secs(300);
@@ -86,6 +84,8 @@ pub(crate) struct BodyLimits {
     /// Bytes that are read and dropped, those kept among them, so that the sender of a body that
     /// is refused sees the answer and not a broken connection.
     pub(crate) drain_bytes: usize,
+    /// Bytes that are made room for at once, at most, where so many are announced.
+    pub(crate) room_bytes: usize,
 }
 
 /// Reads a whole body.
@@ -110,9 +110,8 @@ pub(crate) async fn read(
         budget: Arc::clone(budget),
         bytes: 0,
     };
-    // What is announced is no reason to allocate much.
-    let room = announced.map_or(0, |bytes| bytes.min(ROOM_AT_ONCE_BYTES));
-    let mut body = BytesMut::with_capacity(usize::try_from(room).unwrap_or(0));
+    let announced_bytes = usize::try_from(announced.unwrap_or(0)).unwrap_or(usize::MAX);
+    let mut body = BytesMut::with_capacity(announced_bytes.min(limits.room_bytes));
     while let Some(chunk) = source.next().await? {
         let refused = if body.len() + chunk.len() > limits.keep_bytes {
             Some(Problem::too_large(limits.keep_bytes))
@@ -204,6 +203,7 @@ mod tests {
     const LIMITS: BodyLimits = BodyLimits {
         keep_bytes: 8,
         drain_bytes: 100,
+        room_bytes: 8,
     };
 
     /// Reads a body that arrives in these chunks and then, if it `stalls`, never ends.

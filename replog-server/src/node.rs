@@ -25,6 +25,9 @@ use crate::{
 /// batches beside it.
 const REPLICATION_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
 
+/// Room made at once for the body of an append: what a client announces is no reason to allocate much.
+const APPEND_ROOM_BYTES: usize = 64 << 10;
+
 /// What a node is.
 #[derive(Clone)]
 pub(crate) enum Node {
@@ -118,6 +121,7 @@ impl NodeState {
             append_limits: BodyLimits {
                 keep_bytes: common.max_message_bytes,
                 drain_bytes: common.max_request_bytes,
+                room_bytes: APPEND_ROOM_BYTES,
             },
             line_limits: LineLimits {
                 line_bytes: common.max_message_bytes,

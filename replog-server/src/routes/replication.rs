@@ -10,7 +10,10 @@ use actix_web::{
     web,
 };
 use bytes::Bytes;
-use replog_core::transport::{TransportError, accepts_token, wire};
+use replog_core::{
+    limits::BATCH_BYTES_MAX,
+    transport::{TransportError, accepts_token, wire},
+};
 use std::{
     collections::VecDeque,
     convert::Infallible,
@@ -30,6 +33,8 @@ use crate::{
 const LIMITS: BodyLimits = BodyLimits {
     keep_bytes: wire::BODY_BYTES_MAX,
     drain_bytes: wire::BODY_BYTES_MAX,
+    // A batch and what is around it.
+    room_bytes: 2 * BATCH_BYTES_MAX,
 };
 
 /// Answers another node.

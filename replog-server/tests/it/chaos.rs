@@ -375,6 +375,25 @@ mod tests {
     }
 
     #[test]
+    fn a_trouble_that_cannot_be_made_in_a_round_keeps_no_other_back() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut deck = Deck::new();
+        let is_possible = |kind: &Kind| !kind.name().contains("wiped");
+        let mut made = 0;
+        for _ in 0..1000 {
+            match deck.deal(false, &mut rng) {
+                kind if is_possible(&kind) => made += 1,
+                kind => deck.put_back(kind),
+            }
+        }
+        assert!(made > 500, "{made} of 1000");
+        assert!(
+            !is_possible(&deck.deal(true, &mut rng)),
+            "first in the next round"
+        );
+    }
+
+    #[test]
     fn what_was_acknowledged_is_on_every_node_after_every_trouble() {
         let plan = Plan {
             seed: 20,

@@ -113,17 +113,25 @@ impl Kind {
 /// Deals every kind once before it deals one again.
 pub(crate) struct Deck {
     cards: VecDeque<Kind>,
+    /// What could not be done in this round.
+    put_back: Vec<Kind>,
 }
 
 impl Deck {
     pub(crate) fn new() -> Deck {
         Deck {
             cards: VecDeque::new(),
+            put_back: Vec::new(),
         }
     }
 
     /// Deals the next one; those with a plot before all others in a round, or last.
     pub(crate) fn deal(&mut self, is_first: bool, rng: &mut ChaCha8Rng) -> Kind {
+        if is_first {
+            for kind in self.put_back.drain(..) {
+                self.cards.push_front(kind);
+            }
+        }
         if self.cards.is_empty() {
             let mut cards = DECK;
             cards.shuffle(rng);
@@ -134,10 +142,10 @@ impl Deck {
         self.cards.remove(at).expect("it was filled just now")
     }
 
-    /// What could not be done now is dealt again, after the next one.
+    /// What could not be done now is dealt again in the next round: some of it cannot be done before
+    /// this one is over, and the round goes on with others.
     pub(crate) fn put_back(&mut self, kind: Kind) {
-        let at = self.cards.len().min(1);
-        self.cards.insert(at, kind);
+        self.put_back.push(kind);
     }
 }
 

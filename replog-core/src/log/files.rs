@@ -118,6 +118,16 @@ struct Active {
     number: u64,
 }
 
+impl Active {
+    /// Takes away what lies behind the last record, durably.
+    fn cut_to_written(&mut self) -> Result<(), LogError> {
+        self.file.truncate(self.bytes).map_err(LogError::Write)?;
+        self.file.sync()?;
+        self.size = self.bytes;
+        Ok(())
+    }
+}
+
 impl LogFiles {
     /// Names the cluster that new segments belong to; before it, nothing can be appended.
     ///
@@ -399,12 +409,7 @@ impl LogFiles {
         if let Some(active) = &mut self.active
             && active.size > active.bytes
         {
-            active
-                .file
-                .truncate(active.bytes)
-                .map_err(LogError::Write)?;
-            active.file.sync()?;
-            active.size = active.bytes;
+            active.cut_to_written()?;
         }
         Ok(())
     }

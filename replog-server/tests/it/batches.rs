@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     http::{Answer, Connection, get, post, request},
+    kill::StopOnDrop,
     nodes::{Cluster, Node, eventually},
 };
 
@@ -309,13 +310,5 @@ fn a_kill_in_the_middle_of_a_batch_leaves_all_of_it_or_none() {
             "{}",
             node.name
         );
-    }
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }

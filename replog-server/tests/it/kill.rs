@@ -105,7 +105,8 @@ fn what_was_acknowledged_survives_twenty_kills_of_any_node() {
     }
 }
 
-struct StopOnDrop<'a>(&'a AtomicBool);
+/// Ends a load when it goes out of scope, by a failed assertion too.
+pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {

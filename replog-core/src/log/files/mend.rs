@@ -67,12 +67,7 @@ impl LogFiles {
                 end: self.synced_end,
                 state: MarkState::Cutting,
             })?;
-            active
-                .file
-                .truncate(active.bytes)
-                .map_err(LogError::Write)?;
-            active.file.sync()?;
-            active.size = active.bytes;
+            active.cut_to_written()?;
         }
         self.synced_end = self.written_end;
         self.view.synced(self.synced_end);

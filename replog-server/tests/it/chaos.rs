@@ -389,17 +389,18 @@ mod tests {
         assert!(made > 500, "{made} of 1000");
         assert!(
             !is_possible(&deck.deal(true, &mut rng)),
-            "first in the next round"
+            "before all others in the next round"
         );
     }
 
     #[test]
     fn what_was_acknowledged_is_on_every_node_after_every_trouble() {
+        // A round more than the deck has cards for: what cannot be done in one is done in the next.
         let plan = Plan {
             seed: 20,
             nodes: 3,
             clients: 8,
-            rounds: 3,
+            rounds: 4,
             troubles: 8,
             until: None,
         };
@@ -410,7 +411,7 @@ mod tests {
             ..plan
         }));
         println!("{summary}");
-        assert_eq!(summary.rounds, 5);
+        assert_eq!(summary.rounds, 6);
         let never = summary.troubles.values().find(|count| **count == 0);
         assert_eq!(never, None, "{summary}");
         assert!(summary.tally.acknowledged > 100, "{summary}");

@@ -125,12 +125,15 @@ impl Deck {
         }
     }
 
-    /// Deals the next one; those with a plot before all others in a round, or last.
+    /// Deals the next one; those with a plot before all others in a round, or last. Before them comes
+    /// what was put back: nothing else is under way then that it could not be done beside.
     pub(crate) fn deal(&mut self, is_first: bool, rng: &mut ChaCha8Rng) -> Kind {
-        if is_first {
-            for kind in self.put_back.drain(..) {
-                self.cards.push_front(kind);
+        if is_first && !self.put_back.is_empty() {
+            let kind = self.put_back.remove(0);
+            for later in self.put_back.drain(..) {
+                self.cards.push_front(later);
             }
+            return kind;
         }
         if self.cards.is_empty() {
             let mut cards = DECK;

@@ -10,7 +10,7 @@ use crate::{
     node::NodeState,
     paths,
     problem::{Kind, Problem},
-    routes::{appends, faults, health, messages, replication},
+    routes::{appends, faults, health, messages, replication, replication_stream},
 };
 
 /// Adds every route of a node.
@@ -55,6 +55,11 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, state: &Arc<NodeState>)
             paths::REPLICATION,
             "POST",
             [web::post().to(replication::serve)],
+        ))
+        .service(resource(
+            paths::REPLICATION_STREAM,
+            "GET",
+            [web::get().to(replication_stream::open)],
         ));
     if state.faults.is_some() {
         config.service(resource(

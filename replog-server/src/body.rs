@@ -43,17 +43,36 @@ impl Budget {
             limit_name,
         })
     }
+
+    /// Bytes that are taken of it.
+    #[cfg(test)]
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
 }
 
 /// A part of a [`Budget`], given back when dropped.
 #[derive(Debug)]
-struct Share {
+pub(crate) struct Share {
     budget: Arc<Budget>,
     bytes: usize,
 }
 
 impl Share {
-    fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
+    /// Nothing yet.
+    pub(crate) fn of(budget: &Arc<Budget>) -> Share {
+        Share {
+            budget: Arc::clone(budget),
+            bytes: 0,
+        }
+    }
+
+    /// Takes more. Refused, it is taken all the same, until the share is dropped.
+    ///
+    /// # Errors
+    ///
+    /// 429 when all shares together are more than the budget.
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         let budget = &self.budget;
         // Relaxed: the counter guards no other memory.
         let before = budget.used_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -66,13 +85,26 @@ impl Share {
         }
         Ok(())
     }
+
+    /// Gives bytes back that it took.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.budget.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// A share of its own for bytes that this one took.
+    pub(crate) fn split(&mut self, bytes: usize) -> Share {
+        self.bytes -= bytes;
+        Share {
+            budget: Arc::clone(&self.budget),
+            bytes,
+        }
+    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget
-            .used_bytes
-            .fetch_sub(self.bytes, Ordering::Relaxed);
+        self.shrink(self.bytes);
     }
 }
 
@@ -106,10 +138,7 @@ pub(crate) async fn read(
         source.drain(announced, limits.drain_bytes).await;
         return Err(Problem::too_large(limits.keep_bytes));
     }
-    let mut share = Share {
-        budget: Arc::clone(budget),
-        bytes: 0,
-    };
+    let mut share = Share::of(budget);
     let announced_bytes = usize::try_from(announced.unwrap_or(0)).unwrap_or(usize::MAX);
     let mut body = BytesMut::with_capacity(announced_bytes.min(limits.room_bytes));
     while let Some(chunk) = source.next().await? {

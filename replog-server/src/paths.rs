@@ -18,6 +18,8 @@ pub(crate) const READY_WRITE: &str = "/readyz/write";
 pub(crate) const FAULTS: &str = "/faults";
 /// Between nodes.
 pub(crate) use replog_core::transport::wire::PATH as REPLICATION;
+/// Between nodes, many requests on one connection.
+pub(crate) use replog_core::transport::wire::stream::PATH as REPLICATION_STREAM;
 
 /// Paths that are promised and not there yet: their answer says so.
 pub(crate) const NOT_YET: [&str; 3] = ["/", "/metrics", "/events"];

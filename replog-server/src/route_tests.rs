@@ -26,13 +26,13 @@ use crate::{
 };
 
 /// A master and a secondary in this process.
-struct Pair {
-    master: Arc<NodeState>,
-    secondary: Arc<NodeState>,
+pub(crate) struct Pair {
+    pub(crate) master: Arc<NodeState>,
+    pub(crate) secondary: Arc<NodeState>,
 }
 
 impl Pair {
-    async fn start(public_url: Option<&str>) -> Pair {
+    pub(crate) async fn start(public_url: Option<&str>) -> Pair {
         let network = LocalNetwork::new();
         let name = |text| NodeName::new(text).expect("a good name");
         let config = SecondaryConfig::new(name("secondary-1"));
@@ -333,7 +333,7 @@ async fn no_mangled_request_makes_a_node_fail() {
 /// A request that was good once, with a few bytes changed; and the same for people.
 fn mangled(dice: &mut Dice) -> (test::TestRequest, String) {
     const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
-    const PATHS: [&str; 9] = [
+    const PATHS: [&str; 10] = [
         "/messages",
         "/messages?from=1&limit=3",
         "/messages?last=2",
@@ -342,6 +342,7 @@ fn mangled(dice: &mut Dice) -> (test::TestRequest, String) {
         "/health",
         "/faults",
         "/replication/v1",
+        "/replication/v1/stream",
         "/readyz",
     ];
     const BODIES: [&str; 5] = [

@@ -5,6 +5,9 @@
 //! rule. Never follows a redirect, never decompresses, never times out but while it connects:
 //! links put their time-outs around the calls and drop them.
 //!
+//! Records go over one lasting connection to each peer that takes it, a *stream* ([`wire::stream`]);
+//! all else, and all to a peer that takes none, is a POST.
+//!
 //! A kept connection that the peer closes in the very moment of a request breaks before any
 //! answer. That says nothing about the peer, so such a request is sent once more, which is safe:
 //! every request of the protocol may arrive twice. A connection that was made for the request is
@@ -13,6 +16,8 @@
 //! `TCP_NODELAY` is set on every connection: where a request takes more than one write, its last
 //! and short segment may otherwise wait for the peer's delayed acknowledgement, 40 ms on Linux.
 //! The listening side has the same to gain for its answers, and sets its own sockets.
+
+mod stream;
 
 use std::{
     cell::Cell,
@@ -48,7 +53,8 @@ use crate::{
     error::ConfigError,
     transport::{
         CallFuture, Network, Transport, TransportError,
-        message::{Request, Response},
+        http::stream::{NoStream, Streams},
+        message::{Request, RequestBody, Response},
         wire,
     },
 };
@@ -126,7 +132,8 @@ impl std::fmt::Debug for HttpOptions {
 }
 
 /// Ways to nodes by HTTP. A [`Peer`]'s URL is `http://HOST[:PORT][/PREFIX]`; requests go to
-/// [`wire::PATH`] below it.
+/// [`wire::PATH`] below it, by POST, and records to [`wire::stream::PATH`], a WebSocket, where the
+/// peer serves one. A server needs only the former; the latter saves most of what a small batch costs.
 ///
 /// Its transports need a tokio runtime with I/O and time, and a `LocalSet` around the calls.
 #[derive(Clone, Debug)]
@@ -145,16 +152,35 @@ impl HttpNetwork {
 
 impl Network for HttpNetwork {
     fn connect(&self, peer: &Peer) -> Rc<dyn Transport> {
-        let target = target(&peer.url).and_then(|uri| {
-            let authorization = self
-                .options
-                .authorization()
-                .map_err(|error| error.to_string())?;
-            Ok(Target { uri, authorization })
-        });
-        let client = client(self.options.connect_timeout, self.options.keep_alive);
+        let HttpOptions {
+            connect_timeout,
+            keep_alive,
+            ..
+        } = self.options;
+        let client = client(connect_timeout, keep_alive);
+        let target = self.target(peer, &client);
         Rc::new(HttpTransport {
             way: Rc::new(Way { client, target }),
+        })
+    }
+}
+
+impl HttpNetwork {
+    fn target(&self, peer: &Peer, client: &Client) -> Result<Target, String> {
+        let authorization = self
+            .options
+            .authorization()
+            .map_err(|error| error.to_string())?;
+        let stream = target(&peer.url, wire::stream::PATH)?;
+        Ok(Target {
+            uri: target(&peer.url, wire::PATH)?,
+            streams: Streams::new(
+                client.clone(),
+                stream,
+                authorization.clone(),
+                self.options.keep_alive,
+            ),
+            authorization,
         })
     }
 }
@@ -336,12 +362,16 @@ struct Way {
 struct Target {
     uri: Uri,
     authorization: Option<HeaderValue>,
+    streams: Streams,
 }
 
 impl Transport for HttpTransport {
     fn call(&self, request: Request) -> CallFuture {
         let way = Rc::clone(&self.way);
         Box::pin(async move {
+            if let Some(outcome) = way.call_by_stream(&request).await {
+                return outcome;
+            }
             let parts = wire::encode_request(&request);
             match way.exchange(&parts).await {
                 Err(Failure {
@@ -375,6 +405,20 @@ impl From<TransportError> for Failure {
 }
 
 impl Way {
+    /// Records go by stream, where the peer takes one: they are what there is much of. All others
+    /// go alone, so that no heartbeat waits behind a batch.
+    async fn call_by_stream(&self, request: &Request) -> Option<Result<Response, TransportError>> {
+        let target = self.target.as_ref().ok()?;
+        if !matches!(request.body, RequestBody::Append(_)) {
+            return None;
+        }
+        match target.streams.call(request).await {
+            Ok(response) => Some(Ok(response)),
+            Err(NoStream::Failed(error)) => Some(Err(error)),
+            Err(NoStream::NotTaken) => None,
+        }
+    }
+
     async fn exchange(&self, parts: &[Bytes]) -> Result<Response, Failure> {
         let target = self
             .target
@@ -467,9 +511,9 @@ fn parse_io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorK
 }
 
 /// Where requests to a peer go, or why they cannot.
-fn target(url: &str) -> Result<Uri, String> {
+fn target(url: &str, path: &str) -> Result<Uri, String> {
     let url = url.trim_end_matches('/');
-    let uri = Uri::try_from(format!("{url}{}", wire::PATH))
+    let uri = Uri::try_from(format!("{url}{path}"))
         .map_err(|error| format!("bad URL {url:?}: {error}"))?;
     let names_a_host = uri.host().is_some_and(|host| !host.is_empty());
     if uri.scheme_str() != Some("http") || !names_a_host {
@@ -615,7 +659,9 @@ mod tests {
             let request = suite::append(suite::large_batch(Offset(3)));
             assert!(transport.call(request.clone()).await.is_ok());
             let seen = seen.lock().unwrap();
-            let head = seen[0].head.to_ascii_lowercase();
+            // It asked for a stream before.
+            let post = &seen[1];
+            let head = post.head.to_ascii_lowercase();
             assert!(
                 head.starts_with("post /replication/v1 http/1.1\r\n"),
                 "{head}"
@@ -624,7 +670,7 @@ mod tests {
                 "content-type: application/vnd.replog.replication",
                 "authorization: bearer secret",
                 "accept-encoding: identity",
-                &format!("content-length: {}", seen[0].body.len()),
+                &format!("content-length: {}", post.body.len()),
             ] {
                 assert!(
                     head.lines().any(|other| other == line),
@@ -632,7 +678,7 @@ mod tests {
                 );
             }
             assert!(!head.contains("transfer-encoding"), "{head}");
-            assert_eq!(wire::decode_request(seen[0].body.clone()), Ok(request));
+            assert_eq!(wire::decode_request(post.body.clone()), Ok(request));
         });
     }
 

@@ -1,7 +1,8 @@
 //! A tiny HTTP/1.1 server for tests, that answers anything, well or badly.
 //!
 //! Owns threads and sockets of its own and ends them all when it is dropped. Takes a free port.
-//! It knows just enough HTTP for awc: a head, a body with a content length, kept connections.
+//! It knows just enough HTTP for awc: a head, a body with a content length, kept connections, and
+//! streams where it is told what to answer on them.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -10,13 +11,19 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
 };
 
-use bytes::Bytes;
+use actix_codec::{Decoder as _, Encoder as _};
+use actix_http::ws::{self, Codec, Frame, Item, Message};
+use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
-use crate::transport::{local::Serve, wire};
+use crate::transport::{
+    local::Serve,
+    message::{Request, Response},
+    wire,
+};
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -42,6 +49,30 @@ pub(crate) enum Reply {
     Close,
 }
 
+/// What is done about a message on a stream.
+#[derive(Clone, Debug)]
+pub(crate) enum StreamReply {
+    /// These bytes are sent as one binary message.
+    Answer(Vec<u8>),
+    /// As they are, whatever they are.
+    Raw(Vec<u8>),
+    /// The connection is closed.
+    Close,
+}
+
+/// A message on a stream as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    /// The how manyth connection, from 0.
+    pub(crate) connection: usize,
+    /// The how manyth message on that connection, from 0.
+    pub(crate) nth: usize,
+    /// Its fragments.
+    pub(crate) fragments: Vec<Bytes>,
+}
+
+type OnStream = Box<dyn Fn(Told) -> StreamReply + Send + Sync>;
+
 /// The server. Its connections end with it.
 pub(crate) struct Responder {
     address: SocketAddr,
@@ -51,6 +82,8 @@ pub(crate) struct Responder {
 
 struct Shared {
     reply: Box<dyn Fn(Asked) -> Reply + Send + Sync>,
+    /// Streams are taken where it is there, each message in a thread of its own.
+    on_stream: Option<OnStream>,
     resets: bool,
     stopping: AtomicBool,
     asked: AtomicUsize,
@@ -62,29 +95,44 @@ struct Shared {
 impl Responder {
     /// Answers each request as `reply` says.
     pub(crate) fn start(reply: impl Fn(Asked) -> Reply + Send + Sync + 'static) -> Responder {
-        Responder::bind(Box::new(reply), false)
+        Responder::bind(Box::new(reply), None, false)
+    }
+
+    /// Answers each message on each stream as `on_stream` says, and no other request.
+    pub(crate) fn streaming(
+        on_stream: impl Fn(Told) -> StreamReply + Send + Sync + 'static,
+    ) -> Responder {
+        Responder::bind(Box::new(|_| Reply::Close), Some(Box::new(on_stream)), false)
     }
 
     /// Resets each connection once something was sent on it.
     pub(crate) fn resetting() -> Responder {
-        Responder::bind(Box::new(|_| Reply::Close), true)
+        Responder::bind(Box::new(|_| Reply::Close), None, true)
     }
 
     /// Hands each request to `node`, as a server does.
     pub(crate) fn serving(node: Arc<dyn Serve>) -> Responder {
-        Responder::start(move |asked| {
+        let behind_streams = Arc::clone(&node);
+        let reply = move |asked: Asked| {
             let request = wire::decode_request(asked.body).expect("a transport sends requests");
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .build()
-                .expect("the system has room for a runtime");
-            match runtime.block_on(node.serve(request)) {
-                Ok(response) => {
+            match served(&*node, request) {
+                Some(response) => {
                     let body = wire::encode_response(&response).concat();
                     Reply::Answer(Responder::answer("200 OK", wire::CONTENT_TYPE, &body))
                 }
-                Err(_) => Reply::Close,
+                None => Reply::Close,
             }
-        })
+        };
+        let on_stream = move |told: Told| {
+            let (number, request) = told.request();
+            match served(&*behind_streams, request) {
+                Some(response) => {
+                    StreamReply::Answer(wire::stream::encode_answer(number, Ok(&response)).concat())
+                }
+                None => StreamReply::Close,
+            }
+        };
+        Responder::bind(Box::new(reply), Some(Box::new(on_stream)), false)
     }
 
     /// A URL where nobody listens.
@@ -126,11 +174,16 @@ impl Responder {
             .expect("the sender is ours");
     }
 
-    fn bind(reply: Box<dyn Fn(Asked) -> Reply + Send + Sync>, resets: bool) -> Responder {
+    fn bind(
+        reply: Box<dyn Fn(Asked) -> Reply + Send + Sync>,
+        on_stream: Option<OnStream>,
+        resets: bool,
+    ) -> Responder {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
             reply,
+            on_stream,
             resets,
             stopping: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
@@ -139,7 +192,7 @@ impl Responder {
             streams: Mutex::new(Vec::new()),
         });
         let accepted = Arc::clone(&shared);
-        let accepting = Some(std::thread::spawn(move || accept(&listener, &accepted)));
+        let accepting = Some(thread::spawn(move || accept(&listener, &accepted)));
         Responder {
             address,
             shared,
@@ -178,7 +231,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         shared.open.send_modify(|open| *open += 1);
         let served = Arc::clone(shared);
         let Ok(ours) = stream.try_clone() else { return };
-        let thread = std::thread::spawn(move || {
+        let thread = thread::spawn(move || {
             // An error: the other end is gone, which is what many tests are about.
             let _ = serve(&stream, connection, &served);
             // The clone below keeps the socket open, so it is closed by hand. A reset is what
@@ -202,6 +255,25 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
+impl Told {
+    /// The request that it is, and its number.
+    pub(crate) fn request(self) -> (u64, Request) {
+        let mut fragments = self.fragments;
+        let head = fragments.remove(0);
+        let (number, request) =
+            wire::stream::decode_request(&head, fragments).expect("a transport sends a number");
+        (number, request.expect("a transport sends requests"))
+    }
+}
+
+/// What `node` answers; `None` when it has stopped.
+fn served(node: &dyn Serve, request: Request) -> Option<Response> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("the system has room for a runtime");
+    runtime.block_on(node.serve(request)).ok()
+}
+
 fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     if shared.resets {
@@ -213,6 +285,20 @@ fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<(
         let Some((head, body)) = read_request(&mut reader)? else {
             break;
         };
+        if let Some(on_stream) = &shared.on_stream
+            && let Some(accepted) = accept_stream(&head)
+        {
+            (&*stream).write_all(&accepted)?;
+            let told = |nth, fragments| {
+                shared.asked.fetch_add(1, Ordering::SeqCst);
+                on_stream(Told {
+                    connection,
+                    nth,
+                    fragments,
+                })
+            };
+            return serve_stream(stream, &mut reader, &told);
+        }
         shared.asked.fetch_add(1, Ordering::SeqCst);
         match (shared.reply)(Asked {
             connection,
@@ -249,4 +335,84 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<(String
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     Ok(Some((head, body.into())))
+}
+
+/// The answer to a request for a stream.
+fn accept_stream(head: &str) -> Option<Vec<u8>> {
+    let path = head.split(' ').nth(1)?;
+    let key = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key"))?
+        .1
+        .trim();
+    assert_eq!(path, wire::stream::PATH);
+    let accept = ws::hash_key(key.as_bytes());
+    let (accept, protocol) = (String::from_utf8_lossy(&accept), wire::stream::PROTOCOL);
+    Some(
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+             sec-websocket-accept: {accept}\r\nsec-websocket-protocol: {protocol}\r\n\r\n"
+        )
+        .into_bytes(),
+    )
+}
+
+/// Answers messages until the other end leaves or it is told to close.
+fn serve_stream(
+    stream: &TcpStream,
+    reader: &mut BufReader<&TcpStream>,
+    told: &(dyn Fn(usize, Vec<Bytes>) -> StreamReply + Sync),
+) -> io::Result<()> {
+    let mut codec = Codec::new().max_size(wire::BODY_BYTES_MAX);
+    let (mut received, mut fragments, mut nth) = (BytesMut::new(), Vec::new(), 0);
+    let answering = Mutex::new(());
+    thread::scope(|scope| {
+        loop {
+            let frame = codec
+                .decode(&mut received)
+                .expect("a transport sends frames");
+            let Some(frame) = frame else {
+                let chunk = reader.fill_buf()?;
+                let bytes = chunk.len();
+                if bytes == 0 {
+                    return Ok(());
+                }
+                received.extend_from_slice(chunk);
+                reader.consume(bytes);
+                continue;
+            };
+            match frame {
+                Frame::Binary(last) | Frame::Continuation(Item::Last(last)) => fragments.push(last),
+                Frame::Continuation(Item::FirstBinary(part) | Item::Continue(part)) => {
+                    fragments.push(part);
+                    continue;
+                }
+                Frame::Pong(_) => continue,
+                other => panic!("a transport does not send {other:?}"),
+            }
+            let (message, at) = (std::mem::take(&mut fragments), nth);
+            nth += 1;
+            let (told, answering) = (&told, &answering);
+            scope.spawn(move || {
+                let bytes = match told(at, message) {
+                    StreamReply::Answer(answer) => {
+                        let mut bytes = BytesMut::new();
+                        Codec::new()
+                            .encode(Message::Binary(answer.into()), &mut bytes)
+                            .expect("any bytes can be sent");
+                        bytes.to_vec()
+                    }
+                    StreamReply::Raw(bytes) => bytes,
+                    StreamReply::Close => {
+                        let _ = stream.shutdown(Shutdown::Both);
+                        return;
+                    }
+                };
+                let _one_at_a_time = answering.lock();
+                // An error: the other end is gone.
+                let _ = (&*stream).write_all(&bytes);
+            });
+        }
+    })
 }

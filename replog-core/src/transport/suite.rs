@@ -218,6 +218,36 @@ pub(crate) fn held_heartbeat(end: u64) -> Request {
     }
 }
 
+/// An append of one record at `end - 1`, whose answer has this end.
+pub(crate) fn small_append(end: u64) -> Request {
+    let offset = Offset(end - 1);
+    let mut bytes = BytesMut::new();
+    Record {
+        offset,
+        epoch: Epoch(4),
+        timestamp_ms: 1_700_000_000_000,
+        kind: 0,
+        flags: 0,
+        key: b"",
+        payload: b"1",
+    }
+    .encode(&mut bytes);
+    append(RecordBatch::check(offset, bytes.freeze()).expect("encoded just now"))
+}
+
+/// As [`small_append`], and not answered before [`Fake::let_go`].
+pub(crate) fn held_append(end: u64) -> Request {
+    Request {
+        epoch: HELD,
+        ..small_append(end)
+    }
+}
+
+/// What a request is answered with.
+pub(crate) fn answered(request: Request) -> Response {
+    answer(request)
+}
+
 /// The answer to a heartbeat.
 pub(crate) fn taken(end: u64) -> Response {
     answer(heartbeat(end))
@@ -342,26 +372,33 @@ pub(crate) async fn dropping_a_call_harms_nothing(bench: Bench) {
     let mut late = bench.transport.call(held_heartbeat(2));
     meanwhile(&mut late, bench.fake.has_arrived(before + 1)).await;
     drop(late);
+    let mut late = bench.transport.call(held_append(2));
+    meanwhile(&mut late, bench.fake.has_arrived(before + 2)).await;
+    drop(late);
     bench.fake.let_go();
     for end in 3..6 {
-        assert_eq!(bench.transport.call(heartbeat(end)).await, Ok(taken(end)));
+        for request in [heartbeat(end), small_append(end)] {
+            let expected = answer(request.clone());
+            assert_eq!(bench.transport.call(request).await, Ok(expected));
+        }
     }
 }
 
 pub(crate) async fn calls_do_not_wait_for_each_other(bench: Bench) {
-    let ends = 0..8;
-    let mut held: Vec<_> = ends
-        .clone()
-        .map(|end| bench.transport.call(held_heartbeat(end)))
+    let requests = (1..5).flat_map(|end| [held_heartbeat(end), held_append(end)]);
+    let mut held: Vec<_> = requests
+        .map(|request| (bench.transport.call(request.clone()), request))
         .collect();
-    for (call, count) in held.iter_mut().zip(1..) {
+    for ((call, _), count) in held.iter_mut().zip(1..) {
         meanwhile(call, bench.fake.has_arrived(count)).await;
     }
-    assert_eq!(bench.transport.call(heartbeat(99)).await, Ok(taken(99)));
+    for request in [heartbeat(99), small_append(99)] {
+        let expected = answer(request.clone());
+        assert_eq!(bench.transport.call(request).await, Ok(expected));
+    }
     bench.fake.let_go();
-    for (call, end) in held.into_iter().zip(ends) {
-        let expected = answer(held_heartbeat(end));
-        assert_eq!(call.await, Ok(expected));
+    for (call, request) in held {
+        assert_eq!(call.await, Ok(answer(request)));
     }
 }
 

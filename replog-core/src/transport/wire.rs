@@ -171,6 +171,10 @@ pub enum WireError {
 /// A request as the parts of one body: prefix and header, then the records' own buffers.
 #[must_use]
 pub fn encode_request(request: &Request) -> Vec<Bytes> {
+    encode_request_behind(&[], request)
+}
+
+fn encode_request_behind(front: &[u8], request: &Request) -> Vec<Bytes> {
     let no_records: &[RecordBatch] = &[];
     let (body, records) = match &request.body {
         RequestBody::Identify => (RequestKind::Identify {}, no_records),
@@ -195,7 +199,7 @@ pub fn encode_request(request: &Request) -> Vec<Bytes> {
         body,
         records: Span::of(records),
     };
-    encode(Kind::Request, &header, records)
+    encode(front, Kind::Request, &header, records)
 }
 
 /// Reads a request out of one body. Its records, if any, are one batch that shares `body`.
@@ -204,9 +208,15 @@ pub fn encode_request(request: &Request) -> Vec<Bytes> {
 ///
 /// Any [`WireError`]; nothing of the request is believed then.
 pub fn decode_request(body: Bytes) -> Result<Request, WireError> {
-    let (header, rest): (RequestHeader, Bytes) = decode(Kind::Request, &body)?;
+    decode_request_parts(&body, Vec::new())
+}
+
+/// As [`decode_request`], of a body in parts as they were encoded: each part but the first is one
+/// batch, or there is but one part.
+fn decode_request_parts(head: &Bytes, parts: Vec<Bytes>) -> Result<Request, WireError> {
+    let (header, rest): (RequestHeader, Bytes) = decode(Kind::Request, head)?;
     let has_records = matches!(header.body, RequestKind::Append(_));
-    let records = take_records(header.records, rest, has_records)?;
+    let records = take_records(header.records, rest, parts, has_records)?;
     let body = match header.body {
         RequestKind::Identify {} => RequestBody::Identify,
         RequestKind::Promise(promise) => {
@@ -225,7 +235,9 @@ pub fn decode_request(body: Bytes) -> Result<Request, WireError> {
         }
         RequestKind::Append(progress) => {
             check_progress(&progress)?;
-            let records = vec![records.ok_or(WireError::RecordsMissing)?];
+            if records.is_empty() {
+                return Err(WireError::RecordsMissing);
+            }
             RequestBody::Append(Append { progress, records })
         }
         RequestKind::Fetch(fetch) => {
@@ -246,6 +258,10 @@ pub fn decode_request(body: Bytes) -> Result<Request, WireError> {
 /// A response as the parts of one body: prefix and header, then the records' own buffers.
 #[must_use]
 pub fn encode_response(response: &Response) -> Vec<Bytes> {
+    encode_response_behind(&[], response)
+}
+
+fn encode_response_behind(front: &[u8], response: &Response) -> Vec<Bytes> {
     let no_records: &[RecordBatch] = &[];
     let (answer, records) = match &response.answer {
         Answer::Identity(identity) => (AnswerKind::Identity(identity.clone()), no_records),
@@ -273,7 +289,7 @@ pub fn encode_response(response: &Response) -> Vec<Bytes> {
         answer,
         records: Span::of(records),
     };
-    encode(Kind::Response, &header, records)
+    encode(front, Kind::Response, &header, records)
 }
 
 /// Reads a response out of one body. Its records, if any, are one batch that shares `body`.
@@ -285,7 +301,7 @@ pub fn decode_response(body: Bytes) -> Result<Response, WireError> {
     let (header, rest): (ResponseHeader, Bytes) = decode(Kind::Response, &body)?;
     check_offsets([header.state.durable_end])?;
     let has_records = matches!(header.answer, AnswerKind::Records { .. });
-    let records = take_records(header.records, rest, has_records)?;
+    let records = take_records(header.records, rest, Vec::new(), has_records)?;
     let answer = match header.answer {
         AnswerKind::Identity(identity) => {
             check_nodes(&identity.nodes)?;
@@ -305,7 +321,7 @@ pub fn decode_response(body: Bytes) -> Result<Response, WireError> {
             check_epoch_starts(&epoch_starts)?;
             Answer::Records(Fetched {
                 epoch_starts,
-                records: Vec::from_iter(records),
+                records,
             })
         }
         AnswerKind::Refused(refusal) => {
@@ -401,19 +417,27 @@ impl Span {
     }
 }
 
-fn encode(kind: Kind, header: &impl Serialize, records: &[RecordBatch]) -> Vec<Bytes> {
+/// Encodes a message behind `front`, which is no part of it.
+fn encode(
+    front: &[u8],
+    kind: Kind,
+    header: &impl Serialize,
+    records: &[RecordBatch],
+) -> Vec<Bytes> {
     let mut head = Vec::with_capacity(512);
+    head.extend_from_slice(front);
     head.extend_from_slice(&MAGIC);
     head.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
     head.extend_from_slice(&[kind as u8, 0]);
-    head.resize(PREFIX_BYTES, 0);
+    head.resize(front.len() + PREFIX_BYTES, 0);
     serde_json::to_writer(&mut head, header)
         .expect("headers have only named members, and a vector takes every byte");
-    let header_bytes = u32::try_from(head.len() - PREFIX_BYTES)
-        .expect("a header holds bounded lists of short names");
-    head[8..CHECKSUM_AT].copy_from_slice(&header_bytes.to_le_bytes());
-    let crc = checksum(&head[..CHECKSUM_AT], &head[PREFIX_BYTES..]);
-    head[CHECKSUM_AT..PREFIX_BYTES].copy_from_slice(&crc.to_le_bytes());
+    let (prefix, header) = head[front.len()..].split_at_mut(PREFIX_BYTES);
+    let header_bytes =
+        u32::try_from(header.len()).expect("a header holds bounded lists of short names");
+    prefix[8..CHECKSUM_AT].copy_from_slice(&header_bytes.to_le_bytes());
+    let crc = checksum(&prefix[..CHECKSUM_AT], header);
+    prefix[CHECKSUM_AT..].copy_from_slice(&crc.to_le_bytes());
     let mut parts = Vec::with_capacity(1 + records.len());
     parts.push(Bytes::from(head));
     parts.extend(records.iter().map(|batch| batch.bytes().clone()));
@@ -475,30 +499,58 @@ fn decode<H: DeserializeOwned>(expected: Kind, body: &Bytes) -> Result<(H, Bytes
     Ok((header, body.slice(needed..)))
 }
 
-/// Checks what follows the header against what the header announces.
+/// Checks what follows the header, in the same part or in parts of its own, against what the header
+/// announces.
 fn take_records(
     span: Option<Span>,
     rest: Bytes,
+    mut parts: Vec<Bytes>,
     belong_here: bool,
-) -> Result<Option<RecordBatch>, WireError> {
+) -> Result<Vec<RecordBatch>, WireError> {
+    if !rest.is_empty() {
+        parts.insert(0, rest);
+    }
+    let found = parts.iter().map(Bytes::len).sum();
     let Some(span) = span.filter(|_| belong_here) else {
-        let unexpected = !rest.is_empty() || span.is_some();
+        let unexpected = found > 0 || span.is_some();
         return match unexpected {
-            true => Err(WireError::RecordsUnexpected { bytes: rest.len() }),
-            false => Ok(None),
+            true => Err(WireError::RecordsUnexpected { bytes: found }),
+            false => Ok(Vec::new()),
         };
     };
-    if span.bytes != rest.len() as u64 {
+    if span.bytes != found as u64 {
         return Err(WireError::RecordsLength {
             announced: span.bytes,
-            found: rest.len(),
+            found,
         });
+    }
+    if found == 0 {
+        parts.push(Bytes::new());
     }
     // Before the records are looked at: counting them up from here must not overflow.
     check_offsets([span.first])?;
-    let batch = RecordBatch::check(span.first, rest)
-        .map_err(|(position, source)| WireError::Records { position, source })?;
-    Ok(Some(batch))
+    let (mut next, mut before) = (span.first, 0);
+    let mut batches = Vec::with_capacity(parts.len());
+    for part in parts {
+        let bytes = part.len();
+        let batch =
+            RecordBatch::check(next, part).map_err(|(position, source)| WireError::Records {
+                position: before + position,
+                source,
+            })?;
+        let last_epoch = batches.last().map(RecordBatch::last_epoch);
+        if let Some(last_epoch) = last_epoch.filter(|last| batch.first_epoch() < *last) {
+            let source = RecordError::Epoch {
+                found: batch.first_epoch(),
+                before: last_epoch,
+            };
+            let position = before;
+            return Err(WireError::Records { position, source });
+        }
+        (next, before) = (batch.end(), before + bytes);
+        batches.push(batch);
+    }
+    Ok(batches)
 }
 
 fn check_nodes(nodes: &[NodeName]) -> Result<(), WireError> {
@@ -550,5 +602,9 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
+pub mod stream;
+
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;

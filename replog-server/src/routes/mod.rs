@@ -7,6 +7,7 @@ pub(crate) mod faults;
 pub(crate) mod health;
 pub(crate) mod messages;
 pub(crate) mod replication;
+pub(crate) mod replication_stream;
 
 use actix_web::{
     HttpResponse,

@@ -11,8 +11,9 @@ use actix_web::{
 };
 use bytes::Bytes;
 use replog_core::{
+    Secondary,
     limits::BATCH_BYTES_MAX,
-    transport::{TransportError, accepts_token, wire},
+    transport::{FaultInjector, Request, Response, TransportError, accepts_token, wire},
 };
 use std::{
     collections::VecDeque,
@@ -44,32 +45,57 @@ pub(crate) async fn serve(
     mut payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let state: &NodeState = &state;
-    check_token(state, &request)?;
-    let secondary = match &state.node {
-        Node::Secondary(secondary) => secondary,
-        Node::Master(_) => {
-            let text = "this node is a master, and takes no requests of another one";
-            return Err(Problem::new(Kind::NotMaster, text));
-        }
-    };
+    let secondary = admit(state, &request)?;
     let body = body::read(&request, &mut payload, LIMITS, &state.replication_budget).await?;
     let message = wire::decode_request(body).map_err(|error| {
         log::debug!("a replication request was refused: {error}");
         Problem::malformed(format!("not a request of this protocol: {error}"))
     })?;
-    let answer = match &state.faults {
-        Some(faults) => {
-            faults
-                .serve(message, |message| secondary.serve(message))
-                .await
-        }
-        None => secondary.serve(message).await.map_err(TransportError::from),
-    };
-    match answer {
+    match answer(secondary, state.faults.as_ref(), message).await {
         Ok(response) => Ok(HttpResponse::Ok()
             .content_type(wire::CONTENT_TYPE)
             .body(Parts::new(wire::encode_response(&response)))),
         Err(error) => Err(not_served(&error)),
+    }
+}
+
+/// The secondary here, for a node that may speak to it.
+pub(super) fn admit<'a>(
+    state: &'a NodeState,
+    request: &HttpRequest,
+) -> Result<&'a Secondary, Problem> {
+    check_token(state, request)?;
+    match &state.node {
+        Node::Secondary(secondary) => Ok(secondary),
+        Node::Master(_) => {
+            let text = "this node is a master, and takes no requests of another one";
+            Err(Problem::new(Kind::NotMaster, text))
+        }
+    }
+}
+
+/// What the node answers, with the faults that are set.
+pub(super) async fn answer(
+    secondary: &Secondary,
+    faults: Option<&FaultInjector>,
+    request: Request,
+) -> Result<Response, TransportError> {
+    match faults {
+        Some(faults) => {
+            faults
+                .serve(request, |request| secondary.serve(request))
+                .await
+        }
+        None => secondary.serve(request).await.map_err(TransportError::from),
+    }
+}
+
+/// The status for what was not served.
+pub(super) fn status_of(error: &TransportError) -> u16 {
+    match error {
+        TransportError::HttpStatus(status) => *status,
+        // The node behind the route has ended.
+        _ => StatusCode::SERVICE_UNAVAILABLE.as_u16(),
     }
 }
 

@@ -12,7 +12,7 @@ fn node(name: &str) -> NodeName {
     NodeName::new(name).expect("a good name")
 }
 
-fn batch(first: u64, payloads: &[&[u8]]) -> RecordBatch {
+pub(super) fn batch(first: u64, payloads: &[&[u8]]) -> RecordBatch {
     let mut bytes = BytesMut::new();
     for (payload, at) in payloads.iter().zip(first..) {
         let record = Record {
@@ -29,7 +29,7 @@ fn batch(first: u64, payloads: &[&[u8]]) -> RecordBatch {
     RecordBatch::check(Offset(first), bytes.freeze()).expect("encoded just now")
 }
 
-fn progress() -> Progress {
+pub(super) fn progress() -> Progress {
     Progress {
         to_incarnation: Incarnation {
             instance: InstanceId::from_bytes([2; 16]),
@@ -41,7 +41,7 @@ fn progress() -> Progress {
     }
 }
 
-fn request(body: RequestBody) -> Request {
+pub(super) fn request(body: RequestBody) -> Request {
     Request {
         cluster: Some(ClusterId::from_bytes([1; 16])),
         from: node("master"),
@@ -55,7 +55,7 @@ fn request(body: RequestBody) -> Request {
     }
 }
 
-fn response(answer: Answer) -> Response {
+pub(super) fn response(answer: Answer) -> Response {
     Response {
         cluster: None,
         name: node("secondary-1"),
@@ -73,7 +73,7 @@ fn response(answer: Answer) -> Response {
     }
 }
 
-fn joined(parts: &[Bytes]) -> Bytes {
+pub(super) fn joined(parts: &[Bytes]) -> Bytes {
     Bytes::from(parts.concat())
 }
 
@@ -490,7 +490,7 @@ fn offsets_that_no_log_reaches_are_refused() {
 }
 
 /// One of each kind of request, and more where lists may be empty.
-fn requests() -> Vec<Request> {
+pub(super) fn requests() -> Vec<Request> {
     let hello = Hello {
         nodes: vec![node("master"), node("secondary-1")],
         log_epoch: Some(Epoch(4)),
@@ -527,7 +527,7 @@ fn requests() -> Vec<Request> {
 }
 
 /// One of each kind of answer, refusals included.
-fn responses() -> Vec<Response> {
+pub(super) fn responses() -> Vec<Response> {
     let fenced = FencedBy {
         name: node("other"),
         instance: InstanceId::from_bytes([9; 16]),

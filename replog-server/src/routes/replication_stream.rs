@@ -171,11 +171,6 @@ impl ReplicationStream {
         let grown = self.share.grow(chunk.len());
         grown.map_err(|problem| End(problem.to_string()))?;
         self.received.extend_from_slice(chunk);
-        // The codec waits for a whole frame, however long.
-        if self.received.len() > FRAME_HEAD_BYTES_MAX + MESSAGE_BYTES_MAX {
-            let left = self.received.len();
-            return Err(End(format!("a frame of more than {left} bytes")));
-        }
         Ok(())
     }
 
@@ -185,21 +180,23 @@ impl ReplicationStream {
         }
         let before = self.received.len();
         let frame = self.codec.decode(&mut self.received);
-        let frame = frame.map_err(|error| End(error.to_string()))?;
-        if frame.is_some() {
-            let payload = match &frame {
-                Some(
-                    Frame::Binary(bytes)
-                    | Frame::Continuation(
-                        Item::FirstBinary(bytes) | Item::Continue(bytes) | Item::Last(bytes),
-                    ),
-                ) => bytes.len(),
-                _ => 0,
+        let Some(frame) = frame.map_err(|error| End(error.to_string()))? else {
+            // The codec waits for a whole frame, however long.
+            return match before <= FRAME_HEAD_BYTES_MAX + MESSAGE_BYTES_MAX {
+                true => Ok(None),
+                false => Err(End(format!("a frame of more than {before} bytes"))),
             };
-            // What is around the payload is gone with the frame.
-            self.share.shrink(before - self.received.len() - payload);
-        }
-        Ok(frame)
+        };
+        let payload = match &frame {
+            Frame::Binary(bytes)
+            | Frame::Continuation(
+                Item::FirstBinary(bytes) | Item::Continue(bytes) | Item::Last(bytes),
+            ) => bytes.len(),
+            _ => 0,
+        };
+        // What is around the payload is gone with the frame.
+        self.share.shrink(before - self.received.len() - payload);
+        Ok(Some(frame))
     }
 
     fn take(&mut self, frame: Frame) -> Result<(), End> {

@@ -149,6 +149,33 @@ async fn a_request_may_come_byte_by_byte_and_in_fragments() {
 }
 
 #[actix_web::test]
+async fn the_longest_message_may_be_followed_by_others_in_the_same_read() {
+    let mut ends = Ends::open().await;
+    let mut longest = 6_u64.to_le_bytes().to_vec();
+    longest.resize(MESSAGE_BYTES_MAX, 0);
+    let mut bytes = BytesMut::new();
+    let message = Message::Binary(longest.into());
+    ends.codec.encode(message, &mut bytes).unwrap();
+    let mut rest = bytes.split_off(bytes.len() - 1);
+    for _ in 0..10 {
+        let message = wire::stream::encode_request(7, &identify()).concat();
+        let message = Message::Binary(message.into());
+        ends.codec.encode(message, &mut rest).unwrap();
+    }
+    ends.send_bytes(bytes);
+    assert!(poll_immediate(ends.stream.next()).await.is_none());
+    ends.send_bytes(rest);
+    let mut answers = Vec::new();
+    while answers.len() < 11 {
+        let more = ends.answers().await;
+        assert!(!more.is_empty(), "the stream ended after {answers:?}");
+        answers.extend(more);
+    }
+    assert_eq!(answers[0], (6, Err(TransportError::HttpStatus(400))));
+    assert!(answers[1..].iter().all(|(_, answer)| is_identity(answer)));
+}
+
+#[actix_web::test]
 async fn what_is_no_request_is_answered_so_and_the_next_one_served() {
     let mut ends = Ends::open().await;
     let nonsense = [&9_u64.to_le_bytes()[..], b"RPLX"].concat();

@@ -583,14 +583,14 @@ mod tests {
         types::{NodeName, Offset},
     };
 
-    fn peer(url: String) -> Peer {
+    pub(super) fn peer(url: String) -> Peer {
         Peer {
             name: NodeName::new("secondary-1").unwrap(),
             url,
         }
     }
 
-    fn connect(responder: &Responder) -> Rc<dyn Transport> {
+    pub(super) fn connect(responder: &Responder) -> Rc<dyn Transport> {
         HttpNetwork::new(HttpOptions::default()).connect(&peer(responder.url()))
     }
 
@@ -628,7 +628,7 @@ mod tests {
         })
     }
 
-    fn is_connection(outcome: &Result<Response, TransportError>) -> bool {
+    pub(super) fn is_connection(outcome: &Result<Response, TransportError>) -> bool {
         matches!(outcome, Err(TransportError::Connection(_)))
     }
 

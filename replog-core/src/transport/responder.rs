@@ -53,7 +53,7 @@ pub(crate) enum Reply {
 #[derive(Clone, Debug)]
 pub(crate) enum StreamReply {
     /// These bytes are sent as one binary message.
-    Answer(Vec<u8>),
+    Answer(Bytes),
     /// As they are, whatever they are.
     Raw(Vec<u8>),
     /// The connection is closed.
@@ -127,7 +127,7 @@ impl Responder {
             let (number, request) = told.request();
             match served(&*behind_streams, request) {
                 Some(response) => {
-                    StreamReply::Answer(wire::stream::encode_answer(number, Ok(&response)).concat())
+                    StreamReply::Answer(wire::stream::encode_answer(number, Ok(&response)))
                 }
                 None => StreamReply::Close,
             }
@@ -399,7 +399,7 @@ fn serve_stream(
                     StreamReply::Answer(answer) => {
                         let mut bytes = BytesMut::new();
                         Codec::new()
-                            .encode(Message::Binary(answer.into()), &mut bytes)
+                            .encode(Message::Binary(answer), &mut bytes)
                             .expect("any bytes can be sent");
                         bytes.to_vec()
                     }

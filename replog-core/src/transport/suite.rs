@@ -102,7 +102,8 @@ impl Serve for Fake {
     }
 }
 
-fn answer(request: Request) -> Response {
+/// What the stand-in answers.
+pub(crate) fn answer(request: Request) -> Response {
     let epoch_starts = || {
         (0..64)
             .map(|n| EpochStart {
@@ -241,11 +242,6 @@ pub(crate) fn held_append(end: u64) -> Request {
         epoch: HELD,
         ..small_append(end)
     }
-}
-
-/// What a request is answered with.
-pub(crate) fn answered(request: Request) -> Response {
-    answer(request)
 }
 
 /// The answer to a heartbeat.

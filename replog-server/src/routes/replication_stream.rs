@@ -252,14 +252,8 @@ impl ReplicationStream {
 
     fn answer(&mut self, number: u64, answer: Result<Response, TransportError>) -> Result<(), End> {
         let answer = answer.as_ref().map_err(replication::status_of);
-        let mut parts = wire::stream::encode_answer(number, answer);
-        match (parts.pop(), parts.is_empty()) {
-            (Some(only), true) => self.write(Message::Binary(only)),
-            (last, _) => {
-                parts.extend(last);
-                self.write(Message::Binary(parts.concat().into()))
-            }
-        }
+        let message = wire::stream::encode_answer(number, answer);
+        self.write(Message::Binary(message))
     }
 
     fn write(&mut self, message: Message) -> Result<(), End> {

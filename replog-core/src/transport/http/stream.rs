@@ -2,9 +2,10 @@
 //! under way at once.
 //!
 //! Owns the connection, in a task of its own, and who waits for which answer. Makes a connection
-//! when one is needed and none is there, never retries. A call that is dropped gives its connection
-//! up, as a POST does: what else is under way there may end, and the next call makes a new one. So
-//! a connection that swallows requests costs one time-out.
+//! when one is needed and none is there, and sends a request once more where a kept one broke, as
+//! for a POST. A call that is dropped gives its connection up: what else is under way there may come
+//! to its end, and the next call makes a new one. So a connection that swallows requests costs one
+//! time-out.
 
 use std::{
     cell::{Cell, RefCell},

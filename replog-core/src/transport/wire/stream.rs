@@ -64,9 +64,9 @@ pub fn decode_request(
     Ok((number, decode_request_parts(&head, parts)))
 }
 
-/// An answer as the parts of one WebSocket message: a response, or the HTTP status instead of one.
+/// An answer as one WebSocket message: a response, or the HTTP status instead of one.
 #[must_use]
-pub fn encode_answer(number: u64, answer: Result<&Response, u16>) -> Vec<Bytes> {
+pub fn encode_answer(number: u64, answer: Result<&Response, u16>) -> Bytes {
     let front = |status: u16| {
         let mut front = [0; ANSWER_FRONT_BYTES];
         front[..NUMBER_BYTES].copy_from_slice(&number.to_le_bytes());
@@ -74,8 +74,15 @@ pub fn encode_answer(number: u64, answer: Result<&Response, u16>) -> Vec<Bytes> 
         front
     };
     match answer {
-        Ok(response) => encode_response_behind(&front(OK), response),
-        Err(status) => vec![Bytes::copy_from_slice(&front(status))],
+        Ok(response) => {
+            let mut parts = encode_response_behind(&front(OK), response);
+            match parts.len() {
+                1 => parts.remove(0),
+                // Records: no answer to an append has any.
+                _ => parts.concat().into(),
+            }
+        }
+        Err(status) => Bytes::copy_from_slice(&front(status)),
     }
 }
 

@@ -40,14 +40,14 @@ fn a_request_has_its_number_and_then_the_bytes_of_a_post() {
 #[test]
 fn an_answer_has_number_and_status_and_comes_back_as_it_was() {
     for response in responses() {
-        let message = joined(&encode_answer(7, Ok(&response)));
+        let message = encode_answer(7, Ok(&response));
         assert_eq!(message[..10], [7, 0, 0, 0, 0, 0, 0, 0, 200, 0]);
         let (number, outcome) = decode_answer(&message).unwrap();
         // Several batches of records come back as one.
-        let again = joined(&encode_answer(7, outcome.as_ref().map_err(|_| 0)));
+        let again = encode_answer(7, outcome.as_ref().map_err(|_| 0));
         assert_eq!((number, again), (7, message));
     }
-    let refused = joined(&encode_answer(7, Err(503)));
+    let refused = encode_answer(7, Err(503));
     assert_eq!(refused, [7, 0, 0, 0, 0, 0, 0, 0, 247, 1][..]);
     assert_eq!(
         decode_answer(&refused),
@@ -138,7 +138,7 @@ fn epochs_do_not_fall_from_one_fragment_to_the_next() {
 
 #[test]
 fn a_message_without_a_whole_number_or_status_is_refused() {
-    let answer = joined(&encode_answer(1, Ok(&response(Answer::Taken))));
+    let answer = encode_answer(1, Ok(&response(Answer::Taken)));
     for have in 0..8 {
         let error = WireError::Truncated { needed: 8, have };
         assert_eq!(decode_answer(&answer.slice(..have)), Err(error.clone()));

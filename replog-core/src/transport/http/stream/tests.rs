@@ -5,56 +5,57 @@ use std::{
 
 use super::*;
 use crate::{
-    config::Peer,
     transport::{
-        HttpNetwork, HttpOptions, Network as _, Transport,
+        CallFuture, HttpNetwork, HttpOptions, Network as _, RequestBody, Transport,
+        http::tests::{connect, is_connection, peer},
         responder::{Asked, Reply, Responder, StreamReply, Told},
-        suite::{self, Fake, answered, held_append, small_append},
+        suite::{self, Fake, answer, held_append, small_append},
     },
-    types::{NodeName, Offset},
+    types::Offset,
 };
 
 fn connect_with(responder: &Responder, options: HttpOptions) -> Rc<dyn Transport> {
-    HttpNetwork::new(options).connect(&Peer {
-        name: NodeName::new("secondary-1").unwrap(),
-        url: responder.url(),
-    })
+    HttpNetwork::new(options).connect(&peer(responder.url()))
 }
 
-fn connect(responder: &Responder) -> Rc<dyn Transport> {
-    connect_with(responder, HttpOptions::default())
+/// A stand-in for a secondary, and the way to it.
+fn serving() -> (Arc<Fake>, Responder, Rc<dyn Transport>) {
+    let fake = Fake::new();
+    let responder = Responder::serving(fake.clone());
+    let transport = connect(&responder);
+    (fake, responder, transport)
+}
+
+/// A call that has arrived as the `count`th, and is held back.
+async fn held(transport: &dyn Transport, fake: &Fake, count: usize) -> CallFuture {
+    let mut call = transport.call(held_append(count as u64));
+    suite::meanwhile(&mut call, fake.has_arrived(count)).await;
+    call
 }
 
 /// The answer of a node that takes what it is sent.
 fn good(told: Told) -> StreamReply {
     let (number, request) = told.request();
-    let parts = wire::stream::encode_answer(number, Ok(&answered(request)));
-    StreamReply::Answer(parts.concat())
+    StreamReply::Answer(wire::stream::encode_answer(number, Ok(&answer(request))))
 }
 
 async fn is_answered(transport: &dyn Transport, end: u64) {
     let request = small_append(end);
-    let expected = answered(request.clone());
+    let expected = answer(request.clone());
     assert_eq!(transport.call(request).await, Ok(expected));
-}
-
-fn is_connection(outcome: &Outcome) -> bool {
-    matches!(outcome, Err(TransportError::Connection(_)))
 }
 
 #[test]
 fn all_appends_to_a_peer_go_over_one_connection() {
     suite::run(async {
-        let fake = Fake::new();
-        let responder = Responder::serving(fake.clone());
-        let transport = connect(&responder);
+        let (fake, responder, transport) = serving();
         let mut held: Vec<_> = (1..9).map(|end| transport.call(held_append(end))).collect();
         for (call, count) in held.iter_mut().zip(1..) {
             suite::meanwhile(call, fake.has_arrived(count)).await;
         }
         fake.let_go();
         for (call, end) in held.into_iter().zip(1..) {
-            assert_eq!(call.await, Ok(answered(held_append(end))));
+            assert_eq!(call.await, Ok(answer(held_append(end))));
         }
         is_answered(&*transport, 9).await;
         assert_eq!((responder.asked(), responder.connections()), (9, 1));
@@ -71,13 +72,13 @@ fn records_go_as_they_lie_in_the_log_each_batch_in_a_fragment() {
             good(message)
         });
         let mut request = suite::append(suite::large_batch(Offset(0)));
-        let crate::transport::RequestBody::Append(append) = &mut request.body else {
+        let RequestBody::Append(append) = &mut request.body else {
             panic!("{request:?}")
         };
         let first = append.records[0].clone();
         let second = suite::large_batch(first.end());
         append.records.push(second.clone());
-        let expected = answered(request.clone());
+        let expected = answer(request.clone());
         assert_eq!(connect(&responder).call(request).await, Ok(expected));
         let seen = seen.lock().unwrap();
         assert_eq!(seen[0].len(), 3);
@@ -91,19 +92,15 @@ fn records_go_as_they_lie_in_the_log_each_batch_in_a_fragment() {
 #[test]
 fn a_call_that_is_dropped_closes_its_connection_once_the_others_are_answered() {
     suite::run(async {
-        let fake = Fake::new();
-        let responder = Responder::serving(fake.clone());
-        let transport = connect(&responder);
-        let mut dropped = transport.call(held_append(1));
-        suite::meanwhile(&mut dropped, fake.has_arrived(1)).await;
-        let mut other = transport.call(held_append(2));
-        suite::meanwhile(&mut other, fake.has_arrived(2)).await;
+        let (fake, responder, transport) = serving();
+        let dropped = held(&*transport, &fake, 1).await;
+        let other = held(&*transport, &fake, 2).await;
         drop(dropped);
         // Perhaps the connection swallows what is sent: what comes now does not go there.
         is_answered(&*transport, 3).await;
         assert_eq!(responder.connections(), 2);
         fake.let_go();
-        assert_eq!(other.await, Ok(answered(held_append(2))));
+        assert_eq!(other.await, Ok(answer(held_append(2))));
         drop(transport);
         responder.all_closed().await;
     });
@@ -112,12 +109,8 @@ fn a_call_that_is_dropped_closes_its_connection_once_the_others_are_answered() {
 #[test]
 fn a_dropped_call_that_was_alone_closes_its_connection_at_once() {
     suite::run(async {
-        let fake = Fake::new();
-        let responder = Responder::serving(fake.clone());
-        let transport = connect(&responder);
-        let mut dropped = transport.call(held_append(1));
-        suite::meanwhile(&mut dropped, fake.has_arrived(1)).await;
-        drop(dropped);
+        let (fake, responder, transport) = serving();
+        drop(held(&*transport, &fake, 1).await);
         fake.let_go();
         responder.all_closed().await;
     });
@@ -187,7 +180,7 @@ fn a_peer_without_streams_is_asked_once_and_sent_posts() {
             true => Reply::Answer(Responder::answer("404 No", "text/plain", b"")),
             false => {
                 let request = wire::decode_request(asked.body).expect("a request");
-                let body = wire::encode_response(&answered(request)).concat();
+                let body = wire::encode_response(&answer(request)).concat();
                 Reply::Answer(Responder::answer("200 OK", wire::CONTENT_TYPE, &body))
             }
         });
@@ -238,7 +231,7 @@ fn a_status_instead_of_a_response_is_reported_and_the_stream_kept() {
         let responder = Responder::streaming(|told: Told| match told.nth {
             0 => {
                 let (number, _) = told.request();
-                StreamReply::Answer(wire::stream::encode_answer(number, Err(503)).concat())
+                StreamReply::Answer(wire::stream::encode_answer(number, Err(503)))
             }
             _ => good(told),
         });
@@ -252,7 +245,7 @@ fn a_status_instead_of_a_response_is_reported_and_the_stream_kept() {
 
 #[test]
 fn what_is_no_answer_ends_the_stream_or_the_call_and_says_so() {
-    let binary = |bytes: &[u8]| StreamReply::Answer(bytes.to_vec());
+    let binary = |bytes: &[u8]| StreamReply::Answer(Bytes::copy_from_slice(bytes));
     let text = {
         let mut bytes = BytesMut::new();
         let text = Message::Text("hello".into());
@@ -296,13 +289,13 @@ fn a_ping_is_answered_and_an_answer_to_nobody_dropped() {
     suite::run(async {
         let responder = Responder::streaming(|told: Told| {
             let (number, request) = told.request();
-            let answer = wire::stream::encode_answer(number, Ok(&answered(request))).concat();
-            let stray = wire::stream::encode_answer(77, Err(500)).concat();
+            let answer = wire::stream::encode_answer(number, Ok(&answer(request)));
+            let stray = wire::stream::encode_answer(77, Err(500));
             let mut bytes = BytesMut::new();
             for message in [
                 Message::Ping("x".into()),
-                Message::Binary(stray.into()),
-                Message::Binary(answer.into()),
+                Message::Binary(stray),
+                Message::Binary(answer),
             ] {
                 Codec::new().encode(message, &mut bytes).unwrap();
             }

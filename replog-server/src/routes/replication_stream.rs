@@ -9,7 +9,7 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -95,6 +95,8 @@ struct ReplicationStream {
     last_received: Instant,
     idle: Pin<Box<Sleep>>,
     stopped: Pin<Box<dyn Future<Output = ()>>>,
+    /// The master was told that this is the end.
+    closed: bool,
 }
 
 /// Why a stream ends.
@@ -120,6 +122,7 @@ impl ReplicationStream {
             stopped: Box::pin(async move {
                 node.stopped().await;
             }),
+            closed: false,
         }
     }
 
@@ -269,14 +272,18 @@ impl Stream for ReplicationStream {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Infallible>>> {
-        match self.advance(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(Some(Ok(self.answers.split().freeze()))),
-            Poll::Ready(Err(End(why))) => {
-                log::debug!("a stream ends: {why}");
-                Poll::Ready(None)
-            }
-            Poll::Pending => Poll::Pending,
+        if self.closed {
+            return Poll::Ready(None);
         }
+        if let Err(End(why)) = ready!(self.advance(cx)) {
+            log::debug!("a stream ends: {why}");
+            // The web server waits for the other end to close: the master does when it reads this.
+            self.closed = true;
+            if self.write(Message::Close(None)).is_err() {
+                return Poll::Ready(None);
+            }
+        }
+        Poll::Ready(Some(Ok(self.answers.split().freeze())))
     }
 }
 

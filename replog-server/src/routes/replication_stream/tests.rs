@@ -78,8 +78,9 @@ impl Ends {
         frames.map(answer).collect()
     }
 
+    /// Whether it says that it ends, and does.
     async fn has_ended(&mut self) -> bool {
-        self.stream.next().await.is_none()
+        self.receive().await == [Frame::Close(None)] && self.stream.next().await.is_none()
     }
 }
 

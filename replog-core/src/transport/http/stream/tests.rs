@@ -307,3 +307,17 @@ fn a_ping_is_answered_and_an_answer_to_nobody_dropped() {
         assert_eq!(responder.connections(), 1);
     });
 }
+
+#[test]
+fn a_peer_that_says_it_closes_the_stream_is_closed_first() {
+    suite::run(async {
+        let mut close = BytesMut::new();
+        Codec::new()
+            .encode(Message::Close(None), &mut close)
+            .unwrap();
+        let responder = Responder::streaming(move |_| StreamReply::Raw(close.to_vec()));
+        let outcome = connect(&responder).call(small_append(1)).await;
+        assert!(is_connection(&outcome), "{outcome:?}");
+        responder.all_closed().await;
+    });
+}

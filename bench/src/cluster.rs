@@ -38,6 +38,34 @@ impl Replog<'_> {
         self.start_with(2).await
     }
 
+    /// Starts a master that has no secondaries: a cluster of one, in one process.
+    pub(crate) async fn start_alone(self) -> Result<Cluster, String> {
+        let directory = fresh_directory(self.directory)?;
+        let data = directory.path().join("data").display().to_string();
+        let args = [
+            "cluster",
+            "--secondaries",
+            "0",
+            "--port",
+            "0",
+            "--data-dir",
+            &data,
+        ];
+        let args = args.map(str::to_owned).into_iter();
+        let args = args.chain(self.args.iter().cloned());
+        let mut master = Node::new(
+            "master",
+            self.program,
+            args,
+            Listens::AsItSays,
+            directory.path(),
+        );
+        master.start().await?;
+        let cluster = Cluster::of(master, Vec::new(), directory);
+        cluster.master.ready_for_appends().await?;
+        Ok(cluster)
+    }
+
     /// As [`Replog::start`], with so many secondaries.
     pub(crate) async fn start_with(self, secondaries: usize) -> Result<Cluster, String> {
         let directory = fresh_directory(self.directory)?;

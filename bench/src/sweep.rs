@@ -303,7 +303,7 @@ impl Sweep {
             1_000.0 / syncs.median
         );
         text += &format!(
-            "\nAppends a second, medians, and as a part of replog's at the concern that promises most \
+            "\nAppends a second, medians, and as a part of those of replog where it promises most \
              nearly the same\n\n{}",
             self.summary()
         );

@@ -30,6 +30,7 @@ pub(crate) enum Contestant {
     ReplogW2,
     #[value(name = "replog-w3")]
     ReplogW3,
+    ReplogOne,
     BareHttp,
     BareOne,
     BareThree,
@@ -75,6 +76,7 @@ impl Contestant {
             Contestant::ReplogW1 => "replog w=1",
             Contestant::ReplogW2 => "replog w=2",
             Contestant::ReplogW3 => "replog w=3",
+            Contestant::ReplogOne => "replog, one node",
             Contestant::BareHttp => "bare HTTP",
             Contestant::BareOne => "bare, one node",
             Contestant::BareThree => "bare, three nodes",
@@ -94,6 +96,7 @@ impl Contestant {
             }
             Contestant::ReplogW2 => "HTTP; synced by the master and one of two secondaries",
             Contestant::ReplogW3 => "HTTP; synced by the master and both secondaries",
+            Contestant::ReplogOne => "HTTP; a master alone, synced by it",
             Contestant::BareHttp => {
                 "actix-web with one worker: parses and answers 201, keeps nothing"
             }
@@ -123,8 +126,9 @@ impl Contestant {
     /// The contestant that it is compared with: the one that promises most nearly the same.
     pub(crate) fn reference(self) -> Contestant {
         match self {
-            Contestant::ReplogW1 | Contestant::BareHttp | Contestant::BareOne => {
-                Contestant::ReplogW1
+            Contestant::ReplogW1 => Contestant::ReplogW1,
+            Contestant::ReplogOne | Contestant::BareHttp | Contestant::BareOne => {
+                Contestant::ReplogOne
             }
             Contestant::ReplogW3 => Contestant::ReplogW3,
             Contestant::ReplogW2
@@ -158,6 +162,10 @@ impl Contestant {
             Contestant::ReplogW1 => replog(1).await,
             Contestant::ReplogW2 => replog(2).await,
             Contestant::ReplogW3 => replog(3).await,
+            Contestant::ReplogOne => Ok(Running {
+                cluster: places.replog.start_alone().await?,
+                protocol: Protocol::Http { concern: 1 },
+            }),
             Contestant::BareHttp => bare::http(places).await,
             Contestant::BareOne => bare::one(places).await,
             Contestant::BareThree => bare::three(places).await,
@@ -175,9 +183,10 @@ impl Contestant {
     /// What its program says about its version.
     pub(crate) fn version(self, places: Places<'_>) -> String {
         let (program, argument) = match self {
-            Contestant::ReplogW1 | Contestant::ReplogW2 | Contestant::ReplogW3 => {
-                (Ok(places.replog.program.to_owned()), "--version")
-            }
+            Contestant::ReplogW1
+            | Contestant::ReplogW2
+            | Contestant::ReplogW3
+            | Contestant::ReplogOne => (Ok(places.replog.program.to_owned()), "--version"),
             Contestant::BareHttp | Contestant::BareOne | Contestant::BareThree => {
                 return concat!("replog-bench ", env!("CARGO_PKG_VERSION")).to_owned();
             }

@@ -410,6 +410,16 @@ pub enum DiskState {
     Failed,
 }
 
+impl fmt::Display for DiskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            DiskState::Ok => "ok",
+            DiskState::Full => "full",
+            DiskState::Failed => "failed",
+        })
+    }
+}
+
 /// How up to date a reader wants what it reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -349,7 +349,7 @@ fn parse_url(text: &str) -> Result<String, String> {
 }
 
 /// Reads `500ms`, `3s`, `2m`, `1h`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected = || format!("expected a duration as in 500ms, 3s or 2m, not {text:?}");
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

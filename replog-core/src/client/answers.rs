@@ -3,7 +3,7 @@
 //! Members that are not known here are ignored, and words that may grow in number stay text: a
 //! newer node can be read by an older client. Durations are milliseconds, as they are sent.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::types::{ClusterId, DiskState, Epoch, InstanceId, Mode, NodeName, Offset, Status};
@@ -22,7 +22,7 @@ pub struct Appended {
 }
 
 /// What a node knows of an appended message.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Receipt {
     /// Its position.
@@ -56,7 +56,7 @@ pub struct AppendedBatch {
 }
 
 /// What a node knows of messages that were appended together.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BatchReceipt {
     /// The first one's position; the others follow it.
@@ -80,7 +80,7 @@ pub struct BatchReceipt {
 }
 
 /// Why a node does not hold a message yet.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WaitingFor {
     /// The node.
@@ -96,7 +96,7 @@ pub struct WaitingFor {
 }
 
 /// Messages, and where to read on.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Page {
     /// The messages in order.
@@ -106,7 +106,7 @@ pub struct Page {
 }
 
 /// One message.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Message {
     /// Its position.
@@ -118,18 +118,18 @@ pub struct Message {
     /// The JSON as it was appended.
     pub data: Box<RawValue>,
     /// Its idempotency key, where it has one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
     /// The nodes that hold it: of a single message, from the master.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acks: Option<Vec<NodeName>>,
     /// The others, and why: of a single message, from the master.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<Vec<WaitingFor>>,
 }
 
 /// The appends that wait for their concern.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Appends {
     /// The oldest ones.
@@ -139,7 +139,7 @@ pub struct Appends {
 }
 
 /// One append that waits.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WaitingAppend {
     /// Its position.
@@ -155,7 +155,7 @@ pub struct WaitingAppend {
 }
 
 /// A master's health.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MasterStatus {
     /// Its name.
@@ -173,13 +173,13 @@ pub struct MasterStatus {
     /// Why it takes none, as a word such as `no_quorum`.
     pub mode_reason: Option<String>,
     /// How the recovery goes, while it goes.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Recovery>,
     /// Who took its office.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced_by: Option<FencedBy>,
     /// The epoch that a forced recovery began.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forced_epoch: Option<Epoch>,
     /// The quorum.
     pub quorum: Quorum,
@@ -202,7 +202,7 @@ impl MasterStatus {
 }
 
 /// How a recovery goes.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Recovery {
     /// The nodes whose answers it waits for.
@@ -216,7 +216,7 @@ pub struct Recovery {
 }
 
 /// Who fenced a master.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FencedBy {
     /// The newer master's name.
@@ -228,7 +228,7 @@ pub struct FencedBy {
 }
 
 /// The numbers of a quorum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Quorum {
     /// Nodes of the cluster.
@@ -240,7 +240,7 @@ pub struct Quorum {
 }
 
 /// A node's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LogStatus {
     /// The offset that the next record gets; on a secondary its durable end.
@@ -254,7 +254,7 @@ pub struct LogStatus {
 }
 
 /// A secondary, as its master sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SecondaryStatus {
     /// Its name.
@@ -278,7 +278,7 @@ pub struct SecondaryStatus {
 }
 
 /// A secondary's health, by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SecondaryHealth {
     /// Its name.
@@ -304,7 +304,7 @@ pub struct SecondaryHealth {
 }
 
 /// Where a master is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MasterAddress {
     /// Its name.

@@ -1,4 +1,5 @@
-//! `replog check DIR`: what the library's check says of a directory, for people and for machines.
+//! `replog check DIR`: what the library's check says of a directory, for people and for machines. Nodes
+//! that run are compared by [`compare`](super::compare).
 //!
 //! A directory that has a folder a node, as `replog-server cluster` makes them, is checked node by
 //! node.
@@ -23,19 +24,52 @@ use super::{Form, complain, print};
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// A node's directory, or one with a folder for each of several nodes.
-    #[arg(value_name = "DIR")]
-    directory: PathBuf,
+    /// A node's directory, or one with a folder for each of several nodes; or the URLs of two nodes or
+    /// more.
+    #[arg(value_name = "DIR|URL", required = true, num_args = 1..)]
+    targets: Vec<String>,
 }
 
-/// Checks a directory and prints what was found. Exit code 1 where anything is damaged, or a
+impl CheckArgs {
+    /// Whether nodes that run are to be compared.
+    pub(super) fn is_of_nodes(&self) -> bool {
+        self.targets
+            .iter()
+            .any(|target| target.starts_with("http://"))
+    }
+
+    /// The directories, or the URLs.
+    pub(super) fn targets(&self) -> &[String] {
+        &self.targets
+    }
+}
+
+/// Checks directories and prints what was found. Exit code 1 where anything is damaged, or a
 /// directory could not be read.
 ///
 /// # Errors
 ///
-/// Why nothing could be checked.
+/// That nothing can be printed.
 pub(super) fn run(args: &CheckArgs, form: Form) -> Result<ExitCode, String> {
-    let directory = &args.directory;
+    let mut code = ExitCode::SUCCESS;
+    for (at, target) in args.targets.iter().enumerate() {
+        if at > 0 && form == Form::Text {
+            print("\n")?;
+        }
+        match check(Path::new(target), form) {
+            Ok(ExitCode::SUCCESS) => {}
+            Ok(failed) => code = failed,
+            Err(reason) => {
+                complain(&reason);
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Checks one directory, or each folder of it; the reason where nothing could be checked.
+fn check(directory: &Path, form: Form) -> Result<ExitCode, String> {
     if let Some(report) = report_of(directory)? {
         print(&form.show(directory, &report))?;
         return Ok(exit_code(!report.is_damaged()));

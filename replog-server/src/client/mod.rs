@@ -3,23 +3,61 @@
 //! Owns its command line, its exit codes, and where its words go: data to stdout, everything else to
 //! stderr. Starts no node.
 
+mod append;
+mod appends;
+mod bench;
 mod check;
+mod compare;
+mod export;
+mod failure;
+mod fault;
+mod holders;
+mod import;
+mod pages;
+mod progress;
+mod read;
+mod shell;
+mod status;
+mod table;
+mod wait;
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
 };
 
 use clap::{Parser, Subcommand};
+use replog_core::client::Client;
 
+use self::failure::Failure;
 use crate::args::{explain, one_line};
+
+/// What is said to one who gives no command.
+const COMMANDS: &str = "say what to do: append, read, status, appends, wait, check, export, import, \
+                        bench, fault, completions or man";
 
 /// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "replog", version, about = "Looks after a replicated log")]
+#[command(
+    name = "replog",
+    version,
+    about = "Reads, writes and looks after a replicated log"
+)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the concern was not met in time; \
+                        4 refused because the master is read-only; 10 unhealthy (status)"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// The node to talk to.
+    #[arg(
+        long,
+        global = true,
+        env = "REPLOG_URL",
+        default_value = "http://localhost:5000"
+    )]
+    url: String,
     /// Print JSON, for machines.
     #[arg(long, global = true)]
     json: bool,
@@ -28,11 +66,40 @@ struct Cli {
 /// What the program shall do.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Reads all that a stopped node keeps, and tells what is damaged.
+    /// Appends a message, or each line of stdin.
     ///
-    /// Changes nothing. The exit code is 1 where there is damage; a torn tail, which the node's next
-    /// start cuts away, is none.
+    /// Prints where each is: the offset alone where stdout is no terminal.
+    Append(append::AppendArgs),
+    /// Prints messages, a line each.
+    Read(read::ReadArgs),
+    /// Shows how the node does, and on the master every other node.
+    ///
+    /// The exit code is 10 where a master takes no appends or a node is not well.
+    Status(status::StatusArgs),
+    /// Shows the appends that wait for their concern, oldest first, and for whom they wait.
+    Appends(appends::AppendsArgs),
+    /// Waits until enough nodes hold a message.
+    Wait(wait::WaitArgs),
+    /// Looks for damage in a stopped node's directory, or compares the logs of nodes that run.
+    ///
+    /// Changes nothing. The exit code is 1 where there is damage, or two nodes differ; a torn tail, which
+    /// a node's next start cuts away, is none.
     Check(check::CheckArgs),
+    /// Writes messages as NDJSON, with all that is known of each.
+    Export(export::ExportArgs),
+    /// Appends what `export` wrote, in the same order.
+    ///
+    /// What an earlier run of the same file has appended is not appended again, as long as it is among the
+    /// last messages that the cluster knows the keys of (`--key-horizon` of its nodes).
+    Import(import::ImportArgs),
+    /// Appends as fast as so many clients can, and says how fast that was.
+    Bench(bench::BenchArgs),
+    /// Shows, sets or clears the faults of a node that was started with `--allow-faults`.
+    Fault(fault::FaultArgs),
+    /// Prints a shell's completions.
+    Completions(shell::CompletionsArgs),
+    /// Prints the manual page.
+    Man,
 }
 
 /// How data is written to stdout.
@@ -44,38 +111,101 @@ enum Form {
     Json,
 }
 
+/// What every command has.
+struct Context {
+    client: Client,
+    form: Form,
+}
+
+impl Context {
+    /// For people who look at it now: not a file, a pipe or a machine.
+    fn is_for_eyes(&self) -> bool {
+        self.form == Form::Text && io::stdout().is_terminal()
+    }
+
+    /// The URL of the node.
+    fn url(&self) -> &str {
+        self.client.url()
+    }
+
+    /// Prints a value as a line of JSON.
+    fn print_json(&self, value: &impl serde::Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string(value)
+            .map_err(|error| Failure::new(format!("the answer is no JSON: {error}")))?;
+        print(&format!("{text}\n")).map_err(Failure::new)
+    }
+}
+
 /// Runs the program with the arguments and the environment of this process.
 pub(crate) fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return explain("replog", "say what to do: check", &error),
+        Err(error) => return explain("replog", COMMANDS, &error),
     };
-    let form = if cli.json { Form::Json } else { Form::Text };
-    let done = match &cli.command {
-        Command::Check(args) => check::run(args, form),
-    };
-    match done {
+    match dispatch(cli) {
         Ok(code) => code,
-        Err(reason) => {
-            complain(&reason);
-            ExitCode::FAILURE
+        Err(failure) => {
+            complain(&failure.reason);
+            failure.code
         }
     }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    let Cli { command, url, json } = cli;
+    let form = if json { Form::Json } else { Form::Text };
+    let context = || -> Result<Context, Failure> {
+        let client = Client::builder(&url).build();
+        let client = client.map_err(|error| Failure::usage(format!("--url: {error}")))?;
+        Ok(Context { client, form })
+    };
+    // What runs on the system's threads alone first.
+    match &command {
+        Command::Check(args) if !args.is_of_nodes() => {
+            return check::run(args, form).map_err(Failure::new);
+        }
+        Command::Completions(args) => return shell::completions(args),
+        Command::Man => return shell::man(),
+        _ => {}
+    }
+    let system = actix_web::rt::System::new();
+    system.block_on(async {
+        match command {
+            Command::Append(args) => append::run(&args, &context()?).await,
+            Command::Read(args) => read::run(&args, &context()?).await,
+            Command::Status(args) => status::run(&args, &context()?).await,
+            Command::Appends(args) => appends::run(&args, &context()?).await,
+            Command::Wait(args) => wait::run(&args, &context()?).await,
+            Command::Check(args) => compare::run(args.targets(), form).await,
+            Command::Export(args) => export::run(&args, &context()?).await,
+            Command::Import(args) => import::run(&args, &context()?).await,
+            Command::Bench(args) => bench::run(&args, &context()?).await,
+            Command::Fault(args) => fault::run(&args, &context()?).await,
+            Command::Completions(_) | Command::Man => Ok(ExitCode::SUCCESS),
+        }
+    })
+}
+
+/// The definition of the command line, for completions and the manual page.
+fn definition() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// Writes data to stdout.
 ///
 /// # Errors
 ///
-/// What the system says, unless nobody reads it any more.
+/// What the system says. Where nobody reads it any more, the process ends: whoever closed the pipe has
+/// seen enough.
 fn print(data: &str) -> Result<(), String> {
     let mut stdout = io::stdout().lock();
     match stdout
         .write_all(data.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("stdout: {error}")),
-        Ok(()) | Err(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(format!("stdout: {error}")),
+        Ok(()) => Ok(()),
     }
 }
 

@@ -269,7 +269,7 @@ fn what_cannot_be_checked_is_said_in_one_line() {
         &["fly"],
         &["check"],
         &["check", "--fast", "x"],
-        &["check", "a", "b"],
+        &["check", "a", "http://localhost:1"],
     ] {
         let output = client().args(args).output().expect("the program runs");
         reason(&output, 2);

@@ -9,6 +9,7 @@ mod blocked;
 mod catch_up;
 mod chaos;
 mod check;
+mod cli;
 mod exactly_once;
 mod faults;
 mod forced;

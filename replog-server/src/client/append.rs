@@ -1,0 +1,256 @@
+//! `replog append`: a message, or each line of stdin.
+
+use std::{
+    io::{self, BufRead as _},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use replog_core::{
+    Concern,
+    client::{AppendRequest, Receipt},
+};
+use serde_json::value::RawValue;
+
+use super::{
+    Context, Failure, Form,
+    failure::NOT_IN_TIME,
+    holders::{self, Held, concern, duration, names, waits},
+    print,
+};
+
+/// Lines that are sent together, at most.
+const BATCH_MAX: u64 = 100_000;
+
+/// Arguments of `append`.
+#[derive(Debug, Args)]
+pub(super) struct AppendArgs {
+    /// The message: JSON, or else a text. Without it, or with -, each line of stdin is one, and must be
+    /// JSON.
+    message: Option<String>,
+    /// Take what is given as text, also where it is JSON.
+    #[arg(long)]
+    text: bool,
+    /// How many nodes must hold it before this returns: a number, `majority` or `all`.
+    #[arg(long, default_value = "majority", value_parser = concern)]
+    concern: Concern,
+    /// How long to wait for that, such as `3s` [default: for ever]. The message is in the log whether or
+    /// not it was met in time.
+    #[arg(long, value_parser = duration)]
+    timeout: Option<Duration>,
+    /// The same key is appended once, however often it is sent. Of lines, the first one's gets `KEY-1`, the
+    /// second one's `KEY-2`.
+    #[arg(long)]
+    key: Option<String>,
+    /// Send so many lines of stdin as one append: all of them or none.
+    #[arg(long, value_name = "LINES", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..=BATCH_MAX))]
+    batch: u64,
+    /// Say on stderr which nodes hold the message, as they come to.
+    #[arg(long, conflicts_with = "batch")]
+    watch: bool,
+}
+
+/// Appends, and says where the messages are.
+pub(super) async fn run(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure> {
+    match args.message.as_deref() {
+        Some(message) if message != "-" => {
+            let data = one(message, args.text)?;
+            append(args, context, &data, args.key.clone()).await
+        }
+        _ => lines(args, context).await,
+    }
+}
+
+async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure> {
+    let mut stdin = io::stdin().lock();
+    let (mut line, mut number, mut sent) = (String::new(), 0_u64, 0_u64);
+    let mut batch: Vec<Box<RawValue>> = Vec::new();
+    let mut code = ExitCode::SUCCESS;
+    loop {
+        line.clear();
+        let read = stdin.read_line(&mut line);
+        let is_end = read.map_err(|error| Failure::new(format!("stdin: {error}")))? == 0;
+        if !is_end {
+            number += 1;
+            let text = line.trim_end_matches(['\n', '\r']);
+            if args.text {
+                batch.push(text_of(text)?);
+            } else if !text.trim().is_empty() {
+                let data = serde_json::from_str(text).map_err(|error| {
+                    Failure::new(format!(
+                        "line {number} is no JSON: {error}; {sent} messages before it were appended; \
+                         --text takes lines as texts"
+                    ))
+                })?;
+                batch.push(data);
+            }
+        }
+        let is_full = batch.len() as u64 >= args.batch;
+        if (is_full || is_end) && !batch.is_empty() {
+            let key = args.key.as_ref().map(|key| format!("{key}-{}", sent + 1));
+            let count = batch.len() as u64;
+            let appended = match args.batch {
+                1 => append(args, context, &batch[0], key).await,
+                _ => append_batch(args, context, &batch, key).await,
+            };
+            let appended = appended.map_err(|mut failure| {
+                failure.reason = format!(
+                    "{}; {sent} messages before it were appended",
+                    failure.reason
+                );
+                failure
+            })?;
+            if appended != ExitCode::SUCCESS {
+                code = appended;
+            }
+            sent += count;
+            batch.clear();
+        }
+        if is_end {
+            return Ok(code);
+        }
+    }
+}
+
+/// What an argument is: JSON where it is that, else a text. What looks like JSON and is none was
+/// meant to be some, and a shell has taken its quotes.
+fn one(message: &str, as_text: bool) -> Result<Box<RawValue>, Failure> {
+    if as_text {
+        return text_of(message);
+    }
+    match serde_json::from_str(message) {
+        Ok(data) => Ok(data),
+        Err(error) if message.trim_start().starts_with(['{', '[', '"']) => {
+            Err(Failure::usage(format!(
+                "{message} looks like JSON and is none: {error}; quote it for the shell, or give --text"
+            )))
+        }
+        Err(_) => text_of(message),
+    }
+}
+
+fn text_of(text: &str) -> Result<Box<RawValue>, Failure> {
+    serde_json::value::to_raw_value(text).map_err(|error| Failure::new(error.to_string()))
+}
+
+fn request(args: &AppendArgs, key: Option<String>) -> AppendRequest {
+    AppendRequest {
+        concern: Some(args.concern),
+        timeout: match args.watch {
+            true => Some(Duration::ZERO),
+            false => args.timeout,
+        },
+        idempotency_key: key,
+        ..AppendRequest::default()
+    }
+}
+
+async fn append(
+    args: &AppendArgs,
+    context: &Context,
+    data: &RawValue,
+    key: Option<String>,
+) -> Result<ExitCode, Failure> {
+    let begun = Instant::now();
+    let has_key = key.is_some();
+    let appended = context.client.append_raw(data, &request(args, key)).await;
+    let appended = appended.map_err(|error| Failure::of_append(context.url(), &error, has_key))?;
+    let mut receipt = appended.receipt;
+    if args.watch {
+        watch(args, context, &mut receipt, begun).await?;
+    }
+    match context.form {
+        Form::Json => context.print_json(&receipt)?,
+        Form::Text if context.is_for_eyes() => {
+            let again = if appended.replayed { ", as before" } else { "" };
+            let (offset, acks) = (receipt.offset, names(&receipt.acks));
+            print(&format!("offset {offset}{again}, held by {acks}\n")).map_err(Failure::new)?;
+        }
+        Form::Text => print(&format!("{}\n", receipt.offset)).map_err(Failure::new)?,
+    }
+    if receipt.concern_met {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Receipt {
+        offset,
+        concern,
+        acks,
+        waiting_for,
+        ..
+    } = receipt;
+    let held = Held {
+        offset,
+        concern,
+        concern_met: false,
+        acks,
+        waiting_for,
+    };
+    super::complain(&format!(
+        "{}; it is in the log: do not send it again",
+        held.lacking()
+    ));
+    Ok(ExitCode::from(NOT_IN_TIME))
+}
+
+/// Follows a message that is in the log, and tells who comes to hold it.
+async fn watch(
+    args: &AppendArgs,
+    context: &Context,
+    receipt: &mut Receipt,
+    begun: Instant,
+) -> Result<(), Failure> {
+    let deadline = args.timeout.map(|timeout| begun + timeout);
+    let (offset, concern) = (receipt.offset, receipt.concern);
+    let held = holders::until_held(context, offset, concern, deadline, |name| {
+        eprintln!("{:>7} ms  {name}", begun.elapsed().as_millis());
+    });
+    let held = held.await?;
+    receipt.concern_met = held.concern_met;
+    receipt.acks = held.acks;
+    receipt.waiting_for = held.waiting_for;
+    receipt.elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(())
+}
+
+async fn append_batch(
+    args: &AppendArgs,
+    context: &Context,
+    batch: &[Box<RawValue>],
+    key: Option<String>,
+) -> Result<ExitCode, Failure> {
+    let has_key = key.is_some();
+    let messages = batch.iter().map(|message| &**message);
+    let appended = context
+        .client
+        .append_batch(messages, &request(args, key))
+        .await;
+    let appended = appended.map_err(|error| Failure::of_append(context.url(), &error, has_key))?;
+    let receipt = appended.receipt;
+    let (first, end) = (
+        receipt.first_offset,
+        receipt.first_offset.plus(receipt.count),
+    );
+    match context.form {
+        Form::Json => context.print_json(&receipt)?,
+        Form::Text => {
+            let held = match context.is_for_eyes() {
+                true => format!(", held by {}", names(&receipt.acks)),
+                false => String::new(),
+            };
+            print(&format!("{first}..{end}{held}\n")).map_err(Failure::new)?;
+        }
+    }
+    if receipt.concern_met {
+        return Ok(ExitCode::SUCCESS);
+    }
+    super::complain(&format!(
+        "offsets {first}..{end} are held by {} of {} nodes so far; they are waiting for {}; they are in \
+         the log: do not send them again",
+        receipt.acks.len(),
+        receipt.concern,
+        waits(&receipt.waiting_for)
+    ));
+    Ok(ExitCode::from(NOT_IN_TIME))
+}

@@ -1,0 +1,53 @@
+//! `replog appends`: who waits, and for whom.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{
+    Context, Failure, Form,
+    holders::{names, waits},
+    print,
+    table::{Table, span},
+};
+
+/// Arguments of `appends`.
+#[derive(Debug, Args)]
+pub(super) struct AppendsArgs {
+    /// How many to show, the oldest ones.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+}
+
+/// Shows them.
+pub(super) async fn run(args: &AppendsArgs, context: &Context) -> Result<ExitCode, Failure> {
+    let appends = context.client.appends(Some(args.limit)).await;
+    let appends = appends.map_err(|error| Failure::of(context.url(), &error))?;
+    if context.form == Form::Json {
+        context.print_json(&appends)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(["OFFSET", "CONCERN", "WAITING", "HELD BY", "WAITING FOR"]);
+    for append in &appends.appends {
+        let waiting = match context.is_for_eyes() {
+            true => span(append.waiting_ms),
+            false => append.waiting_ms.to_string(),
+        };
+        table.row([
+            append.offset.to_string(),
+            append.concern.to_string(),
+            waiting,
+            names(&append.acks),
+            waits(&append.waiting_for),
+        ]);
+    }
+    print(&table.text(context.is_for_eyes())).map_err(Failure::new)?;
+    let shown = appends.appends.len() as u64;
+    if appends.total > shown {
+        super::complain(&format!(
+            "{} more wait: --limit shows more",
+            appends.total - shown
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}

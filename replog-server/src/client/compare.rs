@@ -1,0 +1,89 @@
+//! `replog check URL…`: whether nodes that run have the same messages, read side by side.
+
+use std::process::ExitCode;
+
+use futures_util::future::try_join_all;
+use replog_core::{
+    Offset,
+    client::{Client, Message},
+};
+use serde_json::json;
+
+use super::{Failure, Form, pages::Pages, print, progress};
+
+/// Compares the logs of these nodes up to the lowest of their ends. Exit code 1 where two differ.
+pub(super) async fn run(urls: &[String], form: Form) -> Result<ExitCode, Failure> {
+    if urls.len() < 2 {
+        return Err(Failure::usage(
+            "give the URLs of two nodes or more, to compare them",
+        ));
+    }
+    let client = |url: &String| {
+        let client = Client::new(url);
+        client.map_err(|error| Failure::usage(format!("{url}: {error}")))
+    };
+    let clients: Vec<Client> = urls.iter().map(client).collect::<Result<_, _>>()?;
+    let pages = clients
+        .iter()
+        .map(|client| Pages::from(client, Offset::ZERO, None));
+    let pages = try_join_all(pages).await?;
+    let ends: Vec<Offset> = pages.iter().map(Pages::end).collect();
+    let end = ends.iter().min().copied().unwrap_or_default();
+    let mut pages: Vec<Pages<'_>> = pages.into_iter().map(|pages| pages.until(end)).collect();
+    let bar = progress::messages(Some(end.0));
+    let mut difference = None;
+    while difference.is_none() {
+        let read = try_join_all(pages.iter_mut().map(Pages::page)).await?;
+        let Some(read) = read.into_iter().collect::<Option<Vec<Vec<Message>>>>() else {
+            break;
+        };
+        difference = first_difference(&read);
+        bar.set_position(pages[0].next().0);
+    }
+    bar.finish_and_clear();
+    let text = match (form, difference) {
+        (Form::Json, at) => {
+            let nodes: Vec<_> = urls
+                .iter()
+                .zip(&ends)
+                .map(|(url, end)| json!({ "url": url, "end": end }))
+                .collect();
+            json!({ "equal_to": at.unwrap_or(end), "differs_at": at, "nodes": nodes }).to_string()
+        }
+        (Form::Text, None) => format!("{} nodes have the same {end} messages", urls.len()),
+        (Form::Text, Some(at)) => format!(
+            "the nodes differ at offset {at}, and have the same before it{}",
+            "; at the ends of their logs a difference may pass: see whether it is below `committed`"
+        ),
+    };
+    print(&format!("{text}\n")).map_err(Failure::new)?;
+    Ok(ExitCode::from(u8::from(difference.is_some())))
+}
+
+/// The first offset at which not all have the same.
+fn first_difference(read: &[Vec<Message>]) -> Option<Offset> {
+    let (first, others) = read.split_first()?;
+    for other in others {
+        let mut pairs = first.iter().zip(other);
+        if let Some((left, right)) = pairs.find(|(left, right)| !is_same(left, right)) {
+            return Some(left.offset.min(right.offset));
+        }
+        if first.len() != other.len() {
+            let longer = if first.len() > other.len() {
+                first
+            } else {
+                other
+            };
+            return longer
+                .get(first.len().min(other.len()))
+                .map(|message| message.offset);
+        }
+    }
+    None
+}
+
+fn is_same(left: &Message, right: &Message) -> bool {
+    (left.offset, left.epoch, left.timestamp_ms) == (right.offset, right.epoch, right.timestamp_ms)
+        && left.idempotency_key == right.idempotency_key
+        && left.data.get() == right.data.get()
+}

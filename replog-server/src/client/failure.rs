@@ -1,0 +1,83 @@
+//! Why a command failed: the exit code for scripts, and a sentence for people that says what to do.
+
+use std::process::ExitCode;
+
+use replog_core::client::{ClientError, Outcome};
+
+/// The concern was not met in time.
+pub(super) const NOT_IN_TIME: u8 = 3;
+/// The master takes no appends.
+const READ_ONLY: u8 = 4;
+/// A node is not well.
+pub(super) const UNHEALTHY: u8 = 10;
+/// Wrong usage.
+const USAGE: u8 = 2;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) code: ExitCode,
+    /// One sentence.
+    pub(super) reason: String,
+}
+
+impl Failure {
+    /// It could not be done.
+    pub(super) fn new(reason: impl Into<String>) -> Failure {
+        Failure {
+            code: ExitCode::FAILURE,
+            reason: reason.into(),
+        }
+    }
+
+    /// It was asked for wrongly.
+    pub(super) fn usage(reason: impl Into<String>) -> Failure {
+        Failure::with(USAGE, reason)
+    }
+
+    /// With an exit code of its own.
+    pub(super) fn with(code: u8, reason: impl Into<String>) -> Failure {
+        Failure {
+            code: ExitCode::from(code),
+            reason: reason.into(),
+        }
+    }
+
+    /// What a request to the node at `url` came to.
+    pub(super) fn of(url: &str, error: &ClientError) -> Failure {
+        let Some(problem) = error.problem() else {
+            let advice = match error {
+                ClientError::NotSent(_) => {
+                    ": does a node run there? --url or REPLOG_URL says where"
+                }
+                _ => "",
+            };
+            return Failure::new(format!("{url}: {error}{advice}"));
+        };
+        match problem.kind.as_str() {
+            "/problems/read-only" => Failure::with(READ_ONLY, format!("{url}: {problem}")),
+            "/problems/not-master" => {
+                let master = problem.members.get("master");
+                let master = master.and_then(|master| master["url"].as_str());
+                let advice = match master {
+                    Some(master) => format!("{url} is a secondary: try --url {master}"),
+                    None => format!("{url} is a secondary, and does not know where its master is"),
+                };
+                Failure::new(advice)
+            }
+            _ => Failure::new(format!("{url}: {problem}")),
+        }
+    }
+
+    /// As [`Failure::of`], for an append: it says too whether the message may be in the log.
+    pub(super) fn of_append(url: &str, error: &ClientError, has_key: bool) -> Failure {
+        let mut failure = Failure::of(url, error);
+        if error.outcome() == Outcome::Unknown {
+            failure.reason += match has_key {
+                true => "; it may be in the log: send it again with the same key",
+                false => "; it may be in the log: look before sending it again, or use --key",
+            };
+        }
+        failure
+    }
+}

@@ -1,0 +1,114 @@
+//! `replog fault`: the faults of one node.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use replog_core::transport::FaultSettings;
+
+use super::{Context, Failure, Form, holders::duration, print};
+
+/// Arguments of `fault`.
+#[derive(Debug, Args)]
+pub(super) struct FaultArgs {
+    #[command(subcommand)]
+    command: Option<FaultCommand>,
+}
+
+/// What to do with them; nothing: show them.
+#[derive(Debug, Subcommand)]
+enum FaultCommand {
+    /// Shows the faults that the node has.
+    Show,
+    /// Gives the node these faults and no others.
+    Set(SetArgs),
+    /// Takes all faults from the node.
+    Clear,
+}
+
+/// The faults.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct SetArgs {
+    /// Replication requests and heartbeats fail, as behind a cut cable.
+    #[arg(long)]
+    isolate: bool,
+    /// Replication requests fail, heartbeats go on.
+    #[arg(long)]
+    block_replication: bool,
+    /// Probability, 0 to 1, of an error before anything is stored.
+    #[arg(long, value_name = "PROBABILITY")]
+    error_before_append: Option<f64>,
+    /// Probability, 0 to 1, of an error after the records were stored.
+    #[arg(long, value_name = "PROBABILITY")]
+    error_after_append: Option<f64>,
+    /// The shortest and the longest delay of a replication request, such as `10ms..50ms`.
+    #[arg(long, value_name = "MIN..MAX", value_parser = delays)]
+    delay: Option<Delays>,
+    /// Makes the sequence of faults repeatable.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Delays([u64; 2]);
+
+fn delays(text: &str) -> Result<Delays, String> {
+    let (min, max) = text.split_once("..").unwrap_or((text, text));
+    let ms = |text| -> Result<u64, String> {
+        u64::try_from(duration(text)?.as_millis()).map_err(|_| "too long".to_owned())
+    };
+    Ok(Delays([ms(min)?, ms(max)?]))
+}
+
+/// Does it, and shows the faults that now hold.
+pub(super) async fn run(args: &FaultArgs, context: &Context) -> Result<ExitCode, Failure> {
+    let client = &context.client;
+    let faults = match &args.command {
+        None | Some(FaultCommand::Show) => client.faults().await,
+        Some(FaultCommand::Clear) => client.clear_faults().await,
+        Some(FaultCommand::Set(args)) => {
+            let faults = FaultSettings {
+                error_before_append: args.error_before_append.unwrap_or_default(),
+                error_after_append: args.error_after_append.unwrap_or_default(),
+                delay_ms: args.delay.map(|Delays(delays)| delays),
+                block_replication: args.block_replication,
+                isolate: args.isolate,
+                seed: args.seed,
+            };
+            client.set_faults(&faults).await
+        }
+    };
+    let faults = faults.map_err(|error| Failure::of(context.url(), &error))?;
+    match context.form {
+        Form::Json => context.print_json(&faults)?,
+        Form::Text => print(&text(&faults)).map_err(Failure::new)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A line a fault.
+fn text(faults: &FaultSettings) -> String {
+    let mut lines = Vec::new();
+    if faults.isolate {
+        lines.push("isolate".to_owned());
+    }
+    if faults.block_replication {
+        lines.push("block-replication".to_owned());
+    }
+    if faults.error_before_append > 0.0 {
+        lines.push(format!(
+            "error-before-append {}",
+            faults.error_before_append
+        ));
+    }
+    if faults.error_after_append > 0.0 {
+        lines.push(format!("error-after-append {}", faults.error_after_append));
+    }
+    if let Some([min, max]) = faults.delay_ms {
+        lines.push(format!("delay {min}ms..{max}ms"));
+    }
+    match lines.is_empty() {
+        true => "none\n".to_owned(),
+        false => lines.join("\n") + "\n",
+    }
+}

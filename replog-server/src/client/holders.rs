@@ -1,0 +1,147 @@
+//! Who holds a message and who does not yet: asking until enough do, and saying it.
+
+use std::time::{Duration, Instant};
+
+use replog_core::{
+    Concern, NodeName, Offset,
+    client::{Message, WaitingFor},
+};
+
+use super::{Context, Failure, table::span};
+
+/// Between two questions.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Reads a concern: a number, `majority` or `all`.
+pub(super) fn concern(text: &str) -> Result<Concern, String> {
+    match text {
+        "majority" => Ok(Concern::Majority),
+        "all" => Ok(Concern::All),
+        _ => match text.parse() {
+            Ok(count @ 1..) => Ok(Concern::Count(count)),
+            _ => Err("a number of nodes from 1 on, majority or all".to_owned()),
+        },
+    }
+}
+
+/// Reads a time, such as `500ms` or `3s`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    crate::args::parse_duration(text)
+}
+
+/// What is known of a message that somebody waits for.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct Held {
+    pub(super) offset: Offset,
+    /// How many nodes are to hold it.
+    pub(super) concern: u32,
+    pub(super) concern_met: bool,
+    pub(super) acks: Vec<NodeName>,
+    pub(super) waiting_for: Vec<WaitingFor>,
+}
+
+impl Held {
+    /// Why it is not held by enough nodes, for people.
+    pub(super) fn lacking(&self) -> String {
+        format!(
+            "offset {} is held by {} of {} nodes so far; it is waiting for {}",
+            self.offset,
+            self.acks.len(),
+            self.concern,
+            waits(&self.waiting_for)
+        )
+    }
+}
+
+/// How many nodes a concern is, in the cluster of this master.
+pub(super) async fn resolve(context: &Context, concern: Concern) -> Result<u32, Failure> {
+    let status = context.client.master_status().await;
+    let quorum = match status {
+        Ok(status) => status.quorum,
+        Err(error) => {
+            // A secondary's health has no quorum.
+            if context.client.secondary_health().await.is_ok() {
+                let url = context.url();
+                let reason = format!("{url} is a secondary: only the master knows who holds what");
+                return Err(Failure::new(reason));
+            }
+            return Err(Failure::of(context.url(), &error));
+        }
+    };
+    match concern {
+        Concern::Majority => Ok(quorum.needed),
+        Concern::All => Ok(quorum.nodes),
+        Concern::Count(count) => match u32::try_from(count) {
+            Ok(count) if count <= quorum.nodes => Ok(count),
+            _ => Err(Failure::usage(format!(
+                "--concern {count}: the cluster has {} nodes",
+                quorum.nodes
+            ))),
+        },
+    }
+}
+
+/// Asks until `concern` nodes hold the message at `offset`, or until the deadline. `tell` is called for
+/// each node that is found to hold it.
+pub(super) async fn until_held(
+    context: &Context,
+    offset: Offset,
+    concern: u32,
+    deadline: Option<Instant>,
+    mut tell: impl FnMut(&NodeName),
+) -> Result<Held, Failure> {
+    let mut told: Vec<NodeName> = Vec::new();
+    loop {
+        let message = context.client.message(offset).await;
+        let message = message.map_err(|error| Failure::of(context.url(), &error))?;
+        let held = held(&message, concern)?;
+        for name in &held.acks {
+            if !told.contains(name) {
+                tell(name);
+                told.push(name.clone());
+            }
+        }
+        if held.concern_met || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(held);
+        }
+        actix_web::rt::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+fn held(message: &Message, concern: u32) -> Result<Held, Failure> {
+    let (Some(acks), Some(waiting_for)) = (&message.acks, &message.waiting_for) else {
+        let reason = "this node is a secondary: only the master knows who holds what";
+        return Err(Failure::new(reason));
+    };
+    Ok(Held {
+        offset: message.offset,
+        concern,
+        concern_met: acks.len() >= concern as usize,
+        acks: acks.clone(),
+        waiting_for: waiting_for.clone(),
+    })
+}
+
+/// Names with commas between them.
+pub(super) fn names(names: &[NodeName]) -> String {
+    let names: Vec<&str> = names.iter().map(NodeName::as_str).collect();
+    names.join(", ")
+}
+
+/// Who is waited for, and why.
+pub(super) fn waits(waiting_for: &[WaitingFor]) -> String {
+    let each: Vec<String> = waiting_for
+        .iter()
+        .map(|waiting| {
+            let next = waiting.next_retry_ms;
+            let next = next.map(|ms| format!(", next try in {}", span(ms)));
+            format!(
+                "{} ({}{})",
+                waiting.name,
+                waiting.reason,
+                next.unwrap_or_default()
+            )
+        })
+        .collect();
+    each.join(", ")
+}

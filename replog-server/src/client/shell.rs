@@ -1,0 +1,42 @@
+//! What a shell and `man` know of the program, made from its own definition.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use clap_complete::Shell;
+
+use super::{Failure, definition, print};
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell.
+    shell: Shell,
+}
+
+/// Prints the completions of a shell.
+pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, &mut definition(), "replog", &mut text);
+    written(&text)
+}
+
+/// Prints the manual page, the pages of all commands behind it.
+pub(super) fn man() -> Result<ExitCode, Failure> {
+    let mut text = Vec::new();
+    let mut definition = definition();
+    definition.build();
+    let mut pages = vec![definition.clone()];
+    pages.extend(definition.get_subcommands().cloned());
+    for page in pages {
+        clap_mangen::Man::new(page)
+            .render(&mut text)
+            .map_err(|error| Failure::new(format!("the manual page: {error}")))?;
+    }
+    written(&text)
+}
+
+fn written(text: &[u8]) -> Result<ExitCode, Failure> {
+    print(&String::from_utf8_lossy(text)).map_err(Failure::new)?;
+    Ok(ExitCode::SUCCESS)
+}

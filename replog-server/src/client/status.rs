@@ -1,0 +1,323 @@
+//! `replog status`: how a node does, and on the master every other; whether one may be stopped.
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use replog_core::{
+    Mode, NodeName, Offset, Status,
+    client::{ClientError, MasterStatus, SecondaryHealth, SecondaryStatus},
+    types::DiskState,
+};
+use serde_json::json;
+
+use super::{
+    Context, Failure, Form, complain,
+    failure::UNHEALTHY,
+    holders::duration,
+    print,
+    table::{Colour, Table, coloured, span},
+};
+
+/// Between two looks of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks of `--safe-to-stop`.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Show it again every second.
+    #[arg(long)]
+    watch: bool,
+    /// Say whether this node may be stopped: whether the others, without it, are a majority that holds
+    /// all that is committed now. The exit code is 10 if not.
+    #[arg(long, value_name = "NODE", conflicts_with = "watch")]
+    safe_to_stop: Option<NodeName>,
+    /// How long the others may take to catch up before the answer is no.
+    #[arg(long, default_value = "5s", value_parser = duration, requires = "safe_to_stop")]
+    timeout: Duration,
+}
+
+/// What a node says of itself.
+enum Node {
+    Master(Box<MasterStatus>),
+    Secondary(Box<SecondaryHealth>),
+}
+
+/// Shows it.
+pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode, Failure> {
+    if let Some(name) = &args.safe_to_stop {
+        return safe_to_stop(name, args.timeout, context).await;
+    }
+    loop {
+        let node = ask(context).await;
+        if !args.watch {
+            let node = node?;
+            show(&node, context)?;
+            return Ok(verdict(&node));
+        }
+        if context.is_for_eyes() {
+            // Home, and clear what is below: no flicker, unlike clearing everything.
+            print("\x1b[H\x1b[J").map_err(Failure::new)?;
+        }
+        match node {
+            Ok(node) => show(&node, context)?,
+            // It may come back: that is what is watched for.
+            Err(failure) => complain(&failure.reason),
+        }
+        actix_web::rt::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+async fn ask(context: &Context) -> Result<Node, Failure> {
+    let failed = |error: ClientError| Failure::of(context.url(), &error);
+    let health = context.client.health().await.map_err(failed)?;
+    let unreadable = |error: serde_json::Error| {
+        Failure::new(format!(
+            "{}: its health cannot be read: {error}",
+            context.url()
+        ))
+    };
+    match health["role"] == "master" {
+        true => serde_json::from_value(health).map(|status| Node::Master(Box::new(status))),
+        false => serde_json::from_value(health).map(|health| Node::Secondary(Box::new(health))),
+    }
+    .map_err(unreadable)
+}
+
+fn show(node: &Node, context: &Context) -> Result<(), Failure> {
+    let for_eyes = context.is_for_eyes();
+    match (node, context.form) {
+        (Node::Master(status), Form::Json) => context.print_json(status),
+        (Node::Secondary(health), Form::Json) => context.print_json(health),
+        (Node::Master(status), Form::Text) => {
+            print(&master_text(status, for_eyes)).map_err(Failure::new)
+        }
+        (Node::Secondary(health), Form::Text) => {
+            print(&secondary_text(health, for_eyes)).map_err(Failure::new)
+        }
+    }
+}
+
+/// 10, with the reasons, where something is not as it should be.
+fn verdict(node: &Node) -> ExitCode {
+    let reasons = match node {
+        Node::Master(status) => troubles_of_master(status),
+        Node::Secondary(health) => troubles_of_secondary(health),
+    };
+    if reasons.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    complain(&reasons.join("; "));
+    ExitCode::from(UNHEALTHY)
+}
+
+fn troubles_of_master(status: &MasterStatus) -> Vec<String> {
+    let mut troubles = Vec::new();
+    if status.mode != Mode::ReadWrite {
+        let reason = status.mode_reason.as_deref().unwrap_or("no reason given");
+        troubles.push(format!("{} is {} ({reason})", status.name, status.mode));
+    }
+    if status.log.disk != DiskState::Ok {
+        troubles.push(format!(
+            "the disk of {} is {}",
+            status.name, status.log.disk
+        ));
+    }
+    for secondary in &status.secondaries {
+        if secondary.status != Status::Healthy {
+            let reason = secondary.reason.as_deref().unwrap_or("no reason given");
+            troubles.push(format!(
+                "{} is {} ({reason})",
+                secondary.name, secondary.status
+            ));
+        }
+    }
+    troubles
+}
+
+fn troubles_of_secondary(health: &SecondaryHealth) -> Vec<String> {
+    let mut troubles = Vec::new();
+    if !health.intact {
+        troubles.push(format!(
+            "{} is not intact: it is being filled, or mended",
+            health.name
+        ));
+    }
+    if health.log.disk != DiskState::Ok {
+        troubles.push(format!(
+            "the disk of {} is {}",
+            health.name, health.log.disk
+        ));
+    }
+    troubles
+}
+
+fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
+    let mut table = Table::new(["NODE", "STATUS", "NEXT", "LAG", "CONTACT", "REASON"]);
+    let ms = |ms: Option<u64>| match (ms, for_eyes) {
+        (None, _) => "-".to_owned(),
+        (Some(ms), true) => span(ms),
+        (Some(ms), false) => ms.to_string(),
+    };
+    let mode = status.mode.to_string();
+    table.row([
+        status.name.to_string(),
+        mode.clone(),
+        status.log.next.to_string(),
+        "0".to_owned(),
+        "-".to_owned(),
+        status.mode_reason.clone().unwrap_or_else(|| "-".to_owned()),
+    ]);
+    for secondary in &status.secondaries {
+        let reason = secondary.reason.clone().unwrap_or_else(|| "-".to_owned());
+        let next = secondary.next_retry_ms.filter(|_| for_eyes);
+        let next = next.map(|ms| format!(", next try in {}", span(ms)));
+        table.row([
+            secondary.name.to_string(),
+            secondary.status.to_string(),
+            known(secondary.durable_end),
+            secondary.lag.to_string(),
+            ms(secondary.last_contact_ms),
+            reason + &next.unwrap_or_default(),
+        ]);
+    }
+    let rows = table.text(for_eyes);
+    if !for_eyes {
+        return rows;
+    }
+    let colour = match status.mode {
+        Mode::ReadWrite => Colour::Good,
+        Mode::Recovering => Colour::Doubtful,
+        Mode::ReadOnly => Colour::Bad,
+    };
+    let mut text = format!(
+        "{}, epoch {}, {} of {} nodes in contact, {} needed\n{} messages, committed {}, {}, disk {}; {} \
+         appends wait\n\n",
+        coloured(&mode, colour, for_eyes),
+        status.epoch,
+        status.quorum.alive,
+        status.quorum.nodes,
+        status.quorum.needed,
+        status.log.next,
+        known(status.log.committed),
+        bytes(status.log.bytes),
+        status.log.disk,
+        status.waiting_appends
+    );
+    for (at, line) in rows.lines().enumerate() {
+        let colour = match at.checked_sub(2).map(|at| status.secondaries[at].status) {
+            Some(Status::Suspected) => Some(Colour::Doubtful),
+            Some(Status::Unhealthy) => Some(Colour::Bad),
+            Some(Status::Healthy) => None,
+            None => (at == 0).then_some(Colour::Aside),
+        };
+        match colour {
+            Some(colour) => text += &coloured(line, colour, for_eyes),
+            None => text += line,
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn secondary_text(health: &SecondaryHealth, for_eyes: bool) -> String {
+    let mut table = Table::new(["NODE", "STATUS", "NEXT", "BUFFERED", "CONTACT", "MASTER"]);
+    let contact = match health.last_contact_ms {
+        None => "-".to_owned(),
+        Some(ms) if for_eyes => span(ms),
+        Some(ms) => ms.to_string(),
+    };
+    let master = health.master.as_ref();
+    table.row([
+        health.name.to_string(),
+        if health.intact {
+            "intact"
+        } else {
+            "not intact"
+        }
+        .to_owned(),
+        health.log.next.to_string(),
+        health.buffered.to_string(),
+        contact,
+        master.map_or_else(|| "-".to_owned(), |master| master.name.to_string()),
+    ]);
+    table.text(for_eyes)
+}
+
+fn known(offset: Option<Offset>) -> String {
+    offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string())
+}
+
+fn bytes(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// Whether the others are a majority without it.
+async fn safe_to_stop(
+    name: &NodeName,
+    timeout: Duration,
+    context: &Context,
+) -> Result<ExitCode, Failure> {
+    let deadline = Instant::now() + timeout;
+    let mut committed = None;
+    loop {
+        let Node::Master(status) = ask(context).await? else {
+            let reason = "this node is a secondary: only the master knows how the others do";
+            return Err(Failure::new(reason));
+        };
+        let is_one = |secondary: &SecondaryStatus| secondary.name == *name;
+        if status.name != *name && !status.secondaries.iter().any(is_one) {
+            return Err(Failure::usage(format!(
+                "the cluster has no node named {name}"
+            )));
+        }
+        // What is appended while this asks is no reason against it.
+        committed = committed.or(status.log.committed);
+        let others = caught_up(&status, name, committed);
+        let is_safe = others.len() >= status.quorum.needed as usize;
+        if !is_safe && Instant::now() < deadline {
+            actix_web::rt::time::sleep(LOOK_INTERVAL).await;
+            continue;
+        }
+        let needed = status.quorum.needed;
+        let text = format!(
+            "{}: without {name}, {} of the {needed} nodes that are needed hold all that is committed{}",
+            if is_safe { "safe" } else { "not safe" },
+            others.len(),
+            match others.is_empty() {
+                true => String::new(),
+                false => format!(": {}", others.join(", ")),
+            }
+        );
+        match context.form {
+            Form::Json => context.print_json(&json!({
+                "node": name, "safe": is_safe, "caught_up": others, "needed": needed,
+            }))?,
+            Form::Text => print(&format!("{text}\n")).map_err(Failure::new)?,
+        }
+        return match is_safe {
+            true => Ok(ExitCode::SUCCESS),
+            false => Ok(ExitCode::from(UNHEALTHY)),
+        };
+    }
+}
+
+/// The nodes but `name` that hold all below `committed` and are in contact.
+fn caught_up(status: &MasterStatus, name: &NodeName, committed: Option<Offset>) -> Vec<String> {
+    // Not known yet: then nobody is known to hold it.
+    let Some(committed) = committed else {
+        return Vec::new();
+    };
+    let master = (status.name != *name).then(|| status.name.to_string());
+    let secondaries = status.secondaries.iter().filter(|secondary| {
+        secondary.name != *name
+            && secondary.status == Status::Healthy
+            && secondary.durable_end.is_some_and(|end| end >= committed)
+    });
+    let secondaries = secondaries.map(|secondary| secondary.name.to_string());
+    master.into_iter().chain(secondaries).collect()
+}

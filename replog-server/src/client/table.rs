@@ -1,0 +1,103 @@
+//! Tables: aligned columns for eyes, columns set off by tabs for programs.
+
+use std::fmt::Write as _;
+
+/// Rows under a heading.
+pub(super) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// An empty one with these headings.
+    pub(super) fn new<const N: usize>(headings: [&str; N]) -> Table {
+        Table {
+            rows: vec![headings.map(str::to_owned).to_vec()],
+        }
+    }
+
+    /// Adds a row, of as many cells as there are headings.
+    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        debug_assert_eq!(cells.len(), self.rows[0].len(), "a cell for each heading");
+        self.rows.push(cells.to_vec());
+    }
+
+    /// The text, a line a row.
+    pub(super) fn text(&self, for_eyes: bool) -> String {
+        let mut text = String::new();
+        let width = |column: usize| {
+            let cells = self.rows.iter().map(|row| row[column].chars().count());
+            cells.max().unwrap_or_default()
+        };
+        let columns = self.rows[0].len();
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &self.rows {
+            let line = match for_eyes {
+                false => row.join("\t"),
+                true => row
+                    .iter()
+                    .zip(&widths)
+                    .map(|(cell, width)| format!("{cell:width$}"))
+                    .collect::<Vec<_>>()
+                    .join("  "),
+            };
+            let _ = writeln!(text, "{}", if for_eyes { line.trim_end() } else { &line });
+        }
+        text
+    }
+}
+
+/// A time as people say it.
+pub(super) fn span(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        60_000..3_600_000 => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
+        _ => format!("{} h {} min", ms / 3_600_000, ms % 3_600_000 / 60_000),
+    }
+}
+
+/// A word in colour, where somebody sees it and has not said that they want none
+/// (<https://no-color.org>).
+pub(super) fn coloured(text: &str, colour: Colour, for_eyes: bool) -> String {
+    let wanted = for_eyes && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    match wanted {
+        true => format!("\x1b[{}m{text}\x1b[0m", colour as u8),
+        false => text.to_owned(),
+    }
+}
+
+/// What a word means.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Colour {
+    Bad = 31,
+    Good = 32,
+    Doubtful = 33,
+    Aside = 2,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_for_eyes_and_set_off_by_tabs_for_programs() {
+        let mut table = Table::new(["node", "next"]);
+        table.row(["a long name".to_owned(), "7".to_owned()]);
+        assert_eq!(table.text(true), "node         next\na long name  7\n");
+        assert_eq!(table.text(false), "node\tnext\na long name\t7\n");
+    }
+
+    #[test]
+    fn times_are_said_in_a_unit_that_fits() {
+        let table = [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (1_250, "1.2 s"),
+            (61_000, "1 min 1 s"),
+            (7_260_000, "2 h 1 min"),
+        ];
+        for (ms, expected) in table {
+            assert_eq!(span(ms), expected);
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! `replog`, run as people and scripts run it, against real nodes.
+
+use std::{
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::nodes::{Cluster, Node, client, eventually};
+
+/// The program, set to this node.
+fn replog(node: &Node) -> Command {
+    let mut command = client();
+    command.env("REPLOG_URL", format!("http://{}", node.address));
+    command
+}
+
+fn run(node: &Node, args: &[&str]) -> Output {
+    replog(node).args(args).output().expect("the program runs")
+}
+
+/// As [`run`], with this on stdin.
+fn fed(node: &Node, args: &[&str], stdin: &str) -> Output {
+    let mut child = replog(node)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    pipe.write_all(stdin.as_bytes()).expect("it reads");
+    drop(pipe);
+    child.wait_with_output().expect("the program ends")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// What a command printed that ended with exit code 0 and complained of nothing.
+fn printed(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    text(&output.stdout)
+}
+
+/// The lines of JSON that such a command printed.
+fn values(output: &Output) -> Vec<Value> {
+    let values = printed(output);
+    let values = values.lines().map(serde_json::from_str);
+    values.map(|value| value.expect("JSON")).collect()
+}
+
+/// The one line on stderr of a command that ended with this exit code.
+fn complaint(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    let text = text(&output.stderr);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text.strip_prefix("replog: ")
+        .expect("whose line it is")
+        .trim_end()
+        .to_owned()
+}
+
+#[test]
+fn an_argument_is_appended_as_json_where_it_is_that_and_else_as_a_text() {
+    let cluster = Cluster::start(1, &[]);
+    let master = &cluster.master;
+    let given = [
+        (vec![r#"{"a": 1}"#], json!({"a": 1})),
+        (vec!["17"], json!(17)),
+        (vec!["hello"], json!("hello")),
+        (vec!["17", "--text"], json!("17")),
+    ];
+    for (offset, (args, _)) in given.iter().enumerate() {
+        let args = [&["append"], args.as_slice()].concat();
+        assert_eq!(printed(&run(master, &args)), format!("{offset}\n"));
+    }
+    let expected: Vec<Value> = given.into_iter().map(|(_, data)| data).collect();
+    assert_eq!(master.data(), expected);
+    // What lost its quotes to the shell is not appended as a text.
+    let refused = run(master, &["append", "{a: 1}"]);
+    assert!(
+        complaint(&refused, 2).contains("looks like JSON and is none"),
+        "{refused:?}"
+    );
+    assert_eq!(master.data(), expected);
+}
+
+#[test]
+fn each_line_of_stdin_is_appended_once_however_often_it_is_sent_with_a_key() {
+    let cluster = Cluster::start(1, &[]);
+    let master = &cluster.master;
+    assert_eq!(printed(&fed(master, &["append"], "1\n\n[2]\n")), "0\n1\n");
+    let batched = fed(master, &["append", "--batch", "2", "-"], "3\n4\n5\n");
+    assert_eq!(printed(&batched), "2..4\n4..5\n");
+    for _ in 0..2 {
+        let texts = fed(master, &["append", "--text", "--key", "k"], "six\nseven");
+        assert_eq!(printed(&texts), "5\n6\n");
+    }
+    let expected = json!([1, [2], 3, 4, 5, "six", "seven"]);
+    assert_eq!(Value::from(master.data()), expected);
+    let broken = fed(master, &["append"], "8\nnine\n");
+    let said = complaint(&broken, 1);
+    assert!(
+        said.contains("line 2") && said.contains("1 messages before it"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_concern_that_is_not_met_in_time_is_exit_code_3_and_may_be_waited_for_later() {
+    let cluster = Cluster::start(2, &["--allow-faults"]);
+    let (master, away) = (&cluster.master, &cluster.secondaries[1]);
+    assert_eq!(
+        printed(&run(away, &["fault", "set", "--isolate"])),
+        "isolate\n"
+    );
+    let late = run(
+        master,
+        &["append", "x", "--concern", "all", "--timeout", "50ms"],
+    );
+    assert_eq!(text(&late.stdout), "0\n");
+    let said = complaint(&late, 3);
+    assert!(
+        said.contains("2 of 3 nodes") && said.contains("secondary-2"),
+        "{said}"
+    );
+
+    let watching = replog(master)
+        .args(["append", "y", "--concern", "3", "--watch", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let held = run(master, &["wait", "0", "--concern", "2"]);
+    assert_eq!(printed(&held), "master, secondary-1\n");
+    assert_eq!(printed(&run(away, &["fault", "clear"])), "none\n");
+    let watched = watching.wait_with_output().expect("the program ends");
+    assert_eq!(watched.status.code(), Some(0), "{watched:?}");
+    let receipt: Value = serde_json::from_slice(&watched.stdout).expect("JSON");
+    assert_eq!(
+        (&receipt["offset"], &receipt["concern_met"]),
+        (&json!(1), &json!(true))
+    );
+    let told = text(&watched.stderr);
+    let told: Vec<&str> = told
+        .lines()
+        .filter_map(|line| line.split_whitespace().last())
+        .collect();
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert_eq!((told[0], told[2]), ("master", "secondary-2"));
+
+    let held = values(&run(master, &["wait", "0", "--concern", "all", "--json"]));
+    assert_eq!(held[0]["concern_met"], true);
+    let never = run(master, &["wait", "0", "--concern", "4"]);
+    assert!(complaint(&never, 2).contains("3 nodes"));
+}
+
+#[test]
+fn waiting_appends_are_shown_with_whom_they_wait_for() {
+    let cluster = Cluster::start(1, &["--allow-faults"]);
+    printed(&run(
+        &cluster.secondaries[0],
+        &["fault", "set", "--block-replication"],
+    ));
+    let waiting = cluster.append_behind("x", 2);
+    cluster.wait_waiting(1);
+    let shown = printed(&run(&cluster.master, &["appends"]));
+    let rows: Vec<Vec<&str>> = shown
+        .lines()
+        .map(|line| line.split('\t').collect())
+        .collect();
+    assert_eq!(
+        rows[0],
+        ["OFFSET", "CONCERN", "WAITING", "HELD BY", "WAITING FOR"]
+    );
+    assert_eq!((rows[1][0], rows[1][1], rows[1][3]), ("0", "2", "master"));
+    assert!(rows[1][4].starts_with("secondary-1 ("), "{shown}");
+    let secondary = run(&cluster.secondaries[0], &["appends"]);
+    assert!(
+        complaint(&secondary, 1).contains("is a secondary"),
+        "{secondary:?}"
+    );
+    printed(&run(&cluster.secondaries[0], &["fault", "clear"]));
+    assert_eq!(waiting.recv().expect("an answer").status, 201);
+}
+
+#[test]
+fn the_status_is_exit_code_10_where_a_node_is_not_well_and_4_is_for_a_read_only_master() {
+    let mut cluster = Cluster::start(2, &[]);
+    let shown = printed(&run(&cluster.master, &["status"]));
+    let names: Vec<&str> = shown
+        .lines()
+        .filter_map(|line| line.split('\t').next())
+        .collect();
+    assert_eq!(names, ["NODE", "master", "secondary-1", "secondary-2"]);
+    assert!(shown.lines().all(|line| line.len() <= 80), "{shown}");
+    printed(&run(&cluster.secondaries[0], &["status"]));
+    let safe = run(
+        &cluster.master,
+        &["status", "--safe-to-stop", "secondary-1"],
+    );
+    assert!(printed(&safe).starts_with("safe: "));
+
+    cluster.secondaries[1].kill();
+    let unwell = eventually("the dead node is noticed", || {
+        let status = run(&cluster.master, &["status"]);
+        (status.status.code() != Some(0)).then_some(status)
+    });
+    assert!(
+        complaint(&unwell, 10).starts_with("secondary-2 is "),
+        "{unwell:?}"
+    );
+    let safe = [
+        "status",
+        "--safe-to-stop",
+        "secondary-1",
+        "--timeout",
+        "10ms",
+        "--json",
+    ];
+    let unsafe_now = run(&cluster.master, &safe);
+    assert_eq!(unsafe_now.status.code(), Some(10), "{unsafe_now:?}");
+    let said: Value = serde_json::from_slice(&unsafe_now.stdout).expect("JSON");
+    assert_eq!(
+        (&said["safe"], &said["caught_up"]),
+        (&json!(false), &json!(["master"]))
+    );
+    // The one that is dead already may be stopped.
+    let dead = run(
+        &cluster.master,
+        &["status", "--safe-to-stop", "secondary-2"],
+    );
+    assert!(printed(&dead).starts_with("safe: "));
+
+    cluster.secondaries[0].kill();
+    cluster.wait_alive(1);
+    let refused = run(&cluster.master, &["append", "x"]);
+    assert!(
+        complaint(&refused, 4).contains("1 of 3 nodes"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
+    let cluster = Cluster::start(1, &[]);
+    let lines: String = (0..1_000).map(|number| format!("{number}\n")).collect();
+    printed(&fed(
+        &cluster.master,
+        &["append", "--batch", "300", "--concern", "all"],
+        &lines,
+    ));
+    let read = values(&run(&cluster.secondaries[0], &["read"]));
+    assert_eq!(read.len(), 1_000);
+    for (at, message) in read.iter().enumerate() {
+        assert_eq!(
+            (&message["offset"], &message["data"]),
+            (&json!(at), &json!(at))
+        );
+    }
+    let some = values(&run(
+        &cluster.master,
+        &["read", "--last", "600", "--limit", "400"],
+    ));
+    assert_eq!((some.len(), &some[0]["offset"]), (400, &json!(400)));
+    assert!(printed(&run(&cluster.master, &["read", "--from", "1000"])).is_empty());
+
+    let exported = printed(&run(&cluster.secondaries[0], &["export"]));
+    let other = Cluster::start(1, &[]);
+    // As if the first run had been ended in the middle.
+    let half: String = exported
+        .lines()
+        .take(500)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let first = values(&fed(&other.master, &["import", "-", "--json"], &half));
+    assert_eq!(first, [json!({"appended": 500, "known": 0})]);
+    let second = values(&fed(&other.master, &["import", "-", "--json"], &exported));
+    assert_eq!(second, [json!({"appended": 500, "known": 500})]);
+    assert_eq!(other.master.data(), cluster.master.data());
+    // A file that ends elsewhere than one that was imported is not taken for another.
+    let more = fed(
+        &other.master,
+        &["import", "-"],
+        &exported[..exported.find("\n{\"offset\":700").expect("there") + 1],
+    );
+    assert!(complaint(&more, 1).contains("--from"), "{more:?}");
+    assert_eq!(other.master.data(), cluster.master.data());
+}
+
+#[test]
+fn nodes_that_run_are_compared_up_to_the_lowest_of_their_ends() {
+    let cluster = Cluster::start(1, &[]);
+    let other = Cluster::start(1, &[]);
+    let lines: String = (0..600).map(|number| format!("{number}\n")).collect();
+    for cluster in [&cluster, &other] {
+        printed(&fed(
+            &cluster.master,
+            &["append", "--batch", "600", "--concern", "all"],
+            &lines,
+        ));
+    }
+    let urls = |nodes: &[&Node]| -> Vec<String> {
+        nodes
+            .iter()
+            .map(|node| format!("http://{}", node.address))
+            .collect()
+    };
+    let check = |urls: &[String]| client().arg("check").args(urls).output().expect("it runs");
+    let same = check(&urls(&[&cluster.master, &cluster.secondaries[0]]));
+    assert_eq!(printed(&same), "2 nodes have the same 600 messages\n");
+    // The same data at another time, by another master.
+    let differ = check(&urls(&[&cluster.master, &other.master]));
+    assert_eq!(differ.status.code(), Some(1), "{differ:?}");
+    assert!(
+        text(&differ.stdout).starts_with("the nodes differ at offset 0,"),
+        "{differ:?}"
+    );
+}
+
+#[test]
+fn a_node_that_is_not_there_is_exit_code_1_with_advice_and_wrong_usage_2() {
+    let cluster = Cluster::prepare(1, &[]);
+    let nobody = run(&cluster.master, &["read"]);
+    assert!(
+        complaint(&nobody, 1).contains("--url or REPLOG_URL"),
+        "{nobody:?}"
+    );
+    for args in [
+        &["frob"] as &[&str],
+        &[],
+        &["append", "--concern", "0", "x"],
+        &["read", "--last", "0"],
+    ] {
+        complaint(&run(&cluster.master, args), 2);
+    }
+    let url = client()
+        .args(["status", "--url", "ftp://x"])
+        .output()
+        .expect("it runs");
+    complaint(&url, 2);
+}
+
+#[test]
+fn shells_and_man_are_told_of_every_command() {
+    let run = |args: &[&str]| printed(&client().args(args).output().expect("it runs"));
+    let (bash, man) = (run(&["completions", "bash"]), run(&["man"]));
+    for command in ["append", "status", "import", "fault"] {
+        assert!(bash.contains(command) && man.contains(command), "{command}");
+    }
+}
+
+#[test]
+fn the_load_generator_says_how_fast_its_appends_were() {
+    let cluster = Cluster::start(1, &[]);
+    let args = ["bench", "--duration", "200ms", "--clients", "3", "--json"];
+    let measured = values(&run(&cluster.master, &args));
+    let appends = measured[0]["appends"].as_u64().expect("a number");
+    assert!(appends > 0);
+    assert_eq!(cluster.wait_equal(), appends);
+    assert!(measured[0]["latency_us"]["p99"].is_u64(), "{measured:?}");
+}

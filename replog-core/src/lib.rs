@@ -38,6 +38,7 @@
 //! - [`AppendOptions`], [`Receipt`](views::Receipt), [`AppendError`](error::AppendError): what an
 //!   append asks for, and what is known afterwards.
 //! - [`Reader`]: reading a node's log.
+//! - [`Events`]: being told of every change of status, mode, epoch and ends.
 //! - [`check`]: looking at a node's directory from outside, without starting it.
 //! - [`storage`] and [`transport`]: the two traits by which nodes reach disks and each other, for
 //!   those who bring their own.
@@ -55,6 +56,7 @@
 pub mod client;
 pub mod config;
 pub mod error;
+pub mod events;
 pub mod limits;
 pub mod record;
 #[cfg(feature = "sim")]
@@ -75,7 +77,7 @@ mod hot_path;
 pub use config::{
     ForcedRecovery, Founding, LogConfig, MasterConfig, Peer, SecondaryConfig, Timing,
 };
-pub use handle::{AppendOptions, Master, Reader, Secondary, messages};
+pub use handle::{AppendOptions, Events, Master, Reader, Secondary, messages};
 pub use log::check;
 pub use record::MessageBatch;
 pub use types::*;

@@ -105,6 +105,14 @@ pub const KEY_HORIZON_MAX: u64 = 100_000_000;
 /// Bytes of the log that are read at once to find out which keys it has, before a master serves.
 pub const KEY_READ_BYTES_MAX: usize = 4 << 20;
 
+/// Events that a node keeps for listeners who are slower than they come. One who is slower still is told
+/// how many it missed.
+pub const EVENTS_KEPT: usize = 256;
+
+/// How long a listener is told nothing more of ends and counts after it was: 20 times a second is as fast
+/// as anybody looks, and ten thousand appends cost no more than one.
+pub const EVENT_INTERVAL_MIN: Duration = Duration::from_millis(50);
+
 /// Findings of each class that a check of a directory lists. What is more is counted: whoever reads a
 /// thousand lines has seen that the disk is not to be trusted.
 pub const FINDINGS_MAX: u64 = 1000;

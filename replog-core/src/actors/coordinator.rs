@@ -27,6 +27,7 @@ use crate::{
     },
     config::MasterConfig,
     error::Stopped,
+    events::Change,
     handle::{Shared, host::Host},
     limits::{EPOCH_STARTS_MAX, NODES_MAX},
     log::{HeldBack, LastAppend, LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
@@ -40,7 +41,7 @@ use crate::{
     },
     storage::Storage,
     transport::Transport,
-    types::{ClusterId, DiskState, Epoch, Mode, Offset},
+    types::{ClusterId, DiskState, Epoch, Mode, ModeReason, Offset},
     views::{LogHealth, MasterHealth},
 };
 
@@ -78,7 +79,7 @@ pub(crate) struct Coordinator {
     closing: bool,
     shared: Arc<Shared>,
     host: Arc<dyn Host>,
-    told_mode: Option<Mode>,
+    told_mode: Option<(Mode, Option<ModeReason>)>,
     told_committed: Option<Offset>,
     ended: watch::Sender<Option<Stopped>>,
     timer: Timer,
@@ -169,6 +170,7 @@ impl Coordinator {
                 coordinator: own.clone(),
                 master: master.clone(),
                 request_timeout: config.timing.request_timeout,
+                shared: shared.clone(),
                 host: host.clone(),
             };
             links.push(SecondaryLink::new(parts).start());
@@ -357,6 +359,9 @@ impl Coordinator {
         assert_eq!(keys.end(), adopted_end, "keys of another log");
         self.recovery = None;
         self.office.serve(epoch, keys);
+        let master = self.config.name.clone();
+        let took = || Change::Epoch { epoch, master };
+        self.shared.events().tell_own(&*self.host, took);
         for link in &self.links {
             link.do_send(Serve {
                 cluster,
@@ -437,7 +442,16 @@ impl Coordinator {
 
     fn tell_mode(&mut self, now: Instant) {
         let state = self.office.mode(now);
-        if self.told_mode == Some(state.mode) {
+        let told = self.told_mode.replace((state.mode, state.reason));
+        if told == Some((state.mode, state.reason)) {
+            return;
+        }
+        self.shared.events().tell_own(&*self.host, || Change::Mode {
+            mode: state.mode,
+            mode_reason: state.reason,
+            detail: state.detail.as_str().into(),
+        });
+        if told.is_some_and(|(mode, _)| mode == state.mode) {
             return;
         }
         match state.mode {
@@ -448,7 +462,6 @@ impl Coordinator {
             ),
             mode => warn!(%mode, "mode is {mode}: {}", state.detail),
         }
-        self.told_mode = Some(state.mode);
         self.shared.set_mode(state.mode);
     }
 

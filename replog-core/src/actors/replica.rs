@@ -22,6 +22,7 @@ use crate::{
         timer::Timer,
     },
     error::Stopped,
+    events::Change,
     handle::{Shared, host::Host},
     limits::{BATCH_BYTES_MAX, EPOCH_STARTS_MAX},
     log::{HeldBack, LogView, LogWriter, WriteCommand, WriteReport, disk_state},
@@ -58,6 +59,8 @@ pub(crate) struct ReplicaActor {
     /// Who waits for which answer.
     waiting: BTreeMap<RequestId, oneshot::Sender<Response>>,
     next_request: RequestId,
+    /// Listeners were told that records are held back.
+    told_gap: bool,
     ended: watch::Sender<Option<Stopped>>,
     timer: Timer,
 }
@@ -90,6 +93,7 @@ impl ReplicaActor {
             host,
             waiting: BTreeMap::new(),
             next_request: 0,
+            told_gap: false,
             ended,
             timer: Timer::default(),
         }
@@ -106,6 +110,7 @@ impl ReplicaActor {
             }
         }
         self.shared.set_committed(self.replica.told_committed());
+        self.tell_gap();
         let deadline = self.replica.next_deadline();
         self.timer.arm(ctx, deadline, |replica, ctx| {
             replica.timer.fired();
@@ -150,8 +155,32 @@ impl ReplicaActor {
                     .submit(WriteCommand::Inspect { offset, held_back });
             }
             ReplicaAction::Resume => self.writer.submit(WriteCommand::Resume),
-            ReplicaAction::Changed(change) => log(&change),
+            ReplicaAction::Changed(change) => {
+                log(&change);
+                self.tell(change);
+            }
         }
+    }
+
+    fn tell(&self, change: ReplicaChange) {
+        if let ReplicaChange::Promised { epoch, master } = change {
+            let promised = || Change::Epoch { epoch, master };
+            self.shared.events().tell_own(&*self.host, promised);
+        }
+    }
+
+    /// Where it begins and where it ends: while it lasts, `/health` has the number.
+    fn tell_gap(&mut self) {
+        let gap = self.replica.gap();
+        if gap.is_some() == self.told_gap {
+            return;
+        }
+        self.told_gap = gap.is_some();
+        let (missing, buffered) = gap.unzip();
+        self.shared.events().tell_own(&*self.host, || Change::Gap {
+            missing,
+            buffered: buffered.unwrap_or(0),
+        });
     }
 
     fn answer(&mut self, request: RequestId, response: Response) {

@@ -20,12 +20,13 @@ use crate::{
         },
         timer::Timer,
     },
-    handle::host::Host,
+    events,
+    handle::{Shared, host::Host},
     limits::EPOCH_STARTS_MAX,
     log::LogView,
     record::RecordBatch,
     rules::{
-        link::{Change, Link, LinkAction, LinkReport},
+        link::{Change, Failure, Link, LinkAction, LinkReport},
         progress::Wanted,
     },
     transport::{Append, Hello, Progress, Request, RequestBody, Transport, TransportError},
@@ -54,6 +55,7 @@ pub(crate) struct SecondaryLink {
     coordinator: Addr<Coordinator>,
     master: MasterIdentity,
     request_timeout: Duration,
+    shared: Arc<Shared>,
     host: Arc<dyn Host>,
     cluster: Option<ClusterId>,
     adopted_end: Offset,
@@ -73,6 +75,7 @@ pub(crate) struct LinkParts {
     pub(crate) coordinator: Addr<Coordinator>,
     pub(crate) master: MasterIdentity,
     pub(crate) request_timeout: Duration,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) host: Arc<dyn Host>,
 }
 
@@ -87,6 +90,7 @@ impl SecondaryLink {
             coordinator,
             master,
             request_timeout,
+            shared,
             host,
         } = parts;
         SecondaryLink {
@@ -98,6 +102,7 @@ impl SecondaryLink {
             coordinator,
             master,
             request_timeout,
+            shared,
             host,
             cluster: None,
             adopted_end: Offset::ZERO,
@@ -157,10 +162,13 @@ impl SecondaryLink {
                 self.coordinator.do_send(RecordsFetched { records });
             }
             LinkAction::BecomeFenced(by) => self.coordinator.do_send(OfficeLost(by)),
-            LinkAction::Changed(change) => self.log(now, &change),
+            LinkAction::Changed(change) => {
+                self.log(now, &change);
+                self.tell_change(now, &change);
+            }
             LinkAction::Report => {
                 let report = self.link.report(now);
-                self.log_failures(&report);
+                self.tell_report(now, &report);
                 self.coordinator.do_send(LinkReported {
                     secondary: self.secondary,
                     report,
@@ -326,14 +334,46 @@ impl SecondaryLink {
         }
     }
 
-    /// One line a change, not one a retry: a change of status names the reason, and repeats stay
-    /// at debug until a threshold.
-    fn log_failures(&mut self, report: &LinkReport) {
-        let failed_attempts = report.failed_attempts;
-        let before = std::mem::replace(&mut self.told_failures, failed_attempts);
-        let Some(failure) = report.failure.as_ref().filter(|_| failed_attempts > before) else {
+    fn tell_change(&self, now: Instant, change: &Change) {
+        let Change::Status { from, to } = *change else {
             return;
         };
+        self.shared.events().tell(&*self.host, &self.name, || {
+            let failure = self.link.report(now).failure;
+            events::Change::Status {
+                from,
+                to,
+                reason: failure.as_ref().map(|failure| failure.reason),
+                detail: failure.map(|failure| failure.detail),
+            }
+        });
+    }
+
+    fn tell_report(&mut self, now: Instant, report: &LinkReport) {
+        let events = self.shared.events();
+        events.set_acked(self.secondary, report.counted);
+        let before = std::mem::replace(&mut self.told_failures, report.failed_attempts);
+        let Some(failure) = report
+            .failure
+            .as_ref()
+            .filter(|_| report.failed_attempts > before)
+        else {
+            return;
+        };
+        events.tell(&*self.host, &self.name, || events::Change::Retry {
+            reason: failure.reason,
+            detail: failure.detail.clone(),
+            attempt: report.failed_attempts,
+            next_retry: report
+                .next_retry_at
+                .map(|at| at.saturating_duration_since(now)),
+        });
+        self.log_failure(failure, report.failed_attempts);
+    }
+
+    /// One line a change, not one a retry: a change of status names the reason, and repeats stay
+    /// at debug until a threshold.
+    fn log_failure(&self, failure: &Failure, failed_attempts: u64) {
         let (node, reason, detail) = (&self.name, failure.reason, &failure.detail);
         if FAILURES_LOGGED.contains(&failed_attempts) {
             warn!(%node, %reason, %detail, failed_attempts, "secondary still fails");

@@ -19,7 +19,7 @@ use crate::{
     config::{ForcedRecovery, MasterConfig},
     error::{AppendError, StartError, Stopped},
     handle::{
-        Reader, Shared,
+        Events, Reader, Shared, events,
         host::{Host, Role, Watched},
         runtime,
     },
@@ -27,7 +27,7 @@ use crate::{
     record::MessageBatch,
     rules::{keys::Claim, office::NewAppend, recovery::Settings},
     storage::Storage,
-    transport::Network,
+    transport::{FaultInjector, Network},
     types::{ClusterId, Concern, IdempotencyKey, Mode, NodeName, Offset},
     views::{BatchReceipt, Holders, MasterHealth, Receipt, WaitingAppends},
 };
@@ -332,6 +332,24 @@ impl Master {
         )
     }
 
+    /// Listens to it: every change of mode and epoch, of each secondary's
+    /// status, and of what all of them hold, from now on. Listening keeps no node running.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events::new(
+            &self.inner.view,
+            &self.inner.shared,
+            &self.inner.host,
+            &self.inner.ended,
+        )
+    }
+
+    /// Its events tell of the faults of `injector` too, from now on: when they are set, and when they
+    /// happen. An injector tells one node, the last one that asked.
+    pub fn tell_of_faults(&self, injector: &FaultInjector) {
+        events::tell_of_faults(&self.inner.shared, &self.inner.host, injector);
+    }
+
     /// Waits until it takes appends.
     ///
     /// # Errors
@@ -445,13 +463,15 @@ fn build(
         drawn: ClusterId::draw(&mut host.rng()),
     };
     let (ended, has_ended) = watch::channel(None);
+    let peers = config.secondaries.iter();
+    let secondaries = peers.map(|peer| peer.name.clone()).collect();
     let inner = Inner {
         name: config.name.clone(),
         max_message_bytes: config.max_message_bytes,
         coordinator: coordinator.clone(),
         inbox: Arc::new(Inbox::new(config.max_queued_bytes)),
         view: view.clone(),
-        shared: Arc::new(Shared::new()),
+        shared: Arc::new(Shared::new(config.name.clone(), secondaries)),
         host: host.clone(),
         ended: has_ended,
     };

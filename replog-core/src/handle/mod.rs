@@ -5,6 +5,9 @@
 
 #[cfg(test)]
 mod batch_tests;
+#[cfg(test)]
+mod event_tests;
+mod events;
 pub(crate) mod host;
 #[cfg(test)]
 mod key_tests;
@@ -16,6 +19,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
+pub use events::Events;
 pub use master::{AppendOptions, Master};
 pub use reader::{Reader, messages};
 pub use secondary::Secondary;

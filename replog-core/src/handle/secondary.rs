@@ -12,14 +12,14 @@ use crate::{
     config::SecondaryConfig,
     error::{StartError, Stopped},
     handle::{
-        Reader, Shared,
+        Events, Reader, Shared, events,
         host::{Host, Role, Watched},
         runtime,
     },
     log::{LogView, WriteReport},
     rules::replica::Replica,
     storage::Storage,
-    transport::{Request, Response},
+    transport::{FaultInjector, Request, Response},
     types::NodeName,
     views::SecondaryHealth,
 };
@@ -131,6 +131,24 @@ impl Secondary {
         )
     }
 
+    /// Listens to it: every change of epoch, of gaps and of what it holds, from now on. Listening keeps no
+    /// node running.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events::new(
+            &self.inner.view,
+            &self.inner.shared,
+            &self.inner.host,
+            &self.inner.ended,
+        )
+    }
+
+    /// Its events tell of the faults of `injector` too, from now on: when they are set, and when they
+    /// happen. An injector tells one node, the last one that asked.
+    pub fn tell_of_faults(&self, injector: &FaultInjector) {
+        events::tell_of_faults(&self.inner.shared, &self.inner.host, injector);
+    }
+
     /// Syncs the log and ends; waits for the end. Calling it twice is as calling it once.
     pub async fn stop(&self) {
         self.inner.replica.do_send(Stop);
@@ -207,7 +225,7 @@ fn build(
     let told = replica.clone();
     view.on_damage(move |offset| told.do_send(DamageNoticed { offset }));
     let (ended, has_ended) = watch::channel(None);
-    let shared = Arc::new(Shared::new());
+    let shared = Arc::new(Shared::new(config.name.clone(), Vec::new()));
     host.watch(Watched {
         role: Role::Secondary,
         view: view.clone(),

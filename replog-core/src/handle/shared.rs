@@ -1,24 +1,30 @@
-//! What a node's actors publish for readers on any thread: committed end and mode.
+//! What a node's actors publish for readers on any thread: committed end, mode, and events.
 
 use tokio::sync::watch;
 
-use crate::types::{Mode, Offset};
+use crate::{
+    handle::events::EventHub,
+    types::{Mode, NodeName, Offset},
+};
 
 /// The newest published state of a node.
 #[derive(Debug)]
 pub(crate) struct Shared {
     committed: watch::Sender<Option<Offset>>,
     mode: watch::Sender<Mode>,
+    events: EventHub,
     /// How often the coordinator woke up.
     #[cfg(test)]
     wake_ups: std::sync::atomic::AtomicU64,
 }
 
 impl Shared {
-    pub(crate) fn new() -> Shared {
+    /// Of the node of this name; a master has secondaries.
+    pub(crate) fn new(node: NodeName, secondaries: Vec<NodeName>) -> Shared {
         Shared {
             committed: watch::Sender::new(None),
             mode: watch::Sender::new(Mode::Recovering),
+            events: EventHub::new(node, secondaries),
             #[cfg(test)]
             wake_ups: std::sync::atomic::AtomicU64::new(0),
         }
@@ -51,6 +57,10 @@ impl Shared {
     pub(crate) fn set_mode(&self, mode: Mode) {
         self.mode
             .send_if_modified(|known| std::mem::replace(known, mode) != mode);
+    }
+
+    pub(crate) fn events(&self) -> &EventHub {
+        &self.events
     }
 
     pub(crate) fn watch_mode(&self) -> watch::Receiver<Mode> {

@@ -60,7 +60,7 @@ impl Cluster {
         self.start_failing(number, FaultInjector::new()).await
     }
 
-    async fn start_failing(&self, number: usize, faults: FaultInjector) -> Secondary {
+    pub(super) async fn start_failing(&self, number: usize, faults: FaultInjector) -> Secondary {
         let mut config = SecondaryConfig::new(self.config.secondaries[number].name.clone());
         if self.small_segments {
             config.log = self.config.log.clone();
@@ -88,7 +88,7 @@ impl Cluster {
     }
 }
 
-fn name(text: &str) -> NodeName {
+pub(super) fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod health;
 mod history_tests;
 pub(crate) mod keys;
 pub(crate) mod link;
+pub(crate) mod merging;
 #[cfg(test)]
 mod model;
 pub(crate) mod office;

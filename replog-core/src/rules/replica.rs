@@ -176,7 +176,7 @@ pub(crate) enum ReplicaChange {
     },
     Promised {
         epoch: Epoch,
-        master: String,
+        master: NodeName,
     },
     Cut(Cut),
     Aligned {
@@ -389,6 +389,12 @@ impl Replica {
         self.committed
     }
 
+    /// The first offset that has not come, and how many records wait behind it, while any do.
+    pub(crate) fn gap(&self) -> Option<(Offset, u64)> {
+        let records = self.reorder.held_records();
+        (records > 0).then_some((self.reorder.end(), records))
+    }
+
     /// The newest state of the log. What is about to be cut is not held any more: an answer may
     /// leave after the cut and before its report.
     pub(crate) fn state(&self) -> NodeState {
@@ -540,7 +546,7 @@ impl Replica {
         if before.is_none_or(|before| message.epoch > before.epoch) {
             let promised = promise_to(before, message.epoch, &message.from, message.incarnation);
             self.staged.promised = Some(promised);
-            let (epoch, master) = (message.epoch, message.from.to_string());
+            let (epoch, master) = (message.epoch, message.from.clone());
             self.changed(ReplicaChange::Promised { epoch, master });
             self.end_conversation(&Refusal::HelloFirst);
             self.committed = None;

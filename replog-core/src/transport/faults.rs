@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Peer,
     error::Stopped,
+    events::Fault,
     transport::{
         CallFuture, Network, Transport, TransportError,
         message::{Request, RequestBody, Response},
@@ -139,6 +140,46 @@ pub struct FaultInjector {
 struct State {
     settings: FaultSettings,
     dice: ChaCha8Rng,
+    listener: Option<Listener>,
+}
+
+/// What there is to tell of faults.
+#[derive(Clone, Debug)]
+pub(crate) enum FaultNews {
+    /// This set holds now.
+    Set(FaultSettings),
+    /// One happened.
+    Happened(Fault),
+}
+
+/// Who is told of faults.
+#[derive(Clone)]
+struct Listener(Arc<dyn Fn(FaultNews) + Send + Sync>);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
+impl State {
+    fn tell(&self, news: impl FnOnce() -> FaultNews) {
+        if let Some(Listener(listener)) = &self.listener {
+            listener(news());
+        }
+    }
+
+    fn tell_happened(&self, fault: Fault) {
+        self.tell(|| FaultNews::Happened(fault));
+    }
+
+    fn isolates(&self) -> bool {
+        let isolates = self.settings.isolate;
+        if isolates {
+            self.tell_happened(Fault::Isolate);
+        }
+        isolates
+    }
 }
 
 impl Default for State {
@@ -146,6 +187,7 @@ impl Default for State {
         State {
             settings: FaultSettings::default(),
             dice: ChaCha8Rng::seed_from_u64(0),
+            listener: None,
         }
     }
 }
@@ -181,6 +223,7 @@ impl FaultInjector {
         let mut state = self.lock();
         state.dice = ChaCha8Rng::seed_from_u64(settings.seed.unwrap_or(0));
         state.settings = settings.clone();
+        state.tell(|| FaultNews::Set(settings.clone()));
         Ok(settings)
     }
 
@@ -192,8 +235,19 @@ impl FaultInjector {
 
     /// No faults any more; returns that set. Twice is as once.
     pub fn clear(&self) -> FaultSettings {
-        *self.lock() = State::default();
+        let mut state = self.lock();
+        let listener = state.listener.take();
+        *state = State {
+            listener,
+            ..State::default()
+        };
+        state.tell(|| FaultNews::Set(FaultSettings::default()));
         FaultSettings::default()
+    }
+
+    /// Tells `listener` from now on, and nobody else: it is called while the injector is locked.
+    pub(crate) fn on_news(&self, listener: impl Fn(FaultNews) + Send + Sync + 'static) {
+        self.lock().listener = Some(Listener(Arc::new(listener)));
     }
 
     /// Lets `handler` answer a request of a master, with the faults that are set when it
@@ -226,10 +280,11 @@ impl FaultInjector {
             return Err(FAILED);
         }
         let answer = handler(request).await.map_err(Into::into);
-        if self.lock().settings.isolate {
+        if self.lock().isolates() {
             return Err(ISOLATED);
         }
         if fate.error_after {
+            self.lock().tell_happened(Fault::ErrorAfterAppend);
             Err(FAILED)
         } else {
             answer
@@ -240,8 +295,7 @@ impl FaultInjector {
     /// equally often, so that the sequence does not depend on how it falls.
     fn fate(&self, request: &Request) -> Result<Fate, TransportError> {
         let mut state = self.lock();
-        let State { settings, dice } = &mut *state;
-        if settings.isolate {
+        if state.isolates() {
             return Err(ISOLATED);
         }
         if !is_replication(request) {
@@ -251,26 +305,36 @@ impl FaultInjector {
                 error_after: false,
             });
         }
-        if settings.block_replication {
+        if state.settings.block_replication {
+            state.tell_happened(Fault::BlockReplication);
             return Err(FAILED);
         }
+        let State { settings, dice, .. } = &mut *state;
         let [min, max] = settings.delay_ms.unwrap_or([0, 0]);
-        Ok(Fate {
+        let fate = Fate {
             delay: Duration::from_millis(dice.random_range(min..=max)),
             error_before: dice.random_bool(settings.error_before_append),
             error_after: dice.random_bool(settings.error_after_append),
-        })
+        };
+        if !fate.delay.is_zero() {
+            state.tell_happened(Fault::DelayMs);
+        }
+        if fate.error_before {
+            state.tell_happened(Fault::ErrorBeforeAppend);
+        }
+        Ok(fate)
     }
 
     /// Why a master does not get this request out, if so.
     fn blocks_sending(&self, request: &Request) -> Result<(), TransportError> {
         let state = self.lock();
-        if state.settings.isolate {
+        if state.isolates() {
             return Err(TransportError::Connection(
                 "isolated by fault injection".to_owned(),
             ));
         }
         if state.settings.block_replication && is_replication(request) {
+            state.tell_happened(Fault::BlockReplication);
             let what = "replication is blocked by fault injection";
             return Err(TransportError::Connection(what.to_owned()));
         }
@@ -327,7 +391,7 @@ impl Transport for FaultyTransport {
             injector.blocks_sending(&request)?;
             let answer = inner.call(request).await;
             // A cable that was cut meanwhile keeps the answer back.
-            if injector.lock().settings.isolate {
+            if injector.lock().isolates() {
                 let what = "isolated by fault injection".to_owned();
                 return Err(TransportError::Connection(what));
             }

@@ -17,6 +17,7 @@ pub mod wire;
 
 use std::{future::Future, pin::Pin, rc::Rc};
 
+pub(crate) use faults::FaultNews;
 pub use faults::{
     FAULT_DELAY_MS_MAX, FaultInjector, FaultSettings, FaultSettingsError, FaultyNetwork,
 };

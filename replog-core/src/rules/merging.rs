@@ -1,0 +1,195 @@
+//! What changes with every append is told in intervals: the newest state, not each step to it.
+//!
+//! Owns what one listener was told of ends and counts, and when. Never reads a clock and knows
+//! nobody who listens: the same newest state, however many steps led to it, makes the same
+//! events. Keeps rule 11: what a listener has not heard yet is two states, not a queue.
+
+use tokio::time::Instant;
+
+use crate::{
+    events::{Change, Fault},
+    limits::EVENT_INTERVAL_MIN,
+    types::Offset,
+};
+
+/// How far a node and its secondaries are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    /// The end of what the node shows.
+    pub(crate) own: Offset,
+    /// The ends that count of its secondaries; `None` while one's does not.
+    pub(crate) acked: Vec<Option<Offset>>,
+    /// How often each fault has happened, in the order of [`Fault::ALL`].
+    pub(crate) faults: [u64; Fault::ALL.len()],
+}
+
+/// Whom an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// The node that tells it.
+    Own,
+    /// The secondary of this number.
+    Secondary(usize),
+}
+
+/// What one listener was told.
+#[derive(Debug)]
+pub(crate) struct Merging {
+    told: Ends,
+    next_at: Instant,
+}
+
+impl Merging {
+    /// A listener who knows how things stand when it begins.
+    pub(crate) fn new(now: Instant, known: Ends) -> Merging {
+        Merging {
+            told: known,
+            next_at: now,
+        }
+    }
+
+    /// Nothing is told before this moment.
+    pub(crate) fn next_at(&self) -> Instant {
+        self.next_at
+    }
+
+    /// What to tell of the newest state: at most one event of a kind and a node, and none before
+    /// [`Merging::next_at`].
+    pub(crate) fn tell(&mut self, now: Instant, newest: &Ends) -> Vec<(About, Change)> {
+        if now < self.next_at {
+            return Vec::new();
+        }
+        let events = self.tell_at_once(newest);
+        if !events.is_empty() {
+            self.next_at = now + EVENT_INTERVAL_MIN;
+        }
+        events
+    }
+
+    /// As [`Merging::tell`], for the last time: without the wait.
+    pub(crate) fn tell_at_once(&mut self, newest: &Ends) -> Vec<(About, Change)> {
+        let mut events = Vec::new();
+        let from = std::mem::replace(&mut self.told.own, newest.own);
+        // A cut is no append. What is appended behind it is told from there on.
+        if from < newest.own {
+            let next = newest.own;
+            events.push((About::Own, Change::Append { from, next }));
+        }
+        self.told.acked.resize(newest.acked.len(), None);
+        for (secondary, acked) in newest.acked.iter().enumerate() {
+            // While an end does not count, nothing new is known about it.
+            if let Some(durable_end) = *acked
+                && self.told.acked[secondary] != Some(durable_end)
+            {
+                self.told.acked[secondary] = Some(durable_end);
+                events.push((About::Secondary(secondary), Change::Ack { durable_end }));
+            }
+        }
+        for (nth, fault) in Fault::ALL.into_iter().enumerate() {
+            let before = std::mem::replace(&mut self.told.faults[nth], newest.faults[nth]);
+            let count = newest.faults[nth].saturating_sub(before);
+            if count > 0 {
+                events.push((About::Own, Change::FaultsHappened { fault, count }));
+            }
+        }
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn ends(own: u64, acked: &[Option<u64>]) -> Ends {
+        Ends {
+            own: Offset(own),
+            acked: acked.iter().map(|end| end.map(Offset)).collect(),
+            faults: [0; Fault::ALL.len()],
+        }
+    }
+
+    fn append(from: u64, next: u64) -> (About, Change) {
+        let (from, next) = (Offset(from), Offset(next));
+        (About::Own, Change::Append { from, next })
+    }
+
+    fn ack(secondary: usize, end: u64) -> (About, Change) {
+        let durable_end = Offset(end);
+        (About::Secondary(secondary), Change::Ack { durable_end })
+    }
+
+    #[test]
+    fn what_was_known_at_the_beginning_is_not_told() {
+        let (t0, known) = (Instant::now(), ends(7, &[Some(5), None]));
+        let mut merging = Merging::new(t0, known.clone());
+        assert_eq!(merging.next_at(), t0, "nothing has to be waited for");
+        assert_eq!(merging.tell(t0, &known), []);
+        let newest = ends(8, &[Some(5), Some(8)]);
+        assert_eq!(merging.tell(t0, &newest), [append(7, 8), ack(1, 8)]);
+    }
+
+    #[test]
+    fn steps_between_are_merged_and_no_kind_is_told_more_than_twenty_times_a_second() {
+        let t0 = Instant::now();
+        let mut merging = Merging::new(t0, ends(0, &[Some(0)]));
+        let (mut appends, mut acks) = (Vec::new(), 0);
+        // One append and one ack each millisecond, for a second.
+        for step in 0..1_000 {
+            let now = t0 + Duration::from_millis(step);
+            for (_, what) in merging.tell(now, &ends(step + 1, &[Some(step)])) {
+                match what {
+                    Change::Append { from, next } => appends.push((from.0, next.0)),
+                    Change::Ack { .. } => acks += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!((appends.len(), acks), (20, 19), "{appends:?}");
+        assert_eq!(appends[0], (0, 1), "the first one is told at once");
+        for pair in appends.windows(2) {
+            assert_eq!(pair[0].1, pair[1].0, "nothing is left out");
+        }
+        let rest = merging.tell(merging.next_at(), &ends(1_000, &[Some(1_000)]));
+        assert_eq!(rest, [append(951, 1_000), ack(0, 1_000)]);
+    }
+
+    #[test]
+    fn what_is_not_new_makes_nobody_wait() {
+        let t0 = Instant::now();
+        let mut merging = Merging::new(t0, ends(0, &[]));
+        assert_eq!(merging.tell(t0, &ends(0, &[])), []);
+        assert_eq!(merging.tell(t0, &ends(1, &[])), [append(0, 1)]);
+        assert_eq!(merging.tell(t0, &ends(2, &[])), [], "too soon");
+        assert_eq!(merging.tell_at_once(&ends(2, &[])), [append(1, 2)]);
+    }
+
+    #[test]
+    fn a_cut_log_is_told_from_the_cut_on_and_an_end_that_does_not_count_is_not_told() {
+        let t0 = Instant::now();
+        let mut merging = Merging::new(t0, ends(9, &[Some(9)]));
+        let mut tell = |newest| merging.tell_at_once(&newest);
+        assert_eq!(tell(ends(4, &[None])), []);
+        assert_eq!(tell(ends(6, &[Some(9)])), [append(4, 6)]);
+        assert_eq!(tell(ends(6, &[Some(2)])), [ack(0, 2)], "of a wiped node");
+    }
+
+    #[test]
+    fn faults_are_counted() {
+        let t0 = Instant::now();
+        let mut merging = Merging::new(t0, ends(0, &[]));
+        let mut newest = ends(0, &[]);
+        (newest.faults[0], newest.faults[4]) = (2, 1);
+        let happened = |fault, count| (About::Own, Change::FaultsHappened { fault, count });
+        assert_eq!(
+            merging.tell_at_once(&newest),
+            [
+                happened(Fault::ErrorBeforeAppend, 2),
+                happened(Fault::Isolate, 1)
+            ]
+        );
+        newest.faults[4] = 4;
+        assert_eq!(merging.tell_at_once(&newest), [happened(Fault::Isolate, 3)]);
+    }
+}

@@ -8,6 +8,8 @@ use actix_web::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 pub(crate) const JSON: &str = "application/json";
 /// One JSON value a line.
 pub(crate) const NDJSON: &str = "application/x-ndjson";
+/// Server-sent events.
+pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
 /// The form in which messages are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,18 +23,9 @@ pub(crate) enum Form {
 /// The form that a reader likes best, or `None` when it takes none that is there. JSON where it
 /// does not care.
 pub(crate) fn negotiate(headers: &HeaderMap) -> Option<Form> {
-    let values: Vec<&str> = headers
-        .get_all(ACCEPT)
-        .filter_map(|value| value.to_str().ok())
-        .collect();
-    if values.iter().all(|value| value.trim().is_empty()) {
+    let Some(ranges) = ranges(headers) else {
         return Some(Form::Json);
-    }
-    let ranges: Vec<Range<'_>> = values
-        .iter()
-        .flat_map(|value| value.split(','))
-        .filter_map(Range::parse)
-        .collect();
+    };
     let json = quality(&ranges, JSON);
     let ndjson = quality(&ranges, NDJSON);
     match (json, ndjson) {
@@ -40,6 +33,24 @@ pub(crate) fn negotiate(headers: &HeaderMap) -> Option<Form> {
         (json, ndjson) if ndjson > json => Some(Form::Ndjson),
         (_, _) => Some(Form::Json),
     }
+}
+
+/// Whether a reader takes an answer of this media type.
+pub(crate) fn takes(headers: &HeaderMap, media_type: &str) -> bool {
+    ranges(headers).is_none_or(|ranges| quality(&ranges, media_type) > 0)
+}
+
+/// What `Accept` says; `None` where it says nothing.
+fn ranges(headers: &HeaderMap) -> Option<Vec<Range<'_>>> {
+    let values: Vec<&str> = headers
+        .get_all(ACCEPT)
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    if values.iter().all(|value| value.trim().is_empty()) {
+        return None;
+    }
+    let each = values.iter().flat_map(|value| value.split(','));
+    Some(each.filter_map(Range::parse).collect())
 }
 
 /// The media type of a body, lower case and without parameters; `None` where it is not said.

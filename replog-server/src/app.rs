@@ -10,7 +10,7 @@ use crate::{
     node::NodeState,
     paths,
     problem::{Kind, Problem},
-    routes::{appends, faults, health, messages, replication, replication_stream},
+    routes::{appends, events, faults, health, messages, replication, replication_stream},
 };
 
 /// Adds every route of a node.
@@ -50,6 +50,11 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, state: &Arc<NodeState>)
             paths::READY_WRITE,
             "GET",
             [web::get().to(health::ready_write)],
+        ))
+        .service(resource(
+            paths::EVENTS,
+            "GET",
+            [web::get().to(events::listen)],
         ))
         .service(resource(
             paths::REPLICATION,

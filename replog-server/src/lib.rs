@@ -24,6 +24,7 @@ mod accept;
 mod append_body;
 mod append_lines;
 mod body;
+mod events_stream;
 mod message;
 mod problem;
 mod query;

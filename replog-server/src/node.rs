@@ -7,7 +7,7 @@ use std::sync::{
 use std::time::Duration;
 
 use replog_core::{
-    Master, NodeName, Reader, Secondary,
+    Events, Master, NodeName, Reader, Secondary,
     error::{LimitName, Stopped},
     limits::RECORD_BYTES_MAX,
     transport::FaultInjector,
@@ -51,6 +51,22 @@ impl Node {
         match self {
             Node::Master(master) => master.reader(),
             Node::Secondary(secondary) => secondary.reader(),
+        }
+    }
+
+    /// Listens to it.
+    pub(crate) fn events(&self) -> Events {
+        match self {
+            Node::Master(master) => master.events(),
+            Node::Secondary(secondary) => secondary.events(),
+        }
+    }
+
+    /// Its events tell of these faults too.
+    fn tell_of_faults(&self, faults: &FaultInjector) {
+        match self {
+            Node::Master(master) => master.tell_of_faults(faults),
+            Node::Secondary(secondary) => secondary.tell_of_faults(faults),
         }
     }
 
@@ -99,8 +115,9 @@ pub(crate) struct NodeState {
     pub(crate) token: Option<Token>,
     /// Faults made on purpose, where they are allowed.
     pub(crate) faults: Option<FaultInjector>,
-    /// Appends under way that another node may block.
-    blockable: AtomicUsize,
+    /// Requests under way that last as long as others like: appends that another node may block, and
+    /// listeners.
+    blockable: Arc<AtomicUsize>,
     /// How many of them there may be, so that connections are left for everybody else.
     blockable_max: usize,
 }
@@ -114,6 +131,9 @@ impl NodeState {
         master_url: Option<String>,
         faults: Option<FaultInjector>,
     ) -> NodeState {
+        if let Some(faults) = &faults {
+            node.tell_of_faults(faults);
+        }
         NodeState {
             node,
             master_url,
@@ -131,32 +151,32 @@ impl NodeState {
             replication_budget: Budget::new("replication-bytes", REPLICATION_BYTES_MAX),
             token: common.cluster_token.clone(),
             faults,
-            blockable: AtomicUsize::new(0),
+            blockable: Arc::default(),
             blockable_max: files.blockable_max(),
         }
     }
 
-    /// Lets an append in that other nodes may block, until the result is dropped.
+    /// Lets a request in that lasts as long as others like, until the result is dropped.
     ///
     /// The library limits what waits for each concern. This limits all concerns together, below
     /// the number of connections that the process can have: past that one, nobody would be
     /// answered at all, `/health` included.
-    pub(crate) fn enter(&self) -> Result<Blockable<'_>, Problem> {
+    pub(crate) fn enter(&self) -> Result<Blockable, Problem> {
         // Relaxed: the counter guards no other memory.
         let before = self.blockable.fetch_add(1, Ordering::Relaxed);
-        let entered = Blockable(&self.blockable);
+        let entered = Blockable(Arc::clone(&self.blockable));
         if before >= self.blockable_max {
             let limit = LimitName::MaxWaitingAppends.as_str();
-            return Err(Problem::overloaded(limit, self.blockable_max as u64).not_appended());
+            return Err(Problem::overloaded(limit, self.blockable_max as u64));
         }
         Ok(entered)
     }
 }
 
-/// An append under way that other nodes may block.
-pub(crate) struct Blockable<'a>(&'a AtomicUsize);
+/// A request under way that lasts as long as others like.
+pub(crate) struct Blockable(Arc<AtomicUsize>);
 
-impl Drop for Blockable<'_> {
+impl Drop for Blockable {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

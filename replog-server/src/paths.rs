@@ -14,6 +14,8 @@ pub(crate) const LIVE: &str = "/livez";
 pub(crate) const READY: &str = "/readyz";
 /// Can it take appends?
 pub(crate) const READY_WRITE: &str = "/readyz/write";
+/// What changes, as it changes.
+pub(crate) const EVENTS: &str = "/events";
 /// Fault injection.
 pub(crate) const FAULTS: &str = "/faults";
 /// Between nodes.
@@ -22,4 +24,4 @@ pub(crate) use replog_core::transport::wire::PATH as REPLICATION;
 pub(crate) use replog_core::transport::wire::stream::PATH as REPLICATION_STREAM;
 
 /// Paths that are promised and not there yet: their answer says so.
-pub(crate) const NOT_YET: [&str; 3] = ["/", "/metrics", "/events"];
+pub(crate) const NOT_YET: [&str; 2] = ["/", "/metrics"];

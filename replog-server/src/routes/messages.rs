@@ -107,13 +107,13 @@ pub(super) fn enter(
     state: &NodeState,
     concern: Concern,
     has_key: bool,
-) -> Result<Option<Blockable<'_>>, Problem> {
+) -> Result<Option<Blockable>, Problem> {
     match concern {
         Concern::Count(..=1) => Ok(None),
         Concern::Count(_) | Concern::Majority | Concern::All => {
-            let refused = |problem: Problem| match has_key {
-                true => problem.unsettled(),
-                false => problem,
+            let refused = |problem: Problem| match (problem.not_appended(), has_key) {
+                (problem, true) => problem.unsettled(),
+                (problem, false) => problem,
             };
             state.enter().map(Some).map_err(refused)
         }

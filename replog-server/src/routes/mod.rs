@@ -3,6 +3,7 @@
 
 pub(crate) mod appends;
 mod batches;
+pub(crate) mod events;
 pub(crate) mod faults;
 pub(crate) mod health;
 pub(crate) mod messages;

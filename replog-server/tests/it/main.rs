@@ -10,6 +10,7 @@ mod catch_up;
 mod chaos;
 mod check;
 mod cli;
+mod events;
 mod exactly_once;
 mod faults;
 mod forced;

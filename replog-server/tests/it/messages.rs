@@ -171,7 +171,7 @@ fn what_is_not_there_yet_says_so() {
         "{}",
         answer.text()
     );
-    for path in ["/metrics", "/events", "/"] {
+    for path in ["/metrics", "/"] {
         let answer = get(node, path);
         assert_eq!(
             (answer.status, answer.problem().as_str()),

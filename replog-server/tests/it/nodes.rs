@@ -422,6 +422,16 @@ impl Cluster {
         });
     }
 
+    /// Waits until the master thinks well of every secondary.
+    pub(crate) fn wait_healthy(&self) {
+        eventually("the secondaries are Healthy", || {
+            let health = self.master.health();
+            let secondaries = health["secondaries"].as_array()?;
+            let healthy = |secondary: &Value| secondary["status"] == "Healthy";
+            secondaries.iter().all(healthy).then_some(())
+        });
+    }
+
     /// Waits until every node shows as much as the master does, and returns that end.
     pub(crate) fn wait_equal(&self) -> u64 {
         eventually("all nodes have the same end", || {

@@ -1,0 +1,32 @@
+//! `GET /events`: what changes in this node, as it changes.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    body::{BodyStream, BoxBody, MessageBody as _},
+    http::header::{CACHE_CONTROL, HeaderValue},
+};
+
+use crate::{
+    accept::{self, EVENT_STREAM},
+    events_stream,
+    problem::{Kind, Problem},
+    query::Query,
+    routes::State,
+};
+
+/// Listens to the node.
+pub(crate) async fn listen(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Query::of(&request, &[])?;
+    if !accept::takes(request.headers(), EVENT_STREAM) {
+        let text = format!("there is only {EVENT_STREAM}");
+        return Err(Problem::new(Kind::NotAcceptable, text));
+    }
+    // It lasts as long as its reader likes, as an append does that waits.
+    let entered = state.enter()?;
+    let node = &state.node;
+    let body = events_stream::body(node.name().clone(), node.events(), entered);
+    let mut response = HttpResponse::Ok();
+    response.content_type(EVENT_STREAM);
+    response.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")));
+    Ok(response.body(BoxBody::new(BodyStream::new(Box::pin(body)).boxed())))
+}

@@ -37,7 +37,7 @@
 //! - [`MasterConfig`], [`SecondaryConfig`]: the settings and their defaults.
 //! - [`AppendOptions`], [`Receipt`](views::Receipt), [`AppendError`](error::AppendError): what an
 //!   append asks for, and what is known afterwards.
-//! - [`Reader`]: reading a node's log.
+//! - [`Reader`]: reading a node's log; [`Follower`]: following it.
 //! - [`Events`]: being told of every change of status, mode, epoch and ends.
 //! - [`check`]: looking at a node's directory from outside, without starting it.
 //! - [`storage`] and [`transport`]: the two traits by which nodes reach disks and each other, for
@@ -77,7 +77,9 @@ mod hot_path;
 pub use config::{
     ForcedRecovery, Founding, LogConfig, MasterConfig, Peer, SecondaryConfig, Timing,
 };
-pub use handle::{AppendOptions, Events, Master, Reader, Secondary, messages};
+pub use handle::{
+    AppendOptions, Events, Followed, Follower, Master, Reader, Secondary, messages,
+};
 pub use log::check;
 pub use record::MessageBatch;
 pub use types::*;

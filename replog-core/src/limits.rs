@@ -78,6 +78,14 @@ pub const ROOM_PROBE_DELAY_MAX: Duration = Duration::from_secs(5);
 /// A disk that took writes for this long counts as one that was not full lately.
 pub const ROOM_CALM: Duration = Duration::from_secs(10);
 
+/// Cuts of its log that a node tells apart, for those who follow it. Beyond it the two oldest count as one:
+/// a follower that missed as many may be told to go back further than it had to.
+pub const CUTS_KEPT: usize = 64;
+
+/// How long a stream of messages is silent, at most: whoever sends it says then that it is still there, so
+/// that either end notices when the other is gone.
+pub const FOLLOW_SIGN_INTERVAL: Duration = Duration::from_secs(15);
+
 /// Nodes of a cluster, the master included: a set of nodes is one 64-bit word.
 pub const NODES_MAX: usize = 64;
 

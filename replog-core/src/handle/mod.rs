@@ -8,6 +8,7 @@ mod batch_tests;
 #[cfg(test)]
 mod event_tests;
 mod events;
+mod follower;
 pub(crate) mod host;
 #[cfg(test)]
 mod key_tests;
@@ -20,6 +21,7 @@ mod shared;
 mod tests;
 
 pub use events::Events;
+pub use follower::{Followed, Follower};
 pub use master::{AppendOptions, Master};
 pub use reader::{Reader, messages};
 pub use secondary::Secondary;

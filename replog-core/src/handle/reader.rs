@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     error::{ReadError, Stopped},
     handle::{
-        Shared,
+        Follower, Shared,
         host::{self, Host},
         runtime,
     },
@@ -20,10 +20,10 @@ use crate::{
 /// the first message of a batch to behind its last at once. Clones share it.
 #[derive(Clone)]
 pub struct Reader {
-    view: Arc<LogView>,
-    shared: Arc<Shared>,
+    pub(super) view: Arc<LogView>,
+    pub(super) shared: Arc<Shared>,
     host: Arc<dyn Host>,
-    ended: runtime::Ended,
+    pub(super) ended: runtime::Ended,
 }
 
 impl Reader {
@@ -67,16 +67,27 @@ impl Reader {
         until: Offset,
         bytes_max: usize,
     ) -> Result<Vec<RecordBatch>, ReadError> {
-        let until = until.min(self.view.shown_end());
-        if from >= until {
-            return Ok(Vec::new());
+        loop {
+            let until = until.min(self.view.shown_end());
+            if from >= until {
+                return Ok(Vec::new());
+            }
+            let records = match self.view.read_tail(from, until, bytes_max) {
+                Some(records) => records,
+                None => {
+                    let view = self.view.clone();
+                    let read =
+                        host::off_thread(&self.host, move || view.read(from, until, bytes_max));
+                    read.await.unwrap_or(Err(ReadError::Stopped))?
+                }
+            };
+            // Where the log was cut meanwhile, other records may be there and not be shown yet. The end is
+            // lowered before they are written.
+            let end = records.last().map(RecordBatch::end);
+            if end.is_none_or(|end| end <= self.view.shown_end()) {
+                return Ok(records);
+            }
         }
-        if let Some(records) = self.view.read_tail(from, until, bytes_max) {
-            return Ok(records);
-        }
-        let view = self.view.clone();
-        let read = host::off_thread(&self.host, move || view.read(from, until, bytes_max));
-        read.await.unwrap_or(Err(ReadError::Stopped))
     }
 
     /// One message; `None` when this node holds none there.
@@ -89,6 +100,12 @@ impl Reader {
             .read(offset, Offset(offset.0.saturating_add(1)), 1)
             .await?;
         Ok(records.first().and_then(|batch| messages(batch).next()))
+    }
+
+    /// Reads from `from` on, and goes on as the log grows at `level`.
+    #[must_use]
+    pub fn follow(&self, from: Offset, level: ReadLevel) -> Follower {
+        Follower::new(self.clone(), from, level)
     }
 
     /// The last message of the append that the one at `offset` belongs to: the same one, unless it was

@@ -13,6 +13,7 @@
 
 mod aside;
 pub mod check;
+pub(crate) mod cuts;
 pub(crate) mod failure;
 pub(crate) mod files;
 pub(crate) mod keys_file;

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
+    cuts::Cuts,
     files::LogOptions,
     segment::{self, Epochs, HeaderError, Hole, Index, OpenSegment, ScanError, SegmentHeader},
 };
@@ -80,7 +81,7 @@ struct State {
     /// What is known not to be readable, by segment, ascending.
     holes: Vec<(Offset, Hole)>,
     /// Cuts since the log was opened: what was read across one may be of two branches.
-    cuts: u64,
+    cuts: Cuts,
     /// The next segment's.
     next_id: u64,
 }
@@ -131,7 +132,8 @@ impl LogView {
         Offset(self.shown_end.load(Ordering::Acquire))
     }
 
-    /// Follows the shown end. It goes back when the log is cut.
+    /// Follows the shown end. It goes back when the log is cut; told of every cut and of every change of what
+    /// cannot be read, too.
     pub(crate) fn shown_watch(&self) -> watch::Receiver<Offset> {
         self.shown.subscribe()
     }
@@ -160,7 +162,18 @@ impl LogView {
     /// How often the log was cut since it was opened. What was read before a cut and what was
     /// read after it may be of two branches: who follows the log compares.
     pub(crate) fn cuts(&self) -> u64 {
-        self.state().cuts
+        self.state().cuts.count()
+    }
+
+    /// As [`LogView::cuts`], and the lowest end that a cut left since there were `count` of them.
+    pub(crate) fn cuts_since(&self, count: u64) -> (u64, Option<Offset>) {
+        let state = self.state();
+        (state.cuts.count(), state.cuts.lowest_since(count))
+    }
+
+    /// Whether it is known that the record at `offset` cannot be read.
+    pub(crate) fn is_hole(&self, offset: Offset) -> bool {
+        self.state().is_hole(offset)
     }
 
     /// Has `tell` called, from any thread, whenever somebody could not read a record and that was
@@ -219,7 +232,10 @@ impl LogView {
         loop {
             let (cuts, newest) = {
                 let state = self.state();
-                (state.cuts, state.epochs.newest_before(before, limit))
+                (
+                    state.cuts.count(),
+                    state.epochs.newest_before(before, limit),
+                )
             };
             let found = self.walk_epoch_starts(before, limit, newest, holes);
             if self.cuts() == cuts {
@@ -371,6 +387,7 @@ impl LogView {
             state.opened.len()
         );
         state.epochs.check();
+        state.cuts.check();
         assert_eq!(state.written_end, self.written_end());
         assert_eq!(*self.shown.borrow(), self.shown_end());
         assert!(
@@ -386,7 +403,7 @@ impl LogView {
     /// Passes on what was read, and tells of damage that was not known.
     fn telling_damage<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
         if let Err(ReadError::Damaged { offset, .. }) = &read
-            && !self.state().is_hole(*offset)
+            && !self.is_hole(*offset)
         {
             self.tell_damage(*offset);
         }
@@ -465,7 +482,7 @@ impl LogView {
         Some(Place {
             segment,
             end,
-            cuts: state.cuts,
+            cuts: state.cuts.count(),
             cluster: state.cluster,
             opened,
         })
@@ -696,6 +713,8 @@ impl LogView {
         self.hidden_from.store(hidden_from.0, Ordering::Release);
         self.held_back_at.store(held_back_at.0, Ordering::Release);
         self.publish_durable(held_end);
+        // Where everything is shown but what cannot be read, that may have changed all the same.
+        self.shown.send_modify(|_| {});
     }
 
     /// Finds out whether a log that was just opened ends inside an append.
@@ -779,7 +798,7 @@ impl LogView {
     ) {
         {
             let mut state = self.state();
-            state.cuts += 1;
+            state.cuts.on_cut(to);
             state.written_end = to;
             let kept = state
                 .segments
@@ -799,6 +818,8 @@ impl LogView {
         };
         self.closed_end.store(closed_end.0, Ordering::Release);
         self.publish_durable(self.durable_end().min(to));
+        // Whoever showed more than is shown now looks, whether or not that changed.
+        self.shown.send_modify(|_| {});
     }
 
     /// The first offsets of all segments, ascending.

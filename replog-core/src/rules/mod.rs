@@ -10,6 +10,7 @@ pub(crate) mod backoff;
 #[cfg(test)]
 mod cluster_tests;
 pub(crate) mod fence;
+pub(crate) mod following;
 pub(crate) mod health;
 #[cfg(test)]
 mod history_tests;

@@ -1,0 +1,474 @@
+//! Followers of a log whose writer is this test: nothing runs by itself, so that every instant between a
+//! read, a cut and a look at it can be had.
+
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+};
+
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::{
+    error::Stopped,
+    handle::{
+        Shared,
+        host::{Host, Reports, Watched, Work},
+        tests::within,
+    },
+    log::{
+        HeldBack, LogFiles, LogOptions, LogView, LogWriter, WriterLoop,
+        testing::{CLUSTER, FaultyStorage, HookTime, Records, open_with, options, read_all},
+    },
+    record::testing::appends,
+    storage::{MemoryStorage, OpenHow, Storage},
+    types::Epoch,
+};
+
+/// Whatever may block is done at once.
+#[derive(Debug)]
+struct Here;
+
+impl Host for Here {
+    fn wall_ms(&self) -> u64 {
+        0
+    }
+
+    fn rng(&self) -> ChaCha8Rng {
+        rand::SeedableRng::seed_from_u64(0)
+    }
+
+    fn off_thread(&self, work: Work) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        work();
+        Box::pin(std::future::ready(()))
+    }
+
+    fn start_writer(&self, _: WriterLoop, _: Reports) -> io::Result<LogWriter> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn watch(&self, _: Watched) {}
+}
+
+/// A node of which there is nothing but its log.
+struct Node {
+    files: Arc<Mutex<LogFiles>>,
+    view: Arc<LogView>,
+    shared: Arc<Shared>,
+    ended: watch::Sender<Option<Stopped>>,
+    reader: Reader,
+}
+
+impl Node {
+    /// One that has all it keeps in memory, as it was appended.
+    fn new() -> Node {
+        let options = LogOptions {
+            segment_bytes: 1 << 20,
+            tail_bytes: 1 << 20,
+            ..options()
+        };
+        Node::on(MemoryStorage::new(), options)
+    }
+
+    /// One that keeps nothing in memory.
+    fn on_files(storage: impl Storage) -> Node {
+        let options = LogOptions {
+            tail_bytes: 0,
+            ..options()
+        };
+        Node::on(storage, options)
+    }
+
+    fn on(storage: impl Storage, options: LogOptions) -> Node {
+        let (files, view, _) = open_with(Arc::new(storage), options, Some(CLUSTER)).unwrap();
+        let shared = Arc::new(Shared::new());
+        let (ended, has_ended) = watch::channel(None);
+        let host: Arc<dyn Host> = Arc::new(Here);
+        Node {
+            files: Arc::new(Mutex::new(files)),
+            reader: Reader::new(&view, &shared, &host, &has_ended),
+            view,
+            shared,
+            ended,
+        }
+    }
+
+    fn files(&self) -> MutexGuard<'_, LogFiles> {
+        self.files.lock().unwrap()
+    }
+
+    /// Appends so many records of an epoch in one batch, and syncs them.
+    fn append(&self, count: usize, epoch: u64) {
+        let first = self.view.written_end().0;
+        self.append_all(&[Records::new(first, vec![(epoch, 40); count]).batch()]);
+    }
+
+    /// The same, each by itself: the newest alone is in memory where nothing else is kept.
+    fn append_each(&self, count: usize, epoch: u64) {
+        let first = self.view.written_end().0;
+        self.append_all(&Records::new(first, vec![(epoch, 40); count]).batches(&[1]));
+    }
+
+    fn append_all(&self, batches: &[RecordBatch]) {
+        let mut files = self.files();
+        files.append(batches).unwrap();
+        files.sync().unwrap();
+    }
+
+    fn cut(&self, to: u64) {
+        self.files().truncate(Offset(to)).unwrap();
+    }
+
+    fn follow(&self, from: u64) -> Follower {
+        self.reader.follow(Offset(from), ReadLevel::Local)
+    }
+}
+
+/// Asks once; `None` where it waits. What it waits with is dropped.
+fn next(follower: &mut Follower, bytes_max: usize) -> Option<Result<Followed, ReadError>> {
+    let mut next = pin!(follower.next(bytes_max));
+    match next.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(followed) => Some(followed),
+        Poll::Pending => None,
+    }
+}
+
+/// What it gives, as (first, end), or where it was cut.
+#[derive(Debug, PartialEq, Eq)]
+enum Gave {
+    Records(u64, u64),
+    Cut(u64),
+    Nothing,
+}
+
+fn gives(follower: &mut Follower) -> Gave {
+    match next(follower, 1 << 20) {
+        Some(Ok(Followed::Records(batches))) => {
+            Gave::Records(batches[0].first().0, batches.last().unwrap().end().0)
+        }
+        Some(Ok(Followed::Cut { offset })) => Gave::Cut(offset.0),
+        None => Gave::Nothing,
+        Some(Err(error)) => panic!("{error}"),
+    }
+}
+
+/// Whoever takes what a follower gives, and goes back when it says so.
+#[derive(Default)]
+struct Taker {
+    from: usize,
+    /// The epoch of each record.
+    taken: Vec<Epoch>,
+    cuts: usize,
+}
+
+impl Taker {
+    /// Takes all that there is, a little at a time.
+    fn take(&mut self, follower: &mut Follower) {
+        while let Some(followed) = next(follower, 100) {
+            match followed.unwrap() {
+                Followed::Records(batches) => {
+                    for record in batches.iter().flat_map(RecordBatch::records) {
+                        assert_eq!(record.offset.0 as usize, self.from + self.taken.len());
+                        self.taken.push(record.epoch);
+                    }
+                }
+                Followed::Cut { offset } => {
+                    let kept = offset.0 as usize - self.from;
+                    assert!(kept < self.taken.len(), "cut where it had nothing");
+                    self.taken.truncate(kept);
+                    self.cuts += 1;
+                }
+            }
+        }
+    }
+}
+
+/// The epochs of all records from `from` on.
+fn epochs(view: &Arc<LogView>, from: u64) -> Vec<Epoch> {
+    let all = read_all(view, 1000);
+    let batch = RecordBatch::check(Offset(0), all.into()).unwrap();
+    let records = batch.records().skip(from as usize);
+    records.map(|record| record.epoch).collect()
+}
+
+#[test]
+fn a_follower_gives_what_is_there_and_then_what_comes() {
+    let node = Node::new();
+    node.append(3, 1);
+    let mut follower = node.follow(1);
+    assert_eq!(gives(&mut follower), Gave::Records(1, 3));
+    // Futures that wait are dropped here, again and again.
+    for _ in 0..3 {
+        assert_eq!(gives(&mut follower), Gave::Nothing);
+    }
+    node.append(2, 1);
+    assert_eq!(gives(&mut follower), Gave::Records(3, 5));
+    assert_eq!(follower.offset(), Offset(5));
+}
+
+#[test]
+fn one_that_begins_beyond_the_end_waits_for_its_first_record() {
+    let node = Node::new();
+    node.append(3, 1);
+    let mut follower = node.follow(5);
+    assert_eq!(gives(&mut follower), Gave::Nothing);
+    node.append(2, 1);
+    assert_eq!(gives(&mut follower), Gave::Nothing);
+    node.append(2, 1);
+    assert_eq!(gives(&mut follower), Gave::Records(5, 7));
+    assert_eq!(gives(&mut node.follow(u64::MAX)), Gave::Nothing);
+}
+
+#[tokio::test]
+async fn one_that_waits_is_woken_by_a_record_by_a_cut_and_by_the_end() {
+    let node = Node::new();
+    let mut follower = node.follow(0);
+    let end = || {
+        node.ended.send_replace(Some(Stopped { reason: None }));
+    };
+    let changes: [&dyn Fn(); 3] = [&|| node.append(4, 1), &|| node.cut(1), &end];
+    let mut told = Vec::new();
+    for change in changes {
+        // Polled in this order: it waits before there is anything.
+        let followed = async { tokio::join!(biased; follower.next(1 << 20), async { change() }).0 };
+        told.push(within(followed).await);
+    }
+    assert!(matches!(told[0], Ok(Followed::Records(_))), "{told:?}");
+    assert!(
+        matches!(told[1], Ok(Followed::Cut { offset: Offset(1) })),
+        "{told:?}"
+    );
+    assert!(matches!(told[2], Err(ReadError::Stopped)), "{told:?}");
+}
+
+#[test]
+fn a_slow_follower_reads_on_from_the_log() {
+    let node = Node::on(MemoryStorage::new(), options());
+    let mut follower = node.follow(0);
+    let mut taker = Taker::default();
+    for epoch in 1..10 {
+        node.append(20, epoch);
+    }
+    taker.take(&mut follower);
+    assert_eq!(taker.taken, epochs(&node.view, 0));
+    assert_eq!(taker.taken.len(), 180);
+}
+
+#[test]
+fn what_was_appended_together_is_given_when_all_of_it_is_there() {
+    let node = Node::new();
+    node.append_all(&[appends(0..1, 1, &[])]);
+    let mut follower = node.follow(0);
+    node.append_all(&[appends(1..3, 1, &[1, 2])]);
+    assert_eq!(gives(&mut follower), Gave::Records(0, 1));
+    assert_eq!(gives(&mut follower), Gave::Nothing, "a part of an append");
+    node.append_all(&[appends(3..5, 1, &[])]);
+    assert_eq!(gives(&mut follower), Gave::Records(1, 5));
+}
+
+#[test]
+fn a_cut_of_what_was_given_is_told_once_and_what_replaces_it_is_given() {
+    let node = Node::new();
+    node.append(10, 1);
+    let mut follower = node.follow(2);
+    assert_eq!(gives(&mut follower), Gave::Records(2, 10));
+    assert_eq!(gives(&mut follower), Gave::Nothing);
+    node.cut(4);
+    assert_eq!(gives(&mut follower), Gave::Cut(4));
+    assert_eq!(gives(&mut follower), Gave::Nothing);
+    // The end is where it was, with other records.
+    node.append(6, 2);
+    assert_eq!(gives(&mut follower), Gave::Records(4, 10));
+    // Before it looks, it is as long again.
+    node.cut(0);
+    node.append(10, 3);
+    assert_eq!(gives(&mut follower), Gave::Cut(2), "from where it began");
+    assert_eq!(gives(&mut follower), Gave::Records(2, 10));
+    assert_eq!(gives(&mut follower), Gave::Nothing);
+}
+
+#[test]
+fn of_many_cuts_behind_its_back_the_lowest_counts() {
+    let node = Node::new();
+    node.append(10, 1);
+    let (mut ahead, mut behind) = (node.follow(0), node.follow(0));
+    assert_eq!(gives(&mut ahead), Gave::Records(0, 10));
+    // It is in the middle of the log: no more than 5 were given.
+    while behind.offset() < Offset(5) {
+        assert!(next(&mut behind, 1).is_some());
+    }
+    for (to, epoch) in [(8, 2), (6, 3), (9, 4), (7, 5)] {
+        node.cut(to);
+        node.append(4, epoch);
+    }
+    let now = epochs(&node.view, 0);
+    assert_eq!(now.len(), 11);
+    assert_eq!(gives(&mut ahead), Gave::Cut(6));
+    for (follower, had) in [(&mut ahead, 6), (&mut behind, 5)] {
+        let mut taker = Taker {
+            taken: now[..had].to_vec(),
+            ..Taker::default()
+        };
+        taker.take(follower);
+        assert_eq!((&taker.taken, taker.cuts), (&now, 0));
+    }
+}
+
+#[test]
+fn a_cut_of_what_it_did_not_give_is_not_told() {
+    let node = Node::new();
+    node.append(10, 1);
+    let mut beyond = node.follow(8);
+    node.cut(3);
+    assert_eq!(gives(&mut beyond), Gave::Nothing);
+    node.append(7, 2);
+    assert_eq!(gives(&mut beyond), Gave::Records(8, 10));
+}
+
+#[test]
+fn a_cut_at_any_moment_of_a_read_replaces_nothing_silently() {
+    for time in [HookTime::BeforeRead, HookTime::AfterRead] {
+        for to in [0, 5, 12, 20] {
+            for given in [0, 4, 6, 13, 20, 29] {
+                for from in [0, 3] {
+                    for reads in 0.. {
+                        if !cut_during_a_read((time, reads), to, from, given) {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether there were so many reads that the cut came.
+fn cut_during_a_read((time, reads): (HookTime, usize), to: u64, from: u64, given: u64) -> bool {
+    let storage = FaultyStorage::new();
+    let node = Node::on_files(storage.clone());
+    node.append_each(30, 1);
+    let mut follower = node.follow(from);
+    let mut taker = Taker {
+        from: from as usize,
+        ..Taker::default()
+    };
+    while follower.offset() < Offset(given) {
+        let Some(Ok(Followed::Records(batches))) = next(&mut follower, 1) else {
+            panic!("there are thirty");
+        };
+        taker
+            .taken
+            .extend(batches.iter().map(RecordBatch::first_epoch));
+    }
+    let files = node.files.clone();
+    storage.hook_read(reads, time, move || {
+        let mut files = files.lock().unwrap();
+        files.truncate(Offset(to)).unwrap();
+        let records = Records::new(to, [(9, 40); 15]);
+        // Written and not held yet: not shown either.
+        files.append(&records.batches(&[2])).unwrap();
+    });
+    taker.take(&mut follower);
+    if storage.is_hooked() {
+        return false;
+    }
+    let shown = node.view.shown_end();
+    assert!(
+        follower.offset() <= shown.max(Offset(from)),
+        "more is given than shown"
+    );
+    node.files().sync().unwrap();
+    taker.take(&mut follower);
+    let what = format!("{time:?} {reads}, cut to {to}, followed from {from}, {given} given");
+    assert_eq!(taker.taken, epochs(&node.view, from), "{what}");
+    let lost_some = given > to.max(from);
+    assert!(taker.cuts <= 1 && (!lost_some || taker.cuts == 1), "{what}");
+    true
+}
+
+#[test]
+fn at_level_committed_nothing_is_given_before_it_is_known_to_be() {
+    let node = Node::new();
+    node.append(5, 1);
+    let mut follower = node.reader.follow(Offset(0), ReadLevel::Committed);
+    assert_eq!(gives(&mut follower), Gave::Nothing, "not known");
+    node.shared.set_committed(Some(Offset(2)));
+    assert_eq!(gives(&mut follower), Gave::Records(0, 2));
+    assert_eq!(gives(&mut follower), Gave::Nothing);
+    // What a majority holds is not yet what this node holds.
+    node.shared.set_committed(Some(Offset(9)));
+    assert_eq!(gives(&mut follower), Gave::Records(2, 5));
+    node.append(2, 1);
+    assert_eq!(gives(&mut follower), Gave::Records(5, 7));
+    // Recovering: not known again.
+    node.shared.set_committed(None);
+    node.append(2, 1);
+    assert_eq!(gives(&mut follower), Gave::Nothing);
+    // A cut beyond what it gave is none of its business.
+    node.cut(7);
+    node.append(2, 2);
+    node.shared.set_committed(Some(Offset(9)));
+    assert_eq!(gives(&mut follower), Gave::Records(7, 9));
+}
+
+#[test]
+fn it_ends_with_the_node_whatever_is_left() {
+    let node = Node::new();
+    node.append(5, 1);
+    let mut follower = node.follow(0);
+    node.ended.send_replace(Some(Stopped { reason: None }));
+    for _ in 0..2 {
+        let ended = next(&mut follower, 1);
+        assert!(matches!(ended, Some(Err(ReadError::Stopped))), "{ended:?}");
+    }
+}
+
+#[test]
+fn before_damage_it_waits_until_that_is_mended() {
+    for held_back in [HeldBack::No, HeldBack::Yes] {
+        let storage = FaultyStorage::new();
+        let node = Node::on_files(storage.clone());
+        node.append_each(12, 1);
+        // The end of the eighth record.
+        let good = node.view.read(Offset(7), Offset(8), 1).unwrap();
+        let (path, position) = rot_end_of(&storage, &good[0]);
+        let mut follower = node.follow(0);
+        let mut taker = Taker::default();
+        taker.take(&mut follower);
+        assert_eq!(taker.taken.len(), 7, "{path} at {position}");
+        // What is said of it, and what is appended behind it, changes nothing. Were it to read again and
+        // again, this would not end.
+        node.files().inspect(Offset(7), held_back).unwrap();
+        assert_eq!(gives(&mut follower), Gave::Nothing);
+        node.append(3, 1);
+        assert_eq!(gives(&mut follower), Gave::Nothing);
+        assert_eq!(gives(&mut node.follow(7)), Gave::Nothing);
+        node.append_all(&good);
+        taker.take(&mut follower);
+        assert_eq!(taker.taken, epochs(&node.view, 0));
+        assert_eq!(taker.taken.len(), 15);
+    }
+}
+
+/// Changes the last byte of a record's file entry; says where.
+fn rot_end_of(storage: &FaultyStorage, record: &RecordBatch) -> (String, u64) {
+    let wanted = &record.bytes()[..];
+    for name in storage.list("log").unwrap() {
+        let path = format!("log/{name}");
+        let file = storage.open(&path, OpenHow::Existing).unwrap();
+        let mut bytes = vec![0; file.size().unwrap() as usize];
+        file.read_at(0, &mut bytes).unwrap();
+        let found = bytes
+            .windows(wanted.len())
+            .position(|window| window == wanted);
+        if let Some(at) = found {
+            let last = (at + wanted.len() - 1) as u64;
+            let byte = bytes[last as usize] ^ 0x40;
+            file.write_at(last, &[byte]).unwrap();
+            return (path, last);
+        }
+    }
+    panic!("{record:?} is nowhere");
+}

@@ -1,0 +1,187 @@
+//! How far a follower of a log has come, and what a cut means to it.
+//!
+//! Owns which records it gave and how many cuts it knows of. Never reads and never waits. What was read
+//! counts only once it is known that the log was not cut meanwhile: it may be of two branches, or replace what
+//! was given. Keeps rules 1 and 2.
+//!
+//! ```text
+//!   read ──▶ how often was it cut, how far back? ──▶ on_looked ──▶ SameLog: give it, on_given
+//!                                                              ├─▶ Changed: read again
+//!                                                              └─▶ Cut: what was given is gone from here on
+//! ```
+
+use crate::types::Offset;
+
+/// A follower's place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Following {
+    /// It began here: of what lies before, it gave nothing.
+    from: Offset,
+    /// All of `from..next` was given.
+    next: Offset,
+    /// How often the log had been cut when that was so.
+    cuts: u64,
+}
+
+/// What the cuts of the log say about what was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// There were none.
+    SameLog,
+    /// There were some, of nothing that was given; what was read may be of two branches.
+    Changed,
+    /// What was given from here on is not in the log any more.
+    Cut(Offset),
+}
+
+impl Following {
+    /// From `from` on, in a log that has been cut so often.
+    pub(crate) fn new(from: Offset, cuts: u64) -> Following {
+        Following {
+            from,
+            next: from,
+            cuts,
+        }
+    }
+
+    /// The next record to give.
+    pub(crate) fn next(&self) -> Offset {
+        self.next
+    }
+
+    /// How many cuts it knows of: ask for the lowest since.
+    pub(crate) fn cuts(&self) -> u64 {
+        self.cuts
+    }
+
+    /// Something was read, or nothing, and after that the log had been cut `cuts` times; since the ones it
+    /// knows of it ended as early as `lowest`.
+    pub(crate) fn on_looked(&mut self, cuts: u64, lowest: Option<Offset>) -> Looked {
+        assert!(
+            self.cuts <= cuts,
+            "{cuts} cuts, and there had been {}",
+            self.cuts
+        );
+        let Some(lowest) = lowest else {
+            return Looked::SameLog;
+        };
+        self.cuts = cuts;
+        let kept = lowest.clamp(self.from, self.next);
+        match kept < self.next {
+            true => {
+                self.next = kept;
+                Looked::Cut(kept)
+            }
+            false => Looked::Changed,
+        }
+    }
+
+    /// It gave the records up to `end`.
+    pub(crate) fn on_given(&mut self, end: Offset) {
+        assert!(self.next < end, "{end} was given after {}", self.next);
+        self.next = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::log::cuts::Cuts;
+
+    #[test]
+    fn only_a_cut_of_what_was_given_is_one() {
+        let table = [
+            // from, next, lowest, what it says, next after that
+            (3, 7, None, Looked::SameLog, 7),
+            (3, 7, Some(9), Looked::Changed, 7),
+            (3, 7, Some(7), Looked::Changed, 7),
+            (3, 7, Some(6), Looked::Cut(Offset(6)), 6),
+            (3, 7, Some(3), Looked::Cut(Offset(3)), 3),
+            (3, 7, Some(0), Looked::Cut(Offset(3)), 3),
+            (3, 3, Some(9), Looked::Changed, 3),
+            (3, 3, Some(0), Looked::Changed, 3),
+        ];
+        for (from, next, lowest, expected, next_after) in table {
+            let mut following = Following::new(Offset(from), 5);
+            if from < next {
+                following.on_given(Offset(next));
+            }
+            let cuts = 5 + u64::from(lowest.is_some());
+            let looked = following.on_looked(cuts, lowest.map(Offset));
+            assert_eq!(looked, expected, "{from}..{next}, {lowest:?}");
+            assert_eq!(following.next(), Offset(next_after));
+            // The same cuts are no news.
+            assert_eq!(following.on_looked(cuts, None), Looked::SameLog);
+        }
+    }
+
+    /// One step of a log and those who follow it.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Append(usize),
+        Cut(usize),
+        /// A follower reads this many records.
+        Read(usize),
+        /// It looks at the cuts, and gives what it read if it may.
+        Look,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => (1..5_usize).prop_map(Step::Append),
+            1 => (0..20_usize).prop_map(Step::Cut),
+            3 => (1..9_usize).prop_map(Step::Read),
+            3 => Just(Step::Look),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_goes_back_at_each_cut_ends_with_the_log_as_it_is(
+            steps in prop::collection::vec(step(), 0..120), from in 0..12_usize,
+        ) {
+            let (mut log, mut drawn) = (Vec::new(), 0);
+            let mut cuts = Cuts::default();
+            let mut following = Following::new(Offset(from as u64), 0);
+            let (mut given, mut read) = (Vec::new(), Vec::new());
+            let calm = (0..40).flat_map(|_| [Step::Read(9), Step::Look]);
+            for step in steps.into_iter().chain(calm) {
+                match step {
+                    Step::Append(count) => for _ in 0..count {
+                        log.push(drawn);
+                        drawn += 1;
+                    },
+                    Step::Cut(back) => if back > 0 && !log.is_empty() {
+                        let to = log.len().saturating_sub(back);
+                        log.truncate(to);
+                        cuts.on_cut(Offset(to as u64));
+                    },
+                    Step::Read(count) => {
+                        let next = following.next().0 as usize;
+                        let end = log.len().min(next + count);
+                        read = log.get(next..end).unwrap_or_default().to_vec();
+                    }
+                    Step::Look => {
+                        let lowest = cuts.lowest_since(following.cuts());
+                        match following.on_looked(cuts.count(), lowest) {
+                            Looked::SameLog if !read.is_empty() => {
+                                given.append(&mut read);
+                                following.on_given(Offset((from + given.len()) as u64));
+                            }
+                            Looked::SameLog => {}
+                            Looked::Changed => read.clear(),
+                            Looked::Cut(offset) => {
+                                read.clear();
+                                given.truncate(offset.0 as usize - from);
+                            }
+                        }
+                    }
+                }
+                prop_assert_eq!(following.next().0 as usize, from + given.len());
+            }
+            prop_assert_eq!(given, log.get(from..).unwrap_or_default());
+        }
+    }
+}

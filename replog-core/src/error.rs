@@ -248,7 +248,19 @@ pub enum WaitError {
         /// The limit's value.
         value: u64,
     },
-    /// The master lost its office or the node is stopping.
+    /// The master does not hold its office, so that it does not know what other nodes hold.
+    #[error("the master is {}: {}", state.mode, state.detail)]
+    ReadOnly {
+        /// Mode, reason and the numbers of the quorum.
+        state: Box<ModeState>,
+    },
+    /// The master's disk is full or failed, and with that its office.
+    #[error("the master's disk takes no more: {detail}")]
+    Storage {
+        /// What the disk said.
+        detail: Arc<str>,
+    },
+    /// The node is stopping, or has stopped.
     #[error("the node no longer follows this message")]
     Ended,
 }

@@ -122,6 +122,18 @@ pub struct Holders {
     pub waiting_for: Arc<[WaitingFor]>,
 }
 
+/// What a wait for the concern of a message that was appended before came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConcernReached {
+    /// The concern, as a number of nodes.
+    pub concern: u32,
+    /// Whether that many nodes hold it.
+    pub concern_met: bool,
+    /// The nodes that hold it, and the others.
+    #[serde(flatten)]
+    pub holders: Holders,
+}
+
 /// Why a node does not hold a message yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WaitingFor {

@@ -728,3 +728,4 @@ impl Handler<Stop> for Coordinator {
 }
 
 mod damage;
+mod waits;

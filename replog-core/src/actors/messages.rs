@@ -3,15 +3,18 @@
 //! A request is an imperative, a fact is past tense and carries the newest state, so that a fact
 //! that is late, repeated or merged does no harm.
 
+use std::time::Duration;
+
 use actix::Message;
 use tokio::sync::oneshot;
 
 use crate::{
+    actors::inbox::Caller,
     log::WriteReport,
     record::RecordBatch,
     rules::{link::LinkReport, repair::Lack},
     transport::{FencedBy, Request, RequestBody, Response},
-    types::{ClusterId, Epoch, Offset},
+    types::{ClusterId, Concern, Epoch, Offset},
     views::{Holders, MasterHealth, SecondaryHealth, WaitingAppends},
 };
 
@@ -121,6 +124,17 @@ pub(crate) struct DescribeMaster {
 pub(crate) struct DescribeHolders {
     pub(crate) offset: Offset,
     pub(crate) answer_to: oneshot::Sender<Holders>,
+}
+
+/// To the coordinator: answer once this message meets the concern, or its time is up.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct AwaitConcern {
+    /// The last message of its append.
+    pub(crate) last: Offset,
+    pub(crate) concern: Concern,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) answer_to: Caller,
 }
 
 /// To the coordinator: which appends wait?

@@ -32,6 +32,8 @@ use crate::{
     views::{BatchReceipt, Holders, MasterHealth, Receipt, WaitingAppends},
 };
 
+mod concern;
+
 /// A running master. Clones share it; when the last one is dropped it stops by itself.
 ///
 /// Its actors run on a thread of their own, so that it works in any tokio program. Every future

@@ -622,7 +622,7 @@ impl<W> Office<W> {
             return Err(AppendError::OffsetMismatch { next: self.next });
         }
         self.check_horizon(append)?;
-        self.check_limit(concern, append)?;
+        self.check_limit(queue_of(concern, append.timeout))?;
         Ok(Place {
             concern,
             offset: self.next,
@@ -683,10 +683,12 @@ impl<W> Office<W> {
             Some(closed) if self.stopping || self.state != State::Serving => {
                 Err(closed.clone().of_message(place.offset))
             }
-            _ => self.check_limit(place.concern, append).map_err(|refusal| {
-                let (refusal, offset) = (Box::new(refusal), Some(place.offset));
-                AppendError::Unsettled { refusal, offset }
-            }),
+            _ => self
+                .check_limit(queue_of(place.concern, append.timeout))
+                .map_err(|refusal| {
+                    let (refusal, offset) = (Box::new(refusal), Some(place.offset));
+                    AppendError::Unsettled { refusal, offset }
+                }),
         }
     }
 
@@ -702,8 +704,8 @@ impl<W> Office<W> {
         }
     }
 
-    fn check_limit(&self, concern: u32, append: &NewAppend<W>) -> Result<(), AppendError> {
-        let waiting = self.acks.waiting_for_concern(queue_of(concern, append));
+    fn check_limit(&self, queue: u32) -> Result<(), AppendError> {
+        let waiting = self.acks.waiting_for_concern(queue);
         if waiting < self.max_waiting_appends {
             return Ok(());
         }
@@ -760,11 +762,8 @@ impl<W> Office<W> {
     }
 
     fn file(&mut self, place: Place, append: NewAppend<W>) {
-        let queue = queue_of(place.concern, &append);
-        let deadline = append
-            .timeout
-            .filter(|timeout| !timeout.is_zero())
-            .and_then(|timeout| append.arrived.checked_add(timeout));
+        let queue = queue_of(place.concern, append.timeout);
+        let deadline = deadline_of(append.timeout, append.arrived);
         let NewAppend {
             caller, arrived, ..
         } = append;
@@ -802,12 +801,18 @@ fn last_of(first: Offset, count: u64) -> Offset {
 
 /// The concern that an append waits by: one that does not wait for others waits for the master
 /// alone.
-fn queue_of<W>(concern: u32, append: &NewAppend<W>) -> u32 {
-    if append.timeout == Some(Duration::ZERO) {
+fn queue_of(concern: u32, timeout: Option<Duration>) -> u32 {
+    if timeout == Some(Duration::ZERO) {
         1
     } else {
         concern
     }
+}
+
+/// Until when an append waits for its concern; `None`: for ever, or not at all.
+fn deadline_of(timeout: Option<Duration>, arrived: Instant) -> Option<Instant> {
+    let timeout = timeout.filter(|timeout| !timeout.is_zero())?;
+    arrived.checked_add(timeout)
 }
 
 /// Lists of holders, made once for all messages that would get the same ones.
@@ -911,6 +916,10 @@ impl Secondary {
         }
     }
 }
+
+mod waits;
+
+pub(crate) use waits::NewWait;
 
 #[cfg(test)]
 mod batch_tests;

@@ -1,0 +1,179 @@
+//! Waits for the concern of a message that was appended before.
+//!
+//! Owns nothing: a part of [`Office`] that has an interface of its own. Whoever waits so stands among the
+//! appends that wait, by the same limit, and is answered as they are. Keeps rules 4 and 6.
+
+use super::*;
+
+/// A wait at the door.
+#[derive(Debug)]
+pub(crate) struct NewWait<W> {
+    /// The last message of the append.
+    pub(crate) last: Offset,
+    pub(crate) concern: Concern,
+    /// How long to wait, from its arrival; zero: be answered once the master holds it.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) arrived: Instant,
+    pub(crate) caller: W,
+}
+
+impl<W> Office<W> {
+    /// Files a wait; [`Office::settle`] answers it, perhaps at once. Hands back who may not wait. That there
+    /// is no such message is said as [`AppendError::OffsetMismatch`].
+    pub(crate) fn wait(&mut self, now: Instant, wait: NewWait<W>) -> Option<Answered<W>> {
+        let concern = match self.check_new_wait(now, &wait) {
+            Ok(concern) => concern,
+            Err(error) => {
+                return Some(Answered {
+                    caller: wait.caller,
+                    result: Err(error),
+                });
+            }
+        };
+        let NewWait {
+            last,
+            timeout,
+            arrived,
+            caller,
+            ..
+        } = wait;
+        let place = Place {
+            concern,
+            offset: last,
+            last,
+            epoch: self.epoch,
+            replayed: true,
+        };
+        let waiter = Waiter {
+            caller,
+            place,
+            arrived,
+        };
+        let deadline = deadline_of(timeout, arrived);
+        self.acks
+            .wait(queue_of(concern, timeout), last, deadline, waiter);
+        None
+    }
+
+    fn check_new_wait(&self, now: Instant, wait: &NewWait<W>) -> Result<u32, AppendError> {
+        let nodes = self.acks.nodes();
+        let Some(concern) = wait.concern.resolve(nodes) else {
+            return Err(AppendError::Concern { nodes });
+        };
+        if self.acks.holders(wait.last).meets(concern) {
+            return Ok(concern);
+        }
+        // Who would never be answered must not wait. Want of a quorum is no reason.
+        if (self.stopping || self.state != State::Serving)
+            && let Some(closed) = self.refusal(now)
+        {
+            return Err(closed);
+        }
+        if wait.last >= self.next {
+            return Err(AppendError::OffsetMismatch { next: self.next });
+        }
+        self.check_limit(queue_of(concern, wait.timeout))?;
+        Ok(concern)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::*, *};
+
+    /// A wait for the message at offset 10.
+    fn wait(concern: Concern, timeout: Option<Duration>, now: Instant) -> NewWait<u32> {
+        NewWait {
+            last: Offset(10),
+            concern,
+            timeout,
+            arrived: now,
+            caller: 7,
+        }
+    }
+
+    /// One message at offset 10 that the master and the first secondary hold.
+    fn held_by_two() -> Bench {
+        let mut bench = Bench::serving();
+        bench.admit(vec![append(Concern::Count(1), None, bench.now, 1)]);
+        bench.office.on_durable(Offset(11));
+        bench.report(0, Some(11));
+        assert_eq!(bench.office.settle(bench.now).len(), 1);
+        bench
+    }
+
+    fn met(answered: &[Answered<u32>]) -> Vec<(u32, u32, bool)> {
+        let each = answered.iter().map(|answered| {
+            let receipt = answered.result.as_ref().unwrap();
+            (answered.caller, receipt.concern, receipt.concern_met)
+        });
+        each.collect()
+    }
+
+    #[test]
+    fn a_concern_that_is_met_is_answered_at_once_and_another_when_it_is() {
+        let mut bench = held_by_two();
+        let (now, two, all) = (bench.now, Concern::Count(2), Concern::All);
+        assert!(bench.office.wait(now, wait(two, None, now)).is_none());
+        assert_eq!(met(&bench.office.settle(now)), [(7, 2, true)]);
+        assert!(bench.office.wait(now, wait(all, None, now)).is_none());
+        assert!(bench.office.settle(now).is_empty());
+        bench.report(1, Some(11));
+        assert_eq!(met(&bench.office.settle(now)), [(7, 3, true)]);
+    }
+
+    #[test]
+    fn when_its_time_is_up_it_is_told_so() {
+        let mut bench = held_by_two();
+        let (now, later) = (bench.now, bench.now + SECOND);
+        for timeout in [SECOND, Duration::ZERO] {
+            let refused = bench
+                .office
+                .wait(now, wait(Concern::All, Some(timeout), now));
+            assert!(refused.is_none());
+        }
+        assert_eq!(met(&bench.office.settle(now)), [(7, 3, false)]);
+        assert_eq!(met(&bench.office.settle(later)), [(7, 3, false)]);
+    }
+
+    #[test]
+    fn who_may_not_wait_is_told_why() {
+        let mut bench = held_by_two();
+        let now = bench.now;
+        let mut refused = |wait| {
+            let answered = bench.office.wait(now, wait).expect("it is refused");
+            answered.result.unwrap_err()
+        };
+        let error = refused(wait(Concern::Count(4), None, now));
+        assert!(matches!(error, AppendError::Concern { nodes: 3 }));
+        let next = Offset(11);
+        let error = refused(NewWait {
+            last: next,
+            ..wait(Concern::All, None, now)
+        });
+        assert!(matches!(error, AppendError::OffsetMismatch { next: n } if n == next));
+        for _ in 0..3 {
+            let waits = bench.office.wait(now, wait(Concern::All, None, now));
+            assert!(waits.is_none());
+        }
+        let error = bench
+            .office
+            .wait(now, wait(Concern::All, None, now))
+            .unwrap();
+        assert!(matches!(error.result, Err(AppendError::Overloaded { .. })));
+    }
+
+    #[test]
+    fn with_the_office_the_waits_end() {
+        for end in ENDS {
+            let mut bench = held_by_two();
+            let now = bench.now;
+            let waits = bench.office.wait(now, wait(Concern::All, None, now));
+            assert!(waits.is_none());
+            let ended = end(&mut bench);
+            assert!(ended.len() == 1 && ended[0].result.is_err(), "{ended:?}");
+            let refused = bench.office.wait(now, wait(Concern::All, None, now));
+            assert!(refused.is_some_and(|refused| refused.result.is_err()));
+        }
+    }
+}

@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::client::RawAnswer;
+use crate::{client::RawAnswer, types::Offset};
 
 /// Characters of a body that is no problem and stands in for its detail, at most.
 const DETAIL_CHARS_MAX: usize = 300;
@@ -26,6 +26,15 @@ pub enum ClientError {
     /// [`Problem::outcome`].
     #[error("{0}")]
     Problem(Box<Problem>),
+    /// Messages that a [`Follow`](super::Follow) gave are not in the node's log any more: it adopted that of
+    /// another node. Their appends were never acknowledged by a majority.
+    #[error("the messages from {offset} on were cut from the node's log")]
+    Cut {
+        /// The first offset that was given and is known not to be there any more. Where the log was cut while
+        /// the follower was not connected it is the last one that was given, and some before it may
+        /// not be there either.
+        offset: Offset,
+    },
     /// An answer that this client does not understand. Whether an append is in the log is not
     /// known.
     #[error("the answer of status {status} cannot be read: {detail}")]
@@ -81,7 +90,9 @@ impl ClientError {
     pub fn outcome(&self) -> Outcome {
         match self {
             ClientError::NotSent(_) => Outcome::NotAppended,
-            ClientError::NoAnswer(_) | ClientError::Unreadable { .. } => Outcome::Unknown,
+            ClientError::NoAnswer(_) | ClientError::Cut { .. } | ClientError::Unreadable { .. } => {
+                Outcome::Unknown
+            }
             ClientError::Problem(problem) => problem.outcome.unwrap_or(Outcome::Unknown),
         }
     }
@@ -93,7 +104,7 @@ impl ClientError {
         match self {
             ClientError::NotSent(_) | ClientError::NoAnswer(_) => true,
             ClientError::Problem(problem) => problem.retriable.unwrap_or(problem.status >= 500),
-            ClientError::Unreadable { .. } => false,
+            ClientError::Cut { .. } | ClientError::Unreadable { .. } => false,
         }
     }
 
@@ -102,9 +113,10 @@ impl ClientError {
     pub fn problem(&self) -> Option<&Problem> {
         match self {
             ClientError::Problem(problem) => Some(problem),
-            ClientError::NotSent(_) | ClientError::NoAnswer(_) | ClientError::Unreadable { .. } => {
-                None
-            }
+            ClientError::NotSent(_)
+            | ClientError::NoAnswer(_)
+            | ClientError::Cut { .. }
+            | ClientError::Unreadable { .. } => None,
         }
     }
 }

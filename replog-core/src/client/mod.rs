@@ -3,7 +3,7 @@
 //! Owns requests and how their outcome is told: refused before anything was sent, answered,
 //! or not known. Keeps no state but connections; never retries an append by itself, because
 //! only the caller knows whether a message may be there twice. Reads are sent once more when a
-//! kept connection turns out to be closed.
+//! kept connection turns out to be closed, and a [`Follow`] connects again as often as it takes.
 //!
 //! A client lives on one thread, in a tokio `LocalSet` (or an actix runtime) with I/O and time:
 //!
@@ -27,10 +27,11 @@
 
 mod answers;
 mod error;
+mod follow;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, ops::RangeInclusive, time::Duration};
 
 use awc::{
     error::SendRequestError,
@@ -49,6 +50,7 @@ pub use answers::{
     WaitingAppend, WaitingFor,
 };
 pub use error::{ClientError, Outcome, Problem};
+pub use follow::Follow;
 
 use crate::{
     transport::{
@@ -63,6 +65,10 @@ pub const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// How long a connection is kept without use: less than servers keep it.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
+/// How long a [`Follow`] waits before it connects again, unless [`ClientBuilder::retry_delays`] says otherwise.
+pub const RETRY_DELAYS: RangeInclusive<Duration> =
+    Duration::from_millis(50)..=Duration::from_secs(5);
 
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
@@ -95,6 +101,7 @@ struct Settings {
     connect_timeout: Duration,
     timeout: Option<Duration>,
     answer_bytes_max: usize,
+    retry_delays: RangeInclusive<Duration>,
 }
 
 /// What an append asks for. The default leaves everything to the server.
@@ -154,7 +161,14 @@ impl ClientBuilder {
         self
     }
 
-    /// Bytes of one answer, at most. Default: [`ANSWER_BYTES_MAX`].
+    /// How long a [`Follow`] whose connection broke waits before it connects again: the first time not at
+    /// all, then from the least to the most, twice as long each time. Default: [`RETRY_DELAYS`].
+    pub fn retry_delays(mut self, delays: RangeInclusive<Duration>) -> ClientBuilder {
+        self.settings.retry_delays = delays;
+        self
+    }
+
+    /// Bytes of one answer, or of one line that is followed, at most. Default: [`ANSWER_BYTES_MAX`].
     pub fn answer_bytes_max(mut self, bytes: usize) -> ClientBuilder {
         self.settings.answer_bytes_max = bytes;
         self
@@ -193,6 +207,7 @@ impl Client {
             connect_timeout: Duration::from_secs(5),
             timeout: Some(Duration::from_secs(30)),
             answer_bytes_max: ANSWER_BYTES_MAX,
+            retry_delays: RETRY_DELAYS,
         };
         ClientBuilder {
             url: url.to_owned(),

@@ -1,0 +1,387 @@
+//! [`Follow`]: follows the log of a node over HTTP, across broken connections and restarts of the node.
+//!
+//! Owns the place in the log, one connection at a time, and the delays between attempts. Gives each offset at
+//! most once, in order. A line counts only with its end: a body that ends within one is one that broke off.
+//!
+//! It asks again from the last message that it gave, and compares: within an epoch an offset is given out once,
+//! so that the same offset and epoch are the same message with the same ones before it. Only so it notices a
+//! cut that was made while it was not connected.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    time::{Duration, Instant},
+};
+
+use awc::{
+    error::PayloadError,
+    http::{
+        Method,
+        header::{ACCEPT, CONTENT_TYPE, HeaderValue},
+    },
+};
+use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
+use rand::RngExt as _;
+use serde::Deserialize;
+
+use super::{Client, ClientError, Message, NDJSON, Problem, RawAnswer, unanswered, uri, within};
+use crate::{
+    config::Timing,
+    limits::FOLLOW_SIGN_INTERVAL,
+    rules::backoff::Backoff,
+    transport::http::read_body,
+    types::{Epoch, Offset, ReadLevel},
+};
+
+/// How long nothing at all may come on a connection before it counts as broken: a node says something at
+/// least every [`FOLLOW_SIGN_INTERVAL`].
+const SILENCE_MAX: Duration = FOLLOW_SIGN_INTERVAL.saturating_mul(4);
+
+/// Bytes of an error's body, at most.
+const PROBLEM_BYTES_MAX: usize = 64 << 10;
+
+/// Follows the messages of a node from an offset on; made by [`Client::follow`].
+///
+/// ```no_run
+/// use replog_core::{Offset, client::{Client, ClientError}};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// tokio::task::LocalSet::new().block_on(&runtime, async {
+///     let mut follow = Client::new("http://localhost:5000")?.follow(Offset(0));
+///     loop {
+///         match follow.next().await {
+///             Ok(message) => println!("{}: {}", message.offset, message.data),
+///             Err(ClientError::Cut { offset }) => println!("forget everything from {offset} on"),
+///             Err(error) => return Err(error.into()),
+///         }
+///     }
+/// })
+/// # }
+/// ```
+pub struct Follow {
+    client: Client,
+    level: ReadLevel,
+    /// The next offset to give, or one before it that has no message.
+    next: Offset,
+    /// The last message that was given: the node must still have it.
+    last: Option<(Offset, Epoch)>,
+    connection: Option<Connection>,
+    /// The next one, under way: kept here, so that a dropped future does not begin anew.
+    connecting: Option<Connecting>,
+    backoff: Backoff,
+    /// When to try again.
+    retry_at: Option<Instant>,
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ClientError>>>>;
+
+/// A body that is being read.
+struct Connection {
+    body: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>>,
+    /// What came and is no whole line yet.
+    part: BytesMut,
+    /// How much of it was searched for the line's end.
+    searched: usize,
+    /// The first message must be the last one that was given.
+    compares: bool,
+}
+
+/// What a node says at the end of a body.
+#[derive(Debug, Deserialize)]
+struct End {
+    event: String,
+    offset: Option<Offset>,
+}
+
+/// A whole line.
+#[derive(Debug)]
+enum Line {
+    Message(Message),
+    /// The node stops.
+    Bye,
+    Cut(Offset),
+}
+
+impl Client {
+    /// Follows the messages of the node from `from` on, at level `local`, waiting for each. Connects when it is
+    /// first asked.
+    #[must_use]
+    pub fn follow(&self, from: Offset) -> Follow {
+        let delays = &self.settings.retry_delays;
+        let timing = Timing {
+            retry_min: *delays.start(),
+            retry_max: *delays.end(),
+            ..Timing::default()
+        };
+        Follow {
+            client: self.clone(),
+            level: ReadLevel::Local,
+            next: from,
+            last: None,
+            connection: None,
+            connecting: None,
+            backoff: Backoff::new(&timing, rand::rng().random()),
+            retry_at: None,
+        }
+    }
+}
+
+impl Follow {
+    /// Follows at this level instead: at `committed` no message is ever cut, but by a forced recovery.
+    #[must_use]
+    pub fn level(mut self, level: ReadLevel) -> Follow {
+        self.level = level;
+        (self.connection, self.connecting) = (None, None);
+        self
+    }
+
+    /// The next message. Waits for it, for ever, and connects again as often as it takes: while the node is
+    /// down, restarts, or has less than this follower was given.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Cut`] when messages that were given are not in the node's log any more; asked again, it
+    /// gives what replaced them. Everything else is an answer that will not change by itself, such as a
+    /// [`Problem`] of status 400: asked again, it tries again.
+    ///
+    /// # Cancel safety
+    ///
+    /// No message is lost with a future.
+    pub async fn next(&mut self) -> Result<Message, ClientError> {
+        loop {
+            match self.next_line().await {
+                Ok(line) => {
+                    if let Some(result) = self.on_line(line) {
+                        return result;
+                    }
+                }
+                Err(error) => {
+                    self.connection = None;
+                    match may_pass(&error) {
+                        true => self.on_failure(&error),
+                        false => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next whole line, of a connection that is made where there is none.
+    async fn next_line(&mut self) -> Result<Line, ClientError> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => {
+                if self.connecting.is_none() {
+                    self.wait_to_retry().await;
+                }
+                let (client, url) = (&self.client, self.url());
+                let connecting = self.connecting.get_or_insert_with(|| {
+                    let compares = self.last.is_some();
+                    Box::pin(connect(client.clone(), url, compares))
+                });
+                let connected = connecting.await;
+                self.connecting = None;
+                self.connection.insert(connected?)
+            }
+        };
+        connection
+            .next_line(self.client.settings.answer_bytes_max)
+            .await
+    }
+
+    /// A line came: what there is to say.
+    fn on_line(&mut self, line: Line) -> Option<Result<Message, ClientError>> {
+        match line {
+            Line::Message(message) => self.on_message(message),
+            Line::Bye => {
+                self.connection = None;
+                self.on_failure(&ClientError::NoAnswer("the node stops".to_owned()));
+                None
+            }
+            Line::Cut(offset) => Some(Err(self.cut(offset))),
+        }
+    }
+
+    fn on_message(&mut self, message: Message) -> Option<Result<Message, ClientError>> {
+        let compares = self
+            .connection
+            .as_mut()
+            .is_some_and(|connection| std::mem::take(&mut connection.compares));
+        if let Some(last) = self.last.filter(|_| compares) {
+            return match (message.offset, message.epoch) == last {
+                true => None,
+                false => Some(Err(self.cut(last.0))),
+            };
+        }
+        if message.offset < self.next {
+            let detail = format!("message {} came after {}", message.offset, self.next);
+            self.connection = None;
+            return Some(Err(ClientError::Unreadable {
+                status: 200,
+                detail,
+            }));
+        }
+        self.backoff.reset();
+        self.next = Offset(message.offset.0.saturating_add(1));
+        self.last = Some((message.offset, message.epoch));
+        Some(Ok(message))
+    }
+
+    /// Goes back to `offset`.
+    fn cut(&mut self, offset: Offset) -> ClientError {
+        self.connection = None;
+        self.last = None;
+        self.next = self.next.min(offset);
+        ClientError::Cut { offset }
+    }
+
+    fn on_failure(&mut self, error: &ClientError) {
+        let delay = self.backoff.on_failure();
+        self.retry_at = Instant::now().checked_add(delay);
+        tracing::debug!(
+            url = %self.client.base, next = %self.next, %error, delay_ms = delay.as_millis() as u64,
+            "following is interrupted"
+        );
+    }
+
+    async fn wait_to_retry(&mut self) {
+        if let Some(at) = self.retry_at {
+            tokio::time::sleep_until(at.into()).await;
+            self.retry_at = None;
+        }
+    }
+
+    fn url(&self) -> String {
+        let from = self.last.map_or(self.next, |(offset, _)| offset);
+        let base = &self.client.base;
+        let level = match self.level {
+            ReadLevel::Local => "local",
+            ReadLevel::Committed => "committed",
+        };
+        format!("{base}/messages?from={from}&follow=true&level={level}")
+    }
+}
+
+async fn connect(client: Client, url: String, compares: bool) -> Result<Connection, ClientError> {
+    let request = client.awc.request(Method::GET, &uri(&url)?);
+    let request = request
+        .no_decompress()
+        .append_header((ACCEPT, HeaderValue::from_static(NDJSON)));
+    let timeout = client.settings.timeout;
+    let sent = async { request.send().await.map_err(|error| unanswered(&error)) };
+    let mut response = within(timeout, sent).await?;
+    let status = response.status().as_u16();
+    if status == 200 {
+        return Ok(Connection {
+            body: Box::pin(response),
+            part: BytesMut::new(),
+            searched: 0,
+            compares,
+        });
+    }
+    let content_type = response.headers().get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let headers = content_type.map(|value| (CONTENT_TYPE.as_str().to_owned(), value.to_owned()));
+    let headers = headers.into_iter().collect();
+    let read = async {
+        let body = read_body(&mut response, PROBLEM_BYTES_MAX).await;
+        body.map_err(|error| ClientError::NoAnswer(error.to_string()))
+    };
+    let body = within(timeout, read).await?;
+    let answer = RawAnswer {
+        status,
+        headers,
+        body,
+    };
+    answer.checked()?;
+    let detail = "no stream of messages".to_owned();
+    Err(ClientError::Unreadable { status, detail })
+}
+
+impl Connection {
+    /// The next whole line.
+    async fn next_line(&mut self, bytes_max: usize) -> Result<Line, ClientError> {
+        loop {
+            if let Some(line) = self.take_line()? {
+                return Ok(line);
+            }
+            if self.part.len() > bytes_max {
+                let detail = format!("a line is longer than {bytes_max} bytes");
+                return Err(ClientError::Unreadable {
+                    status: 200,
+                    detail,
+                });
+            }
+            let chunk = poll_fn(|cx| self.body.as_mut().poll_next(cx));
+            let broke = |why: &str| ClientError::NoAnswer(format!("the stream broke off: {why}"));
+            match tokio::time::timeout(SILENCE_MAX, chunk).await {
+                Ok(Some(Ok(chunk))) => self.part.extend_from_slice(&chunk),
+                Ok(Some(Err(error))) => return Err(broke(&error.to_string())),
+                Ok(None) => return Err(broke("it ended")),
+                Err(_) => return Err(broke(&format!("nothing came for {SILENCE_MAX:?}"))),
+            }
+        }
+    }
+
+    fn take_line(&mut self) -> Result<Option<Line>, ClientError> {
+        let found = self.part[self.searched..]
+            .iter()
+            .position(|byte| *byte == b'\n');
+        let Some(found) = found else {
+            // A sign that the node is there, and no part of a line yet.
+            if self.part.iter().all(|byte| *byte == b' ') {
+                self.part.clear();
+            }
+            self.searched = self.part.len();
+            return Ok(None);
+        };
+        let line = self.part.split_to(self.searched + found + 1);
+        self.searched = 0;
+        parse(&line).map(Some)
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Line, ClientError> {
+    let unreadable = |detail: String| ClientError::Unreadable {
+        status: 200,
+        detail,
+    };
+    let error = match serde_json::from_slice::<Message>(line) {
+        Ok(message) => return Ok(Line::Message(message)),
+        Err(error) => error,
+    };
+    match serde_json::from_slice::<End>(line) {
+        Ok(End { event, .. }) if event == "bye" => Ok(Line::Bye),
+        Ok(End {
+            event,
+            offset: Some(offset),
+        }) if event == "cut" => Ok(Line::Cut(offset)),
+        Ok(end) => Err(unreadable(format!("{end:?} is not known"))),
+        Err(_) => Err(unreadable(error.to_string())),
+    }
+}
+
+/// Whether it may go well next time, with nobody's help.
+fn may_pass(error: &ClientError) -> bool {
+    let refused = |problem: &Problem| problem.status == 429 || problem.status >= 500;
+    match error {
+        ClientError::NotSent(_) | ClientError::NoAnswer(_) => true,
+        ClientError::Problem(problem) => refused(problem),
+        ClientError::Unreadable { .. } | ClientError::Cut { .. } => false,
+    }
+}
+
+impl std::fmt::Debug for Follow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follow")
+            .field("url", &self.client.base)
+            .field("level", &self.level)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! A follower of a node that answers by hand.
+
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::transport::{
+    responder::{Asked, Reply, Responder},
+    suite,
+};
+
+fn line(offset: u64, epoch: u64) -> String {
+    format!(r#"{{"offset":{offset},"epoch":{epoch},"timestamp_ms":5,"data":[{offset}]}}"#) + "\n"
+}
+
+/// A body that goes on.
+fn begun(text: &str) -> String {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
+    format!("{head}{:x}\r\n{text}\r\n", text.len())
+}
+
+/// One that breaks off.
+fn broken(text: &str) -> Reply {
+    Reply::Last(begun(text).into_bytes())
+}
+
+/// One that ends as it should.
+fn ended(text: &str) -> Reply {
+    Reply::Answer((begun(text) + "0\r\n\r\n").into_bytes())
+}
+
+fn refused(status: &str, kind: &str) -> Reply {
+    let body = format!(r#"{{"type":"/problems/{kind}","detail":"no"}}"#);
+    let content_type = "application/problem+json";
+    Reply::Answer(Responder::answer(status, content_type, body.as_bytes()))
+}
+
+/// A node that answers with these, one after the other, and the request lines that it saw.
+fn answering(replies: Vec<Reply>) -> (Responder, Arc<Mutex<Vec<String>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let lines = Arc::clone(&seen);
+    let responder = Responder::start(move |asked: Asked| {
+        let mut lines = lines.lock().unwrap();
+        let line = asked.head.lines().next().unwrap_or_default();
+        lines.push(line.replace("GET /messages?", "").replace(" HTTP/1.1", ""));
+        // Whoever asks too often is seen to.
+        replies
+            .get(lines.len() - 1)
+            .cloned()
+            .unwrap_or(Reply::Close)
+    });
+    (responder, seen)
+}
+
+fn follow(responder: &Responder, from: u64) -> Follow {
+    let delays = Duration::from_millis(1)..=Duration::from_millis(2);
+    let client = Client::builder(&responder.url()).retry_delays(delays);
+    client.build().unwrap().follow(Offset(from))
+}
+
+/// The offsets of the next messages.
+async fn offsets(follow: &mut Follow, count: usize) -> Vec<u64> {
+    let mut offsets = Vec::new();
+    for _ in 0..count {
+        offsets.push(follow.next().await.unwrap().offset.0);
+    }
+    offsets
+}
+
+#[test]
+fn every_message_is_given_once_across_whatever_breaks() {
+    suite::run(async {
+        let half = |line: &str| line[..line.len() - 1].to_owned();
+        let replies = vec![
+            // Whole lines count, and the last one has no end.
+            broken(&(line(7, 1) + &line(8, 1) + &half(&line(9, 1)))),
+            Reply::Close,
+            refused("503 Service Unavailable", "stopping"),
+            refused("429 Too Many Requests", "overloaded"),
+            // Signs of life before a line and before the end.
+            ended(&format!(
+                "  {}  {{\"event\":\"bye\"}}\n",
+                line(8, 1) + &line(9, 2)
+            )),
+            // Nothing more than it had.
+            broken(&line(9, 2)),
+            broken(&(line(9, 2) + &line(12, 2))),
+        ];
+        let (responder, seen) = answering(replies);
+        let mut follow = follow(&responder, 7);
+        assert_eq!(offsets(&mut follow, 4).await, [7, 8, 9, 12]);
+        let seen = seen.lock().unwrap();
+        let asked: Vec<&str> = seen
+            .iter()
+            .map(|line| line.strip_suffix("&follow=true&level=local").unwrap())
+            .collect();
+        assert_eq!(
+            asked,
+            [
+                "from=7", "from=8", "from=8", "from=8", "from=8", "from=9", "from=9"
+            ]
+        );
+    });
+}
+
+#[test]
+fn a_cut_is_told_and_what_replaced_it_is_given() {
+    suite::run(async {
+        let cut = |text: String, offset: u64| {
+            ended(&format!(
+                "{text}{{\"event\":\"cut\",\"offset\":{offset}}}\n"
+            ))
+        };
+        let replies = vec![
+            cut(line(0, 1) + &line(1, 1) + &line(2, 1), 1),
+            broken(&(line(1, 2) + &line(2, 2))),
+            // The same offset, of another epoch: cut while nobody was connected.
+            broken(&(line(2, 3) + &line(3, 3))),
+            broken(&(line(2, 3) + &line(3, 3))),
+        ];
+        let (responder, seen) = answering(replies);
+        let mut follow = follow(&responder, 0).level(ReadLevel::Committed);
+        assert_eq!(offsets(&mut follow, 3).await, [0, 1, 2]);
+        let told = follow.next().await;
+        assert!(
+            matches!(told, Err(ClientError::Cut { offset: Offset(1) })),
+            "{told:?}"
+        );
+        assert_eq!(offsets(&mut follow, 2).await, [1, 2]);
+        let told = follow.next().await;
+        assert!(
+            matches!(told, Err(ClientError::Cut { offset: Offset(2) })),
+            "{told:?}"
+        );
+        assert_eq!(offsets(&mut follow, 2).await, [2, 3]);
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen[0], "from=0&follow=true&level=committed");
+    });
+}
+
+#[test]
+fn what_will_not_pass_by_itself_is_returned_and_asked_again_it_goes_on() {
+    suite::run(async {
+        let replies = vec![
+            refused("400 Bad Request", "malformed"),
+            ended("{\"event\":\"something newer\"}\n"),
+            ended("no line\n"),
+            Reply::Answer(Responder::answer("200 OK", "text/html", b"<html>\n")),
+            broken(&(line(5, 1) + &line(4, 1))),
+            broken(&(line(5, 1) + &line(6, 1))),
+        ];
+        let (responder, _) = answering(replies);
+        let mut follow = follow(&responder, 5);
+        let error = follow.next().await.unwrap_err();
+        assert_eq!(error.problem().map(|problem| problem.status), Some(400));
+        for _ in 0..3 {
+            let error = follow.next().await.unwrap_err();
+            assert!(matches!(error, ClientError::Unreadable { .. }), "{error}");
+        }
+        assert_eq!(offsets(&mut follow, 1).await, [5]);
+        let error = follow.next().await.unwrap_err();
+        assert!(matches!(error, ClientError::Unreadable { .. }), "{error}");
+        assert_eq!(offsets(&mut follow, 1).await, [6]);
+    });
+}
+
+#[test]
+fn a_dropped_future_loses_nothing() {
+    suite::run(async {
+        let replies = vec![
+            broken(&(line(0, 1) + &line(1, 1))),
+            broken(&(line(1, 1) + &line(2, 1))),
+        ];
+        let (responder, _) = answering(replies);
+        let mut follow = follow(&responder, 0);
+        let mut given = Vec::new();
+        while given.len() < 3 {
+            // Dropped whenever something else comes first, which is most of the time.
+            tokio::select! {
+                biased;
+                message = follow.next() => given.push(message.unwrap().offset.0),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        assert_eq!(given, [0, 1, 2]);
+    });
+}

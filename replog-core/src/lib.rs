@@ -77,9 +77,7 @@ mod hot_path;
 pub use config::{
     ForcedRecovery, Founding, LogConfig, MasterConfig, Peer, SecondaryConfig, Timing,
 };
-pub use handle::{
-    AppendOptions, Events, Followed, Follower, Master, Reader, Secondary, messages,
-};
+pub use handle::{AppendOptions, Events, Followed, Follower, Master, Reader, Secondary, messages};
 pub use log::check;
 pub use record::MessageBatch;
 pub use types::*;

@@ -18,6 +18,22 @@ pub(crate) enum Form {
     Json,
     /// One message a line.
     Ndjson,
+    /// One message an event.
+    Events,
+}
+
+impl Form {
+    /// The one that is sent to who likes several equally comes first.
+    const ALL: [Form; 3] = [Form::Json, Form::Ndjson, Form::Events];
+
+    /// Its media type.
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Form::Json => JSON,
+            Form::Ndjson => NDJSON,
+            Form::Events => EVENT_STREAM,
+        }
+    }
 }
 
 /// The form that a reader likes best, or `None` when it takes none that is there. JSON where it
@@ -26,13 +42,11 @@ pub(crate) fn negotiate(headers: &HeaderMap) -> Option<Form> {
     let Some(ranges) = ranges(headers) else {
         return Some(Form::Json);
     };
-    let json = quality(&ranges, JSON);
-    let ndjson = quality(&ranges, NDJSON);
-    match (json, ndjson) {
-        (0, 0) => None,
-        (json, ndjson) if ndjson > json => Some(Form::Ndjson),
-        (_, _) => Some(Form::Json),
-    }
+    let forms = Form::ALL.map(|form| (form, quality(&ranges, form.media_type())));
+    let liked = forms.into_iter().filter(|(_, quality)| *quality > 0);
+    // Of equals the first: the last one of the reversed.
+    let best = liked.rev().max_by_key(|(_, quality)| *quality);
+    best.map(|(form, _)| form)
 }
 
 /// Whether a reader takes an answer of this media type.
@@ -144,9 +158,15 @@ mod tests {
                 Some("text/html,application/xml;q=0.9,*/*;q=0.8"),
                 Some(Form::Json),
             ),
-            (Some("text/event-stream"), None),
+            (Some("text/event-stream"), Some(Form::Events)),
+            (Some("text/*, image/png"), Some(Form::Events)),
+            (
+                Some("text/event-stream, application/x-ndjson"),
+                Some(Form::Ndjson),
+            ),
+            (Some("text/event-stream, */*;q=0.1"), Some(Form::Events)),
             (Some("application/json;q=0"), None),
-            (Some("text/*, image/png"), None),
+            (Some("image/png"), None),
             (Some("nonsense"), None),
         ];
         for (accept, expected) in table {

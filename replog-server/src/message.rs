@@ -79,8 +79,13 @@ impl<'a> Fields<'a> {
             serde_json::to_writer(into.writer(), &text).expect("a text is JSON, a buffer grows");
         }
         into.put_slice(br#","data":"#);
+        self.write_data(into, line_breaks);
+    }
+
+    /// Writes the payload alone.
+    pub(crate) fn write_data(&self, into: &mut BytesMut, line_breaks: LineBreaks) {
         let start = into.len();
-        into.put_slice(payload);
+        into.put_slice(self.payload);
         if line_breaks == LineBreaks::Spaces {
             for byte in &mut into[start..] {
                 if matches!(*byte, b'\r' | b'\n') {
@@ -88,6 +93,11 @@ impl<'a> Fields<'a> {
                 }
             }
         }
+    }
+
+    /// Its position.
+    pub(crate) fn offset(&self) -> Offset {
+        self.offset
     }
 
     /// Writes the whole message.

@@ -28,6 +28,9 @@ const REPLICATION_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
 /// Room made at once for the body of an append: what a client announces is no reason to allocate much.
 const APPEND_ROOM_BYTES: usize = 64 << 10;
 
+/// What limits readers that wait or follow: no setting of the node, but the system's.
+const OPEN_FILES: &str = "open-files";
+
 /// What a node is.
 #[derive(Clone)]
 pub(crate) enum Node {
@@ -115,11 +118,13 @@ pub(crate) struct NodeState {
     pub(crate) token: Option<Token>,
     /// Faults made on purpose, where they are allowed.
     pub(crate) faults: Option<FaultInjector>,
-    /// Requests under way that last as long as others like: appends that another node may block, and
-    /// listeners.
+    /// Requests under way that last as long as others like: appends that another node may block, waits,
+    /// followers and listeners.
     blockable: Arc<AtomicUsize>,
     /// How many of them there may be, so that connections are left for everybody else.
     blockable_max: usize,
+    /// How many there may be when a reader comes: it leaves some for appends.
+    readers_max: usize,
 }
 
 impl NodeState {
@@ -153,6 +158,7 @@ impl NodeState {
             faults,
             blockable: Arc::default(),
             blockable_max: files.blockable_max(),
+            readers_max: files.waiting_max(usize::MAX),
         }
     }
 
@@ -162,18 +168,30 @@ impl NodeState {
     /// the number of connections that the process can have: past that one, nobody would be
     /// answered at all, `/health` included.
     pub(crate) fn enter(&self) -> Result<Blockable, Problem> {
+        let limit = LimitName::MaxWaitingAppends.as_str();
+        let entered = self.enter_below(self.blockable_max, limit);
+        entered.map_err(Problem::not_appended)
+    }
+
+    /// The same for a reader that waits or follows. They are refused a little sooner, so that they leave room
+    /// for appends.
+    pub(crate) fn enter_reader(&self) -> Result<Blockable, Problem> {
+        self.enter_below(self.readers_max, OPEN_FILES)
+    }
+
+    fn enter_below(&self, max: usize, limit: &str) -> Result<Blockable, Problem> {
         // Relaxed: the counter guards no other memory.
         let before = self.blockable.fetch_add(1, Ordering::Relaxed);
         let entered = Blockable(Arc::clone(&self.blockable));
-        if before >= self.blockable_max {
-            let limit = LimitName::MaxWaitingAppends.as_str();
-            return Err(Problem::overloaded(limit, self.blockable_max as u64));
+        match before < max {
+            true => Ok(entered),
+            false => Err(Problem::overloaded(limit, max as u64)),
         }
-        Ok(entered)
     }
 }
 
 /// A request under way that lasts as long as others like.
+#[derive(Debug)]
 pub(crate) struct Blockable(Arc<AtomicUsize>);
 
 impl Drop for Blockable {

@@ -14,7 +14,7 @@ use actix_web::{
     },
 };
 use replog_core::{
-    error::{AppendError, ModeState, Outcome, ReadError, Stopped},
+    error::{AppendError, ModeState, Outcome, ReadError, Stopped, WaitError},
     types::Offset,
 };
 use serde::Serialize;
@@ -377,6 +377,25 @@ impl Problem {
 impl From<Stopped> for Problem {
     fn from(stopped: Stopped) -> Problem {
         Problem::new(Kind::Stopping, stopped.to_string()).retry_after()
+    }
+}
+
+impl From<WaitError> for Problem {
+    fn from(error: WaitError) -> Problem {
+        let detail = error.to_string();
+        match error {
+            WaitError::Concern { nodes } => {
+                Problem::new(Kind::Concern, detail).member("nodes", nodes)
+            }
+            WaitError::NoSuchOffset { next } => {
+                Problem::new(Kind::NoSuchOffset, detail).member("next", next)
+            }
+            WaitError::Overloaded { limit, value } => Problem::overloaded(limit.as_str(), value),
+            WaitError::ReadOnly { state } => Problem::read_only(&state),
+            WaitError::Storage { detail: _ } => Problem::new(Kind::Storage, detail),
+            // Of those that may be added nothing is known but that there is no answer.
+            _ => Problem::new(Kind::Stopping, detail).retry_after(),
+        }
     }
 }
 

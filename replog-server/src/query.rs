@@ -1,7 +1,7 @@
 //! The query of a request: known parameters, each at most once, each of its type.
 //!
 //! Owns the reading of parameters and the words for what is wrong with one. A parameter that is
-//! unknown, or promised and not there yet, is refused and never ignored.
+//! unknown is refused and never ignored.
 
 use std::time::Duration;
 
@@ -12,16 +12,6 @@ use crate::{
     append_body::{concern_count, milliseconds, quoted},
     problem::Problem,
 };
-
-/// Parameters that the interface promises on some path and no path knows yet.
-const NOT_YET: [&str; 6] = [
-    "follow",
-    "level",
-    "wait_for",
-    "view",
-    "concern",
-    "timeout_ms",
-];
 
 /// The parameters of one request.
 #[derive(Debug)]
@@ -45,11 +35,7 @@ impl Query {
             if known.contains(&name.as_str()) {
                 continue;
             }
-            let text = if NOT_YET.contains(&name.as_str()) {
-                format!("the parameter {name} is not supported here by this version yet")
-            } else {
-                format!("the parameter {} is unknown here", quoted(name))
-            };
+            let text = format!("the parameter {} is unknown here", quoted(name));
             return Err(Problem::malformed(text));
         }
         Ok(Query(pairs))
@@ -87,6 +73,23 @@ impl Query {
         let timeout = self.text("timeout_ms");
         let timeout = timeout.map(|text| milliseconds(text, "the parameter timeout_ms"));
         timeout.transpose().map_err(Problem::malformed)
+    }
+
+    /// Which of these words is given as `name`, with what it stands for.
+    pub(crate) fn word<T: Copy>(
+        &self,
+        name: &str,
+        words: &[(&str, T)],
+    ) -> Result<Option<T>, Problem> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        let found = words.iter().find(|(word, _)| *word == text);
+        found.map(|(_, meant)| Some(*meant)).ok_or_else(|| {
+            let (text, words) = (quoted(text), words.iter().map(|(word, _)| *word));
+            let words = words.collect::<Vec<_>>().join(" or ");
+            Problem::malformed(format!("the parameter {name} must be {words}, not {text}"))
+        })
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -145,12 +148,26 @@ mod tests {
             ("limit=x", "whole number"),
             ("limit=1&limit=1", "given twice"),
             ("page=2", "unknown here"),
-            ("follow=true", "not supported here by this version yet"),
+            ("follow=true", "unknown here"),
         ];
         for (text, expected) in bad {
             let result = Query::parse(text, &["limit"]).and_then(|query| query.positive("limit"));
             let problem = result.expect_err(text);
             assert!(problem.to_string().contains(expected), "{text}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_word_is_one_of_those_that_there_are() {
+        let words = [("yes", 1), ("no", 0)];
+        let of = |text| Query::parse(text, &["a"]).expect(text).word("a", &words);
+        let table = [("a=yes", Some(1)), ("a=no", Some(0)), ("", None)];
+        for (text, expected) in table {
+            assert_eq!(of(text).expect(text), expected);
+        }
+        for text in ["a=", "a=Yes", "a=yes%20"] {
+            let problem = of(text).expect_err(text).to_string();
+            assert!(problem.contains("must be yes or no"), "{problem}");
         }
     }
 }

@@ -75,6 +75,8 @@ macro_rules! application {
     };
 }
 
+mod reading;
+
 struct Answer {
     status: u16,
     headers: header::HeaderMap,
@@ -333,9 +335,12 @@ async fn no_mangled_request_makes_a_node_fail() {
 /// A request that was good once, with a few bytes changed; and the same for people.
 fn mangled(dice: &mut Dice) -> (test::TestRequest, String) {
     const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
-    const PATHS: [&str; 10] = [
+    const PATHS: [&str; 13] = [
         "/messages",
         "/messages?from=1&limit=3",
+        "/messages?wait_for=1&timeout_ms=1&level=committed",
+        "/messages?view=data&follow=false",
+        "/messages/0?concern=2&timeout_ms=1",
         "/messages?last=2",
         "/messages/0",
         "/appends?limit=2",

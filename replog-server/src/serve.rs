@@ -18,6 +18,7 @@ use replog_core::{
     storage::{FileStorage, MemoryStorage, Storage},
     transport::{FaultInjector, FaultyNetwork, HttpNetwork, HttpOptions, Network},
 };
+use rustix::net::sockopt;
 use tokio::sync::Notify;
 
 use crate::{
@@ -33,6 +34,12 @@ const BACKLOG: i32 = 4096;
 /// How long a client may take to send a request's head. It never ends a request that is under
 /// way: an append may wait for ever.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long nothing comes on a connection before the system asks the other machine whether it is still there:
+/// one that is gone must not keep its place among those who wait.
+const SILENT_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long it waits for an answer, and how often it asks.
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
 /// How long an idle connection is kept.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
 /// How long a connection may take to end, once it shall: time to read what a refused client is
@@ -176,6 +183,11 @@ pub(crate) fn listen(address: &str) -> Result<TcpListener, String> {
         // Sets the backlog anew: the one that comes with binding is short, and thousands of
         // clients may connect at once.
         rustix::net::listen(&listener, BACKLOG)?;
+        // What is accepted inherits it.
+        sockopt::set_socket_keepalive(&listener, true)?;
+        sockopt::set_tcp_keepidle(&listener, SILENT_TIME_MAX)?;
+        sockopt::set_tcp_keepintvl(&listener, PROBE_INTERVAL)?;
+        sockopt::set_tcp_keepcnt(&listener, PROBES)?;
         Ok(listener)
     };
     bind().map_err(|error: io::Error| format!("cannot listen on {address}: {error}"))

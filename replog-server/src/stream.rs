@@ -1,23 +1,37 @@
-//! Messages as a streamed body: JSON or NDJSON, in memory that does not grow with the answer.
+//! Messages as a streamed body: JSON, NDJSON or server-sent events, in memory that does not grow with the
+//! answer, nor with what a follower has not taken.
 //!
 //! A batch of records is read, written out as text and sent before the next one is read; the
-//! connection's own pace decides when that is. A read ends before a damaged record as it ends at
-//! the log's end. Any other failure breaks the transfer off, so that no reader takes a part for
-//! the whole. Keeps rules 2 and 11.
+//! connection's own pace decides when that is, and who is slow reads on from the log. A read ends before a
+//! damaged record as it ends at the log's end; a follower waits there as it waits at the end. Any other failure
+//! breaks the transfer off, so that no reader takes a part for the whole, and so does a cut of what was sent,
+//! where the form has no words for it. Keeps rules 2 and 11.
+
+mod frame;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 
 use actix_web::{
     HttpResponse,
     body::{BodyStream, BoxBody, MessageBody as _},
+    http::header::{CACHE_CONTROL, HeaderValue},
 };
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
-use replog_core::{Reader, error::ReadError, record::RecordBatch, types::Offset};
+use replog_core::{
+    Followed, Follower, error::ReadError, limits::FOLLOW_SIGN_INTERVAL, record::RecordBatch,
+    types::Offset,
+};
+use tokio::time::timeout;
+
+pub(crate) use frame::{Frame, View};
 
 use crate::{
-    accept::{Form, JSON, NDJSON},
-    message::{Fields, LineBreaks},
+    accept::Form,
+    message::Fields,
+    node::Blockable,
     problem::{Problem, chain},
 };
 
@@ -26,37 +40,56 @@ use crate::{
 /// record always comes, however long.
 const READ_BYTES: usize = 256 << 10;
 
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is asked for, from where the source stands.
+#[derive(Debug)]
 pub(crate) struct Span {
-    /// The first offset wanted.
-    pub(crate) from: Offset,
-    /// The end: what was shown when the request came.
-    pub(crate) end: Offset,
+    pub(crate) until: Until,
     /// Messages wanted at most.
     pub(crate) limit: u64,
+    /// The place that it takes among those who take long, for as long as it lasts.
+    pub(crate) place: Option<Blockable>,
+}
+
+/// Where a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// At what was shown when the request came.
+    End(Offset),
+    /// With the node, or with who follows.
+    Stopped,
 }
 
 /// Where records come from: a log, or what a test makes up.
-pub(crate) trait Records: 'static {
-    /// Reads records of `from..until`, up to `bytes_max` and at least one; none where there are
-    /// none.
-    fn read(
-        &self,
-        from: Offset,
+pub(crate) trait Source: 'static {
+    /// The next offset.
+    fn offset(&self) -> Offset;
+
+    /// The next records before `until`, up to `bytes_max` and at least one; `None` where there are none.
+    fn read_on(
+        &mut self,
         until: Offset,
         bytes_max: usize,
-    ) -> impl Future<Output = Result<Vec<RecordBatch>, ReadError>>;
+    ) -> impl Future<Output = Result<Option<Followed>, ReadError>>;
+
+    /// As `read_on`; waits where there is nothing. Loses nothing where it is dropped.
+    fn next(&mut self, bytes_max: usize) -> impl Future<Output = Result<Followed, ReadError>>;
 }
 
-impl Records for Reader {
-    async fn read(
-        &self,
-        from: Offset,
+impl Source for Follower {
+    fn offset(&self) -> Offset {
+        Follower::offset(self)
+    }
+
+    async fn read_on(
+        &mut self,
         until: Offset,
         bytes_max: usize,
-    ) -> Result<Vec<RecordBatch>, ReadError> {
-        Reader::read(self, from, until, bytes_max).await
+    ) -> Result<Option<Followed>, ReadError> {
+        Follower::read_on(self, until, bytes_max).await
+    }
+
+    async fn next(&mut self, bytes_max: usize) -> Result<Followed, ReadError> {
+        Follower::next(self, bytes_max).await
     }
 }
 
@@ -66,20 +99,23 @@ impl Records for Reader {
 ///
 /// A problem, where not even the first records can be read.
 pub(crate) async fn respond(
-    records: impl Records,
+    source: impl Source,
     span: Span,
-    form: Form,
+    frame: Frame,
 ) -> Result<HttpResponse, Problem> {
-    let mut messages = Messages::new(records, span, form);
-    // Read before the status is sent: what fails here is an error answer, and what fails later
-    // can only break the transfer off.
-    let first = messages.next_chunk().await?;
-    let content_type = match form {
-        Form::Json => JSON,
-        Form::Ndjson => NDJSON,
-    };
+    let mut messages = Messages::new(source, span, frame);
     let mut response = HttpResponse::Ok();
-    response.content_type(content_type);
+    response.content_type(frame.form.media_type());
+    if frame.form == Form::Events || messages.follows() {
+        response.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")));
+    }
+    let first = match messages.follows() {
+        // Who follows is told at once that this works, whether there is a message or not.
+        true => None,
+        // Read before the status is sent: what fails here is an error answer, and what fails later
+        // can only break the transfer off.
+        false => messages.next_chunk().await?,
+    };
     if messages.phase == Phase::Done {
         // All of it fits: an answer with a length, which costs less than a stream.
         return Ok(response.body(first.unwrap_or_default()));
@@ -88,9 +124,9 @@ pub(crate) async fn respond(
     Ok(response.body(BoxBody::new(body.boxed())))
 }
 
-fn chunks<R: Records>(
+fn chunks<S: Source>(
     first: Option<Bytes>,
-    messages: Messages<R>,
+    messages: Messages<S>,
 ) -> impl Stream<Item = Result<Bytes, ReadError>> {
     stream::try_unfold((first, messages), |(ready, mut messages)| async move {
         let chunk = match ready {
@@ -115,31 +151,36 @@ enum Phase {
 }
 
 /// An answer being written.
-struct Messages<R> {
-    records: R,
-    form: Form,
+struct Messages<S> {
+    source: S,
+    frame: Frame,
     phase: Phase,
     /// The offset to go on from.
     next: Offset,
-    end: Offset,
+    until: Until,
     /// Messages that are still wanted.
     left: u64,
-    /// Whether a message was written, which a comma must follow.
+    /// Whether a message was written, from which the next one is separated.
     any: bool,
+    _place: Option<Blockable>,
 }
 
-impl<R: Records> Messages<R> {
-    fn new(records: R, span: Span, form: Form) -> Messages<R> {
-        let Span { from, end, limit } = span;
+impl<S: Source> Messages<S> {
+    fn new(source: S, span: Span, frame: Frame) -> Messages<S> {
         Messages {
-            records,
-            form,
+            next: source.offset(),
+            source,
+            frame,
             phase: Phase::Begin,
-            next: from,
-            end,
-            left: limit,
+            until: span.until,
+            left: span.limit,
             any: false,
+            _place: span.place,
         }
+    }
+
+    fn follows(&self) -> bool {
+        self.until == Until::Stopped
     }
 
     /// The next part of the body; `None` when all of it was written.
@@ -148,43 +189,70 @@ impl<R: Records> Messages<R> {
             return Ok(None);
         }
         let mut text = BytesMut::new();
-        if self.phase == Phase::Begin && self.form == Form::Json {
-            text.put_slice(br#"{"messages":["#);
+        if self.phase == Phase::Begin {
+            self.frame.open(&mut text);
+            self.phase = Phase::Middle;
         }
-        self.phase = Phase::Middle;
-        // A batch may hold nothing to show; an empty chunk would cost a wake-up for nothing.
-        let mut more = true;
-        while more && text.len() < READ_BYTES / 4 {
-            more = self.write_batch(&mut text).await?;
-        }
-        if !more {
-            self.phase = Phase::Done;
-            if self.form == Form::Json {
-                text.put_slice(format!("],\"next\":{}}}\n", self.next).as_bytes());
-            }
+        match self.until {
+            Until::End(end) => self.write_to(end, &mut text).await?,
+            Until::Stopped => self.write_next(&mut text).await?,
         }
         Ok((!text.is_empty()).then(|| text.freeze()))
     }
 
-    /// Reads one batch and writes it. `false`: there are no more.
-    async fn write_batch(&mut self, text: &mut BytesMut) -> Result<bool, ReadError> {
-        if self.left == 0 || self.next >= self.end {
-            return Ok(false);
-        }
-        let until = Offset(self.next.0.saturating_add(self.left)).min(self.end);
-        let batches = match self.records.read(self.next, until, READ_BYTES).await {
-            Ok(batches) => batches,
-            Err(ReadError::Damaged { offset, .. }) => {
-                log::warn!("a read ends before the damaged record at offset {offset}");
-                return Ok(false);
+    /// Writes a part of what lies before `end`.
+    async fn write_to(&mut self, end: Offset, text: &mut BytesMut) -> Result<(), ReadError> {
+        // A batch may hold nothing to show; an empty chunk would cost a wake-up for nothing.
+        while text.len() < READ_BYTES / 4 {
+            let until = Offset(self.next.0.saturating_add(self.left)).min(end);
+            let followed = match self.source.read_on(until, READ_BYTES).await {
+                Ok(followed) => followed,
+                Err(ReadError::Damaged { offset, .. }) => {
+                    log::warn!("a read ends before the damaged record at offset {offset}");
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            match followed {
+                Some(Followed::Records(batches)) => {
+                    self.write(&batches, text);
+                    if self.left > 0 && self.next < end {
+                        continue;
+                    }
+                }
+                Some(Followed::Cut { offset }) => return self.write_cut(offset, text),
+                None => {}
             }
-            Err(error) => return Err(error),
-        };
-        let Some(batch_end) = batches.last().map(RecordBatch::end) else {
-            return Ok(false);
-        };
+            self.frame.close(self.next, text);
+            self.phase = Phase::Done;
+            break;
+        }
+        Ok(())
+    }
+
+    /// Waits for something to write: messages, a sign that nothing happened for a while, or an end.
+    async fn write_next(&mut self, text: &mut BytesMut) -> Result<(), ReadError> {
+        while text.is_empty() && self.phase != Phase::Done {
+            match timeout(FOLLOW_SIGN_INTERVAL, self.source.next(READ_BYTES)).await {
+                Ok(Ok(Followed::Records(batches))) => self.write(&batches, text),
+                Ok(Ok(Followed::Cut { offset })) => self.write_cut(offset, text)?,
+                Ok(Err(ReadError::Stopped)) => {
+                    self.frame.bye(text);
+                    self.phase = Phase::Done;
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => self.frame.sign(text),
+            }
+            if self.left == 0 {
+                self.phase = Phase::Done;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, batches: &[RecordBatch], text: &mut BytesMut) {
         for record in batches.iter().flat_map(RecordBatch::records) {
-            if record.offset >= self.end || self.left == 0 {
+            if self.left == 0 {
                 break;
             }
             assert!(
@@ -193,215 +261,23 @@ impl<R: Records> Messages<R> {
                 record.offset
             );
             self.next = record.offset.plus(1);
-            if let Some(fields) = Fields::of_record(&record) {
-                self.write_message(&fields, text);
-            }
-        }
-        Ok(batch_end < self.end)
-    }
-
-    fn write_message(&mut self, fields: &Fields<'_>, text: &mut BytesMut) {
-        match self.form {
-            Form::Json => {
-                if self.any {
-                    text.put_u8(b',');
-                }
-                fields.write(text, LineBreaks::Kept);
-            }
-            Form::Ndjson => {
-                fields.write(text, LineBreaks::Spaces);
-                text.put_u8(b'\n');
-            }
-        }
-        self.any = true;
-        self.left -= 1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::{StreamExt as _, TryStreamExt as _};
-    use replog_core::{
-        record::{KIND_MESSAGE, Record, RecordError},
-        types::Epoch,
-    };
-    use serde_json::{Value, json};
-
-    /// A log of `count` messages; every third payload has a line break. What lies at `fails_at`
-    /// cannot be read.
-    #[derive(Clone)]
-    struct Made {
-        count: u64,
-        payload_bytes: usize,
-        fails_at: Option<(u64, ReadError)>,
-    }
-
-    impl Made {
-        fn batch(&self, at: u64) -> RecordBatch {
-            let payload = format!(
-                "[{at},{}\"{}\"]",
-                if at.is_multiple_of(3) { "\r\n" } else { "" },
-                "x".repeat(self.payload_bytes)
-            );
-            let record = Record {
-                offset: Offset(at),
-                epoch: Epoch(1),
-                timestamp_ms: 5,
-                // Offset 4 is of a kind that this version does not know.
-                kind: if at == 4 { 9 } else { KIND_MESSAGE },
-                flags: 0,
-                key: b"",
-                payload: payload.as_bytes(),
+            let Some(fields) = Fields::of_record(&record) else {
+                continue;
             };
-            let mut bytes = BytesMut::new();
-            record.encode(&mut bytes);
-            RecordBatch::check(Offset(at), bytes.freeze()).expect("a good record")
-        }
-    }
-
-    impl Records for Made {
-        async fn read(
-            &self,
-            from: Offset,
-            until: Offset,
-            bytes_max: usize,
-        ) -> Result<Vec<RecordBatch>, ReadError> {
-            let (mut batches, mut bytes) = (Vec::new(), 0);
-            for at in from.0..until.0.min(self.count) {
-                if let Some((_, error)) = self.fails_at.as_ref().filter(|(fails, _)| *fails == at) {
-                    if batches.is_empty() {
-                        return Err(error.clone());
-                    }
-                    break;
-                }
-                let batch = self.batch(at);
-                bytes += batch.bytes().len();
-                batches.push(batch);
-                if bytes >= bytes_max {
-                    break;
-                }
+            if self.any {
+                self.frame.separate(text);
             }
-            Ok(batches)
+            self.frame.message(&fields, text);
+            self.any = true;
+            self.left -= 1;
         }
     }
 
-    fn made(count: u64) -> Made {
-        Made {
-            count,
-            payload_bytes: 10,
-            fails_at: None,
+    fn write_cut(&mut self, offset: Offset, text: &mut BytesMut) -> Result<(), ReadError> {
+        self.phase = Phase::Done;
+        match self.frame.cut(offset, text) {
+            true => Ok(()),
+            false => Err(ReadError::Cut { offset }),
         }
-    }
-
-    async fn text(records: Made, span: Span, form: Form) -> Result<(String, usize), ReadError> {
-        let stream = chunks(None, Messages::new(records, span, form));
-        let parts: Vec<Bytes> = Box::pin(stream).try_collect().await?;
-        let text = String::from_utf8(parts.concat()).expect("UTF-8");
-        Ok((text, parts.iter().map(Bytes::len).max().unwrap_or(0)))
-    }
-
-    fn span(from: u64, end: u64, limit: u64) -> Span {
-        Span {
-            from: Offset(from),
-            end: Offset(end),
-            limit,
-        }
-    }
-
-    fn offsets(messages: &Value) -> Vec<u64> {
-        let messages = messages["messages"].as_array().expect("an array");
-        messages
-            .iter()
-            .map(|message| message["offset"].as_u64().expect("a number"))
-            .collect()
-    }
-
-    #[tokio::test]
-    async fn json_has_the_messages_and_where_to_go_on() {
-        let table = [
-            (0, 3, u64::MAX, vec![0, 1, 2], 3),
-            (1, 3, 1, vec![1], 2),
-            (0, 0, u64::MAX, vec![], 0),
-            (3, 3, u64::MAX, vec![], 3),
-            (90, 3, u64::MAX, vec![], 90),
-            (u64::MAX, 3, u64::MAX, vec![], u64::MAX),
-            (3, 7, u64::MAX, vec![3, 5, 6], 7),
-            (3, 7, 2, vec![3, 5], 6),
-        ];
-        for (from, end, limit, expected, next) in table {
-            let (text, _) = text(made(10), span(from, end, limit), Form::Json)
-                .await
-                .expect("readable");
-            let parsed: Value =
-                serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
-            assert_eq!(offsets(&parsed), expected, "from {from} limit {limit}");
-            assert_eq!(parsed["next"], next, "from {from} limit {limit}");
-        }
-    }
-
-    #[tokio::test]
-    async fn ndjson_is_one_message_a_line_whatever_the_payload() {
-        let (text, _) = text(made(10), span(0, 10, u64::MAX), Form::Ndjson)
-            .await
-            .expect("readable");
-        let lines: Vec<Value> = text
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")))
-            .collect();
-        assert_eq!(lines.len(), 9, "offset 4 is no message");
-        assert_eq!(lines[3]["data"][0], json!(3));
-        assert!(text.ends_with('\n'));
-    }
-
-    #[tokio::test]
-    async fn a_long_answer_comes_in_parts_of_a_bounded_size() {
-        let log = Made {
-            count: 20_000,
-            payload_bytes: 200,
-            fails_at: None,
-        };
-        let (text, largest) = text(log, span(0, 20_000, u64::MAX), Form::Json)
-            .await
-            .expect("readable");
-        assert!(text.len() > 4 << 20, "{}", text.len());
-        assert!(largest < 2 * READ_BYTES, "{largest}");
-        let parsed: Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(offsets(&parsed).len(), 19_999);
-    }
-
-    #[tokio::test]
-    async fn a_read_ends_before_a_damaged_record() {
-        let damaged = ReadError::Damaged {
-            path: "log/0.log".to_owned(),
-            position: 99,
-            offset: Offset(5),
-            source: RecordError::Absent,
-        };
-        let log = Made {
-            fails_at: Some((5, damaged)),
-            ..made(10)
-        };
-        let (text, _) = text(log, span(0, 10, u64::MAX), Form::Json)
-            .await
-            .expect("a whole answer");
-        let parsed: Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(
-            (offsets(&parsed), &parsed["next"]),
-            (vec![0, 1, 2, 3], &json!(5))
-        );
-    }
-
-    #[tokio::test]
-    async fn a_failed_read_breaks_the_transfer_off() {
-        let log = Made {
-            payload_bytes: 100_000,
-            fails_at: Some((7, ReadError::Cut { offset: Offset(7) })),
-            count: 10,
-        };
-        let messages = Messages::new(log, span(0, 10, u64::MAX), Form::Json);
-        let parts: Vec<Result<Bytes, ReadError>> = Box::pin(chunks(None, messages)).collect().await;
-        assert!(parts.len() > 1 && parts[0].is_ok());
-        assert!(matches!(parts.last(), Some(Err(ReadError::Cut { .. }))));
     }
 }

@@ -21,8 +21,8 @@ pub(crate) async fn listen(state: State, request: HttpRequest) -> Result<HttpRes
         let text = format!("there is only {EVENT_STREAM}");
         return Err(Problem::new(Kind::NotAcceptable, text));
     }
-    // It lasts as long as its reader likes, as an append does that waits.
-    let entered = state.enter()?;
+    // It lasts as long as its reader likes, as one does that follows.
+    let entered = state.enter_reader()?;
     let node = &state.node;
     let body = events_stream::body(node.name().clone(), node.events(), entered);
     let mut response = HttpResponse::Ok();

@@ -1,12 +1,10 @@
 //! `POST /messages`, `GET /messages`, `GET /messages/{offset}`.
 
-use std::str;
-
 use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
     http::{
         StatusCode,
-        header::{ACCEPT, CONTENT_ENCODING, HeaderMap, LOCATION},
+        header::{CONTENT_ENCODING, HeaderMap, LOCATION},
     },
     web,
 };
@@ -16,9 +14,10 @@ use replog_core::{
     types::{Offset, ReadLevel},
     views::Receipt,
 };
+use serde::Serialize;
 
 use crate::{
-    accept::{self, Form, JSON, NDJSON},
+    accept::{self, JSON, NDJSON},
     append_body, body,
     message::{Fields, LineBreaks},
     node::{Blockable, Node, NodeState},
@@ -28,9 +27,8 @@ use crate::{
     routes::{
         State,
         batches::{self, Asked},
-        send_on_to_master,
+        not_master, reads, send_on_to_master,
     },
-    stream::{self, Span},
 };
 
 /// The key of an append, in its head.
@@ -111,9 +109,9 @@ pub(super) fn enter(
     match concern {
         Concern::Count(..=1) => Ok(None),
         Concern::Count(_) | Concern::Majority | Concern::All => {
-            let refused = |problem: Problem| match (problem.not_appended(), has_key) {
-                (problem, true) => problem.unsettled(),
-                (problem, false) => problem,
+            let refused = |problem: Problem| match has_key {
+                true => problem.unsettled(),
+                false => problem,
             };
             state.enter().map(Some).map_err(refused)
         }
@@ -150,11 +148,11 @@ struct Head {
 /// Checks what an append's head says.
 fn check_head(request: &HttpRequest) -> Result<Head, Problem> {
     let headers = request.headers();
-    let form = check_content(headers)?;
+    let content = check_content(headers)?;
     let key = key_of_head(headers)?;
-    let batch = match form {
-        Form::Json => Query::of(request, &[]).map(|_| None)?,
-        Form::Ndjson => Some(Asked::of(request)?),
+    let batch = match content {
+        Content::One => Query::of(request, &[]).map(|_| None)?,
+        Content::Lines => Some(Asked::of(request)?),
     };
     Ok(Head { key, batch })
 }
@@ -189,12 +187,19 @@ fn one_key(
     }
 }
 
-/// The form of the body.
-fn check_content(headers: &HeaderMap) -> Result<Form, Problem> {
+/// What is in the body of an append.
+enum Content {
+    /// A message and what is asked of it.
+    One,
+    /// A message a line.
+    Lines,
+}
+
+fn check_content(headers: &HeaderMap) -> Result<Content, Problem> {
     let refuse = |text: String| Err(Problem::new(Kind::UnsupportedMediaType, text));
-    let form = match accept::media_type(headers).as_deref() {
-        Some(JSON) => Form::Json,
-        Some(NDJSON) => Form::Ndjson,
+    let content = match accept::media_type(headers).as_deref() {
+        Some(JSON) => Content::One,
+        Some(NDJSON) => Content::Lines,
         Some(other) => {
             let other = append_body::quoted(other);
             return refuse(format!("the body must be {JSON} or {NDJSON}, not {other}"));
@@ -208,53 +213,28 @@ fn check_content(headers: &HeaderMap) -> Result<Form, Problem> {
         Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
             refuse("the body must not be compressed".to_owned())
         }
-        _ => Ok(form),
+        _ => Ok(content),
     }
 }
 
 /// Reads messages.
 pub(crate) async fn read(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let query = Query::of(&request, &["from", "limit", "last"])?;
-    let from = query.number("from")?;
-    let last = query.positive("last")?;
-    let limit = query.positive("limit")?.unwrap_or(u64::MAX);
-    if from.is_some() && last.is_some() {
-        return Err(Problem::malformed(
-            "from and last contradict each other: give one of them",
-        ));
-    }
-    let Some(form) = accept::negotiate(request.headers()) else {
-        return Err(not_acceptable(request.headers()));
-    };
-    let reader = state.node.reader();
-    let end = reader.end(ReadLevel::Local).unwrap_or_default();
-    let from = match last {
-        Some(last) => Offset(end.0.saturating_sub(last)),
-        None => Offset(from.unwrap_or(0)),
-    };
-    stream::respond(reader, Span { from, end, limit }, form).await
+    reads::read(&state, &request).await
 }
 
-fn not_acceptable(headers: &HeaderMap) -> Problem {
-    let events = headers
-        .get_all(ACCEPT)
-        .filter_map(|value| str::from_utf8(value.as_bytes()).ok())
-        .any(|value| value.to_ascii_lowercase().contains("text/event-stream"));
-    let text = if events {
-        format!(
-            "text/event-stream is not supported by this version yet; there are {JSON} and {NDJSON}"
-        )
-    } else {
-        format!("there are {JSON} and {NDJSON}")
-    };
-    Problem::new(Kind::NotAcceptable, text)
-}
-
-/// Reads one message; on the master also who holds it.
+/// Reads one message; on the master also who holds it, and whether that meets a concern.
 pub(crate) async fn get(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    Query::of(&request, &[])?;
+    let query = Query::of(&request, &["concern", "timeout_ms"])?;
+    let (concern, timeout) = (query.concern()?, query.timeout()?);
+    if timeout.is_some() && concern.is_none() {
+        let text = "timeout_ms ends the wait for a concern, which is not given";
+        return Err(Problem::malformed(text));
+    }
     let offset = request.match_info().get("offset").unwrap_or_default();
     let offset = Offset(query::number(offset, "an offset")?);
+    if let (Node::Secondary(secondary), Some(_)) = (&state.node, concern) {
+        return Err(not_master(&state, secondary).await);
+    }
     let reader = state.node.reader();
     let Some(message) = reader.get(offset).await? else {
         let next = reader.end(ReadLevel::Local).unwrap_or_default();
@@ -263,8 +243,17 @@ pub(crate) async fn get(state: State, request: HttpRequest) -> Result<HttpRespon
     let mut text = BytesMut::new();
     Fields::of_message(&message).write_open(&mut text, LineBreaks::Kept);
     if let Node::Master(master) = &state.node {
-        let holders = master.holders(offset).await?;
-        let members = serde_json::to_vec(&holders).expect("names and reasons are JSON");
+        let members = match concern {
+            None => json_of(&master.holders(offset).await?),
+            Some(concern) => {
+                let _entered = match concern {
+                    Concern::Count(..=1) => None,
+                    _ => Some(state.enter_reader()?),
+                };
+                let timeout = timeout.or(state.append_timeout);
+                json_of(&master.wait_for_concern(offset, concern, timeout).await?)
+            }
+        };
         // An object without its opening brace: its members follow those of the message.
         text.put_u8(b',');
         text.put_slice(&members[1..]);
@@ -272,4 +261,8 @@ pub(crate) async fn get(state: State, request: HttpRequest) -> Result<HttpRespon
         text.put_u8(b'}');
     }
     Ok(HttpResponse::Ok().content_type(JSON).body(text.freeze()))
+}
+
+fn json_of(members: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(members).expect("names, numbers and reasons are JSON")
 }

@@ -7,6 +7,7 @@ pub(crate) mod events;
 pub(crate) mod faults;
 pub(crate) mod health;
 pub(crate) mod messages;
+mod reads;
 pub(crate) mod replication;
 pub(crate) mod replication_stream;
 

@@ -13,6 +13,7 @@ mod cli;
 mod events;
 mod exactly_once;
 mod faults;
+mod following;
 mod forced;
 mod full_disk;
 mod http;

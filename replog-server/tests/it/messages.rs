@@ -160,17 +160,6 @@ fn readers_that_hang_cost_neither_memory_nor_other_clients() {
 fn what_is_not_there_yet_says_so() {
     let cluster = Cluster::start(1, &["--memory"]);
     let node = cluster.master.address;
-    let accept = |value| request(node, "GET", "/messages", &[("accept", value)], None);
-    let answer = accept("text/event-stream").expect("an answer");
-    assert_eq!(
-        (answer.status, answer.problem().as_str()),
-        (406, "/problems/not-acceptable")
-    );
-    assert!(
-        answer.text().contains("not supported by this version yet"),
-        "{}",
-        answer.text()
-    );
     for path in ["/metrics", "/"] {
         let answer = get(node, path);
         assert_eq!(
@@ -179,21 +168,4 @@ fn what_is_not_there_yet_says_so() {
         );
         assert!(answer.text().contains("yet"), "{path}: {}", answer.text());
     }
-    for query in [
-        "follow=true",
-        "level=committed",
-        "wait_for=1",
-        "view=data",
-        "timeout_ms=5",
-    ] {
-        let answer = get(node, &format!("/messages?{query}"));
-        assert_eq!(
-            (answer.status, answer.problem().as_str()),
-            (400, "/problems/malformed")
-        );
-        assert!(answer.text().contains("yet"), "{query}: {}", answer.text());
-    }
-    let answer = get(node, "/messages/0?concern=2");
-    assert_eq!(answer.status, 400, "{}", answer.text());
-    assert!(cluster.master.messages().is_empty(), "nothing was appended");
 }

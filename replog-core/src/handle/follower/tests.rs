@@ -83,7 +83,7 @@ impl Node {
 
     fn on(storage: impl Storage, options: LogOptions) -> Node {
         let (files, view, _) = open_with(Arc::new(storage), options, Some(CLUSTER)).unwrap();
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new("node".parse().unwrap(), Vec::new()));
         let (ended, has_ended) = watch::channel(None);
         let host: Arc<dyn Host> = Arc::new(Here);
         Node {

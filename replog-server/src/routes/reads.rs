@@ -1,0 +1,273 @@
+//! What `GET /messages` asks for, and how it is answered: from where, up to where, in which form, and after
+//! which wait.
+//!
+//! Owns the meaning of the query. Parameters that contradict each other, or do nothing without another, are
+//! refused.
+
+use std::time::Duration;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{HeaderMap, HeaderValue},
+};
+use replog_core::{
+    Reader,
+    types::{Offset, ReadLevel},
+};
+
+use crate::{
+    accept::{self, EVENT_STREAM, Form, JSON, NDJSON},
+    node::NodeState,
+    problem::{Kind, Problem},
+    query::{self, Query},
+    stream::{self, Frame, Span, Until, View},
+};
+
+/// What a browser that connects again had last.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// A read as it is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    start: Start,
+    limit: u64,
+    level: ReadLevel,
+    /// First wait until the node shows this offset.
+    wait_for: Option<Offset>,
+    /// How long, at most.
+    timeout: Option<Duration>,
+    follow: bool,
+    frame: Frame,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Start {
+    At(Offset),
+    /// So many messages before the end.
+    BeforeEnd(u64),
+}
+
+impl Asked {
+    fn of(request: &HttpRequest) -> Result<Asked, Problem> {
+        let query = Query::of(
+            request,
+            &[
+                "from",
+                "limit",
+                "last",
+                "level",
+                "wait_for",
+                "timeout_ms",
+                "follow",
+                "view",
+            ],
+        )?;
+        let Some(form) = accept::negotiate(request.headers()) else {
+            let text = format!("there are {JSON}, {NDJSON} and {EVENT_STREAM}");
+            return Err(Problem::new(Kind::NotAcceptable, text));
+        };
+        let levels = [
+            ("local", ReadLevel::Local),
+            ("committed", ReadLevel::Committed),
+        ];
+        let asked = Asked {
+            start: start(&query, request.headers(), form)?,
+            limit: query.positive("limit")?.unwrap_or(u64::MAX),
+            level: query.word("level", &levels)?.unwrap_or(ReadLevel::Local),
+            wait_for: query.number("wait_for")?.map(Offset),
+            timeout: query.timeout()?,
+            follow: query
+                .word("follow", &[("true", true), ("false", false)])?
+                .unwrap_or(false),
+            frame: Frame {
+                form,
+                view: query
+                    .word("view", &[("data", View::Data)])?
+                    .unwrap_or(View::Message),
+            },
+        };
+        if asked.timeout.is_some() && asked.wait_for.is_none() {
+            let text = "timeout_ms ends the wait of wait_for, which is not given";
+            return Err(Problem::malformed(text));
+        }
+        if asked.follow && form == Form::Json {
+            let text = format!(
+                "{JSON} has an end, and follow=true has none: ask for {NDJSON} or {EVENT_STREAM} by Accept"
+            );
+            return Err(Problem::malformed(text));
+        }
+        Ok(asked)
+    }
+}
+
+/// Where to begin. What a browser had last goes before its query, which is the one that it first came with.
+fn start(query: &Query, headers: &HeaderMap, form: Form) -> Result<Start, Problem> {
+    let from = query.number("from")?;
+    let last = query.positive("last")?;
+    let had = headers
+        .get(LAST_EVENT_ID)
+        .map(HeaderValue::as_bytes)
+        .filter(|had| form == Form::Events && !had.is_empty());
+    match (had, from, last) {
+        (_, Some(_), Some(_)) => Err(Problem::malformed(
+            "from and last contradict each other: give one of them",
+        )),
+        (Some(had), _, _) => {
+            let text = String::from_utf8_lossy(had);
+            let had = query::number(&text, "the header Last-Event-ID")?;
+            Ok(Start::At(Offset(had.saturating_add(1))))
+        }
+        (None, _, Some(last)) => Ok(Start::BeforeEnd(last)),
+        (None, from, None) => Ok(Start::At(Offset(from.unwrap_or(0)))),
+    }
+}
+
+/// Reads messages.
+pub(super) async fn read(
+    state: &NodeState,
+    request: &HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let asked = Asked::of(request)?;
+    let reader = state.node.reader();
+    let level = asked.level;
+    let shown_end = |reader: &Reader| reader.end(level).unwrap_or_default();
+    let awaited = asked
+        .wait_for
+        .filter(|offset| *offset >= shown_end(&reader));
+    // Who takes long must leave connections for others.
+    let entered = match asked.follow || awaited.is_some() {
+        true => Some(state.enter_reader()?),
+        false => None,
+    };
+    if let Some(offset) = awaited
+        && !wait(&reader, offset, level, asked.timeout).await?
+    {
+        return Err(Problem::no_such_offset(offset, shown_end(&reader)));
+    }
+    let from = match asked.start {
+        Start::At(offset) => offset,
+        Start::BeforeEnd(count) => {
+            // Where committed is not known yet, its end is not either: the last ones that the node holds will
+            // be among those that are shown.
+            let end = match asked.follow {
+                true => reader.end(level).or(reader.end(ReadLevel::Local)),
+                false => reader.end(level),
+            };
+            Offset(end.unwrap_or_default().0.saturating_sub(count))
+        }
+    };
+    let span = Span {
+        until: match asked.follow {
+            true => Until::Stopped,
+            false => Until::End(shown_end(&reader)),
+        },
+        limit: asked.limit,
+        place: entered.filter(|_| asked.follow),
+    };
+    stream::respond(reader.follow(from, level), span, asked.frame).await
+}
+
+/// Waits until the node shows `offset`; `false`: it did not in time.
+async fn wait(
+    reader: &Reader,
+    offset: Offset,
+    level: ReadLevel,
+    timeout: Option<Duration>,
+) -> Result<bool, Problem> {
+    let shown = reader.wait_for(offset, level);
+    match timeout {
+        None => shown.await?,
+        Some(timeout) => match tokio::time::timeout(timeout, shown).await {
+            Ok(shown) => shown?,
+            Err(_) => return Ok(false),
+        },
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+
+    const NDJSON_LINES: (&str, &str) = ("accept", NDJSON);
+    const SENT_EVENTS: (&str, &str) = ("accept", EVENT_STREAM);
+
+    fn asked(query: &str, headers: &[(&str, &str)]) -> Result<Asked, String> {
+        let mut request = TestRequest::get().uri(&format!("/messages?{query}"));
+        for header in headers {
+            request = request.insert_header(*header);
+        }
+        Asked::of(&request.to_http_request()).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn a_browser_goes_on_behind_what_it_had_wherever_its_query_begins() {
+        let at = |offset| Start::At(Offset(offset));
+        let table = [
+            ("", SENT_EVENTS, None, at(0)),
+            ("from=3", SENT_EVENTS, None, at(3)),
+            ("from=3", SENT_EVENTS, Some(""), at(3)),
+            ("from=3", SENT_EVENTS, Some("16"), at(17)),
+            ("last=3", SENT_EVENTS, Some("16"), at(17)),
+            ("last=3", SENT_EVENTS, None, Start::BeforeEnd(3)),
+            ("", SENT_EVENTS, Some("18446744073709551615"), at(u64::MAX)),
+            // It is said of events, and of nothing else.
+            ("from=3", NDJSON_LINES, Some("16"), at(3)),
+        ];
+        for (query, accept, had, expected) in table {
+            let mut headers = vec![accept];
+            headers.extend(had.map(|had| ("last-event-id", had)));
+            let asked = asked(query, &headers).expect(query);
+            assert_eq!(asked.start, expected, "{query} {had:?}");
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_or_does_nothing_is_refused() {
+        let table = [
+            ("from=1&last=2", SENT_EVENTS, "contradict"),
+            ("timeout_ms=5", NDJSON_LINES, "wait_for"),
+            ("follow=true", ("accept", "*/*"), "text/event-stream"),
+            ("follow=true", ("accept", JSON), "application/x-ndjson"),
+            ("follow=yes", NDJSON_LINES, "true or false"),
+            ("level=all", NDJSON_LINES, "local or committed"),
+            ("view=offset", NDJSON_LINES, "must be data"),
+            ("wait_for=x", NDJSON_LINES, "wait_for"),
+            ("wait_for=1&timeout_ms=x", NDJSON_LINES, "timeout_ms"),
+            ("concern=1", NDJSON_LINES, "unknown here"),
+        ];
+        for (query, accept, expected) in table {
+            let problem = asked(query, &[accept]).expect_err(query);
+            assert!(
+                problem.starts_with("400") && problem.contains(expected),
+                "{query}: {problem}"
+            );
+        }
+        let had = ("last-event-id", "x");
+        let problem = asked("", &[SENT_EVENTS, had]).expect_err("no number");
+        assert!(problem.contains("Last-Event-ID"), "{problem}");
+        let problem = asked("", &[("accept", "image/png")]).expect_err("no form");
+        assert!(problem.starts_with("406"), "{problem}");
+    }
+
+    #[test]
+    fn everything_that_is_asked_for_is_taken() {
+        let query = "from=3&limit=9&level=committed&wait_for=7&timeout_ms=50&follow=true&view=data";
+        let expected = Asked {
+            start: Start::At(Offset(3)),
+            limit: 9,
+            level: ReadLevel::Committed,
+            wait_for: Some(Offset(7)),
+            timeout: Some(Duration::from_millis(50)),
+            follow: true,
+            frame: Frame {
+                form: Form::Events,
+                view: View::Data,
+            },
+        };
+        assert_eq!(asked(query, &[SENT_EVENTS]), Ok(expected));
+        let asked = asked("follow=false", &[]).expect("no follower");
+        assert!(!asked.follow && asked.frame.form == Form::Json);
+    }
+}

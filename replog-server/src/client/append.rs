@@ -28,6 +28,7 @@ const BATCH_MAX: u64 = 100_000;
 pub(super) struct AppendArgs {
     /// The message: JSON, or else a text. Without it, or with -, each line of stdin is one, and must be
     /// JSON.
+    #[arg(allow_negative_numbers = true)]
     message: Option<String>,
     /// Take what is given as text, also where it is JSON.
     #[arg(long)]
@@ -35,8 +36,8 @@ pub(super) struct AppendArgs {
     /// How many nodes must hold it before this returns: a number, `majority` or `all`.
     #[arg(long, default_value = "majority", value_parser = concern)]
     concern: Concern,
-    /// How long to wait for that, such as `3s` [default: for ever]. The message is in the log whether or
-    /// not it was met in time.
+    /// How long to wait for that, such as `3s` [default: as long as the master does, which is for ever
+    /// unless it was told otherwise]. The message is in the log whether or not it was met in time.
     #[arg(long, value_parser = duration)]
     timeout: Option<Duration>,
     /// The same key is appended once, however often it is sent. Of lines, the first one's gets `KEY-1`, the
@@ -80,8 +81,8 @@ async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure
             } else if !text.trim().is_empty() {
                 let data = serde_json::from_str(text).map_err(|error| {
                     Failure::new(format!(
-                        "line {number} is no JSON: {error}; {sent} messages before it were appended; \
-                         --text takes lines as texts"
+                        "line {number} is no JSON: {error}; appended before it: {sent}; --text takes lines \
+                         as texts"
                     ))
                 })?;
                 batch.push(data);
@@ -96,10 +97,7 @@ async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure
                 _ => append_batch(args, context, &batch, key).await,
             };
             let appended = appended.map_err(|mut failure| {
-                failure.reason = format!(
-                    "{}; {sent} messages before it were appended",
-                    failure.reason
-                );
+                failure.reason += &format!("; appended before it: {sent}");
                 failure
             })?;
             if appended != ExitCode::SUCCESS {
@@ -158,9 +156,10 @@ async fn append(
     let appended = context.client.append_raw(data, &request(args, key)).await;
     let appended = appended.map_err(|error| Failure::of_append(context.url(), &error, has_key))?;
     let mut receipt = appended.receipt;
-    if args.watch {
-        watch(args, context, &mut receipt, begun).await?;
-    }
+    let watched = match args.watch {
+        true => watch(args, context, &mut receipt, begun).await,
+        false => Ok(()),
+    };
     match context.form {
         Form::Json => context.print_json(&receipt)?,
         Form::Text if context.is_for_eyes() => {
@@ -170,6 +169,10 @@ async fn append(
         }
         Form::Text => print(&format!("{}\n", receipt.offset)).map_err(Failure::new)?,
     }
+    watched.map_err(|mut failure| {
+        failure.reason += "; the message is in the log: do not send it again";
+        failure
+    })?;
     if receipt.concern_met {
         return Ok(ExitCode::SUCCESS);
     }

@@ -10,22 +10,20 @@ use std::{
 use clap::Args;
 use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressStyle};
 use replog_core::{
     Concern,
-    client::{AppendRequest, Client},
+    client::{AppendRequest, Client, ClientError},
 };
 use serde_json::{json, value::RawValue};
 
-use super::{
-    Context, Failure, Form,
-    holders::{concern, duration},
-    print,
-    table::Table,
-};
+use super::{Context, Failure, Form, complain, holders::concern, print, progress, table::Table};
 
 /// Between two live figures.
 const TICK: Duration = Duration::from_millis(500);
+/// How long the appends that are under way at the end may take.
+const GRACE: Duration = Duration::from_secs(5);
+/// Between an append that failed and the client's next.
+const PAUSE: Duration = Duration::from_millis(50);
 /// The latencies that are told.
 const QUANTILES: [(&str, f64); 5] = [
     ("p50", 0.5),
@@ -44,8 +42,8 @@ pub(super) struct BenchArgs {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     clients: u32,
     /// For how long.
-    #[arg(long, default_value = "10s", value_parser = duration)]
-    duration: Duration,
+    #[arg(long, default_value = "10", value_parser = seconds)]
+    seconds: Duration,
     /// Bytes of a message, with its quotes.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     bytes: u32,
@@ -54,27 +52,45 @@ pub(super) struct BenchArgs {
     concern: Concern,
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse().map(Duration::try_from_secs_f64) {
+        Ok(Ok(seconds)) if !seconds.is_zero() => Ok(seconds),
+        _ => Err("a number of seconds above 0".to_owned()),
+    }
+}
+
 /// What was measured so far.
 struct Measured {
     latencies_us: Histogram<u64>,
+    /// Of the appends that were answered well, when the last one was.
+    last: Instant,
+    failed: u64,
+    last_failure: String,
 }
 
-/// Measures. The messages stay in the log.
+impl Measured {
+    fn fail(&mut self, reason: String) {
+        self.failed += 1;
+        self.last_failure = reason;
+    }
+}
+
+/// Measures. The messages stay in the log. Exit code 1 where appends failed.
 pub(super) async fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode, Failure> {
     let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
         .map_err(|error| Failure::new(format!("a histogram: {error}")))?;
-    let measured = Rc::new(RefCell::new(Measured {
-        latencies_us: histogram,
-    }));
     let text = "x".repeat(args.bytes as usize - 2);
     let data =
         serde_json::value::to_raw_value(&text).map_err(|error| Failure::new(error.to_string()))?;
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-        bar.set_style(style);
-    }
+    let bar = progress::text();
     let begun = Instant::now();
-    let end = begun + args.duration;
+    let end = begun + args.seconds;
+    let measured = Rc::new(RefCell::new(Measured {
+        latencies_us: histogram,
+        last: begun,
+        failed: 0,
+        last_failure: String::new(),
+    }));
     let clients = (0..args.clients).map(|_| {
         // Each with a connection of its own, as real clients have.
         let client = Client::new(context.url());
@@ -99,21 +115,28 @@ pub(super) async fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode,
         done = try_join_all(clients) => done,
         () = live => Ok(Vec::new()),
     };
-    let elapsed = begun.elapsed();
     bar.finish_and_clear();
     done.map_err(|error| Failure::of(context.url(), &error))?;
-    report(args, context, &measured.borrow(), elapsed)?;
-    Ok(ExitCode::SUCCESS)
+    let measured = measured.borrow();
+    report(args, context, &measured, measured.last - begun)?;
+    if measured.failed == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    complain(&format!(
+        "appends that failed, or were not answered in time: {}; the last one: {}",
+        measured.failed, measured.last_failure
+    ));
+    Ok(ExitCode::FAILURE)
 }
 
-/// One client.
+/// One client. What fails before anything went well, and what would fail again, ends the measurement.
 async fn one(
-    client: Result<Client, replog_core::client::ClientError>,
+    client: Result<Client, ClientError>,
     data: &RawValue,
     concern: Concern,
     end: Instant,
     measured: &Rc<RefCell<Measured>>,
-) -> Result<(), replog_core::client::ClientError> {
+) -> Result<(), ClientError> {
     let client = client?;
     let request = AppendRequest {
         concern: Some(concern),
@@ -124,9 +147,29 @@ async fn one(
         if begun >= end {
             return Ok(());
         }
-        client.append_raw(data, &request).await?;
-        let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        measured.borrow_mut().latencies_us.saturating_record(us);
+        let left = end - begun + GRACE;
+        let appended = tokio::time::timeout(left, client.append_raw(data, &request)).await;
+        let mut measured = measured.borrow_mut();
+        match appended {
+            Ok(Ok(appended)) if appended.receipt.concern_met => {
+                let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                measured.latencies_us.saturating_record(us);
+                measured.last = Instant::now();
+            }
+            Ok(Ok(_)) => measured.fail("its concern was not met in time".to_owned()),
+            Ok(Err(error)) if measured.latencies_us.is_empty() || !error.is_retryable() => {
+                return Err(error);
+            }
+            Ok(Err(error)) => {
+                measured.fail(error.to_string());
+                drop(measured);
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(_) => {
+                measured.fail(format!("no answer within {GRACE:?} after the end"));
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -137,7 +180,10 @@ fn report(
     elapsed: Duration,
 ) -> Result<(), Failure> {
     let latencies = &measured.latencies_us;
-    let per_second = latencies.len() as f64 / elapsed.as_secs_f64();
+    let per_second = match elapsed.is_zero() {
+        true => 0.0,
+        false => latencies.len() as f64 / elapsed.as_secs_f64(),
+    };
     let at = |quantile| latencies.value_at_quantile(quantile);
     if context.form == Form::Json {
         let latency_us: serde_json::Map<_, _> = QUANTILES
@@ -145,7 +191,8 @@ fn report(
             .map(|(name, quantile)| ((*name).to_owned(), at(*quantile).into()))
             .collect();
         return context.print_json(&json!({
-            "clients": args.clients, "bytes": args.bytes, "appends": latencies.len(),
+            "clients": args.clients, "bytes": args.bytes, "concern": args.concern.to_string(),
+            "appends": latencies.len(), "failed": measured.failed,
             "elapsed_ms": elapsed.as_millis() as u64, "per_second": per_second.round(),
             "latency_us": latency_us,
         }));

@@ -30,7 +30,7 @@ pub(super) async fn run(urls: &[String], form: Form) -> Result<ExitCode, Failure
     let ends: Vec<Offset> = pages.iter().map(Pages::end).collect();
     let end = ends.iter().min().copied().unwrap_or_default();
     let mut pages: Vec<Pages<'_>> = pages.into_iter().map(|pages| pages.until(end)).collect();
-    let bar = progress::messages(Some(end.0));
+    let bar = progress::messages(end.0);
     let mut difference = None;
     while difference.is_none() {
         let read = try_join_all(pages.iter_mut().map(Pages::page)).await?;
@@ -52,8 +52,8 @@ pub(super) async fn run(urls: &[String], form: Form) -> Result<ExitCode, Failure
         }
         (Form::Text, None) => format!("{} nodes have the same {end} messages", urls.len()),
         (Form::Text, Some(at)) => format!(
-            "the nodes differ at offset {at}, and have the same before it{}",
-            "; at the ends of their logs a difference may pass: see whether it is below `committed`"
+            "the nodes differ at offset {at}, and have the same before it; at the ends of their logs a \
+             difference may pass: see whether it is below `committed`"
         ),
     };
     print(&format!("{text}\n")).map_err(Failure::new)?;

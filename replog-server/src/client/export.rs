@@ -1,11 +1,21 @@
 //! `replog export`: messages as NDJSON, with all that is known of each.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
 
 use clap::Args;
-use replog_core::Offset;
+use indicatif::ProgressBar;
+use replog_core::{
+    Offset,
+    client::Message,
+    types::{ClusterId, Epoch},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use super::{Context, Failure, pages::Pages, print, progress, read};
+use super::{Context, Failure, pages::Pages, print, progress, read::on_one_line};
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
@@ -18,16 +28,43 @@ pub(super) struct ExportArgs {
     limit: Option<u64>,
 }
 
+/// A line of an exported file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Line {
+    /// Where the message comes from; what `read` writes does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cluster_id: Option<ClusterId>,
+    pub(super) offset: Offset,
+    pub(super) epoch: Epoch,
+    pub(super) timestamp_ms: u64,
+    pub(super) data: Box<RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
+}
+
 /// Writes them to stdout, up to the end that the log had at the beginning.
 pub(super) async fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode, Failure> {
+    let health = context.client.health().await;
+    let health = health.map_err(|error| Failure::of(context.url(), &error))?;
+    let cluster_id: Option<ClusterId> = serde_json::from_value(health["cluster_id"].clone())
+        .map_err(|error| Failure::new(format!("{}: its cluster: {error}", context.url())))?;
     let pages = Pages::from(&context.client, Offset(args.from), None).await?;
     let mut pages = pages.at_most(args.limit);
     let (first, total) = (pages.next(), pages.end().records_since(pages.next()));
-    let bar = progress::messages(Some(total));
-    while let Some(messages) = pages.page().await? {
+    let bar = match io::stdout().is_terminal() {
+        // The messages themselves are there to look at.
+        true => ProgressBar::hidden(),
+        false => progress::messages(total),
+    };
+    loop {
+        let page = pages.page().await.map_err(|mut failure| {
+            failure.reason += &format!("; export --from {} goes on", pages.next());
+            failure
+        })?;
+        let Some(messages) = page else { break };
         let mut text = String::new();
-        for message in &messages {
-            text.push_str(&read::line(message)?);
+        for message in messages {
+            text.push_str(&on_one_line(&line(cluster_id, message))?);
             text.push('\n');
         }
         print(&text).map_err(Failure::new)?;
@@ -35,4 +72,15 @@ pub(super) async fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode
     }
     bar.finish_and_clear();
     Ok(ExitCode::SUCCESS)
+}
+
+fn line(cluster_id: Option<ClusterId>, message: Message) -> Line {
+    Line {
+        cluster_id,
+        offset: message.offset,
+        epoch: message.epoch,
+        timestamp_ms: message.timestamp_ms,
+        data: message.data,
+        idempotency_key: message.idempotency_key,
+    }
 }

@@ -59,14 +59,20 @@ impl Failure {
             "/problems/not-master" => {
                 let master = problem.members.get("master");
                 let master = master.and_then(|master| master["url"].as_str());
-                let advice = match master {
-                    Some(master) => format!("{url} is a secondary: try --url {master}"),
-                    None => format!("{url} is a secondary, and does not know where its master is"),
-                };
-                Failure::new(advice)
+                Failure::of_secondary(url, master)
             }
             _ => Failure::new(format!("{url}: {problem}")),
         }
+    }
+
+    /// What only a master can do was asked of a secondary, whose master is there.
+    pub(super) fn of_secondary(url: &str, master: Option<&str>) -> Failure {
+        Failure::new(match master {
+            Some(master) => format!("{url} is a secondary: try --url {master}"),
+            None => format!(
+                "{url} is a secondary, and does not know where its master is: give the master's --url"
+            ),
+        })
     }
 
     /// As [`Failure::of`], for an append: it says too whether the message may be in the log.

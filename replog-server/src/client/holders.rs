@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use replog_core::{
     Concern, NodeName, Offset,
-    client::{Message, WaitingFor},
+    client::{ClientError, Message, WaitingFor},
 };
 
 use super::{Context, Failure, table::span};
@@ -60,12 +60,10 @@ pub(super) async fn resolve(context: &Context, concern: Concern) -> Result<u32, 
         Ok(status) => status.quorum,
         Err(error) => {
             // A secondary's health has no quorum.
-            if context.client.secondary_health().await.is_ok() {
-                let url = context.url();
-                let reason = format!("{url} is a secondary: only the master knows who holds what");
-                return Err(Failure::new(reason));
-            }
-            return Err(Failure::of(context.url(), &error));
+            return Err(match error {
+                ClientError::Unreadable { .. } => ask_the_master(context).await,
+                error => Failure::of(context.url(), &error),
+            });
         }
     };
     match concern {
@@ -94,7 +92,9 @@ pub(super) async fn until_held(
     loop {
         let message = context.client.message(offset).await;
         let message = message.map_err(|error| Failure::of(context.url(), &error))?;
-        let held = held(&message, concern)?;
+        let Some(held) = held(&message, concern) else {
+            return Err(ask_the_master(context).await);
+        };
         for name in &held.acks {
             if !told.contains(name) {
                 tell(name);
@@ -108,18 +108,27 @@ pub(super) async fn until_held(
     }
 }
 
-fn held(message: &Message, concern: u32) -> Result<Held, Failure> {
-    let (Some(acks), Some(waiting_for)) = (&message.acks, &message.waiting_for) else {
-        let reason = "this node is a secondary: only the master knows who holds what";
-        return Err(Failure::new(reason));
-    };
-    Ok(Held {
+/// Who holds it; `None` from a secondary, which does not know.
+fn held(message: &Message, concern: u32) -> Option<Held> {
+    let (acks, waiting_for) = (message.acks.as_ref()?, message.waiting_for.as_ref()?);
+    Some(Held {
         offset: message.offset,
         concern,
         concern_met: acks.len() >= concern as usize,
         acks: acks.clone(),
         waiting_for: waiting_for.clone(),
     })
+}
+
+/// That this node is a secondary, and where its master is, as far as it knows.
+pub(super) async fn ask_the_master(context: &Context) -> Failure {
+    match context.client.secondary_health().await {
+        Ok(health) => {
+            let master = health.master.and_then(|master| master.url);
+            Failure::of_secondary(context.url(), master.as_deref())
+        }
+        Err(error) => Failure::of(context.url(), &error),
+    }
 }
 
 /// Names with commas between them.

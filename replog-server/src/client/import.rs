@@ -11,11 +11,13 @@ use std::{
 };
 
 use clap::Args;
-use replog_core::{Concern, Offset, client::AppendRequest};
-use serde::Deserialize;
+use replog_core::{
+    Concern, Offset,
+    client::{AppendRequest, ClientError},
+};
 use serde_json::value::RawValue;
 
-use super::{Context, Failure, Form, holders::concern, print, progress};
+use super::{Context, Failure, Form, export::Line, holders::concern, print, progress};
 
 /// Messages of a batch, at most: few enough for every `--key-horizon` that makes sense.
 const BATCH: usize = 500;
@@ -30,18 +32,10 @@ pub(super) struct ImportArgs {
     /// How many nodes must hold each batch before the next is sent: a number, `majority` or `all`.
     #[arg(long, default_value = "majority", value_parser = concern)]
     concern: Concern,
-    /// Leave out the messages of the file before this offset.
+    /// Leave out the messages of the file before this offset. Only runs with the same `--from` know of each
+    /// other what they have appended.
     #[arg(long, default_value_t = 0)]
     from: u64,
-}
-
-/// A line of the file. What else it has is of the cluster that it came from.
-#[derive(Deserialize)]
-struct Line {
-    offset: Offset,
-    epoch: u64,
-    timestamp_ms: u64,
-    data: Box<RawValue>,
 }
 
 /// What was read and not sent yet.
@@ -55,23 +49,23 @@ struct Batch {
 
 /// Appends them, and says how many there were.
 pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode, Failure> {
-    let mut file: Box<dyn BufRead> = match args.file.as_os_str() == "-" {
-        true => Box::new(io::stdin().lock()),
+    let told = |error| Failure::new(format!("{}: {error}", args.file.display()));
+    let (mut file, length): (Box<dyn BufRead>, _) = match args.file.as_os_str() == "-" {
+        true => (Box::new(io::stdin().lock()), None),
         false => {
-            let file = File::open(&args.file);
-            let told = |error| Failure::new(format!("{}: {error}", args.file.display()));
-            Box::new(BufReader::new(file.map_err(told)?))
+            let file = File::open(&args.file).map_err(told)?;
+            let length = file.metadata().map_err(told)?.len();
+            (Box::new(BufReader::new(file)), Some(length))
         }
     };
-    let bar = progress::messages(None);
+    let bar = progress::bytes(length);
     let (mut text, mut number) = (String::new(), 0_u64);
     let (mut appended, mut known) = (0, 0);
     let mut batch = Batch::default();
     loop {
         text.clear();
-        let read = file.read_line(&mut text);
-        let is_end =
-            read.map_err(|error| Failure::new(format!("{}: {error}", args.file.display())))? == 0;
+        let is_end = file.read_line(&mut text).map_err(told)? == 0;
+        bar.inc(text.len() as u64);
         if !is_end && !text.trim().is_empty() {
             number += 1;
             let line: Line = serde_json::from_str(&text).map_err(|error| {
@@ -87,7 +81,6 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
                 true => known += count,
                 false => appended += count,
             }
-            bar.inc(count);
             batch = Batch::default();
         }
         if is_end {
@@ -111,9 +104,13 @@ impl Batch {
     fn push(&mut self, line: Line) {
         if self.messages.is_empty() {
             self.first = line.offset;
+            let cluster = line.cluster_id.map(|id| format!("{id}-"));
             self.key = format!(
-                "import-{}-{}-{}",
-                line.epoch, line.timestamp_ms, line.offset
+                "import-{}{}-{}-{}",
+                cluster.unwrap_or_default(),
+                line.epoch,
+                line.timestamp_ms,
+                line.offset
             );
         }
         self.bytes += line.data.get().len();
@@ -125,32 +122,40 @@ impl Batch {
     }
 }
 
-/// Whether it was there already.
+/// Appends a batch, and waits until enough nodes hold it. Whether it was there already.
 async fn send(args: &ImportArgs, context: &Context, batch: &Batch) -> Result<bool, Failure> {
     let request = AppendRequest {
         concern: Some(args.concern),
         idempotency_key: Some(batch.key.clone()),
         ..AppendRequest::default()
     };
-    let messages = batch.messages.iter().map(|message| &**message);
-    match context.client.append_batch(messages, &request).await {
-        Ok(appended) => Ok(appended.replayed),
-        Err(error) => {
-            let first = batch.first;
-            let mut failure = Failure::of(context.url(), &error);
-            let kind = error.problem().map(|problem| problem.kind.as_str());
-            failure.reason = match kind {
-                // The same first message, with others behind it.
-                Some("/problems/key-reused") => format!(
-                    "the messages from offset {first} on were imported before, from a file that ended \
-                     elsewhere: import with --from what was not in it"
-                ),
-                _ => format!(
-                    "{}; everything before offset {first} of the file is imported: run it again to go on",
-                    failure.reason
-                ),
-            };
-            Err(failure)
+    let mut was_there = None;
+    loop {
+        let messages = batch.messages.iter().map(|message| &**message);
+        let appended = context.client.append_batch(messages, &request).await;
+        let appended = appended.map_err(|error| told(context, batch.first, &error))?;
+        let was_there = *was_there.get_or_insert(appended.replayed);
+        if appended.receipt.concern_met {
+            return Ok(was_there);
         }
+        // The master waits no longer than it was told to; with the same key it waits again.
     }
+}
+
+/// Why a batch could not be appended, and how to go on.
+fn told(context: &Context, first: Offset, error: &ClientError) -> Failure {
+    let mut failure = Failure::of(context.url(), error);
+    let kind = error.problem().map(|problem| problem.kind.as_str());
+    failure.reason = match kind {
+        // The same first message, with others behind it.
+        Some("/problems/key-reused") => format!(
+            "the messages from offset {first} on were imported before, from a file that ended elsewhere: \
+             import with --from what was not in it"
+        ),
+        _ => format!(
+            "{}; everything before offset {first} of the file is imported: run it again to go on",
+            failure.reason
+        ),
+    };
+    failure
 }

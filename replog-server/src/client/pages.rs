@@ -5,20 +5,33 @@
 
 use replog_core::{
     Offset, ReadLevel,
-    client::{Client, Message, ReadQuery},
+    client::{Client, ClientError, Message, Page, ReadQuery},
 };
 
 use super::Failure;
 
+/// Messages of the first page, at most: nothing is known yet of how long they are.
+const PAGE_FIRST: u64 = 64;
 /// Messages of a page, at most.
-const PAGE: u64 = 256;
+const PAGE_MAX: u64 = 4096;
+/// Bytes of a page, about.
+const PAGE_BYTES: u64 = 1 << 20;
+/// Bytes of a page's answer, at most, where it is of more than one message.
+const PAGE_BYTES_MAX: usize = 16 << 20;
+/// What a message takes beside its data.
+const MESSAGE_OVERHEAD: u64 = 100;
 
 /// A range of a log being read.
 pub(super) struct Pages<'a> {
+    /// For a message that is a page alone.
     client: &'a Client,
+    /// For pages of more.
+    limited: Client,
     level: Option<ReadLevel>,
     next: Offset,
     end: Offset,
+    /// Messages of the next page, at most.
+    page: u64,
 }
 
 impl<'a> Pages<'a> {
@@ -29,11 +42,15 @@ impl<'a> Pages<'a> {
         level: Option<ReadLevel>,
     ) -> Result<Pages<'a>, Failure> {
         let end = end_of(client, level).await?;
+        let limited = Client::builder(client.url()).answer_bytes_max(PAGE_BYTES_MAX);
+        let limited = limited.build();
         Ok(Pages {
             client,
+            limited: limited.map_err(|error| Failure::of(client.url(), &error))?,
             level,
             next: from,
             end,
+            page: PAGE_FIRST,
         })
     }
 
@@ -77,14 +94,7 @@ impl<'a> Pages<'a> {
         if self.next >= self.end {
             return Ok(None);
         }
-        let query = ReadQuery {
-            from: Some(self.next),
-            limit: Some(self.end.records_since(self.next).min(PAGE)),
-            level: self.level,
-            ..ReadQuery::default()
-        };
-        let page = self.client.messages(&query).await;
-        let mut page = page.map_err(|error| Failure::of(self.client.url(), &error))?;
+        let mut page = self.ask().await?;
         if page.next <= self.next {
             return Err(Failure::new(format!(
                 "{} shows nothing from offset {} on, though its log went to {}: a record there cannot be \
@@ -96,8 +106,46 @@ impl<'a> Pages<'a> {
         }
         self.next = page.next;
         page.messages.retain(|message| message.offset < self.end);
+        self.page = page_after(self.page, &page.messages);
         Ok(Some(page.messages))
     }
+
+    /// The next page, of fewer messages where so many are too long together.
+    async fn ask(&mut self) -> Result<Page, Failure> {
+        loop {
+            let limit = self.end.records_since(self.next).min(self.page);
+            let query = ReadQuery {
+                from: Some(self.next),
+                limit: Some(limit),
+                level: self.level,
+                ..ReadQuery::default()
+            };
+            let client = if limit == 1 {
+                self.client
+            } else {
+                &self.limited
+            };
+            match client.messages(&query).await {
+                Ok(page) => return Ok(page),
+                Err(ClientError::Unreadable { .. }) if limit > 1 => self.page = (limit / 4).max(1),
+                Err(error) => return Err(Failure::of(client.url(), &error)),
+            }
+        }
+    }
+}
+
+/// How many messages to ask for after a page: as many of this length as make a page, but no sudden
+/// many.
+fn page_after(page: u64, messages: &[Message]) -> u64 {
+    let bytes = |message: &Message| message.data.get().len() as u64 + MESSAGE_OVERHEAD;
+    let (count, bytes) = (
+        messages.len() as u64,
+        messages.iter().map(bytes).sum::<u64>(),
+    );
+    if count == 0 {
+        return page;
+    }
+    (PAGE_BYTES * count / bytes).clamp(1, (page * 4).min(PAGE_MAX))
 }
 
 /// Where the node's log ends now.
@@ -110,4 +158,36 @@ async fn end_of(client: &Client, level: Option<ReadLevel>) -> Result<Offset, Fai
     };
     // Not known yet: nothing is shown at that level.
     Ok(Offset(end.as_u64().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_page_has_as_many_messages_as_make_about_so_many_bytes_and_grows_slowly() {
+        let messages = |count: u64, bytes: usize| -> Vec<Message> {
+            let message = json!({
+                "offset": 0, "epoch": 1, "timestamp_ms": 0, "data": "x".repeat(bytes),
+            });
+            let text = message.to_string();
+            let message = || serde_json::from_str(&text).expect("a message");
+            (0..count).map(|_| message()).collect()
+        };
+        let table = [
+            // Messages asked for, those that came, bytes of each; messages to ask for next.
+            (64, 64, 8, 256),
+            (4096, 4096, 8, 4096),
+            (64, 64, 1_000_000, 1),
+            (64, 4, 100_000, 10),
+            (1, 1, 8, 4),
+            (64, 0, 0, 64),
+        ];
+        for (page, count, bytes, expected) in table {
+            let next = page_after(page, &messages(count, bytes));
+            assert_eq!(next, expected, "{count} of {bytes} bytes after {page}");
+        }
+    }
 }

@@ -45,21 +45,21 @@ pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, 
 }
 
 /// One message as a line.
-pub(super) fn write(message: &Message, for_eyes: bool, text: &mut String) -> Result<(), Failure> {
+fn write(message: &Message, for_eyes: bool, text: &mut String) -> Result<(), Failure> {
     if for_eyes {
         let offset = format!("{:>8}", message.offset);
         text.push_str(&coloured(&offset, Colour::Aside, true));
         text.push_str("  ");
         text.push_str(&message.data.get().replace(['\r', '\n'], " "));
     } else {
-        text.push_str(&line(message)?);
+        text.push_str(&on_one_line(message)?);
     }
     text.push('\n');
     Ok(())
 }
 
-/// One message as JSON on one line.
-pub(super) fn line(message: &Message) -> Result<String, Failure> {
+/// A message, or what has one, as JSON on one line.
+pub(super) fn on_one_line(message: &impl serde::Serialize) -> Result<String, Failure> {
     let line = serde_json::to_string(message)
         .map_err(|error| Failure::new(format!("a message is no JSON: {error}")))?;
     // JSON has line breaks nowhere but between tokens.

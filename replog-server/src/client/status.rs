@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{
     Context, Failure, Form, complain,
     failure::UNHEALTHY,
-    holders::duration,
+    holders::{ask_the_master, duration},
     print,
     table::{Colour, Table, coloured, span},
 };
@@ -157,7 +157,9 @@ fn troubles_of_secondary(health: &SecondaryHealth) -> Vec<String> {
 }
 
 fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
-    let mut table = Table::new(["NODE", "STATUS", "NEXT", "LAG", "CONTACT", "REASON"]);
+    let mut table = Table::new([
+        "NODE", "STATUS", "NEXT", "LAG", "CONTACT", "REASON", "RETRY",
+    ]);
     let ms = |ms: Option<u64>| match (ms, for_eyes) {
         (None, _) => "-".to_owned(),
         (Some(ms), true) => span(ms),
@@ -171,18 +173,17 @@ fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
         "0".to_owned(),
         "-".to_owned(),
         status.mode_reason.clone().unwrap_or_else(|| "-".to_owned()),
+        "-".to_owned(),
     ]);
     for secondary in &status.secondaries {
-        let reason = secondary.reason.clone().unwrap_or_else(|| "-".to_owned());
-        let next = secondary.next_retry_ms.filter(|_| for_eyes);
-        let next = next.map(|ms| format!(", next try in {}", span(ms)));
         table.row([
             secondary.name.to_string(),
             secondary.status.to_string(),
             known(secondary.durable_end),
             secondary.lag.to_string(),
             ms(secondary.last_contact_ms),
-            reason + &next.unwrap_or_default(),
+            secondary.reason.clone().unwrap_or_else(|| "-".to_owned()),
+            ms(secondary.next_retry_ms),
         ]);
     }
     let rows = table.text(for_eyes);
@@ -266,8 +267,7 @@ async fn safe_to_stop(
     let mut committed = None;
     loop {
         let Node::Master(status) = ask(context).await? else {
-            let reason = "this node is a secondary: only the master knows how the others do";
-            return Err(Failure::new(reason));
+            return Err(ask_the_master(context).await);
         };
         let is_one = |secondary: &SecondaryStatus| secondary.name == *name;
         if status.name != *name && !status.secondaries.iter().any(is_one) {
@@ -284,20 +284,13 @@ async fn safe_to_stop(
             continue;
         }
         let needed = status.quorum.needed;
-        let text = format!(
-            "{}: without {name}, {} of the {needed} nodes that are needed hold all that is committed{}",
-            if is_safe { "safe" } else { "not safe" },
-            others.len(),
-            match others.is_empty() {
-                true => String::new(),
-                false => format!(": {}", others.join(", ")),
-            }
-        );
         match context.form {
             Form::Json => context.print_json(&json!({
                 "node": name, "safe": is_safe, "caught_up": others, "needed": needed,
             }))?,
-            Form::Text => print(&format!("{text}\n")).map_err(Failure::new)?,
+            Form::Text => {
+                print(&safety_text(&status, name, is_safe, &others)).map_err(Failure::new)?;
+            }
         }
         return match is_safe {
             true => Ok(ExitCode::SUCCESS),
@@ -306,13 +299,40 @@ async fn safe_to_stop(
     }
 }
 
-/// The nodes but `name` that hold all below `committed` and are in contact.
+fn safety_text(status: &MasterStatus, name: &NodeName, is_safe: bool, others: &[String]) -> String {
+    let mut text = format!(
+        "{}: without {name}, {} nodes hold all that is committed, and {} are needed",
+        if is_safe { "safe" } else { "not safe" },
+        others.len(),
+        status.quorum.needed
+    );
+    if !others.is_empty() {
+        text += &format!(": {}", others.join(", "));
+    }
+    if status.name == *name {
+        text += "; it is the master: nothing can be appended until it is back";
+    }
+    if let Some(other) = &status.fenced_by {
+        text += &format!(
+            "; {} is no longer the master: ask {}",
+            status.name, other.name
+        );
+    }
+    text + "\n"
+}
+
+/// The nodes but `name` that hold all below `committed`, are in contact and have a disk that works.
 fn caught_up(status: &MasterStatus, name: &NodeName, committed: Option<Offset>) -> Vec<String> {
     // Not known yet: then nobody is known to hold it.
     let Some(committed) = committed else {
         return Vec::new();
     };
-    let master = (status.name != *name).then(|| status.name.to_string());
+    // What it knows of the others is of the time when it was the master.
+    if status.fenced_by.is_some() {
+        return Vec::new();
+    }
+    let has_master = status.name != *name && status.log.disk == DiskState::Ok;
+    let master = has_master.then(|| status.name.to_string());
     let secondaries = status.secondaries.iter().filter(|secondary| {
         secondary.name != *name
             && secondary.status == Status::Healthy
@@ -320,4 +340,70 @@ fn caught_up(status: &MasterStatus, name: &NodeName, committed: Option<Offset>) 
     });
     let secondaries = secondaries.map(|secondary| secondary.name.to_string());
     master.into_iter().chain(secondaries).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three nodes, of which the first is well and the last is not.
+    fn status() -> MasterStatus {
+        let secondary = |name: &str, status: &str, end: u64| {
+            json!({
+                "name": name, "url": "http://localhost:5001", "status": status, "durable_end": end,
+                "lag": 123_456_789 - end, "last_contact_ms": 59_900, "failed_attempts": 17,
+                "reason": (status != "Healthy").then_some("connection_refused"),
+                "next_retry_ms": (status != "Healthy").then_some(4_900),
+            })
+        };
+        let status = json!({
+            "name": "master", "role": "master", "version": "0.1.0", "cluster_id": null, "epoch": 4,
+            "mode": "read-write", "mode_reason": null,
+            "quorum": {"nodes": 3, "needed": 2, "alive": 2},
+            "log": {"next": 123_456_789, "committed": 123_456_789, "bytes": 16_384_000_000_u64, "disk": "ok"},
+            "waiting_appends": 2,
+            "secondaries": [
+                secondary("secondary-1", "Healthy", 123_456_789),
+                secondary("secondary-2", "Unhealthy", 123_000_000),
+            ],
+        });
+        serde_json::from_value(status).expect("a status")
+    }
+
+    #[test]
+    fn the_status_of_a_long_log_fits_80_columns() {
+        let text = master_text(&status(), true);
+        // Colours take no room.
+        let mut lines = text.lines().map(|line| {
+            let words = line.split('\x1b').map(|word| match word.split_once('m') {
+                Some((colour, rest)) if colour.starts_with('[') => rest,
+                _ => word,
+            });
+            words.collect::<String>()
+        });
+        assert!(lines.all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("connection_refused  4.9 s"), "{text}");
+    }
+
+    #[test]
+    fn whoever_lags_is_not_well_or_has_no_disk_is_not_counted_when_a_node_shall_be_stopped() {
+        let is_safe = |status: &MasterStatus, name: &str| {
+            let name = name.parse().expect("a name");
+            caught_up(status, &name, status.log.committed).len() >= 2
+        };
+        let mut status = status();
+        assert!(!is_safe(&status, "master"));
+        assert!(!is_safe(&status, "secondary-1"));
+        assert!(is_safe(&status, "secondary-2"));
+        // In contact again, but behind.
+        status.secondaries[1].status = Status::Healthy;
+        assert!(!is_safe(&status, "secondary-1"));
+        status.secondaries[1].durable_end = status.log.committed;
+        assert!(is_safe(&status, "secondary-1") && is_safe(&status, "master"));
+        status.log.disk = DiskState::Failed;
+        assert!(!is_safe(&status, "secondary-1") && is_safe(&status, "master"));
+        status.log.disk = DiskState::Ok;
+        status.log.committed = None;
+        assert!(!is_safe(&status, "secondary-1"));
+    }
 }

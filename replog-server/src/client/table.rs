@@ -46,13 +46,13 @@ impl Table {
     }
 }
 
-/// A time as people say it.
+/// A time as people say it, in the unit that fits, rounded down.
 pub(super) fn span(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),
         1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
-        60_000..3_600_000 => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
-        _ => format!("{} h {} min", ms / 3_600_000, ms % 3_600_000 / 60_000),
+        60_000..3_600_000 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
     }
 }
 
@@ -93,8 +93,8 @@ mod tests {
             (0, "0 ms"),
             (999, "999 ms"),
             (1_250, "1.2 s"),
-            (61_000, "1 min 1 s"),
-            (7_260_000, "2 h 1 min"),
+            (119_000, "1 min"),
+            (7_260_000, "2 h"),
         ];
         for (ms, expected) in table {
             assert_eq!(span(ms), expected);

@@ -71,6 +71,7 @@ fn an_argument_is_appended_as_json_where_it_is_that_and_else_as_a_text() {
     let given = [
         (vec![r#"{"a": 1}"#], json!({"a": 1})),
         (vec!["17"], json!(17)),
+        (vec!["-1"], json!(-1)),
         (vec!["hello"], json!("hello")),
         (vec!["17", "--text"], json!("17")),
     ];
@@ -105,7 +106,7 @@ fn each_line_of_stdin_is_appended_once_however_often_it_is_sent_with_a_key() {
     let broken = fed(master, &["append"], "8\nnine\n");
     let said = complaint(&broken, 1);
     assert!(
-        said.contains("line 2") && said.contains("1 messages before it"),
+        said.contains("line 2") && said.contains("appended before it: 1"),
         "{said}"
     );
 }
@@ -180,6 +181,11 @@ fn waiting_appends_are_shown_with_whom_they_wait_for() {
     assert_eq!((rows[1][0], rows[1][1], rows[1][3]), ("0", "2", "master"));
     assert!(rows[1][4].starts_with("secondary-1 ("), "{shown}");
     let secondary = run(&cluster.secondaries[0], &["appends"]);
+    assert!(
+        complaint(&secondary, 1).contains("is a secondary"),
+        "{secondary:?}"
+    );
+    let secondary = run(&cluster.secondaries[0], &["wait", "0"]);
     assert!(
         complaint(&secondary, 1).contains("is a secondary"),
         "{secondary:?}"
@@ -270,6 +276,9 @@ fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
     assert!(printed(&run(&cluster.master, &["read", "--from", "1000"])).is_empty());
 
     let exported = printed(&run(&cluster.secondaries[0], &["export"]));
+    let first: Value =
+        serde_json::from_str(exported.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(first["cluster_id"], cluster.master.health()["cluster_id"]);
     let other = Cluster::start(1, &[]);
     // As if the first run had been ended in the middle.
     let half: String = exported
@@ -283,13 +292,31 @@ fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
     assert_eq!(second, [json!({"appended": 500, "known": 500})]);
     assert_eq!(other.master.data(), cluster.master.data());
     // A file that ends elsewhere than one that was imported is not taken for another.
-    let more = fed(
-        &other.master,
-        &["import", "-"],
-        &exported[..exported.find("\n{\"offset\":700").expect("there") + 1],
-    );
+    let longer: String = exported
+        .lines()
+        .take(700)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let more = fed(&other.master, &["import", "-"], &longer);
     assert!(complaint(&more, 1).contains("--from"), "{more:?}");
     assert_eq!(other.master.data(), cluster.master.data());
+}
+
+#[test]
+fn long_messages_are_read_too_a_few_at_a_time() {
+    let cluster = Cluster::start(1, &[]);
+    // Together more than a page may have.
+    let line = format!("\"{}\"\n", "x".repeat(600_000));
+    let appended = fed(
+        &cluster.master,
+        &["append", "--batch", "30"],
+        &line.repeat(30),
+    );
+    assert_eq!(printed(&appended), "0..30\n");
+    let read = values(&run(&cluster.master, &["read"]));
+    assert_eq!(read.len(), 30);
+    let expected: Value = serde_json::from_str(&line).expect("JSON");
+    assert!(read.iter().all(|message| message["data"] == expected));
 }
 
 #[test]
@@ -357,7 +384,7 @@ fn shells_and_man_are_told_of_every_command() {
 #[test]
 fn the_load_generator_says_how_fast_its_appends_were() {
     let cluster = Cluster::start(1, &[]);
-    let args = ["bench", "--duration", "200ms", "--clients", "3", "--json"];
+    let args = ["bench", "--seconds", "0.2", "--clients", "3", "--json"];
     let measured = values(&run(&cluster.master, &args));
     let appends = measured[0]["appends"].as_u64().expect("a number");
     assert!(appends > 0);

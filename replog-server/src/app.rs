@@ -10,7 +10,7 @@ use crate::{
     node::NodeState,
     paths,
     problem::{Kind, Problem},
-    routes::{appends, events, faults, health, messages, replication, replication_stream},
+    routes::{admin, appends, events, faults, health, messages, replication, replication_stream},
 };
 
 /// Adds every route of a node.
@@ -55,6 +55,16 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, state: &Arc<NodeState>)
             paths::EVENTS,
             "GET",
             [web::get().to(events::listen)],
+        ))
+        .service(resource(
+            paths::ADMIN_READ_ONLY,
+            "POST",
+            [web::post().to(admin::read_only)],
+        ))
+        .service(resource(
+            paths::ADMIN_READ_WRITE,
+            "POST",
+            [web::post().to(admin::read_write)],
         ))
         .service(resource(
             paths::REPLICATION,

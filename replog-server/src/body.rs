@@ -164,6 +164,17 @@ pub(crate) async fn drain(request: &HttpRequest, payload: &mut web::Payload, byt
         .await;
 }
 
+/// Reads and drops the body of a request that shall have none; whether it has none.
+pub(crate) async fn is_absent(
+    request: &HttpRequest,
+    payload: &mut web::Payload,
+    bytes_max: usize,
+) -> bool {
+    let (mut source, announced) = (Source::new(payload), content_length(request));
+    source.drain(announced, bytes_max).await;
+    announced.unwrap_or(0) == 0 && source.read_bytes == 0
+}
+
 fn content_length(request: &HttpRequest) -> Option<u64> {
     request
         .headers()

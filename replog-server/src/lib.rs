@@ -26,6 +26,7 @@ mod append_lines;
 mod body;
 mod events_stream;
 mod message;
+mod origin;
 mod problem;
 mod query;
 mod routes;

@@ -16,6 +16,10 @@ pub(crate) const READY: &str = "/readyz";
 pub(crate) const READY_WRITE: &str = "/readyz/write";
 /// What changes, as it changes.
 pub(crate) const EVENTS: &str = "/events";
+/// No appends, until that is lifted.
+pub(crate) const ADMIN_READ_ONLY: &str = "/admin/read-only";
+/// Appends again.
+pub(crate) const ADMIN_READ_WRITE: &str = "/admin/read-write";
 /// Fault injection.
 pub(crate) const FAULTS: &str = "/faults";
 /// Between nodes.

@@ -31,6 +31,7 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 pub(crate) enum Kind {
     Malformed,
     Unauthorized,
+    CrossOrigin,
     NotFound,
     NoSuchOffset,
     MethodNotAllowed,
@@ -64,6 +65,11 @@ impl Kind {
                 "/problems/unauthorized",
                 "The cluster's token is missing or wrong",
                 StatusCode::UNAUTHORIZED,
+            ),
+            Kind::CrossOrigin => (
+                "/problems/cross-origin",
+                "The request comes from another site's page",
+                StatusCode::FORBIDDEN,
             ),
             Kind::NotFound => (
                 "/problems/not-found",

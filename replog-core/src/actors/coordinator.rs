@@ -18,9 +18,9 @@ use crate::{
         inbox::{Caller, Inbox},
         key_reader::{KeySource, read_keys},
         messages::{
-            AppendsQueued, Ask, DamageNoticed, DescribeHolders, DescribeMaster, DescribeWaiting,
-            Drain, FallSilent, LinkReported, LogAdvanced, MendWith, OfficeLost, RecordsFetched,
-            RecoveryAnswered, Serve, Stop, WriterReported,
+            AppendsQueued, Ask, AskMode, AskedMode, DamageNoticed, DescribeHolders, DescribeMaster,
+            DescribeWaiting, Drain, FallSilent, LinkReported, LogAdvanced, MendWith, OfficeLost,
+            RecordsFetched, RecoveryAnswered, Serve, Stop, WriterReported,
         },
         secondary_link::{LinkParts, MasterIdentity, SecondaryLink},
         timer::Timer,
@@ -698,6 +698,20 @@ impl Handler<DescribeWaiting> for Coordinator {
     fn handle(&mut self, describe: DescribeWaiting, _: &mut Context<Self>) {
         let waiting = self.office.waiting_appends(Instant::now(), describe.limit);
         let _ = describe.answer_to.send(waiting);
+    }
+}
+
+impl Handler<AskMode> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, ask: AskMode, ctx: &mut Context<Self>) {
+        info!(asked = ?ask.asked, "an operator asked for a mode");
+        match ask.asked {
+            AskedMode::ReadOnly => self.office.ask_read_only(),
+            AskedMode::ReadWrite => self.office.allow_read_write(),
+        }
+        // First everybody else is told: who has the answer may wait for the mode to change again.
+        self.settle(ctx);
+        let _ = ask.answer_to.send(self.office.mode(Instant::now()));
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     actors::inbox::Caller,
+    error::ModeState,
     log::WriteReport,
     record::RecordBatch,
     rules::{link::LinkReport, repair::Lack},
@@ -150,6 +151,23 @@ pub(crate) struct DescribeWaiting {
 #[rtype(result = "()")]
 pub(crate) struct DescribeSecondary {
     pub(crate) answer_to: oneshot::Sender<SecondaryHealth>,
+}
+
+/// To the coordinator: an operator asks for read-only, or lifts that.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct AskMode {
+    pub(crate) asked: AskedMode,
+    pub(crate) answer_to: oneshot::Sender<ModeState>,
+}
+
+/// What an operator asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskedMode {
+    /// No appends.
+    ReadOnly,
+    /// Appends, where nothing else forbids them.
+    ReadWrite,
 }
 
 /// To the coordinator: refuse new appends and answer those that wait.

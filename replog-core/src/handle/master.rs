@@ -13,11 +13,11 @@ use tracing::warn;
 
 use crate::{
     actors::{
-        AppendsQueued, Coordinator, CoordinatorParts, DamageNoticed, DescribeHolders,
-        DescribeMaster, DescribeWaiting, Drain, Inbox, Stop, WriterReported,
+        AppendsQueued, AskMode, AskedMode, Coordinator, CoordinatorParts, DamageNoticed,
+        DescribeHolders, DescribeMaster, DescribeWaiting, Drain, Inbox, Stop, WriterReported,
     },
     config::{ForcedRecovery, MasterConfig},
-    error::{AppendError, StartError, Stopped},
+    error::{AppendError, ModeState, StartError, Stopped},
     handle::{
         Events, Reader, Shared, events,
         host::{Host, Role, Watched},
@@ -365,6 +365,37 @@ impl Master {
             Ok(_) = mode.wait_for(|mode| *mode == Mode::ReadWrite) => Ok(()),
             _ = ended.wait_for(Option::is_some) => Err(runtime::why_ended(&self.inner.ended)),
         }
+    }
+
+    /// Asks for read-only: for the time before this process is stopped, or another is looked at.
+    ///
+    /// Once this returns no append gets an offset any more, in no later epoch of this process either, until
+    /// [`Master::allow_read_write`]: they are refused with [`AppendError::ReadOnly`] and
+    /// [`ModeReason::Asked`](crate::types::ModeReason::Asked). Those that have an offset go on waiting
+    /// and are answered as ever; so is a known idempotency key. Reads, heartbeats and copying go on.
+    /// Forgotten at the next start. Calling it twice is as calling it once. Returns the mode that holds
+    /// now: where the master recovers, or is fenced, that is told first.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node has ended.
+    pub async fn ask_read_only(&self) -> Result<ModeState, Stopped> {
+        self.ask_mode(AskedMode::ReadOnly).await
+    }
+
+    /// Lifts what [`Master::ask_read_only`] asked for, and no other reason for which the master takes
+    /// no appends. Calling it without that, or twice, changes nothing. Returns the mode that holds now.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node has ended.
+    pub async fn allow_read_write(&self) -> Result<ModeState, Stopped> {
+        self.ask_mode(AskedMode::ReadWrite).await
+    }
+
+    async fn ask_mode(&self, asked: AskedMode) -> Result<ModeState, Stopped> {
+        self.describe(|answer_to| AskMode { asked, answer_to })
+            .await
     }
 
     /// Refuses new appends from now on and answers those that wait, all with

@@ -453,6 +453,7 @@ async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
     assert_eq!(receipt.offset, Offset(1));
 }
 
+mod asked;
 mod damage;
 mod forced;
 mod full_disks;

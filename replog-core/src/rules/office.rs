@@ -37,6 +37,8 @@ pub(crate) struct Office<W> {
     max_waiting_appends: usize,
     state: State,
     room: Room,
+    /// An operator asked for read-only, until that is lifted.
+    asked: bool,
     stopping: bool,
     epoch: Epoch,
     next: Offset,
@@ -165,6 +167,7 @@ impl<W> Office<W> {
             max_waiting_appends: config.max_waiting_appends,
             state: State::Recovering,
             room: Room::new(),
+            asked: false,
             stopping: false,
             epoch: Epoch(0),
             next: Offset::ZERO,
@@ -220,6 +223,13 @@ impl<W> Office<W> {
                 Mode::ReadOnly,
                 Some(ModeReason::Storage),
                 format!("its disk failed: {detail}"),
+            ),
+            // Before the quorum, whose numbers are told beside it: whoever looks learns of both, and
+            // that a quorum alone would not be enough.
+            State::Serving if self.asked => (
+                Mode::ReadOnly,
+                Some(ModeReason::Asked),
+                "an operator asked for it".to_owned(),
             ),
             State::Serving if !quorum.is_met() => (
                 Mode::ReadOnly,
@@ -298,6 +308,17 @@ impl<W> Office<W> {
                 .push(self.batch(first, &mut buffer, payload_bytes));
         }
         admitted
+    }
+
+    /// An operator asks for read-only: no append gets an offset any more, in no epoch of this
+    /// process, until [`Office::allow_read_write`]. Who has an offset goes on waiting.
+    pub(crate) fn ask_read_only(&mut self) {
+        self.asked = true;
+    }
+
+    /// What was asked for is lifted, and no other reason.
+    pub(crate) fn allow_read_write(&mut self) {
+        self.asked = false;
     }
 
     /// The writer has written to `end`: how many payload bytes are not queued any more.
@@ -921,6 +942,8 @@ mod waits;
 
 pub(crate) use waits::NewWait;
 
+#[cfg(test)]
+mod asked_tests;
 #[cfg(test)]
 mod batch_tests;
 #[cfg(test)]

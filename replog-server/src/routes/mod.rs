@@ -1,6 +1,7 @@
 //! The routes, one file per resource: each parses, calls one method of the library, and maps
 //! one result.
 
+pub(crate) mod admin;
 pub(crate) mod appends;
 mod batches;
 pub(crate) mod events;

@@ -3,6 +3,7 @@
 //! A module per behaviour. Every wait is a condition with a deadline; a test ends only processes
 //! that it started itself.
 
+mod admin;
 mod bad_input;
 mod batches;
 mod blocked;

@@ -12,6 +12,7 @@ mod probe;
 mod process;
 
 mod cluster;
+mod connections;
 mod files;
 mod serve;
 mod shutdown;

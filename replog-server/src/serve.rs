@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use crate::{
     app,
     args::{CommonArgs, Token},
+    connections::Connections,
     files::OpenFiles,
     node::{Node, NodeState},
     problem::chain,
@@ -56,6 +57,8 @@ pub(crate) struct RunningNode {
     pub(crate) url: String,
     /// Its web server.
     pub(crate) server: ServerHandle,
+    /// The connections to it.
+    pub(crate) connections: Connections,
 }
 
 /// What a master's start needs beside the common settings.
@@ -223,6 +226,8 @@ impl Site {
         let url = url_of(&listener)?;
         let first = Arc::new(FirstWorker::new(start));
         let started = Arc::clone(&first);
+        let connections = Connections::default();
+        let opened = connections.clone();
         let server = HttpServer::new(move || {
             let state = started.state();
             App::new().configure(|config| {
@@ -231,6 +236,10 @@ impl Site {
                     app::configure(config, &state);
                 }
             })
+        })
+        // Dropped with the connection, whatever ends it.
+        .on_connect(move |_, extensions| {
+            extensions.insert(opened.open());
         })
         .workers(workers)
         .disable_signals()
@@ -262,6 +271,7 @@ impl Site {
             state,
             url,
             server: handle,
+            connections,
         })
     }
 }

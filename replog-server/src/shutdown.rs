@@ -5,7 +5,6 @@
 
 use std::io;
 
-use actix_web::dev::ServerHandle;
 use futures_util::future::{join_all, select_all};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -88,9 +87,16 @@ async fn stop(nodes: &[RunningNode]) {
     // whose threads they live: reads that are under way go on without them.
     join_all(nodes.iter().map(|running| running.state.node.drain())).await;
     join_all(nodes.iter().map(|running| running.state.node.stop())).await;
-    join_all(nodes.iter().map(|running| graceful(&running.server))).await;
+    join_all(nodes.iter().map(graceful)).await;
 }
 
-async fn graceful(server: &ServerHandle) {
-    server.stop(true).await;
+/// Takes no new connections, ends those without a request, and waits for the answers under way, but for
+/// those that nobody reads.
+async fn graceful(running: &RunningNode) {
+    tokio::select! {
+        biased;
+        () = running.server.stop(true) => {}
+        // It would notice within a second. With the last connection there is nothing left to finish.
+        () = running.connections.all_closed() => {}
+    }
 }

@@ -89,3 +89,37 @@ fn an_interrupt_is_a_stop_and_a_second_signal_ends_it_at_once() {
     // 0 where the reader was faster than the second signal.
     assert!([Some(0), Some(1)].contains(&status.code()), "{status}");
 }
+
+#[test]
+fn an_answer_under_way_is_finished_before_the_end() {
+    let mut cluster = Cluster::start(1, &["--memory"]);
+    const MESSAGES: usize = 16;
+    for _ in 0..MESSAGES {
+        let answer = cluster.append(&"x".repeat(1_000_000), 2);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    }
+    let mut readers: Vec<Connection> = [cluster.master.address, cluster.secondaries[0].address]
+        .into_iter()
+        .map(|node| {
+            let mut reader = Connection::open(node).expect("a connection");
+            let head = b"GET /messages HTTP/1.1\r\nhost: x\r\naccept: application/x-ndjson\r\n\r\n";
+            reader.send(head).expect("sent");
+            // Its beginning is there: it is under way.
+            reader.socket().peek(&mut [0]).expect("an answer");
+            reader
+        })
+        .collect();
+    let mut nodes = [cluster.master.take(), cluster.secondaries[0].take()];
+    for (node, reader) in nodes.iter_mut().zip(&mut readers) {
+        node.signal(Signal::TERM);
+        eventually("it is stopping", || {
+            node.log_text().contains("SIGTERM: stopping").then_some(())
+        });
+        let answer = reader.answer().expect("all of it");
+        assert_eq!(
+            (answer.status, answer.text().lines().count()),
+            (200, MESSAGES)
+        );
+        assert_eq!(node.wait().code(), Some(0));
+    }
+}

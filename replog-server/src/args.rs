@@ -4,13 +4,18 @@
 //! `REPLOG_SOME_FLAG`, and the flag wins. Starts nothing. Wrong usage ends with exit code 2 and
 //! one line that says what is wrong.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand, builder::BoolishValueParser, error::ErrorKind, value_parser};
+use clap::{
+    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    builder::BoolishValueParser, error::ErrorKind, value_parser,
+};
 use replog_core::{
     Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, Timing,
     limits::KEY_HORIZON_MAX,
 };
+
+use crate::config_file;
 
 /// Exit code of wrong usage.
 const USAGE: u8 = 2;
@@ -117,6 +122,13 @@ pub(crate) struct ProbeArgs {
 /// secondary has no use for them.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CommonArgs {
+    /// A TOML file with settings: a key a flag, as in `retry-max = "1s"`. Flags and the environment
+    /// win over it.
+    #[arg(long, env = "REPLOG_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print all settings that hold, as such a file, and end. A secret is not printed.
+    #[arg(long, env = "REPLOG_PRINT_CONFIG", value_parser = BoolishValueParser::new())]
+    print_config: bool,
     /// How often the master asks each secondary how it is.
     #[arg(long, env = "REPLOG_HEARTBEAT_INTERVAL", default_value = "500ms",
           value_parser = parse_duration, value_name = "DURATION")]
@@ -205,8 +217,13 @@ impl std::fmt::Debug for Token {
 /// Reads the arguments and the environment of this process. Where they are help, a version or
 /// wrong, prints what there is to say and returns the exit code.
 pub(crate) fn from_process() -> Result<Command, ExitCode> {
-    match parse(std::env::args_os()) {
-        Ok(command) => Ok(command),
+    match parse_settings(std::env::args_os()) {
+        Ok((command, None)) => Ok(command),
+        Ok((_, Some(printed))) => {
+            // A closed pipe is no reason to fail.
+            let _ = std::io::stdout().write_all(printed.as_bytes());
+            Err(ExitCode::SUCCESS)
+        }
         Err(error) => Err(explain("replog-server", COMMANDS, &error)),
     }
 }
@@ -223,38 +240,63 @@ pub(crate) fn explain(program: &str, commands: &str, error: &clap::Error) -> Exi
     ExitCode::from(USAGE)
 }
 
-/// Reads these arguments, and the environment of this process.
-pub(crate) fn parse<T: Into<std::ffi::OsString> + Clone>(
-    args: impl IntoIterator<Item = T>,
+/// Reads these arguments, the environment of this process, and the file that they name.
+#[cfg(test)]
+pub(crate) fn parse(
+    args: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<Command, clap::Error> {
-    let command = Cli::try_parse_from(args)?.command;
-    let checked = match &command {
+    parse_settings(args).map(|(command, _)| command)
+}
+
+/// The program as clap knows it.
+#[cfg(test)]
+pub(crate) fn program() -> clap::Command {
+    Cli::command()
+}
+
+/// As [`parse`], with all settings as text where that was asked for.
+pub(crate) fn parse_settings(
+    args: impl IntoIterator<Item = impl Into<OsString>>,
+) -> Result<(Command, Option<String>), clap::Error> {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let settings = config_file::parse(&Cli::command(), &args)?;
+    let command = Cli::from_arg_matches(&settings.matches)?.command;
+    validate(&command)?;
+    Ok((command, settings.printed))
+}
+
+/// What contradicts itself is wrong usage, as what cannot be read is.
+fn validate(command: &Command) -> Result<(), clap::Error> {
+    let checked = match command {
         Command::Master(args) => args.common.check(),
         Command::Secondary(args) => args.common.check(),
         Command::Cluster(args) => args.common.check().and_then(|()| args.check_ports()),
         Command::Probe(args) => parse_url(&args.url).map(drop),
     };
-    // What contradicts itself is wrong usage, as what cannot be read is.
     checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
-    if let Command::Master(args) = &command {
+    if let Command::Master(args) = command {
         let settings = args
             .common
             .master_config(args.name.clone(), args.secondaries.clone());
         let checked = settings.validate();
         checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
     }
-    Ok(command)
+    Ok(())
 }
 
-/// What clap has to say, in one line: without the usage and the hints below it.
+/// What clap has to say, in one line.
 fn usage_line(commands: &str, error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return format!("{commands} (--help shows more)");
     }
+    format!("{} (--help shows what there is)", message_of(error))
+}
+
+/// What clap has to say, without the usage and the hints below it.
+pub(crate) fn message_of(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let message = text.split("\n\n").next().unwrap_or_default();
-    let message = one_line(message.strip_prefix("error: ").unwrap_or(message));
-    format!("{message} (--help shows what there is)")
+    one_line(message.strip_prefix("error: ").unwrap_or(message))
 }
 
 /// The same text without line breaks.
@@ -596,7 +638,6 @@ mod tests {
 
     #[test]
     fn every_flag_has_the_environment_variable_of_its_name() {
-        use clap::CommandFactory as _;
         for command in Cli::command().get_subcommands() {
             for arg in command.get_arguments() {
                 let Some(long) = arg.get_long().filter(|long| !["help"].contains(long)) else {

@@ -7,6 +7,7 @@
 
 mod args;
 mod client;
+mod config_file;
 mod probe;
 
 mod process;

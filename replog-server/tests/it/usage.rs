@@ -171,3 +171,52 @@ fn a_probe_tells_a_ready_node_from_others() {
     assert!(reason(&gone).contains(&url));
     assert_eq!(output(&["probe", "nonsense"], &[]).status.code(), Some(2));
 }
+
+#[test]
+fn a_file_gives_what_neither_flags_nor_the_environment_do() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let file = directory.path().join("replog.toml");
+    let text = "name = \"from-file\"\nlisten = \"127.0.0.1:0\"\nmemory = true\n\
+                retry-min = \"11ms\"\nretry-max = \"12s\"\ncluster-token = \"hush\"\n";
+    std::fs::write(&file, text).expect("written");
+    let path = file.display().to_string();
+    let mut command = program();
+    command
+        .arg("secondary")
+        .env("REPLOG_CONFIG", &path)
+        .current_dir(directory.path());
+    let process = Process::run(command, &directory.path().join("log"));
+    assert!(process.line().starts_with("from-file http://127.0.0.1:"));
+    assert_eq!(process.terminate().code(), Some(0));
+    assert!(!directory.path().join("replog-data").exists(), "in memory");
+
+    let args = [
+        "secondary",
+        "--config",
+        &path,
+        "--retry-max",
+        "14s",
+        "--print-config",
+    ];
+    let variables = [("REPLOG_RETRY_MIN", "13ms"), ("REPLOG_RETRY_MAX", "13s")];
+    let printed = output(&args, &variables);
+    assert_eq!((printed.status.code(), printed.stderr.len()), (Some(0), 0));
+    let printed = String::from_utf8(printed.stdout).expect("text");
+    let lines: Vec<&str> = printed.lines().collect();
+    for line in [
+        "retry-max = \"14s\" # --retry-max".to_owned(),
+        "retry-min = \"13ms\" # REPLOG_RETRY_MIN".to_owned(),
+        format!("name = \"from-file\" # {path}"),
+        "suspect-after = \"1s\"".to_owned(),
+    ] {
+        assert!(lines.contains(&&*line), "{line}\n---\n{printed}");
+    }
+    assert!(!printed.contains("hush"), "{printed}");
+
+    std::fs::write(&file, "name = \"s\"\nretry_min = \"11ms\"\n").expect("written");
+    let wrong = output(&["secondary", "--config", &path], &[]);
+    assert_eq!((wrong.status.code(), wrong.stdout.len()), (Some(2), 0));
+    let said = reason(&wrong);
+    assert!(said.contains("replog.toml line 2: "), "{said}");
+    assert!(said.contains("it is retry-min"), "{said}");
+}

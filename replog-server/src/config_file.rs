@@ -1,0 +1,338 @@
+//! A file of settings, and all settings that hold as such a file.
+//!
+//! Owns the form: TOML, a key a flag, without the dashes before it. What a value means is the flag's own
+//! business: what the file says becomes its default, so that flags and the environment win over it, and
+//! every value is read by one and the same parser. A key that is no flag of the command is an error.
+
+use std::{
+    any::TypeId,
+    error::Error as _,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgAction, ArgMatches, builder::Resettable, parser::ValueSource};
+use toml::de::{DeTable, DeValue};
+
+use crate::args::message_of;
+
+/// What is about the file itself, and stands in none.
+const NOT_IN_A_FILE: [&str; 2] = ["config", "print-config"];
+
+/// The settings of one file.
+#[derive(Debug)]
+struct ConfigFile {
+    path: PathBuf,
+    settings: Vec<Setting>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Setting {
+    /// The flag's name.
+    key: String,
+    /// As they would stand behind the flag.
+    values: Vec<String>,
+}
+
+/// What a command line, the environment and a file came to.
+pub(crate) struct Settings {
+    pub(crate) matches: ArgMatches,
+    /// All that holds, as a file, where that was asked for.
+    pub(crate) printed: Option<String>,
+}
+
+/// Reads a command line, and the file that it or the environment names.
+///
+/// # Errors
+///
+/// Wrong usage, of the file too: then with its line.
+pub(crate) fn parse(program: &clap::Command, args: &[OsString]) -> Result<Settings, clap::Error> {
+    let refused = |text| clap::Error::raw(clap::error::ErrorKind::ValueValidation, text);
+    let file = match named_file(program, args) {
+        Some((command, path)) => Some(ConfigFile::read(&path, program, &command).map_err(refused)?),
+        None => None,
+    };
+    let mut program = program.clone();
+    if let Some(file) = &file {
+        program = file.become_defaults(program);
+    }
+    let matches = program.try_get_matches_from_mut(args)?;
+    let printed = matches.subcommand().and_then(|(name, matches)| {
+        let asked = matches.try_get_one::<bool>("print_config").ok().flatten();
+        let command = program.find_subcommand(name)?;
+        asked?.then(|| show(command, matches, file.as_ref()))
+    });
+    Ok(Settings { matches, printed })
+}
+
+/// The file that is named, and the command that it is for. What is wrong in another way is seen to when
+/// everything is read.
+fn named_file(program: &clap::Command, args: &[OsString]) -> Option<(String, PathBuf)> {
+    // What must be given may be given by the file.
+    let program = program.clone();
+    let lenient = program.mut_subcommands(|command| command.mut_args(|arg| arg.required(false)));
+    let matches = lenient.try_get_matches_from(args).ok()?;
+    let (name, matches) = matches.subcommand()?;
+    let path = matches.try_get_one::<PathBuf>("config").ok()??;
+    Some((name.to_owned(), path.clone()))
+}
+
+impl ConfigFile {
+    fn read(path: &Path, program: &clap::Command, command: &str) -> Result<ConfigFile, String> {
+        let shown = path.display();
+        let text = fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
+        let settings = settings_of(&text, program, command)
+            .map_err(|(line, what)| format!("{shown} line {line}: {what}"))?;
+        Ok(ConfigFile {
+            path: path.to_owned(),
+            settings,
+        })
+    }
+
+    /// Makes what the file says the defaults of the flags.
+    fn become_defaults(&self, program: clap::Command) -> clap::Command {
+        program.mut_subcommands(|command| {
+            command.mut_args(|arg| {
+                let found = arg.get_long().and_then(|key| self.get(key));
+                match found {
+                    Some(setting) => arg.required(false).default_values(&setting.values),
+                    None => arg,
+                }
+            })
+        })
+    }
+
+    fn get(&self, key: &str) -> Option<&Setting> {
+        self.settings.iter().find(|setting| setting.key == key)
+    }
+}
+
+/// The settings in a file's text; or the number of the line that is wrong, and how.
+fn settings_of(
+    text: &str,
+    program: &clap::Command,
+    command: &str,
+) -> Result<Vec<Setting>, (usize, String)> {
+    let line_of = |position: usize| 1 + text[..position].matches('\n').count();
+    let table = DeTable::parse(text).map_err(|error| {
+        let position = error.span().map_or(0, |span| span.start);
+        (line_of(position), error.message().to_owned())
+    })?;
+    let mut entries: Vec<_> = table.get_ref().iter().collect();
+    // What is wrong first is told first.
+    entries.sort_by_key(|(key, _)| key.span().start);
+    let mut settings = Vec::new();
+    for (key, value) in entries {
+        let wrong = |what| (line_of(key.span().start), what);
+        let name = key.get_ref().as_ref();
+        let arg =
+            flag(program, command, name).ok_or_else(|| wrong(unknown(program, command, name)))?;
+        let values = values_of(arg, value.get_ref())
+            .and_then(|values| check(arg, &values).map(|()| values))
+            .map_err(|what| wrong(format!("{name}: {what}")))?;
+        settings.push(Setting {
+            key: name.to_owned(),
+            values,
+        });
+    }
+    Ok(settings)
+}
+
+/// The flag of a command that a key names.
+fn flag<'a>(program: &'a clap::Command, command: &str, key: &str) -> Option<&'a Arg> {
+    let command = program.find_subcommand(command)?;
+    let is_it = |arg: &&Arg| arg.get_long() == Some(key) && !NOT_IN_A_FILE.contains(&key);
+    command.get_arguments().find(is_it)
+}
+
+fn unknown(program: &clap::Command, command: &str, key: &str) -> String {
+    let dashed = key.replace('_', "-");
+    let has_it = |other: &&clap::Command| flag(program, other.get_name(), key).is_some();
+    let hint = if flag(program, command, &dashed).is_some() {
+        format!(": it is {dashed}")
+    } else if let Some(other) = program.get_subcommands().find(has_it) {
+        format!(", but for {}", other.get_name())
+    } else {
+        String::new()
+    };
+    format!("there is no setting {key:?} for {command}{hint}")
+}
+
+/// What stands behind the flag for this value.
+fn values_of(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let is_list = matches!(arg.get_action(), ArgAction::Append);
+    let one = match value {
+        DeValue::Boolean(value) if is_switch(arg) => Some(value.to_string()),
+        DeValue::Integer(number) if is_number(arg) => {
+            // With another radix, or longer than any setting is: its digits will do to refuse it.
+            let read = i128::from_str_radix(number.as_str(), number.radix());
+            Some(read.map_or_else(|_| number.to_string(), |number| number.to_string()))
+        }
+        DeValue::String(text) if !is_switch(arg) => Some(text.to_string()),
+        DeValue::Array(items) if is_list => {
+            let texts = items.iter().map(|item| match item.get_ref() {
+                DeValue::String(text) => Ok(text.to_string()),
+                other => Err(format!(
+                    "expected strings in the array, not {}",
+                    kind_of(other)
+                )),
+            });
+            return texts.collect();
+        }
+        _ => None,
+    };
+    one.map(|one| vec![one])
+        .ok_or_else(|| format!("expected {}, not {}", wanted(arg), kind_of(value)))
+}
+
+fn is_switch(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::SetTrue)
+}
+
+fn is_number(arg: &Arg) -> bool {
+    let parsed = arg.get_value_parser().type_id();
+    let numbers = [
+        TypeId::of::<u16>(),
+        TypeId::of::<u64>(),
+        TypeId::of::<usize>(),
+    ];
+    numbers.iter().any(|number| parsed == *number)
+}
+
+/// What a file may say for the flag.
+fn wanted(arg: &Arg) -> String {
+    let kind = if is_switch(arg) {
+        return "true or false".to_owned();
+    } else if is_number(arg) {
+        "an integer or a string"
+    } else if matches!(arg.get_action(), ArgAction::Append) {
+        "an array of strings"
+    } else {
+        "a string"
+    };
+    match arg.get_default_values() {
+        [default] => format!("{kind}, as in {:?}", default.to_string_lossy()),
+        _ => kind.to_owned(),
+    }
+}
+
+fn kind_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a number with a point",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// Whether the flag takes these values: asked one by one, so that the line is known.
+fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
+    if is_switch(arg) {
+        return Ok(());
+    }
+    let key = arg.get_long().unwrap_or_default();
+    let alone = arg.clone().required(false).env(Resettable::Reset);
+    let result = clap::Command::new("file")
+        .no_binary_name(true)
+        .arg(alone)
+        .try_get_matches_from(values.iter().map(|value| format!("--{key}={value}")));
+    match result {
+        Ok(_) => Ok(()),
+        // Its source is what the flag's own parser said, without the value: that may be a secret.
+        Err(error) => Err(match error.source() {
+            Some(what) => what.to_string(),
+            None => message_of(&error),
+        }),
+    }
+}
+
+/// All settings of a command that hold, as a file that can be fed back.
+fn show(command: &clap::Command, matches: &ArgMatches, file: Option<&ConfigFile>) -> String {
+    let mut text = format!("# replog-server {}\n", command.get_name());
+    for arg in command.get_arguments() {
+        let Some(key) = arg.get_long().filter(|key| is_shown(key)) else {
+            continue;
+        };
+        let from = origin(arg, matches, file);
+        let line = match shown(arg, matches) {
+            Shown::Value(value) => format!("{key} = {value}{from}"),
+            Shown::Absent => format!("# {key} is not set"),
+            Shown::Secret => format!("# {key} is set, and not shown{from}"),
+            Shown::Unwritable => format!("# {key} is no UTF-8, and cannot be written here{from}"),
+        };
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+fn is_shown(key: &str) -> bool {
+    key != "help" && !NOT_IN_A_FILE.contains(&key)
+}
+
+/// A setting as it is shown.
+enum Shown {
+    Value(String),
+    Absent,
+    Secret,
+    Unwritable,
+}
+
+fn shown(arg: &Arg, matches: &ArgMatches) -> Shown {
+    let id = arg.get_id().as_str();
+    if is_switch(arg) {
+        return Shown::Value(matches.get_flag(id).to_string());
+    }
+    let Some(raw) = matches.get_raw(id) else {
+        return Shown::Absent;
+    };
+    // What is kept out of the help is kept out of here.
+    if arg.is_hide_env_values_set() {
+        return Shown::Secret;
+    }
+    let Some(texts) = raw.map(|value| value.to_str()).collect::<Option<Vec<_>>>() else {
+        return Shown::Unwritable;
+    };
+    let written = |text: &str| match is_number(arg) && text.parse::<u64>().is_ok() {
+        true => text.to_owned(),
+        false => quoted(text),
+    };
+    let mut texts = texts.into_iter().map(written).collect::<Vec<_>>();
+    Shown::Value(match arg.get_action() {
+        ArgAction::Append => format!("[{}]", texts.join(", ")),
+        _ => texts.pop().unwrap_or_default(),
+    })
+}
+
+/// A string of TOML. One of JSON is one, but for a character that must not stand in it as it is.
+fn quoted(text: &str) -> String {
+    let json = serde_json::Value::from(text).to_string();
+    json.replace('\u{7f}', "\\u007f")
+}
+
+/// Where a setting that is no default comes from, as a comment.
+fn origin(arg: &Arg, matches: &ArgMatches, file: Option<&ConfigFile>) -> String {
+    let key = arg.get_long().unwrap_or_default();
+    let by_file = file.filter(|file| file.get(key).is_some());
+    match (matches.value_source(arg.get_id().as_str()), by_file) {
+        (Some(ValueSource::CommandLine), _) => format!(" # --{key}"),
+        (Some(ValueSource::EnvVariable), _) => {
+            let name = arg.get_env().unwrap_or_default();
+            format!(" # {}", name.to_string_lossy())
+        }
+        (Some(_), Some(file)) => {
+            let path = file.path.to_string_lossy();
+            // A path with a line break would end the comment.
+            format!(" # {}", path.replace(char::is_control, "?"))
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+//! Files of settings in, settings or one line that says what is wrong out.
+
+use super::*;
+use crate::args::{self, Command};
+
+/// A directory with a file of settings.
+struct Case(tempfile::TempDir);
+
+impl Case {
+    fn new(text: &str) -> Case {
+        let directory = tempfile::TempDir::new().expect("a temporary directory");
+        fs::write(directory.path().join("replog.toml"), text).expect("written");
+        Case(directory)
+    }
+
+    fn path(&self) -> String {
+        self.0.path().join("replog.toml").display().to_string()
+    }
+
+    fn args(&self, line: &str) -> Vec<String> {
+        let mut args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        args.insert(0, "replog-server".to_owned());
+        args.extend(["--config".to_owned(), self.path()]);
+        args
+    }
+
+    fn parse(&self, line: &str) -> Result<Command, String> {
+        args::parse(self.args(line)).map_err(|error| args::message_of(&error))
+    }
+
+    /// What is printed for a command that is fine.
+    fn printed(&self, line: &str) -> String {
+        let args = self.args(&format!("{line} --print-config"));
+        let (_, printed) = args::parse_settings(args).expect("good settings");
+        printed.expect("asked for")
+    }
+}
+
+#[test]
+fn a_file_gives_what_flags_do_not() {
+    let case = Case::new(
+        r#"
+# What a master needs.
+secondary = ["a=http://a:1", "b=http://b:2"]
+name = "from-file"
+public-url = "http://public:80"
+heartbeat-interval = "200ms"
+max-message-bytes = 65_536
+max-queued-bytes = "0x10"
+key-horizon = 0x100
+memory = true
+existing = false
+sync = "interval:50ms"
+cluster-token = "hush"
+"#,
+    );
+    let wrong = case.parse("master").expect_err("no such size");
+    assert!(
+        wrong.contains("line 8: max-queued-bytes: expected a size"),
+        "{wrong}"
+    );
+
+    let text = fs::read_to_string(case.path()).expect("the file");
+    let case = Case::new(&text.replace("0x10\"", "16MiB\""));
+    let line = "master --name from-flag --heartbeat-interval 100ms";
+    let command = case.parse(line).expect("good settings");
+    let Command::Master(args) = command else {
+        panic!("{command:?}")
+    };
+    let names: Vec<&str> = args
+        .secondaries
+        .iter()
+        .map(|peer| peer.name.as_str())
+        .collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(args.name.as_str(), "from-flag");
+    assert_eq!(args.public_url.as_deref(), Some("http://public:80"));
+    assert_eq!(args.listen, "127.0.0.1:5000");
+    assert!(args.common.memory);
+    assert_eq!(
+        args.common
+            .cluster_token
+            .as_ref()
+            .map(|token| token.reveal()),
+        Some("hush")
+    );
+    let config = args.common.master_config(args.name, args.secondaries);
+    assert_eq!(config.timing.heartbeat_interval.as_millis(), 100);
+    assert_eq!(
+        (config.max_message_bytes, config.key_horizon),
+        (65_536, 256)
+    );
+    assert_eq!(config.max_queued_bytes, 16 << 20);
+
+    let command = case
+        .parse("master --secondary c=http://c:3")
+        .expect("good settings");
+    let Command::Master(args) = command else {
+        panic!("{command:?}")
+    };
+    assert_eq!(
+        args.secondaries.len(),
+        1,
+        "flags are instead of it, not beside it"
+    );
+}
+
+#[test]
+fn what_a_command_must_have_may_stand_in_the_file() {
+    let case = Case::new(r#"name = "s""#);
+    assert!(matches!(case.parse("secondary"), Ok(Command::Secondary(_))));
+    let case = Case::new(r#"secondary = "a=http://a:1,b=http://b:2""#);
+    let Ok(Command::Master(args)) = case.parse("master") else {
+        panic!("a string is as the flag takes it")
+    };
+    assert_eq!(args.secondaries.len(), 2);
+    let case = Case::new("port = 0\nsecondaries = \"3\"\n");
+    let Ok(Command::Cluster(args)) = case.parse("cluster") else {
+        panic!("good settings")
+    };
+    assert_eq!((args.port, args.secondaries), (0, 3));
+    let missing = Case::new("").parse("secondary").expect_err("no name");
+    assert!(missing.contains("--name"), "{missing}");
+}
+
+#[test]
+fn what_is_wrong_in_a_file_is_said_with_its_line() {
+    let table = [
+        (
+            "secondary --name s",
+            "\n\nnonsense = 1",
+            "line 3: there is no setting \"nonsense\" for secondary",
+        ),
+        (
+            "secondary --name s",
+            "retry_max = \"1s\"",
+            "line 1: there is no setting \"retry_max\" for secondary: it is retry-max",
+        ),
+        (
+            "secondary --name s",
+            "secondary = []",
+            "line 1: there is no setting \"secondary\" for secondary, but for master",
+        ),
+        (
+            "cluster",
+            "config = \"x\"",
+            "line 1: there is no setting \"config\" for cluster",
+        ),
+        (
+            "cluster",
+            "print-config = true",
+            "line 1: there is no setting \"print-config\"",
+        ),
+        (
+            "cluster",
+            "help = true",
+            "line 1: there is no setting \"help\"",
+        ),
+        (
+            "cluster",
+            "[cluster]\nport = 1",
+            "line 1: there is no setting \"cluster\"",
+        ),
+        ("cluster", "port = 1\nport = 2", "line 2: duplicate key"),
+        ("cluster", "port = 0\nsync = always", "line 2: "),
+        (
+            "cluster",
+            "retry-min = 50",
+            "line 1: retry-min: expected a string, as in \"50ms\", not an integer",
+        ),
+        (
+            "cluster",
+            "retry-min = \"50\"",
+            "line 1: retry-min: expected a duration",
+        ),
+        (
+            "cluster",
+            "memory = \"yes\"",
+            "line 1: memory: expected true or false, not a string",
+        ),
+        (
+            "cluster",
+            "port = 65536",
+            "line 1: port: 65536 is not in 0..=65535",
+        ),
+        (
+            "cluster",
+            "port = -1",
+            "line 1: port: -1 is not in 0..=65535",
+        ),
+        (
+            "cluster",
+            "port = 1.5",
+            "line 1: port: expected an integer or a string, as in \"5000\", not a number with a point",
+        ),
+        ("cluster", "port = true", "not a boolean"),
+        ("cluster", "port = [1]", "not an array"),
+        ("cluster", "port.a = 1", "not a table"),
+        ("cluster", "port = 1979-05-27", "not a date"),
+        (
+            "cluster",
+            "key-horizon = 99999999999999999999999999999999999999999999",
+            "line 1: ",
+        ),
+        (
+            "master",
+            "secondary = [1]",
+            "line 1: secondary: expected strings in the array, not an integer",
+        ),
+        (
+            "master",
+            "secondary = 1",
+            "line 1: secondary: expected an array of strings, not an integer",
+        ),
+        (
+            "master",
+            "secondary = [\"a\"]",
+            "line 1: secondary: expected NAME=URL",
+        ),
+        ("master", "name = \"m\"", "--secondary"),
+        ("cluster --retry-min 3", "nonsense = 1", "--retry-min"),
+        (
+            "cluster",
+            "max-request-bytes = 1",
+            "--max-request-bytes must be at least",
+        ),
+    ];
+    for (line, text, expected) in table {
+        let said = Case::new(text).parse(line).expect_err(text);
+        assert!(said.contains(expected), "{text}: {said}");
+        assert!(!said.contains('\n'), "{text}: {said}");
+    }
+    let secret = Case::new("cluster-token = \"hu sh\"").parse("cluster");
+    let said = secret.expect_err("no token");
+    assert!(
+        said.contains("printable ASCII") && !said.contains("hu sh"),
+        "{said}"
+    );
+    let gone = [
+        "replog-server",
+        "cluster",
+        "--config",
+        "/nonexistent/replog.toml",
+    ];
+    let said = args::parse(gone).expect_err("no such file").to_string();
+    assert!(said.contains("/nonexistent/replog.toml: "), "{said}");
+}
+
+#[test]
+fn all_that_holds_is_printed_as_a_file_that_says_the_same() {
+    let case = Case::new(
+        "secondary = [\"a=http://a:1\", \"b=http://b:2\"]\nretry-max = \"4s\"\nmemory = true\n\
+         cluster-token = \"hush\"\nkey-horizon = 77\ndata-dir = 'a \"b\\c'\n",
+    );
+    let printed = case.printed("master --retry-min 20ms");
+    let lines: Vec<&str> = printed.lines().collect();
+    let path = case.path();
+    for line in [
+        "# replog-server master".to_owned(),
+        format!("secondary = [\"a=http://a:1\", \"b=http://b:2\"] # {path}"),
+        "name = \"master\"".to_owned(),
+        format!("data-dir = \"a \\\"b\\\\c\" # {path}"),
+        "# public-url is not set".to_owned(),
+        "heartbeat-interval = \"500ms\"".to_owned(),
+        "retry-min = \"20ms\" # --retry-min".to_owned(),
+        format!("retry-max = \"4s\" # {path}"),
+        "max-message-bytes = \"1MiB\"".to_owned(),
+        format!("key-horizon = 77 # {path}"),
+        "max-waiting-appends = 100000".to_owned(),
+        format!("memory = true # {path}"),
+        "existing = false".to_owned(),
+        format!("# cluster-token is set, and not shown # {path}"),
+    ] {
+        assert!(lines.contains(&&*line), "{line}\n---\n{printed}");
+    }
+    assert!(
+        !printed.contains("hush") && !printed.contains("config ="),
+        "{printed}"
+    );
+
+    for (line, given) in [
+        ("master", case.printed("master --retry-min 20ms")),
+        ("secondary", Case::new("").printed("secondary --name s")),
+        ("cluster", Case::new("").printed("cluster")),
+    ] {
+        let values = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines
+                .map(|line| line.split(" # ").next().unwrap_or_default().to_owned())
+                .collect()
+        };
+        let again = Case::new(&given).printed(line);
+        assert_eq!(values(&again), values(&given), "{line}");
+    }
+}
+
+#[test]
+fn every_setting_can_stand_in_a_file_but_those_about_the_file() {
+    let printed = Case::new("").printed("master --secondary a=http://a:1");
+    let program = args::program();
+    let master = program.find_subcommand("master").expect("a command");
+    for arg in master.get_arguments() {
+        let key = arg.get_long().expect("only flags");
+        let is_there = printed.lines().any(|line| {
+            line.trim_start_matches("# ")
+                .starts_with(&format!("{key} "))
+        });
+        assert_eq!(is_there, !NOT_IN_A_FILE.contains(&key), "{key}");
+    }
+}

@@ -67,6 +67,15 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, state: &Arc<NodeState>)
             [web::post().to(admin::read_write)],
         ))
         .service(resource(
+            paths::ADMIN_LOG_LEVEL,
+            "DELETE, GET, PUT",
+            [
+                web::get().to(admin::show_log_level),
+                web::put().to(admin::set_log_level),
+                web::delete().to(admin::reset_log_level),
+            ],
+        ))
+        .service(resource(
             paths::REPLICATION,
             "POST",
             [web::post().to(replication::serve)],

@@ -10,6 +10,7 @@ mod client;
 mod config_file;
 mod probe;
 
+mod log_lines;
 mod process;
 
 mod cluster;
@@ -54,7 +55,7 @@ pub fn run() -> ExitCode {
     if let Command::Probe(probe) = &command {
         return finish(probe::run(&probe.url));
     }
-    process::log_to_stderr();
+    log_lines::install();
     let system = actix_web::rt::System::new();
     finish(system.block_on(process::run(command)))
 }

@@ -20,6 +20,8 @@ pub(crate) const EVENTS: &str = "/events";
 pub(crate) const ADMIN_READ_ONLY: &str = "/admin/read-only";
 /// Appends again.
 pub(crate) const ADMIN_READ_WRITE: &str = "/admin/read-write";
+/// Which log lines are written.
+pub(crate) const ADMIN_LOG_LEVEL: &str = "/admin/log-level";
 /// Fault injection.
 pub(crate) const FAULTS: &str = "/faults";
 /// Between nodes.

@@ -1,4 +1,4 @@
-//! A process from its command to its end: log lines, nodes, signals.
+//! A process from its command to its end: nodes, signals.
 //!
 //! Owns what goes to stdout: a line a node, and `ready` from a cluster.
 
@@ -23,14 +23,6 @@ use crate::{
 /// Web workers of a node that has a process to itself, at most: they parse, hand over and wait. The node
 /// lives on the first one's thread.
 const WORKERS_MAX: usize = 4;
-
-/// Sends log lines to stderr. `RUST_LOG` says which.
-pub(crate) fn log_to_stderr() {
-    let filter = env_logger::Env::default().default_filter_or("info,actix_server=warn");
-    env_logger::Builder::from_env(filter)
-        .format_timestamp_millis()
-        .init();
-}
 
 /// Runs a node, or a cluster, until it is asked to stop.
 ///

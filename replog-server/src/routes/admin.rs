@@ -1,19 +1,21 @@
 //! `/admin`: what an operator asks of a node while it runs. Nothing of it outlives the process.
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use log::LevelFilter;
 use replog_core::{
     Master,
     error::{ModeState, Stopped},
 };
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    body,
+    body, log_lines,
     node::Node,
     origin,
     problem::Problem,
     query::Query,
-    routes::{State, not_master, ok_json},
+    routes::{State, json_object, not_master, ok_json},
 };
 
 /// Asks the master for read-only.
@@ -34,6 +36,57 @@ pub(crate) async fn read_write(
 ) -> Result<HttpResponse, Problem> {
     let master = addressed(&state, &request, payload).await?;
     answer(master.allow_read_write().await)
+}
+
+/// What a request to change the log level says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogLevel {
+    level: Level,
+}
+
+/// A level, from none of the lines to all of them.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Which log lines are written.
+pub(crate) async fn show_log_level(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Query::of(&request, &[])?;
+    Ok(ok_json(&log_lines::filter()))
+}
+
+/// Changes that.
+pub(crate) async fn set_log_level(
+    state: State,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    origin::check(request.headers())?;
+    Query::of(&request, &[])?;
+    let asked: LogLevel = json_object(&state, &request, payload, "log level").await?;
+    Ok(ok_json(&log_lines::set(match asked.level {
+        Level::Off => LevelFilter::Off,
+        Level::Error => LevelFilter::Error,
+        Level::Warn => LevelFilter::Warn,
+        Level::Info => LevelFilter::Info,
+        Level::Debug => LevelFilter::Debug,
+        Level::Trace => LevelFilter::Trace,
+    })))
+}
+
+/// Goes back to what held at the start.
+pub(crate) async fn reset_log_level(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    origin::check(request.headers())?;
+    Query::of(&request, &[])?;
+    Ok(ok_json(&log_lines::reset()))
 }
 
 /// The master here, for a request that has nothing but its path.

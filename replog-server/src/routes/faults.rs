@@ -4,11 +4,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use replog_core::transport::{FaultInjector, FaultSettings};
 
 use crate::{
-    accept::{self, JSON},
-    body,
     problem::{Kind, Problem},
     query::Query,
-    routes::{State, ok_json},
+    routes::{State, json_object, ok_json},
 };
 
 /// Shows the faults that hold.
@@ -21,30 +19,11 @@ pub(crate) async fn show(state: State, request: HttpRequest) -> Result<HttpRespo
 pub(crate) async fn replace(
     state: State,
     request: HttpRequest,
-    mut payload: web::Payload,
+    payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let injector = injector(&state)?;
     Query::of(&request, &[])?;
-    if accept::media_type(request.headers()).as_deref() != Some(JSON) {
-        body::drain(&request, &mut payload, state.append_limits.drain_bytes).await;
-        let text = format!("the body must be {JSON}, and the Content-Type must say so");
-        return Err(Problem::new(Kind::UnsupportedMediaType, text));
-    }
-    let body = body::read(
-        &request,
-        &mut payload,
-        state.append_limits,
-        &state.append_budget,
-    )
-    .await?;
-    // Without this an array would do for an object: its items, in order, for the fields.
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Problem::malformed(
-            "the body is no set of faults: expected an object",
-        ));
-    }
-    let settings: FaultSettings = serde_json::from_slice(&body)
-        .map_err(|error| Problem::malformed(format!("the body is no set of faults: {error}")))?;
+    let settings: FaultSettings = json_object(&state, &request, payload, "set of faults").await?;
     let settings = injector
         .set(settings)
         .map_err(|error| Problem::malformed(error.to_string()))?;

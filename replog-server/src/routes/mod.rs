@@ -13,7 +13,7 @@ pub(crate) mod replication;
 pub(crate) mod replication_stream;
 
 use actix_web::{
-    HttpResponse,
+    HttpRequest, HttpResponse,
     http::{
         StatusCode,
         header::{HeaderValue, LOCATION},
@@ -21,9 +21,12 @@ use actix_web::{
     web,
 };
 use replog_core::{Secondary, views::MasterAddress};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::{
+    accept::{self, JSON},
+    body,
     node::NodeState,
     paths,
     problem::{Kind, Problem},
@@ -35,6 +38,29 @@ pub(crate) type State = web::Data<NodeState>;
 /// 200 with JSON.
 fn ok_json(value: &impl serde::Serialize) -> HttpResponse {
     HttpResponse::Ok().json(value)
+}
+
+/// The body of a request, which is a JSON object: `what` names it where it is something else.
+async fn json_object<T: DeserializeOwned>(
+    state: &NodeState,
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    what: &str,
+) -> Result<T, Problem> {
+    let limits = state.append_limits;
+    if accept::media_type(request.headers()).as_deref() != Some(JSON) {
+        body::drain(request, &mut payload, limits.drain_bytes).await;
+        let text = format!("the body must be {JSON}, and the Content-Type must say so");
+        return Err(Problem::new(Kind::UnsupportedMediaType, text));
+    }
+    let body = body::read(request, &mut payload, limits, &state.append_budget).await?;
+    // Without this an array would do for an object: its items, in order, for the fields.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        let text = format!("the body is no {what}: expected an object");
+        return Err(Problem::malformed(text));
+    }
+    serde_json::from_slice(&body)
+        .map_err(|error| Problem::malformed(format!("the body is no {what}: {error}")))
 }
 
 /// What a secondary knows about its master, for those who came to the wrong node.

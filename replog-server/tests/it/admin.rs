@@ -143,3 +143,63 @@ fn who_may_not_or_says_too_much_changes_nothing() {
     assert_eq!(ask(master, "/admin/read-only", &page, None).status, 200);
     assert_eq!(cluster.master.health()["mode"], "read-only");
 }
+
+#[test]
+fn the_log_level_is_changed_while_a_node_runs() {
+    let cluster = Cluster::start(1, &["--memory"]);
+    let node = cluster.secondaries[0].address;
+    let put =
+        |body: &str| request(node, "PUT", PATH, &[JSON], Some(body.as_bytes())).expect("an answer");
+    const PATH: &str = "/admin/log-level";
+    const AT_START: &str = r#"{"level":"info","filter":"info,actix_server=warn"}"#;
+    const LINE: &str = " DEBUG replog_core::";
+    let log = || cluster.secondaries[0].process().log_text();
+    let shown = get(node, PATH);
+    assert_eq!((shown.status, shown.text()), (200, AT_START));
+    assert!(!log().contains(LINE));
+
+    let debug = put(r#"{"level": "debug"}"#);
+    let expected = r#"{"level":"debug","filter":"debug,actix_server=warn"}"#;
+    assert_eq!((debug.status, debug.text()), (200, expected));
+    assert_eq!(get(node, PATH).text(), expected);
+    assert_eq!(cluster.append("0", 2).status, 201);
+    eventually("a line of that level", || {
+        log().contains(LINE).then_some(())
+    });
+
+    let off = put(r#"{"level": "off"}"#);
+    assert_eq!(off.json()["filter"], "off,actix_server=off");
+    // A line that was let through before may still be on its way.
+    assert_eq!(cluster.append("1", 2).status, 201);
+    let before = log();
+    assert_eq!(cluster.append("2", 2).status, 201);
+    assert_eq!(log(), before);
+    let back = request(node, "DELETE", PATH, &[], None).expect("an answer");
+    assert_eq!((back.status, back.text()), (200, AT_START));
+
+    for body in [
+        "",
+        "[]",
+        "{}",
+        r#"{"level":"loud"}"#,
+        r#"{"level":1}"#,
+        r#"{"level":"info","x":1}"#,
+        r#"["info"]"#,
+    ] {
+        let answer = put(body);
+        assert_eq!(
+            (answer.status, &*answer.problem()),
+            (400, "/problems/malformed"),
+            "{body}"
+        );
+    }
+    let plain = [("content-type", "text/plain")];
+    let answer = request(node, "PUT", PATH, &plain, Some(b"{}")).expect("an answer");
+    assert_eq!(answer.status, 415);
+    for method in ["PUT", "DELETE"] {
+        let page = [JSON, ("origin", "http://elsewhere.example")];
+        let answer = request(node, method, PATH, &page, Some(b"{}")).expect("an answer");
+        assert_eq!(answer.status, 403, "{method}");
+    }
+    assert_eq!(get(node, PATH).text(), AT_START);
+}

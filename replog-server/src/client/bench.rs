@@ -12,9 +12,10 @@ use futures_util::future::try_join_all;
 use hdrhistogram::Histogram;
 use replog_core::{
     Concern,
-    client::{AppendRequest, Client, ClientError},
+    client::{AppendRequest, Appended, Client, ClientError},
 };
 use serde_json::{json, value::RawValue};
+use tokio::time::error::Elapsed;
 
 use super::{Context, Failure, Form, complain, holders::concern, print, progress, table::Table};
 
@@ -68,7 +69,46 @@ struct Measured {
     last_failure: String,
 }
 
+/// What a client does after an answer.
+enum Next {
+    Message,
+    /// Something is wrong that may pass.
+    Pause,
+    /// Its time is up.
+    End,
+}
+
 impl Measured {
+    /// An append that began then was answered, or not in time. What fails before anything went well, and
+    /// what would fail again, is an error.
+    fn on_answer(
+        &mut self,
+        begun: Instant,
+        appended: Result<Result<Appended, ClientError>, Elapsed>,
+    ) -> Result<Next, ClientError> {
+        match appended {
+            Ok(Ok(appended)) if appended.receipt.concern_met => {
+                let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.latencies_us.saturating_record(us);
+                self.last = Instant::now();
+                Ok(Next::Message)
+            }
+            Ok(Ok(_)) => {
+                self.fail("its concern was not met in time".to_owned());
+                Ok(Next::Message)
+            }
+            Ok(Err(error)) if self.latencies_us.is_empty() || !error.is_retryable() => Err(error),
+            Ok(Err(error)) => {
+                self.fail(error.to_string());
+                Ok(Next::Pause)
+            }
+            Err(_) => {
+                self.fail(format!("no answer within {GRACE:?} after the end"));
+                Ok(Next::End)
+            }
+        }
+    }
+
     fn fail(&mut self, reason: String) {
         self.failed += 1;
         self.last_failure = reason;
@@ -129,7 +169,7 @@ pub(super) async fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode,
     Ok(ExitCode::FAILURE)
 }
 
-/// One client. What fails before anything went well, and what would fail again, ends the measurement.
+/// One client. An error ends the measurement.
 async fn one(
     client: Result<Client, ClientError>,
     data: &RawValue,
@@ -149,26 +189,11 @@ async fn one(
         }
         let left = end - begun + GRACE;
         let appended = tokio::time::timeout(left, client.append_raw(data, &request)).await;
-        let mut measured = measured.borrow_mut();
-        match appended {
-            Ok(Ok(appended)) if appended.receipt.concern_met => {
-                let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-                measured.latencies_us.saturating_record(us);
-                measured.last = Instant::now();
-            }
-            Ok(Ok(_)) => measured.fail("its concern was not met in time".to_owned()),
-            Ok(Err(error)) if measured.latencies_us.is_empty() || !error.is_retryable() => {
-                return Err(error);
-            }
-            Ok(Err(error)) => {
-                measured.fail(error.to_string());
-                drop(measured);
-                tokio::time::sleep(PAUSE).await;
-            }
-            Err(_) => {
-                measured.fail(format!("no answer within {GRACE:?} after the end"));
-                return Ok(());
-            }
+        let next = measured.borrow_mut().on_answer(begun, appended)?;
+        match next {
+            Next::Message => {}
+            Next::Pause => tokio::time::sleep(PAUSE).await,
+            Next::End => return Ok(()),
         }
     }
 }

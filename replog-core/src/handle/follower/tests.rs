@@ -166,6 +166,11 @@ struct Taker {
 impl Taker {
     /// Takes all that there is, a little at a time.
     fn take(&mut self, follower: &mut Follower) {
+        self.take_checking(follower, |_| {});
+    }
+
+    /// The same; has all that was taken looked at whenever some was.
+    fn take_checking(&mut self, follower: &mut Follower, check: impl Fn(&[Epoch])) {
         while let Some(followed) = next(follower, 100) {
             match followed.unwrap() {
                 Followed::Records(batches) => {
@@ -173,6 +178,7 @@ impl Taker {
                         assert_eq!(record.offset.0 as usize, self.from + self.taken.len());
                         self.taken.push(record.epoch);
                     }
+                    check(&self.taken);
                 }
                 Followed::Cut { offset } => {
                     let kept = offset.0 as usize - self.from;
@@ -327,14 +333,37 @@ fn a_cut_of_what_it_did_not_give_is_not_told() {
     assert_eq!(gives(&mut beyond), Gave::Records(8, 10));
 }
 
+/// Cuts the log within the read that comes after so many, and writes other records there: `held` so that
+/// they are shown, or not yet.
+fn cut_within(
+    storage: &FaultyStorage,
+    node: &Node,
+    (time, reads): (HookTime, usize),
+    to: u64,
+    held: bool,
+) {
+    let files = node.files.clone();
+    storage.hook_read(reads, time, move || {
+        let mut files = files.lock().unwrap();
+        files.truncate(Offset(to)).unwrap();
+        // So few that they fit into one segment: what begins another is synced.
+        let count = if held { 15 } else { 4 };
+        let records = Records::new(to, vec![(9, 40); count]);
+        files.append(&records.batches(&[2])).unwrap();
+        if held {
+            files.sync().unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_cut_at_any_moment_of_a_read_replaces_nothing_silently() {
     for time in [HookTime::BeforeRead, HookTime::AfterRead] {
         for to in [0, 5, 12, 20] {
             for given in [0, 4, 6, 13, 20, 29] {
-                for from in [0, 3] {
+                for (from, held) in [(0, true), (0, false), (3, true), (3, false)] {
                     for reads in 0.. {
-                        if !cut_during_a_read((time, reads), to, from, given) {
+                        if !cut_during_a_read((time, reads), to, held, (from, given)) {
                             break;
                         }
                     }
@@ -345,7 +374,12 @@ fn a_cut_at_any_moment_of_a_read_replaces_nothing_silently() {
 }
 
 /// Whether there were so many reads that the cut came.
-fn cut_during_a_read((time, reads): (HookTime, usize), to: u64, from: u64, given: u64) -> bool {
+fn cut_during_a_read(
+    (time, reads): (HookTime, usize),
+    to: u64,
+    held: bool,
+    (from, given): (u64, u64),
+) -> bool {
     let storage = FaultyStorage::new();
     let node = Node::on_files(storage.clone());
     node.append_each(30, 1);
@@ -362,30 +396,69 @@ fn cut_during_a_read((time, reads): (HookTime, usize), to: u64, from: u64, given
             .taken
             .extend(batches.iter().map(RecordBatch::first_epoch));
     }
-    let files = node.files.clone();
-    storage.hook_read(reads, time, move || {
-        let mut files = files.lock().unwrap();
-        files.truncate(Offset(to)).unwrap();
-        let records = Records::new(to, [(9, 40); 15]);
-        // Written and not held yet: not shown either.
-        files.append(&records.batches(&[2])).unwrap();
-    });
-    taker.take(&mut follower);
+    cut_within(&storage, &node, (time, reads), to, held);
+    // Where it went over to the other branch, it did so where that begins.
+    let of_one_branch = |taken: &[Epoch]| {
+        let other = taken.iter().position(|epoch| *epoch == Epoch(9));
+        let begins = to.saturating_sub(from) as usize;
+        assert!(
+            other.is_none_or(|at| at == begins),
+            "{taken:?}, cut to {to}"
+        );
+    };
+    taker.take_checking(&mut follower, of_one_branch);
     if storage.is_hooked() {
         return false;
     }
-    let shown = node.view.shown_end();
+    let what = format!("{time:?} {reads}, cut to {to} {held}, followed from {from}, {given} given");
+    let shown = node.view.shown_end().max(Offset(from));
     assert!(
-        follower.offset() <= shown.max(Offset(from)),
-        "more is given than shown"
+        follower.offset() <= shown,
+        "more is given than shown: {what}"
     );
     node.files().sync().unwrap();
     taker.take(&mut follower);
-    let what = format!("{time:?} {reads}, cut to {to}, followed from {from}, {given} given");
     assert_eq!(taker.taken, epochs(&node.view, from), "{what}");
     let lost_some = given > to.max(from);
     assert!(taker.cuts <= 1 && (!lost_some || taker.cuts == 1), "{what}");
     true
+}
+
+#[test]
+fn a_read_beside_a_cut_gives_nothing_that_is_not_shown_yet() {
+    let mut cuts = 0;
+    for time in [HookTime::BeforeRead, HookTime::AfterRead] {
+        for from in [0, 3, 6, 7, 20] {
+            for reads in 0.. {
+                let storage = FaultyStorage::new();
+                let node = Node::on_files(storage.clone());
+                node.append_each(30, 1);
+                cut_within(&storage, &node, (time, reads), 5, false);
+                let mut read = pin!(node.reader.read(Offset(from), Offset(30), 1 << 20));
+                let mut cx = Context::from_waker(Waker::noop());
+                let Poll::Ready(read) = read.as_mut().poll(&mut cx) else {
+                    panic!("nothing to wait for");
+                };
+                if storage.is_hooked() {
+                    break;
+                }
+                cuts += 1;
+                let shown = node.view.shown_end();
+                match read {
+                    Ok(records) => {
+                        let end = records.last().map_or(Offset(0), RecordBatch::end);
+                        assert!(
+                            end <= shown,
+                            "{time:?} {reads} from {from}: {end} of {shown}"
+                        );
+                    }
+                    Err(ReadError::Cut { .. }) => assert!(from > 9, "{from}"),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+    assert!(cuts > 10, "{cuts}");
 }
 
 #[test]
@@ -422,6 +495,27 @@ fn it_ends_with_the_node_whatever_is_left() {
     for _ in 0..2 {
         let ended = next(&mut follower, 1);
         assert!(matches!(ended, Some(Err(ReadError::Stopped))), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_waits_before_damage_is_woken_when_it_is_mended() {
+    for held_back in [HeldBack::No, HeldBack::Yes] {
+        let storage = FaultyStorage::new();
+        let node = Node::on_files(storage.clone());
+        node.append_each(12, 1);
+        let good = node.view.read(Offset(7), Offset(8), 1).unwrap();
+        rot_end_of(&storage, &good[0]);
+        let mut follower = node.follow(7);
+        let mend = async {
+            node.files().inspect(Offset(7), held_back).unwrap();
+            // It looks, and waits on.
+            tokio::task::yield_now().await;
+            node.append_all(&good);
+        };
+        let followed = async { tokio::join!(biased; follower.next(1), mend).0 };
+        let followed = within(followed).await;
+        assert!(matches!(followed, Ok(Followed::Records(_))), "{followed:?}");
     }
 }
 

@@ -361,9 +361,10 @@ impl Master {
         let mut mode = self.inner.shared.watch_mode();
         let mut ended = self.inner.ended.clone();
         tokio::select! {
+            // The mode of a node that ended without a word stays what it was.
             biased;
-            Ok(_) = mode.wait_for(|mode| *mode == Mode::ReadWrite) => Ok(()),
             _ = ended.wait_for(Option::is_some) => Err(runtime::why_ended(&self.inner.ended)),
+            Ok(_) = mode.wait_for(|mode| *mode == Mode::ReadWrite) => Ok(()),
         }
     }
 

@@ -211,7 +211,7 @@ macro_rules! identity {
 
         impl $name {
             /// Draws a new one.
-            pub fn draw(rng: &mut impl rand::Rng) -> $name {
+            pub(crate) fn draw(rng: &mut impl rand::Rng) -> $name {
                 $name(rng.random())
             }
 

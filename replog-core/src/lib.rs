@@ -49,6 +49,7 @@
 //!   programs that use a remote cluster.
 //! - `sim`: simulation of whole clusters from one seed, with faults and checks (`sim`), for this
 //!   library's own tests and for programs that embed it.
+//! - `typed`: messages that are values of one type, by serde, as JSON (`typed`).
 
 #![forbid(unsafe_code)]
 
@@ -63,6 +64,8 @@ pub mod record;
 pub mod sim;
 pub mod storage;
 pub mod transport;
+#[cfg(feature = "typed")]
+pub mod typed;
 pub mod types;
 pub mod views;
 

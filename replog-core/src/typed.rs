@@ -1,0 +1,413 @@
+//! Messages of one type: values go in and come out, JSON is what the log holds.
+//!
+//! Owns the way between values and payloads, and nothing else: [`TypedMaster`] and [`TypedReader`] are a
+//! [`Master`] and a [`Reader`] with that way before them. Knows no schema and no version of one: a value
+//! that was appended by an older program is read with what serde makes of it. JSON, so that every
+//! client of the HTTP interface reads the same messages.
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! # use std::sync::Arc;
+//! # use replog_core::{
+//! #     AppendOptions, Concern, Master, MasterConfig, storage::MemoryStorage,
+//! #     transport::LocalNetwork, typed::TypedMaster,
+//! # };
+//!
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! enum Order {
+//!     Placed { customer: u32, apples: u32 },
+//!     Paid,
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let config = MasterConfig::new("master".parse()?, vec![]);
+//! # let network = Arc::new(LocalNetwork::new());
+//! # let master = Master::start(config, Arc::new(MemoryStorage::new()), network).await?;
+//! # master.read_write().await?;
+//! let orders: TypedMaster<Order> = TypedMaster::new(master);
+//! let order = Order::Placed { customer: 7, apples: 2 };
+//! let receipt = orders.append(&order, AppendOptions::concern(Concern::All)).await?;
+//!
+//! let message = orders.reader().get(receipt.offset).await?.expect("it is there");
+//! assert_eq!(message.value, order);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{fmt, marker::PhantomData};
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    error::{AppendError, Outcome, ReadError},
+    handle::{AppendOptions, Master, Reader, messages},
+    record::MessageBatch,
+    types::{Epoch, Offset},
+    views::{BatchReceipt, Message, Receipt},
+};
+
+/// A [`Master`] whose messages are values of type `T`. Clones share it.
+pub struct TypedMaster<T> {
+    master: Master,
+    values: PhantomData<fn(&T)>,
+}
+
+/// A [`Reader`] of messages that are values of type `T`. Clones share it.
+pub struct TypedReader<T> {
+    reader: Reader,
+    values: PhantomData<fn() -> T>,
+}
+
+/// One message, read as a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TypedMessage<T> {
+    /// Its position.
+    pub offset: Offset,
+    /// The epoch in which it was appended.
+    pub epoch: Epoch,
+    /// Milliseconds since 1970, by the master's clock.
+    pub timestamp_ms: u64,
+    /// Its idempotency key, where it has one.
+    pub key: Option<String>,
+    /// The value.
+    pub value: T,
+}
+
+/// Why a value was not appended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TypedAppendError {
+    /// Nothing was appended: the value cannot be written as JSON.
+    #[error("the value cannot be written as JSON")]
+    Encode(#[source] serde_json::Error),
+    /// What the master said.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+impl TypedAppendError {
+    /// What is known of the message.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            TypedAppendError::Encode(_) => Outcome::NotAppended,
+            TypedAppendError::Append(error) => error.outcome(),
+        }
+    }
+}
+
+/// Why a value was not read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TypedReadError {
+    /// The log could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The message was read and is no such value.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+/// A message that is no value of the type that is asked for: the log is as it should be, and the
+/// messages behind it can be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the message at offset {offset} is no such value", offset = .message.offset)]
+#[non_exhaustive]
+pub struct DecodeError {
+    /// The message as it is in the log.
+    pub message: Message,
+    /// What is wrong with it.
+    #[source]
+    pub source: serde_json::Error,
+}
+
+impl<T: Serialize> TypedMaster<T> {
+    /// The same master, for values. Nothing is looked at: what is in the log may be anything.
+    #[must_use]
+    pub fn new(master: Master) -> TypedMaster<T> {
+        let values = PhantomData;
+        TypedMaster { master, values }
+    }
+
+    /// The master itself, for all that has nothing to do with values.
+    #[must_use]
+    pub fn master(&self) -> &Master {
+        &self.master
+    }
+
+    /// Appends a value, as [`Master::append`] does its payload. An idempotency key covers the value's
+    /// JSON: the same value must be written in the same way, as serde does for structs, and as it does
+    /// not for a `HashMap`. A value that is nested more than 128 deep is appended and can be read as a
+    /// message only.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedAppendError`]; [`TypedAppendError::outcome`] says whether the message may be in the log.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Master::append`].
+    pub async fn append(
+        &self,
+        value: &T,
+        options: AppendOptions,
+    ) -> Result<Receipt, TypedAppendError> {
+        let payload = encode(value)?;
+        Ok(self.master.append(payload, options).await?)
+    }
+
+    /// Appends several values next to each other, all or none, as [`Master::append_batch`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`TypedMaster::append`]; where one of them cannot be written, none is appended.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Master::append_batch`].
+    pub async fn append_batch(
+        &self,
+        values: &[T],
+        options: AppendOptions,
+    ) -> Result<BatchReceipt, TypedAppendError> {
+        let mut batch = MessageBatch::new();
+        for value in values {
+            batch.push(encode(value)?);
+        }
+        Ok(self.master.append_batch(batch, options).await?)
+    }
+}
+
+impl<T: DeserializeOwned> TypedMaster<T> {
+    /// Reads its log.
+    #[must_use]
+    pub fn reader(&self) -> TypedReader<T> {
+        TypedReader::new(self.master.reader())
+    }
+}
+
+impl<T: DeserializeOwned> TypedReader<T> {
+    /// The same reader, for values.
+    #[must_use]
+    pub fn new(reader: Reader) -> TypedReader<T> {
+        let values = PhantomData;
+        TypedReader { reader, values }
+    }
+
+    /// The reader itself, for ends and waits.
+    #[must_use]
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// One message; `None` when the node holds none there.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedReadError`].
+    pub async fn get(&self, offset: Offset) -> Result<Option<TypedMessage<T>>, TypedReadError> {
+        let message = self.reader.get(offset).await?;
+        Ok(message.map(decode).transpose()?)
+    }
+
+    /// The messages of `from..until` that the node holds, up to `bytes_max` bytes of records and at
+    /// least one; none where it holds none of them. Each for itself: one that is no such value hides
+    /// no other.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::read`].
+    pub async fn read(
+        &self,
+        from: Offset,
+        until: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Result<TypedMessage<T>, DecodeError>>, ReadError> {
+        let batches = self.reader.read(from, until, bytes_max).await?;
+        Ok(batches.iter().flat_map(messages).map(decode).collect())
+    }
+}
+
+/// Reads a message's payload as a value: for messages that came in another way than by a
+/// [`TypedReader`].
+///
+/// # Errors
+///
+/// [`DecodeError`], with the message in it.
+pub fn decode<T: DeserializeOwned>(message: Message) -> Result<TypedMessage<T>, DecodeError> {
+    match serde_json::from_slice(&message.payload) {
+        Ok(value) => Ok(TypedMessage {
+            offset: message.offset,
+            epoch: message.epoch,
+            timestamp_ms: message.timestamp_ms,
+            key: message.key,
+            value,
+        }),
+        Err(source) => Err(DecodeError { message, source }),
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Bytes, TypedAppendError> {
+    let json = serde_json::to_vec(value).map_err(TypedAppendError::Encode)?;
+    Ok(json.into())
+}
+
+// Derived, these would ask the same of `T`.
+impl<T> Clone for TypedMaster<T> {
+    fn clone(&self) -> TypedMaster<T> {
+        TypedMaster {
+            master: self.master.clone(),
+            values: PhantomData,
+        }
+    }
+}
+
+impl<T> Clone for TypedReader<T> {
+    fn clone(&self) -> TypedReader<T> {
+        TypedReader {
+            reader: self.reader.clone(),
+            values: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for TypedMaster<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TypedMaster").field(&self.master).finish()
+    }
+}
+
+impl<T> fmt::Debug for TypedReader<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TypedReader").field(&self.reader).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::{MasterConfig, storage::MemoryStorage, transport::LocalNetwork};
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Event {
+        number: u64,
+        text: String,
+    }
+
+    async fn master() -> Master {
+        let config = MasterConfig::new("master".parse().unwrap(), vec![]);
+        let network = Arc::new(LocalNetwork::new());
+        let master = Master::start(config, Arc::new(MemoryStorage::new()), network)
+            .await
+            .unwrap();
+        master.read_write().await.unwrap();
+        master
+    }
+
+    fn event(number: u64) -> Event {
+        let text = format!("line\nbreak \u{1f34e} {number}");
+        Event { number, text }
+    }
+
+    fn options() -> AppendOptions {
+        AppendOptions::default()
+    }
+
+    #[tokio::test]
+    async fn values_come_back_as_they_were_alone_and_in_batches() {
+        let events = TypedMaster::<Event>::new(master().await);
+        events.append(&event(0), options()).await.unwrap();
+        let batch = [event(1), event(2)];
+        let receipt = events.append_batch(&batch, options()).await.unwrap();
+        assert_eq!((receipt.first_offset, receipt.count), (Offset(1), 2));
+        let reader = events.reader();
+        let read = reader.read(Offset(0), Offset(9), 1 << 20).await.unwrap();
+        let values: Vec<Event> = read.into_iter().map(|read| read.unwrap().value).collect();
+        assert_eq!(values, [event(0), event(1), event(2)]);
+        let one = reader.get(Offset(2)).await.unwrap().unwrap();
+        assert_eq!((one.offset, one.value), (Offset(2), event(2)));
+        assert!(reader.get(Offset(3)).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_log_is_the_json_of_the_value() {
+        let events = TypedMaster::<Event>::new(master().await);
+        events.append(&event(7), options()).await.unwrap();
+        let message = events.master().reader().get(Offset(0)).await.unwrap();
+        assert_eq!(
+            message.unwrap().payload,
+            "{\"number\":7,\"text\":\"line\\nbreak \u{1f34e} 7\"}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_no_such_value_is_named_and_hides_no_other() {
+        let master = master().await;
+        let events = TypedMaster::<Event>::new(master.clone());
+        events.append(&event(0), options()).await.unwrap();
+        master.append(vec![0xff, 0], options()).await.unwrap();
+        events.append(&event(2), options()).await.unwrap();
+        let reader = events.reader();
+        let read = reader.read(Offset(0), Offset(9), 1 << 20).await.unwrap();
+        let offsets: Vec<Result<u64, Offset>> = read
+            .into_iter()
+            .map(|read| match read {
+                Ok(message) => Ok(message.value.number),
+                Err(error) => Err(error.message.offset),
+            })
+            .collect();
+        assert_eq!(offsets, [Ok(0), Err(Offset(1)), Ok(2)]);
+        let error = reader.get(Offset(1)).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the message at offset 1 is no such value"
+        );
+        let TypedReadError::Decode(error) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(&error.message.payload[..], [0xff, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_value_that_is_no_json_is_not_appended_nor_is_its_batch() {
+        // JSON has no keys that are not texts.
+        let maps = TypedMaster::<BTreeMap<Vec<u8>, u8>>::new(master().await);
+        let (good, bad) = (BTreeMap::new(), BTreeMap::from([(vec![1], 1)]));
+        let alone = maps.append(&bad, options()).await.unwrap_err();
+        let batch = [good.clone(), bad];
+        let batch = maps.append_batch(&batch, options()).await.unwrap_err();
+        for error in [alone, batch] {
+            assert!(matches!(error, TypedAppendError::Encode(_)), "{error}");
+            assert_eq!(error.outcome(), Outcome::NotAppended);
+        }
+        let receipt = maps.append(&good, options()).await.unwrap();
+        assert_eq!(receipt.offset, Offset(0));
+    }
+
+    #[tokio::test]
+    async fn what_the_master_refuses_is_said_as_it_says_it() {
+        let events = TypedMaster::<Event>::new(master().await);
+        let next = options().expected_offset(Offset(3));
+        let error = events.append(&event(0), next).await.unwrap_err();
+        let TypedAppendError::Append(AppendError::OffsetMismatch { next }) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(next, Offset(0));
+    }
+
+    #[test]
+    fn handles_go_anywhere_whatever_the_values_are() {
+        fn anywhere<T: Send + Sync + Clone + 'static>() {}
+        // Neither Send nor Clone.
+        struct Here(#[expect(dead_code, reason = "only its type matters")] *const ());
+        anywhere::<TypedMaster<Here>>();
+        anywhere::<TypedReader<Here>>();
+    }
+}

@@ -8,8 +8,8 @@ mod file;
 #[cfg(test)]
 pub(crate) mod limited;
 mod memory;
-#[cfg(test)]
-pub(crate) mod suite;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 
 use std::{
     fmt,

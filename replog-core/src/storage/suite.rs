@@ -1,55 +1,114 @@
-//! What every [`Storage`] does: one function per behaviour, which each implementation calls by
-//! [`conformance!`] on a fresh and empty storage.
+//! What every [`Storage`] does: one function per behaviour, for each implementation to be tried with.
+//!
+//! [`check`] tries them all, for a storage of your own; this library's storages have a test for each.
+//! Nothing here tries a power cut: that what was synced is there afterwards is for the storage to know.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use replog_core::storage::{MemoryStorage, Storage, suite};
+//!
+//! suite::check(|| (Arc::new(MemoryStorage::new()) as Arc<dyn Storage>, ()));
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by a panic that says where, in whatever program it runs"
+)]
 
 use std::{
     io::{self, IoSlice},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
 use super::{OpenHow, Storage, StorageFile};
 
+/// Tries all behaviours, each on an empty storage that `fresh` makes, with something to keep alive
+/// beside it: a directory that is removed when it is dropped, or `()`.
+///
+/// # Panics
+///
+/// With the names of the behaviours that the storage does not have, after all were tried.
+pub fn check<K>(mut fresh: impl FnMut() -> (Arc<dyn Storage>, K)) {
+    let mut failed = Vec::new();
+    for (name, behaviour) in BEHAVIOURS {
+        let (storage, _keep) = fresh();
+        // What panicked has said why by now.
+        if catch_unwind(AssertUnwindSafe(|| behaviour(storage))).is_err() {
+            failed.push(*name);
+        }
+    }
+    assert!(failed.is_empty(), "the storage fails in {failed:?}");
+}
+
+/// Hands all behaviours to the macro `to`, behind what is given.
+macro_rules! behaviours {
+    ($($to:ident)::+, $($given:tt)*) => {
+        $($to)::+! {
+            $($given)*
+            a_missing_directory_has_no_entries,
+            names_are_listed_in_ascending_order,
+            a_directory_can_be_made_twice_and_with_those_above_it,
+            a_missing_file_is_opened_only_where_asked_to_make_it,
+            opening_truncated_empties_and_opening_to_create_keeps,
+            a_file_is_not_made_in_a_missing_directory,
+            parts_are_appended_one_after_the_other,
+            more_parts_than_one_call_takes_are_all_written,
+            a_read_is_short_only_at_the_end,
+            writing_at_a_position_changes_only_what_it_covers,
+            writing_beyond_the_end_leaves_zeros_between,
+            truncating_cuts_and_extends_with_zeros,
+            an_append_after_a_cut_follows_what_is_left,
+            allocated_room_reads_as_zeros_and_never_shrinks_a_file,
+            a_rename_replaces_and_an_open_handle_follows_the_file,
+            a_removed_file_is_still_read_by_who_has_it_open,
+            removing_or_renaming_what_is_missing_is_not_found,
+            a_second_handle_sees_what_the_first_wrote,
+            syncing_files_and_directories_keeps_their_content,
+            syncing_a_missing_directory_is_an_error,
+            the_lock_has_one_holder_until_it_is_dropped,
+            a_reader_sees_whole_prefixes_while_a_writer_appends,
+        }
+    };
+}
+
+macro_rules! table {
+    ($($behaviour:ident,)*) => {
+        &[$((stringify!($behaviour), $behaviour)),*]
+    };
+}
+
+type Behaviour = (&'static str, fn(Arc<dyn Storage>));
+
+const BEHAVIOURS: &[Behaviour] = behaviours!(table,);
+
 /// Makes one test of each behaviour. The argument gives an empty storage and something to keep
 /// alive beside it.
+#[cfg(test)]
 macro_rules! conformance {
     ($fresh:expr) => {
         mod conformance {
-            $crate::storage::suite::conformance!(@ $fresh,
-                a_missing_directory_has_no_entries,
-                names_are_listed_in_ascending_order,
-                a_directory_can_be_made_twice_and_with_those_above_it,
-                a_missing_file_is_opened_only_where_asked_to_make_it,
-                opening_truncated_empties_and_opening_to_create_keeps,
-                a_file_is_not_made_in_a_missing_directory,
-                parts_are_appended_one_after_the_other,
-                more_parts_than_one_call_takes_are_all_written,
-                a_read_is_short_only_at_the_end,
-                writing_at_a_position_changes_only_what_it_covers,
-                writing_beyond_the_end_leaves_zeros_between,
-                truncating_cuts_and_extends_with_zeros,
-                an_append_after_a_cut_follows_what_is_left,
-                allocated_room_reads_as_zeros_and_never_shrinks_a_file,
-                a_rename_replaces_and_an_open_handle_follows_the_file,
-                a_removed_file_is_still_read_by_who_has_it_open,
-                removing_or_renaming_what_is_missing_is_not_found,
-                a_second_handle_sees_what_the_first_wrote,
-                syncing_files_and_directories_keeps_their_content,
-                syncing_a_missing_directory_is_an_error,
-                the_lock_has_one_holder_until_it_is_dropped,
-                a_reader_sees_whole_prefixes_while_a_writer_appends,
-            );
+            use $crate::storage::suite;
+            suite::behaviours!(suite::tests, $fresh;);
         }
     };
-    (@ $fresh:expr, $($behaviour:ident,)*) => {
+}
+
+#[cfg(test)]
+macro_rules! tests {
+    ($fresh:expr; $($behaviour:ident,)*) => {
         $(
             #[test]
             fn $behaviour() {
                 let (storage, _keep) = $fresh;
-                $crate::storage::suite::$behaviour(storage);
+                suite::$behaviour(storage);
             }
         )*
     };
 }
-pub(crate) use conformance;
+
+#[cfg(test)]
+pub(crate) use {behaviours, conformance, tests};
 
 pub(crate) fn a_missing_directory_has_no_entries(storage: Arc<dyn Storage>) {
     assert_eq!(storage.list("").unwrap(), Vec::<String>::new());
@@ -310,5 +369,30 @@ fn kind<T>(result: io::Result<T>) -> io::ErrorKind {
     match result {
         Ok(_) => panic!("it should have failed"),
         Err(error) => error.kind(),
+    }
+}
+
+#[cfg(test)]
+mod own_tests {
+    use crate::storage::MemoryStorage;
+
+    use super::*;
+
+    #[test]
+    fn a_storage_that_is_one_passes() {
+        check(|| (Arc::new(MemoryStorage::new()) as Arc<dyn Storage>, ()));
+    }
+
+    #[test]
+    #[should_panic(expected = r#"the storage fails in ["a_missing_directory_has_no_entries"]"#)]
+    fn a_storage_that_is_none_is_told_by_all_that_it_fails_in() {
+        let mut first = true;
+        check(|| {
+            let storage = MemoryStorage::new();
+            if std::mem::take(&mut first) {
+                storage.open("left behind", OpenHow::Create).unwrap();
+            }
+            (Arc::new(storage) as Arc<dyn Storage>, ())
+        });
     }
 }

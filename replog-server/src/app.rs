@@ -10,13 +10,27 @@ use crate::{
     node::NodeState,
     paths,
     problem::{Kind, Problem},
-    routes::{admin, appends, events, faults, health, messages, replication, replication_stream},
+    routes::{
+        admin, appends, events, faults, health, messages, openapi, replication, replication_stream,
+    },
 };
+
+/// A path that is served, and its methods as a header `Allow` names them.
+pub(crate) type Served = (&'static str, &'static str);
 
 /// Adds every route of a node.
 pub(crate) fn configure(config: &mut web::ServiceConfig, state: &Arc<NodeState>) {
+    add_routes(config, state);
+}
+
+/// As [`configure`], and returns what is served.
+pub(crate) fn add_routes(config: &mut web::ServiceConfig, state: &Arc<NodeState>) -> Vec<Served> {
     config.app_data(web::Data::from(Arc::clone(state)));
-    config
+    let mut table = Table {
+        config,
+        served: Vec::new(),
+    };
+    table
         .service(resource(
             paths::MESSAGES,
             "GET, POST",
@@ -76,6 +90,11 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, state: &Arc<NodeState>)
             ],
         ))
         .service(resource(
+            paths::OPENAPI,
+            "GET",
+            [web::get().to(openapi::describe)],
+        ))
+        .service(resource(
             paths::REPLICATION,
             "POST",
             [web::post().to(replication::serve)],
@@ -86,7 +105,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, state: &Arc<NodeState>)
             [web::get().to(replication_stream::open)],
         ));
     if state.faults.is_some() {
-        config.service(resource(
+        table.service(resource(
             paths::FAULTS,
             "DELETE, GET, PUT",
             [
@@ -96,21 +115,43 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, state: &Arc<NodeState>)
             ],
         ));
     } else {
-        config.service(web::resource(paths::FAULTS).to(faults_not_allowed));
+        table
+            .config
+            .service(web::resource(paths::FAULTS).to(faults_not_allowed));
     }
+    let Table { config, served } = table;
     for path in paths::NOT_YET {
         config.service(web::resource(path).to(not_yet));
     }
     config.default_service(web::to(not_found));
+    served
+}
+
+/// The routes, and which there are.
+struct Table<'a> {
+    config: &'a mut web::ServiceConfig,
+    served: Vec<Served>,
+}
+
+impl Table<'_> {
+    fn service(&mut self, (served, resource): (Served, Resource)) -> &mut Self {
+        self.config.service(resource);
+        self.served.push(served);
+        self
+    }
 }
 
 /// A path with its methods; every other method is answered with those that there are.
-fn resource<const N: usize>(path: &str, allow: &'static str, routes: [Route; N]) -> Resource {
+fn resource<const N: usize>(
+    path: &'static str,
+    allow: &'static str,
+    routes: [Route; N],
+) -> (Served, Resource) {
     let resource = routes
         .into_iter()
         .fold(web::resource(path), Resource::route);
     let refuse = move || async move { Problem::method_not_allowed(allow).response() };
-    resource.default_service(web::to(refuse))
+    ((path, allow), resource.default_service(web::to(refuse)))
 }
 
 async fn not_found() -> HttpResponse {

@@ -22,6 +22,8 @@ pub(crate) const ADMIN_READ_ONLY: &str = "/admin/read-only";
 pub(crate) const ADMIN_READ_WRITE: &str = "/admin/read-write";
 /// Which log lines are written.
 pub(crate) const ADMIN_LOG_LEVEL: &str = "/admin/log-level";
+/// This interface, for programs.
+pub(crate) const OPENAPI: &str = "/openapi.json";
 /// Fault injection.
 pub(crate) const FAULTS: &str = "/faults";
 /// Between nodes.

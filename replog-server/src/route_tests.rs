@@ -62,7 +62,7 @@ impl Pair {
         }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.master.node.stop().await;
         self.secondary.node.stop().await;
     }

@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod faults;
 pub(crate) mod health;
 pub(crate) mod messages;
+pub(crate) mod openapi;
 mod reads;
 pub(crate) mod replication;
 pub(crate) mod replication_stream;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A reader of event streams that checks their text on the way.
-struct Listener {
+pub(crate) struct Listener {
     stream: BufReader<TcpStream>,
     /// What came and was not taken yet.
     text: String,
@@ -24,7 +24,7 @@ struct Listener {
 
 impl Listener {
     /// Asks, and waits until it listens.
-    fn open(address: SocketAddr) -> Listener {
+    pub(crate) fn open(address: SocketAddr) -> Listener {
         let mut listener = Listener::ask(address);
         let greeting = listener.block().expect("a greeting");
         assert_eq!(greeting, ": listening");
@@ -86,7 +86,7 @@ impl Listener {
     }
 
     /// The next event: its kind and its data; `None` at the end of the body.
-    fn next(&mut self) -> Option<(String, Value)> {
+    pub(crate) fn next(&mut self) -> Option<(String, Value)> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let block = self.block()?;

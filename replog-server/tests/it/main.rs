@@ -22,6 +22,7 @@ mod keys;
 mod kill;
 mod messages;
 mod nodes;
+mod openapi;
 mod quorum;
 mod receipts;
 mod restart;

@@ -27,7 +27,7 @@ const SECONDARIES_MAX: u64 = 63;
 /// A replicated log over HTTP.
 #[derive(Debug, Parser)]
 #[command(name = "replog-server", version, about)]
-struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }

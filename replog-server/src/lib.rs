@@ -36,6 +36,8 @@ mod routes;
 mod stream;
 
 #[cfg(test)]
+mod book;
+#[cfg(test)]
 mod route_tests;
 
 use std::process::ExitCode;

@@ -27,7 +27,7 @@ pub enum ClientError {
     #[error("{0}")]
     Problem(Box<Problem>),
     /// Messages that a [`Follow`](super::Follow) gave are not in the node's log any more: it adopted that of
-    /// another node. Their appends were never acknowledged by a majority.
+    /// another node. But for a forced recovery, no majority ever held them.
     #[error("the messages from {offset} on were cut from the node's log")]
     Cut {
         /// The first offset that was given and is known not to be there any more. Where the log was cut while

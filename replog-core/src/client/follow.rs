@@ -63,7 +63,7 @@ const PROBLEM_BYTES_MAX: usize = 64 << 10;
 pub struct Follow {
     client: Client,
     level: ReadLevel,
-    /// The next offset to give, or one before it that has no message.
+    /// No offset below it is given any more.
     next: Offset,
     /// The last message that was given: the node must still have it.
     last: Option<(Offset, Epoch)>,

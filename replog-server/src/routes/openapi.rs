@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::{accept::JSON, problem::Problem, query::Query};
 
 /// The document, as in the OpenAPI Specification 3.1.
-const DOCUMENT: &str = include_str!("../openapi.json");
+pub(crate) const DOCUMENT: &str = include_str!("../openapi.json");
 
 /// Sends the document.
 pub(crate) async fn describe(request: HttpRequest) -> Result<HttpResponse, Problem> {

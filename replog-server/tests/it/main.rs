@@ -7,6 +7,7 @@ mod admin;
 mod bad_input;
 mod batches;
 mod blocked;
+mod book;
 mod catch_up;
 mod chaos;
 mod check;

@@ -92,7 +92,7 @@ fn command(program: &Path) -> Command {
 }
 
 /// Where it is: Cargo says so to tests. `torture`, which is an example, is built beside it.
-fn program_path(name: &str) -> PathBuf {
+pub(crate) fn program_path(name: &str) -> PathBuf {
     let by_cargo = match name {
         "replog" => option_env!("CARGO_BIN_EXE_replog"),
         _ => option_env!("CARGO_BIN_EXE_replog-server"),

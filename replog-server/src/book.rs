@@ -1,0 +1,254 @@
+//! The pages of the book that say what the program says: the settings, and the HTTP interface.
+//!
+//! Made by `cargo test -p replog-server --lib write_the_pages -- --ignored`; a test compares them
+//! with the program, so that neither changes alone.
+
+use std::{fmt::Write as _, fs, path::PathBuf};
+
+use clap::{Arg, Command, CommandFactory as _};
+use serde_json::Value;
+
+use crate::{args::Cli, routes::openapi};
+
+/// What stands above the settings.
+const SETTINGS_HEAD: &str = "\
+# Settings
+
+Each flag `--some-flag` has an environment variable `REPLOG_SOME_FLAG` (a repeated flag's is
+comma-separated), and may stand without its dashes as a key in the TOML file that `--config` names: flags win over the
+environment, that over the file. `--print-config` prints the settings that hold as such a file. Durations are written `500ms`,
+`3s`; sizes `64MiB`. `replog-server help COMMAND` prints the same.
+";
+
+/// The commands that start nodes.
+const NODES: [&str; 3] = ["master", "secondary", "cluster"];
+
+fn settings_page() -> String {
+    let cli = Cli::command();
+    let commands: Vec<&Command> = NODES
+        .iter()
+        .map(|name| cli.find_subcommand(name).expect("a command of this name"))
+        .collect();
+    let help = |arg: &Arg| arg.get_help().map(ToString::to_string);
+    // The same flag may have another meaning, or default, elsewhere.
+    let is_common = |arg: &Arg| {
+        commands.iter().all(|command| {
+            let mut args = command.get_arguments();
+            args.any(|own| own.get_id() == arg.get_id() && help(own) == help(arg))
+        })
+    };
+    let mut page = SETTINGS_HEAD.to_owned();
+    for command in &commands {
+        let about = command
+            .get_about()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let _ = write!(
+            page,
+            "\n## `replog-server {}`\n\n{about}\n\n",
+            command.get_name()
+        );
+        table(
+            &mut page,
+            command.get_arguments().filter(|arg| !is_common(arg)),
+        );
+    }
+    page.push_str("\n## All of them\n\n");
+    table(
+        &mut page,
+        commands[0].get_arguments().filter(|arg| is_common(arg)),
+    );
+    page
+}
+
+fn table<'a>(page: &mut String, args: impl Iterator<Item = &'a Arg>) {
+    page.push_str("| flag | default | meaning |\n| --- | --- | --- |\n");
+    for arg in args.filter(|arg| !arg.is_hide_set()) {
+        let Some(long) = arg.get_long() else {
+            continue;
+        };
+        let takes_value = arg.get_action().takes_values();
+        let value = arg.get_value_names().filter(|_| takes_value);
+        let value = value.and_then(|names| names.first());
+        let value = value.map(|name| format!(" {name}")).unwrap_or_default();
+        let defaults: Vec<String> = arg
+            .get_default_values()
+            .iter()
+            .map(|default| format!("`{}`", default.to_string_lossy()))
+            .collect();
+        let help = arg.get_long_help().or_else(|| arg.get_help());
+        let help = help.map(ToString::to_string).unwrap_or_default();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let _ = writeln!(
+            page,
+            "| `--{long}{value}` | {} | {} |",
+            defaults.join(", "),
+            help.replace('|', "\\|")
+        );
+    }
+}
+
+/// What stands above the HTTP interface.
+const HTTP_HEAD: &str = "\
+# HTTP reference
+
+Made from the document that every node serves at `/openapi.json`, which a test compares with real answers.
+";
+
+fn http_page() -> String {
+    let document: Value = serde_json::from_str(openapi::DOCUMENT).expect("the document is JSON");
+    let mut page = HTTP_HEAD.to_owned();
+    let _ = write!(page, "\n{}\n", text(&document["info"]["description"]));
+    for (path, methods) in members(&document["paths"]) {
+        for (method, operation) in members(methods) {
+            let method = method.to_uppercase();
+            let _ = write!(
+                page,
+                "\n## `{method} {path}`\n\n{}.",
+                text(&operation["summary"])
+            );
+            if let Some(more) = operation["description"].as_str() {
+                let _ = write!(page, " {more}");
+            }
+            page.push('\n');
+            parameters(&mut page, &operation["parameters"]);
+            for (media_type, content) in members(&operation["requestBody"]["content"]) {
+                let what = kind_of(&content["schema"]);
+                let _ = write!(page, "\nBody, as `{media_type}`: {what}\n");
+            }
+            page.push_str("\n| status | when | body |\n| --- | --- | --- |\n");
+            for (status, response) in members(&operation["responses"]) {
+                let response = resolve(&document, response);
+                let bodies: Vec<String> = members(&response["content"])
+                    .map(|(media_type, content)| {
+                        format!("`{media_type}`: {}", kind_of(&content["schema"]))
+                    })
+                    .collect();
+                let when = cell(text(&response["description"]));
+                let _ = writeln!(page, "| {status} | {when} | {} |", cell(&bodies.join("; ")));
+            }
+        }
+    }
+    page.push_str("\n## Bodies\n");
+    for (name, schema) in members(&document["components"]["schemas"]) {
+        let _ = write!(page, "\n### {name}\n");
+        if let Some(about) = schema["description"].as_str() {
+            let _ = write!(page, "\n{about}\n");
+        }
+        let parts: Vec<&Value> = match schema["allOf"].as_array() {
+            Some(parts) => parts.iter().collect(),
+            None => vec![schema],
+        };
+        for part in parts {
+            if part.get("$ref").is_some() {
+                let _ = write!(page, "\nAll of {}, and:\n", kind_of(part));
+            } else if part.get("properties").is_none() {
+                let _ = write!(page, "\n{}\n", kind_of(part));
+            } else {
+                page.push_str("\n| member | type | meaning |\n| --- | --- | --- |\n");
+                for (member, schema) in members(&part["properties"]) {
+                    let about = cell(schema["description"].as_str().unwrap_or_default());
+                    let _ = writeln!(
+                        page,
+                        "| `{member}` | {} | {about} |",
+                        cell(&kind_of(schema))
+                    );
+                }
+            }
+        }
+    }
+    page
+}
+
+fn parameters(page: &mut String, parameters: &Value) {
+    let Some(parameters) = parameters.as_array() else {
+        return;
+    };
+    page.push_str("\n| parameter | in | type | meaning |\n| --- | --- | --- | --- |\n");
+    for parameter in parameters {
+        let about = parameter["description"].as_str().unwrap_or_default();
+        let _ = writeln!(
+            page,
+            "| `{}` | {} | {} | {} |",
+            text(&parameter["name"]),
+            text(&parameter["in"]),
+            cell(&kind_of(&parameter["schema"])),
+            cell(about)
+        );
+    }
+}
+
+/// What values a schema takes, in a few words.
+fn kind_of(schema: &Value) -> String {
+    let list = |values: &Value, each: &dyn Fn(&Value) -> String| {
+        let values = values.as_array().into_iter().flatten();
+        values.map(each).collect::<Vec<_>>().join(" or ")
+    };
+    if let Some(target) = schema["$ref"].as_str() {
+        let name = target.rsplit('/').next().unwrap_or_default();
+        return format!("[{name}](#{})", name.to_lowercase());
+    }
+    if let Some(value) = schema.get("const") {
+        return format!("`{value}`");
+    }
+    if schema.get("enum").is_some() {
+        return list(&schema["enum"], &|value| format!("`{value}`"));
+    }
+    if schema.get("oneOf").is_some() {
+        return list(&schema["oneOf"], &kind_of);
+    }
+    match schema["type"].as_str() {
+        Some("array") => format!("array of {}", kind_of(&schema["items"])),
+        Some(kind) => kind.to_owned(),
+        None if schema["type"].is_array() => list(&schema["type"], &|kind| text(kind).to_owned()),
+        None => "any JSON".to_owned(),
+    }
+}
+
+fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    let target = value["$ref"]
+        .as_str()
+        .and_then(|target| target.strip_prefix('#'));
+    target
+        .and_then(|pointer| document.pointer(pointer))
+        .unwrap_or(value)
+}
+
+fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let members = value.as_object().into_iter().flatten();
+    members.map(|(name, value)| (name.as_str(), value))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// As a cell of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+/// Every page that is made, and where it is.
+fn pages() -> [(PathBuf, String); 2] {
+    let book = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src"));
+    [
+        (book.join("operating/settings.md"), settings_page()),
+        (book.join("http.md"), http_page()),
+    ]
+}
+
+#[test]
+fn the_pages_say_what_the_program_says() {
+    for (path, page) in pages() {
+        let written = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(written, page, "{} is old: see book.rs", path.display());
+    }
+}
+
+#[test]
+#[ignore = "writes the pages"]
+fn write_the_pages() {
+    for (path, page) in pages() {
+        fs::write(&path, page).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}

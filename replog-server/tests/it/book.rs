@@ -1,0 +1,365 @@
+//! The book: each command in it is run, and prints what the book says that it prints.
+//!
+//! A page is run from top to bottom in a directory of its own:
+//!
+//! - a block marked `sh server` starts a node with each line, and goes on once it listens;
+//! - a block marked `sh` is given to a shell, once the master takes appends, and must end well;
+//! - a block marked `text` right below it is what that prints, where `…` stands for anything;
+//! - the comments `<!-- stop NAME -->` and `<!-- kill NAME -->` end a node, or all without a name.
+//!
+//! The book has the ports that people use. Here each is replaced by a free one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    http::get,
+    nodes::{Process, eventually, free_port, program_path},
+};
+
+/// The port of the master in the book; the secondaries have those after it.
+const MASTER_PORT: u16 = 5_000;
+/// How many ports the book uses.
+const PORTS: u16 = 4;
+
+/// What a page asks for, and the line where it does.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Start(String),
+    Run {
+        script: String,
+        prints: Option<String>,
+    },
+    End {
+        name: Option<String>,
+        at_once: bool,
+    },
+}
+
+fn book() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src")
+}
+
+/// Every page that the table of contents names.
+fn pages() -> Vec<String> {
+    let summary = fs::read_to_string(book().join("SUMMARY.md")).expect("a table of contents");
+    links(&summary).collect()
+}
+
+/// Where a page's links lead, but for those out of the book.
+fn links(text: &str) -> impl Iterator<Item = String> {
+    let targets = text.split("](").skip(1);
+    let targets = targets.filter_map(|rest| rest.split(')').next());
+    targets
+        .map(|target| target.split('#').next().unwrap_or_default().to_owned())
+        .filter(|target| target.ends_with(".md"))
+}
+
+fn steps(page: &str) -> Vec<(usize, Step)> {
+    let mut steps = Vec::new();
+    let mut lines = page.lines().enumerate().map(|(at, line)| (at + 1, line));
+    // Whether the last thing on the page was a command, whose output may follow.
+    let mut printed = false;
+    while let Some((at, line)) = lines.next() {
+        if let Some(kind) = line.strip_prefix("```") {
+            let body: Vec<&str> = lines
+                .by_ref()
+                .map(|(_, line)| line)
+                .take_while(|line| *line != "```")
+                .collect();
+            match kind {
+                "sh server" => {
+                    let starts = body
+                        .iter()
+                        .map(|line| (at, Step::Start((*line).to_owned())));
+                    steps.extend(starts);
+                }
+                "sh" => steps.push((
+                    at,
+                    Step::Run {
+                        script: body.join("\n"),
+                        prints: None,
+                    },
+                )),
+                "text" if printed => {
+                    if let Some((_, Step::Run { prints, .. })) = steps.last_mut() {
+                        *prints = Some(body.join("\n"));
+                    }
+                }
+                _ => {}
+            }
+            printed = kind == "sh";
+        } else if let Some(comment) = line.strip_prefix("<!-- ") {
+            let mut words = comment.trim_end_matches("-->").split_whitespace();
+            let at_once = match words.next() {
+                Some("stop") => false,
+                Some("kill") => true,
+                _ => continue,
+            };
+            let name = words.next().map(str::to_owned);
+            steps.push((at, Step::End { name, at_once }));
+        } else if !line.trim().is_empty() {
+            printed = false;
+        }
+    }
+    steps
+}
+
+/// Whether `printed` is `pattern`, in which `…` stands for anything.
+fn is_as_said(pattern: &str, printed: &str) -> bool {
+    let (pattern, mut rest) = (pattern.trim(), printed.trim());
+    let Some((first, others)) = pattern.split_once('…') else {
+        return pattern == rest;
+    };
+    let Some(after) = rest.strip_prefix(first) else {
+        return false;
+    };
+    rest = after;
+    let mut parts: Vec<&str> = others.split('…').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        match rest.split_once(part) {
+            Some((_, after)) => rest = after,
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// A page being run.
+struct Run {
+    directory: TempDir,
+    /// By the names of their nodes; one process may have several.
+    processes: Vec<(Vec<String>, Process)>,
+    /// The book's ports, and those that stand for them.
+    ports: BTreeMap<u16, u16>,
+}
+
+impl Run {
+    fn new() -> Run {
+        let ports = (MASTER_PORT..MASTER_PORT + PORTS).map(|port| (port, free_port()));
+        Run {
+            directory: tempfile::tempdir().expect("a directory"),
+            processes: Vec::new(),
+            ports: ports.collect(),
+        }
+    }
+
+    fn url(&self, port: u16) -> String {
+        format!("http://localhost:{}", self.ports[&port])
+    }
+
+    /// A shell's command, with the book's ports replaced.
+    fn shell(&self, script: &str) -> Command {
+        let mut script = script.to_owned();
+        for host in ["localhost", "127.0.0.1"] {
+            for (port, free) in &self.ports {
+                script = script.replace(&format!("{host}:{port}"), &format!("{host}:{free}"));
+            }
+        }
+        let programs = program_path("replog-server");
+        let mut path = programs
+            .parent()
+            .expect("it is in a directory")
+            .as_os_str()
+            .to_owned();
+        path.push(":");
+        path.push(env::var_os("PATH").unwrap_or_default());
+        let mut command = Command::new("bash");
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("REPLOG_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(["-euo", "pipefail", "-c", &script])
+            .current_dir(self.directory.path())
+            .env("PATH", path)
+            .env("REPLOG_URL", self.url(MASTER_PORT));
+        command
+    }
+
+    fn start(&mut self, line: &str) {
+        let is_cluster = line.starts_with("replog-server cluster");
+        let mut command = self.shell(&format!("exec {line}"));
+        match is_cluster {
+            true => command.env("REPLOG_PORT", "0"),
+            false => {
+                let listen = format!("127.0.0.1:{}", self.ports[&MASTER_PORT]);
+                // A flag goes before it: it is the master's.
+                command.env("REPLOG_LISTEN", listen)
+            }
+        };
+        let process = Process::run(command, &self.directory.path().join("nodes.log"));
+        let mut names = Vec::new();
+        loop {
+            let said = process.line();
+            if said == "ready" {
+                break;
+            }
+            let (name, url) = said.split_once(' ').expect("NAME URL");
+            if is_cluster {
+                let port = url.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+                let book = MASTER_PORT + u16::try_from(names.len()).expect("few nodes");
+                self.ports.insert(book, port.expect("a URL with a port"));
+            }
+            names.push(name.to_owned());
+            if !is_cluster {
+                break;
+            }
+        }
+        self.processes.push((names, process));
+    }
+
+    fn run(&self, script: &str, prints: Option<&str>) {
+        let has_master = |(names, _): &(Vec<String>, _)| names.iter().any(|name| name == "master");
+        if self.processes.iter().any(has_master) {
+            let address = ([127, 0, 0, 1], self.ports[&MASTER_PORT]).into();
+            eventually("the master takes appends", || {
+                (get(address, "/readyz/write").status == 200).then_some(())
+            });
+        }
+        let output = self.shell(script).output().expect("there is a shell");
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success(),
+            "{script}\nended with {}: {printed}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        if let Some(prints) = prints {
+            assert!(
+                is_as_said(prints, &printed),
+                "{script}\nprinted\n{printed}\nand the book says\n{prints}"
+            );
+        }
+    }
+
+    fn end(&mut self, name: Option<&str>, at_once: bool) {
+        let is_meant = |(names, _): &(Vec<String>, Process)| match name {
+            Some(name) => names.iter().any(|own| own == name),
+            None => true,
+        };
+        let meant: Vec<_> = self
+            .processes
+            .extract_if(.., |process| is_meant(process))
+            .collect();
+        assert!(!meant.is_empty(), "{name:?} does not run");
+        for (names, process) in meant {
+            if at_once {
+                process.kill();
+            } else {
+                assert!(process.terminate().success(), "{names:?} ends well");
+            }
+        }
+    }
+}
+
+fn run_page(name: &str) {
+    let text = fs::read_to_string(book().join(name)).expect("a page");
+    let mut run = Run::new();
+    for (line, step) in steps(&text) {
+        eprintln!("{name}, line {line}");
+        match step {
+            Step::Start(line) => run.start(&line),
+            Step::Run { script, prints } => run.run(&script, prints.as_deref()),
+            Step::End { name, at_once } => run.end(name.as_deref(), at_once),
+        }
+    }
+}
+
+#[test]
+fn every_command_in_the_book_works_and_prints_what_it_says() {
+    thread::scope(|scope| {
+        let pages = pages().into_iter();
+        let runs: Vec<_> = pages
+            .map(|page| (page.clone(), scope.spawn(move || run_page(&page))))
+            .collect();
+        let failed = runs
+            .into_iter()
+            .filter_map(|(page, run)| run.join().err().map(|_| page));
+        let failed: Vec<String> = failed.collect();
+        assert!(failed.is_empty(), "{failed:?}: see above");
+    });
+}
+
+#[test]
+fn every_page_is_in_the_table_of_contents_and_every_link_leads_to_one() {
+    let named: BTreeSet<PathBuf> = pages().into_iter().map(|page| book().join(page)).collect();
+    for page in &named {
+        let text = fs::read_to_string(page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
+        let directory = page.parent().expect("a page is in a directory");
+        for link in links(&text).filter(|link| !link.starts_with("http")) {
+            let target = directory.join(&link);
+            assert!(target.is_file(), "{}: {link} leads nowhere", page.display());
+        }
+    }
+    let mut directories = vec![book()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            match path.is_dir() {
+                true => directories.push(path),
+                false => assert!(
+                    named.contains(&path) || path.ends_with("SUMMARY.md"),
+                    "{} is not in the table of contents",
+                    path.display()
+                ),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_page_is_read_as_the_steps_that_it_has() {
+    let page = "# A\n```sh server\none\ntwo\n```\n\n<!-- kill one -->\n```sh\na\nb\n```\n```text\nx…\n```\n\
+                words\n```text\na picture\n```\n```json\n{}\n```\n<!-- stop -->\n<!-- another -->\n";
+    let run = Step::Run {
+        script: "a\nb".to_owned(),
+        prints: Some("x…".to_owned()),
+    };
+    let end = |name: Option<&str>, at_once| Step::End {
+        name: name.map(str::to_owned),
+        at_once,
+    };
+    let expected = vec![
+        (2, Step::Start("one".to_owned())),
+        (2, Step::Start("two".to_owned())),
+        (7, end(Some("one"), true)),
+        (8, run),
+        (22, end(None, false)),
+    ];
+    assert_eq!(steps(page), expected);
+}
+
+#[test]
+fn an_ellipsis_stands_for_anything() {
+    let good = [
+        ("a", "a\n"),
+        ("…", ""),
+        ("a…", "abc"),
+        ("…c", "abc"),
+        ("a…c…e", "abcde"),
+        ("a…", "a"),
+    ];
+    for (pattern, printed) in good {
+        assert!(is_as_said(pattern, printed), "{pattern} {printed}");
+    }
+    let bad = [
+        ("a", "ab"),
+        ("a…c", "abcd"),
+        ("b…", "ab"),
+        ("a…x…c", "abc"),
+        ("ab…bc", "abc"),
+    ];
+    for (pattern, printed) in bad {
+        assert!(!is_as_said(pattern, printed), "{pattern} {printed}");
+    }
+}

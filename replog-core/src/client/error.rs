@@ -2,6 +2,8 @@
 //!
 //! "Not known" is never reported as "failed".
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -79,6 +81,9 @@ pub struct Problem {
     /// Whether the same append may succeed later.
     #[serde(default)]
     pub retriable: Option<bool>,
+    /// How long to wait before asking again, where the node says so.
+    #[serde(skip)]
+    pub retry_after: Option<Duration>,
     /// Everything else that it says.
     #[serde(flatten)]
     pub members: Map<String, Value>,
@@ -133,6 +138,7 @@ impl Problem {
         {
             // What was sent counts, whatever the body says.
             problem.status = answer.status;
+            problem.retry_after = retry_after(answer);
             return problem;
         }
         let text = String::from_utf8_lossy(&answer.body);
@@ -143,6 +149,7 @@ impl Problem {
             detail: text.trim().chars().take(DETAIL_CHARS_MAX).collect(),
             outcome: None,
             retriable: None,
+            retry_after: retry_after(answer),
             members: Map::new(),
         }
     }
@@ -156,6 +163,12 @@ impl std::fmt::Display for Problem {
             (false, false) => write!(f, "{}: {} ({})", self.title, self.detail, self.status),
         }
     }
+}
+
+/// The seconds of `Retry-After`; a date there is for machines with a calendar.
+fn retry_after(answer: &RawAnswer) -> Option<Duration> {
+    let seconds = answer.header("retry-after")?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 fn blank() -> String {

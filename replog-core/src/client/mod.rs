@@ -2,8 +2,9 @@
 //!
 //! Owns requests and how their outcome is told: refused before anything was sent, answered,
 //! or not known. Keeps no state but connections; never retries an append by itself, because
-//! only the caller knows whether a message may be there twice. Reads are sent once more when a
-//! kept connection turns out to be closed, and a [`Follow`] connects again as often as it takes.
+//! only the caller knows whether a message may be there twice, unless it is told to and
+//! the message has a key ([`Client::append_retrying`]). Reads are sent once more when a kept connection
+//! turns out to be closed, and a [`Follow`] connects again as often as it takes.
 //!
 //! A client lives on one thread, in a tokio `LocalSet` (or an actix runtime) with I/O and time:
 //!
@@ -28,6 +29,8 @@
 mod answers;
 mod error;
 mod follow;
+mod reason;
+mod retry;
 #[cfg(test)]
 mod tests;
 
@@ -51,6 +54,8 @@ pub use answers::{
 };
 pub use error::{ClientError, Outcome, Problem};
 pub use follow::Follow;
+pub use reason::Reason;
+pub use retry::GivenUp;
 
 use crate::{
     transport::{
@@ -66,7 +71,7 @@ pub const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// How long a connection is kept without use: less than servers keep it.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
-/// How long a [`Follow`] waits before it connects again, unless [`ClientBuilder::retry_delays`] says otherwise.
+/// How long a [`Follow`] waits before it connects again, and between attempts of an append, unless [`ClientBuilder::retry_delays`] says otherwise.
 pub const RETRY_DELAYS: RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(5);
 
@@ -161,8 +166,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a [`Follow`] whose connection broke waits before it connects again: the first time not at
-    /// all, then from the least to the most, twice as long each time. Default: [`RETRY_DELAYS`].
+    /// How long a [`Follow`] whose connection broke waits before it connects again, and
+    /// [`Client::append_retrying`] before it sends again: the first time not at all, then from the least to the most, twice as long each time. Default: [`RETRY_DELAYS`].
     pub fn retry_delays(mut self, delays: RangeInclusive<Duration>) -> ClientBuilder {
         self.settings.retry_delays = delays;
         self

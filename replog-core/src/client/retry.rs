@@ -1,0 +1,295 @@
+//! Appends that are sent again until it is known what became of them.
+//!
+//! Owns the key that makes that safe, the delays between attempts, and what all attempts together say of the
+//! message. Never sends anything twice without a key.
+//!
+//! Once an attempt's outcome is unknown, the outcome of the whole is, until an attempt is answered well: what
+//! was sent may still arrive after a later attempt was refused.
+
+use std::time::{Duration, Instant};
+
+use rand::RngExt as _;
+use serde_json::value::RawValue;
+
+use super::{AppendRequest, Appended, AppendedBatch, Client, ClientError, Outcome};
+use crate::{config::Timing, rules::backoff::Backoff};
+
+/// Why an append that was sent again and again was given up.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("given up after {attempts} attempts")]
+#[non_exhaustive]
+pub struct GivenUp {
+    /// What is true of the message after all attempts: not appended only where none of them can have put it
+    /// into the log.
+    pub outcome: Outcome,
+    /// How often it was sent, or was tried to be.
+    pub attempts: u32,
+    /// The key that it was sent with: with the same one it may be sent again later.
+    pub idempotency_key: String,
+    /// What the last attempt came to.
+    #[source]
+    pub last: ClientError,
+}
+
+impl Client {
+    /// As [`append_raw`](Client::append_raw), and sends the message again where that may help: after a broken
+    /// connection, while the master is down, recovers, or is read-only. It is appended once: each attempt
+    /// has the same idempotency key, the request's or else a random one. That holds while the
+    /// message is among the last ones whose keys the cluster knows (`--key-horizon` of its nodes).
+    ///
+    /// No attempt begins when `within` is over; `None`: it never is. An attempt that waits for its concern is not cut
+    /// short: [`AppendRequest::timeout`] limits that. Between attempts it waits as
+    /// [`ClientBuilder::retry_delays`](super::ClientBuilder::retry_delays) says, and as long as the
+    /// node asks it to.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use replog_core::client::{AppendRequest, Client};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::new("http://localhost:5000")?;
+    /// let data = serde_json::value::to_raw_value("once")?;
+    /// let request = AppendRequest { timeout: Some(Duration::from_secs(5)), ..AppendRequest::default() };
+    /// let within = Some(Duration::from_secs(60));
+    /// let appended = client.append_retrying(&data, &request, within).await?;
+    /// println!("at {}", appended.receipt.offset);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`GivenUp`]: when `within` is over, or at once where another attempt would be refused too.
+    ///
+    /// # Cancel safety
+    ///
+    /// To drop the future is to know nothing about the message, unless the request has a key of its own, with
+    /// which it can be sent again.
+    pub async fn append_retrying(
+        &self,
+        data: &RawValue,
+        request: &AppendRequest,
+        within: Option<Duration>,
+    ) -> Result<Appended, GivenUp> {
+        let (mut attempts, request) = self.attempts(request, within);
+        loop {
+            match self.append_raw(data, &request).await {
+                Ok(appended) => return Ok(appended),
+                Err(error) => attempts.go_on_after(error).await?,
+            }
+        }
+    }
+
+    /// As [`append_batch`](Client::append_batch), sent again as
+    /// [`append_retrying`](Client::append_retrying) does.
+    ///
+    /// # Errors
+    ///
+    /// [`GivenUp`].
+    pub async fn append_batch_retrying(
+        &self,
+        messages: &[&RawValue],
+        request: &AppendRequest,
+        within: Option<Duration>,
+    ) -> Result<AppendedBatch, GivenUp> {
+        let (mut attempts, request) = self.attempts(request, within);
+        loop {
+            match self.append_batch(messages.iter().copied(), &request).await {
+                Ok(appended) => return Ok(appended),
+                Err(error) => attempts.go_on_after(error).await?,
+            }
+        }
+    }
+
+    /// No attempt yet, and the request with a key.
+    fn attempts(
+        &self,
+        request: &AppendRequest,
+        within: Option<Duration>,
+    ) -> (Attempts, AppendRequest) {
+        let mut request = request.clone();
+        let key = request
+            .idempotency_key
+            .get_or_insert_with(|| format!("{:032x}", rand::rng().random::<u128>()))
+            .clone();
+        let delays = &self.settings.retry_delays;
+        let timing = Timing {
+            retry_min: *delays.start(),
+            retry_max: *delays.end(),
+            ..Timing::default()
+        };
+        let attempts = Attempts {
+            count: 0,
+            outcome: Outcome::NotAppended,
+            key,
+            deadline: within.and_then(|within| Instant::now().checked_add(within)),
+            backoff: Backoff::new(&timing, rand::rng().random()),
+        };
+        (attempts, request)
+    }
+}
+
+/// What the attempts so far say.
+struct Attempts {
+    count: u32,
+    outcome: Outcome,
+    key: String,
+    deadline: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Attempts {
+    /// An attempt failed: how long to wait before the next one; `None`: give up.
+    fn on_error(&mut self, now: Instant, error: &ClientError) -> Option<Duration> {
+        self.count = self.count.saturating_add(1);
+        if error.outcome() == Outcome::Unknown {
+            self.outcome = Outcome::Unknown;
+        }
+        if !error.is_retryable() {
+            return None;
+        }
+        let asked = error.problem().and_then(|problem| problem.retry_after);
+        let delay = self.backoff.on_failure().max(asked.unwrap_or_default());
+        let is_over = |deadline: Instant| now + delay >= deadline;
+        (!self.deadline.is_some_and(is_over)).then_some(delay)
+    }
+
+    /// Waits for the time of the next attempt.
+    async fn go_on_after(&mut self, error: ClientError) -> Result<(), GivenUp> {
+        match self.on_error(Instant::now(), &error) {
+            Some(delay) => {
+                tokio::time::sleep(delay).await;
+                Ok(())
+            }
+            None => Err(GivenUp {
+                outcome: self.outcome,
+                attempts: self.count,
+                idempotency_key: self.key.clone(),
+                last: error,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::client::Problem;
+    use crate::transport::{
+        responder::{Asked, Reply, Responder},
+        suite,
+    };
+
+    const RECEIPT: &str = concat!(
+        r#"{"offset":17,"epoch":4,"concern":2,"concern_met":true,"acks":["master"],"#,
+        r#""waiting_for":[],"durable":true,"elapsed_ms":3}"#,
+    );
+    const RECOVERING: &str =
+        r#"{"type":"/problems/read-only","status":503,"outcome":"not_appended","retriable":true}"#;
+    const MALFORMED: &str =
+        r#"{"type":"/problems/malformed","status":400,"outcome":"not_appended","retriable":false}"#;
+
+    fn receipt() -> Reply {
+        let body = RECEIPT.as_bytes();
+        Reply::Answer(Responder::answer("201 Created", "application/json", body))
+    }
+
+    fn problem(status: &str, body: &str) -> Reply {
+        let content_type = "application/problem+json";
+        Reply::Answer(Responder::answer(status, content_type, body.as_bytes()))
+    }
+
+    /// What an append comes to that is answered so, one after the other and the last for ever, and what was sent.
+    fn appended(
+        replies: Vec<Reply>,
+        request: &AppendRequest,
+        within: Option<Duration>,
+    ) -> (Result<Appended, GivenUp>, Vec<Asked>) {
+        suite::run(async {
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let asked = Arc::clone(&seen);
+            let responder = Responder::start(move |request| {
+                let mut asked = asked.lock().expect("nobody panicked");
+                let reply = &replies[asked.len().min(replies.len() - 1)];
+                asked.push(request);
+                reply.clone()
+            });
+            let delays = Duration::from_millis(1)..=Duration::from_millis(2);
+            let client = Client::builder(&responder.url()).retry_delays(delays);
+            let client = client.build().expect("a URL");
+            let data = serde_json::value::to_raw_value("x").expect("JSON");
+            let appended = client.append_retrying(&data, request, within).await;
+            let seen = std::mem::take(&mut *seen.lock().expect("nobody panicked"));
+            (appended, seen)
+        })
+    }
+
+    fn keys(seen: &[Asked]) -> Vec<String> {
+        let key = |asked: &Asked| -> Option<String> {
+            let body: serde_json::Value = serde_json::from_slice(&asked.body).ok()?;
+            Some(body["meta"]["idempotency_key"].as_str()?.to_owned())
+        };
+        seen.iter()
+            .map(|asked| key(asked).expect("a key"))
+            .collect()
+    }
+
+    #[test]
+    fn an_append_is_sent_again_with_the_same_key_until_it_is_answered() {
+        let replies = vec![Reply::Close, problem("503 Busy", RECOVERING), receipt()];
+        let (result, seen) = appended(replies, &AppendRequest::default(), None);
+        assert_eq!(result.expect("an answer").receipt.offset.0, 17);
+        let keys = keys(&seen);
+        assert_eq!(keys.len(), 3);
+        assert_eq!(keys[0].len(), 32, "a random one");
+        assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    }
+
+    #[test]
+    fn what_is_not_known_once_stays_so_and_no_attempt_begins_after_the_time() {
+        let client = Client::new("http://localhost:5000").expect("a URL");
+        let attempts = |within: u64| {
+            let within = Some(Duration::from_millis(within));
+            client.attempts(&AppendRequest::default(), within).0
+        };
+        let not_sent = ClientError::NotSent("nobody there".to_owned());
+        let no_answer = ClientError::NoAnswer("broken".to_owned());
+        let now = Instant::now();
+
+        let mut known = attempts(60_000);
+        assert_eq!(known.on_error(now, &not_sent), Some(Duration::ZERO));
+        assert!(known.on_error(now, &not_sent) > Some(Duration::ZERO));
+        assert_eq!(known.outcome, Outcome::NotAppended);
+        known.on_error(now, &no_answer);
+        known.on_error(now, &not_sent);
+        assert_eq!((known.outcome, known.count), (Outcome::Unknown, 4));
+        let later = now + Duration::from_secs(120);
+        assert_eq!(known.on_error(later, &not_sent), None);
+
+        // The node asks for a second.
+        let mut problem: Problem = serde_json::from_str(RECOVERING).expect("a problem");
+        problem.retry_after = Some(Duration::from_secs(1));
+        let problem = ClientError::Problem(Box::new(problem));
+        let delay = attempts(60_000).on_error(now, &problem);
+        assert_eq!(delay, Some(Duration::from_secs(1)));
+        assert_eq!(attempts(500).on_error(now, &problem), None);
+    }
+
+    #[test]
+    fn what_would_be_refused_again_is_not_sent_again() {
+        let request = AppendRequest {
+            idempotency_key: Some("mine".to_owned()),
+            ..AppendRequest::default()
+        };
+        let (result, seen) = appended(vec![problem("400 Bad", MALFORMED)], &request, None);
+        let given_up = result.expect_err("refused");
+        assert_eq!(keys(&seen), ["mine"]);
+        assert_eq!(
+            (given_up.attempts, given_up.outcome),
+            (1, Outcome::NotAppended)
+        );
+        assert_eq!(given_up.idempotency_key, "mine");
+    }
+}

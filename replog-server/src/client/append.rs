@@ -1,7 +1,7 @@
 //! `replog append`: a message, or each line of stdin.
 
 use std::{
-    io::{self, BufRead as _},
+    io::{self, BufRead as _, IsTerminal as _},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -44,6 +44,10 @@ pub(super) struct AppendArgs {
     /// second one's `KEY-2`.
     #[arg(long)]
     key: Option<String>,
+    /// Send it again for so long, such as `30s`, where that may help: while the master is down, recovers or
+    /// is read-only. It is appended once: it gets a key where it has none.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    retry: Option<Duration>,
     /// Send so many lines of stdin as one append: all of them or none.
     #[arg(long, value_name = "LINES", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=BATCH_MAX))]
@@ -65,6 +69,9 @@ pub(super) async fn run(args: &AppendArgs, context: &Context) -> Result<ExitCode
 }
 
 async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure> {
+    if io::stdin().is_terminal() {
+        super::complain("a message a line; ^D ends");
+    }
     let mut stdin = io::stdin().lock();
     let (mut line, mut number, mut sent) = (String::new(), 0_u64, 0_u64);
     let mut batch: Vec<Box<RawValue>> = Vec::new();
@@ -153,8 +160,17 @@ async fn append(
 ) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     let has_key = key.is_some();
-    let appended = context.client.append_raw(data, &request(args, key)).await;
-    let appended = appended.map_err(|error| Failure::of_append(context.url(), &error, has_key))?;
+    let (client, request) = (&context.client, request(args, key));
+    let appended = match args.retry {
+        None => client
+            .append_raw(data, &request)
+            .await
+            .map_err(|error| Failure::of_append(context.url(), &error, has_key))?,
+        within => client
+            .append_retrying(data, &request, within)
+            .await
+            .map_err(|given_up| Failure::of_attempts(context.url(), &given_up))?,
+    };
     let mut receipt = appended.receipt;
     let watched = match args.watch {
         true => watch(args, context, &mut receipt, begun).await,
@@ -224,12 +240,18 @@ async fn append_batch(
     key: Option<String>,
 ) -> Result<ExitCode, Failure> {
     let has_key = key.is_some();
-    let messages = batch.iter().map(|message| &**message);
-    let appended = context
-        .client
-        .append_batch(messages, &request(args, key))
-        .await;
-    let appended = appended.map_err(|error| Failure::of_append(context.url(), &error, has_key))?;
+    let (client, request) = (&context.client, request(args, key));
+    let messages: Vec<&RawValue> = batch.iter().map(|message| &**message).collect();
+    let appended = match args.retry {
+        None => client
+            .append_batch(messages, &request)
+            .await
+            .map_err(|error| Failure::of_append(context.url(), &error, has_key))?,
+        within => client
+            .append_batch_retrying(&messages, &request, within)
+            .await
+            .map_err(|given_up| Failure::of_attempts(context.url(), &given_up))?,
+    };
     let receipt = appended.receipt;
     let (first, end) = (
         receipt.first_offset,

@@ -8,14 +8,14 @@ use std::{
 use clap::Args;
 use indicatif::ProgressBar;
 use replog_core::{
-    Offset,
+    Offset, ReadLevel,
     client::Message,
     types::{ClusterId, Epoch},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Context, Failure, pages::Pages, print, progress, read::on_one_line};
+use super::{Context, Failure, holders::level, pages::Pages, print, progress, read::on_one_line};
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
@@ -26,6 +26,9 @@ pub(super) struct ExportArgs {
     /// So many at most.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
+    /// `local`: what the node holds; `committed`: what it knows a majority to hold.
+    #[arg(long, default_value = "local", value_parser = level)]
+    level: ReadLevel,
 }
 
 /// A line of an exported file.
@@ -48,7 +51,7 @@ pub(super) async fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode
     let health = health.map_err(|error| Failure::of(context.url(), &error))?;
     let cluster_id: Option<ClusterId> = serde_json::from_value(health["cluster_id"].clone())
         .map_err(|error| Failure::new(format!("{}: its cluster: {error}", context.url())))?;
-    let pages = Pages::from(&context.client, Offset(args.from), None).await?;
+    let pages = Pages::from(&context.client, Offset(args.from), Some(args.level)).await?;
     let mut pages = pages.at_most(args.limit);
     let (first, total) = (pages.next(), pages.end().records_since(pages.next()));
     let bar = match io::stdout().is_terminal() {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use replog_core::client::{ClientError, Outcome};
+use replog_core::client::{ClientError, GivenUp, Outcome, Reason};
 
 /// The concern was not met in time.
 pub(super) const NOT_IN_TIME: u8 = 3;
@@ -54,13 +54,9 @@ impl Failure {
             };
             return Failure::new(format!("{url}: {error}{advice}"));
         };
-        match problem.kind.as_str() {
-            "/problems/read-only" => Failure::with(READ_ONLY, format!("{url}: {problem}")),
-            "/problems/not-master" => {
-                let master = problem.members.get("master");
-                let master = master.and_then(|master| master["url"].as_str());
-                Failure::of_secondary(url, master)
-            }
+        match problem.reason() {
+            Reason::ReadOnly { .. } => Failure::with(READ_ONLY, format!("{url}: {problem}")),
+            Reason::NotMaster { url: master, .. } => Failure::of_secondary(url, master.as_deref()),
             _ => Failure::new(format!("{url}: {problem}")),
         }
     }
@@ -83,6 +79,19 @@ impl Failure {
                 true => "; it may be in the log: send it again with the same key",
                 false => "; it may be in the log: look before sending it again, or use --key",
             };
+        }
+        failure
+    }
+
+    /// As [`Failure::of_append`], after several attempts.
+    pub(super) fn of_attempts(url: &str, given_up: &GivenUp) -> Failure {
+        let mut failure = Failure::of(url, &given_up.last);
+        if given_up.attempts > 1 {
+            failure.reason += &format!("; {given_up}");
+        }
+        if given_up.outcome == Outcome::Unknown {
+            let key = &given_up.idempotency_key;
+            failure.reason += &format!("; it may be in the log: send it again with --key {key}");
         }
         failure
     }

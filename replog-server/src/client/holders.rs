@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use replog_core::{
-    Concern, NodeName, Offset,
+    Concern, NodeName, Offset, ReadLevel,
     client::{ClientError, Message, WaitingFor},
 };
 
@@ -21,6 +21,15 @@ pub(super) fn concern(text: &str) -> Result<Concern, String> {
             Ok(count @ 1..) => Ok(Concern::Count(count)),
             _ => Err("a number of nodes from 1 on, majority or all".to_owned()),
         },
+    }
+}
+
+/// Reads a level: `local` or `committed`.
+pub(super) fn level(text: &str) -> Result<ReadLevel, String> {
+    match text {
+        "local" => Ok(ReadLevel::Local),
+        "committed" => Ok(ReadLevel::Committed),
+        _ => Err("local or committed".to_owned()),
     }
 }
 
@@ -122,12 +131,11 @@ fn held(message: &Message, concern: u32) -> Option<Held> {
 
 /// That this node is a secondary, and where its master is, as far as it knows.
 pub(super) async fn ask_the_master(context: &Context) -> Failure {
-    match context.client.secondary_health().await {
-        Ok(health) => {
-            let master = health.master.and_then(|master| master.url);
-            Failure::of_secondary(context.url(), master.as_deref())
-        }
+    // Its refusal of what only a master has names the master's URL, also where its health does not.
+    match context.client.appends(Some(1)).await {
         Err(error) => Failure::of(context.url(), &error),
+        // It was made the master since.
+        Ok(_) => Failure::of_secondary(context.url(), None),
     }
 }
 

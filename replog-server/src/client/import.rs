@@ -8,16 +8,22 @@ use std::{
     io::{self, BufRead, BufReader},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::Args;
 use replog_core::{
     Concern, Offset,
-    client::{AppendRequest, ClientError},
+    client::{AppendRequest, GivenUp, Reason},
 };
 use serde_json::value::RawValue;
 
-use super::{Context, Failure, Form, export::Line, holders::concern, print, progress};
+use super::{
+    Context, Failure, Form,
+    export::Line,
+    holders::{concern, duration},
+    print, progress,
+};
 
 /// Messages of a batch, at most: few enough for every `--key-horizon` that makes sense.
 const BATCH: usize = 500;
@@ -32,6 +38,10 @@ pub(super) struct ImportArgs {
     /// How many nodes must hold each batch before the next is sent: a number, `majority` or `all`.
     #[arg(long, default_value = "majority", value_parser = concern)]
     concern: Concern,
+    /// How long to send a batch again where that may help: while the master is down, recovers or is
+    /// read-only.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    retry: Duration,
     /// Leave out the messages of the file before this offset. Only runs with the same `--from` know of each
     /// other what they have appended.
     #[arg(long, default_value_t = 0)]
@@ -129,11 +139,14 @@ async fn send(args: &ImportArgs, context: &Context, batch: &Batch) -> Result<boo
         idempotency_key: Some(batch.key.clone()),
         ..AppendRequest::default()
     };
+    let messages: Vec<&RawValue> = batch.messages.iter().map(|message| &**message).collect();
     let mut was_there = None;
     loop {
-        let messages = batch.messages.iter().map(|message| &**message);
-        let appended = context.client.append_batch(messages, &request).await;
-        let appended = appended.map_err(|error| told(context, batch.first, &error))?;
+        let client = &context.client;
+        let appended = client.append_batch_retrying(&messages, &request, Some(args.retry));
+        let appended = appended
+            .await
+            .map_err(|given_up| told(context, batch.first, &given_up))?;
         let was_there = *was_there.get_or_insert(appended.replayed);
         if appended.receipt.concern_met {
             return Ok(was_there);
@@ -143,12 +156,12 @@ async fn send(args: &ImportArgs, context: &Context, batch: &Batch) -> Result<boo
 }
 
 /// Why a batch could not be appended, and how to go on.
-fn told(context: &Context, first: Offset, error: &ClientError) -> Failure {
-    let mut failure = Failure::of(context.url(), error);
-    let kind = error.problem().map(|problem| problem.kind.as_str());
-    failure.reason = match kind {
+fn told(context: &Context, first: Offset, given_up: &GivenUp) -> Failure {
+    let mut failure = Failure::of(context.url(), &given_up.last);
+    let reason = given_up.last.problem().map(|problem| problem.reason());
+    failure.reason = match reason {
         // The same first message, with others behind it.
-        Some("/problems/key-reused") => format!(
+        Some(Reason::KeyReused { .. }) => format!(
             "the messages from offset {first} on were imported before, from a file that ended elsewhere: \
              import with --from what was not in it"
         ),

@@ -3,10 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use replog_core::{Offset, client::Message};
+use replog_core::{
+    Offset, ReadLevel,
+    client::{ClientError, Message},
+};
 
 use super::{
-    Context, Failure,
+    Context, Failure, complain,
+    holders::level,
     pages::Pages,
     print,
     table::{Colour, coloured},
@@ -24,14 +28,25 @@ pub(super) struct ReadArgs {
     /// So many at most.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
+    /// `local`: what the node holds; `committed`: what it knows a majority to hold.
+    #[arg(long, default_value = "local", value_parser = level)]
+    level: ReadLevel,
+    /// Go on at the end, as messages come, and across restarts of the node.
+    #[arg(long, short)]
+    follow: bool,
 }
 
 /// Prints them: for eyes offset and data, else NDJSON with all fields.
 pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, Failure> {
+    let (client, level) = (&context.client, Some(args.level));
+    // A node that is not there is told at once, also where it would be waited for later.
     let pages = match args.last {
-        Some(last) => Pages::last(&context.client, last, None).await?,
-        None => Pages::from(&context.client, Offset(args.from), None).await?,
+        Some(last) => Pages::last(client, last, level).await?,
+        None => Pages::from(client, Offset(args.from), level).await?,
     };
+    if args.follow {
+        return follow(pages.next(), args, context).await;
+    }
     let mut pages = pages.at_most(args.limit);
     let for_eyes = context.is_for_eyes();
     while let Some(messages) = pages.page().await? {
@@ -40,6 +55,28 @@ pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, 
             write(message, for_eyes, &mut text)?;
         }
         print(&text).map_err(Failure::new)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints each message as it comes, until there are enough.
+async fn follow(from: Offset, args: &ReadArgs, context: &Context) -> Result<ExitCode, Failure> {
+    let mut follow = context.client.follow(from).level(args.level);
+    let for_eyes = context.is_for_eyes();
+    let mut given = 0;
+    while args.limit.is_none_or(|limit| given < limit) {
+        match follow.next().await {
+            Ok(message) => {
+                let mut text = String::new();
+                write(&message, for_eyes, &mut text)?;
+                print(&text).map_err(Failure::new)?;
+                given += 1;
+            }
+            Err(ClientError::Cut { offset }) => complain(&format!(
+                "the messages from offset {offset} on were cut from the node's log; what replaces them follows"
+            )),
+            Err(error) => return Err(Failure::of(context.url(), &error)),
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

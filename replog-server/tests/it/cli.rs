@@ -1,7 +1,7 @@
 //! `replog`, run as people and scripts run it, against real nodes.
 
 use std::{
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     process::{Command, Output, Stdio},
 };
 
@@ -186,10 +186,8 @@ fn waiting_appends_are_shown_with_whom_they_wait_for() {
         "{secondary:?}"
     );
     let secondary = run(&cluster.secondaries[0], &["wait", "0"]);
-    assert!(
-        complaint(&secondary, 1).contains("is a secondary"),
-        "{secondary:?}"
-    );
+    let said = complaint(&secondary, 1);
+    assert!(said.contains("is a secondary"), "{said}");
     printed(&run(&cluster.secondaries[0], &["fault", "clear"]));
     assert_eq!(waiting.recv().expect("an answer").status, 201);
 }
@@ -317,6 +315,43 @@ fn long_messages_are_read_too_a_few_at_a_time() {
     assert_eq!(read.len(), 30);
     let expected: Value = serde_json::from_str(&line).expect("JSON");
     assert!(read.iter().all(|message| message["data"] == expected));
+}
+
+#[test]
+fn a_follower_prints_each_message_once_across_a_restart_of_its_node() {
+    let mut cluster = Cluster::start(1, &[]);
+    printed(&fed(&cluster.master, &["append"], "0\n1\n2\n"));
+    let mut following = replog(&cluster.secondaries[0])
+        .args(["read", "--follow", "--last", "2", "--limit", "4"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut lines = BufReader::new(following.stdout.take().expect("a pipe")).lines();
+    let mut next = || -> Value {
+        let line = lines.next().expect("a line").expect("text");
+        serde_json::from_str::<Value>(&line).expect("JSON")["data"].clone()
+    };
+    assert_eq!((next(), next()), (json!(1), json!(2)));
+    printed(&run(&cluster.master, &["append", "3"]));
+    assert_eq!(next(), 3);
+    cluster.secondaries[0].kill();
+    // No majority until it is back; the message is appended once all the same.
+    let appending = replog(&cluster.master)
+        .args(["append", "4", "--retry", "60s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    cluster.wait_alive(1);
+    cluster.secondaries[0].start();
+    let appended = appending.wait_with_output().expect("the program ends");
+    assert_eq!(printed(&appended), "4\n");
+    assert_eq!(next(), 4);
+    let followed = following.wait_with_output().expect("the program ends");
+    assert!(printed(&followed).is_empty(), "it has printed all");
+    let committed = run(&cluster.master, &["read", "--level", "committed"]);
+    assert_eq!(values(&committed).len(), 5);
 }
 
 #[test]

@@ -424,7 +424,7 @@ mod tests {
         transport::{
             LocalNetwork,
             local::Serve as _,
-            suite::{self, Fake},
+            suite::{self, StandIn},
         },
         types::{NodeName, Offset},
     };
@@ -439,7 +439,7 @@ mod tests {
         injector
     }
 
-    async fn serve(injector: &FaultInjector, fake: &Fake, request: Request) -> Option<u16> {
+    async fn serve(injector: &FaultInjector, fake: &StandIn, request: Request) -> Option<u16> {
         match injector.serve(request, |request| fake.serve(request)).await {
             Ok(_) => None,
             Err(TransportError::HttpStatus(status)) => Some(status),
@@ -583,7 +583,7 @@ mod tests {
     #[test]
     fn blocked_replication_leaves_heartbeats_alone() {
         suite::run(async {
-            let fake = Fake::new();
+            let fake = StandIn::new();
             let settings = FaultSettings {
                 block_replication: true,
                 ..FaultSettings::default()
@@ -602,7 +602,7 @@ mod tests {
     #[test]
     fn an_error_before_handles_nothing_and_an_error_after_handles_all() {
         suite::run(async {
-            let fake = Fake::new();
+            let fake = StandIn::new();
             let none = FaultSettings::default;
             let before = injector(FaultSettings {
                 error_before_append: 1.0,
@@ -623,7 +623,7 @@ mod tests {
     #[test]
     fn isolation_keeps_back_the_answer_of_what_was_under_way() {
         suite::run(async {
-            let (fake, injector) = (Fake::new(), FaultInjector::new());
+            let (fake, injector) = (StandIn::new(), FaultInjector::new());
             let mut call = Box::pin(serve(&injector, &fake, suite::held_heartbeat(1)));
             suite::meanwhile(&mut call, fake.has_arrived(1)).await;
             let isolate = FaultSettings {
@@ -643,7 +643,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_delay_comes_before_the_request_is_handled() {
-        let fake = Fake::new();
+        let fake = StandIn::new();
         let delay_ms = Some([250, 250]);
         let injector = injector(FaultSettings {
             delay_ms,
@@ -662,7 +662,7 @@ mod tests {
     #[test]
     fn a_master_is_cut_off_by_its_own_faults() {
         suite::run(async {
-            let (network, fake) = (LocalNetwork::new(), Fake::new());
+            let (network, fake) = (LocalNetwork::new(), StandIn::new());
             let name = NodeName::new("secondary-1").unwrap();
             network.attach(&name, fake.clone(), None);
             let injector = FaultInjector::new();

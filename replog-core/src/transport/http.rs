@@ -578,7 +578,7 @@ mod tests {
     use crate::{
         transport::{
             responder::{Asked, Reply, Responder},
-            suite::{self, Bench, Fake},
+            suite::{self, Bench, StandIn},
         },
         types::{NodeName, Offset},
     };
@@ -595,7 +595,7 @@ mod tests {
     }
 
     fn bench() -> Bench {
-        let fake = Fake::new();
+        let fake = StandIn::new();
         let responder = Responder::serving(fake.clone());
         let transport = connect(&responder);
         let nobody = HttpNetwork::new(HttpOptions::default());
@@ -810,7 +810,7 @@ mod tests {
     #[test]
     fn a_call_that_is_dropped_closes_its_connection() {
         suite::run(async {
-            let fake = Fake::new();
+            let fake = StandIn::new();
             let responder = Responder::serving(fake.clone());
             let transport = connect(&responder);
             let mut call = transport.call(suite::held_heartbeat(1));

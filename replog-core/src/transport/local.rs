@@ -254,7 +254,7 @@ impl Transport for LocalTransport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::suite::{self, Bench, Fake};
+    use crate::transport::suite::{self, Bench, StandIn};
 
     fn name() -> NodeName {
         NodeName::new("secondary-1").unwrap()
@@ -267,8 +267,8 @@ mod tests {
         }
     }
 
-    fn network() -> (LocalNetwork, Arc<Fake>) {
-        let (network, fake) = (LocalNetwork::new(), Fake::new());
+    fn network() -> (LocalNetwork, Arc<StandIn>) {
+        let (network, fake) = (LocalNetwork::new(), StandIn::new());
         network.attach(&name(), fake.clone(), None);
         (network, fake)
     }
@@ -347,7 +347,7 @@ mod tests {
             let transport = network.connect(&peer("secondary-1"));
             let mut call = transport.call(suite::held_heartbeat(17));
             assert!(suite::is_pending(&mut call).await);
-            let new = Fake::new();
+            let new = StandIn::new();
             network.attach(&name(), new.clone(), None);
             assert!(call.await.is_err());
             assert_eq!(
@@ -383,7 +383,7 @@ mod tests {
     fn an_injector_acts_on_what_arrives() {
         suite::run(async {
             let (network, injector) = (LocalNetwork::new(), FaultInjector::new());
-            let fake = Fake::new();
+            let fake = StandIn::new();
             network.attach(&name(), fake.clone(), Some(injector.clone()));
             let transport = network.connect(&peer("secondary-1"));
             let isolate = crate::transport::FaultSettings {

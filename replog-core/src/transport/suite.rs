@@ -25,7 +25,7 @@ use crate::{
     types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, NodeName, Offset},
 };
 
-/// Requests of this epoch are held back until [`Fake::let_go`].
+/// Requests of this epoch are held back until [`StandIn::let_go`].
 const HELD: Epoch = Epoch(77);
 
 /// Longer than any test takes, even on a busy machine.
@@ -38,22 +38,22 @@ pub(crate) struct Bench {
     /// The way to where nobody listens.
     pub(crate) nobody: Rc<dyn Transport>,
     /// The stand-in.
-    pub(crate) fake: Arc<Fake>,
+    pub(crate) fake: Arc<StandIn>,
     /// What must live as long as the test.
     pub(crate) _keep: Box<dyn Any>,
 }
 
 /// Stands in for a secondary: says what it was asked, and to a fetch gives a batch of
 /// [`BATCH_BYTES_MAX`].
-pub(crate) struct Fake {
+pub(crate) struct StandIn {
     arrived: watch::Sender<usize>,
     open: watch::Sender<bool>,
     stopped: watch::Sender<bool>,
 }
 
-impl Fake {
-    pub(crate) fn new() -> Arc<Fake> {
-        Arc::new(Fake {
+impl StandIn {
+    pub(crate) fn new() -> Arc<StandIn> {
+        Arc::new(StandIn {
             arrived: watch::Sender::new(0),
             open: watch::Sender::new(false),
             stopped: watch::Sender::new(false),
@@ -85,7 +85,7 @@ impl Fake {
     }
 }
 
-impl Serve for Fake {
+impl Serve for StandIn {
     fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>> {
         self.arrived.send_modify(|arrived| *arrived += 1);
         let (mut open, stopped) = (self.open.subscribe(), *self.stopped.borrow());
@@ -211,7 +211,7 @@ pub(crate) fn heartbeat(end: u64) -> Request {
     request(RequestBody::Heartbeat(progress(end)))
 }
 
-/// As [`heartbeat`], and not answered before [`Fake::let_go`].
+/// As [`heartbeat`], and not answered before [`StandIn::let_go`].
 pub(crate) fn held_heartbeat(end: u64) -> Request {
     Request {
         epoch: HELD,
@@ -236,7 +236,7 @@ pub(crate) fn small_append(end: u64) -> Request {
     append(RecordBatch::check(offset, bytes.freeze()).expect("encoded just now"))
 }
 
-/// As [`small_append`], and not answered before [`Fake::let_go`].
+/// As [`small_append`], and not answered before [`StandIn::let_go`].
 pub(crate) fn held_append(end: u64) -> Request {
     Request {
         epoch: HELD,

@@ -9,7 +9,7 @@ use crate::{
         CallFuture, HttpNetwork, HttpOptions, Network as _, RequestBody, Transport,
         http::tests::{connect, is_connection, peer},
         responder::{Asked, Reply, Responder, StreamReply, Told},
-        suite::{self, Fake, answer, held_append, small_append},
+        suite::{self, StandIn, answer, held_append, small_append},
     },
     types::Offset,
 };
@@ -19,15 +19,15 @@ fn connect_with(responder: &Responder, options: HttpOptions) -> Rc<dyn Transport
 }
 
 /// A stand-in for a secondary, and the way to it.
-fn serving() -> (Arc<Fake>, Responder, Rc<dyn Transport>) {
-    let fake = Fake::new();
+fn serving() -> (Arc<StandIn>, Responder, Rc<dyn Transport>) {
+    let fake = StandIn::new();
     let responder = Responder::serving(fake.clone());
     let transport = connect(&responder);
     (fake, responder, transport)
 }
 
 /// A call that has arrived as the `count`th, and is held back.
-async fn held(transport: &dyn Transport, fake: &Fake, count: usize) -> CallFuture {
+async fn held(transport: &dyn Transport, fake: &StandIn, count: usize) -> CallFuture {
     let mut call = transport.call(held_append(count as u64));
     suite::meanwhile(&mut call, fake.has_arrived(count)).await;
     call

@@ -423,7 +423,6 @@ mod tests {
     use crate::{
         transport::{
             LocalNetwork,
-            local::Serve as _,
             suite::{self, StandIn},
         },
         types::{NodeName, Offset},

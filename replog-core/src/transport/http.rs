@@ -603,8 +603,8 @@ mod tests {
         Bench {
             transport,
             nobody,
-            fake,
-            _keep: Box::new(responder),
+            stand_in: fake,
+            keep: Box::new(responder),
         }
     }
 

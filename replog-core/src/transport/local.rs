@@ -280,8 +280,8 @@ mod tests {
         Bench {
             transport,
             nobody,
-            fake,
-            _keep: Box::new(network),
+            stand_in: fake,
+            keep: Box::new(network),
         }
     }
 

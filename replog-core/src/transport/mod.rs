@@ -11,8 +11,8 @@ mod local;
 mod message;
 #[cfg(all(test, feature = "http"))]
 pub(crate) mod responder;
-#[cfg(test)]
-pub(crate) mod suite;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 pub mod wire;
 
 use std::{future::Future, pin::Pin, rc::Rc};

@@ -1,11 +1,49 @@
-//! What every transport must do, as tests that each implementation calls.
+//! What every [`Transport`] does: one function per behaviour, for each implementation to be tried with.
 //!
-//! Owns a stand-in for a secondary that answers predictably and can hold requests back, and the
-//! conformance tests. No test here sleeps: it waits until the stand-in says what arrived.
+//! [`check`] tries them all, for a transport of your own; this library's transports have a test for
+//! each. Owns a stand-in for a secondary that answers predictably and can hold requests back. Nothing
+//! here sleeps: it waits until the stand-in says what arrived.
+//!
+//! ```
+//! use std::rc::Rc;
+//!
+//! use replog_core::{
+//!     Peer,
+//!     transport::{
+//!         CallFuture, Request, Transport, TransportError,
+//!         suite::{self, Bench, StandIn},
+//!     },
+//! };
+//!
+//! /// Hands requests over as they are; a real one would encode and send them.
+//! struct Direct(Option<std::sync::Arc<StandIn>>);
+//!
+//! impl Transport for Direct {
+//!     fn call(&self, request: Request) -> CallFuture {
+//!         let there = self.0.clone();
+//!         Box::pin(async move {
+//!             let there = there.ok_or(TransportError::ConnectionRefused)?;
+//!             let answer = there.serve(request).await;
+//!             answer.map_err(|_| TransportError::ConnectionRefused)
+//!         })
+//!     }
+//! }
+//!
+//! suite::check(|| {
+//!     let stand_in = StandIn::new();
+//!     Bench {
+//!         transport: Rc::new(Direct(Some(stand_in.clone()))),
+//!         nobody: Rc::new(Direct(None)),
+//!         stand_in,
+//!         keep: Box::new(()),
+//!     }
+//! });
+//! ```
 
 use std::{
     any::Any,
     future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -14,14 +52,13 @@ use std::{
 };
 
 use bytes::BytesMut;
-use futures_core::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::{
     error::Stopped,
     limits::BATCH_BYTES_MAX,
     record::{Record, RecordBatch},
-    transport::{Transport, TransportError, local::Serve, message::*},
+    transport::{Transport, TransportError, message::*},
     types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, NodeName, Offset},
 };
 
@@ -31,33 +68,99 @@ const HELD: Epoch = Epoch(77);
 /// Longer than any test takes, even on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A transport to test, and what stands at its other end.
-pub(crate) struct Bench {
-    /// The way to the stand-in.
-    pub(crate) transport: Rc<dyn Transport>,
+/// Tries all behaviours, each with what `bench` makes: within a `LocalSet` on a runtime of one thread
+/// with timers and sockets, as a node's is.
+///
+/// # Panics
+///
+/// With the names of the behaviours that the transport does not have, after all were tried.
+pub fn check(mut bench: impl FnMut() -> Bench) {
+    let mut failed = Vec::new();
+    for (name, behaviour) in BEHAVIOURS {
+        let trial = || run(async { behaviour(bench()).await });
+        // What panicked has said why by now.
+        if catch_unwind(AssertUnwindSafe(trial)).is_err() {
+            failed.push(*name);
+        }
+    }
+    assert!(failed.is_empty(), "the transport fails in {failed:?}");
+}
+
+/// Hands all behaviours to the macro `to`, behind what is given.
+macro_rules! behaviours {
+    ($($to:tt)::+, $($given:tt)*) => {
+        $($to)::+! {
+            $($given)*
+            an_answer_comes_back_intact,
+            it_is_refused_where_nobody_listens,
+            dropping_a_call_harms_nothing,
+            calls_do_not_wait_for_each_other,
+        }
+    };
+}
+
+macro_rules! table {
+    ($($behaviour:ident,)*) => {
+        &[$((stringify!($behaviour), |bench| Box::pin($behaviour(bench)))),*]
+    };
+}
+
+type Behaviour = (&'static str, fn(Bench) -> Pin<Box<dyn Future<Output = ()>>>);
+
+const BEHAVIOURS: &[Behaviour] = behaviours!(table,);
+
+/// A transport to try, and what stands at its other end.
+pub struct Bench {
+    /// The way to the stand-in, which answers to the name `secondary-1`.
+    pub transport: Rc<dyn Transport>,
     /// The way to where nobody listens.
-    pub(crate) nobody: Rc<dyn Transport>,
+    pub nobody: Rc<dyn Transport>,
     /// The stand-in.
-    pub(crate) fake: Arc<StandIn>,
-    /// What must live as long as the test.
-    pub(crate) _keep: Box<dyn Any>,
+    pub stand_in: Arc<StandIn>,
+    /// What must live as long as the trial.
+    pub keep: Box<dyn Any>,
 }
 
 /// Stands in for a secondary: says what it was asked, and to a fetch gives a batch of
 /// [`BATCH_BYTES_MAX`].
-pub(crate) struct StandIn {
+pub struct StandIn {
     arrived: watch::Sender<usize>,
     open: watch::Sender<bool>,
     stopped: watch::Sender<bool>,
 }
 
 impl StandIn {
-    pub(crate) fn new() -> Arc<StandIn> {
+    /// A new one, which nobody has asked anything.
+    #[must_use]
+    pub fn new() -> Arc<StandIn> {
         Arc::new(StandIn {
             arrived: watch::Sender::new(0),
             open: watch::Sender::new(false),
             stopped: watch::Sender::new(false),
         })
+    }
+
+    /// Answers a request, as [`Secondary::serve`](crate::Secondary::serve) does.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`], as a secondary; none that [`check`] tries stops.
+    pub fn serve(
+        &self,
+        request: Request,
+    ) -> impl Future<Output = Result<Response, Stopped>> + Send + use<> {
+        self.arrived.send_modify(|arrived| *arrived += 1);
+        let (mut open, stopped) = (self.open.subscribe(), *self.stopped.borrow());
+        async move {
+            if stopped {
+                return Err(Stopped { reason: None });
+            }
+            if request.epoch == HELD {
+                // An error: the stand-in is gone, so nobody waits for the answer.
+                let _ = open.wait_for(|open| *open).await;
+            }
+            Ok(answer(request))
+        }
     }
 
     /// How many requests have arrived.
@@ -80,25 +183,26 @@ impl StandIn {
     }
 
     /// Answers nothing any more.
+    #[cfg(test)]
     pub(crate) fn stop(&self) {
         self.stopped.send_replace(true);
     }
 }
 
-impl Serve for StandIn {
-    fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>> {
-        self.arrived.send_modify(|arrived| *arrived += 1);
-        let (mut open, stopped) = (self.open.subscribe(), *self.stopped.borrow());
-        Box::pin(async move {
-            if stopped {
-                return Err(Stopped { reason: None });
-            }
-            if request.epoch == HELD {
-                // An error: the stand-in is gone, so nobody waits for the answer.
-                let _ = open.wait_for(|open| *open).await;
-            }
-            Ok(answer(request))
-        })
+impl std::fmt::Debug for StandIn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StandIn")
+            .field("arrived", &self.arrived())
+            .finish_non_exhaustive()
+    }
+}
+#[cfg(test)]
+impl crate::transport::local::Serve for StandIn {
+    fn serve(
+        &self,
+        request: Request,
+    ) -> futures_core::future::BoxFuture<'static, Result<Response, Stopped>> {
+        Box::pin(StandIn::serve(self, request))
     }
 }
 
@@ -245,6 +349,7 @@ pub(crate) fn held_append(end: u64) -> Request {
 }
 
 /// The answer to a heartbeat.
+#[cfg(test)]
 pub(crate) fn taken(end: u64) -> Response {
     answer(heartbeat(end))
 }
@@ -318,6 +423,7 @@ pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
 }
 
 /// Polls a call until it has done all that it can do at once; whether it still waits.
+#[cfg(test)]
 pub(crate) async fn is_pending<F: Future + ?Sized>(call: &mut Pin<Box<F>>) -> bool {
     for _ in 0..10 {
         if poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_ready())).await {
@@ -364,14 +470,14 @@ pub(crate) async fn dropping_a_call_harms_nothing(bench: Bench) {
     let mut early = bench.transport.call(append(large_batch(Offset(0))));
     poll_fn(|cx| Poll::Ready(early.as_mut().poll(cx).is_ready())).await;
     drop(early);
-    let before = bench.fake.arrived();
+    let before = bench.stand_in.arrived();
     let mut late = bench.transport.call(held_heartbeat(2));
-    meanwhile(&mut late, bench.fake.has_arrived(before + 1)).await;
+    meanwhile(&mut late, bench.stand_in.has_arrived(before + 1)).await;
     drop(late);
     let mut late = bench.transport.call(held_append(2));
-    meanwhile(&mut late, bench.fake.has_arrived(before + 2)).await;
+    meanwhile(&mut late, bench.stand_in.has_arrived(before + 2)).await;
     drop(late);
-    bench.fake.let_go();
+    bench.stand_in.let_go();
     for end in 3..6 {
         for request in [heartbeat(end), small_append(end)] {
             let expected = answer(request.clone());
@@ -386,39 +492,69 @@ pub(crate) async fn calls_do_not_wait_for_each_other(bench: Bench) {
         .map(|request| (bench.transport.call(request.clone()), request))
         .collect();
     for ((call, _), count) in held.iter_mut().zip(1..) {
-        meanwhile(call, bench.fake.has_arrived(count)).await;
+        meanwhile(call, bench.stand_in.has_arrived(count)).await;
     }
     for request in [heartbeat(99), small_append(99)] {
         let expected = answer(request.clone());
         assert_eq!(bench.transport.call(request).await, Ok(expected));
     }
-    bench.fake.let_go();
+    bench.stand_in.let_go();
     for (call, request) in held {
         assert_eq!(call.await, Ok(answer(request)));
     }
 }
 
 /// The conformance tests of a transport; the argument makes a [`Bench`].
+#[cfg(test)]
 macro_rules! conformance {
     ($bench:expr) => {
-        crate::transport::suite::conformance!(
-            $bench,
-            an_answer_comes_back_intact,
-            it_is_refused_where_nobody_listens,
-            dropping_a_call_harms_nothing,
-            calls_do_not_wait_for_each_other
-        );
-    };
-    ($bench:expr, $($name:ident),+) => {
-        $(
-            #[test]
-            fn $name() {
-                crate::transport::suite::run(async {
-                    crate::transport::suite::$name($bench).await;
-                });
-            }
-        )+
+        $crate::transport::suite::behaviours!($crate::transport::suite::tests, $bench;);
     };
 }
 
-pub(crate) use conformance;
+#[cfg(test)]
+macro_rules! tests {
+    ($bench:expr; $($behaviour:ident,)*) => {
+        $(
+            #[test]
+            fn $behaviour() {
+                $crate::transport::suite::run(async {
+                    $crate::transport::suite::$behaviour($bench).await;
+                });
+            }
+        )*
+    };
+}
+
+#[cfg(test)]
+pub(crate) use {behaviours, conformance, tests};
+
+#[cfg(test)]
+mod own_tests {
+    use super::*;
+    use crate::transport::CallFuture;
+
+    /// Reaches the stand-in wherever it should, and where nobody should be.
+    struct Everywhere(Arc<StandIn>);
+
+    impl Transport for Everywhere {
+        fn call(&self, request: Request) -> CallFuture {
+            let answer = self.0.serve(request);
+            Box::pin(async { answer.await.map_err(|_| TransportError::ConnectionRefused) })
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = r#"the transport fails in ["it_is_refused_where_nobody_listens"]"#)]
+    fn a_transport_that_is_none_is_told_by_all_that_it_fails_in() {
+        check(|| {
+            let stand_in = StandIn::new();
+            Bench {
+                transport: Rc::new(Everywhere(stand_in.clone())),
+                nobody: Rc::new(Everywhere(stand_in.clone())),
+                stand_in,
+                keep: Box::new(()),
+            }
+        });
+    }
+}

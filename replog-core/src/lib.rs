@@ -47,6 +47,8 @@
 //!
 //! - `http` (default): replication over HTTP by awc (`transport::HttpNetwork`), and `client`, for
 //!   programs that use a remote cluster.
+//! - `spans`: a span of `tracing` for each append, and for each request of a link but heartbeats, with
+//!   the target `replog_core::spans` and the level `TRACE`; without it there are events alone.
 //! - `sim`: simulation of whole clusters from one seed, with faults and checks (`sim`), for this
 //!   library's own tests and for programs that embed it.
 //! - `typed`: messages that are values of one type, by serde, as JSON (`typed`).
@@ -73,6 +75,7 @@ mod actors;
 mod handle;
 mod log;
 mod rules;
+mod spans;
 
 #[cfg(test)]
 mod hot_path;

@@ -12,6 +12,7 @@ mod probe;
 
 mod log_lines;
 mod process;
+mod telemetry;
 
 mod cluster;
 mod connections;
@@ -58,8 +59,14 @@ pub fn run() -> ExitCode {
         return finish(probe::run(&probe.url));
     }
     log_lines::install();
+    // Before there is a runtime: the exporter has its own.
+    if let Err(reason) = telemetry::start() {
+        return finish(Err(reason));
+    }
     let system = actix_web::rt::System::new();
-    finish(system.block_on(process::run(command)))
+    let result = system.block_on(process::run(command));
+    telemetry::end();
+    finish(result)
 }
 
 /// Runs the program `replog` with the arguments and the environment of this process.

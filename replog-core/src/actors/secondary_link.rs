@@ -29,6 +29,7 @@ use crate::{
         link::{Change, Failure, Link, LinkAction, LinkReport},
         progress::Wanted,
     },
+    spans::AttemptSpan,
     transport::{Append, Hello, Progress, Request, RequestBody, Transport, TransportError},
     types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset, Status},
 };
@@ -178,6 +179,7 @@ impl SecondaryLink {
     }
 
     fn call(&mut self, ctx: &mut Context<Self>, attempt: u64, epoch: Epoch, body: RequestBody) {
+        let span = AttemptSpan::begin(&self.name, attempt, epoch, &body);
         let request = Request {
             cluster: self.cluster,
             from: self.master.name.clone(),
@@ -187,7 +189,11 @@ impl SecondaryLink {
             body,
         };
         let call = tokio::time::timeout(self.request_timeout, self.transport.call(request));
-        let answered = async move { call.await.unwrap_or(Err(TransportError::TimedOut)) };
+        let answered = async move {
+            let result = call.await.unwrap_or(Err(TransportError::TimedOut));
+            span.end(&result);
+            result
+        };
         ctx.spawn(answered.into_actor(self).map(move |result, link, ctx| {
             link.link.on_answer(Instant::now(), attempt, result);
             link.pump(ctx);

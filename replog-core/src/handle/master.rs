@@ -26,6 +26,7 @@ use crate::{
     log::LogView,
     record::MessageBatch,
     rules::{keys::Claim, office::NewAppend, recovery::Settings},
+    spans::AppendSpan,
     storage::Storage,
     transport::{FaultInjector, Network},
     types::{ClusterId, Concern, IdempotencyKey, Mode, NodeName, Offset},
@@ -261,6 +262,23 @@ impl Master {
     }
 
     async fn hand_over(
+        &self,
+        payload: Bytes,
+        batch: Option<MessageBatch>,
+        claim: Option<Claim>,
+        options: AppendOptions,
+    ) -> Result<Receipt, AppendError> {
+        let (bytes, count) = match &batch {
+            None => (payload.len(), 1),
+            Some(batch) => (batch.bytes(), batch.count()),
+        };
+        let span = AppendSpan::begin(&self.inner.name, count, bytes, &options);
+        let result = self.wait_for_receipt(payload, batch, claim, options).await;
+        span.end(&result);
+        result
+    }
+
+    async fn wait_for_receipt(
         &self,
         payload: Bytes,
         batch: Option<MessageBatch>,

@@ -13,6 +13,7 @@ use crate::{
     problem::{Kind, Problem},
     query::Query,
     routes::messages::{answer, enter},
+    telemetry,
 };
 
 /// Bodies beyond this are read off the thread that serves other clients too.
@@ -65,7 +66,8 @@ pub(super) async fn append(
     let mut options = AppendOptions::concern(concern);
     options.timeout = timeout.or(state.append_timeout);
     options.idempotency_key = key;
-    let receipt = master.append_batch(batch, options).await?;
+    let appended = master.append_batch(batch, options);
+    let receipt = telemetry::within(request.headers(), appended).await?;
     let mut response = answer(receipt.concern_met, receipt.replayed, receipt.first_offset);
     Ok(response.json(receipt))
 }

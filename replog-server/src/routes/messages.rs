@@ -29,6 +29,7 @@ use crate::{
         batches::{self, Asked},
         not_master, reads, send_on_to_master,
     },
+    telemetry,
 };
 
 /// The key of an append, in its head.
@@ -73,7 +74,8 @@ pub(crate) async fn append(
     parsed.idempotency_key = one_key(parsed.idempotency_key, key).map_err(Problem::not_appended)?;
     // The payload is a slice of it, and must not hold it longer than the library does.
     drop(body);
-    let receipt = append_and_wait(state, master, parsed).await?;
+    let appended = append_and_wait(state, master, parsed);
+    let receipt = telemetry::within(request.headers(), appended).await?;
     Ok(receipt_response(&receipt))
 }
 

@@ -30,4 +30,6 @@ mod restart;
 mod self_check;
 mod stop;
 mod strangers;
+#[cfg(feature = "otel")]
+mod telemetry;
 mod usage;

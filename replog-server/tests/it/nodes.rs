@@ -83,7 +83,8 @@ fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     // A developer's own settings are not those of a test.
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("REPLOG_") {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("REPLOG_") || name_text.starts_with("OTEL_") {
             command.env_remove(name);
         }
     }

@@ -1,0 +1,150 @@
+//! The library's spans, sent to a collector over HTTP.
+//!
+//! Owns the pipeline from spans to the collector, and its end. The exporter has a thread of its own and a
+//! queue with a limit; past that spans are dropped, and nothing of a node waits for a collector. What goes
+//! wrong there is a log line. Everything is set by the variables that OpenTelemetry has for that.
+
+use std::{env, sync::OnceLock, time::Duration};
+
+use actix_web::http::header::HeaderMap;
+use opentelemetry::{
+    Context, KeyValue,
+    context::FutureExt as _,
+    propagation::{Extractor, TextMapPropagator as _},
+    trace::TracerProvider as _,
+};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::{
+    Resource, propagation::TraceContextPropagator, resource::EnvResourceDetector,
+    trace::SdkTracerProvider,
+};
+use tracing_subscriber::{Layer as _, filter::filter_fn, layer::SubscriberExt as _};
+
+/// What it is called where `OTEL_SERVICE_NAME` does not say.
+const SERVICE_NAME: &str = "replog";
+/// Where the library's spans come from: nothing else is sent.
+const SPANS: &str = "replog_core::spans";
+/// Where one of these is set, there is a collector.
+const ENDPOINTS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+];
+/// The first of these that is set says how they are sent.
+const PROTOCOLS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+];
+/// How long the last spans may take to be sent: a collector that hangs must not keep a node from
+/// stopping within the time that container engines wait.
+const LAST_SPANS_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The pipeline, once it is there.
+static PIPELINE: OnceLock<SdkTracerProvider> = OnceLock::new();
+
+/// Sends spans from now on, where the environment names a collector.
+///
+/// # Errors
+///
+/// What the environment says cannot be followed.
+pub(crate) fn start() -> Result<(), String> {
+    if !is_wanted() {
+        return Ok(());
+    }
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_protocol(protocol()?)
+        .build()
+        .map_err(|error| format!("OpenTelemetry: {error}"))?;
+    let provider = SdkTracerProvider::builder()
+        .with_resource(resource())
+        .with_batch_exporter(exporter)
+        .build();
+    let layer = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer(SERVICE_NAME))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_filter(filter_fn(|metadata| {
+            metadata.is_span() && metadata.target() == SPANS
+        }));
+    let subscriber = tracing_subscriber::registry().with(layer);
+    tracing::subscriber::set_global_default(subscriber)
+        .map_err(|error| format!("OpenTelemetry: {error}"))?;
+    log::info!("spans are sent to a collector");
+    // Nobody else sets it: the subscriber was the first.
+    let _ = PIPELINE.set(provider);
+    Ok(())
+}
+
+/// Sends what has not been sent yet, and ends.
+pub(crate) fn end() {
+    if let Some(provider) = PIPELINE.get()
+        && let Err(error) = provider.shutdown_with_timeout(LAST_SPANS_TIME_MAX)
+    {
+        log::warn!("the last spans were not sent: {error}");
+    }
+}
+
+/// Makes what `future` does a part of the trace that a request's `traceparent` names.
+pub(crate) fn within<F: Future>(headers: &HeaderMap, future: F) -> impl Future<Output = F::Output> {
+    let context = match PIPELINE.get() {
+        Some(_) => TraceContextPropagator::new().extract(&Headers(headers)),
+        None => Context::new(),
+    };
+    future.with_context(context)
+}
+
+fn is_wanted() -> bool {
+    let says = |name: &str, word: &str| {
+        env::var(name).is_ok_and(|value| value.trim().eq_ignore_ascii_case(word))
+    };
+    ENDPOINTS.into_iter().any(is_set)
+        && !says("OTEL_SDK_DISABLED", "true")
+        && !says("OTEL_TRACES_EXPORTER", "none")
+}
+
+fn is_set(name: &str) -> bool {
+    env::var_os(name).is_some_and(|value| !value.is_empty())
+}
+
+/// How spans are sent: by default as the specification recommends.
+fn protocol() -> Result<Protocol, String> {
+    let Some(name) = PROTOCOLS.into_iter().find(|name| is_set(name)) else {
+        return Ok(Protocol::HttpBinary);
+    };
+    let value = env::var_os(name).unwrap_or_default();
+    match value.to_str() {
+        Some("http/protobuf") => Ok(Protocol::HttpBinary),
+        Some("http/json") => Ok(Protocol::HttpJson),
+        _ => Err(format!(
+            "{name}: expected http/protobuf or http/json, not {value:?}"
+        )),
+    }
+}
+
+/// Who sends: by `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, and by default this program.
+fn resource() -> Resource {
+    // The last one to name an attribute wins.
+    let resource = Resource::builder_empty()
+        .with_service_name(SERVICE_NAME)
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_detector(Box::new(EnvResourceDetector::new()));
+    match env::var("OTEL_SERVICE_NAME") {
+        Ok(name) if !name.is_empty() => resource.with_service_name(name).build(),
+        _ => resource.build(),
+    }
+}
+
+/// The headers of a request, for whoever looks for a trace in them.
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(|name| name.as_str()).collect()
+    }
+}

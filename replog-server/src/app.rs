@@ -11,7 +11,8 @@ use crate::{
     paths,
     problem::{Kind, Problem},
     routes::{
-        admin, appends, events, faults, health, messages, openapi, replication, replication_stream,
+        admin, appends, events, faults, health, messages, openapi, page, replication,
+        replication_stream,
     },
 };
 
@@ -31,6 +32,7 @@ pub(crate) fn add_routes(config: &mut web::ServiceConfig, state: &Arc<NodeState>
         served: Vec::new(),
     };
     table
+        .service(resource(paths::PAGE, "GET", [web::get().to(page::show)]))
         .service(resource(
             paths::MESSAGES,
             "GET, POST",

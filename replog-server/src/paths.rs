@@ -1,5 +1,7 @@
 //! Every path of the HTTP interface.
 
+/// A page for people.
+pub(crate) const PAGE: &str = "/";
 /// Append, and read.
 pub(crate) const MESSAGES: &str = "/messages";
 /// One message.
@@ -32,4 +34,4 @@ pub(crate) use replog_core::transport::wire::PATH as REPLICATION;
 pub(crate) use replog_core::transport::wire::stream::PATH as REPLICATION_STREAM;
 
 /// Paths that are promised and not there yet: their answer says so.
-pub(crate) const NOT_YET: [&str; 2] = ["/", "/metrics"];
+pub(crate) const NOT_YET: [&str; 1] = ["/metrics"];

@@ -9,6 +9,7 @@ pub(crate) mod faults;
 pub(crate) mod health;
 pub(crate) mod messages;
 pub(crate) mod openapi;
+pub(crate) mod page;
 mod reads;
 pub(crate) mod replication;
 pub(crate) mod replication_stream;

@@ -323,6 +323,8 @@ fn reads(api: &Api, node: SocketAddr) {
     let late = "GET /messages?wait_for=99&timeout_ms=1";
     api.expect(404, node, late, &[], None);
     api.expect(200, node, "GET /openapi.json", &[], None);
+    api.expect(200, node, "GET /", &[], None);
+    api.expect(400, node, "GET /?theme=dark", &[], None);
     api.expect(400, node, "GET /openapi.json?format=yaml", &[], None);
 }
 

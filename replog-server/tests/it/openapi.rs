@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     events::Listener,
-    http::{self, Answer, JSON, get},
+    http::{self, Answer, Connection, JSON, get},
     nodes::{Cluster, PATIENCE, eventually},
 };
 
@@ -25,7 +25,7 @@ const NOT_ANSWERED: [(&str, &str, &[&str]); 11] = [
     ("get", "/health", &["503"]),
     ("get", "/livez", &["503"]),
     ("get", "/messages", &["429", "500", "503"]),
-    ("get", "/messages/{offset}", &["429", "500", "503", "507"]),
+    ("get", "/messages/{offset}", &["500", "503", "507"]),
     ("post", "/messages", &["408", "507"]),
     ("put", "/faults", &["408", "429"]),
 ];
@@ -125,7 +125,26 @@ impl Api {
                 schema::check(&self.document, each, &parse(line)?)?;
             }
         }
+        if let Some(schemas) = listed.get("x-events") {
+            let comment = |event: &&str| event.starts_with(':');
+            for event in body
+                .split_terminator("\n\n")
+                .filter(|event| !comment(event))
+            {
+                let field = |name| event.lines().find_map(|line| line.strip_prefix(name));
+                // What has no name is a message.
+                let kind = field("event: ").unwrap_or("message");
+                let data = field("data: ").ok_or_else(|| format!("no data: {event}"))?;
+                self.check_event(schemas, kind, &parse(data)?)?;
+            }
+        }
         Ok(())
+    }
+
+    fn check_event(&self, schemas: &Value, kind: &str, data: &Value) -> Result<(), String> {
+        let listed = schemas.get(kind);
+        let listed = listed.ok_or_else(|| format!("the event {kind} is not listed"))?;
+        schema::check(&self.document, listed, data)
     }
 
     /// Holds the events up to the end of the stream against the document.
@@ -133,9 +152,7 @@ impl Api {
         let listed = &self.document["paths"]["/events"]["get"]["responses"]["200"];
         let schemas = &listed["content"]["text/event-stream"]["x-events"];
         while let Some((kind, data)) = listener.next() {
-            let listed = schemas.get(&kind);
-            let listed = listed.unwrap_or_else(|| panic!("{kind} is not listed: {data}"));
-            schema::check(&self.document, listed, &data)
+            self.check_event(schemas, &kind, &data)
                 .unwrap_or_else(|why| panic!("{why}: {kind} {data}"));
             self.told.borrow_mut().insert(kind);
         }
@@ -171,6 +188,15 @@ impl Api {
     }
 }
 
+/// Asks for all messages and those that come, in this form, and reads nothing yet.
+fn follow(node: SocketAddr, media_type: &str) -> Connection {
+    let mut connection = Connection::open(node).expect("a connection");
+    let head =
+        format!("GET /messages?follow=true HTTP/1.1\r\nhost: test\r\naccept: {media_type}\r\n\r\n");
+    connection.send(head.as_bytes()).expect("sent");
+    connection
+}
+
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 
 #[test]
@@ -183,6 +209,7 @@ fn every_answer_is_one_that_the_document_lists() {
     let (master, secondary) = (cluster.master.address, cluster.secondaries[0].address);
     let of_master = Listener::open(master);
     let of_secondary = Listener::open(secondary);
+    let followers = ["application/x-ndjson", "text/event-stream"].map(|form| follow(master, form));
     appends(&api, master, secondary);
     for node in [master, secondary] {
         reads(&api, node);
@@ -203,13 +230,16 @@ fn every_answer_is_one_that_the_document_lists() {
     // Without one secondary appends of all nodes wait; without both there are none.
     cluster.secondaries[1].kill();
     let late = r#"{"data":0,"meta":{"concern":"all","timeout_ms":0}}"#;
-    api.expect(202, master, "POST /messages", &[JSON], Some(late));
+    let late = api.expect(202, master, "POST /messages", &[JSON], Some(late));
     let waiting = cluster.append_behind("waits", 3);
     cluster.wait_waiting(1);
     api.expect(200, master, "GET /appends", &[], None);
     api.expect(200, master, "GET /messages/0", &[], None);
     let more = http::message("one more", 3);
     api.expect(429, master, "POST /messages", &[JSON], Some(&more));
+    let unmet = late.json()["offset"].clone();
+    let request = format!("GET /messages/{unmet}?concern=3");
+    api.expect(429, master, &request, &[], None);
     cluster.secondaries[0].set_faults(r#"{"isolate":true}"#);
     eventually("the master is read-only", || {
         (cluster.master.health()["mode"] == "read-only").then_some(())
@@ -228,6 +258,11 @@ fn every_answer_is_one_that_the_document_lists() {
     assert_eq!(stopped.problem(), "/problems/stopping");
     api.check("post", "/messages", &stopped);
     api.check_events(of_master);
+    for mut follower in followers {
+        let answer = follower.answer().expect("all of it");
+        api.check("get", "/messages", &answer);
+        assert!(answer.text().contains("bye"), "{}", answer.text());
+    }
 
     cluster.secondaries[0].set_faults("{}");
     cluster.master.add_flag("--public-url");

@@ -34,15 +34,15 @@ pub(super) struct ExportArgs {
 /// A line of an exported file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Line {
-    /// Where the message comes from; what `read` writes does not say it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) cluster_id: Option<ClusterId>,
     pub(super) offset: Offset,
     pub(super) epoch: Epoch,
     pub(super) timestamp_ms: u64,
     pub(super) data: Box<RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<String>,
+    /// Where the message comes from; what `read` writes does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cluster_id: Option<ClusterId>,
 }
 
 /// Writes them to stdout, up to the end that the log had at the beginning.
@@ -79,11 +79,11 @@ pub(super) async fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode
 
 fn line(cluster_id: Option<ClusterId>, message: Message) -> Line {
     Line {
-        cluster_id,
         offset: message.offset,
         epoch: message.epoch,
         timestamp_ms: message.timestamp_ms,
         data: message.data,
         idempotency_key: message.idempotency_key,
+        cluster_id,
     }
 }

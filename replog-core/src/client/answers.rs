@@ -126,6 +126,13 @@ pub struct Message {
     /// The others, and why: of a single message, from the master.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<Vec<WaitingFor>>,
+    /// How many nodes were to hold it: of a message whose concern was
+    /// [waited for](super::Client::wait_for_concern).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concern: Option<u32>,
+    /// Whether they do: of such a message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concern_met: Option<bool>,
 }
 
 /// The appends that wait for their concern.

@@ -348,6 +348,32 @@ impl Client {
             .json()
     }
 
+    /// Waits until as many nodes as `concern` says hold the message at `offset`, or until `timeout` is over;
+    /// `None`: as long as an append waits by default. Then [`Message::concern_met`] says which it was. On
+    /// the master.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; a [`Problem`] of status 404 while there is no such message.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing changes. The node may keep the place of who waited until the message is held, or `timeout`
+    /// is over.
+    pub async fn wait_for_concern(
+        &self,
+        offset: Offset,
+        concern: Concern,
+        timeout: Option<Duration>,
+    ) -> Result<Message, ClientError> {
+        let mut path = format!("/messages/{offset}?concern={concern}");
+        if let Some(timeout) = timeout {
+            write!(path, "&timeout_ms={}", timeout.as_millis()).expect("a string takes everything");
+        }
+        let deadline = timeout.and_then(|given| Some(given + self.settings.timeout?));
+        self.get(&path, deadline).await?.json()
+    }
+
     /// The appends that wait for their concern, oldest first, at most `limit`; `None`: as many
     /// as the server gives. On the master.
     ///

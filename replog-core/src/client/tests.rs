@@ -408,6 +408,35 @@ fn the_health_of_either_role_can_be_read() {
 }
 
 #[test]
+fn a_concern_is_waited_for_as_long_as_is_asked() {
+    suite::run(async {
+        let body = concat!(
+            r#"{"offset":3,"epoch":1,"timestamp_ms":5,"data":1,"concern":2,"concern_met":false,"#,
+            r#""acks":["master"],"waiting_for":[]}"#,
+        );
+        let (responder, seen) = answering(json("200 OK", body));
+        let client = of(&responder);
+        let timeout = Some(Duration::from_millis(50));
+        let waited = client.wait_for_concern(Offset(3), Concern::Count(2), timeout);
+        let message = waited.await.unwrap();
+        assert_eq!(
+            (message.concern, message.concern_met),
+            (Some(2), Some(false))
+        );
+        let waited = client.wait_for_concern(Offset(3), Concern::All, None);
+        waited.await.unwrap();
+        let lines: Vec<String> = seen.lock().unwrap().iter().map(line).collect();
+        assert_eq!(
+            lines,
+            [
+                "GET /messages/3?concern=2&timeout_ms=50 HTTP/1.1",
+                "GET /messages/3?concern=all HTTP/1.1",
+            ]
+        );
+    });
+}
+
+#[test]
 fn waiting_appends_faults_and_texts_have_their_paths() {
     suite::run(async {
         let (responder, seen) = answering(json("200 OK", r#"{"appends":[],"total":0}"#));

@@ -57,6 +57,8 @@ impl Failure {
         match problem.reason() {
             Reason::ReadOnly { .. } => Failure::with(READ_ONLY, format!("{url}: {problem}")),
             Reason::NotMaster { url: master, .. } => Failure::of_secondary(url, master.as_deref()),
+            // No cluster of that size will have so many nodes.
+            Reason::Concern { .. } => Failure::usage(format!("{url}: {problem}")),
             _ => Failure::new(format!("{url}: {problem}")),
         }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use replog_core::{
     Concern, NodeName, Offset, ReadLevel,
-    client::{ClientError, Message, WaitingFor},
+    client::{Message, WaitingFor},
 };
 
 use super::{Context, Failure, table::span};
@@ -62,32 +62,6 @@ impl Held {
     }
 }
 
-/// How many nodes a concern is, in the cluster of this master.
-pub(super) async fn resolve(context: &Context, concern: Concern) -> Result<u32, Failure> {
-    let status = context.client.master_status().await;
-    let quorum = match status {
-        Ok(status) => status.quorum,
-        Err(error) => {
-            // A secondary's health has no quorum.
-            return Err(match error {
-                ClientError::Unreadable { .. } => ask_the_master(context).await,
-                error => Failure::of(context.url(), &error),
-            });
-        }
-    };
-    match concern {
-        Concern::Majority => Ok(quorum.needed),
-        Concern::All => Ok(quorum.nodes),
-        Concern::Count(count) => match u32::try_from(count) {
-            Ok(count) if count <= quorum.nodes => Ok(count),
-            _ => Err(Failure::usage(format!(
-                "--concern {count}: the cluster has {} nodes",
-                quorum.nodes
-            ))),
-        },
-    }
-}
-
 /// Asks until `concern` nodes hold the message at `offset`, or until the deadline. `tell` is called for
 /// each node that is found to hold it.
 pub(super) async fn until_held(
@@ -117,8 +91,8 @@ pub(super) async fn until_held(
     }
 }
 
-/// Who holds it; `None` from a secondary, which does not know.
-fn held(message: &Message, concern: u32) -> Option<Held> {
+/// Who holds it, and whether that is `concern` nodes; `None` from a secondary, which does not know.
+pub(super) fn held(message: &Message, concern: u32) -> Option<Held> {
     let (acks, waiting_for) = (message.acks.as_ref()?, message.waiting_for.as_ref()?);
     Some(Held {
         offset: message.offset,

@@ -14,6 +14,7 @@ pub mod config;
 pub mod error;
 pub mod events;
 pub mod limits;
+pub mod metrics;
 pub mod record;
 #[cfg(feature = "sim")]
 pub mod sim;

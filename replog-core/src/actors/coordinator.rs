@@ -19,8 +19,8 @@ use crate::{
         key_reader::{KeySource, read_keys},
         messages::{
             AppendsQueued, Ask, AskMode, AskedMode, DamageNoticed, DescribeHolders, DescribeMaster,
-            DescribeWaiting, Drain, FallSilent, LinkReported, LogAdvanced, MendWith, OfficeLost,
-            RecordsFetched, RecoveryAnswered, Serve, Stop, WriterReported,
+            DescribeWaiting, Drain, FallSilent, LinkReported, LogAdvanced, MeasureMaster, MendWith,
+            OfficeLost, RecordsFetched, RecoveryAnswered, Serve, Stop, WriterReported,
         },
         secondary_link::{LinkParts, MasterIdentity, SecondaryLink},
         timer::Timer,
@@ -31,6 +31,10 @@ use crate::{
     handle::{Shared, host::Host},
     limits::{EPOCH_STARTS_MAX, NODES_MAX},
     log::{HeldBack, LastAppend, LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
+    metrics::{
+        MasterMetrics,
+        tally::{AppendTally, LinkTally},
+    },
     rules::{
         keys::Keys,
         link::Link,
@@ -60,6 +64,9 @@ pub(crate) struct Coordinator {
     /// The number of the last question of a recovery.
     asked: u64,
     links: Vec<Addr<SecondaryLink>>,
+    /// What each link counted, when it reported last.
+    link_tallies: Vec<LinkTally>,
+    append_tally: AppendTally,
     /// What the own log lacks, while in office.
     repair: Repair,
     inspection: Option<Inspection>,
@@ -181,6 +188,8 @@ impl Coordinator {
         };
         Coordinator {
             office: Office::new(&config, durable, initial),
+            link_tallies: vec![LinkTally::new(); links.len()],
+            append_tally: AppendTally::new(links.len() + 1),
             config,
             recovery: Some(Recovery::new(settings.clone(), meta.clone(), own, now)),
             settings,
@@ -414,8 +423,9 @@ impl Coordinator {
         self.answer(answered);
     }
 
-    fn answer(&self, answered: Vec<Answered<Caller>>) {
+    fn answer(&mut self, answered: Vec<Answered<Caller>>) {
         for Answered { caller, result } in answered {
+            self.append_tally.count(&result);
             // A caller that is gone changes nothing about its message.
             let _ = caller.send(result);
         }
@@ -592,6 +602,25 @@ impl Coordinator {
     }
 }
 
+impl Coordinator {
+    fn metrics(&self) -> MasterMetrics {
+        let health = self.health();
+        let lag_bytes = |end: Option<Offset>| self.view.bytes_from(end.unwrap_or(Offset::ZERO));
+        let links = self.link_tallies.iter().zip(&health.secondaries);
+        MasterMetrics {
+            intact: self.meta.log_epoch.is_some(),
+            log: self.writer.metrics(&self.view),
+            appends: self.append_tally.snapshot(),
+            oldest_waiting: self.office.oldest_waiting(Instant::now()),
+            keys: self.office.keys().map_or(0, |keys| keys.count() as u64),
+            links: links
+                .map(|(tally, status)| tally.snapshot(lag_bytes(status.durable_end)))
+                .collect(),
+            health,
+        }
+    }
+}
+
 impl Drop for Coordinator {
     /// However it ends, nobody may wait in the inbox of one that is gone.
     fn drop(&mut self) {
@@ -636,6 +665,7 @@ impl Handler<WriterReported> for Coordinator {
 impl Handler<LinkReported> for Coordinator {
     type Result = ();
     fn handle(&mut self, reported: LinkReported, ctx: &mut Context<Self>) {
+        self.link_tallies[reported.secondary] = reported.tally;
         self.office.on_report(reported.secondary, reported.report);
         self.settle(ctx);
     }
@@ -681,6 +711,13 @@ impl Handler<DescribeMaster> for Coordinator {
     type Result = ();
     fn handle(&mut self, describe: DescribeMaster, _: &mut Context<Self>) {
         let _ = describe.answer_to.send(self.health());
+    }
+}
+
+impl Handler<MeasureMaster> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, measure: MeasureMaster, _: &mut Context<Self>) {
+        let _ = measure.answer_to.send(self.metrics());
     }
 }
 

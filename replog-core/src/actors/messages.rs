@@ -12,6 +12,7 @@ use crate::{
     actors::inbox::Caller,
     error::ModeState,
     log::WriteReport,
+    metrics::{MasterMetrics, SecondaryMetrics, tally::LinkTally},
     record::RecordBatch,
     rules::{link::LinkReport, repair::Lack},
     transport::{FencedBy, Request, RequestBody, Response},
@@ -50,6 +51,7 @@ pub(crate) struct LogAdvanced {
 pub(crate) struct LinkReported {
     pub(crate) secondary: usize,
     pub(crate) report: LinkReport,
+    pub(crate) tally: LinkTally,
 }
 
 /// To a link: ask this for a recovery, until something else is to be asked.
@@ -119,6 +121,13 @@ pub(crate) struct DescribeMaster {
     pub(crate) answer_to: oneshot::Sender<MasterHealth>,
 }
 
+/// To the coordinator: what did you count?
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct MeasureMaster {
+    pub(crate) answer_to: oneshot::Sender<MasterMetrics>,
+}
+
 /// To the coordinator: who holds this offset?
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -168,6 +177,13 @@ pub(crate) enum AskedMode {
     ReadOnly,
     /// Appends, where nothing else forbids them.
     ReadWrite,
+}
+
+/// To a replica: what did you count?
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct MeasureSecondary {
+    pub(crate) answer_to: oneshot::Sender<SecondaryMetrics>,
 }
 
 /// To the coordinator: refuse new appends and answer those that wait.

@@ -18,7 +18,9 @@ use tracing::{debug, error, info, warn};
 use crate::{
     actors::{
         blocking::blocking,
-        messages::{Answer, DamageNoticed, DescribeSecondary, Stop, WriterReported},
+        messages::{
+            Answer, DamageNoticed, DescribeSecondary, MeasureSecondary, Stop, WriterReported,
+        },
         timer::Timer,
     },
     error::Stopped,
@@ -26,6 +28,7 @@ use crate::{
     handle::{Shared, host::Host},
     limits::{BATCH_BYTES_MAX, EPOCH_STARTS_MAX},
     log::{HeldBack, LogView, LogWriter, WriteCommand, WriteReport, disk_state},
+    metrics::SecondaryMetrics,
     rules::{
         replica::{LogFacts, Replica, ReplicaAction, ReplicaChange, RequestId},
         room::Shortage,
@@ -401,6 +404,17 @@ impl Handler<DescribeSecondary> for ReplicaActor {
     type Result = ();
     fn handle(&mut self, describe: DescribeSecondary, _: &mut Context<Self>) {
         let _ = describe.answer_to.send(self.health());
+    }
+}
+
+impl Handler<MeasureSecondary> for ReplicaActor {
+    type Result = ();
+    fn handle(&mut self, measure: MeasureSecondary, _: &mut Context<Self>) {
+        let _ = measure.answer_to.send(SecondaryMetrics {
+            health: self.health(),
+            log: self.writer.metrics(&self.view),
+            buffered_bytes: self.replica.buffered_bytes() as u64,
+        });
     }
 }
 

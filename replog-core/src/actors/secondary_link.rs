@@ -173,6 +173,7 @@ impl SecondaryLink {
                 self.coordinator.do_send(LinkReported {
                     secondary: self.secondary,
                     report,
+                    tally: self.link.tally(),
                 });
             }
         }

@@ -14,7 +14,8 @@ use tracing::warn;
 use crate::{
     actors::{
         AppendsQueued, AskMode, AskedMode, Coordinator, CoordinatorParts, DamageNoticed,
-        DescribeHolders, DescribeMaster, DescribeWaiting, Drain, Inbox, Stop, WriterReported,
+        DescribeHolders, DescribeMaster, DescribeWaiting, Drain, Inbox, MeasureMaster, Stop,
+        WriterReported,
     },
     config::{ForcedRecovery, MasterConfig},
     error::{AppendError, ModeState, StartError, Stopped},
@@ -24,6 +25,7 @@ use crate::{
         runtime,
     },
     log::LogView,
+    metrics::{MasterMetrics, tally::DoorTally},
     record::MessageBatch,
     rules::{keys::Claim, office::NewAppend, recovery::Settings},
     spans::AppendSpan,
@@ -49,6 +51,8 @@ struct Inner {
     max_message_bytes: usize,
     coordinator: Addr<Coordinator>,
     inbox: Arc<Inbox>,
+    /// The appends that came no further than this handle.
+    door_tally: DoorTally,
     view: Arc<LogView>,
     shared: Arc<Shared>,
     host: Arc<dyn Host>,
@@ -190,10 +194,10 @@ impl Master {
         let payload = payload.into();
         let limit_bytes = self.inner.max_message_bytes;
         if payload.len() > limit_bytes {
-            return Err(AppendError::TooLarge {
+            return Err(self.refused(AppendError::TooLarge {
                 bytes: payload.len(),
                 limit_bytes,
-            });
+            }));
         }
         let claim = options.idempotency_key.clone();
         let claim = claim.map(|key| Claim::new(key, &payload));
@@ -246,10 +250,10 @@ impl Master {
     ) -> Result<BatchReceipt, AppendError> {
         let (bytes, limit_bytes) = (batch.longest(), self.inner.max_message_bytes);
         if bytes > limit_bytes {
-            return Err(AppendError::TooLarge { bytes, limit_bytes });
+            return Err(self.refused(AppendError::TooLarge { bytes, limit_bytes }));
         }
         if batch.is_empty() {
-            return Err(AppendError::EmptyBatch);
+            return Err(self.refused(AppendError::EmptyBatch));
         }
         let count = batch.count();
         let claim = options.idempotency_key.clone();
@@ -302,10 +306,16 @@ impl Master {
             expected_offset,
             caller,
         };
-        if self.inner.inbox.push(append)? {
+        let first = self.inner.inbox.push(append);
+        if first.map_err(|error| self.refused(error))? {
             self.inner.coordinator.do_send(AppendsQueued);
         }
         answer.await.unwrap_or(Err(AppendError::Ended))
+    }
+
+    fn refused(&self, error: AppendError) -> AppendError {
+        self.inner.door_tally.count(&error);
+        error
     }
 
     /// Which nodes hold the message at `offset`, and why the others do not. One that was appended in a
@@ -339,6 +349,20 @@ impl Master {
     pub async fn health(&self) -> Result<MasterHealth, Stopped> {
         self.describe(|answer_to| DescribeMaster { answer_to })
             .await
+    }
+
+    /// What it counts and measures. Its parts are not of exactly the same instant: what a link
+    /// counted is as of its last report.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node has ended.
+    pub async fn metrics(&self) -> Result<MasterMetrics, Stopped> {
+        let mut metrics = self
+            .describe(|answer_to| MeasureMaster { answer_to })
+            .await?;
+        self.inner.door_tally.add_to(&mut metrics.appends);
+        Ok(metrics)
     }
 
     /// Reads its log.
@@ -522,6 +546,7 @@ fn build(
         max_message_bytes: config.max_message_bytes,
         coordinator: coordinator.clone(),
         inbox: Arc::new(Inbox::new(config.max_queued_bytes)),
+        door_tally: DoorTally::default(),
         view: view.clone(),
         shared: Arc::new(Shared::new(config.name.clone(), secondaries)),
         host: host.clone(),

@@ -13,6 +13,8 @@ pub(crate) mod host;
 #[cfg(test)]
 mod key_tests;
 mod master;
+#[cfg(test)]
+mod metrics_tests;
 mod reader;
 mod runtime;
 mod secondary;

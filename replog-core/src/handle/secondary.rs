@@ -7,7 +7,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     actors::{
-        Answer, DamageNoticed, DescribeSecondary, ReplicaActor, ReplicaParts, Stop, WriterReported,
+        Answer, DamageNoticed, DescribeSecondary, MeasureSecondary, ReplicaActor, ReplicaParts,
+        Stop, WriterReported,
     },
     config::SecondaryConfig,
     error::{StartError, Stopped},
@@ -17,6 +18,7 @@ use crate::{
         runtime,
     },
     log::{LogView, WriteReport},
+    metrics::SecondaryMetrics,
     rules::replica::Replica,
     storage::Storage,
     transport::{FaultInjector, Request, Response},
@@ -117,6 +119,16 @@ impl Secondary {
     /// [`Stopped`] when the node has ended.
     pub async fn health(&self) -> Result<SecondaryHealth, Stopped> {
         self.describe(|answer_to| DescribeSecondary { answer_to })
+            .await
+    }
+
+    /// What it counts and measures.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the node has ended.
+    pub async fn metrics(&self) -> Result<SecondaryMetrics, Stopped> {
+        self.describe(|answer_to| MeasureSecondary { answer_to })
             .await
     }
 

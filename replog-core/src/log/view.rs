@@ -154,9 +154,28 @@ impl LogView {
     }
 
     /// How many segments there are.
-    #[cfg(test)]
     pub(crate) fn segments(&self) -> usize {
         self.state().segments.len()
+    }
+
+    /// Bytes of the log from the record at `from` on: exact where that is in the tail or begins a
+    /// segment, and elsewhere as if all records of its segment were as long. 0 from the end on.
+    pub(crate) fn bytes_from(&self, from: Offset) -> u64 {
+        let (batch, behind) = {
+            let state = self.state();
+            if from >= state.written_end {
+                return 0;
+            }
+            if from < state.tail_first() {
+                return state.bytes_from(from);
+            }
+            let at = state.tail.partition_point(|batch| batch.end() <= from);
+            let behind = state.tail.range(at + 1..).map(|batch| batch.bytes().len());
+            (state.tail[at].clone(), behind.sum::<usize>())
+        };
+        // To find the record in its batch takes a while: not under the lock.
+        let part = batch.slice(from, batch.end());
+        part.map_or(0, |part| part.bytes().len() as u64) + behind as u64
     }
 
     /// How often the log was cut since it was opened. What was read before a cut and what was
@@ -868,6 +887,27 @@ impl State {
         self.tail
             .front()
             .map_or(self.written_end, RecordBatch::first)
+    }
+
+    /// Bytes of the log from a record on, by the segments alone.
+    fn bytes_from(&self, from: Offset) -> u64 {
+        let at = self
+            .segments
+            .partition_point(|segment| segment.first <= from);
+        let behind: u64 = self.segments[at..]
+            .iter()
+            .map(|segment| segment.bytes)
+            .sum();
+        let Some(segment) = at.checked_sub(1).map(|at| self.segments[at]) else {
+            return behind;
+        };
+        let next = self
+            .segments
+            .get(at)
+            .map_or(self.written_end, |next| next.first);
+        let records = next.records_since(segment.first).max(1);
+        let share = u128::from(segment.bytes) * u128::from(next.records_since(from));
+        behind + u64::try_from(share / u128::from(records)).unwrap_or(segment.bytes)
     }
 
     fn draw_id(&mut self) -> u64 {

@@ -24,7 +24,7 @@ use std::{
     ops::{ControlFlow, Range},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread::{self, JoinHandle},
@@ -35,7 +35,11 @@ use tracing::warn;
 
 use crate::{
     limits::{ROOM_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
-    log::{Cut, HeldBack, LastAppend, LogError, LogFiles, Meta, Truncation, keys_file},
+    log::{Cut, HeldBack, LastAppend, LogError, LogFiles, LogView, Meta, Truncation, keys_file},
+    metrics::{
+        LogMetrics,
+        tally::{SECONDS, Tally},
+    },
     record::RecordBatch,
     storage::{OpenHow, Storage},
     types::{Epoch, Offset, SyncPolicy},
@@ -211,6 +215,11 @@ impl WriterLoop {
         }
     }
 
+    /// Whether each group is synced before it is reported as durable.
+    fn syncs_groups(&self) -> bool {
+        self.files.sync_policy() == SyncPolicy::Always
+    }
+
     /// The ticket of the meta that the next step saves, and the durable end then.
     #[cfg(feature = "sim")]
     pub(crate) fn meta_next(&self) -> Option<(u64, Offset)> {
@@ -305,7 +314,7 @@ impl WriterLoop {
     /// Makes what was written durable, as the sync policy has it.
     fn sync_group(&mut self, report: &mut dyn FnMut(WriteReport)) -> Result<(), LogError> {
         self.group_written = false;
-        if self.files.sync_policy() == SyncPolicy::Always {
+        if self.syncs_groups() {
             self.files.sync()?;
         }
         report(WriteReport::Durable {
@@ -414,6 +423,7 @@ enum Way {
     Thread {
         commands: Sender<WriteCommand>,
         thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+        syncs: Arc<Syncs>,
     },
     /// Whoever drives it.
     #[cfg_attr(
@@ -434,9 +444,11 @@ impl LogWriter {
         mut report: Box<dyn FnMut(WriteReport) + Send>,
     ) -> io::Result<LogWriter> {
         let (commands, queue) = mpsc::channel();
+        let syncs = Arc::new(Syncs::new());
+        let measured = syncs.clone();
         let body = move || {
             // Without this, a broken assertion would leave everybody waiting for a report.
-            let drive = AssertUnwindSafe(|| drive(writer, &queue, &mut *report));
+            let drive = AssertUnwindSafe(|| drive(writer, &queue, &measured, &mut *report));
             if catch_unwind(drive).is_err() {
                 report(WriteReport::Failed {
                     error: io::Error::other("the log writer panicked"),
@@ -448,7 +460,11 @@ impl LogWriter {
             .spawn(body)?;
         let thread = Arc::new(Mutex::new(Some(thread)));
         Ok(LogWriter {
-            way: Way::Thread { commands, thread },
+            way: Way::Thread {
+                commands,
+                thread,
+                syncs,
+            },
         })
     }
 
@@ -468,6 +484,19 @@ impl LogWriter {
                 let _ = commands.send(command);
             }
             Way::Hosted(submit) => submit(command),
+        }
+    }
+
+    /// What the log of `view` and its writer measure; a hosted one measures no syncs.
+    pub(crate) fn metrics(&self, view: &LogView) -> LogMetrics {
+        let syncs = match &self.way {
+            Way::Thread { syncs, .. } => *syncs.tally(),
+            Way::Hosted(_) => Tally::new(&SECONDS),
+        };
+        LogMetrics {
+            durable_end: view.durable_end(),
+            segments: view.segments() as u64,
+            syncs: syncs.snapshot(),
         }
     }
 
@@ -493,10 +522,53 @@ impl fmt::Debug for LogWriter {
     }
 }
 
+/// How long syncs took: the thread adds to it once a group, whoever measures copies it.
+#[derive(Debug)]
+struct Syncs(Mutex<Tally<{ SECONDS.len() }>>);
+
+impl Syncs {
+    fn new() -> Syncs {
+        Syncs(Mutex::new(Tally::new(&SECONDS)))
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally<{ SECONDS.len() }>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As [`WriterLoop::run`], and measures the syncs of groups, for which the loop has no clock.
+fn run_measured(
+    writer: &mut WriterLoop,
+    commands: Vec<WriteCommand>,
+    syncs: &Syncs,
+    report: &mut dyn FnMut(WriteReport),
+) -> ControlFlow<()> {
+    if !writer.syncs_groups() {
+        return writer.run(commands, report);
+    }
+    writer.queue(commands);
+    loop {
+        match writer.next_step() {
+            NextStep::Idle => return ControlFlow::Continue(()),
+            NextStep::Ended => return ControlFlow::Break(()),
+            NextStep::Write | NextStep::Alone => writer.step(report),
+            NextStep::Sync => {
+                let began = Instant::now();
+                // Measured when it reports, which it does once: who is told of a sync finds it counted.
+                writer.step(&mut |done| {
+                    syncs.tally().record_seconds(began.elapsed());
+                    report(done);
+                });
+            }
+        }
+    }
+}
+
 /// Feeds a writer from a queue until it ends or nobody is left who could send.
 fn drive(
     mut writer: WriterLoop,
     queue: &Receiver<WriteCommand>,
+    syncs: &Syncs,
     report: &mut dyn FnMut(WriteReport),
 ) {
     let mut sync_due: Option<Instant> = None;
@@ -506,7 +578,7 @@ fn drive(
             Some(due) => queue.recv_timeout(due.saturating_duration_since(Instant::now())),
         };
         let mut flow = match received {
-            Ok(command) => writer.run(take_group(command, queue), report),
+            Ok(command) => run_measured(&mut writer, take_group(command, queue), syncs, report),
             Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
             Err(RecvTimeoutError::Disconnected) => return,
         };

@@ -138,6 +138,11 @@ impl Keys {
         self.horizon
     }
 
+    /// How many keys it knows.
+    pub(crate) fn count(&self) -> usize {
+        self.newest.len()
+    }
+
     /// The end of the log that it knows the keys of.
     pub(crate) fn end(&self) -> Offset {
         self.end

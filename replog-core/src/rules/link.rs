@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::{
     config::Timing,
     limits::{BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, PROBES_IN_FLIGHT_MAX},
+    metrics::tally::{LinkTally, Retries},
     record::RecordBatch,
     rules::{
         backoff::Backoff,
@@ -62,6 +63,8 @@ pub(crate) struct Link {
     /// What the master's own log lacks.
     lack: Option<Lack>,
     next_fetch_at: Instant,
+    /// Without the retries.
+    tally: LinkTally,
 }
 
 #[derive(Debug)]
@@ -115,6 +118,8 @@ enum ProbeKind {
 struct Failures {
     count: u64,
     last: Option<Failure>,
+    /// All that ever were, by reason.
+    retries: Retries,
 }
 
 /// Why an attempt failed.
@@ -227,6 +232,7 @@ impl Link {
             report_due: true,
             lack: None,
             next_fetch_at: now,
+            tally: LinkTally::new(),
             timing,
         }
     }
@@ -283,7 +289,15 @@ impl Link {
     pub(crate) fn on_read(&mut self, attempt: u64, end: Offset, bytes: usize) -> bool {
         self.report_due = true;
         match &mut self.phase {
-            Phase::Open(open) => open.progress.on_read(attempt, end, bytes),
+            Phase::Open(open) => {
+                let wanted = open.progress.on_read(attempt, end, bytes);
+                if wanted {
+                    let records = open.progress.records_in(attempt);
+                    self.tally.batch_records.record(records as f64);
+                    self.tally.batch_bytes.record(bytes as f64);
+                }
+                wanted
+            }
             _ => false,
         }
     }
@@ -390,6 +404,18 @@ impl Link {
         }
     }
 
+    /// What was counted since the beginning.
+    pub(crate) fn tally(&self) -> LinkTally {
+        let retries = self
+            .probe_failures
+            .retries
+            .plus(self.batch_failures.retries);
+        LinkTally {
+            retries,
+            ..self.tally
+        }
+    }
+
     fn open(&self) -> Option<&Conversation> {
         match &self.phase {
             Phase::Open(open) => Some(open),
@@ -466,6 +492,7 @@ impl Link {
             }
             Phase::Open(open) => {
                 let progress = self.progress_for(open);
+                self.tally.heartbeats += 1;
                 (
                     ProbeKind::Heartbeat,
                     LinkAction::Heartbeat {
@@ -602,6 +629,8 @@ impl Link {
             ProbeKind::Fetch => self.on_fetch_answer(now, response),
             ProbeKind::Heartbeat => {
                 if let Some(response) = self.accept(now, response) {
+                    let round_trip = now.saturating_duration_since(probe.sent_at);
+                    self.tally.round_trips.record_seconds(round_trip);
                     let gone_back = response.state.durable_end < probe.held_before;
                     self.on_state(now, &response, gone_back);
                 }
@@ -754,6 +783,7 @@ impl Link {
                     return;
                 };
                 if open.progress.on_taken(attempt) {
+                    self.tally.acks += 1;
                     self.resume_batches();
                 }
                 self.on_contact(now);
@@ -764,7 +794,10 @@ impl Link {
             Answer::Refused(refusal) => {
                 let failure = Failure::of_refusal(&refusal);
                 self.on_batch_failed(now, attempt, false, failure);
+                // One attempt, one retry: it was counted as a batch.
+                let retries = self.probe_failures.retries;
                 self.on_refused(now, refusal);
+                self.probe_failures.retries = retries;
             }
             _ => {
                 let failure = Failure::bad_answer("not an answer to records");
@@ -851,7 +884,7 @@ impl Link {
         let was_away = self.probe_failures.count > 0
             || (self.health.status(now) != Status::Healthy && !self.health.is_stalled(now));
         self.health.on_contact(now);
-        self.probe_failures = Failures::default();
+        self.probe_failures.forget();
         if was_away {
             // Back after an absence: replication starts at once. One that answers and takes no
             // records keeps its backoff.
@@ -864,7 +897,7 @@ impl Link {
         self.backoff.reset();
         self.retry_at = None;
         self.failed_with = self.attempt;
-        self.batch_failures = Failures::default();
+        self.batch_failures.forget();
     }
 
     fn note_due(&mut self, now: Instant) {
@@ -922,7 +955,13 @@ impl Link {
 impl Failures {
     fn add(&mut self, failure: Failure) {
         self.count += 1;
+        self.retries.count(failure.reason);
         self.last = Some(failure);
+    }
+
+    /// The row has ended.
+    fn forget(&mut self) {
+        (self.count, self.last) = (0, None);
     }
 }
 

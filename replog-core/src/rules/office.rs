@@ -535,6 +535,12 @@ impl<W> Office<W> {
         self.acks.waiting()
     }
 
+    /// How long the append has waited that is the first of those that wait.
+    pub(crate) fn oldest_waiting(&self, now: Instant) -> Option<Duration> {
+        let (_, waiter) = self.acks.oldest(1).pop()?;
+        Some(now.saturating_duration_since(waiter.arrived))
+    }
+
     /// Who holds the office, where it is not this master.
     pub(crate) fn fenced_by(&self) -> Option<FencedByHealth> {
         match &self.state {

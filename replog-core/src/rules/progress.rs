@@ -143,6 +143,13 @@ impl Progress {
         true
     }
 
+    /// How many records `attempt` brings; 0 before they were read, or when that is not in flight.
+    pub(crate) fn records_in(&self, attempt: u64) -> u64 {
+        let batch = self.in_flight.get(&attempt);
+        let end = batch.and_then(|batch| batch.end.map(|end| end.records_since(batch.first)));
+        end.unwrap_or(0)
+    }
+
     /// The secondary holds the records of `attempt`. False when that was not in flight.
     pub(crate) fn on_taken(&mut self, attempt: u64) -> bool {
         let Some(batch) = self.in_flight.remove(&attempt) else {

@@ -60,6 +60,11 @@ impl Reorder {
         records
     }
 
+    /// How many bytes are held back.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// Forgets what is held back: a promise was given, or the log was cut to `end`.
     pub(crate) fn reset(&mut self, end: Offset) {
         *self = Reorder::new(end);

@@ -395,6 +395,11 @@ impl Replica {
         (records > 0).then_some((self.reorder.end(), records))
     }
 
+    /// How many bytes wait behind a gap.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.reorder.held_bytes()
+    }
+
     /// The newest state of the log. What is about to be cut is not held any more: an answer may
     /// leave after the cut and before its report.
     pub(crate) fn state(&self) -> NodeState {

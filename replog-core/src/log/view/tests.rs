@@ -357,3 +357,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn bytes_from_an_offset_are_exact_in_the_tail_and_at_segments_and_between_them_a_share() {
+    // 46 bytes each, and one that is longer.
+    let mut sizes = [(1, 9); 40];
+    sizes[1].1 = 109;
+    let records = Records::new(0, sizes);
+    let options = LogOptions {
+        tail_bytes: 300,
+        segment_bytes: 600,
+        ..options()
+    };
+    let (_, view) = log_of(&MemoryStorage::new(), options, &records.batches(&[2]));
+    assert!(view.segments() > 2);
+    let tail_first = view.tail_first();
+    for from in tail_first.0..=40 {
+        assert_eq!(view.bytes_from(Offset(from)), 46 * (40 - from));
+    }
+    assert_eq!(view.bytes_from(Offset(99)), 0);
+    assert_eq!(view.bytes_from(Offset(0)), view.bytes());
+    let all: Vec<u64> = (0..tail_first.0)
+        .map(|from| view.bytes_from(Offset(from)))
+        .collect();
+    assert!(all.is_sorted_by(|a, b| a >= b), "{all:?}");
+    assert!(all.iter().all(|bytes| *bytes > 0), "{all:?}");
+}

@@ -477,3 +477,22 @@ fn where_the_last_append_ends_is_found_behind_all_that_is_queued() {
     );
     assert_eq!(view.shown_end(), Offset(5));
 }
+
+#[test]
+fn the_thread_measures_a_sync_for_each_group_that_it_syncs() {
+    for (policy, expected) in [(SyncPolicy::Always, 2), (SyncPolicy::Never, 0)] {
+        let storage = FaultyStorage::new();
+        let (looped, view) = writer_on(&storage, policy);
+        let (sender, reports) = channel();
+        let report = move |report: WriteReport| sender.send(words(&report)).unwrap();
+        let writer = LogWriter::spawn(looped, Box::new(report)).unwrap();
+        for first in 0..2 {
+            writer.submit(append(first, 1));
+            reports.recv_timeout(LIMIT).unwrap();
+            reports.recv_timeout(LIMIT).unwrap();
+        }
+        assert_eq!(writer.metrics(&view).syncs.count(), expected, "{policy:?}");
+        writer.submit(WriteCommand::Close);
+        writer.join();
+    }
+}

@@ -775,3 +775,69 @@ fn a_link_that_serves_goes_back_to_asking_when_its_master_begins_again() {
         "{hello:?}"
     );
 }
+
+#[test]
+fn a_link_counts_heartbeats_batches_acks_and_failures_for_good() {
+    let mut bench = Bench::open(3, 0);
+    assert_eq!(bench.batches(), [(2, 0, 3)]);
+    bench.answer(2, response(1, 3, Some(5), Answer::Taken));
+    bench.now += Timing::default().heartbeat_interval;
+    let [LinkAction::Heartbeat { attempt, .. }] = bench.sent()[..] else {
+        panic!("a heartbeat is due");
+    };
+    bench.now += Duration::from_millis(3);
+    bench.answer(attempt, response(1, 3, Some(5), Answer::Taken));
+    bench.now += Timing::default().heartbeat_interval;
+    let [LinkAction::Heartbeat { attempt, .. }] = bench.sent()[..] else {
+        panic!("another is due");
+    };
+    bench
+        .link
+        .on_answer(bench.now, attempt, Err(TransportError::TimedOut));
+    let metrics = |bench: &Bench| bench.link.tally().snapshot(0);
+    let before = metrics(&bench);
+    assert_eq!((before.acks, before.heartbeats), (1, 2));
+    assert_eq!(
+        (before.round_trips.count(), before.round_trips.sum()),
+        (1, 0.003)
+    );
+    assert_eq!(
+        (before.batch_records.count(), before.batch_records.sum()),
+        (1, 3.0)
+    );
+    let timed_out = |metrics: &crate::metrics::LinkMetrics| {
+        let mut retries = metrics.retries.iter();
+        retries
+            .find(|(reason, _)| *reason == WaitReason::TimedOut)
+            .unwrap()
+            .1
+    };
+    assert_eq!(timed_out(&before), 1);
+
+    bench.now += Timing::default().heartbeat_interval;
+    let [LinkAction::Heartbeat { attempt, .. }] = bench.sent()[..] else {
+        panic!("another is due");
+    };
+    bench.answer(attempt, response(1, 3, Some(5), Answer::Taken));
+    assert_eq!(bench.link.report(bench.now).failed_attempts, 0);
+    assert_eq!(
+        timed_out(&metrics(&bench)),
+        1,
+        "in a row no more, and counted"
+    );
+}
+
+#[test]
+fn a_batch_that_is_refused_is_one_retry() {
+    let mut bench = Bench::open(3, 0);
+    assert_eq!(bench.batches(), [(2, 0, 3)]);
+    let detail = "full".to_owned();
+    let refused = Answer::Refused(Refusal::Storage { detail });
+    bench.answer(2, response(1, 0, Some(5), refused));
+    let retries = bench.link.tally().snapshot(0).retries;
+    let counted: Vec<_> = retries
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    assert_eq!(counted, [(WaitReason::Storage, 1)]);
+}

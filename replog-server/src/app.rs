@@ -11,7 +11,7 @@ use crate::{
     paths,
     problem::{Kind, Problem},
     routes::{
-        admin, appends, events, faults, health, messages, openapi, page, replication,
+        admin, appends, events, faults, health, messages, metrics, openapi, page, replication,
         replication_stream,
     },
 };
@@ -68,6 +68,11 @@ pub(crate) fn add_routes(config: &mut web::ServiceConfig, state: &Arc<NodeState>
             [web::get().to(health::ready_write)],
         ))
         .service(resource(
+            paths::METRICS,
+            "GET",
+            [web::get().to(metrics::show)],
+        ))
+        .service(resource(
             paths::EVENTS,
             "GET",
             [web::get().to(events::listen)],
@@ -122,9 +127,6 @@ pub(crate) fn add_routes(config: &mut web::ServiceConfig, state: &Arc<NodeState>
             .service(web::resource(paths::FAULTS).to(faults_not_allowed));
     }
     let Table { config, served } = table;
-    for path in paths::NOT_YET {
-        config.service(web::resource(path).to(not_yet));
-    }
     config.default_service(web::to(not_found));
     served
 }
@@ -158,10 +160,6 @@ fn resource<const N: usize>(
 
 async fn not_found() -> HttpResponse {
     Problem::new(Kind::NotFound, "there is no such path").response()
-}
-
-async fn not_yet() -> HttpResponse {
-    Problem::new(Kind::NotFound, "this version does not have this path yet").response()
 }
 
 async fn faults_not_allowed() -> HttpResponse {

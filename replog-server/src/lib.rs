@@ -21,8 +21,10 @@ mod serve;
 mod shutdown;
 
 mod app;
+mod metrics;
 mod node;
 mod paths;
+mod process_metrics;
 
 mod accept;
 mod append_body;

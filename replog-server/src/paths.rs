@@ -16,6 +16,8 @@ pub(crate) const LIVE: &str = "/livez";
 pub(crate) const READY: &str = "/readyz";
 /// Can it take appends?
 pub(crate) const READY_WRITE: &str = "/readyz/write";
+/// What the node counts and measures.
+pub(crate) const METRICS: &str = "/metrics";
 /// What changes, as it changes.
 pub(crate) const EVENTS: &str = "/events";
 /// No appends, until that is lifted.
@@ -32,6 +34,3 @@ pub(crate) const FAULTS: &str = "/faults";
 pub(crate) use replog_core::transport::wire::PATH as REPLICATION;
 /// Between nodes, many requests on one connection.
 pub(crate) use replog_core::transport::wire::stream::PATH as REPLICATION_STREAM;
-
-/// Paths that are promised and not there yet: their answer says so.
-pub(crate) const NOT_YET: [&str; 1] = ["/metrics"];

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How long a node may take to say how it is before it counts as hanging.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What a node says about itself.
 enum Health {

@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod faults;
 pub(crate) mod health;
 pub(crate) mod messages;
+pub(crate) mod metrics;
 pub(crate) mod openapi;
 pub(crate) mod page;
 mod reads;

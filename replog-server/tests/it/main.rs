@@ -22,6 +22,7 @@ mod http;
 mod keys;
 mod kill;
 mod messages;
+mod metrics;
 mod nodes;
 mod openapi;
 mod quorum;

@@ -155,15 +155,3 @@ fn readers_that_hang_cost_neither_memory_nor_other_clients() {
     drop(readers);
     assert_eq!(cluster.append("after", 2).status, 201);
 }
-
-#[test]
-fn what_is_not_there_yet_says_so() {
-    let cluster = Cluster::start(1, &["--memory"]);
-    let node = cluster.master.address;
-    let answer = get(node, "/metrics");
-    assert_eq!(
-        (answer.status, answer.problem().as_str()),
-        (404, "/problems/not-found")
-    );
-    assert!(answer.text().contains("yet"), "{}", answer.text());
-}

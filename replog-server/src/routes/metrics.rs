@@ -1,0 +1,43 @@
+//! `GET /metrics`: what the node counts and measures, for Prometheus and its kin.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use replog_core::error::Stopped;
+use tokio::time::timeout;
+
+use crate::{
+    metrics::{CONTENT_TYPE, NodeMetrics, Scrape},
+    node::{Node, NodeState},
+    problem::{Kind, Problem},
+    process_metrics::ProcessMetrics,
+    query::Query,
+    routes::{State, health::ANSWER_TIME_MAX},
+};
+
+/// All series of the node, and of its process.
+pub(crate) async fn show(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Query::of(&request, &[])?;
+    let node = match timeout(ANSWER_TIME_MAX, measure(&state)).await {
+        Ok(node) => node?,
+        Err(_elapsed) => {
+            return Err(Problem::new(Kind::NotReady, "the node does not answer"));
+        }
+    };
+    // With ten thousand connections it takes a while to count them: not on the actors' thread.
+    let process = web::block(ProcessMetrics::read).await.ok().flatten();
+    let faults = state.faults.as_ref().map(|faults| faults.get());
+    let scrape = Scrape {
+        node,
+        faults: faults.unwrap_or_default(),
+        process,
+    };
+    Ok(HttpResponse::Ok()
+        .content_type(CONTENT_TYPE)
+        .body(scrape.text()))
+}
+
+async fn measure(state: &NodeState) -> Result<NodeMetrics, Stopped> {
+    Ok(match &state.node {
+        Node::Master(master) => NodeMetrics::Master(Box::new(master.metrics().await?)),
+        Node::Secondary(secondary) => NodeMetrics::Secondary(Box::new(secondary.metrics().await?)),
+    })
+}

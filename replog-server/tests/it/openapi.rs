@@ -16,7 +16,8 @@ use crate::{
 /// What the document lists and no request here brings about: a body that stalls for minutes, a disk
 /// that is full (`full_disk.rs`) or damaged, a node that stops in the middle of a short request, and
 /// limits that are too far away.
-const NOT_ANSWERED: [(&str, &str, &[&str]); 11] = [
+const NOT_ANSWERED: [(&str, &str, &[&str]); 12] = [
+    ("get", "/metrics", &["503"]),
     ("post", "/admin/read-only", &["503"]),
     ("post", "/admin/read-write", &["503"]),
     ("put", "/admin/log-level", &["408", "429"]),
@@ -367,6 +368,8 @@ fn health(api: &Api, node: SocketAddr) {
     api.expect(200, node, "GET /health", &[], None);
     api.expect(400, node, "GET /health?full=true", &[], None);
     api.expect(200, node, "GET /livez", &[], None);
+    api.expect(200, node, "GET /metrics", &[], None);
+    api.expect(400, node, "GET /metrics?name=x", &[], None);
     api.expect(200, node, "GET /readyz", &[], None);
     api.expect(400, node, "GET /events?from=1", &[], None);
     api.expect(406, node, "GET /events", &[("accept", "text/html")], None);

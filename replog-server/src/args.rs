@@ -254,7 +254,7 @@ pub(crate) fn program() -> clap::Command {
     Cli::command()
 }
 
-/// As [`parse`], with all settings as text where that was asked for.
+/// As `parse`, with all settings as text where that was asked for.
 pub(crate) fn parse_settings(
     args: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<(Command, Option<String>), clap::Error> {

@@ -162,6 +162,11 @@ impl NodeState {
         }
     }
 
+    /// Where clients find the master: as it said itself, else as this node was told.
+    pub(crate) fn url_of_master(&self, said: Option<String>) -> Option<String> {
+        said.or_else(|| self.master_url.clone())
+    }
+
     /// Lets a request in that lasts as long as others like, until the result is dropped.
     ///
     /// The library limits what waits for each concern. This limits all concerns together, below

@@ -253,6 +253,9 @@ async fn a_secondary_sends_clients_to_the_master() {
             .headers
             .get(header::LOCATION)
             .map(|value| value.as_bytes().to_vec());
+        // It says the same of itself.
+        let health = call(&secondary, test::TestRequest::get().uri("/health")).await;
+        assert_eq!(health.body["master"], answer.body["master"]);
         match public_url {
             None => {
                 assert_eq!((answer.status, location), (421, None));

@@ -46,7 +46,7 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
 /// How long a connection may take to end, once it shall: time to read what a refused client is
 /// still sending, so that it sees the answer.
 const DISCONNECT_TIME_MAX: Duration = Duration::from_secs(3);
-/// How long answers under way may take when the node stops: less than container engines wait.
+/// How long answers that have an end may take when the node stops: less than container engines wait.
 const STOP_TIME_MAX_S: u64 = 5;
 
 /// A node and its web server.

@@ -96,7 +96,15 @@ async fn graceful(running: &RunningNode) {
     tokio::select! {
         biased;
         () = running.server.stop(true) => {}
-        // It would notice within a second. With the last connection there is nothing left to finish.
-        () = running.connections.all_closed() => {}
+        // The server would notice within a second that nothing is left, and would wait for who listens and
+        // does not read.
+        left = running.connections.finished() => {
+            if left > 0 {
+                log::info!(
+                    "{}: {left} connections of followers and listeners that take nothing are closed",
+                    running.state.node.name()
+                );
+            }
+        }
     }
 }

@@ -461,9 +461,6 @@ impl Coordinator {
             mode_reason: state.reason,
             detail: state.detail.as_str().into(),
         });
-        if told.is_some_and(|(mode, _)| mode == state.mode) {
-            return;
-        }
         match state.mode {
             Mode::ReadWrite => info!(
                 alive = state.alive,
@@ -472,7 +469,9 @@ impl Coordinator {
             ),
             mode => warn!(%mode, "mode is {mode}: {}", state.detail),
         }
-        self.shared.set_mode(state.mode);
+        if told.is_none_or(|(mode, _)| mode != state.mode) {
+            self.shared.set_mode(state.mode);
+        }
     }
 
     fn on_writer(&mut self, ctx: &mut Context<Self>, report: WriteReport) {

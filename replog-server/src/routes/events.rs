@@ -8,7 +8,7 @@ use actix_web::{
 
 use crate::{
     accept::{self, EVENT_STREAM},
-    events_stream,
+    connections, events_stream,
     problem::{Kind, Problem},
     query::Query,
     routes::State,
@@ -23,6 +23,7 @@ pub(crate) async fn listen(state: State, request: HttpRequest) -> Result<HttpRes
     }
     // It lasts as long as its reader likes, as one does that follows.
     let entered = state.enter_reader()?;
+    connections::listen_on_connection_of(&request);
     let node = &state.node;
     let body = events_stream::body(node.name().clone(), node.events(), entered);
     let mut response = HttpResponse::Ok();

@@ -29,7 +29,13 @@ enum Health {
 async fn ask(state: &NodeState) -> Result<Health, Stopped> {
     match &state.node {
         Node::Master(master) => Ok(Health::Master(Box::new(master.health().await?))),
-        Node::Secondary(secondary) => Ok(Health::Secondary(Box::new(secondary.health().await?))),
+        Node::Secondary(secondary) => {
+            let mut health = Box::new(secondary.health().await?);
+            if let Some(master) = &mut health.master {
+                master.url = state.url_of_master(master.url.take());
+            }
+            Ok(Health::Secondary(health))
+        }
     }
 }
 

@@ -106,7 +106,7 @@ fn misdirected(state: &NodeState, master: Option<MasterAddress>) -> Problem {
         Some(MasterAddress { name, url }) => (Some(name), url),
         None => (None, None),
     };
-    let url = url.or_else(|| state.master_url.clone());
+    let url = state.url_of_master(url);
     let detail = match &url {
         Some(url) => format!("this node is a secondary; the master is at {url}"),
         None => "this node is a secondary and does not know where the master is".to_owned(),

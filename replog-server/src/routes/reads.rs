@@ -17,6 +17,7 @@ use replog_core::{
 
 use crate::{
     accept::{self, EVENT_STREAM, Form, JSON, NDJSON},
+    connections,
     node::NodeState,
     problem::{Kind, Problem},
     query::{self, Query},
@@ -143,6 +144,9 @@ pub(super) async fn read(
         && !wait(&reader, offset, level, asked.timeout).await?
     {
         return Err(Problem::no_such_offset(offset, shown_end(&reader)));
+    }
+    if asked.follow {
+        connections::listen_on_connection_of(request);
     }
     let from = match asked.start {
         Start::At(offset) => offset,

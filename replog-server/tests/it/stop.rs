@@ -123,3 +123,39 @@ fn an_answer_under_way_is_finished_before_the_end() {
         assert_eq!(node.wait().code(), Some(0));
     }
 }
+
+#[test]
+fn who_follows_and_takes_nothing_holds_up_no_stop() {
+    let mut cluster = Cluster::start(1, &["--memory"]);
+    for _ in 0..16 {
+        let answer = cluster.append(&"x".repeat(1_000_000), 2);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    }
+    let mut followers: Vec<Connection> = [cluster.master.address, cluster.secondaries[0].address]
+        .into_iter()
+        .map(|node| {
+            let mut follower = Connection::open(node).expect("a connection");
+            let head = b"GET /messages?follow=true HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n";
+            follower.send(head).expect("sent");
+            // The way is filling up.
+            eventually("there is more than it reads", || {
+                let there = follower.socket().peek(&mut [0; 32 << 10]);
+                (there.expect("an answer") == 32 << 10).then_some(())
+            });
+            follower
+        })
+        .collect();
+    let nodes = [cluster.master.take(), cluster.secondaries[0].take()];
+    for (mut node, follower) in nodes.into_iter().zip(&mut followers) {
+        node.signal(Signal::TERM);
+        assert_eq!(node.wait().code(), Some(0));
+        // It did not wait until the time for answers under way was up: it closed the connection, unless it
+        // was stopped before the way was full, and room was left for its last words.
+        let closed = "1 connections of followers and listeners that take nothing are closed";
+        let said_bye = follower
+            .answer()
+            .is_ok_and(|answer| answer.text().contains("event: bye"));
+        let log = node.log_text();
+        assert!(said_bye || log.contains(closed), "{log}");
+    }
+}

@@ -15,7 +15,10 @@ use replog_core::{
     limits::KEY_HORIZON_MAX,
 };
 
-use crate::config_file;
+use crate::{
+    config_file,
+    stderr::{self, one_line},
+};
 
 /// Exit code of wrong usage.
 const USAGE: u8 = 2;
@@ -236,7 +239,7 @@ pub(crate) fn explain(program: &str, commands: &str, error: &clap::Error) -> Exi
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    eprintln!("{program}: {}", usage_line(commands, error));
+    stderr::say(program, &usage_line(commands, error));
     ExitCode::from(USAGE)
 }
 
@@ -297,11 +300,6 @@ pub(crate) fn message_of(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let message = text.split("\n\n").next().unwrap_or_default();
     one_line(message.strip_prefix("error: ").unwrap_or(message))
-}
-
-/// The same text without line breaks.
-pub(crate) fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl ClusterArgs {

@@ -12,6 +12,7 @@ mod probe;
 
 mod log_lines;
 mod process;
+mod stderr;
 mod telemetry;
 
 mod cluster;
@@ -85,7 +86,7 @@ fn finish(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
-            eprintln!("replog-server: {}", args::one_line(&reason));
+            stderr::say("replog-server", &reason);
             ExitCode::FAILURE
         }
     }

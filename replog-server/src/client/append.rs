@@ -17,8 +17,9 @@ use super::{
     Context, Failure, Form,
     failure::NOT_IN_TIME,
     holders::{self, Held, concern, duration, names, waits},
-    print,
+    tell,
 };
+use crate::stderr;
 
 /// Lines that are sent together, at most.
 const BATCH_MAX: u64 = 100_000;
@@ -103,10 +104,8 @@ async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure
                 1 => append(args, context, &batch[0], key).await,
                 _ => append_batch(args, context, &batch, key).await,
             };
-            let appended = appended.map_err(|mut failure| {
-                failure.reason += &format!("; appended before it: {sent}");
-                failure
-            })?;
+            let before = format!("; appended before it: {sent}");
+            let appended = appended.map_err(|failure| failure.and(&before))?;
             if appended != ExitCode::SUCCESS {
                 code = appended;
             }
@@ -176,19 +175,17 @@ async fn append(
         true => watch(args, context, &mut receipt, begun).await,
         false => Ok(()),
     };
-    match context.form {
-        Form::Json => context.print_json(&receipt)?,
+    let told = match context.form {
+        Form::Json => context.print_json(&receipt),
         Form::Text if context.is_for_eyes() => {
             let again = if appended.replayed { ", as before" } else { "" };
             let (offset, acks) = (receipt.offset, names(&receipt.acks));
-            print(&format!("offset {offset}{again}, held by {acks}\n")).map_err(Failure::new)?;
+            tell(&format!("offset {offset}{again}, held by {acks}\n"))
         }
-        Form::Text => print(&format!("{}\n", receipt.offset)).map_err(Failure::new)?,
-    }
-    watched.map_err(|mut failure| {
-        failure.reason += "; the message is in the log: do not send it again";
-        failure
-    })?;
+        Form::Text => tell(&format!("{}\n", receipt.offset)),
+    };
+    let in_log = "; the message is in the log: do not send it again";
+    told.and(watched).map_err(|failure| failure.and(in_log))?;
     if receipt.concern_met {
         return Ok(ExitCode::SUCCESS);
     }
@@ -223,7 +220,10 @@ async fn watch(
     let deadline = args.timeout.map(|timeout| begun + timeout);
     let (offset, concern) = (receipt.offset, receipt.concern);
     let held = holders::until_held(context, offset, concern, deadline, |name| {
-        eprintln!("{:>7} ms  {name}", begun.elapsed().as_millis());
+        stderr::line(format_args!(
+            "{:>7} ms  {name}",
+            begun.elapsed().as_millis()
+        ));
     });
     let held = held.await?;
     receipt.concern_met = held.concern_met;
@@ -257,16 +257,18 @@ async fn append_batch(
         receipt.first_offset,
         receipt.first_offset.plus(receipt.count),
     );
-    match context.form {
-        Form::Json => context.print_json(&receipt)?,
+    let told = match context.form {
+        Form::Json => context.print_json(&receipt),
         Form::Text => {
             let held = match context.is_for_eyes() {
                 true => format!(", held by {}", names(&receipt.acks)),
                 false => String::new(),
             };
-            print(&format!("{first}..{end}{held}\n")).map_err(Failure::new)?;
+            tell(&format!("{first}..{end}{held}\n"))
         }
-    }
+    };
+    let in_log = "; the messages are in the log: do not send them again";
+    told.map_err(|failure| failure.and(in_log))?;
     if receipt.concern_met {
         return Ok(ExitCode::SUCCESS);
     }

@@ -41,7 +41,7 @@ pub(super) async fn run(args: &AppendsArgs, context: &Context) -> Result<ExitCod
             waits(&append.waiting_for),
         ]);
     }
-    print(&table.text(context.is_for_eyes())).map_err(Failure::new)?;
+    print(&table.text(context.is_for_eyes()))?;
     let shown = appends.appends.len() as u64;
     if appends.total > shown {
         super::complain(&format!(

@@ -17,7 +17,7 @@ use replog_core::{
 use serde_json::{json, value::RawValue};
 use tokio::time::error::Elapsed;
 
-use super::{Context, Failure, Form, complain, holders::concern, print, progress, table::Table};
+use super::{Context, Failure, Form, complain, holders::concern, progress, table::Table, tell};
 
 /// Between two live figures.
 const TICK: Duration = Duration::from_millis(500);
@@ -235,7 +235,7 @@ fn report(
         p999,
         max,
     ]);
-    print(&table.text(context.is_for_eyes())).map_err(Failure::new)
+    tell(&table.text(context.is_for_eyes()))
 }
 
 fn ms(us: u64) -> String {

@@ -19,7 +19,7 @@ use replog_core::{
 };
 use serde::Serialize;
 
-use super::{Form, complain, print};
+use super::{Failure, Form, complain, tell};
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -54,7 +54,7 @@ pub(super) fn run(args: &CheckArgs, form: Form) -> Result<ExitCode, String> {
     let mut code = ExitCode::SUCCESS;
     for (at, target) in args.targets.iter().enumerate() {
         if at > 0 && form == Form::Text {
-            print("\n")?;
+            tell("\n").map_err(reason)?;
         }
         match check(Path::new(target), form) {
             Ok(ExitCode::SUCCESS) => {}
@@ -71,7 +71,7 @@ pub(super) fn run(args: &CheckArgs, form: Form) -> Result<ExitCode, String> {
 /// Checks one directory, or each folder of it; the reason where nothing could be checked.
 fn check(directory: &Path, form: Form) -> Result<ExitCode, String> {
     if let Some(report) = report_of(directory)? {
-        print(&form.show(directory, &report))?;
+        tell(&form.show(directory, &report)).map_err(reason)?;
         return Ok(exit_code(!report.is_damaged()));
     }
     let (mut nodes, mut all_good) = (0, true);
@@ -84,7 +84,7 @@ fn check(directory: &Path, form: Form) -> Result<ExitCode, String> {
                 } else {
                     ""
                 };
-                print(&format!("{gap}{}", form.show(&directory, &report)))?;
+                tell(&format!("{gap}{}", form.show(&directory, &report))).map_err(reason)?;
                 all_good &= !report.is_damaged();
             }
             Err(reason) => {
@@ -125,6 +125,10 @@ fn directories_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn told(directory: &Path, what: impl std::fmt::Display) -> String {
     format!("{}: {what}", directory.display())
+}
+
+fn reason(failure: Failure) -> String {
+    failure.reason
 }
 
 fn exit_code(is_good: bool) -> ExitCode {

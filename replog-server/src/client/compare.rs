@@ -9,7 +9,7 @@ use replog_core::{
 };
 use serde_json::json;
 
-use super::{Failure, Form, pages::Pages, print, progress};
+use super::{Failure, Form, pages::Pages, progress, tell};
 
 /// Compares the logs of these nodes up to the lowest of their ends. Exit code 1 where two differ.
 pub(super) async fn run(urls: &[String], form: Form) -> Result<ExitCode, Failure> {
@@ -56,7 +56,7 @@ pub(super) async fn run(urls: &[String], form: Form) -> Result<ExitCode, Failure
              difference may pass: see whether it is below `committed`"
         ),
     };
-    print(&format!("{text}\n")).map_err(Failure::new)?;
+    tell(&format!("{text}\n"))?;
     Ok(ExitCode::from(u8::from(difference.is_some())))
 }
 

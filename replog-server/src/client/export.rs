@@ -60,17 +60,16 @@ pub(super) async fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode
         false => progress::messages(total),
     };
     loop {
-        let page = pages.page().await.map_err(|mut failure| {
-            failure.reason += &format!("; export --from {} goes on", pages.next());
-            failure
-        })?;
+        let page = pages.page().await;
+        let page = page
+            .map_err(|failure| failure.and(&format!("; export --from {} goes on", pages.next())))?;
         let Some(messages) = page else { break };
         let mut text = String::new();
         for message in messages {
             text.push_str(&on_one_line(&line(cluster_id, message))?);
             text.push('\n');
         }
-        print(&text).map_err(Failure::new)?;
+        print(&text)?;
         bar.set_position(pages.next().records_since(first));
     }
     bar.finish_and_clear();

@@ -43,6 +43,20 @@ impl Failure {
         }
     }
 
+    /// Nobody reads what it is there to show: it is over, and nothing is to be said.
+    pub(super) fn unread() -> Failure {
+        Failure {
+            code: ExitCode::SUCCESS,
+            reason: String::new(),
+        }
+    }
+
+    /// With more words behind those that it has.
+    pub(super) fn and(mut self, more: &str) -> Failure {
+        self.reason += more;
+        self
+    }
+
     /// What a request to the node at `url` came to.
     pub(super) fn of(url: &str, error: &ClientError) -> Failure {
         let Some(problem) = error.problem() else {

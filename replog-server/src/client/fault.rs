@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use replog_core::transport::FaultSettings;
 
-use super::{Context, Failure, Form, holders::duration, print};
+use super::{Context, Failure, Form, holders::duration, tell};
 
 /// Arguments of `fault`.
 #[derive(Debug, Args)]
@@ -81,7 +81,7 @@ pub(super) async fn run(args: &FaultArgs, context: &Context) -> Result<ExitCode,
     let faults = faults.map_err(|error| Failure::of(context.url(), &error))?;
     match context.form {
         Form::Json => context.print_json(&faults)?,
-        Form::Text => print(&text(&faults)).map_err(Failure::new)?,
+        Form::Text => tell(&text(&faults))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -22,7 +22,7 @@ use super::{
     Context, Failure, Form,
     export::Line,
     holders::{concern, duration},
-    print, progress,
+    progress, tell,
 };
 
 /// Messages of a batch, at most: few enough for every `--key-horizon` that makes sense.
@@ -104,7 +104,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
         }
         Form::Text => {
             let text = format!("{appended} appended, {known} were there already\n");
-            print(&text).map_err(Failure::new)?;
+            tell(&text)?;
         }
     }
     Ok(ExitCode::SUCCESS)

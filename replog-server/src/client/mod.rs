@@ -13,6 +13,7 @@ mod failure;
 mod fault;
 mod holders;
 mod import;
+mod output;
 mod pages;
 mod progress;
 mod read;
@@ -22,15 +23,18 @@ mod table;
 mod wait;
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     process::ExitCode,
 };
 
 use clap::{Parser, Subcommand};
 use replog_core::client::Client;
 
-use self::failure::Failure;
-use crate::args::{explain, one_line};
+use self::{
+    failure::Failure,
+    output::{complain, print, tell},
+};
+use crate::args::explain;
 
 /// What is said to one who gives no command.
 const COMMANDS: &str = "say what to do: append, read, status, appends, wait, check, export, import, \
@@ -128,11 +132,9 @@ impl Context {
         self.client.url()
     }
 
-    /// Prints a value as a line of JSON.
+    /// Tells a value as a line of JSON.
     fn print_json(&self, value: &impl serde::Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string(value)
-            .map_err(|error| Failure::new(format!("the answer is no JSON: {error}")))?;
-        print(&format!("{text}\n")).map_err(Failure::new)
+        tell(&line_of(value)?)
     }
 }
 
@@ -145,7 +147,9 @@ pub(crate) fn run() -> ExitCode {
     match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => {
-            complain(&failure.reason);
+            if !failure.reason.is_empty() {
+                complain(&failure.reason);
+            }
             failure.code
         }
     }
@@ -159,14 +163,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         let client = client.map_err(|error| Failure::usage(format!("--url: {error}")))?;
         Ok(Context { client, form })
     };
-    // What runs on the system's threads alone first.
-    match &command {
-        Command::Check(args) if !args.is_of_nodes() => {
-            return check::run(args, form).map_err(Failure::new);
-        }
-        Command::Completions(args) => return shell::completions(args),
-        Command::Man => return shell::man(),
-        _ => {}
+    // It has no use for a runtime, and may take long.
+    if let Command::Check(args) = &command
+        && !args.is_of_nodes()
+    {
+        return check::run(args, form).map_err(Failure::new);
     }
     let system = actix_web::rt::System::new();
     system.block_on(async {
@@ -181,7 +182,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Import(args) => import::run(&args, &context()?).await,
             Command::Bench(args) => bench::run(&args, &context()?).await,
             Command::Fault(args) => fault::run(&args, &context()?).await,
-            Command::Completions(_) | Command::Man => Ok(ExitCode::SUCCESS),
+            Command::Completions(args) => shell::completions(&args),
+            Command::Man => shell::man(),
         }
     })
 }
@@ -191,25 +193,9 @@ fn definition() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
-/// Writes data to stdout.
-///
-/// # Errors
-///
-/// What the system says. Where nobody reads it any more, the process ends: whoever closed the pipe has
-/// seen enough.
-fn print(data: &str) -> Result<(), String> {
-    let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(data.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => Err(format!("stdout: {error}")),
-        Ok(()) => Ok(()),
-    }
-}
-
-/// One line on stderr.
-fn complain(reason: &str) {
-    eprintln!("replog: {}", one_line(reason));
+/// A value as a line of JSON.
+fn line_of(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| Failure::new(format!("the answer is no JSON: {error}")))?;
+    Ok(text + "\n")
 }

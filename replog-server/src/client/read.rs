@@ -54,7 +54,7 @@ pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, 
         for message in &messages {
             write(message, for_eyes, &mut text)?;
         }
-        print(&text).map_err(Failure::new)?;
+        print(&text)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -69,7 +69,7 @@ async fn follow(from: Offset, args: &ReadArgs, context: &Context) -> Result<Exit
             Ok(message) => {
                 let mut text = String::new();
                 write(&message, for_eyes, &mut text)?;
-                print(&text).map_err(Failure::new)?;
+                print(&text)?;
                 given += 1;
             }
             Err(ClientError::Cut { offset }) => complain(&format!(

@@ -37,6 +37,6 @@ pub(super) fn man() -> Result<ExitCode, Failure> {
 }
 
 fn written(text: &[u8]) -> Result<ExitCode, Failure> {
-    print(&String::from_utf8_lossy(text)).map_err(Failure::new)?;
+    print(&String::from_utf8_lossy(text))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -17,8 +17,9 @@ use super::{
     Context, Failure, Form, complain,
     failure::UNHEALTHY,
     holders::{ask_the_master, duration},
-    print,
+    line_of, print,
     table::{Colour, Table, coloured, span},
+    tell,
 };
 
 /// Between two looks of `--watch`.
@@ -56,15 +57,15 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
         let node = ask(context).await;
         if !args.watch {
             let node = node?;
-            show(&node, context)?;
+            tell(&text(&node, context)?)?;
             return Ok(verdict(&node));
         }
         if context.is_for_eyes() {
             // Home, and clear what is below: no flicker, unlike clearing everything.
-            print("\x1b[H\x1b[J").map_err(Failure::new)?;
+            print("\x1b[H\x1b[J")?;
         }
         match node {
-            Ok(node) => show(&node, context)?,
+            Ok(node) => print(&text(&node, context)?)?,
             // It may come back: that is what is watched for.
             Err(failure) => complain(&failure.reason),
         }
@@ -88,17 +89,13 @@ async fn ask(context: &Context) -> Result<Node, Failure> {
     .map_err(unreadable)
 }
 
-fn show(node: &Node, context: &Context) -> Result<(), Failure> {
+fn text(node: &Node, context: &Context) -> Result<String, Failure> {
     let for_eyes = context.is_for_eyes();
     match (node, context.form) {
-        (Node::Master(status), Form::Json) => context.print_json(status),
-        (Node::Secondary(health), Form::Json) => context.print_json(health),
-        (Node::Master(status), Form::Text) => {
-            print(&master_text(status, for_eyes)).map_err(Failure::new)
-        }
-        (Node::Secondary(health), Form::Text) => {
-            print(&secondary_text(health, for_eyes)).map_err(Failure::new)
-        }
+        (Node::Master(status), Form::Json) => line_of(status),
+        (Node::Secondary(health), Form::Json) => line_of(health),
+        (Node::Master(status), Form::Text) => Ok(master_text(status, for_eyes)),
+        (Node::Secondary(health), Form::Text) => Ok(secondary_text(health, for_eyes)),
     }
 }
 
@@ -289,7 +286,7 @@ async fn safe_to_stop(
                 "node": name, "safe": is_safe, "caught_up": others, "needed": needed,
             }))?,
             Form::Text => {
-                print(&safety_text(&status, name, is_safe, &others)).map_err(Failure::new)?;
+                tell(&safety_text(&status, name, is_safe, &others))?;
             }
         }
         return match is_safe {

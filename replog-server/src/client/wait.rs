@@ -9,7 +9,7 @@ use super::{
     Context, Failure, Form,
     failure::NOT_IN_TIME,
     holders::{self, concern, duration, names},
-    print,
+    tell,
 };
 
 /// Arguments of `wait`.
@@ -44,7 +44,7 @@ pub(super) async fn run(args: &WaitArgs, context: &Context) -> Result<ExitCode, 
     held.concern_met |= message.concern_met == Some(true);
     match context.form {
         Form::Json => context.print_json(&held)?,
-        Form::Text => print(&format!("{}\n", names(&held.acks))).map_err(Failure::new)?,
+        Form::Text => tell(&format!("{}\n", names(&held.acks)))?,
     }
     match held.concern_met {
         true => Ok(ExitCode::SUCCESS),

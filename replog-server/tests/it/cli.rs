@@ -112,6 +112,40 @@ fn each_line_of_stdin_is_appended_once_however_often_it_is_sent_with_a_key() {
 }
 
 #[test]
+fn nobody_who_reads_ends_what_only_shows_and_nothing_that_changes_or_judges() {
+    let mut cluster = Cluster::start(1, &[]);
+    let unread = || {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        writer
+    };
+    let run = |node: &Node, args: &[&str]| {
+        let mut command = replog(node);
+        command.args(args).stdout(unread()).stderr(unread());
+        command.stdin(Stdio::piped()).spawn().expect("it runs")
+    };
+    let mut appending = run(&cluster.master, &["append"]);
+    let mut lines = appending.stdin.take().expect("a pipe");
+    for number in 0..100 {
+        writeln!(lines, "{number}").expect("it reads");
+    }
+    drop(lines);
+    assert_eq!(appending.wait().expect("an end").code(), Some(0));
+    assert_eq!(cluster.master.data().len(), 100, "it went on");
+
+    for args in [&["read"] as &[&str], &["export"], &["man"]] {
+        let code = run(&cluster.master, args).wait().expect("an end").code();
+        assert_eq!(code, Some(0), "{args:?}");
+    }
+    let wrong = run(&cluster.master, &["frob"]).wait().expect("an end");
+    assert_eq!(wrong.code(), Some(2));
+    cluster.secondaries[0].kill();
+    cluster.wait_alive(1);
+    let unwell = run(&cluster.master, &["status"]).wait().expect("an end");
+    assert_eq!(unwell.code(), Some(10));
+}
+
+#[test]
 fn a_concern_that_is_not_met_in_time_is_exit_code_3_and_may_be_waited_for_later() {
     let cluster = Cluster::start(2, &["--allow-faults"]);
     let (master, away) = (&cluster.master, &cluster.secondaries[1]);

@@ -47,12 +47,9 @@ pub(super) struct Line {
 
 /// Writes them to stdout, up to the end that the log had at the beginning.
 pub(super) async fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode, Failure> {
-    let health = context.client.health().await;
-    let health = health.map_err(|error| Failure::of(context.url(), &error))?;
-    let cluster_id: Option<ClusterId> = serde_json::from_value(health["cluster_id"].clone())
-        .map_err(|error| Failure::new(format!("{}: its cluster: {error}", context.url())))?;
     let pages = Pages::from(&context.client, Offset(args.from), Some(args.level)).await?;
     let mut pages = pages.at_most(args.limit);
+    let cluster_id = pages.cluster_id();
     let (first, total) = (pages.next(), pages.end().records_since(pages.next()));
     let bar = match io::stdout().is_terminal() {
         // The messages themselves are there to look at.

@@ -57,6 +57,12 @@ impl Failure {
         self
     }
 
+    /// What this is about: the node at `url`.
+    pub(super) fn of_node(mut self, url: &str) -> Failure {
+        self.reason = format!("{url}: {}", self.reason);
+        self
+    }
+
     /// What a request to the node at `url` came to.
     pub(super) fn of(url: &str, error: &ClientError) -> Failure {
         let Some(problem) = error.problem() else {

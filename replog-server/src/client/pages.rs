@@ -5,8 +5,10 @@
 
 use replog_core::{
     Offset, ReadLevel,
-    client::{Client, ClientError, Message, Page, ReadQuery},
+    client::{Client, ClientError, LogStatus, Message, Page, ReadQuery},
+    types::ClusterId,
 };
+use serde::Deserialize;
 
 use super::Failure;
 
@@ -28,10 +30,18 @@ pub(super) struct Pages<'a> {
     /// For pages of more.
     limited: Client,
     level: Option<ReadLevel>,
+    cluster_id: Option<ClusterId>,
     next: Offset,
     end: Offset,
     /// Messages of the next page, at most.
     page: u64,
+}
+
+/// What every node says of itself, whatever its role.
+#[derive(Debug, Deserialize)]
+struct Health {
+    cluster_id: Option<ClusterId>,
+    log: LogStatus,
 }
 
 impl<'a> Pages<'a> {
@@ -41,13 +51,16 @@ impl<'a> Pages<'a> {
         from: Offset,
         level: Option<ReadLevel>,
     ) -> Result<Pages<'a>, Failure> {
-        let end = end_of(client, level).await?;
+        let health = health(client).await?;
+        let end = end_of(&health.log, level);
+        let end = end.map_err(|failure| failure.of_node(client.url()))?;
         let limited = Client::builder(client.url()).answer_bytes_max(PAGE_BYTES_MAX);
         let limited = limited.build();
         Ok(Pages {
             client,
             limited: limited.map_err(|error| Failure::of(client.url(), &error))?,
             level,
+            cluster_id: health.cluster_id,
             next: from,
             end,
             page: PAGE_FIRST,
@@ -82,6 +95,11 @@ impl<'a> Pages<'a> {
     /// The offset to go on from.
     pub(super) fn next(&self) -> Offset {
         self.next
+    }
+
+    /// The node's cluster, where it has one.
+    pub(super) fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster_id
     }
 
     /// Where it ends.
@@ -148,16 +166,36 @@ fn page_after(page: u64, messages: &[Message]) -> u64 {
     (PAGE_BYTES * count / bytes).clamp(1, (page * 4).min(PAGE_MAX))
 }
 
-/// Where the node's log ends now.
-async fn end_of(client: &Client, level: Option<ReadLevel>) -> Result<Offset, Failure> {
+/// Whether a node is there.
+///
+/// # Errors
+///
+/// That nobody is, or something else than a node.
+pub(super) async fn find(client: &Client) -> Result<(), Failure> {
+    health(client).await.map(drop)
+}
+
+async fn health(client: &Client) -> Result<Health, Failure> {
     let health = client.health().await;
     let health = health.map_err(|error| Failure::of(client.url(), &error))?;
-    let end = match level {
-        Some(ReadLevel::Committed) => &health["log"]["committed"],
-        Some(ReadLevel::Local) | None => &health["log"]["next"],
-    };
-    // Not known yet: nothing is shown at that level.
-    Ok(Offset(end.as_u64().unwrap_or_default()))
+    // Whatever else answers with JSON has no log, and would look like an empty one.
+    serde_json::from_value(health).map_err(|error| {
+        let reason = format!("its health is not that of a node, is it one? {error}");
+        Failure::new(reason).of_node(client.url())
+    })
+}
+
+/// Where the node's log ends now. What is not known is not taken for nothing: an empty answer would look like
+/// all that there is.
+fn end_of(log: &LogStatus, level: Option<ReadLevel>) -> Result<Offset, Failure> {
+    match level {
+        Some(ReadLevel::Committed) => log.committed.ok_or_else(|| {
+            Failure::new(
+                "it does not know yet which messages are committed: its master says so, once in contact",
+            )
+        }),
+        Some(ReadLevel::Local) | None => Ok(log.next),
+    }
 }
 
 #[cfg(test)]
@@ -165,6 +203,27 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_not_known_or_is_no_node_is_not_taken_for_an_empty_log() {
+        let health = |text: &str| serde_json::from_str::<Health>(text);
+        for other in ["{}", "[]", "null", r#"{"status":"ok"}"#, r#"{"log":{}}"#] {
+            assert!(health(other).is_err(), "{other}");
+        }
+        let text = |committed: &str| {
+            format!(
+                r#"{{"cluster_id":null,"log":{{"next":7,"committed":{committed},"bytes":1,"disk":"ok"}}}}"#
+            )
+        };
+        let ends = |committed: &str| {
+            let log = health(&text(committed)).expect("a node's").log;
+            [None, Some(ReadLevel::Local), Some(ReadLevel::Committed)]
+                .map(|level| end_of(&log, level).ok())
+        };
+        let seven = Some(Offset(7));
+        assert_eq!(ends("5"), [seven, seven, Some(Offset(5))]);
+        assert_eq!(ends("null"), [seven, seven, None]);
+    }
 
     #[test]
     fn a_page_has_as_many_messages_as_make_about_so_many_bytes_and_grows_slowly() {

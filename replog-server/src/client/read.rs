@@ -11,7 +11,7 @@ use replog_core::{
 use super::{
     Context, Failure, complain,
     holders::level,
-    pages::Pages,
+    pages::{self, Pages},
     print,
     table::{Colour, coloured},
 };
@@ -39,9 +39,14 @@ pub(super) struct ReadArgs {
 /// Prints them: for eyes offset and data, else NDJSON with all fields.
 pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, Failure> {
     let (client, level) = (&context.client, Some(args.level));
-    // A node that is not there is told at once, also where it would be waited for later.
     let pages = match args.last {
         Some(last) => Pages::last(client, last, level).await?,
+        None if args.follow => {
+            // A node that is not there is told at once, though it would be waited for later. What is
+            // committed may be found out later.
+            pages::find(client).await?;
+            return follow(Offset(args.from), args, context).await;
+        }
         None => Pages::from(client, Offset(args.from), level).await?,
     };
     if args.follow {

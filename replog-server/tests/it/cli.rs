@@ -389,6 +389,27 @@ fn a_follower_prints_each_message_once_across_a_restart_of_its_node() {
 }
 
 #[test]
+fn what_is_not_known_to_be_committed_is_not_exported_as_nothing() {
+    let mut cluster = Cluster::start(1, &[]);
+    printed(&fed(
+        &cluster.master,
+        &["append", "--concern", "all"],
+        "1\n2\n",
+    ));
+    cluster.master.kill();
+    cluster.secondaries[0].terminate();
+    cluster.secondaries[0].start();
+    let secondary = &cluster.secondaries[0];
+    for command in ["export", "read"] {
+        let unknown = run(secondary, &[command, "--level", "committed"]);
+        assert!(unknown.stdout.is_empty(), "{unknown:?}");
+        let said = complaint(&unknown, 1);
+        assert!(said.contains("does not know yet"), "{said}");
+    }
+    assert_eq!(values(&run(secondary, &["export"])).len(), 2);
+}
+
+#[test]
 fn nodes_that_run_are_compared_up_to_the_lowest_of_their_ends() {
     let cluster = Cluster::start(1, &[]);
     let other = Cluster::start(1, &[]);

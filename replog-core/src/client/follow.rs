@@ -25,7 +25,10 @@ use futures_core::Stream;
 use rand::RngExt as _;
 use serde::Deserialize;
 
-use super::{Client, ClientError, Message, NDJSON, Problem, RawAnswer, unanswered, uri, within};
+use super::{
+    Client, ClientError, Message, NDJSON, Problem, RawAnswer,
+    exchange::{unanswered, uri, within},
+};
 use crate::{
     config::Timing,
     limits::FOLLOW_SIGN_INTERVAL,

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use serde_json::value::RawValue;
+
 use super::*;
 use crate::{
     transport::{

@@ -1,0 +1,218 @@
+//! Appends: what is asked of them, how that is put into words, and the way to the master.
+//!
+//! Never sends one twice, but on to the master where a secondary says so.
+
+use std::time::Duration;
+
+use awc::http::{
+    Method,
+    header::{CONTENT_TYPE, LOCATION},
+};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Appended, AppendedBatch, Client, ClientError, JSON, NDJSON, RawAnswer,
+    exchange::{Outgoing, base_uri, uri, within},
+};
+use crate::types::{Concern, Offset};
+
+/// Says that an idempotency key was seen before.
+const REPLAYED: &str = "idempotent-replayed";
+
+/// What an append asks for. The default leaves everything to the server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppendRequest {
+    /// How many nodes must hold the message; `None`: a majority.
+    pub concern: Option<Concern>,
+    /// How long to wait for that; `None`: as long as the server does by default. Zero: be
+    /// answered as soon as the master holds it.
+    pub timeout: Option<Duration>,
+    /// The same key is appended once.
+    pub idempotency_key: Option<String>,
+    /// Append only if the message gets this offset.
+    pub expected_offset: Option<Offset>,
+}
+
+impl Client {
+    /// Appends a JSON value, which is stored as it is written, without the white space around
+    /// it. Waits as long as the request and the server say; follows one redirect of a
+    /// secondary to its master.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`]; [`ClientError::outcome`] says whether the message was appended. A text
+    /// that is no JSON is not sent.
+    pub async fn append(
+        &self,
+        json: &str,
+        request: &AppendRequest,
+    ) -> Result<Appended, ClientError> {
+        let data: &RawValue = serde_json::from_str(json)
+            .map_err(|error| ClientError::NotSent(format!("the message is no JSON: {error}")))?;
+        self.append_raw(data, request).await
+    }
+
+    /// As [`append`](Client::append), for anything that becomes JSON.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Client::append).
+    pub async fn append_value(
+        &self,
+        value: &impl Serialize,
+        request: &AppendRequest,
+    ) -> Result<Appended, ClientError> {
+        let data = serde_json::value::to_raw_value(value)
+            .map_err(|error| ClientError::NotSent(format!("the message is no JSON: {error}")))?;
+        self.append_raw(&data, request).await
+    }
+
+    /// As [`append`](Client::append), for JSON that was checked before.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Client::append).
+    pub async fn append_raw(
+        &self,
+        data: &RawValue,
+        request: &AppendRequest,
+    ) -> Result<Appended, ClientError> {
+        let body = Bytes::from(append_body(data, request));
+        let deadline = request
+            .timeout
+            .and_then(|given| Some(given + self.settings.timeout?));
+        let here = format!("{}/messages", self.base);
+        let headers = &[(CONTENT_TYPE.as_str(), JSON)];
+        let answer = self.post(&here, headers, body, deadline).await?;
+        Ok(Appended {
+            status: answer.status,
+            replayed: answer.header(REPLAYED) == Some("true"),
+            receipt: answer.json()?,
+        })
+    }
+
+    /// Appends JSON values together: all of them get a place in the log, next to each other, or none
+    /// does. Each is stored as it is written, but for line breaks between its tokens, which become
+    /// spaces. In all else it is as [`append`](Client::append).
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Client::append). [`AppendRequest::expected_offset`] cannot be asked for: nothing
+    /// is sent then.
+    pub async fn append_batch<'a>(
+        &self,
+        messages: impl IntoIterator<Item = &'a RawValue>,
+        request: &AppendRequest,
+    ) -> Result<AppendedBatch, ClientError> {
+        if request.expected_offset.is_some() {
+            let why = "a batch cannot be sent with an expected offset".to_owned();
+            return Err(ClientError::NotSent(why));
+        }
+        let mut body = String::new();
+        for message in messages {
+            body.push_str(&message.get().replace(['\r', '\n'], " "));
+            body.push('\n');
+        }
+        let deadline = request
+            .timeout
+            .and_then(|given| Some(given + self.settings.timeout?));
+        let here = format!("{}/messages{}", self.base, batch_query(request));
+        let mut headers = vec![(CONTENT_TYPE.as_str(), NDJSON)];
+        let key = request.idempotency_key.as_deref();
+        headers.extend(key.map(|key| ("idempotency-key", key)));
+        let answer = self.post(&here, &headers, body.into(), deadline).await?;
+        Ok(AppendedBatch {
+            status: answer.status,
+            replayed: answer.header(REPLAYED) == Some("true"),
+            receipt: answer.json()?,
+        })
+    }
+
+    /// Sends an append, and on to the master where a secondary says so.
+    async fn post(
+        &self,
+        here: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+        deadline: Option<Duration>,
+    ) -> Result<RawAnswer, ClientError> {
+        let mut outgoing = Outgoing {
+            method: Method::POST,
+            uri: uri(here)?,
+            headers,
+            body,
+        };
+        let mut answer = within(deadline, self.exchange(&outgoing)).await?;
+        if answer.status == 307 {
+            outgoing.uri = uri(&self.redirected(&answer)?)?;
+            answer = within(deadline, self.exchange(&outgoing)).await?;
+        }
+        answer.checked()
+    }
+
+    /// Where a 307 sends an append. Only to HTTP: nothing else can be spoken here.
+    fn redirected(&self, answer: &RawAnswer) -> Result<String, ClientError> {
+        let location = answer.header(LOCATION.as_str()).unwrap_or_default();
+        let there = match location.strip_prefix('/') {
+            Some(rest) if !rest.starts_with('/') => {
+                let base = base_uri(&self.base)?;
+                let authority = base
+                    .authority()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                format!("http://{authority}{location}")
+            }
+            _ => location.to_owned(),
+        };
+        match base_uri(&there) {
+            Ok(_) => Ok(there),
+            // The message is not there: the node that was asked only pointed somewhere.
+            Err(_) => Err(ClientError::NotSent(format!("redirected to {location:?}"))),
+        }
+    }
+}
+
+/// The body of an append. The data is put in as it is written: it must come back byte for byte.
+fn append_body(data: &RawValue, request: &AppendRequest) -> String {
+    let mut meta = serde_json::Map::new();
+    if let Some(concern) = request.concern {
+        let concern = match concern {
+            Concern::Count(count) => count.into(),
+            Concern::Majority | Concern::All => concern.to_string().into(),
+        };
+        meta.insert("concern".to_owned(), concern);
+    }
+    if let Some(timeout) = request.timeout {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        meta.insert("timeout_ms".to_owned(), timeout_ms.into());
+    }
+    if let Some(key) = &request.idempotency_key {
+        meta.insert("idempotency_key".to_owned(), key.as_str().into());
+    }
+    if let Some(offset) = request.expected_offset {
+        meta.insert("expected_offset".to_owned(), offset.0.into());
+    }
+    let data = data.get();
+    match meta.is_empty() {
+        true => format!(r#"{{"data":{data}}}"#),
+        false => format!(
+            r#"{{"data":{data},"meta":{}}}"#,
+            serde_json::Value::Object(meta)
+        ),
+    }
+}
+
+/// What a batch asks for, which has no place in its body.
+fn batch_query(request: &AppendRequest) -> String {
+    let concern = request.concern.map(|concern| format!("concern={concern}"));
+    let timeout = request
+        .timeout
+        .map(|timeout| format!("timeout_ms={}", timeout.as_millis()));
+    let given: Vec<String> = concern.into_iter().chain(timeout).collect();
+    match given.is_empty() {
+        true => String::new(),
+        false => format!("?{}", given.join("&")),
+    }
+}

@@ -1,0 +1,217 @@
+//! One request and its answer: what was sent, what came back, and how it is told where nothing did.
+//!
+//! Owns the difference between what was not sent and what was not answered. Sends once more only what may
+//! arrive twice without harm.
+
+use std::time::Duration;
+
+use awc::{
+    error::SendRequestError,
+    http::{
+        Method, Uri,
+        header::{ACCEPT, HeaderValue},
+    },
+};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::{Client, ClientError, JSON, Problem};
+use crate::transport::{
+    TransportError,
+    http::{BodyError, broke_before_answer, failed, not_sent, read_body, tracked},
+};
+
+/// An answer as it came, whatever its status.
+#[derive(Clone, Debug)]
+pub struct RawAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// Names, in lower case, and values of the headers; a value that is no text is left out.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Client {
+    /// Any request, as it stands: for tests and tools. `path` begins with a slash and carries
+    /// its query. The answer is not judged, and no redirect is followed.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::NotSent`] for a method, path or header that HTTP does not know, else as
+    /// for every request; never a [`Problem`].
+    pub async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<RawAnswer, ClientError> {
+        let method = Method::from_bytes(method.as_bytes())
+            .map_err(|error| ClientError::NotSent(format!("bad method {method:?}: {error}")))?;
+        let uri = uri(&format!("{}{path}", self.base))?;
+        let outgoing = Outgoing {
+            method,
+            uri,
+            headers,
+            body,
+        };
+        within(self.settings.timeout, self.exchange(&outgoing)).await
+    }
+
+    pub(super) async fn get(
+        &self,
+        path: &str,
+        deadline: Option<Duration>,
+    ) -> Result<RawAnswer, ClientError> {
+        let uri = uri(&format!("{}{path}", self.base))?;
+        let headers = &[(ACCEPT.as_str(), JSON)];
+        let outgoing = Outgoing {
+            method: Method::GET,
+            uri,
+            headers,
+            body: Bytes::new(),
+        };
+        within(deadline, self.exchange(&outgoing)).await?.checked()
+    }
+
+    /// Sends a request and reads its answer. What may arrive twice without harm is sent once
+    /// more when a kept connection breaks before any answer.
+    pub(super) async fn exchange(&self, outgoing: &Outgoing<'_>) -> Result<RawAnswer, ClientError> {
+        let repeatable = outgoing.method != Method::POST;
+        match self.exchange_once(outgoing).await {
+            Err((_, OnReuse::Yes)) if repeatable => self.exchange_once(outgoing).await,
+            outcome => outcome,
+        }
+        .map_err(|(error, _)| error)
+    }
+
+    async fn exchange_once(
+        &self,
+        outgoing: &Outgoing<'_>,
+    ) -> Result<RawAnswer, (ClientError, OnReuse)> {
+        let mut request = self
+            .awc
+            .request(outgoing.method.clone(), &outgoing.uri)
+            .no_decompress();
+        for (name, value) in outgoing.headers {
+            request = request.append_header((*name, *value));
+        }
+        let (sent, connected) = tracked(request.send_body(outgoing.body.clone())).await;
+        let mut response = sent.map_err(|error| {
+            let broke = !connected && broke_before_answer(&error);
+            (
+                unanswered(&error),
+                if broke { OnReuse::Yes } else { OnReuse::No },
+            )
+        })?;
+        let status = response.status().as_u16();
+        let text = |(name, value): (&awc::http::header::HeaderName, &HeaderValue)| {
+            Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+        };
+        let headers = response.headers().iter().filter_map(text).collect();
+        let body = read_body(&mut response, self.settings.answer_bytes_max).await;
+        let body = body.map_err(|error| {
+            let detail = error.to_string();
+            let error = match error {
+                BodyError::TooLong { .. } => ClientError::Unreadable { status, detail },
+                BodyError::Broken(_) => ClientError::NoAnswer(detail),
+            };
+            (error, OnReuse::No)
+        })?;
+        Ok(RawAnswer {
+            status,
+            headers,
+            body,
+        })
+    }
+}
+
+impl RawAnswer {
+    /// The first value of a header; `name` in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Unreadable`] when it is none, or other JSON than `T`.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
+        serde_json::from_slice(&self.body).map_err(|error| ClientError::Unreadable {
+            status: self.status,
+            detail: error.to_string(),
+        })
+    }
+
+    /// This answer, where it is a success.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Problem`] for a status of 400 and above, also where the body is not one;
+    /// [`ClientError::Unreadable`] for any other that is no success.
+    pub fn checked(self) -> Result<RawAnswer, ClientError> {
+        match self.status {
+            200..=299 => Ok(self),
+            400.. => Err(ClientError::Problem(Box::new(Problem::of(&self)))),
+            status => {
+                let detail = "neither a success nor a problem".to_owned();
+                Err(ClientError::Unreadable { status, detail })
+            }
+        }
+    }
+}
+
+/// One request as it is sent, once or twice.
+pub(super) struct Outgoing<'a> {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) headers: &'a [(&'a str, &'a str)],
+    pub(super) body: Bytes,
+}
+
+/// Whether a kept connection broke before any answer.
+enum OnReuse {
+    Yes,
+    No,
+}
+
+/// What a request that got no answer is reported as.
+pub(super) fn unanswered(error: &SendRequestError) -> ClientError {
+    match not_sent(error) {
+        Some(TransportError::Connection(why)) => ClientError::NotSent(why),
+        Some(why) => ClientError::NotSent(why.to_string()),
+        None => ClientError::NoAnswer(failed(error).to_string()),
+    }
+}
+
+pub(super) async fn within<T>(
+    deadline: Option<Duration>,
+    answer: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let Some(deadline) = deadline else {
+        return answer.await;
+    };
+    match tokio::time::timeout(deadline, answer).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(ClientError::NoAnswer(format!("none within {deadline:?}"))),
+    }
+}
+
+pub(super) fn base_uri(url: &str) -> Result<Uri, ClientError> {
+    let uri = uri(url)?;
+    let names_a_host = uri.host().is_some_and(|host| !host.is_empty());
+    match uri.scheme_str() == Some("http") && names_a_host {
+        true => Ok(uri),
+        false => Err(ClientError::NotSent(format!(
+            "{url:?} is not http://HOST[:PORT]"
+        ))),
+    }
+}
+
+pub(super) fn uri(url: &str) -> Result<Uri, ClientError> {
+    Uri::try_from(url).map_err(|error| ClientError::NotSent(format!("bad URL {url:?}: {error}")))
+}

@@ -11,7 +11,7 @@ use clap::{
     builder::BoolishValueParser, error::ErrorKind, value_parser,
 };
 use replog_core::{
-    Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, Timing,
+    Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, Timing, client::Client,
     limits::KEY_HORIZON_MAX,
 };
 
@@ -370,22 +370,10 @@ fn parse_peer(text: &str) -> Result<Peer, String> {
 
 /// Checks an `http` URL of a host, and cuts a slash at its end: paths are appended to it.
 fn parse_url(text: &str) -> Result<String, String> {
-    let uri: actix_web::http::Uri = text
-        .parse()
-        .map_err(|error| format!("{text:?} is no URL: {error}"))?;
-    match (uri.scheme_str(), uri.host()) {
-        (Some("http"), Some(host)) if !host.is_empty() => {}
-        (Some("https"), _) => return Err(format!("{text}: https is not supported, only http")),
-        _ => {
-            return Err(format!(
-                "expected a URL as in http://10.0.0.2:5000, not {text:?}"
-            ));
-        }
+    match Client::new(text) {
+        Ok(client) => Ok(client.url().to_owned()),
+        Err(error) => Err(error.to_string()),
     }
-    if uri.query().is_some() {
-        return Err(format!("{text}: a query does not belong here"));
-    }
-    Ok(text.trim_end_matches('/').to_owned())
 }
 
 /// Reads `500ms`, `3s`, `2m`, `1h`.
@@ -523,6 +511,8 @@ mod tests {
             ("master --secondary a", "expected NAME=URL"),
             ("master --secondary a=ftp://b", "expected a URL"),
             ("master --secondary a=https://b", "https is not supported"),
+            ("master --secondary a=http://b?c=1", "a query does not"),
+            ("master --secondary a=http://b#c", "a fragment does not"),
             (
                 "master --secondary a=http://b --secondary a=http://c",
                 "two nodes have the name a",

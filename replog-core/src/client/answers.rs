@@ -17,6 +17,8 @@ pub struct Appended {
     pub status: u16,
     /// Whether the idempotency key was seen before: the receipt is of the message then.
     pub replayed: bool,
+    /// The URL of the node that answered: the master's, where a secondary sent the append on to it.
+    pub url: String,
     /// Where the message is and who holds it.
     pub receipt: Receipt,
 }
@@ -51,6 +53,8 @@ pub struct AppendedBatch {
     pub status: u16,
     /// Whether the idempotency key was seen before: the receipt is of those messages then.
     pub replayed: bool,
+    /// As in [`Appended`].
+    pub url: String,
     /// Where the messages are and who holds them.
     pub receipt: BatchReceipt,
 }

@@ -2,7 +2,7 @@
 //!
 //! Never sends one twice, but on to the master where a secondary says so.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use awc::http::{
     Method,
@@ -14,10 +14,12 @@ use serde_json::value::RawValue;
 
 use super::{
     Appended, AppendedBatch, Client, ClientError, JSON, NDJSON, RawAnswer,
-    exchange::{Outgoing, base_uri, uri, within},
+    exchange::{Outgoing, http_uri, uri, within},
 };
 use crate::types::{Concern, Offset};
 
+/// Where appends are taken, below a node's URL.
+const MESSAGES: &str = "/messages";
 /// Says that an idempotency key was seen before.
 const REPLAYED: &str = "idempotent-replayed";
 
@@ -35,6 +37,33 @@ pub struct AppendRequest {
     pub expected_offset: Option<Offset>,
 }
 
+/// Which node an append is sent to, while it is under way.
+pub(super) struct Asked {
+    url: RefCell<String>,
+}
+
+impl Asked {
+    /// The client's own.
+    pub(super) fn of(client: &Client) -> Asked {
+        Asked {
+            url: RefCell::new(client.base.clone()),
+        }
+    }
+
+    /// Its URL, as a client's.
+    pub(super) fn url(&self) -> String {
+        self.url.borrow().clone()
+    }
+
+    /// It is sent on, to where a node takes appends.
+    fn is_now(&self, there: &str) {
+        let path = there.split(['?', '#']).next().unwrap_or_default();
+        let base = path.strip_suffix(MESSAGES).unwrap_or(path);
+        base.trim_end_matches('/')
+            .clone_into(&mut self.url.borrow_mut());
+    }
+}
+
 impl Client {
     /// Appends a JSON value, which is stored as it is written, without the white space around
     /// it. Waits as long as the request and the server say; follows one redirect of a
@@ -50,7 +79,7 @@ impl Client {
         request: &AppendRequest,
     ) -> Result<Appended, ClientError> {
         let data: &RawValue = serde_json::from_str(json)
-            .map_err(|error| ClientError::NotSent(format!("the message is no JSON: {error}")))?;
+            .map_err(|error| ClientError::Unsendable(format!("the message is no JSON: {error}")))?;
         self.append_raw(data, request).await
     }
 
@@ -65,7 +94,7 @@ impl Client {
         request: &AppendRequest,
     ) -> Result<Appended, ClientError> {
         let data = serde_json::value::to_raw_value(value)
-            .map_err(|error| ClientError::NotSent(format!("the message is no JSON: {error}")))?;
+            .map_err(|error| ClientError::Unsendable(format!("the message is no JSON: {error}")))?;
         self.append_raw(&data, request).await
     }
 
@@ -79,16 +108,24 @@ impl Client {
         data: &RawValue,
         request: &AppendRequest,
     ) -> Result<Appended, ClientError> {
+        self.append_at(&Asked::of(self), data, request).await
+    }
+
+    /// As [`append_raw`](Client::append_raw); `asked` is the node that it is sent to.
+    pub(super) async fn append_at(
+        &self,
+        asked: &Asked,
+        data: &RawValue,
+        request: &AppendRequest,
+    ) -> Result<Appended, ClientError> {
         let body = Bytes::from(append_body(data, request));
-        let deadline = request
-            .timeout
-            .and_then(|given| Some(given + self.settings.timeout?));
-        let here = format!("{}/messages", self.base);
         let headers = &[(CONTENT_TYPE.as_str(), JSON)];
-        let answer = self.post(&here, headers, body, deadline).await?;
+        let answer = self.post(asked, "", headers, body, self.deadline_of(request));
+        let answer = answer.await?;
         Ok(Appended {
             status: answer.status,
             replayed: answer.header(REPLAYED) == Some("true"),
+            url: asked.url(),
             receipt: answer.json()?,
         })
     }
@@ -106,26 +143,37 @@ impl Client {
         messages: impl IntoIterator<Item = &'a RawValue>,
         request: &AppendRequest,
     ) -> Result<AppendedBatch, ClientError> {
+        self.append_batch_at(&Asked::of(self), messages, request)
+            .await
+    }
+
+    /// As [`append_batch`](Client::append_batch); `asked` is the node that it is sent to.
+    pub(super) async fn append_batch_at<'a>(
+        &self,
+        asked: &Asked,
+        messages: impl IntoIterator<Item = &'a RawValue>,
+        request: &AppendRequest,
+    ) -> Result<AppendedBatch, ClientError> {
         if request.expected_offset.is_some() {
             let why = "a batch cannot be sent with an expected offset".to_owned();
-            return Err(ClientError::NotSent(why));
+            return Err(ClientError::Unsendable(why));
         }
         let mut body = String::new();
         for message in messages {
             body.push_str(&message.get().replace(['\r', '\n'], " "));
             body.push('\n');
         }
-        let deadline = request
-            .timeout
-            .and_then(|given| Some(given + self.settings.timeout?));
-        let here = format!("{}/messages{}", self.base, batch_query(request));
         let mut headers = vec![(CONTENT_TYPE.as_str(), NDJSON)];
         let key = request.idempotency_key.as_deref();
         headers.extend(key.map(|key| ("idempotency-key", key)));
-        let answer = self.post(&here, &headers, body.into(), deadline).await?;
+        let query = batch_query(request);
+        let deadline = self.deadline_of(request);
+        let answer = self.post(asked, &query, &headers, body.into(), deadline);
+        let answer = answer.await?;
         Ok(AppendedBatch {
             status: answer.status,
             replayed: answer.header(REPLAYED) == Some("true"),
+            url: asked.url(),
             receipt: answer.json()?,
         })
     }
@@ -133,23 +181,33 @@ impl Client {
     /// Sends an append, and on to the master where a secondary says so.
     async fn post(
         &self,
-        here: &str,
+        asked: &Asked,
+        query: &str,
         headers: &[(&str, &str)],
         body: Bytes,
         deadline: Option<Duration>,
     ) -> Result<RawAnswer, ClientError> {
         let mut outgoing = Outgoing {
             method: Method::POST,
-            uri: uri(here)?,
+            uri: uri(&format!("{}{MESSAGES}{query}", self.base))?,
             headers,
             body,
         };
         let mut answer = within(deadline, self.exchange(&outgoing)).await?;
         if answer.status == 307 {
-            outgoing.uri = uri(&self.redirected(&answer)?)?;
-            answer = within(deadline, self.exchange(&outgoing)).await?;
+            let there = self.redirected(&answer)?;
+            outgoing.uri = uri(&there)?;
+            asked.is_now(&there);
+            let followed = within(deadline, self.exchange(&outgoing)).await;
+            // Whoever reads of it knows another URL, where a node answered.
+            answer = followed.map_err(|error| error.at(&there))?;
         }
         answer.checked()
+    }
+
+    /// How long the answer may take, where the request says how long the node may wait.
+    fn deadline_of(&self, request: &AppendRequest) -> Option<Duration> {
+        Some(request.timeout? + self.settings.timeout?)
     }
 
     /// Where a 307 sends an append. Only to HTTP: nothing else can be spoken here.
@@ -157,7 +215,7 @@ impl Client {
         let location = answer.header(LOCATION.as_str()).unwrap_or_default();
         let there = match location.strip_prefix('/') {
             Some(rest) if !rest.starts_with('/') => {
-                let base = base_uri(&self.base)?;
+                let base = uri(&self.base)?;
                 let authority = base
                     .authority()
                     .map(ToString::to_string)
@@ -166,11 +224,11 @@ impl Client {
             }
             _ => location.to_owned(),
         };
-        match base_uri(&there) {
-            Ok(_) => Ok(there),
-            // The message is not there: the node that was asked only pointed somewhere.
-            Err(_) => Err(ClientError::NotSent(format!("redirected to {location:?}"))),
-        }
+        // The message is not there: the node that was asked only pointed somewhere.
+        let checked = http_uri(&there);
+        let unsendable =
+            |why| ClientError::Unsendable(format!("redirected to {location:?}: {why}"));
+        checked.map(|_| there).map_err(unsendable)
     }
 }
 

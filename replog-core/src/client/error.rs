@@ -16,10 +16,13 @@ const DETAIL_CHARS_MAX: usize = 300;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nothing was sent: no connection could be made, or the request cannot be put into words.
-    /// Nothing was appended.
+    /// Nothing was sent, since no connection could be made. Nothing was appended.
     #[error("not sent: {0}")]
     NotSent(String),
+    /// Nothing was sent, since this is nothing that can be: a URL, a key or a header that is none, a message that
+    /// is no JSON, a redirect to where no HTTP is spoken. Nothing was appended.
+    #[error("{0}")]
+    Unsendable(String),
     /// The request was sent and no whole answer came, in time or at all. Whether it was carried
     /// out is not known: an append may be in the log.
     #[error("no answer: {0}")]
@@ -32,9 +35,8 @@ pub enum ClientError {
     /// another node. But for a forced recovery, no majority ever held them.
     #[error("the messages from {offset} on were cut from the node's log")]
     Cut {
-        /// The first offset that was given and is known not to be there any more. Where the log was cut while
-        /// the follower was not connected it is the last one that was given, and some before it may
-        /// not be there either.
+        /// The first offset that was given and is not there any more. After more than a thousand epochs it may
+        /// be a later one.
         offset: Offset,
     },
     /// An answer that this client does not understand. Whether an append is in the log is not
@@ -94,11 +96,11 @@ impl ClientError {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
-            ClientError::NotSent(_) => Outcome::NotAppended,
+            ClientError::NotSent(_) | ClientError::Unsendable(_) => Outcome::NotAppended,
             ClientError::NoAnswer(_) | ClientError::Cut { .. } | ClientError::Unreadable { .. } => {
                 Outcome::Unknown
             }
-            ClientError::Problem(problem) => problem.outcome.unwrap_or(Outcome::Unknown),
+            ClientError::Problem(problem) => problem.known_outcome(),
         }
     }
 
@@ -109,7 +111,22 @@ impl ClientError {
         match self {
             ClientError::NotSent(_) | ClientError::NoAnswer(_) => true,
             ClientError::Problem(problem) => problem.retriable.unwrap_or(problem.status >= 500),
-            ClientError::Cut { .. } | ClientError::Unreadable { .. } => false,
+            ClientError::Unsendable(_)
+            | ClientError::Cut { .. }
+            | ClientError::Unreadable { .. } => false,
+        }
+    }
+
+    /// The same, of a request that was sent on to this URL by the node that was asked.
+    pub(super) fn at(self, url: &str) -> ClientError {
+        match self {
+            ClientError::NotSent(why) => {
+                ClientError::NotSent(format!("redirected to {url}: {why}"))
+            }
+            ClientError::NoAnswer(why) => {
+                ClientError::NoAnswer(format!("redirected to {url}: {why}"))
+            }
+            other => other,
         }
     }
 
@@ -119,6 +136,7 @@ impl ClientError {
         match self {
             ClientError::Problem(problem) => Some(problem),
             ClientError::NotSent(_)
+            | ClientError::Unsendable(_)
             | ClientError::NoAnswer(_)
             | ClientError::Cut { .. }
             | ClientError::Unreadable { .. } => None,
@@ -151,6 +169,21 @@ impl Problem {
             retriable: None,
             retry_after: retry_after(answer),
             members: Map::new(),
+        }
+    }
+}
+
+impl Problem {
+    /// What is true of the message, if this answers an append: what it says, or what its kind does. Where no
+    /// append is taken at all, none was made.
+    fn known_outcome(&self) -> Outcome {
+        let is_elsewhere = ["/problems/not-found", "/problems/method-not-allowed"];
+        match self.outcome {
+            Some(outcome) => outcome,
+            None if is_elsewhere.contains(&self.kind.as_str()) => Outcome::NotAppended,
+            // Said before anything looks at the body, whoever says it.
+            None if self.status == 405 => Outcome::NotAppended,
+            None => Outcome::Unknown,
         }
     }
 }

@@ -38,7 +38,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::NotSent`] for a method, path or header that HTTP does not know, else as
+    /// [`ClientError::Unsendable`] for a method, path or header that HTTP does not know, else as
     /// for every request; never a [`Problem`].
     pub async fn request(
         &self,
@@ -48,7 +48,7 @@ impl Client {
         body: Bytes,
     ) -> Result<RawAnswer, ClientError> {
         let method = Method::from_bytes(method.as_bytes())
-            .map_err(|error| ClientError::NotSent(format!("bad method {method:?}: {error}")))?;
+            .map_err(|error| ClientError::Unsendable(format!("bad method {method:?}: {error}")))?;
         let uri = uri(&format!("{}{path}", self.base))?;
         let outgoing = Outgoing {
             method,
@@ -181,6 +181,16 @@ enum OnReuse {
 
 /// What a request that got no answer is reported as.
 pub(super) fn unanswered(error: &SendRequestError) -> ClientError {
+    // Both are about what was asked for, and nobody was.
+    match error {
+        SendRequestError::Url(error) => {
+            return ClientError::Unsendable(format!("bad URL: {error}"));
+        }
+        SendRequestError::Http(error) => {
+            return ClientError::Unsendable(format!("bad request: {error}"));
+        }
+        _ => {}
+    }
     match not_sent(error) {
         Some(TransportError::Connection(why)) => ClientError::NotSent(why),
         Some(why) => ClientError::NotSent(why.to_string()),
@@ -201,17 +211,32 @@ pub(super) async fn within<T>(
     }
 }
 
+/// Checks that this is `http://HOST[:PORT][/PREFIX]`, below which the paths are.
 pub(super) fn base_uri(url: &str) -> Result<Uri, ClientError> {
-    let uri = uri(url)?;
+    // A fragment is no part of what `Uri` reads, and would be left out silently.
+    for (mark, what) in [('?', "a query"), ('#', "a fragment")] {
+        if url.contains(mark) {
+            return Err(ClientError::Unsendable(format!(
+                "{url}: {what} does not belong here"
+            )));
+        }
+    }
+    http_uri(url).map_err(ClientError::Unsendable)
+}
+
+/// Checks that this is a URL of a host that HTTP is spoken with.
+pub(super) fn http_uri(url: &str) -> Result<Uri, String> {
+    let uri = Uri::try_from(url).map_err(|error| format!("{url:?} is no URL: {error}"))?;
     let names_a_host = uri.host().is_some_and(|host| !host.is_empty());
-    match uri.scheme_str() == Some("http") && names_a_host {
-        true => Ok(uri),
-        false => Err(ClientError::NotSent(format!(
-            "{url:?} is not http://HOST[:PORT]"
-        ))),
+    match uri.scheme_str() {
+        Some("http") if names_a_host => Ok(uri),
+        Some("https") => Err(format!("{url}: https is not supported, only http")),
+        _ => Err(format!(
+            "expected a URL as in http://localhost:5000, not {url:?}"
+        )),
     }
 }
 
 pub(super) fn uri(url: &str) -> Result<Uri, ClientError> {
-    Uri::try_from(url).map_err(|error| ClientError::NotSent(format!("bad URL {url:?}: {error}")))
+    Uri::try_from(url).map_err(|error| ClientError::Unsendable(format!("bad URL {url:?}: {error}")))
 }

@@ -372,7 +372,9 @@ fn may_pass(error: &ClientError) -> bool {
     match error {
         ClientError::NotSent(_) | ClientError::NoAnswer(_) => true,
         ClientError::Problem(problem) => refused(problem),
-        ClientError::Unreadable { .. } | ClientError::Cut { .. } => false,
+        ClientError::Unsendable(_)
+        | ClientError::Unreadable { .. }
+        | ClientError::Cut { .. } => false,
     }
 }
 

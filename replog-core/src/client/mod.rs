@@ -149,7 +149,7 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`ClientError::NotSent`] when the URL is not `http://HOST[:PORT][/PREFIX]`.
+    /// [`ClientError::Unsendable`] when the URL is not `http://HOST[:PORT][/PREFIX]`.
     pub fn build(self) -> Result<Client, ClientError> {
         let base = self.url.trim_end_matches('/').to_owned();
         base_uri(&base)?;
@@ -304,7 +304,7 @@ impl Client {
     /// As [`faults`](Client::faults), and a [`Problem`] of status 400 where they make no sense.
     pub async fn set_faults(&self, faults: &FaultSettings) -> Result<FaultSettings, ClientError> {
         let body = serde_json::to_vec(faults)
-            .map_err(|error| ClientError::NotSent(format!("the faults are no JSON: {error}")))?;
+            .map_err(|error| ClientError::Unsendable(format!("the faults are no JSON: {error}")))?;
         let headers = [("content-type", JSON)];
         self.request("PUT", "/faults", &headers, body.into())
             .await?

@@ -8,11 +8,23 @@
 
 use std::time::{Duration, Instant};
 
+use awc::http::Method;
+use bytes::Bytes;
 use rand::RngExt as _;
 use serde_json::value::RawValue;
 
-use super::{AppendRequest, Appended, AppendedBatch, Client, ClientError, Outcome};
+use super::{
+    AppendRequest, Appended, AppendedBatch, Client, ClientError, Outcome,
+    append::Asked,
+    exchange::{Outgoing, uri, within},
+};
 use crate::{config::Timing, rules::backoff::Backoff};
+
+/// How long nothing may come before a node is asked whether it lives: an append may wait for its concern for
+/// ever, and a node that hangs says nothing either.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long it may take to say so, unless answers may take less.
+const SIGN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Why an append that was sent again and again was given up.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -38,7 +50,8 @@ impl Client {
     /// message is among the last ones whose keys the cluster knows (`--key-horizon` of its nodes).
     ///
     /// No attempt begins when `within` is over; `None`: it never is. An attempt that waits for its concern is not cut
-    /// short: [`AppendRequest::timeout`] limits that. Between attempts it waits as
+    /// short ([`AppendRequest::timeout`] limits that) but where the node hangs: one that is silent for a while is
+    /// asked beside it whether it lives. Between attempts it waits as
     /// [`ClientBuilder::retry_delays`](super::ClientBuilder::retry_delays) says, and as long as the
     /// node asks it to.
     ///
@@ -73,7 +86,9 @@ impl Client {
     ) -> Result<Appended, GivenUp> {
         let (mut attempts, request) = self.attempts(request, within);
         loop {
-            match self.append_raw(data, &request).await {
+            let asked = Asked::of(self);
+            let appending = self.append_at(&asked, data, &request);
+            match attempts.unless_it_hangs(self, &asked, appending).await {
                 Ok(appended) => return Ok(appended),
                 Err(error) => attempts.go_on_after(error).await?,
             }
@@ -94,11 +109,27 @@ impl Client {
     ) -> Result<AppendedBatch, GivenUp> {
         let (mut attempts, request) = self.attempts(request, within);
         loop {
-            match self.append_batch(messages.iter().copied(), &request).await {
+            let asked = Asked::of(self);
+            let messages = messages.iter().copied();
+            let appending = self.append_batch_at(&asked, messages, &request);
+            match attempts.unless_it_hangs(self, &asked, appending).await {
                 Ok(appended) => return Ok(appended),
                 Err(error) => attempts.go_on_after(error).await?,
             }
         }
+    }
+
+    /// Whether the node at this URL says anything at all.
+    async fn sign_of_life(&self, url: &str) -> Result<(), ClientError> {
+        let time = self.settings.timeout.unwrap_or(SIGN_TIME_MAX);
+        let outgoing = Outgoing {
+            method: Method::GET,
+            uri: uri(&format!("{url}/livez"))?,
+            headers: &[],
+            body: Bytes::new(),
+        };
+        let answered = within(Some(time.min(SIGN_TIME_MAX)), self.exchange(&outgoing));
+        answered.await.map(drop)
     }
 
     /// No attempt yet, and the request with a key.
@@ -152,6 +183,31 @@ impl Attempts {
         let delay = self.backoff.on_failure().max(asked.unwrap_or_default());
         let is_over = |deadline: Instant| now + delay >= deadline;
         (!self.deadline.is_some_and(is_over)).then_some(delay)
+    }
+
+    /// What an attempt comes to, or that its node hangs: then nothing is known of it.
+    async fn unless_it_hangs<T>(
+        &self,
+        client: &Client,
+        asked: &Asked,
+        appending: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let left = self.deadline.map(|deadline| deadline - Instant::now());
+        let hangs = async {
+            let mut quiet = left.map_or(LOOK_INTERVAL, |left| left.min(LOOK_INTERVAL));
+            loop {
+                tokio::time::sleep(quiet).await;
+                if let Err(error) = client.sign_of_life(&asked.url()).await {
+                    return error;
+                }
+                quiet = LOOK_INTERVAL;
+            }
+        };
+        tokio::select! {
+            biased;
+            appended = appending => appended,
+            error = hangs => Err(ClientError::NoAnswer(format!("{} hangs: {error}", asked.url()))),
+        }
     }
 
     /// Waits for the time of the next attempt.
@@ -275,6 +331,44 @@ mod tests {
         let delay = attempts(60_000).on_error(now, &problem);
         assert_eq!(delay, Some(Duration::from_secs(1)));
         assert_eq!(attempts(500).on_error(now, &problem), None);
+    }
+
+    #[test]
+    fn an_append_to_a_node_that_hangs_is_given_up_and_one_that_waits_is_not() {
+        suite::run(async {
+            let data = serde_json::value::to_raw_value("x").expect("JSON");
+            let moment = Duration::from_millis(20);
+            // Accepts connections and never reads from them.
+            let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            let url = format!("http://{}", silent.local_addr().expect("it is bound"));
+            let client = Client::builder(&url).timeout(Some(moment));
+            let client = client.build().expect("a URL");
+            let request = AppendRequest::default();
+            let hangs = client.append_retrying(&data, &request, Some(moment)).await;
+            let given_up = hangs.expect_err("nobody answers");
+            assert_eq!(given_up.outcome, Outcome::Unknown);
+            assert!(given_up.last.to_string().contains("hangs"), "{given_up:?}");
+
+            // Says that it lives, and then answers the append.
+            let lives = Arc::new((Mutex::new(false), std::sync::Condvar::new()));
+            let told = Arc::clone(&lives);
+            let responder = Responder::start(move |asked| {
+                let (lives, changed) = &*told;
+                let mut lives = lives.lock().expect("nobody panicked");
+                if asked.head.starts_with("GET /livez ") {
+                    *lives = true;
+                    changed.notify_all();
+                    return problem("503 Busy", "{}");
+                }
+                let waited = changed.wait_while(lives, |lives| !*lives);
+                drop(waited.expect("nobody panicked"));
+                receipt()
+            });
+            let client = Client::new(&responder.url()).expect("a URL");
+            let waits = client.append_retrying(&data, &request, Some(moment)).await;
+            assert_eq!(waits.expect("an answer").url, responder.url());
+            assert_eq!(responder.asked(), 2);
+        });
     }
 
     #[test]

@@ -133,7 +133,10 @@ fn a_batch_is_a_line_a_message_and_asks_in_query_and_head() {
             ..plain
         };
         let error = client.append_batch(messages(), &expecting).await;
-        assert!(matches!(error, Err(ClientError::NotSent(_))), "{error:?}");
+        assert!(
+            matches!(error, Err(ClientError::Unsendable(_))),
+            "{error:?}"
+        );
 
         let seen = seen.lock().unwrap();
         assert_eq!(
@@ -161,7 +164,11 @@ fn what_is_no_json_is_not_sent() {
                 .append(bad, &AppendRequest::default())
                 .await
                 .unwrap_err();
-            assert!(matches!(error, ClientError::NotSent(_)), "{bad}: {error}");
+            assert!(
+                matches!(error, ClientError::Unsendable(_)),
+                "{bad}: {error}"
+            );
+            assert!(!error.is_retryable() && error.outcome() == Outcome::NotAppended);
         }
         assert!(seen.lock().unwrap().is_empty());
     });
@@ -293,7 +300,7 @@ fn an_append_follows_one_redirect_to_the_master() {
             .append("1", &AppendRequest::default())
             .await
             .unwrap();
-        assert_eq!(appended.status, 201);
+        assert_eq!((appended.status, appended.url), (201, master.url()));
         assert_eq!(seen.lock().unwrap()[0].body, r#"{"data":1}"#);
 
         let (lost, asked) = answering(to("/messages".to_owned()));
@@ -312,9 +319,72 @@ fn an_append_follows_one_redirect_to_the_master() {
                 .append("1", &AppendRequest::default())
                 .await
                 .unwrap_err();
-            assert!(matches!(error, ClientError::NotSent(_)), "{bad}: {error}");
+            assert!(
+                matches!(error, ClientError::Unsendable(_)),
+                "{bad}: {error}"
+            );
+            assert!(!error.is_retryable() && error.outcome() == Outcome::NotAppended);
         }
     });
+}
+
+#[test]
+fn what_a_redirect_leads_to_is_named_where_nobody_answers_there() {
+    suite::run(async {
+        let there = format!("{}/messages", Responder::nobody());
+        let head = format!("HTTP/1.1 307 There\r\nlocation: {there}\r\ncontent-length: 0\r\n\r\n");
+        let (secondary, _) = answering(Reply::Answer(head.into_bytes()));
+        let error = of(&secondary).append("1", &AppendRequest::default()).await;
+        assert!(
+            matches!(&error, Err(ClientError::NotSent(why)) if why.contains(&there)),
+            "{error:?}"
+        );
+    });
+}
+
+#[test]
+fn a_key_that_no_header_can_carry_is_not_sent_and_never_will_be() {
+    suite::run(async {
+        let (responder, seen) = answering(json("201 Created", RECEIPT));
+        let request = AppendRequest {
+            idempotency_key: Some("a\nb".to_owned()),
+            ..AppendRequest::default()
+        };
+        let message = RawValue::from_string("1".to_owned()).unwrap();
+        let (client, messages) = (of(&responder), [&*message]);
+        let given_up = client.append_batch_retrying(&messages, &request, None);
+        let given_up = given_up.await.unwrap_err();
+        assert_eq!(given_up.attempts, 1);
+        assert!(
+            matches!(given_up.last, ClientError::Unsendable(_)),
+            "{given_up:?}"
+        );
+        assert!(seen.lock().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn where_no_append_is_taken_at_all_none_was_made() {
+    let table = [
+        (
+            404,
+            r#"{"type":"/problems/not-found"}"#,
+            Outcome::NotAppended,
+        ),
+        (
+            405,
+            r#"{"type":"/problems/method-not-allowed"}"#,
+            Outcome::NotAppended,
+        ),
+        (405, "<h1>proxy</h1>", Outcome::NotAppended),
+        // Whoever says so may have asked the node before.
+        (404, "<h1>proxy</h1>", Outcome::Unknown),
+        (408, "<h1>proxy</h1>", Outcome::Unknown),
+    ];
+    for (status, body, expected) in table {
+        let error = append_error(problem(&format!("{status} No"), body));
+        assert_eq!(error.outcome(), expected, "{status} {body}");
+    }
 }
 
 #[test]
@@ -493,12 +563,12 @@ fn a_raw_request_is_not_judged() {
             .request("GET", "/", &[("a\nb", "c")], Bytes::new())
             .await;
         assert!(
-            matches!(bad_header, Err(ClientError::NotSent(_))),
+            matches!(bad_header, Err(ClientError::Unsendable(_))),
             "{bad_header:?}"
         );
         let bad_path = client.request("GET", "/a b", &[], Bytes::new()).await;
         assert!(
-            matches!(bad_path, Err(ClientError::NotSent(_))),
+            matches!(bad_path, Err(ClientError::Unsendable(_))),
             "{bad_path:?}"
         );
         let seen = seen.lock().unwrap();
@@ -540,18 +610,21 @@ fn an_answer_that_takes_too_long_or_is_too_long_is_given_up() {
 
 #[test]
 fn a_url_that_is_none_is_refused_at_once() {
-    for bad in [
-        "",
-        "localhost:5000",
-        "https://localhost",
-        "http://",
-        "ftp://a",
-        "http://a b",
-    ] {
-        assert!(
-            matches!(Client::new(bad), Err(ClientError::NotSent(_))),
-            "{bad}"
-        );
+    let table = [
+        ("", "no URL"),
+        ("localhost:5000", "expected a URL"),
+        ("https://localhost", "https is not supported"),
+        ("http://", "expected a URL"),
+        ("ftp://a", "expected a URL"),
+        ("http://a b", "no URL"),
+        ("http://a?x=1", "a query does not belong here"),
+        ("http://a/b#x", "a fragment does not belong here"),
+    ];
+    for (bad, expected) in table {
+        let Err(ClientError::Unsendable(why)) = Client::new(bad) else {
+            panic!("{bad} is taken")
+        };
+        assert!(why.contains(expected), "{bad}: {why}");
     }
     assert_eq!(
         Client::new("http://localhost:5000/").unwrap().url(),

@@ -33,9 +33,7 @@ pub(super) struct CheckArgs {
 impl CheckArgs {
     /// Whether nodes that run are to be compared.
     pub(super) fn is_of_nodes(&self) -> bool {
-        self.targets
-            .iter()
-            .any(|target| target.starts_with("http://"))
+        self.targets.iter().any(|target| target.contains("://"))
     }
 
     /// The directories, or the URLs.

@@ -72,7 +72,11 @@ impl Failure {
                 }
                 _ => "",
             };
-            return Failure::new(format!("{url}: {error}{advice}"));
+            let failure = Failure::new(format!("{url}: {error}{advice}"));
+            return match error {
+                ClientError::Unsendable(_) => Failure::usage(failure.reason),
+                _ => failure,
+            };
         };
         match problem.reason() {
             Reason::ReadOnly { .. } => Failure::with(READ_ONLY, format!("{url}: {problem}")),

@@ -5,7 +5,9 @@
 //!
 //! It asks again from the last message that it gave, and compares: within an epoch an offset is given out once,
 //! so that the same offset and epoch are the same message with the same ones before it. Only so it notices a
-//! cut that was made while it was not connected.
+//! cut that was made while it was not connected; then it looks for where the logs part, by halves.
+
+mod given;
 
 use std::{
     future::poll_fn,
@@ -25,8 +27,9 @@ use futures_core::Stream;
 use rand::RngExt as _;
 use serde::Deserialize;
 
+use self::given::Given;
 use super::{
-    Client, ClientError, Message, NDJSON, Problem, RawAnswer,
+    Client, ClientError, Message, NDJSON, Problem, RawAnswer, ReadQuery,
     exchange::{unanswered, uri, within},
 };
 use crate::{
@@ -34,7 +37,7 @@ use crate::{
     limits::FOLLOW_SIGN_INTERVAL,
     rules::backoff::Backoff,
     transport::http::read_body,
-    types::{Epoch, Offset, ReadLevel},
+    types::{Offset, ReadLevel},
 };
 
 /// How long nothing at all may come on a connection before it counts as broken: a node says something at
@@ -68,15 +71,18 @@ pub struct Follow {
     level: ReadLevel,
     /// No offset below it is given any more.
     next: Offset,
-    /// The last message that was given: the node must still have it.
-    last: Option<(Offset, Epoch)>,
+    given: Given,
     connection: Option<Connection>,
     /// The next one, under way: kept here, so that a dropped future does not begin anew.
     connecting: Option<Connecting>,
+    /// The last message is not there any more: looks for the first one that is not.
+    parting: Option<Parting>,
     backoff: Backoff,
     /// When to try again.
     retry_at: Option<Instant>,
 }
+
+type Parting = Pin<Box<dyn Future<Output = Result<Offset, ClientError>>>>;
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ClientError>>>>;
 
@@ -122,9 +128,10 @@ impl Client {
             client: self.clone(),
             level: ReadLevel::Local,
             next: from,
-            last: None,
+            given: Given::default(),
             connection: None,
             connecting: None,
+            parting: None,
             backoff: Backoff::new(&timing, rand::rng().random()),
             retry_at: None,
         }
@@ -146,7 +153,7 @@ impl Follow {
     /// # Errors
     ///
     /// [`ClientError::Cut`] when messages that were given are not in the node's log any more; asked again, it
-    /// gives what replaced them. Everything else is an answer that will not change by itself, such as a
+    /// gives what replaced them, from that offset on. Everything else is an answer that will not change by itself, such as a
     /// [`Problem`] of status 400: asked again, it tries again.
     ///
     /// # Cancel safety
@@ -154,12 +161,17 @@ impl Follow {
     /// No message is lost with a future.
     pub async fn next(&mut self) -> Result<Message, ClientError> {
         loop {
-            match self.next_line().await {
-                Ok(line) => {
-                    if let Some(result) = self.on_line(line) {
-                        return result;
-                    }
+            let step = match &mut self.parting {
+                None => self.next_line().await.map(|line| self.on_line(line)),
+                Some(parting) => {
+                    let found = parting.await;
+                    self.parting = None;
+                    found.map(|offset| self.cut(offset).map(Err))
                 }
+            };
+            match step {
+                Ok(Some(result)) => return result,
+                Ok(None) => {}
                 Err(error) => {
                     self.connection = None;
                     match may_pass(&error) {
@@ -181,7 +193,7 @@ impl Follow {
                 }
                 let (client, url) = (&self.client, self.url());
                 let connecting = self.connecting.get_or_insert_with(|| {
-                    let compares = self.last.is_some();
+                    let compares = self.given.last().is_some();
                     Box::pin(connect(client.clone(), url, compares))
                 });
                 let connected = connecting.await;
@@ -203,7 +215,7 @@ impl Follow {
                 self.on_failure(&ClientError::NoAnswer("the node stops".to_owned()));
                 None
             }
-            Line::Cut(offset) => Some(Err(self.cut(offset))),
+            Line::Cut(offset) => self.cut(offset).map(Err),
         }
     }
 
@@ -212,11 +224,16 @@ impl Follow {
             .connection
             .as_mut()
             .is_some_and(|connection| std::mem::take(&mut connection.compares));
-        if let Some(last) = self.last.filter(|_| compares) {
-            return match (message.offset, message.epoch) == last {
-                true => None,
-                false => Some(Err(self.cut(last.0))),
-            };
+        if let Some(last) = self.given.last().filter(|_| compares) {
+            if (message.offset, message.epoch) != last {
+                self.connection = None;
+                self.parting = Some(Box::pin(parting(
+                    self.client.clone(),
+                    self.level,
+                    self.given.clone(),
+                )));
+            }
+            return None;
         }
         if message.offset < self.next {
             let detail = format!("message {} came after {}", message.offset, self.next);
@@ -228,16 +245,17 @@ impl Follow {
         }
         self.backoff.reset();
         self.next = Offset(message.offset.0.saturating_add(1));
-        self.last = Some((message.offset, message.epoch));
+        self.given.push(message.offset, message.epoch);
         Some(Ok(message))
     }
 
-    /// Goes back to `offset`.
-    fn cut(&mut self, offset: Offset) -> ClientError {
+    /// Goes back to `offset`: what there is to say, where something was given from there on.
+    fn cut(&mut self, offset: Offset) -> Option<ClientError> {
         self.connection = None;
-        self.last = None;
+        self.given.cut(offset);
+        let was_given = offset < self.next;
         self.next = self.next.min(offset);
-        ClientError::Cut { offset }
+        was_given.then_some(ClientError::Cut { offset })
     }
 
     fn on_failure(&mut self, error: &ClientError) {
@@ -257,7 +275,7 @@ impl Follow {
     }
 
     fn url(&self) -> String {
-        let from = self.last.map_or(self.next, |(offset, _)| offset);
+        let from = self.given.last().map_or(self.next, |(offset, _)| offset);
         let base = &self.client.base;
         let level = match self.level {
             ReadLevel::Local => "local",
@@ -265,6 +283,35 @@ impl Follow {
         };
         format!("{base}/messages?from={from}&follow=true&level={level}")
     }
+}
+
+/// The first offset of what was given that the node has something else at, now that this is known of the last
+/// one. Where it parts before all that is remembered, the first of that.
+async fn parting(client: Client, level: ReadLevel, given: Given) -> Result<Offset, ClientError> {
+    let Some(doubtful) = given.doubtful() else {
+        return Ok(Offset::ZERO);
+    };
+    let (mut begin, mut end) = (doubtful.start.0, doubtful.end.0);
+    while begin < end {
+        let middle = begin + (end - begin) / 2;
+        let query = ReadQuery {
+            from: Some(Offset(middle)),
+            limit: Some(1),
+            level: Some(level),
+            ..ReadQuery::default()
+        };
+        let page = client.messages(&query).await?;
+        let Some(message) = page.messages.first() else {
+            // It had more a moment ago, and may have again: nothing is concluded from that.
+            let less = format!("it shows nothing from offset {middle} on");
+            return Err(ClientError::NoAnswer(less));
+        };
+        match given.has(message.offset, message.epoch) {
+            true => begin = message.offset.0.saturating_add(1),
+            false => end = middle,
+        }
+    }
+    Ok(Offset(end.min(doubtful.end.0)))
 }
 
 async fn connect(client: Client, url: String, compares: bool) -> Result<Connection, ClientError> {
@@ -372,9 +419,9 @@ fn may_pass(error: &ClientError) -> bool {
     match error {
         ClientError::NotSent(_) | ClientError::NoAnswer(_) => true,
         ClientError::Problem(problem) => refused(problem),
-        ClientError::Unsendable(_)
-        | ClientError::Unreadable { .. }
-        | ClientError::Cut { .. } => false,
+        ClientError::Unsendable(_) | ClientError::Unreadable { .. } | ClientError::Cut { .. } => {
+            false
+        }
     }
 }
 

@@ -57,6 +57,24 @@ fn follow(responder: &Responder, from: u64) -> Follow {
     client.build().unwrap().follow(Offset(from))
 }
 
+/// A page of this one message.
+fn page(line: &str) -> Reply {
+    let body = format!(r#"{{"messages":[{}],"next":9}}"#, line.trim_end());
+    Reply::Answer(Responder::answer(
+        "200 OK",
+        "application/json",
+        body.as_bytes(),
+    ))
+}
+
+/// Where the next thing that is told is cut.
+async fn cut_at(follow: &mut Follow) -> u64 {
+    match follow.next().await {
+        Err(ClientError::Cut { offset }) => offset.0,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// The offsets of the next messages.
 async fn offsets(follow: &mut Follow, count: usize) -> Vec<u64> {
     let mut offsets = Vec::new();
@@ -112,28 +130,59 @@ fn a_cut_is_told_and_what_replaced_it_is_given() {
         };
         let replies = vec![
             cut(line(0, 1) + &line(1, 1) + &line(2, 1), 1),
-            broken(&(line(1, 2) + &line(2, 2))),
+            // What comes before the cut is still compared.
+            broken(&(line(0, 1) + &line(1, 2) + &line(2, 2))),
             // The same offset, of another epoch: cut while nobody was connected.
             broken(&(line(2, 3) + &line(3, 3))),
-            broken(&(line(2, 3) + &line(3, 3))),
+            page(&line(1, 2)),
+            broken(&(line(1, 2) + &line(2, 3) + &line(3, 3))),
         ];
         let (responder, seen) = answering(replies);
         let mut follow = follow(&responder, 0).level(ReadLevel::Committed);
         assert_eq!(offsets(&mut follow, 3).await, [0, 1, 2]);
-        let told = follow.next().await;
-        assert!(
-            matches!(told, Err(ClientError::Cut { offset: Offset(1) })),
-            "{told:?}"
-        );
+        assert_eq!(cut_at(&mut follow).await, 1);
         assert_eq!(offsets(&mut follow, 2).await, [1, 2]);
-        let told = follow.next().await;
-        assert!(
-            matches!(told, Err(ClientError::Cut { offset: Offset(2) })),
-            "{told:?}"
-        );
+        assert_eq!(cut_at(&mut follow).await, 2);
         assert_eq!(offsets(&mut follow, 2).await, [2, 3]);
         let seen = seen.lock().unwrap();
         assert_eq!(seen[0], "from=0&follow=true&level=committed");
+        assert_eq!(seen[3], "from=1&limit=1&level=committed");
+    });
+}
+
+#[test]
+fn a_cut_while_nobody_was_connected_is_told_from_the_first_message_on_that_was_replaced() {
+    suite::run(async {
+        // The log in which the node comes back, given what the follower has of epochs 1 and 2.
+        let table: [(&[u64], u64); 5] = [
+            (&[1, 1, 1, 1, 2, 2, 2, 3], 7),
+            (&[1, 1, 1, 1, 2, 3, 3, 3], 5),
+            (&[1, 1, 1, 1, 3, 3, 3, 3], 4),
+            (&[1, 3, 3, 3, 3, 3, 3, 3], 1),
+            (&[3, 3, 3, 3, 3, 3, 3, 3], 0),
+        ];
+        for (epochs, expected) in table {
+            let had: Vec<u64> = vec![1, 1, 1, 1, 2, 2, 2, 2];
+            let epochs = epochs.to_vec();
+            let responder = Responder::start(move |asked: Asked| {
+                let from = asked.head.split(['=', '&']).nth(1).unwrap();
+                let from: usize = from.parse().unwrap();
+                let lines = |epochs: &[u64]| -> String {
+                    let lines = (from..epochs.len()).map(|at| line(at as u64, epochs[at]));
+                    lines.collect()
+                };
+                if asked.head.contains("limit=1") {
+                    return page(&line(from as u64, epochs[from]));
+                }
+                // On its first connection it has the old log.
+                broken(&lines(if asked.connection == 0 { &had } else { &epochs }))
+            });
+            let mut follow = follow(&responder, 0);
+            offsets(&mut follow, 8).await;
+            assert_eq!(cut_at(&mut follow).await, expected);
+            let again: Vec<u64> = (expected..8).collect();
+            assert_eq!(offsets(&mut follow, again.len()).await, again);
+        }
     });
 }
 

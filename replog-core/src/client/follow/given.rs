@@ -1,0 +1,97 @@
+//! What a follower was given: enough to find where a log parts from it.
+//!
+//! Within an epoch an offset is given out once, so the same offset and epoch are the same message with the same
+//! ones before it. Of what was given, the first offset of each epoch is kept, and says the epoch of all.
+
+use std::{collections::VecDeque, ops::Range};
+
+use crate::types::{Epoch, Offset};
+
+/// Epochs that are remembered, at most: each is a start or a recovery of a master.
+const EPOCHS_MAX: usize = 1024;
+
+/// The epochs of the messages that were given.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Given {
+    /// The first offset of each epoch, ascending.
+    begins: VecDeque<(Offset, Epoch)>,
+    /// The last message.
+    last: Option<(Offset, Epoch)>,
+}
+
+impl Given {
+    /// A message was given, behind all others.
+    pub(super) fn push(&mut self, offset: Offset, epoch: Epoch) {
+        if self.begins.back().is_none_or(|begin| begin.1 != epoch) {
+            if self.begins.len() == EPOCHS_MAX {
+                self.begins.pop_front();
+            }
+            self.begins.push_back((offset, epoch));
+        }
+        self.last = Some((offset, epoch));
+    }
+
+    /// The last message: the node must still have it.
+    pub(super) fn last(&self) -> Option<(Offset, Epoch)> {
+        self.last
+    }
+
+    /// Nothing from `end` on is there any more.
+    pub(super) fn cut(&mut self, end: Offset) {
+        while self.begins.back().is_some_and(|begin| begin.0 >= end) {
+            self.begins.pop_back();
+        }
+        let before = |last: Offset| last.min(Offset(end.0.saturating_sub(1)));
+        self.last = match (self.last, self.begins.back()) {
+            (Some((last, _)), Some(&(_, epoch))) => Some((before(last), epoch)),
+            _ => None,
+        };
+    }
+
+    /// The offsets among which the first one may be that parted, when the last message is not there any more.
+    pub(super) fn doubtful(&self) -> Option<Range<Offset>> {
+        Some(self.begins.front()?.0..self.last?.0)
+    }
+
+    /// Whether a node that shows this message has all that was given up to there.
+    pub(super) fn has(&self, offset: Offset, epoch: Epoch) -> bool {
+        let mut begins = self.begins.iter().rev();
+        let begin = begins.find(|begin| begin.0 <= offset);
+        self.last.is_some_and(|last| offset <= last.0)
+            && begin.is_some_and(|begin| begin.1 == epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_epoch_of_what_was_given_is_known_until_it_is_cut() {
+        let mut given = Given::default();
+        assert!(given.last().is_none() && given.doubtful().is_none());
+        for (offset, epoch) in [(5, 1), (6, 1), (7, 3), (8, 3), (9, 3)] {
+            given.push(Offset(offset), Epoch(epoch));
+        }
+        let has = |given: &Given, offset, epoch| given.has(Offset(offset), Epoch(epoch));
+        assert!(has(&given, 5, 1) && has(&given, 6, 1) && has(&given, 9, 3));
+        assert!(!has(&given, 4, 1) && !has(&given, 7, 1) && !has(&given, 9, 4));
+        assert!(!has(&given, 10, 3), "it was not given");
+        assert_eq!(given.doubtful(), Some(Offset(5)..Offset(9)));
+        given.cut(Offset(8));
+        assert_eq!(given.last(), Some((Offset(7), Epoch(3))));
+        given.cut(Offset(7));
+        assert_eq!(given.last(), Some((Offset(6), Epoch(1))));
+        given.cut(Offset(3));
+        assert!(given.last().is_none() && !has(&given, 5, 1));
+    }
+
+    #[test]
+    fn of_very_many_epochs_the_last_ones_are_kept() {
+        let mut given = Given::default();
+        for offset in 0..2_000 {
+            given.push(Offset(offset), Epoch(offset));
+        }
+        assert_eq!(given.doubtful(), Some(Offset(976)..Offset(1_999)));
+    }
+}

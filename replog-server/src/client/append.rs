@@ -1,15 +1,15 @@
 //! `replog append`: a message, or each line of stdin.
 
 use std::{
-    io::{self, BufRead as _, IsTerminal as _},
+    io::{self, IsTerminal as _},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use clap::Args;
 use replog_core::{
-    Concern,
-    client::{AppendRequest, Receipt},
+    Concern, IdempotencyKey,
+    client::{AppendRequest, Client, Receipt},
 };
 use serde_json::value::RawValue;
 
@@ -17,12 +17,16 @@ use super::{
     Context, Failure, Form,
     failure::NOT_IN_TIME,
     holders::{self, Held, concern, duration, names, waits},
+    lines::Lines,
     tell,
 };
 use crate::stderr;
 
 /// Lines that are sent together, at most.
 const BATCH_MAX: u64 = 100_000;
+/// Bytes of lines from which on they are sent, however many they are: together with the last one they are fewer
+/// than every node takes that was told nothing else.
+const BATCH_BYTES: usize = 32 << 20;
 
 /// Arguments of `append`.
 #[derive(Debug, Args)]
@@ -43,19 +47,25 @@ pub(super) struct AppendArgs {
     timeout: Option<Duration>,
     /// The same key is appended once, however often it is sent. Of lines, the first one's gets `KEY-1`, the
     /// second one's `KEY-2`.
-    #[arg(long)]
+    #[arg(long, value_parser = key)]
     key: Option<String>,
     /// Send it again for so long, such as `30s`, where that may help: while the master is down, recovers or
     /// is read-only. It is appended once: it gets a key where it has none.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     retry: Option<Duration>,
-    /// Send so many lines of stdin as one append: all of them or none.
+    /// Send so many lines of stdin as one append: all of them or none. Fewer, where these are 32 MiB already.
     #[arg(long, value_name = "LINES", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=BATCH_MAX))]
     batch: u64,
     /// Say on stderr which nodes hold the message, as they come to.
     #[arg(long, conflicts_with = "batch")]
     watch: bool,
+}
+
+/// Checks an idempotency key.
+fn key(text: &str) -> Result<String, String> {
+    let key = IdempotencyKey::new(text).map_err(|error| error.to_string())?;
+    Ok(key.as_str().to_owned())
 }
 
 /// Appends, and says where the messages are.
@@ -73,49 +83,55 @@ async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure
     if io::stdin().is_terminal() {
         super::complain("a message a line; ^D ends");
     }
-    let mut stdin = io::stdin().lock();
-    let (mut line, mut number, mut sent) = (String::new(), 0_u64, 0_u64);
+    let mut stdin = Lines::of(io::stdin().lock(), "stdin");
+    let (mut sent, mut bytes) = (0_u64, 0);
     let mut batch: Vec<Box<RawValue>> = Vec::new();
     let mut code = ExitCode::SUCCESS;
     loop {
-        line.clear();
-        let read = stdin.read_line(&mut line);
-        let is_end = read.map_err(|error| Failure::new(format!("stdin: {error}")))? == 0;
-        if !is_end {
-            number += 1;
-            let text = line.trim_end_matches(['\n', '\r']);
-            if args.text {
-                batch.push(text_of(text)?);
-            } else if !text.trim().is_empty() {
-                let data = serde_json::from_str(text).map_err(|error| {
-                    Failure::new(format!(
-                        "line {number} is no JSON: {error}; appended before it: {sent}; --text takes lines \
-                         as texts"
-                    ))
-                })?;
-                batch.push(data);
-            }
+        let before = |failure: Failure| failure.and(&format!("; appended before it: {sent}"));
+        let line = stdin.next().map_err(before)?;
+        let is_end = line.is_none();
+        if let Some((text, number, _)) = line
+            && let Some(data) = of_line(text, number, args.text).map_err(before)?
+        {
+            bytes += data.get().len();
+            batch.push(data);
         }
-        let is_full = batch.len() as u64 >= args.batch;
+        let is_full = batch.len() as u64 >= args.batch || bytes >= BATCH_BYTES;
         if (is_full || is_end) && !batch.is_empty() {
             let key = args.key.as_ref().map(|key| format!("{key}-{}", sent + 1));
-            let count = batch.len() as u64;
             let appended = match args.batch {
                 1 => append(args, context, &batch[0], key).await,
                 _ => append_batch(args, context, &batch, key).await,
             };
-            let before = format!("; appended before it: {sent}");
-            let appended = appended.map_err(|failure| failure.and(&before))?;
+            let appended = appended.map_err(before)?;
             if appended != ExitCode::SUCCESS {
                 code = appended;
             }
-            sent += count;
+            sent += batch.len() as u64;
+            bytes = 0;
             batch.clear();
         }
         if is_end {
             return Ok(code);
         }
     }
+}
+
+/// The message of a line of stdin; `None` where it is blank.
+fn of_line(text: &str, number: u64, as_text: bool) -> Result<Option<Box<RawValue>>, Failure> {
+    if as_text {
+        return text_of(text).map(Some);
+    }
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    let data = serde_json::from_str(text).map_err(|error| {
+        Failure::new(format!(
+            "line {number} is no JSON: {error}; --text takes lines as texts"
+        ))
+    })?;
+    Ok(Some(data))
 }
 
 /// What an argument is: JSON where it is that, else a text. What looks like JSON and is none was
@@ -172,7 +188,8 @@ async fn append(
     };
     let mut receipt = appended.receipt;
     let watched = match args.watch {
-        true => watch(args, context, &mut receipt, begun).await,
+        // A secondary may have sent it on, and does not know who holds it.
+        true => watch(args, &appended.url, &mut receipt, begun).await,
         false => Ok(()),
     };
     let told = match context.form {
@@ -210,16 +227,17 @@ async fn append(
     Ok(ExitCode::from(NOT_IN_TIME))
 }
 
-/// Follows a message that is in the log, and tells who comes to hold it.
+/// Follows a message that is in the log of the node at `url`, and tells who comes to hold it.
 async fn watch(
     args: &AppendArgs,
-    context: &Context,
+    url: &str,
     receipt: &mut Receipt,
     begun: Instant,
 ) -> Result<(), Failure> {
     let deadline = args.timeout.map(|timeout| begun + timeout);
     let (offset, concern) = (receipt.offset, receipt.concern);
-    let held = holders::until_held(context, offset, concern, deadline, |name| {
+    let client = Client::new(url).map_err(|error| Failure::of(url, &error))?;
+    let held = holders::until_held(&client, offset, concern, deadline, |name| {
         stderr::line(format_args!(
             "{:>7} ms  {name}",
             begun.elapsed().as_millis()

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use replog_core::{
     Concern, NodeName, Offset, ReadLevel,
-    client::{Message, WaitingFor},
+    client::{Client, Message, WaitingFor},
 };
 
 use super::{Context, Failure, table::span};
 
-/// Between two questions.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the master is asked to wait, before it is asked again.
+const WAIT_TIME: Duration = Duration::from_secs(10);
 
 /// Reads a concern: a number, `majority` or `all`.
 pub(super) fn concern(text: &str) -> Result<Concern, String> {
@@ -62,10 +62,10 @@ impl Held {
     }
 }
 
-/// Asks until `concern` nodes hold the message at `offset`, or until the deadline. `tell` is called for
+/// Waits until `concern` nodes hold the message at `offset`, or until the deadline. `tell` is called for
 /// each node that is found to hold it.
 pub(super) async fn until_held(
-    context: &Context,
+    client: &Client,
     offset: Offset,
     concern: u32,
     deadline: Option<Instant>,
@@ -73,10 +73,17 @@ pub(super) async fn until_held(
 ) -> Result<Held, Failure> {
     let mut told: Vec<NodeName> = Vec::new();
     loop {
-        let message = context.client.message(offset).await;
-        let message = message.map_err(|error| Failure::of(context.url(), &error))?;
+        // Answered when one node more holds it.
+        let more = (told.len() as u64 + 1).min(u64::from(concern));
+        let left = deadline.map(|deadline| deadline - Instant::now());
+        let time = left.map_or(WAIT_TIME, |left| left.min(WAIT_TIME));
+        let waited = client.wait_for_concern(offset, Concern::Count(more), Some(time));
+        let message = waited
+            .await
+            .map_err(|error| Failure::of(client.url(), &error))?;
         let Some(held) = held(&message, concern) else {
-            return Err(ask_the_master(context).await);
+            let url = client.url();
+            return Err(Failure::new(format!("{url} does not say who holds it")));
         };
         for name in &held.acks {
             if !told.contains(name) {
@@ -84,10 +91,9 @@ pub(super) async fn until_held(
                 told.push(name.clone());
             }
         }
-        if held.concern_met || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if held.concern_met || left.is_some_and(|left| left.is_zero()) {
             return Ok(held);
         }
-        actix_web::rt::time::sleep(LOOK_INTERVAL).await;
     }
 }
 

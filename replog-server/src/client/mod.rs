@@ -13,6 +13,7 @@ mod failure;
 mod fault;
 mod holders;
 mod import;
+mod lines;
 mod output;
 mod pages;
 mod progress;
@@ -93,8 +94,9 @@ enum Command {
     Export(export::ExportArgs),
     /// Appends what `export` wrote, in the same order.
     ///
-    /// What an earlier run of the same file has appended is not appended again, as long as it is among the
-    /// last messages that the cluster knows the keys of (`--key-horizon` of its nodes).
+    /// Offsets and timestamps are new, idempotency keys are kept. A run that ends early says where the next one
+    /// goes on, with `--from`. Run again without that, the same file appends nothing twice only while all of
+    /// it is among the last messages that the cluster knows the keys of (`--key-horizon` of its nodes).
     Import(import::ImportArgs),
     /// Appends as fast as so many clients can, and says how fast that was.
     Bench(bench::BenchArgs),

@@ -1,0 +1,84 @@
+//! Lines of an input, numbered: UTF-8, and never more of them in memory than one that a node could take.
+
+use std::io::{BufRead, Read as _};
+
+use replog_core::limits::MESSAGE_BYTES_MAX;
+
+use super::Failure;
+
+/// Bytes of a line, at most: the longest message that there can be, and room for what stands beside it.
+const LINE_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (1 << 20);
+
+/// An input that is read line by line.
+pub(super) struct Lines<R> {
+    input: R,
+    /// What it is called where it cannot be read.
+    name: String,
+    line: Vec<u8>,
+    line_bytes_max: usize,
+    number: u64,
+}
+
+impl<R: BufRead> Lines<R> {
+    pub(super) fn of(input: R, name: impl Into<String>) -> Lines<R> {
+        Lines {
+            input,
+            name: name.into(),
+            line: Vec::new(),
+            line_bytes_max: LINE_BYTES_MAX,
+            number: 0,
+        }
+    }
+
+    /// The next line, without its end, its number from 1 on, and how many bytes it took; `None` at the end.
+    pub(super) fn next(&mut self) -> Result<Option<(&str, u64, usize)>, Failure> {
+        self.line.clear();
+        let mut limited = (&mut self.input).take(self.line_bytes_max as u64 + 1);
+        let bytes = limited.read_until(b'\n', &mut self.line);
+        let bytes = bytes.map_err(|error| Failure::new(format!("{}: {error}", self.name)))?;
+        if bytes == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        let number = self.number;
+        if bytes > self.line_bytes_max {
+            let most = self.line_bytes_max;
+            return Err(Failure::new(format!(
+                "line {number} is longer than {most} bytes, which no message may be"
+            )));
+        }
+        let text = std::str::from_utf8(&self.line).map_err(|error| {
+            let valid = error.valid_up_to();
+            Failure::new(format!("line {number} is not UTF-8 from byte {valid} on"))
+        })?;
+        Ok(Some((text.trim_end_matches(['\n', '\r']), number, bytes)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_numbered_and_what_is_wrong_with_one_is_said_with_its_number() {
+        let mut lines = Lines::of(&b"one\r\n\ntwo"[..], "it");
+        let mut all = Vec::new();
+        while let Some((line, number, bytes)) = lines.next().expect("text") {
+            all.push((line.to_owned(), number, bytes));
+        }
+        let line = |text: &str, number, bytes| (text.to_owned(), number, bytes);
+        assert_eq!(all, [line("one", 1, 5), line("", 2, 1), line("two", 3, 3)]);
+
+        let table = [
+            (&b"one\nt\xffo\n"[..], "line 2 is not UTF-8 from byte 1 on"),
+            (&b"one\n0123456789\n"[..], "line 2 is longer than 8 bytes"),
+        ];
+        for (input, expected) in table {
+            let mut lines = Lines::of(input, "it");
+            lines.line_bytes_max = 8;
+            lines.next().expect("the first line");
+            let failure = lines.next().expect_err("the second line");
+            assert!(failure.reason.starts_with(expected), "{}", failure.reason);
+        }
+    }
+}

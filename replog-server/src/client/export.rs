@@ -39,7 +39,7 @@ pub(super) struct Line {
     pub(super) timestamp_ms: u64,
     pub(super) data: Box<RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    idempotency_key: Option<String>,
+    pub(super) idempotency_key: Option<String>,
     /// Where the message comes from; what `read` writes does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cluster_id: Option<ClusterId>,

@@ -1,13 +1,22 @@
 //! `replog import`: what `export` wrote, appended again, in the same order.
 //!
-//! Messages go in batches, whose borders depend on the file alone, each with a key made of where its first
-//! message came from: a batch that is there already is not appended again.
+//! Each batch has a key made of where its first message came from: one that is there already is not appended
+//! again, while the cluster knows its key. It forgets those of all but the last messages, so a run that ends
+//! early says where the next one goes on: at the first offset of a batch, since from there on the borders are
+//! the same.
+
+mod batches;
 
 use std::{
     fs::File,
     io::{self, BufRead, BufReader},
     path::PathBuf,
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -17,18 +26,20 @@ use replog_core::{
     client::{AppendRequest, GivenUp, Reason},
 };
 use serde_json::value::RawValue;
+use tokio::signal::unix::{SignalKind, signal};
 
+use self::batches::{Batch, Batches};
 use super::{
-    Context, Failure, Form,
+    Context, Failure, Form, complain,
     export::Line,
     holders::{concern, duration},
+    lines::Lines,
     progress, tell,
 };
 
-/// Messages of a batch, at most: few enough for every `--key-horizon` that makes sense.
-const BATCH: usize = 500;
-/// Bytes of a batch, about.
-const BATCH_BYTES: usize = 4 << 20;
+/// How long the master waits for a batch's concern before it is asked again, whatever its own limit: it is known
+/// soon that it hangs, and asked no more often than this.
+const CONCERN_TIME: Duration = Duration::from_secs(10);
 
 /// Arguments of `import`.
 #[derive(Debug, Args)]
@@ -38,29 +49,38 @@ pub(super) struct ImportArgs {
     /// How many nodes must hold each batch before the next is sent: a number, `majority` or `all`.
     #[arg(long, default_value = "majority", value_parser = concern)]
     concern: Concern,
-    /// How long to send a batch again where that may help: while the master is down, recovers or is
+    /// How long to send a batch again where that may help: while the master is down, hangs, recovers or is
     /// read-only.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     retry: Duration,
-    /// Leave out the messages of the file before this offset. Only runs with the same `--from` know of each
-    /// other what they have appended.
+    /// Leave out the messages of the file before this offset. A run that ended early says where the next one
+    /// goes on; at another place it may append again what is there.
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// Leave out the messages' idempotency keys: faster, since each message that has one is else sent alone, but
+    /// clients that send such a message again append it again.
+    #[arg(long)]
+    without_keys: bool,
 }
 
-/// What was read and not sent yet.
-#[derive(Default)]
-struct Batch {
-    key: String,
+/// Where what was appended is.
+struct Placed {
     first: Offset,
-    messages: Vec<Box<RawValue>>,
-    bytes: usize,
+    end: Offset,
+    was_there: bool,
+}
+
+/// Why a batch was not appended.
+enum Refused {
+    /// Its only message has a key that belongs to another message, there.
+    OwnKey(Offset),
+    Failed(Failure),
 }
 
 /// Appends them, and says how many there were.
 pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode, Failure> {
     let told = |error| Failure::new(format!("{}: {error}", args.file.display()));
-    let (mut file, length): (Box<dyn BufRead>, _) = match args.file.as_os_str() == "-" {
+    let (file, length): (Box<dyn BufRead>, _) = match args.file.as_os_str() == "-" {
         true => (Box::new(io::stdin().lock()), None),
         false => {
             let file = File::open(&args.file).map_err(told)?;
@@ -68,107 +88,200 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
             (Box::new(BufReader::new(file)), Some(length))
         }
     };
+    let place = Arc::new(AtomicU64::new(args.from));
+    tell_place_when_interrupted(Arc::clone(&place));
     let bar = progress::bytes(length);
-    let (mut text, mut number) = (String::new(), 0_u64);
-    let (mut appended, mut known) = (0, 0);
-    let mut batch = Batch::default();
+    let mut lines = Lines::of(file, args.file.display().to_string());
+    let mut batches = Batches::new(!args.without_keys);
+    let mut import = Import {
+        args,
+        context,
+        place,
+        end: None,
+        appended: 0,
+        known: 0,
+    };
     loop {
-        text.clear();
-        let is_end = file.read_line(&mut text).map_err(told)? == 0;
-        bar.inc(text.len() as u64);
-        if !is_end && !text.trim().is_empty() {
-            number += 1;
-            let line: Line = serde_json::from_str(&text).map_err(|error| {
-                Failure::new(format!("line {number} is not as export writes it: {error}"))
-            })?;
-            if line.offset.0 >= args.from {
-                batch.push(line);
-            }
-        }
-        if batch.is_full() || (is_end && !batch.messages.is_empty()) {
-            let count = batch.messages.len() as u64;
-            match send(args, context, &batch).await? {
-                true => known += count,
-                false => appended += count,
-            }
-            batch = Batch::default();
-        }
-        if is_end {
+        let next = lines.next().map_err(|failure| import.with_place(failure))?;
+        let Some((text, number, bytes)) = next else {
             break;
+        };
+        bar.inc(bytes as u64);
+        if text.trim().is_empty() {
+            continue;
+        }
+        let line: Line = serde_json::from_str(text).map_err(|error| {
+            let reason = format!("line {number} is not as export writes it: {error}");
+            import.with_place(Failure::new(reason))
+        })?;
+        if line.offset.0 < args.from {
+            continue;
+        }
+        for batch in batches.push(line) {
+            import.append(&batch).await?;
         }
     }
+    if let Some(batch) = batches.end() {
+        import.append(&batch).await?;
+    }
     bar.finish_and_clear();
+    let Import {
+        appended, known, ..
+    } = import;
     match context.form {
         Form::Json => {
             context.print_json(&serde_json::json!({ "appended": appended, "known": known }))?;
         }
-        Form::Text => {
-            let text = format!("{appended} appended, {known} were there already\n");
-            tell(&text)?;
-        }
+        Form::Text => tell(&format!(
+            "{appended} appended, {known} were there already\n"
+        ))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-impl Batch {
-    fn push(&mut self, line: Line) {
-        if self.messages.is_empty() {
-            self.first = line.offset;
-            let cluster = line.cluster_id.map(|id| format!("{id}-"));
-            self.key = format!(
-                "import-{}{}-{}-{}",
-                cluster.unwrap_or_default(),
-                line.epoch,
-                line.timestamp_ms,
-                line.offset
+/// A run, and how far it is.
+struct Import<'a> {
+    args: &'a ImportArgs,
+    context: &'a Context,
+    /// Everything before this offset of the file is in the log.
+    place: Arc<AtomicU64>,
+    /// The end of what is in the log.
+    end: Option<Offset>,
+    appended: u64,
+    known: u64,
+}
+
+impl Import<'_> {
+    async fn append(&mut self, batch: &Batch) -> Result<(), Failure> {
+        self.place.store(batch.first.0, Ordering::SeqCst);
+        let is_earlier = |offset: Offset| self.end.is_some_and(|end| offset < end);
+        let mut placed = self.send(batch, batch.own_key.as_deref()).await;
+        // A key is known for so long only, and may be of two messages of a log. Its second one here would be
+        // taken for the first one; without the key it is not.
+        let is_taken = match &placed {
+            Ok(placed) => placed.was_there && is_earlier(placed.first),
+            Err(Refused::OwnKey(offset)) => is_earlier(*offset),
+            Err(Refused::Failed(_)) => false,
+        };
+        if batch.own_key.is_some() && is_taken {
+            placed = self.send(batch, None).await;
+        }
+        let placed = placed.map_err(|refused| match refused {
+            Refused::Failed(failure) => failure,
+            Refused::OwnKey(there) => self.with_place(Failure::new(format!(
+                "the message at offset {} of the file has an idempotency key that belongs to another message \
+                 here, at offset {there}: --without-keys appends it without",
+                batch.first
+            ))),
+        })?;
+        let count = batch.messages.len() as u64;
+        match placed.was_there {
+            true => self.known += count,
+            false => self.appended += count,
+        }
+        self.end = self.end.max(Some(placed.end));
+        Ok(())
+    }
+
+    /// Appends a batch, and waits until enough nodes hold it.
+    async fn send(&self, batch: &Batch, own_key: Option<&str>) -> Result<Placed, Refused> {
+        let request = AppendRequest {
+            concern: Some(self.args.concern),
+            timeout: Some(CONCERN_TIME),
+            idempotency_key: Some(own_key.unwrap_or(&batch.key).to_owned()),
+            ..AppendRequest::default()
+        };
+        let messages: Vec<&RawValue> = batch.messages.iter().map(|message| &**message).collect();
+        let (client, within) = (&self.context.client, Some(self.args.retry));
+        let mut was_there = None;
+        loop {
+            let appended = match (own_key, &messages[..]) {
+                // In its body a key may begin and end with spaces.
+                (Some(_), [message]) => {
+                    let appended = client.append_retrying(message, &request, within).await;
+                    appended.map(|appended| {
+                        let receipt = appended.receipt;
+                        (appended.replayed, receipt.concern_met, receipt.offset)
+                    })
+                }
+                _ => {
+                    let appended = client.append_batch_retrying(&messages, &request, within);
+                    appended.await.map(|appended| {
+                        let receipt = appended.receipt;
+                        (appended.replayed, receipt.concern_met, receipt.first_offset)
+                    })
+                }
+            };
+            let (replayed, is_met, first) =
+                appended.map_err(|given_up| self.told(batch, own_key.is_some(), &given_up))?;
+            let was_there = *was_there.get_or_insert(replayed);
+            if is_met {
+                return Ok(Placed {
+                    first,
+                    end: first.plus(messages.len() as u64),
+                    was_there,
+                });
+            }
+            // With the same key the master goes on waiting.
+        }
+    }
+
+    /// Why a batch could not be appended, and how to go on.
+    fn told(&self, batch: &Batch, has_own_key: bool, given_up: &GivenUp) -> Refused {
+        let failure = Failure::of(self.context.url(), &given_up.last);
+        let reason = given_up.last.problem().map(|problem| problem.reason());
+        Refused::Failed(match reason {
+            Some(Reason::KeyReused { offset }) if has_own_key => return Refused::OwnKey(offset),
+            // The same first message, with others behind it.
+            Some(Reason::KeyReused { .. }) => Failure::new(format!(
+                "the messages from offset {} on were imported before, from a file that ended elsewhere: import \
+                 with --from what was not in it",
+                batch.first
+            )),
+            Some(Reason::TooLarge { limit_bytes }) => {
+                let flag = match batch.longest() as u64 > limit_bytes {
+                    true => "--max-message-bytes",
+                    false => "--max-request-bytes",
+                };
+                let more = format!(": start the master with a greater {flag}");
+                self.with_place(failure.and(&more))
+            }
+            _ => self.with_place(failure),
+        })
+    }
+
+    /// With the words where to go on.
+    fn with_place(&self, failure: Failure) -> Failure {
+        let place = self.place.load(Ordering::SeqCst);
+        failure.and(&format!("; {}", going_on(place)))
+    }
+}
+
+/// Where the next run goes on: the batch that was under way may be there or not, and its key says so.
+fn going_on(place: u64) -> String {
+    format!("everything before offset {place} of the file is imported: --from {place} goes on")
+}
+
+/// Says where to go on when the program is asked to end. In a thread of its own: the input may be one that the
+/// program waits for.
+fn tell_place_when_interrupted(place: Arc<AtomicU64>) {
+    thread::spawn(move || {
+        actix_web::rt::System::new().block_on(async {
+            let signals = (
+                signal(SignalKind::interrupt()),
+                signal(SignalKind::terminate()),
             );
-        }
-        self.bytes += line.data.get().len();
-        self.messages.push(line.data);
-    }
-
-    fn is_full(&self) -> bool {
-        self.messages.len() >= BATCH || self.bytes >= BATCH_BYTES
-    }
-}
-
-/// Appends a batch, and waits until enough nodes hold it. Whether it was there already.
-async fn send(args: &ImportArgs, context: &Context, batch: &Batch) -> Result<bool, Failure> {
-    let request = AppendRequest {
-        concern: Some(args.concern),
-        idempotency_key: Some(batch.key.clone()),
-        ..AppendRequest::default()
-    };
-    let messages: Vec<&RawValue> = batch.messages.iter().map(|message| &**message).collect();
-    let mut was_there = None;
-    loop {
-        let client = &context.client;
-        let appended = client.append_batch_retrying(&messages, &request, Some(args.retry));
-        let appended = appended
-            .await
-            .map_err(|given_up| told(context, batch.first, &given_up))?;
-        let was_there = *was_there.get_or_insert(appended.replayed);
-        if appended.receipt.concern_met {
-            return Ok(was_there);
-        }
-        // The master waits no longer than it was told to; with the same key it waits again.
-    }
-}
-
-/// Why a batch could not be appended, and how to go on.
-fn told(context: &Context, first: Offset, given_up: &GivenUp) -> Failure {
-    let mut failure = Failure::of(context.url(), &given_up.last);
-    let reason = given_up.last.problem().map(|problem| problem.reason());
-    failure.reason = match reason {
-        // The same first message, with others behind it.
-        Some(Reason::KeyReused { .. }) => format!(
-            "the messages from offset {first} on were imported before, from a file that ended elsewhere: \
-             import with --from what was not in it"
-        ),
-        _ => format!(
-            "{}; everything before offset {first} of the file is imported: run it again to go on",
-            failure.reason
-        ),
-    };
-    failure
+            // Without them it ends as the system has it, and says nothing.
+            let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+                return;
+            };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            let place = place.load(Ordering::SeqCst);
+            complain(&format!("interrupted; {}", going_on(place)));
+            std::process::exit(1);
+        });
+    });
 }

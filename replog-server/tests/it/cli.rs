@@ -5,6 +5,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::nodes::{Cluster, Node, client, eventually};
@@ -160,7 +161,7 @@ fn a_concern_that_is_not_met_in_time_is_exit_code_3_and_may_be_waited_for_later(
     assert_eq!(text(&late.stdout), "0\n");
     let said = complaint(&late, 3);
     assert!(
-        said.contains("2 of 3 nodes") && said.contains("secondary-2"),
+        said.contains(" of 3 nodes") && said.contains("secondary-2"),
         "{said}"
     );
 
@@ -192,6 +193,28 @@ fn a_concern_that_is_not_met_in_time_is_exit_code_3_and_may_be_waited_for_later(
     assert_eq!(held[0]["concern_met"], true);
     let never = run(master, &["wait", "0", "--concern", "4"]);
     assert!(complaint(&never, 2).contains("3 nodes"));
+}
+
+#[test]
+fn an_append_that_a_secondary_sends_on_is_watched_at_the_master() {
+    let mut cluster = Cluster::prepare(1, &[]);
+    let url = format!("http://{}", cluster.master.address);
+    cluster.master.add_flag("--public-url");
+    cluster.master.add_flag(&url);
+    cluster.secondaries[0].start();
+    cluster.master.start();
+    cluster.wait_read_write();
+    cluster.wait_alive(2);
+    // It hears of the URL with the promise, or a heartbeat.
+    let secondary = &cluster.secondaries[0];
+    eventually("the secondary knows the master's URL", || {
+        (secondary.health()["master"]["url"] == *url).then_some(())
+    });
+    let args = ["append", "x", "--watch", "--concern", "all"];
+    let watched = run(secondary, &args);
+    assert_eq!(watched.status.code(), Some(0), "{watched:?}");
+    assert_eq!(text(&watched.stdout), "0\n");
+    assert_eq!(text(&watched.stderr).lines().count(), 2, "{watched:?}");
 }
 
 #[test]
@@ -335,6 +358,72 @@ fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
 }
 
 #[test]
+fn an_import_that_ends_early_says_where_the_next_one_goes_on() {
+    // Too few for a key of the file's beginning to be known at its end.
+    let cluster = Cluster::start(1, &["--key-horizon", "1000"]);
+    let master = &cluster.master;
+    let line = |offset: u64| {
+        format!(r#"{{"offset":{offset},"epoch":1,"timestamp_ms":5,"data":{offset}}}"#) + "\n"
+    };
+    let file: String = (0..3_000).map(line).collect();
+    let broken = (0..2_700).map(line).collect::<String>() + "no line\n";
+    let said = complaint(&fed(master, &["import", "-"], &broken), 1);
+    assert!(said.contains("line 2701 "), "{said}");
+    let (_, from) = said.rsplit_once("--from ").expect("a place");
+    let from = from.split(' ').next().expect("a number");
+    let rest = fed(master, &["import", "-", "--from", from], &file);
+    printed(&rest);
+    let expected: Vec<Value> = (0..3_000).map(Value::from).collect();
+    assert_eq!(master.data(), expected);
+
+    // Interrupted, while it waits for more.
+    let mut importing = replog(master)
+        .args(["import", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut lines = importing.stdin.take().expect("a pipe");
+    for offset in 10_000..10_700 {
+        lines.write_all(line(offset).as_bytes()).expect("it reads");
+    }
+    lines.flush().expect("it reads");
+    eventually("a batch is appended", || {
+        (master.health()["log"]["next"] == 3_500).then_some(())
+    });
+    kill_process(Pid::from_child(&importing), Signal::INT).expect("it runs");
+    let said = complaint(&importing.wait_with_output().expect("it ends"), 1);
+    assert!(said.starts_with("interrupted; "), "{said}");
+    assert!(said.contains("--from 10000 ") || said.contains("--from 10500 "));
+    drop(lines);
+}
+
+#[test]
+fn an_import_keeps_the_keys_of_messages_so_that_a_retry_appends_nothing() {
+    let (old, new) = (
+        Cluster::start(1, &["--key-horizon", "1"]),
+        Cluster::start(1, &["--append-timeout", "0ms"]),
+    );
+    for (message, key) in [("1", "a"), ("2", "b "), ("1", "a")] {
+        printed(&run(&old.master, &["append", message, "--key", key]));
+    }
+    printed(&fed(&old.master, &["append"], "3\n4\n"));
+    let exported = printed(&run(&old.master, &["export"]));
+    for (appended, known) in [(5, 0), (0, 5)] {
+        let args = ["import", "-", "--json", "--concern", "all"];
+        let told = values(&fed(&new.master, &args, &exported));
+        assert_eq!(told, [json!({"appended": appended, "known": known})]);
+    }
+    // Forgotten there and appended again, the first key is that of two messages, and none of them is lost.
+    assert_eq!(new.master.data(), old.master.data());
+    for (message, key, offset) in [("1", "a", "0\n"), ("2", "b ", "1\n")] {
+        let again = run(&new.master, &["append", message, "--key", key]);
+        assert_eq!(printed(&again), offset);
+    }
+    assert_eq!(new.master.data().len(), 5);
+}
+
+#[test]
 fn long_messages_are_read_too_a_few_at_a_time() {
     let cluster = Cluster::start(1, &[]);
     // Together more than a page may have.
@@ -452,6 +541,12 @@ fn a_node_that_is_not_there_is_exit_code_1_with_advice_and_wrong_usage_2() {
         &[],
         &["append", "--concern", "0", "x"],
         &["read", "--last", "0"],
+        &["append", "--key", "a\nb", "--batch", "2"],
+        &["status", "--url", "http://localhost:5000?x=1"],
+        &["status", "--url", "http://localhost:5000/#x"],
+        // URLs, and no directories.
+        &["check", "https://localhost:5000", "https://localhost:5001"],
+        &["check", "HTTP://localhost:5000"],
     ] {
         complaint(&run(&cluster.master, args), 2);
     }
@@ -460,6 +555,15 @@ fn a_node_that_is_not_there_is_exit_code_1_with_advice_and_wrong_usage_2() {
         .output()
         .expect("it runs");
     complaint(&url, 2);
+}
+
+#[test]
+fn below_a_path_that_no_node_has_nothing_may_be_in_the_log() {
+    let cluster = Cluster::start(1, &[]);
+    let url = format!("http://{}/elsewhere", cluster.master.address);
+    let lost = client().args(["append", "x", "--url", &url]).output();
+    let said = complaint(&lost.expect("it runs"), 1);
+    assert!(!said.contains("may be in the log"), "{said}");
 }
 
 #[test]

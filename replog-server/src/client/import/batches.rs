@@ -1,0 +1,145 @@
+//! What of a file is sent together. Depends on the file alone, from the line on that it is begun with.
+//!
+//! A message that has an idempotency key is an append of its own, with that key. Of a batch that was appended
+//! with one, the first message has it, and nothing says where the batch ended: then a retry of the batch is
+//! refused, since the key belongs to other data, and not appended twice.
+
+use replog_core::Offset;
+use serde_json::value::RawValue;
+
+use super::super::export::Line;
+
+/// Messages of a batch, at most: few enough for every `--key-horizon` that makes sense.
+const BATCH: usize = 500;
+/// Bytes of a batch, about.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// What is sent as one append.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Made of where the first message came from.
+    pub(super) key: String,
+    /// The key of its only message.
+    pub(super) own_key: Option<String>,
+    /// The offset of the first message, in the file.
+    pub(super) first: Offset,
+    pub(super) messages: Vec<Box<RawValue>>,
+    pub(super) bytes: usize,
+}
+
+/// The batches of a file.
+#[derive(Debug)]
+pub(super) struct Batches {
+    keeps_keys: bool,
+    open: Batch,
+}
+
+impl Batches {
+    /// No line yet. Messages that have keys go with them, where that is wanted.
+    pub(super) fn new(keeps_keys: bool) -> Batches {
+        Batches {
+            keeps_keys,
+            open: Batch::default(),
+        }
+    }
+
+    /// Adds a line: what is to be sent now, in this order.
+    pub(super) fn push(&mut self, mut line: Line) -> Vec<Batch> {
+        let own_key = line.idempotency_key.take().filter(|_| self.keeps_keys);
+        if own_key.is_some() {
+            let mut alone = Batch::default();
+            alone.push(line);
+            alone.own_key = own_key;
+            return self.end().into_iter().chain([alone]).collect();
+        }
+        self.open.push(line);
+        match self.open.is_full() {
+            true => self.end().into_iter().collect(),
+            false => Vec::new(),
+        }
+    }
+
+    /// What is left.
+    pub(super) fn end(&mut self) -> Option<Batch> {
+        let batch = std::mem::take(&mut self.open);
+        (!batch.messages.is_empty()).then_some(batch)
+    }
+}
+
+impl Batch {
+    fn push(&mut self, line: Line) {
+        if self.messages.is_empty() {
+            self.first = line.offset;
+            let cluster = line.cluster_id.map(|id| format!("{id}-"));
+            self.key = format!(
+                "import-{}{}-{}-{}",
+                cluster.unwrap_or_default(),
+                line.epoch,
+                line.timestamp_ms,
+                line.offset
+            );
+        }
+        self.bytes += line.data.get().len();
+        self.messages.push(line.data);
+    }
+
+    fn is_full(&self) -> bool {
+        self.messages.len() >= BATCH || self.bytes >= BATCH_BYTES
+    }
+
+    /// Bytes of its longest message.
+    pub(super) fn longest(&self) -> usize {
+        let lengths = self.messages.iter().map(|message| message.get().len());
+        lengths.max().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(offset: u64, key: Option<&str>) -> Line {
+        let line = serde_json::json!({
+            "offset": offset, "epoch": 1, "timestamp_ms": 5, "data": offset, "idempotency_key": key,
+        });
+        // Raw data is read from text alone.
+        serde_json::from_str(&line.to_string()).expect("a line")
+    }
+
+    /// First offset, number of messages and key of each.
+    fn batches(
+        offsets: impl Iterator<Item = u64>,
+        keeps_keys: bool,
+    ) -> Vec<(u64, usize, Option<String>)> {
+        let mut batches = Batches::new(keeps_keys);
+        let mut all = Vec::new();
+        for offset in offsets {
+            let key = (offset % 700 == 699).then_some("k");
+            all.extend(batches.push(line(offset, key)));
+        }
+        all.extend(batches.end());
+        let told = |batch: Batch| (batch.first.0, batch.messages.len(), batch.own_key);
+        all.into_iter().map(told).collect()
+    }
+
+    #[test]
+    fn a_message_with_a_key_is_sent_alone_and_from_a_first_offset_on_the_borders_are_the_same() {
+        let own = || Some("k".to_owned());
+        let whole = batches(0..1_500, true);
+        let expected = [
+            (0, 500, None),
+            (500, 199, None),
+            (699, 1, own()),
+            (700, 500, None),
+            (1_200, 199, None),
+            (1_399, 1, own()),
+            (1_400, 100, None),
+        ];
+        assert_eq!(whole, expected);
+        for (at, (first, ..)) in expected.iter().enumerate() {
+            assert_eq!(batches(*first..1_500, true), expected[at..], "{first}");
+        }
+        let without = [(0, 500, None), (500, 500, None), (1_000, 500, None)];
+        assert_eq!(batches(0..1_500, false), without);
+    }
+}

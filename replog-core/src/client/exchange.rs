@@ -9,7 +9,7 @@ use awc::{
     error::SendRequestError,
     http::{
         Method, Uri,
-        header::{ACCEPT, HeaderValue},
+        header::{ACCEPT, CONTENT_LENGTH, HeaderValue},
     },
 };
 use bytes::Bytes;
@@ -139,11 +139,19 @@ impl RawAnswer {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Unreadable`] when it is none, or other JSON than `T`.
+    /// [`ClientError::Unreadable`] when it is none, or other JSON than `T`; [`ClientError::NoAnswer`] when it
+    /// ends within a value and did not say how long it is: then it broke off.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
-        serde_json::from_slice(&self.body).map_err(|error| ClientError::Unreadable {
-            status: self.status,
-            detail: error.to_string(),
+        serde_json::from_slice(&self.body).map_err(|error| {
+            // A body in chunks is given without an error where the connection ends before the last one.
+            let may_be_cut = self.header(CONTENT_LENGTH.as_str()).is_none();
+            match error.is_eof() && may_be_cut {
+                true => ClientError::NoAnswer(format!("the answer broke off: {error}")),
+                false => ClientError::Unreadable {
+                    status: self.status,
+                    detail: error.to_string(),
+                },
+            }
         })
     }
 

@@ -329,6 +329,20 @@ fn an_append_follows_one_redirect_to_the_master() {
 }
 
 #[test]
+fn a_body_in_chunks_that_breaks_off_is_no_answer() {
+    suite::run(async {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let body = r#"{"messages":[{"offset":3,"#;
+        let part = format!("{head}{:x}\r\n{body}\r\n", body.len());
+        let (responder, _) = answering(Reply::Last(part.into_bytes()));
+        let error = of(&responder).messages(&ReadQuery::default()).await;
+        let error = error.expect_err("a part of a page");
+        assert!(matches!(error, ClientError::NoAnswer(_)), "{error}");
+        assert!(error.is_retryable());
+    });
+}
+
+#[test]
 fn what_a_redirect_leads_to_is_named_where_nobody_answers_there() {
     suite::run(async {
         let there = format!("{}/messages", Responder::nobody());

@@ -78,9 +78,14 @@ pub struct Follow {
     /// The last message is not there any more: looks for the first one that is not.
     parting: Option<Parting>,
     backoff: Backoff,
+    /// Attempts in a row that made no connection, or of which nothing came.
+    failures: u32,
+    on_interruption: Option<OnInterruption>,
     /// When to try again.
     retry_at: Option<Instant>,
 }
+
+type OnInterruption = Box<dyn FnMut(&ClientError)>;
 
 type Parting = Pin<Box<dyn Future<Output = Result<Offset, ClientError>>>>;
 
@@ -133,6 +138,8 @@ impl Client {
             connecting: None,
             parting: None,
             backoff: Backoff::new(&timing, rand::rng().random()),
+            failures: 0,
+            on_interruption: None,
             retry_at: None,
         }
     }
@@ -144,6 +151,14 @@ impl Follow {
     pub fn level(mut self, level: ReadLevel) -> Follow {
         self.level = level;
         (self.connection, self.connecting) = (None, None);
+        self
+    }
+
+    /// Says why nothing comes: `tell` is called once whenever the connection broke and the attempt to make another
+    /// one failed too. It goes on by itself.
+    #[must_use]
+    pub fn on_interruption(mut self, tell: impl FnMut(&ClientError) + 'static) -> Follow {
+        self.on_interruption = Some(Box::new(tell));
         self
     }
 
@@ -198,7 +213,9 @@ impl Follow {
                 });
                 let connected = connecting.await;
                 self.connecting = None;
-                self.connection.insert(connected?)
+                let connected = connected?;
+                self.failures = 0;
+                self.connection.insert(connected)
             }
         };
         connection
@@ -259,6 +276,12 @@ impl Follow {
     }
 
     fn on_failure(&mut self, error: &ClientError) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures == 2
+            && let Some(tell) = &mut self.on_interruption
+        {
+            tell(error);
+        }
         let delay = self.backoff.on_failure();
         self.retry_at = Instant::now().checked_add(delay);
         tracing::debug!(

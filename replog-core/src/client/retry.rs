@@ -197,8 +197,10 @@ impl Attempts {
             let mut quiet = left.map_or(LOOK_INTERVAL, |left| left.min(LOOK_INTERVAL));
             loop {
                 tokio::time::sleep(quiet).await;
-                if let Err(error) = client.sign_of_life(&asked.url()).await {
-                    return error;
+                match client.sign_of_life(&asked.url()).await {
+                    Ok(()) => {}
+                    Err(ClientError::NotSent(why) | ClientError::NoAnswer(why)) => return why,
+                    Err(error) => return error.to_string(),
                 }
                 quiet = LOOK_INTERVAL;
             }
@@ -206,7 +208,7 @@ impl Attempts {
         tokio::select! {
             biased;
             appended = appending => appended,
-            error = hangs => Err(ClientError::NoAnswer(format!("{} hangs: {error}", asked.url()))),
+            why = hangs => Err(ClientError::NoAnswer(format!("{} hangs: {why}", asked.url()))),
         }
     }
 

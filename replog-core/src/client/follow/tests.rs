@@ -187,6 +187,28 @@ fn a_cut_while_nobody_was_connected_is_told_from_the_first_message_on_that_was_r
 }
 
 #[test]
+fn an_interruption_is_told_once_when_the_node_is_not_back_at_once() {
+    suite::run(async {
+        let replies = vec![
+            broken(&line(0, 1)),
+            // Back at once: nobody needs to know.
+            broken(&(line(0, 1) + &line(1, 1))),
+            refused("503 Service Unavailable", "stopping"),
+            refused("503 Service Unavailable", "stopping"),
+            Reply::Close,
+            broken(&(line(1, 1) + &line(2, 1))),
+        ];
+        let (responder, _) = answering(replies);
+        let told = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let tell = std::rc::Rc::clone(&told);
+        let follow = follow(&responder, 0);
+        let mut follow = follow.on_interruption(move |why| tell.borrow_mut().push(why.to_string()));
+        assert_eq!(offsets(&mut follow, 3).await, [0, 1, 2]);
+        assert_eq!(told.borrow().len(), 1, "{told:?}");
+    });
+}
+
+#[test]
 fn what_will_not_pass_by_itself_is_returned_and_asked_again_it_goes_on() {
     suite::run(async {
         let replies = vec![

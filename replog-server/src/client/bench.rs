@@ -23,6 +23,8 @@ use super::{Context, Failure, Form, complain, holders::concern, progress, table:
 const TICK: Duration = Duration::from_millis(500);
 /// How long the appends that are under way at the end may take.
 const GRACE: Duration = Duration::from_secs(5);
+/// The longest measurement: a week.
+const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Between an append that failed and the client's next.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The latencies that are told.
@@ -55,8 +57,11 @@ pub(super) struct BenchArgs {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse().map(Duration::try_from_secs_f64) {
-        Ok(Ok(seconds)) if !seconds.is_zero() => Ok(seconds),
-        _ => Err("a number of seconds above 0".to_owned()),
+        Ok(Ok(seconds)) if !seconds.is_zero() && seconds <= TIME_MAX => Ok(seconds),
+        _ => Err(format!(
+            "a number of seconds above 0, up to {}",
+            TIME_MAX.as_secs()
+        )),
     }
 }
 
@@ -240,4 +245,19 @@ fn report(
 
 fn ms(us: u64) -> String {
     format!("{}.{:02}", us / 1_000, us % 1_000 / 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measurement_takes_some_time_and_at_most_a_week() {
+        let second = Duration::from_secs(1);
+        assert_eq!(seconds("0.5"), Ok(second / 2));
+        assert_eq!(seconds("604800"), Ok(TIME_MAX));
+        for bad in ["0", "-1", "604801", "1e19", "inf", "nan", "soon"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
 }

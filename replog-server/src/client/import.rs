@@ -196,8 +196,8 @@ impl Import<'_> {
         let mut was_there = None;
         loop {
             let appended = match (own_key, &messages[..]) {
-                // In its body a key may begin and end with spaces.
-                (Some(_), [message]) => {
+                // Only in a body a key may begin or end with spaces.
+                (Some(key), [message]) if key.trim() != key => {
                     let appended = client.append_retrying(message, &request, within).await;
                     appended.map(|appended| {
                         let receipt = appended.receipt;

@@ -66,7 +66,11 @@ pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, 
 
 /// Prints each message as it comes, until there are enough.
 async fn follow(from: Offset, args: &ReadArgs, context: &Context) -> Result<ExitCode, Failure> {
-    let mut follow = context.client.follow(from).level(args.level);
+    let url = context.url().to_owned();
+    let follow = context.client.follow(from).level(args.level);
+    let mut follow = follow.on_interruption(move |error| {
+        complain(&format!("{url}: {error}; goes on once it is back"));
+    });
     let for_eyes = context.is_for_eyes();
     let mut given = 0;
     while args.limit.is_none_or(|limit| given < limit) {

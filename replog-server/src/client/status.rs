@@ -27,6 +27,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks of `--safe-to-stop`.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// As wide as most terminals are, at the least.
+const LINE_CHARS_MAX: usize = 80;
+
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -144,6 +147,12 @@ fn troubles_of_secondary(health: &SecondaryHealth) -> Vec<String> {
             health.name
         ));
     }
+    if health.last_contact_ms.is_none() {
+        troubles.push(format!(
+            "{} has heard of no master since it was started",
+            health.name
+        ));
+    }
     if health.log.disk != DiskState::Ok {
         troubles.push(format!(
             "the disk of {} is {}",
@@ -183,10 +192,11 @@ fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
             ms(secondary.next_retry_ms),
         ]);
     }
-    let rows = table.text(for_eyes);
     if !for_eyes {
-        return rows;
+        return table.text(for_eyes);
     }
+    table.fit(0, LINE_CHARS_MAX);
+    let rows = table.text(for_eyes);
     let colour = match status.mode {
         Mode::ReadWrite => Colour::Good,
         Mode::Recovering => Colour::Doubtful,
@@ -243,6 +253,9 @@ fn secondary_text(health: &SecondaryHealth, for_eyes: bool) -> String {
         contact,
         master.map_or_else(|| "-".to_owned(), |master| master.name.to_string()),
     ]);
+    if for_eyes {
+        table.fit(0, LINE_CHARS_MAX);
+    }
     table.text(for_eyes)
 }
 
@@ -368,18 +381,38 @@ mod tests {
     }
 
     #[test]
-    fn the_status_of_a_long_log_fits_80_columns() {
-        let text = master_text(&status(), true);
-        // Colours take no room.
-        let mut lines = text.lines().map(|line| {
-            let words = line.split('\x1b').map(|word| match word.split_once('m') {
-                Some((colour, rest)) if colour.starts_with('[') => rest,
-                _ => word,
+    fn the_status_of_a_long_log_fits_80_columns_whatever_its_nodes_are_called() {
+        for name in ["secondary-2", &"a-very-long-name-of-a-node-".repeat(2)] {
+            let mut status = status();
+            status.secondaries[1].name = name.parse().expect("a name");
+            let text = master_text(&status, true);
+            // Colours take no room.
+            let mut lines = text.lines().map(|line| {
+                let words = line.split('\x1b').map(|word| match word.split_once('m') {
+                    Some((colour, rest)) if colour.starts_with('[') => rest,
+                    _ => word,
+                });
+                words.collect::<String>()
             });
-            words.collect::<String>()
-        });
-        assert!(lines.all(|line| line.chars().count() <= 80), "{text}");
-        assert!(text.contains("connection_refused  4.9 s"), "{text}");
+            assert!(lines.all(|line| line.chars().count() <= 80), "{text}");
+            assert!(text.contains("connection_refused  4.9 s"), "{text}");
+            assert!(master_text(&status, false).contains(name), "for programs");
+        }
+    }
+
+    #[test]
+    fn a_secondary_that_heard_of_no_master_is_not_well() {
+        let health = |contact: Option<u64>| -> SecondaryHealth {
+            let health = json!({
+                "name": "secondary-1", "role": "secondary", "version": "0.1.0", "cluster_id": null,
+                "epoch": 4, "log": {"next": 7, "committed": null, "bytes": 1, "disk": "ok"},
+                "intact": true, "buffered": 0, "master": null, "last_contact_ms": contact,
+            });
+            serde_json::from_value(health).expect("a health")
+        };
+        assert!(troubles_of_secondary(&health(Some(3))).is_empty());
+        let troubles = troubles_of_secondary(&health(None));
+        assert!(troubles[0].contains("no master"), "{troubles:?}");
     }
 
     #[test]

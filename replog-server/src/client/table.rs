@@ -2,6 +2,11 @@
 
 use std::fmt::Write as _;
 
+/// Between two columns, for eyes.
+const GAP: &str = "  ";
+/// A cell is not made shorter than this.
+const CELL_CHARS_MIN: usize = 9;
+
 /// Rows under a heading.
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
@@ -21,15 +26,30 @@ impl Table {
         self.rows.push(cells.to_vec());
     }
 
-    /// The text, a line a row.
-    pub(super) fn text(&self, for_eyes: bool) -> String {
-        let mut text = String::new();
+    /// Shortens the cells of a column as far as it takes for the lines to fit, for eyes: their middle, since names
+    /// that belong together often begin or end in the same way.
+    pub(super) fn fit(&mut self, column: usize, line_chars_max: usize) {
+        let excess = self.widths().iter().sum::<usize>() + GAP.len() * (self.rows[0].len() - 1);
+        let excess = excess.saturating_sub(line_chars_max);
+        let most = self.widths()[column].saturating_sub(excess);
+        let most = most.max(CELL_CHARS_MIN);
+        for row in &mut self.rows {
+            row[column] = shortened(&row[column], most);
+        }
+    }
+
+    fn widths(&self) -> Vec<usize> {
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| row[column].chars().count());
             cells.max().unwrap_or_default()
         };
-        let columns = self.rows[0].len();
-        let widths: Vec<usize> = (0..columns).map(width).collect();
+        (0..self.rows[0].len()).map(width).collect()
+    }
+
+    /// The text, a line a row.
+    pub(super) fn text(&self, for_eyes: bool) -> String {
+        let mut text = String::new();
+        let widths = self.widths();
         for row in &self.rows {
             let line = match for_eyes {
                 false => row.join("\t"),
@@ -38,12 +58,23 @@ impl Table {
                     .zip(&widths)
                     .map(|(cell, width)| format!("{cell:width$}"))
                     .collect::<Vec<_>>()
-                    .join("  "),
+                    .join(GAP),
             };
             let _ = writeln!(text, "{}", if for_eyes { line.trim_end() } else { &line });
         }
         text
     }
+}
+
+/// A text of so many characters at most, without its middle where it is longer.
+fn shortened(text: &str, chars_max: usize) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    if chars.len() <= chars_max {
+        return text.to_owned();
+    }
+    let kept = chars_max - 1;
+    let (begin, end) = (&chars[..kept / 2], &chars[chars.len() - kept.div_ceil(2)..]);
+    begin.iter().chain(&['\u{2026}']).chain(end).collect()
 }
 
 /// A time as people say it, in the unit that fits, rounded down.
@@ -85,6 +116,28 @@ mod tests {
         table.row(["a long name".to_owned(), "7".to_owned()]);
         assert_eq!(table.text(true), "node         next\na long name  7\n");
         assert_eq!(table.text(false), "node\tnext\na long name\t7\n");
+    }
+
+    #[test]
+    fn a_column_is_shortened_as_far_as_it_takes() {
+        let table = || {
+            let mut table = Table::new(["node", "next"]);
+            table.row(["secondary-in-the-east-17".to_owned(), "7".to_owned()]);
+            table.row(["master".to_owned(), "7".to_owned()]);
+            table
+        };
+        let mut wide = table();
+        wide.fit(0, 80);
+        assert_eq!(wide.text(true), table().text(true));
+        let mut narrow = table();
+        narrow.fit(0, 20);
+        assert_eq!(
+            narrow.text(true),
+            "node            next\nsecond\u{2026}east-17  7\nmaster          7\n"
+        );
+        let mut narrowest = table();
+        narrowest.fit(0, 1);
+        assert!(narrowest.text(true).contains("seco\u{2026}t-17  7"));
     }
 
     #[test]

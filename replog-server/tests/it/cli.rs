@@ -226,7 +226,10 @@ fn waiting_appends_are_shown_with_whom_they_wait_for() {
     ));
     let waiting = cluster.append_behind("x", 2);
     cluster.wait_waiting(1);
-    let shown = printed(&run(&cluster.master, &["appends"]));
+    let shown = eventually("the master itself holds it", || {
+        let shown = printed(&run(&cluster.master, &["appends"]));
+        shown.contains("\tmaster\t").then_some(shown)
+    });
     let rows: Vec<Vec<&str>> = shown
         .lines()
         .map(|line| line.split('\t').collect())
@@ -472,7 +475,10 @@ fn a_follower_prints_each_message_once_across_a_restart_of_its_node() {
     assert_eq!(printed(&appended), "4\n");
     assert_eq!(next(), 4);
     let followed = following.wait_with_output().expect("the program ends");
-    assert!(printed(&followed).is_empty(), "it has printed all");
+    assert_eq!(followed.status.code(), Some(0), "{followed:?}");
+    assert!(followed.stdout.is_empty(), "it has printed all");
+    let told = text(&followed.stderr);
+    assert_eq!(told.lines().count(), 1, "the node was down once: {told}");
     let committed = run(&cluster.master, &["read", "--level", "committed"]);
     assert_eq!(values(&committed).len(), 5);
 }
@@ -544,6 +550,7 @@ fn a_node_that_is_not_there_is_exit_code_1_with_advice_and_wrong_usage_2() {
         &["append", "--key", "a\nb", "--batch", "2"],
         &["status", "--url", "http://localhost:5000?x=1"],
         &["status", "--url", "http://localhost:5000/#x"],
+        &["bench", "--seconds", "1e19"],
         // URLs, and no directories.
         &["check", "https://localhost:5000", "https://localhost:5001"],
         &["check", "HTTP://localhost:5000"],

@@ -1,51 +1,29 @@
 //! [`Follow`]: follows the log of a node over HTTP, across broken connections and restarts of the node.
 //!
 //! Owns the place in the log, one connection at a time, and the delays between attempts. Gives each offset at
-//! most once, in order. A line counts only with its end: a body that ends within one is one that broke off.
+//! most once, in order.
 //!
 //! It asks again from the last message that it gave, and compares: within an epoch an offset is given out once,
 //! so that the same offset and epoch are the same message with the same ones before it. Only so it notices a
 //! cut that was made while it was not connected; then it looks for where the logs part, by halves.
 
+mod connection;
 mod given;
 
-use std::{
-    future::poll_fn,
-    pin::Pin,
-    time::{Duration, Instant},
-};
+use std::{pin::Pin, time::Instant};
 
-use awc::{
-    error::PayloadError,
-    http::{
-        Method,
-        header::{ACCEPT, CONTENT_TYPE, HeaderValue},
-    },
-};
-use bytes::{Bytes, BytesMut};
-use futures_core::Stream;
 use rand::RngExt as _;
-use serde::Deserialize;
 
-use self::given::Given;
-use super::{
-    Client, ClientError, Message, NDJSON, Problem, RawAnswer, ReadQuery,
-    exchange::{unanswered, uri, within},
+use self::{
+    connection::{Connection, Line, connect},
+    given::Given,
 };
+use super::{Client, ClientError, Message, Problem, ReadQuery};
 use crate::{
     config::Timing,
-    limits::FOLLOW_SIGN_INTERVAL,
     rules::backoff::Backoff,
-    transport::http::read_body,
     types::{Offset, ReadLevel},
 };
-
-/// How long nothing at all may come on a connection before it counts as broken: a node says something at
-/// least every [`FOLLOW_SIGN_INTERVAL`].
-const SILENCE_MAX: Duration = FOLLOW_SIGN_INTERVAL.saturating_mul(4);
-
-/// Bytes of an error's body, at most.
-const PROBLEM_BYTES_MAX: usize = 64 << 10;
 
 /// Follows the messages of a node from an offset on; made by [`Client::follow`].
 ///
@@ -90,33 +68,6 @@ type OnInterruption = Box<dyn FnMut(&ClientError)>;
 type Parting = Pin<Box<dyn Future<Output = Result<Offset, ClientError>>>>;
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ClientError>>>>;
-
-/// A body that is being read.
-struct Connection {
-    body: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>>,
-    /// What came and is no whole line yet.
-    part: BytesMut,
-    /// How much of it was searched for the line's end.
-    searched: usize,
-    /// The first message must be the last one that was given.
-    compares: bool,
-}
-
-/// What a node says at the end of a body.
-#[derive(Debug, Deserialize)]
-struct End {
-    event: String,
-    offset: Option<Offset>,
-}
-
-/// A whole line.
-#[derive(Debug)]
-enum Line {
-    Message(Message),
-    /// The node stops.
-    Bye,
-    Cut(Offset),
-}
 
 impl Client {
     /// Follows the messages of the node from `from` on, at level `local`, waiting for each. Connects when it is
@@ -335,105 +286,6 @@ async fn parting(client: Client, level: ReadLevel, given: Given) -> Result<Offse
         }
     }
     Ok(Offset(end.min(doubtful.end.0)))
-}
-
-async fn connect(client: Client, url: String, compares: bool) -> Result<Connection, ClientError> {
-    let request = client.awc.request(Method::GET, &uri(&url)?);
-    let request = request
-        .no_decompress()
-        .append_header((ACCEPT, HeaderValue::from_static(NDJSON)));
-    let timeout = client.settings.timeout;
-    let sent = async { request.send().await.map_err(|error| unanswered(&error)) };
-    let mut response = within(timeout, sent).await?;
-    let status = response.status().as_u16();
-    if status == 200 {
-        return Ok(Connection {
-            body: Box::pin(response),
-            part: BytesMut::new(),
-            searched: 0,
-            compares,
-        });
-    }
-    let content_type = response.headers().get(CONTENT_TYPE);
-    let content_type = content_type.and_then(|value| value.to_str().ok());
-    let headers = content_type.map(|value| (CONTENT_TYPE.as_str().to_owned(), value.to_owned()));
-    let headers = headers.into_iter().collect();
-    let read = async {
-        let body = read_body(&mut response, PROBLEM_BYTES_MAX).await;
-        body.map_err(|error| ClientError::NoAnswer(error.to_string()))
-    };
-    let body = within(timeout, read).await?;
-    let answer = RawAnswer {
-        status,
-        headers,
-        body,
-    };
-    answer.checked()?;
-    let detail = "no stream of messages".to_owned();
-    Err(ClientError::Unreadable { status, detail })
-}
-
-impl Connection {
-    /// The next whole line.
-    async fn next_line(&mut self, bytes_max: usize) -> Result<Line, ClientError> {
-        loop {
-            if let Some(line) = self.take_line()? {
-                return Ok(line);
-            }
-            if self.part.len() > bytes_max {
-                let detail = format!("a line is longer than {bytes_max} bytes");
-                return Err(ClientError::Unreadable {
-                    status: 200,
-                    detail,
-                });
-            }
-            let chunk = poll_fn(|cx| self.body.as_mut().poll_next(cx));
-            let broke = |why: &str| ClientError::NoAnswer(format!("the stream broke off: {why}"));
-            match tokio::time::timeout(SILENCE_MAX, chunk).await {
-                Ok(Some(Ok(chunk))) => self.part.extend_from_slice(&chunk),
-                Ok(Some(Err(error))) => return Err(broke(&error.to_string())),
-                Ok(None) => return Err(broke("it ended")),
-                Err(_) => return Err(broke(&format!("nothing came for {SILENCE_MAX:?}"))),
-            }
-        }
-    }
-
-    fn take_line(&mut self) -> Result<Option<Line>, ClientError> {
-        let found = self.part[self.searched..]
-            .iter()
-            .position(|byte| *byte == b'\n');
-        let Some(found) = found else {
-            // A sign that the node is there, and no part of a line yet.
-            if self.part.iter().all(|byte| *byte == b' ') {
-                self.part.clear();
-            }
-            self.searched = self.part.len();
-            return Ok(None);
-        };
-        let line = self.part.split_to(self.searched + found + 1);
-        self.searched = 0;
-        parse(&line).map(Some)
-    }
-}
-
-fn parse(line: &[u8]) -> Result<Line, ClientError> {
-    let unreadable = |detail: String| ClientError::Unreadable {
-        status: 200,
-        detail,
-    };
-    let error = match serde_json::from_slice::<Message>(line) {
-        Ok(message) => return Ok(Line::Message(message)),
-        Err(error) => error,
-    };
-    match serde_json::from_slice::<End>(line) {
-        Ok(End { event, .. }) if event == "bye" => Ok(Line::Bye),
-        Ok(End {
-            event,
-            offset: Some(offset),
-        }) if event == "cut" => Ok(Line::Cut(offset)),
-        Ok(end) => Err(unreadable(format!("{end:?} is not known"))),
-        Err(_) => Err(unreadable(error.to_string())),
-    }
 }
 
 /// Whether it may go well next time, with nobody's help.

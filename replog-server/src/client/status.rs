@@ -1,22 +1,20 @@
 //! `replog status`: how a node does, and on the master every other; whether one may be stopped.
 
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+mod safety;
+
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 use replog_core::{
     Mode, NodeName, Offset, Status,
-    client::{ClientError, MasterStatus, SecondaryHealth, SecondaryStatus},
+    client::{ClientError, MasterStatus, SecondaryHealth},
     types::DiskState,
 };
-use serde_json::json;
 
 use super::{
     Context, Failure, Form, complain,
     failure::UNHEALTHY,
-    holders::{ask_the_master, duration},
+    holders::duration,
     line_of, print,
     table::{Colour, Table, coloured, span},
     tell,
@@ -24,9 +22,6 @@ use super::{
 
 /// Between two looks of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two looks of `--safe-to-stop`.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-
 /// As wide as most terminals are, at the least.
 const LINE_CHARS_MAX: usize = 80;
 
@@ -54,7 +49,7 @@ enum Node {
 /// Shows it.
 pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode, Failure> {
     if let Some(name) = &args.safe_to_stop {
-        return safe_to_stop(name, args.timeout, context).await;
+        return safety::safe_to_stop(name, args.timeout, context).await;
     }
     loop {
         let node = ask(context).await;
@@ -267,97 +262,14 @@ fn bytes(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
-/// Whether the others are a majority without it.
-async fn safe_to_stop(
-    name: &NodeName,
-    timeout: Duration,
-    context: &Context,
-) -> Result<ExitCode, Failure> {
-    let deadline = Instant::now() + timeout;
-    let mut committed = None;
-    loop {
-        let Node::Master(status) = ask(context).await? else {
-            return Err(ask_the_master(context).await);
-        };
-        let is_one = |secondary: &SecondaryStatus| secondary.name == *name;
-        if status.name != *name && !status.secondaries.iter().any(is_one) {
-            return Err(Failure::usage(format!(
-                "the cluster has no node named {name}"
-            )));
-        }
-        // What is appended while this asks is no reason against it.
-        committed = committed.or(status.log.committed);
-        let others = caught_up(&status, name, committed);
-        let is_safe = others.len() >= status.quorum.needed as usize;
-        if !is_safe && Instant::now() < deadline {
-            actix_web::rt::time::sleep(LOOK_INTERVAL).await;
-            continue;
-        }
-        let needed = status.quorum.needed;
-        match context.form {
-            Form::Json => context.print_json(&json!({
-                "node": name, "safe": is_safe, "caught_up": others, "needed": needed,
-            }))?,
-            Form::Text => {
-                tell(&safety_text(&status, name, is_safe, &others))?;
-            }
-        }
-        return match is_safe {
-            true => Ok(ExitCode::SUCCESS),
-            false => Ok(ExitCode::from(UNHEALTHY)),
-        };
-    }
-}
-
-fn safety_text(status: &MasterStatus, name: &NodeName, is_safe: bool, others: &[String]) -> String {
-    let mut text = format!(
-        "{}: without {name}, {} nodes hold all that is committed, and {} are needed",
-        if is_safe { "safe" } else { "not safe" },
-        others.len(),
-        status.quorum.needed
-    );
-    if !others.is_empty() {
-        text += &format!(": {}", others.join(", "));
-    }
-    if status.name == *name {
-        text += "; it is the master: nothing can be appended until it is back";
-    }
-    if let Some(other) = &status.fenced_by {
-        text += &format!(
-            "; {} is no longer the master: ask {}",
-            status.name, other.name
-        );
-    }
-    text + "\n"
-}
-
-/// The nodes but `name` that hold all below `committed`, are in contact and have a disk that works.
-fn caught_up(status: &MasterStatus, name: &NodeName, committed: Option<Offset>) -> Vec<String> {
-    // Not known yet: then nobody is known to hold it.
-    let Some(committed) = committed else {
-        return Vec::new();
-    };
-    // What it knows of the others is of the time when it was the master.
-    if status.fenced_by.is_some() {
-        return Vec::new();
-    }
-    let has_master = status.name != *name && status.log.disk == DiskState::Ok;
-    let master = has_master.then(|| status.name.to_string());
-    let secondaries = status.secondaries.iter().filter(|secondary| {
-        secondary.name != *name
-            && secondary.status == Status::Healthy
-            && secondary.durable_end.is_some_and(|end| end >= committed)
-    });
-    let secondaries = secondaries.map(|secondary| secondary.name.to_string());
-    master.into_iter().chain(secondaries).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// Three nodes, of which the first is well and the last is not.
-    fn status() -> MasterStatus {
+    pub(super) fn status() -> MasterStatus {
         let secondary = |name: &str, status: &str, end: u64| {
             json!({
                 "name": name, "url": "http://localhost:5001", "status": status, "durable_end": end,
@@ -413,27 +325,5 @@ mod tests {
         assert!(troubles_of_secondary(&health(Some(3))).is_empty());
         let troubles = troubles_of_secondary(&health(None));
         assert!(troubles[0].contains("no master"), "{troubles:?}");
-    }
-
-    #[test]
-    fn whoever_lags_is_not_well_or_has_no_disk_is_not_counted_when_a_node_shall_be_stopped() {
-        let is_safe = |status: &MasterStatus, name: &str| {
-            let name = name.parse().expect("a name");
-            caught_up(status, &name, status.log.committed).len() >= 2
-        };
-        let mut status = status();
-        assert!(!is_safe(&status, "master"));
-        assert!(!is_safe(&status, "secondary-1"));
-        assert!(is_safe(&status, "secondary-2"));
-        // In contact again, but behind.
-        status.secondaries[1].status = Status::Healthy;
-        assert!(!is_safe(&status, "secondary-1"));
-        status.secondaries[1].durable_end = status.log.committed;
-        assert!(is_safe(&status, "secondary-1") && is_safe(&status, "master"));
-        status.log.disk = DiskState::Failed;
-        assert!(!is_safe(&status, "secondary-1") && is_safe(&status, "master"));
-        status.log.disk = DiskState::Ok;
-        status.log.committed = None;
-        assert!(!is_safe(&status, "secondary-1"));
     }
 }

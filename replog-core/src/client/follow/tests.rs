@@ -1,6 +1,9 @@
 //! A follower of a node that answers by hand.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use super::*;
 use crate::transport::{

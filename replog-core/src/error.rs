@@ -183,6 +183,7 @@ impl AppendError {
 
 /// Which limit refused an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LimitName {
     /// Waiting appends of one concern.
     MaxWaitingAppends,

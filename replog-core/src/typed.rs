@@ -42,9 +42,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     error::{AppendError, Outcome, ReadError},
-    handle::{AppendOptions, Master, Reader, messages},
-    record::MessageBatch,
-    types::{Epoch, Offset},
+    handle::{AppendOptions, Followed, Follower, Master, Reader, messages},
+    record::{MessageBatch, RecordBatch},
+    types::{Epoch, Offset, ReadLevel},
     views::{BatchReceipt, Message, Receipt},
 };
 
@@ -227,8 +227,93 @@ impl<T: DeserializeOwned> TypedReader<T> {
         bytes_max: usize,
     ) -> Result<Vec<Result<TypedMessage<T>, DecodeError>>, ReadError> {
         let batches = self.reader.read(from, until, bytes_max).await?;
-        Ok(batches.iter().flat_map(messages).map(decode).collect())
+        Ok(decode_all(&batches))
     }
+
+    /// Reads from `from` on, and goes on as the log grows at `level`.
+    #[must_use]
+    pub fn follow(&self, from: Offset, level: ReadLevel) -> TypedFollower<T> {
+        TypedFollower {
+            follower: self.reader.follow(from, level),
+            values: PhantomData,
+        }
+    }
+}
+
+/// A [`Follower`] of messages that are values of type `T`.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use replog_core::{
+/// #     AppendOptions, Master, MasterConfig, Offset, ReadLevel, storage::MemoryStorage,
+/// #     transport::LocalNetwork, typed::{TypedFollowed, TypedMaster},
+/// # };
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let config = MasterConfig::new("master".parse()?, vec![]);
+/// # let network = Arc::new(LocalNetwork::new());
+/// # let master = Master::start(config, Arc::new(MemoryStorage::new()), network).await?;
+/// # master.read_write().await?;
+/// let numbers: TypedMaster<u32> = TypedMaster::new(master);
+/// let mut follower = numbers.reader().follow(Offset(0), ReadLevel::Committed);
+/// numbers.append(&17, AppendOptions::default()).await?;
+/// match follower.next(64 << 10).await? {
+///     TypedFollowed::Messages(messages) => {
+///         for message in messages {
+///             assert_eq!(message?.value, 17);
+///         }
+///     }
+///     TypedFollowed::Cut { offset } => println!("forget everything from {offset} on"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct TypedFollower<T> {
+    follower: Follower,
+    values: PhantomData<fn() -> T>,
+}
+
+/// What a [`TypedFollower`] finds in the log.
+#[derive(Debug)]
+pub enum TypedFollowed<T> {
+    /// The next messages, in order. Each for itself: one that is no such value hides no other. None where the
+    /// records that were read hold no message.
+    Messages(Vec<Result<TypedMessage<T>, DecodeError>>),
+    /// As [`Followed::Cut`].
+    Cut {
+        /// The first offset that was given and is not in the log any more.
+        offset: Offset,
+    },
+}
+
+impl<T: DeserializeOwned> TypedFollower<T> {
+    /// The offset of the next record that it reads.
+    #[must_use]
+    pub fn offset(&self) -> Offset {
+        self.follower.offset()
+    }
+
+    /// As [`Follower::next`], for values.
+    ///
+    /// # Errors
+    ///
+    /// As [`Follower::next`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Follower::next`].
+    pub async fn next(&mut self, bytes_max: usize) -> Result<TypedFollowed<T>, ReadError> {
+        Ok(match self.follower.next(bytes_max).await? {
+            Followed::Records(batches) => TypedFollowed::Messages(decode_all(&batches)),
+            Followed::Cut { offset } => TypedFollowed::Cut { offset },
+        })
+    }
+}
+
+fn decode_all<T: DeserializeOwned>(
+    batches: &[RecordBatch],
+) -> Vec<Result<TypedMessage<T>, DecodeError>> {
+    batches.iter().flat_map(messages).map(decode).collect()
 }
 
 /// Reads a message's payload as a value: for messages that came in another way than by a
@@ -283,6 +368,14 @@ impl<T> fmt::Debug for TypedMaster<T> {
 impl<T> fmt::Debug for TypedReader<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TypedReader").field(&self.reader).finish()
+    }
+}
+
+impl<T> fmt::Debug for TypedFollower<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TypedFollower")
+            .field(&self.follower)
+            .finish()
     }
 }
 
@@ -376,6 +469,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_follows_has_each_value_as_it_comes() {
+        let master = master().await;
+        let events = TypedMaster::<Event>::new(master.clone());
+        let mut follower = events.reader().follow(Offset(0), ReadLevel::Local);
+        for number in 0..3 {
+            match number {
+                1 => master
+                    .append("no event", options())
+                    .await
+                    .map(drop)
+                    .unwrap(),
+                _ => drop(events.append(&event(number), options()).await.unwrap()),
+            }
+            let followed = follower.next(1 << 20).await.unwrap();
+            let TypedFollowed::Messages(messages) = followed else {
+                panic!("{followed:?}");
+            };
+            let values: Vec<Option<Event>> = messages
+                .into_iter()
+                .map(|message| message.ok().map(|message| message.value))
+                .collect();
+            assert_eq!(values, [(number != 1).then(|| event(number))]);
+            assert_eq!(follower.offset(), Offset(number + 1));
+        }
+        master.stop().await;
+        let ended = follower.next(1 << 20).await.unwrap_err();
+        assert!(matches!(ended, ReadError::Stopped), "{ended}");
+    }
+
+    #[tokio::test]
     async fn a_value_that_is_no_json_is_not_appended_nor_is_its_batch() {
         // JSON has no keys that are not texts.
         let maps = TypedMaster::<BTreeMap<Vec<u8>, u8>>::new(master().await);
@@ -409,5 +532,7 @@ mod tests {
         struct Here(#[expect(dead_code, reason = "only its type matters")] *const ());
         anywhere::<TypedMaster<Here>>();
         anywhere::<TypedReader<Here>>();
+        fn elsewhere<T: Send + 'static>() {}
+        elsewhere::<TypedFollower<Here>>();
     }
 }

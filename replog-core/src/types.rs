@@ -373,6 +373,7 @@ impl fmt::Display for Mode {
 /// Why a master does not take appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ModeReason {
     /// Fewer nodes than a majority are in contact.
     NoQuorum,
@@ -401,6 +402,7 @@ impl fmt::Display for ModeReason {
 /// How a node's disk does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum DiskState {
     /// Takes writes.
     Ok,

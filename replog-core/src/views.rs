@@ -14,6 +14,7 @@ use crate::types::{
 
 /// One message as readers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Message {
     /// Its position.
     pub offset: Offset,
@@ -29,6 +30,7 @@ pub struct Message {
 
 /// What a caller knows about its message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Receipt {
     /// The message's position.
     pub offset: Offset,
@@ -115,6 +117,7 @@ impl BatchReceipt {
 
 /// Which nodes hold a message, and which do not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Holders {
     /// The nodes that hold it.
     pub acks: Arc<[NodeName]>,
@@ -124,6 +127,7 @@ pub struct Holders {
 
 /// What a wait for the concern of a message that was appended before came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ConcernReached {
     /// The concern, as a number of nodes.
     pub concern: u32,
@@ -136,6 +140,7 @@ pub struct ConcernReached {
 
 /// Why a node does not hold a message yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct WaitingFor {
     /// The node.
     pub name: NodeName,
@@ -153,6 +158,7 @@ pub struct WaitingFor {
 /// Why a node does not hold a record, or does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum WaitReason {
     /// The record is on its way.
     InFlight,
@@ -203,6 +209,7 @@ impl std::fmt::Display for WaitReason {
 
 /// The appends that wait for their concern, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct WaitingAppends {
     /// The oldest ones.
     pub appends: Vec<WaitingAppend>,
@@ -212,6 +219,7 @@ pub struct WaitingAppends {
 
 /// One append that waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct WaitingAppend {
     /// Its position.
     pub offset: Offset,
@@ -228,6 +236,7 @@ pub struct WaitingAppend {
 
 /// A master's health.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct MasterHealth {
     /// Its name.
     pub name: NodeName,
@@ -264,6 +273,7 @@ pub struct MasterHealth {
 
 /// How a recovery goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct RecoveryHealth {
     /// The nodes whose answers it waits for.
     pub waiting_for: Vec<NodeName>,
@@ -277,6 +287,7 @@ pub struct RecoveryHealth {
 
 /// Who fenced a master.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct FencedByHealth {
     /// The newer master's name.
     pub name: NodeName,
@@ -288,6 +299,7 @@ pub struct FencedByHealth {
 
 /// The numbers of a quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct QuorumHealth {
     /// Nodes of the cluster.
     pub nodes: u32,
@@ -299,6 +311,7 @@ pub struct QuorumHealth {
 
 /// A node's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct LogHealth {
     /// The offset that the next record gets; on a secondary its durable end.
     pub next: Offset,
@@ -312,6 +325,7 @@ pub struct LogHealth {
 
 /// A secondary, as its master sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SecondaryStatus {
     /// Its name.
     pub name: NodeName,
@@ -337,6 +351,7 @@ pub struct SecondaryStatus {
 
 /// A secondary's health.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SecondaryHealth {
     /// Its name.
     pub name: NodeName,
@@ -363,6 +378,7 @@ pub struct SecondaryHealth {
 
 /// Where a master is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct MasterAddress {
     /// Its name.
     pub name: NodeName,

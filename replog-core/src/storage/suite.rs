@@ -54,6 +54,8 @@ macro_rules! behaviours {
             a_file_is_not_made_in_a_missing_directory,
             parts_are_appended_one_after_the_other,
             more_parts_than_one_call_takes_are_all_written,
+            parts_at_a_position_cover_what_is_there_and_go_on_beyond_it,
+            more_parts_at_a_position_than_one_call_takes_are_all_written,
             a_read_is_short_only_at_the_end,
             writing_at_a_position_changes_only_what_it_covers,
             writing_beyond_the_end_leaves_zeros_between,
@@ -198,6 +200,34 @@ pub(crate) fn more_parts_than_one_call_takes_are_all_written(storage: Arc<dyn St
     let parts: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
     file.append(&parts).unwrap();
     assert!(content(&*file) == pieces.concat());
+}
+
+pub(crate) fn parts_at_a_position_cover_what_is_there_and_go_on_beyond_it(
+    storage: Arc<dyn Storage>,
+) {
+    let file = file_with(&*storage, "file", b"0123");
+    file.allocate(8).unwrap();
+    let parts = |parts: [&'static [u8]; 3]| parts.map(IoSlice::new);
+    file.write_parts_at(2, &parts([b"ab", b"", b"c"])).unwrap();
+    assert_eq!(content(&*file), b"01abc\0\0\0");
+    file.write_parts_at(5, &parts([b"de", b"fg", b"h"]))
+        .unwrap();
+    assert_eq!(content(&*file), b"01abcdefgh");
+    file.write_parts_at(12, &parts([b"i", b"j", b""])).unwrap();
+    assert_eq!(content(&*file), b"01abcdefgh\0\0ij");
+    file.write_parts_at(1, &[]).unwrap();
+    file.append(&[IoSlice::new(b"!")]).unwrap();
+    assert_eq!(content(&*file), b"01abcdefgh\0\0ij!");
+}
+
+pub(crate) fn more_parts_at_a_position_than_one_call_takes_are_all_written(
+    storage: Arc<dyn Storage>,
+) {
+    let file = file_with(&*storage, "file", b"begin");
+    let pieces: Vec<Vec<u8>> = (0..5000_u32).map(|n| n.to_le_bytes().to_vec()).collect();
+    let parts: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    file.write_parts_at(5, &parts).unwrap();
+    assert!(content(&*file) == [b"begin", &*pieces.concat()].concat());
 }
 
 pub(crate) fn a_read_is_short_only_at_the_end(storage: Arc<dyn Storage>) {

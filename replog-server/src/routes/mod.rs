@@ -103,7 +103,7 @@ async fn send_on_to_master(state: &NodeState, secondary: &Secondary, query: &str
 
 fn misdirected(state: &NodeState, master: Option<MasterAddress>) -> Problem {
     let (name, url) = match master {
-        Some(MasterAddress { name, url }) => (Some(name), url),
+        Some(MasterAddress { name, url, .. }) => (Some(name), url),
         None => (None, None),
     };
     let url = state.url_of_master(url);

@@ -248,6 +248,10 @@ impl Site {
         .max_connections(connections_max.div_ceil(workers))
         .client_request_timeout(HEAD_TIME_MAX)
         .client_disconnect_timeout(DISCONNECT_TIME_MAX)
+        // Who closes a connection has gone, and what waited there gives its place back. Otherwise nothing is
+        // read behind the end of what a client sends, and one that has gone is not told from one that
+        // listens: a wait without an end would keep its place for ever.
+        .h1_allow_half_closed(false)
         .keep_alive(KeepAlive::Timeout(IDLE_TIME_MAX))
         .tcp_nodelay(true)
         .listen(listener)

@@ -3,7 +3,8 @@
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
+    process::Command,
     sync::mpsc::{Receiver, channel},
     thread,
 };
@@ -14,11 +15,12 @@ use replog_core::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    http::{ANSWER_TIME_MAX, get, post, request},
-    nodes::{Cluster, Node, PATIENCE, eventually},
+    http::{ANSWER_TIME_MAX, JSON, get, message, post, request},
+    nodes::{Cluster, Node, PATIENCE, Process, eventually, program},
 };
 
 const NDJSON: &str = "application/x-ndjson";
@@ -421,6 +423,93 @@ fn who_stops_reading_reads_on_from_the_log() {
     }
     assert_eq!(cluster.append("and now", 2).status, 201);
     assert_eq!(slow.json()["data"], "and now");
+}
+
+/// A cluster in one process that may have few files open, and where its nodes answer.
+fn cluster_of_few_files(files: u64, secondaries: usize) -> (Process, Vec<SocketAddr>, TempDir) {
+    let directory = TempDir::new().expect("a temporary directory");
+    let program = program();
+    let mut command = Command::new("sh");
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+        .args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")])
+        .arg(program.get_program())
+        .args(["cluster", "--port", "0", "--memory", "--allow-faults"])
+        .args(["--secondaries", &secondaries.to_string()]);
+    let process = Process::run(command, &directory.path().join("log"));
+    let addresses = (0..=secondaries).map(|_| {
+        let line = process.line();
+        let (_, url) = line.split_once(" http://").expect("a URL");
+        url.parse().expect("an address")
+    });
+    let addresses = addresses.collect();
+    assert_eq!(process.line(), "ready");
+    (process, addresses, directory)
+}
+
+/// A connection on which this was sent, and nothing was read.
+fn sent(address: SocketAddr, request: &str) -> TcpStream {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIME_MAX).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.write_all(request.as_bytes()).expect("sent");
+    stream
+}
+
+/// Whether somebody who would follow finds a place.
+fn is_room(address: SocketAddr) -> bool {
+    let follow = "GET /messages?follow=true HTTP/1.1\r\nhost: test\r\n";
+    let stream = sent(address, &format!("{follow}accept: {NDJSON}\r\n\r\n"));
+    let mut status = String::new();
+    BufReader::new(stream)
+        .read_line(&mut status)
+        .expect("an answer");
+    match status.split(' ').nth(1) {
+        Some("200") => true,
+        Some("429") => false,
+        _ => panic!("{status}"),
+    }
+}
+
+#[test]
+fn who_waits_and_has_gone_gives_its_place_back() {
+    let (_process, nodes, _directory) = cluster_of_few_files(512, 2);
+    for secondary in &nodes[1..] {
+        let faults = br#"{"block_replication":true}"#;
+        let answer = request(*secondary, "PUT", "/faults", &[JSON], Some(faults));
+        assert_eq!(answer.expect("an answer").status, 200);
+    }
+    assert_eq!(post(nodes[0], &message("held by one", 1)).status, 201);
+    let append = message("waits", 2);
+    let waits = [
+        "GET /messages?wait_for=99999999 HTTP/1.1\r\nhost: test\r\n\r\n".to_owned(),
+        "GET /messages/0?concern=all HTTP/1.1\r\nhost: test\r\n\r\n".to_owned(),
+        format!(
+            "POST /messages HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{append}",
+            append.len()
+        ),
+    ];
+    for wait in waits {
+        let mut waiting = Vec::new();
+        while is_room(nodes[0]) {
+            assert!(waiting.len() < 512, "there is always room: {wait}");
+            waiting.extend([(); 10].map(|()| sent(nodes[0], &wait)));
+        }
+        // One only says that it sends nothing more, and the others go.
+        let half = waiting.pop().expect("many");
+        half.shutdown(Shutdown::Write).expect("open");
+        drop(waiting);
+        eventually("there is room again", || is_room(nodes[0]).then_some(()));
+        let mut rest = Vec::new();
+        let ended = (&half).read_to_end(&mut rest);
+        // Those who found no place were answered.
+        assert!(ended.is_err() || rest.is_empty() || rest.starts_with(b"HTTP/1.1 429"));
+    }
 }
 
 #[test]

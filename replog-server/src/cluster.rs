@@ -27,6 +27,8 @@ pub(crate) async fn start(
     args: &ClusterArgs,
     files: &OpenFiles,
 ) -> Result<Vec<RunningNode>, String> {
+    // They are files of one process: each may fill its own part.
+    let files = files.share(1 + usize::from(args.secondaries));
     let master_listener = listen_on(args, 0)?;
     let master_url = url_of(&master_listener)?;
     let (mut peers, mut listeners) = (Vec::new(), Vec::new());
@@ -46,7 +48,7 @@ pub(crate) async fn start(
             directory: args.data_dir.join(peer.name.as_str()),
             workers: WORKERS,
         };
-        secondaries.push(start_secondary(start, &args.common, files, listener).await?);
+        secondaries.push(start_secondary(start, &args.common, &files, listener).await?);
     }
     let name = name("master");
     let start = MasterStart {
@@ -57,7 +59,7 @@ pub(crate) async fn start(
         forced_recovery: ForcedRecovery::Never,
         workers: WORKERS,
     };
-    let master = start_master(start, &args.common, files, master_listener).await?;
+    let master = start_master(start, &args.common, &files, master_listener).await?;
     Ok(std::iter::once(master).chain(secondaries).collect())
 }
 

@@ -9,6 +9,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What is assumed where the system sets no limit: more than it has memory for.
 const UNLIMITED: usize = 1 << 20;
+/// Files that a node opens for itself, with its links: a log, a listener, and what its threads wake up by.
+const OWN_FILES: usize = 16;
+/// The least that one of several nodes counts with: with fewer it would answer nobody, and they may still be
+/// there, since hardly ever all nodes have as many clients as they may.
+const PART_MIN: usize = 32;
 
 /// How many files this process may have open, and who may take how many of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +38,14 @@ impl OpenFiles {
         let current = limit.current.and_then(|files| usize::try_from(files).ok());
         OpenFiles {
             limit: current.unwrap_or(UNLIMITED).min(UNLIMITED),
+        }
+    }
+
+    /// The part of each, where so many nodes share the process.
+    pub(crate) fn share(&self, nodes: usize) -> OpenFiles {
+        let for_clients = self.limit.saturating_sub(OWN_FILES * nodes);
+        OpenFiles {
+            limit: (for_clients / nodes).max(PART_MIN),
         }
     }
 
@@ -69,7 +82,7 @@ mod tests {
 
     #[test]
     fn every_limit_leaves_room_for_the_next() {
-        for limit in [64, 1024, 20_000, UNLIMITED] {
+        for limit in [PART_MIN, 64, 1024, 20_000, UNLIMITED] {
             let files = OpenFiles { limit };
             let waiting = files.waiting_max(usize::MAX);
             assert!(limit - waiting >= limit / 4, "{limit}");
@@ -78,6 +91,19 @@ mod tests {
             assert!(files.connections_max() < limit, "{limit}");
         }
         assert_eq!(OpenFiles { limit: UNLIMITED }.waiting_max(100_000), 100_000);
+    }
+
+    #[test]
+    fn nodes_of_one_process_have_no_more_connections_together_than_it_may_have_files() {
+        for (limit, nodes) in [(256, 1), (256, 3), (1024, 3), (1024, 16), (UNLIMITED, 64)] {
+            let part = OpenFiles { limit }.share(nodes);
+            let connections = nodes * part.connections_max();
+            assert!(connections + nodes * OWN_FILES <= limit, "{limit} {nodes}");
+            assert!(connections >= limit / 2, "{limit} {nodes}");
+        }
+        // Where there are too few for all of them, each still answers somebody.
+        let part = OpenFiles { limit: 256 }.share(64);
+        assert!(part.waiting_max(usize::MAX) > 1 && part.connections_max() < PART_MIN);
     }
 
     #[test]

@@ -513,6 +513,24 @@ fn who_waits_and_has_gone_gives_its_place_back() {
 }
 
 #[test]
+fn followers_of_all_nodes_of_one_process_leave_files_for_everybody_else() {
+    let (_process, nodes, _directory) = cluster_of_few_files(512, 2);
+    let mut following = Vec::new();
+    let follow =
+        format!("GET /messages?follow=true HTTP/1.1\r\nhost: test\r\naccept: {NDJSON}\r\n\r\n");
+    for node in &nodes {
+        while is_room(*node) {
+            following.extend([(); 10].map(|()| sent(*node, &follow)));
+            assert!(following.len() < 512, "there is always room");
+        }
+    }
+    for node in &nodes {
+        assert_eq!(get(*node, "/health").status, 200);
+    }
+    assert_eq!(post(nodes[0], &message("beside them", 3)).status, 201);
+}
+
+#[test]
 fn a_thousand_followers_get_everything() {
     const FOLLOWERS: usize = 1_000;
     const MESSAGES: u64 = 60;

@@ -99,6 +99,30 @@ impl Asked {
         }
         Ok(asked)
     }
+
+    /// From where up to where, by the end of the log at each level.
+    fn range(&self, mut end_of: impl FnMut(ReadLevel) -> Option<Offset>) -> (Offset, Until) {
+        // Looked up once: the log grows meanwhile, and the last N before one end would be more before a later
+        // one.
+        let end = end_of(self.level);
+        let from = match self.start {
+            Start::At(offset) => offset,
+            Start::BeforeEnd(count) => {
+                // Where committed is not known yet, its end is not either: the last ones that the node holds
+                // will be among those that are shown.
+                let end = match self.follow {
+                    true => end.or_else(|| end_of(ReadLevel::Local)),
+                    false => end,
+                };
+                Offset(end.unwrap_or_default().0.saturating_sub(count))
+            }
+        };
+        let until = match self.follow {
+            true => Until::Stopped,
+            false => Until::End(end.unwrap_or_default()),
+        };
+        (from, until)
+    }
 }
 
 /// Where to begin. What a browser had last goes before its query, which is the one that it first came with.
@@ -148,23 +172,9 @@ pub(super) async fn read(
     if asked.follow {
         connections::listen_on_connection_of(request);
     }
-    let from = match asked.start {
-        Start::At(offset) => offset,
-        Start::BeforeEnd(count) => {
-            // Where committed is not known yet, its end is not either: the last ones that the node holds will
-            // be among those that are shown.
-            let end = match asked.follow {
-                true => reader.end(level).or(reader.end(ReadLevel::Local)),
-                false => reader.end(level),
-            };
-            Offset(end.unwrap_or_default().0.saturating_sub(count))
-        }
-    };
+    let (from, until) = asked.range(|level| reader.end(level));
     let span = Span {
-        until: match asked.follow {
-            true => Until::Stopped,
-            false => Until::End(shown_end(&reader)),
-        },
+        until,
         limit: asked.limit,
         place: entered.filter(|_| asked.follow),
     };
@@ -225,6 +235,14 @@ mod tests {
             let asked = asked(query, &headers).expect(query);
             assert_eq!(asked.start, expected, "{query} {had:?}");
         }
+    }
+
+    #[test]
+    fn the_last_ones_are_so_many_however_the_log_grows_meanwhile() {
+        let mut ends = (10..).map(|end| Some(Offset(end)));
+        let asked = asked("last=3", &[]).expect("a good query");
+        let range = asked.range(|_| ends.next().flatten());
+        assert_eq!(range, (Offset(7), Until::End(Offset(10))));
     }
 
     #[test]

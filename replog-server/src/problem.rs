@@ -218,6 +218,15 @@ impl Problem {
         Problem::new(Kind::NoSuchOffset, detail).member("next", next)
     }
 
+    /// 404: `offset` is not known to be committed. The log may have it all the same.
+    pub(crate) fn not_committed(offset: Offset, committed: Option<Offset>) -> Problem {
+        let end = committed.map_or("not known".to_owned(), |end| end.to_string());
+        let detail = format!(
+            "message {offset} is not known to be held by a majority yet; the committed end is {end}"
+        );
+        Problem::new(Kind::NoSuchOffset, detail).member("next", committed.unwrap_or_default())
+    }
+
     /// 429: a limit is reached.
     pub(crate) fn overloaded(limit: &str, value: u64) -> Problem {
         let detail = format!("{limit} is reached at {value}; try again a little later");

@@ -162,6 +162,27 @@ async fn a_concern_is_waited_for_after_the_fact_on_the_master() {
 }
 
 #[actix_web::test]
+async fn what_is_not_known_to_be_committed_is_not_called_missing() {
+    let pair = Pair::start(None).await;
+    let master = application!(pair.master);
+    append_three(&master).await;
+    // One that nobody else gets.
+    pair.secondary.node.stop().await;
+    let body = r#"{"data":3,"meta":{"concern":1}}"#;
+    assert_eq!(call(&master, post(body)).await.status, 201);
+    let path = "/messages?wait_for=3&level=committed&timeout_ms=1";
+    let answer = call(&master, read(path)).await;
+    assert_eq!((answer.status, &answer.body["next"]), (404, &3.into()));
+    assert_eq!(answer.body["type"], "/problems/no-such-offset");
+    assert_eq!(
+        answer.body["detail"],
+        "message 3 is not known to be held by a majority yet; the committed end is 3"
+    );
+    drop(master);
+    pair.stop().await;
+}
+
+#[actix_web::test]
 async fn readers_that_take_long_leave_room_for_appends() {
     let pair = Pair::start(None).await;
     let master = application!(pair.master);

@@ -167,7 +167,10 @@ pub(super) async fn read(
     if let Some(offset) = awaited
         && !wait(&reader, offset, level, asked.timeout).await?
     {
-        return Err(Problem::no_such_offset(offset, shown_end(&reader)));
+        return Err(match level {
+            ReadLevel::Local => Problem::no_such_offset(offset, shown_end(&reader)),
+            ReadLevel::Committed => Problem::not_committed(offset, reader.end(level)),
+        });
     }
     if asked.follow {
         connections::listen_on_connection_of(request);

@@ -46,7 +46,7 @@ pub(crate) struct Span {
     pub(crate) until: Until,
     /// Messages wanted at most.
     pub(crate) limit: u64,
-    /// The place that it takes among those who take long, for as long as it lasts.
+    /// The place that it has among those who take long, for as long as it lasts.
     pub(crate) place: Option<Blockable>,
 }
 
@@ -93,15 +93,17 @@ impl Source for Follower {
     }
 }
 
-/// Answers with the messages of `span`.
+/// Answers with the messages of `span`. Where they are more than one chunk, `enter` gives them a place, if
+/// they have none: nobody knows how long a reader takes for the rest.
 ///
 /// # Errors
 ///
-/// A problem, where not even the first records can be read.
+/// A problem, where not even the first records can be read, or there is no place.
 pub(crate) async fn respond(
     source: impl Source,
     span: Span,
     frame: Frame,
+    enter: impl FnOnce() -> Result<Blockable, Problem>,
 ) -> Result<HttpResponse, Problem> {
     let mut messages = Messages::new(source, span, frame);
     let mut response = HttpResponse::Ok();
@@ -119,6 +121,9 @@ pub(crate) async fn respond(
     if messages.phase == Phase::Done {
         // All of it fits: an answer with a length, which costs less than a stream.
         return Ok(response.body(first.unwrap_or_default()));
+    }
+    if messages.place.is_none() {
+        messages.place = Some(enter()?);
     }
     let body = BodyStream::new(chunks(first, messages));
     Ok(response.body(BoxBody::new(body.boxed())))
@@ -162,7 +167,8 @@ struct Messages<S> {
     left: u64,
     /// Whether a message was written, from which the next one is separated.
     any: bool,
-    _place: Option<Blockable>,
+    /// Given back with the body.
+    place: Option<Blockable>,
 }
 
 impl<S: Source> Messages<S> {
@@ -175,7 +181,7 @@ impl<S: Source> Messages<S> {
             until: span.until,
             left: span.limit,
             any: false,
-            _place: span.place,
+            place: span.place,
         }
     }
 

@@ -183,6 +183,42 @@ async fn what_is_not_known_to_be_committed_is_not_called_missing() {
 }
 
 #[actix_web::test]
+async fn a_read_that_is_more_than_one_chunk_takes_the_place_of_a_reader() {
+    let pair = Pair::start(None).await;
+    let master = application!(pair.master);
+    let line = format!("\"{}\"\n", "x".repeat(3_000));
+    let batch = test::TestRequest::post()
+        .uri("/messages?concern=1")
+        .insert_header((header::CONTENT_TYPE, NDJSON.1))
+        .set_payload(line.repeat(200));
+    assert_eq!(call(&master, batch).await.status, 201);
+    let mut entered = Vec::new();
+    while let Ok(guard) = pair.master.enter_reader() {
+        entered.push(guard);
+    }
+    for request in [read("/messages"), read("/messages").insert_header(NDJSON)] {
+        let answer = call(&master, request).await;
+        assert_eq!(
+            (answer.status, &answer.body["limit"]),
+            (429, &"open-files".into())
+        );
+    }
+    assert_eq!(call(&master, read("/messages?last=9")).await.status, 200);
+    entered.pop();
+    for _ in 0..2 {
+        let request = read("/messages").to_request();
+        let response = master.call(request).await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        // As long as the rest of it is not taken.
+        assert!(pair.master.enter_reader().is_err());
+        drop(response);
+        assert!(pair.master.enter_reader().is_ok());
+    }
+    drop(master);
+    pair.stop().await;
+}
+
+#[actix_web::test]
 async fn readers_that_take_long_leave_room_for_appends() {
     let pair = Pair::start(None).await;
     let master = application!(pair.master);

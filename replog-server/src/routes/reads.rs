@@ -179,9 +179,10 @@ pub(super) async fn read(
     let span = Span {
         until,
         limit: asked.limit,
-        place: entered.filter(|_| asked.follow),
+        place: entered,
     };
-    stream::respond(reader.follow(from, level), span, asked.frame).await
+    let enter = || state.enter_reader();
+    stream::respond(reader.follow(from, level), span, asked.frame, enter).await
 }
 
 /// Waits until the node shows `offset`; `false`: it did not in time.

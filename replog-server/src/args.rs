@@ -642,5 +642,11 @@ mod tests {
     fn a_token_is_never_shown() {
         let command = parsed("replog-server cluster --cluster-token hush").expect("good usage");
         assert!(!format!("{command:?}").contains("hush"));
+        let args = ["replog-server", "cluster", "--cluster-token", "hu sh"];
+        let message = usage_line(COMMANDS, &parse(args).expect_err("no token"));
+        assert!(
+            message.contains("--cluster-token <TOKEN>: a token has") && !message.contains("hu sh"),
+            "{message}"
+        );
     }
 }

@@ -12,7 +12,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Arg, ArgAction, ArgMatches, builder::Resettable, parser::ValueSource};
+use clap::{
+    Arg, ArgAction, ArgMatches,
+    builder::Resettable,
+    error::{ContextKind, ContextValue},
+    parser::ValueSource,
+};
 use toml::de::{DeTable, DeValue};
 
 use crate::args::message_of;
@@ -58,13 +63,34 @@ pub(crate) fn parse(program: &clap::Command, args: &[OsString]) -> Result<Settin
     if let Some(file) = &file {
         program = file.become_defaults(program);
     }
-    let matches = program.try_get_matches_from_mut(args)?;
+    let matches = program.try_get_matches_from_mut(args);
+    let matches = matches.map_err(|error| without_secret(error, &program))?;
     let printed = matches.subcommand().and_then(|(name, matches)| {
         let asked = matches.try_get_one::<bool>("print_config").ok().flatten();
         let command = program.find_subcommand(name)?;
         asked?.then(|| show(command, matches, file.as_ref()))
     });
     Ok(Settings { matches, printed })
+}
+
+/// The same error, without the value where that may be a secret.
+fn without_secret(error: clap::Error, program: &clap::Command) -> clap::Error {
+    let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    // As in "--cluster-token <TOKEN>".
+    let flag = wrong.split_whitespace().next();
+    let long = flag.and_then(|flag| flag.strip_prefix("--"));
+    let is_it = |arg: &Arg| long.is_some() && arg.get_long() == long;
+    let mut args = program
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments);
+    let is_secret = args.any(|arg| arg.is_hide_env_values_set() && is_it(arg));
+    match error.source() {
+        // What the flag's own parser said.
+        Some(what) if is_secret => clap::Error::raw(error.kind(), format!("{wrong}: {what}")),
+        _ => error,
+    }
 }
 
 /// The file that is named, and the command that it is for. What is wrong in another way is seen to when

@@ -7,7 +7,7 @@
 use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{
-    Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     builder::BoolishValueParser, error::ErrorKind, value_parser,
 };
 use replog_core::{
@@ -70,8 +70,9 @@ pub(crate) struct MasterArgs {
     /// Where no majority answers within --unhealthy-after, recover from those that do. What only the
     /// others hold is lost, acknowledged or not: for when they are lost for good. Nothing is forced
     /// where a majority answers; take the flag away once the cluster is whole.
-    #[arg(long, env = "REPLOG_FORCE_RECOVERY_AND_LOSE_ACKNOWLEDGED_MESSAGES",
-          value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "REPLOG_FORCE_RECOVERY_AND_LOSE_ACKNOWLEDGED_MESSAGES", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
+          num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_name = "BOOL")]
     pub(crate) force_recovery_and_lose_acknowledged_messages: bool,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
@@ -130,7 +131,9 @@ pub(crate) struct CommonArgs {
     #[arg(long, env = "REPLOG_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print all settings that hold, as such a file, and end. A secret is not printed.
-    #[arg(long, env = "REPLOG_PRINT_CONFIG", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "REPLOG_PRINT_CONFIG", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
+          num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_name = "BOOL")]
     print_config: bool,
     /// How often the master asks each secondary how it is.
     #[arg(long, env = "REPLOG_HEARTBEAT_INTERVAL", default_value = "500ms",
@@ -186,13 +189,19 @@ pub(crate) struct CommonArgs {
           value_name = "POLICY")]
     sync: SyncPolicy,
     /// Keep everything in memory and nothing on disk.
-    #[arg(long, env = "REPLOG_MEMORY", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "REPLOG_MEMORY", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
+          num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_name = "BOOL")]
     pub(crate) memory: bool,
     /// Never found a new cluster: a blank master waits for the existing one.
-    #[arg(long, env = "REPLOG_EXISTING", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "REPLOG_EXISTING", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
+          num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_name = "BOOL")]
     existing: bool,
     /// Take `/faults`: make this node fail on purpose.
-    #[arg(long, env = "REPLOG_ALLOW_FAULTS", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "REPLOG_ALLOW_FAULTS", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
+          num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_name = "BOOL")]
     pub(crate) allow_faults: bool,
     /// A secret that nodes must show each other.
     #[arg(long, env = "REPLOG_CLUSTER_TOKEN", value_parser = parse_token, value_name = "TOKEN",
@@ -648,5 +657,28 @@ mod tests {
             message.contains("--cluster-token <TOKEN>: a token has") && !message.contains("hu sh"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_switch_may_say_what_it_is_switched_to() {
+        let table = [
+            ("", Ok(false)),
+            ("--memory", Ok(true)),
+            ("--memory=true", Ok(true)),
+            ("--memory=false", Ok(false)),
+            ("--memory=off", Ok(false)),
+            ("--memory=2", Err("--memory")),
+            // A value only behind an equals sign.
+            ("--memory false", Err("'false'")),
+        ];
+        for (flag, expected) in table {
+            match (parsed(&format!("replog-server cluster {flag}")), expected) {
+                (Ok(Command::Cluster(args)), Ok(memory)) => {
+                    assert_eq!(args.common.memory, memory, "{flag}");
+                }
+                (Err(message), Err(part)) => assert!(message.contains(part), "{message}"),
+                (found, _) => panic!("{flag}: {found:?}"),
+            }
+        }
     }
 }

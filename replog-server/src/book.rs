@@ -70,10 +70,15 @@ fn table<'a>(page: &mut String, args: impl Iterator<Item = &'a Arg>) {
         let takes_value = arg.get_action().takes_values();
         let value = arg.get_value_names().filter(|_| takes_value);
         let value = value.and_then(|names| names.first());
-        let value = value.map(|name| format!(" {name}")).unwrap_or_default();
+        let value = value.map(|name| match arg.is_require_equals_set() {
+            true => format!("[={name}]"),
+            false => format!(" {name}"),
+        });
+        let value = value.unwrap_or_default();
         let defaults: Vec<String> = arg
             .get_default_values()
             .iter()
+            .filter(|_| !arg.is_hide_default_value_set())
             .map(|default| format!("`{}`", default.to_string_lossy()))
             .collect();
         let help = arg.get_long_help().or_else(|| arg.get_help());

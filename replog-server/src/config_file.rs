@@ -214,7 +214,7 @@ fn values_of(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, String> {
 }
 
 fn is_switch(arg: &Arg) -> bool {
-    matches!(arg.get_action(), ArgAction::SetTrue)
+    arg.get_value_parser().type_id() == TypeId::of::<bool>()
 }
 
 fn is_number(arg: &Arg) -> bool {
@@ -260,6 +260,10 @@ fn kind_of(value: &DeValue<'_>) -> &'static str {
 fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
     if is_switch(arg) {
         return Ok(());
+    }
+    // As if it were not there; but then a flag that must be given would count as given.
+    if values.is_empty() && arg.is_required_set() {
+        return Err("expected at least one".to_owned());
     }
     let key = arg.get_long().unwrap_or_default();
     let alone = arg.clone().required(false).env(Resettable::Reset);

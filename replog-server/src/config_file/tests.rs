@@ -124,6 +124,33 @@ fn what_a_command_must_have_may_stand_in_the_file() {
 }
 
 #[test]
+fn a_switch_that_the_file_has_on_is_switched_off_by_its_flag() {
+    let case = Case::new("memory = true\nexisting = true\n");
+    let Ok(Command::Cluster(args)) = case.parse("cluster --memory=false") else {
+        panic!("good settings")
+    };
+    assert!(!args.common.memory);
+    let printed = case.printed("cluster --memory=false");
+    let path = case.path();
+    for line in [
+        "memory = false # --memory".to_owned(),
+        format!("existing = true # {path}"),
+        "allow-faults = false".to_owned(),
+    ] {
+        assert!(
+            printed.lines().any(|own| own == line),
+            "{line}\n---\n{printed}"
+        );
+    }
+    // What is printed says the same again.
+    let again = Case::new(&printed);
+    let Ok(Command::Cluster(args)) = again.parse("cluster") else {
+        panic!("good settings")
+    };
+    assert!(!args.common.memory);
+}
+
+#[test]
 fn what_is_wrong_in_a_file_is_said_with_its_line() {
     let table = [
         (
@@ -216,6 +243,11 @@ fn what_is_wrong_in_a_file_is_said_with_its_line() {
             "master",
             "secondary = [\"a\"]",
             "line 1: secondary: expected NAME=URL",
+        ),
+        (
+            "master",
+            "name = \"m\"\nsecondary = []",
+            "line 2: secondary: expected at least one",
         ),
         ("master", "name = \"m\"", "--secondary"),
         ("cluster --retry-min 3", "nonsense = 1", "--retry-min"),

@@ -2,9 +2,16 @@
 
 use actix_web::http::header::HeaderMap;
 
-/// Starts nothing.
+use super::wanted_by;
+
+/// Starts nothing, and says so to one who waits for spans.
 #[expect(clippy::unnecessary_wraps, reason = "with a pipeline it may fail")]
 pub(crate) fn start() -> Result<(), String> {
+    if let Some(name) = wanted_by() {
+        log::warn!(
+            "{name} is set, and no spans are sent: this program was built without the feature otel"
+        );
+    }
     Ok(())
 }
 

@@ -20,15 +20,12 @@ use opentelemetry_sdk::{
 };
 use tracing_subscriber::{Layer as _, filter::filter_fn, layer::SubscriberExt as _};
 
+use super::{is_set, wanted_by};
+
 /// What it is called where `OTEL_SERVICE_NAME` does not say.
 const SERVICE_NAME: &str = "replog";
 /// Where the library's spans come from: nothing else is sent.
 const SPANS: &str = "replog_core::spans";
-/// Where one of these is set, there is a collector.
-const ENDPOINTS: [&str; 2] = [
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-];
 /// The first of these that is set says how they are sent.
 const PROTOCOLS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
@@ -47,7 +44,7 @@ static PIPELINE: OnceLock<SdkTracerProvider> = OnceLock::new();
 ///
 /// What the environment says cannot be followed.
 pub(crate) fn start() -> Result<(), String> {
-    if !is_wanted() {
+    if wanted_by().is_none() {
         return Ok(());
     }
     let exporter = SpanExporter::builder()
@@ -93,19 +90,6 @@ pub(crate) fn within<F: Future>(headers: &HeaderMap, future: F) -> impl Future<O
         None => Context::new(),
     };
     future.with_context(context)
-}
-
-fn is_wanted() -> bool {
-    let says = |name: &str, word: &str| {
-        env::var(name).is_ok_and(|value| value.trim().eq_ignore_ascii_case(word))
-    };
-    ENDPOINTS.into_iter().any(is_set)
-        && !says("OTEL_SDK_DISABLED", "true")
-        && !says("OTEL_TRACES_EXPORTER", "none")
-}
-
-fn is_set(name: &str) -> bool {
-    env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
 /// How spans are sent: by default as the specification recommends.

@@ -220,3 +220,22 @@ fn a_file_gives_what_neither_flags_nor_the_environment_do() {
     assert!(said.contains("replog.toml line 2: "), "{said}");
     assert!(said.contains("it is retry-min"), "{said}");
 }
+
+#[cfg(not(feature = "otel"))]
+#[test]
+fn who_waits_for_spans_of_a_program_that_sends_none_is_told_so() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let mut command = program();
+    command
+        .args(["secondary", "--name", "s", "--listen", "127.0.0.1:0"])
+        .arg("--memory")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+    let process = Process::run(command, &directory.path().join("log"));
+    process.line();
+    let said = process.log_text();
+    assert!(
+        said.contains("OTEL_EXPORTER_OTLP_ENDPOINT is set"),
+        "{said}"
+    );
+    assert_eq!(process.terminate().code(), Some(0));
+}

@@ -104,6 +104,8 @@ pub(crate) struct NodeState {
     pub(crate) node: Node,
     /// Where clients find the master, as this node was told at its start.
     pub(crate) master_url: Option<String>,
+    /// Where clients reach this node by another name than its machine's.
+    pub(crate) public_url: Option<String>,
     /// How long an append waits when it does not say.
     pub(crate) append_timeout: Option<Duration>,
     /// Limits on the body of an append.
@@ -142,6 +144,7 @@ impl NodeState {
         NodeState {
             node,
             master_url,
+            public_url: None,
             append_timeout: common.append_timeout,
             append_limits: BodyLimits {
                 keep_bytes: common.max_message_bytes,
@@ -160,6 +163,11 @@ impl NodeState {
             blockable_max: files.blockable_max(),
             readers_max: files.waiting_max(usize::MAX),
         }
+    }
+
+    /// The same, of a node that clients reach there.
+    pub(crate) fn reached_at(self, public_url: Option<String>) -> NodeState {
+        NodeState { public_url, ..self }
     }
 
     /// Where clients find the master: as it said itself, else as this node was told.

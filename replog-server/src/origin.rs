@@ -1,29 +1,82 @@
 //! Whether a request may come from a page that another site has put into somebody's browser.
 //!
-//! Owns the check of `Sec-Fetch-Site` and `Origin`, for requests that change a node and that a browser
-//! sends across sites without asking first: those without a body and without headers of their own. Those
+//! Owns two checks of requests that change a node. That of `Sec-Fetch-Site` and `Origin` is for those that a
+//! browser sends across sites without asking first: without a body and without headers of their own. Those
 //! with a body need `Content-Type: application/json`, before which a browser asks, and is refused.
-//! Tells pages apart, not people: programs send neither header, and are let through.
+//!
+//! That of the page's name is for all of them. Whoever has a name may let it lead to this machine once its
+//! page is loaded; the browser then takes the node for the page's own site, and asks nothing. What comes from
+//! this machine itself must therefore come from a page with a name that nobody else can give away. TLS is
+//! proof enough: where the node is reached by it, what stands before the node has a certificate for the name.
+//! Tells pages apart, not people: programs send none of these headers, and are let through.
 
-use actix_web::http::header::{self, HeaderMap};
+use std::net::IpAddr;
+
+use actix_web::{
+    HttpRequest,
+    http::{
+        Uri,
+        header::{self, HeaderMap},
+    },
+};
 
 use crate::problem::{Kind, Problem};
 
-/// Set by every browser of today, and by no page: its name is reserved.
+/// Set by browsers, where they reach the node by `https` or at `localhost`, and by no page: its name is
+/// reserved.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// Refuses what a page of another site sent.
+/// Refuses what a page of another site sent. `public_url` is where the node's own page may be beside this
+/// machine.
 ///
 /// # Errors
 ///
 /// 403 for another site's page.
-pub(crate) fn check(headers: &HeaderMap) -> Result<(), Problem> {
-    if is_own(headers) {
-        return Ok(());
+pub(crate) fn check(request: &HttpRequest, public_url: Option<&str>) -> Result<(), Problem> {
+    if !is_own(request.headers()) {
+        let text = "pages of other sites may not change this node: send it with another program than a \
+                    browser, or from a page of this node";
+        return Err(Problem::new(Kind::CrossOrigin, text));
     }
-    let text = "pages of other sites may not change this node: send it with another program than a \
-                browser, or from a page of this node";
-    Err(Problem::new(Kind::CrossOrigin, text))
+    check_name(request, public_url)
+}
+
+/// Refuses what a page sent whose name only leads to this machine.
+///
+/// # Errors
+///
+/// 403 for such a page.
+pub(crate) fn check_name(request: &HttpRequest, public_url: Option<&str>) -> Result<(), Problem> {
+    let is_local = request
+        .peer_addr()
+        .is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+    let origin = request.headers().get(header::ORIGIN);
+    let page = origin.and_then(|origin| Uri::try_from(origin.as_bytes()).ok());
+    let host = page
+        .filter(|page| page.scheme_str() == Some("http"))
+        .and_then(|page| page.host().map(str::to_ascii_lowercase));
+    match host {
+        Some(host) if is_local && !is_known(&host, public_url) => {
+            let text = format!(
+                "a page of {host} may not change a node on this machine: open the node's page as localhost or \
+                 by its address, or start the master with a --public-url of that name"
+            );
+            Err(Problem::new(Kind::CrossOrigin, text))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the name is this machine's own, or the one that the node was told.
+fn is_known(host: &str, public_url: Option<&str>) -> bool {
+    let public = public_url.and_then(|url| url.parse::<Uri>().ok());
+    let public = public.as_ref().and_then(Uri::host);
+    // IPv6 addresses stand in brackets.
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || address.parse::<IpAddr>().is_ok()
+        || public.is_some_and(|public| public.eq_ignore_ascii_case(host))
 }
 
 fn is_own(headers: &HeaderMap) -> bool {
@@ -48,7 +101,10 @@ fn is_own(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::{HeaderName, HeaderValue};
+    use actix_web::{
+        http::header::{HeaderName, HeaderValue},
+        test::TestRequest,
+    };
 
     #[test]
     fn only_pages_of_other_sites_are_refused() {
@@ -97,7 +153,41 @@ mod tests {
                     HeaderValue::from_static(value),
                 );
             }
-            assert_eq!(check(&headers).is_ok(), may, "{given:?}");
+            assert_eq!(is_own(&headers), may, "{given:?}");
         }
+    }
+
+    #[test]
+    fn a_page_whose_name_only_leads_here_is_refused() {
+        let table = [
+            // (who connects, the page, may)
+            ("127.0.0.1", "http://evil.example:5000", false),
+            ("127.0.0.1", "http://localhost.evil.example:5000", false),
+            ("::1", "http://evil.example:5000", false),
+            ("::ffff:127.0.0.1", "http://evil.example:5000", false),
+            ("127.0.0.1", "http://localhost:5000", true),
+            ("127.0.0.1", "http://log.localhost:5000", true),
+            ("127.0.0.1", "http://127.0.0.1:5000", true),
+            ("127.0.0.1", "http://[::1]:5000", true),
+            ("127.0.0.1", "http://Own.example", true),
+            // No one else has a certificate for that name.
+            ("127.0.0.1", "https://front.example", true),
+            // By that name, for whoever is not here.
+            ("192.0.2.7", "http://node.example:5000", true),
+        ];
+        for (peer, page, may) in table {
+            let peer: IpAddr = peer.parse().expect("an address");
+            let host = page.split("://").last().expect("a host");
+            let request = TestRequest::post()
+                .peer_addr((peer, 40_000).into())
+                .insert_header((header::ORIGIN, page))
+                .insert_header((header::HOST, host))
+                .insert_header((SEC_FETCH_SITE, "same-origin"))
+                .to_http_request();
+            let public_url = Some("http://own.example:5000");
+            assert_eq!(check(&request, public_url).is_ok(), may, "{peer} {page}");
+        }
+        let program = TestRequest::post().peer_addr(([127, 0, 0, 1], 40_000).into());
+        assert!(check(&program.to_http_request(), None).is_ok());
     }
 }

@@ -87,7 +87,7 @@ pub(crate) async fn start_master(
         workers,
     } = start;
     let mut config = common.master_config(name.clone(), secondaries);
-    config.public_url = public_url;
+    config.public_url = public_url.clone();
     config.forced_recovery = forced_recovery;
     config.max_waiting_appends = files.waiting_max(common.max_waiting_appends);
     log::info!(
@@ -103,7 +103,7 @@ pub(crate) async fn start_master(
         let master = Master::start_here(config, storage, &*network)
             .map_err(|error| not_started(&name, &directory, &error))?;
         let node = Node::Master(master);
-        Ok(NodeState::new(node, &common, &files, None, faults))
+        Ok(NodeState::new(node, &common, &files, None, faults).reached_at(public_url))
     })
     .await
 }

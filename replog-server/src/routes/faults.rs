@@ -4,6 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use replog_core::transport::{FaultInjector, FaultSettings};
 
 use crate::{
+    origin,
     problem::{Kind, Problem},
     query::Query,
     routes::{State, json_object, ok_json},
@@ -22,6 +23,7 @@ pub(crate) async fn replace(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let injector = injector(&state)?;
+    origin::check_name(&request, state.public_url.as_deref())?;
     Query::of(&request, &[])?;
     let settings: FaultSettings = json_object(&state, &request, payload, "set of faults").await?;
     let settings = injector
@@ -32,6 +34,7 @@ pub(crate) async fn replace(
 
 /// Clears all faults.
 pub(crate) async fn clear(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    origin::check_name(&request, state.public_url.as_deref())?;
     Query::of(&request, &[])?;
     Ok(ok_json(&injector(&state)?.clear()))
 }

@@ -21,7 +21,7 @@ use crate::{
     append_body, body,
     message::{Fields, LineBreaks},
     node::{Blockable, Node, NodeState},
-    paths,
+    origin, paths,
     problem::{Kind, Problem},
     query::{self, Query},
     routes::{
@@ -45,7 +45,9 @@ pub(crate) async fn append(
 ) -> Result<HttpResponse, Problem> {
     let state: &NodeState = &state;
     let admitted = match &state.node {
-        Node::Master(master) => check_head(&request).map(|head| (master, head)),
+        Node::Master(master) => origin::check_name(&request, state.public_url.as_deref())
+            .and_then(|()| check_head(&request))
+            .map(|head| (master, head)),
         Node::Secondary(secondary) => {
             Err(send_on_to_master(state, secondary, request.query_string()).await)
         }

@@ -6,7 +6,7 @@ use std::{fs, time::Instant};
 use serde_json::{Value, json};
 
 use crate::{
-    http::{Connection, get, post, request},
+    http::{Connection, JSON, get, message, post, request},
     nodes::Cluster,
 };
 
@@ -154,4 +154,30 @@ fn readers_that_hang_cost_neither_memory_nor_other_clients() {
     assert!(after < before + 250, "{before} MiB, then {after} MiB");
     drop(readers);
     assert_eq!(cluster.append("after", 2).status, 201);
+}
+
+#[test]
+fn a_page_whose_name_only_leads_to_this_machine_appends_nothing() {
+    let cluster = Cluster::start(1, &["--memory", "--allow-faults"]);
+    let node = cluster.master.address;
+    let (page, own) = ("http://test", format!("http://{node}"));
+    let headers = |origin| [JSON, ("origin", origin)];
+    let body = message("x", 1);
+    let append = |origin| {
+        let body = Some(body.as_bytes());
+        request(node, "POST", "/messages", &headers(origin), body).expect("an answer")
+    };
+    let refused = append(page);
+    assert_eq!(
+        (refused.status, &*refused.problem()),
+        (403, "/problems/cross-origin")
+    );
+    assert_eq!(refused.json()["outcome"], "not_appended");
+    assert_eq!(append(&own).status, 201);
+    for (method, body) in [("PUT", Some(&b"{}"[..])), ("DELETE", None)] {
+        let answer = request(node, method, "/faults", &headers(page), body).expect("an answer");
+        assert_eq!(answer.status, 403, "{method}");
+        let answer = request(node, method, "/faults", &headers(&own), body).expect("an answer");
+        assert_eq!(answer.status, 200, "{method}");
+    }
 }

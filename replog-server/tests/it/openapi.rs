@@ -324,6 +324,8 @@ fn appends(api: &Api, master: SocketAddr, secondary: SocketAddr) {
         Some("3"),
     );
     post(400, &[JSON], r#"{"data":1,"more":2}"#);
+    let elsewhere = ("origin", "http://elsewhere.test");
+    post(403, &[JSON, elsewhere], r#"{"data":1}"#);
     post(412, &[JSON], r#"{"data":1,"meta":{"expected_offset":99}}"#);
     post(413, &[JSON], &http::message(&"x".repeat(3_000), 1));
     post(413, &[NDJSON], &format!("1\n\"{}\"\n", "x".repeat(3_000)));
@@ -398,6 +400,9 @@ fn faults(api: &Api, node: SocketAddr) {
         &format!("{{\"seed\":{}1}}", " ".repeat(3_000)),
     );
     put(415, &[], "{}");
+    let elsewhere = ("origin", "http://elsewhere.test");
+    put(403, &[JSON, elsewhere], "{}");
+    api.expect(403, node, "DELETE /faults", &[elsewhere], None);
     api.expect(200, node, "DELETE /faults", &[], None);
     api.expect(400, node, "DELETE /faults?all=true", &[], None);
 }

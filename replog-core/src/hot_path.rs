@@ -18,7 +18,7 @@ use crate::{
     },
     record::{KIND_MESSAGE, Record, RecordBatch},
     rules::{
-        acks::Acks,
+        acks::{Acks, WaiterId},
         keys::Keys,
         link::Link,
         office::{NewAppend, Office},
@@ -114,7 +114,7 @@ fn track_acks() {
     for group in 0..groups() {
         let first = group * GROUP;
         for offset in first..first + GROUP {
-            acks.wait(2, Offset(offset), None, offset);
+            acks.wait(2, Offset(offset), None, WaiterId(offset), offset);
         }
         let end = Offset(first + GROUP);
         acks.on_end(0, Some(end));
@@ -152,6 +152,7 @@ fn admit_and_answer() {
             arrived: now,
             claim: None,
             expected_offset: None,
+            waiter: WaiterId(caller),
             caller,
         };
         let admitted = office.admit(

@@ -23,6 +23,7 @@ use replog_core::{
     Secondary, SecondaryConfig, Timing,
     error::{AppendError, OpenError, Outcome, StartError},
     messages,
+    metrics::MasterMetrics,
     storage::{MemoryStorage, Storage},
     transport::LocalNetwork,
     views::Message,
@@ -350,6 +351,51 @@ mod dropped_futures {
             assert_eq!(next.offset, Offset(1));
             let reader = cluster.secondary.reader();
             assert_eq!(payload_at(&reader, Offset(0)).await, "dropped");
+        });
+    }
+
+    #[test]
+    fn who_is_dropped_while_it_waits_waits_no_more_and_is_counted_with_nobody() {
+        run(async {
+            let cluster = Cluster::start().await;
+            let (master, name) = (&cluster.master, cluster.secondary.name());
+            let kept = master.append("kept", alone()).await.expect("a quorum");
+            let before = master.metrics().await.expect("a master that runs");
+            cluster.disks.network.cut(name);
+            {
+                let mut one = pin!(master.append("one", all()));
+                let batch = ["two", "three"].into_iter().collect::<MessageBatch>();
+                let mut more = pin!(master.append_batch(batch, all()));
+                begin(one.as_mut());
+                begin(more.as_mut());
+                let mut wait = pin!(master.wait_for_concern(Offset(0), Concern::All, None));
+                // It looks at the log first.
+                while master.health().await.expect("it runs").waiting_appends < 3 {
+                    begin(wait.as_mut());
+                }
+            }
+            let waiting = master.waiting_appends(10).await.expect("it runs");
+            assert_eq!((waiting.total, waiting.appends.len()), (0, 0));
+            cluster.disks.network.heal(name);
+            let next = master.append("next", all()).await.expect("a quorum");
+            assert_eq!(next.offset, kept.offset.plus(4));
+            let reader = cluster.secondary.reader();
+            for (offset, payload) in (1..).zip(["one", "two", "three"]) {
+                assert_eq!(payload_at(&reader, Offset(offset)).await, payload);
+            }
+            let after = master.metrics().await.expect("a master that runs");
+            assert_eq!(after.health.waiting_appends, 0);
+            assert_eq!(after.oldest_waiting, None);
+            let counted = |metrics: &MasterMetrics| {
+                let timed = metrics
+                    .appends
+                    .latency
+                    .iter()
+                    .map(|latency| latency.count());
+                (metrics.appends.acknowledged, timed.sum::<u64>())
+            };
+            let (acknowledged, timed) = counted(&before);
+            assert_eq!(counted(&after), (acknowledged + 1, timed + 1));
         });
     }
 

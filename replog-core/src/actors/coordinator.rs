@@ -423,6 +423,21 @@ impl Coordinator {
         self.answer(answered);
     }
 
+    fn admit_queued(&mut self) {
+        let empty = std::mem::take(&mut self.spare);
+        let mut appends = self.inbox.take(empty);
+        let admitted = self
+            .office
+            .admit(Instant::now(), self.host.wall_ms(), &mut appends);
+        self.spare = appends;
+        for batch in admitted.batches {
+            debug!(?batch, "appending");
+            self.writer.submit(WriteCommand::Append(batch));
+        }
+        self.inbox.release(admitted.dropped_bytes);
+        self.answer(admitted.refused);
+    }
+
     fn answer(&mut self, answered: Vec<Answered<Caller>>) {
         for Answered { caller, result } in answered {
             self.append_tally.count(&result);
@@ -638,18 +653,7 @@ impl Actor for Coordinator {
 impl Handler<AppendsQueued> for Coordinator {
     type Result = ();
     fn handle(&mut self, _: AppendsQueued, ctx: &mut Context<Self>) {
-        let empty = std::mem::take(&mut self.spare);
-        let mut appends = self.inbox.take(empty);
-        let admitted = self
-            .office
-            .admit(Instant::now(), self.host.wall_ms(), &mut appends);
-        self.spare = appends;
-        for batch in admitted.batches {
-            debug!(?batch, "appending");
-            self.writer.submit(WriteCommand::Append(batch));
-        }
-        self.inbox.release(admitted.dropped_bytes);
-        self.answer(admitted.refused);
+        self.admit_queued();
         self.settle(ctx);
     }
 }

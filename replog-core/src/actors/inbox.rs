@@ -5,14 +5,14 @@
 
 use std::sync::{
     Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use tokio::sync::oneshot;
 
 use crate::{
     error::{AppendError, LimitName},
-    rules::office::NewAppend,
+    rules::{acks::WaiterId, office::NewAppend},
     views::Receipt,
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Inbox {
     queue: Mutex<Queue>,
     queued_bytes: AtomicUsize,
     max_queued_bytes: usize,
+    /// Whoever waits has its number from here.
+    waiters: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +41,14 @@ impl Inbox {
             queue: Mutex::default(),
             queued_bytes: AtomicUsize::new(0),
             max_queued_bytes,
+            waiters: AtomicU64::new(0),
         }
+    }
+
+    /// A name for one who will wait.
+    pub(crate) fn next_waiter(&self) -> WaiterId {
+        // Relaxed: that no two are the same is all that is asked of it.
+        WaiterId(self.waiters.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Queues an append. `Ok(true)`: the coordinator must be woken, since nothing waited before.

@@ -14,7 +14,7 @@ use crate::{
     log::WriteReport,
     metrics::{MasterMetrics, SecondaryMetrics, tally::LinkTally},
     record::RecordBatch,
-    rules::{link::LinkReport, repair::Lack},
+    rules::{acks::WaiterId, link::LinkReport, repair::Lack},
     transport::{FencedBy, Request, RequestBody, Response},
     types::{ClusterId, Concern, Epoch, Offset},
     views::{Holders, MasterHealth, SecondaryHealth, WaitingAppends},
@@ -24,6 +24,13 @@ use crate::{
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct AppendsQueued;
+
+/// To the coordinator: nobody is there any more to take this one's answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct CallerGone {
+    pub(crate) waiter: WaiterId,
+}
 
 /// To the coordinator or a replica: the log writer did something.
 #[derive(Message)]
@@ -144,6 +151,7 @@ pub(crate) struct AwaitConcern {
     pub(crate) last: Offset,
     pub(crate) concern: Concern,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) waiter: WaiterId,
     pub(crate) answer_to: Caller,
 }
 

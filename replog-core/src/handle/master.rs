@@ -36,11 +36,14 @@ use crate::{
 };
 
 mod concern;
+mod waits;
+
+use waits::Waits;
 
 /// A running master. Clones share it; when the last one is dropped it stops by itself.
 ///
 /// Its actors run on a thread of their own, so that it works in any tokio program. Every future
-/// may be dropped at any time: an append that was handed over goes on, and nobody is told.
+/// may be dropped at any time: an append that was handed over goes on, nobody is told, and nobody waits.
 #[derive(Clone)]
 pub struct Master {
     inner: Arc<Inner>,
@@ -185,7 +188,9 @@ impl Master {
     ///
     /// # Cancel safety
     ///
-    /// Once polled, the append is handed over: dropping the future changes nothing about it.
+    /// Once polled, the append is handed over: dropping the future changes nothing about it. Who
+    /// waited for it does not any more: it is not in [`Master::waiting_appends`], and its place below
+    /// `max_waiting_appends` is free.
     pub async fn append(
         &self,
         payload: impl Into<Bytes>,
@@ -242,7 +247,9 @@ impl Master {
     ///
     /// # Cancel safety
     ///
-    /// Once polled, the append is handed over: dropping the future changes nothing about it.
+    /// Once polled, the append is handed over: dropping the future changes nothing about it. Who
+    /// waited for it does not any more: it is not in [`Master::waiting_appends`], and its place below
+    /// `max_waiting_appends` is free.
     pub async fn append_batch(
         &self,
         mut batch: MessageBatch,
@@ -304,13 +311,21 @@ impl Master {
             arrived: Instant::now(),
             claim,
             expected_offset,
+            waiter: self.inner.inbox.next_waiter(),
             caller,
         };
-        let first = self.inner.inbox.push(append);
-        if first.map_err(|error| self.refused(error))? {
-            self.inner.coordinator.do_send(AppendsQueued);
+        let waits = Waits::of(self, append.waiter);
+        match self.inner.inbox.push(append) {
+            Ok(true) => self.inner.coordinator.do_send(AppendsQueued),
+            Ok(false) => {}
+            Err(error) => {
+                waits.no_more();
+                return Err(self.refused(error));
+            }
         }
-        answer.await.unwrap_or(Err(AppendError::Ended))
+        let answer = answer.await;
+        waits.no_more();
+        answer.unwrap_or(Err(AppendError::Ended))
     }
 
     fn refused(&self, error: AppendError) -> AppendError {

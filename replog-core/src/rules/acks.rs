@@ -2,9 +2,9 @@
 //!
 //! Owns the ends that count and the appends that wait, by concern and offset. Never compares
 //! clocks beyond the deadlines it is given, never sends an answer: it hands back who is to be
-//! answered. A release takes from the front of a queue, never scans it. A record that the master cannot
-//! read is one that it does not hold: who waits for it stands aside until it is mended. Keeps rules 4
-//! and 6.
+//! answered. A release takes from the front of a queue, never scans it, and who is gone is found by its
+//! name. A record that the master cannot read is one that it does not hold: who waits for it stands aside
+//! until it is mended. Keeps rules 4 and 6.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,12 +45,21 @@ impl NodeSet {
     }
 }
 
-/// Names one waiting append.
+/// Names whoever waits. Nobody else who waits has the same one; the lower one is answered first of two
+/// who wait for the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WaiterId(pub(crate) u64);
+
+impl WaiterId {
+    const FIRST: WaiterId = WaiterId(0);
+}
+
+/// Where one stands who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct WaitKey {
     concern: u32,
     offset: Offset,
-    serial: u64,
+    id: WaiterId,
 }
 
 #[derive(Debug)]
@@ -76,7 +85,8 @@ pub(crate) struct Acks<W> {
     /// How many wait, by concern.
     counts: Vec<usize>,
     deadlines: BTreeSet<(Instant, WaitKey)>,
-    serial: u64,
+    /// Concern and offset of each, to find those who are gone.
+    places: BTreeMap<WaiterId, (u32, Offset)>,
 }
 
 /// An append that need not wait any more.
@@ -99,7 +109,7 @@ impl<W> Acks<W> {
             aside: BTreeMap::new(),
             counts: vec![0; secondaries + 2],
             deadlines: BTreeSet::new(),
-            serial: 0,
+            places: BTreeMap::new(),
         }
     }
 
@@ -114,6 +124,7 @@ impl<W> Acks<W> {
         concern: u32,
         offset: Offset,
         deadline: Option<Instant>,
+        id: WaiterId,
         waiter: W,
     ) {
         assert!(
@@ -124,9 +135,10 @@ impl<W> Acks<W> {
         let key = WaitKey {
             concern,
             offset,
-            serial: self.serial,
+            id,
         };
-        self.serial += 1;
+        let other = self.places.insert(id, (concern, offset));
+        assert_eq!(other, None, "{id:?} waits already");
         self.counts[concern as usize] += 1;
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, key));
@@ -141,6 +153,17 @@ impl<W> Acks<W> {
     /// The records of `first..end` are one append: none of them is committed before all are.
     pub(crate) fn keep_whole(&mut self, first: Offset, end: Offset) {
         self.unbroken.push(first, end);
+    }
+
+    /// Takes out one that nobody answers any more. One that was answered is none.
+    pub(crate) fn forget(&mut self, id: WaiterId) {
+        if let Some(&(concern, offset)) = self.places.get(&id) {
+            self.remove(WaitKey {
+                concern,
+                offset,
+                id,
+            });
+        }
     }
 
     /// How many wait for this concern.
@@ -193,7 +216,7 @@ impl<W> Acks<W> {
             let from = WaitKey {
                 concern,
                 offset: Offset::ZERO,
-                serial: 0,
+                id: WaiterId::FIRST,
             };
             while let Some((&key, _)) = self.waiting.range(from..).next() {
                 if key.concern != concern || key.offset >= held {
@@ -225,7 +248,7 @@ impl<W> Acks<W> {
                     waiter,
                 });
             } else {
-                self.wait(1, key.offset, None, waiter);
+                self.wait(1, key.offset, None, key.id, waiter);
             }
         }
         expired
@@ -235,6 +258,7 @@ impl<W> Acks<W> {
     /// them later.
     pub(crate) fn drain(&mut self) -> Vec<Released<W>> {
         self.deadlines.clear();
+        self.places.clear();
         self.counts.fill(0);
         let mut waiting = mem::take(&mut self.waiting);
         waiting.append(&mut self.aside);
@@ -280,7 +304,7 @@ impl<W> Acks<W> {
                 let from = WaitKey {
                     concern,
                     offset: Offset::ZERO,
-                    serial: 0,
+                    id: WaiterId::FIRST,
                 };
                 let until = WaitKey {
                     concern: concern + 1,
@@ -295,7 +319,7 @@ impl<W> Acks<W> {
             let smallest = fronts
                 .iter_mut()
                 .filter_map(|(next, front)| next.map(|found| (found, next, front)))
-                .min_by_key(|((key, _), ..)| (key.offset, key.serial));
+                .min_by_key(|((key, _), ..)| (key.offset, key.id));
             let Some(((key, waiting), next, front)) = smallest else {
                 break;
             };
@@ -330,6 +354,7 @@ impl<W> Acks<W> {
         let waiting = self.waiting.remove(&key);
         let waiting = waiting.or_else(|| self.aside.remove(&key));
         let waiting = waiting.expect("a key that was just seen");
+        self.places.remove(&key.id);
         self.counts[key.concern as usize] -= 1;
         if let Some(deadline) = waiting.deadline {
             self.deadlines.remove(&(deadline, key));
@@ -346,6 +371,10 @@ impl<W> Acks<W> {
     #[cfg(test)]
     pub(crate) fn check(&self) {
         assert_eq!(self.counts.iter().sum::<usize>(), self.waiting());
+        assert_eq!(self.places.len(), self.waiting());
+        for key in self.waiting.keys().chain(self.aside.keys()) {
+            assert_eq!(self.places.get(&key.id), Some(&(key.concern, key.offset)));
+        }
         for (deadline, key) in &self.deadlines {
             let waiting = self.waiting.get(key).or_else(|| self.aside.get(key));
             assert_eq!(
@@ -366,6 +395,14 @@ mod tests {
 
     use super::*;
 
+    impl Acks<u32> {
+        /// Of those who wait here each has its own number.
+        fn waits(&mut self, concern: u32, offset: u64, deadline: Option<Instant>, number: u32) {
+            let id = WaiterId(number.into());
+            self.wait(concern, Offset(offset), deadline, id, number);
+        }
+    }
+
     fn released(acks: &mut Acks<u32>) -> Vec<u32> {
         acks.check();
         acks.release()
@@ -378,7 +415,7 @@ mod tests {
     fn an_append_is_released_once_as_many_nodes_hold_it_as_it_asked_for() {
         let mut acks = Acks::new(Offset(0), 2);
         for concern in 1..=3 {
-            acks.wait(concern, Offset(0), None, concern);
+            acks.waits(concern, 0, None, concern);
         }
         assert_eq!(released(&mut acks), [0; 0]);
         acks.on_end(0, Some(Offset(1)));
@@ -397,11 +434,11 @@ mod tests {
     fn an_append_that_waits_delays_no_other() {
         let mut acks = Acks::new(Offset(0), 2);
         for offset in 0..1000 {
-            acks.wait(3, Offset(offset), None, 0);
+            acks.waits(3, offset, None, offset as u32);
         }
-        acks.wait(1, Offset(1000), None, 7);
+        acks.waits(1, 1000, None, 1000);
         acks.on_own_end(Offset(1001));
-        assert_eq!(released(&mut acks), [7]);
+        assert_eq!(released(&mut acks), [1000]);
         assert_eq!(acks.waiting_for_concern(3), 1000);
     }
 
@@ -409,7 +446,7 @@ mod tests {
     fn an_end_that_does_not_count_any_more_releases_nobody() {
         let mut acks = Acks::new(Offset(10), 2);
         acks.on_end(0, Some(Offset(5)));
-        acks.wait(2, Offset(5), None, 1);
+        acks.waits(2, 5, None, 1);
         acks.on_end(0, None);
         acks.on_end(0, Some(Offset(3)));
         assert_eq!(released(&mut acks), [0; 0]);
@@ -443,9 +480,9 @@ mod tests {
     fn an_expired_append_is_answered_once_the_master_itself_holds_it() {
         let now = Instant::now();
         let mut acks = Acks::new(Offset(1), 2);
-        acks.wait(3, Offset(0), Some(now), 1);
-        acks.wait(3, Offset(1), Some(now), 2);
-        acks.wait(3, Offset(0), Some(now + Duration::from_secs(1)), 3);
+        acks.waits(3, 0, Some(now), 1);
+        acks.waits(3, 1, Some(now), 2);
+        acks.waits(3, 0, Some(now + Duration::from_secs(1)), 3);
         let expired: Vec<u32> = acks.expire(now).into_iter().map(|r| r.waiter).collect();
         assert_eq!(expired, [1]);
         acks.on_own_end(Offset(2));
@@ -460,8 +497,8 @@ mod tests {
         acks.on_end(0, Some(Offset(4)));
         acks.on_own_holes(vec![Offset(1)..Offset(3)]);
         for offset in 0..4 {
-            acks.wait(1, Offset(offset), None, offset as u32);
-            acks.wait(2, Offset(offset), Some(now), 10 + offset as u32);
+            acks.waits(1, offset, None, offset as u32);
+            acks.waits(2, offset, Some(now), 10 + offset as u32);
         }
         assert_eq!(released(&mut acks), [0, 3, 10, 13]);
         assert!(!acks.holders(Offset(2)).meets(1));
@@ -479,7 +516,7 @@ mod tests {
     #[test]
     fn who_waits_for_a_record_that_can_not_be_read_any_more_goes_on_waiting() {
         let mut acks = Acks::new(Offset(0), 2);
-        acks.wait(2, Offset(0), None, 7);
+        acks.waits(2, 0, None, 7);
         acks.on_own_end(Offset(1));
         acks.on_own_holes(vec![Offset(0)..Offset(1)]);
         acks.on_end(1, Some(Offset(1)));
@@ -489,10 +526,41 @@ mod tests {
     }
 
     #[test]
+    fn who_is_gone_waits_no_more_wherever_it_stood() {
+        let now = Instant::now();
+        let mut acks = Acks::new(Offset(0), 2);
+        acks.on_own_holes(vec![Offset(1)..Offset(2)]);
+        acks.waits(2, 0, None, 1);
+        acks.waits(2, 0, Some(now), 2);
+        acks.waits(2, 0, None, 3);
+        acks.waits(3, 1, Some(now), 4);
+        acks.waits(3, 2, Some(now), 5);
+        for gone in [1, 4] {
+            acks.forget(WaiterId(gone));
+            acks.check();
+        }
+        assert_eq!(
+            (acks.waiting_for_concern(2), acks.waiting_for_concern(3)),
+            (2, 1)
+        );
+        assert_eq!(acks.expire(now), [], "the master holds none of them yet");
+        acks.forget(WaiterId(2));
+        acks.on_end(0, Some(Offset(3)));
+        acks.on_own_end(Offset(3));
+        assert_eq!(released(&mut acks), [5, 3]);
+        // Who was answered, was gone before or never waited is nobody to forget.
+        for nobody in [1, 3, 9] {
+            acks.forget(WaiterId(nobody));
+            acks.check();
+        }
+        assert_eq!((acks.waiting(), acks.next_deadline()), (0, None));
+    }
+
+    #[test]
     fn the_oldest_come_first_whatever_they_wait_for() {
         let mut acks = Acks::new(Offset(0), 2);
         for (concern, offset) in [(3, 0), (2, 1), (3, 2), (2, 3), (1, 4)] {
-            acks.wait(concern, Offset(offset), None, concern);
+            acks.waits(concern, offset, None, offset as u32);
         }
         let offsets = |limit| -> Vec<u64> {
             acks.oldest(limit)
@@ -519,7 +587,7 @@ mod tests {
                         acks.on_own_end(Offset(value));
                     }
                     1 => {
-                        acks.wait(concern, Offset(value), None, next);
+                        acks.waits(concern, value, None, next);
                         naive.push((concern, value, next));
                         next += 1;
                     }

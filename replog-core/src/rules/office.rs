@@ -15,7 +15,7 @@ use crate::{
     limits::BATCH_BYTES_MAX,
     record::{HEADER_BYTES, KIND_MESSAGE, MessageBatch, Record, RecordBatch},
     rules::{
-        acks::{Acks, NodeSet, Released},
+        acks::{Acks, NodeSet, Released, WaiterId},
         keys::{Claim, Found, Keys},
         link::LinkReport,
         quorum::quorum,
@@ -90,6 +90,8 @@ pub(crate) struct NewAppend<W> {
     pub(crate) claim: Option<Claim>,
     /// Appended only if it gets this offset.
     pub(crate) expected_offset: Option<Offset>,
+    /// Of nobody else who waits.
+    pub(crate) waiter: WaiterId,
     pub(crate) caller: W,
 }
 
@@ -410,6 +412,11 @@ impl<W> Office<W> {
                 }
             })
             .collect()
+    }
+
+    /// Nobody is there any more to take this one's answer: it waits no longer. Its message stays where it is.
+    pub(crate) fn forget(&mut self, waiter: WaiterId) {
+        self.acks.forget(waiter);
     }
 
     /// Another master holds the office: whoever waits is told that nothing is known.
@@ -791,15 +798,13 @@ impl<W> Office<W> {
     fn file(&mut self, place: Place, append: NewAppend<W>) {
         let queue = queue_of(place.concern, append.timeout);
         let deadline = deadline_of(append.timeout, append.arrived);
-        let NewAppend {
-            caller, arrived, ..
-        } = append;
+        let id = append.waiter;
         let waiter = Waiter {
-            caller,
+            caller: append.caller,
             place,
-            arrived,
+            arrived: append.arrived,
         };
-        self.acks.wait(queue, place.last, deadline, waiter);
+        self.acks.wait(queue, place.last, deadline, id, waiter);
     }
 
     fn batch(&mut self, first: Offset, buffer: &mut BytesMut, payload_bytes: usize) -> RecordBatch {

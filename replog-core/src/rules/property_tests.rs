@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::{
-    acks::Acks,
+    acks::{Acks, WaiterId},
     progress::Progress,
     reorder::{Offered, Reorder},
 };
@@ -93,6 +93,8 @@ enum Event {
     Wait(u32, u64, Option<u64>),
     /// The time is so many seconds later.
     Expire(u64),
+    /// That one is gone, if it waits.
+    Gone(u32),
     Drain,
 }
 
@@ -104,6 +106,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         8 => (1..=4_u32, 0..25_u64, prop::option::of(0..30_u64))
             .prop_map(|(concern, offset, deadline)| Event::Wait(concern, offset, deadline)),
         3 => (0..4_u64).prop_map(Event::Expire),
+        3 => (0..100_u32).prop_map(Event::Gone),
         1 => Just(Event::Drain),
     ]
 }
@@ -172,7 +175,8 @@ proptest! {
                 }
                 Event::Wait(concern, offset, deadline) => {
                     naive.waiting.push((concern, offset, deadline, who));
-                    acks.wait(concern, Offset(offset), deadline.map(at), who);
+                    let id = WaiterId(who.into());
+                    acks.wait(concern, Offset(offset), deadline.map(at), id, who);
                 }
                 Event::Expire(seconds) => {
                     now += seconds;
@@ -182,6 +186,10 @@ proptest! {
                     for waiting in naive.waiting.iter_mut().filter(|waiting| due(waiting)) {
                         (waiting.0, waiting.2) = (1, None);
                     }
+                }
+                Event::Gone(who) => {
+                    acks.forget(WaiterId(who.into()));
+                    naive.take(|_, waiting| waiting.3 == who);
                 }
                 Event::Drain => {
                     answered.extend(acks.drain());

@@ -1,7 +1,10 @@
-//! Waits for the concern of a message that is in the log: delivered to the office.
+//! Waits for the concern of a message that is in the log, and those who wait no more: delivered to the office.
 
 use super::*;
-use crate::{actors::messages::AwaitConcern, rules::office::NewWait};
+use crate::{
+    actors::messages::{AwaitConcern, CallerGone},
+    rules::office::NewWait,
+};
 
 impl Handler<AwaitConcern> for Coordinator {
     type Result = ();
@@ -11,6 +14,7 @@ impl Handler<AwaitConcern> for Coordinator {
             last,
             concern,
             timeout,
+            waiter,
             answer_to,
         } = wait;
         let wait = NewWait {
@@ -18,10 +22,22 @@ impl Handler<AwaitConcern> for Coordinator {
             concern,
             timeout,
             arrived: now,
+            waiter,
             caller: answer_to,
         };
         let refused = self.office.wait(now, wait);
         self.answer(refused.into_iter().collect());
+        self.settle(ctx);
+    }
+}
+
+impl Handler<CallerGone> for Coordinator {
+    type Result = ();
+    fn handle(&mut self, gone: CallerGone, ctx: &mut Context<Self>) {
+        // Its append may still be queued: another one was to wake the coordinator for it, and has
+        // not come to it yet.
+        self.admit_queued();
+        self.office.forget(gone.waiter);
         self.settle(ctx);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Master;
+use super::{Master, Waits};
 use crate::{
     actors::AwaitConcern,
     error::{AppendError, WaitError},
@@ -22,7 +22,7 @@ impl Master {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost with the future. Until it would have been answered it counts as waiting.
+    /// Nothing is lost with the future, and nobody waits any more.
     pub async fn wait_for_concern(
         &self,
         offset: Offset,
@@ -36,13 +36,18 @@ impl Master {
         }
         // What cannot be read belongs to nothing else, as far as anyone can tell.
         let last = reader.last_of_append(offset).await.unwrap_or(offset);
+        let waiter = self.inner.inbox.next_waiter();
+        let waits = Waits::of(self, waiter);
         let answer = self.describe(|answer_to| AwaitConcern {
             last,
             concern,
             timeout,
+            waiter,
             answer_to,
         });
-        let answer = answer.await.unwrap_or(Err(AppendError::Ended));
+        let answer = answer.await;
+        waits.no_more();
+        let answer = answer.unwrap_or(Err(AppendError::Ended));
         let receipt = answer.map_err(of_refusal)?;
         Ok(ConcernReached {
             concern: receipt.concern,

@@ -17,6 +17,7 @@ use crate::{
     error::{AppendError, Outcome},
     limits::EPOCH_STARTS_MAX,
     rules::{
+        acks::WaiterId,
         keys::{Claim, KeyReading, Keys, Snapshot},
         link::{Link, LinkAction},
         office::{Answered, NewAppend, Office},
@@ -80,6 +81,8 @@ pub(super) struct Run {
     open_calls: BTreeSet<(usize, u64)>,
     /// When each secondary last answered anything.
     heard: Vec<Micros>,
+    /// How many appends came: the number of each that waits.
+    waiters: u64,
     forged: bool,
 }
 
@@ -152,6 +155,7 @@ impl Master {
             armed: None,
             fenced: None,
             open_calls: BTreeSet::new(),
+            waiters: 0,
             forged: false,
         });
         self.settle(world);
@@ -192,6 +196,10 @@ impl Master {
                 arrived: now,
                 claim: sent.keyed.then(|| claim(sent.id)),
                 expected_offset: None,
+                waiter: {
+                    run.waiters += 1;
+                    WaiterId(run.waiters)
+                },
                 caller: sent.id,
             })
             .collect();

@@ -14,7 +14,7 @@ use super::{
     },
 };
 use crate::{
-    rules::acks::Acks,
+    rules::acks::{Acks, WaiterId},
     types::{Offset, majority},
 };
 
@@ -740,12 +740,14 @@ impl Protocol {
             false => disk.synced,
         };
         let mut acks = Acks::new(offset(own_end), SECONDARIES);
+        let mut waiters = (0..).map(WaiterId);
         for (index, link) in links.iter().enumerate() {
             acks.on_end(index, link.counted.map(offset));
         }
         for concern in 2..=SECONDARIES as u32 + 1 {
             for end in 0..disk.log.len() {
-                acks.wait(concern, offset(end), None, (concern, end));
+                let id = waiters.next().expect("there is always another");
+                acks.wait(concern, offset(end), None, id, (concern, end));
             }
         }
         for released in acks.release() {

@@ -1,5 +1,7 @@
 //! An office as appends, reports and time in, answers out.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::*;
 use crate::{
     config::Timing,
@@ -69,8 +71,15 @@ pub(super) fn append(
         arrived: now,
         claim: None,
         expected_offset: None,
+        waiter: new_waiter(),
         caller,
     }
+}
+
+/// One that nobody has who waits in any test.
+pub(super) fn new_waiter() -> WaiterId {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    WaiterId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Bench {
@@ -243,6 +252,32 @@ fn no_more_appends_wait_for_a_concern_than_allowed() {
     );
     assert!(bench.one(Concern::All, Some(Duration::ZERO), 5).is_none());
     assert_eq!(bench.office.waiting(), 5);
+}
+
+#[test]
+fn who_is_gone_leaves_its_place_to_another_and_its_message_in_the_log() {
+    let mut bench = Bench::serving();
+    let now = bench.now;
+    let gone = append(Concern::All, Some(SECOND), now, 1);
+    let waiter = gone.waiter;
+    bench.admit(vec![gone]);
+    for caller in 2..=3 {
+        assert!(bench.one(Concern::All, None, caller).is_none());
+    }
+    assert!(bench.one(Concern::All, None, 4).is_some(), "it is full");
+    bench.office.forget(waiter);
+    assert_eq!(bench.office.waiting_appends(now, 10).total, 2);
+    assert_eq!(bench.office.next_offset(), Offset(13));
+    assert!(bench.one(Concern::All, None, 5).is_none());
+    bench.now += SECOND;
+    bench.office.on_durable(Offset(14));
+    assert_eq!(bench.answered(), [], "nobody is told that its time is up");
+    for secondary in 0..2 {
+        bench.report(secondary, Some(14));
+    }
+    let answered = [(2, 11, true), (3, 12, true), (5, 13, true)];
+    assert_eq!(bench.answered(), answered);
+    assert_eq!(bench.office.committed(), Some(Offset(14)));
 }
 
 #[test]

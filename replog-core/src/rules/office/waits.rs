@@ -14,6 +14,8 @@ pub(crate) struct NewWait<W> {
     /// How long to wait, from its arrival; zero: be answered once the master holds it.
     pub(crate) timeout: Option<Duration>,
     pub(crate) arrived: Instant,
+    /// Of nobody else who waits.
+    pub(crate) waiter: WaiterId,
     pub(crate) caller: W,
 }
 
@@ -34,6 +36,7 @@ impl<W> Office<W> {
             last,
             timeout,
             arrived,
+            waiter: id,
             caller,
             ..
         } = wait;
@@ -51,7 +54,7 @@ impl<W> Office<W> {
         };
         let deadline = deadline_of(timeout, arrived);
         self.acks
-            .wait(queue_of(concern, timeout), last, deadline, waiter);
+            .wait(queue_of(concern, timeout), last, deadline, id, waiter);
         None
     }
 
@@ -88,6 +91,7 @@ mod tests {
             concern,
             timeout,
             arrived: now,
+            waiter: new_waiter(),
             caller: 7,
         }
     }
@@ -161,6 +165,19 @@ mod tests {
             .wait(now, wait(Concern::All, None, now))
             .unwrap();
         assert!(matches!(error.result, Err(AppendError::Overloaded { .. })));
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_one_who_waits() {
+        let mut bench = held_by_two();
+        let now = bench.now;
+        let gone = wait(Concern::All, None, now);
+        let waiter = gone.waiter;
+        assert!(bench.office.wait(now, gone).is_none());
+        bench.office.forget(waiter);
+        assert_eq!(bench.office.waiting(), 0);
+        bench.report(1, Some(11));
+        assert!(bench.office.settle(now).is_empty());
     }
 
     #[test]

@@ -440,9 +440,15 @@ impl Coordinator {
 
     fn answer(&mut self, answered: Vec<Answered<Caller>>) {
         for Answered { caller, result } in answered {
-            self.append_tally.count(&result);
+            let answer_to = match caller {
+                Caller::Append(answer_to) => {
+                    self.append_tally.count(&result);
+                    answer_to
+                }
+                Caller::Concern(answer_to) => answer_to,
+            };
             // A caller that is gone changes nothing about its message.
-            let _ = caller.send(result);
+            let _ = answer_to.send(result);
         }
     }
 

@@ -16,8 +16,14 @@ use crate::{
     views::Receipt,
 };
 
-/// Who waits for an append's answer.
-pub(crate) type Caller = oneshot::Sender<Result<Receipt, AppendError>>;
+/// Who waits for an answer, and for which.
+#[derive(Debug)]
+pub(crate) enum Caller {
+    /// That of an append, which is counted.
+    Append(oneshot::Sender<Result<Receipt, AppendError>>),
+    /// When a message meets a concern that was there before.
+    Concern(oneshot::Sender<Result<Receipt, AppendError>>),
+}
 
 /// The queue between callers on any thread and the coordinator.
 #[derive(Debug)]

@@ -9,15 +9,14 @@ use actix::Message;
 use tokio::sync::oneshot;
 
 use crate::{
-    actors::inbox::Caller,
-    error::ModeState,
+    error::{AppendError, ModeState},
     log::WriteReport,
     metrics::{MasterMetrics, SecondaryMetrics, tally::LinkTally},
     record::RecordBatch,
     rules::{acks::WaiterId, link::LinkReport, repair::Lack},
     transport::{FencedBy, Request, RequestBody, Response},
     types::{ClusterId, Concern, Epoch, Offset},
-    views::{Holders, MasterHealth, SecondaryHealth, WaitingAppends},
+    views::{Holders, MasterHealth, Receipt, SecondaryHealth, WaitingAppends},
 };
 
 /// To the coordinator: appends wait in the inbox.
@@ -152,7 +151,7 @@ pub(crate) struct AwaitConcern {
     pub(crate) concern: Concern,
     pub(crate) timeout: Option<Duration>,
     pub(crate) waiter: WaiterId,
-    pub(crate) answer_to: Caller,
+    pub(crate) answer_to: oneshot::Sender<Result<Receipt, AppendError>>,
 }
 
 /// To the coordinator: which appends wait?

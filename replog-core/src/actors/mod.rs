@@ -14,6 +14,6 @@ mod secondary_link;
 mod timer;
 
 pub(crate) use coordinator::{Coordinator, CoordinatorParts};
-pub(crate) use inbox::Inbox;
+pub(crate) use inbox::{Caller, Inbox};
 pub(crate) use messages::*;
 pub(crate) use replica::{ReplicaActor, ReplicaParts};

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::{
     actors::{
-        AppendsQueued, AskMode, AskedMode, Coordinator, CoordinatorParts, DamageNoticed,
+        AppendsQueued, AskMode, AskedMode, Caller, Coordinator, CoordinatorParts, DamageNoticed,
         DescribeHolders, DescribeMaster, DescribeWaiting, Drain, Inbox, MeasureMaster, Stop,
         WriterReported,
     },
@@ -296,7 +296,7 @@ impl Master {
         claim: Option<Claim>,
         options: AppendOptions,
     ) -> Result<Receipt, AppendError> {
-        let (caller, answer) = oneshot::channel();
+        let (answer_to, answer) = oneshot::channel();
         let AppendOptions {
             concern,
             timeout,
@@ -312,7 +312,7 @@ impl Master {
             claim,
             expected_offset,
             waiter: self.inner.inbox.next_waiter(),
-            caller,
+            caller: Caller::Append(answer_to),
         };
         let waits = Waits::of(self, append.waiter);
         match self.inner.inbox.push(append) {

@@ -93,6 +93,26 @@ async fn appends_are_counted_by_result_and_timed_by_concern() {
 }
 
 #[tokio::test]
+async fn a_wait_for_a_concern_is_no_append_and_counted_as_none() {
+    let cluster = Cluster::new(2);
+    let (master, secondaries) = cluster.start_all().await;
+    within(master.append("m", concern(3))).await.unwrap();
+    cluster.stop_secondary(&secondaries[1]).await;
+    let late = within(master.append("late", concern(2))).await.unwrap();
+    let before = measure(&master).await.appends;
+    let (all, soon) = (Concern::All, Some(Duration::from_millis(1)));
+    let met = within(master.wait_for_concern(Offset(0), all, None)).await;
+    assert!(met.unwrap().concern_met);
+    let wait = within(master.wait_for_concern(late.offset, all, soon)).await;
+    assert!(!wait.unwrap().concern_met, "its time is up");
+    let nine = Concern::Count(9);
+    let refused = within(master.wait_for_concern(Offset(0), nine, None)).await;
+    refused.unwrap_err();
+    let after = measure(&master).await.appends;
+    assert_eq!(after, before);
+}
+
+#[tokio::test]
 async fn a_link_counts_what_it_sends_and_why_it_tries_again() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;

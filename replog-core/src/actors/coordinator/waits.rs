@@ -23,7 +23,7 @@ impl Handler<AwaitConcern> for Coordinator {
             timeout,
             arrived: now,
             waiter,
-            caller: answer_to,
+            caller: Caller::Concern(answer_to),
         };
         let refused = self.office.wait(now, wait);
         self.answer(refused.into_iter().collect());

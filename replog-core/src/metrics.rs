@@ -26,7 +26,7 @@ pub struct MasterMetrics {
     pub log: LogMetrics,
     /// What became of appends.
     pub appends: AppendMetrics,
-    /// How long the append has waited that is first in
+    /// How long the one has waited longest of those in
     /// [`Master::waiting_appends`](crate::Master::waiting_appends); `None` where none waits.
     pub oldest_waiting: Option<Duration>,
     /// Idempotency keys that it knows; 0 before it took the office.

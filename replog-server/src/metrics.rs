@@ -130,7 +130,7 @@ fn show_master(page: &mut Page<'_>, metrics: &MasterMetrics) -> fmt::Result {
     )?;
     page.gauge(
         "replog_waiting_appends_oldest_age_seconds",
-        "How long the first of the waiting appends has waited, 0 where none waits.",
+        "How long the one of the waiting appends has waited that came first, 0 where none waits.",
         metrics.oldest_waiting.unwrap_or_default().as_secs_f64(),
     )?;
     page.gauge(

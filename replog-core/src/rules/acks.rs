@@ -293,6 +293,12 @@ impl<W> Acks<W> {
         self.committed
     }
 
+    /// All that wait.
+    pub(crate) fn waiters(&self) -> impl Iterator<Item = &W> {
+        let all = self.waiting.values().chain(self.aside.values());
+        all.map(|waiting| &waiting.waiter)
+    }
+
     /// Those that wait, in the order of offsets, at most `limit`.
     pub(crate) fn oldest(&self, limit: usize) -> Vec<(Offset, &W)> {
         // One front per concern, each in order; the next is the smallest of the fronts.

@@ -542,10 +542,11 @@ impl<W> Office<W> {
         self.acks.waiting()
     }
 
-    /// How long the append has waited that is the first of those that wait.
+    /// How long the one has waited that has waited longest. Looks at all of them: who retries with a key, or
+    /// waits after the fact, may have come last and wait for the lowest offset.
     pub(crate) fn oldest_waiting(&self, now: Instant) -> Option<Duration> {
-        let (_, waiter) = self.acks.oldest(1).pop()?;
-        Some(now.saturating_duration_since(waiter.arrived))
+        let arrived = self.acks.waiters().map(|waiter| waiter.arrived).min()?;
+        Some(now.saturating_duration_since(arrived))
     }
 
     /// Who holds the office, where it is not this master.

@@ -168,6 +168,25 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_wait_is_that_of_whoever_came_first_whatever_it_waits_for() {
+        let mut bench = held_by_two();
+        let began = bench.now;
+        assert_eq!(bench.office.oldest_waiting(began), None);
+        assert!(bench.one(Concern::All, None, 1).is_none());
+        bench.now += SECOND;
+        // For a message before that one.
+        let wait = wait(Concern::All, None, bench.now);
+        assert!(bench.office.wait(bench.now, wait).is_none());
+        let listed = bench.office.waiting_appends(bench.now, 1);
+        assert_eq!(listed.appends[0].offset, Offset(10));
+        bench.now += SECOND;
+        assert_eq!(bench.office.oldest_waiting(bench.now), Some(2 * SECOND));
+        // Of those whose record cannot be read, too.
+        bench.office.on_own_holes(&[Offset(11)..Offset(12)]);
+        assert_eq!(bench.office.oldest_waiting(bench.now), Some(2 * SECOND));
+    }
+
+    #[test]
     fn a_wait_ends_with_the_one_who_waits() {
         let mut bench = held_by_two();
         let now = bench.now;

@@ -55,6 +55,8 @@ pub(crate) struct Link {
     attempt: u64,
     probe_failures: Failures,
     batch_failures: Failures,
+    /// Which of them grew last: that one says why it is waited for.
+    failed_last: Failed,
     /// The master's own ends, for what is sent.
     written_end: Offset,
     committed: Option<Offset>,
@@ -120,6 +122,13 @@ struct Failures {
     last: Option<Failure>,
     /// All that ever were, by reason.
     retries: Retries,
+}
+
+/// Which of the two rows grew.
+#[derive(Clone, Copy, Debug)]
+enum Failed {
+    Probe,
+    Batch,
 }
 
 /// Why an attempt failed.
@@ -226,6 +235,7 @@ impl Link {
             attempt: 0,
             probe_failures: Failures::default(),
             batch_failures: Failures::default(),
+            failed_last: Failed::Probe,
             written_end: Offset::ZERO,
             committed: None,
             pending: Vec::new(),
@@ -332,7 +342,7 @@ impl Link {
         match (probe, checked) {
             // A probe from before the last contact tells nothing new.
             (Some(probe), Err(_)) if self.health.last_contact() > Some(probe.sent_at) => {}
-            (Some(_), Err(failure)) => self.probe_failures.add(failure),
+            (Some(_), Err(failure)) => self.on_probe_failed(failure),
             (Some(probe), Ok(response)) => self.on_probe_answer(now, &probe, response),
             (None, Err(failure)) => {
                 let timed_out = failure.reason == WaitReason::TimedOut;
@@ -385,11 +395,12 @@ impl Link {
 
     /// How things stand.
     pub(crate) fn report(&self, now: Instant) -> LinkReport {
-        let failures = if self.batch_failures.count > 0 {
-            &self.batch_failures
-        } else {
-            &self.probe_failures
+        let (last, other) = match self.failed_last {
+            Failed::Probe => (&self.probe_failures, &self.batch_failures),
+            Failed::Batch => (&self.batch_failures, &self.probe_failures),
         };
+        // A contact ends the row of the probes, and not that of the batches.
+        let failures = if last.count > 0 { last } else { other };
         let open = self.open();
         LinkReport {
             health: self.health,
@@ -650,9 +661,7 @@ impl Link {
                 self.pending.push(LinkAction::Fetched(fetched.records));
             }
             Answer::Refused(refusal) => self.on_refused(now, refusal),
-            _ => self
-                .probe_failures
-                .add(Failure::bad_answer("not records for the own log")),
+            _ => self.on_probe_failed(Failure::bad_answer("not records for the own log")),
         }
     }
 
@@ -667,7 +676,7 @@ impl Link {
         let current = *serial == asked;
         *answered |= current;
         match &response.answer {
-            Answer::Refused(refusal) => self.probe_failures.add(Failure::of_refusal(refusal)),
+            Answer::Refused(refusal) => self.on_probe_failed(Failure::of_refusal(refusal)),
             _ => self.on_contact(now),
         }
         if current {
@@ -699,9 +708,7 @@ impl Link {
                 self.on_contact(now);
             }
             Answer::Refused(refusal) => self.on_refused(now, refusal.clone()),
-            _ => self
-                .probe_failures
-                .add(Failure::bad_answer("not an answer to a hello")),
+            _ => self.on_probe_failed(Failure::bad_answer("not an answer to a hello")),
         }
     }
 
@@ -762,8 +769,7 @@ impl Link {
                 None
             }
             _ => {
-                self.probe_failures
-                    .add(Failure::bad_answer("not an answer to what was asked"));
+                self.on_probe_failed(Failure::bad_answer("not an answer to what was asked"));
                 None
             }
         }
@@ -817,7 +823,7 @@ impl Link {
                 "claims {} of {} records",
                 state.durable_end, self.written_end
             );
-            self.probe_failures.add(Failure::bad_answer(&detail));
+            self.on_probe_failed(Failure::bad_answer(&detail));
             return;
         }
         let counts = state.log_epoch == Some(open.epoch);
@@ -846,7 +852,7 @@ impl Link {
                     reason: WaitReason::Fenced,
                     detail: by.describe().into(),
                 };
-                self.probe_failures.add(failure);
+                self.on_probe_failed(failure);
                 self.leave_conversation();
                 self.phase = Phase::Silent;
                 self.pending.push(LinkAction::BecomeFenced(by));
@@ -861,8 +867,13 @@ impl Link {
             | Refusal::OtherNodes { .. }
             | Refusal::Storage { .. }
             | Refusal::Malformed { .. }
-            | Refusal::Stopping => self.probe_failures.add(Failure::of_refusal(&refusal)),
+            | Refusal::Stopping => self.on_probe_failed(Failure::of_refusal(&refusal)),
         }
+    }
+
+    fn on_probe_failed(&mut self, failure: Failure) {
+        self.failed_last = Failed::Probe;
+        self.probe_failures.add(failure);
     }
 
     fn on_batch_failed(&mut self, now: Instant, attempt: u64, timed_out: bool, failure: Failure) {
@@ -873,6 +884,7 @@ impl Link {
         if !open.progress.on_failed(attempt, timed_out) {
             return;
         }
+        self.failed_last = Failed::Batch;
         self.batch_failures.add(failure);
         if attempt > self.failed_with {
             self.failed_with = self.attempt;

@@ -841,3 +841,38 @@ fn a_batch_that_is_refused_is_one_retry() {
         .collect();
     assert_eq!(counted, [(WaitReason::Storage, 1)]);
 }
+
+#[test]
+fn of_two_failures_the_later_one_says_why_a_secondary_is_waited_for() {
+    let mut bench = Bench::open(20, 10);
+    let reason = |bench: &Bench| {
+        let failure = bench.link.report(bench.now).failure;
+        failure.map(|failure| failure.reason)
+    };
+    let mut batch = bench.batches()[0].0;
+    let status = || Err(TransportError::HttpStatus(503));
+    bench.link.on_answer(bench.now, batch, status());
+    assert_eq!(reason(&bench), Some(WaitReason::HttpStatus));
+    // It answers, and takes no records.
+    bench.pass(SECOND / 2);
+    let (probe, _) = bench.heartbeat_and_batches(&mut batch);
+    bench.answer(probe, response(1, 10, Some(5), Answer::Taken));
+    assert_eq!(reason(&bench), Some(WaitReason::HttpStatus));
+    bench.link.on_answer(bench.now, batch, status());
+    // Then its process is gone.
+    let refused = || Err(TransportError::ConnectionRefused);
+    for _ in 0..20 {
+        bench.pass(SECOND / 2);
+        let (probe, _) = bench.heartbeat_and_batches(&mut batch);
+        bench.link.on_answer(bench.now, probe, refused());
+        assert_eq!(reason(&bench), Some(WaitReason::ConnectionRefused));
+    }
+    assert_eq!(bench.status(), Status::Unhealthy);
+    // Back, and as before.
+    bench.pass(SECOND / 2);
+    let (probe, _) = bench.heartbeat_and_batches(&mut batch);
+    bench.answer(probe, response(1, 10, Some(5), Answer::Taken));
+    assert_eq!(reason(&bench), None);
+    bench.link.on_answer(bench.now, batch, status());
+    assert_eq!(reason(&bench), Some(WaitReason::HttpStatus));
+}

@@ -92,8 +92,8 @@ impl AppendMetrics {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LinkMetrics {
-    /// Bytes of the log that the secondary lacks; all of them while nothing is known. Exact for what
-    /// is in memory; in older files as if all records of a file were as long.
+    /// Bytes of the log that the secondary lacks; all of them while nothing is known. Exact where what it
+    /// lacks begins in memory, or with a file; elsewhere as if all records of that file were as long.
     pub lag_bytes: u64,
     /// Batches that it acknowledged.
     pub acks: u64,

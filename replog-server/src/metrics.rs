@@ -303,7 +303,7 @@ fn show_secondaries(
     )?;
     page.gauges(
         "replog_secondary_lag_bytes",
-        "Bytes that the secondary lacks; an estimate where that begins in an older segment.",
+        "Bytes that the secondary lacks; an estimate where that begins in what is no longer in memory.",
         each(|_, link| link.lag_bytes),
     )
 }

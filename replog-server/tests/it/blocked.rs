@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    net::sockopt::set_socket_linger,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -17,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    http::{get, message, post},
+    http::{Connection, get, message, post},
     nodes::{Cluster, eventually},
 };
 
@@ -155,6 +158,46 @@ fn a_limit_on_waiting_appends_is_refused_by_name_and_holds_for_one_concern() {
                 .status,
             201
         );
+    }
+}
+
+#[test]
+fn a_client_that_hangs_up_leaves_its_place_to_another_and_its_message_in_the_log() {
+    let mut cluster = Cluster::start(2, &["--max-waiting-appends", "3", "--memory"]);
+    assert_eq!(cluster.append("first", 3).status, 201);
+    cluster.secondaries[1].kill();
+    let body = message("hangs up", 3);
+    let append = format!(
+        "POST /messages HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(cluster.append("second", 2).status, 201);
+    let wait = "GET /messages/1?concern=3 HTTP/1.1\r\nhost: x\r\n\r\n".to_owned();
+    let mut clients = Vec::new();
+    for request in [&append, &append, &wait] {
+        let mut client = Connection::open(cluster.master.address).expect("a connection");
+        client.send(request.as_bytes()).expect("sent");
+        clients.push(client);
+    }
+    cluster.wait_waiting(3);
+    assert_eq!(cluster.append("one too many", 3).status, 429);
+    for mut client in clients {
+        // The other end is told at once, and not only when it answers.
+        set_socket_linger(client.socket(), Some(Duration::ZERO)).expect("a socket");
+    }
+    cluster.wait_waiting(0);
+    let waiting = cluster.append_behind("waits", 3);
+    cluster.wait_waiting(1);
+    cluster.secondaries[1].start();
+    let answer = waiting.recv_timeout(crate::nodes::PATIENCE);
+    let answer = answer.expect("an answer");
+    assert_eq!((answer.status, &answer.json()["offset"]), (201, &4.into()));
+    for offset in 2..4 {
+        let kept = get(
+            cluster.secondaries[1].address,
+            &format!("/messages/{offset}"),
+        );
+        assert_eq!(kept.json()["data"], "hangs up");
     }
 }
 

@@ -3,7 +3,7 @@
 //! The clients append with all concerns, with and without keys, give up, retry what has a key
 //! until it is answered, and read from every node.
 
-use std::{rc::Rc, time::Duration};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use rand::{RngExt as _, SeedableRng as _};
@@ -40,6 +40,8 @@ pub struct Cluster {
     pub tail_bytes: usize,
     /// Zeros that each log writes ahead, at most.
     pub preallocate_bytes: u64,
+    /// Whether clients hang up now and then, before they are answered. In no drawn cluster.
+    pub(crate) hang_ups: bool,
 }
 
 impl Default for Cluster {
@@ -52,6 +54,7 @@ impl Default for Cluster {
             segment_bytes: 16 << 10,
             tail_bytes: 4 << 10,
             preallocate_bytes: 2 << 10,
+            hang_ups: false,
         }
     }
 }
@@ -63,6 +66,8 @@ pub(crate) struct Ask {
     /// Further ones, appended together with it.
     pub(crate) more: Vec<Bytes>,
     pub(crate) options: AppendOptions,
+    /// After this time the connection has gone, and with it the future that answers.
+    pub(crate) hangs_up_after: Option<Duration>,
 }
 
 /// What a client sends to read.
@@ -93,6 +98,7 @@ impl Cluster {
                 0 => 0,
                 _ => rng.random_range(200..4 << 10),
             },
+            hang_ups: false,
         }
     }
 
@@ -127,6 +133,7 @@ impl Cluster {
         let nodes = Rc::new(Nodes {
             masters,
             secondaries: names,
+            hang_ups: self.hang_ups,
         });
         for nth in 1..=self.clients {
             let (nodes, think) = (nodes.clone(), self.think);
@@ -150,6 +157,17 @@ impl Cluster {
 struct Nodes {
     masters: Vec<String>,
     secondaries: Vec<String>,
+    hang_ups: bool,
+}
+
+/// The appends of a master's callers.
+#[derive(Debug, Default)]
+struct Callers {
+    turns: Turns,
+    /// How many ever came.
+    came: Cell<usize>,
+    /// How many of them were answered, or hung up.
+    went: Cell<usize>,
 }
 
 impl Nodes {
@@ -192,34 +210,57 @@ async fn master(machine: Machine, mut config: MasterConfig) {
         }
     };
     serve_reads(&machine, master.reader());
-    let (at, serving, turns) = (machine.clone(), master.clone(), Rc::new(Turns::default()));
+    let callers = Rc::new(Callers::default());
+    let (at, serving) = (machine.clone(), master.clone());
     machine.listen(move |ask: Ask| {
-        let (machine, master, turns) = (at.clone(), serving.clone(), turns.clone());
-        async move { Some(append(&machine, &master, &turns, ask).await) }
+        let (machine, master, callers) = (at.clone(), serving.clone(), callers.clone());
+        async move { append(&machine, &master, &callers, ask).await }
     });
     let stopped = master.stopped().await;
     machine.note(format!("the master has ended: {:?}", stopped.reason));
 }
 
-/// Appends for a client, and tells the checks what it is told.
+/// Appends for a client, and tells the checks what it is told; `None`: it hung up before that.
 async fn append(
     machine: &Machine,
     master: &Master,
-    turns: &Turns,
+    callers: &Callers,
     ask: Ask,
-) -> Result<Receipt, AppendError> {
+) -> Option<Result<Receipt, AppendError>> {
     // However long it takes, an append is answered.
     let answered = machine.goal();
     let began = machine.elapsed();
-    let _turn = mistakes::turn(turns).await;
+    let _turn = mistakes::turn(&callers.turns).await;
     let (concern, payload, more) = (ask.options.concern, ask.payload.clone(), ask.more.clone());
-    let result = match more.is_empty() {
-        true => master.append(ask.payload, ask.options).await,
-        false => {
-            let batch: MessageBatch = std::iter::once(&payload).chain(&more).collect();
-            let receipt = master.append_batch(batch, ask.options).await;
-            receipt.map(|receipt| first_of(&receipt))
+    let handed_over = async {
+        if more.is_empty() {
+            return master.append(ask.payload, ask.options).await;
         }
+        let batch: MessageBatch = std::iter::once(&payload).chain(&more).collect();
+        let receipt = master.append_batch(batch, ask.options).await;
+        receipt.map(|receipt| first_of(&receipt))
+    };
+    callers.came.update(|count| count + 1);
+    let result = match ask.hangs_up_after {
+        None => Some(handed_over.await),
+        Some(after) => tokio::time::timeout(after, handed_over).await.ok(),
+    };
+    callers.went.update(|count| count + 1);
+    let Some(result) = result else {
+        answered.reached();
+        machine.count("client: hung up");
+        let before = callers.came.get() - callers.went.get();
+        let came = callers.came.get();
+        if let Ok(health) = master.health().await {
+            let since = callers.came.get() - came;
+            if health.waiting_appends > before + since {
+                let waiting = health.waiting_appends;
+                machine.fail(format_args!(
+                    "rule 11: {waiting} appends wait, of {before} callers and {since} that came since"
+                ));
+            }
+        }
+        return None;
     };
     let result = mistakes::on_answered_client(result);
     answered.reached();
@@ -254,7 +295,7 @@ async fn append(
             });
         }
     }
-    result
+    Some(result)
 }
 
 /// What the receipt of a batch says about its first message.
@@ -434,6 +475,8 @@ async fn ask(
         payload: payload.clone(),
         more: more.to_vec(),
         options,
+        hangs_up_after: (nodes.hang_ups && machine.random(0, 2) == 0)
+            .then(|| Duration::from_micros(machine.random(0, 20_000))),
     };
     let patience = Duration::from_millis(machine.random(100, 4_000));
     let answer = machine.call::<_, Result<Receipt, AppendError>>(nodes.draw(machine, true), ask);

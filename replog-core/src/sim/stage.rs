@@ -440,6 +440,7 @@ impl Stage {
             more: Vec::new(),
             payload: payload.clone(),
             options,
+            hangs_up_after: None,
         };
         let (machine, master) = (self.machine.clone(), master.to_owned());
         let asked = payload.clone();

@@ -39,6 +39,23 @@ fn no_rule_is_broken_under_faults() {
 }
 
 #[test]
+fn clients_that_hang_up_break_no_rule_and_nobody_waits_for_them() {
+    let mut hung_up = 0;
+    for seed in 0..10 {
+        let mut cluster = Cluster::drawn(seed);
+        cluster.hang_ups = true;
+        let outcome = cluster
+            .build(Simulation::new(seed))
+            .faults(Faults::drawn(seed))
+            .lasting(Duration::from_secs(60), Duration::from_secs(30))
+            .run();
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        hung_up += outcome.counts.get("client: hung up").copied().unwrap_or(0);
+    }
+    assert!(hung_up > 100, "only {hung_up} hung up");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace_to_the_last_byte() {
     let first = drawn(7).keep_trace().run();
     let second = drawn(7).keep_trace().run();

@@ -7,7 +7,8 @@
 //! until it is mended. Keeps rules 4 and 6.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasherDefault, Hasher},
     mem,
     ops::Range,
 };
@@ -47,11 +48,36 @@ impl NodeSet {
 
 /// Names whoever waits. Nobody else who waits has the same one; the lower one is answered first of two
 /// who wait for the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WaiterId(pub(crate) u64);
 
 impl WaiterId {
     const FIRST: WaiterId = WaiterId(0);
+}
+
+/// Concern and offset of those who wait: nothing is asked of it but one at a time, so that its order, which is
+/// none, is nowhere seen. A tree would allocate as appends come and go; this does not once it is large enough.
+type Places = HashMap<WaiterId, (u32, Offset), BuildHasherDefault<InTurn>>;
+
+/// A hash of numbers that are given out in turn: chance is neither needed nor wanted.
+#[derive(Debug, Default)]
+struct InTurn(u64);
+
+impl Hasher for InTurn {
+    fn write_u64(&mut self, number: u64) {
+        // Odd: different low bits stay different. Large: the high bits depend on them.
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Where one stands who waits.
@@ -85,8 +111,8 @@ pub(crate) struct Acks<W> {
     /// How many wait, by concern.
     counts: Vec<usize>,
     deadlines: BTreeSet<(Instant, WaitKey)>,
-    /// Concern and offset of each, to find those who are gone.
-    places: BTreeMap<WaiterId, (u32, Offset)>,
+    /// Where each stands, to find those who are gone.
+    places: Places,
 }
 
 /// An append that need not wait any more.
@@ -109,7 +135,7 @@ impl<W> Acks<W> {
             aside: BTreeMap::new(),
             counts: vec![0; secondaries + 2],
             deadlines: BTreeSet::new(),
-            places: BTreeMap::new(),
+            places: Places::default(),
         }
     }
 

@@ -5,7 +5,8 @@
 //! - a block marked `sh server` starts a node with each line, and goes on once it listens;
 //! - a block marked `sh` is given to a shell, once the master takes appends, and must end well;
 //! - a block marked `text` right below it is what that prints, where `…` stands for anything;
-//! - the comments `<!-- stop NAME -->` and `<!-- kill NAME -->` end a node, or all without a name.
+//! - the comments `<!-- stop NAME -->` and `<!-- kill NAME -->` end a node, or all without a name; nobody sees
+//!   them on the page, so the words beside them must ask for the same.
 //!
 //! The book has the ports that people use. Here each is replaced by a free one.
 
@@ -112,6 +113,59 @@ fn steps(page: &str) -> Vec<(usize, Step)> {
     steps
 }
 
+/// What of the ends that a page asks for its reader does not see: the paragraph before the comment, or the one
+/// behind it, says so, and the node's name is on the page since the last heading.
+fn untold_ends(page: &str) -> Vec<(usize, String)> {
+    let mut untold = Vec::new();
+    let lines: Vec<&str> = page.lines().collect();
+    let (mut section, mut paragraph) = (String::new(), String::new());
+    let (mut in_block, mut goes_on) = (false, false);
+    for (at, line) in lines.iter().enumerate() {
+        let is_comment = line.starts_with("<!--");
+        if line.starts_with("```") {
+            in_block = !in_block;
+        } else if in_block || !is_comment {
+            if line.starts_with('#') && !in_block {
+                section.clear();
+                paragraph.clear();
+            }
+            section.extend([line, "\n"]);
+        }
+        let is_text = !in_block && !is_comment && !line.starts_with("```") && !line.is_empty();
+        if is_text && !goes_on {
+            paragraph.clear();
+        }
+        goes_on = is_text;
+        if is_text {
+            paragraph.extend([line, "\n"]);
+        }
+        let Some((_, Step::End { name, at_once })) = steps(line).pop() else {
+            continue;
+        };
+        let behind: Vec<&str> = lines[at + 1..]
+            .iter()
+            .skip_while(|line| line.is_empty() || line.starts_with("<!--"))
+            .take_while(|line| !line.is_empty() && !line.starts_with("```"))
+            .copied()
+            .collect();
+        let behind = behind.join("\n");
+        let words: &[&str] = match at_once {
+            true => &["kill"],
+            false => &["stop", "sigterm"],
+        };
+        let beside = format!("{paragraph}{behind}").to_lowercase();
+        let is_told = words.iter().any(|word| beside.contains(word));
+        let is_named = name.is_none_or(|name| {
+            let seen = format!("{section}{behind}").to_lowercase();
+            seen.contains(&name)
+        });
+        if !is_told || !is_named {
+            untold.push((at + 1, (*line).to_owned()));
+        }
+    }
+    untold
+}
+
 /// Whether `printed` is `pattern`, in which `…` stands for anything.
 fn is_as_said(pattern: &str, printed: &str) -> bool {
     let (pattern, mut rest) = (pattern.trim(), printed.trim());
@@ -131,6 +185,39 @@ fn is_as_said(pattern: &str, printed: &str) -> bool {
         }
     }
     rest.ends_with(last)
+}
+
+/// A command with each of the book's ports replaced by the one that stands for it.
+fn with_ports(script: &str, ports: &BTreeMap<u16, u16>) -> String {
+    let mut replaced = String::new();
+    let mut rest = script;
+    // Once over the text: a port that was put in may begin with the digits of another one.
+    while let Some(at) = ["localhost:", "127.0.0.1:"]
+        .iter()
+        .filter_map(|host| rest.find(host).map(|at| at + host.len()))
+        .min()
+    {
+        let (before, after) = rest.split_at(at);
+        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (port, after) = after.split_at(digits);
+        replaced.push_str(before);
+        match port.parse().ok().and_then(|port: u16| ports.get(&port)) {
+            Some(free) => replaced.push_str(&free.to_string()),
+            None => replaced.push_str(port),
+        }
+        rest = after;
+    }
+    replaced + rest
+}
+
+/// What starts nodes without its `--port`, and that port.
+fn without_port(line: &str) -> (String, u16) {
+    let Some((before, after)) = line.split_once(" --port ") else {
+        return (line.to_owned(), MASTER_PORT);
+    };
+    let (port, after) = after.split_once(' ').unwrap_or((after, ""));
+    let port = port.parse().expect("a port");
+    (format!("{before} {after}"), port)
 }
 
 /// A page being run.
@@ -158,12 +245,7 @@ impl Run {
 
     /// A shell's command, with the book's ports replaced.
     fn shell(&self, script: &str) -> Command {
-        let mut script = script.to_owned();
-        for host in ["localhost", "127.0.0.1"] {
-            for (port, free) in &self.ports {
-                script = script.replace(&format!("{host}:{port}"), &format!("{host}:{free}"));
-            }
-        }
+        let script = with_ports(script, &self.ports);
         let programs = program_path("replog-server");
         let mut path = programs
             .parent()
@@ -188,6 +270,8 @@ impl Run {
 
     fn start(&mut self, line: &str) {
         let is_cluster = line.starts_with("replog-server cluster");
+        // Of several clusters on a page, all but one have a port of their own.
+        let (line, first_port) = without_port(line);
         let mut command = self.shell(&format!("exec {line}"));
         match is_cluster {
             true => command.env("REPLOG_PORT", "0"),
@@ -207,7 +291,7 @@ impl Run {
             let (name, url) = said.split_once(' ').expect("NAME URL");
             if is_cluster {
                 let port = url.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-                let book = MASTER_PORT + u16::try_from(names.len()).expect("few nodes");
+                let book = first_port + u16::try_from(names.len()).expect("few nodes");
                 self.ports.insert(book, port.expect("a URL with a port"));
             }
             names.push(name.to_owned());
@@ -315,6 +399,43 @@ fn every_page_is_in_the_table_of_contents_and_every_link_leads_to_one() {
             }
         }
     }
+}
+
+#[test]
+fn who_reads_a_page_is_told_of_every_node_that_is_ended() {
+    for page in pages() {
+        let text = fs::read_to_string(book().join(&page)).expect("a page");
+        assert_eq!(untold_ends(&text), [], "{page}");
+    }
+    let told = [
+        "# A\n```sh server\none\n```\n\nKill one:\n\n<!-- kill one -->\n```sh\nrm one\n```\n",
+        "# A\nsay `one`\n\n<!-- stop one -->\nSIGTERM ends it:\n\n```sh\nx\n```\n",
+        "# A\nFirst stop\nthem all.\n```sh\nx\n```\n<!-- stop -->\n",
+        "# A\nKill one and two\n\n<!-- kill one -->\n<!-- kill two -->\n",
+    ];
+    for page in told {
+        assert_eq!(untold_ends(page), [], "{page}");
+    }
+    let untold = [
+        "# A\nIts disk\n\n<!-- kill one -->\n```sh\nkill one\n```\n",
+        "# Kill one\n\n# B\n\n<!-- kill one -->\n",
+        "# A\nKill it\n\nand go on\n\n<!-- kill one -->\n",
+        "# A\nKill it.\n\n<!-- kill one -->\n",
+    ];
+    for page in untold {
+        assert_eq!(untold_ends(page).len(), 1, "{page}");
+    }
+}
+
+#[test]
+fn each_port_of_the_book_is_replaced_once() {
+    let ports = BTreeMap::from([(5000, 50010), (5001, 40000)]);
+    let script = "a http://localhost:5000/x 127.0.0.1:5001 localhost:50002 localhost:";
+    let expected = "a http://localhost:50010/x 127.0.0.1:40000 localhost:50002 localhost:";
+    assert_eq!(with_ports(script, &ports), expected);
+    let line = "replog-server cluster --port 6000 --data-dir x";
+    let expected = "replog-server cluster --data-dir x".to_owned();
+    assert_eq!(without_port(line), (expected, 6000));
 }
 
 #[test]

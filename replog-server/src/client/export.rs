@@ -26,8 +26,9 @@ pub(super) struct ExportArgs {
     /// So many at most.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// `local`: what the node holds; `committed`: what it knows a majority to hold.
-    #[arg(long, default_value = "local", value_parser = level)]
+    /// `committed`: what the node knows a majority to hold, which is never taken back; `local`: all that it
+    /// holds.
+    #[arg(long, default_value = "committed", value_parser = level)]
     level: ReadLevel,
 }
 

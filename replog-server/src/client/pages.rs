@@ -191,7 +191,8 @@ fn end_of(log: &LogStatus, level: Option<ReadLevel>) -> Result<Offset, Failure> 
     match level {
         Some(ReadLevel::Committed) => log.committed.ok_or_else(|| {
             Failure::new(
-                "it does not know yet which messages are committed: its master says so, once in contact",
+                "it does not know yet which messages are committed: its master says so, once in contact; \
+                 --level local gives what it holds",
             )
         }),
         Some(ReadLevel::Local) | None => Ok(log.next),

@@ -333,6 +333,10 @@ fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
     assert_eq!((some.len(), &some[0]["offset"]), (400, &json!(400)));
     assert!(printed(&run(&cluster.master, &["read", "--from", "1000"])).is_empty());
 
+    eventually("the secondary knows that all are committed", || {
+        let health = cluster.secondaries[0].health();
+        (health["log"]["committed"] == 1_000).then_some(())
+    });
     let exported = printed(&run(&cluster.secondaries[0], &["export"]));
     let first: Value =
         serde_json::from_str(exported.lines().next().expect("a line")).expect("JSON");
@@ -495,13 +499,19 @@ fn what_is_not_known_to_be_committed_is_not_exported_as_nothing() {
     cluster.secondaries[0].terminate();
     cluster.secondaries[0].start();
     let secondary = &cluster.secondaries[0];
-    for command in ["export", "read"] {
-        let unknown = run(secondary, &[command, "--level", "committed"]);
+    for command in [&["export"] as &[&str], &["read", "--level", "committed"]] {
+        let unknown = run(secondary, command);
         assert!(unknown.stdout.is_empty(), "{unknown:?}");
         let said = complaint(&unknown, 1);
-        assert!(said.contains("does not know yet"), "{said}");
+        assert!(
+            said.contains("does not know yet") && said.contains("--level local"),
+            "{said}"
+        );
     }
-    assert_eq!(values(&run(secondary, &["export"])).len(), 2);
+    assert_eq!(
+        values(&run(secondary, &["export", "--level", "local"])).len(),
+        2
+    );
 }
 
 #[test]

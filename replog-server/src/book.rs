@@ -107,31 +107,18 @@ fn http_page() -> String {
     for (path, methods) in members(&document["paths"]) {
         for (method, operation) in members(methods) {
             let method = method.to_uppercase();
-            let _ = write!(
-                page,
-                "\n## `{method} {path}`\n\n{}.",
-                text(&operation["summary"])
-            );
+            let summary = sentence(text(&operation["summary"]));
+            let _ = write!(page, "\n## `{method} {path}`\n\n{summary}");
             if let Some(more) = operation["description"].as_str() {
                 let _ = write!(page, " {more}");
             }
             page.push('\n');
             parameters(&mut page, &operation["parameters"]);
             for (media_type, content) in members(&operation["requestBody"]["content"]) {
-                let what = kind_of(&content["schema"]);
+                let what = kind_of_content(content);
                 let _ = write!(page, "\nBody, as `{media_type}`: {what}\n");
             }
-            page.push_str("\n| status | when | body |\n| --- | --- | --- |\n");
-            for (status, response) in members(&operation["responses"]) {
-                let response = resolve(&document, response);
-                let bodies: Vec<String> = members(&response["content"])
-                    .map(|(media_type, content)| {
-                        format!("`{media_type}`: {}", kind_of(&content["schema"]))
-                    })
-                    .collect();
-                let when = cell(text(&response["description"]));
-                let _ = writeln!(page, "| {status} | {when} | {} |", cell(&bodies.join("; ")));
-            }
+            responses(&mut page, &document, &operation["responses"]);
         }
     }
     page.push_str("\n## Bodies\n");
@@ -144,25 +131,70 @@ fn http_page() -> String {
             Some(parts) => parts.iter().collect(),
             None => vec![schema],
         };
+        // A part may say more of a member that another part requires.
+        let required: Vec<&str> = parts
+            .iter()
+            .flat_map(|part| required_of(resolve(&document, part)))
+            .collect();
         for part in parts {
+            let forms = part["oneOf"].as_array();
+            let forms = forms.filter(|forms| forms.iter().all(has_members));
             if part.get("$ref").is_some() {
                 let _ = write!(page, "\nAll of {}, and:\n", kind_of(part));
-            } else if part.get("properties").is_none() {
-                let _ = write!(page, "\n{}\n", kind_of(part));
-            } else {
-                page.push_str("\n| member | type | meaning |\n| --- | --- | --- |\n");
-                for (member, schema) in members(&part["properties"]) {
-                    let about = cell(schema["description"].as_str().unwrap_or_default());
-                    let _ = writeln!(
-                        page,
-                        "| `{member}` | {} | {about} |",
-                        cell(&kind_of(schema))
-                    );
+            } else if let Some(forms) = forms {
+                for (at, form) in forms.iter().enumerate() {
+                    page.push_str(if at == 0 { "\nEither:\n" } else { "\nOr:\n" });
+                    object(&mut page, form, &required_of(form).collect::<Vec<_>>());
                 }
+            } else if has_members(part) {
+                object(&mut page, part, &required);
+            } else {
+                let _ = write!(page, "\n{}\n", kind_of(part));
             }
         }
     }
     page
+}
+
+fn responses(page: &mut String, document: &Value, responses: &Value) {
+    page.push_str("\n| status | when | body | headers |\n| --- | --- | --- | --- |\n");
+    for (status, response) in members(responses) {
+        let response = resolve(document, response);
+        let bodies: Vec<String> = members(&response["content"])
+            .map(|(media_type, content)| format!("`{media_type}`: {}", kind_of_content(content)))
+            .collect();
+        let headers: Vec<String> = members(&response["headers"])
+            .map(|(name, header)| {
+                let about = text(&resolve(document, header)["description"]);
+                format!("`{name}`: {about}")
+            })
+            .collect();
+        let _ = writeln!(
+            page,
+            "| {status} | {} | {} | {} |",
+            cell(text(&response["description"])),
+            cell(&bodies.join("; ")),
+            cell(&headers.join(" "))
+        );
+    }
+}
+
+/// The members of an object.
+fn object(page: &mut String, schema: &Value, required: &[&str]) {
+    page.push_str("\n| member | required | type | meaning |\n| --- | --- | --- | --- |\n");
+    for (member, schema) in members(&schema["properties"]) {
+        let is_required = if required.contains(&member) {
+            "yes"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            page,
+            "| `{member}` | {is_required} | {} | {} |",
+            cell(&kind_of(schema)),
+            cell(&about(schema, schema))
+        );
+    }
 }
 
 fn parameters(page: &mut String, parameters: &Value) {
@@ -171,15 +203,40 @@ fn parameters(page: &mut String, parameters: &Value) {
     };
     page.push_str("\n| parameter | in | type | meaning |\n| --- | --- | --- | --- |\n");
     for parameter in parameters {
-        let about = parameter["description"].as_str().unwrap_or_default();
         let _ = writeln!(
             page,
             "| `{}` | {} | {} | {} |",
             text(&parameter["name"]),
             text(&parameter["in"]),
             cell(&kind_of(&parameter["schema"])),
-            cell(about)
+            cell(&about(parameter, &parameter["schema"]))
         );
+    }
+}
+
+/// What something is for, and what holds without it.
+fn about(described: &Value, schema: &Value) -> String {
+    let about = text(&described["description"]);
+    match schema.get("default") {
+        Some(default) => format!("{about} Without it: `{default}`.")
+            .trim()
+            .to_owned(),
+        None => about.to_owned(),
+    }
+}
+
+/// What a body holds: of a stream also what each part of it is.
+fn kind_of_content(content: &Value) -> String {
+    let kind = kind_of(&content["schema"]);
+    if let Some(line) = content.get("x-each-line") {
+        return format!("{kind}, each line {}", kind_of(line));
+    }
+    let events: Vec<String> = members(&content["x-events"])
+        .map(|(event, data)| format!("`{event}` {}", kind_of(data)))
+        .collect();
+    match events.is_empty() {
+        true => kind,
+        false => format!("{kind}, its events {}", events.join(", ")),
     }
 }
 
@@ -202,8 +259,20 @@ fn kind_of(schema: &Value) -> String {
     if schema.get("oneOf").is_some() {
         return list(&schema["oneOf"], &kind_of);
     }
+    if let Some(parts) = schema["allOf"].as_array() {
+        let parts = parts.iter().map(|part| match part.get("oneOf") {
+            Some(_) => format!("({})", kind_of(part)),
+            None => kind_of(part),
+        });
+        return parts.collect::<Vec<_>>().join(" and ");
+    }
     match schema["type"].as_str() {
         Some("array") => format!("array of {}", kind_of(&schema["items"])),
+        Some("object") if has_members(schema) => {
+            let members = members(&schema["properties"]);
+            let members = members.map(|(name, schema)| format!("`{name}`: {}", kind_of(schema)));
+            format!("object ({})", members.collect::<Vec<_>>().join(", "))
+        }
         Some(kind) => kind.to_owned(),
         None if schema["type"].is_array() => list(&schema["type"], &|kind| text(kind).to_owned()),
         None => "any JSON".to_owned(),
@@ -219,6 +288,15 @@ fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
         .unwrap_or(value)
 }
 
+fn has_members(schema: &Value) -> bool {
+    schema.get("properties").is_some()
+}
+
+fn required_of(schema: &Value) -> impl Iterator<Item = &str> {
+    let names = schema["required"].as_array().into_iter().flatten();
+    names.filter_map(Value::as_str)
+}
+
 fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
     let members = value.as_object().into_iter().flatten();
     members.map(|(name, value)| (name.as_str(), value))
@@ -226,6 +304,14 @@ fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+/// With an end.
+fn sentence(text: &str) -> String {
+    match text.ends_with(['.', '?', '!']) {
+        true => text.to_owned(),
+        false => format!("{text}."),
+    }
 }
 
 /// As a cell of a table.
@@ -248,6 +334,32 @@ fn the_pages_say_what_the_program_says() {
         let written = fs::read_to_string(&path).unwrap_or_default();
         assert_eq!(written, page, "{} is old: see book.rs", path.display());
     }
+}
+
+#[test]
+fn the_http_reference_names_every_body() {
+    let page = http_page();
+    // What a message is, and the document of the interface itself.
+    let (mut heading, mut vague) = ("", Vec::new());
+    for line in page.lines() {
+        if line.starts_with('#') {
+            heading = line;
+        }
+        let may_be_any = ["### Data", "## `GET /openapi.json`"].contains(&heading);
+        if line.contains("any JSON") && !may_be_any || line.contains("object or object") {
+            vague.push((heading, line));
+        }
+    }
+    assert_eq!(vague, []);
+    let post = page
+        .split("\n## ")
+        .find(|part| part.starts_with("`POST /messages`"));
+    let post = post.expect("appends are described");
+    for header in ["`Location`: ", "`Retry-After`: ", "`Idempotent-Replayed`: "] {
+        assert!(post.contains(header), "{header}");
+    }
+    assert!(page.contains("| `offset` | yes | [Offset](#offset) |"));
+    assert!(!page.contains("?."));
 }
 
 #[test]

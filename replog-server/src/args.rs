@@ -164,11 +164,12 @@ pub(crate) struct CommonArgs {
     #[arg(long, env = "REPLOG_APPEND_TIMEOUT", value_parser = parse_duration,
           value_name = "DURATION")]
     pub(crate) append_timeout: Option<Duration>,
-    /// Bytes of a message's request, at most.
+    /// Bytes of a message's request, and of each line of a batch, at most.
     #[arg(long, env = "REPLOG_MAX_MESSAGE_BYTES", default_value = "1MiB",
           value_parser = parse_size, value_name = "SIZE")]
     pub(crate) max_message_bytes: usize,
-    /// Bytes that are read of a request that is too large, so that its sender sees the answer.
+    /// Bytes of a batch, at most: of all its lines together. Of any request that is too large so many are
+    /// read, so that its sender sees the answer.
     #[arg(long, env = "REPLOG_MAX_REQUEST_BYTES", default_value = "64MiB",
           value_parser = parse_size, value_name = "SIZE")]
     pub(crate) max_request_bytes: usize,

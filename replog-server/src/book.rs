@@ -362,6 +362,79 @@ fn the_http_reference_names_every_body() {
     assert!(!page.contains("?."));
 }
 
+/// The log lines in the table of `watching.md`, and what of them is where in the library.
+const LOG_LINES: [(&str, &[(&str, &str)]); 7] = [
+    (
+        "secondary is Suspected",
+        &[("actors/secondary_link.rs", "secondary is Suspected")],
+    ),
+    (
+        "secondary is Unhealthy",
+        &[("actors/secondary_link.rs", "secondary is Unhealthy")],
+    ),
+    (
+        "mode is read-only: 1 of 3 nodes are in contact and 2 are needed",
+        &[
+            ("actors/coordinator.rs", "mode is {mode}: {}"),
+            ("types.rs", "\"read-only\""),
+            (
+                "rules/office.rs",
+                "{alive} of {nodes} nodes are in contact and {needed} are needed",
+            ),
+        ],
+    ),
+    (
+        "fenced: another master holds the office",
+        &[(
+            "actors/coordinator.rs",
+            "fenced: another master holds the office",
+        )],
+    ),
+    (
+        "the disk refuses writes",
+        &[
+            ("actors/coordinator.rs", "\"the disk refuses writes: "),
+            ("actors/replica.rs", "\"the disk refuses writes: "),
+        ],
+    ),
+    (
+        "the log is damaged",
+        &[("handle/runtime.rs", "\"the log is damaged: ")],
+    ),
+    (
+        "a record cannot be read",
+        &[
+            (
+                "actors/coordinator/damage.rs",
+                "\"a record cannot be read: ",
+            ),
+            ("actors/replica.rs", "\"a record cannot be read: "),
+        ],
+    ),
+];
+
+#[test]
+fn the_log_lines_that_the_book_explains_are_those_that_are_written() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let read = |path: &str| {
+        let text = fs::read_to_string(format!("{root}/{path}"));
+        text.unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    let page = read("docs/src/operating/watching.md");
+    let table = page.split_once("| what it says |").expect("the table").1;
+    let explained: Vec<&str> = table
+        .lines()
+        .filter_map(|row| row.strip_prefix("| `")?.split('`').next())
+        .collect();
+    assert_eq!(explained, LOG_LINES.map(|(line, _)| line));
+    for (line, parts) in LOG_LINES {
+        for (file, part) in parts {
+            let source = read(&format!("replog-core/src/{file}"));
+            assert!(source.contains(part), "{line}: {part} is not in {file}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "writes the pages"]
 fn write_the_pages() {

@@ -5,7 +5,7 @@
 
 use replog_core::{
     Offset, ReadLevel,
-    client::{Client, ClientError, LogStatus, Message, Page, ReadQuery},
+    client::{Client, ClientError, LogStatus, Message, Page, ReadQuery, Reason},
     types::ClusterId,
 };
 use serde::Deserialize;
@@ -52,7 +52,7 @@ impl<'a> Pages<'a> {
         level: Option<ReadLevel>,
     ) -> Result<Pages<'a>, Failure> {
         let health = health(client).await?;
-        let end = end_of(&health.log, level);
+        let end = end_of(&health.log, shown_end(client).await?, level);
         let end = end.map_err(|failure| failure.of_node(client.url()))?;
         let limited = Client::builder(client.url()).answer_bytes_max(PAGE_BYTES_MAX);
         let limited = limited.build();
@@ -185,25 +185,107 @@ async fn health(client: &Client) -> Result<Health, Failure> {
     })
 }
 
-/// Where the node's log ends now. What is not known is not taken for nothing: an empty answer would look like
-/// all that there is.
-fn end_of(log: &LogStatus, level: Option<ReadLevel>) -> Result<Offset, Failure> {
+/// Where that ends which the node shows. A master counts a record from when it has its offset, and shows it
+/// once it is durable: until then nothing can be read there, and nothing is wrong.
+async fn shown_end(client: &Client) -> Result<Offset, Failure> {
+    // No log goes so far, and who asks for what is not there is told what is.
+    match client.message(Offset(u64::MAX)).await {
+        Err(error) => match error.problem().map(|problem| problem.reason()) {
+            Some(Reason::NoSuchOffset { next }) => Ok(next),
+            _ => Err(Failure::of(client.url(), &error)),
+        },
+        Ok(_) => {
+            let failure = Failure::new("it shows a message where none can be, is it a node?");
+            Err(failure.of_node(client.url()))
+        }
+    }
+}
+
+/// Where that ends which can be read now, of a log that is shown so far. What is not known is not taken for
+/// nothing: an empty answer would look like all that there is.
+fn end_of(log: &LogStatus, shown: Offset, level: Option<ReadLevel>) -> Result<Offset, Failure> {
     match level {
-        Some(ReadLevel::Committed) => log.committed.ok_or_else(|| {
-            Failure::new(
-                "it does not know yet which messages are committed: its master says so, once in contact; \
-                 --level local gives what it holds",
-            )
-        }),
-        Some(ReadLevel::Local) | None => Ok(log.next),
+        Some(ReadLevel::Committed) => {
+            let committed = log.committed.map(|committed| committed.min(shown));
+            committed.ok_or_else(|| {
+                Failure::new(
+                    "it does not know yet which messages are committed: its master says so, once in contact; \
+                     --level local gives what it holds",
+                )
+            })
+        }
+        Some(ReadLevel::Local) | None => Ok(shown),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::{collections::HashMap, sync::Arc};
+
+    use actix_web::{App, HttpResponse, HttpServer, rt::System, web};
+    use serde_json::{Value, json};
 
     use super::*;
+
+    /// Calls `check` with a client of a node that shows 7 messages. Its log has 10, of which 8 are committed, or
+    /// it does not know how many are.
+    fn with_a_busy_node(committed: Option<u64>, check: impl AsyncFnOnce(Client)) {
+        System::new().block_on(async {
+            let health = Arc::new(json!({
+                "cluster_id": null,
+                "log": {"next": 10, "committed": committed, "bytes": 1, "disk": "ok"},
+            }));
+            let page = async |query: web::Query<HashMap<String, String>>| {
+                let number = |name: &str| query.get(name).and_then(|text| text.parse().ok());
+                let (from, limit) = (number("from").unwrap_or(0), number("limit").unwrap_or(9));
+                let next = (from + limit).clamp(from, 7.max(from));
+                let message = |offset| {
+                    json!({"offset": offset, "epoch": 1, "timestamp_ms": 5, "data": offset})
+                };
+                let messages: Vec<Value> = (from..next).map(message).collect();
+                HttpResponse::Ok().json(json!({"messages": messages, "next": next}))
+            };
+            let none = async || {
+                let problem = json!({"type": "/problems/no-such-offset", "status": 404, "next": 7});
+                let mut answer = HttpResponse::NotFound();
+                answer.content_type("application/problem+json");
+                answer.json(problem)
+            };
+            let app = move || {
+                let health = Arc::clone(&health);
+                let health = move || {
+                    let health = Arc::clone(&health);
+                    async move { HttpResponse::Ok().json(&*health) }
+                };
+                App::new()
+                    .route("/health", web::get().to(health))
+                    .route("/messages", web::get().to(page))
+                    .route("/messages/{offset}", web::get().to(none))
+            };
+            let server = HttpServer::new(app).workers(1).disable_signals();
+            let server = server.bind(("127.0.0.1", 0)).expect("a port");
+            let url = format!("http://{}", server.addrs()[0]);
+            let server = server.run();
+            let handle = server.handle();
+            let running = actix_web::rt::spawn(server);
+            check(Client::new(&url).expect("a URL")).await;
+            handle.stop(false).await;
+            running.await.expect("no panic").expect("a good end");
+        });
+    }
+
+    #[test]
+    fn a_log_is_read_to_the_end_of_what_is_shown_and_not_of_what_a_busy_master_counts() {
+        with_a_busy_node(Some(8), async |client| {
+            for level in [None, Some(ReadLevel::Local), Some(ReadLevel::Committed)] {
+                let mut pages = Pages::last(&client, 3, level).await.expect("an end");
+                let page = pages.page().await.expect("no damage");
+                let offsets = page.into_iter().flatten().map(|message| message.offset.0);
+                assert_eq!(offsets.collect::<Vec<_>>(), [4, 5, 6], "{level:?}");
+                assert!(pages.page().await.expect("no damage").is_none());
+            }
+        });
+    }
 
     #[test]
     fn what_is_not_known_or_is_no_node_is_not_taken_for_an_empty_log() {
@@ -219,11 +301,12 @@ mod tests {
         let ends = |committed: &str| {
             let log = health(&text(committed)).expect("a node's").log;
             [None, Some(ReadLevel::Local), Some(ReadLevel::Committed)]
-                .map(|level| end_of(&log, level).ok())
+                .map(|level| end_of(&log, Offset(6), level).ok())
         };
-        let seven = Some(Offset(7));
-        assert_eq!(ends("5"), [seven, seven, Some(Offset(5))]);
-        assert_eq!(ends("null"), [seven, seven, None]);
+        let shown = Some(Offset(6));
+        assert_eq!(ends("5"), [shown, shown, Some(Offset(5))]);
+        assert_eq!(ends("7"), [shown, shown, shown]);
+        assert_eq!(ends("null"), [shown, shown, None]);
     }
 
     #[test]

@@ -515,6 +515,22 @@ fn what_is_not_known_to_be_committed_is_not_exported_as_nothing() {
 }
 
 #[test]
+fn the_end_of_a_log_is_read_while_others_append() {
+    let cluster = Cluster::start(1, &[]);
+    printed(&run(&cluster.master, &["append", "first"]));
+    let mut load = replog(&cluster.master)
+        .args(["bench", "--seconds", "1", "--clients", "8"])
+        .args(["--concern", "1"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program runs");
+    while load.try_wait().expect("a child").is_none() {
+        let last = values(&run(&cluster.master, &["read", "--last", "1"]));
+        assert_eq!(last.len(), 1);
+    }
+}
+
+#[test]
 fn nodes_that_run_are_compared_up_to_the_lowest_of_their_ends() {
     let cluster = Cluster::start(1, &[]);
     let other = Cluster::start(1, &[]);

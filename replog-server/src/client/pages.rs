@@ -175,6 +175,20 @@ pub(super) async fn find(client: &Client) -> Result<(), Failure> {
     health(client).await.map(drop)
 }
 
+/// Where who follows begins, to get the last `count` messages first.
+pub(super) async fn last_to_follow(
+    client: &Client,
+    count: u64,
+    level: Option<ReadLevel>,
+) -> Result<Offset, Failure> {
+    let health = health(client).await?;
+    let shown = shown_end(client).await?;
+    // What is not known yet to be committed will be: the last ones that the node holds will be among those
+    // that are shown.
+    let end = end_of(&health.log, shown, level).unwrap_or(shown);
+    Ok(Offset(end.0.saturating_sub(count)))
+}
+
 async fn health(client: &Client) -> Result<Health, Failure> {
     let health = client.health().await;
     let health = health.map_err(|error| Failure::of(client.url(), &error))?;
@@ -284,6 +298,16 @@ mod tests {
                 assert_eq!(offsets.collect::<Vec<_>>(), [4, 5, 6], "{level:?}");
                 assert!(pages.page().await.expect("no damage").is_none());
             }
+        });
+    }
+
+    #[test]
+    fn who_follows_gets_the_last_ones_also_where_it_is_not_known_what_is_committed() {
+        with_a_busy_node(None, async |client| {
+            let committed = Some(ReadLevel::Committed);
+            let from = last_to_follow(&client, 3, committed).await;
+            assert_eq!(from.expect("an offset"), Offset(4));
+            assert!(Pages::last(&client, 3, committed).await.is_err());
         });
     }
 

@@ -39,19 +39,22 @@ pub(super) struct ReadArgs {
 /// Prints them: for eyes offset and data, else NDJSON with all fields.
 pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, Failure> {
     let (client, level) = (&context.client, Some(args.level));
+    if args.follow {
+        // A node that is not there is told at once, though it would be waited for later. What is committed may
+        // be found out later.
+        let from = match args.last {
+            Some(last) => pages::last_to_follow(client, last, level).await?,
+            None => {
+                pages::find(client).await?;
+                Offset(args.from)
+            }
+        };
+        return follow(from, args, context).await;
+    }
     let pages = match args.last {
         Some(last) => Pages::last(client, last, level).await?,
-        None if args.follow => {
-            // A node that is not there is told at once, though it would be waited for later. What is
-            // committed may be found out later.
-            pages::find(client).await?;
-            return follow(Offset(args.from), args, context).await;
-        }
         None => Pages::from(client, Offset(args.from), level).await?,
     };
-    if args.follow {
-        return follow(pages.next(), args, context).await;
-    }
     let mut pages = pages.at_most(args.limit);
     let for_eyes = context.is_for_eyes();
     while let Some(messages) = pages.page().await? {

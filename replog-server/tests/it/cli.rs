@@ -512,6 +512,18 @@ fn what_is_not_known_to_be_committed_is_not_exported_as_nothing() {
         values(&run(secondary, &["export", "--level", "local"])).len(),
         2
     );
+
+    // Who follows waits for that, and for the last ones only.
+    let following = replog(secondary)
+        .args(["read", "--follow", "--level", "committed"])
+        .args(["--last", "1", "--limit", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    cluster.master.start();
+    let followed = values(&following.wait_with_output().expect("it ends"));
+    assert_eq!(followed[0]["data"], 2);
 }
 
 #[test]

@@ -31,11 +31,12 @@ pub(super) struct StatusArgs {
     /// Show it again every second.
     #[arg(long)]
     watch: bool,
-    /// Say whether this node may be stopped: whether the others, without it, are a majority that holds
-    /// all that is committed now. The exit code is 10 if not.
+    /// Say whether this node may be stopped: whether the others, without it, are a majority that is there and
+    /// holds all that is committed now. The exit code is 10 if not, or if that is not known.
     #[arg(long, value_name = "NODE", conflicts_with = "watch")]
     safe_to_stop: Option<NodeName>,
-    /// How long the others may take to catch up before the answer is no.
+    /// How long the others may take to catch up, and to be heard of, before the answer is no. They are heard of
+    /// once in a `--heartbeat-interval` of the master: in less time it may not become known.
     #[arg(long, default_value = "5s", value_parser = duration, requires = "safe_to_stop")]
     timeout: Duration,
 }

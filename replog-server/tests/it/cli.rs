@@ -268,6 +268,12 @@ fn the_status_is_exit_code_10_where_a_node_is_not_well_and_4_is_for_a_read_only_
         &["status", "--safe-to-stop", "secondary-1"],
     );
     assert!(printed(&safe).starts_with("safe: "));
+    // No heartbeat comes in no time, and nothing older is believed.
+    let args = ["status", "--safe-to-stop", "secondary-1", "--timeout", "0s"];
+    let not_known = run(&cluster.master, &args);
+    assert_eq!(not_known.status.code(), Some(10), "{not_known:?}");
+    let said = text(&not_known.stdout);
+    assert!(said.starts_with("not known: "), "{said}");
 
     cluster.secondaries[1].kill();
     let unwell = eventually("the dead node is noticed", || {

@@ -1,4 +1,7 @@
 //! Whether a node may be stopped: what its cluster can do without it.
+//!
+//! A node that died is still thought well of until a heartbeat fails. So another node is counted only if it was heard of
+//! since the question was asked, which takes one heartbeat.
 
 use std::{
     process::ExitCode,
@@ -18,15 +21,35 @@ use crate::client::{Context, Failure, Form, failure::UNHEALTHY, holders::ask_the
 /// Between two looks of `--safe-to-stop`.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// What is known of the nodes but one.
+#[derive(Debug, PartialEq, Eq)]
+struct Others {
+    /// Those that hold all that is committed, are well, and were heard of since that was asked.
+    caught_up: Vec<String>,
+    /// Those that may be as well, and were not heard of since.
+    not_heard: Vec<String>,
+}
+
+/// Whether it may be stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Safe,
+    /// It is, if those are there that were not heard of.
+    NotKnown,
+    NotSafe,
+}
+
 /// Whether the others are a majority without it.
 pub(super) async fn safe_to_stop(
     name: &NodeName,
     timeout: Duration,
     context: &Context,
 ) -> Result<ExitCode, Failure> {
-    let deadline = Instant::now() + timeout;
+    let asked_at = Instant::now();
+    let deadline = asked_at + timeout;
     let mut committed = None;
     loop {
+        let asked_for = asked_at.elapsed();
         let Node::Master(status) = ask(context).await? else {
             return Err(ask_the_master(context).await);
         };
@@ -38,37 +61,48 @@ pub(super) async fn safe_to_stop(
         }
         // What is appended while this asks is no reason against it.
         committed = committed.or(status.log.committed);
-        let others = caught_up(&status, name, committed);
-        let is_safe = others.len() >= status.quorum.needed as usize;
-        if !is_safe && Instant::now() < deadline {
+        let others = Others::of(&status, name, committed, asked_for);
+        let needed = status.quorum.needed;
+        let verdict = others.verdict(needed);
+        if verdict != Verdict::Safe && Instant::now() < deadline {
             actix_web::rt::time::sleep(LOOK_INTERVAL).await;
             continue;
         }
-        let needed = status.quorum.needed;
         match context.form {
             Form::Json => context.print_json(&json!({
-                "node": name, "safe": is_safe, "caught_up": others, "needed": needed,
+                "node": name, "safe": verdict == Verdict::Safe, "caught_up": others.caught_up,
+                "not_heard": others.not_heard, "needed": needed,
             }))?,
-            Form::Text => {
-                tell(&safety_text(&status, name, is_safe, &others))?;
-            }
+            Form::Text => tell(&safety_text(&status, name, &others))?,
         }
-        return match is_safe {
-            true => Ok(ExitCode::SUCCESS),
-            false => Ok(ExitCode::from(UNHEALTHY)),
+        return match verdict {
+            Verdict::Safe => Ok(ExitCode::SUCCESS),
+            Verdict::NotKnown | Verdict::NotSafe => Ok(ExitCode::from(UNHEALTHY)),
         };
     }
 }
 
-fn safety_text(status: &MasterStatus, name: &NodeName, is_safe: bool, others: &[String]) -> String {
+fn safety_text(status: &MasterStatus, name: &NodeName, others: &Others) -> String {
+    let verdict = others.verdict(status.quorum.needed);
+    let (word, known) = match verdict {
+        Verdict::Safe => ("safe", ""),
+        Verdict::NotKnown => ("not known", "are known to "),
+        Verdict::NotSafe => ("not safe", ""),
+    };
     let mut text = format!(
-        "{}: without {name}, {} nodes hold all that is committed, and {} are needed",
-        if is_safe { "safe" } else { "not safe" },
-        others.len(),
+        "{word}: without {name}, {} nodes {known}hold all that is committed, and {} are needed",
+        others.caught_up.len(),
         status.quorum.needed
     );
-    if !others.is_empty() {
-        text += &format!(": {}", others.join(", "));
+    if !others.caught_up.is_empty() {
+        text += &format!(": {}", others.caught_up.join(", "));
+    }
+    if verdict == Verdict::NotKnown {
+        text += &format!(
+            "; not heard of since this was asked: {}: give a --timeout longer than the master's \
+             --heartbeat-interval",
+            others.not_heard.join(", ")
+        );
     }
     if status.name == *name {
         text += "; it is the master: nothing can be appended until it is back";
@@ -82,25 +116,56 @@ fn safety_text(status: &MasterStatus, name: &NodeName, is_safe: bool, others: &[
     text + "\n"
 }
 
-/// The nodes but `name` that hold all below `committed`, are in contact and have a disk that works.
-fn caught_up(status: &MasterStatus, name: &NodeName, committed: Option<Offset>) -> Vec<String> {
-    // Not known yet: then nobody is known to hold it.
-    let Some(committed) = committed else {
-        return Vec::new();
-    };
-    // What it knows of the others is of the time when it was the master.
-    if status.fenced_by.is_some() {
-        return Vec::new();
+impl Others {
+    /// The nodes but `name` that hold all below `committed`, and have a disk that works, as the master said when
+    /// asked so long after the question.
+    fn of(
+        status: &MasterStatus,
+        name: &NodeName,
+        committed: Option<Offset>,
+        asked_for: Duration,
+    ) -> Others {
+        let mut others = Others {
+            caught_up: Vec::new(),
+            not_heard: Vec::new(),
+        };
+        // Not known yet: then nobody is known to hold it.
+        let Some(committed) = committed else {
+            return others;
+        };
+        // What it knows of the others is of the time when it was the master.
+        if status.fenced_by.is_some() {
+            return others;
+        }
+        if status.name != *name && status.log.disk == DiskState::Ok {
+            others.caught_up.push(status.name.to_string());
+        }
+        for secondary in &status.secondaries {
+            let is_well = secondary.status == Status::Healthy && secondary.failed_attempts == 0;
+            let has_all = secondary.durable_end.is_some_and(|end| end >= committed);
+            if secondary.name == *name || !is_well || !has_all {
+                continue;
+            }
+            // Whole milliseconds, of which the last one may be almost over.
+            let was_heard = |ms: u64| Duration::from_millis(ms.saturating_add(1)) <= asked_for;
+            match secondary.last_contact_ms.is_some_and(was_heard) {
+                true => others.caught_up.push(secondary.name.to_string()),
+                false => others.not_heard.push(secondary.name.to_string()),
+            }
+        }
+        others
     }
-    let has_master = status.name != *name && status.log.disk == DiskState::Ok;
-    let master = has_master.then(|| status.name.to_string());
-    let secondaries = status.secondaries.iter().filter(|secondary| {
-        secondary.name != *name
-            && secondary.status == Status::Healthy
-            && secondary.durable_end.is_some_and(|end| end >= committed)
-    });
-    let secondaries = secondaries.map(|secondary| secondary.name.to_string());
-    master.into_iter().chain(secondaries).collect()
+
+    fn verdict(&self, needed: u32) -> Verdict {
+        let needed = needed as usize;
+        if self.caught_up.len() >= needed {
+            Verdict::Safe
+        } else if self.caught_up.len() + self.not_heard.len() >= needed {
+            Verdict::NotKnown
+        } else {
+            Verdict::NotSafe
+        }
+    }
 }
 
 #[cfg(test)]
@@ -108,13 +173,29 @@ mod tests {
     use super::*;
     use crate::client::status::tests::status;
 
+    /// So long ago that all were heard of since.
+    const HEARD: Duration = Duration::from_secs(60);
+
+    /// Three nodes, of which the last one is not well; no attempt has failed since it was heard of.
+    fn calm_status() -> MasterStatus {
+        let mut status = status();
+        for secondary in &mut status.secondaries {
+            secondary.failed_attempts = 0;
+        }
+        status
+    }
+
+    fn verdict(status: &MasterStatus, name: &str, asked_for: Duration) -> Verdict {
+        let name = name.parse().expect("a name");
+        let others = Others::of(status, &name, status.log.committed, asked_for);
+        others.verdict(status.quorum.needed)
+    }
+
     #[test]
     fn whoever_lags_is_not_well_or_has_no_disk_is_not_counted_when_a_node_shall_be_stopped() {
-        let is_safe = |status: &MasterStatus, name: &str| {
-            let name = name.parse().expect("a name");
-            caught_up(status, &name, status.log.committed).len() >= 2
-        };
-        let mut status = status();
+        let is_safe =
+            |status: &MasterStatus, name: &str| verdict(status, name, HEARD) == Verdict::Safe;
+        let mut status = calm_status();
         assert!(!is_safe(&status, "master"));
         assert!(!is_safe(&status, "secondary-1"));
         assert!(is_safe(&status, "secondary-2"));
@@ -128,5 +209,49 @@ mod tests {
         status.log.disk = DiskState::Ok;
         status.log.committed = None;
         assert!(!is_safe(&status, "secondary-1"));
+    }
+
+    #[test]
+    fn whoever_was_not_heard_of_since_the_question_or_does_not_answer_now_is_not_counted() {
+        let mut status = calm_status();
+        let table = [
+            // Milliseconds since the contact, and since the question; attempts that failed since.
+            (Some(99), 100, 0, Verdict::Safe),
+            (Some(100), 100, 0, Verdict::NotKnown),
+            (Some(300), 100, 0, Verdict::NotKnown),
+            (Some(0), 0, 0, Verdict::NotKnown),
+            (None, 100, 0, Verdict::NotKnown),
+            (Some(50), 100, 1, Verdict::NotSafe),
+        ];
+        for (contact_ms, asked_ms, failed_attempts, expected) in table {
+            status.secondaries[0].last_contact_ms = contact_ms;
+            status.secondaries[0].failed_attempts = failed_attempts;
+            let verdict = verdict(&status, "secondary-2", Duration::from_millis(asked_ms));
+            assert_eq!(
+                verdict, expected,
+                "{contact_ms:?} {asked_ms} {failed_attempts}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_was_not_heard_of_is_named_with_what_to_do() {
+        let status = calm_status();
+        let name = "secondary-2".parse().expect("a name");
+        let text = |asked_for| {
+            let others = Others::of(&status, &name, status.log.committed, asked_for);
+            safety_text(&status, &name, &others)
+        };
+        assert_eq!(
+            text(HEARD),
+            "safe: without secondary-2, 2 nodes hold all that is committed, and 2 are needed: master, \
+             secondary-1\n"
+        );
+        assert_eq!(
+            text(Duration::ZERO),
+            "not known: without secondary-2, 1 nodes are known to hold all that is committed, and 2 are \
+             needed: master; not heard of since this was asked: secondary-1: give a --timeout longer than \
+             the master's --heartbeat-interval\n"
+        );
     }
 }

@@ -316,6 +316,18 @@ fn the_status_is_exit_code_10_where_a_node_is_not_well_and_4_is_for_a_read_only_
 }
 
 #[test]
+fn a_master_that_hangs_is_not_waited_for_longer_than_the_time_to_say_who_may_be_stopped() {
+    let cluster = Cluster::start(1, &[]);
+    cluster.master.process().signal(Signal::STOP);
+    let args = ["status", "--safe-to-stop", "secondary-1", "--timeout", "0s"];
+    let said = complaint(&run(&cluster.master, &args), 1);
+    assert!(
+        said.contains("it does not answer: whether secondary-1 may be stopped is not known"),
+        "{said}"
+    );
+}
+
+#[test]
 fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
     let cluster = Cluster::start(1, &[]);
     let lines: String = (0..1_000).map(|number| format!("{number}\n")).collect();

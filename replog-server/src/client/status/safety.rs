@@ -20,6 +20,8 @@ use crate::client::{Context, Failure, Form, failure::UNHEALTHY, holders::ask_the
 
 /// Between two looks of `--safe-to-stop`.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the master may take to answer at least, however little time there is.
+const ANSWER_TIME_MIN: Duration = Duration::from_secs(1);
 
 /// What is known of the nodes but one.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,9 +52,12 @@ pub(super) async fn safe_to_stop(
     let mut committed = None;
     loop {
         let asked_for = asked_at.elapsed();
-        let Node::Master(status) = ask(context).await? else {
-            return Err(ask_the_master(context).await);
-        };
+        let time = deadline.saturating_duration_since(Instant::now());
+        let asked = tokio::time::timeout(time.max(ANSWER_TIME_MIN), ask_master(context)).await;
+        let status = asked.unwrap_or_else(|_| {
+            let reason = format!("it does not answer: whether {name} may be stopped is not known");
+            Err(Failure::new(reason).of_node(context.url()))
+        })?;
         let is_one = |secondary: &SecondaryStatus| secondary.name == *name;
         if status.name != *name && !status.secondaries.iter().any(is_one) {
             return Err(Failure::usage(format!(
@@ -79,6 +84,13 @@ pub(super) async fn safe_to_stop(
             Verdict::Safe => Ok(ExitCode::SUCCESS),
             Verdict::NotKnown | Verdict::NotSafe => Ok(ExitCode::from(UNHEALTHY)),
         };
+    }
+}
+
+async fn ask_master(context: &Context) -> Result<Box<MasterStatus>, Failure> {
+    match ask(context).await? {
+        Node::Master(status) => Ok(status),
+        Node::Secondary(_) => Err(ask_the_master(context).await),
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use futures_util::future::{join_all, select_all};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::serve::RunningNode;
+use crate::{serve::RunningNode, stderr};
 
 /// Exit code after a second signal: nothing was finished.
 const ENDED_AT_ONCE: i32 = 1;
@@ -59,7 +59,7 @@ pub(crate) async fn wait_and_stop(
         biased;
         () = stop(&nodes) => {}
         name = signals.next() => {
-            eprintln!("replog-server: {name} again: ended at once");
+            stderr::say("replog-server", &format!("{name} again: ended at once"));
             std::process::exit(ENDED_AT_ONCE);
         }
     }

@@ -124,12 +124,17 @@ impl Process {
     }
 
     /// Starts a command; its stderr goes to `log`.
-    pub(crate) fn run(mut command: Command, log: &Path) -> Process {
+    pub(crate) fn run(command: Command, log: &Path) -> Process {
         let stderr = File::options()
             .create(true)
             .append(true)
             .open(log)
             .expect("a log file");
+        Process::heard_at(command, stderr, log)
+    }
+
+    /// Starts a command; its stderr goes there. What was logged is looked for in `log`.
+    pub(crate) fn heard_at(mut command: Command, stderr: impl Into<Stdio>, log: &Path) -> Process {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,12 +1,16 @@
 //! A graceful stop: what waits is answered, and nothing is left open.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{self, BufRead as _, BufReader},
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 
 use crate::{
-    http::{Connection, post},
-    nodes::{Cluster, PATIENCE, eventually},
+    http::{Connection, message, post},
+    nodes::{Cluster, PATIENCE, Process, eventually, program},
 };
 
 #[test]
@@ -88,6 +92,34 @@ fn an_interrupt_is_a_stop_and_a_second_signal_ends_it_at_once() {
     let status = master.wait();
     // 0 where the reader was faster than the second signal.
     assert!([Some(0), Some(1)].contains(&status.code()), "{status}");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_also_where_nobody_hears_that() {
+    let mut command = program();
+    command.args(["cluster", "--port", "0", "--memory"]);
+    let (stderr, writer) = io::pipe().expect("a pipe");
+    let mut cluster = Process::heard_at(command, writer, Path::new("nowhere"));
+    let line = cluster.line();
+    let address = line.rsplit_once('/').expect("a URL").1;
+    let address = address.parse().expect("an address");
+    while cluster.line() != "ready" {}
+    for _ in 0..16 {
+        let text = message(&"x".repeat(1_000_000), 1);
+        assert_eq!(post(address, &text).status, 201);
+    }
+    // As above, it keeps the cluster from stopping at once.
+    let mut reader = Connection::open(address).expect("a connection");
+    reader
+        .send(b"GET /messages HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("sent");
+    reader.socket().peek(&mut [0]).expect("an answer");
+    cluster.signal(Signal::TERM);
+    let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("SIGTERM: stopping")));
+    drop(lines);
+    cluster.signal(Signal::TERM);
+    assert_eq!(cluster.wait().code(), Some(1));
 }
 
 #[test]

@@ -64,6 +64,7 @@ pub(super) struct ImportArgs {
 }
 
 /// Where what was appended is.
+#[derive(Debug)]
 struct Placed {
     first: Offset,
     end: Offset,
@@ -98,8 +99,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
         context,
         place,
         end: None,
-        appended: 0,
-        known: 0,
+        counts: Counts::default(),
     };
     loop {
         let next = lines.next().map_err(|failure| import.with_place(failure))?;
@@ -125,9 +125,9 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
         import.append(&batch).await?;
     }
     bar.finish_and_clear();
-    let Import {
+    let Counts {
         appended, known, ..
-    } = import;
+    } = import.counts;
     match context.form {
         Form::Json => {
             context.print_json(&serde_json::json!({ "appended": appended, "known": known }))?;
@@ -147,8 +147,16 @@ struct Import<'a> {
     place: Arc<AtomicU64>,
     /// The end of what is in the log.
     end: Option<Offset>,
+    counts: Counts,
+}
+
+/// How many messages there were.
+#[derive(Debug, Default)]
+struct Counts {
     appended: u64,
     known: u64,
+    /// Where this run appended first.
+    appended_from: Option<Offset>,
 }
 
 impl Import<'_> {
@@ -175,10 +183,7 @@ impl Import<'_> {
             ))),
         })?;
         let count = batch.messages.len() as u64;
-        match placed.was_there {
-            true => self.known += count,
-            false => self.appended += count,
-        }
+        self.counts.on_placed(&placed, count);
         self.end = self.end.max(Some(placed.end));
         Ok(())
     }
@@ -257,6 +262,21 @@ impl Import<'_> {
     }
 }
 
+impl Counts {
+    fn on_placed(&mut self, placed: &Placed, count: u64) {
+        // What is there behind what this run appended, this run appended too: a batch arrived, its answer was lost,
+        // and it was found there when it was sent again. Where that is so of the first one, nothing tells it.
+        let was_there =
+            placed.was_there && self.appended_from.is_none_or(|from| placed.first < from);
+        if was_there {
+            self.known += count;
+        } else {
+            self.appended += count;
+            self.appended_from.get_or_insert(placed.first);
+        }
+    }
+}
+
 /// Where the next run goes on: the batch that was under way may be there or not, and its key says so.
 fn going_on(place: u64) -> String {
     format!("everything before offset {place} of the file is imported: --from {place} goes on")
@@ -284,4 +304,33 @@ fn tell_place_when_interrupted(place: Arc<AtomicU64>) {
             std::process::exit(1);
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_whose_answer_alone_was_lost_is_counted_as_appended_and_not_as_there_already() {
+        let mut counts = Counts::default();
+        let table = [
+            // First offset, whether it was found there; appended and known so far.
+            (100, true, (0, 10)),
+            (200, false, (10, 10)),
+            (210, true, (20, 10)),
+            (220, false, (30, 10)),
+            // From an earlier run.
+            (110, true, (30, 20)),
+        ];
+        for (first, was_there, expected) in table {
+            let first = Offset(first);
+            let placed = Placed {
+                first,
+                end: first.plus(10),
+                was_there,
+            };
+            counts.on_placed(&placed, 10);
+            assert_eq!((counts.appended, counts.known), expected, "{placed:?}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     AppendOptions, Concern, Founding, IdempotencyKey, LogConfig, Master, MasterConfig,
     MessageBatch, Peer, Reader, Secondary, SecondaryConfig,
-    error::{AppendError, Outcome},
+    error::{AppendError, Outcome, ReadError},
     handle,
     types::{NodeName, Offset, ReadLevel},
     views::{BatchReceipt, Receipt},
@@ -210,6 +210,7 @@ async fn master(machine: Machine, mut config: MasterConfig) {
         }
     };
     serve_reads(&machine, master.reader());
+    follow(&machine, &master.reader());
     let callers = Rc::new(Callers::default());
     let (at, serving) = (machine.clone(), master.clone());
     machine.listen(move |ask: Ask| {
@@ -320,6 +321,7 @@ async fn secondary(machine: Machine, config: SecondaryConfig) {
         Ok(secondary) => {
             machine.serve(secondary.clone());
             serve_reads(&machine, secondary.reader());
+            follow(&machine, &secondary.reader());
             let stopped = secondary.stopped().await;
             machine.note(format!("the secondary has ended: {:?}", stopped.reason));
         }
@@ -354,6 +356,31 @@ fn serve_reads(machine: &Machine, reader: Reader) {
             Some(payloads)
         }
     });
+}
+
+/// Follows a node at both levels for as long as it lives, and tells the checks what is told.
+fn follow(machine: &Machine, reader: &Reader) {
+    for level in [ReadLevel::Local, ReadLevel::Committed] {
+        let (machine, mut follower) = (machine.clone(), reader.follow(Offset::ZERO, level));
+        machine.follows(level);
+        tokio::task::spawn_local(async move {
+            loop {
+                match follower.next(4 << 10).await {
+                    Ok(followed) => {
+                        if let Some(followed) = mistakes::on_followed(followed) {
+                            machine.followed(level, &followed);
+                        }
+                    }
+                    Err(ReadError::Stopped) => return,
+                    Err(error) => {
+                        machine.note(format!("a follower cannot read: {error}"));
+                        machine.count("follower: read refused");
+                        machine.sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        });
+    }
 }
 
 /// A client: appends, reads, gives up, retries.

@@ -26,13 +26,13 @@ use super::{
 };
 use crate::{
     handle::{
-        Secondary,
+        Followed, Secondary,
         host::{Host, Reports, Watched, Work},
     },
     log::{LogWriter, NextStep, WriteCommand, WriterLoop},
     storage::Storage,
     transport::{Network, Request},
-    types::Offset,
+    types::{Offset, ReadLevel},
     views::Receipt,
 };
 
@@ -232,6 +232,24 @@ impl Machine {
         world::with(|world| {
             if world.lives(self.life) {
                 world.on_read(self.life.machine, shown);
+            }
+        });
+    }
+
+    /// Somebody follows the node from now on.
+    pub(crate) fn follows(&self, level: ReadLevel) {
+        world::with(|world| {
+            if world.lives(self.life) {
+                world.on_follows(self.life.machine, level);
+            }
+        });
+    }
+
+    /// Who follows the node is told this.
+    pub(crate) fn followed(&self, level: ReadLevel, followed: &Followed) {
+        world::with(|world| {
+            if world.lives(self.life) {
+                world.on_followed(self.life.machine, level, followed);
             }
         });
     }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     MasterConfig,
     error::AppendError,
+    handle::Followed,
     log::{LastAppend, NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
     record::RecordBatch,
     transport::Response,
@@ -150,6 +151,8 @@ mistakes! {
     PartOfAppendShown,
     /// a log that ends inside an append is adopted as it is
     PartOfAppendAdopted,
+    /// who follows is not told of a cut
+    CutNotTold,
 }
 
 /// What mistakes remember.
@@ -202,6 +205,14 @@ pub(crate) fn on_answered_client(
             }
         })
     })
+}
+
+/// What one who follows is told, before it hears it.
+pub(crate) fn on_followed(followed: Followed) -> Option<Followed> {
+    match (planted(), followed) {
+        (Some(Mistake::CutNotTold), Followed::Cut { .. }) => None,
+        (_, followed) => Some(followed),
+    }
 }
 
 /// Whose turn it is.

@@ -36,6 +36,7 @@ pub const OCCURRENCES: &[&str] = &[
     "client: keyed batch replayed",
     "client: no connection",
     "client: read answered",
+    "follower: told of a cut",
     "damage: a master mended in office",
     "damage: a mended segment copied",
     "damage: found at a start",

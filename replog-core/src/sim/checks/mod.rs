@@ -7,6 +7,7 @@ mod authors;
 mod coverage;
 mod r01_total_order;
 mod r02_contiguous_prefix;
+mod r02_followers;
 mod r02_whole_appends;
 mod r03_exactly_once;
 mod r04_concern;
@@ -31,11 +32,14 @@ use super::{
     world::{Life, Machine, MachineId, Part, World},
 };
 use crate::{
-    handle::host::{Role, Watched},
+    handle::{
+        Followed,
+        host::{Role, Watched},
+    },
     log::{LogView, Meta},
     record::RecordBatch,
     transport::{Request, Response},
-    types::{Epoch, Mode, Offset},
+    types::{Epoch, Mode, Offset, ReadLevel},
     views::Receipt,
 };
 
@@ -53,6 +57,7 @@ pub(crate) struct Checks {
     exactly_once: r03_exactly_once::ExactlyOnce,
     concern: r04_concern::Concern,
     nothing_lost: r05_nothing_lost::NothingLost,
+    followers: r02_followers::Followers,
     quorum: r08_quorum::Quorum,
     fencing: r09_fencing::Fencing,
 }
@@ -228,6 +233,7 @@ impl World {
         self.checks.nodes.insert(machine, node);
         self.checks.ever.insert(machine);
         self.checks.quorum.on_started(machine);
+        self.checks.followers.on_started(machine);
         self.note_of(
             machine,
             format_args!("has opened its log: end {shown_local}"),
@@ -298,7 +304,12 @@ impl World {
                     exactly_once.on_committed(offset, authors.record(offset, id))
                 })?;
             }
-            Ok(())
+            let Checks {
+                followers,
+                total_order,
+                ..
+            } = checks;
+            followers.on_shown(disks, machine, total_order)
         });
     }
 
@@ -389,6 +400,36 @@ impl World {
     pub(crate) fn on_read(&mut self, machine: MachineId, shown: &[(Offset, Bytes)]) {
         self.check(|checks, disks, _| {
             r10_no_silent_damage::on_read(disks, machine, &checks.authors, shown)
+        });
+    }
+
+    /// Somebody follows the node on `machine` from now on.
+    pub(crate) fn on_follows(&mut self, machine: MachineId, level: ReadLevel) {
+        self.checks.followers.on_follows(machine, level);
+    }
+
+    /// Who follows the node on `machine` is told something.
+    pub(crate) fn on_followed(
+        &mut self,
+        machine: MachineId,
+        level: ReadLevel,
+        followed: &Followed,
+    ) {
+        match followed {
+            Followed::Records(_) => {}
+            Followed::Cut { offset } => {
+                self.note_of(
+                    machine,
+                    format_args!("who follows is told: cut at {offset}"),
+                );
+                self.count("follower: told of a cut");
+            }
+        }
+        self.check(|checks, disks, _| {
+            let Checks {
+                followers, authors, ..
+            } = checks;
+            followers.on_followed(disks, machine, authors, level, followed)
         });
     }
 
@@ -485,6 +526,7 @@ impl World {
         self.check(|checks, disks, _| {
             r07_never_give_up::at_the_end(disks, &checks.nodes, &checks.ever, goals)?;
             checks.nothing_lost.at_the_end(disks)?;
+            checks.followers.at_the_end(disks, &checks.nodes)?;
             checks.exactly_once.at_the_end(disks, &checks.authors)
         });
     }

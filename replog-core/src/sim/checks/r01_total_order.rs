@@ -16,6 +16,13 @@ pub(super) struct TotalOrder {
 }
 
 impl TotalOrder {
+    /// Whether a record was shown as committed, or may have been: what rotted before anybody else
+    /// showed it is not known.
+    pub(super) fn may_be(&self, offset: Offset, id: RecordId) -> bool {
+        let known = self.history.get(offset.0 as usize);
+        known.is_some_and(|known| known.is_none_or(|known| known == id))
+    }
+
     /// A node shows more; `first_time` hears of each record that nobody showed before.
     pub(super) fn on_shown(
         &mut self,

@@ -32,15 +32,15 @@ const TABLE: &[Row] = &[
         &[("before-alignment", ("rule 7", 0))],
     ),
     (Mistake::EarlierLifeBelieved, Some(("rule 7", 0)), &[]),
-    (Mistake::LogEpochTakenEarly, Some(("rule 2", 9)), &[]),
+    (Mistake::LogEpochTakenEarly, Some(("rule 2", 7)), &[]),
     (
         Mistake::RefillTargetIgnored,
-        None,
+        Some(("rule 10", 207)),
         &[("hello-twice-at-a-wiped-node", ("rule 5", 0))],
     ),
     (
         Mistake::WipedNodeVotes,
-        Some(("rule 5", 523)),
+        Some(("rule 5", 64)),
         &[("wiped-nodes-at-a-promise-round", ("rule 5", 0))],
     ),
     (
@@ -50,7 +50,7 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::AdoptedByRecordsEpoch,
-        Some(("panic", 20)),
+        Some(("panic", 9)),
         &[("figure-8", ("rule 5", 0))],
     ),
     (Mistake::EpochSentBeforeSync, Some(("rule 9", 0)), &[]),
@@ -62,7 +62,7 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::PromiseOvertakesWrites,
-        Some(("panic", 20)),
+        Some(("panic", 1)),
         &[("write-queued-at-a-promise", ("rule 9", 0))],
     ),
     (
@@ -72,19 +72,19 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::LongerLogKept,
-        Some(("rule 1", 41)),
+        Some(("rule 2", 34)),
         &[("longer-log-whose-pairs-agree", ("rule 4", 0))],
     ),
-    (Mistake::CutTooDeep, Some(("rule 5", 29)), &[]),
-    (Mistake::CutNotSynced, Some(("panic", 274)), &[]),
+    (Mistake::CutTooDeep, Some(("rule 1", 20)), &[]),
+    (Mistake::CutNotSynced, Some(("rule 7", 317)), &[]),
     (
         Mistake::CommittedTooFar,
-        Some(("rule 1", 10)),
+        Some(("rule 1", 22)),
         &[("follower-over-a-cut", ("rule 1", 0))],
     ),
     (Mistake::AppendedPastGap, Some(("panic", 0)), &[]),
     (Mistake::AppendedTwice, Some(("panic", 0)), &[]),
-    (Mistake::FailedSyncTriedAgain, Some(("rule 10", 0)), &[]),
+    (Mistake::FailedSyncTriedAgain, Some(("rule 2", 3)), &[]),
     (
         Mistake::RenameNotSynced,
         Some(("rule 9", 0)),
@@ -92,7 +92,7 @@ const TABLE: &[Row] = &[
     ),
     (Mistake::SegmentEntryNotSynced, Some(("rule 2", 0)), &[]),
     (Mistake::MetaNotSynced, Some(("rule 9", 0)), &[]),
-    (Mistake::CacheBelieved, Some(("rule 2", 0)), &[]),
+    (Mistake::CacheBelieved, Some(("rule 2", 4)), &[]),
     (
         Mistake::StartSyncsNothing,
         Some(("rule 2", 0)),
@@ -100,17 +100,17 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::NoChecksumAtStart,
-        Some(("rule 5", 23)),
+        Some(("rule 10", 96)),
         &[("torn-middle", ("rule 10", 1))],
     ),
     (
         Mistake::DamagePassesForTornTail,
-        Some(("rule 5", 8)),
+        Some(("rule 5", 34)),
         &[("rot-with-one-node-down", ("rule 5", 0))],
     ),
     (
         Mistake::FillBelieved,
-        Some(("rule 10", 974)),
+        None,
         &[("fill-whose-sync-fails", ("rule 10", 0))],
     ),
     (
@@ -123,39 +123,39 @@ const TABLE: &[Row] = &[
         Some(("rule 7", 0)),
         &[("blank-majority", ("rule 7", 0))],
     ),
-    (Mistake::OldNewsBelieved, Some(("rule 8", 0)), &[]),
-    (Mistake::OneAfterTheOther, Some(("rule 6", 18)), &[]),
+    (Mistake::OldNewsBelieved, Some(("rule 7", 0)), &[]),
+    (Mistake::OneAfterTheOther, Some(("rule 6", 9)), &[]),
     (Mistake::WaiterForgotten, Some(("rule 7", 1)), &[]),
-    (Mistake::KeysForgotten, Some(("rule 3", 0)), &[]),
-    (Mistake::GapWithoutLimit, Some(("rule 11", 2)), &[]),
+    (Mistake::KeysForgotten, Some(("rule 3", 2)), &[]),
+    (Mistake::GapWithoutLimit, Some(("rule 11", 0)), &[]),
     (
         Mistake::OldHelloObeyed,
-        Some(("rule 9", 0)),
+        Some(("rule 9", 13)),
         &[("old-hello-late", ("rule 9", 0))],
     ),
     (
         Mistake::CommittedBeforeAlignment,
-        Some(("rule 1", 29)),
+        Some(("rule 1", 22)),
         &[("before-alignment", ("rule 1", 0))],
     ),
     (
         Mistake::PairsNotCompared,
-        Some(("rule 1", 10)),
+        Some(("rule 1", 20)),
         &[("other-epoch-at-a-held-offset", ("rule 1", 0))],
     ),
     (
         Mistake::BufferKeptAcrossPromise,
-        Some(("rule 4", 51)),
+        Some(("panic", 34)),
         &[("gap-across-a-promise", ("rule 4", 0))],
     ),
     (
         Mistake::CutOldestFirst,
-        Some(("rule 2", 334)),
+        Some(("rule 2", 450)),
         &[("crash-while-cutting", ("rule 10", 0))],
     ),
     (
         Mistake::HalfFilledPassesForIntact,
-        Some(("rule 9", 3)),
+        Some(("rule 5", 2)),
         &[
             ("half-refilled-secondary", ("rule 5", 0)),
             ("half-adopted-master", ("rule 5", 0)),
@@ -163,17 +163,17 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::RefusedWritePassesForDone,
-        Some(("rule 10", 4)),
+        Some(("rule 10", 0)),
         &[("full-disk-after-shipping", ("rule 4", 0))],
     ),
     (
         Mistake::FoundsWithoutMajority,
-        Some(("rule 5", 3)),
+        Some(("rule 7", 13)),
         &[("blank-majority", ("rule 7", 0))],
     ),
     (
         Mistake::OldInstanceAccepted,
-        Some(("panic", 28)),
+        Some(("panic", 110)),
         &[("old-master-restarted", ("panic", 0))],
     ),
     (
@@ -189,11 +189,12 @@ const TABLE: &[Row] = &[
     ),
     (
         Mistake::EndOutlivesItsLife,
-        Some(("rule 7", 3)),
+        Some(("rule 7", 7)),
         &[("answer-of-a-wiped-life", ("rule 4", 0))],
     ),
     (Mistake::PartOfAppendShown, Some(("rule 2", 0)), &[]),
-    (Mistake::PartOfAppendAdopted, Some(("panic", 43)), &[]),
+    (Mistake::PartOfAppendAdopted, Some(("panic", 3)), &[]),
+    (Mistake::CutNotTold, Some(("rule 2", 20)), &[]),
 ];
 
 /// Which mistakes each schedule is there for.

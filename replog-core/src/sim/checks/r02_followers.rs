@@ -1,0 +1,174 @@
+//! Rules 1 and 2 for those who follow: what a follower was given is the log as it is, after each cut that it
+//! was told of.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Disks, Finding, Node,
+    authors::{Authors, records},
+    r01_total_order::TotalOrder,
+};
+use crate::{
+    handle::Followed,
+    record::RecordBatch,
+    sim::{disk::RecordId, world::MachineId},
+    types::{Offset, ReadLevel},
+};
+
+/// What the followers of each node were given, at each level, since it started.
+#[derive(Debug, Default)]
+pub(super) struct Followers {
+    local: BTreeMap<MachineId, Given>,
+    committed: BTreeMap<MachineId, Given>,
+}
+
+#[derive(Debug, Default)]
+struct Given {
+    ids: Vec<RecordId>,
+    /// So many of them were compared with what all nodes show as committed.
+    compared: usize,
+}
+
+impl Followers {
+    /// A node started: who followed its earlier life has gone.
+    pub(super) fn on_started(&mut self, machine: MachineId) {
+        self.local.remove(&machine);
+        self.committed.remove(&machine);
+    }
+
+    /// Somebody follows the node on `machine` from now on, from its first record on.
+    pub(super) fn on_follows(&mut self, machine: MachineId, level: ReadLevel) {
+        *self.given(machine, level) = Given::default();
+    }
+
+    fn given(&mut self, machine: MachineId, level: ReadLevel) -> &mut Given {
+        let followers = match level {
+            ReadLevel::Local => &mut self.local,
+            ReadLevel::Committed => &mut self.committed,
+        };
+        followers.entry(machine).or_default()
+    }
+
+    /// Who follows the node on `machine` is told this.
+    pub(super) fn on_followed(
+        &mut self,
+        disks: Disks<'_>,
+        machine: MachineId,
+        authors: &Authors,
+        level: ReadLevel,
+        followed: &Followed,
+    ) -> Finding {
+        let given = self.given(machine, level);
+        let name = disks.name(machine);
+        match followed {
+            Followed::Records(batches) => given.on_records(disks, machine, authors, batches),
+            Followed::Cut { offset } if level == ReadLevel::Committed => Err(format!(
+                "rule 1: who follows {name} at `committed` is told of a cut at {offset}"
+            )),
+            Followed::Cut { offset } if offset.0 >= given.ids.len() as u64 => Err(format!(
+                "rule 2: who follows {name} and was given {} records is told of a cut at {offset}",
+                given.ids.len()
+            )),
+            Followed::Cut { offset } => {
+                given.ids.truncate(offset.0 as usize);
+                Ok(())
+            }
+        }
+    }
+
+    /// What the node on `machine` shows as committed is known.
+    pub(super) fn on_shown(
+        &mut self,
+        disks: Disks<'_>,
+        machine: MachineId,
+        total_order: &TotalOrder,
+    ) -> Finding {
+        let Some(given) = self.committed.get_mut(&machine) else {
+            return Ok(());
+        };
+        for (nth, id) in given.ids.iter().enumerate().skip(given.compared) {
+            let offset = Offset(nth as u64);
+            if !total_order.may_be(offset, *id) {
+                return Err(format!(
+                    "rule 1: who follows {} at `committed` was given {id:?} at offset {offset}, which nobody showed",
+                    disks.name(machine)
+                ));
+            }
+        }
+        given.compared = given.ids.len();
+        Ok(())
+    }
+
+    /// All faults ended a while ago: who follows has what is there.
+    pub(super) fn at_the_end(
+        &self,
+        disks: Disks<'_>,
+        nodes: &BTreeMap<MachineId, Node>,
+    ) -> Finding {
+        let at_local = nodes
+            .iter()
+            .map(|(machine, node)| (machine, node, node.shown_local, &self.local));
+        let at_committed = nodes
+            .iter()
+            .map(|(machine, node)| (machine, node, node.shown_committed, &self.committed));
+        for (machine, node, end, followers) in at_local.chain(at_committed) {
+            let Some(given) = followers.get(machine) else {
+                continue;
+            };
+            let shown = &node.ids[..end.0 as usize];
+            let same = shown.len() == given.ids.len()
+                && shown
+                    .iter()
+                    .zip(&given.ids)
+                    // It showed what had rotted since it was written: what that was is not known.
+                    .all(|(shown, given)| shown.is_none_or(|shown| shown == *given));
+            if !same {
+                return Err(format!(
+                    "rule 2: {} shows a client {} records, and who follows it has {} that are not these",
+                    disks.name(*machine),
+                    shown.len(),
+                    given.ids.len()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Given {
+    fn on_records(
+        &mut self,
+        disks: Disks<'_>,
+        machine: MachineId,
+        authors: &Authors,
+        batches: &[RecordBatch],
+    ) -> Finding {
+        let name = disks.name(machine);
+        // Was the log cut below what it was given, and has it grown again?
+        if let Some(last) = self.ids.len().checked_sub(1)
+            && let Some(held) = disks.held(machine, Offset(last as u64))
+            && held != self.ids[last]
+        {
+            return Err(format!(
+                "rule 2: who follows {name} was given {:?} at offset {last}, and goes on though that is {held:?} now",
+                self.ids[last]
+            ));
+        }
+        for (record, crc) in batches.iter().flat_map(records) {
+            let (offset, id) = (record.offset, (record.epoch, crc));
+            let next = self.ids.len() as u64;
+            if offset.0 != next {
+                return Err(format!(
+                    "rule 2: who follows {name} is given offset {offset} where {next} is the next"
+                ));
+            }
+            if authors.record(offset, id).is_none() {
+                return Err(format!(
+                    "rule 10: who follows {name} is given a record at offset {offset} that nobody wrote so"
+                ));
+            }
+            self.ids.push(id);
+        }
+        Ok(())
+    }
+}

@@ -255,6 +255,7 @@ fn waiting_appends_are_shown_with_whom_they_wait_for() {
 #[test]
 fn the_status_is_exit_code_10_where_a_node_is_not_well_and_4_is_for_a_read_only_master() {
     let mut cluster = Cluster::start(2, &[]);
+    cluster.wait_healthy();
     let shown = printed(&run(&cluster.master, &["status"]));
     let names: Vec<&str> = shown
         .lines()
@@ -262,13 +263,17 @@ fn the_status_is_exit_code_10_where_a_node_is_not_well_and_4_is_for_a_read_only_
         .collect();
     assert_eq!(names, ["NODE", "master", "secondary-1", "secondary-2"]);
     assert!(shown.lines().all(|line| line.len() <= 80), "{shown}");
+    eventually("the secondary's log counts", || {
+        (cluster.secondaries[0].health()["intact"] == true).then_some(())
+    });
     printed(&run(&cluster.secondaries[0], &["status"]));
     let safe = run(
         &cluster.master,
         &["status", "--safe-to-stop", "secondary-1"],
     );
     assert!(printed(&safe).starts_with("safe: "));
-    // No heartbeat comes in no time, and nothing older is believed.
+    // It is not heard of any more, and nothing older is believed.
+    cluster.secondaries[1].process().signal(Signal::STOP);
     let args = ["status", "--safe-to-stop", "secondary-1", "--timeout", "0s"];
     let not_known = run(&cluster.master, &args);
     assert_eq!(not_known.status.code(), Some(10), "{not_known:?}");

@@ -31,6 +31,7 @@ pub(crate) struct Machine {
     cpu: String,
     memory_gib: f64,
     kernel: String,
+    /// As seen from where the benchmark was started: a report is for people elsewhere.
     directory: PathBuf,
     file_system: String,
     /// Of an append of a few bytes and its `fdatasync`.
@@ -62,7 +63,7 @@ impl Machine {
                 .release()
                 .to_string_lossy()
                 .into_owned(),
-            directory: directory.to_owned(),
+            directory: from_here(directory),
             file_system: file_system(directory),
             sync_ms: sync_ms(directory)?,
             load_average,
@@ -185,6 +186,12 @@ async fn busy_cpus() -> Result<f64, String> {
     tokio::time::sleep(QUIET_TIME).await;
     let used = proc::machine_seconds()? - before;
     Ok(used / begun.elapsed().as_secs_f64())
+}
+
+fn from_here(directory: &Path) -> PathBuf {
+    let here = std::env::current_dir().ok();
+    let below = here.and_then(|here| directory.strip_prefix(here).map(Path::to_owned).ok());
+    below.unwrap_or_else(|| directory.to_owned())
 }
 
 /// What an append of a few bytes and its `fdatasync` take, one after another for a while.

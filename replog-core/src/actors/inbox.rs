@@ -16,13 +16,16 @@ use crate::{
     views::Receipt,
 };
 
+/// Where an answer goes.
+pub(crate) type AnswerTo = oneshot::Sender<Result<Receipt, AppendError>>;
+
 /// Who waits for an answer, and for which.
 #[derive(Debug)]
 pub(crate) enum Caller {
     /// That of an append, which is counted.
-    Append(oneshot::Sender<Result<Receipt, AppendError>>),
+    Append(AnswerTo),
     /// When a message meets a concern that was there before.
-    Concern(oneshot::Sender<Result<Receipt, AppendError>>),
+    Concern(AnswerTo),
 }
 
 /// The queue between callers on any thread and the coordinator.

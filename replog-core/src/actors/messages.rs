@@ -9,14 +9,15 @@ use actix::Message;
 use tokio::sync::oneshot;
 
 use crate::{
-    error::{AppendError, ModeState},
+    actors::inbox::AnswerTo,
+    error::ModeState,
     log::WriteReport,
     metrics::{MasterMetrics, SecondaryMetrics, tally::LinkTally},
     record::RecordBatch,
     rules::{acks::WaiterId, link::LinkReport, repair::Lack},
     transport::{FencedBy, Request, RequestBody, Response},
     types::{ClusterId, Concern, Epoch, Offset},
-    views::{Holders, MasterHealth, Receipt, SecondaryHealth, WaitingAppends},
+    views::{Holders, MasterHealth, SecondaryHealth, WaitingAppends},
 };
 
 /// To the coordinator: appends wait in the inbox.
@@ -151,7 +152,7 @@ pub(crate) struct AwaitConcern {
     pub(crate) concern: Concern,
     pub(crate) timeout: Option<Duration>,
     pub(crate) waiter: WaiterId,
-    pub(crate) answer_to: oneshot::Sender<Result<Receipt, AppendError>>,
+    pub(crate) answer_to: AnswerTo,
 }
 
 /// To the coordinator: which appends wait?

@@ -323,9 +323,7 @@ impl Master {
                 return Err(self.refused(error));
             }
         }
-        let answer = answer.await;
-        waits.no_more();
-        answer.unwrap_or(Err(AppendError::Ended))
+        waits.answered(answer.await)
     }
 
     fn refused(&self, error: AppendError) -> AppendError {

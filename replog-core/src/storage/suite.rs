@@ -194,9 +194,13 @@ pub(crate) fn parts_are_appended_one_after_the_other(storage: Arc<dyn Storage>) 
     assert_eq!(content(&*file), b"abcdef");
 }
 
+fn more_pieces_than_one_call_takes() -> Vec<[u8; 4]> {
+    (0..5000_u32).map(u32::to_le_bytes).collect()
+}
+
 pub(crate) fn more_parts_than_one_call_takes_are_all_written(storage: Arc<dyn Storage>) {
     let file = storage.open("file", OpenHow::Create).unwrap();
-    let pieces: Vec<Vec<u8>> = (0..5000_u32).map(|n| n.to_le_bytes().to_vec()).collect();
+    let pieces = more_pieces_than_one_call_takes();
     let parts: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
     file.append(&parts).unwrap();
     assert!(content(&*file) == pieces.concat());
@@ -224,7 +228,7 @@ pub(crate) fn more_parts_at_a_position_than_one_call_takes_are_all_written(
     storage: Arc<dyn Storage>,
 ) {
     let file = file_with(&*storage, "file", b"begin");
-    let pieces: Vec<Vec<u8>> = (0..5000_u32).map(|n| n.to_le_bytes().to_vec()).collect();
+    let pieces = more_pieces_than_one_call_takes();
     let parts: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
     file.write_parts_at(5, &parts).unwrap();
     assert!(content(&*file) == [b"begin", &*pieces.concat()].concat());

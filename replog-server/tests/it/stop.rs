@@ -122,14 +122,20 @@ fn a_second_signal_ends_it_at_once_also_where_nobody_hears_that() {
     assert_eq!(cluster.wait().code(), Some(1));
 }
 
-#[test]
-fn an_answer_under_way_is_finished_before_the_end() {
-    let mut cluster = Cluster::start(1, &["--memory"]);
-    const MESSAGES: usize = 16;
-    for _ in 0..MESSAGES {
+/// A pair whose log is longer than what finds room on the way to a reader.
+fn cluster_with_long_messages(count: usize) -> Cluster {
+    let cluster = Cluster::start(1, &["--memory"]);
+    for _ in 0..count {
         let answer = cluster.append(&"x".repeat(1_000_000), 2);
         assert_eq!(answer.status, 201, "{}", answer.text());
     }
+    cluster
+}
+
+#[test]
+fn an_answer_under_way_is_finished_before_the_end() {
+    const MESSAGES: usize = 16;
+    let mut cluster = cluster_with_long_messages(MESSAGES);
     let mut readers: Vec<Connection> = [cluster.master.address, cluster.secondaries[0].address]
         .into_iter()
         .map(|node| {
@@ -158,11 +164,7 @@ fn an_answer_under_way_is_finished_before_the_end() {
 
 #[test]
 fn who_follows_and_takes_nothing_holds_up_no_stop() {
-    let mut cluster = Cluster::start(1, &["--memory"]);
-    for _ in 0..16 {
-        let answer = cluster.append(&"x".repeat(1_000_000), 2);
-        assert_eq!(answer.status, 201, "{}", answer.text());
-    }
+    let mut cluster = cluster_with_long_messages(16);
     let mut followers: Vec<Connection> = [cluster.master.address, cluster.secondaries[0].address]
         .into_iter()
         .map(|node| {

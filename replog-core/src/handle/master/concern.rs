@@ -45,10 +45,7 @@ impl Master {
             waiter,
             answer_to,
         });
-        let answer = answer.await;
-        waits.no_more();
-        let answer = answer.unwrap_or(Err(AppendError::Ended));
-        let receipt = answer.map_err(of_refusal)?;
+        let receipt = waits.answered(answer.await).map_err(of_refusal)?;
         Ok(ConcernReached {
             concern: receipt.concern,
             concern_met: receipt.concern_met,

@@ -8,6 +8,7 @@ use actix::Addr;
 use super::Master;
 use crate::{
     actors::{CallerGone, Coordinator},
+    error::AppendError,
     rules::acks::WaiterId,
 };
 
@@ -23,6 +24,15 @@ impl<'a> Waits<'a> {
             coordinator: &master.inner.coordinator,
             waiter,
         }
+    }
+
+    /// It was answered so; without an answer the coordinator has ended.
+    pub(super) fn answered<T, E>(
+        self,
+        answer: Result<Result<T, AppendError>, E>,
+    ) -> Result<T, AppendError> {
+        self.no_more();
+        answer.unwrap_or(Err(AppendError::Ended))
     }
 
     /// It was answered, or never came to wait.

@@ -1,10 +1,14 @@
-//! The book: each command in it is run, and prints what the book says that it prints.
+//! The README and the book: each command in them is run, and prints what the page says that it prints.
 //!
 //! A page is run from top to bottom in a directory of its own:
 //!
 //! - a block marked `sh server` starts a node with each line, and goes on once it listens;
 //! - a block marked `sh` is given to a shell, once the master takes appends, and must end well;
-//! - a block marked `text` right below it is what that prints, where `…` stands for anything;
+//! - a block marked `sh endless` is one command that does not end by itself: it is ended when it has printed the
+//!   block below it;
+//! - a block marked `text` right below one of these is what that prints, where `…` stands for anything;
+//! - blocks marked `sh gate` are run by `.ci/run` as they stand, and a block marked `sh containers` is what
+//!   `docker/try` does;
 //! - the comments `<!-- stop NAME -->` and `<!-- kill NAME -->` end a node, or all without a name; nobody sees
 //!   them on the page, so the words beside them must ask for the same.
 //!
@@ -13,8 +17,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
+    io::Read as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    sync::mpsc::channel,
     thread,
 };
 
@@ -22,7 +28,7 @@ use tempfile::TempDir;
 
 use crate::{
     http::get,
-    nodes::{Process, eventually, free_port, program_path},
+    nodes::{PATIENCE, Process, eventually, free_port, program_path},
 };
 
 /// The port of the master in the book; the secondaries have those after it.
@@ -38,6 +44,10 @@ enum Step {
         script: String,
         prints: Option<String>,
     },
+    Watch {
+        command: String,
+        prints: Option<String>,
+    },
     End {
         name: Option<String>,
         at_once: bool,
@@ -48,10 +58,42 @@ fn book() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src")
 }
 
+/// The README, from the directory of the book.
+const README: &str = "../../README.md";
+/// Marks of the blocks that are no commands.
+const NO_COMMANDS: [&str; 4] = ["text", "json", "toml", "yaml"];
+
 /// Every page that the table of contents names.
 fn pages() -> Vec<String> {
     let summary = fs::read_to_string(book().join("SUMMARY.md")).expect("a table of contents");
     links(&summary).collect()
+}
+
+/// Every page whose commands are run.
+fn pages_to_run() -> Vec<String> {
+    let mut pages = pages();
+    pages.push(README.to_owned());
+    pages
+}
+
+/// The bodies of the blocks that have a mark.
+fn blocks(page: &str, mark: &str) -> Vec<String> {
+    let mut lines = page.lines();
+    let mut blocks = Vec::new();
+    while let Some(line) = lines.next() {
+        if let Some(found) = line.strip_prefix("```") {
+            let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            if found == mark {
+                blocks.push(body.join("\n"));
+            }
+        }
+    }
+    blocks
+}
+
+/// A command line without Cargo in front: the programs are built already.
+fn without_cargo(line: &str) -> String {
+    line.replace("cargo run --release -- ", "replog-server ")
 }
 
 /// Where a page's links lead, but for those out of the book.
@@ -79,9 +121,16 @@ fn steps(page: &str) -> Vec<(usize, Step)> {
                 "sh server" => {
                     let starts = body
                         .iter()
-                        .map(|line| (at, Step::Start((*line).to_owned())));
+                        .map(|line| (at, Step::Start(without_cargo(line))));
                     steps.extend(starts);
                 }
+                "sh endless" => steps.push((
+                    at,
+                    Step::Watch {
+                        command: body.join("\n"),
+                        prints: None,
+                    },
+                )),
                 "sh" => steps.push((
                     at,
                     Step::Run {
@@ -90,13 +139,19 @@ fn steps(page: &str) -> Vec<(usize, Step)> {
                     },
                 )),
                 "text" if printed => {
-                    if let Some((_, Step::Run { prints, .. })) = steps.last_mut() {
+                    if let Some((_, Step::Run { prints, .. } | Step::Watch { prints, .. })) =
+                        steps.last_mut()
+                    {
                         *prints = Some(body.join("\n"));
                     }
                 }
-                _ => {}
+                "sh gate" | "sh containers" => {}
+                _ => assert!(
+                    NO_COMMANDS.contains(&kind) || kind.starts_with("rust"),
+                    "line {at}: nobody runs a block that is marked {kind:?}"
+                ),
             }
-            printed = kind == "sh";
+            printed = matches!(kind, "sh" | "sh endless");
         } else if let Some(comment) = line.strip_prefix("<!-- ") {
             let mut words = comment.trim_end_matches("-->").split_whitespace();
             let at_once = match words.next() {
@@ -139,7 +194,8 @@ fn untold_ends(page: &str) -> Vec<(usize, String)> {
         if is_text {
             paragraph.extend([line, "\n"]);
         }
-        let Some((_, Step::End { name, at_once })) = steps(line).pop() else {
+        let step = is_comment.then(|| steps(line).pop()).flatten();
+        let Some((_, Step::End { name, at_once })) = step else {
             continue;
         };
         let behind: Vec<&str> = lines[at + 1..]
@@ -302,7 +358,8 @@ impl Run {
         self.processes.push((names, process));
     }
 
-    fn run(&self, script: &str, prints: Option<&str>) {
+    /// Waits until the master, where there is one, takes appends.
+    fn wait_for_master(&self) {
         let has_master = |(names, _): &(Vec<String>, _)| names.iter().any(|name| name == "master");
         if self.processes.iter().any(has_master) {
             let address = ([127, 0, 0, 1], self.ports[&MASTER_PORT]).into();
@@ -310,13 +367,23 @@ impl Run {
                 (get(address, "/readyz/write").status == 200).then_some(())
             });
         }
-        let output = self.shell(script).output().expect("there is a shell");
+    }
+
+    fn run(&self, script: &str, prints: Option<&str>) {
+        self.wait_for_master();
+        // No pipe: a command in the background would hold it open after the shell has ended.
+        let errors = self.directory.path().join("errors.log");
+        let output = self
+            .shell(script)
+            .stderr(fs::File::create(&errors).expect("a file"))
+            .output()
+            .expect("there is a shell");
         let printed = String::from_utf8_lossy(&output.stdout);
         assert!(
             output.status.success(),
             "{script}\nended with {}: {printed}{}",
             output.status,
-            String::from_utf8_lossy(&output.stderr)
+            fs::read_to_string(&errors).unwrap_or_default()
         );
         if let Some(prints) = prints {
             assert!(
@@ -324,6 +391,53 @@ impl Run {
                 "{script}\nprinted\n{printed}\nand the book says\n{prints}"
             );
         }
+    }
+
+    /// Runs a command that does not end by itself until it has printed what the page says.
+    fn watch(&self, command: &str, prints: Option<&str>) {
+        let prints = prints.unwrap_or_else(|| panic!("{command}: nothing says when to end it"));
+        self.wait_for_master();
+        let mut child = self
+            .shell(&format!("exec {command}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("there is a shell");
+        let mut stdout = child.stdout.take().expect("a pipe");
+        let (sender, parts) = channel();
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+                if sender.send(buffer[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut printed = Vec::new();
+        let is_shown = loop {
+            if is_as_said(prints, &String::from_utf8_lossy(&printed)) {
+                break true;
+            }
+            match parts.recv_timeout(PATIENCE) {
+                Ok(part) => printed.extend(part),
+                Err(_) => break false,
+            }
+        };
+        let ended = child.try_wait().expect("a child");
+        child.kill().expect("it is not waited for yet");
+        child.wait().expect("a child");
+        drop(parts);
+        reader.join().expect("it only reads");
+        let printed = String::from_utf8_lossy(&printed);
+        assert!(
+            is_shown,
+            "{command}\nprinted\n{printed}\nand the page says\n{prints}"
+        );
+        assert_eq!(
+            ended, None,
+            "{command} ended by itself: mark its block `sh`"
+        );
     }
 
     fn end(&mut self, name: Option<&str>, at_once: bool) {
@@ -342,6 +456,12 @@ impl Run {
             } else {
                 assert!(process.terminate().success(), "{names:?} ends well");
             }
+            // A cluster took ports that the system may give to anybody now.
+            if names.len() > 1 && self.processes.is_empty() {
+                for port in self.ports.values_mut() {
+                    *port = free_port();
+                }
+            }
         }
     }
 }
@@ -354,15 +474,16 @@ fn run_page(name: &str) {
         match step {
             Step::Start(line) => run.start(&line),
             Step::Run { script, prints } => run.run(&script, prints.as_deref()),
+            Step::Watch { command, prints } => run.watch(&command, prints.as_deref()),
             Step::End { name, at_once } => run.end(name.as_deref(), at_once),
         }
     }
 }
 
 #[test]
-fn every_command_in_the_book_works_and_prints_what_it_says() {
+fn every_command_of_the_readme_and_the_book_works_and_prints_what_it_says() {
     thread::scope(|scope| {
-        let pages = pages().into_iter();
+        let pages = pages_to_run().into_iter();
         let runs: Vec<_> = pages
             .map(|page| (page.clone(), scope.spawn(move || run_page(&page))))
             .collect();
@@ -403,7 +524,7 @@ fn every_page_is_in_the_table_of_contents_and_every_link_leads_to_one() {
 
 #[test]
 fn who_reads_a_page_is_told_of_every_node_that_is_ended() {
-    for page in pages() {
+    for page in pages_to_run() {
         let text = fs::read_to_string(book().join(&page)).expect("a page");
         assert_eq!(untold_ends(&text), [], "{page}");
     }
@@ -428,6 +549,21 @@ fn who_reads_a_page_is_told_of_every_node_that_is_ended() {
 }
 
 #[test]
+fn the_gate_runs_the_first_commands_of_the_readme_as_they_stand() {
+    let read = |path| fs::read_to_string(book().join(path)).expect("a file");
+    let readme = read(README);
+    let first = &blocks(&readme, "sh server")[0];
+    assert_eq!(first, "cargo run --release -- cluster");
+    let gate = read("../../.ci/run") + &read("../../scripts/check");
+    for command in blocks(&readme, "sh gate") {
+        // `.ci/run` takes the others from the README itself.
+        let is_run =
+            gate.contains(&format!("step {command}\n")) || command.starts_with("cargo install");
+        assert!(is_run, "nobody runs {command}");
+    }
+}
+
+#[test]
 fn each_port_of_the_book_is_replaced_once() {
     let ports = BTreeMap::from([(5000, 50010), (5001, 40000)]);
     let script = "a http://localhost:5000/x 127.0.0.1:5001 localhost:50002 localhost:";
@@ -441,10 +577,15 @@ fn each_port_of_the_book_is_replaced_once() {
 #[test]
 fn a_page_is_read_as_the_steps_that_it_has() {
     let page = "# A\n```sh server\none\ntwo\n```\n\n<!-- kill one -->\n```sh\na\nb\n```\n```text\nx…\n```\n\
-                words\n```text\na picture\n```\n```json\n{}\n```\n<!-- stop -->\n<!-- another -->\n";
+                words\n```text\na picture\n```\n```json\n{}\n```\n<!-- stop -->\n<!-- another -->\n\
+                ```sh gate\nc\n```\n```sh endless\nd\n```\n```text\ny\n```\n";
     let run = Step::Run {
         script: "a\nb".to_owned(),
         prints: Some("x…".to_owned()),
+    };
+    let watch = Step::Watch {
+        command: "d".to_owned(),
+        prints: Some("y".to_owned()),
     };
     let end = |name: Option<&str>, at_once| Step::End {
         name: name.map(str::to_owned),
@@ -456,6 +597,7 @@ fn a_page_is_read_as_the_steps_that_it_has() {
         (7, end(Some("one"), true)),
         (8, run),
         (22, end(None, false)),
+        (27, watch),
     ];
     assert_eq!(steps(page), expected);
 }

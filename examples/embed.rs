@@ -53,10 +53,7 @@ mod nodes {
             // `FileStorage` instead of this one keeps the log on disk.
             let storage = Arc::new(MemoryStorage::new());
             let secondary = Secondary::start(config, storage).await?;
-            peers.push(Peer {
-                name: secondary.name().clone(),
-                url: format!("in-process:{name}"),
-            });
+            peers.push(Peer::named(secondary.name().clone()));
             network.register(secondary.clone());
             secondaries.push(secondary);
         }

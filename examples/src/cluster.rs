@@ -121,10 +121,7 @@ impl Cluster {
     ///
     /// It did not start, or not in time.
     pub async fn start_master(&mut self) -> Result<Master, Failure> {
-        let peers = self.nodes.iter().map(|node| Peer {
-            name: node.name.clone(),
-            url: format!("in-process:{}", node.name),
-        });
+        let peers = self.nodes.iter().map(|node| Peer::named(node.name.clone()));
         let mut config = MasterConfig::new(NodeName::new(MASTER)?, peers.collect());
         config.timing = self.timing.clone();
         let storage = Arc::new(MemoryStorage::new());

@@ -23,13 +23,13 @@ use tokio::{
     task::AbortHandle,
 };
 
-/// Makes ways to nodes whose URL is an address and a port.
+/// Makes ways to nodes by an address and a port.
 struct TcpNetwork;
 
 impl Network for TcpNetwork {
     fn connect(&self, peer: &Peer) -> Rc<dyn Transport> {
         Rc::new(Tcp {
-            address: peer.url.clone(),
+            address: peer.address.clone(),
         })
     }
 }
@@ -159,7 +159,7 @@ async fn run_a_cluster() -> Result<(), Box<dyn Error>> {
     }
     let peers = nodes.iter().map(|(node, server)| Peer {
         name: node.name().clone(),
-        url: server.address.clone(),
+        address: server.address.clone(),
     });
     let config = MasterConfig::new("master".parse()?, peers.collect());
     let storage = Arc::new(MemoryStorage::new());

@@ -409,6 +409,14 @@ pub enum StartError {
 #[error("{0}")]
 pub struct ConfigError(pub(crate) String);
 
+impl ConfigError {
+    /// Refuses settings for this reason: a sentence that names the setting and what it should be.
+    #[must_use]
+    pub fn new(why: impl Into<String>) -> ConfigError {
+        ConfigError(why.into())
+    }
+}
+
 /// The node has stopped: nobody answers any more. Says why, where it stopped by itself.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the node has stopped{}", .reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default())]

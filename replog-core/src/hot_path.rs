@@ -46,7 +46,7 @@ fn config() -> MasterConfig {
     let name = |text: &str| NodeName::new(text).unwrap();
     let peers = ["a", "b"].map(|text| Peer {
         name: name(text),
-        url: text.to_owned(),
+        address: text.to_owned(),
     });
     MasterConfig::new(name("m"), peers.into())
 }

@@ -8,6 +8,7 @@
 #![doc = include_str!("../docs/7-embedding.md")]
 #![forbid(unsafe_code)]
 
+pub mod address;
 #[cfg(feature = "http")]
 pub mod client;
 pub mod config;

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
+use crate::address::NodeUrl;
 use crate::types::{
     ClusterId, DiskState, Epoch, InstanceId, Mode, ModeReason, NodeName, Offset, Status,
 };
@@ -329,8 +330,10 @@ pub struct LogHealth {
 pub struct SecondaryStatus {
     /// Its name.
     pub name: NodeName,
-    /// Where it answers.
-    pub url: String,
+    /// The address at which the master finds it.
+    pub address: String,
+    /// The URL at which clients reach it, once it said.
+    pub url: Option<NodeUrl>,
     /// What the master thinks of it.
     pub status: Status,
     /// The offset after the last record that it holds, once known.
@@ -382,8 +385,8 @@ pub struct SecondaryHealth {
 pub struct MasterAddress {
     /// Its name.
     pub name: NodeName,
-    /// Where clients reach it, if it said.
-    pub url: Option<String>,
+    /// The URL at which clients reach it, if it said.
+    pub url: Option<NodeUrl>,
 }
 
 fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

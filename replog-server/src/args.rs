@@ -4,14 +4,21 @@
 //! `REPLOG_SOME_FLAG`, and the flag wins. Starts nothing. Wrong usage ends with exit code 2 and
 //! one line that says what is wrong.
 
-use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    error::Error as _, ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode,
+    time::Duration,
+};
 
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
-    builder::BoolishValueParser, error::ErrorKind, value_parser,
+    builder::BoolishValueParser,
+    error::{ContextKind, ContextValue, ErrorKind},
+    value_parser,
 };
 use replog_core::{
-    Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, Timing, client::Client,
+    Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, Timing,
+    address::{BadUrl, NodeUrl},
+    client::Client,
     limits::KEY_HORIZON_MAX,
 };
 
@@ -64,9 +71,9 @@ pub(crate) struct MasterArgs {
     /// The directory of the log [default: ./replog-data/NAME].
     #[arg(long, env = "REPLOG_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Where clients reach this master: secondaries send them there.
-    #[arg(long, env = "REPLOG_PUBLIC_URL", value_parser = parse_url)]
-    pub(crate) public_url: Option<String>,
+    /// The URL at which clients reach this master: secondaries send them there.
+    #[arg(long, env = "REPLOG_PUBLIC_URL", value_name = "URL", value_parser = parse_url)]
+    pub(crate) public_url: Option<NodeUrl>,
     /// Where no majority answers within --unhealthy-after, recover from those that do. What only the
     /// others hold is lost, acknowledged or not: for when they are lost for good. Nothing is forced
     /// where a majority answers; take the flag away once the cluster is whole.
@@ -84,9 +91,12 @@ pub(crate) struct SecondaryArgs {
     /// Its name, as its master's `--secondary` has it.
     #[arg(long, env = "REPLOG_NAME", value_parser = parse_name)]
     pub(crate) name: NodeName,
+    /// The URL at which clients reach this node, for its master to show.
+    #[arg(long, env = "REPLOG_PUBLIC_URL", value_name = "URL", value_parser = parse_url)]
+    pub(crate) public_url: Option<NodeUrl>,
     /// Where the master is: told to clients, and used for nothing else.
     #[arg(long, env = "REPLOG_MASTER", value_name = "URL", value_parser = parse_url)]
-    pub(crate) master: Option<String>,
+    pub(crate) master: Option<NodeUrl>,
     /// Address and port to listen on; port 0 takes a free one.
     #[arg(long, env = "REPLOG_LISTEN", default_value = "127.0.0.1:5000")]
     pub(crate) listen: String,
@@ -284,7 +294,7 @@ fn validate(command: &Command) -> Result<(), clap::Error> {
         Command::Master(args) => args.common.check(),
         Command::Secondary(args) => args.common.check(),
         Command::Cluster(args) => args.common.check().and_then(|()| args.check_ports()),
-        Command::Probe(args) => parse_url(&args.url).map(drop),
+        Command::Probe(args) => parse_http_url(&args.url).map(drop),
     };
     checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
     if let Command::Master(args) = command {
@@ -307,6 +317,14 @@ fn usage_line(commands: &str, error: &clap::Error) -> String {
 
 /// What clap has to say, without the usage and the hints below it.
 pub(crate) fn message_of(error: &clap::Error) -> String {
+    // An address with an `@` may hold a password, which is not repeated.
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && value.contains('@')
+        && let (Some(what), Some(ContextValue::String(arg))) =
+            (error.source(), error.get(ContextKind::InvalidArg))
+    {
+        return one_line(&format!("{arg}: {what}"));
+    }
     let text = error.render().to_string();
     let message = text.split("\n\n").next().unwrap_or_default();
     one_line(message.strip_prefix("error: ").unwrap_or(message))
@@ -374,12 +392,17 @@ fn parse_peer(text: &str) -> Result<Peer, String> {
         .ok_or("expected NAME=URL, as in secondary-1=http://10.0.0.2:5000")?;
     Ok(Peer {
         name: parse_name(name)?,
-        url: parse_url(url)?,
+        address: parse_http_url(url)?,
     })
 }
 
+/// Reads the URL at which clients reach a node.
+fn parse_url(text: &str) -> Result<NodeUrl, BadUrl> {
+    text.parse()
+}
+
 /// Checks an `http` URL of a host, and cuts a slash at its end: paths are appended to it.
-fn parse_url(text: &str) -> Result<String, String> {
+fn parse_http_url(text: &str) -> Result<String, String> {
     match Client::new(text) {
         Ok(client) => Ok(client.url().to_owned()),
         Err(error) => Err(error.to_string()),
@@ -474,7 +497,7 @@ mod tests {
         };
         assert_eq!(args.name.as_str(), "master");
         assert_eq!(args.listen, "127.0.0.1:5000");
-        assert_eq!(args.secondaries[0].url, "http://b:5000");
+        assert_eq!(args.secondaries[0].address, "http://b:5000");
         assert_eq!(args.data_dir, None);
         let config = args.common.master_config(args.name, args.secondaries);
         let defaults = MasterConfig::new(config.name.clone(), Vec::new());
@@ -528,10 +551,6 @@ mod tests {
                 "two nodes have the name a",
             ),
             (
-                "master --secondary a=http://b --secondary b=http://b/",
-                "two secondaries have",
-            ),
-            (
                 "master --secondary a=http://b --heartbeat-interval 2s",
                 "heartbeat-interval",
             ),
@@ -562,6 +581,19 @@ mod tests {
             ("cluster --max-message-bytes 0", "at least 1"),
             ("cluster extra", "extra"),
             ("probe ftp://x", "expected a URL"),
+            // Not port 80, whatever reads the URL in the end.
+            (
+                "master --secondary a=http://127.0.0.1:65536",
+                "a port is a number from 1 to 65535, not \"65536\"",
+            ),
+            ("secondary --name a --master http://a:99999", "a port is"),
+            (
+                "secondary --name a --public-url http://a:65536",
+                "a port is",
+            ),
+            ("probe http://127.0.0.1:99999", "a port is"),
+            ("secondary --name a --public-url ftp://a", "expected a URL"),
+            ("secondary --name a --public-url http://a/#b", "a fragment"),
         ];
         for (line, expected) in table {
             let message = parsed(&format!("replog-server {line}")).expect_err(line);
@@ -645,6 +677,20 @@ mod tests {
                 let env = arg.get_env().map(|env| env.to_string_lossy().into_owned());
                 assert_eq!(env.as_deref(), Some(&*expected), "{long}");
             }
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_refused_and_not_repeated() {
+        for line in [
+            "master --secondary a=http://user:hush@b:5000",
+            "secondary --name a --master http://user:hush@b",
+            "secondary --name a --public-url http://user:hush@b",
+            "probe http://user:hush@b",
+        ] {
+            let message = parsed(&format!("replog-server {line}")).expect_err(line);
+            assert!(message.contains("a user name or a password"), "{message}");
+            assert!(!message.contains("hush"), "{message}");
         }
     }
 

@@ -36,7 +36,7 @@ pub(crate) async fn start(
         let listener = listen_on(args, number)?;
         peers.push(Peer {
             name: name(&format!("secondary-{number}")),
-            url: url_of(&listener)?,
+            address: url_of(&listener)?.to_string(),
         });
         listeners.push(listener);
     }
@@ -45,6 +45,7 @@ pub(crate) async fn start(
         let start = SecondaryStart {
             name: peer.name.clone(),
             master_url: Some(master_url.clone()),
+            public_url: None,
             directory: args.data_dir.join(peer.name.as_str()),
             workers: WORKERS,
         };

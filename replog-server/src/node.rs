@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use replog_core::{
     Events, Master, NodeName, Reader, Secondary,
+    address::NodeUrl,
     error::{LimitName, Stopped},
     limits::RECORD_BYTES_MAX,
     transport::FaultInjector,
@@ -103,9 +104,9 @@ pub(crate) struct NodeState {
     /// The node itself.
     pub(crate) node: Node,
     /// Where clients find the master, as this node was told at its start.
-    pub(crate) master_url: Option<String>,
+    pub(crate) master_url: Option<NodeUrl>,
     /// Where clients reach this node by another name than its machine's.
-    pub(crate) public_url: Option<String>,
+    pub(crate) public_url: Option<NodeUrl>,
     /// How long an append waits when it does not say.
     pub(crate) append_timeout: Option<Duration>,
     /// Limits on the body of an append.
@@ -135,7 +136,7 @@ impl NodeState {
         node: Node,
         common: &CommonArgs,
         files: &OpenFiles,
-        master_url: Option<String>,
+        master_url: Option<NodeUrl>,
         faults: Option<FaultInjector>,
     ) -> NodeState {
         if let Some(faults) = &faults {
@@ -166,12 +167,12 @@ impl NodeState {
     }
 
     /// The same, of a node that clients reach there.
-    pub(crate) fn reached_at(self, public_url: Option<String>) -> NodeState {
+    pub(crate) fn reached_at(self, public_url: Option<NodeUrl>) -> NodeState {
         NodeState { public_url, ..self }
     }
 
     /// Where clients find the master: as it said itself, else as this node was told.
-    pub(crate) fn url_of_master(&self, said: Option<String>) -> Option<String> {
+    pub(crate) fn url_of_master(&self, said: Option<NodeUrl>) -> Option<NodeUrl> {
         said.or_else(|| self.master_url.clone())
     }
 

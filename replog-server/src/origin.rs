@@ -20,6 +20,8 @@ use actix_web::{
     },
 };
 
+use replog_core::address::NodeUrl;
+
 use crate::problem::{Kind, Problem};
 
 /// Set by browsers, where they reach the node by `https` or at `localhost`, and by no page: its name is
@@ -32,7 +34,7 @@ const SEC_FETCH_SITE: &str = "sec-fetch-site";
 /// # Errors
 ///
 /// 403 for another site's page.
-pub(crate) fn check(request: &HttpRequest, public_url: Option<&str>) -> Result<(), Problem> {
+pub(crate) fn check(request: &HttpRequest, public_url: Option<&NodeUrl>) -> Result<(), Problem> {
     if !is_own(request.headers()) {
         let text = "pages of other sites may not change this node: send it with another program than a \
                     browser, or from a page of this node";
@@ -46,7 +48,10 @@ pub(crate) fn check(request: &HttpRequest, public_url: Option<&str>) -> Result<(
 /// # Errors
 ///
 /// 403 for such a page.
-pub(crate) fn check_name(request: &HttpRequest, public_url: Option<&str>) -> Result<(), Problem> {
+pub(crate) fn check_name(
+    request: &HttpRequest,
+    public_url: Option<&NodeUrl>,
+) -> Result<(), Problem> {
     let is_local = request
         .peer_addr()
         .is_some_and(|peer| peer.ip().to_canonical().is_loopback());
@@ -68,15 +73,13 @@ pub(crate) fn check_name(request: &HttpRequest, public_url: Option<&str>) -> Res
 }
 
 /// Whether the name is this machine's own, or the one that the node was told.
-fn is_known(host: &str, public_url: Option<&str>) -> bool {
-    let public = public_url.and_then(|url| url.parse::<Uri>().ok());
-    let public = public.as_ref().and_then(Uri::host);
+fn is_known(host: &str, public_url: Option<&NodeUrl>) -> bool {
     // IPv6 addresses stand in brackets.
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
         || host.ends_with(".localhost")
         || address.parse::<IpAddr>().is_ok()
-        || public.is_some_and(|public| public.eq_ignore_ascii_case(host))
+        || public_url.is_some_and(|public| public.host().eq_ignore_ascii_case(host))
 }
 
 fn is_own(headers: &HeaderMap) -> bool {
@@ -184,8 +187,12 @@ mod tests {
                 .insert_header((header::HOST, host))
                 .insert_header((SEC_FETCH_SITE, "same-origin"))
                 .to_http_request();
-            let public_url = Some("http://own.example:5000");
-            assert_eq!(check(&request, public_url).is_ok(), may, "{peer} {page}");
+            let public_url = "http://own.example:5000".parse().expect("a URL");
+            assert_eq!(
+                check(&request, Some(&public_url)).is_ok(),
+                may,
+                "{peer} {page}"
+            );
         }
         let program = TestRequest::post().peer_addr(([127, 0, 0, 1], 40_000).into());
         assert!(check(&program.to_http_request(), None).is_ok());

@@ -85,6 +85,7 @@ async fn start_secondary_process(
     let start = SecondaryStart {
         name: args.name,
         master_url: args.master,
+        public_url: args.public_url,
         directory,
         workers: workers(),
     };

@@ -14,6 +14,7 @@ use std::{
 use actix_web::{App, HttpServer, dev::ServerHandle, http::KeepAlive};
 use replog_core::{
     ForcedRecovery, Master, NodeName, Peer, Secondary,
+    address::{HostPort, NodeUrl},
     error::StartError,
     storage::{FileStorage, MemoryStorage, Storage},
     transport::{FaultInjector, FaultyNetwork, HttpNetwork, HttpOptions, Network},
@@ -54,7 +55,7 @@ pub(crate) struct RunningNode {
     /// The node.
     pub(crate) state: Arc<NodeState>,
     /// Where it answers.
-    pub(crate) url: String,
+    pub(crate) url: NodeUrl,
     /// Its web server.
     pub(crate) server: ServerHandle,
     /// The connections to it.
@@ -65,7 +66,7 @@ pub(crate) struct RunningNode {
 pub(crate) struct MasterStart {
     pub(crate) name: NodeName,
     pub(crate) secondaries: Vec<Peer>,
-    pub(crate) public_url: Option<String>,
+    pub(crate) public_url: Option<NodeUrl>,
     pub(crate) forced_recovery: ForcedRecovery,
     pub(crate) directory: PathBuf,
     pub(crate) workers: usize,
@@ -111,7 +112,8 @@ pub(crate) async fn start_master(
 /// What a secondary's start needs beside the common settings.
 pub(crate) struct SecondaryStart {
     pub(crate) name: NodeName,
-    pub(crate) master_url: Option<String>,
+    pub(crate) master_url: Option<NodeUrl>,
+    pub(crate) public_url: Option<NodeUrl>,
     pub(crate) directory: PathBuf,
     pub(crate) workers: usize,
 }
@@ -126,20 +128,25 @@ pub(crate) async fn start_secondary(
     let SecondaryStart {
         name,
         master_url,
+        public_url,
         directory,
         workers,
     } = start;
     log::info!("{name}: {files}");
     let storage = open_storage(common, &directory)?;
     let faults = common.allow_faults.then(FaultInjector::new);
-    let config = common.secondary_config(name.clone());
+    let mut config = common.secondary_config(name.clone());
+    config.public_url = match &public_url {
+        Some(url) => Some(url.clone()),
+        None => told_url_of(&listener)?,
+    };
     let (common, files) = (common.clone(), *files);
     let site = Site { listener, workers };
     site.serve(files.connections_max(), move || {
         let secondary = Secondary::start_here(config, storage)
             .map_err(|error| not_started(&name, &directory, &error))?;
         let node = Node::Secondary(secondary);
-        Ok(NodeState::new(node, &common, &files, master_url, faults))
+        Ok(NodeState::new(node, &common, &files, master_url, faults).reached_at(public_url))
     })
     .await
 }
@@ -197,15 +204,24 @@ pub(crate) fn listen(address: &str) -> Result<TcpListener, String> {
 }
 
 /// The URL of a listener, for clients on this machine.
-pub(crate) fn url_of(listener: &TcpListener) -> Result<String, String> {
+pub(crate) fn url_of(listener: &TcpListener) -> Result<NodeUrl, String> {
     let address = listener
         .local_addr()
         .map_err(|error| format!("no address: {error}"))?;
-    Ok(if address.ip().is_unspecified() {
-        format!("http://localhost:{}", address.port())
-    } else {
-        format!("http://{address}")
-    })
+    let address = HostPort::from(address);
+    Ok(NodeUrl::http(match address.is_unspecified() {
+        true => address.with_host_localhost(),
+        false => address,
+    }))
+}
+
+/// The URL of a listener as it is told to people elsewhere: `None` where the listener has no address
+/// of its own that others could use.
+fn told_url_of(listener: &TcpListener) -> Result<Option<NodeUrl>, String> {
+    let address = listener
+        .local_addr()
+        .map_err(|error| format!("no address: {error}"))?;
+    Ok((!address.ip().is_unspecified()).then(|| NodeUrl::http(address.into())))
 }
 
 /// Where a node answers, and by how many threads.

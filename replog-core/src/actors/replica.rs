@@ -280,7 +280,7 @@ impl ReplicaActor {
             buffered: state.buffered,
             master: meta.promised.as_ref().map(|promised| MasterAddress {
                 name: promised.name.clone(),
-                url: self.replica.master_url().map(str::to_owned),
+                url: self.replica.master_url().cloned(),
             }),
             last_contact: self
                 .replica

@@ -20,6 +20,7 @@ use crate::{
         },
         timer::Timer,
     },
+    address::NodeUrl,
     events,
     handle::{Shared, host::Host},
     limits::EPOCH_STARTS_MAX,
@@ -43,7 +44,7 @@ pub(crate) struct MasterIdentity {
     pub(crate) name: NodeName,
     pub(crate) incarnation: Incarnation,
     pub(crate) nodes: Vec<NodeName>,
-    pub(crate) public_url: Option<String>,
+    pub(crate) public_url: Option<NodeUrl>,
 }
 
 /// The actor of one link.

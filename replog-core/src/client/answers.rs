@@ -270,8 +270,10 @@ pub struct LogStatus {
 pub struct SecondaryStatus {
     /// Its name.
     pub name: NodeName,
-    /// Where the master reaches it.
-    pub url: String,
+    /// The address at which the master finds it.
+    pub address: String,
+    /// The URL at which clients reach it, once it said.
+    pub url: Option<String>,
     /// What the master thinks of it.
     pub status: Status,
     /// The offset after the last record that it holds, once known.

@@ -16,9 +16,12 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::{Client, ClientError, JSON, Problem};
-use crate::transport::{
-    TransportError,
-    http::{BodyError, broke_before_answer, failed, not_sent, read_body, tracked},
+use crate::{
+    address::{BadUrl, NodeUrl, Scheme},
+    transport::{
+        TransportError,
+        http::{BodyError, broke_before_answer, failed, not_sent, read_body, tracked},
+    },
 };
 
 /// An answer as it came, whatever its status.
@@ -219,29 +222,26 @@ pub(super) async fn within<T>(
     }
 }
 
-/// Checks that this is `http://HOST[:PORT][/PREFIX]`, below which the paths are.
-pub(super) fn base_uri(url: &str) -> Result<Uri, ClientError> {
-    // A fragment is no part of what `Uri` reads, and would be left out silently.
-    for (mark, what) in [('?', "a query"), ('#', "a fragment")] {
-        if url.contains(mark) {
-            return Err(ClientError::Unsendable(format!(
-                "{url}: {what} does not belong here"
-            )));
-        }
-    }
-    http_uri(url).map_err(ClientError::Unsendable)
+/// Reads `[http://]HOST[:PORT][/PREFIX]`, below which the paths are. Has no slash at its end.
+pub(super) fn base_of(url: &str) -> Result<String, ClientError> {
+    let read = NodeUrl::from_user(url).map_err(|error| error.to_string());
+    let read = read.and_then(|url| spoken_with(&url).map(|()| url.to_string()));
+    read.map_err(ClientError::Unsendable)
 }
 
-/// Checks that this is a URL of a host that HTTP is spoken with.
+/// Checks that this is a URL, of a resource perhaps, of a host that HTTP is spoken with.
 pub(super) fn http_uri(url: &str) -> Result<Uri, String> {
-    let uri = Uri::try_from(url).map_err(|error| format!("{url:?} is no URL: {error}"))?;
-    let names_a_host = uri.host().is_some_and(|host| !host.is_empty());
-    match uri.scheme_str() {
-        Some("http") if names_a_host => Ok(uri),
-        Some("https") => Err(format!("{url}: https is not supported, only http")),
-        _ => Err(format!(
-            "expected a URL as in http://localhost:5000, not {url:?}"
-        )),
+    // A resource may have a query, and the rest is checked as in every other URL.
+    let node = url.split(['?', '#']).next().unwrap_or_default();
+    let node: NodeUrl = node.parse().map_err(|error: BadUrl| error.to_string())?;
+    spoken_with(&node)?;
+    Uri::try_from(url).map_err(|error| format!("{url:?} is no URL: {error}"))
+}
+
+fn spoken_with(url: &NodeUrl) -> Result<(), String> {
+    match url.scheme() {
+        Scheme::Http => Ok(()),
+        Scheme::Https => Err(format!("{url}: https is not supported, only http")),
     }
 }
 

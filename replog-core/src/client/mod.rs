@@ -52,7 +52,7 @@ pub use follow::Follow;
 pub use reason::Reason;
 pub use retry::GivenUp;
 
-use self::exchange::base_uri;
+use self::exchange::base_of;
 use crate::{
     transport::{FaultSettings, http::client},
     types::{Concern, Offset, ReadLevel},
@@ -149,10 +149,9 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Unsendable`] when the URL is not `http://HOST[:PORT][/PREFIX]`.
+    /// [`ClientError::Unsendable`] when the URL is not `[http://]HOST[:PORT][/PREFIX]`.
     pub fn build(self) -> Result<Client, ClientError> {
-        let base = self.url.trim_end_matches('/').to_owned();
-        base_uri(&base)?;
+        let base = base_of(&self.url)?;
         let awc = client(self.settings.connect_timeout, KEEP_ALIVE);
         Ok(Client {
             awc,

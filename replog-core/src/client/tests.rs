@@ -462,7 +462,7 @@ fn the_health_of_either_role_can_be_read() {
             r#""mode":"read-only","mode_reason":"no_quorum","#,
             r#""quorum":{"nodes":3,"needed":2,"alive":1},"#,
             r#""log":{"next":120,"committed":null,"bytes":16384,"disk":"ok"},"#,
-            r#""waiting_appends":2,"secondaries":[{"name":"secondary-1","url":"http://a:1","#,
+            r#""waiting_appends":2,"secondaries":[{"name":"secondary-1","address":"a:2","url":"http://a:1","#,
             r#""status":"Suspected","durable_end":null,"lag":120,"last_contact_ms":null,"#,
             r#""failed_attempts":17,"reason":"not_reached_yet","next_retry_ms":400}]}"#,
         );
@@ -625,12 +625,16 @@ fn an_answer_that_takes_too_long_or_is_too_long_is_given_up() {
 #[test]
 fn a_url_that_is_none_is_refused_at_once() {
     let table = [
-        ("", "no URL"),
-        ("localhost:5000", "expected a URL"),
+        ("", "expected a URL"),
+        (
+            "http://127.0.0.1:99999",
+            "a port is a number from 1 to 65535",
+        ),
+        ("http://user:hush@a", "a user name or a password"),
         ("https://localhost", "https is not supported"),
         ("http://", "expected a URL"),
         ("ftp://a", "expected a URL"),
-        ("http://a b", "no URL"),
+        ("http://a b", "neither a host name nor an address"),
         ("http://a?x=1", "a query does not belong here"),
         ("http://a/b#x", "a fragment does not belong here"),
     ];
@@ -640,8 +644,11 @@ fn a_url_that_is_none_is_refused_at_once() {
         };
         assert!(why.contains(expected), "{bad}: {why}");
     }
-    assert_eq!(
-        Client::new("http://localhost:5000/").unwrap().url(),
-        "http://localhost:5000"
-    );
+    for good in [
+        "http://localhost:5000/",
+        "HTTP://LOCALHOST:5000",
+        "localhost:5000",
+    ] {
+        assert_eq!(Client::new(good).unwrap().url(), "http://localhost:5000");
+    }
 }

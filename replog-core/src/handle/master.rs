@@ -130,6 +130,7 @@ impl Master {
         network: Arc<dyn Network>,
     ) -> Result<Master, StartError> {
         config.validate()?;
+        network.check(&config.secondaries)?;
         let name = config.name.clone();
         runtime::start_node(&name, move |host| {
             let inner = build(host, config, storage, &*network)?;
@@ -162,6 +163,7 @@ impl Master {
         network: &dyn Network,
     ) -> Result<Master, StartError> {
         config.validate()?;
+        network.check(&config.secondaries)?;
         let inner = runtime::start_node_here(|host| build(host, config, storage, network))?;
         Ok(Master {
             inner: Arc::new(inner),

@@ -244,7 +244,7 @@ fn build(
         shared: shared.clone(),
     });
     let parts = ReplicaParts {
-        replica: Replica::new(meta, whole_end),
+        replica: Replica::new(meta, whole_end).reached_at(config.public_url.clone()),
         view: view.clone(),
         writer,
         shared: shared.clone(),

@@ -30,7 +30,7 @@ impl Cluster {
     pub(super) fn new(secondaries: usize) -> Cluster {
         let peers = (1..=secondaries).map(|number| Peer {
             name: name(&format!("secondary-{number}")),
-            url: format!("local:{number}"),
+            address: format!("local:{number}"),
         });
         let mut config = MasterConfig::new(name("master"), peers.collect());
         config.timing.heartbeat_interval = Duration::from_millis(50);

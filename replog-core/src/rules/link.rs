@@ -19,6 +19,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 
 use crate::{
+    address::NodeUrl,
     config::Timing,
     limits::{BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, PROBES_IN_FLIGHT_MAX},
     metrics::tally::{LinkTally, Retries},
@@ -57,6 +58,8 @@ pub(crate) struct Link {
     batch_failures: Failures,
     /// Which of them grew last: that one says why it is waited for.
     failed_last: Failed,
+    /// Where clients reach the secondary, as it last said.
+    public_url: Option<Arc<NodeUrl>>,
     /// The master's own ends, for what is sent.
     written_end: Offset,
     committed: Option<Offset>,
@@ -216,6 +219,8 @@ pub(crate) struct LinkReport {
     pub(crate) in_flight_end: Offset,
     /// Whether the secondary is aligned, and was intact when it was greeted or has become so.
     pub(crate) intact: bool,
+    /// Where clients reach the secondary, as it last said.
+    pub(crate) public_url: Option<Arc<NodeUrl>>,
 }
 
 impl Link {
@@ -236,6 +241,7 @@ impl Link {
             probe_failures: Failures::default(),
             batch_failures: Failures::default(),
             failed_last: Failed::Probe,
+            public_url: None,
             written_end: Offset::ZERO,
             committed: None,
             pending: Vec::new(),
@@ -412,6 +418,7 @@ impl Link {
             next_retry_at: failures.last.as_ref().and_then(|_| self.next_retry_at(now)),
             in_flight_end: open.map_or(Offset::ZERO, |open| open.progress.in_flight_end()),
             intact: open.is_some_and(|open| open.refill_target.is_none()),
+            public_url: self.public_url.clone(),
         }
     }
 
@@ -700,6 +707,7 @@ impl Link {
         match &response.answer {
             Answer::Aligned(aligned) => {
                 self.on_contact(now);
+                self.public_url = aligned.public_url.clone().map(Arc::new);
                 self.open_conversation(now, epoch, &response, aligned.cut_records);
             }
             Answer::OlderStartsNeeded { before } => {

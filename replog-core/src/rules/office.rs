@@ -936,7 +936,8 @@ impl Secondary {
         let reason = report.failure.as_ref().map(|failure| failure.reason);
         SecondaryStatus {
             name: self.peer.name.clone(),
-            url: self.peer.url.clone(),
+            address: self.peer.address.clone(),
+            url: report.public_url.as_deref().cloned(),
             status: report.health.status(now),
             durable_end: report.durable_end,
             lag: next.records_since(report.durable_end.unwrap_or(Offset::ZERO)),

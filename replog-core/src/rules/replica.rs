@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 use tokio::time::Instant;
 
 use crate::{
+    address::NodeUrl,
     limits::{EPOCH_STARTS_MAX, PARKED_ANSWERS_MAX},
     log::{ClusterIdentity, Cut, Meta},
     record::RecordBatch,
@@ -71,7 +72,10 @@ pub(crate) struct Replica {
     inspecting: Option<Offset>,
     /// Another, that could not be seen to yet.
     noticed: Option<Offset>,
-    master_url: Option<String>,
+    /// Where clients reach the master, as it said.
+    master_url: Option<NodeUrl>,
+    /// Where clients reach this node.
+    public_url: Option<NodeUrl>,
     last_contact: Option<Instant>,
     failed: Option<String>,
     room: Room,
@@ -227,6 +231,7 @@ impl Replica {
             inspecting: None,
             noticed: None,
             master_url: None,
+            public_url: None,
             last_contact: None,
             failed: None,
             room: Room::new(),
@@ -234,6 +239,11 @@ impl Replica {
             cut_records: 0,
             out: Vec::new(),
         }
+    }
+
+    /// The same, of a node that clients reach at this URL.
+    pub(crate) fn reached_at(self, public_url: Option<NodeUrl>) -> Replica {
+        Replica { public_url, ..self }
     }
 
     /// What is to be done now.
@@ -420,8 +430,8 @@ impl Replica {
     }
 
     /// Where clients reach the master, if it said.
-    pub(crate) fn master_url(&self) -> Option<&str> {
-        self.master_url.as_deref()
+    pub(crate) fn master_url(&self) -> Option<&NodeUrl> {
+        self.master_url.as_ref()
     }
 
     /// When the master was last heard.
@@ -598,7 +608,7 @@ impl Replica {
         if again && self.meta.log_epoch == Some(message.epoch) {
             // Aligned, and the log epoch is the sender's: nothing is ever cut any more.
             let cut_records = 0;
-            self.answer(request, Answer::Aligned(Aligned { cut_records }));
+            self.answer(request, self.aligned_answer(cut_records));
             return Ok(());
         }
         if let Some(greeting) = &mut self.greeting
@@ -621,6 +631,13 @@ impl Replica {
             meta,
         });
         Ok(())
+    }
+
+    fn aligned_answer(&self, cut_records: u64) -> Answer {
+        Answer::Aligned(Aligned {
+            cut_records,
+            public_url: self.public_url.clone(),
+        })
     }
 
     /// Cuts the log to where the pairs agree, and to the master's end: by its own comparison,
@@ -709,7 +726,7 @@ impl Replica {
             epoch,
             end: self.durable_end,
         });
-        self.answer_greeting(serial, &Answer::Aligned(Aligned { cut_records }));
+        self.answer_greeting(serial, &self.aligned_answer(cut_records));
     }
 
     /// Ends the greeting: what is good waits with other answers for the log epoch.

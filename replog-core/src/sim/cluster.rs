@@ -192,7 +192,7 @@ fn name(text: &str) -> NodeName {
 fn peers(names: &[String]) -> Vec<Peer> {
     let peer = |text: &String| Peer {
         name: name(text),
-        url: text.clone(),
+        address: text.clone(),
     };
     names.iter().map(peer).collect()
 }

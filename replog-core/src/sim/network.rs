@@ -338,7 +338,7 @@ where
     }
 }
 
-/// The network of one machine, as nodes use it: a peer's URL is the name of its machine.
+/// The network of one machine, as nodes use it: a peer's address is the name of its machine.
 #[derive(Debug)]
 pub(crate) struct SimulatedNetwork {
     pub(crate) life: Life,
@@ -348,7 +348,7 @@ impl Network for SimulatedNetwork {
     fn connect(&self, peer: &Peer) -> Rc<dyn Transport> {
         Rc::new(Way {
             life: self.life,
-            to: peer.url.as_str().into(),
+            to: peer.address.as_str().into(),
         })
     }
 }

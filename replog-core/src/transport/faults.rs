@@ -668,7 +668,7 @@ mod tests {
             let network = FaultyNetwork::new(Arc::new(network), injector.clone());
             let transport = network.connect(&Peer {
                 name,
-                url: String::new(),
+                address: String::new(),
             });
             let none = FaultSettings::default;
 

@@ -171,9 +171,9 @@ impl HttpNetwork {
             .options
             .authorization()
             .map_err(|error| error.to_string())?;
-        let stream = target(&peer.url, wire::stream::PATH)?;
+        let stream = target(&peer.address, wire::stream::PATH)?;
         Ok(Target {
-            uri: target(&peer.url, wire::PATH)?,
+            uri: target(&peer.address, wire::PATH)?,
             streams: Streams::new(
                 client.clone(),
                 stream,
@@ -586,7 +586,7 @@ mod tests {
     pub(super) fn peer(url: String) -> Peer {
         Peer {
             name: NodeName::new("secondary-1").unwrap(),
-            url,
+            address: url,
         }
     }
 

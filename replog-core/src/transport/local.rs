@@ -36,7 +36,7 @@ use crate::{
 
 /// A network within one process. Clones share it.
 ///
-/// Peers are found by name; a [`Peer`]'s URL means nothing here.
+/// Peers are found by name; a [`Peer`]'s address means nothing here.
 #[derive(Clone, Default)]
 pub struct LocalNetwork {
     places: Arc<Mutex<BTreeMap<NodeName, Arc<Place>>>>,
@@ -261,10 +261,7 @@ mod tests {
     }
 
     fn peer(name: &str) -> Peer {
-        Peer {
-            name: NodeName::new(name).unwrap(),
-            url: String::new(),
-        }
+        Peer::named(NodeName::new(name).unwrap())
     }
 
     fn network() -> (LocalNetwork, Arc<StandIn>) {

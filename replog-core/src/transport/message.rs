@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    address::NodeUrl,
     record::RecordBatch,
     types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, NodeName, Offset},
 };
@@ -62,8 +63,8 @@ pub struct Hello {
     pub nodes: Vec<NodeName>,
     /// The sender's log epoch: the request's epoch.
     pub log_epoch: Option<Epoch>,
-    /// Where clients reach the master, if it said.
-    pub public_url: Option<String>,
+    /// The URL at which clients reach the master, if it was given one.
+    pub public_url: Option<NodeUrl>,
     /// The master's end: an aligned log is never longer.
     pub end: Offset,
     /// The end that the master had adopted when the epoch began.
@@ -191,6 +192,9 @@ pub struct Promised {
 pub struct Aligned {
     /// Records that it cut away to be so.
     pub cut_records: u64,
+    /// The URL at which clients reach the node that answers, if it was given one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<NodeUrl>,
 }
 
 /// Records for a recovery.

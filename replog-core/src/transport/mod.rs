@@ -26,7 +26,7 @@ pub use http::{HttpNetwork, HttpOptions, accepts_token};
 pub use local::LocalNetwork;
 pub use message::*;
 
-use crate::config::Peer;
+use crate::{config::Peer, error::ConfigError};
 
 /// The future of one request. Dropping it gives the request up; it may still arrive.
 pub type CallFuture = Pin<Box<dyn Future<Output = Result<Response, TransportError>>>>;
@@ -41,6 +41,16 @@ pub trait Transport {
 pub trait Network: Send + Sync + 'static {
     /// The way to `peer`. Connects lazily: a node that is not there makes calls fail, not this.
     fn connect(&self, peer: &Peer) -> Rc<dyn Transport>;
+
+    /// Checks the addresses of all peers, before a node starts that will connect to them. Accepts
+    /// everything by default, as a network does that finds peers by name.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`], naming the address and what is wrong with it.
+    fn check(&self, _peers: &[Peer]) -> Result<(), ConfigError> {
+        Ok(())
+    }
 }
 
 /// Why no answer came.

@@ -230,7 +230,13 @@ pub(crate) fn answer(request: Request) -> Response {
                 forced_epoch: None,
             }),
         ),
-        RequestBody::Hello(hello) => (hello.end, Answer::Aligned(Aligned { cut_records: 3 })),
+        RequestBody::Hello(hello) => (
+            hello.end,
+            Answer::Aligned(Aligned {
+                cut_records: 3,
+                public_url: None,
+            }),
+        ),
         RequestBody::Heartbeat(progress) => (progress.end, Answer::Taken),
         RequestBody::Append(append) => (
             append.records.last().map_or(Offset(0), RecordBatch::end),

@@ -273,7 +273,7 @@ mod tests {
     pub(super) fn status() -> MasterStatus {
         let secondary = |name: &str, status: &str, end: u64| {
             json!({
-                "name": name, "url": "http://localhost:5001", "status": status, "durable_end": end,
+                "name": name, "address": "localhost:6001", "url": "http://localhost:5001", "status": status, "durable_end": end,
                 "lag": 123_456_789 - end, "last_contact_ms": 59_900, "failed_attempts": 17,
                 "reason": (status != "Healthy").then_some("connection_refused"),
                 "next_retry_ms": (status != "Healthy").then_some(4_900),

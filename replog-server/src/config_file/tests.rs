@@ -74,7 +74,8 @@ cluster-token = "hush"
         .collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(args.name.as_str(), "from-flag");
-    assert_eq!(args.public_url.as_deref(), Some("http://public:80"));
+    let public_url = args.public_url.map(|url| url.to_string());
+    assert_eq!(public_url.as_deref(), Some("http://public:80"));
     assert_eq!(args.listen, "127.0.0.1:5000");
     assert!(args.common.memory);
     assert_eq!(

@@ -45,7 +45,7 @@ pub(crate) async fn append(
 ) -> Result<HttpResponse, Problem> {
     let state: &NodeState = &state;
     let admitted = match &state.node {
-        Node::Master(master) => origin::check_name(&request, state.public_url.as_deref())
+        Node::Master(master) => origin::check_name(&request, state.public_url.as_ref())
             .and_then(|()| check_head(&request))
             .map(|head| (master, head)),
         Node::Secondary(secondary) => {

@@ -91,7 +91,7 @@ async fn send_on_to_master(state: &NodeState, secondary: &Secondary, query: &str
         query => format!("?{query}"),
     };
     let location = public_url
-        .map(|url| format!("{}{}{query}", url.trim_end_matches('/'), paths::MESSAGES))
+        .map(|url| format!("{url}{}{query}", paths::MESSAGES))
         .and_then(|url| HeaderValue::try_from(url).ok());
     match location {
         Some(location) => problem

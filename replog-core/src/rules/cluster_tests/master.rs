@@ -871,7 +871,7 @@ pub(super) fn config(nodes: usize) -> MasterConfig {
     let peers = (1..nodes)
         .map(|n| crate::config::Peer {
             name: name(format!("s{n}")),
-            url: format!("s{n}"),
+            address: format!("s{n}"),
         })
         .collect();
     let mut config = MasterConfig::new(name("m".to_owned()), peers);

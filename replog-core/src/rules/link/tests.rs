@@ -57,7 +57,10 @@ fn response(start: u64, end: u64, log_epoch: Option<u64>, answer: Answer) -> Res
 }
 
 fn aligned() -> Answer {
-    Answer::Aligned(Aligned { cut_records: 0 })
+    Answer::Aligned(Aligned {
+        cut_records: 0,
+        public_url: None,
+    })
 }
 
 impl Bench {

@@ -28,7 +28,7 @@ fn name(text: &str) -> NodeName {
 fn config() -> MasterConfig {
     let peer = |text: &str| Peer {
         name: name(text),
-        url: text.to_owned(),
+        address: text.to_owned(),
     };
     let mut config = MasterConfig::new(name("m"), vec![peer("s1"), peer("s2")]);
     config.max_waiting_appends = 3;
@@ -115,6 +115,7 @@ impl Bench {
             next_retry_at: None,
             in_flight_end: Offset::ZERO,
             intact: true,
+            public_url: None,
         }
     }
 

@@ -168,7 +168,10 @@ fn refused(request: RequestId, refusal: Refusal, end: u64, log_epoch: Option<u64
 }
 
 fn aligned(cut_records: u64) -> Answer {
-    Answer::Aligned(Aligned { cut_records })
+    Answer::Aligned(Aligned {
+        cut_records,
+        public_url: None,
+    })
 }
 
 fn fenced_by(epoch: u64) -> FencedBy {

@@ -494,7 +494,7 @@ pub(super) fn requests() -> Vec<Request> {
     let hello = Hello {
         nodes: vec![node("master"), node("secondary-1")],
         log_epoch: Some(Epoch(4)),
-        public_url: Some("https://log.example/".to_owned()),
+        public_url: Some("https://log.example".parse().unwrap()),
         end: Offset(120),
         adopted_end: Offset(100),
         epoch_starts: starts(&[(1, 0), (2, 17), (4, 100)]),
@@ -560,7 +560,10 @@ pub(super) fn responses() -> Vec<Response> {
             epoch_starts: starts(&[(1, 0)]),
             forced_epoch: None,
         }),
-        Answer::Aligned(Aligned { cut_records: 3 }),
+        Answer::Aligned(Aligned {
+            cut_records: 3,
+            public_url: Some("http://secondary-1:5000".parse().unwrap()),
+        }),
         Answer::OlderStartsNeeded { before: Offset(17) },
         Answer::Taken,
         Answer::Records(Fetched {

@@ -72,6 +72,8 @@ pub enum Change {
     },
     /// On a master: an attempt to reach a secondary failed, and it will be tried again.
     Retry {
+        /// What was sent.
+        request: FailedRequest,
         /// Why, as a word.
         reason: WaitReason,
         /// Why, as a sentence.
@@ -131,6 +133,18 @@ impl Change {
             Change::FaultsSet { .. } | Change::FaultsHappened { .. } => "fault",
         }
     }
+}
+
+/// What a master sent to a secondary in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FailedRequest {
+    /// A heartbeat, or what is sent in its place until the secondary follows: a question of the recovery or a
+    /// hello.
+    Heartbeat,
+    /// Records.
+    Records,
 }
 
 /// A fault that a node can be told to have, by the name of its setting.
@@ -197,13 +211,14 @@ mod tests {
             ),
             (
                 Change::Retry {
+                    request: FailedRequest::Heartbeat,
                     reason: WaitReason::ConnectionRefused,
                     detail: "refused".into(),
                     attempt: 3,
                     next_retry: Some(Duration::from_micros(1_900)),
                 },
                 "retry",
-                r#""reason":"connection_refused","detail":"refused","attempt":3,"next_retry_ms":1"#,
+                r#""request":"heartbeat","reason":"connection_refused","detail":"refused","attempt":3,"next_retry_ms":1"#,
             ),
             (
                 Change::Gap {

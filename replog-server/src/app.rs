@@ -33,6 +33,7 @@ pub(crate) fn add_routes(config: &mut web::ServiceConfig, state: &Arc<NodeState>
     };
     table
         .service(resource(paths::PAGE, "GET", [web::get().to(page::show)]))
+        .service(resource(paths::ICON, "GET", [web::get().to(page::icon)]))
         .service(resource(
             paths::MESSAGES,
             "GET, POST",

@@ -2,6 +2,8 @@
 
 /// A page for people.
 pub(crate) const PAGE: &str = "/";
+/// The icon of a tab, which browsers ask for beside whatever they show.
+pub(crate) const ICON: &str = "/favicon.ico";
 /// Append, and read.
 pub(crate) const MESSAGES: &str = "/messages";
 /// One message.

@@ -369,6 +369,7 @@ impl SecondaryLink {
             return;
         };
         events.tell(&*self.host, &self.name, || events::Change::Retry {
+            request: report.failed_request,
             reason: failure.reason,
             detail: failure.detail.clone(),
             attempt: report.failed_attempts,

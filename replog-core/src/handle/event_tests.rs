@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Events, Master, Offset, Status,
-    events::{Change, Fault, NodeEvent, Notice},
+    events::{Change, FailedRequest, Fault, NodeEvent, Notice},
     handle::tests::{Cluster, concern, name, until, within},
     limits::EVENTS_KEPT,
     transport::{FaultInjector, FaultSettings},
@@ -67,9 +67,13 @@ async fn a_secondary_that_goes_and_comes_back_is_told_step_by_step() {
     find(&mut events, |event| {
         match &event.what {
             Change::Retry {
-                reason, attempt, ..
+                request,
+                reason,
+                attempt,
+                ..
             } => {
                 assert_eq!(event.node, gone);
+                assert_eq!(*request, FailedRequest::Heartbeat, "nothing was appended");
                 assert_eq!(*reason, WaitReason::ConnectionRefused);
                 attempts.push(*attempt);
             }

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::{
     address::NodeUrl,
     config::Timing,
+    events::FailedRequest,
     limits::{BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, PROBES_IN_FLIGHT_MAX},
     metrics::tally::{LinkTally, Retries},
     record::RecordBatch,
@@ -57,7 +58,7 @@ pub(crate) struct Link {
     probe_failures: Failures,
     batch_failures: Failures,
     /// Which of them grew last: that one says why it is waited for.
-    failed_last: Failed,
+    failed_last: FailedRequest,
     /// Where clients reach the secondary, as it last said.
     public_url: Option<Arc<NodeUrl>>,
     /// The master's own ends, for what is sent.
@@ -125,13 +126,6 @@ struct Failures {
     last: Option<Failure>,
     /// All that ever were, by reason.
     retries: Retries,
-}
-
-/// Which of the two rows grew.
-#[derive(Clone, Copy, Debug)]
-enum Failed {
-    Probe,
-    Batch,
 }
 
 /// Why an attempt failed.
@@ -214,6 +208,8 @@ pub(crate) struct LinkReport {
     pub(crate) durable_end: Option<Offset>,
     pub(crate) failed_attempts: u64,
     pub(crate) failure: Option<Failure>,
+    /// What failed last.
+    pub(crate) failed_request: FailedRequest,
     pub(crate) next_retry_at: Option<Instant>,
     /// Records up to here are on their way.
     pub(crate) in_flight_end: Offset,
@@ -240,7 +236,7 @@ impl Link {
             attempt: 0,
             probe_failures: Failures::default(),
             batch_failures: Failures::default(),
-            failed_last: Failed::Probe,
+            failed_last: FailedRequest::Heartbeat,
             public_url: None,
             written_end: Offset::ZERO,
             committed: None,
@@ -402,8 +398,8 @@ impl Link {
     /// How things stand.
     pub(crate) fn report(&self, now: Instant) -> LinkReport {
         let (last, other) = match self.failed_last {
-            Failed::Probe => (&self.probe_failures, &self.batch_failures),
-            Failed::Batch => (&self.batch_failures, &self.probe_failures),
+            FailedRequest::Heartbeat => (&self.probe_failures, &self.batch_failures),
+            FailedRequest::Records => (&self.batch_failures, &self.probe_failures),
         };
         // A contact ends the row of the probes, and not that of the batches.
         let failures = if last.count > 0 { last } else { other };
@@ -415,6 +411,7 @@ impl Link {
             durable_end: open.map(|open| open.progress.durable_end()),
             failed_attempts: self.probe_failures.count + self.batch_failures.count,
             failure: failures.last.clone(),
+            failed_request: self.failed_last,
             next_retry_at: failures.last.as_ref().and_then(|_| self.next_retry_at(now)),
             in_flight_end: open.map_or(Offset::ZERO, |open| open.progress.in_flight_end()),
             intact: open.is_some_and(|open| open.refill_target.is_none()),
@@ -880,7 +877,7 @@ impl Link {
     }
 
     fn on_probe_failed(&mut self, failure: Failure) {
-        self.failed_last = Failed::Probe;
+        self.failed_last = FailedRequest::Heartbeat;
         self.probe_failures.add(failure);
     }
 
@@ -892,7 +889,7 @@ impl Link {
         if !open.progress.on_failed(attempt, timed_out) {
             return;
         }
-        self.failed_last = Failed::Batch;
+        self.failed_last = FailedRequest::Records;
         self.batch_failures.add(failure);
         if attempt > self.failed_with {
             self.failed_with = self.attempt;

@@ -1,4 +1,4 @@
-//! `GET /`: a page for people, made of what the other routes answer.
+//! `GET /`: a page for people, made of what the other routes answer; `GET /favicon.ico`, its icon.
 //!
 //! One file, fetched from nowhere else. The policy that goes with it allows its own style and script
 //! by their digests, and nothing else.
@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{problem::Problem, query::Query};
 
 const PAGE: &str = include_str!("../page.html");
+const ICON: &str = include_str!("../icon.svg");
 
 /// What a browser may do with the page.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
@@ -24,7 +25,8 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     let script = digest(between("<script>", "</script>"));
     format!(
         "default-src 'none'; style-src '{style}'; script-src '{script}'; connect-src 'self'; \
-         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+         img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+         require-trusted-types-for 'script'"
     )
 });
 
@@ -39,6 +41,22 @@ pub(crate) async fn show(request: HttpRequest) -> Result<HttpResponse, Problem> 
         .insert_header((REFERRER_POLICY, fixed("no-referrer")))
         .insert_header((CACHE_CONTROL, fixed("no-cache")))
         .body(PAGE))
+}
+
+/// Sends the icon. Browsers ask for it also where they show another path of this node.
+pub(crate) async fn icon() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("image/svg+xml")
+        .insert_header((
+            CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'"),
+        ))
+        .insert_header((X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        .insert_header((
+            CACHE_CONTROL,
+            HeaderValue::from_static("public, max-age=86400"),
+        ))
+        .body(ICON)
 }
 
 /// What stands between the two in the page.

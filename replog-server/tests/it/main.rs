@@ -8,6 +8,7 @@ mod bad_input;
 mod batches;
 mod blocked;
 mod book;
+mod browser;
 mod catch_up;
 mod chaos;
 mod check;

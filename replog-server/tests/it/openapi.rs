@@ -362,6 +362,7 @@ fn reads(api: &Api, node: SocketAddr) {
     api.expect(404, node, late, &[], None);
     api.expect(200, node, "GET /openapi.json", &[], None);
     api.expect(200, node, "GET /", &[], None);
+    api.expect(200, node, "GET /favicon.ico", &[], None);
     api.expect(400, node, "GET /?theme=dark", &[], None);
     api.expect(400, node, "GET /openapi.json?format=yaml", &[], None);
 }

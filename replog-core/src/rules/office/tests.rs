@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     config::Timing,
     error::Outcome,
+    events::FailedRequest,
     rules::{
         health::Health,
         link::{Failure, Link},
@@ -112,6 +113,7 @@ impl Bench {
             durable_end: counted.map(Offset),
             failed_attempts: 0,
             failure: None,
+            failed_request: FailedRequest::Heartbeat,
             next_retry_at: None,
             in_flight_end: Offset::ZERO,
             intact: true,

@@ -128,9 +128,36 @@ pub const FINDINGS_MAX: u64 = 1000;
 /// Replaced instances of a master that a node remembers and refuses.
 pub const REPLACED_INSTANCES_MAX: usize = 1 << 10;
 
+/// Connections to a node's cluster listener that have not proved yet whose they are. One more ends the
+/// oldest one of the address that has the most.
+pub const CLUSTER_HANDSHAKES_MAX: usize = 64;
+
+/// How long a connection to the cluster listener may take to prove whose it is. Then it is closed.
+pub const CLUSTER_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Nodes that may have a stream to one node at once; each has one. Another is refused with the reason.
+/// More than a cluster has, since nodes are renamed.
+pub const CLUSTER_STREAMS_MAX: usize = 2 * NODES_MAX;
+
+/// Requests of one stream under way at once. What comes behind them is not read yet.
+pub const CLUSTER_CALLS_MAX: usize = 64;
+
+/// Bytes of one stream's requests under way. What comes behind them is not read yet. The longest message
+/// fits behind as many records as may wait for a gap to be filled: else the gap's own would not be read.
+pub const CLUSTER_BUFFER_BYTES_MAX: usize =
+    RECORD_BYTES_MAX + WIRE_HEADER_BYTES_MAX + REORDER_BYTES_MAX + (1 << 20);
+
+/// How long a stream is kept on which nothing comes: a master sends heartbeats all the time.
+pub const CLUSTER_IDLE_TIME_MAX: Duration = Duration::from_secs(75);
+
+/// How often the end that receives a long message says how much of it has come: far more often than any
+/// time-out, so that a slow line is not taken for a dead node.
+pub const CLUSTER_RECEIPT_INTERVAL: Duration = Duration::from_millis(20);
+
 const _: () = assert!(MESSAGE_BYTES_MAX < RECORD_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX * BATCHES_IN_FLIGHT_MAX <= REORDER_BYTES_MAX);
 const _: () = assert!(BATCHES_IN_FLIGHT_MAX <= PARKED_ANSWERS_MAX);
+const _: () = assert!(BATCHES_IN_FLIGHT_MAX + PROBES_IN_FLIGHT_MAX < CLUSTER_CALLS_MAX);
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < ROOM_PROBE_BYTES);
 const _: () = assert!(EPOCH_STARTS_MAX <= EPOCH_STARTS_KEPT);

@@ -165,8 +165,12 @@ pub enum WaitReason {
     InFlight,
     /// Earlier records come first.
     CatchingUp,
-    /// Nobody listens there, the name has no address, or the connection broke.
+    /// Nobody listens there, or the connection broke.
     ConnectionRefused,
+    /// The node's host name has no address, or the resolver does not answer.
+    NameNotResolved,
+    /// The two nodes have different cluster secrets, or certificates of different authorities.
+    WrongSecret,
     /// No answer in time.
     TimedOut,
     /// An HTTP error.
@@ -191,6 +195,8 @@ impl WaitReason {
             WaitReason::InFlight => "in_flight",
             WaitReason::CatchingUp => "catching_up",
             WaitReason::ConnectionRefused => "connection_refused",
+            WaitReason::NameNotResolved => "name_not_resolved",
+            WaitReason::WrongSecret => "wrong_secret",
             WaitReason::TimedOut => "timed_out",
             WaitReason::HttpStatus => "http_status",
             WaitReason::BadAnswer => "bad_answer",

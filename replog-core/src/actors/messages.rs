@@ -16,7 +16,7 @@ use crate::{
     record::RecordBatch,
     rules::{acks::WaiterId, link::LinkReport, repair::Lack},
     transport::{FencedBy, Request, RequestBody, Response},
-    types::{ClusterId, Concern, Epoch, Offset},
+    types::{ClusterId, Concern, Epoch, Incarnation, Offset},
     views::{Holders, MasterHealth, SecondaryHealth, WaitingAppends},
 };
 
@@ -107,6 +107,15 @@ pub(crate) struct RecordsFetched {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct OfficeLost(pub(crate) FencedBy);
+
+/// To a link: bytes of a request, or of what stands before it, have arrived.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct RequestMoved {
+    pub(crate) attempt: u64,
+    /// The run of the node that has them, where it is known.
+    pub(crate) incarnation: Option<Incarnation>,
+}
 
 /// To a link: send nothing more.
 #[derive(Message)]

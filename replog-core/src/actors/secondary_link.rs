@@ -2,7 +2,7 @@
 //!
 //! Delivers answers, reads and time to [`Link`], and carries out what it says. Decides nothing.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, WrapFuture as _,
@@ -16,7 +16,7 @@ use crate::{
         blocking::blocking,
         messages::{
             Ask, FallSilent, LinkReported, LogAdvanced, MendWith, OfficeLost, RecordsFetched,
-            RecoveryAnswered, Serve,
+            RecoveryAnswered, RequestMoved, Serve,
         },
         timer::Timer,
     },
@@ -31,7 +31,10 @@ use crate::{
         progress::Wanted,
     },
     spans::AttemptSpan,
-    transport::{Append, Hello, Progress, Request, RequestBody, Transport, TransportError},
+    transport::{
+        self, Append, BytesMoved, CallFuture, Hello, Progress, Request, RequestBody, Transport,
+        TransportError,
+    },
     types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset, Status},
 };
 
@@ -190,9 +193,21 @@ impl SecondaryLink {
             epoch,
             body,
         };
-        let call = tokio::time::timeout(self.request_timeout, self.transport.call(request));
+        let timeout = self.request_timeout;
+        let deadline = Rc::new(Cell::new(Instant::now() + timeout));
+        let (extended, link) = (Rc::clone(&deadline), ctx.address().downgrade());
+        let moved = Rc::new(move |BytesMoved { incarnation }| {
+            extended.set(Instant::now() + timeout);
+            if let Some(link) = link.upgrade() {
+                link.do_send(RequestMoved {
+                    attempt,
+                    incarnation,
+                });
+            }
+        });
+        let call = self.transport.call_observed(request, moved);
         let answered = async move {
-            let result = call.await.unwrap_or(Err(TransportError::TimedOut));
+            let result = until(&deadline, call).await;
             span.end(&result);
             result
         };
@@ -392,6 +407,22 @@ impl SecondaryLink {
     }
 }
 
+/// Awaits a call up to its deadline, which moves as long as its bytes do.
+async fn until(
+    deadline: &Cell<Instant>,
+    call: CallFuture,
+) -> Result<transport::Response, TransportError> {
+    let mut call = pin!(call);
+    loop {
+        let at = deadline.get();
+        match tokio::time::timeout_at(at, call.as_mut()).await {
+            Ok(result) => return result,
+            Err(_) if deadline.get() > at => {}
+            Err(_) => return Err(TransportError::TimedOut),
+        }
+    }
+}
+
 impl Actor for SecondaryLink {
     type Context = Context<Self>;
 
@@ -438,6 +469,19 @@ impl Handler<LogAdvanced> for SecondaryLink {
     fn handle(&mut self, advanced: LogAdvanced, ctx: &mut Context<Self>) {
         self.link
             .on_log(Instant::now(), advanced.written_end, advanced.committed);
+        self.pump(ctx);
+    }
+}
+
+impl Handler<RequestMoved> for SecondaryLink {
+    type Result = ();
+    fn handle(&mut self, moved: RequestMoved, ctx: &mut Context<Self>) {
+        let RequestMoved {
+            attempt,
+            incarnation,
+        } = moved;
+        self.link
+            .on_bytes_moved(Instant::now(), attempt, incarnation);
         self.pump(ctx);
     }
 }

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use actix::{Addr, Context};
+use futures_core::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     metrics::SecondaryMetrics,
     rules::replica::Replica,
     storage::Storage,
-    transport::{FaultInjector, Request, Response},
+    transport::{FaultInjector, Request, Response, Serve},
     types::NodeName,
     views::SecondaryHealth,
 };
@@ -186,6 +187,13 @@ impl Secondary {
         answer
             .await
             .map_err(|_| runtime::why_ended(&self.inner.ended))
+    }
+}
+
+impl Serve for Secondary {
+    fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>> {
+        let secondary = self.clone();
+        Box::pin(async move { Secondary::serve(&secondary, request).await })
     }
 }
 

@@ -38,9 +38,11 @@ pub(crate) const BYTES: [f64; 7] = [
 ];
 
 /// Why an attempt can fail.
-pub(crate) const RETRY_REASONS: [WaitReason; 8] = [
+pub(crate) const RETRY_REASONS: [WaitReason; 10] = [
     WaitReason::CatchingUp,
     WaitReason::ConnectionRefused,
+    WaitReason::NameNotResolved,
+    WaitReason::WrongSecret,
     WaitReason::TimedOut,
     WaitReason::HttpStatus,
     WaitReason::BadAnswer,

@@ -354,6 +354,26 @@ impl Link {
         }
     }
 
+    /// Bytes of `attempt`, or of what stands before it, have arrived at a node whose run is `incarnation`,
+    /// if that is known. From the run that was greeted it is a sign of life, as an answer is: a long record
+    /// on a slow line keeps every answer waiting behind it.
+    pub(crate) fn on_bytes_moved(
+        &mut self,
+        now: Instant,
+        attempt: u64,
+        incarnation: Option<Incarnation>,
+    ) {
+        let is_probe = self.probes.contains_key(&attempt);
+        let Phase::Open(open) = &self.phase else {
+            return;
+        };
+        let is_under_way = is_probe || open.progress.is_in_flight(attempt);
+        if is_under_way && incarnation == Some(open.incarnation) {
+            self.report_due = true;
+            self.on_contact(now);
+        }
+    }
+
     /// What to do next; `None` when there is nothing until the next event or deadline.
     pub(crate) fn poll(&mut self, now: Instant) -> Option<LinkAction> {
         if !self.pending.is_empty() {
@@ -1039,9 +1059,12 @@ impl From<TransportError> for Failure {
             TransportError::ConnectionRefused | TransportError::Connection(_) => {
                 WaitReason::ConnectionRefused
             }
+            TransportError::NameNotResolved(_) => WaitReason::NameNotResolved,
+            TransportError::WrongSecret(_) => WaitReason::WrongSecret,
+            TransportError::WrongNode(_) => WaitReason::WrongNode,
             TransportError::TimedOut => WaitReason::TimedOut,
             TransportError::HttpStatus(_) => WaitReason::HttpStatus,
-            TransportError::BadAnswer(_) => WaitReason::BadAnswer,
+            TransportError::BadAnswer(_) | TransportError::Refused(_) => WaitReason::BadAnswer,
         };
         Failure {
             reason,

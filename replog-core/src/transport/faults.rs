@@ -9,15 +9,14 @@
 //!
 //! | fault | on a secondary | on a master |
 //! | --- | --- | --- |
-//! | `isolate` | 503 to everything, and what was under way is answered so too | every call fails |
+//! | `isolate` | nothing comes in, no answer goes out | nothing is sent, no answer comes in |
 //! | `block_replication` | 500 to replication requests | replication requests fail |
 //! | `delay_ms` | waits before a replication request is handled | |
 //! | `error_before_append` | 500 to a replication request that is not handled | |
 //! | `error_after_append` | 500 to a replication request that was handled | |
 //!
-//! An isolated node answers 503 at once instead of letting callers wait: a server cannot swallow
-//! a request without keeping its connection, and to a master both are a failed call without a
-//! contact. In process, [`LocalNetwork::cut`](crate::transport::LocalNetwork::cut) swallows.
+//! An isolated node is one behind a cut cable: callers wait until they give up. What was on its way to a
+//! secondary arrives when the cable is mended, late; what a master would have sent meanwhile is lost.
 
 use std::{
     future::Future,
@@ -29,13 +28,14 @@ use std::{
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::{
     config::Peer,
     error::Stopped,
     events::Fault,
     transport::{
-        CallFuture, Network, Transport, TransportError,
+        CallFuture, Network, OnBytesMoved, Transport, TransportError,
         message::{Request, RequestBody, Response},
     },
 };
@@ -44,8 +44,6 @@ use crate::{
 /// likely a slip than a test.
 pub const FAULT_DELAY_MS_MAX: u64 = 600_000;
 
-/// What an isolated node answers.
-const ISOLATED: TransportError = TransportError::HttpStatus(503);
 /// What a node answers to a replication request that it fails on purpose.
 const FAILED: TransportError = TransportError::HttpStatus(500);
 
@@ -141,6 +139,8 @@ struct State {
     settings: FaultSettings,
     dice: ChaCha8Rng,
     listener: Option<Listener>,
+    /// Whether the node is isolated, for those who wait for a change of it.
+    isolated: watch::Sender<bool>,
 }
 
 /// What there is to tell of faults.
@@ -188,6 +188,7 @@ impl Default for State {
             settings: FaultSettings::default(),
             dice: ChaCha8Rng::seed_from_u64(0),
             listener: None,
+            isolated: watch::Sender::new(false),
         }
     }
 }
@@ -223,6 +224,7 @@ impl FaultInjector {
         let mut state = self.lock();
         state.dice = ChaCha8Rng::seed_from_u64(settings.seed.unwrap_or(0));
         state.settings = settings.clone();
+        state.isolated.send_replace(settings.isolate);
         state.tell(|| FaultNews::Set(settings.clone()));
         Ok(settings)
     }
@@ -236,11 +238,9 @@ impl FaultInjector {
     /// No faults any more; returns that set. Twice is as once.
     pub fn clear(&self) -> FaultSettings {
         let mut state = self.lock();
-        let listener = state.listener.take();
-        *state = State {
-            listener,
-            ..State::default()
-        };
+        state.dice = ChaCha8Rng::seed_from_u64(0);
+        state.settings = FaultSettings::default();
+        state.isolated.send_replace(false);
         state.tell(|| FaultNews::Set(FaultSettings::default()));
         FaultSettings::default()
     }
@@ -255,8 +255,8 @@ impl FaultInjector {
     ///
     /// # Errors
     ///
-    /// [`TransportError::HttpStatus`] 500 or 503 for a fault: a server answers with that status
-    /// and an empty body. Else what `handler` failed with.
+    /// [`TransportError::HttpStatus`] 500 for a fault: a server answers with that status. Else what
+    /// `handler` failed with. While the node is isolated there is no answer at all.
     ///
     /// # Cancel safety
     ///
@@ -272,6 +272,7 @@ impl FaultInjector {
         F: Future<Output = Result<Response, E>>,
         E: Into<TransportError>,
     {
+        self.pass_cable().await;
         let fate = self.fate(&request)?;
         if !fate.delay.is_zero() {
             tokio::time::sleep(fate.delay).await;
@@ -280,9 +281,7 @@ impl FaultInjector {
             return Err(FAILED);
         }
         let answer = handler(request).await.map_err(Into::into);
-        if self.lock().isolates() {
-            return Err(ISOLATED);
-        }
+        self.pass_cable().await;
         if fate.error_after {
             self.lock().tell_happened(Fault::ErrorAfterAppend);
             Err(FAILED)
@@ -295,9 +294,6 @@ impl FaultInjector {
     /// equally often, so that the sequence does not depend on how it falls.
     fn fate(&self, request: &Request) -> Result<Fate, TransportError> {
         let mut state = self.lock();
-        if state.isolates() {
-            return Err(ISOLATED);
-        }
         if !is_replication(request) {
             return Ok(Fate {
                 delay: Duration::ZERO,
@@ -325,14 +321,33 @@ impl FaultInjector {
         Ok(fate)
     }
 
+    /// Waits until the node is not isolated; at once where it is not.
+    async fn until_whole(&self) {
+        self.wait_for_isolation(false).await;
+    }
+
+    /// Waits until the node is isolated.
+    #[cfg(feature = "net")]
+    pub(crate) async fn until_isolated(&self) {
+        self.wait_for_isolation(true).await;
+    }
+
+    async fn wait_for_isolation(&self, wanted: bool) {
+        let mut isolated = self.lock().isolated.subscribe();
+        // An error: the sender is in this very injector, so it cannot be gone.
+        let _ = isolated.wait_for(|isolated| *isolated == wanted).await;
+    }
+
+    /// Waits as long as the node is isolated, and tells of it where it is.
+    pub(crate) async fn pass_cable(&self) {
+        if self.lock().isolates() {
+            self.until_whole().await;
+        }
+    }
+
     /// Why a master does not get this request out, if so.
     fn blocks_sending(&self, request: &Request) -> Result<(), TransportError> {
         let state = self.lock();
-        if state.isolates() {
-            return Err(TransportError::Connection(
-                "isolated by fault injection".to_owned(),
-            ));
-        }
         if state.settings.block_replication && is_replication(request) {
             state.tell_happened(Fault::BlockReplication);
             let what = "replication is blocked by fault injection";
@@ -386,15 +401,32 @@ struct FaultyTransport {
 
 impl Transport for FaultyTransport {
     fn call(&self, request: Request) -> CallFuture {
-        let (inner, injector) = (Rc::clone(&self.inner), self.injector.clone());
-        Box::pin(async move {
-            injector.blocks_sending(&request)?;
-            let answer = inner.call(request).await;
-            // A cable that was cut meanwhile keeps the answer back.
-            if injector.lock().isolates() {
-                let what = "isolated by fault injection".to_owned();
-                return Err(TransportError::Connection(what));
+        self.call_observed(request, Rc::new(|_| {}))
+    }
+
+    fn call_observed(&self, request: Request, moved: OnBytesMoved) -> CallFuture {
+        let injector = self.injector.clone();
+        if injector.lock().isolates() {
+            // Lost, as the caller finds out when its time is up.
+            return Box::pin(async move {
+                injector.until_whole().await;
+                Err(TransportError::TimedOut)
+            });
+        }
+        if let Err(error) = injector.blocks_sending(&request) {
+            return Box::pin(async move { Err(error) });
+        }
+        let through_cable = injector.clone();
+        let moved = Rc::new(move |what| {
+            if !through_cable.lock().settings.isolate {
+                moved(what);
             }
+        });
+        let answer = self.inner.call_observed(request, moved);
+        Box::pin(async move {
+            let answer = answer.await;
+            // A cable that was cut meanwhile keeps the answer back.
+            injector.pass_cable().await;
             answer
         })
     }
@@ -620,7 +652,7 @@ mod tests {
     }
 
     #[test]
-    fn isolation_keeps_back_the_answer_of_what_was_under_way() {
+    fn isolation_keeps_back_requests_and_answers_until_it_ends() {
         suite::run(async {
             let (fake, injector) = (StandIn::new(), FaultInjector::new());
             let mut call = Box::pin(serve(&injector, &fake, suite::held_heartbeat(1)));
@@ -631,12 +663,13 @@ mod tests {
             };
             injector.set(isolate).unwrap();
             fake.let_go();
-            assert_eq!(call.await, Some(503));
-            assert_eq!(
-                serve(&injector, &fake, suite::heartbeat(1)).await,
-                Some(503)
-            );
+            assert!(suite::is_pending(&mut call).await);
+            let mut next = Box::pin(serve(&injector, &fake, suite::heartbeat(1)));
+            assert!(suite::is_pending(&mut next).await);
             assert_eq!(fake.arrived(), 1);
+            injector.clear();
+            assert_eq!((call.await, next.await), (None, None));
+            assert_eq!(fake.arrived(), 2);
         });
     }
 
@@ -691,12 +724,17 @@ mod tests {
                 })
                 .unwrap();
             fake.let_go();
-            assert!(call.await.is_err());
-            assert!(transport.call(suite::heartbeat(1)).await.is_err());
+            assert!(suite::is_pending(&mut call).await);
+            let mut lost = transport.call(suite::heartbeat(1));
+            assert!(suite::is_pending(&mut lost).await);
             assert_eq!(fake.arrived(), 2);
 
+            // What was on its way arrives late; what would have been sent meanwhile is lost.
             injector.clear();
+            assert!(call.await.is_ok());
+            assert_eq!(lost.await, Err(TransportError::TimedOut));
             assert!(transport.call(append()).await.is_ok());
+            assert_eq!(fake.arrived(), 3);
         });
     }
 }

@@ -20,15 +20,13 @@ use std::{
     time::Duration,
 };
 
-use futures_core::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::{
     config::Peer,
-    error::Stopped,
     handle::Secondary,
     transport::{
-        CallFuture, FaultInjector, Network, Transport, TransportError,
+        CallFuture, FaultInjector, Network, Serve, Transport, TransportError,
         message::{Request, Response},
     },
     types::NodeName,
@@ -41,19 +39,6 @@ use crate::{
 pub struct LocalNetwork {
     places: Arc<Mutex<BTreeMap<NodeName, Arc<Place>>>>,
     latency: Duration,
-}
-
-/// What a transport delivers to: a node, or in tests something like one.
-pub(crate) trait Serve: Send + Sync {
-    /// Answers a request, or says that the node has stopped.
-    fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>>;
-}
-
-impl Serve for Secondary {
-    fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>> {
-        let secondary = self.clone();
-        Box::pin(async move { Secondary::serve(&secondary, request).await })
-    }
 }
 
 impl LocalNetwork {
@@ -388,13 +373,11 @@ mod tests {
                 ..Default::default()
             };
             injector.set(isolate).unwrap();
-            let failed = transport.call(suite::heartbeat(17)).await;
-            assert_eq!(failed, Err(TransportError::HttpStatus(503)));
+            let mut held = transport.call(suite::heartbeat(17));
+            assert!(suite::is_pending(&mut held).await);
+            assert_eq!(fake.arrived(), 0);
             injector.clear();
-            assert_eq!(
-                transport.call(suite::heartbeat(18)).await,
-                Ok(suite::taken(18))
-            );
+            assert_eq!(held.await, Ok(suite::taken(17)));
             assert_eq!(fake.arrived(), 1);
         });
     }

@@ -1,7 +1,7 @@
 //! The [`Transport`] trait: one node's way to another, whatever carries it.
 //!
-//! Owns the messages, their encoding, and the implementations: HTTP by awc, in process, and a
-//! wrapper that injects faults. Never decides, never retries, never times out: links do. A
+//! Owns the messages, their encoding, and the implementations: HTTP by awc, the listener between nodes
+//! ([`net`]), in process, and a wrapper that injects faults. Never decides, never retries, never times out: links do. A
 //! transport may lose, delay, repeat and reorder; the rules above it hold all the same.
 
 mod faults;
@@ -9,6 +9,8 @@ mod faults;
 pub(crate) mod http;
 mod local;
 mod message;
+#[cfg(feature = "net")]
+pub mod net;
 #[cfg(all(test, feature = "http"))]
 pub(crate) mod responder;
 #[cfg(any(test, feature = "suite"))]
@@ -21,12 +23,17 @@ pub(crate) use faults::FaultNews;
 pub use faults::{
     FAULT_DELAY_MS_MAX, FaultInjector, FaultSettings, FaultSettingsError, FaultyNetwork,
 };
+use futures_core::future::BoxFuture;
 #[cfg(feature = "http")]
 pub use http::{HttpNetwork, HttpOptions, accepts_token};
 pub use local::LocalNetwork;
 pub use message::*;
 
-use crate::{config::Peer, error::ConfigError};
+use crate::{
+    config::Peer,
+    error::{ConfigError, Stopped},
+    types::Incarnation,
+};
 
 /// The future of one request. Dropping it gives the request up; it may still arrive.
 pub type CallFuture = Pin<Box<dyn Future<Output = Result<Response, TransportError>>>>;
@@ -35,6 +42,32 @@ pub type CallFuture = Pin<Box<dyn Future<Output = Result<Response, TransportErro
 pub trait Transport {
     /// Sends a request and waits for the answer, for as long as it takes.
     fn call(&self, request: Request) -> CallFuture;
+
+    /// As [`call`](Transport::call), and calls `moved` whenever bytes of this request or its answer, or
+    /// of what has to arrive before it, turn out to have arrived. A caller with a time-out counts it from
+    /// then: a long message on a slow line takes its time. A transport that cannot know tells nothing.
+    fn call_observed(&self, request: Request, moved: OnBytesMoved) -> CallFuture {
+        drop(moved);
+        self.call(request)
+    }
+}
+
+/// Called when bytes of a request or its answer have arrived; see [`Transport::call_observed`].
+pub type OnBytesMoved = Rc<dyn Fn(BytesMoved)>;
+
+/// Bytes of a request or its answer have arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BytesMoved {
+    /// The run of the node that answered on this very connection before: the bytes have arrived there.
+    /// Absent where none has answered yet.
+    pub incarnation: Option<Incarnation>,
+}
+
+/// A node, or what stands for one, behind what carries requests to it.
+pub trait Serve: Send + Sync {
+    /// Answers a request, or says that the node has stopped. The request is handed over when the future
+    /// is first polled.
+    fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>>;
 }
 
 /// Makes the ways to nodes, on the actor thread that will use them.
@@ -63,6 +96,18 @@ pub enum TransportError {
     /// The connection could not be made or broke: the request may or may not have arrived.
     #[error("connection failed: {0}")]
     Connection(String),
+    /// The node's host name has no address, or the resolver does not answer.
+    #[error("the name is not resolved: {0}")]
+    NameNotResolved(String),
+    /// One node's certificate is not of the other's authority: they have different cluster secrets.
+    #[error("{0}")]
+    WrongSecret(String),
+    /// Another node answers there than the one that was expected.
+    #[error("{0}")]
+    WrongNode(String),
+    /// The node takes no stream of this one, or ended it, and said why.
+    #[error("refused: {0}")]
+    Refused(String),
     /// No connection or no answer in time. For the answer links keep the time, not transports.
     #[error("no answer in time")]
     TimedOut,

@@ -20,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use crate::transport::{
-    local::Serve,
+    Serve,
     message::{Request, Response},
     wire,
 };

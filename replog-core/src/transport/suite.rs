@@ -197,7 +197,7 @@ impl std::fmt::Debug for StandIn {
     }
 }
 #[cfg(test)]
-impl crate::transport::local::Serve for StandIn {
+impl crate::transport::Serve for StandIn {
     fn serve(
         &self,
         request: Request,
@@ -344,6 +344,24 @@ pub(crate) fn small_append(end: u64) -> Request {
     }
     .encode(&mut bytes);
     append(RecordBatch::check(offset, bytes.freeze()).expect("encoded just now"))
+}
+
+/// An append of one record with a payload of so many bytes.
+#[cfg(test)]
+pub(crate) fn long_append(bytes: usize) -> Request {
+    let payload = vec![b'x'; bytes];
+    let mut encoded = BytesMut::new();
+    Record {
+        offset: Offset(0),
+        epoch: Epoch(4),
+        timestamp_ms: 1_700_000_000_000,
+        kind: 0,
+        flags: 0,
+        key: b"",
+        payload: &payload,
+    }
+    .encode(&mut encoded);
+    append(RecordBatch::check(Offset(0), encoded.freeze()).expect("encoded just now"))
 }
 
 /// As [`small_append`], and not answered before [`StandIn::let_go`].

@@ -133,6 +133,8 @@ async fn every_series_of_a_master_is_there_before_anything_happened() {
     for reason in [
         "catching_up",
         "connection_refused",
+        "name_not_resolved",
+        "wrong_secret",
         "timed_out",
         "http_status",
         "bad_answer",

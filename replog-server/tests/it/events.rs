@@ -199,7 +199,7 @@ fn isolation_is_told_by_the_node_that_has_it_and_by_its_master() {
     assert!(happened["count"].as_u64() >= Some(1), "{happened}");
     let _: [Value; 2] = masters.find_each(|kind, data| match kind {
         _ if data["node"] != "secondary-1" => None,
-        "retry" if data["reason"] == "http_status" => Some(0),
+        "retry" if data["reason"] == "timed_out" => Some(0),
         "status" if data["to"] == "Unhealthy" => Some(1),
         _ => None,
     });

@@ -57,7 +57,7 @@ fn a_receipt_names_who_is_missing_and_why() {
     eventually("an isolated secondary is Unhealthy", || {
         (cluster.master.health()["secondaries"][1]["status"] == "Unhealthy").then_some(())
     });
-    assert_eq!(waits_for(&cluster, "http_status")["status"], "Unhealthy");
+    assert_eq!(waits_for(&cluster, "timed_out")["status"], "Unhealthy");
     assert!(
         !faulty.messages().is_empty() || faulty.messages().is_empty(),
         "reads go on"

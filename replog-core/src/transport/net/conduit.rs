@@ -1,0 +1,339 @@
+//! [`Conduit`]: one connection as a sequence of frames in each direction.
+//!
+//! Owns the socket, with TLS around it or none, and what is buffered of it. Knows frames and not what
+//! they carry. Memory grows with bytes that arrive, never with what a length claims; how much may be
+//! read is the caller's decision.
+//!
+//! Frames that are queued together go out in as few writes, and as large TLS records, as there is room
+//! for: their parts are handed over as they lie and copied once, by the encryption.
+
+use std::{
+    collections::VecDeque,
+    future::Future as _,
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Instant,
+};
+use tokio_rustls::TlsStream;
+
+use super::{
+    counters::NetCounters,
+    framing::{FRONT_BYTES, Frame, FramingError, Front, Kind},
+};
+use crate::limits::CLUSTER_RECEIPT_INTERVAL;
+
+/// Bytes that are read at once.
+const READ_BYTES: usize = 64 << 10;
+
+/// Frames up to this length are copied out of the common buffer: a short record that stays in memory
+/// must not keep a buffer there that is many times as long.
+const COPIED_BYTES_MAX: usize = 16 << 10;
+
+/// Room made at once for a long frame: a length is a claim, and no reason to allocate.
+const ROOM_BYTES: usize = 2 << 20;
+
+/// Parts that go into one write, at most.
+const PARTS_MAX: usize = 64;
+
+const _: () = assert!(COPIED_BYTES_MAX + FRONT_BYTES <= READ_BYTES);
+
+/// What carries the bytes.
+pub(super) enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Wire::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Wire::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Wire::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Wire::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Why a connection is over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("the other end closed it")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Framing(#[from] FramingError),
+}
+
+/// A long frame of which a part is there.
+struct Partial {
+    front: Front,
+    body: BytesMut,
+}
+
+/// One connection, framed.
+pub(super) struct Conduit {
+    wire: Wire,
+    counters: Arc<NetCounters>,
+    /// What came and is no whole frame yet. Never shared: frames are copied out of it.
+    received: BytesMut,
+    partial: Option<Partial>,
+    /// Bytes of frames that came, ever.
+    received_bytes: u64,
+    /// How many of them the other end was told of, and when.
+    told_bytes: u64,
+    told_at: Instant,
+    outgoing: VecDeque<Bytes>,
+    /// Bytes of frames that were queued, ever.
+    queued_bytes: u64,
+    needs_flush: bool,
+}
+
+impl Conduit {
+    /// Continues a connection behind its preambles; `received` came behind them already.
+    pub(super) fn new(wire: Wire, received: BytesMut, counters: Arc<NetCounters>) -> Conduit {
+        let received_bytes = received.len() as u64;
+        Conduit {
+            wire,
+            counters,
+            received,
+            partial: None,
+            received_bytes,
+            told_bytes: 0,
+            told_at: Instant::now(),
+            outgoing: VecDeque::new(),
+            queued_bytes: 0,
+            needs_flush: false,
+        }
+    }
+
+    /// Bytes that wait to be sent.
+    pub(super) fn outgoing_bytes(&self) -> usize {
+        self.outgoing.iter().map(Bytes::len).sum()
+    }
+
+    /// Bytes of frames that came, ever.
+    pub(super) fn received_bytes(&self) -> u64 {
+        self.received_bytes
+    }
+
+    /// Whether a part of a long frame is there, and the rest is not.
+    pub(super) fn is_within_long_frame(&self) -> bool {
+        self.partial.is_some()
+    }
+
+    /// Puts a frame of these parts behind all that is queued. Returns where in the stream it ends.
+    pub(super) fn queue(&mut self, kind: Kind, number: u64, parts: Vec<Bytes>) -> u64 {
+        let front = Front {
+            bytes: parts.iter().map(Bytes::len).sum(),
+            kind,
+            number,
+            received: self.received_bytes,
+        };
+        (self.told_bytes, self.told_at) = (self.received_bytes, Instant::now());
+        let encoded = front.encode();
+        match parts.split_first() {
+            // Most frames are a short head and nothing more: one part to write.
+            Some((head, rest)) if head.len() <= COPIED_BYTES_MAX => {
+                let mut joined = BytesMut::with_capacity(FRONT_BYTES + head.len());
+                joined.put_slice(&encoded);
+                joined.put_slice(head);
+                self.outgoing.push_back(joined.freeze());
+                self.outgoing.extend(rest.iter().cloned());
+            }
+            _ => {
+                self.outgoing.push_back(Bytes::copy_from_slice(&encoded));
+                self.outgoing.extend(parts);
+            }
+        }
+        self.outgoing.retain(|part| !part.is_empty());
+        self.queued_bytes += (FRONT_BYTES + front.bytes) as u64;
+        self.queued_bytes
+    }
+
+    /// Tells the other end how much has come of a long frame, if it is time to.
+    pub(super) fn queue_receipt(&mut self) {
+        let news = self.received_bytes > self.told_bytes;
+        if self.partial.is_some() && news && self.told_at.elapsed() >= CLUSTER_RECEIPT_INTERVAL {
+            self.queue(Kind::Receipt, 0, Vec::new());
+        }
+    }
+
+    /// The next frame, where one has come. One that is longer than `room_bytes` is not read yet.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        room_bytes: usize,
+    ) -> Poll<Result<Frame, Broken>> {
+        loop {
+            if let Some(frame) = self.take_frame(room_bytes)? {
+                return Poll::Ready(Ok(frame));
+            }
+            if self.partial.is_none() && self.received.len() >= FRONT_BYTES {
+                // There is no room for what this announces: whoever makes some comes again.
+                return Poll::Pending;
+            }
+            let read = ready!(self.poll_read(cx))?;
+            if read == 0 {
+                return Poll::Ready(Err(Broken::Closed));
+            }
+            self.received_bytes += read as u64;
+            self.counters
+                .received_bytes
+                .fetch_add(read as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match &mut self.partial {
+            Some(Partial { front, body }) => {
+                let missing = front.bytes - body.len();
+                if body.capacity() == body.len() {
+                    body.reserve(missing.min(ROOM_BYTES));
+                }
+                // Straight to where it stays, and not a byte of the next frame.
+                let mut room = body.limit(missing);
+                pin!(self.wire.read_buf(&mut room)).poll(cx)
+            }
+            None => {
+                let wanted = READ_BYTES - self.received.len();
+                self.received.reserve(wanted);
+                let mut room = (&mut self.received).limit(wanted);
+                pin!(self.wire.read_buf(&mut room)).poll(cx)
+            }
+        }
+    }
+
+    fn take_frame(&mut self, room_bytes: usize) -> Result<Option<Frame>, FramingError> {
+        if let Some(Partial { front, body }) = &self.partial {
+            if body.len() < front.bytes {
+                return Ok(None);
+            }
+            let Partial { front, body } = self.partial.take().expect("looked at just now");
+            let body = body.freeze();
+            return Ok(Some(Frame { front, body }));
+        }
+        let Some(front) = self.received.first_chunk::<FRONT_BYTES>() else {
+            return Ok(None);
+        };
+        let front = Front::decode(front)?;
+        if front.bytes > room_bytes {
+            return Ok(None);
+        }
+        self.received.advance(FRONT_BYTES);
+        let have = front.bytes.min(self.received.len());
+        if have == front.bytes && front.bytes <= COPIED_BYTES_MAX {
+            let body = Bytes::copy_from_slice(&self.received[..have]);
+            self.received.advance(have);
+            return Ok(Some(Frame { front, body }));
+        }
+        let mut body = BytesMut::with_capacity(front.bytes.min(ROOM_BYTES).max(have));
+        body.put_slice(&self.received[..have]);
+        self.received.advance(have);
+        self.partial = Some(Partial { front, body });
+        self.take_frame(room_bytes)
+    }
+
+    /// Sends what is queued; ready when all of it is on its way.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.is_empty() {
+            let mut parts = [IoSlice::new(&[]); PARTS_MAX];
+            let mut count = 0;
+            for (slot, part) in parts.iter_mut().zip(&self.outgoing) {
+                *slot = IoSlice::new(part);
+                count += 1;
+            }
+            let written =
+                ready!(Pin::new(&mut self.wire).poll_write_vectored(cx, &parts[..count]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.needs_flush = true;
+            self.counters
+                .sent_bytes
+                .fetch_add(written as u64, Ordering::Relaxed);
+            self.advance(written);
+        }
+        if self.needs_flush {
+            ready!(Pin::new(&mut self.wire).poll_flush(cx))?;
+            self.needs_flush = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        while written > 0 {
+            let first = self.outgoing.front_mut().expect("as much was written");
+            if first.len() > written {
+                first.advance(written);
+                return;
+            }
+            written -= first.len();
+            self.outgoing.pop_front();
+        }
+    }
+
+    /// Sends what is queued, says good-bye, and closes; gives up after `time_max`.
+    pub(super) async fn close(mut self, time_max: Duration) {
+        use tokio::io::AsyncWriteExt as _;
+        let closing = async {
+            std::future::poll_fn(|cx| self.poll_send(cx)).await?;
+            self.wire.shutdown().await
+        };
+        // An error or the end of the time: the other end is gone, or does not listen.
+        let _ = tokio::time::timeout(time_max, closing).await;
+    }
+}

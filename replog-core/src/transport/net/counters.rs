@@ -1,0 +1,149 @@
+//! [`NetCounters`]: what the connections between nodes are counted by.
+//!
+//! Owns plain tallies that any thread may read. Decides nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a connection to a node's listener was refused or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum RefusedConnection {
+    /// The first bytes are neither TLS nor this protocol.
+    Garbage,
+    /// The first bytes are an HTTP request: a browser, or a URL where an address belongs.
+    Http,
+    /// TLS that does not speak the protocol between nodes: a browser that was given https.
+    OtherProtocol,
+    /// A broken or failed TLS handshake, one without a certificate among them.
+    Handshake,
+    /// A certificate of another authority, on either side: another cluster secret.
+    WrongSecret,
+    /// A name that the certificate does not prove, or a node that is somebody else.
+    WrongName,
+    /// No version of the protocol in common.
+    Version,
+    /// A message that is none.
+    Malformed,
+    /// More connections than there is room for.
+    TooMany,
+    /// A handshake that took too long, or that made room for a newer one.
+    TimedOut,
+    /// This node is a master of a fixed cluster and takes no requests.
+    NoRequestsHere,
+}
+
+impl RefusedConnection {
+    /// All of them.
+    pub const ALL: [RefusedConnection; 11] = [
+        RefusedConnection::Garbage,
+        RefusedConnection::Http,
+        RefusedConnection::OtherProtocol,
+        RefusedConnection::Handshake,
+        RefusedConnection::WrongSecret,
+        RefusedConnection::WrongName,
+        RefusedConnection::Version,
+        RefusedConnection::Malformed,
+        RefusedConnection::TooMany,
+        RefusedConnection::TimedOut,
+        RefusedConnection::NoRequestsHere,
+    ];
+
+    /// The reason in one word, as metrics show it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RefusedConnection::Garbage => "garbage",
+            RefusedConnection::Http => "http",
+            RefusedConnection::OtherProtocol => "other_protocol",
+            RefusedConnection::Handshake => "handshake",
+            RefusedConnection::WrongSecret => "wrong_secret",
+            RefusedConnection::WrongName => "wrong_name",
+            RefusedConnection::Version => "version",
+            RefusedConnection::Malformed => "malformed",
+            RefusedConnection::TooMany => "too_many",
+            RefusedConnection::TimedOut => "timed_out",
+            RefusedConnection::NoRequestsHere => "no_requests_here",
+        }
+    }
+}
+
+/// Tallies of one node's connections with other nodes, in both directions.
+#[derive(Debug, Default)]
+pub struct NetCounters {
+    pub(super) handshakes: AtomicU64,
+    pub(super) streams: AtomicU64,
+    pub(super) accepted: AtomicU64,
+    pub(super) replaced: AtomicU64,
+    pub(super) refused: [AtomicU64; RefusedConnection::ALL.len()],
+    pub(super) dialled: AtomicU64,
+    pub(super) dial_failures: AtomicU64,
+    pub(super) received_bytes: AtomicU64,
+    pub(super) sent_bytes: AtomicU64,
+}
+
+/// The tallies at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NetSnapshot {
+    /// Connections of others that have not proved yet who they are.
+    pub handshakes: u64,
+    /// Streams of other nodes that are open.
+    pub streams: u64,
+    /// Streams of other nodes that were opened, ever.
+    pub accepted: u64,
+    /// Streams that ended because the same node opened a newer one.
+    pub replaced: u64,
+    /// Connections that were refused or ended for a reason, ever.
+    pub refused: [(RefusedConnection, u64); RefusedConnection::ALL.len()],
+    /// Streams that this node opened, ever.
+    pub dialled: u64,
+    /// Times that it could not open one.
+    pub dial_failures: u64,
+    /// Bytes of frames that came, without TLS.
+    pub received_bytes: u64,
+    /// Bytes of frames that were sent, without TLS.
+    pub sent_bytes: u64,
+}
+
+impl NetCounters {
+    /// The tallies now.
+    #[must_use]
+    pub fn snapshot(&self) -> NetSnapshot {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        NetSnapshot {
+            handshakes: of(&self.handshakes),
+            streams: of(&self.streams),
+            accepted: of(&self.accepted),
+            replaced: of(&self.replaced),
+            refused: RefusedConnection::ALL.map(|why| (why, of(&self.refused[why as usize]))),
+            dialled: of(&self.dialled),
+            dial_failures: of(&self.dial_failures),
+            received_bytes: of(&self.received_bytes),
+            sent_bytes: of(&self.sent_bytes),
+        }
+    }
+
+    pub(super) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_refused(&self, why: RefusedConnection) {
+        NetCounters::count(&self.refused[why as usize]);
+    }
+}
+
+/// Raises a gauge for as long as it lives.
+pub(super) struct Gauge<'a>(&'a AtomicU64);
+
+impl<'a> Gauge<'a> {
+    pub(super) fn raise(gauge: &'a AtomicU64) -> Gauge<'a> {
+        NetCounters::count(gauge);
+        Gauge(gauge)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,660 @@
+//! [`ClusterNetwork`]: the way from one node to the others' cluster listeners.
+//!
+//! Owns one connection to each peer, and the requests that wait for their answers. All of a peer's
+//! requests go over it in the order in which they were made, also those that are sent again: a
+//! heartbeat never overtakes the records before it. Never times out but while it connects: links do,
+//! and are told whenever bytes of their request, or of what stands before it, arrive at the other end.
+//!
+//! ```text
+//!   call ─▶ pending, by number ─▶ connection (made when needed) ─▶ answers, in any order
+//!                ▲                      │ breaks, having worked before
+//!                └── once, in order ────┘
+//! ```
+//!
+//! A connection that the peer closes in the very moment of a request breaks before any answer. That
+//! says nothing about the peer, so such requests are sent once more, which is safe: every request of
+//! the protocol may arrive twice. A connection on which nothing comes at all while a request is given
+//! up is given up with it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::oneshot,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use super::{
+    ClusterIdentity,
+    conduit::{Broken, Conduit, Wire},
+    counters::NetCounters,
+    framing::{self, FRAME_BYTES_MAX, Frame, Kind, Preamble},
+    resolve::Resolver,
+    tls_errors::{TlsFailure, classify},
+};
+use crate::{
+    address::{self, BadAddress, HostPort},
+    config::Peer,
+    error::ConfigError,
+    limits::CLUSTER_RECEIPT_INTERVAL,
+    transport::{
+        BytesMoved, CallFuture, Network, OnBytesMoved, Transport, TransportError,
+        message::{Request, Response},
+        wire,
+    },
+    types::Incarnation,
+};
+
+/// A request that is given up sooner than this says nothing about its connection.
+const SILENCE_MIN: Duration = Duration::from_millis(100);
+
+/// How long the last words of a connection may take.
+const CLOSING_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Settings of a [`ClusterNetwork`].
+#[derive(Clone, Debug)]
+pub struct NetworkOptions {
+    /// How long it may take to resolve a name, connect, and prove each other's identity. A backstop:
+    /// links give up earlier.
+    pub connect_timeout: Duration,
+    /// How long a connection without use is trusted. Shorter than the peer keeps it.
+    pub keep_alive: Duration,
+    /// Where connections are counted.
+    pub counters: Arc<NetCounters>,
+}
+
+impl Default for NetworkOptions {
+    fn default() -> NetworkOptions {
+        NetworkOptions {
+            connect_timeout: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(15),
+            counters: Arc::default(),
+        }
+    }
+}
+
+/// Ways to nodes by their cluster listeners: a [`Peer`]'s address is `HOST:PORT`.
+///
+/// Its transports need a tokio runtime with I/O and time, and a `LocalSet` around the calls.
+#[derive(Clone, Debug)]
+pub struct ClusterNetwork {
+    identity: ClusterIdentity,
+    options: NetworkOptions,
+}
+
+impl ClusterNetwork {
+    /// Connects as `identity`.
+    #[must_use]
+    pub fn new(identity: ClusterIdentity, options: NetworkOptions) -> ClusterNetwork {
+        ClusterNetwork { identity, options }
+    }
+}
+
+impl Network for ClusterNetwork {
+    fn connect(&self, peer: &Peer) -> Rc<dyn Transport> {
+        Rc::new(ClusterTransport(Rc::new(Line {
+            peer: peer.clone(),
+            identity: self.identity.clone(),
+            options: self.options.clone(),
+            told: RefCell::default(),
+            state: RefCell::default(),
+        })))
+    }
+
+    fn check(&self, peers: &[Peer]) -> Result<(), ConfigError> {
+        address::check_peers(peers)
+    }
+}
+
+/// The way to one peer. Dropped with the last of its calls, it closes the connection.
+struct ClusterTransport(Rc<Line>);
+
+impl Transport for ClusterTransport {
+    fn call(&self, request: Request) -> CallFuture {
+        self.call_observed(request, Rc::new(|_| {}))
+    }
+
+    fn call_observed(&self, request: Request, moved: OnBytesMoved) -> CallFuture {
+        // Now, not when the future is first polled: the order of calls is the order of requests.
+        let line = Rc::clone(&self.0);
+        let (number, answer) = line.enqueue(&request, moved);
+        let call = Call { line, number };
+        Box::pin(async move {
+            let outcome = answer.await;
+            drop(call);
+            outcome.unwrap_or_else(|_| Err(closed("its task was dropped")))
+        })
+    }
+}
+
+/// A call that waits. Dropped before its answer, its request is not sent any more, or not waited for.
+struct Call {
+    line: Rc<Line>,
+    number: u64,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.line.state.borrow_mut().give_up(self.number);
+    }
+}
+
+type Outcome = Result<Response, TransportError>;
+
+/// The way to one peer, from both sides: calls hold it, and the task of its connection looks in.
+struct Line {
+    peer: Peer,
+    identity: ClusterIdentity,
+    options: NetworkOptions,
+    /// The last failure that a person should know of, to say it once.
+    told: RefCell<Option<TransportError>>,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Requests without an answer, in their order.
+    pending: BTreeMap<u64, Pending>,
+    next_number: u64,
+    /// Whether the task lives.
+    is_running: bool,
+    task: Option<Waker>,
+    /// Since when a request is out and nothing at all has come.
+    silent_since: Option<Instant>,
+    /// Nothing came while a request was given up: this connection is not used any more.
+    given_up: bool,
+}
+
+struct Pending {
+    parts: Vec<Bytes>,
+    answer_to: oneshot::Sender<Outcome>,
+    moved: OnBytesMoved,
+    /// Where it ends in the stream, once it is on its way.
+    sent_end: Option<u64>,
+    /// Whether the connection it is on had been of use before.
+    on_kept: bool,
+    sent_again: bool,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.state.get_mut().wake();
+    }
+}
+
+impl State {
+    fn wake(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+
+    fn give_up(&mut self, number: u64) {
+        let Some(pending) = self.pending.remove(&number) else {
+            return;
+        };
+        let silent = |since: Instant| since.elapsed() >= SILENCE_MIN;
+        if pending.sent_end.is_some() && self.silent_since.is_some_and(silent) {
+            self.given_up = true;
+            self.wake();
+        }
+    }
+
+    fn answer(&mut self, number: u64, outcome: Outcome) {
+        // Where nobody waits: it was given up.
+        if let Some(pending) = self.pending.remove(&number) {
+            let _ = pending.answer_to.send(outcome);
+        }
+    }
+
+    /// Fails what is `doomed`.
+    fn fail(&mut self, error: &TransportError, doomed: impl Fn(&Pending) -> bool) {
+        let failed: Vec<u64> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| doomed(pending))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in failed {
+            self.answer(number, Err(error.clone()));
+        }
+    }
+
+    /// The connection is over: what was on it is sent once more where it had been of use before.
+    fn connection_ended(&mut self, error: &TransportError) {
+        (self.silent_since, self.given_up) = (None, false);
+        self.fail(error, |pending| {
+            pending.sent_end.is_some() && (!pending.on_kept || pending.sent_again)
+        });
+        for pending in self.pending.values_mut() {
+            pending.sent_again |= pending.sent_end.take().is_some();
+        }
+    }
+}
+
+impl Line {
+    fn enqueue(
+        self: &Rc<Line>,
+        request: &Request,
+        moved: OnBytesMoved,
+    ) -> (u64, oneshot::Receiver<Outcome>) {
+        let (answer_to, answer) = oneshot::channel();
+        let mut state = self.state.borrow_mut();
+        let number = state.next_number;
+        state.next_number += 1;
+        let pending = Pending {
+            parts: wire::encode_request(request),
+            answer_to,
+            moved,
+            sent_end: None,
+            on_kept: false,
+            sent_again: false,
+        };
+        state.pending.insert(number, pending);
+        match std::mem::replace(&mut state.is_running, true) {
+            true => state.wake(),
+            false => {
+                tokio::task::spawn_local(run(Rc::downgrade(self)));
+            }
+        }
+        (number, answer)
+    }
+
+    fn fail_all(&self, error: &TransportError) {
+        let mut state = self.state.borrow_mut();
+        state.fail(error, |_| true);
+        state.is_running = false;
+    }
+
+    /// One line for a failure that a person has to mend, when it begins.
+    fn tell(&self, error: Option<&TransportError>) {
+        let worth_a_line = error.filter(|error| {
+            matches!(
+                error,
+                TransportError::WrongSecret(_)
+                    | TransportError::WrongNode(_)
+                    | TransportError::Refused(_)
+            )
+        });
+        let news = worth_a_line.cloned();
+        let before = self.told.replace(news.clone());
+        if let Some(error) = news.filter(|error| before.as_ref() != Some(error)) {
+            let (node, peer, address) = (self.identity.name(), &self.peer.name, &self.peer.address);
+            tracing::warn!(%node, %peer, %address, %error, "another node cannot be used");
+        }
+    }
+}
+
+/// What is needed to connect, without holding the line.
+struct Dial {
+    peer: Peer,
+    identity: ClusterIdentity,
+    options: NetworkOptions,
+}
+
+/// Makes connections as long as there are requests, and exchanges frames on them.
+async fn run(line: Weak<Line>) {
+    let mut resolver = Resolver::default();
+    loop {
+        let Some(dial) = line.upgrade().map(|line| Dial {
+            peer: line.peer.clone(),
+            identity: line.identity.clone(),
+            options: line.options.clone(),
+        }) else {
+            return;
+        };
+        let Some(connected) = while_wanted(&line, dial.connect(&mut resolver)).await else {
+            return;
+        };
+        let mut connection = {
+            let Some(line) = line.upgrade() else { return };
+            let counters = &line.options.counters;
+            match connected {
+                Ok(conduit) => {
+                    NetCounters::count(&counters.dialled);
+                    line.tell(None);
+                    Connection::new(conduit)
+                }
+                Err(error) => {
+                    NetCounters::count(&counters.dial_failures);
+                    line.tell(Some(&error));
+                    line.fail_all(&error);
+                    return;
+                }
+            }
+        };
+        let ended = poll_fn(|cx| match line.upgrade() {
+            Some(line) => connection.poll(&line, cx).map(Some),
+            None => Poll::Ready(None),
+        });
+        let ended = ended.await;
+        if let Some(line) = line.upgrade() {
+            let ended = ended.unwrap_or_else(|| closed("it is not needed any more"));
+            tracing::debug!(peer = %line.peer.name, %ended, "a stream to another node ended");
+            line.tell(Some(&ended));
+            let mut state = line.state.borrow_mut();
+            state.connection_ended(&ended);
+            if state.pending.is_empty() {
+                state.is_running = false;
+                drop(state);
+                tokio::task::spawn_local(connection.conduit.close(CLOSING_TIME_MAX));
+                return;
+            }
+        } else {
+            connection.conduit.close(CLOSING_TIME_MAX).await;
+            return;
+        }
+    }
+}
+
+/// Awaits `work` as long as the line lives.
+async fn while_wanted<T>(line: &Weak<Line>, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        let Some(line) = line.upgrade() else {
+            return Poll::Ready(None);
+        };
+        line.state.borrow_mut().task = Some(cx.waker().clone());
+        work.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
+impl Dial {
+    async fn connect(&self, resolver: &mut Resolver) -> Result<Conduit, TransportError> {
+        let deadline = Instant::now() + self.options.connect_timeout;
+        let address: HostPort = self
+            .peer
+            .address
+            .parse()
+            .map_err(|error: BadAddress| TransportError::Connection(error.to_string()))?;
+        let (host, port) = (address.host(), address.port());
+        let found = timeout_at(deadline, resolver.addresses(host, port)).await;
+        let addresses = found.unwrap_or_else(|_| {
+            debug_assert!(resolver.is_under_way());
+            let detail = format!("{host}: no answer from the resolver");
+            Err(TransportError::NameNotResolved(detail))
+        })?;
+        let stream = connect_to_any(&addresses, deadline).await?;
+        let proven = timeout_at(deadline, self.prove(stream)).await;
+        proven.unwrap_or(Err(TransportError::TimedOut))
+    }
+
+    /// Makes a stream of a connection, and sure that it leads to the peer.
+    async fn prove(&self, stream: TcpStream) -> Result<Conduit, TransportError> {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+        let peer = &self.peer.name;
+        let mut wire = match self.identity.credentials() {
+            None => Wire::Plain(stream),
+            Some(credentials) => {
+                let config = credentials
+                    .client(peer)
+                    .map_err(|error| TransportError::Connection(error.to_string()))?;
+                // It is not sent, and not looked at: the certificate is checked for the node's name.
+                let nobody = ServerName::try_from("node.invalid").expect("a name as any other");
+                let connecting = TlsConnector::from(config).connect(nobody, stream).await;
+                let stream = connecting.map_err(|error| self.failed(&error))?;
+                if stream.get_ref().1.alpn_protocol() != Some(super::identity::ALPN) {
+                    let detail = "it does not speak the protocol between nodes".to_owned();
+                    return Err(TransportError::BadAnswer(detail));
+                }
+                Wire::Tls(Box::new(TlsStream::Client(stream)))
+            }
+        };
+        let preamble = Preamble::new(self.identity.name().clone(), peer.clone());
+        let said = async {
+            wire.write_all(&preamble.encode()).await?;
+            wire.flush().await
+        };
+        said.await.map_err(|error| self.failed(&error))?;
+        let mut received = BytesMut::new();
+        loop {
+            match framing::decode_reply(&received) {
+                Ok(Some((Ok(_), bytes))) => {
+                    let received = received.split_off(bytes);
+                    let counters = Arc::clone(&self.options.counters);
+                    return Ok(Conduit::new(wire, received, counters));
+                }
+                Ok(Some((Err(reason), _))) => return Err(TransportError::Refused(reason)),
+                Ok(None) => {}
+                Err(error) => return Err(TransportError::BadAnswer(error.to_string())),
+            }
+            let read = wire.read_buf(&mut received).await;
+            if read.map_err(|error| self.failed(&error))? == 0 {
+                return Err(closed("it was closed before it began"));
+            }
+        }
+    }
+
+    fn failed(&self, error: &io::Error) -> TransportError {
+        match classify(error, &self.identity) {
+            TlsFailure::OtherAuthority(detail) => TransportError::WrongSecret(detail),
+            TlsFailure::OtherName(detail) => TransportError::WrongNode(detail),
+            TlsFailure::NotTls(detail) => TransportError::BadAnswer(detail),
+            TlsFailure::Other(detail) => TransportError::Connection(detail),
+        }
+    }
+}
+
+/// Connects to the first address that takes it, each with its share of the time.
+async fn connect_to_any(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<TcpStream, TransportError> {
+    let mut failure = TransportError::TimedOut;
+    for (at, address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let others = u32::try_from(addresses.len() - at).expect("a name has few addresses");
+        failure = match timeout(left / others, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                TransportError::ConnectionRefused
+            }
+            Ok(Err(error)) => TransportError::Connection(error.to_string()),
+            Err(_) => TransportError::TimedOut,
+        };
+    }
+    Err(failure)
+}
+
+/// One connection, from the first request to its end.
+struct Connection {
+    conduit: Conduit,
+    /// Whether an answer came on it.
+    is_proven: bool,
+    /// From which run of the peer: all of a connection is one.
+    incarnation: Option<Incarnation>,
+    /// Bytes that the peer said that it has.
+    acknowledged: u64,
+    received_bytes: u64,
+    last_used: Instant,
+    told_at: Cell<Instant>,
+}
+
+impl Connection {
+    fn new(conduit: Conduit) -> Connection {
+        Connection {
+            received_bytes: conduit.received_bytes(),
+            conduit,
+            is_proven: false,
+            incarnation: None,
+            acknowledged: 0,
+            last_used: Instant::now(),
+            told_at: Cell::new(Instant::now()),
+        }
+    }
+
+    /// Sends and receives what there is; ready when the connection is over, and why.
+    fn poll(&mut self, line: &Line, cx: &mut Context<'_>) -> Poll<TransportError> {
+        line.state.borrow_mut().task = Some(cx.waker().clone());
+        if line.state.borrow().given_up {
+            return Poll::Ready(TransportError::TimedOut);
+        }
+        match self.exchange(line, cx) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(error),
+        }
+    }
+
+    fn exchange(&mut self, line: &Line, cx: &mut Context<'_>) -> Result<(), TransportError> {
+        // Answers first: what they set free may be sent in the same write.
+        loop {
+            let frame = self.conduit.poll_frame(cx, FRAME_BYTES_MAX);
+            self.note_received(line);
+            match frame {
+                Poll::Ready(frame) => self.take(line, frame?)?,
+                Poll::Pending => break,
+            }
+        }
+        self.queue(line)?;
+        match self.conduit.poll_send(cx) {
+            Poll::Ready(Err(error)) => Err(Broken::from(error).into()),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Queues what is new, in the order of the calls.
+    fn queue(&mut self, line: &Line) -> Result<(), TransportError> {
+        let mut state = line.state.borrow_mut();
+        let is_idle = state
+            .pending
+            .values()
+            .all(|pending| pending.sent_end.is_none());
+        let waits = !state.pending.is_empty();
+        if is_idle && waits && self.last_used.elapsed() >= line.options.keep_alive {
+            return Err(closed("it was without use for too long"));
+        }
+        let mut queued = false;
+        for (number, pending) in &mut state.pending {
+            if pending.sent_end.is_some() {
+                continue;
+            }
+            let parts = pending.parts.clone();
+            let sent_end = self.conduit.queue(Kind::Request, *number, parts);
+            (pending.sent_end, pending.on_kept) = (Some(sent_end), self.is_proven);
+            queued = true;
+        }
+        if queued {
+            self.last_used = Instant::now();
+            let silent_since = state.silent_since.filter(|_| !is_idle);
+            state.silent_since = silent_since.or(Some(self.last_used));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, line: &Line, frame: Frame) -> Result<(), TransportError> {
+        let Frame { front, body } = frame;
+        self.note_acknowledged(line, front.received);
+        let outcome = match front.kind {
+            Kind::Receipt => return Ok(()),
+            Kind::Refusal => return Err(TransportError::Refused(framing::readable(&body))),
+            Kind::Request => {
+                let detail = "a request where an answer belongs".to_owned();
+                return Err(TransportError::BadAnswer(detail));
+            }
+            Kind::Failure => Err(TransportError::HttpStatus(
+                framing::decode_failure(&body).map_err(bad_answer)?,
+            )),
+            Kind::Response => {
+                let response = wire::decode_response(body).map_err(bad_answer)?;
+                if response.name != line.peer.name {
+                    let detail = format!("an answer in the name of {}", response.name);
+                    return Err(TransportError::WrongNode(detail));
+                }
+                self.incarnation = Some(response.incarnation);
+                Ok(response)
+            }
+        };
+        self.is_proven = true;
+        self.last_used = Instant::now();
+        line.state.borrow_mut().answer(front.number, outcome);
+        Ok(())
+    }
+
+    /// Bytes came: the connection works, and a long answer moves.
+    fn note_received(&mut self, line: &Line) {
+        let received_bytes = self.conduit.received_bytes();
+        if received_bytes == self.received_bytes {
+            return;
+        }
+        self.received_bytes = received_bytes;
+        {
+            let mut state = line.state.borrow_mut();
+            let waits = state
+                .pending
+                .values()
+                .any(|pending| pending.sent_end.is_some());
+            state.silent_since = waits.then(Instant::now);
+        }
+        // The answers behind a long one wait for it.
+        if self.conduit.is_within_long_frame()
+            && self.told_at.get().elapsed() >= CLUSTER_RECEIPT_INTERVAL
+        {
+            self.tell_moved(line, |_| true);
+        }
+    }
+
+    /// The peer has more of what was sent: whatever was not there yet moves.
+    fn note_acknowledged(&mut self, line: &Line, acknowledged: u64) {
+        if acknowledged > self.acknowledged {
+            let before = std::mem::replace(&mut self.acknowledged, acknowledged);
+            self.tell_moved(line, |sent_end| sent_end > before);
+        }
+    }
+
+    fn tell_moved(&self, line: &Line, which: impl Fn(u64) -> bool) {
+        self.told_at.set(Instant::now());
+        let moving: Vec<OnBytesMoved> = {
+            let state = line.state.borrow();
+            let sent = state
+                .pending
+                .values()
+                .filter_map(|pending| Some((pending.sent_end?, pending)));
+            sent.filter(|(sent_end, _)| which(*sent_end))
+                .map(|(_, pending)| Rc::clone(&pending.moved))
+                .collect()
+        };
+        for moved in moving {
+            moved(BytesMoved {
+                incarnation: self.incarnation,
+            });
+        }
+    }
+}
+
+impl From<Broken> for TransportError {
+    fn from(broken: Broken) -> TransportError {
+        match broken {
+            Broken::Framing(error) => bad_answer(error),
+            Broken::Closed | Broken::Io(_) => closed(broken),
+        }
+    }
+}
+
+fn bad_answer(why: impl std::fmt::Display) -> TransportError {
+    TransportError::BadAnswer(why.to_string())
+}
+
+fn closed(why: impl std::fmt::Display) -> TransportError {
+    TransportError::Connection(format!("stream: {why}"))
+}
+
+#[cfg(test)]
+mod tests;

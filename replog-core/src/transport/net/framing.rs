@@ -1,0 +1,458 @@
+//! The bytes of a stream between two nodes: a preamble in each direction, then frames.
+//!
+//! Owns their encoding and every check on them before anything in them is believed. Knows no socket
+//! and no meaning. No bytes make it panic. All integers are little-endian.
+//!
+//! The node that connected begins:
+//!
+//! | at | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 4 | magic, `RPLN` |
+//! | 4 | 2 | the oldest version of this framing that it speaks |
+//! | 6 | 2 | the newest one |
+//! | 8 | 1 | bytes of its name, 1 to 64 |
+//! | 9 | 1 | bytes of the name of the node that it wants, 1 to 64 |
+//! | 10 | | the two names |
+//!
+//! and is answered:
+//!
+//! | at | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 4 | magic, `RPLN` |
+//! | 4 | 2 | the version that both speak from now on; 0: refused, the stream ends |
+//! | 6 | 2 | bytes of the reason, 0 where it is not refused |
+//! | 8 | | the reason: one sentence for people, UTF-8 |
+//!
+//! Both are the same in every version. Then each direction is a sequence of frames. A frame's length
+//! is where the next one begins and means nothing else: frames may be split and joined by whatever
+//! carries them.
+//!
+//! | at | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 4 | bytes behind these 24 |
+//! | 4 | 1 | kind |
+//! | 5 | 3 | reserved: sent as 0, not looked at |
+//! | 8 | 8 | number of the request on this stream; the answer has it too; else 0 |
+//! | 16 | 8 | bytes of frames that the sender has received on this stream so far |
+//!
+//! | kind | from | behind it |
+//! | --- | --- | --- |
+//! | 1 request | who connected | a request ([`wire`](crate::transport::wire)) |
+//! | 2 response | who was asked | a response |
+//! | 3 failure | who was asked | 2 bytes: what the request failed with, as an HTTP status |
+//! | 4 receipt | either | nothing: only how much arrived of a long frame |
+//! | 5 refusal | either | one sentence for people; the stream ends |
+//!
+//! Requests are handled in the order in which they stand in the stream, and answered in any.
+
+use bytes::Bytes;
+
+use crate::{transport::wire, types::NodeName};
+
+/// The versions of this framing that this library speaks. Version 1 was WebSockets.
+pub(super) const VERSION_MIN: u16 = 2;
+/// See [`VERSION_MIN`].
+pub(super) const VERSION_MAX: u16 = 2;
+
+pub(super) const MAGIC: [u8; 4] = *b"RPLN";
+
+/// Bytes of a preamble before its names, and of its answer before the reason.
+const PREAMBLE_BYTES: usize = 10;
+const REPLY_BYTES: usize = 8;
+
+/// Bytes of a sentence for people, at most: more is cut.
+const REASON_BYTES_MAX: usize = 1024;
+
+/// Bytes before what a frame carries.
+pub(super) const FRONT_BYTES: usize = 24;
+
+/// Bytes that a frame carries, at most: the longest message.
+pub(super) const FRAME_BYTES_MAX: usize = wire::BODY_BYTES_MAX;
+
+const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(VERSION_MIN <= VERSION_MAX && VERSION_MIN > 0);
+
+/// Why bytes are no stream of this protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FramingError {
+    #[error("not a stream between nodes")]
+    NotThisProtocol,
+    #[error("a name that is none")]
+    BadName,
+    #[error("a frame of {bytes} bytes is longer than {FRAME_BYTES_MAX}")]
+    TooLong { bytes: u32 },
+    #[error("a frame of kind {kind} has no place here")]
+    Kind { kind: u8 },
+}
+
+/// What the node that connected says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Preamble {
+    pub(super) version_min: u16,
+    pub(super) version_max: u16,
+    pub(super) from: NodeName,
+    pub(super) to: NodeName,
+}
+
+impl Preamble {
+    pub(super) fn new(from: NodeName, to: NodeName) -> Preamble {
+        Preamble {
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            from,
+            to,
+        }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let name_bytes = |name: &NodeName| {
+            u8::try_from(name.as_str().len()).expect("a node name has at most 64 bytes")
+        };
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&self.version_min.to_le_bytes());
+        bytes.extend_from_slice(&self.version_max.to_le_bytes());
+        bytes.extend_from_slice(&[name_bytes(&self.from), name_bytes(&self.to)]);
+        bytes.extend_from_slice(self.from.as_str().as_bytes());
+        bytes.extend_from_slice(self.to.as_str().as_bytes());
+        bytes
+    }
+
+    /// Reads a preamble from the beginning of a stream, and how many bytes it takes; `None`: more
+    /// are needed.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Option<(Preamble, usize)>, FramingError> {
+        check_magic(bytes)?;
+        let Some((front, names)) = bytes.split_first_chunk::<PREAMBLE_BYTES>() else {
+            return Ok(None);
+        };
+        let (from_bytes, to_bytes) = (usize::from(front[8]), usize::from(front[9]));
+        // Before the names have come: nobody waits for what cannot be one.
+        if !(1..=64).contains(&from_bytes) || !(1..=64).contains(&to_bytes) {
+            return Err(FramingError::BadName);
+        }
+        let Some(names) = names.get(..from_bytes + to_bytes) else {
+            return Ok(None);
+        };
+        let name = |bytes: &[u8]| {
+            let text = std::str::from_utf8(bytes).map_err(|_| FramingError::BadName)?;
+            NodeName::new(text).map_err(|_| FramingError::BadName)
+        };
+        let preamble = Preamble {
+            version_min: u16::from_le_bytes([front[4], front[5]]),
+            version_max: u16::from_le_bytes([front[6], front[7]]),
+            from: name(&names[..from_bytes])?,
+            to: name(&names[from_bytes..])?,
+        };
+        Ok(Some((preamble, PREAMBLE_BYTES + from_bytes + to_bytes)))
+    }
+
+    /// The newest version that both ends speak, or why there is none.
+    pub(super) fn version(&self) -> Result<u16, String> {
+        let version = self.version_max.min(VERSION_MAX);
+        match version >= self.version_min.max(VERSION_MIN) {
+            true => Ok(version),
+            false => Err(format!(
+                "no common version of the protocol: {} speaks {} to {}, this node {VERSION_MIN} to {VERSION_MAX}",
+                self.from, self.version_min, self.version_max
+            )),
+        }
+    }
+}
+
+/// What a preamble is answered: the version that both speak, or why the stream ends.
+pub(super) type Reply = Result<u16, String>;
+
+pub(super) fn encode_reply(reply: &Reply) -> Vec<u8> {
+    let (version, reason) = match reply {
+        Ok(version) => (*version, ""),
+        Err(reason) => (0, shortened(reason)),
+    };
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&version.to_le_bytes());
+    let reason_bytes = u16::try_from(reason.len()).expect("a reason is short");
+    bytes.extend_from_slice(&reason_bytes.to_le_bytes());
+    bytes.extend_from_slice(reason.as_bytes());
+    bytes
+}
+
+/// Reads the answer to a preamble, and how many bytes it takes; `None`: more are needed.
+pub(super) fn decode_reply(bytes: &[u8]) -> Result<Option<(Reply, usize)>, FramingError> {
+    check_magic(bytes)?;
+    let Some((front, behind)) = bytes.split_first_chunk::<REPLY_BYTES>() else {
+        return Ok(None);
+    };
+    let version = u16::from_le_bytes([front[4], front[5]]);
+    let reason_bytes = usize::from(u16::from_le_bytes([front[6], front[7]]));
+    if reason_bytes > REASON_BYTES_MAX || (version > 0 && reason_bytes > 0) {
+        return Err(FramingError::NotThisProtocol);
+    }
+    let Some(reason) = behind.get(..reason_bytes) else {
+        return Ok(None);
+    };
+    let reply = match version {
+        0 => Err(readable(reason)),
+        VERSION_MIN..=VERSION_MAX => Ok(version),
+        _ => return Err(FramingError::NotThisProtocol),
+    };
+    Ok(Some((reply, REPLY_BYTES + reason_bytes)))
+}
+
+fn check_magic(bytes: &[u8]) -> Result<(), FramingError> {
+    let have = bytes.len().min(MAGIC.len());
+    match bytes[..have] == MAGIC[..have] {
+        true => Ok(()),
+        false => Err(FramingError::NotThisProtocol),
+    }
+}
+
+/// The kind of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Request = 1,
+    Response = 2,
+    Failure = 3,
+    Receipt = 4,
+    Refusal = 5,
+}
+
+/// What stands before what a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Front {
+    pub(super) bytes: usize,
+    pub(super) kind: Kind,
+    pub(super) number: u64,
+    pub(super) received: u64,
+}
+
+impl Front {
+    pub(super) fn encode(&self) -> [u8; FRONT_BYTES] {
+        let bytes = u32::try_from(self.bytes).expect("a frame is shorter than 4 GiB");
+        let mut front = [0; FRONT_BYTES];
+        front[..4].copy_from_slice(&bytes.to_le_bytes());
+        front[4] = self.kind as u8;
+        front[8..16].copy_from_slice(&self.number.to_le_bytes());
+        front[16..].copy_from_slice(&self.received.to_le_bytes());
+        front
+    }
+
+    pub(super) fn decode(front: &[u8; FRONT_BYTES]) -> Result<Front, FramingError> {
+        let u64_at = |at: usize| {
+            let bytes = front[at..at + 8].try_into();
+            u64::from_le_bytes(bytes.expect("eight bytes"))
+        };
+        let kind = match front[4] {
+            1 => Kind::Request,
+            2 => Kind::Response,
+            3 => Kind::Failure,
+            4 => Kind::Receipt,
+            5 => Kind::Refusal,
+            kind => return Err(FramingError::Kind { kind }),
+        };
+        let bytes = u32::from_le_bytes([front[0], front[1], front[2], front[3]]);
+        let bytes_max = match kind {
+            Kind::Request | Kind::Response => FRAME_BYTES_MAX,
+            Kind::Failure => 2,
+            Kind::Receipt => 0,
+            Kind::Refusal => REASON_BYTES_MAX,
+        };
+        if bytes as usize > bytes_max {
+            return Err(FramingError::TooLong { bytes });
+        }
+        Ok(Front {
+            bytes: bytes as usize,
+            kind,
+            number: u64_at(8),
+            received: u64_at(16),
+        })
+    }
+}
+
+/// A frame as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) front: Front,
+    pub(super) body: Bytes,
+}
+
+/// What a failure is: an HTTP status.
+pub(super) fn decode_failure(body: &[u8]) -> Result<u16, FramingError> {
+    let status = <[u8; 2]>::try_from(body).map_err(|_| FramingError::NotThisProtocol)?;
+    Ok(u16::from_le_bytes(status))
+}
+
+/// A sentence of another node, fit for a line in the log.
+pub(super) fn readable(reason: &[u8]) -> String {
+    String::from_utf8_lossy(reason)
+        .chars()
+        .map(|character| match character.is_control() {
+            true => ' ',
+            false => character,
+        })
+        .collect()
+}
+
+/// The beginning of a sentence, as much as is sent.
+pub(super) fn shortened(reason: &str) -> &str {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preamble() -> Preamble {
+        Preamble::new(
+            NodeName::new("master").unwrap(),
+            NodeName::new("s-1").unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_preamble_is_these_bytes() {
+        let expected = b"RPLN\x02\0\x02\0\x06\x03masters-1";
+        assert_eq!(preamble().encode(), expected);
+        let mut longer = expected.to_vec();
+        longer.push(9);
+        assert_eq!(
+            Preamble::decode(&longer),
+            Ok(Some((preamble(), expected.len())))
+        );
+        for end in 0..expected.len() {
+            assert_eq!(Preamble::decode(&expected[..end]), Ok(None), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_reply_is_these_bytes() {
+        let accepted = b"RPLN\x02\0\0\0";
+        let refused = b"RPLN\0\0\x03\0why";
+        assert_eq!(encode_reply(&Ok(2)), accepted);
+        assert_eq!(encode_reply(&Err("why".to_owned())), refused);
+        assert_eq!(decode_reply(accepted), Ok(Some((Ok(2), 8))));
+        assert_eq!(
+            decode_reply(refused),
+            Ok(Some((Err("why".to_owned()), refused.len())))
+        );
+        for end in 0..refused.len() {
+            assert_eq!(decode_reply(&refused[..end]), Ok(None), "{end}");
+        }
+        // A reason that is too long is cut between characters.
+        let long = "é".repeat(REASON_BYTES_MAX);
+        let reply = decode_reply(&encode_reply(&Err(long))).unwrap().unwrap();
+        assert_eq!(reply.0.unwrap_err(), "é".repeat(REASON_BYTES_MAX / 2));
+    }
+
+    #[test]
+    fn a_front_is_these_bytes() {
+        let front = Front {
+            bytes: 0x0102_0304,
+            kind: Kind::Request,
+            number: 0x1112_1314_1516_1718,
+            received: 0x2122_2324_2526_2728,
+        };
+        let expected = [
+            4, 3, 2, 1, 1, 0, 0, 0, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11, 0x28, 0x27,
+            0x26, 0x25, 0x24, 0x23, 0x22, 0x21,
+        ];
+        assert_eq!(front.encode(), expected);
+        // As long as that, no frame is.
+        let too_long = Err(FramingError::TooLong { bytes: 0x0102_0304 });
+        let is_too_long = front.bytes > FRAME_BYTES_MAX;
+        assert_eq!(
+            Front::decode(&expected),
+            if is_too_long { too_long } else { Ok(front) }
+        );
+        let kinds = [
+            Kind::Request,
+            Kind::Response,
+            Kind::Failure,
+            Kind::Receipt,
+            Kind::Refusal,
+        ];
+        for (kind, byte) in kinds.into_iter().zip(1..) {
+            let front = Front {
+                bytes: 0,
+                kind,
+                number: 7,
+                received: 8,
+            };
+            assert_eq!(front.encode()[4], byte);
+            assert_eq!(Front::decode(&front.encode()), Ok(front));
+        }
+    }
+
+    #[test]
+    fn what_no_node_sends_is_refused_as_soon_as_it_shows() {
+        let http = Err(FramingError::NotThisProtocol);
+        for bytes in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"\x16\x03\x01",
+            b"R0",
+            b"RPLW\x02",
+        ] {
+            assert_eq!(Preamble::decode(bytes), http, "{bytes:?}");
+            assert!(decode_reply(bytes).is_err(), "{bytes:?}");
+        }
+        let bad_name = Err(FramingError::BadName);
+        for bytes in [
+            &b"RPLN\x02\0\x02\0\0\x03s-1"[..],
+            b"RPLN\x02\0\x02\0\x41\x03",
+            b"RPLN\x02\0\x02\0\x01\xff",
+            b"RPLN\x02\0\x02\0\x01\x01/a",
+            b"RPLN\x02\0\x02\0\x01\x01a\xff",
+        ] {
+            assert_eq!(Preamble::decode(bytes), bad_name, "{bytes:?}");
+        }
+        assert!(decode_reply(b"RPLN\x09\0\0\0").is_err());
+        assert!(decode_reply(b"RPLN\x02\0\x01\0x").is_err());
+        assert!(decode_reply(b"RPLN\0\0\xff\xff").is_err());
+        for (kind, bytes) in [
+            (1, u32::MAX),
+            (2, u32::MAX),
+            (3, 3),
+            (4, 1),
+            (5, 1025),
+            (0, 0),
+            (6, 0),
+        ] {
+            let mut front = [0; FRONT_BYTES];
+            front[..4].copy_from_slice(&u32::to_le_bytes(bytes));
+            front[4] = kind;
+            assert!(Front::decode(&front).is_err(), "{kind} {bytes}");
+        }
+        assert!(decode_failure(&[1]).is_err());
+        assert_eq!(decode_failure(&[0xf4, 1]), Ok(500));
+    }
+
+    #[test]
+    fn the_newest_common_version_is_spoken_or_both_are_named() {
+        let speaks = |version_min, version_max| Preamble {
+            version_min,
+            version_max,
+            ..preamble()
+        };
+        for (versions, expected) in [
+            ((2, 2), Some(2)),
+            ((1, 2), Some(2)),
+            ((2, 9), Some(2)),
+            ((0, u16::MAX), Some(2)),
+            ((1, 1), None),
+            ((3, 4), None),
+            ((3, 1), None),
+        ] {
+            let version = speaks(versions.0, versions.1).version();
+            assert_eq!(version.clone().ok(), expected, "{versions:?}");
+            if let Err(why) = version {
+                assert!(why.contains("master speaks"), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reason_from_another_node_is_one_line() {
+        assert_eq!(readable(b"a\nb\x1b[31m\xff"), "a b [31m\u{fffd}");
+    }
+}

@@ -1,0 +1,692 @@
+//! [`ClusterIdentity`]: how a node proves to other nodes who it is, and how it checks them.
+//!
+//! Owns certificates, keys, and every TLS setting. Knows no socket and no message. A node has one of
+//! three identities:
+//!
+//! - from the cluster's secret: every node derives the same certificate authority from it and issues
+//!   itself a certificate with its name. Signature and name are checked, times are not: clocks may be
+//!   wrong by decades, and whoever has the secret could issue any time anyway;
+//! - from PEM files of an operator's own authority, read again when they change. There the times are
+//!   the operator's, and are checked;
+//! - none: plain TCP, to measure what the rest costs.
+//!
+//! A certificate names a node by a DNS name `NAME` or by a URI `replog:node:NAME`. Names are compared
+//! byte by byte.
+//!
+//! | input of HKDF-SHA256 | value |
+//! | --- | --- |
+//! | salt | `replog cluster secret v1` |
+//! | key material | the 32 bytes of the secret |
+//! | info | `certificate authority ed25519` |
+//! | output | the 32 bytes of the authority's Ed25519 private key |
+
+use std::{
+    fmt, fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType, SerialNumber,
+    date_time_ymd, string::Ia5String,
+};
+use ring::hkdf;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName as SubjectName,
+    ServerConfig, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, ring as ring_provider, verify_tls13_signature},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, TrustAnchor, UnixTime,
+        pem::PemObject as _,
+    },
+    server::{
+        NoServerSessionStorage,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    time_provider::TimeProvider,
+};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use super::ClusterSecret;
+use crate::types::NodeName;
+
+/// The application protocol between nodes, by its name in TLS. Never one that a browser speaks.
+pub(super) const ALPN: &[u8] = b"replog/2";
+
+/// Before the name of a node in a certificate.
+const NAME_URI: &str = "replog:node:";
+
+const HKDF_SALT: &[u8] = b"replog cluster secret v1";
+const HKDF_INFO: &[u8] = b"certificate authority ed25519";
+
+/// The subject of the derived authority.
+const AUTHORITY_NAME: &str = "replog cluster authority";
+
+/// What stands before the 32 bytes of an Ed25519 private key in PKCS #8 (RFC 8410, section 7).
+const ED25519_PKCS8: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
+
+/// A moment within the validity of every certificate from a secret: the first of January 2000.
+const SECRET_TIME: Duration = Duration::from_secs(946_684_800);
+
+/// How often the PEM files are looked at, at most: a stranger who connects again and again must not
+/// keep the node busy with its file system.
+const FILES_LOOKED_AT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes of a PEM file that are read, at most.
+const PEM_BYTES_MAX: u64 = 1 << 20;
+
+/// An identity that cannot be used, in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct IdentityError(String);
+
+impl IdentityError {
+    pub(super) fn new(why: impl Into<String>) -> IdentityError {
+        IdentityError(why.into())
+    }
+
+    pub(super) fn io(what: &str, path: &Path, error: io::Error) -> IdentityError {
+        IdentityError(format!("{what} {}: {error}", path.display()))
+    }
+}
+
+/// The PEM files of a node that an operator's authority vouches for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PemFiles {
+    /// The node's certificate, which names it, and the ones between it and the authority.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The certificates of the authorities whose nodes are believed.
+    pub ca: PathBuf,
+}
+
+/// One node's proof of who it is. Clones share it.
+#[derive(Clone)]
+pub struct ClusterIdentity {
+    name: NodeName,
+    source: Arc<Source>,
+    /// Where the secret is kept, for people.
+    kept_in: Option<Arc<Path>>,
+}
+
+enum Source {
+    Insecure,
+    Secret(Arc<Credentials>),
+    Pem(PemFiles, Box<Mutex<Loaded>>),
+}
+
+/// What was read from the PEM files, and when they were what.
+struct Loaded {
+    credentials: Arc<Credentials>,
+    stamps: [Option<Stamp>; 3],
+    looked_at: Instant,
+}
+
+/// Tells one content of a file from another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+/// Certificates, key, and the configurations made of them.
+pub(super) struct Credentials {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    trust: Arc<Trust>,
+    server: Arc<ServerConfig>,
+}
+
+impl ClusterIdentity {
+    /// Derives the authority of `secret` and issues the node `name` a certificate of it.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError`] when the system gives no random bytes.
+    pub fn from_secret(
+        secret: &ClusterSecret,
+        name: &NodeName,
+    ) -> Result<ClusterIdentity, IdentityError> {
+        let credentials = issue(secret, name)
+            .map_err(|error| IdentityError(format!("no certificate can be made: {error}")))?;
+        let credentials = Arc::new(credentials?);
+        Ok(ClusterIdentity::new(name, Source::Secret(credentials)))
+    }
+
+    /// Names the file that the secret is in, for the lines in the log that say what to copy.
+    #[must_use]
+    pub fn kept_in(mut self, path: &Path) -> ClusterIdentity {
+        self.kept_in = Some(path.into());
+        self
+    }
+
+    /// Reads a node's certificate, key and authority. Files that change are read again for the
+    /// connections that follow; where they cannot be used, the ones before are kept, with a warning.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError`] when a file cannot be read, the certificate does not name `name`, does not
+    /// belong to the key, or is not of the authority, or may not be used at both ends of a
+    /// connection. A time that is over or has not come is only warned of: clocks may be wrong.
+    pub fn from_pem(files: PemFiles, name: &NodeName) -> Result<ClusterIdentity, IdentityError> {
+        let stamps = files.stamps();
+        let credentials = Arc::new(files.load(name)?);
+        let loaded = Mutex::new(Loaded {
+            credentials,
+            stamps,
+            looked_at: Instant::now(),
+        });
+        Ok(ClusterIdentity::new(
+            name,
+            Source::Pem(files, Box::new(loaded)),
+        ))
+    }
+
+    /// A node that proves nothing and believes every name: plain TCP. To measure what the rest
+    /// costs, where every address is on the loopback device.
+    #[must_use]
+    pub fn insecure(name: &NodeName) -> ClusterIdentity {
+        ClusterIdentity::new(name, Source::Insecure)
+    }
+
+    fn new(name: &NodeName, source: Source) -> ClusterIdentity {
+        ClusterIdentity {
+            name: name.clone(),
+            source: Arc::new(source),
+            kept_in: None,
+        }
+    }
+
+    /// The name of the node.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    /// Whether it proves anything.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        !matches!(*self.source, Source::Insecure)
+    }
+
+    /// The certificates and the key to use now; `None` for plain TCP.
+    pub(super) fn credentials(&self) -> Option<Arc<Credentials>> {
+        match &*self.source {
+            Source::Insecure => None,
+            Source::Secret(credentials) => Some(Arc::clone(credentials)),
+            Source::Pem(files, loaded) => {
+                let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+                loaded.look_again(files, &self.name, FILES_LOOKED_AT_INTERVAL);
+                Some(Arc::clone(&loaded.credentials))
+            }
+        }
+    }
+
+    /// What to do about another node that does not belong to the same authority, in one sentence.
+    pub(super) fn advice_on_another_authority(&self) -> String {
+        match (&*self.source, &self.kept_in) {
+            (Source::Insecure, _) => "start both nodes with the same kind of identity".to_owned(),
+            (Source::Secret(_), Some(path)) => {
+                let path = path.display();
+                format!(
+                    "the two nodes have different cluster secrets: copy {path} from the one to the \
+                     other, mode 0600, and restart that one"
+                )
+            }
+            (Source::Secret(_), None) => {
+                "the two nodes have different cluster secrets: give both the same".to_owned()
+            }
+            (Source::Pem(files, _), _) => {
+                let (cert, ca) = (files.cert.display(), files.ca.display());
+                format!("each node's {cert} must be signed by an authority in the other's {ca}")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ClusterIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source: &dyn fmt::Debug = match &*self.source {
+            Source::Insecure => &"insecure",
+            Source::Secret(_) => &"secret",
+            Source::Pem(files, _) => files,
+        };
+        f.debug_struct("ClusterIdentity")
+            .field("name", &self.name)
+            .field("source", source)
+            .finish()
+    }
+}
+
+impl Loaded {
+    fn look_again(&mut self, files: &PemFiles, name: &NodeName, interval: Duration) {
+        if self.looked_at.elapsed() < interval {
+            return;
+        }
+        self.looked_at = Instant::now();
+        let stamps = files.stamps();
+        if stamps == self.stamps {
+            return;
+        }
+        // Also where it fails: one line a change, and no work for what did not change.
+        self.stamps = stamps;
+        match files.load(name) {
+            Ok(credentials) => {
+                self.credentials = Arc::new(credentials);
+                tracing::info!(node = %name, "the certificate files were read again");
+            }
+            Err(error) => {
+                tracing::warn!(node = %name, %error, "changed certificate files cannot be used, the ones before are kept");
+            }
+        }
+    }
+}
+
+impl PemFiles {
+    fn stamps(&self) -> [Option<Stamp>; 3] {
+        [&self.cert, &self.key, &self.ca].map(|path| {
+            let about = fs::metadata(path).ok()?;
+            Some(Stamp {
+                inode: about.ino(),
+                bytes: about.len(),
+                modified: (about.mtime(), about.mtime_nsec()),
+            })
+        })
+    }
+
+    fn load(&self, name: &NodeName) -> Result<Credentials, IdentityError> {
+        let chain = certificates(&self.cert)?;
+        let authorities = certificates(&self.ca)?;
+        let bad = |path: &Path, why: String| IdentityError(format!("{}: {why}", path.display()));
+        let key = read_pem(&self.key)?;
+        let key = PrivateKeyDer::from_pem_slice(&key)
+            .map_err(|error| bad(&self.key, format!("no private key: {error}")))?;
+        let anchors = authorities
+            .iter()
+            .map(|authority| Ok(anchor_from_trusted_cert(authority)?.to_owned()))
+            .collect::<Result<Vec<_>, webpki::Error>>()
+            .map_err(|error| bad(&self.ca, format!("no certificate of an authority: {error}")))?;
+        let trust = Arc::new(Trust::new(anchors, Times::Checked));
+        let [own, between @ ..] = chain.as_slice() else {
+            return Err(bad(&self.cert, "no certificate".to_owned()));
+        };
+        if !names(own, name) {
+            let found = names_in(own).join(", ");
+            let why = format!(
+                "the certificate names {found:?} and not this node: it needs the DNS name {name} or \
+                 the URI {NAME_URI}{name}"
+            );
+            return Err(bad(&self.cert, why));
+        }
+        for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
+            match trust.check_chain(own, between, now(), usage) {
+                Ok(()) => {}
+                Err(error @ (CertificateError::Expired | CertificateError::NotValidYet)) => {
+                    tracing::warn!(node = %name, file = %self.cert.display(), %error, "the node's own certificate");
+                }
+                Err(error) => {
+                    let ca = self.ca.display();
+                    let why = format!(
+                        "the certificate is not one of {ca} for both ends of a connection: {error}"
+                    );
+                    return Err(bad(&self.cert, why));
+                }
+            }
+        }
+        Credentials::new(chain, key, trust).map_err(|error| {
+            bad(
+                &self.key,
+                format!("not the key of the certificate: {error}"),
+            )
+        })
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let bad = |why: String| IdentityError(format!("{}: {why}", path.display()));
+    let pem = read_pem(path)?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| bad(format!("not PEM: {error}")))?;
+    match certificates.is_empty() {
+        true => Err(bad("no certificate in it".to_owned())),
+        false => Ok(certificates),
+    }
+}
+
+fn read_pem(path: &Path) -> Result<Vec<u8>, IdentityError> {
+    use io::Read as _;
+    let read = || {
+        let mut text = Vec::new();
+        fs::File::open(path)?
+            .take(PEM_BYTES_MAX)
+            .read_to_end(&mut text)?;
+        Ok(text)
+    };
+    read().map_err(|error| IdentityError::io("cannot read", path, error))
+}
+
+/// Issues a certificate of the secret's authority to `name`.
+fn issue(
+    secret: &ClusterSecret,
+    name: &NodeName,
+) -> Result<Result<Credentials, IdentityError>, rcgen::Error> {
+    let authority = authority(secret)?;
+    let key = KeyPair::generate_for(&PKCS_ED25519)?;
+    let mut params = lasting(name.as_str());
+    let uri = Ia5String::try_from(format!("{NAME_URI}{name}"))?;
+    params.subject_alt_names = vec![SanType::URI(uri)];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    let certificate = params.signed_by(&key, &authority)?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let anchor = anchor_from_trusted_cert(authority.der())
+        .expect("an authority of our own making")
+        .to_owned();
+    let trust = Arc::new(Trust::new(vec![anchor], Times::Ignored));
+    let chain = vec![certificate.der().clone()];
+    Ok(Credentials::new(chain, key, trust)
+        .map_err(|error| IdentityError(format!("no TLS with this identity: {error}"))))
+}
+
+/// The authority that everybody with the secret derives, byte for byte the same.
+fn authority(secret: &ClusterSecret) -> Result<CertifiedIssuer<'static, KeyPair>, rcgen::Error> {
+    let mut seed = [0; 32];
+    hkdf::Salt::new(hkdf::HKDF_SHA256, HKDF_SALT)
+        .extract(secret.bytes())
+        .expand(&[HKDF_INFO], hkdf::HKDF_SHA256)
+        .and_then(|derived| derived.fill(&mut seed))
+        .expect("32 bytes are one block of HKDF-SHA256");
+    let key = [&ED25519_PKCS8[..], &seed].concat();
+    let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key))?;
+    let mut params = lasting(AUTHORITY_NAME);
+    params.serial_number = Some(SerialNumber::from_slice(&[1]));
+    // It signs nodes and no other authority.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    CertifiedIssuer::self_signed(params, key)
+}
+
+/// A certificate that is valid for as long as certificates can be.
+fn lasting(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.not_before = date_time_ymd(1970, 1, 1);
+    params.not_after = date_time_ymd(9999, 12, 31);
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+impl Credentials {
+    fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        trust: Arc<Trust>,
+    ) -> Result<Credentials, rustls::Error> {
+        let mut server = ServerConfig::builder_with_details(provider(), Arc::new(Clock))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(Arc::new(ClientVerifier(Arc::clone(&trust))))
+            .with_single_cert(chain.clone(), key.clone_key())?;
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        // Each connection proves who it is anew: no tickets, no early data.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        server.max_early_data_size = 0;
+        let credentials = Credentials {
+            chain,
+            key,
+            trust,
+            server: Arc::new(server),
+        };
+        Ok(credentials)
+    }
+
+    /// For connections that others make.
+    pub(super) fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.server)
+    }
+
+    /// For a connection to the node `expected`, and to nobody else.
+    pub(super) fn client(&self, expected: &NodeName) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let verifier = ServerVerifier {
+            trust: Arc::clone(&self.trust),
+            expected: expected.clone(),
+        };
+        let mut client = ClientConfig::builder_with_details(provider(), Arc::new(Clock))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        client.resumption = Resumption::disabled();
+        client.enable_sni = false;
+        client.enable_early_data = false;
+        Ok(Arc::new(client))
+    }
+}
+
+/// Whether a certificate names this node.
+pub(super) fn names(certificate: &CertificateDer<'_>, name: &NodeName) -> bool {
+    names_in(certificate).iter().any(|found| {
+        let found = found.strip_prefix(NAME_URI).unwrap_or(found);
+        found == name.as_str()
+    })
+}
+
+/// The names in a certificate that may be a node's, as they stand.
+fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = EndEntityCert::try_from(certificate) else {
+        return Vec::new();
+    };
+    let by_uri = certificate
+        .valid_uri_names()
+        .filter(|uri| uri.starts_with(NAME_URI));
+    let by_dns = certificate.valid_dns_names();
+    by_uri.chain(by_dns).map(str::to_owned).collect()
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring_provider::default_provider())
+}
+
+/// The wall clock. TLS knows no time before 1970: what is earlier counts as that.
+#[derive(Debug)]
+struct Clock;
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(now())
+    }
+}
+
+fn now() -> UnixTime {
+    let since_1970 = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixTime::since_unix_epoch(since_1970)
+}
+
+/// Whom a node believes.
+#[derive(Debug)]
+struct Trust {
+    anchors: Vec<TrustAnchor<'static>>,
+    times: Times,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Times {
+    Checked,
+    Ignored,
+}
+
+impl Trust {
+    fn new(anchors: Vec<TrustAnchor<'static>>, times: Times) -> Trust {
+        Trust { anchors, times }
+    }
+
+    /// Whether a certificate is one of the authority.
+    fn check_chain(
+        &self,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<(), CertificateError> {
+        let certificate =
+            EndEntityCert::try_from(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        let now = match self.times {
+            Times::Checked => now,
+            Times::Ignored => UnixTime::since_unix_epoch(SECRET_TIME),
+        };
+        let algorithms = ring_provider::default_provider().signature_verification_algorithms;
+        let checked = certificate.verify_for_usage(
+            algorithms.all,
+            &self.anchors,
+            between,
+            now,
+            usage,
+            None,
+            None,
+        );
+        use webpki::Error as E;
+        match checked {
+            Ok(_) => Ok(()),
+            Err(E::CertExpired { .. }) => Err(CertificateError::Expired),
+            Err(E::CertNotValidYet { .. }) => Err(CertificateError::NotValidYet),
+            #[allow(deprecated, reason = "the error may still come so")]
+            Err(E::RequiredEkuNotFound | E::RequiredEkuNotFoundContext(_)) => {
+                Err(CertificateError::InvalidPurpose)
+            }
+            // Another authority, of whatever name: two derived ones differ in their keys only.
+            Err(_) => Err(CertificateError::UnknownIssuer),
+        }
+    }
+}
+
+/// Checks who answers where a certain node is expected.
+#[derive(Debug)]
+struct ServerVerifier {
+    trust: Arc<Trust>,
+    expected: NodeName,
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.trust
+            .check_chain(certificate, between, now, KeyUsage::server_auth())?;
+        match names(certificate, &self.expected) {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(CertificateError::NotValidForName.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(only_tls13())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        schemes()
+    }
+}
+
+/// Checks who connects: any node of the authority. The stream then says which one it is, and is held
+/// to that.
+#[derive(Debug)]
+struct ClientVerifier(Arc<Trust>);
+
+impl ClientCertVerifier for ClientVerifier {
+    fn root_hint_subjects(&self) -> &[SubjectName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.0
+            .check_chain(certificate, between, now, KeyUsage::client_auth())?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(only_tls13())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        schemes()
+    }
+}
+
+fn only_tls13() -> rustls::Error {
+    rustls::Error::General("only TLS 1.3 is spoken here".to_owned())
+}
+
+fn verify_signature(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let algorithms = ring_provider::default_provider().signature_verification_algorithms;
+    verify_tls13_signature(message, certificate, signed, &algorithms)
+}
+
+fn schemes() -> Vec<SignatureScheme> {
+    ring_provider::default_provider()
+        .signature_verification_algorithms
+        .supported_schemes()
+}
+
+#[cfg(test)]
+mod tests;

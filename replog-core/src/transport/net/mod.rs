@@ -1,0 +1,54 @@
+//! The listener between nodes, and the way to it.
+//!
+//! Owns both ends of what carries messages from one node to another: one mutually authenticated stream
+//! for each pair, with heartbeats and records in their order. A node is who its certificate proves, in
+//! every message. Never decides what a message means, never retries on its own account, never serves a
+//! client. Keeps rule 11, and the part of rule 9 that rests on names.
+//!
+//! | part | owns |
+//! | --- | --- |
+//! | `secret` | the file of the cluster's secret |
+//! | `identity` | certificates, and whom to believe |
+//! | `framing` | the bytes of a stream |
+//! | `conduit` | one connection as frames in each direction |
+//! | `listener` | who may come in, and what is theirs |
+//! | `dialer` | who is called, and who waits for which answer |
+//!
+//! ```no_run
+//! # async fn example(secondary: replog_core::Secondary) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::{path::Path, sync::Arc};
+//!
+//! use replog_core::{
+//!     NodeName,
+//!     transport::net::{ClusterIdentity, ClusterListener, ClusterSecret, ServeOptions},
+//! };
+//!
+//! let path = Path::new("replog-data/cluster.secret");
+//! let secret = ClusterSecret::load_or_create(path)?;
+//! let identity = ClusterIdentity::from_secret(&secret, secondary.name())?.kept_in(path);
+//! let listener = ClusterListener::bind("127.0.0.1:6001".parse()?)?;
+//! // Within a `LocalSet`, best the one of the node's actors.
+//! let serving = listener.serve_here(ServeOptions::new(identity).node(Arc::new(secondary)))?;
+//! # serving.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod conduit;
+mod counters;
+mod dialer;
+mod framing;
+mod identity;
+mod listener;
+mod resolve;
+mod secret;
+mod tls_errors;
+
+pub use counters::{NetCounters, NetSnapshot, RefusedConnection};
+pub use dialer::{ClusterNetwork, NetworkOptions};
+pub use identity::{ClusterIdentity, IdentityError, PemFiles};
+pub use listener::{ClusterListener, ServeOptions, Serving};
+pub use secret::{ClusterSecret, SECRET_BYTES};
+
+#[cfg(test)]
+mod tests;

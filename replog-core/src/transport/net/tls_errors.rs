@@ -1,0 +1,62 @@
+//! What a failed TLS handshake says about the other end.
+//!
+//! Owns the translation of TLS errors into what a person can do about them. Decides nothing.
+
+use std::io;
+
+use rustls::{AlertDescription, CertificateError, Error};
+
+use super::ClusterIdentity;
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum TlsFailure {
+    /// One end's certificate is not of the other's authority.
+    OtherAuthority(String),
+    /// The other end is somebody else, or takes this node for somebody else.
+    OtherName(String),
+    /// Something answers there, and it is no TLS.
+    NotTls(String),
+    /// Anything else; in the text of TLS.
+    Other(String),
+}
+
+pub(super) fn classify(error: &io::Error, own: &ClusterIdentity) -> TlsFailure {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>());
+    match tls {
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            let advice = own.advice_on_another_authority();
+            TlsFailure::OtherAuthority(format!("its certificate is of another cluster; {advice}"))
+        }
+        Some(Error::AlertReceived(AlertDescription::UnknownCA)) => {
+            let advice = own.advice_on_another_authority();
+            let detail =
+                format!("it refuses this node's certificate as one of another cluster; {advice}");
+            TlsFailure::OtherAuthority(detail)
+        }
+        Some(Error::InvalidCertificate(CertificateError::NotValidForName)) => {
+            TlsFailure::OtherName("its certificate proves another name".to_owned())
+        }
+        Some(Error::AlertReceived(AlertDescription::BadCertificate)) => {
+            let own = own.name();
+            let detail = format!("it expected another node at this address than {own}");
+            TlsFailure::OtherName(detail)
+        }
+        Some(Error::InvalidCertificate(
+            error @ (CertificateError::Expired | CertificateError::NotValidYet),
+        )) => TlsFailure::Other(format!(
+            "its certificate is out of its time by this node's clock: {error}"
+        )),
+        Some(Error::AlertReceived(AlertDescription::CertificateExpired)) => {
+            TlsFailure::Other("it says that this node's certificate is out of its time".to_owned())
+        }
+        Some(Error::InvalidMessage(error)) => TlsFailure::NotTls(format!("not TLS: {error:?}")),
+        Some(error) => TlsFailure::Other(error.to_string()),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            TlsFailure::Other("it closed the connection during the TLS handshake".to_owned())
+        }
+        None => TlsFailure::Other(error.to_string()),
+    }
+}

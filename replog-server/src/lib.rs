@@ -11,6 +11,7 @@ mod config_file;
 mod probe;
 
 mod log_lines;
+mod log_name;
 mod process;
 mod stderr;
 mod telemetry;

@@ -15,7 +15,7 @@ use actix_web::{
 };
 use replog_core::{
     error::{AppendError, ModeState, Outcome, ReadError, Stopped, WaitError},
-    types::Offset,
+    types::{ClusterId, Offset},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -41,6 +41,7 @@ pub(crate) enum Kind {
     UnsupportedMediaType,
     NotMaster,
     OffsetMismatch,
+    AnotherLog,
     Concern,
     KeyReused,
     Overloaded,
@@ -114,6 +115,11 @@ impl Kind {
             Kind::OffsetMismatch => (
                 "/problems/offset-mismatch",
                 "The next message has another offset",
+                StatusCode::PRECONDITION_FAILED,
+            ),
+            Kind::AnotherLog => (
+                "/problems/another-log",
+                "The offsets are of another log",
                 StatusCode::PRECONDITION_FAILED,
             ),
             Kind::KeyReused => (
@@ -225,6 +231,19 @@ impl Problem {
             "message {offset} is not known to be held by a majority yet; the committed end is {end}"
         );
         Problem::new(Kind::NoSuchOffset, detail).member("next", committed.unwrap_or_default())
+    }
+
+    /// 412: the request's offsets are of the log of `named`, and this node has another one, or none yet.
+    pub(crate) fn another_log(named: ClusterId, own: Option<ClusterId>) -> Problem {
+        let detail = match own {
+            Some(own) => format!(
+                "this node has the log of cluster {own}, not that of {named}: offsets of the one mean nothing in the other"
+            ),
+            None => format!(
+                "this node has not joined a cluster yet, and has nothing of the log of cluster {named}"
+            ),
+        };
+        Problem::new(Kind::AnotherLog, detail).member("cluster_id", own)
     }
 
     /// 429: a limit is reached.

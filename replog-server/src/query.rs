@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, web};
-use replog_core::Concern;
+use replog_core::{Concern, types::ClusterId};
 
 use crate::{
     append_body::{concern_count, milliseconds, quoted},
@@ -47,6 +47,13 @@ impl Query {
             Some(text) => number(text, &format!("the parameter {name}")).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The identity of a cluster given as `name`.
+    pub(crate) fn cluster_id(&self, name: &str) -> Result<Option<ClusterId>, Problem> {
+        let text = self.text(name);
+        text.map(|text| cluster_id(text, &format!("the parameter {name}")))
+            .transpose()
     }
 
     /// The concern given as `concern`. An integer that no cluster has nodes for is kept as one: the
@@ -106,6 +113,16 @@ impl Query {
             value => Ok(value),
         }
     }
+}
+
+/// Reads the identity of a cluster.
+pub(crate) fn cluster_id(text: &str, what: &str) -> Result<ClusterId, Problem> {
+    ClusterId::try_from(text.to_owned()).map_err(|_| {
+        let text = quoted(text);
+        Problem::malformed(format!(
+            "{what} must be the identity of a cluster, 32 hexadecimal digits, not {text}"
+        ))
+    })
 }
 
 /// Reads a whole number: digits and nothing else.

@@ -21,8 +21,11 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use replog_core::{
-    Followed, Follower, error::ReadError, limits::FOLLOW_SIGN_INTERVAL, record::RecordBatch,
-    types::Offset,
+    Followed, Follower,
+    error::ReadError,
+    limits::FOLLOW_SIGN_INTERVAL,
+    record::RecordBatch,
+    types::{ClusterId, Offset},
 };
 use tokio::time::timeout;
 
@@ -48,6 +51,8 @@ pub(crate) struct Span {
     pub(crate) limit: u64,
     /// The place that it has among those who take long, for as long as it lasts.
     pub(crate) place: Option<Blockable>,
+    /// The log that is followed, where the reader was in another one.
+    pub(crate) other: Option<ClusterId>,
 }
 
 /// Where a body ends.
@@ -167,6 +172,8 @@ struct Messages<S> {
     left: u64,
     /// Whether a message was written, from which the next one is separated.
     any: bool,
+    /// The log that is followed, where that is still to be said.
+    other: Option<ClusterId>,
     /// Given back with the body.
     place: Option<Blockable>,
 }
@@ -181,6 +188,7 @@ impl<S: Source> Messages<S> {
             until: span.until,
             left: span.limit,
             any: false,
+            other: span.other,
             place: span.place,
         }
     }
@@ -197,6 +205,9 @@ impl<S: Source> Messages<S> {
         let mut text = BytesMut::new();
         if self.phase == Phase::Begin {
             self.frame.open(&mut text);
+            if let Some(log) = self.other.take() {
+                self.frame.another_log(log, &mut text);
+            }
             self.phase = Phase::Middle;
         }
         match self.until {

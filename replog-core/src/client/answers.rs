@@ -19,6 +19,8 @@ pub struct Appended {
     pub replayed: bool,
     /// The URL of the node that answered: the master's, where a secondary sent the append on to it.
     pub url: String,
+    /// The log that the message is in, where the node says so.
+    pub cluster_id: Option<ClusterId>,
     /// Where the message is and who holds it.
     pub receipt: Receipt,
 }
@@ -55,6 +57,8 @@ pub struct AppendedBatch {
     pub replayed: bool,
     /// As in [`Appended`].
     pub url: String,
+    /// As in [`Appended`].
+    pub cluster_id: Option<ClusterId>,
     /// Where the messages are and who holds them.
     pub receipt: BatchReceipt,
 }
@@ -107,6 +111,9 @@ pub struct Page {
     pub messages: Vec<Message>,
     /// The offset to read from next.
     pub next: Offset,
+    /// The log that they are of, where the node says so.
+    #[serde(skip)]
+    pub cluster_id: Option<ClusterId>,
 }
 
 /// One message.

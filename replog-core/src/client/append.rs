@@ -33,7 +33,8 @@ pub struct AppendRequest {
     pub timeout: Option<Duration>,
     /// The same key is appended once.
     pub idempotency_key: Option<String>,
-    /// Append only if the message gets this offset.
+    /// Append only if the message gets this offset; [`ClientBuilder::cluster_id`](super::ClientBuilder::cluster_id)
+    /// says of which log.
     pub expected_offset: Option<Offset>,
 }
 
@@ -126,6 +127,7 @@ impl Client {
             status: answer.status,
             replayed: answer.header(REPLAYED) == Some("true"),
             url: asked.url(),
+            cluster_id: answer.cluster_id(),
             receipt: answer.json()?,
         })
     }
@@ -174,6 +176,7 @@ impl Client {
             status: answer.status,
             replayed: answer.header(REPLAYED) == Some("true"),
             url: asked.url(),
+            cluster_id: answer.cluster_id(),
             receipt: answer.json()?,
         })
     }

@@ -7,7 +7,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{client::RawAnswer, types::Offset};
+use crate::{
+    client::RawAnswer,
+    types::{ClusterId, Offset},
+};
 
 /// Characters of a body that is no problem and stands in for its detail, at most.
 const DETAIL_CHARS_MAX: usize = 300;
@@ -38,6 +41,13 @@ pub enum ClientError {
         /// The first offset that was given and is not there any more. After more than a thousand epochs it may
         /// be a later one.
         offset: Offset,
+    },
+    /// The node that a [`Follow`](super::Follow) follows has another log than the one it followed: a node without
+    /// a disk was started again, or the cluster was founded anew. What was given before is not in it.
+    #[error("the node has another log now, of cluster {cluster_id}")]
+    AnotherLog {
+        /// The log that it has now, and that is given from offset 0 on.
+        cluster_id: ClusterId,
     },
     /// An answer that this client does not understand. Whether an append is in the log is not
     /// known.
@@ -97,9 +107,10 @@ impl ClientError {
     pub fn outcome(&self) -> Outcome {
         match self {
             ClientError::NotSent(_) | ClientError::Unsendable(_) => Outcome::NotAppended,
-            ClientError::NoAnswer(_) | ClientError::Cut { .. } | ClientError::Unreadable { .. } => {
-                Outcome::Unknown
-            }
+            ClientError::NoAnswer(_)
+            | ClientError::Cut { .. }
+            | ClientError::AnotherLog { .. }
+            | ClientError::Unreadable { .. } => Outcome::Unknown,
             ClientError::Problem(problem) => problem.known_outcome(),
         }
     }
@@ -113,6 +124,7 @@ impl ClientError {
             ClientError::Problem(problem) => problem.retriable.unwrap_or(problem.status >= 500),
             ClientError::Unsendable(_)
             | ClientError::Cut { .. }
+            | ClientError::AnotherLog { .. }
             | ClientError::Unreadable { .. } => false,
         }
     }
@@ -139,6 +151,7 @@ impl ClientError {
             | ClientError::Unsendable(_)
             | ClientError::NoAnswer(_)
             | ClientError::Cut { .. }
+            | ClientError::AnotherLog { .. }
             | ClientError::Unreadable { .. } => None,
         }
     }

@@ -15,13 +15,14 @@ use awc::{
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{Client, ClientError, JSON, Problem};
+use super::{CLUSTER, Client, ClientError, JSON, Problem};
 use crate::{
     address::{BadUrl, NodeUrl, Scheme},
     transport::{
         TransportError,
         http::{BodyError, broke_before_answer, failed, not_sent, read_body, tracked},
     },
+    types::ClusterId,
 };
 
 /// An answer as it came, whatever its status.
@@ -100,6 +101,9 @@ impl Client {
         for (name, value) in outgoing.headers {
             request = request.append_header((*name, *value));
         }
+        if let Some(cluster_id) = self.settings.cluster_id {
+            request = request.append_header((CLUSTER, cluster_id.to_string()));
+        }
         let (sent, connected) = tracked(request.send_body(outgoing.body.clone())).await;
         let mut response = sent.map_err(|error| {
             let broke = !connected && broke_before_answer(&error);
@@ -136,6 +140,12 @@ impl RawAnswer {
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(other, _)| other == name);
         found.map(|(_, value)| value.as_str())
+    }
+
+    /// The log that the node has, where it says so: offsets in the answer are of that log.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        ClusterId::try_from(self.header(CLUSTER)?.to_owned()).ok()
     }
 
     /// The body as JSON.

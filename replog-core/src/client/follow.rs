@@ -3,6 +3,9 @@
 //! Owns the place in the log, one connection at a time, and the delays between attempts. Gives each offset at
 //! most once, in order.
 //!
+//! It names the log that it follows with each request: a node that has another one says so, and gives that one from its
+//! start. An offset means nothing in another log.
+//!
 //! It asks again from the last message that it gave, and compares: within an epoch an offset is given out once,
 //! so that the same offset and epoch are the same message with the same ones before it. Only so it notices a
 //! cut that was made while it was not connected; then it looks for where the logs part, by halves.
@@ -18,11 +21,11 @@ use self::{
     connection::{Connection, Line, connect},
     given::Given,
 };
-use super::{Client, ClientError, Message, Problem, ReadQuery};
+use super::{Client, ClientError, Message, Problem, ReadQuery, Reason};
 use crate::{
     config::Timing,
     rules::backoff::Backoff,
-    types::{Offset, ReadLevel},
+    types::{ClusterId, Offset, ReadLevel},
 };
 
 /// Follows the messages of a node from an offset on; made by [`Client::follow`].
@@ -50,6 +53,10 @@ pub struct Follow {
     /// No offset below it is given any more.
     next: Offset,
     given: Given,
+    /// The log that all this is of, once the node has said so.
+    cluster_id: Option<ClusterId>,
+    /// It was asked again because a message came on a connection that named no log.
+    asked_for_log: bool,
     connection: Option<Connection>,
     /// The next one, under way: kept here, so that a dropped future does not begin anew.
     connecting: Option<Connecting>,
@@ -85,6 +92,8 @@ impl Client {
             level: ReadLevel::Local,
             next: from,
             given: Given::default(),
+            cluster_id: self.settings.cluster_id,
+            asked_for_log: false,
             connection: None,
             connecting: None,
             parting: None,
@@ -117,6 +126,9 @@ impl Follow {
     /// down, restarts, or has less than this follower was given.
     ///
     /// # Errors
+    ///
+    /// [`ClientError::AnotherLog`] when the node has another log than the one that was followed: asked again, it gives
+    /// that one from offset 0 on.
     ///
     /// [`ClientError::Cut`] when messages that were given are not in the node's log any more; asked again, it
     /// gives what replaced them, from that offset on. Everything else is an answer that will not change by itself, such as a
@@ -160,12 +172,13 @@ impl Follow {
                 let (client, url) = (&self.client, self.url());
                 let connecting = self.connecting.get_or_insert_with(|| {
                     let compares = self.given.last().is_some();
-                    Box::pin(connect(client.clone(), url, compares))
+                    Box::pin(connect(client.clone(), url, compares, self.cluster_id))
                 });
                 let connected = connecting.await;
                 self.connecting = None;
                 let connected = connected?;
                 self.failures = 0;
+                self.cluster_id = self.cluster_id.or(connected.cluster_id);
                 self.connection.insert(connected)
             }
         };
@@ -184,10 +197,17 @@ impl Follow {
                 None
             }
             Line::Cut(offset) => self.cut(offset).map(Err),
+            Line::AnotherLog(cluster_id) => self.another_log(cluster_id).map(Err),
         }
     }
 
     fn on_message(&mut self, message: Message) -> Option<Result<Message, ClientError>> {
+        if self.cluster_id.is_none() && !self.asked_for_log {
+            // The node had no log when it answered, and has one now: asked again, it says which.
+            self.asked_for_log = true;
+            self.connection = None;
+            return None;
+        }
         let compares = self
             .connection
             .as_mut()
@@ -195,11 +215,11 @@ impl Follow {
         if let Some(last) = self.given.last().filter(|_| compares) {
             if (message.offset, message.epoch) != last {
                 self.connection = None;
-                self.parting = Some(Box::pin(parting(
-                    self.client.clone(),
-                    self.level,
-                    self.given.clone(),
-                )));
+                let client = match self.cluster_id {
+                    Some(cluster_id) => self.client.in_log(cluster_id),
+                    None => self.client.clone(),
+                };
+                self.parting = Some(Box::pin(parting(client, self.level, self.given.clone())));
             }
             return None;
         }
@@ -215,6 +235,17 @@ impl Follow {
         self.next = Offset(message.offset.0.saturating_add(1));
         self.given.push(message.offset, message.epoch);
         Some(Ok(message))
+    }
+
+    /// Begins anew in another log: what there is to say, where there was a place in the one before.
+    fn another_log(&mut self, cluster_id: ClusterId) -> Option<ClientError> {
+        if let Some(connection) = &mut self.connection {
+            connection.compares = false;
+        }
+        self.cluster_id = Some(cluster_id);
+        self.given = Given::default();
+        let had_a_place = std::mem::take(&mut self.next) != Offset::ZERO;
+        had_a_place.then_some(ClientError::AnotherLog { cluster_id })
     }
 
     /// Goes back to `offset`: what there is to say, where something was given from there on.
@@ -274,7 +305,16 @@ async fn parting(client: Client, level: ReadLevel, given: Given) -> Result<Offse
             level: Some(level),
             ..ReadQuery::default()
         };
-        let page = client.messages(&query).await?;
+        let page = client
+            .messages(&query)
+            .await
+            .map_err(|error| match &error {
+                // To be connected again says so.
+                ClientError::Problem(problem) if is_another_log(problem) => {
+                    ClientError::NoAnswer(problem.to_string())
+                }
+                _ => error,
+            })?;
         let Some(message) = page.messages.first() else {
             // It had more a moment ago, and may have again: nothing is concluded from that.
             let less = format!("it shows nothing from offset {middle} on");
@@ -288,15 +328,23 @@ async fn parting(client: Client, level: ReadLevel, given: Given) -> Result<Offse
     Ok(Offset(end.min(doubtful.end.0)))
 }
 
+fn is_another_log(problem: &Problem) -> bool {
+    matches!(problem.reason(), Reason::AnotherLog { .. })
+}
+
 /// Whether it may go well next time, with nobody's help.
 fn may_pass(error: &ClientError) -> bool {
-    let refused = |problem: &Problem| problem.status == 429 || problem.status >= 500;
+    // A node that has joined no cluster yet will have a log, and then says which.
+    let is_blank = |problem: &Problem| problem.reason() == Reason::AnotherLog { cluster_id: None };
+    let refused =
+        |problem: &Problem| problem.status == 429 || problem.status >= 500 || is_blank(problem);
     match error {
         ClientError::NotSent(_) | ClientError::NoAnswer(_) => true,
         ClientError::Problem(problem) => refused(problem),
-        ClientError::Unsendable(_) | ClientError::Unreadable { .. } | ClientError::Cut { .. } => {
-            false
-        }
+        ClientError::Unsendable(_)
+        | ClientError::Unreadable { .. }
+        | ClientError::Cut { .. }
+        | ClientError::AnotherLog { .. } => false,
     }
 }
 

@@ -55,7 +55,7 @@ pub use retry::GivenUp;
 use self::exchange::base_of;
 use crate::{
     transport::{FaultSettings, http::client},
-    types::{Concern, Offset, ReadLevel},
+    types::{ClusterId, Concern, Offset, ReadLevel},
 };
 
 /// Bytes of one answer, at most, unless [`ClientBuilder::answer_bytes_max`] says otherwise.
@@ -67,6 +67,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// How long a [`Follow`] waits before it connects again, and between attempts of an append, unless [`ClientBuilder::retry_delays`] says otherwise.
 pub const RETRY_DELAYS: RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(5);
+
+/// Names the log that positions are of, in requests and in answers.
+const CLUSTER: &str = "replog-cluster";
 
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
@@ -98,6 +101,8 @@ struct Settings {
     timeout: Option<Duration>,
     answer_bytes_max: usize,
     retry_delays: RangeInclusive<Duration>,
+    /// The log that all positions are of.
+    cluster_id: Option<ClusterId>,
 }
 
 /// Which messages to read. The default is all that the node holds.
@@ -136,6 +141,14 @@ impl ClientBuilder {
     /// [`Client::append_retrying`] before it sends again: the first time not at all, then from the least to the most, twice as long each time. Default: [`RETRY_DELAYS`].
     pub fn retry_delays(mut self, delays: RangeInclusive<Duration>) -> ClientBuilder {
         self.settings.retry_delays = delays;
+        self
+    }
+
+    /// Makes every request name this log as the one that its offsets are of. A node that has another log then
+    /// refuses it with [`Reason::AnotherLog`] instead of taking the offset for one of its own; a [`Follow`] says so and
+    /// gives that log from its start. Default: whichever log the node has.
+    pub fn cluster_id(mut self, cluster_id: ClusterId) -> ClientBuilder {
+        self.settings.cluster_id = Some(cluster_id);
         self
     }
 
@@ -178,11 +191,21 @@ impl Client {
             timeout: Some(Duration::from_secs(30)),
             answer_bytes_max: ANSWER_BYTES_MAX,
             retry_delays: RETRY_DELAYS,
+            cluster_id: None,
         };
         ClientBuilder {
             url: url.to_owned(),
             settings,
         }
+    }
+
+    /// Returns a client of the same node, with the same connections, whose offsets are of this log:
+    /// [`ClientBuilder::cluster_id`].
+    #[must_use]
+    pub fn in_log(&self, cluster_id: ClusterId) -> Client {
+        let mut client = self.clone();
+        client.settings.cluster_id = Some(cluster_id);
+        client
     }
 
     /// The URL of the node, without a slash at its end.
@@ -203,9 +226,14 @@ impl Client {
             None if waits => None,
             None => self.settings.timeout,
         };
-        self.get(&format!("/messages{}", query.to_text()), deadline)
-            .await?
-            .json()
+        let answer = self
+            .get(&format!("/messages{}", query.to_text()), deadline)
+            .await?;
+        let page: Page = answer.json()?;
+        Ok(Page {
+            cluster_id: answer.cluster_id(),
+            ..page
+        })
     }
 
     /// The message at `offset`; on the master also who holds it.

@@ -6,7 +6,7 @@
 use serde::de::DeserializeOwned;
 
 use super::Problem;
-use crate::types::{Mode, NodeName, Offset};
+use crate::types::{ClusterId, Mode, NodeName, Offset};
 
 /// Why a node did not do what it was asked for. What that means for a message is in [`Problem::outcome`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,11 @@ pub enum Reason {
     OffsetMismatch {
         /// The offset that it would have got.
         next: Offset,
+    },
+    /// The offsets of the request are of another log than the node's.
+    AnotherLog {
+        /// The log that the node has; `None`: it has never joined a cluster.
+        cluster_id: Option<ClusterId>,
     },
     /// The message or the request is too long.
     TooLarge {
@@ -101,6 +106,9 @@ impl Problem {
             "/problems/offset-mismatch" => Reason::OffsetMismatch {
                 next: self.member("next")?,
             },
+            "/problems/another-log" => Reason::AnotherLog {
+                cluster_id: self.member("cluster_id")?,
+            },
             "/problems/too-large" => Reason::TooLarge {
                 limit_bytes: self.member("limit_bytes")?,
             },
@@ -178,6 +186,10 @@ mod tests {
                     limit: "--max-waiting-appends".to_owned(),
                     value: 5,
                 },
+            ),
+            (
+                json!({"type": "/problems/another-log", "cluster_id": null}),
+                Reason::AnotherLog { cluster_id: None },
             ),
             (json!({"type": "/problems/stopping"}), Reason::Stopping),
             // A member is missing, or none that fits.

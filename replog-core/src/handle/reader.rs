@@ -12,7 +12,7 @@ use crate::{
     limits::BATCH_BYTES_MAX,
     log::LogView,
     record::{KIND_MESSAGE, Record, RecordBatch},
-    types::{Offset, ReadLevel},
+    types::{ClusterId, Offset, ReadLevel},
     views::Message,
 };
 
@@ -52,6 +52,13 @@ impl Reader {
                 .committed()
                 .map(|committed| committed.min(local)),
         }
+    }
+
+    /// Returns the identity of the log that this node has; `None` while it has never joined a cluster. An offset means
+    /// something only within one log: another founding is another log, whose offsets begin at 0 again.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.view.cluster()
     }
 
     /// Reads the records of `from..until` that this node holds, up to `bytes_max` bytes and at

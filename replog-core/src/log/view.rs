@@ -759,6 +759,11 @@ impl LogView {
         }
     }
 
+    /// The cluster whose log this is; `None` while the node has joined none.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        self.state().cluster
+    }
+
     pub(super) fn set_cluster(&self, cluster: ClusterId) {
         self.state().cluster = Some(cluster);
     }

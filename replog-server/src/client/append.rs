@@ -10,6 +10,7 @@ use clap::Args;
 use replog_core::{
     Concern, IdempotencyKey,
     client::{AppendRequest, Client, Receipt},
+    types::ClusterId,
 };
 use serde_json::value::RawValue;
 
@@ -18,6 +19,7 @@ use super::{
     failure::NOT_IN_TIME,
     holders::{self, Held, concern, duration, names, waits},
     lines::Lines,
+    position::Position,
     tell,
 };
 use crate::stderr;
@@ -189,7 +191,10 @@ async fn append(
     let mut receipt = appended.receipt;
     let watched = match args.watch {
         // A secondary may have sent it on, and does not know who holds it.
-        true => watch(args, &appended.url, &mut receipt, begun).await,
+        true => {
+            let (url, log) = (&appended.url, appended.cluster_id);
+            watch(args, url, log, &mut receipt, begun).await
+        }
         false => Ok(()),
     };
     let told = match context.form {
@@ -231,12 +236,14 @@ async fn append(
 async fn watch(
     args: &AppendArgs,
     url: &str,
+    log: Option<ClusterId>,
     receipt: &mut Receipt,
     begun: Instant,
 ) -> Result<(), Failure> {
     let deadline = args.timeout.map(|timeout| begun + timeout);
     let (offset, concern) = (receipt.offset, receipt.concern);
     let client = Client::new(url).map_err(|error| Failure::of(url, &error))?;
+    let client = Position { offset, log }.client(&client);
     let held = holders::until_held(&client, offset, concern, deadline, |name| {
         stderr::line(format_args!(
             "{:>7} ms  {name}",

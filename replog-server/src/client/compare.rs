@@ -9,7 +9,7 @@ use replog_core::{
 };
 use serde_json::json;
 
-use super::{Failure, Form, pages::Pages, progress, tell};
+use super::{Failure, Form, pages::Pages, position::Position, progress, tell};
 
 /// Compares the logs of these nodes up to the lowest of their ends. Exit code 1 where two differ.
 pub(super) async fn run(urls: &[String], form: Form) -> Result<ExitCode, Failure> {
@@ -25,11 +25,11 @@ pub(super) async fn run(urls: &[String], form: Form) -> Result<ExitCode, Failure
     let clients: Vec<Client> = urls.iter().map(client).collect::<Result<_, _>>()?;
     let pages = clients
         .iter()
-        .map(|client| Pages::from(client, Offset::ZERO, None));
+        .map(|client| Pages::from(client, Position::default(), None));
     let pages = try_join_all(pages).await?;
     let ends: Vec<Offset> = pages.iter().map(Pages::end).collect();
     let end = ends.iter().min().copied().unwrap_or_default();
-    let mut pages: Vec<Pages<'_>> = pages.into_iter().map(|pages| pages.until(end)).collect();
+    let mut pages: Vec<Pages> = pages.into_iter().map(|pages| pages.until(end)).collect();
     let bar = progress::messages(end.0);
     let mut difference = None;
     while difference.is_none() {

@@ -15,14 +15,17 @@ use replog_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Context, Failure, holders::level, pages::Pages, print, progress, read::on_one_line};
+use super::{
+    Context, Failure, holders::level, pages::Pages, position::Position, print, progress,
+    read::on_one_line,
+};
 
 /// Arguments of `export`.
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// The first offset.
-    #[arg(long, default_value_t = 0)]
-    from: u64,
+    /// The first offset; as OFFSET@CLUSTER it is one of that log only.
+    #[arg(long, value_name = "OFFSET", default_value = "0")]
+    from: Position,
     /// So many at most.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -48,7 +51,7 @@ pub(super) struct Line {
 
 /// Writes them to stdout, up to the end that the log had at the beginning.
 pub(super) async fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode, Failure> {
-    let pages = Pages::from(&context.client, Offset(args.from), Some(args.level)).await?;
+    let pages = Pages::from(&context.client, args.from, Some(args.level)).await?;
     let mut pages = pages.at_most(args.limit);
     let cluster_id = pages.cluster_id();
     let (first, total) = (pages.next(), pages.end().records_since(pages.next()));
@@ -59,8 +62,9 @@ pub(super) async fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode
     };
     loop {
         let page = pages.page().await;
-        let page = page
-            .map_err(|failure| failure.and(&format!("; export --from {} goes on", pages.next())))?;
+        let page = page.map_err(|failure| {
+            failure.and(&format!("; export --from {} goes on", pages.position()))
+        })?;
         let Some(messages) = page else { break };
         let mut text = String::new();
         for message in messages {

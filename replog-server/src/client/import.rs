@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -24,6 +24,7 @@ use clap::Args;
 use replog_core::{
     Concern, Offset,
     client::{AppendRequest, GivenUp, Reason},
+    types::ClusterId,
 };
 use serde_json::value::RawValue;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,6 +35,7 @@ use super::{
     export::Line,
     holders::{concern, duration},
     lines::Lines,
+    position::Position,
     progress, tell,
 };
 
@@ -54,9 +56,10 @@ pub(super) struct ImportArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     retry: Duration,
     /// Leave out the messages of the file before this offset. A run that ended early says where the next one
-    /// goes on; at another place it may append again what is there.
-    #[arg(long, default_value_t = 0)]
-    from: u64,
+    /// goes on; at another place it may append again what is there. As OFFSET@CLUSTER it goes on only in the log of that
+    /// cluster, which has what is left out.
+    #[arg(long, value_name = "OFFSET", default_value = "0")]
+    from: Position,
     /// Leave out the messages' idempotency keys: faster, since each message that has one is else sent alone, but
     /// clients that send such a message again append it again.
     #[arg(long)]
@@ -89,7 +92,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
             (Box::new(BufReader::new(file)), Some(length))
         }
     };
-    let place = Arc::new(AtomicU64::new(args.from));
+    let place = Arc::new(Place::of(args.from));
     tell_place_when_interrupted(Arc::clone(&place));
     let bar = progress::bytes(length);
     let mut lines = Lines::of(file, args.file.display().to_string());
@@ -114,7 +117,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
             let reason = format!("line {number} is not as export writes it: {error}");
             import.with_place(Failure::new(reason))
         })?;
-        if line.offset.0 < args.from {
+        if line.offset < args.from.offset {
             continue;
         }
         for batch in batches.push(line) {
@@ -143,11 +146,35 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
 struct Import<'a> {
     args: &'a ImportArgs,
     context: &'a Context,
-    /// Everything before this offset of the file is in the log.
-    place: Arc<AtomicU64>,
+    place: Arc<Place>,
     /// The end of what is in the log.
     end: Option<Offset>,
     counts: Counts,
+}
+
+/// How far a run is.
+struct Place {
+    /// The log that all of it goes into, once it is known: a node that comes back with another one has nothing of what
+    /// went before.
+    log: OnceLock<ClusterId>,
+    /// Everything before this offset of the file is in it.
+    offset: AtomicU64,
+}
+
+impl Place {
+    fn of(from: Position) -> Place {
+        Place {
+            log: from.log.map_or_else(OnceLock::new, OnceLock::from),
+            offset: AtomicU64::new(from.offset.0),
+        }
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            offset: Offset(self.offset.load(Ordering::SeqCst)),
+            log: self.log.get().copied(),
+        }
+    }
 }
 
 /// How many messages there were.
@@ -161,7 +188,7 @@ struct Counts {
 
 impl Import<'_> {
     async fn append(&mut self, batch: &Batch) -> Result<(), Failure> {
-        self.place.store(batch.first.0, Ordering::SeqCst);
+        self.place.offset.store(batch.first.0, Ordering::SeqCst);
         let is_earlier = |offset: Offset| self.end.is_some_and(|end| offset < end);
         let mut placed = self.send(batch, batch.own_key.as_deref()).await;
         // A key is known for so long only, and may be of two messages of a log. Its second one here would be
@@ -197,28 +224,35 @@ impl Import<'_> {
             ..AppendRequest::default()
         };
         let messages: Vec<&RawValue> = batch.messages.iter().map(|message| &**message).collect();
-        let (client, within) = (&self.context.client, Some(self.args.retry));
+        let within = Some(self.args.retry);
         let mut was_there = None;
         loop {
+            let client = self.place.position().client(&self.context.client);
             let appended = match (own_key, &messages[..]) {
                 // Only in a body a key may begin or end with spaces.
                 (Some(key), [message]) if key.trim() != key => {
                     let appended = client.append_retrying(message, &request, within).await;
                     appended.map(|appended| {
                         let receipt = appended.receipt;
-                        (appended.replayed, receipt.concern_met, receipt.offset)
+                        let log = appended.cluster_id;
+                        (appended.replayed, log, receipt.concern_met, receipt.offset)
                     })
                 }
                 _ => {
                     let appended = client.append_batch_retrying(&messages, &request, within);
                     appended.await.map(|appended| {
                         let receipt = appended.receipt;
-                        (appended.replayed, receipt.concern_met, receipt.first_offset)
+                        let log = appended.cluster_id;
+                        let first = receipt.first_offset;
+                        (appended.replayed, log, receipt.concern_met, first)
                     })
                 }
             };
-            let (replayed, is_met, first) =
+            let (replayed, log, is_met, first) =
                 appended.map_err(|given_up| self.told(batch, own_key.is_some(), &given_up))?;
+            if let Some(log) = log {
+                self.place.log.get_or_init(|| log);
+            }
             let was_there = *was_there.get_or_insert(replayed);
             if is_met {
                 return Ok(Placed {
@@ -243,6 +277,9 @@ impl Import<'_> {
                  with --from what was not in it",
                 batch.first
             )),
+            Some(Reason::AnotherLog { .. }) => failure.and(
+                "; nothing of the file is known to be in that log: import it into that one without --from",
+            ),
             Some(Reason::TooLarge { limit_bytes }) => {
                 let flag = match batch.longest() as u64 > limit_bytes {
                     true => "--max-message-bytes",
@@ -257,8 +294,7 @@ impl Import<'_> {
 
     /// With the words where to go on.
     fn with_place(&self, failure: Failure) -> Failure {
-        let place = self.place.load(Ordering::SeqCst);
-        failure.and(&format!("; {}", going_on(place)))
+        failure.and(&format!("; {}", going_on(self.place.position())))
     }
 }
 
@@ -278,13 +314,14 @@ impl Counts {
 }
 
 /// Where the next run goes on: the batch that was under way may be there or not, and its key says so.
-fn going_on(place: u64) -> String {
-    format!("everything before offset {place} of the file is imported: --from {place} goes on")
+fn going_on(place: Position) -> String {
+    let offset = place.offset;
+    format!("everything before offset {offset} of the file is imported: --from {place} goes on")
 }
 
 /// Says where to go on when the program is asked to end. In a thread of its own: the input may be one that the
 /// program waits for.
-fn tell_place_when_interrupted(place: Arc<AtomicU64>) {
+fn tell_place_when_interrupted(place: Arc<Place>) {
     thread::spawn(move || {
         actix_web::rt::System::new().block_on(async {
             let signals = (
@@ -299,8 +336,7 @@ fn tell_place_when_interrupted(place: Arc<AtomicU64>) {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            let place = place.load(Ordering::SeqCst);
-            complain(&format!("interrupted; {}", going_on(place)));
+            complain(&format!("interrupted; {}", going_on(place.position())));
             std::process::exit(1);
         });
     });

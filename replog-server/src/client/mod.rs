@@ -16,6 +16,7 @@ mod import;
 mod lines;
 mod output;
 mod pages;
+mod position;
 mod progress;
 mod read;
 mod shell;

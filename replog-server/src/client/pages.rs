@@ -6,11 +6,11 @@
 use replog_core::{
     Offset, ReadLevel,
     client::{Client, ClientError, LogStatus, Message, Page, ReadQuery, Reason},
-    types::ClusterId,
+    types::{ClusterId, Epoch},
 };
 use serde::Deserialize;
 
-use super::Failure;
+use super::{Failure, position::Position};
 
 /// Messages of the first page, at most: nothing is known yet of how long they are.
 const PAGE_FIRST: u64 = 64;
@@ -24,13 +24,15 @@ const PAGE_BYTES_MAX: usize = 16 << 20;
 const MESSAGE_OVERHEAD: u64 = 100;
 
 /// A range of a log being read.
-pub(super) struct Pages<'a> {
+pub(super) struct Pages {
     /// For a message that is a page alone.
-    client: &'a Client,
+    client: Client,
     /// For pages of more.
     limited: Client,
     level: Option<ReadLevel>,
     cluster_id: Option<ClusterId>,
+    /// The last message of the page before, and its epoch.
+    given: Option<(Offset, Epoch)>,
     next: Offset,
     end: Offset,
     /// Messages of the next page, at most.
@@ -44,24 +46,31 @@ struct Health {
     log: LogStatus,
 }
 
-impl<'a> Pages<'a> {
+impl Pages {
     /// Everything from `from` to the end that the node has now.
     pub(super) async fn from(
-        client: &'a Client,
-        from: Offset,
+        client: &Client,
+        from: Position,
         level: Option<ReadLevel>,
-    ) -> Result<Pages<'a>, Failure> {
+    ) -> Result<Pages, Failure> {
         let health = health(client).await?;
+        let log = from.log.or(health.cluster_id);
+        let client = &Position { log, ..from }.client(client);
         let end = end_of(&health.log, shown_end(client).await?, level);
         let end = end.map_err(|failure| failure.of_node(client.url()))?;
         let limited = Client::builder(client.url()).answer_bytes_max(PAGE_BYTES_MAX);
+        let limited = match log {
+            Some(log) => limited.cluster_id(log),
+            None => limited,
+        };
         let limited = limited.build();
         Ok(Pages {
-            client,
+            client: client.clone(),
             limited: limited.map_err(|error| Failure::of(client.url(), &error))?,
             level,
-            cluster_id: health.cluster_id,
-            next: from,
+            cluster_id: log,
+            given: None,
+            next: from.offset,
             end,
             page: PAGE_FIRST,
         })
@@ -69,23 +78,23 @@ impl<'a> Pages<'a> {
 
     /// As [`Pages::from`], the last `count` offsets.
     pub(super) async fn last(
-        client: &'a Client,
+        client: &Client,
         count: u64,
         level: Option<ReadLevel>,
-    ) -> Result<Pages<'a>, Failure> {
-        let mut pages = Pages::from(client, Offset::ZERO, level).await?;
+    ) -> Result<Pages, Failure> {
+        let mut pages = Pages::from(client, Position::default(), level).await?;
         pages.next = Offset(pages.end.0.saturating_sub(count));
         Ok(pages)
     }
 
     /// No further than this.
-    pub(super) fn until(mut self, end: Offset) -> Pages<'a> {
+    pub(super) fn until(mut self, end: Offset) -> Pages {
         self.end = self.end.min(end);
         self
     }
 
     /// No more offsets than these.
-    pub(super) fn at_most(self, count: Option<u64>) -> Pages<'a> {
+    pub(super) fn at_most(self, count: Option<u64>) -> Pages {
         match count.and_then(|count| self.next.0.checked_add(count)) {
             Some(end) => self.until(Offset(end)),
             None => self,
@@ -95,6 +104,14 @@ impl<'a> Pages<'a> {
     /// The offset to go on from.
     pub(super) fn next(&self) -> Offset {
         self.next
+    }
+
+    /// The same, with the name of its log.
+    pub(super) fn position(&self) -> Position {
+        Position {
+            offset: self.next,
+            log: self.cluster_id,
+        }
     }
 
     /// The node's cluster, where it has one.
@@ -122,10 +139,35 @@ impl<'a> Pages<'a> {
                 self.end
             )));
         }
+        self.check_that_it_continues(&page).await?;
         self.next = page.next;
         page.messages.retain(|message| message.offset < self.end);
         self.page = page_after(self.page, &page.messages);
+        let last = page.messages.last();
+        self.given = last.map(|last| (last.offset, last.epoch)).or(self.given);
         Ok(Some(page.messages))
+    }
+
+    /// Checks that a page is of the same log as the one before: the node may have adopted another node's between the
+    /// two. Within an epoch an offset is given out once, so the same epoch is the same log up to there; at the border
+    /// of two epochs the last message of the one before must still be there.
+    async fn check_that_it_continues(&self, page: &Page) -> Result<(), Failure> {
+        let (Some((offset, epoch)), Some(first)) = (self.given, page.messages.first()) else {
+            return Ok(());
+        };
+        if first.epoch == epoch {
+            return Ok(());
+        }
+        let message = self.client.message(offset).await;
+        let message = message.map_err(|error| Failure::of(self.client.url(), &error))?;
+        match message.epoch == epoch {
+            true => Ok(()),
+            false => Err(Failure::new(format!(
+                "{}: message {offset}, which was read already, was cut from the node's log and replaced: read it \
+                 again from its start, or with --level committed",
+                self.client.url()
+            ))),
+        }
     }
 
     /// The next page, of fewer messages where so many are too long together.
@@ -139,7 +181,7 @@ impl<'a> Pages<'a> {
                 ..ReadQuery::default()
             };
             let client = if limit == 1 {
-                self.client
+                &self.client
             } else {
                 &self.limited
             };
@@ -166,13 +208,13 @@ fn page_after(page: u64, messages: &[Message]) -> u64 {
     (PAGE_BYTES * count / bytes).clamp(1, (page * 4).min(PAGE_MAX))
 }
 
-/// Whether a node is there.
+/// The log of the node that is there, if it has one.
 ///
 /// # Errors
 ///
-/// That nobody is, or something else than a node.
-pub(super) async fn find(client: &Client) -> Result<(), Failure> {
-    health(client).await.map(drop)
+/// That nobody is there, or something else than a node.
+pub(super) async fn find(client: &Client) -> Result<Option<ClusterId>, Failure> {
+    Ok(health(client).await?.cluster_id)
 }
 
 /// Where who follows begins, to get the last `count` messages first.
@@ -180,13 +222,16 @@ pub(super) async fn last_to_follow(
     client: &Client,
     count: u64,
     level: Option<ReadLevel>,
-) -> Result<Offset, Failure> {
+) -> Result<Position, Failure> {
     let health = health(client).await?;
     let shown = shown_end(client).await?;
     // What is not known yet to be committed will be: the last ones that the node holds will be among those
     // that are shown.
     let end = end_of(&health.log, shown, level).unwrap_or(shown);
-    Ok(Offset(end.0.saturating_sub(count)))
+    Ok(Position {
+        offset: Offset(end.0.saturating_sub(count)),
+        log: health.cluster_id,
+    })
 }
 
 async fn health(client: &Client) -> Result<Health, Failure> {
@@ -306,7 +351,7 @@ mod tests {
         with_a_busy_node(None, async |client| {
             let committed = Some(ReadLevel::Committed);
             let from = last_to_follow(&client, 3, committed).await;
-            assert_eq!(from.expect("an offset"), Offset(4));
+            assert_eq!(from.expect("a position").offset, Offset(4));
             assert!(Pages::last(&client, 3, committed).await.is_err());
         });
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use replog_core::{
-    Offset, ReadLevel,
+    ReadLevel,
     client::{ClientError, Message},
 };
 
@@ -12,6 +12,7 @@ use super::{
     Context, Failure, complain,
     holders::level,
     pages::{self, Pages},
+    position::Position,
     print,
     table::{Colour, coloured},
 };
@@ -19,9 +20,14 @@ use super::{
 /// Arguments of `read`.
 #[derive(Debug, Args)]
 pub(super) struct ReadArgs {
-    /// The first offset.
-    #[arg(long, default_value_t = 0, conflicts_with = "last")]
-    from: u64,
+    /// The first offset; as OFFSET@CLUSTER it is one of that log only.
+    #[arg(
+        long,
+        value_name = "OFFSET",
+        default_value = "0",
+        conflicts_with = "last"
+    )]
+    from: Position,
     /// So many before the end, instead.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     last: Option<u64>,
@@ -45,15 +51,16 @@ pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, 
         let from = match args.last {
             Some(last) => pages::last_to_follow(client, last, level).await?,
             None => {
-                pages::find(client).await?;
-                Offset(args.from)
+                let found = pages::find(client).await?;
+                let log = args.from.log.or(found);
+                Position { log, ..args.from }
             }
         };
         return follow(from, args, context).await;
     }
     let pages = match args.last {
         Some(last) => Pages::last(client, last, level).await?,
-        None => Pages::from(client, Offset(args.from), level).await?,
+        None => Pages::from(client, args.from, level).await?,
     };
     let mut pages = pages.at_most(args.limit);
     let for_eyes = context.is_for_eyes();
@@ -68,9 +75,10 @@ pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, 
 }
 
 /// Prints each message as it comes, until there are enough.
-async fn follow(from: Offset, args: &ReadArgs, context: &Context) -> Result<ExitCode, Failure> {
+async fn follow(from: Position, args: &ReadArgs, context: &Context) -> Result<ExitCode, Failure> {
     let url = context.url().to_owned();
-    let follow = context.client.follow(from).level(args.level);
+    let client = from.client(&context.client);
+    let follow = client.follow(from.offset).level(args.level);
     let mut follow = follow.on_interruption(move |error| {
         complain(&format!("{url}: {error}; goes on once it is back"));
     });
@@ -86,6 +94,11 @@ async fn follow(from: Offset, args: &ReadArgs, context: &Context) -> Result<Exit
             }
             Err(ClientError::Cut { offset }) => complain(&format!(
                 "the messages from offset {offset} on were cut from the node's log; what replaces them follows"
+            )),
+            Err(ClientError::AnotherLog { cluster_id }) => complain(&format!(
+                "{} has another log now, of cluster {cluster_id}: nothing of the one before is in it; it follows from \
+                 its start",
+                context.url()
             )),
             Err(error) => return Err(Failure::of(context.url(), &error)),
         }

@@ -3,20 +3,21 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
-use replog_core::{Concern, Offset};
+use replog_core::Concern;
 
 use super::{
     Context, Failure, Form,
     failure::NOT_IN_TIME,
     holders::{self, concern, duration, names},
+    position::Position,
     tell,
 };
 
 /// Arguments of `wait`.
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
-    /// The message's offset.
-    offset: u64,
+    /// The message's offset; as OFFSET@CLUSTER it is one of that log only.
+    offset: Position,
     /// How many nodes must hold it: a number, `majority` or `all`.
     #[arg(long, default_value = "majority", value_parser = concern)]
     concern: Concern,
@@ -28,8 +29,8 @@ pub(super) struct WaitArgs {
 
 /// Waits, and says who holds it.
 pub(super) async fn run(args: &WaitArgs, context: &Context) -> Result<ExitCode, Failure> {
-    let client = &context.client;
-    let message = client.wait_for_concern(Offset(args.offset), args.concern, args.timeout);
+    let client = args.offset.client(&context.client);
+    let message = client.wait_for_concern(args.offset.offset, args.concern, args.timeout);
     let message = message
         .await
         .map_err(|error| Failure::of(context.url(), &error))?;

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::{
     accept::{self, JSON, NDJSON},
-    append_body, body,
+    append_body, body, log_name,
     message::{Fields, LineBreaks},
     node::{Blockable, Node, NodeState},
     origin, paths,
@@ -41,11 +41,19 @@ const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
 pub(crate) async fn append(
     state: State,
     request: HttpRequest,
+    payload: web::Payload,
+) -> HttpResponse {
+    log_name::answered(&state, append_here(&state, request, payload).await)
+}
+
+async fn append_here(
+    state: &NodeState,
+    request: HttpRequest,
     mut payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let state: &NodeState = &state;
     let admitted = match &state.node {
         Node::Master(master) => origin::check_name(&request, state.public_url.as_ref())
+            .and_then(|()| log_name::check(state, log_name::named_by(&request)?))
             .and_then(|()| check_head(&request))
             .map(|head| (master, head)),
         Node::Secondary(secondary) => {
@@ -222,13 +230,17 @@ fn check_content(headers: &HeaderMap) -> Result<Content, Problem> {
 }
 
 /// Reads messages.
-pub(crate) async fn read(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    reads::read(&state, &request).await
+pub(crate) async fn read(state: State, request: HttpRequest) -> HttpResponse {
+    log_name::answered(&state, reads::read(&state, &request).await)
 }
 
 /// Reads one message; on the master also who holds it, and whether that meets a concern.
-pub(crate) async fn get(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let query = Query::of(&request, &["concern", "timeout_ms"])?;
+pub(crate) async fn get(state: State, request: HttpRequest) -> HttpResponse {
+    log_name::answered(&state, get_here(&state, &request).await)
+}
+
+async fn get_here(state: &NodeState, request: &HttpRequest) -> Result<HttpResponse, Problem> {
+    let query = Query::of(request, &["concern", "timeout_ms", log_name::PARAMETER])?;
     let (concern, timeout) = (query.concern()?, query.timeout()?);
     if timeout.is_some() && concern.is_none() {
         let text = "timeout_ms ends the wait for a concern, which is not given";
@@ -236,8 +248,9 @@ pub(crate) async fn get(state: State, request: HttpRequest) -> Result<HttpRespon
     }
     let offset = request.match_info().get("offset").unwrap_or_default();
     let offset = Offset(query::number(offset, "an offset")?);
+    log_name::check(state, log_name::named_by_read(request, &query)?)?;
     if let (Node::Secondary(secondary), Some(_)) = (&state.node, concern) {
-        return Err(not_master(&state, secondary).await);
+        return Err(not_master(state, secondary).await);
     }
     let reader = state.node.reader();
     let Some(message) = reader.get(offset).await? else {

@@ -12,12 +12,12 @@ use actix_web::{
 };
 use replog_core::{
     Reader,
-    types::{Offset, ReadLevel},
+    types::{ClusterId, Offset, ReadLevel},
 };
 
 use crate::{
     accept::{self, EVENT_STREAM, Form, JSON, NDJSON},
-    connections,
+    connections, log_name,
     node::NodeState,
     problem::{Kind, Problem},
     query::{self, Query},
@@ -39,6 +39,8 @@ struct Asked {
     timeout: Option<Duration>,
     follow: bool,
     frame: Frame,
+    /// The log that its offsets are of.
+    log: Option<ClusterId>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -61,6 +63,7 @@ impl Asked {
                 "timeout_ms",
                 "follow",
                 "view",
+                log_name::PARAMETER,
             ],
         )?;
         let Some(form) = accept::negotiate(request.headers()) else {
@@ -86,6 +89,7 @@ impl Asked {
                     .word("view", &[("data", View::Data)])?
                     .unwrap_or(View::Message),
             },
+            log: log_name::named_by_read(request, &query)?,
         };
         if asked.timeout.is_some() && asked.wait_for.is_none() {
             let text = "timeout_ms ends the wait of wait_for, which is not given";
@@ -98,6 +102,25 @@ impl Asked {
             return Err(Problem::malformed(text));
         }
         Ok(asked)
+    }
+
+    /// Where its offsets are of another log than the node's: that one, for a follower, who is given it from its start.
+    ///
+    /// # Errors
+    ///
+    /// A problem, where the answer would have no words for that.
+    fn in_another_log(&mut self, own: Option<ClusterId>) -> Result<Option<ClusterId>, Problem> {
+        match (self.log, own) {
+            (None, _) => Ok(None),
+            (Some(named), Some(own)) if named == own => Ok(None),
+            (Some(_), Some(own))
+                if self.follow && self.wait_for.is_none() && self.frame.has_notices() =>
+            {
+                self.start = Start::At(Offset::ZERO);
+                Ok(Some(own))
+            }
+            (Some(named), own) => Err(Problem::another_log(named, own)),
+        }
     }
 
     /// From where up to where, by the end of the log at each level.
@@ -152,8 +175,9 @@ pub(super) async fn read(
     state: &NodeState,
     request: &HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let asked = Asked::of(request)?;
+    let mut asked = Asked::of(request)?;
     let reader = state.node.reader();
+    let other = asked.in_another_log(reader.cluster_id())?;
     let level = asked.level;
     let shown_end = |reader: &Reader| reader.end(level).unwrap_or_default();
     let awaited = asked
@@ -180,6 +204,7 @@ pub(super) async fn read(
         until,
         limit: asked.limit,
         place: entered,
+        other,
     };
     let enter = || state.enter_reader();
     stream::respond(reader.follow(from, level), span, asked.frame, enter).await
@@ -291,6 +316,7 @@ mod tests {
                 form: Form::Events,
                 view: View::Data,
             },
+            log: None,
         };
         assert_eq!(asked(query, &[SENT_EVENTS]), Ok(expected));
         let asked = asked("follow=false", &[]).expect("no follower");

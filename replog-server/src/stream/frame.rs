@@ -3,7 +3,7 @@
 //! Owns no message and no connection. What is one line stays one, whatever a message has.
 
 use bytes::{BufMut as _, BytesMut};
-use replog_core::types::Offset;
+use replog_core::types::{ClusterId, Offset};
 use serde_json::json;
 
 use crate::{
@@ -96,6 +96,26 @@ impl Frame {
             }
             (Form::Ndjson, View::Data) | (Form::Json, _) => {}
         }
+    }
+
+    /// Whether a body has words for what is no message.
+    pub(crate) fn has_notices(self) -> bool {
+        match (self.form, self.view) {
+            (Form::Ndjson, View::Message) | (Form::Events, _) => true,
+            (Form::Ndjson, View::Data) | (Form::Json, _) => false,
+        }
+    }
+
+    /// Writes that the node has this log and not the one that was asked for, and that it follows from its start. Only
+    /// where the body [has words](Frame::has_notices) for that.
+    pub(super) fn another_log(self, log: ClusterId, text: &mut BytesMut) {
+        let notice = json!({ "event": "another_log", "cluster_id": log });
+        let notice = match self.form {
+            // What a browser had is of the other log: its last event's id goes with it.
+            Form::Events => format!("event: another_log\nid\ndata: {notice}\n\n"),
+            Form::Ndjson | Form::Json => format!("{notice}\n"),
+        };
+        text.put_slice(notice.as_bytes());
     }
 
     /// Writes that messages that were sent are not in the log any more, from `offset` on; `false`: it has no

@@ -100,6 +100,7 @@ fn to(end: u64, limit: u64) -> Span {
         until: Until::End(Offset(end)),
         limit,
         place: None,
+        other: None,
     }
 }
 
@@ -108,6 +109,7 @@ fn following(limit: u64) -> Span {
         until: Until::Stopped,
         limit,
         place: None,
+        other: None,
     }
 }
 

@@ -27,7 +27,7 @@ const NDJSON: &str = "application/x-ndjson";
 const EVENTS: &str = "text/event-stream";
 
 /// An answer that is read as it comes.
-struct Body {
+pub(crate) struct Body {
     stream: BufReader<TcpStream>,
     /// What came and is no whole line yet.
     part: Vec<u8>,
@@ -77,7 +77,7 @@ impl Body {
     }
 
     /// The next line; `None` where the body ends as it should.
-    fn line(&mut self) -> Option<String> {
+    pub(crate) fn line(&mut self) -> Option<String> {
         loop {
             if let Some(at) = self.part.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.part.drain(..=at).collect();
@@ -101,13 +101,13 @@ impl Body {
     }
 
     /// The next line as JSON.
-    fn json(&mut self) -> Value {
+    pub(crate) fn json(&mut self) -> Value {
         let line = self.line().expect("a line");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
     /// The next event, without comments: its name, its id and its data.
-    fn event(&mut self) -> (String, Option<String>, Value) {
+    pub(crate) fn event(&mut self) -> (String, Option<String>, Value) {
         let (mut name, mut id, mut data) = ("message".to_owned(), None, None);
         loop {
             let line = self.line().expect("a line of an event");
@@ -130,11 +130,11 @@ impl Body {
     }
 }
 
-fn lines(address: SocketAddr, path: &str) -> Body {
+pub(crate) fn lines(address: SocketAddr, path: &str) -> Body {
     Body::open(address, path, &[("accept", NDJSON)])
 }
 
-fn events(address: SocketAddr, path: &str, had: Option<&str>) -> Body {
+pub(crate) fn events(address: SocketAddr, path: &str, had: Option<&str>) -> Body {
     let mut headers = vec![("accept", EVENTS)];
     headers.extend(had.map(|had| ("Last-Event-ID", had)));
     Body::open(address, path, &headers)

@@ -4,6 +4,7 @@
 //! that it started itself.
 
 mod admin;
+mod another_log;
 mod bad_input;
 mod batches;
 mod blocked;

@@ -327,6 +327,8 @@ fn appends(api: &Api, master: SocketAddr, secondary: SocketAddr) {
     let elsewhere = ("origin", "http://elsewhere.test");
     post(403, &[JSON, elsewhere], r#"{"data":1}"#);
     post(412, &[JSON], r#"{"data":1,"meta":{"expected_offset":99}}"#);
+    let other = ("replog-cluster", "000102030405060708090a0b0c0d0eff");
+    post(412, &[JSON, other], r#"{"data":1}"#);
     post(413, &[JSON], &http::message(&"x".repeat(3_000), 1));
     post(413, &[NDJSON], &format!("1\n\"{}\"\n", "x".repeat(3_000)));
     post(415, &[("content-type", "text/plain")], "x");
@@ -358,6 +360,15 @@ fn reads(api: &Api, node: SocketAddr) {
     api.expect(200, node, "GET /messages?level=committed", &ndjson, None);
     let events = [("accept", "text/event-stream"), ("last-event-id", "3")];
     api.expect(200, node, "GET /messages", &events, None);
+    let other = ("replog-cluster", "000102030405060708090a0b0c0d0eff");
+    api.expect(412, node, "GET /messages", &[other], None);
+    api.expect(412, node, "GET /messages/1", &[other], None);
+    for form in ["application/x-ndjson", "text/event-stream"] {
+        let request = "GET /messages?follow=true&limit=1";
+        let headers = [("accept", form), other];
+        let told = api.expect(200, node, request, &headers, None);
+        assert!(told.text().contains("another_log"), "{}", told.text());
+    }
     let late = "GET /messages?wait_for=99&timeout_ms=1";
     api.expect(404, node, late, &[], None);
     api.expect(200, node, "GET /openapi.json", &[], None);

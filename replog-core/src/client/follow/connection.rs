@@ -18,12 +18,12 @@ use serde::Deserialize;
 
 use crate::{
     client::{
-        Client, ClientError, Message, NDJSON, RawAnswer,
+        CLUSTER, Client, ClientError, Message, NDJSON, RawAnswer,
         exchange::{unanswered, uri, within},
     },
     limits::FOLLOW_SIGN_INTERVAL,
     transport::http::read_body,
-    types::Offset,
+    types::{ClusterId, Offset},
 };
 
 /// How long nothing at all may come on a connection before it counts as broken: a node says something at
@@ -42,6 +42,8 @@ pub(super) struct Connection {
     searched: usize,
     /// The first message must be the last one that was given.
     pub(super) compares: bool,
+    /// The log that the node had when it answered, where it said so.
+    pub(super) cluster_id: Option<ClusterId>,
 }
 
 /// What a node says at the end of a body.
@@ -49,6 +51,7 @@ pub(super) struct Connection {
 struct End {
     event: String,
     offset: Option<Offset>,
+    cluster_id: Option<ClusterId>,
 }
 
 /// A whole line.
@@ -58,27 +61,38 @@ pub(super) enum Line {
     /// The node stops.
     Bye,
     Cut(Offset),
+    /// The node has this log, and not the one that was asked for; it follows from its start.
+    AnotherLog(ClusterId),
 }
 
 pub(super) async fn connect(
     client: Client,
     url: String,
     compares: bool,
+    cluster_id: Option<ClusterId>,
 ) -> Result<Connection, ClientError> {
     let request = client.awc.request(Method::GET, &uri(&url)?);
     let request = request
         .no_decompress()
         .append_header((ACCEPT, HeaderValue::from_static(NDJSON)));
+    let request = match cluster_id {
+        Some(cluster_id) => request.append_header((CLUSTER, cluster_id.to_string())),
+        None => request,
+    };
     let timeout = client.settings.timeout;
     let sent = async { request.send().await.map_err(|error| unanswered(&error)) };
     let mut response = within(timeout, sent).await?;
     let status = response.status().as_u16();
     if status == 200 {
+        let named = response.headers().get(CLUSTER);
+        let named = named.and_then(|value| value.to_str().ok());
+        let cluster_id = named.and_then(|text| ClusterId::try_from(text.to_owned()).ok());
         return Ok(Connection {
             body: Box::pin(response),
             part: BytesMut::new(),
             searched: 0,
             compares,
+            cluster_id,
         });
     }
     let content_type = response.headers().get(CONTENT_TYPE);
@@ -157,7 +171,13 @@ fn parse(line: &[u8]) -> Result<Line, ClientError> {
         Ok(End {
             event,
             offset: Some(offset),
+            ..
         }) if event == "cut" => Ok(Line::Cut(offset)),
+        Ok(End {
+            event,
+            cluster_id: Some(cluster_id),
+            ..
+        }) if event == "another_log" => Ok(Line::AnotherLog(cluster_id)),
         Ok(end) => Err(unreadable(format!("{end:?} is not known"))),
         Err(_) => Err(unreadable(error.to_string())),
     }

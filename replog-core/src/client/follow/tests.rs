@@ -15,10 +15,23 @@ fn line(offset: u64, epoch: u64) -> String {
     format!(r#"{{"offset":{offset},"epoch":{epoch},"timestamp_ms":5,"data":[{offset}]}}"#) + "\n"
 }
 
+/// The log that the node has, unless a test says otherwise.
+const LOG: &str = "000000000000000000000000000000aa";
+/// Another one.
+const OTHER: &str = "000000000000000000000000000000bb";
+
+/// A body that goes on, of a node that has this log.
+fn begun_in(log: Option<&str>, text: &str) -> String {
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n";
+    let log = log.map(|log| format!("replog-cluster: {log}\r\n"));
+    let log = log.unwrap_or_default();
+    format!("{head}{log}\r\n{:x}\r\n{text}\r\n", text.len())
+}
+
 /// A body that goes on.
 fn begun(text: &str) -> String {
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
-    format!("{head}{:x}\r\n{text}\r\n", text.len())
+    begun_in(Some(LOG), text)
 }
 
 /// One that breaks off.
@@ -256,5 +269,49 @@ fn a_dropped_future_loses_nothing() {
             }
         }
         assert_eq!(given, [0, 1, 2]);
+    });
+}
+
+#[test]
+fn another_log_is_told_and_given_from_its_start() {
+    suite::run(async {
+        let notice = format!("{{\"event\":\"another_log\",\"cluster_id\":\"{OTHER}\"}}\n");
+        let blank = r#"{"type":"/problems/another-log","cluster_id":null}"#;
+        let blank = Responder::answer("412 Other", "application/problem+json", blank.as_bytes());
+        let other = |text: &str| Reply::Last(begun_in(Some(OTHER), text).into_bytes());
+        let replies = [
+            // It has no log yet when it answers: which one the message is of is asked for.
+            Reply::Last(begun_in(None, &line(2, 1)).into_bytes()),
+            broken(&(line(2, 1) + &line(3, 1))),
+            // Its directory is gone, and it has not joined anew.
+            Reply::Answer(blank),
+            // The same offset and epoch as the last message, and not the same message.
+            other(&(notice.clone() + &line(0, 1) + &line(1, 1) + &line(2, 1))),
+            other(&(line(2, 1) + &line(3, 1) + &line(4, 1))),
+        ];
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&heads);
+        let responder = Responder::start(move |asked: Asked| {
+            let mut seen = seen.lock().unwrap();
+            let head = asked.head.to_lowercase();
+            let log = head
+                .lines()
+                .find_map(|line| line.strip_prefix("replog-cluster: "));
+            seen.push(log.map(str::to_owned));
+            replies.get(seen.len() - 1).cloned().unwrap_or(Reply::Close)
+        });
+        let mut follow = follow(&responder, 2);
+        assert_eq!(offsets(&mut follow, 2).await, [2, 3]);
+        match follow.next().await {
+            Err(ClientError::AnotherLog { cluster_id }) => {
+                assert_eq!(cluster_id.to_string(), OTHER);
+            }
+            told => panic!("{told:?}"),
+        }
+        assert_eq!(offsets(&mut follow, 5).await, [0, 1, 2, 3, 4]);
+        let heads = heads.lock().unwrap();
+        let heads: Vec<Option<&str>> = heads.iter().map(Option::as_deref).collect();
+        let expected = [None, None, Some(LOG), Some(LOG), Some(OTHER)];
+        assert_eq!(heads[..5], expected);
     });
 }

@@ -879,3 +879,37 @@ fn of_two_failures_the_later_one_says_why_a_secondary_is_waited_for() {
     bench.link.on_answer(bench.now, batch, status());
     assert_eq!(reason(&bench), Some(WaitReason::HttpStatus));
 }
+
+#[test]
+fn bytes_that_move_keep_the_contact_with_the_run_that_was_greeted_and_no_other() {
+    for (run, expected) in [
+        (Some(life(1)), Status::Suspected),
+        (Some(life(2)), Status::Unhealthy),
+        (None, Status::Unhealthy),
+    ] {
+        let mut bench = Bench::open(100, 0);
+        let (long, ..) = bench.batches()[0];
+        // At 2 MB/s 20 MiB take ten seconds; heartbeats wait behind them without an answer.
+        for _ in 0..20 {
+            bench.pass(SECOND / 2);
+            bench.link.on_bytes_moved(bench.now, long, run);
+            bench.sent();
+        }
+        // Records are due and none were taken: it lags, and it is there.
+        assert_eq!(bench.status(), expected, "{run:?}");
+        bench.answer(long, response(1, 100, Some(5), Answer::Taken));
+        assert_eq!(bench.counted(), Some(100));
+        assert_eq!(bench.status(), Status::Healthy);
+    }
+}
+
+#[test]
+fn bytes_of_a_request_that_is_over_tell_nothing() {
+    let mut bench = Bench::open(100, 0);
+    let (first, ..) = bench.batches()[0];
+    bench.fail(first);
+    bench.pass(4 * SECOND);
+    bench.link.on_bytes_moved(bench.now, first, Some(life(1)));
+    bench.link.on_bytes_moved(bench.now, 999, Some(life(1)));
+    assert_eq!(bench.status(), Status::Unhealthy);
+}

@@ -170,6 +170,13 @@ impl Conduit {
         self.received_bytes
     }
 
+    /// Bytes of memory for what came and was not taken yet.
+    #[cfg(test)]
+    pub(super) fn buffered_capacity(&self) -> usize {
+        let partial = self.partial.as_ref();
+        self.received.capacity() + partial.map_or(0, |partial| partial.body.capacity())
+    }
+
     /// Whether a part of a long frame is there, and the rest is not.
     pub(super) fn is_within_long_frame(&self) -> bool {
         self.partial.is_some()

@@ -281,22 +281,29 @@ impl Line {
         state.is_running = false;
     }
 
-    /// One line for a failure that a person has to mend, when it begins.
-    fn tell(&self, error: Option<&TransportError>) {
-        let worth_a_line = error.filter(|error| {
-            matches!(
-                error,
-                TransportError::WrongSecret(_)
-                    | TransportError::WrongNode(_)
-                    | TransportError::Refused(_)
-            )
-        });
-        let news = worth_a_line.cloned();
-        let before = self.told.replace(news.clone());
-        if let Some(error) = news.filter(|error| before.as_ref() != Some(error)) {
-            let (node, peer, address) = (self.identity.name(), &self.peer.name, &self.peer.address);
-            tracing::warn!(%node, %peer, %address, %error, "another node cannot be used");
+    /// Writes a line about a failure that a person has to mend, when it begins; `None`: there is none any
+    /// more. Returns whether it did.
+    fn tell(&self, error: Option<&TransportError>) -> bool {
+        let news = match error {
+            None => {
+                self.told.take();
+                return false;
+            }
+            Some(
+                error @ (TransportError::WrongSecret(_)
+                | TransportError::WrongNode(_)
+                | TransportError::Refused(_)),
+            ) => error,
+            // It may come between two of the others, and ends nothing.
+            Some(_) => return false,
+        };
+        if self.told.borrow().as_ref() == Some(news) {
+            return false;
         }
+        self.told.replace(Some(news.clone()));
+        let (node, peer, address) = (self.identity.name(), &self.peer.name, &self.peer.address);
+        tracing::warn!(%node, %peer, %address, error = %news, "another node cannot be used");
+        true
     }
 }
 
@@ -327,7 +334,6 @@ async fn run(line: Weak<Line>) {
             match connected {
                 Ok(conduit) => {
                     NetCounters::count(&counters.dialled);
-                    line.tell(None);
                     Connection::new(conduit)
                 }
                 Err(error) => {
@@ -582,7 +588,9 @@ impl Connection {
                 Ok(response)
             }
         };
-        self.is_proven = true;
+        if !std::mem::replace(&mut self.is_proven, true) {
+            line.tell(None);
+        }
         self.last_used = Instant::now();
         line.state.borrow_mut().answer(front.number, outcome);
         Ok(())

@@ -456,6 +456,13 @@ impl Credentials {
         Ok(credentials)
     }
 
+    #[cfg(test)]
+    pub(super) fn certificate_and_key(
+        &self,
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (self.chain.clone(), self.key.clone_key())
+    }
+
     /// For connections that others make.
     pub(super) fn server(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server)

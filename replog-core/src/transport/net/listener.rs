@@ -290,7 +290,6 @@ impl Shared {
             Ok(admitted) => admitted,
             Err(refused) => return self.refuse(address, &refused),
         };
-        self.log.borrow_mut().forget(address.ip());
         let (replace, replaced) = oneshot::channel();
         let stream = OpenStream {
             id,
@@ -313,7 +312,7 @@ impl Shared {
         let _open = Gauge::raise(&self.options.counters.streams);
         let node = self.options.identity.name();
         tracing::debug!(%node, %from, %address, "a stream of another node was opened");
-        let mut stream = NodeStream::new(self, from.clone(), conduit);
+        let mut stream = NodeStream::new(self, address.ip(), from.clone(), conduit);
         let ended = tokio::select! {
             biased;
             _ = replaced => return,
@@ -646,6 +645,10 @@ type Answered = (u64, usize, Result<Response, TransportError>);
 
 /// One node's stream: its requests in, the answers out, many under way at once.
 struct NodeStream<'a> {
+    log: &'a RefCell<RefusalLog>,
+    address: IpAddr,
+    /// Whether a good request came on it.
+    is_proven: bool,
     from: NodeName,
     node: Option<&'a Arc<dyn Serve>>,
     faults: Option<&'a FaultInjector>,
@@ -659,8 +662,16 @@ struct NodeStream<'a> {
 }
 
 impl<'a> NodeStream<'a> {
-    fn new(shared: &'a Shared, from: NodeName, conduit: Conduit) -> NodeStream<'a> {
+    fn new(
+        shared: &'a Shared,
+        address: IpAddr,
+        from: NodeName,
+        conduit: Conduit,
+    ) -> NodeStream<'a> {
         NodeStream {
+            log: &shared.log,
+            address,
+            is_proven: false,
             from,
             node: shared.options.node.as_ref(),
             faults: shared.options.faults.as_ref(),
@@ -782,6 +793,9 @@ impl<'a> NodeStream<'a> {
                 request.from, self.from
             );
             return Err(End::Refused(Refused::new(Why::WrongName, detail)));
+        }
+        if !std::mem::replace(&mut self.is_proven, true) {
+            self.log.borrow_mut().forget(self.address);
         }
         let Some(node) = self.node.cloned() else {
             let detail = "this node takes no requests";

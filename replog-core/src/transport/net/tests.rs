@@ -244,6 +244,52 @@ fn a_long_record_on_a_slow_line_arrives_and_the_heartbeats_behind_it_too() {
 }
 
 #[test]
+fn a_message_that_takes_longer_than_every_time_out_reaches_a_node_that_stays_in_contact() {
+    suite::run(async {
+        let storage = || Arc::new(crate::storage::MemoryStorage::new());
+        let config = crate::SecondaryConfig::new(name("secondary-1"));
+        let secondary = crate::Secondary::start(config, storage()).await.unwrap();
+        let listener = ClusterListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let options = ServeOptions::new(identity("secondary-1")).node(Arc::new(secondary.clone()));
+        let serving = listener.serve_here(options).unwrap();
+        let line = slow_line(serving.local_addr(), 2 << 20).await;
+        let peer = Peer {
+            name: name("secondary-1"),
+            address: line.to_string(),
+        };
+        let mut config = crate::MasterConfig::new(name("master"), vec![peer]);
+        config.max_message_bytes = 16 << 20;
+        let longest = config
+            .timing
+            .unhealthy_after
+            .max(config.timing.request_timeout);
+        let network = ClusterNetwork::new(identity("master"), NetworkOptions::default());
+        let master = crate::Master::start(config, storage(), Arc::new(network))
+            .await
+            .unwrap();
+        master.read_write().await.unwrap();
+        let began = Instant::now();
+        let all = crate::AppendOptions::concern(crate::Concern::All);
+        let mut append = std::pin::pin!(master.append(vec![b'x'; 10 << 20], all));
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        let receipt = loop {
+            tokio::select! {
+                receipt = &mut append => break receipt.unwrap(),
+                _ = tick.tick() => {
+                    let health = master.health().await.unwrap();
+                    let status = health.secondaries[0].status;
+                    assert_ne!(status, crate::Status::Unhealthy, "{health:?}");
+                }
+            }
+        };
+        assert!(receipt.concern_met);
+        assert!(began.elapsed() > longest, "the line is not slow");
+        master.stop().await;
+        secondary.stop().await;
+    });
+}
+
+#[test]
 fn a_request_that_the_node_keeps_does_not_move() {
     suite::run(async {
         let node = Node::start();

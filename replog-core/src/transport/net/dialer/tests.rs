@@ -1,1 +1,376 @@
+//! Rogue and broken listeners at a node's address: what they learn, and what a caller is told.
 
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::{
+    transport::{
+        net::{
+            ClusterSecret,
+            framing::{FRONT_BYTES, Front},
+            tests::{Node, connect_as, connect_to, eventually, identity, name, secret},
+        },
+        suite,
+    },
+    types::NodeName,
+};
+
+/// A listener whose connections a test serves as it likes; the argument counts them from 0.
+async fn rogue<F: Future<Output = ()> + 'static>(
+    serve: impl Fn(usize, TcpStream) -> F + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        for count in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::task::spawn_local(serve(count, stream));
+        }
+    });
+    address
+}
+
+fn insecure_call(address: SocketAddr) -> Rc<dyn Transport> {
+    connect_as(ClusterIdentity::insecure(&name("master")), address)
+}
+
+/// Reads a preamble and takes it.
+async fn welcome(stream: &mut TcpStream) {
+    let mut preamble = BytesMut::new();
+    while framing::Preamble::decode(&preamble).unwrap().is_none() {
+        assert_ne!(stream.read_buf(&mut preamble).await.unwrap(), 0);
+    }
+    let reply = framing::encode_reply(&Ok(framing::VERSION_MAX));
+    stream.write_all(&reply).await.unwrap();
+}
+
+/// Reads a request; `None` at the end.
+async fn read_request(stream: &mut TcpStream) -> Option<(u64, Request)> {
+    let mut front = [0; FRONT_BYTES];
+    stream.read_exact(&mut front).await.ok()?;
+    let front = Front::decode(&front).unwrap();
+    let mut body = vec![0; front.bytes];
+    stream.read_exact(&mut body).await.ok()?;
+    Some((front.number, wire::decode_request(body.into()).unwrap()))
+}
+
+async fn respond(stream: &mut TcpStream, number: u64, response: &Response) {
+    let body = wire::encode_response(response).concat();
+    let front = Front {
+        bytes: body.len(),
+        kind: Kind::Response,
+        number,
+        received: 0,
+    };
+    // An error: the caller is gone.
+    let _ = stream
+        .write_all(&[&front.encode()[..], &body].concat())
+        .await;
+}
+
+#[test]
+fn a_rogue_with_another_secret_learns_nothing() {
+    suite::run(async {
+        let other = ClusterIdentity::from_secret(&secret(8), &name("secondary-1")).unwrap();
+        let server: Arc<ServerConfig> = other.credentials().unwrap().server();
+        let learnt: Rc<RefCell<Vec<String>>> = Rc::default();
+        let notes = Rc::clone(&learnt);
+        let address = rogue(move |_, stream| {
+            let (acceptor, notes) = (TlsAcceptor::from(Arc::clone(&server)), Rc::clone(&notes));
+            async move {
+                let note = match acceptor.accept(stream).await {
+                    Ok(_) => "it spoke to me".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                notes.borrow_mut().push(note);
+            }
+        })
+        .await;
+        let transport = connect_as(identity("master"), address);
+        let error = transport.call(suite::heartbeat(1)).await.unwrap_err();
+        assert!(matches!(error, TransportError::WrongSecret(_)), "{error:?}");
+        eventually(|| !learnt.borrow().is_empty()).await;
+        // It was told that its certificate is unknown, before it was shown one.
+        let learnt = learnt.borrow();
+        assert!(learnt[0].contains("UnknownCA"), "{learnt:?}");
+    });
+}
+
+#[test]
+fn what_is_no_node_is_told_as_what_it_is() {
+    suite::run(async {
+        let http = rogue(|_, mut stream| async move {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            let _ = stream.read(&mut [0; 1000]).await;
+        });
+        let http = http.await;
+        let error = connect_as(identity("master"), http)
+            .call(suite::heartbeat(1))
+            .await;
+        assert!(
+            matches!(error, Err(TransportError::BadAnswer(_))),
+            "{error:?}"
+        );
+        let error = insecure_call(http).call(suite::heartbeat(1)).await;
+        assert!(
+            matches!(error, Err(TransportError::BadAnswer(_))),
+            "{error:?}"
+        );
+        let closing = rogue(|_, stream| async move { drop(stream) }).await;
+        for transport in [
+            connect_as(identity("master"), closing),
+            insecure_call(closing),
+        ] {
+            let error = transport.call(suite::heartbeat(1)).await;
+            assert!(
+                matches!(error, Err(TransportError::Connection(_))),
+                "{error:?}"
+            );
+        }
+        let refusing = rogue(|_, mut stream| async move {
+            let reply = framing::encode_reply(&Err("not today\n".to_owned()));
+            let _ = stream.write_all(&reply).await;
+            let _ = stream.read(&mut [0; 1000]).await;
+        });
+        let error = insecure_call(refusing.await)
+            .call(suite::heartbeat(1))
+            .await;
+        assert_eq!(error, Err(TransportError::Refused("not today ".to_owned())));
+    });
+}
+
+#[test]
+fn answers_that_are_none_end_the_connection() {
+    suite::run(async {
+        let connections = Rc::new(AtomicUsize::new(0));
+        let counted = Rc::clone(&connections);
+        let address = rogue(move |count, mut stream| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                welcome(&mut stream).await;
+                let Some((number, request)) = read_request(&mut stream).await else {
+                    return;
+                };
+                let mut front = vec![0; FRONT_BYTES];
+                match count {
+                    // A huge length, an unknown kind, a request, garbage behind a good front.
+                    0 => front[..5].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 2]),
+                    1 => front[4] = 77,
+                    2 => front[4] = 1,
+                    3 => front[..5].copy_from_slice(&[0, 0, 0, 0, 2]),
+                    // Somebody else's words.
+                    _ => {
+                        let mut response = suite::answer(request);
+                        response.name = name("secondary-2");
+                        respond(&mut stream, number, &response).await;
+                        let _ = read_request(&mut stream).await;
+                        return;
+                    }
+                }
+                let _ = stream.write_all(&front).await;
+                let _ = read_request(&mut stream).await;
+            }
+        })
+        .await;
+        let transport = insecure_call(address);
+        for count in 1..=4 {
+            let error = transport.call(suite::heartbeat(1)).await;
+            assert!(
+                matches!(error, Err(TransportError::BadAnswer(_))),
+                "{error:?}"
+            );
+            assert_eq!(connections.load(Ordering::SeqCst), count);
+        }
+        let error = transport.call(suite::heartbeat(1)).await;
+        assert!(
+            matches!(error, Err(TransportError::WrongNode(_))),
+            "{error:?}"
+        );
+    });
+}
+
+#[test]
+fn requests_on_a_kept_connection_that_closes_are_sent_once_more_in_order() {
+    suite::run(async {
+        let asked: Arc<Mutex<Vec<(usize, u64)>>> = Arc::default();
+        let notes = Arc::clone(&asked);
+        let address = rogue(move |count, mut stream| {
+            let notes = Arc::clone(&notes);
+            async move {
+                welcome(&mut stream).await;
+                let mut served = 0;
+                while let Some((number, request)) = read_request(&mut stream).await {
+                    notes.lock().unwrap().push((count, number));
+                    served += 1;
+                    match count {
+                        // The first one answers once, swallows three requests and closes.
+                        0 if served == 1 => {}
+                        0 if served < 4 => continue,
+                        0 => return,
+                        _ => {}
+                    }
+                    respond(&mut stream, number, &suite::answer(request)).await;
+                }
+            }
+        })
+        .await;
+        let transport = insecure_call(address);
+        transport.call(suite::heartbeat(1)).await.unwrap();
+        let calls: Vec<_> = (2..5)
+            .map(|end| transport.call(suite::heartbeat(end)))
+            .collect();
+        for (call, end) in calls.into_iter().zip(2..) {
+            assert_eq!(call.await, Ok(suite::taken(end)));
+        }
+        let expected = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)];
+        assert_eq!(*asked.lock().unwrap(), expected);
+    });
+}
+
+#[test]
+fn a_connection_that_swallows_a_request_is_given_up_with_it() {
+    suite::run(async {
+        let address = rogue(|count, mut stream| async move {
+            welcome(&mut stream).await;
+            while let Some((number, request)) = read_request(&mut stream).await {
+                if count > 0 {
+                    respond(&mut stream, number, &suite::answer(request)).await;
+                }
+            }
+        })
+        .await;
+        let transport = insecure_call(address);
+        let swallowed = transport.call(suite::heartbeat(1));
+        let given_up = tokio::time::timeout(3 * SILENCE_MIN, swallowed).await;
+        assert!(given_up.is_err());
+        assert_eq!(
+            transport.call(suite::heartbeat(2)).await,
+            Ok(suite::taken(2))
+        );
+    });
+}
+
+#[test]
+fn a_node_that_keeps_a_request_and_answers_others_keeps_its_connection() {
+    suite::run(async {
+        let node = Node::start();
+        let transport = connect_as(identity("master"), node.address);
+        let mut held = transport.call(suite::held_append(1));
+        suite::meanwhile(&mut held, node.stand_in.has_arrived(1)).await;
+        let patience = tokio::time::sleep(2 * SILENCE_MIN);
+        tokio::pin!(patience);
+        let mut end = 2;
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut patience => break,
+                answered = transport.call(suite::heartbeat(end)) => answered.unwrap(),
+            };
+            end += 1;
+        }
+        drop(held);
+        transport.call(suite::heartbeat(end)).await.unwrap();
+        assert_eq!(node.counters.snapshot().accepted, 1);
+    });
+}
+
+#[test]
+fn a_name_without_an_address_is_told_as_that() {
+    suite::run(async {
+        let transport = connect_as(identity("master"), "no-such-node.invalid:6000");
+        let error = transport.call(suite::heartbeat(1)).await.unwrap_err();
+        let TransportError::NameNotResolved(text) = &error else {
+            panic!("{error:?}");
+        };
+        assert!(text.contains("no-such-node.invalid"), "{text}");
+        let transport = connect_as(identity("master"), "no port");
+        let error = transport.call(suite::heartbeat(1)).await;
+        assert!(
+            matches!(error, Err(TransportError::Connection(_))),
+            "{error:?}"
+        );
+    });
+}
+
+#[test]
+fn localhost_is_found_whatever_it_leads_to() {
+    suite::run(async {
+        let node = Node::start();
+        let address = format!("localhost:{}", node.address.port());
+        let transport = connect_as(identity("master"), address);
+        assert_eq!(
+            transport.call(suite::heartbeat(1)).await,
+            Ok(suite::taken(1))
+        );
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_says_nothing_is_given_up_in_time() {
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let silent = rogue(|_, stream| async move {
+                let _stream = stream;
+                std::future::pending::<()>().await;
+            });
+            let silent = silent.await;
+            for transport in [
+                connect_as(identity("master"), silent),
+                insecure_call(silent),
+            ] {
+                let error = transport.call(suite::heartbeat(1)).await;
+                assert_eq!(error, Err(TransportError::TimedOut));
+            }
+        })
+        .await;
+}
+
+#[test]
+fn the_same_trouble_is_told_once_and_again_after_it_was_over() {
+    let peer = Peer {
+        name: name("secondary-1"),
+        address: "127.0.0.1:1".to_owned(),
+    };
+    let line = Line {
+        peer,
+        identity: identity("master"),
+        options: NetworkOptions::default(),
+        told: RefCell::default(),
+        state: RefCell::default(),
+    };
+    let wrong = TransportError::WrongSecret("they differ".to_owned());
+    let told = |error: Option<&TransportError>| line.tell(error);
+    assert!(told(Some(&wrong)));
+    assert!(!told(Some(&wrong)));
+    assert!(!told(Some(&TransportError::TimedOut)));
+    assert!(!told(Some(&wrong)));
+    assert!(!told(None));
+    assert!(told(Some(&wrong)));
+}
+
+#[test]
+fn a_transport_and_its_network_may_be_used_from_where_nodes_are() {
+    fn anywhere<T: Send + Sync + 'static>() {}
+    anywhere::<ClusterNetwork>();
+    anywhere::<ClusterSecret>();
+    anywhere::<ClusterIdentity>();
+    anywhere::<NodeName>();
+    suite::run(async {
+        // Dropped while it connects, nothing is left.
+        let address = rogue(|_, mut stream| async move {
+            while let Ok(1..) = stream.read(&mut [0; 1000]).await {}
+        });
+        let transport = connect_to(identity("master"), "secondary-1", address.await);
+        let mut call = transport.call(suite::heartbeat(1));
+        assert!(suite::is_pending(&mut call).await);
+        drop(call);
+        drop(transport);
+    });
+}

@@ -1,1 +1,491 @@
+//! Strangers, rogues, browsers and broken nodes at a listener: what they get, and what they cost.
 
+use std::{sync::Mutex, time::Duration};
+
+use bytes::BytesMut;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio_rustls::{TlsConnector, client};
+
+use super::*;
+use crate::transport::{
+    net::{
+        framing::{FRONT_BYTES, Front},
+        tests::{Node, connect_as, eventually, identity, name, secret},
+    },
+    suite,
+};
+
+async fn connect(node: &Node) -> TcpStream {
+    TcpStream::connect(node.address).await.unwrap()
+}
+
+/// All that comes until the other end closes.
+async fn rest(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A reset closes as well.
+    let _ = stream.read_to_end(&mut bytes).await;
+    bytes
+}
+
+/// A stream of a node that proves nothing, behind its preamble.
+async fn insecure_stream(node: &Node, from: &str) -> TcpStream {
+    let mut stream = connect(node).await;
+    let preamble = Preamble::new(name(from), name("secondary-1"));
+    stream.write_all(&preamble.encode()).await.unwrap();
+    let mut reply = [0; 8];
+    stream.read_exact(&mut reply).await.unwrap();
+    assert_eq!(reply, *b"RPLN\x02\0\0\0");
+    stream
+}
+
+fn insecure_node() -> Node {
+    let identity = ClusterIdentity::insecure(&name("secondary-1"));
+    Node::with(identity, FaultInjector::new())
+}
+
+fn request_frame(number: u64, request: &crate::transport::Request) -> Vec<u8> {
+    let body = wire::encode_request(request).concat();
+    let front = Front {
+        bytes: body.len(),
+        kind: Kind::Request,
+        number,
+        received: 0,
+    };
+    [&front.encode()[..], &body].concat()
+}
+
+async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (Front, Vec<u8>) {
+    let mut front = [0; FRONT_BYTES];
+    stream.read_exact(&mut front).await.unwrap();
+    let front = Front::decode(&front).unwrap();
+    let mut body = vec![0; front.bytes];
+    stream.read_exact(&mut body).await.unwrap();
+    (front, body)
+}
+
+/// A TLS client that believes every server, and notes whom it saw.
+#[derive(Debug, Default)]
+struct Credulous(Mutex<Option<CertificateDer<'static>>>);
+
+impl ServerCertVerifier for Credulous {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.0.lock().unwrap() = Some(certificate.clone().into_owned());
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        unreachable!("only TLS 1.3 is spoken")
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+/// A stranger who speaks TLS, with the identity of `owner` or none.
+fn stranger(owner: Option<&ClusterIdentity>, alpn: &[&[u8]]) -> TlsConnector {
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Credulous::default()));
+    let mut config = match owner {
+        None => builder.with_no_client_auth(),
+        Some(owner) => {
+            let (chain, key) = owner.credentials().unwrap().certificate_and_key();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    TlsConnector::from(Arc::new(config))
+}
+
+async fn tls(node: &Node, connector: &TlsConnector) -> io::Result<client::TlsStream<TcpStream>> {
+    let nobody = ServerName::try_from("node.invalid").unwrap();
+    connector.connect(nobody, connect(node).await).await
+}
+
+/// What a stranger gets who says `preamble` after TLS: nothing, or a sentence.
+async fn said_after_tls(node: &Node, owner: Option<&ClusterIdentity>, preamble: &[u8]) -> Vec<u8> {
+    let connector = stranger(owner, &[identity::ALPN]);
+    let Ok(mut stream) = tls(node, &connector).await else {
+        return Vec::new();
+    };
+    // An error: it is refused already.
+    let _ = stream.write_all(preamble).await;
+    let _ = stream.flush().await;
+    rest(&mut stream).await
+}
+
+#[test]
+fn browsers_and_http_clients_get_nothing() {
+    suite::run(async {
+        let node = Node::start();
+        let requests = [
+            "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "GET /replication/v1/stream HTTP/1.1\r\nHost: a\r\nOrigin: http://evil.example\r\n\
+             Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-Fetch-Mode: websocket\r\n\r\n",
+            "POST /replication/v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        ];
+        for request in requests {
+            let mut stream = connect(&node).await;
+            stream.write_all(request.as_bytes()).await.unwrap();
+            assert_eq!(rest(&mut stream).await, b"", "{request}");
+        }
+        node.has_refused(Why::Http, 4).await;
+        // A browser that was given https.
+        for alpn in [&[&b"h2"[..], b"http/1.1"][..], &[]] {
+            assert!(tls(&node, &stranger(None, alpn)).await.is_err());
+        }
+        node.has_refused(Why::OtherProtocol, 2).await;
+        assert_eq!(node.stand_in.arrived(), 0);
+    });
+}
+
+#[test]
+fn garbage_gets_nothing() {
+    suite::run(async {
+        let node = Node::start();
+        for bytes in [
+            &[0_u8; 100][..],
+            b"\x16\x03\x01\xff\xff",
+            &[0x16; 5000],
+            b"\x80\x2e\x01",
+        ] {
+            let mut stream = connect(&node).await;
+            stream.write_all(bytes).await.unwrap();
+            stream.shutdown().await.unwrap();
+            // TLS may say in an alert that it understands nothing; that is all.
+            assert!(rest(&mut stream).await.len() <= 7, "{bytes:?}");
+        }
+        eventually(|| node.refused(Why::Garbage) + node.refused(Why::Handshake) == 4).await;
+        assert_eq!(node.stand_in.arrived(), 0);
+    });
+}
+
+#[test]
+fn without_a_certificate_of_the_cluster_nothing_is_answered() {
+    suite::run(async {
+        let node = Node::start();
+        let preamble = Preamble::new(name("master"), name("secondary-1")).encode();
+        assert_eq!(said_after_tls(&node, None, &preamble).await, b"");
+        node.has_refused(Why::Handshake, 1).await;
+        // Whoever made the certificate, and whatever it says.
+        let rogue = ClusterIdentity::from_secret(&secret(8), &name("master")).unwrap();
+        assert_eq!(said_after_tls(&node, Some(&rogue), &preamble).await, b"");
+        node.has_refused(Why::WrongSecret, 1).await;
+        assert_eq!(node.counters.snapshot().accepted, 0);
+        assert_eq!(node.stand_in.arrived(), 0);
+    });
+}
+
+#[test]
+fn a_node_cannot_speak_in_the_name_of_another() {
+    suite::run(async {
+        let node = Node::start();
+        let one = identity("secondary-2");
+        let as_master = Preamble::new(name("master"), name("secondary-1")).encode();
+        let said = said_after_tls(&node, Some(&one), &as_master).await;
+        let text = String::from_utf8_lossy(&said);
+        assert!(text.contains("does not prove that it is master"), "{text}");
+        node.has_refused(Why::WrongName, 1).await;
+        // On its own stream neither.
+        let transport = connect_as(one, node.address);
+        let forged = suite::heartbeat(1);
+        assert_eq!(forged.from, name("master"));
+        let refused = transport.call(forged).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("in the name of master"),
+            "{refused}"
+        );
+        node.has_refused(Why::WrongName, 2).await;
+        node.has_streams(0).await;
+        assert_eq!(node.stand_in.arrived(), 0);
+    });
+}
+
+#[test]
+fn a_node_does_not_connect_to_itself() {
+    suite::run(async {
+        let node = Node::start();
+        let transport = connect_as(identity("secondary-1"), node.address);
+        let refused = transport.call(suite::heartbeat(1)).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("connects to itself"),
+            "{refused}"
+        );
+    });
+}
+
+#[test]
+fn another_version_is_refused_with_both_named() {
+    suite::run(async {
+        let node = insecure_node();
+        let mut stream = connect(&node).await;
+        let newer = Preamble {
+            version_min: 7,
+            version_max: 9,
+            ..Preamble::new(name("master"), name("secondary-1"))
+        };
+        stream.write_all(&newer.encode()).await.unwrap();
+        let reply = rest(&mut stream).await;
+        let (reply, _) = framing::decode_reply(&reply).unwrap().unwrap();
+        let why = reply.unwrap_err();
+        assert!(
+            why.contains("master speaks 7 to 9, this node 2 to 2"),
+            "{why}"
+        );
+        node.has_refused(Why::Version, 1).await;
+    });
+}
+
+#[test]
+fn frames_may_be_split_and_joined_anywhere() {
+    suite::run(async {
+        let node = insecure_node();
+        let mut stream = insecure_stream(&node, "master").await;
+        stream.set_nodelay(true).unwrap();
+        let requests = [
+            suite::heartbeat(1),
+            suite::small_append(2),
+            suite::heartbeat(3),
+        ];
+        let frames: Vec<u8> = (0..)
+            .zip(&requests)
+            .flat_map(|(number, request)| request_frame(number, request))
+            .collect();
+        // All at once, then byte by byte.
+        stream.write_all(&frames).await.unwrap();
+        for byte in &frames {
+            stream.write_all(&[*byte]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut answers = Vec::new();
+        while answers.len() < 6 {
+            let (front, body) = read_frame(&mut stream).await;
+            if front.kind == Kind::Receipt {
+                continue;
+            }
+            assert_eq!(front.kind, Kind::Response);
+            let response = wire::decode_response(body.into()).unwrap();
+            assert_eq!(
+                response,
+                suite::answer(requests[front.number as usize].clone())
+            );
+            answers.push(front.number);
+        }
+        assert_eq!(answers, [0, 1, 2, 0, 1, 2]);
+    });
+}
+
+#[test]
+fn what_no_node_sends_ends_the_stream_with_the_reason() {
+    suite::run(async {
+        let node = insecure_node();
+        let front = |kind: u8, bytes: u32| {
+            let mut front = vec![0; FRONT_BYTES];
+            front[..4].copy_from_slice(&bytes.to_le_bytes());
+            front[4] = kind;
+            front
+        };
+        let mut damaged = request_frame(0, &suite::heartbeat(1));
+        *damaged.last_mut().unwrap() ^= 1;
+        let cases = [
+            front(1, u32::MAX),
+            front(9, 0),
+            front(2, 0),
+            front(3, 0),
+            front(1, 0),
+            damaged,
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+        ];
+        for (count, bytes) in (1..).zip(cases) {
+            let mut stream = insecure_stream(&node, "master").await;
+            stream.write_all(&bytes).await.unwrap();
+            let (front, reason) = read_frame(&mut stream).await;
+            assert_eq!(front.kind, Kind::Refusal, "{bytes:?}");
+            assert!(!reason.is_empty());
+            assert_eq!(rest(&mut stream).await, b"");
+            node.has_refused(Why::Malformed, count).await;
+        }
+        assert_eq!(node.stand_in.arrived(), 0);
+    });
+}
+
+#[test]
+fn a_length_is_no_reason_to_allocate() {
+    suite::run(async {
+        let node = insecure_node();
+        let mut stream = insecure_stream(&node, "master").await;
+        let front = Front {
+            bytes: FRAME_BYTES_MAX,
+            kind: Kind::Request,
+            number: 0,
+            received: 0,
+        };
+        stream.write_all(&front.encode()).await.unwrap();
+        stream.write_all(&[0; 1000]).await.unwrap();
+        // The same bytes at a conduit of our own.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        far.write_all(&front.encode()).await.unwrap();
+        far.write_all(&[0; 1000]).await.unwrap();
+        let wire = Wire::Plain(listener.accept().await.unwrap().0);
+        let mut conduit = Conduit::new(wire, BytesMut::new(), Arc::default());
+        let read = poll_fn(|cx| {
+            assert!(conduit.poll_frame(cx, FRAME_BYTES_MAX).is_pending());
+            match conduit.received_bytes() == FRONT_BYTES as u64 + 1000 {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        read.await;
+        assert!(
+            conduit.buffered_capacity() < 4 << 20,
+            "{}",
+            conduit.buffered_capacity()
+        );
+    });
+}
+
+#[test]
+fn a_frame_that_does_not_fit_beside_others_waits() {
+    suite::run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let frame = request_frame(1, &suite::append(suite::large_batch(crate::Offset(1))));
+        let body_bytes = frame.len() - FRONT_BYTES;
+        tokio::task::spawn_local(async move {
+            far.write_all(&frame).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let wire = Wire::Plain(listener.accept().await.unwrap().0);
+        let mut conduit = Conduit::new(wire, BytesMut::new(), Arc::default());
+        let front_is_there = poll_fn(|cx| {
+            assert!(conduit.poll_frame(cx, body_bytes - 1).is_pending());
+            match conduit.received_bytes() >= FRONT_BYTES as u64 {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        front_is_there.await;
+        let whole = poll_fn(|cx| conduit.poll_frame(cx, body_bytes))
+            .await
+            .unwrap();
+        assert_eq!(whole.body.len(), body_bytes);
+    });
+}
+
+#[test]
+fn connections_that_say_nothing_keep_no_node_out() {
+    suite::run(async {
+        let node = Node::start();
+        let mut silent = Vec::new();
+        for _ in 0..2 * CLUSTER_HANDSHAKES_MAX {
+            silent.push(connect(&node).await);
+        }
+        let transport = connect_as(identity("master"), node.address);
+        assert_eq!(
+            transport.call(suite::heartbeat(1)).await,
+            Ok(suite::taken(1))
+        );
+        let snapshot = node.counters.snapshot();
+        assert!(
+            snapshot.handshakes <= CLUSTER_HANDSHAKES_MAX as u64,
+            "{snapshot:?}"
+        );
+        node.has_refused(Why::TooMany, CLUSTER_HANDSHAKES_MAX as u64)
+            .await;
+        // The oldest ones are closed.
+        assert_eq!(rest(&mut silent[0]).await, b"");
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_proves_nothing_is_closed_in_time() {
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let node = Node::start();
+            // Nothing, a part of a TLS hello, and a hello that goes no further.
+            for bytes in [&b""[..], b"\x16\x03\x01\x02\x00\x01\x00"] {
+                let began = Instant::now();
+                let mut stream = connect(&node).await;
+                stream.write_all(bytes).await.unwrap();
+                assert_eq!(rest(&mut stream).await, b"");
+                let took = began.elapsed();
+                assert!(
+                    took <= CLUSTER_HANDSHAKE_TIME_MAX + Duration::from_secs(1),
+                    "{took:?}"
+                );
+            }
+            node.has_refused(Why::TimedOut, 2).await;
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_on_which_nothing_comes_is_closed() {
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let node = insecure_node();
+            let mut stream = insecure_stream(&node, "master").await;
+            let began = Instant::now();
+            assert_eq!(rest(&mut stream).await, b"");
+            assert!(began.elapsed() >= CLUSTER_IDLE_TIME_MAX);
+            node.has_streams(0).await;
+        })
+        .await;
+}
+
+#[test]
+fn refusals_are_told_once_for_each_address_and_not_without_end() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let _in_it = runtime.enter();
+    let address = |n: u8| IpAddr::from([10, 0, 0, n]);
+    let mut log = RefusalLog::new();
+    assert!(log.is_news(address(1), Why::WrongSecret));
+    assert!(!log.is_news(address(1), Why::WrongSecret));
+    assert!(log.is_news(address(1), Why::Http));
+    log.forget(address(1));
+    assert!(log.is_news(address(1), Why::Http));
+    let told = (2..=200)
+        .filter(|n| log.is_news(address(*n), Why::Garbage))
+        .count();
+    assert_eq!(told as u32, REFUSALS_LOGGED_MAX - 3);
+    assert!(log.last.len() <= REFUSED_ADDRESSES_MAX);
+}

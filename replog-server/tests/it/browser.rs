@@ -2,6 +2,7 @@
 //! connections. Skipped, with a line that says so, where there is no Chromium.
 
 mod driver;
+mod hostile;
 
 use std::net::SocketAddr;
 

@@ -87,7 +87,6 @@ impl Browser {
         self.ask("POST", "/execute/sync", &body)
     }
 
-    #[expect(dead_code, reason = "for pages of other sites")]
     /// Runs the body of an asynchronous function in the page, and waits for what it returns.
     pub(super) fn run_async(&self, script: &str, args: &Value) -> Value {
         let script = format!(

@@ -55,6 +55,11 @@ pub struct LogMetrics {
     pub durable_end: Offset,
     /// Segment files.
     pub segments: u64,
+    /// Segment headers that the node's start could not read and made again from the log.
+    pub repaired_headers: u64,
+    /// Marks that were missing or unreadable at the node's start and were made again, 0 or 1. Where
+    /// the log had passed for whole it was refilled from other nodes.
+    pub repaired_marks: u64,
     /// How long it took to make a group of records durable, in seconds: the group's sync alone,
     /// without its write. Nothing is recorded under a policy that does not sync each group.
     pub syncs: Histogram,

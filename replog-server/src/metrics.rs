@@ -206,6 +206,15 @@ fn show_log(page: &mut Page<'_>, health: &LogHealth, log: &LogMetrics) -> fmt::R
         "Segment files of the log.",
         log.segments,
     )?;
+    page.counters(
+        "replog_log_repairs",
+        "Files of the log that the node's start could not read and made again, by part.",
+        [
+            ("header", log.repaired_headers),
+            ("mark", log.repaired_marks),
+        ]
+        .map(|(part, count)| ([("part", part)], count)),
+    )?;
     page.histogram(
         "replog_log_sync_seconds",
         "How long it took to sync a group of records.",

@@ -57,9 +57,18 @@ pub fn directory(storage: &dyn Storage) -> Result<Report, CheckError> {
     if !has_segments && !is_there(meta::PATH) && !is_there(mark::PATH) {
         return Err(CheckError::NoNode);
     }
-    let mark = look_at_mark(storage, &mut report, is_there(mark::PATH));
+    let meta = Meta::load(storage);
+    let passes_for_whole = matches!(
+        &meta,
+        Ok(Some(Meta {
+            log_epoch: Some(_),
+            ..
+        }))
+    );
+    let mark_file = (is_there(mark::PATH), passes_for_whole);
+    let mark = look_at_mark(storage, &mut report, mark_file);
     let log_is_empty = !has_segments && mark.is_none_or(|mark| mark.end == Offset::ZERO);
-    let owner = look_at_meta(storage, &mut report, log_is_empty);
+    let owner = look_at_meta(meta, &mut report, log_is_empty);
     segments::look(storage, &mut report, &segments, owner, mark);
     look_at_keys(storage, &mut report);
     look_at_leftovers(&mut report, &names);
@@ -253,7 +262,12 @@ enum Owner {
     Unknown,
 }
 
-fn look_at_mark(storage: &dyn Storage, report: &mut Report, is_there: bool) -> Option<Mark> {
+/// Without a mark, a log that passes for whole does not any more: a start of its node takes that back.
+fn look_at_mark(
+    storage: &dyn Storage,
+    report: &mut Report,
+    (is_there, passes_for_whole): (bool, bool),
+) -> Option<Mark> {
     let mark = match Mark::load(storage) {
         Ok(mark) => mark,
         Err(error) => {
@@ -268,15 +282,25 @@ fn look_at_mark(storage: &dyn Storage, report: &mut Report, is_there: bool) -> O
         } else {
             "it is missing"
         };
-        let what =
-            format!("{what}: nothing tells how far the log was synced; the next start writes one");
-        report.add_file(Class::Note, mark::PATH, what);
+        let (class, then) = match passes_for_whole {
+            true => (
+                Class::Damage,
+                "the node counts for nothing until it is refilled from another",
+            ),
+            false => (Class::Note, "the next start writes one"),
+        };
+        let what = format!("{what}: nothing tells how far the log was synced; {then}");
+        report.add_file(class, mark::PATH, what);
     }
     mark
 }
 
-fn look_at_meta(storage: &dyn Storage, report: &mut Report, log_is_empty: bool) -> Owner {
-    let meta = match Meta::load(storage) {
+fn look_at_meta(
+    meta: Result<Option<Meta>, OpenError>,
+    report: &mut Report,
+    log_is_empty: bool,
+) -> Owner {
+    let meta = match meta {
         Ok(Some(meta)) => meta,
         Ok(None) if log_is_empty => {
             let what = "it is missing: no start of a node got as far as that here";

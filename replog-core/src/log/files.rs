@@ -9,6 +9,8 @@
 //! - A segment is synced to its end before the next one is made, whatever the sync policy is.
 //!   So only the last one can be torn, and only the last one is read at a start.
 //! - A header and the directory are synced before a record is written behind the header.
+//! - There is a mark, synced with its directory, before anything passes for whole: a log epoch without
+//!   one means that the log was damaged.
 //! - The mark is raised after a sync, and lowered and synced before a cut. Before a file is made
 //!   shorter in place it says so, and the next start believes that file only once it has copied it.
 //! - A segment without records is removed at a start, unless it is the first: where the next one
@@ -511,7 +513,7 @@ pub(crate) use holes::HeldBack;
 use holes::Holes;
 #[cfg(test)]
 pub(crate) use opening::OpenReport;
-pub(crate) use opening::{Damage, Look, open};
+pub(crate) use opening::{Damage, Look, Repairs, open};
 
 #[cfg(test)]
 mod append_tests;

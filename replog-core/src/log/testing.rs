@@ -594,7 +594,7 @@ pub(crate) fn options() -> LogOptions {
 pub(crate) fn open_log(
     storage: &(impl Storage + Clone),
 ) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
-    open_log_looking(storage, Look::AtTheEnd)
+    open_log_looking(storage, look_of(storage))
 }
 
 /// As [`open_log`], with up to so many zeros ahead of the records.
@@ -617,13 +617,22 @@ pub(crate) fn open_log_looking(
     super::open(storage, options(), Some(CLUSTER), look, |_| Ok(()))
 }
 
+/// A node whose first start was cut off has no log epoch yet.
+fn look_of(storage: &dyn Storage) -> Look {
+    match storage.list("log") {
+        Ok(segments) if segments.is_empty() => Look::Through,
+        _ => Look::AtTheEnd,
+    }
+}
+
 /// Opens a log whose damage, if it has any, nobody has to know of.
 pub(crate) fn open_with(
     storage: Arc<dyn Storage>,
     options: LogOptions,
     cluster: Option<ClusterId>,
 ) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
-    super::open(storage, options, cluster, Look::AtTheEnd, |_| Ok(()))
+    let look = look_of(&*storage);
+    super::open(storage, options, cluster, look, |_| Ok(()))
 }
 
 /// Some records, which follow each other.

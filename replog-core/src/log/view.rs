@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use super::{
     cuts::Cuts,
-    files::LogOptions,
+    files::{LogOptions, Repairs},
     segment::{self, Epochs, HeaderError, Hole, Index, OpenSegment, ScanError, SegmentHeader},
 };
 use crate::{
@@ -51,6 +51,8 @@ pub(crate) struct LogView {
     hidden_from: AtomicU64,
     /// Who is told of records that cannot be read.
     on_damage: OnceLock<OnDamage>,
+    /// What the start made anew.
+    repairs: OnceLock<Repairs>,
     state: Mutex<State>,
 }
 
@@ -188,6 +190,17 @@ impl LogView {
     pub(crate) fn cuts_since(&self, count: u64) -> (u64, Option<Offset>) {
         let state = self.state();
         (state.cuts.count(), state.cuts.lowest_since(count))
+    }
+
+    /// Notes what the start made anew. Once only.
+    pub(super) fn count_repairs(&self, repairs: Repairs) {
+        let first = self.repairs.set(repairs);
+        assert!(first.is_ok(), "a log is opened once");
+    }
+
+    /// What the start made anew.
+    pub(crate) fn repairs(&self) -> Repairs {
+        self.repairs.get().copied().unwrap_or_default()
     }
 
     /// Whether it is known that the record at `offset` cannot be read.
@@ -673,6 +686,7 @@ impl LogView {
             held_back_at: AtomicU64::new(u64::MAX),
             hidden_from: AtomicU64::new(u64::MAX),
             on_damage: OnceLock::new(),
+            repairs: OnceLock::new(),
             state: Mutex::new(State {
                 written_end: end,
                 cluster,

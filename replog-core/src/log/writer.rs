@@ -496,6 +496,8 @@ impl LogWriter {
         LogMetrics {
             durable_end: view.durable_end(),
             segments: view.segments() as u64,
+            repaired_headers: view.repairs().headers,
+            repaired_marks: view.repairs().marks,
             syncs: syncs.snapshot(),
         }
     }

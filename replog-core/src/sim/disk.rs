@@ -533,6 +533,37 @@ impl Disk {
         Some(first.plus(last as u64))
     }
 
+    /// The mark is gone.
+    pub(crate) fn lose_mark(&mut self) {
+        for entries in [&mut self.entries, &mut self.durable] {
+            entries.remove(mark::PATH);
+        }
+        self.unsynced
+            .retain(|change| change.changes.iter().all(|(path, _)| path != mark::PATH));
+        self.harmed = true;
+    }
+
+    /// With [`Mistake::MissingMarkBelieved`]: a mark that says of nothing that it was synced, which is all
+    /// that a missing one tells.
+    fn make_mark(&mut self) {
+        self.next_file += 1;
+        let id = self.next_file;
+        let mark = Mark {
+            end: Offset::ZERO,
+            state: MarkState::Open,
+        };
+        let content = mark.encode().to_vec();
+        let file = File {
+            synced: content.clone(),
+            content,
+            ..File::default()
+        };
+        self.files.insert(id, file);
+        for entries in [&mut self.entries, &mut self.durable] {
+            entries.insert(mark::PATH.to_owned(), Entry::File(id));
+        }
+    }
+
     fn file(&mut self, id: u64) -> &mut File {
         self.files.entry(id).or_default()
     }
@@ -669,6 +700,15 @@ impl Storage for SimulatedStorage {
     }
 
     fn open(&self, path: &str, how: OpenHow) -> io::Result<Arc<dyn StorageFile>> {
+        let believed = world::with(|world| world.planted(Mistake::MissingMarkBelieved));
+        if believed && path == mark::PATH {
+            look(self.life, |disk| {
+                if !disk.entries.contains_key(mark::PATH) {
+                    disk.make_mark();
+                }
+                Ok(())
+            })?;
+        }
         let mut known = look(self.life, |disk| Ok(disk.entries.get(path).copied()))?;
         if path == unproven::PATH && world::with(|world| world.planted(Mistake::FillBelieved)) {
             known = None;
@@ -969,7 +1009,8 @@ impl StorageFile for OpenFile {
                 }
                 return Err(io::Error::other("simulated: EIO"));
             }
-            let skipped = world.planted(Mistake::MetaNotSynced) && self.path.starts_with("meta");
+            let skipped = world.planted(Mistake::MetaNotSynced) && self.path.starts_with("meta")
+                || world.planted(Mistake::MarkNotSynced) && self.path == mark::PATH;
             let starts = world.planted(Mistake::StartSyncsNothing)
                 && self.path.starts_with(segment::DIR)
                 && world.checks.view(machine).is_none();

@@ -105,6 +105,10 @@ mistakes! {
     NoChecksumAtStart,
     /// damage below the mark passes for a torn tail
     DamagePassesForTornTail,
+    /// a log without a mark passes for whole
+    MissingMarkBelieved,
+    /// the mark is not synced before a log epoch is taken
+    MarkNotSynced,
     /// what was written into a hole is believed, though its sync failed
     FillBelieved,
     /// a cut is believed, though its sync failed

@@ -319,6 +319,16 @@ impl Stage {
         })
     }
 
+    /// Its mark is gone from its disk.
+    pub(crate) fn lose_mark(&self, name: &str) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.note_of(machine, format_args!("its mark is gone"));
+            world.count("fault: mark lost");
+            world.machine(machine).disk.lose_mark();
+        });
+    }
+
     /// What its disk holds for good now.
     pub(crate) fn copy_disk(&self, name: &str) -> Disk {
         world::with(|world| {

@@ -173,3 +173,37 @@ async fn a_missing_segment_is_refilled_and_what_lay_behind_it_kept_aside() {
     assert_eq!(logs(&cluster.disks[0]), good);
     assert_eq!(cluster.disks[0].list("set-aside").unwrap(), names[2..]);
 }
+
+/// What else a secondary may lose beside its meta: each means that its log counts for nothing, and is
+/// refilled.
+#[tokio::test]
+async fn a_secondary_whose_mark_or_log_is_gone_counts_for_nothing_until_it_is_refilled() {
+    let (cluster, master, secondaries) = filled().await;
+    let good = logs(&cluster.disks[0]);
+    let mut running = secondaries[0].clone();
+    for (mark, log) in [(true, false), (false, true), (true, true)] {
+        cluster.stop_secondary(&running).await;
+        let disk = &cluster.disks[0];
+        if mark {
+            disk.remove("mark").unwrap();
+        }
+        if log {
+            for name in disk.list("log").unwrap() {
+                disk.remove(&format!("log/{name}")).unwrap();
+            }
+        }
+        let config = SecondaryConfig::new(name("secondary-1"));
+        let alone = Secondary::start(config, Arc::new(disk.clone()))
+            .await
+            .unwrap();
+        let health = alone.health().await.unwrap();
+        let metrics = alone.metrics().await.unwrap();
+        assert!(!health.intact, "mark {mark}, log {log}");
+        assert_eq!(metrics.log.repaired_marks, u64::from(mark));
+        alone.stop().await;
+        running = cluster.start_secondary(0).await;
+        is_mended(&running, MESSAGES).await;
+        assert_eq!(logs(&cluster.disks[0]), good);
+    }
+    append_numbers(&master, MESSAGES..MESSAGES + 1, 3).await;
+}

@@ -43,8 +43,9 @@ fn some_records() -> Records {
 
 /// A node's directory with these records, after a clean stop.
 fn write(storage: &(impl Storage + Clone), records: &Records) {
-    meta(Some(CLUSTER)).save(storage).unwrap();
     let mut files = open_log(storage).unwrap().0;
+    // As a node does it: first the mark, then a log epoch.
+    meta(Some(CLUSTER)).save(storage).unwrap();
     files.append(&records.batches(&[3])).unwrap();
     files.close().unwrap();
 }
@@ -185,7 +186,7 @@ fn another_cluster_is_told_and_its_records_are_read() {
 }
 
 #[test]
-fn without_a_mark_a_good_log_is_good_and_a_bad_end_is_damage() {
+fn without_a_mark_a_log_does_not_pass_for_whole_and_a_bad_end_is_damage() {
     let (storage, places) = some_node();
     let (path, start, _) = &places[14];
     let mark = content(&storage, "mark");
@@ -203,9 +204,22 @@ fn without_a_mark_a_good_log_is_good_and_a_bad_end_is_damage() {
         let found = report(&storage);
         assert_eq!(
             (found.mark, found.counts.damage, found.counts.note),
-            (None, 0, 1)
+            (None, 1, 0)
         );
+        let what = &found.findings[0].what;
         assert_eq!(found.findings[0].path, "mark");
+        assert!(
+            what.ends_with("until it is refilled from another"),
+            "{what}"
+        );
+        // A log that did not pass for whole loses nothing by it.
+        let not_intact = Meta {
+            log_epoch: None,
+            ..meta(Some(CLUSTER))
+        };
+        not_intact.save(&storage).unwrap();
+        let found = report(&storage);
+        assert_eq!((found.counts.damage, found.counts.note), (0, 1));
         change(&storage, path, |bytes| bytes[start + 50] ^= 1);
         let found = report(&storage);
         assert_eq!((found.counts.damage, found.records), (1, 15));

@@ -20,6 +20,17 @@ pub(crate) struct OpenReport {
     pub(crate) damaged: Option<Offset>,
     /// Whether the stop before was a clean one.
     pub(crate) clean: bool,
+    /// Files that were made anew because they were missing or unreadable.
+    pub(crate) repairs: Repairs,
+}
+
+/// Parts of a directory that a start made anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Repairs {
+    /// Segment headers, from the records around them.
+    pub(crate) headers: u64,
+    /// Marks, from the end of the log.
+    pub(crate) marks: u64,
 }
 
 /// Damage that opening a log found, before anything is changed.
@@ -38,7 +49,8 @@ pub(crate) struct Damage {
 /// How much of a log is read when it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// The last segment: what lies before it is read when it is needed.
+    /// The last segment: what lies before it is read when it is needed. For a log that passes for
+    /// whole, so that one without a mark is damaged.
     AtTheEnd,
     /// All of it: a log that is not known to be whole.
     Through,
@@ -63,12 +75,16 @@ pub(crate) fn open(
     on_damage: impl FnOnce(&Damage) -> Result<(), OpenError>,
 ) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
     let found = Found::look(&*storage)?;
+    let lacks_mark = look == Look::AtTheEnd && found.mark.is_none();
     // What is to be copied must be read, and what is read there may be damaged.
-    let look = match found.unproven.is_empty() {
+    let look = match found.unproven.is_empty() && !lacks_mark {
         true => look,
         false => Look::Through,
     };
-    let ending = found.read_end(&*storage, cluster, look)?;
+    let mut ending = found.read_end(&*storage, cluster, look)?;
+    if lacks_mark {
+        found.without_mark(&mut ending);
+    }
     let end = ending.end();
     let clean = found.is_clean(&ending);
     if let Some(damage) = &ending.damage {
@@ -78,6 +94,7 @@ pub(crate) fn open(
         warn!(%end, torn_bytes = ending.torn_bytes, "a torn tail is cut from the log");
     }
     let (mark, file) = found.settle(&*storage, &ending)?;
+    let repairs = found.repairs(&ending);
     let holes = Holes::found(ending.holes, HeldBack::Yes);
     let whole_end = holes.first().unwrap_or(end);
     let view = LogView::new(storage.clone(), options.clone(), cluster, end);
@@ -108,11 +125,13 @@ pub(crate) fn open(
     });
     view.damaged(holes.all(), holes.held_back_at(), end);
     view.found_end();
+    view.count_repairs(repairs);
     let report = OpenReport {
         end: whole_end,
         torn_bytes: ending.torn_bytes,
         damaged: ending.damage.map(|damage| damage.offset),
         clean,
+        repairs,
     };
     let files = LogFiles {
         storage,
@@ -138,7 +157,9 @@ struct Found {
     segments: Vec<(Offset, u64)>,
     /// Names of copies that were never finished.
     copies: Vec<String>,
+    /// Absent where the file is missing or cannot be made out.
     mark: Option<Mark>,
+    mark_is_there: bool,
     unproven: Unproven,
 }
 
@@ -221,6 +242,8 @@ impl Ending {
 impl Found {
     fn look(storage: &dyn Storage) -> Result<Found, OpenError> {
         let mark = Mark::load(storage).map_err(at(mark::PATH))?;
+        let names = storage.list("").map_err(at(""))?;
+        let mark_is_there = names.iter().any(|name| name == mark::PATH);
         let (mut segments, mut copies) = (Vec::new(), Vec::new());
         for name in storage.list(DIR).map_err(at(DIR))? {
             match FileName::of(&name) {
@@ -245,6 +268,7 @@ impl Found {
             segments,
             copies,
             mark,
+            mark_is_there,
             unproven,
         })
     }
@@ -252,6 +276,34 @@ impl Found {
     /// Everything below is known to be synced; zero where nothing is known.
     fn mark_end(&self) -> Offset {
         self.mark.map_or(Offset::ZERO, |mark| mark.end)
+    }
+
+    /// A log that passes for whole has no mark: nothing tells how far it was synced, so its last
+    /// records, or all of them, may be missing.
+    fn without_mark(&self, ending: &mut Ending) {
+        if ending.damage.is_some() {
+            return;
+        }
+        let what = match self.mark_is_there {
+            true => "it cannot be made out, and nothing else tells how far the log was synced",
+            false => "it is missing, and nothing else tells how far the log was synced",
+        };
+        ending.damage = Some(Damage {
+            path: mark::PATH.to_owned(),
+            position: 0,
+            offset: ending.end(),
+            what: what.to_owned(),
+        });
+    }
+
+    /// Counts what [`Found::settle`] makes anew. A directory in which nothing was ever written has no
+    /// mark that could be missing.
+    fn repairs(&self, ending: &Ending) -> Repairs {
+        let was_used = self.mark_is_there || !self.segments.is_empty() || ending.damage.is_some();
+        Repairs {
+            headers: ending.headers.len() as u64,
+            marks: u64::from(self.mark.is_none() && was_used),
+        }
     }
 
     fn was_cutting(&self) -> bool {
@@ -465,6 +517,18 @@ impl Found {
         storage: &dyn Storage,
         ending: &Ending,
     ) -> Result<(MarkFile, Option<Arc<dyn StorageFile>>), OpenError> {
+        let repairs = self.repairs(ending);
+        if repairs.marks > 0 {
+            let end = ending.end();
+            warn!(path = mark::PATH, %end, "the mark is missing or unreadable: it is made again");
+        }
+        for header in &ending.headers {
+            let path = segment::path(header.first);
+            warn!(
+                path,
+                "the header of a segment cannot be read: it is made again from the log"
+            );
+        }
         storage.create_dir(DIR).map_err(at(DIR))?;
         for path in &self.copies {
             storage.remove(path).map_err(at(path))?;

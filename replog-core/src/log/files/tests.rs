@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use super::{opening::at, *};
 use crate::{
     log::testing::{
-        CLUSTER, Fault, FaultyStorage, Records, content, dump, open_log, open_log_ahead, options,
-        read_all, segments, set_content, storage_of,
+        CLUSTER, Fault, FaultyStorage, Records, content, dump, open_log, open_log_ahead,
+        open_log_looking, options, read_all, segments, set_content, storage_of,
     },
     storage::{FileStorage, MemoryStorage},
     types::EpochStart,
@@ -98,6 +98,7 @@ fn what_was_appended_is_there_after_reopening() {
         torn_bytes: 0,
         damaged: None,
         clean: true,
+        repairs: Repairs::default(),
     };
     assert_eq!(report, expected);
     assert_eq!(read_all(&view, 1000), records.bytes());
@@ -339,6 +340,7 @@ fn a_flipped_byte_below_the_mark_is_damage_but_for_a_header_which_is_made_again(
             at if at < header_bytes => {
                 let (_, view, report) = open_log(&storage).unwrap();
                 assert_eq!((report.end, report.damaged), (Offset(6), None));
+                assert_eq!((report.repairs.headers, report.repairs.marks), (1, 0));
                 assert_eq!(read_all(&view, 1000), records.bytes());
                 let (good, _, _) = written(records);
                 assert_eq!(segments(&storage), segments(&good), "byte {at}");
@@ -354,18 +356,24 @@ fn a_flipped_byte_below_the_mark_is_damage_but_for_a_header_which_is_made_again(
 }
 
 #[test]
-fn without_a_mark_only_a_log_without_a_bad_record_is_whole() {
+fn a_log_without_a_mark_does_not_pass_for_whole() {
     let records = some_records(20);
     let (storage, _, _) = written(&records);
-    for mark in [None, Some(&b"no mark"[..])] {
+    for mark in [None, Some(&b"no mark"[..]), Some(&b""[..])] {
         match mark {
             None => storage.remove(mark::PATH).unwrap(),
             Some(bytes) => set_content(&storage, mark::PATH, bytes),
         }
+        assert_eq!(damaged_at(&storage), (mark::PATH.to_owned(), 0, 20));
         let (_, view, report) = open_log(&storage).unwrap();
         assert_eq!((report.end, report.clean), (Offset(20), false));
+        assert_eq!(report.damaged, Some(Offset(20)));
+        assert_eq!((report.repairs.headers, report.repairs.marks), (0, 1));
+        assert_eq!(view.repairs(), report.repairs);
         assert_eq!(read_all(&view, 1000), records.bytes());
         assert_eq!(Mark::load(&storage).unwrap().unwrap().end, Offset(20));
+        let (_, _, report) = open_log(&storage).unwrap();
+        assert_eq!((report.damaged, report.repairs), (None, Repairs::default()));
     }
     storage.remove(mark::PATH).unwrap();
     let path = last_segment(&storage);
@@ -375,6 +383,23 @@ fn without_a_mark_only_a_log_without_a_bad_record_is_whole() {
     let (_, view, report) = open_log(&storage).unwrap();
     assert_eq!((report.end, report.damaged), (Offset(19), Some(Offset(19))));
     assert_eq!(read_all(&view, 1000), records.truncated(19).bytes());
+}
+
+#[test]
+fn a_log_that_is_gone_with_its_mark_does_not_pass_for_an_empty_one() {
+    let storage = MemoryStorage::new();
+    let (_, _, report) = open_log_looking(&storage, Look::Through).unwrap();
+    assert_eq!((report.damaged, report.repairs), (None, Repairs::default()));
+    for files in [vec![], vec!["lock"]] {
+        let storage = MemoryStorage::new();
+        for path in files {
+            set_content(&storage, path, b"");
+        }
+        assert_eq!(damaged_at(&storage), (mark::PATH.to_owned(), 0, 0));
+        let (_, _, report) = open_log_looking(&storage, Look::AtTheEnd).unwrap();
+        assert_eq!(report.damaged, Some(Offset(0)));
+        assert_eq!(report.repairs.marks, 1);
+    }
 }
 
 #[test]

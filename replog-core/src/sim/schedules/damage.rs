@@ -14,6 +14,11 @@ pub(super) fn all() -> Vec<Schedule> {
             rot_with_one_node_down,
         ),
         Schedule::new(
+            "mark-lost-with-one-node-down",
+            "a secondary loses its mark and its last records while the other one is down",
+            mark_lost_with_one_node_down,
+        ),
+        Schedule::new(
             "fill-whose-sync-fails",
             "a hole is filled, and the sync of that fails",
             fill_whose_sync_fails,
@@ -42,6 +47,31 @@ async fn rot_with_one_node_down(stage: Stage) {
         rotten.map(|offset| offset.plus(1)) == Some(end),
         "the last one rots",
     );
+    counts_only_once_mended(&stage, end).await;
+}
+
+/// Without its mark a log may end anywhere: a secondary that took what it still has for all that it
+/// ever had, and counted as intact, would be the end of an acknowledged record.
+async fn mark_lost_with_one_node_down(stage: Stage) {
+    stage.serving(MASTER).await;
+    let before = stage.random(1, 4);
+    stage.fill(MASTER, Concern::All, before).await;
+    stage.kill(S2).await;
+    let more = stage.random(1, 4);
+    stage.fill(MASTER, Concern::Majority, more).await;
+    let end = stage.look(|look| look.held(MASTER));
+    stage
+        .until("it has synced them all", move |look| look.held(S1) == end)
+        .await;
+    stage.kill(S1).await;
+    stage.lose_mark(S1);
+    stage.rot_last(S1);
+    counts_only_once_mended(&stage, end).await;
+}
+
+/// Starts the first secondary on its damaged disk, while the other one is down, and then the master
+/// without its disk.
+async fn counts_only_once_mended(stage: &Stage, end: Offset) {
     stage.part(MASTER, S1);
     stage.boot(S1);
     // One that believes its log whole again without another's help is lost with the next disk.

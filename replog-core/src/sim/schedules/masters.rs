@@ -20,6 +20,11 @@ pub(super) fn all() -> Vec<Schedule> {
             crash_while_founding,
         ),
         Schedule::new(
+            "power-cut-after-founding",
+            "all nodes lose power just after the cluster was founded",
+            power_cut_after_founding,
+        ),
+        Schedule::new(
             "blank-majority",
             "a cluster is founded by a majority of blank nodes, and never by one alone",
             blank_majority,
@@ -57,6 +62,39 @@ async fn crash_while_founding(stage: Stage) {
             .await;
     }
     stage.boot(MASTER);
+    stage.serving(MASTER).await;
+    stage.append(MASTER, Concern::All);
+}
+
+/// A log epoch without a mark counts for nothing: the mark must be on each disk first, or three nodes
+/// that lost nothing would wait for each other for ever.
+async fn power_cut_after_founding(stage: Stage) {
+    if stage.coin() {
+        stage
+            .until("it is founded", |look| look.log_epoch(MASTER).is_some())
+            .await;
+    } else {
+        stage.serving(MASTER).await;
+        stage
+            .until("all of them count", |look| {
+                [S1, S2].iter().all(|name| look.log_epoch(name).is_some())
+            })
+            .await;
+    }
+    if stage.coin() {
+        stage.append(MASTER, Concern::Majority);
+        stage.pass(Duration::from_millis(stage.random(0, 20))).await;
+    }
+    for node in [MASTER, S1, S2] {
+        let spared = match stage.coin() {
+            true => Spared::Nothing,
+            false => Spared::Drawn,
+        };
+        stage.power_cut(node, spared).await;
+    }
+    for node in [S1, S2, MASTER] {
+        stage.boot(node);
+    }
     stage.serving(MASTER).await;
     stage.append(MASTER, Concern::All);
 }

@@ -18,14 +18,14 @@ fn open(machine: &Machine) -> Option<(log::LogFiles, Offset)> {
         preallocate_bytes: 0,
         sync: SyncPolicy::Always,
     };
-    let (files, _, report) = log::open(
-        machine.storage(),
-        options,
-        Some(CLUSTER),
-        log::Look::AtTheEnd,
-        |_| Ok(()),
-    )
-    .ok()?;
+    // Without a mark yet nothing passes for whole.
+    let storage = machine.storage();
+    let names = storage.list("").ok()?;
+    let look = match names.iter().any(|name| name == "mark") {
+        true => log::Look::AtTheEnd,
+        false => log::Look::Through,
+    };
+    let (files, _, report) = log::open(storage, options, Some(CLUSTER), look, |_| Ok(())).ok()?;
     Some((files, report.end))
 }
 

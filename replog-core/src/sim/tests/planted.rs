@@ -109,6 +109,16 @@ const TABLE: &[Row] = &[
         &[("rot-with-one-node-down", ("rule 5", 0))],
     ),
     (
+        Mistake::MissingMarkBelieved,
+        None,
+        &[("mark-lost-with-one-node-down", ("rule 5", 0))],
+    ),
+    (
+        Mistake::MarkNotSynced,
+        Some(("rule 10", 0)),
+        &[("power-cut-after-founding", ("rule 10", 0))],
+    ),
+    (
         Mistake::FillBelieved,
         None,
         &[("fill-whose-sync-fails", ("rule 10", 0))],
@@ -256,6 +266,11 @@ const AIMS: &[(&str, &[Mistake])] = &[
         "rot-with-one-node-down",
         &[Mistake::DamagePassesForTornTail],
     ),
+    (
+        "mark-lost-with-one-node-down",
+        &[Mistake::MissingMarkBelieved],
+    ),
+    ("power-cut-after-founding", &[Mistake::MarkNotSynced]),
     ("fill-whose-sync-fails", &[Mistake::FillBelieved]),
     ("cut-whose-sync-fails", &[Mistake::CutBelieved]),
 ];

@@ -14,8 +14,9 @@ fn live(storage: &FaultyStorage) -> Option<()> {
         let records = Records::new(files.end().0, each);
         files.append(&records.batches(&[2])).ok()
     };
-    meta(Some(CLUSTER)).save(storage).ok()?;
     let mut files = open_log(storage).ok()?.0;
+    // As a node does it: first the mark, then a log epoch.
+    meta(Some(CLUSTER)).save(storage).ok()?;
     append(&mut files, 1, &[10, 100])?;
     files.sync().ok()?;
     append(&mut files, 2, &[100, 100, 100, 50, 100, 20])?;

@@ -53,6 +53,10 @@ pub const EPOCH_STARTS_MAX: usize = 64;
 /// are read from the files.
 pub const EPOCH_STARTS_KEPT: usize = 1024;
 
+/// How often a node's writer checks that its directory is still in its place: within a heartbeat of the
+/// default settings, and a few system calls each time.
+pub const PLACE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Bytes of a segment between two entries of its index: what a read scans, at most, to find
 /// its first record.
 pub const INDEX_STEP_BYTES: u64 = 64 << 10;

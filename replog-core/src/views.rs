@@ -259,6 +259,8 @@ pub struct MasterHealth {
     pub mode: Mode,
     /// Why it takes none.
     pub mode_reason: Option<ModeReason>,
+    /// Whether its own log counts. A master in office goes on beside damage in its own log.
+    pub intact: bool,
     /// How the recovery goes, while it goes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryHealth>,
@@ -284,6 +286,9 @@ pub struct MasterHealth {
 pub struct RecoveryHealth {
     /// The nodes whose answers it waits for.
     pub waiting_for: Vec<NodeName>,
+    /// The nodes that answered and do not count, the master among them: they were wiped, or their logs
+    /// are damaged or only partly refilled.
+    pub not_intact: Vec<NodeName>,
     /// The node whose log it adopts.
     pub from: Option<NodeName>,
     /// The end of what it has of that log.
@@ -320,7 +325,8 @@ pub struct QuorumHealth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LogHealth {
-    /// The offset that the next record gets; on a secondary its durable end.
+    /// The offset that the next record gets; on a secondary, and on a master that is not in office, the
+    /// durable end.
     pub next: Offset,
     /// The offset after the last record that a majority holds, once known.
     pub committed: Option<Offset>,
@@ -340,8 +346,11 @@ pub struct SecondaryStatus {
     pub address: String,
     /// The URL at which clients reach it, once it said.
     pub url: Option<NodeUrl>,
-    /// What the master thinks of it.
+    /// What the master thinks of it. A fenced master asks nobody any more: `Suspected`, for the reason
+    /// `fenced`.
     pub status: Status,
+    /// Whether its log counts; `None` while the master does not know.
+    pub intact: Option<bool>,
     /// The offset after the last record that it holds, once known.
     pub durable_end: Option<Offset>,
     /// Records that it lacks; all of them while nothing is known.

@@ -594,9 +594,10 @@ impl Coordinator {
             Some(recovery) => recovery.epoch(),
             None => self.office.epoch(),
         };
-        let next = match &self.recovery {
-            Some(_) => self.view.durable_end(),
-            None => self.office.next_offset(),
+        // Out of office there is no next offset, and a log that is shown all the same.
+        let next = match self.recovery.is_none() && self.office.may_be_lost() {
+            true => self.office.next_offset(),
+            false => self.view.durable_end(),
         };
         MasterHealth {
             name: self.config.name.clone(),
@@ -606,6 +607,7 @@ impl Coordinator {
             epoch,
             mode: state.mode,
             mode_reason: state.reason,
+            intact: self.meta.log_epoch.is_some(),
             recovery: self.recovery.as_ref().map(Recovery::health),
             fenced_by: self.office.fenced_by(),
             forced_epoch: self.meta.forced_epoch,
@@ -617,7 +619,7 @@ impl Coordinator {
                 disk: self.office.disk(),
             },
             waiting_appends: self.office.waiting(),
-            secondaries: self.office.secondaries(now),
+            secondaries: self.office.secondaries(now, next),
         }
     }
 }

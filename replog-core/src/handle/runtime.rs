@@ -124,8 +124,13 @@ pub(crate) fn open(
             source,
         },
     })?;
-    let mut meta = match Meta::load(&**storage)? {
+    let mut meta = match Meta::load(&**storage).map_err(what_to_do)? {
         Some(meta) => meta,
+        None if log::was_used(&**storage)? => {
+            let what = "is missing, and the directory has a log".to_owned();
+            let path = "meta.json".to_owned();
+            return Err(what_to_do(OpenError::Format { path, what }).into());
+        }
         None => blank(host, name),
     };
     if meta.name != *name {
@@ -196,6 +201,22 @@ pub(crate) fn open(
         lock,
         durable,
     })
+}
+
+/// Says how to go on without a meta file that can be read.
+fn what_to_do(error: OpenError) -> OpenError {
+    match error {
+        OpenError::Format { path, what } if !what.contains("this program reads") => {
+            let what = format!(
+                "{what}. Only this file says what the node has promised and how far its log counts, so \
+                 that it cannot start from this directory. Move the directory away and start with an \
+                 empty one: the node is refilled from the others. Where it was the only node, or the \
+                 others are lost too, restore a backup"
+            );
+            OpenError::Format { path, what }
+        }
+        error => error,
+    }
 }
 
 fn save_meta(meta: &Meta, storage: &dyn Storage) -> Result<(), OpenError> {

@@ -445,10 +445,20 @@ async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
     // Nor does its restart take the office back.
     cluster.master_disk = old_disk;
     let again = cluster.start_master().await;
-    until(&again, |health| {
+    let health = until(&again, |health| {
         health.mode_reason == Some(ModeReason::Fenced)
     })
     .await;
+    // It tells of the log that it shows, and nothing of nodes that it asks no more.
+    assert_eq!(payloads(&again.reader()).await, ["before"]);
+    assert_eq!(health.log.next, Offset(1));
+    let later = cluster.config.timing.unhealthy_after;
+    let before = tokio::time::Instant::now();
+    let health = until(&again, |_| before.elapsed() > later).await;
+    for secondary in health.secondaries {
+        let told = (secondary.status, secondary.reason);
+        assert_eq!(told, (Status::Suspected, Some(WaitReason::Fenced)));
+    }
     let receipt = within(new.append("after", concern(3))).await.unwrap();
     assert_eq!(receipt.offset, Offset(1));
 }

@@ -111,6 +111,7 @@ pub(crate) struct LogFiles {
 /// The segment that is written.
 #[derive(Debug)]
 struct Active {
+    first: Offset,
     file: Arc<dyn StorageFile>,
     /// Bytes written, the header included: where the next record goes.
     bytes: u64,
@@ -234,6 +235,22 @@ impl LogFiles {
     /// cannot be lowered, nothing was cut and the log can be mended.
     pub(crate) fn truncate(&mut self, to: Offset) -> Result<Truncation, LogError> {
         self.attempt(|files| files.try_truncate(to))
+    }
+
+    /// Checks that the directory, the mark and the last segment are still in their places.
+    ///
+    /// # Errors
+    ///
+    /// Where one of them is known to be gone. Final: what is written from then on is found by no start.
+    pub(crate) fn check_place(&mut self) -> Result<(), LogError> {
+        self.attempt(|files| {
+            files.storage.check_place()?;
+            files.mark.check_place()?;
+            if let Some(active) = &files.active {
+                active.file.check_place(&segment::path(active.first))?;
+            }
+            Ok(())
+        })
     }
 
     /// Syncs and leaves a mark that says the stop was clean. Nothing can be done afterwards.
@@ -396,6 +413,7 @@ impl LogFiles {
         let bytes = header.encoded_bytes();
         self.view.rolled(first, bytes, file.clone());
         self.active = Some(Active {
+            first,
             file,
             bytes,
             size: bytes,
@@ -489,6 +507,7 @@ impl LogFiles {
         file.sync()?;
         let header_bytes = header.encoded_bytes();
         self.active = Some(Active {
+            first,
             file,
             bytes,
             size: bytes,
@@ -513,7 +532,7 @@ pub(crate) use holes::HeldBack;
 use holes::Holes;
 #[cfg(test)]
 pub(crate) use opening::OpenReport;
-pub(crate) use opening::{Damage, Look, Repairs, open};
+pub(crate) use opening::{Damage, Look, Repairs, open, was_used};
 
 #[cfg(test)]
 mod append_tests;

@@ -122,6 +122,15 @@ impl MarkFile {
         self.file.write_at(0, &mark.encode())
     }
 
+    /// Checks that it is still in the directory.
+    ///
+    /// # Errors
+    ///
+    /// Where it is known to be gone.
+    pub(crate) fn check_place(&self) -> io::Result<()> {
+        self.file.check_place(PATH)
+    }
+
     /// Writes a mark and syncs it: for lowering, for what a start must know, and for the last one.
     ///
     /// # Errors

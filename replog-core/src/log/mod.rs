@@ -29,7 +29,7 @@ pub(crate) mod writer;
 
 pub(crate) use failure::{LogError, disk_state};
 pub(crate) use files::{
-    Cut, Damage, HeldBack, LastAppend, LogFiles, LogOptions, Look, Truncation, open,
+    Cut, Damage, HeldBack, LastAppend, LogFiles, LogOptions, Look, Truncation, open, was_used,
 };
 pub(crate) use meta::{ClusterIdentity, Meta, Promised};
 pub(crate) use view::LogView;

@@ -34,7 +34,7 @@ use std::{
 use tracing::warn;
 
 use crate::{
-    limits::{ROOM_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
+    limits::{PLACE_CHECK_INTERVAL, ROOM_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
     log::{Cut, HeldBack, LastAppend, LogError, LogFiles, LogView, Meta, Truncation, keys_file},
     metrics::{
         LogMetrics,
@@ -263,6 +263,21 @@ impl WriterLoop {
         self.until_failure(report, |writer, _| match writer.refusing {
             true => Ok(()),
             false => writer.files.sync(),
+        })
+    }
+
+    /// How often [`WriterLoop::check_place`] is due; `None` where a directory cannot be lost.
+    fn place_check_interval(&self) -> Option<Duration> {
+        let may_be_lost = self.storage.survives_the_process();
+        may_be_lost.then_some(PLACE_CHECK_INTERVAL)
+    }
+
+    /// Checks that the directory is still in its place. Where it is not, that is a failure for good.
+    pub(crate) fn check_place(&mut self, report: &mut dyn FnMut(WriteReport)) -> ControlFlow<()> {
+        self.until_failure(report, |writer, _| match writer.refusing {
+            // What was refused comes first: the directory is looked at again once there is room.
+            true => Ok(writer.storage.check_place()?),
+            false => writer.files.check_place(),
         })
     }
 
@@ -574,8 +589,10 @@ fn drive(
     report: &mut dyn FnMut(WriteReport),
 ) {
     let mut sync_due: Option<Instant> = None;
+    let every = writer.place_check_interval();
+    let mut place_due = every.map(|interval| Instant::now() + interval);
     loop {
-        let received = match sync_due {
+        let received = match [sync_due, place_due].into_iter().flatten().min() {
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => queue.recv_timeout(due.saturating_duration_since(Instant::now())),
         };
@@ -588,6 +605,10 @@ fn drive(
         if flow.is_continue() && sync_due.is_some_and(|due| due <= Instant::now()) {
             flow = writer.on_sync_due(report);
             sync_due = None;
+        }
+        if flow.is_continue() && place_due.is_some_and(|due| due <= Instant::now()) {
+            flow = writer.check_place(report);
+            place_due = every.map(|interval| Instant::now() + interval);
         }
         if flow.is_break() {
             return;

@@ -209,8 +209,8 @@ impl<W> Office<W> {
                 Mode::Recovering,
                 Some(ModeReason::WaitingForNodes),
                 format!(
-                    "it agrees with the other nodes on an epoch, for which {needed} of {nodes} must \
-                     answer, and reads the keys of its log"
+                    "it agrees with the other nodes on an epoch, for which {needed} of {nodes} with an \
+                     intact log must answer, and reads the keys of its log"
                 ),
             ),
             State::OutOfRoom => (
@@ -571,11 +571,21 @@ impl<W> Office<W> {
     }
 
     /// The secondaries as they stand.
-    pub(crate) fn secondaries(&self, now: Instant) -> Vec<SecondaryStatus> {
-        self.secondaries
-            .iter()
-            .map(|secondary| secondary.status(now, self.next))
-            .collect()
+    pub(crate) fn secondaries(&self, now: Instant, next: Offset) -> Vec<SecondaryStatus> {
+        let status = |secondary: &Secondary| {
+            let status = secondary.status(now, next);
+            match self.state {
+                // Nobody is asked any more, so that silence says nothing about them.
+                State::Fenced(_) => SecondaryStatus {
+                    status: Status::Suspected,
+                    reason: Some(WaitReason::Fenced),
+                    next_retry: None,
+                    ..status
+                },
+                _ => status,
+            }
+        };
+        self.secondaries.iter().map(status).collect()
     }
 
     /// Which nodes hold `offset`, and why the others do not.
@@ -939,6 +949,7 @@ impl Secondary {
             address: self.peer.address.clone(),
             url: report.public_url.as_deref().cloned(),
             status: report.health.status(now),
+            intact: report.epoch.map(|_| report.intact),
             durable_end: report.durable_end,
             lag: next.records_since(report.durable_end.unwrap_or(Offset::ZERO)),
             last_contact: last_contact.map(|at| now.saturating_duration_since(at)),

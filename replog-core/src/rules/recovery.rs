@@ -431,10 +431,28 @@ impl Recovery {
         };
         RecoveryHealth {
             waiting_for,
+            not_intact: self.not_intact(),
             from: source.map(|source| source.name.clone()),
             adopted: source.map(|_| self.own_end),
             of: source.map(|source| source.end),
         }
+    }
+
+    /// Those that answered and whose logs do not count, this master first.
+    fn not_intact(&self) -> Vec<NodeName> {
+        let own = self.meta.cluster.is_some() && self.meta.log_epoch.is_none();
+        let own = own.then(|| self.meta.name.clone());
+        let others = self.answers.iter().filter_map(|(name, heard)| {
+            let without = matches!(
+                heard,
+                Heard::Promised {
+                    log_epoch: None,
+                    ..
+                }
+            );
+            without.then(|| name.clone())
+        });
+        own.into_iter().chain(others).collect()
     }
 
     /// The epoch that it tries for, or the highest seen.

@@ -1,8 +1,11 @@
 //! [`Storage`] on a directory of the operating system's file system.
 //!
-//! Owns the translation of each operation to a system call, and nothing else: it keeps no
-//! content, and never tries again what the system refused, an interrupted call aside. Keeps
-//! rule 10: every failure comes out as the system told it.
+//! Owns the translation of each operation to a system call, and who may touch the files (`access.rs`):
+//! it keeps no content, and never tries again what the system refused, an interrupted call aside.
+//! Keeps rule 10: every failure comes out as the system told it, and a directory that is no longer
+//! where it was opened is noticed.
+
+mod access;
 
 use std::{
     fs::{self, File},
@@ -10,10 +13,12 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use access::FileId;
 
 use super::{OpenHow, Storage, StorageFile, StorageLock};
 
@@ -32,8 +37,10 @@ pub(crate) const LOCK_FILE: &str = "lock";
 /// apart.
 #[derive(Clone, Debug)]
 pub struct FileStorage {
-    root: PathBuf,
+    root: Arc<Path>,
     access: Access,
+    /// The lock file, once it was taken.
+    lock_file: Arc<Mutex<Option<FileId>>>,
 }
 
 /// What may be done to the directory.
@@ -46,23 +53,62 @@ enum Access {
 impl FileStorage {
     /// Opens `dir`, which is made, with those above it, where it does not exist.
     ///
+    /// Only the user that runs the process may read it: files get mode 0600 and directories 0700. Looser
+    /// modes from before are tightened, unless the directory belongs to another user or has the sticky
+    /// bit, as `/tmp` has. Symbolic links below it are never followed; `dir` itself may be one.
+    ///
     /// # Errors
     ///
-    /// What the file system says when a directory cannot be made or its entry not be synced.
+    /// What the file system says when a directory cannot be made or its entry not be synced;
+    /// [`io::ErrorKind::NotADirectory`] where a file is in its place, and
+    /// [`io::ErrorKind::PermissionDenied`] where it belongs to another user than root and the one that
+    /// runs the process, unless that is root.
     pub fn open(dir: impl Into<PathBuf>) -> io::Result<FileStorage> {
         let root: PathBuf = dir.into();
         let root = std::path::absolute(root)?;
+        if let Some(file) = root.ancestors().find(|dir| dir.is_file()) {
+            let text = format!(
+                "{} is a file, and a directory is needed: move the file away, or name another path",
+                file.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, text));
+        }
         let missing: Vec<&Path> = root.ancestors().take_while(|dir| !dir.exists()).collect();
-        fs::create_dir_all(&root)?;
+        access::make_directory(&root)?;
+        access::check_directory(&root)?;
         // An entry is durable once the directory above it is synced. The root's own is synced
         // even where it was there: an earlier start may have been cut off before it did.
         for made in missing.iter().copied().chain([root.as_path()]) {
             if let Some(parent) = made.parent() {
-                sync_directory(parent)?;
+                access::sync_entry(parent, &root, missing.contains(&made))?;
             }
         }
-        let access = Access::Change;
-        Ok(FileStorage { root, access })
+        Ok(FileStorage::at(root, Access::Change))
+    }
+
+    fn at(root: PathBuf, access: Access) -> FileStorage {
+        FileStorage {
+            root: root.into(),
+            access,
+            lock_file: Arc::default(),
+        }
+    }
+
+    /// Where `path` is. The directory that it is in, below the root, must not be a symbolic link; of the
+    /// last part the call that opens it takes care.
+    fn resolve(&self, path: &str) -> io::Result<PathBuf> {
+        if let Some((dir, _)) = path.split_once('/') {
+            access::refuse_link(&self.root.join(dir))?;
+        }
+        Ok(self.root.join(path))
+    }
+
+    fn resolve_directory(&self, dir: &str) -> io::Result<PathBuf> {
+        let path = self.resolve(dir)?;
+        if !dir.is_empty() {
+            access::refuse_link(&path)?;
+        }
+        Ok(path)
     }
 
     /// Opens `dir`, which must exist, to read what is in it. Nothing is made or changed there, a
@@ -78,8 +124,7 @@ impl FileStorage {
         if !fs::metadata(&root)?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        let access = Access::ReadOnly;
-        Ok(FileStorage { root, access })
+        Ok(FileStorage::at(root, Access::ReadOnly))
     }
 
     /// The directory.
@@ -97,7 +142,7 @@ impl FileStorage {
 
     /// A lock on a file that nothing is written to. Where there is none, no node was ever here.
     fn lock_read_only(&self) -> io::Result<Box<dyn StorageLock>> {
-        let file = match File::open(self.root.join(LOCK_FILE)) {
+        let file = match access::options().read(true).open(self.root.join(LOCK_FILE)) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
@@ -111,7 +156,7 @@ impl FileStorage {
 
 impl Storage for FileStorage {
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.root.join(dir)) {
+        let entries = match fs::read_dir(self.resolve_directory(dir)?) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
@@ -125,14 +170,14 @@ impl Storage for FileStorage {
 
     fn create_dir(&self, dir: &str) -> io::Result<()> {
         self.changeable()?;
-        fs::create_dir_all(self.root.join(dir))
+        access::make_directory(&self.resolve_directory(dir)?)
     }
 
     fn open(&self, path: &str, how: OpenHow) -> io::Result<Arc<dyn StorageFile>> {
         if how != OpenHow::Existing {
             self.changeable()?;
         }
-        let mut options = File::options();
+        let mut options = access::options();
         options.read(true).write(self.access == Access::Change);
         match how {
             OpenHow::Existing => {}
@@ -143,23 +188,34 @@ impl Storage for FileStorage {
                 options.create(true).truncate(false);
             }
         }
-        let file = options.open(self.root.join(path))?;
-        let end = AtomicU64::new(file.metadata()?.len());
-        Ok(Arc::new(SystemFile { file, end }))
+        let resolved = self.resolve(path)?;
+        let file = options
+            .open(&resolved)
+            .map_err(|error| access::explain_link(&resolved, error))?;
+        let metadata = file.metadata()?;
+        if self.access == Access::Change {
+            access::check_file(&file, &metadata, &resolved)?;
+        }
+        Ok(Arc::new(SystemFile {
+            root: self.root.clone(),
+            id: FileId::of(&metadata),
+            end: AtomicU64::new(metadata.len()),
+            file,
+        }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.changeable()?;
-        fs::rename(self.root.join(from), self.root.join(to))
+        fs::rename(self.resolve(from)?, self.resolve(to)?)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
         self.changeable()?;
-        fs::remove_file(self.root.join(path))
+        fs::remove_file(self.resolve(path)?)
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        sync_directory(&self.root.join(dir))
+        access::sync_directory(&self.resolve_directory(dir)?)
     }
 
     fn lock(&self) -> io::Result<Box<dyn StorageLock>> {
@@ -167,14 +223,31 @@ impl Storage for FileStorage {
             return self.lock_read_only();
         }
         let path = self.root.join(LOCK_FILE);
-        let file = File::options()
+        let file = access::options()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Box::new(SystemLock { _file: Some(file) })),
-            Err(refused) => Err(refused.into()),
+            .open(&path)
+            .map_err(|error| access::explain_link(&path, error))?;
+        let metadata = file.metadata()?;
+        access::check_file(&file, &metadata, &path)?;
+        file.try_lock()?;
+        let mut known = self
+            .lock_file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *known = Some(FileId::of(&metadata));
+        Ok(Box::new(SystemLock { _file: Some(file) }))
+    }
+
+    fn check_place(&self) -> io::Result<()> {
+        let known = *self
+            .lock_file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match known {
+            Some(id) => access::check_place(&self.root.join(LOCK_FILE), id),
+            None => Ok(()),
         }
     }
 
@@ -186,6 +259,9 @@ impl Storage for FileStorage {
 /// An open file and the position behind its last byte, as far as this handle has moved it.
 #[derive(Debug)]
 struct SystemFile {
+    /// The storage's directory.
+    root: Arc<Path>,
+    id: FileId,
     file: File,
     /// Where the next append goes. Only the one writer changes it.
     end: AtomicU64,
@@ -288,6 +364,10 @@ impl StorageFile for SystemFile {
         self.end.store(size, Ordering::Relaxed);
         Ok(())
     }
+
+    fn check_place(&self, path: &str) -> io::Result<()> {
+        access::check_place(&self.root.join(path), self.id)
+    }
 }
 
 /// The lock of the operating system; it goes with the file, and with the process.
@@ -298,12 +378,10 @@ struct SystemLock {
 
 impl StorageLock for SystemLock {}
 
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn fresh() -> (Arc<dyn Storage>, tempfile::TempDir) {
@@ -391,6 +469,170 @@ mod tests {
         node.lock().unwrap();
     }
 
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn is_root() -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
+    #[test]
+    fn a_directory_that_is_removed_moved_or_replaced_is_noticed() {
+        let above = tempfile::tempdir().unwrap();
+        let (dir, moved) = (above.path().join("data"), above.path().join("moved"));
+        let storage = FileStorage::open(&dir).unwrap();
+        let lock = storage.lock().unwrap();
+        storage.create_dir("log").unwrap();
+        let file = storage.open("log/1", OpenHow::Create).unwrap();
+        let gone = |result: io::Result<()>| {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        };
+        storage.check_place().unwrap();
+        file.check_place("log/1").unwrap();
+
+        fs::rename(&dir, &moved).unwrap();
+        gone(storage.check_place());
+        gone(file.check_place("log/1"));
+        // A directory that looks the same is another one.
+        fs::create_dir_all(dir.join("log")).unwrap();
+        fs::write(dir.join("lock"), "").unwrap();
+        fs::write(dir.join("log/1"), "").unwrap();
+        gone(storage.check_place());
+        gone(file.check_place("log/1"));
+        fs::remove_dir_all(&dir).unwrap();
+        fs::rename(&moved, &dir).unwrap();
+        storage.check_place().unwrap();
+        file.check_place("log/1").unwrap();
+
+        fs::remove_file(dir.join("log/1")).unwrap();
+        gone(file.check_place("log/1"));
+        storage.check_place().unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        gone(storage.check_place());
+        drop(lock);
+    }
+
+    #[test]
+    fn nobody_else_may_read_what_is_made() {
+        let above = tempfile::tempdir().unwrap();
+        let dir = above.path().join("a/data");
+        let storage = FileStorage::open(&dir).unwrap();
+        let _lock = storage.lock().unwrap();
+        storage.create_dir("log").unwrap();
+        storage.open("log/1", OpenHow::Create).unwrap();
+        storage.open("meta", OpenHow::Truncated).unwrap();
+        for made in [dir.clone(), dir.join("log"), above.path().join("a")] {
+            assert_eq!(mode(&made), 0o700, "{made:?}");
+        }
+        for made in ["lock", "log/1", "meta"] {
+            assert_eq!(mode(&dir.join(made)), 0o600, "{made}");
+        }
+    }
+
+    #[test]
+    fn what_others_could_read_before_is_tightened() {
+        let above = tempfile::tempdir().unwrap();
+        let dir = above.path().join("data");
+        fs::create_dir_all(dir.join("log")).unwrap();
+        for path in ["lock", "meta", "log/1"] {
+            fs::write(dir.join(path), "x").unwrap();
+            set_mode(&dir.join(path), 0o644);
+        }
+        for path in [dir.join("log"), dir.clone()] {
+            set_mode(&path, 0o755);
+        }
+        FileStorage::open_read_only(&dir).unwrap();
+        assert_eq!(mode(&dir), 0o755, "who only reads changes nothing");
+        let storage = FileStorage::open(&dir).unwrap();
+        assert_eq!((mode(&dir), mode(&dir.join("log"))), (0o700, 0o700));
+        for path in ["lock", "meta", "log/1"] {
+            assert_eq!(mode(&dir.join(path)), 0o600, "{path}");
+        }
+        set_mode(&dir.join("meta"), 0o640);
+        storage.open("meta", OpenHow::Existing).unwrap();
+        assert_eq!(mode(&dir.join("meta")), 0o600);
+        // One that is shared on purpose, and one in which no node ever was.
+        set_mode(&dir, 0o1777);
+        FileStorage::open(&dir).unwrap();
+        assert_eq!(mode(&dir), 0o1777);
+        let others = above.path().join("others");
+        fs::create_dir(&others).unwrap();
+        fs::write(others.join("something"), "x").unwrap();
+        set_mode(&others, 0o755);
+        FileStorage::open(&others).unwrap();
+        assert_eq!(mode(&others), 0o755);
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let above = tempfile::tempdir().unwrap();
+        let (dir, victim) = (above.path().join("data"), above.path().join("victim"));
+        fs::create_dir(&victim).unwrap();
+        fs::write(victim.join("file"), "theirs").unwrap();
+        let storage = FileStorage::open(&dir).unwrap();
+        std::os::unix::fs::symlink(victim.join("file"), dir.join("mark")).unwrap();
+        std::os::unix::fs::symlink(victim.join("file"), dir.join("lock")).unwrap();
+        std::os::unix::fs::symlink(&victim, dir.join("log")).unwrap();
+        for how in [OpenHow::Existing, OpenHow::Create, OpenHow::Truncated] {
+            for path in ["mark", "log/file", "log/new"] {
+                let error = storage.open(path, how).unwrap_err();
+                assert!(error.to_string().contains("is a symbolic link"), "{error}");
+            }
+        }
+        assert!(storage.lock().is_err());
+        assert!(storage.list("log").is_err());
+        assert!(storage.create_dir("log").is_err());
+        assert!(storage.sync_dir("log").is_err());
+        assert!(storage.remove("log/file").is_err());
+        assert!(storage.rename("log/file", "other").is_err());
+        assert_eq!(fs::read(victim.join("file")).unwrap(), b"theirs");
+        assert_eq!(fs::read_dir(&victim).unwrap().count(), 1);
+        // The directory itself may be one: an operator chose it.
+        let link = above.path().join("link");
+        std::os::unix::fs::symlink(&dir, &link).unwrap();
+        fs::remove_file(dir.join("lock")).unwrap();
+        let through = FileStorage::open(&link).unwrap();
+        through.lock().unwrap();
+        through.check_place().unwrap();
+    }
+
+    #[test]
+    fn a_directory_above_that_cannot_be_read_stops_nothing() {
+        let above = tempfile::tempdir().unwrap();
+        let parent = above.path().join("parent");
+        fs::create_dir(&parent).unwrap();
+        FileStorage::open(parent.join("there")).unwrap();
+        set_mode(&parent, 0o311);
+        // Root reads it all the same; the whole way is a system test's.
+        FileStorage::open(parent.join("there")).unwrap();
+        if !is_root() {
+            FileStorage::open(parent.join("made")).unwrap();
+        }
+        set_mode(&parent, 0o700);
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "x").unwrap();
+        for path in [path.clone(), path.join("below")] {
+            let error = FileStorage::open(path).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+            let text = error.to_string();
+            assert!(
+                text.contains("file is a file, and a directory is needed"),
+                "{text}"
+            );
+        }
+    }
+
     #[test]
     fn a_full_disk_is_called_full() {
         // A device that refuses every write for want of room, where the system has one.
@@ -398,6 +640,8 @@ mod tests {
             return;
         };
         let file = SystemFile {
+            root: Path::new("/dev").into(),
+            id: FileId::of(&full.metadata().unwrap()),
             file: full,
             end: AtomicU64::new(0),
         };

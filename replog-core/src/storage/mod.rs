@@ -56,6 +56,19 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// [`io::ErrorKind::WouldBlock`] when another holder has it.
     fn lock(&self) -> io::Result<Box<dyn StorageLock>>;
 
+    /// Checks that the directory is still the one that was opened and locked, under its name: somebody
+    /// may have removed it, moved it away or put another in its place. Called now and then while a
+    /// node runs; an error ends the node, which would go on writing to files that no start will find.
+    ///
+    /// The default is for storages to which that cannot happen.
+    ///
+    /// # Errors
+    ///
+    /// When the directory is known to be gone. A check that cannot be made is no error.
+    fn check_place(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Whether what was synced is still there after the process ends. Memory says no.
     fn survives_the_process(&self) -> bool;
 }
@@ -118,6 +131,16 @@ pub trait StorageFile: fmt::Debug + Send + Sync {
 
     /// Cuts or extends the file to `size` bytes.
     fn truncate(&self, size: u64) -> io::Result<()>;
+
+    /// Checks that this very file is still in the storage's directory, under the name `path`. See
+    /// [`Storage::check_place`].
+    ///
+    /// # Errors
+    ///
+    /// When it is known to be gone. A check that cannot be made is no error.
+    fn check_place(&self, _path: &str) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A directory taken by [`Storage::lock`]; dropping it gives it back.

@@ -69,6 +69,7 @@ macro_rules! behaviours {
             syncing_files_and_directories_keeps_their_content,
             syncing_a_missing_directory_is_an_error,
             the_lock_has_one_holder_until_it_is_dropped,
+            what_is_where_it_was_opened_passes_its_check,
             a_reader_sees_whole_prefixes_while_a_writer_appends,
         }
     };
@@ -359,6 +360,24 @@ pub(crate) fn the_lock_has_one_holder_until_it_is_dropped(storage: Arc<dyn Stora
     drop(lock);
     drop(storage.lock().unwrap());
     drop(storage.lock().unwrap());
+}
+
+pub(crate) fn what_is_where_it_was_opened_passes_its_check(storage: Arc<dyn Storage>) {
+    storage.check_place().unwrap();
+    let lock = storage.lock().unwrap();
+    storage.create_dir("dir").unwrap();
+    let file = file_with(&*storage, "dir/name.new", b"content");
+    storage.check_place().unwrap();
+    file.check_place("dir/name.new").unwrap();
+    let old = file_with(&*storage, "dir/name", b"old");
+    storage.rename("dir/name.new", "dir/name").unwrap();
+    file.check_place("dir/name").unwrap();
+    drop(old);
+    file.append(&[IoSlice::new(b"more")]).unwrap();
+    file.sync().unwrap();
+    storage.check_place().unwrap();
+    file.check_place("dir/name").unwrap();
+    drop(lock);
 }
 
 pub(crate) fn a_reader_sees_whole_prefixes_while_a_writer_appends(storage: Arc<dyn Storage>) {

@@ -14,6 +14,7 @@ mod catch_up;
 mod chaos;
 mod check;
 mod cli;
+mod directories;
 mod events;
 mod exactly_once;
 mod faults;

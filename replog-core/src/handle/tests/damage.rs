@@ -151,9 +151,16 @@ async fn a_master_that_starts_with_a_damaged_record_recovers_from_the_others() {
         recovery.is_some_and(|recovery| recovery.waiting_for == [name("secondary-2")])
     })
     .await;
-    assert_eq!(health.mode, Mode::Recovering);
+    assert_eq!((health.mode, health.intact), (Mode::Recovering, false));
+    let recovery = health.recovery.unwrap();
+    assert_eq!(recovery.not_intact, [name("master")]);
     let _back = cluster.start_secondary(1).await;
     within(master.read_write()).await.unwrap();
+    let intact = |health: &MasterHealth| {
+        let mut all = health.secondaries.iter();
+        health.intact && all.all(|secondary| secondary.intact == Some(true))
+    };
+    until(&master, intact).await;
     assert_eq!(payloads(&master.reader()).await, all());
     assert_eq!(logs(&cluster.master_disk), good);
 }

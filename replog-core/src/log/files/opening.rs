@@ -116,6 +116,7 @@ pub(crate) fn open(
         };
         let header_bytes = last.header.encoded_bytes();
         Active {
+            first,
             file,
             bytes,
             size,
@@ -148,6 +149,20 @@ pub(crate) fn open(
         failure: None,
     };
     Ok((files, view, report))
+}
+
+/// Whether anything was ever written to the log in `storage`.
+///
+/// # Errors
+///
+/// [`OpenError::Io`].
+pub(crate) fn was_used(storage: &dyn Storage) -> Result<bool, OpenError> {
+    let mark = Mark::load(storage).map_err(at(mark::PATH))?;
+    let names = storage.list(DIR).map_err(at(DIR))?;
+    let has_segment = names
+        .iter()
+        .any(|name| matches!(FileName::of(name), FileName::Segment(_)));
+    Ok(has_segment || mark.is_some_and(|mark| mark.end > Offset::ZERO))
 }
 
 /// What lies in the directory before anything is changed.

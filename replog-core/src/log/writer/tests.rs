@@ -8,6 +8,7 @@ use crate::{
         ClusterIdentity, LogOptions, LogView,
         testing::{CLUSTER, Fault, FaultyStorage, Records, open_log, options, read_all},
     },
+    storage::FileStorage,
     types::{Epoch, InstanceId, NodeName},
 };
 
@@ -493,6 +494,57 @@ fn the_thread_measures_a_sync_for_each_group_that_it_syncs() {
         }
         assert_eq!(writer.metrics(&view).syncs.count(), expected, "{policy:?}");
         writer.submit(WriteCommand::Close);
+        writer.join();
+    }
+}
+
+#[test]
+fn a_directory_that_is_removed_moved_or_replaced_is_a_failure_for_good() {
+    type Harm = fn(&std::path::Path);
+    let harms: [(&str, Harm); 4] = [
+        ("removed", |dir| std::fs::remove_dir_all(dir).unwrap()),
+        ("moved", |dir| {
+            std::fs::rename(dir, dir.with_extension("moved")).unwrap()
+        }),
+        ("log removed", |dir| {
+            std::fs::remove_dir_all(dir.join("log")).unwrap()
+        }),
+        ("mark replaced", |dir| {
+            std::fs::copy(dir.join("mark"), dir.join("copy")).unwrap();
+            std::fs::rename(dir.join("copy"), dir.join("mark")).unwrap();
+        }),
+    ];
+    for (what, harm) in harms {
+        let above = tempfile::tempdir().unwrap();
+        let dir = above.path().join("data");
+        let storage: Arc<dyn Storage> = Arc::new(FileStorage::open(&dir).unwrap());
+        let lock = storage.lock().unwrap();
+        let (files, _, _) =
+            crate::log::testing::open_with(storage.clone(), options(), Some(CLUSTER)).unwrap();
+        let (told, reports) = channel();
+        let report = move |report: WriteReport| {
+            let _held = &lock;
+            let _ = told.send(report);
+        };
+        let writer = WriterLoop::new(files, storage);
+        let writer = LogWriter::spawn(writer, Box::new(report)).unwrap();
+        writer.submit(append(0, 3));
+        let next = || {
+            reports
+                .recv_timeout(LIMIT)
+                .unwrap_or_else(|_| panic!("{what}: nothing"))
+        };
+        while words(&next()) != "durable 3" {}
+        harm(&dir);
+        // Nobody writes: it is noticed all the same.
+        let WriteReport::Failed { error } = next() else {
+            panic!("{what}: not noticed");
+        };
+        let text = error.to_string();
+        assert!(
+            text.starts_with("the directory was removed, moved or replaced while the node ran"),
+            "{what}: {text}"
+        );
         writer.join();
     }
 }

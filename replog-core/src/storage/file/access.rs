@@ -1,0 +1,236 @@
+//! Who may touch the files of a [`FileStorage`](super::FileStorage), and whether they are still there.
+//!
+//! Owns modes, owners and symbolic links of a node's directory, and the identity of files: device and
+//! inode. Never reads or writes what is in them. A log holds everything that clients ever sent, and
+//! whoever can replace a file of it changes what was acknowledged; so the user that runs the node is
+//! the only one who may (rule 10).
+
+use std::{
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
+    path::Path,
+};
+
+use rustix::fs::OFlags;
+use tracing::{info, warn};
+
+use super::LOCK_FILE;
+
+/// Mode of every file that is made.
+const FILE_MODE: u32 = 0o600;
+/// Mode of every directory that is made.
+const DIRECTORY_MODE: u32 = 0o700;
+/// What a mode lets others than the owner do.
+const OTHERS: u32 = 0o077;
+/// Whoever set this bit shares the directory on purpose.
+const STICKY: u32 = 0o1000;
+
+/// What makes a file the one that it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(super) fn of(metadata: &Metadata) -> FileId {
+        FileId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+}
+
+/// How a file is opened: no symbolic link is followed, and nobody else may read what is made.
+pub(super) fn options() -> OpenOptions {
+    let mut options = File::options();
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    options.mode(FILE_MODE).custom_flags(flags);
+    options
+}
+
+/// Makes a directory, and those above it that are missing.
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(path)
+}
+
+/// Checks whose directory it is, and tightens the modes in it.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::PermissionDenied`] where it is another user's.
+pub(super) fn check_directory(root: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(root)?;
+    check_owner(root, &metadata)?;
+    if !is_loose(&metadata) || metadata.mode() & STICKY != 0 || !is_own(root)? {
+        return Ok(());
+    }
+    info!(path = %root.display(), "others could read this directory: its modes are tightened");
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            tighten(&entry.path())?;
+            for entry in fs::read_dir(entry.path())? {
+                tighten(&entry?.path())?;
+            }
+        } else {
+            tighten(&entry.path())?;
+        }
+    }
+    tighten(root)
+}
+
+/// Whether a node lived in this directory, or nobody did.
+fn is_own(root: &Path) -> io::Result<bool> {
+    Ok(root.join(LOCK_FILE).exists() || fs::read_dir(root)?.next().is_none())
+}
+
+/// Checks whose file it is, and tightens its mode.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::PermissionDenied`] where it is another user's.
+pub(super) fn check_file(file: &File, metadata: &Metadata, path: &Path) -> io::Result<()> {
+    check_owner(path, metadata)?;
+    if metadata.is_file() && is_loose(metadata) {
+        file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    }
+    Ok(())
+}
+
+/// Whether others may use it, and this process may change that.
+fn is_loose(metadata: &Metadata) -> bool {
+    metadata.mode() & OTHERS != 0 && metadata.uid() == rustix::process::geteuid().as_raw()
+}
+
+/// Takes away what others may do. What somebody else put there is left as it is.
+fn tighten(path: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    let mode = match metadata.file_type() {
+        kind if kind.is_file() => FILE_MODE,
+        kind if kind.is_dir() => DIRECTORY_MODE,
+        _ => return Ok(()),
+    };
+    match is_loose(&metadata) {
+        true => fs::set_permissions(path, Permissions::from_mode(mode)),
+        false => Ok(()),
+    }
+}
+
+/// Root owns what it makes for others, as mounted volumes; and root itself may use everything.
+fn check_owner(path: &Path, metadata: &Metadata) -> io::Result<()> {
+    let (owner, own) = (metadata.uid(), rustix::process::geteuid());
+    if owner == own.as_raw() || owner == 0 {
+        return Ok(());
+    }
+    if own.is_root() {
+        warn!(path = %path.display(), owner, "it belongs to another user, who can change what it holds");
+        return Ok(());
+    }
+    let text = format!(
+        "{} belongs to user {owner}, and this process runs as user {}: whoever owns it can change \
+         what it holds; give it to the user that runs the node (chown)",
+        path.display(),
+        own.as_raw()
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+}
+
+/// Refuses a symbolic link; what does not exist is none.
+pub(super) fn refuse_link(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => Err(is_link(path)),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says plainly what the system calls too many levels of symbolic links.
+pub(super) fn explain_link(path: &Path, error: io::Error) -> io::Error {
+    match refuse_link(path) {
+        Err(link) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::LOOP) => {
+            link
+        }
+        _ => error,
+    }
+}
+
+fn is_link(path: &Path) -> io::Error {
+    let text = format!(
+        "{} is a symbolic link, and links in a node's directory are not followed: put the file itself \
+         there (the directory as a whole may be a link)",
+        path.display()
+    );
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// Checks that `path` still leads to this file.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::NotFound`] where it leads nowhere, or to another one. Whatever else keeps it from
+/// being looked at says nothing about it.
+pub(super) fn check_place(path: &Path, id: FileId) -> io::Result<()> {
+    let what = match fs::symlink_metadata(path) {
+        Ok(metadata) if FileId::of(&metadata) == id => return Ok(()),
+        Ok(_) => "another file is in its place",
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::StaleNetworkFileHandle => "it is gone",
+            _ => return Ok(()),
+        },
+    };
+    let text = format!(
+        "the directory was removed, moved or replaced while the node ran: {}: {what}",
+        path.display()
+    );
+    Err(io::Error::new(io::ErrorKind::NotFound, text))
+}
+
+/// Makes the entries of a directory durable.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes the entry of a directory in its `parent` durable, on the way to `root`. A parent that may be
+/// passed but not read (mode 0711) cannot be opened to be synced: then the whole file system is.
+///
+/// # Errors
+///
+/// What the file system says, naming the parent.
+pub(super) fn sync_entry(parent: &Path, root: &Path, was_made: bool) -> io::Result<()> {
+    match sync_directory(parent) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            match sync_file_system(root) {
+                Err(error) if was_made => Err(io::Error::new(
+                    error.kind(),
+                    format!(
+                        "{} cannot be opened to make a new directory in it durable: {error}",
+                        parent.display()
+                    ),
+                )),
+                // It was there before: its entry has long been written back.
+                _ => Ok(()),
+            }
+        }
+        synced => synced,
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn sync_file_system(root: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(root)?)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync_file_system(_: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::PermissionDenied.into())
+}

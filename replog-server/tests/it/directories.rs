@@ -1,0 +1,165 @@
+//! A node's directory: lost under a running node, unreadable, in the way, or somebody else's.
+
+use std::{
+    fs,
+    os::unix::{
+        fs::{PermissionsExt as _, chown, symlink},
+        process::CommandExt as _,
+    },
+    path::Path,
+    process::{Command, Output},
+};
+
+use crate::nodes::{Cluster, Process, eventually, program};
+
+/// The user that nobody is.
+const NOBODY: u32 = 65534;
+
+/// A secondary that keeps its log in this directory.
+fn secondary(data: &Path) -> Command {
+    let mut command = program();
+    let name = ["secondary", "--name", "secondary-1"];
+    command.args(name).args(["--listen", "127.0.0.1:0"]);
+    command.arg("--data-dir").arg(data);
+    command
+}
+
+/// What it says when it does not start.
+fn refusal(mut command: Command) -> String {
+    let Output { status, stderr, .. } = command.output().expect("it runs");
+    let text = String::from_utf8_lossy(&stderr).into_owned();
+    assert_eq!(status.code(), Some(1), "{text}");
+    text
+}
+
+/// Whether the tests run as root, who may start others as somebody else.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[test]
+fn a_node_whose_directory_is_removed_ends_with_the_reason() {
+    let mut cluster = Cluster::start(2, &[]);
+    assert_eq!(cluster.append("held by all", 3).status, 201);
+    for node in cluster.secondaries.iter().chain([&cluster.master]) {
+        fs::remove_dir_all(&node.directory).expect("it is there");
+    }
+    let [first, second] = &mut cluster.secondaries[..] else {
+        panic!("two secondaries");
+    };
+    for node in [first, second, &mut cluster.master] {
+        let mut process: Process = node.take();
+        let status = eventually("it ends", || process.ended());
+        assert_eq!(status.code(), Some(1), "{}", node.name);
+        let log = process.log_text();
+        let reason = "the directory was removed, moved or replaced while the node ran";
+        assert!(log.contains(reason), "{}: {log}", node.name);
+    }
+}
+
+#[test]
+fn a_start_without_a_meta_file_that_can_be_read_says_what_to_do() {
+    let mut cluster = Cluster::start(1, &[]);
+    assert_eq!(cluster.append("kept", 2).status, 201);
+    cluster.secondaries[0].terminate();
+    let data = cluster.secondaries[0].directory.clone();
+    let meta = data.join("meta.json");
+    for (what, says) in [
+        ("gone", "is missing, and the directory has a log"),
+        ("empty", "is no meta file"),
+    ] {
+        match what {
+            "gone" => fs::remove_file(&meta).expect("it is there"),
+            _ => fs::write(&meta, "").expect("room for it"),
+        }
+        let text = refusal(secondary(&data));
+        assert!(text.contains(says), "{what}: {text}");
+        assert!(
+            text.contains("Move the directory away and start with an empty one"),
+            "{what}: {text}"
+        );
+    }
+    // What it says is what helps.
+    fs::rename(&data, data.with_extension("away")).expect("a free name");
+    cluster.secondaries[0].start();
+    assert_eq!(cluster.append("and more", 2).status, 201);
+    cluster.wait_equal();
+}
+
+#[test]
+fn a_file_where_the_directory_should_be_is_named() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let file = directory.path().join("file");
+    fs::write(&file, "x").expect("room for it");
+    for data in [file.clone(), file.join("data")] {
+        let text = refusal(secondary(&data));
+        assert!(
+            text.contains("is a file, and a directory is needed"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_link_in_the_directory_is_not_followed() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let (data, victim) = (
+        directory.path().join("data"),
+        directory.path().join("victim"),
+    );
+    fs::create_dir(&data).expect("a directory");
+    fs::write(&victim, "theirs").expect("room for it");
+    symlink(&victim, data.join("mark")).expect("a link");
+    let text = refusal(secondary(&data));
+    assert!(text.contains("is a symbolic link"), "{text}");
+    assert_eq!(fs::read(&victim).expect("a file"), b"theirs");
+}
+
+#[test]
+fn a_directory_above_that_cannot_be_read_keeps_no_node_from_starting() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let (parent, log) = (
+        directory.path().join("parent"),
+        directory.path().join("log"),
+    );
+    let data = parent.join("data");
+    fs::create_dir_all(&data).expect("a directory");
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+    };
+    let mut command = secondary(&data);
+    if is_root() {
+        // Root reads everything.
+        chown(&data, Some(NOBODY), Some(NOBODY)).expect("root may");
+        mode(directory.path(), 0o711);
+        mode(&parent, 0o711);
+        command.uid(NOBODY).gid(NOBODY);
+    } else {
+        mode(&parent, 0o311);
+    }
+    let process = Process::run(command, &log);
+    assert!(process.line().starts_with("secondary-1 http://"));
+    assert_eq!(process.terminate().code(), Some(0));
+    mode(&parent, 0o755);
+}
+
+#[test]
+fn the_directory_of_another_user_is_refused() {
+    if !is_root() {
+        println!("skipped: only root gives directories to others");
+        return;
+    }
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let data = directory.path().join("data");
+    fs::create_dir(&data).expect("a directory");
+    let open = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("it is ours");
+    };
+    open(directory.path());
+    open(&data);
+    chown(&data, Some(12_345), Some(12_345)).expect("root may");
+    let mut command = secondary(&data);
+    command.uid(NOBODY).gid(NOBODY);
+    let text = refusal(command);
+    assert!(text.contains("belongs to user 12345"), "{text}");
+}

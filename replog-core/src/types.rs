@@ -87,6 +87,17 @@ pub struct EpochStart {
     pub first: Offset,
 }
 
+/// The log that a damaged node held before: what it may have acknowledged, and is to be found in the
+/// log that a recovery adopts in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastWhole {
+    /// Its log epoch then.
+    pub log_epoch: Epoch,
+    /// The offset after the last record that it held.
+    pub end: Offset,
+}
+
 /// Name of a node, unique in its cluster: 1 to 64 letters, digits, `-`, `_` or `.`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -17,7 +17,7 @@ use crate::{
         WriteReport, WriterLoop,
     },
     storage::{Storage, StorageLock},
-    types::{InstanceId, NodeName, Offset, SyncPolicy},
+    types::{InstanceId, LastWhole, NodeName, Offset, SyncPolicy},
 };
 
 /// Why a node ended, once it has.
@@ -179,14 +179,22 @@ pub(crate) fn open(
             position,
             offset,
             what,
+            known_end,
         } = damage;
         error!(
             node = %name, path, position, %offset, what,
             "the log is damaged: this node does not count until it is mended from another"
         );
-        meta.log_epoch = None;
+        meta.lose_log_epoch(*known_end);
         save_meta(&meta, &**storage)
     })?;
+    if let Some(last_whole) = meta.last_whole {
+        // A master goes on with a damaged log, and acknowledges more: without a mark nobody knows how
+        // far.
+        let end = last_whole.end.max(files.end());
+        let known = report.repairs.marks == 0;
+        meta.last_whole = known.then_some(LastWhole { end, ..last_whole });
+    }
     save_meta(&meta, &**storage)?;
     if report.torn_bytes > 0 {
         warn!(node = %name, bytes = report.torn_bytes, end = %report.end, "cut a torn tail");
@@ -234,6 +242,7 @@ fn blank(host: &dyn Host, name: &NodeName) -> Meta {
         cluster: None,
         promised: None,
         log_epoch: None,
+        last_whole: None,
         forced_epoch: None,
     }
 }

@@ -19,7 +19,7 @@ use super::{LogError, replace::replace};
 use crate::{
     error::OpenError,
     storage::{Storage, read_file},
-    types::{ClusterId, Epoch, InstanceId, NodeName},
+    types::{ClusterId, Epoch, InstanceId, LastWhole, NodeName, Offset},
 };
 
 /// The file.
@@ -47,6 +47,10 @@ pub(crate) struct Meta {
     /// The newest epoch with whose master this log agrees and whose adopted end it covers.
     /// Absent: this node is not intact, and counts for nothing.
     pub(crate) log_epoch: Option<Epoch>,
+    /// Of a node whose log was intact until damage was found in it: how far it held which log. Goes
+    /// when the node is intact again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_whole: Option<LastWhole>,
     /// Set by a forced recovery: the epoch that it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) forced_epoch: Option<Epoch>,
@@ -80,6 +84,19 @@ pub(crate) struct Promised {
 }
 
 impl Meta {
+    /// Damage was found in the log, which ended at `end`, where that is known: it does not count any
+    /// more. What was known of an earlier time, when it did, stays.
+    pub(crate) fn lose_log_epoch(&mut self, end: Option<Offset>) {
+        if let Some(log_epoch) = self.log_epoch.take() {
+            self.last_whole = end.map(|end| LastWhole { log_epoch, end });
+        }
+    }
+
+    /// The log agrees with the master of this epoch, and covers what that had adopted.
+    pub(crate) fn take_log_epoch(&mut self, epoch: Epoch) {
+        (self.log_epoch, self.last_whole) = (Some(epoch), None);
+    }
+
     /// Reads the directory's meta; `None` where none was ever saved.
     ///
     /// # Errors
@@ -168,7 +185,7 @@ mod tests {
     fn the_file_is_byte_for_byte_this() {
         let expected = r#"{
 "format": 1,
-"crc32c": "665dd09b",
+"crc32c": "09c1ae92",
 "meta": {
   "name": "node-1",
   "instance": "000102030405060708090a0b0c0d0e0f",
@@ -190,6 +207,10 @@ mod tests {
     ]
   },
   "log_epoch": 8,
+  "last_whole": {
+    "log_epoch": 7,
+    "end": 6
+  },
   "forced_epoch": 5
 }
 }
@@ -199,6 +220,30 @@ mod tests {
         let found = read_file(&storage, PATH).unwrap().unwrap();
         assert_eq!(String::from_utf8(found).unwrap(), expected);
         assert_eq!(storage.list("").unwrap(), [PATH]);
+    }
+
+    #[test]
+    fn a_damaged_log_is_remembered_until_the_node_is_intact_again() {
+        let mut meta = Meta {
+            last_whole: None,
+            ..full()
+        };
+        let whole = |end| {
+            Some(LastWhole {
+                log_epoch: Epoch(8),
+                end: Offset(end),
+            })
+        };
+        meta.lose_log_epoch(Some(Offset(10)));
+        assert_eq!((meta.log_epoch, meta.last_whole), (None, whole(10)));
+        // Found again, the log may be shorter: what it may have acknowledged is not.
+        meta.lose_log_epoch(Some(Offset(3)));
+        meta.lose_log_epoch(None);
+        assert_eq!((meta.log_epoch, meta.last_whole), (None, whole(10)));
+        meta.take_log_epoch(Epoch(9));
+        assert_eq!((meta.log_epoch, meta.last_whole), (Some(Epoch(9)), None));
+        meta.lose_log_epoch(None);
+        assert_eq!((meta.log_epoch, meta.last_whole), (None, None));
     }
 
     #[test]
@@ -275,6 +320,7 @@ mod tests {
 
     fn blank() -> Meta {
         Meta {
+            last_whole: None,
             name: NodeName::new("node-1").unwrap(),
             instance: id(0),
             start: 1,
@@ -302,6 +348,10 @@ mod tests {
                 replaced: vec![id(48)],
             }),
             log_epoch: Some(Epoch(8)),
+            last_whole: Some(LastWhole {
+                log_epoch: Epoch(7),
+                end: Offset(6),
+            }),
             forced_epoch: Some(Epoch(5)),
             ..blank()
         }

@@ -58,7 +58,8 @@ pub(crate) fn check_promise(
             return Err(Refusal::Fenced(fenced_by(promised)));
         }
         // Also of the holder: a directory from the past may come to the same epoch and start again.
-        if let (Some(own), Some(theirs)) = (meta.log_epoch, log_epoch)
+        let last_whole = meta.last_whole.map(|whole| whole.log_epoch);
+        if let (Some(own), Some(theirs)) = (meta.log_epoch.or(last_whole), log_epoch)
             && theirs < own
         {
             return Err(Refusal::OutOfDate(FencedBy {
@@ -160,6 +161,7 @@ mod tests {
 
     fn meta(promised: Option<(u64, u8, u64)>, log_epoch: Option<u64>) -> Meta {
         Meta {
+            last_whole: None,
             name: name("s1"),
             instance: instance(99),
             start: 1,

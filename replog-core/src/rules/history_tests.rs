@@ -233,6 +233,7 @@ impl Start {
         let nodes: Vec<NodeName> = (0..history.nodes.len()).map(name).collect();
         let master = &history.nodes[0];
         let meta = Meta {
+            last_whole: None,
             name: name(0),
             instance: life(0).instance,
             start: 1,
@@ -325,6 +326,7 @@ impl Start {
             let Node { log, log_epoch } = &self.nodes[node];
             let answer = match body {
                 RequestBody::Promise(_) => Answer::Promised(Promised {
+                    last_whole: None,
                     epoch_starts: starts(log),
                     forced_epoch: None,
                 }),

@@ -38,7 +38,7 @@ use crate::{
         fence::promise_to,
     },
     transport::{Answer, FencedBy, Fetch, Fetched, Promise, Refusal, RequestBody, Response},
-    types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset, majority},
+    types::{ClusterId, Epoch, EpochStart, Incarnation, LastWhole, NodeName, Offset, majority},
     views::RecoveryHealth,
 };
 
@@ -159,6 +159,8 @@ enum Heard {
     Promised {
         incarnation: Incarnation,
         log_epoch: Option<Epoch>,
+        /// Where it is not intact because of damage.
+        last_whole: Option<LastWhole>,
         end: Offset,
         starts: Vec<EpochStart>,
     },
@@ -373,7 +375,7 @@ impl Recovery {
         let patience = self.patience();
         match self.step {
             Step::Identifying if self.founders() => Some(patience),
-            Step::Promising { .. } if self.has_majority() || self.may_force() => Some(patience),
+            Step::Promising { .. } if self.may_decide() || self.may_force() => Some(patience),
             Step::Adopting { .. } => Some(patience),
             _ => None,
         }
@@ -628,6 +630,7 @@ impl Recovery {
                 Heard::Promised {
                     incarnation: response.incarnation,
                     log_epoch: response.state.log_epoch,
+                    last_whole: promised.last_whole,
                     end: response.state.durable_end,
                     starts: promised.epoch_starts,
                 }
@@ -711,9 +714,53 @@ impl Recovery {
         u32::from(intact) + u32::try_from(others).expect("bounded by NODES_MAX")
     }
 
+    /// Whether there is a log that surely has everything.
+    fn may_decide(&self) -> bool {
+        self.has_majority() || self.covered() >= self.needed()
+    }
+
+    /// How many nodes' logs the best intact log covers: those of intact nodes, and those that damaged nodes
+    /// held when they were last whole.
+    ///
+    /// A damaged node kept its promises, and knows what it had acknowledged as well as an intact one does: only
+    /// its records are lacking. So the log of the highest (log epoch, end) among a majority of both has
+    /// everything that was acknowledged at a majority, as it would have if no damage had been done, and
+    /// where that log is an intact one, it can be adopted. Where it is not, it cannot: what is only on
+    /// damaged disks must come from another node, or be given up by force.
+    fn covered(&self) -> u32 {
+        let own = (self.meta.log_epoch, self.meta.last_whole);
+        let others = self.answers.values().filter_map(|heard| match heard {
+            Heard::Promised {
+                log_epoch,
+                last_whole,
+                end,
+                ..
+            } => Some((*log_epoch, *last_whole, *end)),
+            Heard::Blank | Heard::Identity(_) | Heard::Stranger => None,
+        });
+        let held = |(log_epoch, last_whole, end): (Option<Epoch>, Option<LastWhole>, Offset)| {
+            let intact = log_epoch.map(|log_epoch| LastWhole { log_epoch, end });
+            (intact, intact.or(last_whole))
+        };
+        // What a master with a damaged log appended since, it acknowledged too.
+        let (own_epoch, own_whole) = own;
+        let own_whole = own_whole.map(|whole| LastWhole {
+            end: whole.end.max(self.log_end),
+            ..whole
+        });
+        let logs: Vec<_> = others
+            .map(held)
+            .chain([held((own_epoch, own_whole, self.own_end))])
+            .collect();
+        let best = logs.iter().filter_map(|(intact, _)| *intact).max();
+        let covers = |whole: &Option<LastWhole>| whole.is_some() && *whole <= best;
+        let covered = logs.iter().filter(|(_, whole)| covers(whole)).count();
+        u32::try_from(covered).expect("bounded by NODES_MAX")
+    }
+
     /// Adopts the log of the highest (log epoch, end) among the intact ones, itself included.
     fn decide_promises(&mut self, now: Instant, epoch: Epoch, own_starts: &[EpochStart]) {
-        if !self.has_majority() {
+        if !self.may_decide() {
             match self.forced_with {
                 _ if !self.may_force() => return,
                 None => return self.force(now),
@@ -732,6 +779,7 @@ impl Recovery {
                 log_epoch,
                 end,
                 starts,
+                ..
             } = heard
             else {
                 continue;
@@ -906,7 +954,7 @@ impl Recovery {
     }
 
     fn take_office(&mut self, now: Instant, epoch: Epoch) {
-        self.meta.log_epoch = Some(epoch);
+        self.meta.take_log_epoch(epoch);
         if self.forced_with.is_some() {
             self.meta.forced_epoch = Some(epoch);
         }

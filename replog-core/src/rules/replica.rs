@@ -330,7 +330,7 @@ impl Replica {
     fn become_saved(&mut self, meta: Meta) {
         self.meta = meta;
         if self.staged.log_epoch.is_none() {
-            self.meta.log_epoch = None;
+            (self.meta.log_epoch, self.meta.last_whole) = (None, self.staged.last_whole);
         }
     }
 
@@ -850,7 +850,7 @@ impl Replica {
             None => self.refill_target.map(|target| target.max(adopted_end)),
         };
         if needed.is_some_and(|needed| self.durable_end >= needed) {
-            self.staged.log_epoch = Some(epoch);
+            self.staged.take_log_epoch(epoch);
             self.intact_save = Some(epoch);
             let meta = self.staged.clone();
             self.save(Continuation::Intact { meta });
@@ -893,6 +893,7 @@ impl Replica {
         Answer::Promised(Promised {
             epoch_starts,
             forced_epoch: self.meta.forced_epoch,
+            last_whole: self.meta.last_whole,
         })
     }
 

@@ -109,6 +109,8 @@ mistakes! {
     MissingMarkBelieved,
     /// the mark is not synced before a log epoch is taken
     MarkNotSynced,
+    /// what a damaged node had acknowledged is forgotten
+    DamagedEndForgotten,
     /// what was written into a hole is believed, though its sync failed
     FillBelieved,
     /// a cut is believed, though its sync failed

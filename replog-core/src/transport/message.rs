@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     address::NodeUrl,
     record::RecordBatch,
-    types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, NodeName, Offset},
+    types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, LastWhole, NodeName, Offset},
 };
 
 /// A request from a master to another node.
@@ -185,6 +185,9 @@ pub struct Promised {
     /// learns it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forced_epoch: Option<Epoch>,
+    /// Of a node that is not intact because its log was damaged: how far it held which log before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_whole: Option<LastWhole>,
 }
 
 /// An aligned log.

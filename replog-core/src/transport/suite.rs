@@ -226,6 +226,7 @@ pub(crate) fn answer(request: Request) -> Response {
         RequestBody::Promise(_) => (
             Offset(1),
             Answer::Promised(Promised {
+                last_whole: None,
                 epoch_starts: epoch_starts(),
                 forced_epoch: None,
             }),

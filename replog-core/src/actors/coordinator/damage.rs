@@ -27,9 +27,9 @@ impl Coordinator {
             self.recovery = None;
         }
         (self.inspection, self.inspected) = (Some(inspection), Some(offset));
-        let known = self.saving.as_ref().unwrap_or(&self.meta).clone();
-        let log_epoch = None;
-        self.save_meta(Meta { log_epoch, ..known });
+        let mut known = self.saving.as_ref().unwrap_or(&self.meta).clone();
+        known.lose_log_epoch(Some(self.view.written_end()));
+        self.save_meta(known);
         self.writer
             .submit(WriteCommand::Inspect { offset, held_back });
     }
@@ -72,7 +72,7 @@ impl Coordinator {
             end: self.view.written_end(),
         };
         if own.whole_end < own.end {
-            self.meta.log_epoch = None;
+            self.meta.lose_log_epoch(Some(own.end));
         }
         let (settings, meta) = (self.settings.clone(), self.meta.clone());
         self.recovery = Some(Recovery::again(settings, meta, own, self.asked, now));
@@ -101,9 +101,9 @@ impl Coordinator {
             return;
         }
         info!("the log is whole");
-        let log_epoch = Some(self.office.epoch());
-        let known = self.meta.clone();
-        self.save_meta(Meta { log_epoch, ..known });
+        let mut known = self.meta.clone();
+        known.take_log_epoch(self.office.epoch());
+        self.save_meta(known);
         if self.office.keys().is_some_and(Keys::has_unread) {
             self.read_keys_again(ctx);
         }

@@ -143,7 +143,8 @@ async fn a_master_that_starts_with_a_damaged_record_recovers_from_the_others() {
     master.stop().await;
     let good = logs(&cluster.master_disk);
     rot(&cluster.master_disk, -1);
-    // Of three nodes two others must answer: its own log counts for nothing.
+    // Without its mark it does not know what it had acknowledged: of three nodes two others must answer.
+    cluster.master_disk.remove("mark").unwrap();
     cluster.stop_secondary(&secondaries[1]).await;
     let master = cluster.start_master().await;
     let health = until(&master, |health| {
@@ -163,6 +164,58 @@ async fn a_master_that_starts_with_a_damaged_record_recovers_from_the_others() {
     until(&master, intact).await;
     assert_eq!(payloads(&master.reader()).await, all());
     assert_eq!(logs(&cluster.master_disk), good);
+}
+
+#[tokio::test]
+async fn one_whole_log_is_enough_where_the_others_lack_a_record_each() {
+    let (cluster, master, secondaries) = filled().await;
+    for secondary in &secondaries {
+        cluster.stop_secondary(secondary).await;
+    }
+    master.stop().await;
+    let good = logs(&cluster.master_disk);
+    rot(&cluster.master_disk, -1);
+    rot(&cluster.disks[0], -1);
+    let _first = cluster.start_secondary(0).await;
+    let _second = cluster.start_secondary(1).await;
+    let master = cluster.start_master().await;
+    within(master.read_write()).await.unwrap();
+    assert_eq!(payloads(&master.reader()).await, all());
+    append_numbers(&master, MESSAGES..MESSAGES + 1, 3).await;
+    for disk in [&cluster.master_disk, &cluster.disks[0]] {
+        assert_eq!(logs(disk)[..good.len() - 1], good[..good.len() - 1]);
+    }
+}
+
+/// What is on damaged disks alone is not given up: without the one that has it whole, nothing serves.
+#[tokio::test]
+async fn a_whole_log_that_lacks_what_damaged_nodes_acknowledged_is_not_adopted() {
+    let (cluster, master, secondaries) = filled().await;
+    cluster.stop_secondary(&secondaries[1]).await;
+    append_numbers(&master, MESSAGES..MESSAGES + 1, 2).await;
+    cluster.stop_secondary(&secondaries[0]).await;
+    master.stop().await;
+    rot(&cluster.master_disk, 0);
+    // A start reads the last segment; this one reads all of it.
+    cluster
+        .master_disk
+        .open("unproven", OpenHow::Create)
+        .unwrap();
+    let _behind = cluster.start_secondary(1).await;
+    let master = cluster.start_master().await;
+    let waits = |health: &MasterHealth| {
+        let recovery = health.recovery.as_ref();
+        recovery.is_some_and(|recovery| recovery.waiting_for == [name("secondary-1")])
+    };
+    let health = until(&master, waits).await;
+    assert_eq!(health.recovery.unwrap().not_intact, [name("master")]);
+    let before = tokio::time::Instant::now();
+    let later = 3 * cluster.config.timing.unhealthy_after;
+    let health = until(&master, |_| before.elapsed() > later).await;
+    assert_eq!(health.mode, Mode::Recovering);
+    let _back = cluster.start_secondary(0).await;
+    within(master.read_write()).await.unwrap();
+    assert_eq!(payloads(&master.reader()).await.len() as u64, MESSAGES + 1);
 }
 
 #[tokio::test]

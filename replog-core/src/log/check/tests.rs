@@ -23,6 +23,7 @@ use crate::{
 fn meta(cluster: Option<ClusterId>) -> Meta {
     let name = NodeName::new("node-1").unwrap();
     Meta {
+        last_whole: None,
         name: name.clone(),
         instance: InstanceId::from_bytes([1; 16]),
         start: 3,

@@ -44,6 +44,10 @@ pub(crate) struct Damage {
     pub(crate) offset: Offset,
     /// What is wrong there.
     pub(crate) what: String,
+    /// Where the log ended before, as surely as the end of an intact log is known: by its mark, and by
+    /// the last record that can be read, whatever lies before it. Absent where a part is missing that would
+    /// tell.
+    pub(crate) known_end: Option<Offset>,
 }
 
 /// How much of a log is read when it is opened.
@@ -84,6 +88,10 @@ pub(crate) fn open(
     let mut ending = found.read_end(&*storage, cluster, look)?;
     if lacks_mark {
         found.without_mark(&mut ending);
+    }
+    let known_end = found.known_end(&*storage, &ending)?;
+    if let Some(damage) = &mut ending.damage {
+        damage.known_end = known_end;
     }
     let end = ending.end();
     let clean = found.is_clean(&ending);
@@ -231,6 +239,7 @@ impl Ending {
                 position,
                 offset,
                 what,
+                known_end: None,
             });
         }
     }
@@ -308,7 +317,39 @@ impl Found {
             position: 0,
             offset: ending.end(),
             what: what.to_owned(),
+            known_end: None,
         });
+    }
+
+    /// Where a log that is damaged ended before, if that is known; what is above the mark and cannot be
+    /// read passes for torn, as ever.
+    fn known_end(
+        &self,
+        storage: &dyn Storage,
+        ending: &Ending,
+    ) -> Result<Option<Offset>, OpenError> {
+        let (Some(mark), Some(_)) = (self.mark, &ending.damage) else {
+            return Ok(None);
+        };
+        // All before the last segment was synced before that was made.
+        let Some(&(first, size)) = self.segments.last() else {
+            return Ok(Some(mark.end));
+        };
+        let path = segment::path(first);
+        let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
+        let made = ending.headers.iter().find(|header| header.first == first);
+        let header = match SegmentHeader::read(&*file).map_err(at(&path))? {
+            Ok(header) => Some(header),
+            Err(_) => made.cloned(),
+        };
+        let Some(header) = header else {
+            // What is behind it cannot be read. Above the mark nothing is.
+            return Ok((first >= mark.end).then_some(first));
+        };
+        let extent = (Offset(u64::MAX), size);
+        let scanned = segment::scan_past_damage(&*file, &header, extent, Offset(u64::MAX))
+            .map_err(at(&path))?;
+        Ok(Some(mark.end.max(first).max(scanned.end)))
     }
 
     /// Counts what [`Found::settle`] makes anew. A directory in which nothing was ever written has no

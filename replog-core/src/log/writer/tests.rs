@@ -33,6 +33,7 @@ fn append(first: u64, count: usize) -> WriteCommand {
 fn meta(start: u64) -> Meta {
     let name = NodeName::new("node").unwrap();
     Meta {
+        last_whole: None,
         name: name.clone(),
         instance: InstanceId::from_bytes([1; 16]),
         start,

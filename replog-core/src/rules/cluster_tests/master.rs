@@ -643,6 +643,7 @@ impl Master {
                 ..NodeState::default()
             },
             answer: Answer::Promised(Promised {
+                last_whole: None,
                 epoch_starts: Vec::new(),
                 forced_epoch: None,
             }),

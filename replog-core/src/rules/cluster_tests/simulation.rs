@@ -649,6 +649,7 @@ impl Simulation {
 /// A directory that was just made.
 fn blank(world: &mut World, name: &NodeName) -> Meta {
     Meta {
+        last_whole: None,
         name: name.clone(),
         instance: InstanceId::draw(&mut world.rng),
         start: 0,

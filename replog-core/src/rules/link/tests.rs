@@ -193,6 +193,7 @@ fn what_a_recovery_asks_is_asked_again_until_it_asks_something_else() {
     bench.pass(SECOND / 2);
     assert_eq!(bench.sent(), [again(2)]);
     let answer = Answer::Promised(Promised {
+        last_whole: None,
         epoch_starts: Vec::new(),
         forced_epoch: None,
     });
@@ -758,6 +759,7 @@ fn a_link_that_serves_goes_back_to_asking_when_its_master_begins_again() {
             20,
             Some(5),
             Answer::Promised(Promised {
+                last_whole: None,
                 epoch_starts: Vec::new(),
                 forced_epoch: None,
             }),

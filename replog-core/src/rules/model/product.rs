@@ -50,6 +50,7 @@ fn cluster() -> ClusterId {
 fn meta(node: usize, promise: &Promise, log_epoch: Option<u8>) -> Meta {
     let replaced = (0..INSTANCES).filter(|by| promise.replaced & (1 << by) != 0);
     Meta {
+        last_whole: None,
         name: name(node),
         instance: instance(0),
         start: 1,
@@ -236,6 +237,7 @@ fn decided((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Deci
                 buffered: 0,
             },
             answer: Answer::Promised(transport::Promised {
+                last_whole: None,
                 epoch_starts,
                 forced_epoch: None,
             }),

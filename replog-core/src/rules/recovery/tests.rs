@@ -58,6 +58,7 @@ fn by(epoch: u64) -> FencedBy {
 /// A master of three nodes that promised `promised` before and has this log epoch.
 fn meta(promised: Option<u64>, log_epoch: Option<u64>) -> Meta {
     Meta {
+        last_whole: None,
         name: name("m"),
         instance: life(7, 0).instance,
         start: 3,
@@ -222,6 +223,7 @@ impl Bench {
 fn promised() -> Answer {
     let epoch_starts = vec![start(4, 0)];
     Answer::Promised(Promised {
+        last_whole: None,
         epoch_starts,
         forced_epoch: None,
     })
@@ -550,6 +552,7 @@ const FAR: u64 = 1 << 32;
 /// The promise of a node that is not intact, with one epoch in its log.
 fn half_filled(from: &str, epoch: u64, end: u64) -> Response {
     let promised = Answer::Promised(Promised {
+        last_whole: None,
         epoch_starts: vec![start(epoch, 0)],
         forced_epoch: None,
     });
@@ -712,6 +715,7 @@ fn a_replaced_master_learns_which_recovery_was_forced_last() {
     bench.did();
     bench.saved();
     let told = Answer::Promised(Promised {
+        last_whole: None,
         epoch_starts: Vec::new(),
         forced_epoch: Some(Epoch(FAR)),
     });
@@ -819,4 +823,93 @@ fn where_the_last_append_ends_is_of_no_interest_to_a_round_that_was_given_up() {
     let mut bench = Bench::promising(10);
     bench.recovery.on_last_append(bench.now, Offset(7));
     assert_eq!(bench.did(), []);
+}
+
+/// A damaged node's log epoch and end, before it was damaged.
+fn whole(log_epoch: u64, end: u64) -> LastWhole {
+    LastWhole {
+        log_epoch: Epoch(log_epoch),
+        end: Offset(end),
+    }
+}
+
+/// A master with a hole at 3 in a log of 10 of epoch 4, which had this log before.
+fn damaged_master(last_whole: Option<LastWhole>, nodes: usize) -> Bench {
+    let meta = Meta {
+        last_whole,
+        ..meta(Some(4), None)
+    };
+    let mut bench = Bench::with(meta, &[(4, 0)], 10, Founding::Never, nodes);
+    bench.recovery.own_end = Offset(3);
+    bench.did();
+    bench.saved();
+    bench
+}
+
+fn damaged(bench: &mut Bench, from: &str, last_whole: Option<LastWhole>) -> Vec<Did> {
+    let epoch_starts = vec![start(4, 0)];
+    let answer = Answer::Promised(Promised {
+        epoch_starts,
+        forced_epoch: None,
+        last_whole,
+    });
+    bench.answer(from, 2, None, answer)
+}
+
+/// One bad byte on the master, another on a secondary, and the third whole.
+#[test]
+fn the_one_whole_log_is_adopted_where_it_covers_what_damaged_nodes_held() {
+    let mut bench = damaged_master(Some(whole(4, 10)), 3);
+    assert_eq!(
+        bench.promised("s2", 10, Some(4)),
+        [],
+        "the other may still answer"
+    );
+    assert_eq!(
+        damaged(&mut bench, "s1", Some(whole(4, 10))),
+        [Did::Fetch("s2", 3)]
+    );
+    // An answer that never comes is waited for no longer than ever.
+    let mut bench = damaged_master(Some(whole(4, 10)), 3);
+    bench.promised("s2", 12, Some(4));
+    assert_eq!(bench.pass(3000), [Did::Fetch("s2", 3)]);
+    // A newer log epoch covers any end of an older one.
+    let mut bench = damaged_master(Some(whole(3, 90)), 3);
+    damaged(&mut bench, "s1", None);
+    assert_eq!(bench.promised("s2", 10, Some(4)), [Did::Fetch("s2", 3)]);
+}
+
+#[test]
+fn a_whole_log_that_may_lack_what_damaged_nodes_acknowledged_is_not_adopted() {
+    // Who did not hold it: nobody else than the damaged ones may have the rest.
+    let table = [
+        ("the master held more", Some(whole(4, 11)), None),
+        ("the master held a newer log", Some(whole(5, 2)), None),
+        ("the master does not know", None, None),
+        ("it appended more since", Some(whole(4, 5)), None),
+        ("both held more", Some(whole(4, 11)), Some(whole(4, 10))),
+    ];
+    for (what, own, other) in table {
+        let mut bench = damaged_master(own, 3);
+        bench.promised("s2", 9, Some(4));
+        assert_eq!(damaged(&mut bench, "s1", other), [], "{what}");
+        assert_eq!(bench.pass(60_000), [], "{what}");
+        let not_intact = bench.recovery.health().not_intact;
+        assert_eq!(not_intact, [name("m"), name("s1")], "{what}");
+    }
+}
+
+/// Of those that held no more than the whole log, and it, a majority is enough: what another held
+/// beyond was acknowledged by none of them.
+#[test]
+fn who_held_more_than_a_majority_is_left_out() {
+    let mut bench = damaged_master(Some(whole(4, 20)), 5);
+    damaged(&mut bench, "s3", Some(whole(4, 10)));
+    damaged(&mut bench, "s2", Some(whole(4, 11)));
+    assert_eq!(bench.promised("s1", 10, Some(4)), []);
+    assert_eq!(bench.pass(60_000), []);
+    assert_eq!(
+        damaged(&mut bench, "s4", Some(whole(3, 99))),
+        [Did::Fetch("s1", 3)]
+    );
 }

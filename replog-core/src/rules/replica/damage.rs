@@ -22,7 +22,8 @@ impl Replica {
         self.changed(ReplicaChange::Damaged { offset });
         // From now on, whatever is on its way to the disk. What is on its way from the master must not
         // make this log intact again: a new life begins with it.
-        (self.staged.log_epoch, self.meta.log_epoch) = (None, None);
+        self.staged.lose_log_epoch(Some(self.durable_end));
+        (self.meta.log_epoch, self.meta.last_whole) = (None, self.staged.last_whole);
         self.staged.start += 1;
         self.intact_save = None;
         self.end_conversation(&Refusal::HelloFirst);

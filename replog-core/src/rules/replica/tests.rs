@@ -72,6 +72,7 @@ fn own() -> Incarnation {
 
 fn blank() -> Meta {
     Meta {
+        last_whole: None,
         name: name("s1"),
         instance: own().instance,
         start: 1,
@@ -293,6 +294,7 @@ fn a_promise_is_saved_before_it_is_answered_and_again_for_the_same_life() {
         assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(5))]);
         let epoch_starts = vec![start(5, 0)];
         let promised = Answer::Promised(GrantedPromise {
+            last_whole: None,
             epoch_starts,
             forced_epoch: None,
         });
@@ -588,6 +590,7 @@ fn a_promise_waits_for_the_writes_before_it_and_shuts_out_what_comes_after() {
     assert_eq!(bench.durable(&[5, 5]), []);
     let epoch_starts = vec![start(5, 0)];
     let promised = Answer::Promised(GrantedPromise {
+        last_whole: None,
         epoch_starts,
         forced_epoch: None,
     });
@@ -883,6 +886,7 @@ fn a_promise_says_which_recovery_was_forced_last() {
     let mut bench = Bench::new(known, &[5]);
     bench.ask(6, promise(5));
     let promised = Answer::Promised(GrantedPromise {
+        last_whole: None,
         epoch_starts: vec![start(5, 0)],
         forced_epoch: Some(Epoch(5)),
     });
@@ -1046,6 +1050,7 @@ fn a_promise_that_is_asked_again_joins_the_one_on_its_way() {
     assert_eq!(bench.ask(6, promise(5)), [], "no second save");
     let granted = |request| {
         let promised = GrantedPromise {
+            last_whole: None,
             epoch_starts: vec![start(5, 0)],
             forced_epoch: None,
         };

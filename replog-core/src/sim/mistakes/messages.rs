@@ -181,6 +181,13 @@ pub(crate) fn on_response(_: Life, asked: &Request, mut response: Response) -> R
                 response.state.log_epoch.get_or_insert(Epoch(1));
             }
         }
+        Some(Mistake::DamagedEndForgotten) => {
+            if let Answer::Promised(promised) = &mut response.answer
+                && let Some(whole) = &mut promised.last_whole
+            {
+                whole.end = Offset::ZERO;
+            }
+        }
         Some(Mistake::GapWithoutLimit) if response.state.buffered > 0 => {
             response.state.buffered = u64::MAX;
         }

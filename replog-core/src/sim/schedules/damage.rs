@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{MASTER, S1, S2, Schedule};
+use super::{MASTER, S1, S2, S3, S4, Schedule};
 use crate::{Concern, sim::stage::Stage, types::Offset};
 
 pub(super) fn all() -> Vec<Schedule> {
@@ -18,6 +18,13 @@ pub(super) fn all() -> Vec<Schedule> {
             "a secondary loses its mark and its last records while the other one is down",
             mark_lost_with_one_node_down,
         ),
+        Schedule::new(
+            "one-whole-log-among-damaged",
+            "of five nodes most are damaged, and a whole log may or may not have what they had",
+            one_whole_log_among_damaged,
+        )
+        .secondaries(4)
+        .segment_bytes(1 << 20),
         Schedule::new(
             "fill-whose-sync-fails",
             "a hole is filled, and the sync of that fails",
@@ -97,6 +104,63 @@ async fn counts_only_once_mended(stage: &Stage, end: Offset) {
     stage.boot(S2);
     stage.boot(MASTER);
     stage.serving(MASTER).await;
+    stage.append(MASTER, Concern::All);
+}
+
+/// A damaged node kept its promises and knows what it had: a whole log that is shorter must not be
+/// adopted beside it, and one that has as much must, or a bad byte on each of three nodes would be the
+/// end of a cluster that has lost nothing.
+async fn one_whole_log_among_damaged(stage: Stage) {
+    let all = [MASTER, S1, S2, S3, S4];
+    stage.serving(MASTER).await;
+    let before = stage.random(4, 6);
+    stage.fill(MASTER, Concern::All, before).await;
+    stage.kill(S2).await;
+    stage.kill(S4).await;
+    let more = stage.random(1, 4);
+    stage.fill(MASTER, Concern::Majority, more).await;
+    let end = stage.look(|look| look.held(MASTER));
+    stage
+        .until("three hold them all", move |look| {
+            [MASTER, S1, S3].iter().all(|name| look.held(name) == end)
+        })
+        .await;
+    for node in [MASTER, S1, S3] {
+        stage.kill(node).await;
+    }
+    stage.says("a byte rots on two of those that hold them, and the third is away");
+    stage.rot(MASTER, Offset(stage.random(0, 3)));
+    stage.rot(S1, Offset(stage.random(0, 3)));
+    for node in [S1, S2, S4, MASTER] {
+        stage.boot(node);
+    }
+    let early = stage
+        .within(Duration::from_secs(8), |look| look.serves(MASTER))
+        .await;
+    stage.claim(!early, "the shorter log is not adopted");
+    stage.boot(S3);
+    stage.serving(MASTER).await;
+    stage.fill(MASTER, Concern::All, 1).await;
+    let end = stage.look(|look| look.held(MASTER));
+    stage
+        .until("all of them are whole", move |look| {
+            let whole = |name: &&str| look.held(name) == end && look.log_epoch(name).is_some();
+            all.iter().all(whole)
+        })
+        .await;
+
+    stage.says("a byte rots on three, the fourth is whole, and the fifth is away");
+    for node in all {
+        stage.kill(node).await;
+    }
+    for node in [MASTER, S1, S4] {
+        stage.rot(node, Offset(stage.random(0, end.0 - 2)));
+    }
+    for node in [S1, S2, S4, MASTER] {
+        stage.boot(node);
+    }
+    stage.serving(MASTER).await;
+    stage.boot(S3);
     stage.append(MASTER, Concern::All);
 }
 

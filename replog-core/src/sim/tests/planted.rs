@@ -119,6 +119,11 @@ const TABLE: &[Row] = &[
         &[("power-cut-after-founding", ("rule 10", 0))],
     ),
     (
+        Mistake::DamagedEndForgotten,
+        None,
+        &[("one-whole-log-among-damaged", ("rule 5", 0))],
+    ),
+    (
         Mistake::FillBelieved,
         None,
         &[("fill-whose-sync-fails", ("rule 10", 0))],
@@ -271,6 +276,10 @@ const AIMS: &[(&str, &[Mistake])] = &[
         &[Mistake::MissingMarkBelieved],
     ),
     ("power-cut-after-founding", &[Mistake::MarkNotSynced]),
+    (
+        "one-whole-log-among-damaged",
+        &[Mistake::DamagedEndForgotten],
+    ),
     ("fill-whose-sync-fails", &[Mistake::FillBelieved]),
     ("cut-whose-sync-fails", &[Mistake::CutBelieved]),
 ];

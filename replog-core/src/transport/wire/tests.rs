@@ -435,6 +435,7 @@ fn lists_are_bounded_and_in_order() {
 
     let promised = |epoch_starts| {
         let answer = Answer::Promised(Promised {
+            last_whole: None,
             epoch_starts,
             forced_epoch: None,
         });
@@ -557,6 +558,7 @@ pub(super) fn responses() -> Vec<Response> {
     let answers = [
         Answer::Identity(Identity { nodes: vec![] }),
         Answer::Promised(Promised {
+            last_whole: None,
             epoch_starts: starts(&[(1, 0)]),
             forced_epoch: None,
         }),
@@ -743,6 +745,7 @@ fn a_forced_epoch_travels_and_a_node_that_knows_of_none_says_nothing() {
         assert_eq!(said, forced_epoch.is_some(), "an older node reads the rest");
         assert_eq!(decode_request(bytes), Ok(sent));
         let sent = response(Answer::Promised(Promised {
+            last_whole: None,
             epoch_starts: starts(&[(1, 0)]),
             forced_epoch,
         }));

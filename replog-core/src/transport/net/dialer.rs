@@ -43,7 +43,7 @@ use super::{
     ClusterIdentity,
     conduit::{Broken, Conduit, Wire},
     counters::NetCounters,
-    framing::{self, FRAME_BYTES_MAX, Frame, Kind, Preamble},
+    framing::{self, FRAME_BYTES_MAX, Frame, Front, Kind, Preamble},
     resolve::Resolver,
     tls_errors::{TlsFailure, classify},
 };
@@ -567,7 +567,7 @@ impl Connection {
 
     fn take(&mut self, line: &Line, frame: Frame) -> Result<(), TransportError> {
         let Frame { front, body } = frame;
-        self.note_acknowledged(line, front.received);
+        self.note_acknowledged(line, &front);
         let outcome = match front.kind {
             Kind::Receipt => return Ok(()),
             Kind::Refusal => return Err(TransportError::Refused(framing::readable(&body))),
@@ -615,34 +615,45 @@ impl Connection {
         if self.conduit.is_within_long_frame()
             && self.told_at.get().elapsed() >= CLUSTER_RECEIPT_INTERVAL
         {
-            self.tell_moved(line, |_| true);
+            self.tell_moved(line, self.incarnation, |_, _| true);
         }
     }
 
-    /// The peer has more of what was sent: whatever was not there yet moves.
-    fn note_acknowledged(&mut self, line: &Line, acknowledged: u64) {
-        if acknowledged > self.acknowledged {
-            let before = std::mem::replace(&mut self.acknowledged, acknowledged);
-            self.tell_moved(line, |sent_end| sent_end > before);
+    /// The peer has more of what was sent: whatever was not there yet moves. An answer speaks for the
+    /// request that it answers by itself, and is no sign of life for the others: it may be a refusal.
+    fn note_acknowledged(&mut self, line: &Line, front: &Front) {
+        if front.received <= self.acknowledged {
+            return;
         }
+        let before = std::mem::replace(&mut self.acknowledged, front.received);
+        let is_receipt = front.kind == Kind::Receipt;
+        let incarnation = self.incarnation.filter(|_| is_receipt);
+        self.tell_moved(line, incarnation, |number, sent_end| {
+            sent_end > before && (is_receipt || number != front.number)
+        });
     }
 
-    fn tell_moved(&self, line: &Line, which: impl Fn(u64) -> bool) {
+    fn tell_moved(
+        &self,
+        line: &Line,
+        incarnation: Option<Incarnation>,
+        which: impl Fn(u64, u64) -> bool,
+    ) {
         self.told_at.set(Instant::now());
         let moving: Vec<OnBytesMoved> = {
             let state = line.state.borrow();
-            let sent = state
-                .pending
-                .values()
-                .filter_map(|pending| Some((pending.sent_end?, pending)));
-            sent.filter(|(sent_end, _)| which(*sent_end))
+            let moves = |(number, pending): &(&u64, &Pending)| {
+                pending
+                    .sent_end
+                    .is_some_and(|sent_end| which(**number, sent_end))
+            };
+            let moving = state.pending.iter().filter(moves);
+            moving
                 .map(|(_, pending)| Rc::clone(&pending.moved))
                 .collect()
         };
         for moved in moving {
-            moved(BytesMoved {
-                incarnation: self.incarnation,
-            });
+            moved(BytesMoved { incarnation });
         }
     }
 }

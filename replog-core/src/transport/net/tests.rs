@@ -339,6 +339,30 @@ fn progress_names_the_run_that_answered_on_the_same_connection() {
 }
 
 #[test]
+fn an_answer_is_no_sign_of_life_for_what_it_does_not_answer() {
+    suite::run(async {
+        let node = Node::start();
+        let transport = connect_as(identity("master"), node.address);
+        transport.call(suite::heartbeat(1)).await.unwrap();
+        let named = Rc::new(RefCell::new(Vec::new()));
+        let observe = || {
+            let named = Rc::clone(&named);
+            Rc::new(move |moved: crate::transport::BytesMoved| {
+                named.borrow_mut().push(moved.incarnation);
+            })
+        };
+        // The answer may be a refusal: what it answers is told by it alone.
+        let answered = transport.call_observed(suite::heartbeat(2), observe());
+        answered.await.unwrap();
+        assert_eq!(named.take(), []);
+        let mut held = transport.call_observed(suite::held_append(3), observe());
+        suite::meanwhile(&mut held, node.stand_in.has_arrived(3)).await;
+        transport.call(suite::heartbeat(4)).await.unwrap();
+        assert_eq!(named.take(), [None]);
+    });
+}
+
+#[test]
 fn requests_arrive_in_the_order_of_the_calls() {
     suite::run(async {
         let notes = Arc::new(Notes {

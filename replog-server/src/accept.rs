@@ -54,6 +54,16 @@ pub(crate) fn takes(headers: &HeaderMap, media_type: &str) -> bool {
     ranges(headers).is_none_or(|ranges| quality(&ranges, media_type) > 0)
 }
 
+/// Whether a reader of metrics asks for OpenMetrics by name, and likes it no less than the text of Prometheus. What
+/// is not asked for is not sent: older readers do not know it.
+pub(crate) fn prefers_open_metrics(headers: &HeaderMap) -> bool {
+    let ranges = ranges(headers).unwrap_or_default();
+    let is_named = |range: &Range<'_>| range.precision("application", "openmetrics-text") == 3;
+    let named = ranges.iter().filter(|range| is_named(range));
+    let liked = named.map(|range| range.quality).max().unwrap_or(0);
+    liked > 0 && liked >= quality(&ranges, "text/plain")
+}
+
 /// What `Accept` says; `None` where it says nothing.
 fn ranges(headers: &HeaderMap) -> Option<Vec<Range<'_>>> {
     let values: Vec<&str> = headers
@@ -175,6 +185,31 @@ mod tests {
                 headers.insert(ACCEPT, HeaderValue::from_static(accept));
             }
             assert_eq!(negotiate(&headers), expected, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn open_metrics_is_for_those_who_ask_for_it() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;\
+                          version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        let table = [
+            (None, false),
+            (Some("*/*"), false),
+            (Some("application/*"), false),
+            (Some("text/plain;version=0.0.4"), false),
+            (Some("text/plain;version=0.0.4;q=0.5,*/*;q=0.1"), false),
+            (Some("application/openmetrics-text;q=0.2,text/plain"), false),
+            (Some("application/openmetrics-text;q=0"), false),
+            (Some("application/openmetrics-text"), true),
+            (Some("application/openmetrics-text;version=1.0.0,*/*"), true),
+            (Some(prometheus), true),
+        ];
+        for (accept, expected) in table {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(ACCEPT, HeaderValue::from_static(accept));
+            }
+            assert_eq!(prefers_open_metrics(&headers), expected, "{accept:?}");
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use actix_web::{HttpResponse, Resource, Route, web};
+use actix_web::{HttpResponse, Resource, Route, guard, web};
 
 use crate::{
     node::NodeState,
@@ -32,51 +32,48 @@ pub(crate) fn add_routes(config: &mut web::ServiceConfig, state: &Arc<NodeState>
         served: Vec::new(),
     };
     table
-        .service(resource(paths::PAGE, "GET", [web::get().to(page::show)]))
-        .service(resource(paths::ICON, "GET", [web::get().to(page::icon)]))
+        .service(resource(paths::PAGE, "GET, HEAD", [get().to(page::show)]))
+        .service(resource(paths::ICON, "GET, HEAD", [get().to(page::icon)]))
         .service(resource(
             paths::MESSAGES,
-            "GET, POST",
-            [
-                web::get().to(messages::read),
-                web::post().to(messages::append),
-            ],
+            "GET, HEAD, POST",
+            [get().to(messages::read), web::post().to(messages::append)],
         ))
         .service(resource(
             paths::MESSAGE,
-            "GET",
-            [web::get().to(messages::get)],
+            "GET, HEAD",
+            [get().to(messages::get)],
         ))
         .service(resource(
             paths::APPENDS,
-            "GET",
-            [web::get().to(appends::list)],
+            "GET, HEAD",
+            [get().to(appends::list)],
         ))
         .service(resource(
             paths::HEALTH,
-            "GET",
-            [web::get().to(health::health)],
+            "GET, HEAD",
+            [get().to(health::health)],
         ))
-        .service(resource(paths::LIVE, "GET", [web::get().to(health::live)]))
+        .service(resource(paths::LIVE, "GET, HEAD", [get().to(health::live)]))
         .service(resource(
             paths::READY,
-            "GET",
-            [web::get().to(health::ready)],
+            "GET, HEAD",
+            [get().to(health::ready)],
         ))
         .service(resource(
             paths::READY_WRITE,
-            "GET",
-            [web::get().to(health::ready_write)],
+            "GET, HEAD",
+            [get().to(health::ready_write)],
         ))
         .service(resource(
             paths::METRICS,
-            "GET",
-            [web::get().to(metrics::show)],
+            "GET, HEAD",
+            [get().to(metrics::show)],
         ))
         .service(resource(
             paths::EVENTS,
-            "GET",
-            [web::get().to(events::listen)],
+            "GET, HEAD",
+            [get().to(events::listen)],
         ))
         .service(resource(
             paths::ADMIN_READ_ONLY,
@@ -90,17 +87,17 @@ pub(crate) fn add_routes(config: &mut web::ServiceConfig, state: &Arc<NodeState>
         ))
         .service(resource(
             paths::ADMIN_LOG_LEVEL,
-            "DELETE, GET, PUT",
+            "DELETE, GET, HEAD, PUT",
             [
-                web::get().to(admin::show_log_level),
+                get().to(admin::show_log_level),
                 web::put().to(admin::set_log_level),
                 web::delete().to(admin::reset_log_level),
             ],
         ))
         .service(resource(
             paths::OPENAPI,
-            "GET",
-            [web::get().to(openapi::describe)],
+            "GET, HEAD",
+            [get().to(openapi::describe)],
         ))
         .service(resource(
             paths::REPLICATION,
@@ -115,9 +112,9 @@ pub(crate) fn add_routes(config: &mut web::ServiceConfig, state: &Arc<NodeState>
     if state.faults.is_some() {
         table.service(resource(
             paths::FAULTS,
-            "DELETE, GET, PUT",
+            "DELETE, GET, HEAD, PUT",
             [
-                web::get().to(faults::show),
+                get().to(faults::show),
                 web::put().to(faults::replace),
                 web::delete().to(faults::clear),
             ],
@@ -157,6 +154,11 @@ fn resource<const N: usize>(
         .fold(web::resource(path), Resource::route);
     let refuse = move || async move { Problem::method_not_allowed(allow).response() };
     ((path, allow), resource.default_service(web::to(refuse)))
+}
+
+/// A route for GET, and for HEAD, whose answer loses its body later.
+fn get() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 async fn not_found() -> HttpResponse {

@@ -214,6 +214,13 @@ pub(crate) struct CommonArgs {
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
     pub(crate) allow_faults: bool,
+    /// A name by which clients may reach this node, such as `log.example.com`; once for each. Where one is given, or
+    /// the node listens on a loopback address, other names are refused, but for `localhost`, addresses, the
+    /// machine's own name and that of --public-url: pages of other sites must not read the node by a name that
+    /// leads to it (DNS rebinding).
+    #[arg(long = "allowed-host", env = "REPLOG_ALLOWED_HOST", value_name = "NAME",
+          value_delimiter = ',', value_parser = parse_host)]
+    pub(crate) allowed_hosts: Vec<String>,
     /// A secret that nodes must show each other.
     #[arg(long, env = "REPLOG_CLUSTER_TOKEN", value_parser = parse_token, value_name = "TOKEN",
           hide_env_values = true)]
@@ -379,6 +386,16 @@ impl CommonArgs {
         let mut config = SecondaryConfig::new(name);
         config.sync = self.sync;
         config
+    }
+}
+
+/// Reads a name without a port, as the header `Host` has it.
+fn parse_host(text: &str) -> Result<String, String> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    match text.strip_suffix('.').unwrap_or(text) {
+        "" => Err("expected a name".to_owned()),
+        name if name.bytes().all(is_name) => Ok(name.to_ascii_lowercase()),
+        _ => Err("expected a name without a scheme and a port, such as log.example.com".to_owned()),
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::{cell::Cell, sync::Arc, time::Duration};
 
-use actix_web::HttpRequest;
+use actix_web::{HttpRequest, http::Method};
 use tokio::{
     sync::watch::{self, Ref},
     time::timeout,
@@ -71,6 +71,10 @@ async fn wait_until<'a>(
 
 /// The answer to this request has no end but the node's: from now on its connection is a listener's.
 pub(crate) fn listen_on_connection_of(request: &HttpRequest) {
+    // The answer to HEAD has no body, and ends at once.
+    if request.method() == Method::HEAD {
+        return;
+    }
     // There is none where a request does not come by a socket, as in tests.
     if let Some(connection) = request.conn_data::<OpenConnection>() {
         connection.listen();

@@ -12,6 +12,7 @@ mod probe;
 
 mod log_lines;
 mod log_name;
+mod panics;
 mod process;
 mod stderr;
 mod telemetry;
@@ -36,6 +37,7 @@ mod events_stream;
 mod message;
 mod origin;
 mod problem;
+mod protocol;
 mod query;
 mod routes;
 mod stream;
@@ -60,17 +62,39 @@ pub fn run() -> ExitCode {
         Err(code) => return code,
     };
     if let Command::Probe(probe) = &command {
-        return finish(probe::run(&probe.url));
+        return match probe::run(&probe.url) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(reason) => {
+                stderr::say("replog-server", &reason);
+                ExitCode::FAILURE
+            }
+        };
     }
-    log_lines::install();
+    let result = run_nodes(command);
+    if let Err(reason) = &result {
+        log_lines::say(reason);
+    }
+    log_lines::finish();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Runs a node, or a cluster, until it is asked to stop.
+fn run_nodes(command: Command) -> Result<(), String> {
+    panics::end_the_process();
+    log_lines::install()?;
     // Before there is a runtime: the exporter has its own.
-    if let Err(reason) = telemetry::start() {
-        return finish(Err(reason));
-    }
-    let system = actix_web::rt::System::new();
+    telemetry::start()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the runtime did not start: {error}"))?;
+    let system = actix_web::rt::System::with_tokio_rt(|| runtime);
     let result = system.block_on(process::run(command));
     telemetry::end();
-    finish(result)
+    result
 }
 
 /// Runs the program `replog` with the arguments and the environment of this process.
@@ -80,15 +104,4 @@ pub fn run() -> ExitCode {
 #[must_use]
 pub fn run_client() -> ExitCode {
     client::run()
-}
-
-/// Exit code 0, or 1 with the reason in one line.
-fn finish(result: Result<(), String>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => {
-            stderr::say("replog-server", &reason);
-            ExitCode::FAILURE
-        }
-    }
 }

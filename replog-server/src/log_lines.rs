@@ -1,20 +1,39 @@
-//! Which log lines of this process go to stderr; it can be changed while it runs.
+//! Log lines of this process on stderr: their filter, their look, and the way there.
 //!
-//! Owns the filter and the one logger of the process, whose parts are exchanged as a whole: each line is
-//! let through by the filter of before or by the one of after. Nodes in one process share it.
+//! Owns the filter, which can be changed while the process runs, and the one logger of the process. Nodes in
+//! one process share both. Never waits for stderr: `queue` hands the lines to a thread of its own.
+
+mod queue;
+mod time;
 
 use std::{
-    env,
+    env, fmt,
+    fmt::Write as _,
+    io::{self, IsTerminal as _},
     sync::{Arc, OnceLock, PoisonError, RwLock},
+    time::{Duration, SystemTime},
 };
 
-use log::{LevelFilter, Log, Metadata, Record};
+use env_filter::Filter;
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::Serialize;
 
+use self::{queue::Queue, time::Rfc3339};
+use crate::stderr::one_line;
+
+/// Says which log lines are written.
+const FILTER_VARIABLE: &str = "RUST_LOG";
+/// Says whether log lines are coloured: `auto`, `always` or `never`.
+const STYLE_VARIABLE: &str = "RUST_LOG_STYLE";
 /// What is let through where `RUST_LOG` does not say.
 const FILTER_DEFAULT: &str = "info,actix_server=warn";
 /// The web server tells of each of its threads at `info`: nothing that is below this level is of use.
 const ACTIX_SERVER_MAX: LevelFilter = LevelFilter::Warn;
+/// How long a process that ends waits for its last lines to be written.
+const LAST_LINES_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Lines on their way to stderr.
+static QUEUE: Queue = Queue::new();
 
 /// The filter that holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,11 +46,34 @@ pub(crate) struct LogFilter {
 
 /// Sends log lines to stderr from now on. `RUST_LOG` says which. Does nothing where the process has
 /// another logger.
-pub(crate) fn install() {
+///
+/// # Errors
+///
+/// When the system gives no thread for it.
+pub(crate) fn install() -> Result<(), String> {
     let lines = Lines::of_process();
+    QUEUE
+        .start()
+        .map_err(|error| format!("no thread for log lines: {error}"))?;
     if log::set_logger(lines).is_ok() {
-        log::set_max_level(lines.part().logger.filter());
+        log::set_max_level(lines.part().filter.filter());
     }
+    Ok(())
+}
+
+/// Writes a sentence of the program itself, whatever the filter.
+pub(crate) fn say(sentence: &str) {
+    QUEUE.push(format!("replog-server: {}\n", one_line(sentence)).into_bytes());
+}
+
+/// Waits for the last lines to be written; not for long, since nobody may read them.
+pub(crate) fn finish() {
+    QUEUE.flush(LAST_LINES_TIME_MAX);
+}
+
+/// Counts the lines that were dropped because stderr took none.
+pub(crate) fn dropped_total() -> u64 {
+    QUEUE.dropped_total()
 }
 
 /// The filter that holds.
@@ -52,35 +94,36 @@ pub(crate) fn reset() -> LogFilter {
 }
 
 fn filter_of_environment() -> String {
-    env::var(env_logger::DEFAULT_FILTER_ENV).unwrap_or_else(|_| FILTER_DEFAULT.to_owned())
+    let given = env::var(FILTER_VARIABLE).ok();
+    given
+        .filter(|text| !text.trim().is_empty())
+        .unwrap_or_else(|| FILTER_DEFAULT.to_owned())
 }
 
 /// The logger of the process.
-struct Lines(RwLock<Arc<Part>>);
+struct Lines {
+    part: RwLock<Arc<Part>>,
+    coloured: bool,
+}
 
-/// What is exchanged as a whole.
+/// What is exchanged as a whole: each line is let through by the filter of before or by the one of after.
 struct Part {
-    logger: env_logger::Logger,
-    filter: String,
+    filter: Filter,
+    text: String,
 }
 
 impl Part {
-    fn new(filter: String) -> Part {
-        let mut builder = env_logger::Builder::new();
-        builder.parse_filters(&filter).format_timestamp_millis();
-        if let Ok(style) = env::var(env_logger::DEFAULT_WRITE_STYLE_ENV) {
-            builder.parse_write_style(&style);
-        }
+    fn new(text: String) -> Part {
         Part {
-            logger: builder.build(),
-            filter,
+            filter: env_filter::Builder::new().parse(&text).build(),
+            text,
         }
     }
 
     fn shown(&self) -> LogFilter {
         LogFilter {
-            level: self.logger.filter().as_str().to_lowercase(),
-            filter: self.filter.clone(),
+            level: self.filter.filter().as_str().to_lowercase(),
+            filter: self.text.clone(),
         }
     }
 }
@@ -88,36 +131,122 @@ impl Part {
 impl Lines {
     fn of_process() -> &'static Lines {
         static LINES: OnceLock<Lines> = OnceLock::new();
-        LINES.get_or_init(|| Lines(RwLock::new(Arc::new(Part::new(filter_of_environment())))))
+        LINES.get_or_init(|| Lines {
+            part: RwLock::new(Arc::new(Part::new(filter_of_environment()))),
+            coloured: wants_colours(),
+        })
     }
 
-    /// Never held while a line is written: a stderr that nobody reads blocks whoever writes to it, and
-    /// must not block who changes the filter.
     fn part(&self) -> Arc<Part> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.part.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn exchange(&self, filter: String) -> LogFilter {
         log::info!("log lines are filtered by {filter} from now on");
         let part = Arc::new(Part::new(filter));
-        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.part.write().unwrap_or_else(PoisonError::into_inner);
         *held = Arc::clone(&part);
         // Under the lock: of two at once, both are of the same one in the end.
-        log::set_max_level(part.logger.filter());
+        log::set_max_level(part.filter.filter());
         part.shown()
     }
 }
 
 impl Log for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.part().logger.enabled(metadata)
+        self.part().filter.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        self.part().logger.log(record);
+        if !self.part().filter.matches(record) {
+            return;
+        }
+        let line = Line {
+            time: SystemTime::now(),
+            level: record.level(),
+            target: record.target(),
+            text: record.args(),
+            coloured: self.coloured,
+        };
+        QUEUE.push(line.to_string().into_bytes());
     }
 
     fn flush(&self) {
-        self.part().logger.flush();
+        finish();
+    }
+}
+
+/// Whether stderr shows colours: `RUST_LOG_STYLE`, else where it is a terminal that may have them.
+fn wants_colours() -> bool {
+    match env::var(STYLE_VARIABLE).as_deref() {
+        Ok("always") => true,
+        Ok("never") => false,
+        _ => {
+            let is_set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+            let is_dumb = env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
+            io::stderr().is_terminal() && !is_set("NO_COLOR") && !is_dumb
+        }
+    }
+}
+
+/// One line as it is written, its line end included.
+struct Line<'a> {
+    time: SystemTime,
+    level: Level,
+    target: &'a str,
+    text: &'a fmt::Arguments<'a>,
+    coloured: bool,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (time, level, target) = (Rfc3339(self.time), self.level, self.target);
+        if self.coloured {
+            let colour = match level {
+                Level::Error => "1;31",
+                Level::Warn => "33",
+                Level::Info => "32",
+                Level::Debug => "34",
+                Level::Trace => "36",
+            };
+            write!(
+                f,
+                "\x1b[90m[\x1b[0m{time} \x1b[{colour}m{level:<5}\x1b[0m {target}\x1b[90m]\x1b[0m "
+            )?;
+        } else {
+            write!(f, "[{time} {level:<5} {target}] ")?;
+        }
+        // What follows a line break is indented, so that nothing looks like a line of its own.
+        for (number, part) in self.text.to_string().split('\n').enumerate() {
+            if number > 0 {
+                f.write_str("\n    ")?;
+            }
+            f.write_str(part)?;
+        }
+        f.write_char('\n')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_looks_like_this() {
+        let line = |coloured, text: &str| {
+            let line = Line {
+                time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_513_360_123),
+                level: Level::Info,
+                target: "replog_core",
+                text: &format_args!("{text}"),
+                coloured,
+            };
+            line.to_string()
+        };
+        let expected = "[2025-11-30T14:36:00.123Z INFO  replog_core] one\n    two\n";
+        assert_eq!(line(false, "one\ntwo"), expected);
+        let expected = "\x1b[90m[\x1b[0m2025-11-30T14:36:00.123Z \x1b[32mINFO \x1b[0m \
+                        replog_core\x1b[90m]\x1b[0m one\n";
+        assert_eq!(line(true, "one"), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! What `GET /metrics` shows: a node's snapshot as OpenMetrics text.
+//! What `GET /metrics` shows: a node's snapshot as text, in the form of Prometheus or of OpenMetrics.
 //!
 //! Owns the names, helps and labels of all series. Counts nothing and keeps nothing: each answer is made
 //! of one snapshot of the library and one look at the process, so that a node's series are there from
@@ -28,9 +28,26 @@ use self::page::Page;
 use crate::process_metrics::ProcessMetrics;
 
 mod page;
+mod plain;
 
-/// The format, as a `Content-Type`.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// A format of the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The text format of Prometheus, version 0.0.4: what everybody reads.
+    Plain,
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// Its name as a `Content-Type`.
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Format::Plain => "text/plain; version=0.0.4; charset=utf-8",
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
 
 /// What one answer shows.
 #[derive(Debug)]
@@ -39,6 +56,8 @@ pub(crate) struct Scrape {
     pub(crate) faults: FaultSettings,
     /// Where the system tells.
     pub(crate) process: Option<ProcessMetrics>,
+    /// Log lines of the process that were dropped.
+    pub(crate) log_lines_dropped: u64,
 }
 
 /// What a node measures.
@@ -49,13 +68,16 @@ pub(crate) enum NodeMetrics {
 }
 
 impl Scrape {
-    /// The text.
-    pub(crate) fn text(self) -> String {
+    /// The text in a format.
+    pub(crate) fn text(self, format: Format) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
         let mut text = String::new();
         text::encode(&mut text, &registry).expect("a string takes all that is written to it");
-        text
+        match format {
+            Format::Plain => plain::of(&text),
+            Format::OpenMetrics => text,
+        }
     }
 }
 
@@ -72,6 +94,11 @@ impl Collector for Scrape {
             NodeMetrics::Secondary(secondary) => show_secondary(&mut page, secondary)?,
         }
         show_faults(&mut page, &self.faults)?;
+        page.counters(
+            "replog_log_lines_dropped",
+            "Log lines of the process that were dropped because stderr took none.",
+            [([], self.log_lines_dropped)],
+        )?;
         match &self.process {
             Some(process) => show_process(&mut page, process),
             None => Ok(()),

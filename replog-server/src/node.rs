@@ -107,6 +107,8 @@ pub(crate) struct NodeState {
     pub(crate) master_url: Option<NodeUrl>,
     /// Where clients reach this node by another name than its machine's.
     pub(crate) public_url: Option<NodeUrl>,
+    /// Names by which clients may reach this node, besides those that always may.
+    pub(crate) allowed_hosts: Vec<String>,
     /// How long an append waits when it does not say.
     pub(crate) append_timeout: Option<Duration>,
     /// Limits on the body of an append.
@@ -146,6 +148,7 @@ impl NodeState {
             node,
             master_url,
             public_url: None,
+            allowed_hosts: common.allowed_hosts.clone(),
             append_timeout: common.append_timeout,
             append_limits: BodyLimits {
                 keep_bytes: common.max_message_bytes,

@@ -9,8 +9,12 @@
 //! this machine itself must therefore come from a page with a name that nobody else can give away. TLS is
 //! proof enough: where the node is reached by it, what stands before the node has a certificate for the name.
 //! Tells pages apart, not people: programs send none of these headers, and are let through.
+//!
+//! A third check is that of `Host`, for reads too (DNS rebinding): such a page may read a node that listens on
+//! this machine alone, and says nothing of itself but the name by which it came. A node that listens to other machines
+//! goes by names that it cannot know, of services and containers, and checks only where it was told its names.
 
-use std::net::IpAddr;
+use std::{fs, sync::LazyLock};
 
 use actix_web::{
     HttpRequest,
@@ -22,7 +26,11 @@ use actix_web::{
 
 use replog_core::address::NodeUrl;
 
-use crate::problem::{Kind, Problem};
+use crate::{
+    node::NodeState,
+    problem::{Kind, Problem},
+    protocol::address_of,
+};
 
 /// Set by browsers, where they reach the node by `https` or at `localhost`, and by no page: its name is
 /// reserved.
@@ -72,14 +80,46 @@ pub(crate) fn check_name(
     }
 }
 
-/// Whether the name is this machine's own, or the one that the node was told.
+/// Refuses a request that came by a name that is not this node's: see above. `listens_here`: only this machine can
+/// reach the node.
+///
+/// # Errors
+///
+/// 403 for such a name.
+pub(crate) fn check_host(host: &str, listens_here: bool, state: &NodeState) -> Result<(), Problem> {
+    let allowed = &state.allowed_hosts;
+    if !listens_here && allowed.is_empty() {
+        return Ok(());
+    }
+    // A dot at the end means the same name.
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let is_allowed = allowed.iter().any(|own| own.eq_ignore_ascii_case(&host));
+    if is_allowed || is_known(&host, state.public_url.as_ref()) || is_name_of_machine(&host) {
+        return Ok(());
+    }
+    let text = format!(
+        "this node does not go by the name {host}: reach it as localhost or by its address, or start it with \
+         --allowed-host {host}"
+    );
+    Err(Problem::new(Kind::CrossOrigin, text))
+}
+
+/// Whether the name is one that means this machine anywhere, an address, or the one that the node was told.
 fn is_known(host: &str, public_url: Option<&NodeUrl>) -> bool {
-    // IPv6 addresses stand in brackets.
-    let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
         || host.ends_with(".localhost")
-        || address.parse::<IpAddr>().is_ok()
+        || address_of(host).is_some()
         || public_url.is_some_and(|public| public.host().eq_ignore_ascii_case(host))
+}
+
+/// Whether the system goes by this name, with its domain or without. Elsewhere than on Linux it does not say.
+fn is_name_of_machine(host: &str) -> bool {
+    static NAME: LazyLock<String> = LazyLock::new(|| {
+        let name = fs::read_to_string("/proc/sys/kernel/hostname");
+        name.unwrap_or_default().trim().to_ascii_lowercase()
+    });
+    let short = NAME.split('.').next().unwrap_or_default();
+    !host.is_empty() && (host == *NAME || host == short)
 }
 
 fn is_own(headers: &HeaderMap) -> bool {
@@ -103,6 +143,8 @@ fn is_own(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use actix_web::{
         http::header::{HeaderName, HeaderValue},

@@ -11,7 +11,12 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App, HttpServer, dev::ServerHandle, http::KeepAlive};
+use actix_web::{
+    App, HttpServer,
+    dev::{Server, ServerHandle},
+    http::KeepAlive,
+    middleware::from_fn,
+};
 use replog_core::{
     ForcedRecovery, Master, NodeName, Peer, Secondary,
     address::{HostPort, NodeUrl},
@@ -20,7 +25,7 @@ use replog_core::{
     transport::{FaultInjector, FaultyNetwork, HttpNetwork, HttpOptions, Network},
 };
 use rustix::net::sockopt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     app,
@@ -29,6 +34,7 @@ use crate::{
     files::OpenFiles,
     node::{Node, NodeState},
     problem::chain,
+    protocol,
 };
 
 /// Connections that wait to be accepted. The system may allow fewer.
@@ -58,8 +64,37 @@ pub(crate) struct RunningNode {
     pub(crate) url: NodeUrl,
     /// Its web server.
     pub(crate) server: ServerHandle,
+    /// The end of its web server.
+    pub(crate) server_end: ServerEnd,
     /// The connections to it.
     pub(crate) connections: Connections,
+}
+
+/// The end of a web server, for those who wait for it.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerEnd(watch::Receiver<Option<String>>);
+
+impl ServerEnd {
+    /// Runs a web server in a task of its own.
+    fn of(server: Server) -> ServerEnd {
+        let (sender, receiver) = watch::channel(None);
+        actix_web::rt::spawn(async move {
+            let reason = match server.await {
+                Ok(()) => "the web server ended".to_owned(),
+                Err(error) => format!("the web server ended: {error}"),
+            };
+            sender.send_replace(Some(reason));
+        });
+        ServerEnd(receiver)
+    }
+
+    /// Waits for it, and says why it came.
+    pub(crate) async fn reason(mut self) -> String {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the web server was dropped".to_owned(),
+        }
+    }
 }
 
 /// What a master's start needs beside the common settings.
@@ -246,12 +281,14 @@ impl Site {
         let opened = connections.clone();
         let server = HttpServer::new(move || {
             let state = started.state();
-            App::new().configure(|config| {
-                // Where it did not start, nothing is served: the server is about to be stopped.
-                if let Ok(state) = state {
-                    app::configure(config, &state);
-                }
-            })
+            App::new()
+                .wrap(from_fn(protocol::serve))
+                .configure(|config| {
+                    // Where it did not start, nothing is served: the server is about to be stopped.
+                    if let Ok(state) = state {
+                        app::configure(config, &state);
+                    }
+                })
         })
         // Dropped with the connection, whatever ends it.
         .on_connect(move |_, extensions| {
@@ -274,12 +311,13 @@ impl Site {
         .map_err(|error| format!("{url}: {error}"))?
         .run();
         let handle = server.handle();
-        actix_web::rt::spawn(async move {
-            if let Err(error) = server.await {
-                log::error!("the web server ended: {error}");
-            }
-        });
-        let state = match first.started().await {
+        let server_end = ServerEnd::of(server);
+        let started = tokio::select! {
+            biased;
+            started = first.started() => started,
+            reason = server_end.clone().reason() => Err(reason),
+        };
+        let state = match started {
             Ok(state) => state,
             Err(reason) => {
                 handle.stop(false).await;
@@ -291,6 +329,7 @@ impl Site {
             state,
             url,
             server: handle,
+            server_end,
             connections,
         })
     }

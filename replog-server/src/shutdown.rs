@@ -3,12 +3,13 @@
 //! Owns the order: what waits is answered, then the logs are synced, then the servers finish what is
 //! under way. A second signal ends the process at once.
 
-use std::io;
+use std::{fs, future::pending, io};
 
 use futures_util::future::{join_all, select_all};
+use rustix::process::Signal as Sent;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{serve::RunningNode, stderr};
+use crate::{log_lines, serve::RunningNode};
 
 /// Exit code after a second signal: nothing was finished.
 const ENDED_AT_ONCE: i32 = 1;
@@ -17,25 +18,54 @@ const ENDED_AT_ONCE: i32 = 1;
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
+    /// `None` where the process was started to outlive its terminal, as by `nohup`.
+    hang_up: Option<Signal>,
 }
 
 impl Signals {
-    /// Takes the signals over: from now on none of them ends the process by itself.
+    /// Takes the signals over: from now on none of them ends the process by itself. Nor does the signal at a
+    /// limit on the size of files, which becomes an error of the write, as on a full disk.
     pub(crate) fn take() -> io::Result<Signals> {
+        // It needs nobody who waits for it: with a handler in place the write fails.
+        drop(signal(SignalKind::from_raw(Sent::XFSZ.as_raw()))?);
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hang_up: match ignores(Sent::HUP) {
+                true => None,
+                false => Some(signal(SignalKind::hangup())?),
+            },
         })
     }
 
     /// Waits for the next one, and names it.
     pub(crate) async fn next(&mut self) -> &'static str {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(signal) => signal.recv().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             biased;
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            _ = self.quit.recv() => "SIGQUIT",
+            _ = hang_up => "SIGHUP",
         }
     }
+}
+
+/// Whether the process was started with this signal ignored. `false` where the system does not say.
+fn ignores(signal: Sent) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
 }
 
 /// Waits until the process shall end, and ends every node.
@@ -59,7 +89,8 @@ pub(crate) async fn wait_and_stop(
         biased;
         () = stop(&nodes) => {}
         name = signals.next() => {
-            stderr::say("replog-server", &format!("{name} again: ended at once"));
+            log_lines::say(&format!("{name} again: ended at once"));
+            log_lines::finish();
             std::process::exit(ENDED_AT_ONCE);
         }
     }
@@ -69,12 +100,16 @@ pub(crate) async fn wait_and_stop(
     asked
 }
 
-/// Waits until a node stops by itself, and says why.
+/// Waits until a node or its web server stops by itself, and says why.
 async fn first_stopped(nodes: &[RunningNode]) -> String {
     let stopped = nodes.iter().map(|running| {
         Box::pin(async {
-            let stopped = running.state.node.stopped().await;
-            format!("{}: {stopped}", running.state.node.name())
+            let name = running.state.node.name();
+            tokio::select! {
+                biased;
+                stopped = running.state.node.stopped() => format!("{name}: {stopped}"),
+                reason = running.server_end.clone().reason() => format!("{name}: {reason}"),
+            }
         })
     });
     let (reason, _, _) = select_all(stopped).await;

@@ -53,12 +53,15 @@ impl Read {
 
 async fn page(state: &std::sync::Arc<NodeState>) -> Read {
     let app = http::init_service(App::new().configure(|config| app::configure(config, state)));
-    let request = http::TestRequest::get().uri("/metrics").to_request();
+    let request = http::TestRequest::get()
+        .uri("/metrics")
+        .insert_header(("accept", "application/openmetrics-text"))
+        .to_request();
     let response = http::call_service(&app.await, request).await;
     assert_eq!(response.status(), 200);
     assert_eq!(
         response.headers().get("content-type").expect("a type"),
-        CONTENT_TYPE
+        Format::OpenMetrics.content_type()
     );
     let body = http::read_body(response).await;
     Read::of(std::str::from_utf8(&body).expect("UTF-8"))

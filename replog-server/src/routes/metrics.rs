@@ -1,11 +1,16 @@
 //! `GET /metrics`: what the node counts and measures, for Prometheus and its kin.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{HeaderValue, VARY},
+    web,
+};
 use replog_core::error::Stopped;
 use tokio::time::timeout;
 
 use crate::{
-    metrics::{CONTENT_TYPE, NodeMetrics, Scrape},
+    accept, log_lines,
+    metrics::{Format, NodeMetrics, Scrape},
     node::{Node, NodeState},
     problem::{Kind, Problem},
     process_metrics::ProcessMetrics,
@@ -29,10 +34,16 @@ pub(crate) async fn show(state: State, request: HttpRequest) -> Result<HttpRespo
         node,
         faults: faults.unwrap_or_default(),
         process,
+        log_lines_dropped: log_lines::dropped_total(),
+    };
+    let format = match accept::prefers_open_metrics(request.headers()) {
+        true => Format::OpenMetrics,
+        false => Format::Plain,
     };
     Ok(HttpResponse::Ok()
-        .content_type(CONTENT_TYPE)
-        .body(scrape.text()))
+        .content_type(format.content_type())
+        .insert_header((VARY, HeaderValue::from_static("accept")))
+        .body(scrape.text(format)))
 }
 
 async fn measure(state: &NodeState) -> Result<NodeMetrics, Stopped> {

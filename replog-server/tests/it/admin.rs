@@ -128,8 +128,9 @@ fn who_may_not_or_says_too_much_changes_nothing() {
             (400, "/problems/malformed")
         );
         let mut connection = crate::http::Connection::open(master).expect("a connection");
-        let head =
-            format!("POST {path} HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
         let body = "2\r\n{}\r\n0\r\n\r\n";
         connection.send((head + body).as_bytes()).expect("sent");
         assert_eq!(connection.answer().expect("an answer").status, 400);

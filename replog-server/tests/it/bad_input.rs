@@ -202,11 +202,11 @@ fn bad_reads_and_paths_are_refused_by_name() {
         );
     }
     let methods = [
-        ("PUT", "/messages", "GET, POST"),
-        ("DELETE", "/messages/0", "GET"),
-        ("POST", "/health", "GET"),
+        ("PUT", "/messages", "GET, HEAD, POST"),
+        ("DELETE", "/messages/0", "GET, HEAD"),
+        ("POST", "/health", "GET, HEAD"),
         ("GET", "/replication/v1", "POST"),
-        ("BREW", "/appends", "GET"),
+        ("BREW", "/appends", "GET, HEAD"),
     ];
     for (method, path, allow) in methods {
         let answer = request(node, method, path, &[], None).expect("answered");
@@ -262,7 +262,7 @@ fn a_body_beyond_the_limit_is_refused_after_it_was_read() {
     }
     // The same without a length given beforehand.
     let mut connection = Connection::open(node).expect("a connection");
-    let head = "POST /messages HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let head = "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     connection
         .send(format!("{head}transfer-encoding: chunked\r\n\r\n").as_bytes())
         .expect("sent");
@@ -297,14 +297,14 @@ fn broken_transports_hurt_nobody_else() {
     let cluster = Cluster::start(1, &["--memory"]);
     let node = cluster.master.address;
     let long_header = format!(
-        "GET /health HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n",
+        "GET /health HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
         "y".repeat(200 << 10)
     );
     let many_headers = format!(
-        "GET /health HTTP/1.1\r\nhost: x\r\n{}\r\n",
+        "GET /health HTTP/1.1\r\nhost: localhost\r\n{}\r\n",
         "a: b\r\n".repeat(10_000)
     );
-    let post = "POST /messages HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let post = "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     let table = [
         long_header,
         many_headers,
@@ -335,7 +335,7 @@ fn broken_transports_hurt_nobody_else() {
     let mut pipelined = Connection::open(node).expect("a connection");
     pipelined
         .send(
-            "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+            "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
                 .repeat(1_000)
                 .as_bytes(),
         )
@@ -354,7 +354,7 @@ fn broken_transports_hurt_nobody_else() {
 fn slow_and_vanishing_clients_delay_nobody() {
     let mut cluster = Cluster::start(2, &["--memory"]);
     let node = cluster.master.address;
-    let head = b"POST /messages HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
+    let head = b"POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
     let mut slow: Vec<Connection> = (0..50)
         .map(|number| {
             let mut connection = Connection::open(node).expect("a connection");
@@ -389,7 +389,7 @@ fn slow_and_vanishing_clients_delay_nobody() {
         let mut connection = Connection::open(node).expect("a connection");
         let body = br#"{"data":"gone","meta":{"concern":3}}"#;
         let head = format!(
-            "POST /messages HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         connection

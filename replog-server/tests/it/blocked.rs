@@ -170,11 +170,11 @@ fn a_client_that_hangs_up_leaves_its_place_to_another_and_its_message_in_the_log
     cluster.secondaries[1].kill();
     let body = message("hangs up", 3);
     let append = format!(
-        "POST /messages HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     assert_eq!(cluster.append("second", 2).status, 201);
-    let wait = "GET /messages/1?concern=3 HTTP/1.1\r\nhost: x\r\n\r\n".to_owned();
+    let wait = "GET /messages/1?concern=3 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned();
     let mut clients = Vec::new();
     for request in [&append, &append, &wait] {
         let mut client = Connection::open(cluster.master.address).expect("a connection");
@@ -253,7 +253,7 @@ async fn send(address: SocketAddr, number: usize) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     let body = message(&format!("blocked-{number}"), 3);
     let request = format!(
-        "POST /messages HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).await.expect("sent");

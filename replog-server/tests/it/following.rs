@@ -39,7 +39,7 @@ impl Body {
     fn open(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Body {
         let stream = TcpStream::connect_timeout(&address, ANSWER_TIME_MAX).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        let mut head = format!("GET {path} HTTP/1.1\r\nhost: test\r\n");
+        let mut head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n");
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -462,7 +462,7 @@ fn sent(address: SocketAddr, request: &str) -> TcpStream {
 
 /// Whether somebody who would follow finds a place.
 fn is_room(address: SocketAddr) -> bool {
-    let follow = "GET /messages?follow=true HTTP/1.1\r\nhost: test\r\n";
+    let follow = "GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\n";
     let stream = sent(address, &format!("{follow}accept: {NDJSON}\r\n\r\n"));
     let mut status = String::new();
     BufReader::new(stream)
@@ -486,10 +486,10 @@ fn who_waits_and_has_gone_gives_its_place_back() {
     assert_eq!(post(nodes[0], &message("held by one", 1)).status, 201);
     let append = message("waits", 2);
     let waits = [
-        "GET /messages?wait_for=99999999 HTTP/1.1\r\nhost: test\r\n\r\n".to_owned(),
-        "GET /messages/0?concern=all HTTP/1.1\r\nhost: test\r\n\r\n".to_owned(),
+        "GET /messages?wait_for=99999999 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
+        "GET /messages/0?concern=all HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
         format!(
-            "POST /messages HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n\
+            "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              content-length: {}\r\n\r\n{append}",
             append.len()
         ),
@@ -516,8 +516,9 @@ fn who_waits_and_has_gone_gives_its_place_back() {
 fn followers_of_all_nodes_of_one_process_leave_files_for_everybody_else() {
     let (_process, nodes, _directory) = cluster_of_few_files(512, 2);
     let mut following = Vec::new();
-    let follow =
-        format!("GET /messages?follow=true HTTP/1.1\r\nhost: test\r\naccept: {NDJSON}\r\n\r\n");
+    let follow = format!(
+        "GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\naccept: {NDJSON}\r\n\r\n"
+    );
     for node in &nodes {
         while is_room(*node) {
             following.extend([(); 10].map(|()| sent(*node, &follow)));
@@ -579,8 +580,9 @@ async fn follow_raw(address: SocketAddr) -> AsyncBody {
     let mut stream = tokio::net::TcpStream::connect(address)
         .await
         .expect("a connection");
-    let request =
-        format!("GET /messages?follow=true HTTP/1.1\r\nhost: test\r\naccept: {NDJSON}\r\n\r\n");
+    let request = format!(
+        "GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\naccept: {NDJSON}\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut stream = AsyncBody::new(stream);
     let mut line = String::new();

@@ -101,7 +101,7 @@ impl Connection {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> io::Result<Answer> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n");
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n");
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -117,6 +117,21 @@ impl Connection {
 
     /// Reads an answer.
     pub(crate) fn answer(&mut self) -> io::Result<Answer> {
+        let mut answer = self.head()?;
+        if answer.status == 100 {
+            return self.answer();
+        }
+        if answer.header("transfer-encoding").is_some() {
+            answer.body = self.chunked()?;
+        } else if let Some(length) = answer.header("content-length") {
+            answer.body = vec![0; length.parse().map_err(|_| bad("no length"))?];
+            self.stream.read_exact(&mut answer.body)?;
+        }
+        Ok(answer)
+    }
+
+    /// Reads an answer without its body.
+    pub(crate) fn head(&mut self) -> io::Result<Answer> {
         let status_line = self.line()?;
         let status = status_line
             .split(' ')
@@ -132,21 +147,11 @@ impl Connection {
             let (name, value) = line.split_once(':').ok_or_else(|| bad("no header"))?;
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
-        let mut answer = Answer {
+        Ok(Answer {
             status,
             headers,
             body: Vec::new(),
-        };
-        if status == 100 {
-            return self.answer();
-        }
-        if answer.header("transfer-encoding").is_some() {
-            answer.body = self.chunked()?;
-        } else if let Some(length) = answer.header("content-length") {
-            answer.body = vec![0; length.parse().map_err(|_| bad("no length"))?];
-            self.stream.read_exact(&mut answer.body)?;
-        }
-        Ok(answer)
+        })
     }
 
     fn chunked(&mut self) -> io::Result<Vec<u8>> {

@@ -28,6 +28,8 @@ mod messages;
 mod metrics;
 mod nodes;
 mod openapi;
+mod process;
+mod protocol;
 mod quorum;
 mod receipts;
 mod restart;

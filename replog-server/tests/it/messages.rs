@@ -138,7 +138,7 @@ fn readers_that_hang_cost_neither_memory_nor_other_clients() {
         .map(|_| {
             let mut reader = Connection::open(cluster.master.address).expect("a connection");
             reader
-                .send(b"GET /messages HTTP/1.1\r\nhost: x\r\n\r\n")
+                .send(b"GET /messages HTTP/1.1\r\nhost: localhost\r\n\r\n")
                 .expect("sent");
             reader
         })

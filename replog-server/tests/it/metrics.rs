@@ -4,15 +4,16 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    http::get,
+    http::{self, get},
     nodes::{Cluster, Node, eventually},
 };
 
 /// The values by series, as they stand on the page.
 fn metrics(node: &Node) -> BTreeMap<String, f64> {
-    let answer = get(node.address, "/metrics");
-    assert_eq!(answer.status, 200, "{answer:?}");
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let answer = http::request(node.address, "GET", "/metrics", &[("accept", format)], None);
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.header("content-type"), Some(format));
     let text = answer.text();
     assert!(text.ends_with("\n# EOF\n"), "{text}");
@@ -23,6 +24,29 @@ fn metrics(node: &Node) -> BTreeMap<String, f64> {
             (series.to_owned(), value.parse().expect("a number"))
         })
         .collect()
+}
+
+#[test]
+fn the_older_format_has_the_same_series_and_is_what_nobody_asks_for() {
+    let cluster = Cluster::start(1, &["--memory"]);
+    let answer = get(cluster.master.address, "/metrics");
+    let format = "text/plain; version=0.0.4; charset=utf-8";
+    assert_eq!(answer.header("content-type"), Some(format));
+    let text = answer.text();
+    assert!(
+        text.contains("\n# TYPE replog_appends_total counter\n"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("# UNIT") && !text.contains("# EOF"),
+        "{text}"
+    );
+    let names = text.lines().filter(|line| !line.starts_with('#'));
+    let mut names: Vec<&str> = names
+        .filter_map(|line| Some(line.rsplit_once(' ')?.0))
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, series(&cluster.master));
 }
 
 fn series(node: &Node) -> Vec<String> {

@@ -192,8 +192,9 @@ impl Api {
 /// Asks for all messages and those that come, in this form, and reads nothing yet.
 fn follow(node: SocketAddr, media_type: &str) -> Connection {
     let mut connection = Connection::open(node).expect("a connection");
-    let head =
-        format!("GET /messages?follow=true HTTP/1.1\r\nhost: test\r\naccept: {media_type}\r\n\r\n");
+    let head = format!(
+        "GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\naccept: {media_type}\r\n\r\n"
+    );
     connection.send(head.as_bytes()).expect("sent");
     connection
 }
@@ -383,6 +384,8 @@ fn health(api: &Api, node: SocketAddr) {
     api.expect(400, node, "GET /health?full=true", &[], None);
     api.expect(200, node, "GET /livez", &[], None);
     api.expect(200, node, "GET /metrics", &[], None);
+    let newer = ("accept", "application/openmetrics-text");
+    api.expect(200, node, "GET /metrics", &[newer], None);
     api.expect(400, node, "GET /metrics?name=x", &[], None);
     api.expect(200, node, "GET /readyz", &[], None);
     api.expect(400, node, "GET /events?from=1", &[], None);

@@ -78,7 +78,7 @@ fn an_interrupt_is_a_stop_and_a_second_signal_ends_it_at_once() {
     }
     let mut reader = Connection::open(cluster.master.address).expect("a connection");
     reader
-        .send(b"GET /messages HTTP/1.1\r\nhost: x\r\n\r\n")
+        .send(b"GET /messages HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .expect("sent");
     let mut master = cluster.master.take();
     master.signal(Signal::TERM);
@@ -111,7 +111,7 @@ fn a_second_signal_ends_it_at_once_also_where_nobody_hears_that() {
     // As above, it keeps the cluster from stopping at once.
     let mut reader = Connection::open(address).expect("a connection");
     reader
-        .send(b"GET /messages HTTP/1.1\r\nhost: x\r\n\r\n")
+        .send(b"GET /messages HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .expect("sent");
     reader.socket().peek(&mut [0]).expect("an answer");
     cluster.signal(Signal::TERM);
@@ -140,7 +140,7 @@ fn an_answer_under_way_is_finished_before_the_end() {
         .into_iter()
         .map(|node| {
             let mut reader = Connection::open(node).expect("a connection");
-            let head = b"GET /messages HTTP/1.1\r\nhost: x\r\naccept: application/x-ndjson\r\n\r\n";
+            let head = b"GET /messages HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n";
             reader.send(head).expect("sent");
             // Its beginning is there: it is under way.
             reader.socket().peek(&mut [0]).expect("an answer");
@@ -169,7 +169,7 @@ fn who_follows_and_takes_nothing_holds_up_no_stop() {
         .into_iter()
         .map(|node| {
             let mut follower = Connection::open(node).expect("a connection");
-            let head = b"GET /messages?follow=true HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n";
+            let head = b"GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n";
             follower.send(head).expect("sent");
             // The way is filling up.
             eventually("there is more than it reads", || {

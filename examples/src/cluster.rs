@@ -17,7 +17,7 @@ use replog_core::{
 };
 use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
 
-use crate::{DEADLINE, Failure, MASTER, ONE, Story, TWO, Traffic, within};
+use crate::{DEADLINE, Failure, MASTER, ONE, Story, TWO, Traffic, slowness, within};
 
 /// How often the master is asked for its health.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -25,13 +25,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Times shortened about fivefold, so that a person sees everything within seconds.
 #[must_use]
 pub fn timing() -> Timing {
+    let slowness = slowness();
     Timing {
-        heartbeat_interval: Duration::from_millis(100),
-        request_timeout: Duration::from_millis(200),
-        suspect_after: Duration::from_millis(300),
-        unhealthy_after: Duration::from_millis(900),
-        retry_min: Duration::from_millis(20),
-        retry_max: Duration::from_millis(200),
+        heartbeat_interval: Duration::from_millis(100) * slowness,
+        request_timeout: Duration::from_millis(200) * slowness,
+        suspect_after: Duration::from_millis(300) * slowness,
+        unhealthy_after: Duration::from_millis(900) * slowness,
+        retry_min: Duration::from_millis(20) * slowness,
+        retry_max: Duration::from_millis(200) * slowness,
     }
 }
 
@@ -347,7 +348,7 @@ impl Watcher {
         // The look that is under way may show how things stood before this call.
         let fresh = looks.borrow().count + 2;
         let found = looks.wait_for(|look| look.count >= fresh && wanted(&look.health));
-        match tokio::time::timeout(DEADLINE, found).await {
+        match tokio::time::timeout(DEADLINE * slowness(), found).await {
             Ok(Ok(look)) => Ok(look.health.clone()),
             Ok(Err(_)) => Err(format!("the master ended during the wait for {what}").into()),
             Err(_) => Err(crate::late(what)),

@@ -36,18 +36,31 @@ pub const TWO: &str = "secondary-2";
 /// because a program may share its processor with others.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Waits for `future`, but no longer than [`DEADLINE`].
+/// How many times slower than usual the timing of a program is, so that a person can follow it: what `--slow` says, as in
+/// `cargo run --example retries -- --slow 5`; 1 without it.
+#[must_use]
+pub fn slowness() -> u32 {
+    let mut args = std::env::args().skip_while(|arg| arg != "--slow").skip(1);
+    let given = args.next().and_then(|times| times.parse().ok());
+    given.unwrap_or(1).clamp(1, SLOWNESS_MAX)
+}
+
+/// Slower than this, nothing would happen for minutes.
+const SLOWNESS_MAX: u32 = 60;
+
+/// Waits for `future`, but no longer than [`DEADLINE`], or as many times that as [`slowness`] says.
 ///
 /// # Errors
 ///
 /// That `what` did not come in time.
 pub async fn within<F: Future>(what: &str, future: F) -> Result<F::Output, Failure> {
-    tokio::time::timeout(DEADLINE, future)
+    tokio::time::timeout(DEADLINE * slowness(), future)
         .await
         .map_err(|_| late(what))
 }
 
 /// What is said when the deadline has passed.
 fn late(what: &str) -> Failure {
-    format!("waited {} s in vain for {what}", DEADLINE.as_secs()).into()
+    let deadline = DEADLINE * slowness();
+    format!("waited {} s in vain for {what}", deadline.as_secs()).into()
 }

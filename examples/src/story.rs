@@ -60,7 +60,7 @@ impl Story {
         // The clock is read under the lock: no line is older than the one above it.
         let _told = self.told();
         let ms = self.elapsed().as_millis();
-        print(format_args!("{ms:>6}  {node:<11}  {what}"));
+        print(wrapped(&format!("{ms:>6}  {node:<11}  {what}")));
     }
 
     /// Prints the heading of a part.
@@ -110,7 +110,58 @@ impl Story {
     }
 }
 
+/// Columns of a line, at most, and those before the column of what happens.
+const COLUMNS: usize = 120;
+const INDENT: usize = 21;
+
+/// Breaks a line of the timeline between words where it is too long, and goes on below what happens.
+fn wrapped(line: &str) -> String {
+    let mut text = String::new();
+    let mut columns = 0;
+    for word in line.split_inclusive(' ') {
+        let width = word.trim_end().chars().count();
+        if columns + width > COLUMNS && columns > INDENT {
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+            text.extend(std::iter::repeat_n(' ', INDENT));
+            columns = INDENT;
+        }
+        text.push_str(word);
+        columns += word.chars().count();
+    }
+    text
+}
+
 /// As `println!`, without its panic where nobody reads any more.
 fn print(line: impl Display) {
     let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_broken_between_words_and_goes_on_below_what_happens() {
+        let short = "     1  master       is Healthy";
+        assert_eq!(wrapped(short), short);
+        let long = format!("     1  master       {}", "word ".repeat(40));
+        let text = wrapped(long.trim_end());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        for line in &lines {
+            assert!(
+                line.len() <= COLUMNS && line.trim_end() == *line,
+                "{line:?}"
+            );
+        }
+        assert!(
+            lines[1].starts_with(&format!("{:INDENT$}word", "")),
+            "{text}"
+        );
+        assert_eq!(text.split_whitespace().count(), 42);
+        // A word that is too long for any line stands on one of its own.
+        let word = "x".repeat(200);
+        assert_eq!(wrapped(&word), word);
+    }
 }

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use replog_core::sim::{
     Faults, OCCURRENCES, Outcome, Scenario, Schedule, Simulation, cluster::Cluster,
 };
@@ -58,6 +58,60 @@ struct Args {
     /// The seed of `--schedule`.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Let every node make one of the planted mistakes, and print the shortest run found that breaks a rule: its last
+    /// lines, the rule, and what would have been lost. `list` names the mistakes.
+    #[arg(long, value_name = "NAME")]
+    mistake: Option<String>,
+    /// Of a trace, print the lines of this kind only; may be repeated.
+    #[arg(long, value_name = "KIND")]
+    only: Vec<Kind>,
+    /// Of a trace, print the lines of this node only; may be repeated.
+    #[arg(long, value_name = "NODE")]
+    node: Vec<String>,
+    /// Of the trace of a mistake, print so many lines, the last ones.
+    #[arg(long, default_value_t = 40)]
+    lines: usize,
+}
+
+/// What a line of a trace is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Requests and answers between nodes.
+    Messages,
+    /// What the disks do.
+    Disk,
+    /// What the nodes write to their logs.
+    Log,
+    /// Everything else: starts, faults, the story, the broken rule.
+    Faults,
+}
+
+impl Kind {
+    fn of(line: &str) -> Kind {
+        if line.contains(" -> ") {
+            Kind::Messages
+        } else if line.contains(" disk: ") {
+            Kind::Disk
+        } else if line.contains(" says: ") {
+            Kind::Log
+        } else {
+            Kind::Faults
+        }
+    }
+}
+
+impl Args {
+    /// Whether a line of a trace is asked for. What a trace is read for is always shown.
+    fn shows(&self, line: &str) -> bool {
+        let is_end = line.contains(" VIOLATION ") || line.contains(" STORY ");
+        let is_kind = self.only.is_empty() || self.only.contains(&Kind::of(line));
+        let names = |node: &String| line.split([' ', ':']).any(|word| word == node);
+        is_end || (is_kind && (self.node.is_empty() || self.node.iter().any(names)))
+    }
+
+    fn shows_all(&self) -> bool {
+        self.only.is_empty() && self.node.is_empty()
+    }
 }
 
 fn main() {
@@ -69,8 +123,17 @@ fn main() {
             std::process::exit(2);
         }
     };
+    if let Some(name) = &args.mistake {
+        std::process::exit(show_mistake(&args, name));
+    }
     if let Some((simulation, what)) = replayed {
-        let outcome = simulation.print_trace().run();
+        let outcome = match args.shows_all() {
+            true => simulation.print_trace().run(),
+            false => simulation.keep_trace().run(),
+        };
+        for line in outcome.trace.iter().filter(|line| args.shows(line)) {
+            println!("{line}");
+        }
         println!("{}", ending(&what, &outcome));
         std::process::exit(i32::from(outcome.violation.is_some()));
     }
@@ -112,6 +175,82 @@ fn replayed(args: &Args) -> Result<Option<(Simulation, String)>, String> {
     let point = Point::parse(text);
     let point = point.ok_or(format!("{text:?} is not SCENARIO:EVENT:NODE[:EVENT:NODE]"))?;
     Ok(Some((point.simulation(), point.replay())))
+}
+
+/// How many drawn seeds are tried, at most, to find a rule that a mistake breaks, and how many runs that break one are enough.
+const MISTAKE_SEEDS: u64 = 500;
+const MISTAKE_RUNS: usize = 8;
+
+/// Shows what a mistake does. Returns the exit code.
+fn show_mistake(args: &Args, name: &str) -> i32 {
+    if name == "list" {
+        for (name, about) in Simulation::mistakes() {
+            println!("{name:<32} {about}");
+        }
+        return 0;
+    }
+    let Some((_, about)) = Simulation::mistakes().find(|(known, _)| known == name) else {
+        eprintln!("there is no mistake {name:?}: --mistake list names them");
+        return 2;
+    };
+    let mistaken = |simulation: Simulation| {
+        let mistaken = simulation.with_mistake(name);
+        mistaken.expect("it was found in the list")
+    };
+    // A schedule is shorter than any drawn run, where one finds the mistake.
+    let all = Schedule::all();
+    let schedules = all.iter().flat_map(|schedule| {
+        (0..3).map(move |seed| (schedule.simulation(seed), replay_schedule(schedule, seed)))
+    });
+    let seeds = (0..MISTAKE_SEEDS).map(|seed| (drawn(args, seed), replay_seed(args, seed)));
+    let mut broken = Vec::new();
+    for (simulation, replay) in schedules.chain(seeds) {
+        let outcome = mistaken(simulation).keep_trace().run();
+        if let Some(violation) = outcome.violation {
+            broken.push((outcome.trace, violation, replay));
+        }
+        if broken.len() == MISTAKE_RUNS {
+            break;
+        }
+    }
+    let Some((trace, violation, replay)) = broken.into_iter().min_by_key(|(trace, ..)| trace.len())
+    else {
+        println!(
+            "{name}: {about}\nno rule was broken in {MISTAKE_SEEDS} seeds, nor in any schedule"
+        );
+        return 1;
+    };
+    println!("{name}: {about}\n\nThe last lines of the shortest run that was found ({replay}):\n");
+    let lines: Vec<&String> = trace.iter().filter(|line| args.shows(line)).collect();
+    for line in &lines[lines.len().saturating_sub(args.lines)..] {
+        println!("{line}");
+    }
+    println!("\n{violation}\n{}", would_be_lost(&violation));
+    0
+}
+
+/// What the users of a log would lose whose nodes broke that rule.
+fn would_be_lost(violation: &str) -> &'static str {
+    let number = violation.split_once("rule ").map(|(_, rest)| {
+        let digits = rest.find(|c: char| !c.is_ascii_digit());
+        &rest[..digits.unwrap_or(rest.len())]
+    });
+    match number {
+        Some("1") => "Two readers would have seen different messages at the same offset.",
+        Some("2") => "A reader would have seen a message without those before it.",
+        Some("3") => "A message that was sent once would have been there twice.",
+        Some("4") => "A client would have been told that nodes hold its message which do not.",
+        Some("5") => "A message that a client was promised would be gone.",
+        Some("6") => "Clients would have waited for others' messages.",
+        Some("7") => {
+            "A node would never have received what it lacks, or a client never its answer."
+        }
+        Some("8") => "Messages would have been taken that no majority could confirm.",
+        Some("9") => "Two masters would have written to the log at the same time.",
+        Some("10") => "A node would have served, or sworn to, what is not on its disk.",
+        Some("11") => "A node would have used up its memory.",
+        _ => "A node would have ended with a failed assertion, and its messages be on fewer disks.",
+    }
 }
 
 fn replay_seed(args: &Args, seed: u64) -> String {

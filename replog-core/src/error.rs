@@ -424,3 +424,83 @@ pub struct Stopped {
     /// Why, where it was not asked to.
     pub reason: Option<Arc<str>>,
 }
+
+/// An error as `main` may return it: `Debug`, which is what a program that ends with an error prints, is the error's
+/// sentence and those of its causes.
+///
+/// Made by `?` of any error, like `Box<dyn Error>`, which would print the error's fields.
+///
+/// ```
+/// use replog_core::{NodeName, error::Report};
+///
+/// fn main() -> Result<(), Report> {
+///     let name: NodeName = "master".parse()?;
+///     println!("{name}");
+///     Ok(())
+/// }
+/// ```
+pub struct Report(Box<dyn std::error::Error + Send + Sync>);
+
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for Report {
+    fn from(error: E) -> Report {
+        Report(error.into())
+    }
+}
+
+impl std::fmt::Debug for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = self.0.to_string();
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let sentence = error.to_string();
+            // Some errors have their cause in their own sentence.
+            if !text.ends_with(&sentence) {
+                text.push_str(": ");
+                text.push_str(&sentence);
+            }
+            cause = error.source();
+        }
+        f.write_str(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_the_sentences_of_an_error_and_its_causes() {
+        let refused = || io::Error::other("refused");
+        let table: [(Report, &str); 4] = [
+            ("plain".into(), "plain"),
+            (
+                "a/b".parse::<NodeName>().expect_err("a slash").into(),
+                "a node name has",
+            ),
+            (
+                ReadError::Io {
+                    path: "log".to_owned(),
+                    source: Arc::new(refused()),
+                }
+                .into(),
+                "reading log failed: refused",
+            ),
+            (
+                OpenError::Io {
+                    path: "log".to_owned(),
+                    source: refused(),
+                }
+                .into(),
+                "log: refused",
+            ),
+        ];
+        for (report, expected) in table {
+            let text = format!("{report:?}");
+            assert!(text.starts_with(expected), "{text}");
+            assert_eq!(
+                text.matches("refused").count(),
+                expected.matches("refused").count()
+            );
+        }
+    }
+}

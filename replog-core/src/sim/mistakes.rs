@@ -28,18 +28,30 @@ use crate::{
     views::Receipt,
 };
 
+impl Mistake {
+    /// Returns its name as people write it, as in `answered-before-sync`.
+    pub(crate) fn name(self) -> String {
+        let mut name = String::new();
+        for letter in format!("{self:?}").chars() {
+            if letter.is_uppercase() && !name.is_empty() {
+                name.push('-');
+            }
+            name.extend(letter.to_lowercase());
+        }
+        name
+    }
+}
+
 macro_rules! mistakes {
     ($($(#[doc = $text:literal])+ $name:ident,)+) => {
         /// A mistake.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[cfg_attr(not(test), expect(dead_code, reason = "mistakes are planted by tests"))]
         pub(crate) enum Mistake {
             $($(#[doc = $text])+ $name,)+
         }
 
         impl Mistake {
             /// All of them, with what each does.
-            #[cfg(test)]
             pub(crate) const ALL: &[(Mistake, &'static str)] =
                 &[$((Mistake::$name, concat!($($text),+)),)+];
         }

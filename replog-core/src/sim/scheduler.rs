@@ -204,7 +204,21 @@ impl Simulation {
         self
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "mistakes are planted by tests"))]
+    /// Lets every node of the run make one of the mistakes that [`Simulation::mistakes`] names; `None` where there is no
+    /// such mistake.
+    #[must_use]
+    pub fn with_mistake(self, name: &str) -> Option<Simulation> {
+        let mut all = Mistake::ALL.iter();
+        let (mistake, _) = all.find(|(mistake, _)| mistake.name() == name)?;
+        Some(self.plant(*mistake))
+    }
+
+    /// Returns the names of the mistakes that can be planted, with what a node does that makes it.
+    pub fn mistakes() -> impl Iterator<Item = (String, &'static str)> {
+        let all = Mistake::ALL.iter();
+        all.map(|(mistake, about)| (mistake.name(), about.trim()))
+    }
+
     pub(crate) fn plant(mut self, mistake: Mistake) -> Simulation {
         self.mistake = Some(mistake);
         self

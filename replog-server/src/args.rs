@@ -30,7 +30,7 @@ use crate::{
 /// Exit code of wrong usage.
 const USAGE: u8 = 2;
 /// What is said to one who gives no command.
-const COMMANDS: &str = "say what to run: master, secondary, cluster or probe";
+const COMMANDS: &str = "say what to run: master, secondary, cluster, demo or probe";
 /// Secondaries that `cluster` starts at most: the library knows clusters of up to 64 nodes.
 const SECONDARIES_MAX: u64 = 63;
 
@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Secondary(SecondaryArgs),
     /// A master and its secondaries in this one process: the quick start.
     Cluster(ClusterArgs),
+    /// Shows what the log does, step by step, with nodes in this process.
+    Demo,
     /// Asks a node whether it is ready: exit code 0 or 1.
     Probe(ProbeArgs),
 }
@@ -127,6 +129,11 @@ pub(crate) struct ClusterArgs {
 /// Arguments of `probe`.
 #[derive(Debug, Args)]
 pub(crate) struct ProbeArgs {
+    /// Ask whether it takes appends, which only a master does, not whether it serves reads.
+    #[arg(long, env = "REPLOG_WRITE", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
+          num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_name = "BOOL")]
+    pub(crate) write: bool,
     /// The node to ask.
     #[arg(default_value = "http://localhost:5000")]
     pub(crate) url: String,
@@ -301,6 +308,7 @@ fn validate(command: &Command) -> Result<(), clap::Error> {
         Command::Master(args) => args.common.check(),
         Command::Secondary(args) => args.common.check(),
         Command::Cluster(args) => args.common.check().and_then(|()| args.check_ports()),
+        Command::Demo => Ok(()),
         Command::Probe(args) => parse_http_url(&args.url).map(drop),
     };
     checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
@@ -555,7 +563,7 @@ mod tests {
     #[test]
     fn wrong_usage_is_said_in_one_line() {
         let table = [
-            ("", "master, secondary, cluster or probe"),
+            ("", "master, secondary, cluster, demo or probe"),
             ("frobnicate", "frobnicate"),
             ("master", "--secondary"),
             ("master --secondary a", "expected NAME=URL"),

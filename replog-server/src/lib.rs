@@ -8,6 +8,7 @@
 mod args;
 mod client;
 mod config_file;
+mod demo;
 mod probe;
 
 mod log_lines;
@@ -20,6 +21,7 @@ mod telemetry;
 mod cluster;
 mod connections;
 mod files;
+mod first_screen;
 mod serve;
 mod shutdown;
 
@@ -61,14 +63,14 @@ pub fn run() -> ExitCode {
         Ok(command) => command,
         Err(code) => return code,
     };
+    if matches!(command, Command::Demo) {
+        return finish(demo::run());
+    }
     if let Command::Probe(probe) = &command {
-        return match probe::run(&probe.url) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(reason) => {
-                stderr::say("replog-server", &reason);
-                ExitCode::FAILURE
-            }
-        };
+        return finish(match probe.write {
+            true => probe::run_write(&probe.url),
+            false => probe::run(&probe.url),
+        });
     }
     let result = run_nodes(command);
     if let Err(reason) = &result {
@@ -81,9 +83,23 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Says why a program without log lines failed, if it did.
+fn finish(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            stderr::say("replog-server", &reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Runs a node, or a cluster, until it is asked to stop.
 fn run_nodes(command: Command) -> Result<(), String> {
     panics::end_the_process();
+    if matches!(command, Command::Cluster(_)) {
+        log_lines::be_quiet();
+    }
     log_lines::install()?;
     // Before there is a runtime: the exporter has its own.
     telemetry::start()?;

@@ -10,7 +10,10 @@ use std::{
     env, fmt,
     fmt::Write as _,
     io::{self, IsTerminal as _},
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -27,6 +30,10 @@ const FILTER_VARIABLE: &str = "RUST_LOG";
 const STYLE_VARIABLE: &str = "RUST_LOG_STYLE";
 /// What is let through where `RUST_LOG` does not say.
 const FILTER_DEFAULT: &str = "info,actix_server=warn";
+/// The same for a cluster in one process, at which a person looks who wants to see where it answers.
+const FILTER_OF_CLUSTER: &str = "warn";
+/// Whether this process is such a one.
+static IS_CLUSTER: AtomicBool = AtomicBool::new(false);
 /// The web server tells of each of its threads at `info`: nothing that is below this level is of use.
 const ACTIX_SERVER_MAX: LevelFilter = LevelFilter::Warn;
 /// How long a process that ends waits for its last lines to be written.
@@ -76,6 +83,11 @@ pub(crate) fn dropped_total() -> u64 {
     QUEUE.dropped_total()
 }
 
+/// Lets only warnings through where `RUST_LOG` does not say otherwise. To be called before [`install`].
+pub(crate) fn be_quiet() {
+    IS_CLUSTER.store(true, Ordering::Relaxed);
+}
+
 /// The filter that holds.
 pub(crate) fn filter() -> LogFilter {
     Lines::of_process().part().shown()
@@ -94,10 +106,14 @@ pub(crate) fn reset() -> LogFilter {
 }
 
 fn filter_of_environment() -> String {
+    let default = match IS_CLUSTER.load(Ordering::Relaxed) {
+        true => FILTER_OF_CLUSTER,
+        false => FILTER_DEFAULT,
+    };
     let given = env::var(FILTER_VARIABLE).ok();
     given
         .filter(|text| !text.trim().is_empty())
-        .unwrap_or_else(|| FILTER_DEFAULT.to_owned())
+        .unwrap_or_else(|| default.to_owned())
 }
 
 /// The logger of the process.

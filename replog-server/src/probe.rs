@@ -21,6 +21,19 @@ const ANSWER_BYTES_MAX: u64 = 16 << 10;
 ///
 /// Why it is not ready, or that it does not answer.
 pub(crate) fn run(url: &str) -> Result<(), String> {
+    run_at(url, paths::READY)
+}
+
+/// Asks the node at `url` for `/readyz/write`.
+///
+/// # Errors
+///
+/// Why it takes no appends, or that it does not answer.
+pub(crate) fn run_write(url: &str) -> Result<(), String> {
+    run_at(url, paths::READY_WRITE)
+}
+
+fn run_at(url: &str, path: &str) -> Result<(), String> {
     let rest = url
         .strip_prefix("http://")
         .ok_or("a URL begins with http://")?;
@@ -30,7 +43,7 @@ pub(crate) fn run(url: &str) -> Result<(), String> {
     } else {
         format!("{authority}:80")
     };
-    let path = format!("{}{}", base.trim_end_matches('/'), paths::READY);
+    let path = format!("{}{}", base.trim_end_matches('/'), path);
     let answer = ask(&host, authority, &path).map_err(|error| format!("{url}: {error}"))?;
     match answer.split_whitespace().nth(1) {
         Some("200") => Ok(()),
@@ -89,6 +102,14 @@ mod tests {
     use std::net::TcpListener;
 
     fn answered_with(answer: &'static str) -> Result<(), String> {
+        answers("/readyz", run, answer)
+    }
+
+    fn answers(
+        path: &str,
+        run: fn(&str) -> Result<(), String>,
+        answer: &'static str,
+    ) -> Result<(), String> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}/", listener.local_addr().expect("an address"));
         let server = std::thread::spawn(move || {
@@ -104,7 +125,8 @@ mod tests {
         });
         let result = run(&url);
         let request = server.join().expect("the server");
-        assert!(request.starts_with("GET /readyz HTTP/1.1\r\n"), "{request}");
+        let head = format!("GET {path} HTTP/1.1\r\n");
+        assert!(request.starts_with(&head), "{request}");
         result
     }
 
@@ -114,6 +136,8 @@ mod tests {
         let reason = answered_with("HTTP/1.1 503 No\r\n\r\nnever joined").expect_err("not ready");
         assert!(reason.contains("503 never joined"), "{reason}");
         assert!(answered_with("SSH-2.0\r\n").is_err());
+        let writes = answers("/readyz/write", run_write, "HTTP/1.1 200 OK\r\n\r\n");
+        assert_eq!(writes, Ok(()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Owns what goes to stdout: a line a node, and `ready` from a cluster.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     thread::available_parallelism,
@@ -15,6 +15,7 @@ use crate::{
     args::{Command, MasterArgs, SecondaryArgs},
     cluster,
     files::OpenFiles,
+    first_screen,
     node::Node,
     serve::{MasterStart, RunningNode, SecondaryStart, listen, start_master, start_secondary},
     shutdown::{self, Signals},
@@ -33,11 +34,22 @@ pub(crate) async fn run(command: Command) -> Result<(), String> {
     let signals = Signals::take().map_err(|error| format!("no signals: {error}"))?;
     let files = OpenFiles::raise();
     let is_cluster = matches!(command, Command::Cluster(_));
+    let mut hint = None;
     let nodes = match command {
         Command::Master(args) => vec![start_master_process(args, &files).await?],
         Command::Secondary(args) => vec![start_secondary_process(args, &files).await?],
-        Command::Cluster(args) => cluster::start(&args, &files).await?,
-        Command::Probe(_) => return Err("a probe starts no node".to_owned()),
+        Command::Cluster(args) => {
+            let directory = (!args.common.memory).then(|| args.data_dir.clone());
+            let nodes = cluster::start(&args, &files).await;
+            let nodes = nodes.map_err(first_screen::with_port)?;
+            if io::stdout().is_terminal()
+                && let Some(master) = nodes.first()
+            {
+                hint = Some(first_screen::line(&master.url, directory.as_deref()));
+            }
+            nodes
+        }
+        Command::Demo | Command::Probe(_) => return Err("it starts no node".to_owned()),
     };
     for node in &nodes {
         say(&format!("{} {}", node.state.node.name(), node.url));
@@ -47,6 +59,9 @@ pub(crate) async fn run(command: Command) -> Result<(), String> {
         actix_web::rt::spawn(async move {
             if master.read_write().await.is_ok() {
                 say("ready");
+                if let Some(hint) = hint {
+                    say(&hint);
+                }
             }
         });
     }

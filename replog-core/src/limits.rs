@@ -96,6 +96,22 @@ pub const NODES_MAX: usize = 64;
 /// Bytes of a message between nodes beside its records. More is refused as malformed.
 pub const WIRE_HEADER_BYTES_MAX: usize = 256 << 10;
 
+/// How far above the highest epoch that a node has durably promised another node may raise it: 2^33. Two
+/// forced recoveries, which raise by [`EPOCH_FORCED_STEP`] each, are within; what is beyond is refused
+/// as malformed, so that no single message uses up the epochs of a cluster.
+pub const EPOCH_LEAP_MAX: u64 = 1 << 33;
+
+/// How far a forced recovery raises the epoch: 2^32, beyond what nodes that do not answer can have
+/// promised in ordinary recoveries.
+pub const EPOCH_FORCED_STEP: u64 = 1 << 32;
+
+/// The highest epoch that a node promises or takes from another: below [`Epoch::MAX`](crate::Epoch::MAX),
+/// so that raising a believed epoch never passes that.
+pub const EPOCH_BELIEVABLE_MAX: u64 = (1 << 62) - (1 << 34);
+
+/// Files of records that a master's hello made a node cut, at most: one more removes the oldest.
+pub const SET_ASIDE_FILES_MAX: usize = 64;
+
 /// Parked batch answers on a secondary: requests whose records are not durable yet. Beyond it a
 /// batch is refused and sent again.
 pub const PARKED_ANSWERS_MAX: usize = 256;
@@ -158,6 +174,8 @@ pub const CLUSTER_IDLE_TIME_MAX: Duration = Duration::from_secs(75);
 /// time-out, so that a slow line is not taken for a dead node.
 pub const CLUSTER_RECEIPT_INTERVAL: Duration = Duration::from_millis(20);
 
+const _: () = assert!(2 * EPOCH_FORCED_STEP <= EPOCH_LEAP_MAX);
+const _: () = assert!(EPOCH_BELIEVABLE_MAX + EPOCH_LEAP_MAX < crate::types::Epoch::MAX.0);
 const _: () = assert!(MESSAGE_BYTES_MAX < RECORD_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX * BATCHES_IN_FLIGHT_MAX <= REORDER_BYTES_MAX);
 const _: () = assert!(BATCHES_IN_FLIGHT_MAX <= PARKED_ANSWERS_MAX);

@@ -22,6 +22,8 @@ pub struct MasterMetrics {
     pub health: MasterHealth,
     /// Whether its own log counts.
     pub intact: bool,
+    /// Answers of other nodes that made no sense: they counted for nothing, and ended the conversation.
+    pub malformed: u64,
     /// Its log.
     pub log: LogMetrics,
     /// What became of appends.
@@ -45,6 +47,8 @@ pub struct SecondaryMetrics {
     pub log: LogMetrics,
     /// Bytes of the records that it holds back behind a gap; `health.buffered` are the records.
     pub buffered_bytes: u64,
+    /// Requests of other nodes that made no sense, and were refused for that.
+    pub malformed: u64,
 }
 
 /// A node's log and the thread that writes it.
@@ -60,6 +64,9 @@ pub struct LogMetrics {
     /// Marks that were missing or unreadable at the node's start and were made again, 0 or 1. Where
     /// the log had passed for whole it was refilled from other nodes.
     pub repaired_marks: u64,
+    /// Records that were kept aside in a file below `set-aside` before they were cut, because of a master's
+    /// hello or a forced recovery.
+    pub set_aside_records: u64,
     /// How long it took to make a group of records durable, in seconds: the group's sync alone,
     /// without its write. Nothing is recorded under a policy that does not sync each group.
     pub syncs: Histogram,

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::KEY_BYTES_MAX;
+use crate::limits::{EPOCH_BELIEVABLE_MAX, EPOCH_FORCED_STEP, EPOCH_LEAP_MAX, KEY_BYTES_MAX};
 
 /// A message's position in the log, from 0, without gaps.
 #[derive(
@@ -56,16 +56,46 @@ impl fmt::Display for Offset {
 pub struct Epoch(pub u64);
 
 impl Epoch {
+    /// The highest epoch that a message between nodes may carry: 2^62. A cluster that takes a new
+    /// epoch every millisecond reaches it after 146 million years.
+    pub const MAX: Epoch = Epoch(1 << 62);
+
     /// The epoch after this one.
+    ///
+    /// # Panics
+    ///
+    /// At [`Epoch::MAX`]: a node that started again from a lower one would break its promises.
     #[must_use]
     pub fn next(self) -> Epoch {
-        Epoch(self.0.saturating_add(1))
+        self.raised_by(1)
     }
 
-    /// An epoch so far after this one that no node that did not answer can have promised it: for
-    /// a forced recovery.
+    /// Returns an epoch so far after this one that no node that did not answer can have promised it:
+    /// for a forced recovery.
     pub(crate) fn forced(self) -> Epoch {
-        Epoch(self.0.saturating_add(1 << 32))
+        self.raised_by(EPOCH_FORCED_STEP)
+    }
+
+    /// Whether a node may believe this epoch when another names it, given the highest one that it has
+    /// durably promised itself; `None` where it has promised none. What is believable leaves room for
+    /// [`Epoch::next`] and for forced recoveries.
+    pub(crate) fn is_believable(self, durable: Option<Epoch>) -> bool {
+        let limit = match durable {
+            Some(durable) => EPOCH_BELIEVABLE_MAX.min(durable.0.saturating_add(EPOCH_LEAP_MAX)),
+            None => EPOCH_BELIEVABLE_MAX,
+        };
+        self.0 <= limit
+    }
+
+    fn raised_by(self, step: u64) -> Epoch {
+        let raised = self.0.checked_add(step).map(Epoch);
+        match raised.filter(|raised| *raised <= Epoch::MAX) {
+            Some(raised) => raised,
+            None => panic!(
+                "epoch {self} cannot be raised by {step}: the highest is {}",
+                Epoch::MAX
+            ),
+        }
     }
 }
 
@@ -485,6 +515,37 @@ mod tests {
         for (concern, nodes, expected) in table {
             assert_eq!(concern.resolve(nodes), expected, "{concern} of {nodes}");
         }
+    }
+
+    #[test]
+    fn an_epoch_is_believed_only_so_far_above_what_is_durable() {
+        let leap = EPOCH_LEAP_MAX;
+        let table = [
+            (1, Some(0), true),
+            (7 + leap, Some(7), true),
+            (8 + leap, Some(7), false),
+            (3, Some(7), true),
+            (EPOCH_BELIEVABLE_MAX, None, true),
+            (EPOCH_BELIEVABLE_MAX + 1, None, false),
+            (EPOCH_BELIEVABLE_MAX, Some(EPOCH_BELIEVABLE_MAX), true),
+            (Epoch::MAX.0, Some(EPOCH_BELIEVABLE_MAX), false),
+            (u64::MAX, Some(u64::MAX), false),
+        ];
+        for (epoch, durable, expected) in table {
+            let believed = Epoch(epoch).is_believable(durable.map(Epoch));
+            assert_eq!(believed, expected, "{epoch} above {durable:?}");
+        }
+        // Two forced recoveries leave a node that was away for both within reach.
+        assert!(Epoch(7).forced().forced().is_believable(Some(Epoch(7))));
+        assert_eq!(Epoch(7).next(), Epoch(8));
+        let highest = Epoch(EPOCH_BELIEVABLE_MAX);
+        assert!(highest.forced().next() <= Epoch::MAX);
+    }
+
+    #[test]
+    #[should_panic(expected = "cannot be raised")]
+    fn an_epoch_never_stands_still_where_it_should_be_raised() {
+        let _ = Epoch::MAX.next();
     }
 
     #[test]

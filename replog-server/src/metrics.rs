@@ -165,6 +165,7 @@ fn show_master(page: &mut Page<'_>, metrics: &MasterMetrics) -> fmt::Result {
         "Idempotency keys that are known.",
         metrics.keys,
     )?;
+    show_malformed(page, metrics.malformed)?;
     let links: Vec<_> = health.secondaries.iter().zip(&metrics.links).collect();
     show_secondaries(page, &links)?;
     show_links(page, &links)
@@ -183,6 +184,15 @@ fn show_secondary(page: &mut Page<'_>, metrics: &SecondaryMetrics) -> fmt::Resul
         "replog_reorder_bytes",
         "Bytes of the records that are held back behind a gap.",
         metrics.buffered_bytes,
+    )?;
+    show_malformed(page, metrics.malformed)
+}
+
+fn show_malformed(page: &mut Page<'_>, count: u64) -> fmt::Result {
+    page.counters(
+        "replog_malformed_messages",
+        "Messages of other nodes that made no sense: refused or not believed, and the end of the conversation.",
+        [([], count)],
     )
 }
 
@@ -241,6 +251,11 @@ fn show_log(page: &mut Page<'_>, health: &LogHealth, log: &LogMetrics) -> fmt::R
             ("mark", log.repaired_marks),
         ]
         .map(|(part, count)| ([("part", part)], count)),
+    )?;
+    page.counters(
+        "replog_set_aside_records",
+        "Records that were kept aside in a file before they were cut.",
+        [([], log.set_aside_records)],
     )?;
     page.histogram(
         "replog_log_sync_seconds",

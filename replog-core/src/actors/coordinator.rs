@@ -57,6 +57,8 @@ pub(crate) struct Coordinator {
     recovery: Option<Recovery>,
     /// What a recovery needs to begin, at the start or later.
     settings: Settings,
+    /// Answers to the recovery that made no sense.
+    malformed: u64,
     /// As it is on disk.
     meta: Meta,
     /// As it is about to be.
@@ -193,6 +195,7 @@ impl Coordinator {
             config,
             recovery: Some(Recovery::new(settings.clone(), meta.clone(), own, now)),
             settings,
+            malformed: 0,
             meta,
             saving: None,
             asked: 0,
@@ -316,6 +319,10 @@ impl Coordinator {
                 self.read_keys(ctx, won);
             }
             RecoveryAction::BecomeFenced(by) => self.lose_office(now, by),
+            RecoveryAction::Malformed { from, detail } => {
+                self.malformed += 1;
+                warn!(%from, detail, "recovery: an answer makes no sense and counts for nothing");
+            }
             RecoveryAction::Note(text) => info!("recovery: {text}"),
             RecoveryAction::Alarm(text) => error!("recovery: {text}"),
         }
@@ -631,6 +638,12 @@ impl Coordinator {
         let links = self.link_tallies.iter().zip(&health.secondaries);
         MasterMetrics {
             intact: self.meta.log_epoch.is_some(),
+            malformed: self.malformed
+                + self
+                    .link_tallies
+                    .iter()
+                    .map(|tally| tally.malformed)
+                    .sum::<u64>(),
             log: self.writer.metrics(&self.view),
             appends: self.append_tally.snapshot(),
             oldest_waiting: self.office.oldest_waiting(Instant::now()),

@@ -294,8 +294,24 @@ fn log(change: &ReplicaChange) {
     match change {
         ReplicaChange::Joined { cluster } => info!(%cluster, "joining the cluster"),
         ReplicaChange::Promised { epoch, master } => info!(%epoch, %master, "promised"),
-        ReplicaChange::Cut(cut) => {
+        ReplicaChange::Cut { cut, forced: None } => {
             warn!(from = %cut.from, records = cut.records, "cut records that no majority holds");
+        }
+        ReplicaChange::Cut {
+            cut,
+            forced: Some(epoch),
+        } => {
+            warn!(
+                from = %cut.from, records = cut.records, forced_epoch = %epoch,
+                "cut records because a recovery was forced"
+            );
+        }
+        ReplicaChange::Refused {
+            from,
+            refusal: refusal @ Refusal::BelowCommitted { .. },
+        } => {
+            let why = why_refused(refusal);
+            error!(%from, why, "a hello is refused");
         }
         ReplicaChange::Aligned { epoch, end } => info!(%epoch, %end, "aligned with the master"),
         ReplicaChange::Intact { epoch, end } => info!(%epoch, %end, "the log counts"),
@@ -326,6 +342,10 @@ fn why_refused(refusal: &Refusal) -> String {
         Refusal::Replaced(by) => format!("its directory was replaced: {}", by.describe()),
         Refusal::OutOfDate(by) => format!("its directory is from the past: {}", by.describe()),
         Refusal::Malformed { detail } => detail.clone(),
+        Refusal::BelowCommitted { committed } => format!(
+            "its log ends before {committed}, up to where this node holds messages that a majority has \
+             acknowledged: something was lost"
+        ),
         other => format!("{other:?}"),
     }
 }
@@ -414,6 +434,7 @@ impl Handler<MeasureSecondary> for ReplicaActor {
             health: self.health(),
             log: self.writer.metrics(&self.view),
             buffered_bytes: self.replica.buffered_bytes() as u64,
+            malformed: self.replica.malformed(),
         });
     }
 }

@@ -1,11 +1,12 @@
-//! Records that a node must give up, kept aside first: those that are cut after a forced recovery,
-//! and segments that damage has separated from the log.
+//! Records that a node must give up, kept aside first: those that it cuts because of a master's hello
+//! or a forced recovery, and segments that damage has separated from the log.
 //!
 //! Owns the files below `set-aside/`. The latter are there as they were, under their old names. Each
-//! of the former is a segment, header and records as they stood in the
-//! log, named by its first offset, its end, and the epoch that was forced. Written to a new file,
-//! synced, renamed, directory synced; never written over, never read by a node again. They are for
-//! a person, who alone can say what of them is to be appended again.
+//! of the former is a segment, header and records as they stood in the log, named by its first offset,
+//! its end, and the epoch of the master because of which they were cut. Written to a new file, synced,
+//! renamed, directory synced; never written over, never read by a node again. They are for a person,
+//! who alone can say what of them is to be appended again. The [`SET_ASIDE_FILES_MAX`] of the newest
+//! epochs are kept.
 
 use std::io::{self, IoSlice};
 
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::{
     error::ReadError,
+    limits::SET_ASIDE_FILES_MAX,
     storage::{OpenHow, Storage},
     types::{ClusterId, Epoch, Offset},
 };
@@ -80,8 +82,41 @@ pub(super) fn set_aside(
     let path = free_path(storage, (from, next), epoch)?;
     storage.rename(PATH_NEW, &path).map_err(LogError::Write)?;
     storage.sync_dir(DIR)?;
-    warn!(%from, end = %next, path, "a recovery was forced: the records that are cut are kept aside");
+    view.kept_aside(next.records_since(from));
+    warn!(%from, end = %next, path, "the records that are cut are kept aside");
+    remove_oldest(storage, &path)?;
     Ok(())
+}
+
+/// Removes the files of the oldest epochs where there are too many, and never the one at `newest`.
+/// Each cut is one of a master's epoch, and a node's masters have ascending ones. Segments that damage
+/// has separated stay.
+fn remove_oldest(storage: &dyn Storage, newest: &str) -> io::Result<()> {
+    let names = storage.list(DIR)?.into_iter();
+    let mut cuts: Vec<(u64, String)> = names
+        .filter_map(|name| Some((epoch_of(&name)?, format!("{DIR}/{name}"))))
+        .collect();
+    cuts.sort();
+    let surplus = cuts.len().saturating_sub(SET_ASIDE_FILES_MAX);
+    let oldest = cuts.iter().filter(|(_, path)| path != newest);
+    for (_, path) in oldest.take(surplus) {
+        warn!(
+            path,
+            "records that were kept aside are removed: newer ones are there"
+        );
+        storage.remove(path)?;
+    }
+    match surplus {
+        0 => Ok(()),
+        _ => storage.sync_dir(DIR),
+    }
+}
+
+/// The epoch in the name of a file of records that were cut.
+fn epoch_of(name: &str) -> Option<u64> {
+    let (_, rest) = name.strip_suffix(".log")?.split_once("-epoch-")?;
+    let digits = rest.split('-').next()?;
+    digits.parse().ok()
 }
 
 /// Moves a whole segment aside: the log before it has a gap. When this returns, the move is durable.
@@ -186,6 +221,28 @@ mod tests {
         // The log opens beside them as ever.
         files.close().unwrap();
         assert_eq!(open_log(&storage).unwrap().2.end, Offset(40));
+    }
+
+    #[test]
+    fn the_files_of_the_newest_epochs_are_kept_and_what_damage_separated() {
+        let storage = MemoryStorage::new();
+        let (mut files, view) = written(&storage);
+        files.set_aside(Offset(39), Epoch(5)).unwrap();
+        let separated = format!("{DIR}/{:020}.log", 7);
+        storage.open(&separated, OpenHow::Create).unwrap();
+        let many = SET_ASIDE_FILES_MAX as u64 + 3;
+        for nth in 0..many {
+            files
+                .set_aside(Offset(30 + nth % 9), Epoch(9 + nth))
+                .unwrap();
+        }
+        let names = storage.list(DIR).unwrap();
+        assert_eq!(names.len(), SET_ASIDE_FILES_MAX + 1, "{names:?}");
+        let mut epochs: Vec<u64> = names.iter().filter_map(|name| epoch_of(name)).collect();
+        epochs.sort_unstable();
+        assert_eq!(epochs, (12..9 + many).collect::<Vec<_>>());
+        let cut = (0..many).map(|nth| 10 - nth % 9).sum::<u64>();
+        assert_eq!(view.records_kept_aside(), 1 + cut);
     }
 
     #[test]

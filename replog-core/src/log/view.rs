@@ -49,6 +49,8 @@ pub(crate) struct LogView {
     held_back_at: AtomicU64,
     /// Where the append with that hole begins: nothing from here on is shown.
     hidden_from: AtomicU64,
+    /// Records that were kept aside before they were cut, since the log was opened.
+    kept_aside: AtomicU64,
     /// Who is told of records that cannot be read.
     on_damage: OnceLock<OnDamage>,
     /// What the start made anew.
@@ -178,6 +180,16 @@ impl LogView {
         // To find the record in its batch takes a while: not under the lock.
         let part = batch.slice(from, batch.end());
         part.map_or(0, |part| part.bytes().len() as u64) + behind as u64
+    }
+
+    /// How many records were kept aside before they were cut, since the log was opened.
+    pub(crate) fn records_kept_aside(&self) -> u64 {
+        self.kept_aside.load(Ordering::Relaxed)
+    }
+
+    /// So many records are kept aside.
+    pub(super) fn kept_aside(&self, records: u64) {
+        self.kept_aside.fetch_add(records, Ordering::Relaxed);
     }
 
     /// How often the log was cut since it was opened. What was read before a cut and what was
@@ -685,6 +697,7 @@ impl LogView {
             closed_end: AtomicU64::new(end.0),
             held_back_at: AtomicU64::new(u64::MAX),
             hidden_from: AtomicU64::new(u64::MAX),
+            kept_aside: AtomicU64::new(0),
             on_damage: OnceLock::new(),
             repairs: OnceLock::new(),
             state: Mutex::new(State {

@@ -55,8 +55,8 @@ pub(crate) enum WriteCommand {
     Append(RecordBatch),
     /// Cut the log back; everything before it in the queue is written first.
     Truncate { ticket: u64, to: Offset },
-    /// Keep the records from here on aside in a file: a cut follows, because of a recovery that was
-    /// forced in this epoch. Nothing is reported.
+    /// Keep the records from here on aside in a file: a cut follows, because of the master of this
+    /// epoch. Nothing is reported.
     SetAside { from: Offset, epoch: Epoch },
     /// Write and sync everything before it, then save this. Also sets the files' cluster id from
     /// it.
@@ -513,6 +513,7 @@ impl LogWriter {
             segments: view.segments() as u64,
             repaired_headers: view.repairs().headers,
             repaired_marks: view.repairs().marks,
+            set_aside_records: view.records_kept_aside(),
             syncs: syncs.snapshot(),
         }
     }

@@ -175,6 +175,8 @@ impl DoorTally {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinkTally {
     pub(crate) acks: u64,
+    /// Answers that made no sense.
+    pub(crate) malformed: u64,
     pub(crate) retries: Retries,
     pub(crate) heartbeats: u64,
     pub(crate) round_trips: Tally<{ SECONDS.len() }>,
@@ -186,6 +188,7 @@ impl LinkTally {
     pub(crate) fn new() -> LinkTally {
         LinkTally {
             acks: 0,
+            malformed: 0,
             retries: Retries::default(),
             heartbeats: 0,
             round_trips: Tally::new(&SECONDS),

@@ -33,8 +33,14 @@ impl Health {
         }
     }
 
-    /// A valid answer of the right node came.
+    /// A valid answer of the right node came. After an absence the time starts anew in which it must
+    /// take what is due: what it could not be sent says nothing against it.
     pub(crate) fn on_contact(&mut self, now: Instant) {
+        if self.silence(now) >= self.suspect_after
+            && let Some(stalled_since) = &mut self.stalled_since
+        {
+            *stalled_since = now;
+        }
         self.last_contact = Some(self.last_contact.map_or(now, |before| before.max(now)));
     }
 
@@ -148,6 +154,22 @@ mod tests {
         health.on_records_taken(t0 + 2 * SECOND, false);
         health.on_contact(t0 + 9 * SECOND);
         assert_eq!(health.status(t0 + 9 * SECOND), Status::Healthy);
+    }
+
+    #[test]
+    fn a_secondary_that_is_back_is_healthy_at_once_and_has_its_time_to_take_what_is_due() {
+        let (mut health, t0) = watched();
+        health.on_contact(t0);
+        health.on_records_due(t0);
+        let back = t0 + 60 * SECOND;
+        assert_eq!(health.status(back), Status::Unhealthy);
+        health.on_contact(back);
+        assert_eq!(health.status(back), Status::Healthy);
+        // It answers, and takes nothing.
+        for tenth in 1..=10 {
+            health.on_contact(back + tenth * SECOND / 10);
+        }
+        assert_eq!(health.status(back + SECOND), Status::Suspected);
     }
 
     #[test]

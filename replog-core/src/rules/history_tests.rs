@@ -312,6 +312,7 @@ impl Start {
                         panic!("nothing is forced: {action:?}")
                     }
                     RecoveryAction::BecomeFenced(by) => panic!("{by:?}"),
+                    RecoveryAction::Malformed { from, detail } => panic!("{from}: {detail}"),
                 }
             }
         }

@@ -27,6 +27,7 @@ use crate::{
     record::RecordBatch,
     rules::{
         backoff::Backoff,
+        bounds,
         health::Health,
         progress::{Progress, Wanted},
         repair::Lack,
@@ -341,6 +342,12 @@ impl Link {
         let checked = result
             .map_err(Failure::from)
             .and_then(|response| self.check(response));
+        if let Ok(response) = &checked
+            && let Err(failure) = self.check_bounds(response)
+        {
+            self.on_malformed(now, failure);
+            return;
+        }
         match (probe, checked) {
             // A probe from before the last contact tells nothing new.
             (Some(probe), Err(_)) if self.health.last_contact() > Some(probe.sent_at) => {}
@@ -372,6 +379,13 @@ impl Link {
             self.report_due = true;
             self.on_contact(now);
         }
+    }
+
+    /// An answer makes no sense: the conversation ends, and another hello begins the next one.
+    fn on_malformed(&mut self, now: Instant, failure: Failure) {
+        self.tally.malformed += 1;
+        self.on_probe_failed(failure);
+        self.greet_again(now);
     }
 
     /// What to do next; `None` when there is nothing until the next event or deadline.
@@ -657,6 +671,17 @@ impl Link {
         }
     }
 
+    /// Whether the answer makes sense in an open conversation, or as an answer to a hello; what a
+    /// recovery asked, it checks itself.
+    fn check_bounds(&self, response: &Response) -> Result<(), Failure> {
+        let epoch = match &self.phase {
+            Phase::Silent | Phase::Asking { .. } => return Ok(()),
+            Phase::Greeting { epoch, .. } => *epoch,
+            Phase::Open(open) => open.epoch,
+        };
+        bounds::check_response(epoch, response).map_err(|detail| Failure::bad_answer(&detail))
+    }
+
     fn on_probe_answer(&mut self, now: Instant, probe: &Probe, response: Response) {
         match probe.kind {
             ProbeKind::Ask { serial } => self.on_asked(now, serial, response),
@@ -722,6 +747,14 @@ impl Link {
         };
         let epoch = *epoch;
         match &response.answer {
+            // An aligned log is never longer than the master's.
+            Answer::Aligned(_) if response.state.durable_end > self.written_end => {
+                let detail = format!(
+                    "aligned at {} with a log that ends at {}",
+                    response.state.durable_end, self.written_end
+                );
+                self.on_malformed(now, Failure::bad_answer(&detail));
+            }
             Answer::Aligned(aligned) => {
                 self.on_contact(now);
                 self.public_url = aligned.public_url.clone().map(Arc::new);
@@ -890,6 +923,7 @@ impl Link {
             Refusal::WrongNode
             | Refusal::WrongCluster
             | Refusal::OtherNodes { .. }
+            | Refusal::BelowCommitted { .. }
             | Refusal::Storage { .. }
             | Refusal::Malformed { .. }
             | Refusal::Stopping => self.on_probe_failed(Failure::of_refusal(&refusal)),
@@ -1037,6 +1071,13 @@ impl Failure {
             Refusal::HelloFirst | Refusal::WrongIncarnation => {
                 (WaitReason::CatchingUp, "the node has restarted".into())
             }
+            Refusal::BelowCommitted { committed } => (
+                WaitReason::BadAnswer,
+                format!(
+                    "the node holds committed messages up to {committed}, which this master's log does \
+                     not have"
+                ),
+            ),
             Refusal::NotAligned => (WaitReason::CatchingUp, "the node's log differs".into()),
             Refusal::BeyondWindow => (
                 WaitReason::CatchingUp,

@@ -7,6 +7,7 @@
 pub(crate) mod acks;
 pub(crate) mod alignment;
 pub(crate) mod backoff;
+pub(crate) mod bounds;
 #[cfg(test)]
 mod cluster_tests;
 pub(crate) mod fence;

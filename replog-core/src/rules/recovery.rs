@@ -8,7 +8,7 @@
 //!  blank: Identifying ──▶ Saving(identity) ─┐
 //!  intact or not:                           ├─▶ Saving(promise) ─▶ Promising ─▶ Cutting ─▶ Adopting
 //!                         ▲ a higher epoch was seen, or the source is gone │         │          │
-//!                         └────────────────────────────────────────────────┴─────────┴──────────┤
+//!                         └────────────────── BackingOff ◀─────────────────┴─────────┴──────────┤
 //!                                                  Serving ◀─ Saving(log epoch) ◀─ Closing ◀────┘
 //! ```
 //!
@@ -17,6 +17,11 @@
 //! an append only when it holds all of it, and adopts at least what any node of its majority holds; so
 //! nobody was told that such an append is there. What others have of it goes as any record does that was
 //! not adopted.
+//!
+//! A round that is refused is followed by another at once, and then after growing delays: two masters that
+//! overbid each other do not fill the disks of all nodes at full speed. What a node answers must make
+//! sense (`bounds.rs`), or it counts as no answer; a life that sent records that cannot be those it
+//! promised is not adopted from again.
 //!
 //! Where a recovery may be forced and no majority answers, it goes through the same steps with those
 //! that do, in an epoch far above; `config.rs` says what that means.
@@ -35,6 +40,8 @@ use crate::{
     record::RecordBatch,
     rules::{
         alignment::{Agreement, Outline, agreement},
+        backoff::Backoff,
+        bounds,
         fence::promise_to,
     },
     transport::{Answer, FencedBy, Fetch, Fetched, Promise, Refusal, RequestBody, Response},
@@ -60,6 +67,10 @@ pub(crate) struct Recovery {
     answers: BTreeMap<NodeName, Heard>,
     /// The highest epoch seen anywhere.
     highest: Epoch,
+    /// How long to wait before the next round.
+    backoff: Backoff,
+    /// Lives that promised one log and sent another.
+    liars: BTreeMap<NodeName, Incarnation>,
     /// The end of what was last fetched, until it is durable.
     appending_to: Offset,
     /// A majority was waited for in vain: those that had answered by then, and are asked for the
@@ -110,6 +121,10 @@ enum Step {
     },
     Promising {
         epoch: Epoch,
+    },
+    /// A round failed: the next one begins at this moment.
+    BackingOff {
+        until: Instant,
     },
     /// A log that is not intact is cut to where it agrees with the adopted one.
     Cutting {
@@ -197,6 +212,8 @@ pub(crate) enum RecoveryAction {
     },
     /// Another master holds the office.
     BecomeFenced(FencedBy),
+    /// A node's answer makes no sense: to be counted, and not believed.
+    Malformed { from: NodeName, detail: String },
     /// Something that an operator would want to read.
     Note(String),
     /// Something that an operator must read.
@@ -225,6 +242,12 @@ impl Recovery {
             .promised
             .as_ref()
             .map_or(Epoch(0), |promised| promised.epoch);
+        // Drawn anew at each start, so that two masters do not wait in step.
+        let drawn = settings.drawn.to_bytes();
+        let seed = drawn
+            .iter()
+            .fold(0, |seed: u64, byte| seed.rotate_left(8) ^ u64::from(*byte));
+        let backoff = Backoff::new(&settings.timing, seed);
         let mut recovery = Recovery {
             settings,
             own_end: own.whole_end,
@@ -235,6 +258,8 @@ impl Recovery {
             serial,
             answers: BTreeMap::new(),
             highest,
+            backoff,
+            liars: BTreeMap::new(),
             appending_to: Offset::ZERO,
             forced_with: None,
             out: Vec::new(),
@@ -264,13 +289,20 @@ impl Recovery {
         if serial != self.serial || !self.settings.nodes.contains(&response.name) {
             return;
         }
+        if let Err(detail) = bounds::check_response(self.asked_epoch(), &response) {
+            self.on_malformed(response.name, detail);
+            return;
+        }
         self.highest = self.highest.max(response.state.promised);
         match self.step.clone() {
             Step::Identifying => self.on_identity(now, response),
             Step::Promising { epoch } => self.on_promise(now, epoch, response, own_starts),
-            Step::Adopting { epoch, source } => self.on_fetched(now, epoch, &source, response),
+            Step::Adopting { epoch, source } => {
+                self.on_fetched(now, epoch, &source, response, own_starts);
+            }
             Step::SavingIdentity
             | Step::SavingPromise { .. }
+            | Step::BackingOff { .. }
             | Step::Cutting { .. }
             | Step::Closing { .. }
             | Step::SavingLogEpoch { .. }
@@ -295,6 +327,7 @@ impl Recovery {
             }
             Step::Identifying
             | Step::Promising { .. }
+            | Step::BackingOff { .. }
             | Step::Cutting { .. }
             | Step::Adopting { .. }
             | Step::Closing { .. }
@@ -364,8 +397,9 @@ impl Recovery {
                     "{} no longer answers: asking for promises anew",
                     source.name
                 ));
-                self.choose_epoch(now);
+                self.begin_another_round(now);
             }
+            Step::BackingOff { .. } => self.choose_epoch(now),
             _ => {}
         }
     }
@@ -377,6 +411,7 @@ impl Recovery {
             Step::Identifying if self.founders() => Some(patience),
             Step::Promising { .. } if self.may_decide() || self.may_force() => Some(patience),
             Step::Adopting { .. } => Some(patience),
+            Step::BackingOff { until } => Some(until),
             _ => None,
         }
     }
@@ -421,7 +456,10 @@ impl Recovery {
             Step::Cutting { source, .. } | Step::Adopting { source, .. } => Some(source),
             _ => None,
         };
-        let waits = matches!(self.step, Step::Identifying | Step::Promising { .. });
+        let waits = matches!(
+            self.step,
+            Step::Identifying | Step::Promising { .. } | Step::BackingOff { .. }
+        );
         let waiting_for = match source {
             Some(source) => vec![source.name.clone()],
             None if waits => self
@@ -483,6 +521,23 @@ impl Recovery {
     fn enter(&mut self, now: Instant, step: Step) {
         self.step = step;
         self.step_since = now;
+    }
+
+    /// The epoch for which the others are asked, durably promised by this node; 0 where they are asked
+    /// who they are.
+    fn asked_epoch(&self) -> Epoch {
+        match self.step {
+            Step::Identifying => Epoch(0),
+            _ => self.epoch(),
+        }
+    }
+
+    /// The answer of a node makes no sense: it is as good as none, and nobody waits for a better one.
+    fn on_malformed(&mut self, from: NodeName, detail: String) {
+        if matches!(self.step, Step::Identifying | Step::Promising { .. }) {
+            self.answers.entry(from.clone()).or_insert(Heard::Stranger);
+        }
+        self.out.push(RecoveryAction::Malformed { from, detail });
     }
 
     fn ask(&mut self, to: Vec<NodeName>, epoch: Epoch, body: RequestBody) {
@@ -592,6 +647,17 @@ impl Recovery {
         self.highest = self.highest.max(epoch);
     }
 
+    /// The round has failed. The first time another follows at once, and then after growing delays.
+    fn begin_another_round(&mut self, now: Instant) {
+        let delay = self.backoff.on_failure();
+        if delay.is_zero() {
+            self.choose_epoch(now);
+        } else {
+            let until = now + delay;
+            self.enter(now, Step::BackingOff { until });
+        }
+    }
+
     /// Takes an epoch above all seen. Promises for a lower one count for nothing from here on.
     fn choose_epoch(&mut self, now: Instant) {
         let epoch = self.highest.next();
@@ -625,6 +691,23 @@ impl Recovery {
         own_starts: &[EpochStart],
     ) {
         let heard = match response.answer {
+            Answer::Promised(_)
+                if self.liars.get(&response.name) == Some(&response.incarnation) =>
+            {
+                Heard::Stranger
+            }
+            // It would have refused an older log than its own.
+            Answer::Promised(_)
+                if self.meta.log_epoch.is_some()
+                    && response.state.log_epoch > self.meta.log_epoch =>
+            {
+                let detail = format!(
+                    "promised to a master of log epoch {:?} with a newer one, {:?}",
+                    self.meta.log_epoch, response.state.log_epoch
+                );
+                self.on_malformed(response.name, detail);
+                return;
+            }
             Answer::Promised(promised) => {
                 self.meta.forced_epoch = self.meta.forced_epoch.max(promised.forced_epoch);
                 Heard::Promised {
@@ -642,7 +725,7 @@ impl Recovery {
                     response.name,
                     by.describe()
                 ));
-                self.choose_epoch(now);
+                self.begin_another_round(now);
                 return;
             }
             Answer::Refused(Refusal::Replaced(by) | Refusal::OutOfDate(by)) => {
@@ -904,22 +987,25 @@ impl Recovery {
         self.ask(to, epoch, RequestBody::Fetch(fetch));
     }
 
-    fn on_fetched(&mut self, now: Instant, epoch: Epoch, source: &Source, response: Response) {
+    fn on_fetched(
+        &mut self,
+        now: Instant,
+        epoch: Epoch,
+        source: &Source,
+        response: Response,
+        own_starts: &[EpochStart],
+    ) {
         match response.answer {
             Answer::Records(Fetched { records, .. })
                 if response.incarnation == source.incarnation && !records.is_empty() =>
             {
-                let mut end = self.own_end;
-                for batch in &records {
-                    if batch.first() != end {
-                        self.note(format!(
-                            "{} sent {batch:?} where {end} belongs",
-                            source.name
-                        ));
-                        return;
-                    }
-                    end = batch.end();
+                if let Err(detail) = self.check_fetched(&records, own_starts) {
+                    self.liars.insert(source.name.clone(), source.incarnation);
+                    self.on_malformed(source.name.clone(), detail);
+                    self.begin_another_round(now);
+                    return;
                 }
+                let end = records.last().map_or(self.own_end, RecordBatch::end);
                 let wanted: Vec<RecordBatch> = records
                     .iter()
                     .filter_map(|batch| batch.slice(batch.first(), source.end))
@@ -940,8 +1026,32 @@ impl Recovery {
                     "{} cannot be adopted from any more ({epoch})",
                     source.name
                 ));
-                self.choose_epoch(now);
+                self.begin_another_round(now);
             }
+        }
+    }
+
+    /// Whether records of another node continue the own log: they begin where it ends, and their epochs
+    /// do not fall.
+    fn check_fetched(
+        &self,
+        records: &[RecordBatch],
+        own_starts: &[EpochStart],
+    ) -> Result<(), String> {
+        let (Some(first), end) = (records.first(), self.own_end) else {
+            return Ok(());
+        };
+        if first.first() != end {
+            return Err(format!("{first:?} where {end} belongs"));
+        }
+        let before = own_starts.partition_point(|start| start.first < end);
+        let before = before.checked_sub(1).map(|nth| own_starts[nth].epoch);
+        match before.filter(|before| first.first_epoch() < *before) {
+            Some(before) => Err(format!(
+                "a record of epoch {} at {end}, behind one of {before}",
+                first.first_epoch()
+            )),
+            None => Ok(()),
         }
     }
 

@@ -1,15 +1,15 @@
 //! On a secondary: which records are new, which duplicates, which must wait for a gap.
 //!
 //! Owns what is held back and its limits. Knows nothing of epochs' authority (`fence.rs` did
-//! that before) nor of disks: what it lets through goes to the log writer in order. Keeps rules
-//! 2, 3 and 11.
+//! that before) nor of disks: what it lets through goes to the log writer in order, with epochs
+//! that never fall. Keeps rules 1, 2, 3 and 11.
 
 use std::collections::BTreeMap;
 
 use crate::{
     limits::{REORDER_BYTES_MAX, REORDER_RECORDS_MAX},
     record::RecordBatch,
-    types::Offset,
+    types::{Epoch, Offset},
 };
 
 /// The reorder buffer of one secondary.
@@ -17,6 +17,8 @@ use crate::{
 pub(crate) struct Reorder {
     /// The offset after the last record that was let through.
     end: Offset,
+    /// The epoch of that record, where it was let through since the last reset.
+    last_epoch: Option<Epoch>,
     /// Batches behind a gap, by their first offset; they may overlap.
     held: BTreeMap<Offset, RecordBatch>,
     held_bytes: usize,
@@ -48,6 +50,24 @@ impl Reorder {
         self.end
     }
 
+    /// The epoch of the last record that was let through; `None` where that was before the last reset
+    /// and only the log knows.
+    pub(crate) fn last_epoch(&self) -> Option<Epoch> {
+        self.last_epoch
+    }
+
+    /// Whether the batch and what is held back can be of one log: the same epoch wherever both have a
+    /// record, and epochs that never fall. What was let through is the caller's to compare.
+    pub(crate) fn agrees(&self, batch: &RecordBatch) -> bool {
+        let before = self.held.range(..=batch.first()).next_back();
+        let among = self.held.range(batch.first()..batch.end());
+        let behind = self.held.range(batch.end()..).next();
+        let neighbours = before.into_iter().chain(among).chain(behind);
+        neighbours
+            .map(|(_, held)| held)
+            .all(|held| agree(held, batch))
+    }
+
     /// How many records are held back.
     pub(crate) fn held_records(&self) -> u64 {
         let mut counted_to = self.end;
@@ -67,7 +87,11 @@ impl Reorder {
 
     /// Forgets what is held back: a promise was given, or the log was cut to `end`.
     pub(crate) fn reset(&mut self, end: Offset) {
-        *self = Reorder::new(end);
+        let last_epoch = self.last_epoch.filter(|_| end == self.end);
+        *self = Reorder {
+            last_epoch,
+            ..Reorder::new(end)
+        };
     }
 
     /// A batch arrived.
@@ -89,7 +113,7 @@ impl Reorder {
     pub(crate) fn skip_to(&mut self, end: Offset) -> Vec<RecordBatch> {
         let mut released = Vec::new();
         if end > self.end {
-            self.end = end;
+            (self.end, self.last_epoch) = (end, None);
             self.release_held(&mut released);
         }
         released
@@ -111,7 +135,7 @@ impl Reorder {
 
     fn release(&mut self, batch: RecordBatch, released: &mut Vec<RecordBatch>) {
         if let Some(fresh) = batch.slice(self.end, batch.end()) {
-            self.end = fresh.end();
+            (self.end, self.last_epoch) = (fresh.end(), Some(fresh.last_epoch()));
             released.push(fresh);
         }
     }
@@ -148,6 +172,23 @@ impl Reorder {
                 self.end
             );
         }
+    }
+}
+
+/// Whether two batches can be of one log.
+fn agree(one: &RecordBatch, other: &RecordBatch) -> bool {
+    let (first, second) = match one.first() <= other.first() {
+        true => (one, other),
+        false => (other, one),
+    };
+    let both = (second.first(), first.end().min(second.end()));
+    match (first.slice(both.0, both.1), second.slice(both.0, both.1)) {
+        // Epochs do not fall within a batch: where the ends are the same, so is what lies between, as
+        // far as anything here rests on it.
+        (Some(a), Some(b)) => {
+            (a.first_epoch(), a.last_epoch()) == (b.first_epoch(), b.last_epoch())
+        }
+        _ => first.last_epoch() <= second.first_epoch(),
     }
 }
 
@@ -195,6 +236,43 @@ mod tests {
         let far = REORDER_RECORDS_MAX + 1;
         assert_eq!(reorder.offer(batch(far..far + 1)), Offered::BeyondWindow);
         assert_eq!(reorder.held_records(), 0);
+    }
+
+    #[test]
+    fn a_batch_must_agree_with_what_is_held_back() {
+        let of = |range, epoch| crate::record::testing::batch(range, epoch);
+        let mut reorder = Reorder::new(Offset(0));
+        assert_eq!(reorder.offer(of(4..8, 3)), Offered::Held);
+        assert_eq!(reorder.offer(of(12..14, 5)), Offered::Held);
+        // A batch, whether it can be of the same log.
+        let table = [
+            (of(0..4, 3), true),
+            (of(0..4, 4), false),
+            (of(0..5, 3), true),
+            (of(0..5, 2), false),
+            (of(4..6, 3), true),
+            (of(4..6, 4), false),
+            (of(8..12, 5), true),
+            (of(8..12, 6), false),
+            (of(9..10, 2), false),
+            (of(14..15, 4), false),
+            (of(20..21, 5), true),
+            (of(0..20, 3), false),
+        ];
+        for (batch, expected) in table {
+            let epoch = batch.last_epoch();
+            assert_eq!(
+                reorder.agrees(&batch),
+                expected,
+                "{batch:?} of epoch {epoch}"
+            );
+        }
+        reorder.offer(of(0..4, 3));
+        assert_eq!(reorder.last_epoch(), Some(Epoch(3)));
+        reorder.reset(Offset(8));
+        assert_eq!(reorder.last_epoch(), Some(Epoch(3)), "the same end");
+        reorder.reset(Offset(6));
+        assert_eq!(reorder.last_epoch(), None);
     }
 
     proptest! {

@@ -19,6 +19,7 @@ use crate::{
     record::RecordBatch,
     rules::{
         alignment::{Agreement, Outline, agreement},
+        bounds,
         fence::{check_epoch, check_identity, check_nodes, check_promise, promise_to},
         reorder::{Offered, Reorder},
         room::{Room, Shortage},
@@ -79,6 +80,11 @@ pub(crate) struct Replica {
     last_contact: Option<Instant>,
     failed: Option<String>,
     room: Room,
+    /// Up to here this node has held the log and known it to be committed, in whatever epoch since it
+    /// started.
+    known_committed: Offset,
+    /// Requests that made no sense.
+    malformed: u64,
     /// Who was refused lately, and why: said once each.
     told_refusals: VecDeque<(NodeName, Refusal)>,
     cut_records: u64,
@@ -129,6 +135,7 @@ enum Continuation {
         serial: u64,
         to: Offset,
         adopted_end: Offset,
+        forced: Option<Epoch>,
     },
     /// The log epoch is durable.
     Intact { meta: Meta },
@@ -148,7 +155,7 @@ pub(crate) enum ReplicaAction {
     Write(RecordBatch),
     /// Save this meta; the ticket comes back.
     Save { ticket: u64, meta: Box<Meta> },
-    /// Keep aside what is about to be cut, because of a recovery that was forced in this epoch.
+    /// Keep aside what is about to be cut, because of a hello of this epoch.
     SetAside { from: Offset, epoch: Epoch },
     /// Cut the log; the ticket comes back.
     Truncate { ticket: u64, to: Offset },
@@ -182,7 +189,11 @@ pub(crate) enum ReplicaChange {
         epoch: Epoch,
         master: NodeName,
     },
-    Cut(Cut),
+    Cut {
+        cut: Cut,
+        /// The epoch of a forced recovery, where that is why.
+        forced: Option<Epoch>,
+    },
     Aligned {
         epoch: Epoch,
         end: Offset,
@@ -235,6 +246,8 @@ impl Replica {
             last_contact: None,
             failed: None,
             room: Room::new(),
+            known_committed: Offset::ZERO,
+            malformed: 0,
             told_refusals: VecDeque::new(),
             cut_records: 0,
             out: Vec::new(),
@@ -261,6 +274,7 @@ impl Replica {
     ) {
         let from = message.from.clone();
         if let Err(refusal) = self.on_message(now, request, message, log) {
+            self.malformed += u64::from(matches!(refusal, Refusal::Malformed { .. }));
             self.tell_refusal(from, &refusal);
             self.answer(request, Answer::Refused(refusal));
         }
@@ -339,6 +353,7 @@ impl Replica {
         let Continuation::Cut {
             serial,
             adopted_end,
+            forced,
             ..
         } = self.next_continuation(ticket)
         else {
@@ -347,7 +362,8 @@ impl Replica {
         self.durable_end = self.durable_end.min(cut.from);
         self.reorder.reset(self.durable_end);
         self.cut_records += cut.records;
-        self.changed(ReplicaChange::Cut(cut));
+        self.known_committed = self.known_committed.min(cut.from);
+        self.changed(ReplicaChange::Cut { cut, forced });
         self.become_aligned(serial, adopted_end, cut.records);
         self.settle();
     }
@@ -405,6 +421,11 @@ impl Replica {
         (records > 0).then_some((self.reorder.end(), records))
     }
 
+    /// How many requests made no sense, and were refused for that.
+    pub(crate) fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
     /// How many bytes wait behind a gap.
     pub(crate) fn buffered_bytes(&self) -> usize {
         self.reorder.held_bytes()
@@ -452,6 +473,10 @@ impl Replica {
                 detail: detail.clone(),
             });
         }
+        let durable = self.meta.promised.as_ref().map(|promised| promised.epoch);
+        if let Err(detail) = bounds::check_request(durable, &message) {
+            return Err(self.refuse_malformed(&message, detail));
+        }
         match message.body {
             RequestBody::Identify => {
                 let nodes = match &self.meta.cluster {
@@ -494,10 +519,6 @@ impl Replica {
             }
             RequestBody::Hello(ref hello) => {
                 check_nodes(&self.staged, &message.from, &hello.nodes)?;
-                if hello.log_epoch != Some(message.epoch) {
-                    let detail = "a hello before the log epoch was taken".to_owned();
-                    return Err(Refusal::Malformed { detail });
-                }
                 check_promise(&self.staged, &message, hello.log_epoch)?;
                 self.last_contact = Some(now);
                 self.check_room()?;
@@ -517,7 +538,7 @@ impl Replica {
                 self.last_contact = Some(now);
                 self.check_room()?;
                 self.take_progress(append.progress)?;
-                self.on_append(request, append, log)
+                self.on_append(request, &message, append, log)
             }
             RequestBody::Fetch(fetch) => {
                 self.check_conversation(&message, fetch.to_incarnation)?;
@@ -545,6 +566,15 @@ impl Replica {
         Ok(())
     }
 
+    /// Refuses a request that makes no sense. Where it came from the one in conversation with this node,
+    /// that conversation ends: it begins with another hello, if the sender has better to say.
+    fn refuse_malformed(&mut self, message: &Request, detail: String) -> Refusal {
+        if check_epoch(&self.staged, message).is_ok() {
+            self.end_conversation(&Refusal::HelloFirst);
+        }
+        Refusal::Malformed { detail }
+    }
+
     /// Takes the promise into what will be saved; a new epoch ends the old one's conversation.
     fn stage_promise(&mut self, message: &Request, nodes: &[NodeName]) -> Result<(), Refusal> {
         let Some(id) = message.cluster else {
@@ -564,6 +594,7 @@ impl Replica {
             let (epoch, master) = (message.epoch, message.from.clone());
             self.changed(ReplicaChange::Promised { epoch, master });
             self.end_conversation(&Refusal::HelloFirst);
+            self.known_committed = self.known_to_be_committed();
             self.committed = None;
         }
         Ok(())
@@ -602,10 +633,14 @@ impl Replica {
         let again = self
             .aligned
             .is_some_and(|aligned| aligned.epoch == message.epoch);
+        let is_settled = again && self.meta.log_epoch == Some(message.epoch);
+        if !is_settled {
+            self.check_committed(hello)?;
+        }
         self.stage_promise(message, &hello.nodes)?;
         self.staged.forced_epoch = self.staged.forced_epoch.max(hello.forced_epoch);
         self.master_url.clone_from(&hello.public_url);
-        if again && self.meta.log_epoch == Some(message.epoch) {
+        if is_settled {
             // Aligned, and the log epoch is the sender's: nothing is ever cut any more.
             let cut_records = 0;
             self.answer(request, self.aligned_answer(cut_records));
@@ -640,6 +675,27 @@ impl Replica {
         })
     }
 
+    /// Whether the hello leaves what this node holds and knows to be committed. A correct recovery has
+    /// adopted all of that, unless it was forced since.
+    fn check_committed(&mut self, hello: &Hello) -> Result<(), Refusal> {
+        let forced_epoch = self.staged.forced_epoch.max(hello.forced_epoch);
+        let committed = self.known_to_be_committed();
+        if hello.end >= committed {
+            return Ok(());
+        }
+        if forced_epoch.is_some() && self.meta.log_epoch < forced_epoch {
+            self.known_committed = hello.end;
+            return Ok(());
+        }
+        Err(Refusal::BelowCommitted { committed })
+    }
+
+    /// Up to here this node has held the log and knows it to be committed, since it started.
+    fn known_to_be_committed(&self) -> Offset {
+        self.known_committed
+            .max(self.committed().unwrap_or_default())
+    }
+
     /// Cuts the log to where the pairs agree, and to the master's end: by its own comparison,
     /// and never once its log epoch is the sender's.
     ///
@@ -653,7 +709,8 @@ impl Replica {
         else {
             return;
         };
-        if self.meta.log_epoch == Some(greeting.epoch) {
+        let epoch = greeting.epoch;
+        if self.meta.log_epoch == Some(epoch) {
             self.become_aligned(serial, hello.adopted_end, 0);
             return;
         }
@@ -682,14 +739,13 @@ impl Replica {
                 let to = end.min(hello.end).min(own_end);
                 let adopted_end = hello.adopted_end;
                 if to < own_end {
-                    if let Some(epoch) = self.forced_since() {
-                        self.out.push(ReplicaAction::SetAside { from: to, epoch });
-                    }
+                    self.out.push(ReplicaAction::SetAside { from: to, epoch });
                     self.ticket += 1;
                     let next = Continuation::Cut {
                         serial,
                         to,
                         adopted_end,
+                        forced: self.forced_since(),
                     };
                     self.queued.push_back((self.ticket, next));
                     self.out.push(ReplicaAction::Truncate {
@@ -758,30 +814,21 @@ impl Replica {
     fn on_append(
         &mut self,
         request: RequestId,
+        message: &Request,
         append: &Append,
         log: &impl LogFacts,
     ) -> Result<(), Refusal> {
-        let Some(last) = append.records.last() else {
-            return Err(Refusal::Malformed {
-                detail: "no records".to_owned(),
-            });
-        };
-        if append
-            .records
-            .windows(2)
-            .any(|pair| pair[0].end() != pair[1].first())
-        {
-            return Err(Refusal::Malformed {
-                detail: "a gap among the records".to_owned(),
-            });
-        }
         if self.parked.len() >= PARKED_ANSWERS_MAX {
             return Err(Refusal::BeyondWindow);
         }
+        let mut end = Offset::ZERO;
         for batch in &append.records {
             self.check_duplicates(batch, log)?;
+            if let Err(detail) = self.check_record_epochs(batch, log) {
+                return Err(self.refuse_malformed(message, detail));
+            }
+            end = batch.end();
         }
-        let end = last.end();
         for batch in &append.records {
             match self.reorder.offer(batch.clone()) {
                 Offered::Continues(batches) => {
@@ -814,6 +861,27 @@ impl Replica {
         } else {
             Err(Refusal::NotAligned)
         }
+    }
+
+    /// The epochs of new records never fall, from the log over what is on its way to it and what waits
+    /// behind a gap.
+    fn check_record_epochs(&self, batch: &RecordBatch, log: &impl LogFacts) -> Result<(), String> {
+        let end = self.reorder.end();
+        let Some(new) = batch.slice(end, batch.end()) else {
+            return Ok(());
+        };
+        let of_log = || log.epoch_at(Offset(end.0.checked_sub(1)?));
+        let before = self.reorder.last_epoch().or_else(of_log);
+        let (first, epoch) = (new.first(), new.first_epoch());
+        if let Some(before) = before.filter(|before| epoch < *before) {
+            return Err(format!(
+                "a record of epoch {epoch} at {first}, behind one of {before}"
+            ));
+        }
+        if !self.reorder.agrees(&new) {
+            return Err(format!("{new:?} contradict others that wait behind a gap"));
+        }
+        Ok(())
     }
 
     /// Does what has become possible: takes the log epoch, answers what is durable.

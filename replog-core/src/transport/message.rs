@@ -233,6 +233,12 @@ pub enum Refusal {
     HelloFirst,
     /// The request is meant for another life of the node.
     WrongIncarnation,
+    /// The hello's end lies below what this node holds and knows to be committed: to obey it would lose
+    /// messages that a majority has acknowledged, and nothing tells of a forced recovery.
+    BelowCommitted {
+        /// Up to here the node holds the log and knows it to be committed.
+        committed: Offset,
+    },
     /// The logs differ where they should agree.
     NotAligned,
     /// The records lie further behind a gap than the node holds back.

@@ -166,6 +166,12 @@ pub enum WireError {
         /// The offset.
         offset: Offset,
     },
+    /// An epoch that no cluster reaches.
+    #[error("epoch {epoch} is above {}, the highest", Epoch::MAX)]
+    EpochTooLarge {
+        /// The epoch.
+        epoch: Epoch,
+    },
 }
 
 /// A request as the parts of one body: prefix and header, then the records' own buffers.
@@ -217,16 +223,19 @@ fn decode_request_parts(head: &Bytes, parts: Vec<Bytes>) -> Result<Request, Wire
     let (header, rest): (RequestHeader, Bytes) = decode(Kind::Request, head)?;
     let has_records = matches!(header.body, RequestKind::Append(_));
     let records = take_records(header.records, rest, parts, has_records)?;
+    check_epochs([header.epoch])?;
     let body = match header.body {
         RequestKind::Identify {} => RequestBody::Identify,
         RequestKind::Promise(promise) => {
             check_nodes(&promise.nodes)?;
+            check_epochs(promise.log_epoch)?;
             RequestBody::Promise(promise)
         }
         RequestKind::Hello(hello) => {
             check_nodes(&hello.nodes)?;
             check_epoch_starts(&hello.epoch_starts)?;
             check_offsets([hello.end, hello.adopted_end, hello.epoch_starts_end])?;
+            check_epochs(hello.log_epoch.into_iter().chain(hello.forced_epoch))?;
             RequestBody::Hello(hello)
         }
         RequestKind::Heartbeat(progress) => {
@@ -300,6 +309,12 @@ fn encode_response_behind(front: &[u8], response: &Response) -> Vec<Bytes> {
 pub fn decode_response(body: Bytes) -> Result<Response, WireError> {
     let (header, rest): (ResponseHeader, Bytes) = decode(Kind::Response, &body)?;
     check_offsets([header.state.durable_end])?;
+    let NodeState {
+        log_epoch,
+        promised,
+        ..
+    } = header.state;
+    check_epochs(log_epoch.into_iter().chain([promised]))?;
     let has_records = matches!(header.answer, AnswerKind::Records { .. });
     let records = take_records(header.records, rest, Vec::new(), has_records)?;
     let answer = match header.answer {
@@ -309,6 +324,7 @@ pub fn decode_response(body: Bytes) -> Result<Response, WireError> {
         }
         AnswerKind::Promised(promised) => {
             check_epoch_starts(&promised.epoch_starts)?;
+            check_epochs(promised.forced_epoch)?;
             Answer::Promised(promised)
         }
         AnswerKind::Aligned(aligned) => Answer::Aligned(aligned),
@@ -325,8 +341,13 @@ pub fn decode_response(body: Bytes) -> Result<Response, WireError> {
             })
         }
         AnswerKind::Refused(refusal) => {
-            if let Refusal::OtherNodes { nodes } = &refusal {
-                check_nodes(nodes)?;
+            match &refusal {
+                Refusal::OtherNodes { nodes } => check_nodes(nodes)?,
+                Refusal::BelowCommitted { committed } => check_offsets([*committed])?,
+                Refusal::Fenced(by) | Refusal::Replaced(by) | Refusal::OutOfDate(by) => {
+                    check_epochs([by.epoch])?;
+                }
+                _ => {}
             }
             Answer::Refused(refusal)
         }
@@ -547,6 +568,8 @@ fn take_records(
             let position = before;
             return Err(WireError::Records { position, source });
         }
+        // Epochs do not fall within a batch: the last one is the highest.
+        check_epochs([batch.last_epoch()])?;
         (next, before) = (batch.end(), before + bytes);
         batches.push(batch);
     }
@@ -568,6 +591,7 @@ fn check_epoch_starts(starts: &[EpochStart]) -> Result<(), WireError> {
         });
     }
     check_offsets(starts.iter().map(|start| start.first))?;
+    check_epochs(starts.iter().map(|start| start.epoch))?;
     let falls =
         |pair: &&[EpochStart]| pair[1].epoch <= pair[0].epoch || pair[1].first < pair[0].first;
     match starts.windows(2).find(falls) {
@@ -590,6 +614,13 @@ fn check_progress(progress: &Progress) -> Result<(), WireError> {
 fn check_offsets(offsets: impl IntoIterator<Item = Offset>) -> Result<(), WireError> {
     match offsets.into_iter().find(|offset| *offset >= OFFSET_LIMIT) {
         Some(offset) => Err(WireError::OffsetTooLarge { offset }),
+        None => Ok(()),
+    }
+}
+
+fn check_epochs(epochs: impl IntoIterator<Item = Epoch>) -> Result<(), WireError> {
+    match epochs.into_iter().find(|epoch| *epoch > Epoch::MAX) {
+        Some(epoch) => Err(WireError::EpochTooLarge { epoch }),
         None => Ok(()),
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn look(
     }
 }
 
-/// Reads a file of records that a forced recovery cut.
+/// Reads a file of records that were cut.
 pub(super) fn look_aside(storage: &dyn Storage, report: &mut Report, path: &str) {
     let read = || {
         let (file, size) = open(storage, path)?;
@@ -91,10 +91,10 @@ pub(super) fn look_aside(storage: &dyn Storage, report: &mut Report, path: &str)
     let finding = |what| Finding::of_file(Class::Note, path, what);
     report.add(match read() {
         Err(error) => finding(unreadable(&error)),
-        Ok(Err(error)) => finding(format!("kept aside by a forced recovery, but {error}")),
+        Ok(Err(error)) => finding(format!("kept aside before a cut, but {error}")),
         Ok(Ok((first, scanned))) => {
             let end = scanned.end;
-            let kept = format!("kept aside by a forced recovery: offsets {first}..{end}");
+            let kept = format!("kept aside before a cut: offsets {first}..{end}");
             match scanned.bad {
                 None => finding(kept),
                 Some(bad) => {

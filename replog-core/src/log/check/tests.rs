@@ -343,7 +343,7 @@ fn records_that_were_kept_aside_are_read() {
     files.truncate(Offset(10)).unwrap();
     files.close().unwrap();
     let path = "set-aside/00000000000000000010-00000000000000000016-epoch-9.log";
-    let kept = format!("{path}: note, kept aside by a forced recovery: offsets 10..16");
+    let kept = format!("{path}: note, kept aside before a cut: offsets 10..16");
     assert_eq!(lines(&storage), [kept]);
     let bytes = content(&storage, path);
     let header = segment::SegmentHeader::decode(&bytes)
@@ -354,7 +354,7 @@ fn records_that_were_kept_aside_are_read() {
     change(&storage, path, |bytes| bytes[at + 45] ^= 1);
     let found = lines(&storage);
     let expected = format!(
-        "{path} at byte {at}, offset 12: note, kept aside by a forced recovery: offsets 10..12, and then: "
+        "{path} at byte {at}, offset 12: note, kept aside before a cut: offsets 10..12, and then: "
     );
     assert!(found[0].starts_with(&expected), "{found:?}");
     change(&storage, path, |bytes| bytes.truncate(5));

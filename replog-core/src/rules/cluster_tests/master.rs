@@ -531,6 +531,11 @@ impl Master {
                 }
             }
             RecoveryAction::BecomeFenced(by) => self.lose_office(world, by),
+            RecoveryAction::Malformed { from, detail } => {
+                world
+                    .oracle
+                    .fail(format!("an answer of {from} is malformed: {detail}"));
+            }
             RecoveryAction::SetAside { .. } | RecoveryAction::Alarm(_) => {
                 world.oracle.fail("nothing is forced here".to_owned());
             }

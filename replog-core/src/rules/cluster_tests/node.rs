@@ -207,9 +207,8 @@ impl Node {
             ReplicaAction::Save { ticket, meta } => {
                 world.submit(process, life, Command::Save { ticket, meta });
             }
-            ReplicaAction::SetAside { .. } => {
-                world.oracle.fail("nothing is forced here".to_owned());
-            }
+            // These disks keep no files beside the log.
+            ReplicaAction::SetAside { .. } => {}
             ReplicaAction::Truncate { ticket, to } => {
                 let to = if world.planted(Planted::NothingCut) {
                     Offset(1 << 40)
@@ -256,7 +255,7 @@ impl Node {
             ReplicaAction::Inspect { .. } => unreachable!("the naive disks do not rot"),
             ReplicaAction::Resume => world.submit(process, life, Command::Resume),
             ReplicaAction::Changed(change) => {
-                if let ReplicaChange::Cut(cut) = &change {
+                if let ReplicaChange::Cut { cut, .. } = &change {
                     world.oracle.cuts += cut.records;
                     self.shown = self.shown.min(cut.from);
                 }

@@ -299,13 +299,52 @@ fn a_new_hello_sets_the_refill_target_anew() {
 }
 
 #[test]
+fn answers_that_make_no_sense_count_for_nothing_and_end_the_conversation() {
+    let leap = crate::limits::EPOCH_LEAP_MAX;
+    let with = |promised: u64, answer: Answer| {
+        let mut response = response(1, 8, Some(5), answer);
+        response.state.promised = Epoch(promised);
+        response
+    };
+    let fenced = |epoch| {
+        Answer::Refused(Refusal::Fenced(FencedBy {
+            epoch: Epoch(epoch),
+            ..by()
+        }))
+    };
+    let table = [
+        with(4, Answer::Taken),
+        with(6, Answer::Taken),
+        with(6 + leap, Answer::Taken),
+        with(5, fenced(4)),
+        with(5, fenced(6 + leap)),
+        response(1, 8, Some(6), Answer::Taken),
+    ];
+    for response in table {
+        let mut bench = Bench::open(10, 8);
+        bench.sent();
+        bench.pass(SECOND / 2);
+        let (attempt, _) = bench.heartbeat();
+        bench.answer(attempt, response.clone());
+        assert_eq!(bench.counted(), None, "{response:?}");
+        assert_eq!(bench.link.tally().malformed, 1);
+        bench.pass(SECOND / 2);
+        let sent = bench.sent();
+        assert!(
+            matches!(sent[..], [LinkAction::Hello { .. }]),
+            "{response:?}: {sent:?}"
+        );
+    }
+    // An aligned log is never longer than the master's.
+    let mut bench = Bench::greeting(10);
+    bench.answer(1, response(1, 11, Some(5), aligned()));
+    assert_eq!(bench.link.report(bench.now).durable_end, None);
+    assert_eq!(bench.link.tally().malformed, 1);
+}
+
+#[test]
 fn an_end_counts_only_with_the_log_epoch_of_the_master() {
-    for (log_epoch, counted) in [
-        (None, None),
-        (Some(4), None),
-        (Some(6), None),
-        (Some(5), Some(8)),
-    ] {
+    for (log_epoch, counted) in [(None, None), (Some(4), None), (Some(5), Some(8))] {
         let mut bench = Bench::greeting(10);
         bench.answer(1, response(1, 8, log_epoch, aligned()));
         assert_eq!(bench.counted(), counted, "{log_epoch:?}");
@@ -579,6 +618,27 @@ fn a_master_that_was_paused_sends_no_burst_of_heartbeats() {
         Status::Unhealthy,
         "and does not go by old news"
     );
+}
+
+#[test]
+fn a_secondary_that_is_back_goes_straight_to_healthy() {
+    let mut bench = Bench::open(10, 8);
+    bench.batches();
+    bench.pass(60 * SECOND);
+    assert_eq!(bench.status(), Status::Unhealthy);
+    let (attempt, _) = bench.heartbeat();
+    let mut changes = Vec::new();
+    let mut pump = |bench: &mut Bench| {
+        while let Some(action) = bench.link.poll(bench.now) {
+            if let LinkAction::Changed(Change::Status { from, to }) = action {
+                changes.push((from, to));
+            }
+        }
+    };
+    pump(&mut bench);
+    bench.answer(attempt, response(1, 8, Some(5), Answer::Taken));
+    pump(&mut bench);
+    assert_eq!(changes, [(Status::Unhealthy, Status::Healthy)]);
 }
 
 #[test]

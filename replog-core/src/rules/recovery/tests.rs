@@ -89,6 +89,7 @@ enum Did {
     Serve(u64, u64),
     Fenced(u64),
     Alarm,
+    Malformed,
 }
 use Did::{Fenced, Identify, Save, Serve, Truncate};
 
@@ -175,6 +176,7 @@ impl Bench {
                 RecoveryAction::BecomeFenced(by) => Fenced(by.epoch.0),
                 RecoveryAction::Note(_) => continue,
                 RecoveryAction::Alarm(_) => Did::Alarm,
+                RecoveryAction::Malformed { .. } => Did::Malformed,
             });
         }
         did
@@ -202,13 +204,31 @@ impl Bench {
         self.did()
     }
 
+    /// From a node that has promised what it was asked for.
     fn answer(&mut self, from: &str, end: u64, log_epoch: Option<u64>, answer: Answer) -> Vec<Did> {
-        let response = response(from, end, log_epoch, answer);
+        let mut response = response(from, end, log_epoch, answer);
+        response.state.promised = self.recovery.epoch().max(Epoch(log_epoch.unwrap_or(0)));
         self.answer_to(self.serial, response)
     }
 
     fn promised(&mut self, from: &str, end: u64, log_epoch: Option<u64>) -> Vec<Did> {
-        self.answer(from, end, log_epoch, promised())
+        let mut answer = promised();
+        if let Answer::Promised(granted) = &mut answer {
+            granted
+                .epoch_starts
+                .retain(|start| start.first < Offset(end));
+        }
+        self.answer(from, end, log_epoch, answer)
+    }
+
+    /// The promise of a node that is not intact, with one epoch in its log.
+    fn half_filled(&mut self, from: &str, epoch: u64, end: u64) -> Vec<Did> {
+        let promised = Answer::Promised(Promised {
+            last_whole: None,
+            epoch_starts: vec![start(epoch, 0)],
+            forced_epoch: None,
+        });
+        self.answer(from, end, None, promised)
     }
 
     fn records(&mut self, from: &str, records: RecordBatch) -> Vec<Did> {
@@ -503,12 +523,105 @@ fn a_source_that_disappears_or_refuses_means_a_new_round() {
     };
     let did = empty.answer("s1", 9, Some(4), Answer::Records(fetched));
     assert_eq!(did, [Save(6, Some(4))], "it has less than it said");
-    let mut gap = adopting();
-    assert_eq!(
-        gap.records("s1", batch(8..9, 4)),
-        [],
-        "not what was asked for"
-    );
+}
+
+#[test]
+fn a_life_that_sends_what_it_cannot_have_promised_is_not_adopted_from_again() {
+    // At another place than was asked for, of an older epoch than the record before, of one that is
+    // nobody's yet.
+    for records in [batch(8..9, 4), batch(7..9, 3), batch(7..9, 5 + 1)] {
+        let mut bench = Bench::promising(7);
+        bench.promised("s1", 9, Some(4));
+        assert_eq!(bench.promised("s2", 7, Some(4)), [Did::Fetch("s1", 7)]);
+        let did = bench.records("s1", records.clone());
+        if records.last_epoch() > Epoch(5) {
+            // It makes no sense by itself: as good as no answer.
+            assert_eq!(did, [Did::Malformed]);
+            continue;
+        }
+        assert_eq!(did, [Did::Malformed, Save(6, Some(4))], "{records:?}");
+        assert_eq!(bench.saved(), [Did::Promise(6)]);
+        assert_eq!(bench.promised("s1", 9, Some(4)), []);
+        assert_eq!(
+            bench.recovery.health().waiting_for,
+            [name("s1"), name("s2")]
+        );
+        let did = bench.promised("s2", 7, Some(4));
+        assert_eq!(did, [Save(6, Some(6))], "the others are enough");
+    }
+}
+
+#[test]
+fn promises_that_make_no_sense_count_for_nothing() {
+    let granted = |starts: &[(u64, u64)], forced: Option<u64>| {
+        Answer::Promised(Promised {
+            last_whole: None,
+            epoch_starts: starts.iter().map(|(e, f)| start(*e, *f)).collect(),
+            forced_epoch: forced.map(Epoch),
+        })
+    };
+    let fine = || granted(&[(4, 0)], None);
+    let leap = crate::limits::EPOCH_LEAP_MAX;
+    // What the node says it has promised, its log epoch, its answer.
+    let table = [
+        (4, Some(4), fine()),
+        (6, Some(4), fine()),
+        (5, Some(6), fine()),
+        // Intact with a newer log than this master, it would have refused.
+        (5, Some(5), fine()),
+        (5, Some(4), granted(&[(6, 0)], None)),
+        (5, Some(4), granted(&[(4, 8)], None)),
+        (5, Some(4), granted(&[(4, 0), (3, 2)], None)),
+        (5, Some(4), granted(&[(4, 0)], Some(6))),
+        (5, None, Answer::Refused(Refusal::Fenced(by(4)))),
+        (5, None, Answer::Refused(Refusal::Fenced(by(6 + leap)))),
+        (6 + leap, None, Answer::Refused(Refusal::Stopping)),
+        (u64::MAX, None, Answer::Refused(Refusal::Stopping)),
+    ];
+    for (promised, log_epoch, answer) in table {
+        let mut bench = Bench::promising(7);
+        let text = format!("{promised} {log_epoch:?} {answer:?}");
+        let mut response = response("s1", 8, log_epoch, answer);
+        response.state.promised = Epoch(promised);
+        assert_eq!(
+            bench.answer_to(bench.serial, response),
+            [Did::Malformed],
+            "{text}"
+        );
+        assert_eq!(bench.recovery.highest, Epoch(5), "{text}");
+        assert_eq!(bench.pass(60), [], "it is no majority");
+        assert_eq!(
+            bench.promised("s2", 7, Some(4)),
+            [Save(5, Some(5))],
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn rounds_that_are_refused_follow_each_other_more_and_more_slowly() {
+    let mut bench = Bench::promising(7);
+    let (mut epoch, began) = (5, bench.now);
+    let mut delays = Vec::new();
+    for _ in 0..12 {
+        let fenced = Answer::Refused(Refusal::Fenced(by(epoch + 1)));
+        let mut did = bench.answer("s1", 7, Some(4), fenced);
+        let failed = bench.now;
+        if did.is_empty() {
+            bench.now = bench.recovery.next_deadline().expect("another round comes");
+            bench.recovery.on_deadline(bench.now, &bench.starts);
+            did = bench.did();
+        }
+        delays.push(bench.now - failed);
+        epoch += 2;
+        assert_eq!(did, [Save(epoch, Some(4))]);
+        assert_eq!(bench.saved(), [Did::Promise(epoch)]);
+    }
+    assert_eq!(delays[0], Duration::ZERO);
+    assert!(delays[4] > delays[1], "{delays:?}");
+    assert!(bench.now - began > Duration::from_secs(10), "{delays:?}");
+    let longest = Timing::default().retry_max;
+    assert!(delays.iter().all(|delay| *delay <= longest), "{delays:?}");
 }
 
 #[test]
@@ -548,16 +661,6 @@ fn answers_of_unknown_nodes_and_to_nothing_are_ignored() {
 
 /// What 2^32 adds to an epoch.
 const FAR: u64 = 1 << 32;
-
-/// The promise of a node that is not intact, with one epoch in its log.
-fn half_filled(from: &str, epoch: u64, end: u64) -> Response {
-    let promised = Answer::Promised(Promised {
-        last_whole: None,
-        epoch_starts: vec![start(epoch, 0)],
-        forced_epoch: None,
-    });
-    response(from, end, None, promised)
-}
 
 #[test]
 fn a_master_that_may_force_goes_on_alone_when_nobody_answers_in_time() {
@@ -635,11 +738,11 @@ fn an_intact_log_goes_before_longer_ones_that_are_not_when_forced() {
     let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 20);
     bench.did();
     bench.saved();
-    bench.answer_to(bench.serial, half_filled("s1", 4, 30));
+    bench.half_filled("s1", 4, 30);
     bench.promised("s2", 3, Some(4));
     assert_eq!(bench.did(), []);
     assert_eq!(bench.saved(), [Did::Promise(far)]);
-    bench.answer_to(bench.serial, half_filled("s1", 4, 30));
+    bench.half_filled("s1", 4, 30);
     assert_eq!(
         bench.promised("s2", 3, Some(4)),
         [Did::SetAside(3, far), Truncate(3)],
@@ -662,10 +765,10 @@ fn where_nobody_is_intact_the_newest_records_are_taken_when_forced() {
         let mut bench = Bench::forcing(meta(Some(9), None), &[(own_epoch, 0)], own_end);
         bench.did();
         bench.saved();
-        bench.answer_to(bench.serial, half_filled("s1", epoch, end));
+        bench.half_filled("s1", epoch, end);
         assert_eq!(bench.pass(3), [Did::Alarm, Save(10 + FAR, None)]);
         bench.saved();
-        let did = bench.answer_to(bench.serial, half_filled("s1", epoch, end));
+        let did = bench.half_filled("s1", epoch, end);
         let taken = !matches!(did[..], [Save(..)]);
         assert_eq!(
             taken, theirs,

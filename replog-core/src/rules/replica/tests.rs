@@ -441,7 +441,11 @@ fn what_an_alignment_cuts() {
         match cut {
             None => assert_eq!(did, [Save(5, Some(5))], "{own:?} {pairs:?}"),
             Some(to) => {
-                assert_eq!(did, [Truncate(to)], "{own:?} {pairs:?}");
+                assert_eq!(
+                    did,
+                    [Did::SetAside(to, 5), Truncate(to)],
+                    "{own:?} {pairs:?}"
+                );
                 assert_eq!(bench.truncated(to as usize), [Save(5, Some(5))]);
                 let records = own.len() as u64 - to;
                 assert_eq!(bench.saved(), [answered(0, aligned(records), to, Some(5))]);
@@ -469,7 +473,7 @@ fn a_hello_that_is_repeated_joins_the_first() {
     let body = hello(5, 2, 2, &[(4, 0)]);
     assert_eq!(bench.ask(5, body.clone()), [Save(5, Some(4))]);
     assert_eq!(bench.ask(5, body.clone()), []);
-    assert_eq!(bench.saved(), [Truncate(2)]);
+    assert_eq!(bench.saved(), [Did::SetAside(2, 5), Truncate(2)]);
     assert_eq!(bench.ask(5, body), []);
     assert_eq!(bench.truncated(2), [Save(5, Some(5))]);
     let all = [0, 1, 2].map(|request| answered(request, aligned(1), 2, Some(5)));
@@ -480,7 +484,7 @@ fn a_hello_that_is_repeated_joins_the_first() {
 fn a_hello_of_a_higher_epoch_overtakes_one_that_is_being_answered() {
     let mut bench = Bench::new(meta(4, Some(4)), &[4, 4, 4]);
     bench.ask(5, hello(5, 2, 2, &[(4, 0)]));
-    assert_eq!(bench.saved(), [Truncate(2)]);
+    assert_eq!(bench.saved(), [Did::SetAside(2, 5), Truncate(2)]);
     let did = bench.ask(6, hello(6, 1, 1, &[(4, 0)]));
     assert_eq!(
         did,
@@ -490,7 +494,7 @@ fn a_hello_of_a_higher_epoch_overtakes_one_that_is_being_answered() {
         ]
     );
     assert_eq!(bench.truncated(2), []);
-    assert_eq!(bench.saved(), [Truncate(1)]);
+    assert_eq!(bench.saved(), [Did::SetAside(1, 6), Truncate(1)]);
     assert_eq!(bench.truncated(1), [Save(6, Some(6))]);
     assert_eq!(bench.saved(), [answered(1, aligned(1), 1, Some(6))]);
 }
@@ -502,7 +506,7 @@ fn an_end_that_is_about_to_be_cut_is_not_named() {
     // A promise request of the same epoch, late: its save stands before the cut in the queue,
     // and its report may come when the disk has done both.
     assert_eq!(bench.ask(5, promise(4)), [Save(5, Some(4))]);
-    assert_eq!(bench.saved(), [Truncate(1)]);
+    assert_eq!(bench.saved(), [Did::SetAside(1, 5), Truncate(1)]);
     let did = bench.saved();
     let [Did::Answer(1, Answer::Promised(_), end, Some(4))] = &did[..] else {
         panic!("{did:?}");
@@ -571,7 +575,7 @@ fn older_pairs_are_asked_for_of_either_log() {
     bench
         .replica
         .on_older_starts(serial, hello, &[start(1, 0), start(4, 2)], &Newest);
-    assert_eq!(bench.did(), [Truncate(2)]);
+    assert_eq!(bench.did(), [Did::SetAside(2, 5), Truncate(2)]);
 }
 
 #[test]
@@ -660,6 +664,189 @@ fn records_that_are_refused() {
         let mut bench = Bench::aligned(&[5, 5, 5]);
         assert_eq!(bench.ask(5, body), [refused(1, refusal, 3, Some(5))]);
     }
+}
+
+#[test]
+fn requests_that_make_no_sense_change_nothing_and_end_the_conversation() {
+    let hello_with = |change: fn(&mut Hello)| {
+        let RequestBody::Hello(mut body) = hello(5, 4, 3, &[(4, 0), (5, 3)]) else {
+            unreachable!("it makes hellos");
+        };
+        change(&mut body);
+        RequestBody::Hello(body)
+    };
+    let append_with = |change: fn(&mut Progress), records: Vec<RecordBatch>| {
+        let mut progress = progress(9, Some(1), None);
+        change(&mut progress);
+        RequestBody::Append(Append { progress, records })
+    };
+    let table = [
+        hello_with(|hello| hello.log_epoch = Some(Epoch(4))),
+        hello_with(|hello| hello.log_epoch = None),
+        hello_with(|hello| hello.adopted_end = Offset(5)),
+        hello_with(|hello| hello.epoch_starts_end = Offset(5)),
+        hello_with(|hello| hello.epoch_starts.push(start(6, 4))),
+        hello_with(|hello| hello.epoch_starts[1].first = Offset(5)),
+        hello_with(|hello| hello.epoch_starts.reverse()),
+        hello_with(|hello| hello.forced_epoch = Some(Epoch(6))),
+        heartbeat(Some(101), None),
+        heartbeat(None, Some(101)),
+        append_with(|_| {}, vec![batch(3..4, 6)]),
+        append_with(|_| {}, vec![batch(3..4, 5), batch(4..5, 4)]),
+        append_with(|progress| progress.end = Offset(3), vec![batch(3..4, 5)]),
+        append_with(
+            |progress| progress.committed = Some(Offset(10)),
+            vec![batch(3..4, 5)],
+        ),
+        // Behind a record of epoch 5 in the log.
+        append(3..4, 4),
+    ];
+    for (nth, body) in table.into_iter().enumerate() {
+        let mut bench = Bench::aligned(&[4, 4, 5]);
+        let before = bench.replica.meta().clone();
+        let did = bench.ask(5, body.clone());
+        let is_malformed = |did: &Did| {
+            matches!(
+                did,
+                Did::Answer(1, Answer::Refused(Refusal::Malformed { .. }), 3, Some(5))
+            )
+        };
+        assert!(
+            did.len() == 1 && is_malformed(&did[0]),
+            "{nth} {body:?}: {did:?}"
+        );
+        assert_eq!(
+            (bench.replica.meta(), bench.replica.malformed()),
+            (&before, 1)
+        );
+        // The right master goes on where it was, from its next hello on.
+        let first = bench.ask(5, heartbeat(None, None));
+        assert_eq!(
+            first,
+            [refused(2, Refusal::HelloFirst, 3, Some(5))],
+            "{nth}"
+        );
+        bench.ask(5, hello(5, 3, 0, &[(4, 0), (5, 2)]));
+        assert_eq!(
+            bench.saved(),
+            [answered(3, aligned(0), 3, Some(5))],
+            "{nth}"
+        );
+    }
+}
+
+#[test]
+fn records_that_contradict_what_is_on_its_way_or_waits_behind_a_gap_are_malformed() {
+    // What came before, and what comes now.
+    let table = [
+        (vec![append(3..4, 5)], append(4..5, 4)),
+        (vec![append(4..5, 4)], append(3..4, 5)),
+        (vec![append(4..6, 4)], append(3..5, 5)),
+        (vec![append(4..6, 5)], append(8..9, 4)),
+    ];
+    for (before, now) in table {
+        let mut bench = Bench::aligned(&[4, 4, 4]);
+        for body in before {
+            bench.ask(5, body);
+        }
+        let did = bench.ask(5, now);
+        let malformed = |did: &Did| {
+            matches!(
+                did,
+                Did::Answer(2, Answer::Refused(Refusal::Malformed { .. }), ..)
+            )
+        };
+        assert!(did.iter().any(malformed), "{did:?}");
+        assert!(!did.iter().any(|did| matches!(did, Write(..))), "{did:?}");
+        assert_eq!(
+            bench.replica.state().buffered,
+            0,
+            "the conversation has ended"
+        );
+    }
+}
+
+#[test]
+fn an_epoch_that_lies_too_far_above_is_not_promised() {
+    let leap = crate::limits::EPOCH_LEAP_MAX;
+    let far = |epoch| [promise(5), hello(epoch, 1, 0, &[(5, 0)])];
+    for epoch in [6 + leap, 1 << 62, u64::MAX] {
+        for body in far(epoch) {
+            let mut bench = Bench::new(meta(5, Some(5)), &[5]);
+            let did = bench.ask(epoch, body);
+            let malformed = Refusal::Malformed {
+                detail: String::new(),
+            };
+            let [Did::Answer(0, Answer::Refused(refusal), 1, Some(5))] = &did[..] else {
+                panic!("{did:?}");
+            };
+            let same_kind = std::mem::discriminant(refusal) == std::mem::discriminant(&malformed);
+            assert!(same_kind, "{refusal:?}");
+            assert_eq!(bench.replica.meta(), &meta(5, Some(5)));
+            assert_eq!(
+                bench.ask(6, promise(5)),
+                [Save(6, Some(5))],
+                "the right master's"
+            );
+        }
+    }
+    // Within reach, also of a node that has promised nothing yet.
+    let mut bench = Bench::new(meta(5, Some(5)), &[5]);
+    assert_eq!(bench.ask(5 + leap, promise(5)), [Save(5 + leap, Some(5))]);
+    let mut bench = Bench::new(blank(), &[]);
+    assert_eq!(bench.ask(9 * leap, promise(5)), [Save(9 * leap, None)]);
+    let mut bench = Bench::new(blank(), &[]);
+    assert!(matches!(
+        bench.ask(1 << 62, promise(5))[..],
+        [Did::Answer(..)]
+    ));
+    assert!(matches!(bench.ask(0, promise(0))[..], [Did::Answer(..)]));
+}
+
+#[test]
+fn a_hello_that_would_lose_what_is_known_to_be_committed_is_refused() {
+    let known = || {
+        let mut bench = Bench::aligned(&[5, 5, 5, 5]);
+        bench.ask(5, heartbeat(Some(3), None));
+        bench
+    };
+    // Of the same master, and of the next: the knowledge outlives the epoch.
+    let mut bench = known();
+    assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(5))]);
+    bench.saved();
+    let below = Refusal::BelowCommitted {
+        committed: Offset(3),
+    };
+    let hello_6 = |end| hello(6, end, end, &[(5, 0)]);
+    assert_eq!(bench.ask(6, hello_6(2)), [refused(3, below, 4, Some(5))]);
+    assert_eq!(bench.ask(6, hello_6(3)), [Save(6, Some(5))]);
+    assert_eq!(bench.saved(), [Did::SetAside(3, 6), Truncate(3)]);
+
+    // What it does not hold, it does not vouch for.
+    let mut bench = Bench::aligned(&[5, 5]);
+    bench.ask(5, heartbeat(Some(9), None));
+    assert_eq!(bench.ask(6, hello(6, 2, 2, &[(5, 0)])), [Save(6, Some(5))]);
+
+    // A forced recovery may lose it, and what it left is what is committed from then on.
+    let mut bench = known();
+    assert_eq!(
+        bench.ask(90, forced_hello(90, 2, &[(5, 0)], 90)),
+        [Save(90, Some(5))]
+    );
+    assert_eq!(bench.saved(), [Did::SetAside(2, 90), Truncate(2)]);
+    assert_eq!(bench.truncated(2), [Save(90, Some(90))]);
+    bench.saved();
+    assert_eq!(
+        bench.ask(91, hello(91, 2, 2, &[(5, 0)])),
+        [Save(91, Some(90))]
+    );
+
+    // The same hello again, late: nothing is cut any more, and nothing refused.
+    let mut bench = known();
+    assert_eq!(
+        bench.ask(5, hello(5, 1, 0, &[(5, 0)])),
+        [answered(2, aligned(0), 4, Some(5))]
+    );
 }
 
 #[test]
@@ -850,7 +1037,7 @@ fn what_a_forced_recovery_lost_is_kept_aside_before_it_is_cut() {
         let mut bench = Bench::new(meta(5, Some(5)), &[4, 4, 5, 5]);
         let hello = || forced_hello(epoch, 3, &[(4, 0), (90, 2)], 90);
         assert_eq!(bench.ask(epoch, hello()), [Save(epoch, Some(5))]);
-        assert_eq!(bench.saved(), [Did::SetAside(2, 90), Truncate(2)]);
+        assert_eq!(bench.saved(), [Did::SetAside(2, epoch), Truncate(2)]);
         assert_eq!(bench.truncated(2), [answered(0, aligned(2), 2, Some(5))]);
         let known = bench.replica.meta().forced_epoch;
         assert_eq!(known, Some(Epoch(90)), "for a master that forgot it");
@@ -858,14 +1045,18 @@ fn what_a_forced_recovery_lost_is_kept_aside_before_it_is_cut() {
 }
 
 #[test]
-fn what_is_cut_without_force_or_after_it_is_not_kept() {
+fn what_is_cut_is_kept_aside_without_force_and_after_it_too() {
     let cases = [(Some(5), None), (Some(95), Some(90)), (Some(90), Some(90))];
     for (log_epoch, forced) in cases {
         let mut meta = meta(96, log_epoch);
         meta.forced_epoch = forced.map(Epoch);
         let mut bench = Bench::new(meta, &[4, 4, 5, 5]);
         bench.ask(97, hello(97, 3, 3, &[(4, 0), (97, 2)]));
-        assert_eq!(bench.saved(), [Truncate(2)], "{log_epoch:?} {forced:?}");
+        assert_eq!(
+            bench.saved(),
+            [Did::SetAside(2, 97), Truncate(2)],
+            "{log_epoch:?} {forced:?}"
+        );
     }
 }
 
@@ -876,7 +1067,7 @@ fn a_node_that_is_not_intact_keeps_aside_what_it_cuts_too() {
     let mut bench = Bench::new(known, &[4, 4, 5, 5]);
     // The master's disk was replaced, and its hello says nothing of it.
     bench.ask(91, hello(91, 3, 3, &[(4, 0), (91, 2)]));
-    assert_eq!(bench.saved(), [Did::SetAside(2, 90), Truncate(2)]);
+    assert_eq!(bench.saved(), [Did::SetAside(2, 91), Truncate(2)]);
 }
 
 #[test]
@@ -988,7 +1179,7 @@ fn a_damaged_log_is_compared_with_what_lies_behind_its_hole() {
         let did = bench.did();
         match cut {
             None => assert_eq!(did, [answered(0, aligned(0), 3, None)], "{pairs:?}"),
-            Some(to) => assert_eq!(did, [Truncate(to)], "{pairs:?}"),
+            Some(to) => assert_eq!(did, [Did::SetAside(to, 5), Truncate(to)], "{pairs:?}"),
         }
     }
 }
@@ -1070,7 +1261,7 @@ fn a_promise_that_is_asked_again_joins_the_one_on_its_way() {
 fn a_cut_that_meets_damage_is_made_once_that_is_known() {
     let mut bench = Bench::new(meta(4, Some(3)), &[1, 1, 2, 2]);
     bench.ask(5, hello(5, 9, 0, &[(1, 0), (3, 2)]));
-    assert_eq!(bench.saved(), [Truncate(2)]);
+    assert_eq!(bench.saved(), [Did::SetAside(2, 5), Truncate(2)]);
     let ticket = bench.replica.queued.front().unwrap().0;
     bench.replica.on_not_truncated(ticket, Offset(1));
     let did = bench.did();
@@ -1084,7 +1275,7 @@ fn a_cut_that_meets_damage_behind_a_known_hole_has_it_inspected_too() {
     bench.ask(5, hello(5, 6, 0, &[(5, 0)]));
     let ticket = bench.replica.queued.front().unwrap().0;
     bench.replica.on_saved(ticket, Offset(3), &bench.log);
-    assert_eq!(bench.did(), [Truncate(6)]);
+    assert_eq!(bench.did(), [Did::SetAside(6, 5), Truncate(6)]);
     let ticket = bench.replica.queued.front().unwrap().0;
     bench.replica.on_not_truncated(ticket, Offset(5));
     assert_eq!(bench.did()[1..], [Save(5, None), Did::Inspect(5)]);

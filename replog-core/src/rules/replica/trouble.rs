@@ -83,6 +83,7 @@ impl Replica {
             | Refusal::OtherNodes { .. }
             | Refusal::Replaced(_)
             | Refusal::OutOfDate(_)
+            | Refusal::BelowCommitted { .. }
             | Refusal::Malformed { .. } => true,
             Refusal::Fenced(_)
             | Refusal::HelloFirst
@@ -92,10 +93,15 @@ impl Replica {
             | Refusal::Storage { .. }
             | Refusal::Stopping => false,
         };
-        let told = (from, refusal.clone());
-        if !is_mistake || self.told_refusals.contains(&told) {
+        // What makes no sense may do so in endless ways: each sender is named once for all of them.
+        let is_malformed = |refusal: &Refusal| matches!(refusal, Refusal::Malformed { .. });
+        let is_told = |(of, told): &(NodeName, Refusal)| {
+            *of == from && (told == refusal || is_malformed(told) && is_malformed(refusal))
+        };
+        if !is_mistake || self.told_refusals.iter().any(is_told) {
             return;
         }
+        let told = (from, refusal.clone());
         if self.told_refusals.len() == REFUSED_SENDERS_MAX {
             self.told_refusals.pop_front();
         }

@@ -37,6 +37,7 @@ pub(super) fn of_answer(response: &Response) -> &'static str {
         Refusal::OutOfDate(_) => "refusal: out of date",
         Refusal::HelloFirst => "refusal: hello first",
         Refusal::WrongIncarnation => "refusal: wrong incarnation",
+        Refusal::BelowCommitted { .. } => "refusal: below committed",
         Refusal::NotAligned => "refusal: not aligned",
         Refusal::BeyondWindow => "refusal: beyond the window",
         Refusal::Storage { .. } => "refusal: storage",

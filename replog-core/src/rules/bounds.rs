@@ -1,0 +1,195 @@
+//! What another node may say at all: the bounds that a message must keep before any rule acts on it.
+//!
+//! Owns checks of one message against itself and against the epoch that the receiver has durably
+//! promised. Every one of them holds for whatever a correct node sends; what fails one is answered
+//! `malformed` or counts as no answer, and is counted. Whether a message that passes is *true*, nobody
+//! can tell: the rules behind believe no more of it than they must. Keeps rules 5, 9 and 11.
+
+use crate::{
+    transport::{Answer, Hello, Progress, Refusal, Request, RequestBody, Response},
+    types::{Epoch, EpochStart, Offset},
+};
+
+/// Checks a request. `durable` is the highest epoch that this node has durably promised.
+///
+/// # Errors
+///
+/// A sentence that says what is wrong.
+pub(crate) fn check_request(durable: Option<Epoch>, request: &Request) -> Result<(), String> {
+    let epoch = request.epoch;
+    match &request.body {
+        RequestBody::Identify | RequestBody::Fetch(_) => Ok(()),
+        RequestBody::Promise(promise) => {
+            check_raise(durable, epoch)?;
+            check_not_above(promise.log_epoch, epoch, "log epoch")
+        }
+        RequestBody::Hello(hello) => {
+            check_raise(durable, epoch)?;
+            check_hello(epoch, hello)
+        }
+        RequestBody::Heartbeat(progress) => check_progress(progress),
+        RequestBody::Append(append) => {
+            let Some(last) = append.records.last() else {
+                return Err("no records".to_owned());
+            };
+            let mut pairs = append.records.windows(2);
+            if pairs.any(|pair| pair[0].end() != pair[1].first()) {
+                return Err("a gap among the records".to_owned());
+            }
+            let mut pairs = append.records.windows(2);
+            if pairs.any(|pair| pair[1].first_epoch() < pair[0].last_epoch()) {
+                return Err("the epochs of the records fall".to_owned());
+            }
+            let end = append.progress.end;
+            if last.end() > end {
+                let records_end = last.end();
+                return Err(format!(
+                    "records up to {records_end} of a log that ends at {end}"
+                ));
+            }
+            check_not_above(Some(last.last_epoch()), epoch, "epoch of a record")?;
+            check_progress(&append.progress)
+        }
+    }
+}
+
+/// Checks a response to a request of epoch `asked`, which this node has durably promised itself; 0 where
+/// it asked who is there.
+///
+/// # Errors
+///
+/// A sentence that says what is wrong.
+pub(crate) fn check_response(asked: Epoch, response: &Response) -> Result<(), String> {
+    let durable = (asked > Epoch(0)).then_some(asked);
+    let promised = response.state.promised;
+    check_leap(durable, promised)?;
+    check_not_above(response.state.log_epoch, promised, "log epoch")?;
+    // What is done for an epoch is done by a node that has promised it, and no newer one.
+    let is_done = || match promised == asked {
+        true => Ok(()),
+        false => Err(format!(
+            "done for epoch {asked} by a node that has promised {promised}"
+        )),
+    };
+    match &response.answer {
+        Answer::Identity(_) => Ok(()),
+        Answer::Promised(granted) => {
+            is_done()?;
+            check_not_above(granted.forced_epoch, asked, "forced epoch")?;
+            check_starts(&granted.epoch_starts, response.state.durable_end)?;
+            let newest = granted.epoch_starts.last();
+            check_not_above(
+                newest.map(|newest| newest.epoch),
+                asked,
+                "epoch of a record",
+            )
+        }
+        Answer::Aligned(_) | Answer::OlderStartsNeeded { .. } | Answer::Taken => is_done(),
+        Answer::Records(fetched) => {
+            is_done()?;
+            let mut pairs = fetched.records.windows(2);
+            if pairs.any(|pair| pair[0].end() != pair[1].first()) {
+                return Err("a gap among the records".to_owned());
+            }
+            let mut pairs = fetched.records.windows(2);
+            if pairs.any(|pair| pair[1].first_epoch() < pair[0].last_epoch()) {
+                return Err("the epochs of the records fall".to_owned());
+            }
+            let newest = fetched.records.last().map(|batch| batch.last_epoch());
+            check_not_above(newest, asked, "epoch of a record")
+        }
+        Answer::Refused(Refusal::Fenced(by)) => {
+            check_leap(durable, by.epoch)?;
+            match by.epoch < asked {
+                true => Err(format!(
+                    "fenced by epoch {}, which is older than {asked}",
+                    by.epoch
+                )),
+                false => Ok(()),
+            }
+        }
+        Answer::Refused(Refusal::Replaced(by) | Refusal::OutOfDate(by)) => {
+            check_leap(durable, by.epoch)
+        }
+        Answer::Refused(_) => Ok(()),
+    }
+}
+
+/// A promise or a hello raises what this node promises.
+fn check_raise(durable: Option<Epoch>, epoch: Epoch) -> Result<(), String> {
+    if epoch == Epoch(0) {
+        return Err("epoch 0 is nobody's".to_owned());
+    }
+    check_leap(durable, epoch)
+}
+
+fn check_leap(durable: Option<Epoch>, epoch: Epoch) -> Result<(), String> {
+    if epoch.is_believable(durable) {
+        return Ok(());
+    }
+    Err(match durable {
+        Some(durable) => format!(
+            "epoch {epoch} is too far above {durable}, the highest that this node has promised: where \
+             recoveries were forced more than twice without this node, start it with an empty directory"
+        ),
+        None => format!("epoch {epoch} is higher than any cluster comes to"),
+    })
+}
+
+fn check_hello(epoch: Epoch, hello: &Hello) -> Result<(), String> {
+    if hello.log_epoch != Some(epoch) {
+        return Err("a hello before the log epoch was taken".to_owned());
+    }
+    check_not_above(hello.forced_epoch, epoch, "forced epoch")?;
+    let within = [
+        ("adopted end", hello.adopted_end),
+        ("end of the epoch starts", hello.epoch_starts_end),
+    ];
+    for (what, offset) in within {
+        if offset > hello.end {
+            let end = hello.end;
+            return Err(format!("{what} {offset} lies behind the log's end, {end}"));
+        }
+    }
+    // The first record of the epoch may be written after the end was looked at.
+    check_starts(&hello.epoch_starts, hello.epoch_starts_end.plus(1))?;
+    let newest = hello.epoch_starts.last().map(|newest| newest.epoch);
+    check_not_above(newest, epoch, "epoch of a record")
+}
+
+fn check_progress(progress: &Progress) -> Result<(), String> {
+    let within = [
+        ("committed", progress.committed),
+        ("refill target", progress.refill_target),
+    ];
+    for (what, offset) in within {
+        if let Some(offset) = offset.filter(|offset| *offset > progress.end) {
+            let end = progress.end;
+            return Err(format!("{what} {offset} lies behind the log's end, {end}"));
+        }
+    }
+    Ok(())
+}
+
+/// Epochs ascend, each with a record of its own below `end`.
+fn check_starts(starts: &[EpochStart], end: Offset) -> Result<(), String> {
+    let ascends =
+        |pair: &[EpochStart]| pair[0].epoch < pair[1].epoch && pair[0].first < pair[1].first;
+    if !starts.windows(2).all(ascends) {
+        return Err("the epoch starts do not ascend".to_owned());
+    }
+    match starts.last().filter(|newest| newest.first >= end) {
+        Some(newest) => Err(format!(
+            "epoch {} starts at {}, and the log ends before {end}",
+            newest.epoch, newest.first
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_not_above(found: Option<Epoch>, limit: Epoch, what: &str) -> Result<(), String> {
+    match found.filter(|found| *found > limit) {
+        Some(found) => Err(format!("{what} {found} is above epoch {limit}")),
+        None => Ok(()),
+    }
+}

@@ -89,9 +89,10 @@ impl Replog<'_> {
             .collect();
         let mut own = Vec::new();
         for secondary in &mut nodes {
-            let address = secondary.start().await?;
+            secondary.start().await?;
             own.push("--secondary".to_owned());
-            own.push(format!("{}=http://{address}", secondary.name));
+            let address = secondary.cluster_address()?;
+            own.push(format!("{}={address}", secondary.name));
         }
         let mut master = node("master", "master", &own);
         master.start().await?;

@@ -33,7 +33,8 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// How a program's address becomes known.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Listens {
-    /// It gets `--listen` with a free port, or with its last one, and says on stdout which.
+    /// A node of replog: it gets `--listen` and `--cluster-listen` with free ports, or with its last ones, says on
+    /// stdout where clients find it, and in its health where other nodes do.
     AsToldNow,
     /// It takes a free port and says on stdout which.
     AsItSays,
@@ -51,6 +52,8 @@ pub(crate) struct Node {
     listens: Listens,
     /// The next process gets the same, where it can be told.
     address: Option<SocketAddr>,
+    /// Where other nodes find it; the next process gets the same.
+    cluster_address: Option<SocketAddr>,
     child: Option<Child>,
 }
 
@@ -71,6 +74,7 @@ impl Node {
             log: directory.join(format!("{name}.log")),
             listens,
             address: None,
+            cluster_address: None,
             child: None,
         }
     }
@@ -96,10 +100,11 @@ impl Node {
         }
         command.args(&self.args);
         if let Listens::AsToldNow = self.listens {
-            let listen = self
-                .address
-                .map_or("127.0.0.1:0".to_owned(), |known| known.to_string());
-            command.args(["--listen", &listen]);
+            let known = |address: Option<SocketAddr>| {
+                address.map_or("127.0.0.1:0".to_owned(), |known| known.to_string())
+            };
+            command.args(["--listen", &known(self.address)]);
+            command.args(["--cluster-listen", &known(self.cluster_address)]);
         }
         let log = File::options()
             .create(true)
@@ -123,7 +128,18 @@ impl Node {
             Listens::AsToldNow | Listens::AsItSays => self.address_said().await?,
         };
         self.address = Some(address);
+        if let Listens::AsToldNow = self.listens {
+            let told = self.health().await?["address"].take();
+            let told = told.as_str().and_then(|told| told.parse().ok());
+            self.cluster_address = Some(told.ok_or("a node without a cluster listener")?);
+        }
         Ok(address)
+    }
+
+    /// Where other nodes find it, once it was started.
+    pub(crate) fn cluster_address(&self) -> Result<SocketAddr, String> {
+        self.cluster_address
+            .ok_or_else(|| format!("{} was never started", self.name))
     }
 
     async fn address_said(&mut self) -> Result<SocketAddr, String> {

@@ -10,10 +10,7 @@ use crate::{
     node::NodeState,
     paths,
     problem::{Kind, Problem},
-    routes::{
-        admin, appends, events, faults, health, messages, metrics, openapi, page, replication,
-        replication_stream,
-    },
+    routes::{admin, appends, events, faults, health, messages, metrics, openapi, page},
 };
 
 /// A path that is served, and its methods as a header `Allow` names them.
@@ -98,16 +95,6 @@ pub(crate) fn add_routes(config: &mut web::ServiceConfig, state: &Arc<NodeState>
             paths::OPENAPI,
             "GET, HEAD",
             [get().to(openapi::describe)],
-        ))
-        .service(resource(
-            paths::REPLICATION,
-            "POST",
-            [web::post().to(replication::serve)],
-        ))
-        .service(resource(
-            paths::REPLICATION_STREAM,
-            "GET",
-            [web::get().to(replication_stream::open)],
         ));
     if state.faults.is_some() {
         table.service(resource(

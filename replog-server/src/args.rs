@@ -17,7 +17,7 @@ use clap::{
 };
 use replog_core::{
     Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, Timing,
-    address::{BadUrl, NodeUrl},
+    address::{BadAddress, BadUrl, HostPort, NodeUrl, check_peers, cluster_port_of},
     client::Client,
     limits::KEY_HORIZON_MAX,
 };
@@ -60,16 +60,22 @@ pub(crate) enum Command {
 /// Flags of `master`.
 #[derive(Debug, Args)]
 pub(crate) struct MasterArgs {
-    /// A secondary's name and URL, such as `secondary-1=http://10.0.0.2:5000`; once for each.
-    #[arg(long = "secondary", env = "REPLOG_SECONDARY", value_name = "NAME=URL", required = true,
+    /// A secondary's name and the host and port of its cluster listener, such as
+    /// `secondary-1=10.0.0.2:6000`; once for each.
+    #[arg(long = "secondary", env = "REPLOG_SECONDARY", value_name = "NAME=HOST:PORT", required = true,
           value_delimiter = ',', value_parser = parse_peer)]
     pub(crate) secondaries: Vec<Peer>,
     /// The master's own name.
     #[arg(long, env = "REPLOG_NAME", default_value = "master", value_parser = parse_name)]
     pub(crate) name: NodeName,
-    /// Address and port to listen on; port 0 takes a free one.
-    #[arg(long, env = "REPLOG_LISTEN", default_value = "127.0.0.1:5000")]
-    pub(crate) listen: String,
+    /// Address and port to listen on for clients; port 0 takes a free one.
+    #[arg(long, env = "REPLOG_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5000",
+          value_parser = parse_listen)]
+    pub(crate) listen: HostPort,
+    /// Address and port to listen on for other nodes; port 0 takes a free one [default: the
+    /// address of --listen, port + 1000].
+    #[arg(long, env = "REPLOG_CLUSTER_LISTEN", value_name = "HOST:PORT", value_parser = parse_listen)]
+    pub(crate) cluster_listen: Option<HostPort>,
     /// The directory of the log [default: ./replog-data/NAME].
     #[arg(long, env = "REPLOG_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -99,9 +105,14 @@ pub(crate) struct SecondaryArgs {
     /// Where the master is: told to clients, and used for nothing else.
     #[arg(long, env = "REPLOG_MASTER", value_name = "URL", value_parser = parse_url)]
     pub(crate) master: Option<NodeUrl>,
-    /// Address and port to listen on; port 0 takes a free one.
-    #[arg(long, env = "REPLOG_LISTEN", default_value = "127.0.0.1:5000")]
-    pub(crate) listen: String,
+    /// Address and port to listen on for clients; port 0 takes a free one.
+    #[arg(long, env = "REPLOG_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5000",
+          value_parser = parse_listen)]
+    pub(crate) listen: HostPort,
+    /// Address and port to listen on for other nodes; port 0 takes a free one [default: the
+    /// address of --listen, port + 1000].
+    #[arg(long, env = "REPLOG_CLUSTER_LISTEN", value_name = "HOST:PORT", value_parser = parse_listen)]
+    pub(crate) cluster_listen: Option<HostPort>,
     /// The directory of the log [default: ./replog-data/NAME].
     #[arg(long, env = "REPLOG_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -116,7 +127,8 @@ pub(crate) struct ClusterArgs {
     #[arg(long, env = "REPLOG_SECONDARIES", default_value_t = 2,
           value_parser = value_parser!(u16).range(0..=SECONDARIES_MAX as i64))]
     pub(crate) secondaries: u16,
-    /// The master's port; the secondaries take those after it. 0: each takes a free one.
+    /// The master's port for clients; the secondaries take those after it. For each other the nodes listen
+    /// 1000 ports above. 0: each takes free ones.
     #[arg(long, env = "REPLOG_PORT", default_value_t = 5000)]
     pub(crate) port: u16,
     /// The directory below which each node has its own.
@@ -135,7 +147,7 @@ pub(crate) struct ProbeArgs {
           hide_default_value = true, value_name = "BOOL")]
     pub(crate) write: bool,
     /// The node to ask.
-    #[arg(default_value = "http://localhost:5000")]
+    #[arg(default_value = "http://localhost:5000", value_parser = parse_http_url)]
     pub(crate) url: String,
 }
 
@@ -147,7 +159,7 @@ pub(crate) struct CommonArgs {
     /// win over it.
     #[arg(long, env = "REPLOG_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Print all settings that hold, as such a file, and end. A secret is not printed.
+    /// Print all settings that hold, as such a file, and end.
     #[arg(long, env = "REPLOG_PRINT_CONFIG", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
@@ -228,27 +240,26 @@ pub(crate) struct CommonArgs {
     #[arg(long = "allowed-host", env = "REPLOG_ALLOWED_HOST", value_name = "NAME",
           value_delimiter = ',', value_parser = parse_host)]
     pub(crate) allowed_hosts: Vec<String>,
-    /// A secret that nodes must show each other.
-    #[arg(long, env = "REPLOG_CLUSTER_TOKEN", value_parser = parse_token, value_name = "TOKEN",
-          hide_env_values = true)]
-    pub(crate) cluster_token: Option<Token>,
-}
-
-/// A secret: its `Debug` shows nothing of it.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Token(String);
-
-impl Token {
-    /// The secret itself.
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(secret)")
-    }
+    /// The file with the cluster's secret, by which nodes prove who they are to each other: the same on
+    /// all nodes, made where it is missing [default: cluster.secret beside the data directory].
+    #[arg(long, env = "REPLOG_CLUSTER_SECRET_FILE", value_name = "FILE")]
+    pub(crate) cluster_secret_file: Option<PathBuf>,
+    /// Instead of a secret: this node's certificate of your own authority, which names the node, as a
+    /// PEM file. Read again when it changes.
+    #[arg(long, env = "REPLOG_CLUSTER_CERT", value_name = "FILE")]
+    pub(crate) cluster_cert: Option<PathBuf>,
+    /// The private key of --cluster-cert, as a PEM file.
+    #[arg(long, env = "REPLOG_CLUSTER_KEY", value_name = "FILE")]
+    pub(crate) cluster_key: Option<PathBuf>,
+    /// The authority that signed the certificates of all nodes, as a PEM file.
+    #[arg(long, env = "REPLOG_CLUSTER_CA", value_name = "FILE")]
+    pub(crate) cluster_ca: Option<PathBuf>,
+    /// No encryption and no proof between nodes, for measuring: only where every address between nodes
+    /// is a loopback address.
+    #[arg(long, env = "REPLOG_CLUSTER_INSECURE", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
+          num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_name = "BOOL")]
+    pub(crate) cluster_insecure: bool,
 }
 
 /// Reads the arguments and the environment of this process. Where they are help, a version or
@@ -305,18 +316,20 @@ pub(crate) fn parse_settings(
 /// What contradicts itself is wrong usage, as what cannot be read is.
 fn validate(command: &Command) -> Result<(), clap::Error> {
     let checked = match command {
-        Command::Master(args) => args.common.check(),
-        Command::Secondary(args) => args.common.check(),
+        Command::Master(args) => args.check(),
+        Command::Secondary(args) => args.check(),
         Command::Cluster(args) => args.common.check().and_then(|()| args.check_ports()),
         Command::Demo => Ok(()),
-        Command::Probe(args) => parse_http_url(&args.url).map(drop),
+        Command::Probe(_) => Ok(()),
     };
     checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
     if let Command::Master(args) = command {
         let settings = args
             .common
             .master_config(args.name.clone(), args.secondaries.clone());
-        let checked = settings.validate();
+        let checked = settings
+            .validate()
+            .and_then(|()| check_peers(&args.secondaries));
         checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
     }
     Ok(())
@@ -345,13 +358,65 @@ pub(crate) fn message_of(error: &clap::Error) -> String {
     one_line(message.strip_prefix("error: ").unwrap_or(message))
 }
 
+impl MasterArgs {
+    fn check(&self) -> Result<(), String> {
+        self.common.check()?;
+        let own = cluster_listen(&self.listen, self.cluster_listen.as_ref())?;
+        let peers = self.secondaries.iter().map(|peer| peer.address.as_str());
+        self.common.check_between_nodes(
+            peers
+                .filter_map(|address| address.parse().ok())
+                .chain([own]),
+        )?;
+        self.common.check_alone()
+    }
+}
+
+impl SecondaryArgs {
+    fn check(&self) -> Result<(), String> {
+        self.common.check()?;
+        let own = cluster_listen(&self.listen, self.cluster_listen.as_ref())?;
+        self.common.check_between_nodes([own])?;
+        self.common.check_alone()
+    }
+}
+
+/// Where a node listens for other nodes.
+pub(crate) fn cluster_listen(
+    listen: &HostPort,
+    given: Option<&HostPort>,
+) -> Result<HostPort, String> {
+    let address = match given {
+        Some(given) => given.clone(),
+        None => match cluster_port_of(listen.port()) {
+            Some(port) => listen.clone().with_port(port),
+            None => {
+                return Err(format!(
+                    "there is no port 1000 above {}: say --cluster-listen HOST:PORT",
+                    listen.port()
+                ));
+            }
+        },
+    };
+    if address == *listen && address.port() != 0 {
+        return Err(format!(
+            "--listen and --cluster-listen are both {address}: nodes and clients have a listener each"
+        ));
+    }
+    Ok(address)
+}
+
 impl ClusterArgs {
     fn check_ports(&self) -> Result<(), String> {
-        if self.port != 0 && self.port.checked_add(self.secondaries).is_none() {
+        let last = self.port.checked_add(self.secondaries);
+        if self.port != 0 && last.and_then(cluster_port_of).is_none() {
             return Err(format!(
-                "there are no {} ports after {}",
+                "there are no {} ports after {}, and as many 1000 above them",
                 self.secondaries, self.port
             ));
+        }
+        if self.port != 0 && self.secondaries >= 1_000 {
+            return Err("ports for clients and for nodes overlap".to_owned());
         }
         Ok(())
     }
@@ -362,7 +427,54 @@ impl CommonArgs {
         if self.max_request_bytes < self.max_message_bytes {
             return Err("--max-request-bytes must be at least --max-message-bytes".to_owned());
         }
+        let files = [&self.cluster_cert, &self.cluster_key, &self.cluster_ca];
+        let given = files.iter().filter(|file| file.is_some()).count();
+        if ![0, files.len()].contains(&given) {
+            return Err(
+                "--cluster-cert, --cluster-key and --cluster-ca are given all three or not at all"
+                    .to_owned(),
+            );
+        }
+        let ways = [
+            (self.cluster_secret_file.is_some(), "--cluster-secret-file"),
+            (given > 0, "--cluster-cert"),
+            (self.cluster_insecure, "--cluster-insecure"),
+        ];
+        let mut ways = ways.iter().filter(|(given, _)| *given);
+        if let (Some((_, one)), Some((_, other))) = (ways.next(), ways.next()) {
+            return Err(format!("{one} and {other} contradict each other"));
+        }
         Ok(())
+    }
+
+    /// Without encryption nothing between nodes may leave this machine.
+    fn check_between_nodes(
+        &self,
+        addresses: impl IntoIterator<Item = HostPort>,
+    ) -> Result<(), String> {
+        let mut addresses = addresses.into_iter();
+        match addresses.find(|address| !address.is_loopback()) {
+            Some(far) if self.cluster_insecure => Err(format!(
+                "--cluster-insecure is for loopback addresses only, and {far} is none"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A node that keeps nothing on disk has no place for a secret of its own, and one in its memory
+    /// would be known to no other process.
+    fn check_alone(&self) -> Result<(), String> {
+        let proves = self.cluster_secret_file.is_some()
+            || self.cluster_cert.is_some()
+            || self.cluster_insecure;
+        match self.memory && !proves {
+            true => Err(
+                "--memory keeps no cluster secret: say --cluster-secret-file FILE, the same for all \
+                 nodes; the file is made where it is missing"
+                    .to_owned(),
+            ),
+            false => Ok(()),
+        }
     }
 
     /// The settings of a master, but for the limit that open files put on waiting appends.
@@ -412,12 +524,29 @@ fn parse_name(text: &str) -> Result<NodeName, String> {
 }
 
 fn parse_peer(text: &str) -> Result<Peer, String> {
-    let (name, url) = text
+    let (name, address) = text
         .split_once('=')
-        .ok_or("expected NAME=URL, as in secondary-1=http://10.0.0.2:5000")?;
-    Ok(Peer {
-        name: parse_name(name)?,
-        address: parse_http_url(url)?,
+        .ok_or("expected NAME=HOST:PORT, as in secondary-1=10.0.0.2:6000")?;
+    let parsed_name = parse_name(name)?;
+    match address.parse::<HostPort>() {
+        Ok(address) => Ok(Peer {
+            name: parsed_name,
+            address: address.to_string(),
+        }),
+        Err(BadAddress::Url { instead }) => Err(format!(
+            "a node is named by the host and port of its cluster listener, as in {name}={instead}, \
+             and not by a URL"
+        )),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn parse_listen(text: &str) -> Result<HostPort, String> {
+    HostPort::parse_listen(text).map_err(|error| match error {
+        BadAddress::Form(_) | BadAddress::Url { .. } => {
+            format!("expected HOST:PORT, as in 127.0.0.1:5000, not {text:?}")
+        }
+        error => error.to_string(),
     })
 }
 
@@ -498,14 +627,6 @@ fn parse_sync(text: &str) -> Result<SyncPolicy, String> {
     }
 }
 
-fn parse_token(text: &str) -> Result<Token, String> {
-    // It travels in a header.
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("a token has at least one character, all of them printable ASCII".to_owned());
-    }
-    Ok(Token(text.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -516,13 +637,18 @@ mod tests {
 
     #[test]
     fn a_master_has_the_documented_defaults() {
-        let command = parsed("replog-server master --secondary secondary-1=http://b:5000/");
+        let command = parsed("replog-server master --secondary secondary-1=B:6000");
         let Ok(Command::Master(args)) = command else {
             panic!("{command:?}")
         };
         assert_eq!(args.name.as_str(), "master");
-        assert_eq!(args.listen, "127.0.0.1:5000");
-        assert_eq!(args.secondaries[0].address, "http://b:5000");
+        assert_eq!(args.listen.to_string(), "127.0.0.1:5000");
+        let nodes = cluster_listen(&args.listen, args.cluster_listen.as_ref());
+        assert_eq!(
+            nodes.map(|nodes| nodes.to_string()),
+            Ok("127.0.0.1:6000".to_owned())
+        );
+        assert_eq!(args.secondaries[0].address, "b:6000");
         assert_eq!(args.data_dir, None);
         let config = args.common.master_config(args.name, args.secondaries);
         let defaults = MasterConfig::new(config.name.clone(), Vec::new());
@@ -543,8 +669,8 @@ mod tests {
     #[test]
     fn secondaries_are_given_one_by_one_or_after_commas() {
         let lines = [
-            "replog-server master --secondary a=http://a:1 --secondary b=http://b:1",
-            "replog-server master --secondary a=http://a:1,b=http://b:1",
+            "replog-server master --secondary a=a:1 --secondary b=b:1",
+            "replog-server master --secondary a=a:1,b=b:1",
         ];
         for line in lines {
             let command = parsed(line);
@@ -566,40 +692,81 @@ mod tests {
             ("", "master, secondary, cluster, demo or probe"),
             ("frobnicate", "frobnicate"),
             ("master", "--secondary"),
-            ("master --secondary a", "expected NAME=URL"),
-            ("master --secondary a=ftp://b", "expected a URL"),
-            ("master --secondary a=https://b", "https is not supported"),
-            ("master --secondary a=http://b?c=1", "a query does not"),
-            ("master --secondary a=http://b#c", "a fragment does not"),
+            ("master --secondary a", "expected NAME=HOST:PORT"),
+            ("master --secondary a=b", "expected HOST:PORT"),
             (
-                "master --secondary a=http://b --secondary a=http://c",
+                "master --secondary a=b:65536",
+                "a port is a number from 1 to",
+            ),
+            ("master --secondary a=b:0", "a port is a number from 1 to"),
+            (
+                "master --secondary a=http://b:5001",
+                "as in a=b:6001, and not by a URL",
+            ),
+            (
+                "master --secondary a=b:1 --secondary b=B:1",
+                "two secondaries have the address b:1",
+            ),
+            (
+                "master --secondary a=b:1 --listen 127.0.0.1:64536",
+                "say --cluster-listen",
+            ),
+            (
+                "master --secondary a=b:1 --listen c:1 --cluster-listen c:1",
+                "a listener each",
+            ),
+            (
+                "master --secondary a=b:1 --listen 127.0.0.1:99999",
+                "a port is a number",
+            ),
+            (
+                "master --secondary a=b:1 --cluster-insecure",
+                "for loopback addresses only, and b:1 is none",
+            ),
+            (
+                "secondary --name a --listen 0.0.0.0:5000 --cluster-insecure",
+                "for loopback addresses only, and 0.0.0.0:6000 is none",
+            ),
+            (
+                "secondary --name a --cluster-cert c --cluster-key k",
+                "all three or not at all",
+            ),
+            (
+                "secondary --name a --cluster-secret-file s --cluster-insecure",
+                "contradict each other",
+            ),
+            (
+                "cluster --cluster-secret-file s --cluster-cert c --cluster-key k --cluster-ca a",
+                "contradict each other",
+            ),
+            ("secondary --name a --memory", "say --cluster-secret-file"),
+            ("cluster --port 64535", "there are no 2 ports after 64535"),
+            ("cluster --cluster-token hush", "--cluster-token"),
+            (
+                "master --secondary a=b:1 --secondary a=c:1",
                 "two nodes have the name a",
             ),
             (
-                "master --secondary a=http://b --heartbeat-interval 2s",
+                "master --secondary a=b:1 --heartbeat-interval 2s",
                 "heartbeat-interval",
             ),
             (
-                "master --secondary a=http://b --retry-min 3",
+                "master --secondary a=b:1 --retry-min 3",
                 "expected a duration",
             ),
             (
-                "master --secondary a=http://b --max-message-bytes 65GiB",
+                "master --secondary a=b:1 --max-message-bytes 65GiB",
                 "max-request-bytes",
             ),
             (
-                "master --secondary a=http://b --key-horizon 0",
+                "master --secondary a=b:1 --key-horizon 0",
                 "0 is not in 1..",
             ),
             ("cluster --key-horizon many", "--key-horizon"),
-            ("master --secondary a=http://b --listen", "--listen"),
+            ("master --secondary a=b:1 --listen", "--listen"),
             ("secondary", "--name"),
             ("secondary --name a/b", "a node name has"),
             ("secondary --name a --sync sometimes", "expected always"),
-            (
-                "secondary --name a --cluster-token \u{1f600}",
-                "printable ASCII",
-            ),
             ("cluster --secondaries 64", "64 is not in"),
             ("cluster --port 65535", "there are no 2 ports after 65535"),
             ("cluster --max-waiting-appends 0", "at least 1"),
@@ -607,10 +774,6 @@ mod tests {
             ("cluster extra", "extra"),
             ("probe ftp://x", "expected a URL"),
             // Not port 80, whatever reads the URL in the end.
-            (
-                "master --secondary a=http://127.0.0.1:65536",
-                "a port is a number from 1 to 65535, not \"65536\"",
-            ),
             ("secondary --name a --master http://a:99999", "a port is"),
             (
                 "secondary --name a --public-url http://a:65536",
@@ -675,7 +838,7 @@ mod tests {
     #[test]
     fn a_recovery_is_forced_only_where_a_master_is_told_so_at_full_length() {
         let flag = "--force-recovery-and-lose-acknowledged-messages";
-        let line = "replog-server master --secondary s=http://b:5000";
+        let line = "replog-server master --secondary s=b:6000";
         for (line, expected) in [(line.to_owned(), false), (format!("{line} {flag}"), true)] {
             let Ok(Command::Master(args)) = parsed(&line) else {
                 panic!("{line}");
@@ -707,8 +870,10 @@ mod tests {
 
     #[test]
     fn a_password_in_a_url_is_refused_and_not_repeated() {
+        let line = "replog-server master --secondary a=http://user:hush@b:5000";
+        let message = parsed(line).expect_err(line);
+        assert!(!message.contains("hush"), "{message}");
         for line in [
-            "master --secondary a=http://user:hush@b:5000",
             "secondary --name a --master http://user:hush@b",
             "secondary --name a --public-url http://user:hush@b",
             "probe http://user:hush@b",
@@ -717,18 +882,6 @@ mod tests {
             assert!(message.contains("a user name or a password"), "{message}");
             assert!(!message.contains("hush"), "{message}");
         }
-    }
-
-    #[test]
-    fn a_token_is_never_shown() {
-        let command = parsed("replog-server cluster --cluster-token hush").expect("good usage");
-        assert!(!format!("{command:?}").contains("hush"));
-        let args = ["replog-server", "cluster", "--cluster-token", "hu sh"];
-        let message = usage_line(COMMANDS, &parse(args).expect_err("no token"));
-        assert!(
-            message.contains("--cluster-token <TOKEN>: a token has") && !message.contains("hu sh"),
-            "{message}"
-        );
     }
 
     #[test]

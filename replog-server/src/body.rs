@@ -43,12 +43,6 @@ impl Budget {
             limit_name,
         })
     }
-
-    /// Bytes that are taken of it.
-    #[cfg(test)]
-    pub(crate) fn used_bytes(&self) -> usize {
-        self.used_bytes.load(Ordering::Relaxed)
-    }
 }
 
 /// A part of a [`Budget`], given back when dropped.
@@ -90,15 +84,6 @@ impl Share {
     pub(crate) fn shrink(&mut self, bytes: usize) {
         self.bytes -= bytes;
         self.budget.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// A share of its own for bytes that this one took.
-    pub(crate) fn split(&mut self, bytes: usize) -> Share {
-        self.bytes -= bytes;
-        Share {
-            budget: Arc::clone(&self.budget),
-            bytes,
-        }
     }
 }
 

@@ -1,17 +1,23 @@
-//! `replog-server cluster`: all nodes in one process, each with its own port and directory.
+//! `replog-server cluster`: all nodes in one process, each with its own ports and directory.
 //!
-//! The nodes talk over HTTP as if they were far apart. Every port is bound before any node
-//! starts: the master must be told the real URLs.
+//! The nodes talk over encrypted connections as if they were far apart. Every port is bound before any
+//! node starts: the master must be told the real addresses.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use replog_core::{ForcedRecovery, NodeName, Peer};
+use replog_core::{
+    ForcedRecovery, NodeName, Peer,
+    address::HostPort,
+    transport::net::{ClusterIdentity, ClusterSecret},
+};
 
 use crate::{
-    args::ClusterArgs,
+    args::{self, ClusterArgs},
     files::OpenFiles,
+    process::SECRET_FILE,
     serve::{
-        MasterStart, RunningNode, SecondaryStart, listen, start_master, start_secondary, url_of,
+        self, Listeners, MasterStart, RunningNode, SecondaryStart, start_master, start_secondary,
+        url_of,
     },
 };
 
@@ -29,48 +35,82 @@ pub(crate) async fn start(
 ) -> Result<Vec<RunningNode>, String> {
     // They are files of one process: each may fill its own part.
     let files = files.share(1 + usize::from(args.secondaries));
-    let master_listener = listen_on(args, 0)?;
-    let master_url = url_of(&master_listener)?;
+    let master_listeners = listen_on(args, 0)?;
+    let master_url = url_of(&master_listeners.clients)?;
     let (mut peers, mut listeners) = (Vec::new(), Vec::new());
     for number in 1..=args.secondaries {
         let listener = listen_on(args, number)?;
         peers.push(Peer {
             name: name(&format!("secondary-{number}")),
-            address: url_of(&listener)?.to_string(),
+            address: listener.nodes.local_addr().to_string(),
         });
         listeners.push(listener);
     }
+    let secret = Secret::of(args)?;
     let mut secondaries = Vec::new();
-    for (peer, listener) in peers.iter().zip(listeners) {
+    for (peer, listeners) in peers.iter().zip(listeners) {
         let start = SecondaryStart {
             name: peer.name.clone(),
             master_url: Some(master_url.clone()),
             public_url: None,
             directory: args.data_dir.join(peer.name.as_str()),
+            identity: secret.identity(args, &peer.name)?,
             workers: WORKERS,
         };
-        secondaries.push(start_secondary(start, &args.common, &files, listener).await?);
+        secondaries.push(start_secondary(start, &args.common, &files, listeners).await?);
     }
     let name = name("master");
     let start = MasterStart {
         directory: args.data_dir.join(name.as_str()),
+        identity: secret.identity(args, &name)?,
         name,
         secondaries: peers,
         public_url: None,
         forced_recovery: ForcedRecovery::Never,
         workers: WORKERS,
     };
-    let master = start_master(start, &args.common, &files, master_listener).await?;
+    let master = start_master(start, &args.common, &files, master_listeners).await?;
     Ok(std::iter::once(master).chain(secondaries).collect())
 }
 
-fn listen_on(args: &ClusterArgs, number: u16) -> Result<TcpListener, String> {
+/// Where the cluster's secret is.
+enum Secret {
+    /// In memory, as all that the nodes keep: it ends with them.
+    InMemory(ClusterSecret),
+    /// In a file, or there are certificates in files.
+    InFiles,
+}
+
+impl Secret {
+    fn of(args: &ClusterArgs) -> Result<Secret, String> {
+        match args.common.memory && args.common.cluster_secret_file.is_none() {
+            true => ClusterSecret::random()
+                .map(Secret::InMemory)
+                .map_err(|error| error.to_string()),
+            false => Ok(Secret::InFiles),
+        }
+    }
+
+    fn identity(&self, args: &ClusterArgs, name: &NodeName) -> Result<ClusterIdentity, String> {
+        let has_files = args.common.cluster_cert.is_some() || args.common.cluster_insecure;
+        match self {
+            Secret::InMemory(secret) if !has_files => {
+                ClusterIdentity::from_secret(secret, name).map_err(|error| error.to_string())
+            }
+            _ => serve::identity(&args.common, name, &args.data_dir.join(SECRET_FILE)),
+        }
+    }
+}
+
+fn listen_on(args: &ClusterArgs, number: u16) -> Result<Listeners, String> {
     let port = match args.port {
         0 => 0,
         // Checked with the arguments: there are as many ports.
         first => first.saturating_add(number),
     };
-    listen(&format!("127.0.0.1:{port}"))
+    let clients = HostPort::from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let nodes = args::cluster_listen(&clients, None)?;
+    Listeners::bind(&clients, &nodes)
 }
 
 fn name(text: &str) -> NodeName {

@@ -12,12 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{
-    Arg, ArgAction, ArgMatches,
-    builder::Resettable,
-    error::{ContextKind, ContextValue},
-    parser::ValueSource,
-};
+use clap::{Arg, ArgAction, ArgMatches, builder::Resettable, parser::ValueSource};
 use toml::de::{DeTable, DeValue};
 
 use crate::args::message_of;
@@ -63,34 +58,13 @@ pub(crate) fn parse(program: &clap::Command, args: &[OsString]) -> Result<Settin
     if let Some(file) = &file {
         program = file.become_defaults(program);
     }
-    let matches = program.try_get_matches_from_mut(args);
-    let matches = matches.map_err(|error| without_secret(error, &program))?;
+    let matches = program.try_get_matches_from_mut(args)?;
     let printed = matches.subcommand().and_then(|(name, matches)| {
         let asked = matches.try_get_one::<bool>("print_config").ok().flatten();
         let command = program.find_subcommand(name)?;
         asked?.then(|| show(command, matches, file.as_ref()))
     });
     Ok(Settings { matches, printed })
-}
-
-/// The same error, without the value where that may be a secret.
-fn without_secret(error: clap::Error, program: &clap::Command) -> clap::Error {
-    let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidArg) else {
-        return error;
-    };
-    // As in "--cluster-token <TOKEN>".
-    let flag = wrong.split_whitespace().next();
-    let long = flag.and_then(|flag| flag.strip_prefix("--"));
-    let is_it = |arg: &Arg| long.is_some() && arg.get_long() == long;
-    let mut args = program
-        .get_subcommands()
-        .flat_map(clap::Command::get_arguments);
-    let is_secret = args.any(|arg| arg.is_hide_env_values_set() && is_it(arg));
-    match error.source() {
-        // What the flag's own parser said.
-        Some(what) if is_secret => clap::Error::raw(error.kind(), format!("{wrong}: {what}")),
-        _ => error,
-    }
 }
 
 /// The file that is named, and the command that it is for. What is wrong in another way is seen to when
@@ -273,7 +247,7 @@ fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
         .try_get_matches_from(values.iter().map(|value| format!("--{key}={value}")));
     match result {
         Ok(_) => Ok(()),
-        // Its source is what the flag's own parser said, without the value: that may be a secret.
+        // Its source is what the flag's own parser said, without the value: that may hold a password.
         Err(error) => Err(match error.source() {
             Some(what) => what.to_string(),
             None => message_of(&error),
@@ -292,7 +266,6 @@ fn show(command: &clap::Command, matches: &ArgMatches, file: Option<&ConfigFile>
         let line = match shown(arg, matches) {
             Shown::Value(value) => format!("{key} = {value}{from}"),
             Shown::Absent => format!("# {key} is not set"),
-            Shown::Secret => format!("# {key} is set, and not shown{from}"),
             Shown::Unwritable => format!("# {key} is no UTF-8, and cannot be written here{from}"),
         };
         text.push_str(&line);
@@ -309,7 +282,6 @@ fn is_shown(key: &str) -> bool {
 enum Shown {
     Value(String),
     Absent,
-    Secret,
     Unwritable,
 }
 
@@ -321,10 +293,6 @@ fn shown(arg: &Arg, matches: &ArgMatches) -> Shown {
     let Some(raw) = matches.get_raw(id) else {
         return Shown::Absent;
     };
-    // What is kept out of the help is kept out of here.
-    if arg.is_hide_env_values_set() {
-        return Shown::Secret;
-    }
     let Some(texts) = raw.map(|value| value.to_str()).collect::<Option<Vec<_>>>() else {
         return Shown::Unwritable;
     };

@@ -19,7 +19,7 @@ use prometheus_client::{
 use replog_core::{
     NodeName, Status,
     metrics::{AppendMetrics, Histogram, LinkMetrics, LogMetrics, MasterMetrics, SecondaryMetrics},
-    transport::FaultSettings,
+    transport::{FaultSettings, net::NetSnapshot},
     types::{DiskState, Epoch, Mode, ModeReason, Offset, majority},
     views::{LogHealth, SecondaryStatus},
 };
@@ -54,6 +54,8 @@ impl Format {
 pub(crate) struct Scrape {
     pub(crate) node: NodeMetrics,
     pub(crate) faults: FaultSettings,
+    /// Of the connections with other nodes, where the node has such.
+    pub(crate) between_nodes: Option<NetSnapshot>,
     /// Where the system tells.
     pub(crate) process: Option<ProcessMetrics>,
     /// Log lines of the process that were dropped.
@@ -99,6 +101,9 @@ impl Collector for Scrape {
             "Log lines of the process that were dropped because stderr took none.",
             [([], self.log_lines_dropped)],
         )?;
+        if let Some(between_nodes) = &self.between_nodes {
+            show_between_nodes(&mut page, between_nodes)?;
+        }
         match &self.process {
             Some(process) => show_process(&mut page, process),
             None => Ok(()),
@@ -425,6 +430,54 @@ fn show_faults(page: &mut Page<'_>, faults: &FaultSettings) -> fmt::Result {
         "replog_faults_active",
         "1 for each fault that was switched on in this node.",
         active.map(|(fault, active)| ([("fault", fault)], u64::from(active))),
+    )
+}
+
+fn show_between_nodes(page: &mut Page<'_>, net: &NetSnapshot) -> fmt::Result {
+    page.gauge(
+        "replog_cluster_connections",
+        "Connections of other nodes to this node's cluster listener that are open.",
+        net.streams,
+    )?;
+    page.gauge(
+        "replog_cluster_handshakes",
+        "Connections to the cluster listener that have not proved yet whose they are.",
+        net.handshakes,
+    )?;
+    page.counters(
+        "replog_cluster_connections_accepted",
+        "Connections to the cluster listener that proved to be a node's.",
+        [([], net.accepted)],
+    )?;
+    page.counters(
+        "replog_cluster_connections_replaced",
+        "Connections of other nodes that ended since the same node opened a newer one.",
+        [([], net.replaced)],
+    )?;
+    page.counters(
+        "replog_cluster_connections_refused",
+        "Connections with other nodes that were refused or ended, by the reason.",
+        net.refused
+            .iter()
+            .map(|(why, count)| ([("reason", why.as_str())], *count)),
+    )?;
+    page.counters(
+        "replog_cluster_dials",
+        "Connections that this node opened to other nodes, and attempts that failed.",
+        [
+            ([("result", "connected")], net.dialled),
+            ([("result", "failed")], net.dial_failures),
+        ],
+    )?;
+    page.counters(
+        "replog_cluster_received_bytes",
+        "Bytes of messages of other nodes, without what encryption adds.",
+        [([], net.received_bytes)],
+    )?;
+    page.counters(
+        "replog_cluster_sent_bytes",
+        "Bytes of messages to other nodes, without what encryption adds.",
+        [([], net.sent_bytes)],
     )
 }
 

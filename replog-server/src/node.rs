@@ -1,30 +1,28 @@
 //! One node behind HTTP: the library's handle and what the routes need to know beside it.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicUsize, Ordering},
 };
 use std::time::Duration;
 
 use replog_core::{
     Events, Master, NodeName, Reader, Secondary,
-    address::NodeUrl,
+    address::{HostPort, NodeUrl},
     error::{LimitName, Stopped},
-    limits::RECORD_BYTES_MAX,
-    transport::FaultInjector,
+    transport::{
+        FaultInjector,
+        net::{NetCounters, Serving},
+    },
 };
 
 use crate::{
     append_lines::LineLimits,
-    args::{CommonArgs, Token},
+    args::CommonArgs,
     body::{BodyLimits, Budget},
     files::OpenFiles,
     problem::Problem,
 };
-
-/// Bytes of bodies from the master that a secondary holds at once: the longest record, and a few
-/// batches beside it.
-const REPLICATION_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
 
 /// Room made at once for the body of an append: what a client announces is no reason to allocate much.
 const APPEND_ROOM_BYTES: usize = 64 << 10;
@@ -99,6 +97,38 @@ impl Node {
     }
 }
 
+/// The node's side that faces other nodes.
+pub(crate) struct BetweenNodes {
+    /// Where its cluster listener is.
+    pub(crate) address: HostPort,
+    /// What is counted there, in both directions.
+    pub(crate) counters: Arc<NetCounters>,
+    /// The listener, until it is stopped.
+    serving: Mutex<Option<Serving>>,
+}
+
+impl BetweenNodes {
+    pub(crate) fn new(serving: Serving, counters: Arc<NetCounters>) -> BetweenNodes {
+        BetweenNodes {
+            address: serving.local_addr().into(),
+            counters,
+            serving: Mutex::new(Some(serving)),
+        }
+    }
+
+    /// Closes the listener and every connection to it. Without effect where it is closed already.
+    pub(crate) async fn stop(&self) {
+        let serving = self
+            .serving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(serving) = serving {
+            serving.stop().await;
+        }
+    }
+}
+
 /// What the routes of one node share.
 pub(crate) struct NodeState {
     /// The node itself.
@@ -109,6 +139,8 @@ pub(crate) struct NodeState {
     pub(crate) public_url: Option<NodeUrl>,
     /// Names by which clients may reach this node, besides those that always may.
     pub(crate) allowed_hosts: Vec<String>,
+    /// Where clients reach this node, as it tells others: the public URL, else that of its listener.
+    pub(crate) own_url: Option<NodeUrl>,
     /// How long an append waits when it does not say.
     pub(crate) append_timeout: Option<Duration>,
     /// Limits on the body of an append.
@@ -117,10 +149,8 @@ pub(crate) struct NodeState {
     pub(crate) line_limits: LineLimits,
     /// Memory for the bodies of appends.
     pub(crate) append_budget: Arc<Budget>,
-    /// Memory for the bodies of replication requests.
-    pub(crate) replication_budget: Arc<Budget>,
-    /// What a request of another node must show.
-    pub(crate) token: Option<Token>,
+    /// Where other nodes find this one, and what is counted there.
+    pub(crate) between_nodes: Option<BetweenNodes>,
     /// Faults made on purpose, where they are allowed.
     pub(crate) faults: Option<FaultInjector>,
     /// Requests under way that last as long as others like: appends that another node may block, waits,
@@ -149,6 +179,7 @@ impl NodeState {
             master_url,
             public_url: None,
             allowed_hosts: common.allowed_hosts.clone(),
+            own_url: None,
             append_timeout: common.append_timeout,
             append_limits: BodyLimits {
                 keep_bytes: common.max_message_bytes,
@@ -160,8 +191,7 @@ impl NodeState {
                 batch_bytes: common.max_queued_bytes,
             },
             append_budget: Budget::new(LimitName::MaxQueuedBytes.as_str(), common.max_queued_bytes),
-            replication_budget: Budget::new("replication-bytes", REPLICATION_BYTES_MAX),
-            token: common.cluster_token.clone(),
+            between_nodes: None,
             faults,
             blockable: Arc::default(),
             blockable_max: files.blockable_max(),
@@ -169,9 +199,34 @@ impl NodeState {
         }
     }
 
-    /// The same, of a node that clients reach there.
-    pub(crate) fn reached_at(self, public_url: Option<NodeUrl>) -> NodeState {
-        NodeState { public_url, ..self }
+    /// The same, of a node that was given this public URL, and tells others that clients reach it at
+    /// `own_url`.
+    pub(crate) fn reached_at(
+        self,
+        public_url: Option<NodeUrl>,
+        own_url: Option<NodeUrl>,
+    ) -> NodeState {
+        NodeState {
+            public_url,
+            own_url,
+            ..self
+        }
+    }
+
+    /// The same, of a node that other nodes reach there.
+    pub(crate) fn reached_by_nodes(self, between_nodes: BetweenNodes) -> NodeState {
+        let between_nodes = Some(between_nodes);
+        NodeState {
+            between_nodes,
+            ..self
+        }
+    }
+
+    /// Closes the cluster listener and every connection to it.
+    pub(crate) async fn stop_between_nodes(&self) {
+        if let Some(between_nodes) = &self.between_nodes {
+            between_nodes.stop().await;
+        }
     }
 
     /// Where clients find the master: as it said itself, else as this node was told.

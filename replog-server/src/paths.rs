@@ -32,7 +32,3 @@ pub(crate) const ADMIN_LOG_LEVEL: &str = "/admin/log-level";
 pub(crate) const OPENAPI: &str = "/openapi.json";
 /// Fault injection.
 pub(crate) const FAULTS: &str = "/faults";
-/// Between nodes.
-pub(crate) use replog_core::transport::wire::PATH as REPLICATION;
-/// Between nodes, many requests on one connection.
-pub(crate) use replog_core::transport::wire::stream::PATH as REPLICATION_STREAM;

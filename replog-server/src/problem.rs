@@ -30,7 +30,6 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Malformed,
-    Unauthorized,
     CrossOrigin,
     NotFound,
     NoSuchOffset,
@@ -50,8 +49,6 @@ pub(crate) enum Kind {
     NotReady,
     Stopping,
     Storage,
-    /// Made by `/faults`, with the status that it asked for.
-    Injected(StatusCode),
 }
 
 impl Kind {
@@ -61,11 +58,6 @@ impl Kind {
                 "/problems/malformed",
                 "The request is malformed",
                 StatusCode::BAD_REQUEST,
-            ),
-            Kind::Unauthorized => (
-                "/problems/unauthorized",
-                "The cluster's token is missing or wrong",
-                StatusCode::UNAUTHORIZED,
             ),
             Kind::CrossOrigin => (
                 "/problems/cross-origin",
@@ -161,11 +153,6 @@ impl Kind {
                 "/problems/storage",
                 "The disk takes no more",
                 StatusCode::INSUFFICIENT_STORAGE,
-            ),
-            Kind::Injected(status) => (
-                "/problems/injected-fault",
-                "A fault was injected on purpose",
-                status,
             ),
         }
     }

@@ -12,18 +12,24 @@ use std::{
 use replog_core::{ForcedRecovery, NodeName};
 
 use crate::{
-    args::{Command, MasterArgs, SecondaryArgs},
+    args::{self, Command, MasterArgs, SecondaryArgs},
     cluster,
     files::OpenFiles,
     first_screen,
     node::Node,
-    serve::{MasterStart, RunningNode, SecondaryStart, listen, start_master, start_secondary},
+    serve::{
+        Listeners, MasterStart, RunningNode, SecondaryStart, identity, start_master,
+        start_secondary,
+    },
     shutdown::{self, Signals},
 };
 
 /// Web workers of a node that has a process to itself, at most: they parse, hand over and wait. The node
 /// lives on the first one's thread.
 const WORKERS_MAX: usize = 4;
+
+/// The file of the cluster's secret, unless a flag names another one.
+pub(crate) const SECRET_FILE: &str = "cluster.secret";
 
 /// Runs a node, or a cluster, until it is asked to stop.
 ///
@@ -75,8 +81,10 @@ pub(crate) fn say(line: &str) {
 }
 
 async fn start_master_process(args: MasterArgs, files: &OpenFiles) -> Result<RunningNode, String> {
-    let listener = listen(&args.listen)?;
+    let nodes = args::cluster_listen(&args.listen, args.cluster_listen.as_ref())?;
+    let listeners = Listeners::bind(&args.listen, &nodes)?;
     let directory = directory_of(args.data_dir.as_deref(), &args.name);
+    let identity = identity(&args.common, &args.name, &secret_beside(&directory))?;
     let start = MasterStart {
         name: args.name,
         secondaries: args.secondaries,
@@ -86,25 +94,29 @@ async fn start_master_process(args: MasterArgs, files: &OpenFiles) -> Result<Run
             false => ForcedRecovery::Never,
         },
         directory,
+        identity,
         workers: workers(),
     };
-    start_master(start, &args.common, files, listener).await
+    start_master(start, &args.common, files, listeners).await
 }
 
 async fn start_secondary_process(
     args: SecondaryArgs,
     files: &OpenFiles,
 ) -> Result<RunningNode, String> {
-    let listener = listen(&args.listen)?;
+    let nodes = args::cluster_listen(&args.listen, args.cluster_listen.as_ref())?;
+    let listeners = Listeners::bind(&args.listen, &nodes)?;
     let directory = directory_of(args.data_dir.as_deref(), &args.name);
+    let identity = identity(&args.common, &args.name, &secret_beside(&directory))?;
     let start = SecondaryStart {
         name: args.name,
         master_url: args.master,
         public_url: args.public_url,
         directory,
+        identity,
         workers: workers(),
     };
-    start_secondary(start, &args.common, files, listener).await
+    start_secondary(start, &args.common, files, listeners).await
 }
 
 fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
@@ -112,6 +124,11 @@ fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
         Some(directory) => directory.to_owned(),
         None => Path::new("./replog-data").join(name.as_str()),
     }
+}
+
+/// Where the cluster's secret is kept by default: nodes with directories side by side share it.
+fn secret_beside(directory: &Path) -> PathBuf {
+    directory.with_file_name(SECRET_FILE)
 }
 
 fn workers() -> usize {

@@ -27,7 +27,7 @@ use actix_web::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 
-use crate::{node::NodeState, origin, paths, problem::Problem};
+use crate::{node::NodeState, origin, problem::Problem};
 
 /// Serves a request, as HTTP/1 wants it.
 ///
@@ -73,12 +73,11 @@ struct Asked {
 
 impl Asked {
     fn of(request: &ServiceRequest) -> Asked {
-        let is_served = request.path() == paths::REPLICATION_STREAM;
         Asked {
             is_head: request.method() == Method::HEAD,
             is_http_1_0: request.version() < Version::HTTP_11,
             is_upgrade: request.head().connection_type() == ConnectionType::Upgrade,
-            has_endless_body: !is_served && is_taken_for_web_socket(request.headers()),
+            has_endless_body: is_taken_for_web_socket(request.headers()),
         }
     }
 

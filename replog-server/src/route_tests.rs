@@ -338,7 +338,7 @@ async fn no_mangled_request_makes_a_node_fail() {
 /// A request that was good once, with a few bytes changed; and the same for people.
 fn mangled(dice: &mut Dice) -> (test::TestRequest, String) {
     const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
-    const PATHS: [&str; 14] = [
+    const PATHS: [&str; 12] = [
         "/messages",
         "/messages?from=1&limit=3",
         "/messages?wait_for=1&timeout_ms=1&level=committed",
@@ -350,8 +350,6 @@ fn mangled(dice: &mut Dice) -> (test::TestRequest, String) {
         "/admin/read-write",
         "/health",
         "/faults",
-        "/replication/v1",
-        "/replication/v1/stream",
         "/readyz",
     ];
     const BODIES: [&str; 5] = [

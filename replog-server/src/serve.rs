@@ -22,17 +22,23 @@ use replog_core::{
     address::{HostPort, NodeUrl},
     error::StartError,
     storage::{FileStorage, MemoryStorage, Storage},
-    transport::{FaultInjector, FaultyNetwork, HttpNetwork, HttpOptions, Network},
+    transport::{
+        FaultInjector, FaultyNetwork, Network,
+        net::{
+            ClusterIdentity, ClusterListener, ClusterNetwork, ClusterSecret, NetCounters,
+            NetworkOptions, PemFiles, ServeOptions,
+        },
+    },
 };
 use rustix::net::sockopt;
 use tokio::sync::{Notify, watch};
 
 use crate::{
     app,
-    args::{CommonArgs, Token},
+    args::CommonArgs,
     connections::Connections,
     files::OpenFiles,
-    node::{Node, NodeState},
+    node::{BetweenNodes, Node, NodeState},
     problem::chain,
     protocol,
 };
@@ -104,6 +110,7 @@ pub(crate) struct MasterStart {
     pub(crate) public_url: Option<NodeUrl>,
     pub(crate) forced_recovery: ForcedRecovery,
     pub(crate) directory: PathBuf,
+    pub(crate) identity: ClusterIdentity,
     pub(crate) workers: usize,
 }
 
@@ -112,7 +119,7 @@ pub(crate) async fn start_master(
     start: MasterStart,
     common: &CommonArgs,
     files: &OpenFiles,
-    listener: TcpListener,
+    listeners: Listeners,
 ) -> Result<RunningNode, String> {
     let MasterStart {
         name,
@@ -120,8 +127,10 @@ pub(crate) async fn start_master(
         public_url,
         forced_recovery,
         directory,
+        identity,
         workers,
     } = start;
+    let own_url = own_url(public_url.as_ref(), &listeners.clients)?;
     let mut config = common.master_config(name.clone(), secondaries);
     config.public_url = public_url.clone();
     config.forced_recovery = forced_recovery;
@@ -132,14 +141,24 @@ pub(crate) async fn start_master(
     );
     let storage = open_storage(common, &directory)?;
     let faults = common.allow_faults.then(FaultInjector::new);
-    let network = network(common, faults.as_ref());
+    let counters = Arc::new(NetCounters::default());
+    let network = network(common, &identity, &counters, faults.as_ref());
     let (common, files) = (common.clone(), *files);
-    let site = Site { listener, workers };
+    let Listeners { clients, nodes } = listeners;
+    let site = Site {
+        listener: clients,
+        workers,
+    };
     site.serve(files.connections_max(), move || {
         let master = Master::start_here(config, storage, &*network)
             .map_err(|error| not_started(&name, &directory, &error))?;
+        // It takes no requests of others, and says so to those who prove that they are nodes.
+        let options = ServeOptions::new(identity).counters(Arc::clone(&counters));
+        let between_nodes = listen_to_nodes(&name, nodes, options, counters)?;
         let node = Node::Master(master);
-        Ok(NodeState::new(node, &common, &files, None, faults).reached_at(public_url))
+        Ok(NodeState::new(node, &common, &files, None, faults)
+            .reached_at(public_url, own_url)
+            .reached_by_nodes(between_nodes))
     })
     .await
 }
@@ -150,6 +169,7 @@ pub(crate) struct SecondaryStart {
     pub(crate) master_url: Option<NodeUrl>,
     pub(crate) public_url: Option<NodeUrl>,
     pub(crate) directory: PathBuf,
+    pub(crate) identity: ClusterIdentity,
     pub(crate) workers: usize,
 }
 
@@ -158,30 +178,43 @@ pub(crate) async fn start_secondary(
     start: SecondaryStart,
     common: &CommonArgs,
     files: &OpenFiles,
-    listener: TcpListener,
+    listeners: Listeners,
 ) -> Result<RunningNode, String> {
     let SecondaryStart {
         name,
         master_url,
         public_url,
         directory,
+        identity,
         workers,
     } = start;
     log::info!("{name}: {files}");
     let storage = open_storage(common, &directory)?;
     let faults = common.allow_faults.then(FaultInjector::new);
     let mut config = common.secondary_config(name.clone());
-    config.public_url = match &public_url {
-        Some(url) => Some(url.clone()),
-        None => told_url_of(&listener)?,
-    };
+    let own_url = own_url(public_url.as_ref(), &listeners.clients)?;
+    config.public_url.clone_from(&own_url);
     let (common, files) = (common.clone(), *files);
-    let site = Site { listener, workers };
+    let Listeners { clients, nodes } = listeners;
+    let site = Site {
+        listener: clients,
+        workers,
+    };
     site.serve(files.connections_max(), move || {
         let secondary = Secondary::start_here(config, storage)
             .map_err(|error| not_started(&name, &directory, &error))?;
+        let counters = Arc::new(NetCounters::default());
+        let mut options = ServeOptions::new(identity)
+            .node(Arc::new(secondary.clone()))
+            .counters(Arc::clone(&counters));
+        if let Some(faults) = &faults {
+            options = options.faults(faults.clone());
+        }
+        let between_nodes = listen_to_nodes(&name, nodes, options, counters)?;
         let node = Node::Secondary(secondary);
-        Ok(NodeState::new(node, &common, &files, master_url, faults).reached_at(public_url))
+        Ok(NodeState::new(node, &common, &files, master_url, faults)
+            .reached_at(public_url, own_url)
+            .reached_by_nodes(between_nodes))
     })
     .await
 }
@@ -196,20 +229,97 @@ fn open_storage(common: &CommonArgs, directory: &Path) -> Result<Arc<dyn Storage
     }
 }
 
-fn network(common: &CommonArgs, faults: Option<&FaultInjector>) -> Arc<dyn Network> {
-    let http = Arc::new(HttpNetwork::new(HttpOptions {
-        token: common
-            .cluster_token
-            .as_ref()
-            .map(Token::reveal)
-            .map(str::to_owned),
+fn network(
+    common: &CommonArgs,
+    identity: &ClusterIdentity,
+    counters: &Arc<NetCounters>,
+    faults: Option<&FaultInjector>,
+) -> Arc<dyn Network> {
+    let options = NetworkOptions {
         connect_timeout: common.request_timeout,
-        ..HttpOptions::default()
-    }));
+        counters: Arc::clone(counters),
+        ..NetworkOptions::default()
+    };
+    let network = Arc::new(ClusterNetwork::new(identity.clone(), options));
     match faults {
-        Some(faults) => Arc::new(FaultyNetwork::new(http, faults.clone())),
-        None => http,
+        Some(faults) => Arc::new(FaultyNetwork::new(network, faults.clone())),
+        None => network,
     }
+}
+
+/// Serves other nodes on this thread, which is the node's.
+fn listen_to_nodes(
+    name: &NodeName,
+    listener: ClusterListener,
+    options: ServeOptions,
+    counters: Arc<NetCounters>,
+) -> Result<BetweenNodes, String> {
+    let serving = listener
+        .serve_here(options)
+        .map_err(|error| format!("{name}: the listener for other nodes: {error}"))?;
+    let between_nodes = BetweenNodes::new(serving, counters);
+    log::info!(
+        "{name}: listening for other nodes on {}",
+        between_nodes.address
+    );
+    Ok(between_nodes)
+}
+
+/// The listeners of one node: bound, before anything else is done.
+pub(crate) struct Listeners {
+    /// For clients.
+    pub(crate) clients: TcpListener,
+    /// For other nodes.
+    pub(crate) nodes: ClusterListener,
+}
+
+impl Listeners {
+    /// Binds both.
+    ///
+    /// # Errors
+    ///
+    /// Which address could not be bound, and why not.
+    pub(crate) fn bind(clients: &HostPort, nodes: &HostPort) -> Result<Listeners, String> {
+        Ok(Listeners {
+            clients: listen(clients)?,
+            nodes: listen_for_nodes(nodes)?,
+        })
+    }
+}
+
+/// Which identity a node shows to others: by its files, or by the secret in `secret_file` where no
+/// flag says another way.
+///
+/// # Errors
+///
+/// The file, and what is wrong with it.
+pub(crate) fn identity(
+    common: &CommonArgs,
+    name: &NodeName,
+    secret_file: &Path,
+) -> Result<ClusterIdentity, String> {
+    if common.cluster_insecure {
+        return Ok(ClusterIdentity::insecure(name));
+    }
+    let files = (
+        &common.cluster_cert,
+        &common.cluster_key,
+        &common.cluster_ca,
+    );
+    let identity = if let (Some(cert), Some(key), Some(ca)) = files {
+        let files = PemFiles {
+            cert: cert.clone(),
+            key: key.clone(),
+            ca: ca.clone(),
+        };
+        ClusterIdentity::from_pem(files, name)
+    } else {
+        let path = common.cluster_secret_file.as_deref().unwrap_or(secret_file);
+        ClusterSecret::load_or_create(path).and_then(|secret| {
+            ClusterIdentity::from_secret(&secret, name).map(|identity| identity.kept_in(path))
+        })
+    };
+    identity.map_err(|error| format!("{name}: {error}"))
 }
 
 fn not_started(name: &NodeName, directory: &Path, error: &StartError) -> String {
@@ -221,9 +331,9 @@ fn not_started(name: &NodeName, directory: &Path, error: &StartError) -> String 
 /// # Errors
 ///
 /// Which address it was, and why not.
-pub(crate) fn listen(address: &str) -> Result<TcpListener, String> {
+pub(crate) fn listen(address: &HostPort) -> Result<TcpListener, String> {
     let bind = || {
-        let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+        let addresses = addresses_of(address)?;
         let listener = TcpListener::bind(&*addresses)?;
         // Sets the backlog anew: the one that comes with binding is short, and thousands of
         // clients may connect at once.
@@ -238,6 +348,32 @@ pub(crate) fn listen(address: &str) -> Result<TcpListener, String> {
     bind().map_err(|error: io::Error| format!("cannot listen on {address}: {error}"))
 }
 
+/// Binds the listener for other nodes.
+///
+/// # Errors
+///
+/// Which address it was, and why not.
+fn listen_for_nodes(address: &HostPort) -> Result<ClusterListener, String> {
+    let bind = || {
+        let mut last = io::Error::other("the name has no address");
+        for address in addresses_of(address)? {
+            match ClusterListener::bind(address) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    bind().map_err(|error: io::Error| {
+        format!("cannot listen for other nodes on {address} (--cluster-listen): {error}")
+    })
+}
+
+fn addresses_of(address: &HostPort) -> io::Result<Vec<SocketAddr>> {
+    let addresses = (address.host(), address.port()).to_socket_addrs()?;
+    Ok(addresses.collect())
+}
+
 /// The URL of a listener, for clients on this machine.
 pub(crate) fn url_of(listener: &TcpListener) -> Result<NodeUrl, String> {
     let address = listener
@@ -250,9 +386,12 @@ pub(crate) fn url_of(listener: &TcpListener) -> Result<NodeUrl, String> {
     }))
 }
 
-/// The URL of a listener as it is told to people elsewhere: `None` where the listener has no address
-/// of its own that others could use.
-fn told_url_of(listener: &TcpListener) -> Result<Option<NodeUrl>, String> {
+/// The URL that a node tells others as its own: its public one, else that of its listener; `None` where
+/// the listener has no address that others could use.
+fn own_url(public: Option<&NodeUrl>, listener: &TcpListener) -> Result<Option<NodeUrl>, String> {
+    if let Some(public) = public {
+        return Ok(Some(public.clone()));
+    }
     let address = listener
         .local_addr()
         .map_err(|error| format!("no address: {error}"))?;

@@ -122,6 +122,12 @@ async fn stop(nodes: &[RunningNode]) {
     // whose threads they live: reads that are under way go on without them.
     join_all(nodes.iter().map(|running| running.state.node.drain())).await;
     join_all(nodes.iter().map(|running| running.state.node.stop())).await;
+    join_all(
+        nodes
+            .iter()
+            .map(|running| running.state.stop_between_nodes()),
+    )
+    .await;
     join_all(nodes.iter().map(graceful)).await;
 }
 

@@ -375,7 +375,14 @@ impl Link {
             return;
         };
         let is_under_way = is_probe || open.progress.is_in_flight(attempt);
-        if is_under_way && incarnation == Some(open.incarnation) {
+        // A node that refuses what arrives, its disk full perhaps, is in no contact however well bytes move.
+        let failures = &self.probe_failures;
+        let refuses = failures.count > 0
+            && failures
+                .last
+                .as_ref()
+                .is_some_and(|failure| failure.reason != WaitReason::TimedOut);
+        if is_under_way && incarnation == Some(open.incarnation) && !refuses {
             self.report_due = true;
             self.on_contact(now);
         }

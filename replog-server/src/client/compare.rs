@@ -19,6 +19,11 @@ pub(super) async fn run(urls: &[String], form: Form) -> Result<ExitCode, Failure
         ));
     }
     let client = |url: &String| {
+        // Beside a URL, what has no scheme is a directory.
+        if !url.contains("://") {
+            let text = format!("{url}: give URLs of nodes alone, or directories alone");
+            return Err(Failure::usage(text));
+        }
         let client = Client::new(url);
         client.map_err(|error| Failure::usage(format!("{url}: {error}")))
     };

@@ -41,7 +41,7 @@ fn a_file_gives_what_flags_do_not() {
     let case = Case::new(
         r#"
 # What a master needs.
-secondary = ["a=http://a:1", "b=http://b:2"]
+secondary = ["a=a:1", "b=b:2"]
 name = "from-file"
 public-url = "http://public:80"
 heartbeat-interval = "200ms"
@@ -51,7 +51,7 @@ key-horizon = 0x100
 memory = true
 existing = false
 sync = "interval:50ms"
-cluster-token = "hush"
+cluster-secret-file = "x/cluster.secret"
 "#,
     );
     let wrong = case.parse("master").expect_err("no such size");
@@ -76,14 +76,11 @@ cluster-token = "hush"
     assert_eq!(args.name.as_str(), "from-flag");
     let public_url = args.public_url.map(|url| url.to_string());
     assert_eq!(public_url.as_deref(), Some("http://public:80"));
-    assert_eq!(args.listen, "127.0.0.1:5000");
+    assert_eq!(args.listen.to_string(), "127.0.0.1:5000");
     assert!(args.common.memory);
     assert_eq!(
-        args.common
-            .cluster_token
-            .as_ref()
-            .map(|token| token.reveal()),
-        Some("hush")
+        args.common.cluster_secret_file.as_deref(),
+        Some(Path::new("x/cluster.secret"))
     );
     let config = args.common.master_config(args.name, args.secondaries);
     assert_eq!(config.timing.heartbeat_interval.as_millis(), 100);
@@ -94,7 +91,7 @@ cluster-token = "hush"
     assert_eq!(config.max_queued_bytes, 16 << 20);
 
     let command = case
-        .parse("master --secondary c=http://c:3")
+        .parse("master --secondary c=c:3")
         .expect("good settings");
     let Command::Master(args) = command else {
         panic!("{command:?}")
@@ -110,7 +107,7 @@ cluster-token = "hush"
 fn what_a_command_must_have_may_stand_in_the_file() {
     let case = Case::new(r#"name = "s""#);
     assert!(matches!(case.parse("secondary"), Ok(Command::Secondary(_))));
-    let case = Case::new(r#"secondary = "a=http://a:1,b=http://b:2""#);
+    let case = Case::new(r#"secondary = "a=a:1,b=b:2""#);
     let Ok(Command::Master(args)) = case.parse("master") else {
         panic!("a string is as the flag takes it")
     };
@@ -243,7 +240,7 @@ fn what_is_wrong_in_a_file_is_said_with_its_line() {
         (
             "master",
             "secondary = [\"a\"]",
-            "line 1: secondary: expected NAME=URL",
+            "line 1: secondary: expected NAME=HOST:PORT",
         ),
         (
             "master",
@@ -263,10 +260,10 @@ fn what_is_wrong_in_a_file_is_said_with_its_line() {
         assert!(said.contains(expected), "{text}: {said}");
         assert!(!said.contains('\n'), "{text}: {said}");
     }
-    let secret = Case::new("cluster-token = \"hu sh\"").parse("cluster");
-    let said = secret.expect_err("no token");
+    let url = Case::new("name = \"a\"\nmaster = \"http://user:hush@a\"").parse("secondary");
+    let said = url.expect_err("no password");
     assert!(
-        said.contains("printable ASCII") && !said.contains("hu sh"),
+        said.contains("a password") && !said.contains("hush"),
         "{said}"
     );
     let gone = [
@@ -282,15 +279,15 @@ fn what_is_wrong_in_a_file_is_said_with_its_line() {
 #[test]
 fn all_that_holds_is_printed_as_a_file_that_says_the_same() {
     let case = Case::new(
-        "secondary = [\"a=http://a:1\", \"b=http://b:2\"]\nretry-max = \"4s\"\nmemory = true\n\
-         cluster-token = \"hush\"\nkey-horizon = 77\ndata-dir = 'a \"b\\c'\n",
+        "secondary = [\"a=a:1\", \"b=b:2\"]\nretry-max = \"4s\"\nmemory = true\n\
+         cluster-secret-file = \"s\"\nkey-horizon = 77\ndata-dir = 'a \"b\\c'\n",
     );
     let printed = case.printed("master --retry-min 20ms");
     let lines: Vec<&str> = printed.lines().collect();
     let path = case.path();
     for line in [
         "# replog-server master".to_owned(),
-        format!("secondary = [\"a=http://a:1\", \"b=http://b:2\"] # {path}"),
+        format!("secondary = [\"a=a:1\", \"b=b:2\"] # {path}"),
         "name = \"master\"".to_owned(),
         format!("data-dir = \"a \\\"b\\\\c\" # {path}"),
         "# public-url is not set".to_owned(),
@@ -302,14 +299,11 @@ fn all_that_holds_is_printed_as_a_file_that_says_the_same() {
         "max-waiting-appends = 100000".to_owned(),
         format!("memory = true # {path}"),
         "existing = false".to_owned(),
-        format!("# cluster-token is set, and not shown # {path}"),
+        format!("cluster-secret-file = \"s\" # {path}"),
     ] {
         assert!(lines.contains(&&*line), "{line}\n---\n{printed}");
     }
-    assert!(
-        !printed.contains("hush") && !printed.contains("config ="),
-        "{printed}"
-    );
+    assert!(!printed.contains("config ="), "{printed}");
 
     for (line, given) in [
         ("master", case.printed("master --retry-min 20ms")),
@@ -329,7 +323,7 @@ fn all_that_holds_is_printed_as_a_file_that_says_the_same() {
 
 #[test]
 fn every_setting_can_stand_in_a_file_but_those_about_the_file() {
-    let printed = Case::new("").printed("master --secondary a=http://a:1");
+    let printed = Case::new("").printed("master --secondary a=a:1");
     let program = args::program();
     let master = program.find_subcommand("master").expect("a command");
     for arg in master.get_arguments() {

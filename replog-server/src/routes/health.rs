@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse};
 use replog_core::{
+    address::{HostPort, NodeUrl},
     error::Stopped,
     types::{DiskState, Mode},
     views::{MasterHealth, SecondaryHealth},
 };
+use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::{
@@ -43,9 +45,31 @@ async fn ask(state: &NodeState) -> Result<Health, Stopped> {
 pub(crate) async fn health(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Query::of(&request, &[])?;
     Ok(match ask(&state).await? {
-        Health::Master(health) => ok_json(&health),
-        Health::Secondary(health) => ok_json(&health),
+        Health::Master(health) => ok_json(&Shown::new(&state, &health)),
+        Health::Secondary(health) => ok_json(&Shown::new(&state, &health)),
     })
+}
+
+/// A node's health, and where the node is.
+#[derive(Serialize)]
+struct Shown<'a, H> {
+    #[serde(flatten)]
+    health: &'a H,
+    /// Its cluster listener.
+    address: Option<&'a HostPort>,
+    /// Where clients reach it, as far as it knows.
+    url: Option<&'a NodeUrl>,
+}
+
+impl<'a, H> Shown<'a, H> {
+    fn new(state: &'a NodeState, health: &'a H) -> Shown<'a, H> {
+        let between_nodes = state.between_nodes.as_ref();
+        Shown {
+            health,
+            address: between_nodes.map(|between_nodes| &between_nodes.address),
+            url: state.own_url.as_ref(),
+        }
+    }
 }
 
 /// Does the process work?

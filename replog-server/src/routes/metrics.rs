@@ -33,6 +33,10 @@ pub(crate) async fn show(state: State, request: HttpRequest) -> Result<HttpRespo
     let scrape = Scrape {
         node,
         faults: faults.unwrap_or_default(),
+        between_nodes: state
+            .between_nodes
+            .as_ref()
+            .map(|between_nodes| between_nodes.counters.snapshot()),
         process,
         log_lines_dropped: log_lines::dropped_total(),
     };

@@ -12,8 +12,6 @@ pub(crate) mod metrics;
 pub(crate) mod openapi;
 pub(crate) mod page;
 mod reads;
-pub(crate) mod replication;
-pub(crate) mod replication_stream;
 
 use actix_web::{
     HttpRequest, HttpResponse,

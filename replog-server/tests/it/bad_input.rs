@@ -205,7 +205,6 @@ fn bad_reads_and_paths_are_refused_by_name() {
         ("PUT", "/messages", "GET, HEAD, POST"),
         ("DELETE", "/messages/0", "GET, HEAD"),
         ("POST", "/health", "GET, HEAD"),
-        ("GET", "/replication/v1", "POST"),
         ("BREW", "/appends", "GET, HEAD"),
     ];
     for (method, path, allow) in methods {

@@ -28,13 +28,15 @@ use tempfile::TempDir;
 
 use crate::{
     http::get,
-    nodes::{PATIENCE, Process, eventually, free_port, program_path},
+    nodes::{PATIENCE, Process, eventually, free_ports_of_node, program_path},
 };
 
 /// The port of the master in the book; the secondaries have those after it.
 const MASTER_PORT: u16 = 5_000;
-/// How many ports the book uses.
+/// How many ports of nodes the book uses.
 const PORTS: u16 = 4;
+/// How far above its port for clients a node listens for other nodes.
+const CLUSTER_PORT_DISTANCE: u16 = 1_000;
 
 /// What a page asks for, and the line where it does.
 #[derive(Debug, PartialEq, Eq)]
@@ -287,11 +289,23 @@ struct Run {
 
 impl Run {
     fn new() -> Run {
-        let ports = (MASTER_PORT..MASTER_PORT + PORTS).map(|port| (port, free_port()));
-        Run {
+        let mut run = Run {
             directory: tempfile::tempdir().expect("a directory"),
             processes: Vec::new(),
-            ports: ports.collect(),
+            ports: BTreeMap::new(),
+        };
+        run.take_free_ports();
+        run
+    }
+
+    /// Puts free ports in place of those of the book: of each node two.
+    fn take_free_ports(&mut self) {
+        self.ports.clear();
+        for port in MASTER_PORT..MASTER_PORT + PORTS {
+            let free = free_ports_of_node(CLUSTER_PORT_DISTANCE);
+            self.ports.insert(port, free);
+            let (port, free) = (port + CLUSTER_PORT_DISTANCE, free + CLUSTER_PORT_DISTANCE);
+            self.ports.insert(port, free);
         }
     }
 
@@ -458,9 +472,7 @@ impl Run {
             }
             // A cluster took ports that the system may give to anybody now.
             if names.len() > 1 && self.processes.is_empty() {
-                for port in self.ports.values_mut() {
-                    *port = free_port();
-                }
+                self.take_free_ports();
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `/faults`, where it is allowed and where it is not.
 
 use crate::{
-    http::{self, JSON, get, request},
+    http::{JSON, get, request},
     nodes::Cluster,
 };
 
@@ -77,51 +77,4 @@ fn without_the_flag_there_are_no_faults() {
             );
         }
     }
-}
-
-#[test]
-fn nodes_that_do_not_share_the_token_do_not_talk() {
-    let cluster = Cluster::start(1, &["--cluster-token", "hush"]);
-    assert_eq!(cluster.append("among friends", 2).status, 201);
-    let node = cluster.secondaries[0].address;
-    let before = cluster.secondaries[0].health();
-    let table: [&[(&str, &str)]; 3] = [
-        &[],
-        &[("authorization", "Bearer no")],
-        &[("authorization", "Basic hush")],
-    ];
-    for headers in table {
-        let answer =
-            request(node, "POST", "/replication/v1", headers, Some(b"x")).expect("an answer");
-        assert_eq!(
-            (answer.status, answer.problem().as_str()),
-            (401, "/problems/unauthorized")
-        );
-    }
-    let friend = [("authorization", "Bearer hush")];
-    let answer = request(node, "POST", "/replication/v1", &friend, Some(b"x")).expect("an answer");
-    assert_eq!(
-        (answer.status, answer.problem().as_str()),
-        (400, "/problems/malformed")
-    );
-    let answer = request(
-        cluster.master.address,
-        "POST",
-        "/replication/v1",
-        &friend,
-        Some(b"x"),
-    );
-    assert_eq!(answer.expect("an answer").status, 421);
-    let after = cluster.secondaries[0].health();
-    for member in ["next", "bytes"] {
-        assert_eq!(after["log"][member], before["log"][member], "{member}");
-    }
-    assert_eq!(after["epoch"], before["epoch"]);
-    let log = cluster.secondaries[0].process().log_text();
-    assert!(!log.contains("hush"), "the token is in the log");
-    assert_eq!(
-        http::get(node, "/messages").status,
-        200,
-        "clients need no token"
-    );
 }

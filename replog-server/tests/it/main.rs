@@ -33,6 +33,7 @@ mod protocol;
 mod quorum;
 mod receipts;
 mod restart;
+mod rogues;
 mod self_check;
 mod stop;
 mod strangers;

@@ -28,6 +28,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Ports for nodes under test.
 const PORTS: Range<u16> = 11_000..29_000;
 
+/// The file of a cluster's secret, beside the directories of its nodes.
+const SECRET_FILE: &str = "cluster.secret";
+
 /// Flags under which failures are noticed soon, and a busy machine is none.
 const FAST: [(&str, &str); 5] = [
     ("--heartbeat-interval", "100ms"),
@@ -55,15 +58,30 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
 /// is down, a connection to it could get the same port and meet itself. A lock on a file keeps
 /// tests in other processes from taking it while its node is down.
 pub(crate) fn free_port() -> u16 {
+    free_ports(&[0])
+}
+
+/// A port for clients that is free, as that is which lies so far above it.
+pub(crate) fn free_ports_of_node(distance: u16) -> u16 {
+    free_ports(&[0, distance])
+}
+
+/// The first of ports at these distances from it that are all free.
+fn free_ports(distances: &[u16]) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
     let locks = std::env::temp_dir().join("replog-test-ports");
     fs::create_dir_all(&locks).expect("a directory for locks");
+    let take = |port: u16| {
+        let lock = File::create(locks.join(port.to_string())).expect("a lock file");
+        let is_free = lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok();
+        is_free.then_some(lock)
+    };
     loop {
         let port = PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
-        let lock = File::create(locks.join(port.to_string())).expect("a lock file");
-        if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            TAKEN.lock().expect("no panic").push(lock);
+        let taken: Option<Vec<File>> = distances.iter().map(|more| take(port + more)).collect();
+        if let Some(taken) = taken {
+            TAKEN.lock().expect("no panic").extend(taken);
             return port;
         }
     }
@@ -221,7 +239,10 @@ impl Drop for Process {
 /// One node of a [`Cluster`]: its place, whether a process is there or not.
 pub(crate) struct Node {
     pub(crate) name: String,
+    /// Where clients find it.
     pub(crate) address: SocketAddr,
+    /// Where other nodes find it.
+    pub(crate) cluster_address: SocketAddr,
     pub(crate) directory: PathBuf,
     pub(crate) log: PathBuf,
     args: Vec<String>,
@@ -346,8 +367,8 @@ impl Cluster {
         Cluster::prepare_behind(secondaries, flags, |secondary| secondary)
     }
 
-    /// The same, with something between the master and each secondary: `way_to` gets a secondary's
-    /// address, and says at which one the master finds it.
+    /// The same, with something between the master and each secondary: `way_to` gets the address of a
+    /// secondary's cluster listener, and says at which one the master finds it.
     pub(crate) fn prepare_behind(
         secondaries: usize,
         flags: &[&str],
@@ -355,13 +376,21 @@ impl Cluster {
     ) -> Cluster {
         let directory = TempDir::new().expect("a temporary directory");
         let node = |name: &str, kind: &str, more: Vec<String>| {
-            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            let [address, cluster_address] =
+                [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
             let data = directory.path().join(name);
             let mut args: Vec<String> = [kind, "--name", name, "--listen"]
                 .map(str::to_owned)
                 .to_vec();
             args.push(address.to_string());
-            args.extend(["--data-dir".to_owned(), data.display().to_string()]);
+            args.extend(["--cluster-listen".to_owned(), cluster_address.to_string()]);
+            if flags.contains(&"--memory") {
+                // Nothing is beside a directory that there is not.
+                let secret = directory.path().join(SECRET_FILE).display().to_string();
+                args.extend(["--cluster-secret-file".to_owned(), secret]);
+            } else {
+                args.extend(["--data-dir".to_owned(), data.display().to_string()]);
+            }
             args.extend(flags.iter().map(|flag| (*flag).to_owned()));
             for (flag, value) in FAST.iter().filter(|(flag, _)| !flags.contains(flag)) {
                 args.extend([(*flag).to_owned(), (*value).to_owned()]);
@@ -370,6 +399,7 @@ impl Cluster {
             Node {
                 name: name.to_owned(),
                 address,
+                cluster_address,
                 directory: data,
                 log: directory.path().join(format!("{name}.log")),
                 args,
@@ -382,7 +412,7 @@ impl Cluster {
         let peers = secondaries.iter().flat_map(|secondary| {
             [
                 "--secondary".to_owned(),
-                format!("{}=http://{}", secondary.name, way_to(secondary.address)),
+                format!("{}={}", secondary.name, way_to(secondary.cluster_address)),
             ]
         });
         let master = node("master", "master", peers.collect());
@@ -391,6 +421,11 @@ impl Cluster {
             secondaries,
             directory,
         }
+    }
+
+    /// The file of the cluster's secret.
+    pub(crate) fn secret_file(&self) -> PathBuf {
+        self.directory.path().join(SECRET_FILE)
     }
 
     /// Keeps the directories and logs of the nodes for a person to look at, and says where.

@@ -30,10 +30,7 @@ fn wrong_usage_ends_with_2_and_one_line() {
         (&["secondary", "--name", "a/b"], &[]),
         (&["cluster", "--key-horizon", "0"], &[]),
         (&["cluster"], &[("REPLOG_HEARTBEAT_INTERVAL", "often")]),
-        (
-            &["master"],
-            &[("REPLOG_SECONDARY", "a=http://a:1,a=http://b:1")],
-        ),
+        (&["master"], &[("REPLOG_SECONDARY", "a=a:1,a=b:1")]),
     ];
     for (args, variables) in table {
         let output = output(args, variables);
@@ -129,6 +126,7 @@ fn the_environment_gives_what_flags_do_not() {
         .env("REPLOG_NAME", "from-environment")
         .env("REPLOG_LISTEN", "127.0.0.1:0")
         .env("REPLOG_MEMORY", "true")
+        .env("REPLOG_CLUSTER_SECRET_FILE", "cluster.secret")
         .current_dir(directory.path());
     let process = Process::run(command, &log);
     assert!(
@@ -169,7 +167,7 @@ fn a_probe_tells_a_ready_node_from_others() {
     let gone = output(&["probe", &url], &[]);
     assert_eq!(gone.status.code(), Some(1));
     assert!(reason(&gone).contains(&url));
-    assert_eq!(output(&["probe", "nonsense"], &[]).status.code(), Some(2));
+    assert_eq!(output(&["probe", "no sense"], &[]).status.code(), Some(2));
 }
 
 #[test]
@@ -177,7 +175,7 @@ fn a_file_gives_what_neither_flags_nor_the_environment_do() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let file = directory.path().join("replog.toml");
     let text = "name = \"from-file\"\nlisten = \"127.0.0.1:0\"\nmemory = true\n\
-                retry-min = \"11ms\"\nretry-max = \"12s\"\ncluster-token = \"hush\"\n";
+                retry-min = \"11ms\"\nretry-max = \"12s\"\ncluster-secret-file = \"cluster.secret\"\n";
     std::fs::write(&file, text).expect("written");
     let path = file.display().to_string();
     let mut command = program();
@@ -211,7 +209,9 @@ fn a_file_gives_what_neither_flags_nor_the_environment_do() {
     ] {
         assert!(lines.contains(&&*line), "{line}\n---\n{printed}");
     }
-    assert!(!printed.contains("hush"), "{printed}");
+    let secret = std::fs::read_to_string(directory.path().join("cluster.secret"));
+    let secret = secret.expect("it was made at the first start");
+    assert!(!printed.contains(secret.trim()), "{printed}");
 
     std::fs::write(&file, "name = \"s\"\nretry_min = \"11ms\"\n").expect("written");
     let wrong = output(&["secondary", "--config", &path], &[]);
@@ -229,6 +229,8 @@ fn who_waits_for_spans_of_a_program_that_sends_none_is_told_so() {
     command
         .args(["secondary", "--name", "s", "--listen", "127.0.0.1:0"])
         .arg("--memory")
+        .args(["--cluster-secret-file", "cluster.secret"])
+        .current_dir(directory.path())
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
     let process = Process::run(command, &directory.path().join("log"));
     process.line();

@@ -1,0 +1,386 @@
+//! Who has no secret of the cluster, or another one, at a node's listener or in a node's place: learns
+//! nothing and changes nothing.
+
+use std::{
+    fs,
+    future::Future,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use replog_core::{
+    Epoch, Incarnation, InstanceId, NodeName, Offset, Peer,
+    error::Stopped,
+    transport::{
+        Hello, Network as _, NodeState, Progress, Promise, Request, RequestBody, Response, Serve,
+        TransportError,
+        net::{ClusterIdentity, ClusterListener, ClusterNetwork, ClusterSecret, ServeOptions},
+    },
+};
+use serde_json::{Value, json};
+
+use crate::{
+    http::get,
+    nodes::{Cluster, PATIENCE, eventually},
+};
+
+/// An epoch that nobody could follow.
+const LAST_EPOCH: Epoch = Epoch((1 << 62) - 1);
+
+fn name(text: &str) -> NodeName {
+    NodeName::new(text).expect("a name")
+}
+
+/// Runs what needs a thread of its own for its tasks.
+fn run<T>(story: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    tokio::task::LocalSet::new().block_on(&runtime, story)
+}
+
+/// What a node says of itself that no stranger may change. What is committed is left out: it follows with
+/// the next heartbeat.
+fn state(health: &Value) -> [Value; 5] {
+    let own = ["cluster_id", "epoch", "mode"].map(|field| health[field].clone());
+    let log = ["next", "bytes"].map(|field| health["log"][field].clone());
+    let ([cluster, epoch, mode], [next, bytes]) = (own, log);
+    [cluster, epoch, mode, next, bytes]
+}
+
+/// Every request that a master sends, in the highest epoch there is, with every power over a log.
+fn requests(to: &str) -> Vec<Request> {
+    let nodes: Vec<NodeName> = ["master", "secondary-1", "secondary-2"].map(name).to_vec();
+    let rogue = Incarnation {
+        instance: InstanceId::from_bytes([7; 16]),
+        start: u64::MAX,
+    };
+    let bodies = [
+        RequestBody::Identify,
+        RequestBody::Promise(Promise {
+            nodes: nodes.clone(),
+            log_epoch: Some(LAST_EPOCH),
+        }),
+        RequestBody::Hello(Hello {
+            nodes,
+            log_epoch: Some(LAST_EPOCH),
+            public_url: Some("http://rogue.example".parse().expect("a URL")),
+            end: Offset(0),
+            adopted_end: Offset(0),
+            epoch_starts: Vec::new(),
+            epoch_starts_end: Offset(0),
+            forced_epoch: Some(LAST_EPOCH),
+        }),
+        RequestBody::Heartbeat(Progress {
+            to_incarnation: rogue,
+            end: Offset(0),
+            committed: Some(Offset(1 << 40)),
+            refill_target: None,
+        }),
+    ];
+    let request = |body| Request {
+        cluster: None,
+        from: name("master"),
+        incarnation: rogue,
+        to: name(to),
+        epoch: LAST_EPOCH,
+        body,
+    };
+    bodies.into_iter().map(request).collect()
+}
+
+/// Asks all of them of the node at `address`, as `identity`; returns what it was told.
+fn ask(identity: &ClusterIdentity, node: &str, address: SocketAddr) -> Vec<TransportError> {
+    run(async {
+        let peer = Peer {
+            name: name(node),
+            address: address.to_string(),
+        };
+        let network = ClusterNetwork::new(identity.clone(), Default::default());
+        let mut told = Vec::new();
+        for request in requests(node) {
+            let transport = network.connect(&peer);
+            let answer = tokio::time::timeout(PATIENCE, transport.call(request)).await;
+            told.push(answer.expect("it is told").expect_err("it is refused"));
+        }
+        told
+    })
+}
+
+/// How often the node's listener refused a connection for this reason.
+fn refused(node: SocketAddr, reason: &str) -> u64 {
+    let answer = get(node, "/metrics");
+    let metrics = answer.text();
+    let series = format!("replog_cluster_connections_refused_total{{reason=\"{reason}\"}} ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
+    value.and_then(|value| value.parse().ok()).expect("a count")
+}
+
+#[test]
+fn whoever_has_another_secret_or_none_is_no_node() {
+    let cluster = Cluster::start(2, &[]);
+    assert_eq!(cluster.append("kept", 3).status, 201);
+    cluster.wait_equal();
+    let node = &cluster.secondaries[0];
+    let before = state(&node.health());
+    let master_before = state(&cluster.master.health());
+
+    let other_secret = ClusterSecret::from_bytes([1; 32]);
+    let rogue = ClusterIdentity::from_secret(&other_secret, &name("master")).expect("an identity");
+    for error in ask(&rogue, "secondary-1", node.cluster_address) {
+        assert!(matches!(error, TransportError::WrongSecret(_)), "{error:?}");
+    }
+    let without = ClusterIdentity::insecure(&name("master"));
+    ask(&without, "secondary-1", node.cluster_address);
+    // The master's listener too, for one that says it is a secondary.
+    let secondary = ClusterIdentity::from_secret(&other_secret, &name("secondary-1"));
+    ask(
+        &secondary.expect("an identity"),
+        "master",
+        cluster.master.cluster_address,
+    );
+
+    assert_eq!(state(&node.health()), before);
+    assert_eq!(state(&cluster.master.health()), master_before);
+    assert!(refused(node.address, "wrong_secret") >= 4);
+    let log = node.process().log_text();
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("different cluster secrets"));
+    let lines: Vec<&str> = lines.collect();
+    assert_eq!(lines.len(), 1, "said once, not for each attempt: {lines:?}");
+    assert!(lines[0].contains("cluster.secret"), "{lines:?}");
+    assert_eq!(cluster.append("still kept", 3).status, 201);
+}
+
+#[test]
+fn whoever_is_a_node_is_no_other_node() {
+    let cluster = Cluster::start(2, &[]);
+    assert_eq!(cluster.append("kept", 3).status, 201);
+    let node = &cluster.secondaries[0];
+    let before = state(&node.health());
+    let secret = ClusterSecret::load(&cluster.secret_file()).expect("the cluster's");
+    // It has the secret of the cluster, and speaks in the name of a node that it is not.
+    let other = ClusterIdentity::from_secret(&secret, &name("secondary-2")).expect("an identity");
+    ask(&other, "secondary-1", node.cluster_address);
+    assert_eq!(state(&node.health()), before);
+    assert!(refused(node.address, "wrong_name") > 0);
+    assert_eq!(cluster.append("still kept", 3).status, 201);
+}
+
+#[test]
+fn clients_browsers_and_noise_get_nothing_at_the_listener_for_nodes() {
+    let cluster = Cluster::start(1, &[]);
+    assert_eq!(cluster.append("kept", 2).status, 201);
+    let node = &cluster.secondaries[0];
+    let before = state(&node.health());
+    let upgrade = "GET /replication/v1/stream HTTP/1.1\r\nhost: localhost\r\norigin: http://evil.example\r\n\
+                   upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n\
+                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let noise = [0_u8; 4096];
+    let nothing_more = [0x16_u8, 3, 1, 0xff, 0xff];
+    let inputs: [&[u8]; 6] = [
+        b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"POST /replication/v1 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\nx",
+        upgrade.as_bytes(),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &noise,
+        &nothing_more,
+    ];
+    for input in inputs {
+        let mut stream = TcpStream::connect(node.cluster_address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        // It may be closed before all is sent.
+        let _ = stream.write_all(input);
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("it is not closed: {error}"),
+        }
+        let said = String::from_utf8_lossy(&answer);
+        let id = before[0].as_str().expect("a cluster");
+        assert!(
+            !said.contains(id) && !said.contains("secondary-1"),
+            "{said}"
+        );
+    }
+    assert!(refused(node.address, "http") >= 3);
+    assert!(refused(node.address, "garbage") >= 1);
+    assert_eq!(state(&node.health()), before);
+    assert_eq!(cluster.append("still kept", 2).status, 201);
+}
+
+#[test]
+fn heartbeats_are_not_held_up_by_connections_of_strangers() {
+    let cluster = Cluster::start(1, &[]);
+    let node = &cluster.secondaries[0];
+    // Far more than there may be handshakes under way; none of them ever says a word.
+    let silent: Vec<TcpStream> = (0..200)
+        .map_while(|_| TcpStream::connect(node.cluster_address).ok())
+        .collect();
+    assert!(silent.len() > 100, "{}", silent.len());
+    for number in 0..20 {
+        assert_eq!(cluster.append(&format!("{number}"), 2).status, 201);
+        let health = cluster.master.health();
+        assert_eq!(health["secondaries"][0]["status"], "Healthy", "{health}");
+    }
+}
+
+/// Notes every byte that comes, and says nothing.
+fn eavesdropper() -> (SocketAddr, std::sync::mpsc::Receiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let (sender, heard) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut stream = stream;
+            let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+            let mut bytes = Vec::new();
+            // Ends with an error where the other end waits for an answer.
+            let _ = stream.read_to_end(&mut bytes);
+            if sender.send(bytes).is_err() {
+                break;
+            }
+        }
+    });
+    (address, heard)
+}
+
+/// Answers everything that a master could wish for.
+struct Liar;
+
+impl Serve for Liar {
+    fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>> {
+        Box::pin(async move {
+            Ok(Response {
+                cluster: request.cluster,
+                name: request.to,
+                incarnation: Incarnation {
+                    instance: InstanceId::from_bytes([9; 16]),
+                    start: 1,
+                },
+                state: NodeState {
+                    durable_end: Offset(1 << 40),
+                    log_epoch: Some(LAST_EPOCH),
+                    promised: LAST_EPOCH,
+                    buffered: 0,
+                },
+                answer: replog_core::transport::Answer::Taken,
+            })
+        })
+    }
+}
+
+#[test]
+fn a_rogue_in_a_secondarys_place_learns_nothing_and_changes_nothing() {
+    let (address, heard) = eavesdropper();
+    let mut ways = vec![address];
+    let mut cluster = Cluster::prepare_behind(2, &[], |own| ways.pop().unwrap_or(own));
+    cluster.secondaries[1].start();
+    cluster.master.start();
+    cluster.wait_read_write();
+    let before = state(&cluster.master.health());
+    let body = json!({"data": "a secret message", "meta": {"concern": 3, "timeout_ms": 0}});
+    let answer = crate::http::post(cluster.master.address, &body.to_string());
+    assert_eq!(answer.status, 202);
+    let secret = fs::read_to_string(cluster.secret_file()).expect("the cluster's");
+    let id = before[0].as_str().expect("a cluster").to_owned();
+    for _ in 0..3 {
+        let bytes = heard.recv_timeout(PATIENCE).expect("the master tries");
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        for word in [secret.trim(), &id, "a secret message", "master"] {
+            assert!(!text.contains(word), "{word} travels: {text}");
+        }
+        // The beginning of TLS, which says nothing.
+        assert_eq!(bytes.first().copied().unwrap_or(0x16), 0x16, "{bytes:?}");
+    }
+    let health = cluster.master.health();
+    assert_eq!(health["epoch"], before[1]);
+    assert_ne!(health["secondaries"][0]["status"], "Healthy");
+    assert_eq!(health["secondaries"][0]["durable_end"], Value::Null);
+}
+
+#[test]
+fn a_rogue_with_another_secret_in_a_secondarys_place_is_told_at_both_ends() {
+    let rogue = ClusterListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let address = rogue.local_addr();
+    let secret = ClusterSecret::from_bytes([1; 32]);
+    let identity = ClusterIdentity::from_secret(&secret, &name("secondary-1")).expect("one");
+    let mut ways = vec![address];
+    let mut cluster = Cluster::prepare_behind(2, &[], |own| ways.pop().unwrap_or(own));
+    cluster.secondaries[1].start();
+    // On a thread of its own for as long as the test lasts.
+    thread::spawn(move || {
+        run(async {
+            let options = ServeOptions::new(identity).node(Arc::new(Liar));
+            let _serving = rogue.serve_here(options).expect("a socket");
+            std::future::pending::<()>().await;
+        });
+    });
+    cluster.master.start();
+    cluster.wait_read_write();
+    let secondary = eventually("the reason is named", || {
+        let health = cluster.master.health();
+        let secondary = health["secondaries"][0].clone();
+        (secondary["reason"] == "wrong_secret").then_some(secondary)
+    });
+    assert_ne!(secondary["status"], "Healthy");
+    assert_eq!(secondary["durable_end"], Value::Null);
+    assert_eq!(cluster.master.health()["epoch"], 2);
+    let log = cluster.master.process().log_text();
+    assert!(log.contains("different cluster secrets"), "{log}");
+}
+
+#[test]
+fn two_nodes_with_different_secrets_both_say_what_to_copy() {
+    let mut cluster = Cluster::prepare(1, &[]);
+    let other = tempfile::TempDir::new().expect("a temporary directory");
+    let file = other.path().join("other.secret").display().to_string();
+    cluster.secondaries[0].add_flag("--cluster-secret-file");
+    cluster.secondaries[0].add_flag(&file);
+    cluster.secondaries[0].start();
+    cluster.master.start();
+    let health = eventually("the master knows why", || {
+        let health = cluster.master.health();
+        (health["secondaries"][0]["reason"] == "wrong_secret").then_some(health)
+    });
+    assert_eq!(health["mode"], "recovering");
+    for (node, file) in [
+        (&cluster.master, cluster.secret_file().display().to_string()),
+        (&cluster.secondaries[0], file),
+    ] {
+        let line = eventually("it says so", || {
+            let log = node.process().log_text();
+            let mut lines = log.lines().map(str::to_owned);
+            lines.find(|line| line.contains("different cluster secrets"))
+        });
+        assert!(line.contains(&format!("copy {file}")), "{line}");
+    }
+}
+
+#[test]
+fn the_secret_is_readable_by_its_user_alone_and_any_other_file_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mut cluster = Cluster::start(1, &[]);
+    let file = cluster.secret_file();
+    let mode = fs::metadata(&file)
+        .expect("it was made")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    cluster.secondaries[0].terminate();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("its own file");
+    cluster.secondaries[0].launch();
+    let node = &mut cluster.secondaries[0];
+    let status = eventually("it ends", || node.ended());
+    assert_eq!(status.code(), Some(1));
+    let log = node.process().log_text();
+    assert!(log.contains("cluster.secret"), "{log}");
+}

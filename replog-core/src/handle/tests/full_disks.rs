@@ -183,9 +183,14 @@ async fn a_full_disk_while_a_master_starts_is_waited_out() {
             .iter()
             .for_each(|secondary| network.cut(secondary.name()));
         master.stop().await;
-        // Nobody answers, so that the first saves are over before the disk is full.
+        // Nobody answers. A node asks for promises once its own is saved: from the first failed request on no
+        // save is under way, whose second file would count as room that the disk has later.
         let again = limited.start_master().await;
-        until(&again, |health| health.recovery.is_some()).await;
+        until(&again, |health| {
+            let mut secondaries = health.secondaries.iter();
+            health.recovery.is_some() && secondaries.all(|secondary| secondary.failed_attempts > 0)
+        })
+        .await;
         limited.master_disk().leave(room);
         secondaries
             .iter()

@@ -74,6 +74,8 @@ pub struct MasterConfig {
     pub founding: Founding,
     /// Whether it may recover without a majority.
     pub forced_recovery: ForcedRecovery,
+    /// When it may take over from another master, where its own directory is blank.
+    pub take_over: TakeOver,
     /// Intervals, time-outs and delays.
     pub timing: Timing,
     /// When a write counts as held.
@@ -98,6 +100,21 @@ pub enum Founding {
     Allowed,
     /// Never: a blank master waits until a node of the existing cluster answers.
     Never,
+}
+
+/// When a master whose directory is blank may take over from one that other nodes hear.
+///
+/// A blank directory is what a master has whose disk was replaced, and then nobody hears another master.
+/// It is also what a mistyped path or a container without its volume leads to, and then the healthy master
+/// would be deposed for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TakeOver {
+    /// Once no node that answers has heard another master for `unhealthy_after`. All nodes are asked
+    /// first; those that do not answer are waited for as long.
+    #[default]
+    WhenSilent,
+    /// At once.
+    AtOnce,
 }
 
 /// Whether a master may go through its start without the promises of a majority.
@@ -205,6 +222,7 @@ impl MasterConfig {
             public_url: None,
             founding: Founding::Allowed,
             forced_recovery: ForcedRecovery::Never,
+            take_over: TakeOver::WhenSilent,
             timing: Timing::default(),
             sync: SyncPolicy::Always,
             max_message_bytes: 1 << 20,

@@ -36,10 +36,13 @@ mod spans;
 mod hot_path;
 
 pub use config::{
-    ForcedRecovery, Founding, LogConfig, MasterConfig, Peer, SecondaryConfig, Timing,
+    ForcedRecovery, Founding, LogConfig, MasterConfig, Peer, SecondaryConfig, TakeOver, Timing,
 };
 pub use handle::{AppendOptions, Events, Followed, Follower, Master, Reader, Secondary, messages};
-pub use log::check;
+pub use log::{
+    check,
+    repair_epoch::{RepairEpochError, RepairedNode, repair_epoch},
+};
 pub use record::MessageBatch;
 pub use types::*;
 

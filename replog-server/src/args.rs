@@ -16,7 +16,7 @@ use clap::{
     value_parser,
 };
 use replog_core::{
-    Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, Timing,
+    Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, TakeOver, Timing,
     address::{BadAddress, BadUrl, HostPort, NodeUrl, check_peers, cluster_port_of},
     client::Client,
     limits::KEY_HORIZON_MAX,
@@ -228,6 +228,11 @@ pub(crate) struct CommonArgs {
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
     existing: bool,
+    /// Take over at once where the own directory is blank, also from a master that other nodes hear.
+    #[arg(long, env = "REPLOG_TAKE_OVER", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
+          num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
+          hide_default_value = true, value_name = "BOOL")]
+    take_over: bool,
     /// Take `/faults`: make this node fail on purpose.
     #[arg(long, env = "REPLOG_ALLOW_FAULTS", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
@@ -484,6 +489,10 @@ impl CommonArgs {
             Founding::Never
         } else {
             Founding::Allowed
+        };
+        config.take_over = match self.take_over {
+            true => TakeOver::AtOnce,
+            false => TakeOver::WhenSilent,
         };
         config.timing = Timing {
             heartbeat_interval: self.heartbeat_interval,

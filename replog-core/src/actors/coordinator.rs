@@ -324,6 +324,7 @@ impl Coordinator {
                 warn!(%from, detail, "recovery: an answer makes no sense and counts for nothing");
             }
             RecoveryAction::Note(text) => info!("recovery: {text}"),
+            RecoveryAction::Warning(text) => warn!("recovery: {text}"),
             RecoveryAction::Alarm(text) => error!("recovery: {text}"),
         }
     }

@@ -231,6 +231,21 @@ pub struct Recovery {
     pub adopted: Option<Offset>,
     /// The end of that log.
     pub of: Option<Offset>,
+    /// The master that other nodes hear, where this one is blank and waits for that one's silence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_master: Option<OtherMaster>,
+}
+
+/// A master that other nodes hear.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct OtherMaster {
+    /// Its name.
+    pub name: NodeName,
+    /// Its directory.
+    pub instance: InstanceId,
+    /// The node that hears it.
+    pub heard_by: NodeName,
 }
 
 /// Who fenced a master.

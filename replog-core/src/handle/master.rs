@@ -550,6 +550,7 @@ fn build(
         nodes,
         founding: config.founding,
         forced_recovery: config.forced_recovery,
+        take_over: config.take_over,
         timing: config.timing.clone(),
         drawn: ClusterId::draw(&mut host.rng()),
     };

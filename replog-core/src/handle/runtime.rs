@@ -133,6 +133,10 @@ pub(crate) fn open(
         }
         None => blank(host, name),
     };
+    crate::log::repair_epoch::check_epochs(&meta).map_err(|what| OpenError::Format {
+        path: "meta.json".to_owned(),
+        what,
+    })?;
     if meta.name != *name {
         return Err(StartError::OtherNode {
             found: meta.name,

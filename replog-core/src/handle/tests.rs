@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     AppendOptions, Concern, Founding, Master, MasterConfig, NodeName, Offset, Peer, ReadLevel,
-    Secondary, SecondaryConfig, Status,
+    Secondary, SecondaryConfig, Status, TakeOver,
     error::{AppendError, Outcome, StartError},
     messages,
     storage::{MemoryStorage, Storage},
@@ -431,7 +431,17 @@ async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
     let (old, _secondaries) = cluster.start_all().await;
     within(old.append("before", concern(3))).await.unwrap();
     let old_disk = std::mem::replace(&mut cluster.master_disk, MemoryStorage::new());
-    // A new directory takes the office while the old process still lives.
+    // A blank directory deposes nobody whom the others hear.
+    let waiting = cluster.start_master().await;
+    let has_told = |health: &MasterHealth| {
+        let recovery = health.recovery.as_ref();
+        recovery.is_some_and(|recovery| recovery.other_master.is_some())
+    };
+    until(&waiting, has_told).await;
+    within(old.append("goes on", concern(3))).await.unwrap();
+    waiting.stop().await;
+    // Told to, it takes the office while the old process still lives.
+    cluster.config.take_over = TakeOver::AtOnce;
     let new = cluster.start_master().await;
     within(new.read_write()).await.unwrap();
     let health = until(&old, |health| {
@@ -450,8 +460,8 @@ async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
     })
     .await;
     // It tells of the log that it shows, and nothing of nodes that it asks no more.
-    assert_eq!(payloads(&again.reader()).await, ["before"]);
-    assert_eq!(health.log.next, Offset(1));
+    assert_eq!(payloads(&again.reader()).await, ["before", "goes on"]);
+    assert_eq!(health.log.next, Offset(2));
     let later = cluster.config.timing.unhealthy_after;
     let before = tokio::time::Instant::now();
     let health = until(&again, |_| before.elapsed() > later).await;
@@ -460,7 +470,7 @@ async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
         assert_eq!(told, (Status::Suspected, Some(WaitReason::Fenced)));
     }
     let receipt = within(new.append("after", concern(3))).await.unwrap();
-    assert_eq!(receipt.offset, Offset(1));
+    assert_eq!(receipt.offset, Offset(2));
 }
 
 mod asked;

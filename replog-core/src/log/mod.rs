@@ -19,6 +19,7 @@ pub(crate) mod files;
 pub(crate) mod keys_file;
 pub(crate) mod mark;
 pub(crate) mod meta;
+pub(crate) mod repair_epoch;
 mod replace;
 pub(crate) mod segment;
 #[cfg(test)]

@@ -249,6 +249,7 @@ impl Start {
             nodes,
             founding: Founding::Never,
             forced_recovery: ForcedRecovery::default(),
+            take_over: crate::config::TakeOver::default(),
             timing: Timing::default(),
             drawn: cluster(),
         };
@@ -307,7 +308,7 @@ impl Start {
                         ..
                     } => self.ask(&to, epoch, serial, &body),
                     RecoveryAction::Serve { adopted_end, .. } => return Some(adopted_end),
-                    RecoveryAction::Note(_) => {}
+                    RecoveryAction::Note(_) | RecoveryAction::Warning(_) => {}
                     action @ (RecoveryAction::SetAside { .. } | RecoveryAction::Alarm(_)) => {
                         panic!("nothing is forced: {action:?}")
                     }

@@ -12,6 +12,8 @@ pub(crate) mod bounds;
 mod cluster_tests;
 pub(crate) mod fence;
 pub(crate) mod following;
+#[cfg(test)]
+mod fuzz_tests;
 pub(crate) mod health;
 #[cfg(test)]
 mod history_tests;

@@ -23,18 +23,24 @@
 //! sense (`bounds.rs`), or it counts as no answer; a life that sent records that cannot be those it
 //! promised is not adopted from again.
 //!
+//! A blank master asks all nodes whom they hear, and deposes no master that one of them has heard within
+//! `unhealthy_after`: its directory may be the wrong one.
+//!
 //! Where a recovery may be forced and no majority answers, it goes through the same steps with those
 //! that do, in an epoch far above; `config.rs` says what that means.
 //!
 //! After Viewstamped Replication's view change and Zab's recovery phase: the log of the highest
 //! (log epoch, end) among a majority holds everything that was acknowledged at a majority.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use crate::{
-    config::{ForcedRecovery, Founding, Timing},
+    config::{ForcedRecovery, Founding, TakeOver, Timing},
     limits::BATCH_BYTES_MAX,
     log::{ClusterIdentity, Meta},
     record::RecordBatch,
@@ -45,8 +51,11 @@ use crate::{
         fence::promise_to,
     },
     transport::{Answer, FencedBy, Fetch, Fetched, Promise, Refusal, RequestBody, Response},
-    types::{ClusterId, Epoch, EpochStart, Incarnation, LastWhole, NodeName, Offset, majority},
-    views::RecoveryHealth,
+    types::{
+        ClusterId, Epoch, EpochStart, Incarnation, InstanceId, LastWhole, NodeName, Offset,
+        majority,
+    },
+    views::{OtherMaster, RecoveryHealth},
 };
 
 /// The recovery of one start.
@@ -71,6 +80,8 @@ pub(crate) struct Recovery {
     backoff: Backoff,
     /// Lives that promised one log and sent another.
     liars: BTreeMap<NodeName, Incarnation>,
+    /// It was said that another master is heard.
+    told_other_master: bool,
     /// The end of what was last fetched, until it is durable.
     appending_to: Offset,
     /// A majority was waited for in vain: those that had answered by then, and are asked for the
@@ -105,6 +116,7 @@ pub(crate) struct Settings {
     pub(crate) nodes: Vec<NodeName>,
     pub(crate) founding: Founding,
     pub(crate) forced_recovery: ForcedRecovery,
+    pub(crate) take_over: TakeOver,
     pub(crate) timing: Timing,
     /// The identity that a founder would give the cluster.
     pub(crate) drawn: ClusterId,
@@ -163,13 +175,21 @@ struct Rank {
     end: Offset,
 }
 
+/// A master that another node has heard.
+#[derive(Clone, Debug)]
+struct OtherContact {
+    name: NodeName,
+    instance: InstanceId,
+    heard_at: Instant,
+}
+
 /// What another node answered.
 #[derive(Clone, Debug)]
 enum Heard {
     /// It has no identity.
     Blank,
-    /// It knows its cluster.
-    Identity(ClusterIdentity),
+    /// It knows its cluster, and may have heard another master.
+    Identity(ClusterIdentity, Option<OtherContact>),
     /// It promised the epoch.
     Promised {
         incarnation: Incarnation,
@@ -216,6 +236,8 @@ pub(crate) enum RecoveryAction {
     Malformed { from: NodeName, detail: String },
     /// Something that an operator would want to read.
     Note(String),
+    /// Something that an operator may have to do something about.
+    Warning(String),
     /// Something that an operator must read.
     Alarm(String),
 }
@@ -260,12 +282,14 @@ impl Recovery {
             highest,
             backoff,
             liars: BTreeMap::new(),
+            told_other_master: false,
             appending_to: Offset::ZERO,
             forced_with: None,
             out: Vec::new(),
             meta,
         };
-        if recovery.meta.cluster.is_some() {
+        // One that has joined and promised nothing yet may still depose somebody.
+        if recovery.meta.cluster.is_some() && recovery.meta.promised.is_some() {
             recovery.choose_epoch(now);
         } else {
             recovery.become_identifying(now);
@@ -408,6 +432,14 @@ impl Recovery {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let patience = self.patience();
         match self.step {
+            Step::Identifying if self.known_cluster().is_some() => {
+                let all = self.answers.len() + 1 == self.settings.nodes.len();
+                let silent_at = self.others_silent_at();
+                match all {
+                    true => silent_at,
+                    false => Some(silent_at.map_or(patience, |at| at.max(patience))),
+                }
+            }
             Step::Identifying if self.founders() => Some(patience),
             Step::Promising { .. } if self.may_decide() || self.may_force() => Some(patience),
             Step::Adopting { .. } => Some(patience),
@@ -475,6 +507,13 @@ impl Recovery {
             from: source.map(|source| source.name.clone()),
             adopted: source.map(|_| self.own_end),
             of: source.map(|source| source.end),
+            other_master: self.other_master().filter(|_| self.told_other_master).map(
+                |(by, other)| OtherMaster {
+                    name: other.name.clone(),
+                    instance: other.instance,
+                    heard_by: by.clone(),
+                },
+            ),
         }
     }
 
@@ -564,10 +603,19 @@ impl Recovery {
         let heard = match (response.cluster, response.answer) {
             (None, Answer::Identity(_)) => Heard::Blank,
             (Some(id), Answer::Identity(identity)) if identity.nodes == self.settings.nodes => {
-                Heard::Identity(ClusterIdentity {
-                    id,
-                    nodes: identity.nodes,
-                })
+                let contact = identity
+                    .master
+                    .filter(|master| master.instance != self.meta.instance);
+                let other = contact.and_then(|master| {
+                    let elapsed = Duration::from_millis(master.elapsed_ms);
+                    Some(OtherContact {
+                        name: master.name,
+                        instance: master.instance,
+                        heard_at: now.checked_sub(elapsed)?,
+                    })
+                });
+                let nodes = identity.nodes;
+                Heard::Identity(ClusterIdentity { id, nodes }, other)
             }
             (Some(id), Answer::Identity(identity)) => {
                 let (name, nodes) = (&response.name, identity.nodes);
@@ -584,27 +632,76 @@ impl Recovery {
             }
             _ => return,
         };
-        let first = self.answers.insert(response.name, heard).is_none();
-        let identity = self.answers.values().find_map(|heard| match heard {
-            Heard::Identity(identity) => Some(identity.clone()),
-            _ => None,
-        });
-        if let Some(identity) = identity {
-            self.note(format!(
-                "this master is blank and cluster {} exists: recovering",
-                identity.id
-            ));
-            self.meta.cluster = Some(identity);
-            self.save(now, Step::SavingIdentity);
-        } else if first {
-            self.decide_when_all_answered(now);
-        }
+        self.answers.insert(response.name, heard);
+        self.decide_when_all_answered(now);
     }
 
     fn decide_when_all_answered(&mut self, now: Instant) {
-        if self.answers.len() + 1 == self.settings.nodes.len() {
+        let all = self.answers.len() + 1 == self.settings.nodes.len();
+        let may_depose = self.settings.take_over == TakeOver::AtOnce;
+        if all || may_depose && self.known_cluster().is_some() {
             self.decide_identity(now);
         }
+    }
+
+    /// The cluster that exists already, as far as this blank master knows.
+    fn known_cluster(&self) -> Option<ClusterIdentity> {
+        let answered = self.answers.values().find_map(|heard| match heard {
+            Heard::Identity(identity, _) => Some(identity.clone()),
+            _ => None,
+        });
+        self.meta.cluster.clone().or(answered)
+    }
+
+    /// The master that a node heard last, and which node did.
+    fn other_master(&self) -> Option<(&NodeName, &OtherContact)> {
+        let heard = self.answers.iter().filter_map(|(by, heard)| match heard {
+            Heard::Identity(_, other) => Some((by, other.as_ref()?)),
+            _ => None,
+        });
+        heard
+            .filter(|_| self.settings.take_over == TakeOver::WhenSilent)
+            .max_by_key(|(_, other)| other.heard_at)
+    }
+
+    /// When no node has heard another master for long enough; `None` where none has.
+    fn others_silent_at(&self) -> Option<Instant> {
+        let (_, other) = self.other_master()?;
+        Some(other.heard_at + self.settings.timing.unhealthy_after)
+    }
+
+    /// The cluster exists: a blank master joins it, but deposes nobody whom the others hear.
+    fn join(&mut self, now: Instant, cluster: ClusterIdentity) {
+        if self.others_silent_at().is_some_and(|at| now < at) {
+            self.warn_of_other_master();
+            return;
+        }
+        if self.meta.cluster.is_some() {
+            self.choose_epoch(now);
+            return;
+        }
+        self.note(format!(
+            "this master is blank and cluster {} exists: recovering",
+            cluster.id
+        ));
+        self.meta.cluster = Some(cluster);
+        self.save(now, Step::SavingIdentity);
+    }
+
+    fn warn_of_other_master(&mut self) {
+        if std::mem::replace(&mut self.told_other_master, true) {
+            return;
+        }
+        let Some((by, OtherContact { name, instance, .. })) = self.other_master() else {
+            return;
+        };
+        let text = format!(
+            "{by} hears the master {name} (directory {instance}), which this one would depose: its own \
+             directory is blank. Is it the right one? It waits until that master has been silent for \
+             {:?}; with --take-over it does not",
+            self.settings.timing.unhealthy_after
+        );
+        self.out.push(RecoveryAction::Warning(text));
     }
 
     /// Whether this master may found: every answer came from a blank node, and they and it are
@@ -619,6 +716,10 @@ impl Recovery {
     }
 
     fn decide_identity(&mut self, now: Instant) {
+        if let Some(cluster) = self.known_cluster() {
+            self.join(now, cluster);
+            return;
+        }
         if !self.founders() {
             return;
         }
@@ -761,7 +862,7 @@ impl Recovery {
         let has_log = |log_epoch: Option<Epoch>, end| log_epoch.is_some() || end > Offset::ZERO;
         let promised = |heard: &Heard| match heard {
             Heard::Promised { log_epoch, end, .. } => has_log(*log_epoch, *end),
-            Heard::Blank | Heard::Identity(_) | Heard::Stranger => false,
+            Heard::Blank | Heard::Identity(..) | Heard::Stranger => false,
         };
         self.settings.forced_recovery == ForcedRecovery::LoseAcknowledged
             && (has_log(self.meta.log_epoch, self.own_end) || self.answers.values().any(promised))
@@ -791,7 +892,7 @@ impl Recovery {
         let intact = self.meta.log_epoch.is_some();
         let counts = |heard: &&Heard| match heard {
             Heard::Promised { log_epoch, .. } => intact || log_epoch.is_some(),
-            Heard::Blank | Heard::Identity(_) | Heard::Stranger => false,
+            Heard::Blank | Heard::Identity(..) | Heard::Stranger => false,
         };
         let others = self.answers.values().filter(counts).count();
         u32::from(intact) + u32::try_from(others).expect("bounded by NODES_MAX")
@@ -819,7 +920,7 @@ impl Recovery {
                 end,
                 ..
             } => Some((*log_epoch, *last_whole, *end)),
-            Heard::Blank | Heard::Identity(_) | Heard::Stranger => None,
+            Heard::Blank | Heard::Identity(..) | Heard::Stranger => None,
         });
         let held = |(log_epoch, last_whole, end): (Option<Epoch>, Option<LastWhole>, Offset)| {
             let intact = log_epoch.map(|log_epoch| LastWhole { log_epoch, end });

@@ -25,8 +25,8 @@ use crate::{
         room::{Room, Shortage},
     },
     transport::{
-        Aligned, Answer, Append, Fetch, Hello, Identity, NodeState, Progress, Promised, Refusal,
-        Request, RequestBody, Response,
+        Aligned, Answer, Append, Fetch, Hello, Identity, MasterContact, NodeState, Progress,
+        Promised, Refusal, Request, RequestBody, Response,
     },
     types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset},
 };
@@ -460,6 +460,17 @@ impl Replica {
         self.last_contact
     }
 
+    /// Whom it has heard since it started, and how long ago.
+    fn master_contact(&self, now: Instant) -> Option<MasterContact> {
+        let (heard, promised) = (self.last_contact?, self.staged.promised.as_ref()?);
+        let elapsed = now.saturating_duration_since(heard);
+        Some(MasterContact {
+            name: promised.name.clone(),
+            instance: promised.instance,
+            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
     fn on_message(
         &mut self,
         now: Instant,
@@ -483,7 +494,8 @@ impl Replica {
                     Some(cluster) => cluster.nodes.clone(),
                     None => Vec::new(),
                 };
-                self.answer(request, Answer::Identity(Identity { nodes }));
+                let master = self.master_contact(now);
+                self.answer(request, Answer::Identity(Identity { nodes, master }));
                 Ok(())
             }
             RequestBody::Promise(ref promise) => {

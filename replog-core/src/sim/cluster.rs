@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     AppendOptions, Concern, Founding, IdempotencyKey, LogConfig, Master, MasterConfig,
-    MessageBatch, Peer, Reader, Secondary, SecondaryConfig,
+    MessageBatch, Peer, Reader, Secondary, SecondaryConfig, TakeOver,
     error::{AppendError, Outcome, ReadError},
     handle,
     types::{NodeName, Offset, ReadLevel},
@@ -30,6 +30,8 @@ pub struct Cluster {
     pub secondaries: usize,
     /// Masters with empty disks that take the place of the one before, one after the other.
     pub standby_masters: usize,
+    /// When a standby whose directory is blank takes over from a master that others hear.
+    pub take_over: TakeOver,
     /// Clients that append and read.
     pub clients: usize,
     /// The longest pause of a client between two requests.
@@ -49,6 +51,7 @@ impl Default for Cluster {
         Cluster {
             secondaries: 2,
             standby_masters: 2,
+            take_over: TakeOver::AtOnce,
             clients: 3,
             think: Duration::from_millis(400),
             segment_bytes: 16 << 10,
@@ -90,6 +93,7 @@ impl Cluster {
                 _ => 2,
             },
             standby_masters: rng.random_range(0..=2),
+            take_over: TakeOver::AtOnce,
             clients: rng.random_range(1..=4),
             think: Duration::from_millis(rng.random_range(50..800)),
             segment_bytes: rng.random_range(4 << 10..32 << 10),
@@ -124,6 +128,7 @@ impl Cluster {
             });
         }
         config.founding = Founding::Never;
+        config.take_over = self.take_over;
         for nth in 1..=self.standby_masters {
             let (config, name) = (config.clone(), format!("master-{}", nth + 1));
             let program = move |machine| master(machine, config.clone());

@@ -18,7 +18,7 @@ use super::{
     world::{self, Life, MachineId, World},
 };
 use crate::{
-    MasterConfig,
+    MasterConfig, TakeOver,
     error::AppendError,
     handle::Followed,
     log::{LastAppend, NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
@@ -171,6 +171,10 @@ mistakes! {
     PartOfAppendAdopted,
     /// who follows is not told of a cut
     CutNotTold,
+    /// a blank master takes over from one that the others hear
+    BlankMasterTakesOver,
+    /// what a hello makes a node cut is not kept aside
+    CutNotKeptAside,
 }
 
 /// What mistakes remember.
@@ -189,6 +193,8 @@ pub(crate) struct Memory {
     last_receipt: Option<Receipt>,
     /// Nodes that were not intact when they last saved their meta.
     not_intact: BTreeSet<MachineId>,
+    /// The boots of a machine, and the records that its log had kept aside at its last cut.
+    kept_aside: BTreeMap<MachineId, (u64, u64)>,
     /// Metas that were reported before they were saved.
     reported_early: BTreeMap<MachineId, u64>,
 }
@@ -201,6 +207,9 @@ fn planted() -> Option<Mistake> {
 pub(crate) fn on_start(machine: &Machine, config: &mut MasterConfig) {
     if planted() == Some(Mistake::KeysForgotten) && machine.boots() > 1 {
         config.key_horizon = 1;
+    }
+    if planted() == Some(Mistake::BlankMasterTakesOver) {
+        config.take_over = TakeOver::AtOnce;
     }
 }
 
@@ -293,6 +302,7 @@ pub(crate) fn on_command(
         (Some(Mistake::PromiseOvertakesWrites), command @ WriteCommand::SaveMeta { .. }) => {
             submit(Place::Front, command);
         }
+        (Some(Mistake::CutNotKeptAside), WriteCommand::SetAside { .. }) => {}
         (Some(Mistake::PartOfAppendShown), WriteCommand::Append(mut batch)) => {
             batch.forget_that_it_goes_on();
             submit(Place::Back, WriteCommand::Append(batch));
@@ -312,8 +322,9 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
             world.note_whether_intact(life.machine);
             world.lie_in_wait(life.machine, 3.0);
         }
-        WriteReport::Truncated { .. } => {
+        WriteReport::Truncated { cut, .. } => {
             world.count("log cut");
+            world.check_kept_aside(life.machine, cut.records);
             world.lie_in_wait(life.machine, 10.0);
         }
         _ => {}
@@ -416,6 +427,27 @@ impl World {
                 true => "log: a wiped master's is whole",
                 false => "log: a secondary has reached its refill target",
             });
+        }
+    }
+
+    /// A secondary has cut records: it must have kept aside what it could read of them.
+    fn check_kept_aside(&mut self, machine: MachineId, records: u64) {
+        let Some(view) = self.checks.view(machine) else {
+            return;
+        };
+        let kept = view.records_kept_aside();
+        let before = self
+            .memory
+            .kept_aside
+            .insert(machine, (self.machines[machine.0].boot, kept));
+        let before = before.filter(|(boots, _)| *boots == self.machines[machine.0].boot);
+        let new = kept - before.map_or(0, |(_, kept)| kept);
+        let is_master = self.checks.is_master(machine);
+        if records > 0 && new == 0 && !is_master && self.faults.flipped_bits == 0.0 {
+            let name = self.machine(machine).name.clone();
+            self.violate(format!(
+                "rule 10: {name} cuts {records} records and keeps none of them aside"
+            ));
         }
     }
 

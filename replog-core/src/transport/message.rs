@@ -174,6 +174,20 @@ pub enum Answer {
 pub struct Identity {
     /// The node list it was founded with; empty on a blank node.
     pub nodes: Vec<NodeName>,
+    /// The master that it has heard since it started, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master: Option<MasterContact>,
+}
+
+/// The last contact of a node with its master.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterContact {
+    /// The master's name.
+    pub name: NodeName,
+    /// The master's directory.
+    pub instance: InstanceId,
+    /// Milliseconds since then.
+    pub elapsed_ms: u64,
 }
 
 /// A granted promise.

@@ -221,6 +221,7 @@ pub(crate) fn answer(request: Request) -> Response {
             Offset(0),
             Answer::Identity(Identity {
                 nodes: vec![request.from.clone()],
+                master: None,
             }),
         ),
         RequestBody::Promise(_) => (

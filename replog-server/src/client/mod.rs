@@ -19,6 +19,7 @@ mod pages;
 mod position;
 mod progress;
 mod read;
+mod repair_epoch;
 mod shell;
 mod status;
 mod table;
@@ -91,6 +92,12 @@ enum Command {
     /// Changes nothing. The exit code is 1 where there is damage, or two nodes differ; a torn tail, which
     /// a node's next start cuts away, is none.
     Check(check::CheckArgs),
+    /// Makes a stopped cluster usable again whose nodes have promised an epoch that no master can follow.
+    ///
+    /// Takes the directories of all its nodes, none of which may run; changes what they have promised, and
+    /// no log. Refuses where a directory is missing, in use or another cluster's, where none is the
+    /// master's, and where the master's log is not intact.
+    RepairEpoch(repair_epoch::RepairEpochArgs),
     /// Writes messages as NDJSON, with all that is known of each.
     Export(export::ExportArgs),
     /// Appends what `export` wrote, in the same order.
@@ -175,6 +182,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let system = actix_web::rt::System::new();
     system.block_on(async {
         match command {
+            Command::RepairEpoch(args) => repair_epoch::run(&args).map_err(Failure::new),
             Command::Append(args) => append::run(&args, &context()?).await,
             Command::Read(args) => read::run(&args, &context()?).await,
             Command::Status(args) => status::run(&args, &context()?).await,

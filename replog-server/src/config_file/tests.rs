@@ -299,6 +299,7 @@ fn all_that_holds_is_printed_as_a_file_that_says_the_same() {
         "max-waiting-appends = 100000".to_owned(),
         format!("memory = true # {path}"),
         "existing = false".to_owned(),
+        "take-over = false".to_owned(),
         format!("cluster-secret-file = \"s\" # {path}"),
     ] {
         assert!(lines.contains(&&*line), "{line}\n---\n{printed}");

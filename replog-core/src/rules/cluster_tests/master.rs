@@ -128,6 +128,7 @@ impl Master {
             nodes: self.config.node_names(),
             founding: self.config.founding,
             forced_recovery: self.config.forced_recovery,
+            take_over: self.config.take_over,
             timing: self.config.timing.clone(),
             drawn: ClusterId::draw(&mut world.rng),
         };
@@ -539,7 +540,7 @@ impl Master {
             RecoveryAction::SetAside { .. } | RecoveryAction::Alarm(_) => {
                 world.oracle.fail("nothing is forced here".to_owned());
             }
-            RecoveryAction::Note(_) => {}
+            RecoveryAction::Note(_) | RecoveryAction::Warning(_) => {}
         }
     }
 

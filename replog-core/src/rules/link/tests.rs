@@ -479,7 +479,10 @@ fn what_a_stranger_answers_is_a_failure_and_no_contact() {
             1,
             10,
             Some(5),
-            Answer::Identity(Identity { nodes: Vec::new() }),
+            Answer::Identity(Identity {
+                nodes: Vec::new(),
+                master: None,
+            }),
         ),
     ];
     for answer in table {

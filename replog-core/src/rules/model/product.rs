@@ -198,6 +198,7 @@ fn decided((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Deci
         nodes: (0..3).map(name).collect(),
         founding: Founding::Allowed,
         forced_recovery: ForcedRecovery::default(),
+        take_over: crate::config::TakeOver::default(),
         timing: Timing::default(),
         drawn: cluster(),
     };
@@ -278,7 +279,7 @@ fn decision(mut recovery: Recovery, now: Instant) -> Decision {
                 };
             }
             RecoveryAction::Save(_) => decision = Decision::TakesOffice,
-            RecoveryAction::Note(_) => {}
+            RecoveryAction::Note(_) | RecoveryAction::Warning(_) => {}
             other => panic!("{other:?}"),
         }
     }

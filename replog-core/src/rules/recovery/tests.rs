@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use super::*;
 use crate::{
     record::testing::batch,
-    transport::{Identity, NodeState, Promised},
+    transport::{Identity, MasterContact, NodeState, Promised},
     types::InstanceId,
 };
 
@@ -89,6 +89,7 @@ enum Did {
     Serve(u64, u64),
     Fenced(u64),
     Alarm,
+    Warning,
     Malformed,
 }
 use Did::{Fenced, Identify, Save, Serve, Truncate};
@@ -100,6 +101,7 @@ impl Bench {
             nodes: nodes(count),
             founding,
             forced_recovery: ForcedRecovery::Never,
+            take_over: TakeOver::WhenSilent,
             timing: Timing::default(),
             drawn: cluster(),
         };
@@ -175,6 +177,7 @@ impl Bench {
                 } => Serve(epoch.0, adopted_end.0),
                 RecoveryAction::BecomeFenced(by) => Fenced(by.epoch.0),
                 RecoveryAction::Note(_) => continue,
+                RecoveryAction::Warning(_) => Did::Warning,
                 RecoveryAction::Alarm(_) => Did::Alarm,
                 RecoveryAction::Malformed { .. } => Did::Malformed,
             });
@@ -265,7 +268,10 @@ fn response(from: &str, end: u64, log_epoch: Option<u64>, answer: Answer) -> Res
 }
 
 fn blank_node(from: &str) -> Response {
-    let identity = Answer::Identity(Identity { nodes: Vec::new() });
+    let identity = Answer::Identity(Identity {
+        nodes: Vec::new(),
+        master: None,
+    });
     Response {
         cluster: None,
         ..response(from, 0, None, identity)
@@ -273,7 +279,8 @@ fn blank_node(from: &str) -> Response {
 }
 
 fn joined_node(from: &str, nodes: Vec<NodeName>) -> Response {
-    response(from, 0, None, Answer::Identity(Identity { nodes }))
+    let master = None;
+    response(from, 0, None, Answer::Identity(Identity { nodes, master }))
 }
 
 #[test]
@@ -327,7 +334,85 @@ fn one_identity_means_that_the_cluster_exists() {
         let did = bench.answer_to(1, joined_node("s2", nodes(3)));
         assert_eq!(did, [Save(0, None)], "not intact");
         assert_eq!(bench.saved(), [Save(1, None)]);
+
+        // One that does not answer is waited for, since it may hear another master.
+        let mut bench = Bench::with(meta(None, None), &[], 0, founding, 3);
+        bench.did();
+        assert_eq!(bench.answer_to(1, joined_node("s2", nodes(3))), []);
+        assert_eq!(
+            (bench.pass(2), bench.pass(1)),
+            (vec![], vec![Save(0, None)])
+        );
     }
+}
+
+/// A node that heard the master of another directory so long ago.
+fn hearing(from: &str, elapsed_ms: u64) -> Response {
+    let master = Some(MasterContact {
+        name: name("m"),
+        instance: life(9, 0).instance,
+        elapsed_ms,
+    });
+    let nodes = nodes(3);
+    response(from, 0, None, Answer::Identity(Identity { nodes, master }))
+}
+
+#[test]
+fn a_blank_master_deposes_nobody_whom_the_others_hear() {
+    let mut bench = Bench::new(meta(None, None), &[], 0);
+    bench.did();
+    assert_eq!(bench.answer_to(1, hearing("s1", 60_000)), []);
+    assert_eq!(bench.answer_to(1, hearing("s2", 200)), [Did::Warning]);
+    let other = bench.recovery.health().other_master.unwrap();
+    assert_eq!(
+        (other.heard_by, other.instance),
+        (name("s2"), life(9, 0).instance)
+    );
+    // As long as it is heard.
+    for _ in 0..100 {
+        bench.now += Duration::from_millis(500);
+        bench.recovery.on_deadline(bench.now, &[]);
+        assert_eq!(bench.did(), []);
+        assert_eq!(bench.answer_to(1, hearing("s2", 200)), [], "said once");
+        assert_eq!(bench.answer_to(1, hearing("s1", 60_000)), []);
+    }
+    // And for a while longer.
+    assert_eq!(bench.pass(2), []);
+    assert_eq!(bench.pass(1), [Save(0, None)]);
+    assert_eq!(bench.saved(), [Save(1, None)]);
+
+    // A restart between the two saves deposes nobody either.
+    let mut joined = meta(Some(4), None);
+    joined.promised = None;
+    let mut bench = Bench::new(joined, &[], 0);
+    assert_eq!(bench.did(), [Identify]);
+    bench.answer_to(1, hearing("s1", 200));
+    assert_eq!(bench.answer_to(1, hearing("s2", 200)), [Did::Warning]);
+    assert_eq!(bench.pass(3), [Save(1, None)]);
+
+    // What is said of its own directory is of an earlier life.
+    let mut bench = Bench::new(meta(None, None), &[], 0);
+    bench.did();
+    for node in ["s1", "s2"] {
+        let mut own = hearing(node, 200);
+        if let Answer::Identity(Identity {
+            master: Some(master),
+            ..
+        }) = &mut own.answer
+        {
+            master.instance = life(7, 0).instance;
+        }
+        bench.answer_to(1, own);
+    }
+    assert_ne!(bench.recovery.step, Step::Identifying);
+}
+
+#[test]
+fn a_blank_master_that_was_told_to_takes_over_at_once() {
+    let mut bench = Bench::new(meta(None, None), &[], 0);
+    bench.recovery.settings.take_over = TakeOver::AtOnce;
+    bench.did();
+    assert_eq!(bench.answer_to(1, hearing("s1", 0)), [Save(0, None)]);
 }
 
 #[test]

@@ -920,7 +920,10 @@ fn strangers_learn_nothing_and_change_nothing() {
     );
     let mut identify = request(0, RequestBody::Identify);
     identify.cluster = None;
-    let identity = Answer::Identity(Identity { nodes: nodes() });
+    let identity = Answer::Identity(Identity {
+        nodes: nodes(),
+        master: None,
+    });
     assert_eq!(bench.send(identify), [answered(2, identity, 1, Some(5))]);
     assert_eq!(bench.replica.meta(), &meta(5, Some(5)));
 }

@@ -74,7 +74,7 @@ pub(crate) fn on_request(life: Life, mut request: Request) -> Request {
             if let RequestBody::Promise(promise) = &mut request.body
                 && promise.log_epoch.is_some()
             {
-                promise.log_epoch = Some(Epoch(u64::MAX));
+                promise.log_epoch = Some(request.epoch);
             }
         }
         Mistake::CommittedBeforeAlignment => {
@@ -211,7 +211,10 @@ pub(crate) fn instead_of_call(life: Life, to: &str, request: &Request) -> Option
                 name: request.to.clone(),
                 incarnation: request.incarnation,
                 state: NodeState::default(),
-                answer: Answer::Identity(Identity { nodes }),
+                answer: Answer::Identity(Identity {
+                    nodes,
+                    master: None,
+                }),
             })
         }),
         _ => None,

@@ -46,6 +46,12 @@ pub(super) fn all() -> Vec<Schedule> {
             "a master is started from an older copy of its directory",
             directory_from_the_past,
         ),
+        Schedule::new(
+            "second-blank-master",
+            "a second master is started from a blank directory beside one that is well",
+            second_blank_master,
+        )
+        .waiting_standby(),
     ]
 }
 
@@ -234,4 +240,21 @@ async fn directory_from_the_past(stage: Stage) {
     stage.boot(MASTER);
     stage.serving(MASTER).await;
     stage.append(MASTER, Concern::All);
+}
+
+/// It waits as long as the others hear the first one, and takes over once that is gone.
+async fn second_blank_master(stage: Stage) {
+    stage.serving(MASTER).await;
+    let before = stage.random(1, 3);
+    stage.fill(MASTER, Concern::All, before).await;
+    stage.replace(MASTER, NEXT_MASTER);
+    stage.pass(Duration::from_secs(8)).await;
+    let both = stage.look(|look| (look.serves(MASTER), look.serves(NEXT_MASTER)));
+    if both != (true, false) {
+        stage.broken("rule 8: a blank master deposes one that the others hear");
+    }
+    stage.fill(MASTER, Concern::All, 1).await;
+    stage.retire(MASTER).await;
+    stage.serving(NEXT_MASTER).await;
+    stage.append(NEXT_MASTER, Concern::All);
 }

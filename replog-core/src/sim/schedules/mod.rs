@@ -14,6 +14,7 @@ mod refill;
 use std::{fmt, future::Future, pin::Pin, rc::Rc, time::Duration};
 
 use super::{Faults, Simulation, cluster::Cluster, stage::Stage};
+use crate::TakeOver;
 
 const MASTER: &str = "master";
 const S1: &str = "secondary-1";
@@ -38,6 +39,7 @@ pub struct Schedule {
     /// Drawn, if not given.
     segment_bytes: Option<u64>,
     preallocate_bytes: u64,
+    take_over: TakeOver,
     story: Story,
 }
 
@@ -65,6 +67,7 @@ impl Schedule {
         let cluster = Cluster {
             secondaries: self.secondaries,
             standby_masters: self.standby_masters,
+            take_over: self.take_over,
             clients: 0,
             segment_bytes: self.segment_bytes.unwrap_or(segment_bytes),
             tail_bytes: rng.random_range(0..4 << 10),
@@ -104,6 +107,7 @@ impl Schedule {
             about,
             secondaries: 2,
             standby_masters: 0,
+            take_over: TakeOver::AtOnce,
             segment_bytes: None,
             preallocate_bytes: Cluster::default().preallocate_bytes,
             story: Rc::new(move |stage| Box::pin(story(stage))),
@@ -112,6 +116,12 @@ impl Schedule {
 
     fn standby_masters(mut self, standby_masters: usize) -> Schedule {
         self.standby_masters = standby_masters;
+        self
+    }
+
+    /// A standby deposes no master that others hear.
+    fn waiting_standby(mut self) -> Schedule {
+        (self.standby_masters, self.take_over) = (1, TakeOver::WhenSilent);
         self
     }
 

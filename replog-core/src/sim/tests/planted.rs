@@ -210,6 +210,12 @@ const TABLE: &[Row] = &[
     (Mistake::PartOfAppendShown, Some(("rule 2", 0)), &[]),
     (Mistake::PartOfAppendAdopted, Some(("panic", 3)), &[]),
     (Mistake::CutNotTold, Some(("rule 2", 20)), &[]),
+    (
+        Mistake::BlankMasterTakesOver,
+        None,
+        &[("second-blank-master", ("rule 8", 0))],
+    ),
+    (Mistake::CutNotKeptAside, Some(("rule 10", 0)), &[]),
 ];
 
 /// Which mistakes each schedule is there for.
@@ -259,6 +265,7 @@ const AIMS: &[(&str, &[Mistake])] = &[
     ("old-master-paused", &[Mistake::OlderEpochServed]),
     ("old-master-restarted", &[Mistake::OldInstanceAccepted]),
     ("directory-from-the-past", &[Mistake::OutOfDatePromised]),
+    ("second-blank-master", &[Mistake::BlankMasterTakesOver]),
     (
         "full-disk-after-shipping",
         &[Mistake::RefusedWritePassesForDone],

@@ -556,7 +556,10 @@ pub(super) fn responses() -> Vec<Response> {
         Refusal::Stopping,
     ];
     let answers = [
-        Answer::Identity(Identity { nodes: vec![] }),
+        Answer::Identity(Identity {
+            nodes: vec![],
+            master: None,
+        }),
         Answer::Promised(Promised {
             last_whole: None,
             epoch_starts: starts(&[(1, 0)]),

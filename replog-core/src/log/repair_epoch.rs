@@ -1,0 +1,374 @@
+//! The way back for a cluster whose epochs were raised so far that no master can follow.
+//!
+//! Owns the rewriting of the promises in all directories of a stopped cluster, and nothing of their logs.
+//! Works only on all directories at once, each taken for itself: with no process left, no promise protects
+//! anybody any more, and the promises can be given anew, to the master whose directory is there. Keeps
+//! rules 5 and 9.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{ClusterIdentity, Meta, Promised};
+use crate::{
+    error::OpenError,
+    limits::EPOCH_BELIEVABLE_MAX,
+    storage::Storage,
+    types::{Epoch, NodeName},
+};
+
+/// What became of one directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RepairedNode {
+    /// The node's name.
+    pub name: NodeName,
+    /// The epoch that it had promised.
+    pub promised_before: Option<Epoch>,
+    /// The epoch that it has promised now, to the cluster's master.
+    pub promised: Epoch,
+    /// Whether its log counts for nothing from now on: it is filled from the master's.
+    pub is_refilled: bool,
+}
+
+/// Why epochs are not repaired. Nothing was changed, but by [`RepairEpochError::Save`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepairEpochError {
+    /// A directory cannot be read, or a node that runs has it.
+    #[error("directory {nth}: {source}")]
+    Open {
+        /// Which of those that were given, from 0.
+        nth: usize,
+        /// Why.
+        source: OpenError,
+    },
+    /// The directories are not what this works on.
+    #[error("{0}")]
+    Refused(String),
+    /// A meta file could not be written. Those before it are; to try again does no harm.
+    #[error("the meta of {name} cannot be saved: {detail}")]
+    Save {
+        /// The node.
+        name: NodeName,
+        /// What the storage said.
+        detail: String,
+    },
+}
+
+/// Gives the promises of a cluster anew, where some are of epochs that its master cannot follow: above
+/// 2^62, or more than 2^33 above the master's log.
+///
+/// `directories` are those of all nodes of the cluster, none of which may run. Every one of them promises
+/// then the epoch after the highest that can be believed, to the master whose directory is among them. A
+/// secondary that had promised an epoch that cannot be believed may have obeyed a stranger: its log counts
+/// for nothing any more, and is filled from the master's at the next start. No log is changed.
+///
+/// Returns what became of each directory, in their order; empty where there was nothing to repair, and
+/// nothing was changed.
+///
+/// # Errors
+///
+/// [`RepairEpochError`]: a directory that is missing, doubled, another cluster's or in use; none that is
+/// the master's; a master whose log is not intact, since nobody else's may be believed.
+pub fn repair_epoch(
+    directories: &[Arc<dyn Storage>],
+) -> Result<Vec<RepairedNode>, RepairEpochError> {
+    let refuse = |why: String| Err(RepairEpochError::Refused(why));
+    let (mut locks, mut metas) = (Vec::new(), Vec::new());
+    for (nth, storage) in directories.iter().enumerate() {
+        let open = |source| RepairEpochError::Open { nth, source };
+        let lock = storage.lock().map_err(|source| match source.kind() {
+            std::io::ErrorKind::WouldBlock => open(OpenError::Locked),
+            _ => open(OpenError::Io {
+                path: "lock".to_owned(),
+                source,
+            }),
+        })?;
+        locks.push(lock);
+        match Meta::load(&**storage).map_err(open)? {
+            Some(meta) => metas.push(meta),
+            None => return refuse(format!("directory {nth} is blank: it has promised nothing")),
+        }
+    }
+    let cluster = the_cluster(&metas).map_err(RepairEpochError::Refused)?;
+    let master = the_master(&metas)
+        .map_err(RepairEpochError::Refused)?
+        .clone();
+    let Some(base) = master.log_epoch.filter(|epoch| epoch.is_believable(None)) else {
+        return refuse(format!(
+            "the log of the master, {}, is not intact: only a forced recovery can decide which log to take",
+            master.name
+        ));
+    };
+    let is_believed = |epoch: &Epoch| epoch.is_believable(Some(base));
+    let poisoned = |meta: &Meta| !epochs_of(meta).all(|epoch| is_believed(&epoch));
+    if !metas.iter().any(poisoned) {
+        return Ok(Vec::new());
+    }
+    let believed = metas.iter().flat_map(epochs_of).filter(is_believed);
+    let epoch = believed.max().unwrap_or(base).next();
+    let present: BTreeSet<_> = metas.iter().map(|meta| meta.instance).collect();
+    let known = metas.iter().filter_map(|meta| meta.promised.as_ref());
+    let replaced: BTreeSet<_> = known
+        .flat_map(|promised| promised.replaced.iter().copied())
+        .filter(|instance| !present.contains(instance))
+        .collect();
+    let promised = Promised {
+        epoch,
+        name: master.name.clone(),
+        instance: master.instance,
+        start: master.start,
+        replaced: replaced.into_iter().collect(),
+    };
+    let mut repaired = Vec::new();
+    for (storage, before) in directories.iter().zip(&metas) {
+        let is_refilled = before.name != master.name && poisoned(before);
+        let meta = Meta {
+            cluster: Some(cluster.clone()),
+            promised: Some(promised.clone()),
+            log_epoch: before.log_epoch.filter(|_| !is_refilled),
+            forced_epoch: before.forced_epoch.filter(is_believed),
+            ..before.clone()
+        };
+        let saved = meta.save(&**storage);
+        saved.map_err(|error| RepairEpochError::Save {
+            name: meta.name.clone(),
+            detail: std::io::Error::from(error).to_string(),
+        })?;
+        repaired.push(RepairedNode {
+            name: meta.name,
+            promised_before: before.promised.as_ref().map(|promised| promised.epoch),
+            promised: epoch,
+            is_refilled,
+        });
+    }
+    drop(locks);
+    Ok(repaired)
+}
+
+/// Whether a node may start with this: what it has promised leaves room for the epochs to come.
+///
+/// # Errors
+///
+/// A sentence that says what to do.
+pub(crate) fn check_epochs(meta: &Meta) -> Result<(), String> {
+    match epochs_of(meta).find(|epoch| !epoch.is_believable(None)) {
+        None => Ok(()),
+        Some(epoch) => Err(format!(
+            "has promised epoch {epoch}, above {EPOCH_BELIEVABLE_MAX}, where no master can follow: stop \
+             all nodes of the cluster, and give the directories of all of them to `replog repair-epoch`"
+        )),
+    }
+}
+
+fn epochs_of(meta: &Meta) -> impl Iterator<Item = Epoch> {
+    let promised = meta.promised.as_ref().map(|promised| promised.epoch);
+    let all = [promised, meta.log_epoch, meta.forced_epoch];
+    all.into_iter().flatten()
+}
+
+/// The cluster of which these are all directories, each once.
+fn the_cluster(metas: &[Meta]) -> Result<ClusterIdentity, String> {
+    let Some(cluster) = metas.first().and_then(|meta| meta.cluster.clone()) else {
+        return Err("the first directory belongs to no cluster".to_owned());
+    };
+    if let Some(other) = metas
+        .iter()
+        .find(|meta| meta.cluster.as_ref() != Some(&cluster))
+    {
+        return Err(format!(
+            "{} and {} are not of one cluster",
+            metas[0].name, other.name
+        ));
+    }
+    let mut names: Vec<&NodeName> = metas.iter().map(|meta| &meta.name).collect();
+    names.sort();
+    if names != cluster.nodes.iter().collect::<Vec<_>>() {
+        return Err(format!(
+            "the directories of all nodes are needed, each once: of {:?}, and these are of {names:?}",
+            cluster.nodes
+        ));
+    }
+    Ok(cluster)
+}
+
+/// The directory that has promised an epoch to itself, as only a master does.
+fn the_master(metas: &[Meta]) -> Result<&Meta, String> {
+    let is_own = |meta: &&Meta| {
+        let promised = meta.promised.as_ref();
+        promised.is_some_and(|to| to.name == meta.name && to.instance == meta.instance)
+    };
+    let masters: Vec<&Meta> = metas.iter().filter(is_own).collect();
+    match masters[..] {
+        [master] => Ok(master),
+        [] => Err("none of these is the directory of a master".to_owned()),
+        _ => Err(format!(
+            "{:?} have all been masters: start one of them as a secondary first",
+            masters.iter().map(|meta| &meta.name).collect::<Vec<_>>()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        storage::MemoryStorage,
+        types::{ClusterId, InstanceId},
+    };
+
+    fn name(text: &str) -> NodeName {
+        NodeName::new(text).unwrap()
+    }
+
+    fn instance(byte: u8) -> InstanceId {
+        InstanceId::from_bytes([byte; 16])
+    }
+
+    fn cluster() -> ClusterIdentity {
+        ClusterIdentity {
+            id: ClusterId::from_bytes([1; 16]),
+            nodes: ["m", "s1", "s2"].map(name).to_vec(),
+        }
+    }
+
+    fn meta(node: &str, own: u8, epoch: u64, by: u8, log_epoch: Option<u64>) -> Meta {
+        Meta {
+            name: name(node),
+            instance: instance(own),
+            start: 4,
+            cluster: Some(cluster()),
+            promised: Some(Promised {
+                epoch: Epoch(epoch),
+                name: name("m"),
+                instance: instance(by),
+                start: 4,
+                replaced: vec![instance(50)],
+            }),
+            log_epoch: log_epoch.map(Epoch),
+            forced_epoch: None,
+            last_whole: None,
+        }
+    }
+
+    fn saved(metas: &[Meta]) -> Vec<Arc<dyn Storage>> {
+        let save = |meta: &Meta| {
+            let storage = MemoryStorage::new();
+            meta.save(&storage).unwrap();
+            Arc::new(storage) as Arc<dyn Storage>
+        };
+        metas.iter().map(save).collect()
+    }
+
+    /// What one request to one secondary did to a whole cluster before epochs had bounds: its own
+    /// master's directory counts as replaced, and the master overbids in vain.
+    fn poisoned() -> Vec<Meta> {
+        let mut stranger = meta("s1", 2, u64::MAX, 99, Some(7));
+        stranger
+            .promised
+            .as_mut()
+            .unwrap()
+            .replaced
+            .push(instance(1));
+        vec![
+            meta("m", 1, u64::MAX, 1, Some(7)),
+            stranger,
+            meta("s2", 3, 7, 1, Some(7)),
+        ]
+    }
+
+    #[test]
+    fn every_node_promises_the_next_epoch_to_the_master_and_who_obeyed_a_stranger_is_refilled() {
+        let storages = saved(&poisoned());
+        let repaired = repair_epoch(&storages).unwrap();
+        let of = |nth: usize| (repaired[nth].promised.0, repaired[nth].is_refilled);
+        assert_eq!([of(0), of(1), of(2)], [(8, false), (8, true), (8, false)]);
+        for (storage, log_epoch) in storages.iter().zip([Some(7), None, Some(7)]) {
+            let meta = Meta::load(&**storage).unwrap().unwrap();
+            let promised = meta.promised.clone().unwrap();
+            assert_eq!((promised.epoch, promised.instance), (Epoch(8), instance(1)));
+            assert_eq!(
+                promised.replaced,
+                [instance(50)],
+                "the master's own is welcome"
+            );
+            assert_eq!(meta.log_epoch, log_epoch.map(Epoch));
+            assert_eq!(check_epochs(&meta), Ok(()));
+        }
+        // Again, there is nothing to do.
+        assert_eq!(repair_epoch(&storages).unwrap(), []);
+    }
+
+    #[test]
+    fn one_that_was_interrupted_is_taken_up_again() {
+        let storages = saved(&poisoned());
+        repair_epoch(&storages).unwrap();
+        poisoned()[1].save(&*storages[1]).unwrap();
+        let repaired = repair_epoch(&storages).unwrap();
+        assert!(
+            repaired.iter().all(|node| node.promised == Epoch(9)),
+            "{repaired:?}"
+        );
+    }
+
+    #[test]
+    fn an_epoch_below_the_limit_that_the_master_cannot_follow_is_repaired_too() {
+        let mut metas = poisoned();
+        metas[0] = meta("m", 1, 9, 1, Some(7));
+        metas[1].promised.as_mut().unwrap().epoch = Epoch(1 << 40);
+        metas[2].forced_epoch = Some(Epoch(1 << 50));
+        let storages = saved(&metas);
+        let repaired = repair_epoch(&storages).unwrap();
+        assert!(
+            repaired.iter().all(|node| node.promised == Epoch(10)),
+            "{repaired:?}"
+        );
+        let forced = Meta::load(&*storages[2]).unwrap().unwrap().forced_epoch;
+        assert_eq!(forced, None);
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let all = poisoned;
+        let mut other = all();
+        other[2].cluster.as_mut().unwrap().id = ClusterId::from_bytes([2; 16]);
+        let mut blank = all();
+        blank[0].cluster = None;
+        let mut no_master = all();
+        no_master[0].promised.as_mut().unwrap().instance = instance(99);
+        let mut not_intact = all();
+        not_intact[0].log_epoch = None;
+        let twice = vec![all()[0].clone(), all()[1].clone(), all()[1].clone()];
+        let table = [
+            (all()[..2].to_vec(), "all nodes are needed"),
+            (twice, "each once"),
+            (other, "not of one cluster"),
+            (blank, "no cluster"),
+            (no_master, "the directory of a master"),
+            (not_intact, "not intact"),
+            (Vec::new(), "no cluster"),
+        ];
+        for (metas, expected) in table {
+            let storages = saved(&metas);
+            let error = repair_epoch(&storages).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            for (storage, meta) in storages.iter().zip(&metas) {
+                assert_eq!(Meta::load(&**storage).unwrap().as_ref(), Some(meta));
+            }
+        }
+        let storages = saved(&all());
+        let held = storages[1].lock().unwrap();
+        assert!(matches!(
+            repair_epoch(&storages),
+            Err(RepairEpochError::Open {
+                nth: 1,
+                source: OpenError::Locked
+            })
+        ));
+        drop(held);
+        assert!(
+            check_epochs(&all()[0])
+                .unwrap_err()
+                .contains("repair-epoch")
+        );
+    }
+}

@@ -1,0 +1,790 @@
+//! Well-formed messages with right checksums and wrong content, from a seed: requests at a secondary, and
+//! answers at a master's recovery, each with the real log and its writer behind.
+//!
+//! Nothing that another node says may make a node panic or break a rule, and a right master, or honest
+//! nodes, are served afterwards. Every message passes through its encoding, as between nodes. 20,000 a
+//! direction in the gate; `REPLOG_FUZZ=1000000 cargo test --release -p replog-core --lib fuzz` for a campaign.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use tokio::time::Instant;
+
+use super::{
+    fence::promise_to,
+    recovery::{OwnLog, Recovery, RecoveryAction, Settings},
+    replica::{Replica, ReplicaAction, RequestId},
+};
+use crate::{
+    config::{ForcedRecovery, Founding, TakeOver, Timing},
+    limits::{BATCH_BYTES_MAX, EPOCH_LEAP_MAX, EPOCH_STARTS_MAX},
+    log::{
+        ClusterIdentity, HeldBack, LastAppend, LogView, Meta, WriteCommand, WriteReport,
+        WriterLoop,
+        testing::{CLUSTER, open_log},
+    },
+    record::{FLAG_APPEND_GOES_ON, KIND_MESSAGE, Record, RecordBatch},
+    storage::MemoryStorage,
+    transport::{
+        Aligned, Answer, Append, FencedBy, Fetch, Fetched, Hello, Identity, MasterContact,
+        NodeState, Progress, Promise, Promised, Refusal, Request, RequestBody, Response, wire,
+    },
+    types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, NodeName, Offset},
+};
+
+/// How many messages a direction.
+fn messages() -> u64 {
+    std::env::var("REPLOG_FUZZ").map_or(20_000, |count| count.parse().expect("a number"))
+}
+
+fn name(text: &str) -> NodeName {
+    NodeName::new(text).unwrap()
+}
+
+fn nodes() -> Vec<NodeName> {
+    ["m", "s1", "s2"].map(name).to_vec()
+}
+
+fn life(byte: u8, start: u64) -> Incarnation {
+    Incarnation {
+        instance: InstanceId::from_bytes([byte; 16]),
+        start,
+    }
+}
+
+fn meta(node: &str, own: u8, log_epoch: Option<u64>) -> Meta {
+    Meta {
+        name: name(node),
+        instance: life(own, 1).instance,
+        start: 1,
+        cluster: Some(ClusterIdentity {
+            id: CLUSTER,
+            nodes: nodes(),
+        }),
+        promised: Some(promise_to(None, Epoch(1), &name("m"), life(1, 1))),
+        log_epoch: log_epoch.map(Epoch),
+        forced_epoch: None,
+        last_whole: None,
+    }
+}
+
+/// Wrong content, near the right one.
+struct Chaos(ChaCha8Rng);
+
+impl Chaos {
+    fn up_to(&mut self, high: u64) -> u64 {
+        self.0.random_range(0..=high)
+    }
+
+    fn one_in(&mut self, count: u64) -> bool {
+        self.up_to(count - 1) == 0
+    }
+
+    fn epoch(&mut self, near: Epoch) -> Epoch {
+        let near = near.0;
+        Epoch(match self.up_to(15) {
+            0 => 0,
+            1 => near.saturating_add(EPOCH_LEAP_MAX + self.up_to(1)),
+            2 => 1 << 62,
+            3 => u64::MAX,
+            4 | 5 => near.saturating_sub(1),
+            6 | 7 => near.saturating_add(1),
+            8 => 1,
+            _ => near,
+        })
+    }
+
+    fn maybe_epoch(&mut self, near: Epoch) -> Option<Epoch> {
+        (!self.one_in(4)).then(|| self.epoch(near))
+    }
+
+    fn offset(&mut self, near: Offset) -> Offset {
+        let near = near.0;
+        Offset(match self.up_to(15) {
+            0 => 0,
+            1 | 2 => near.saturating_sub(1 + self.up_to(3)),
+            3 | 4 => near + 1 + self.up_to(3),
+            5 => near + (1 << 21),
+            6 => 1 << 61,
+            _ => near,
+        })
+    }
+
+    fn maybe_offset(&mut self, near: Offset) -> Option<Offset> {
+        (!self.one_in(3)).then(|| self.offset(near))
+    }
+
+    fn starts(&mut self, epoch: Epoch, end: Offset, known: &[EpochStart]) -> Vec<EpochStart> {
+        let mut starts = known.to_vec();
+        match self.up_to(5) {
+            0 => starts.clear(),
+            1 => starts.push(EpochStart {
+                epoch: self.epoch(epoch),
+                first: self.offset(end),
+            }),
+            2 if !starts.is_empty() => {
+                let nth = self.up_to(starts.len() as u64 - 1) as usize;
+                starts[nth].epoch = self.epoch(epoch);
+                starts[nth].first = self.offset(end);
+            }
+            3 => starts.reverse(),
+            _ => {}
+        }
+        starts.truncate(EPOCH_STARTS_MAX);
+        starts
+    }
+
+    fn records(&mut self, end: Offset, epoch: Epoch) -> RecordBatch {
+        loop {
+            let first = self.offset(end);
+            let (mut bytes, mut of) = (BytesMut::new(), self.epoch(epoch));
+            for nth in 0..=self.up_to(3) {
+                if self.one_in(6) {
+                    of = of.max(self.epoch(epoch));
+                }
+                Record {
+                    offset: first.plus(nth),
+                    epoch: of,
+                    timestamp_ms: self.up_to(u64::MAX),
+                    kind: KIND_MESSAGE,
+                    flags: if self.one_in(4) {
+                        FLAG_APPEND_GOES_ON
+                    } else {
+                        0
+                    },
+                    key: b"",
+                    payload: b"x",
+                }
+                .encode(&mut bytes);
+            }
+            if let Ok(batch) = RecordBatch::check(first, bytes.freeze()) {
+                return batch;
+            }
+        }
+    }
+
+    fn cluster(&mut self) -> Option<ClusterId> {
+        match self.up_to(30) {
+            0 => None,
+            1 => Some(ClusterId::from_bytes([9; 16])),
+            _ => Some(CLUSTER),
+        }
+    }
+
+    fn node(&mut self, usual: &str) -> NodeName {
+        match self.up_to(30) {
+            0 => name("x"),
+            1 => name("s1"),
+            2 => name("m"),
+            _ => name(usual),
+        }
+    }
+
+    fn life(&mut self, usual: Incarnation) -> Incarnation {
+        match self.up_to(30) {
+            0 => life(9, self.up_to(3)),
+            1 => Incarnation {
+                start: self.up_to(u64::MAX),
+                ..usual
+            },
+            _ => usual,
+        }
+    }
+
+    fn fenced_by(&mut self, epoch: Epoch) -> FencedBy {
+        FencedBy {
+            name: self.node("m"),
+            instance: self.life(life(1, 1)).instance,
+            epoch: self.epoch(epoch),
+        }
+    }
+}
+
+/// A secondary.
+struct Secondary {
+    replica: Replica,
+    writer: WriterLoop,
+    view: Arc<LogView>,
+    /// What the writer was not given time for yet.
+    commands: Vec<WriteCommand>,
+    asked: BTreeMap<RequestId, Epoch>,
+    next: RequestId,
+    now: Instant,
+}
+
+impl Secondary {
+    fn new() -> Secondary {
+        let storage = MemoryStorage::new();
+        let (files, view, _) = open_log(&storage).unwrap();
+        Secondary {
+            replica: Replica::new(meta("s1", 7, Some(1)), Offset::ZERO),
+            writer: WriterLoop::new(files, Arc::new(storage)),
+            view,
+            commands: Vec::new(),
+            asked: BTreeMap::new(),
+            next: 0,
+            now: Instant::now(),
+        }
+    }
+
+    fn promised(&self) -> Epoch {
+        let promised = self.replica.meta().promised.as_ref();
+        promised.map_or(Epoch(0), |promised| promised.epoch)
+    }
+
+    /// Returns what is answered; to other requests too, that waited.
+    fn ask(&mut self, request: Request) -> Vec<(RequestId, Response)> {
+        let id = self.next;
+        self.next += 1;
+        self.asked.insert(id, request.epoch);
+        self.replica.on_request(self.now, id, request, &*self.view);
+        self.carry_out()
+    }
+
+    /// Gives the writer its time, until nothing is left to do.
+    fn write(&mut self) -> Vec<(RequestId, Response)> {
+        let mut answers = Vec::new();
+        while !self.commands.is_empty() {
+            let mut reports = Vec::new();
+            let commands = std::mem::take(&mut self.commands);
+            let flow = self
+                .writer
+                .run(commands, &mut |report| reports.push(report));
+            assert!(flow.is_continue(), "the writer has ended: {reports:?}");
+            for report in reports {
+                self.on_report(report);
+                answers.extend(self.carry_out());
+            }
+        }
+        self.view.check();
+        answers
+    }
+
+    fn on_report(&mut self, report: WriteReport) {
+        match report {
+            WriteReport::Written { .. } => {}
+            WriteReport::Durable { whole_end, .. } => self.replica.on_durable(whole_end),
+            WriteReport::Truncated { ticket, cut } => self.replica.on_truncated(ticket, cut),
+            WriteReport::MetaSaved {
+                ticket,
+                durable_end,
+            } => self.replica.on_saved(ticket, durable_end, &*self.view),
+            other => panic!("a memory takes everything, and keeps it: {other:?}"),
+        }
+    }
+
+    fn carry_out(&mut self) -> Vec<(RequestId, Response)> {
+        let mut answers = Vec::new();
+        loop {
+            let actions = self.replica.take_actions();
+            if actions.is_empty() {
+                return answers;
+            }
+            for action in actions {
+                match action {
+                    ReplicaAction::Answer { request, response } => {
+                        self.check_answer(request, &response);
+                        answers.push((request, response));
+                    }
+                    ReplicaAction::Write(batch) => self.commands.push(WriteCommand::Append(batch)),
+                    ReplicaAction::Save { ticket, meta } => {
+                        self.commands.push(WriteCommand::SaveMeta { ticket, meta });
+                    }
+                    ReplicaAction::SetAside { from, epoch } => {
+                        self.commands.push(WriteCommand::SetAside { from, epoch });
+                    }
+                    ReplicaAction::Truncate { ticket, to } => {
+                        self.commands.push(WriteCommand::Truncate { ticket, to });
+                    }
+                    ReplicaAction::Fetch {
+                        fetch, response, ..
+                    } => {
+                        let bytes_max = (fetch.bytes_max as usize).clamp(1, BATCH_BYTES_MAX);
+                        let until = response.state.durable_end;
+                        // Refused or not: it must not panic.
+                        let _ = self.view.read(fetch.from, until, bytes_max);
+                        let _ = self.view.epoch_starts_before(fetch.from, EPOCH_STARTS_MAX);
+                    }
+                    ReplicaAction::ReadStarts {
+                        serial,
+                        hello,
+                        before,
+                    } => {
+                        let older = self.view.readable_epoch_starts_before(before);
+                        let mut starts = older.unwrap_or_default();
+                        let known = self.view.epoch_starts(usize::MAX);
+                        starts.extend(known.into_iter().filter(|start| start.first >= before));
+                        let view = self.view.clone();
+                        self.replica.on_older_starts(serial, hello, &starts, &*view);
+                    }
+                    ReplicaAction::Inspect { offset } => {
+                        let held_back = HeldBack::Yes;
+                        self.commands
+                            .push(WriteCommand::Inspect { offset, held_back });
+                    }
+                    ReplicaAction::Resume => self.commands.push(WriteCommand::Resume),
+                    ReplicaAction::Changed(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Rule 9: what is done is done for the epoch that is promised.
+    fn check_answer(&mut self, request: RequestId, response: &Response) {
+        let epoch = self.asked.remove(&request).expect("each is answered once");
+        match response.answer {
+            Answer::Refused(_) | Answer::Identity(_) => {}
+            _ => assert_eq!(response.state.promised, epoch, "rule 9: {response:?}"),
+        }
+        let state = response.state;
+        assert!(state.log_epoch <= Some(state.promised), "{state:?}");
+    }
+
+    /// What may come from anybody.
+    fn wrong_request(&self, chaos: &mut Chaos) -> Request {
+        let meta = self.replica.meta();
+        let promised = meta.promised.clone().expect("it has promised something");
+        let (epoch, end) = (chaos.epoch(promised.epoch), self.view.written_end());
+        let holder = Incarnation {
+            instance: promised.instance,
+            start: promised.start,
+        };
+        let own = Incarnation {
+            instance: meta.instance,
+            start: meta.start,
+        };
+        let known = self.view.epoch_starts(EPOCH_STARTS_MAX);
+        let node_list = match chaos.one_in(30) {
+            true => vec![name("m"), name("s1")],
+            false => nodes(),
+        };
+        let mut progress = || Progress {
+            to_incarnation: chaos.life(own),
+            end: chaos.offset(end.plus(3)),
+            committed: chaos.maybe_offset(end),
+            refill_target: chaos.maybe_offset(end),
+        };
+        let body = match self.next % 8 {
+            0 => RequestBody::Identify,
+            1 => RequestBody::Promise(Promise {
+                nodes: node_list,
+                log_epoch: chaos.maybe_epoch(epoch),
+            }),
+            2 | 3 => RequestBody::Hello(Hello {
+                nodes: node_list,
+                log_epoch: match chaos.one_in(8) {
+                    true => chaos.maybe_epoch(epoch),
+                    false => Some(epoch),
+                },
+                public_url: None,
+                end: chaos.offset(end),
+                adopted_end: chaos.offset(end),
+                epoch_starts: chaos.starts(epoch, end, &known),
+                epoch_starts_end: chaos.offset(end),
+                forced_epoch: match chaos.one_in(8) {
+                    true => chaos.maybe_epoch(epoch),
+                    false => None,
+                },
+            }),
+            4 => RequestBody::Heartbeat(progress()),
+            5 => RequestBody::Fetch(Fetch {
+                to_incarnation: chaos.life(own),
+                from: chaos.offset(end),
+                bytes_max: chaos.up_to(u64::from(u32::MAX)) as u32,
+                epoch_starts: chaos.one_in(2),
+            }),
+            _ => RequestBody::Append(Append {
+                progress: progress(),
+                records: vec![chaos.records(end, promised.epoch)],
+            }),
+        };
+        Request {
+            cluster: chaos.cluster(),
+            from: chaos.node(promised.name.as_str()),
+            incarnation: chaos.life(holder),
+            to: chaos.node("s1"),
+            epoch,
+            body,
+        }
+    }
+
+    /// A new directory of the master goes on from this node's log, and is served.
+    fn serves_the_right_master(&mut self, chaos: &mut Chaos) {
+        self.write();
+        let epoch = self.promised().next();
+        let incarnation = Incarnation {
+            instance: InstanceId::draw(&mut chaos.0),
+            start: 1,
+        };
+        let request = |body| Request {
+            cluster: Some(CLUSTER),
+            from: name("m"),
+            incarnation,
+            to: name("s1"),
+            epoch,
+            body,
+        };
+        let mut ask = |body| {
+            let id = self.next;
+            let mut answers = self.ask(request(body));
+            answers.extend(self.write());
+            let answer = answers.into_iter().find(|(of, _)| *of == id);
+            (answer.expect("it is answered").1, self.view.clone())
+        };
+        let (response, view) = ask(RequestBody::Promise(Promise {
+            nodes: nodes(),
+            log_epoch: Some(Epoch(epoch.0 - 1)),
+        }));
+        assert!(
+            matches!(response.answer, Answer::Promised(_)),
+            "{response:?}"
+        );
+        let end = view.written_end();
+        let (response, _) = ask(RequestBody::Hello(Hello {
+            nodes: nodes(),
+            log_epoch: Some(epoch),
+            public_url: None,
+            end,
+            adopted_end: end,
+            epoch_starts: view.epoch_starts(EPOCH_STARTS_MAX),
+            epoch_starts_end: end,
+            forced_epoch: None,
+        }));
+        assert!(
+            matches!(response.answer, Answer::Aligned(_)),
+            "{response:?}"
+        );
+        let mut bytes = BytesMut::new();
+        for nth in 0..3 {
+            Record {
+                offset: end.plus(nth),
+                epoch,
+                timestamp_ms: 0,
+                kind: KIND_MESSAGE,
+                flags: 0,
+                key: b"",
+                payload: b"right",
+            }
+            .encode(&mut bytes);
+        }
+        let records = vec![RecordBatch::check(end, bytes.freeze()).unwrap()];
+        let progress = Progress {
+            to_incarnation: response.incarnation,
+            end: end.plus(3),
+            committed: Some(end),
+            refill_target: Some(end),
+        };
+        let (response, view) = ask(RequestBody::Append(Append { progress, records }));
+        assert_eq!(response.answer, Answer::Taken);
+        assert_eq!(response.state.log_epoch, Some(epoch));
+        assert_eq!(
+            (response.state.durable_end, view.written_end()),
+            (end.plus(3), end.plus(3))
+        );
+    }
+}
+
+#[test]
+fn requests_with_wrong_content_break_no_rule_and_the_right_master_is_served() {
+    let mut chaos = Chaos(ChaCha8Rng::seed_from_u64(1));
+    let mut node = Secondary::new();
+    let mut arrived = 0;
+    for nth in 0..messages() {
+        let request = node.wrong_request(&mut chaos);
+        let before = node.promised();
+        let bytes = Bytes::from(wire::encode_request(&request).concat());
+        if let Ok(decoded) = wire::decode_request(bytes) {
+            assert_eq!(decoded, request);
+            arrived += 1;
+            node.ask(request);
+        } else {
+            node.next += 1;
+        }
+        if !chaos.one_in(3) {
+            node.write();
+        }
+        assert!(node.promised() >= before, "rule 9: a promise is taken back");
+        node.now += Duration::from_millis(chaos.up_to(50));
+        if nth % 200 == 199 {
+            node.serves_the_right_master(&mut chaos);
+        }
+    }
+    assert!(arrived > messages() / 2, "only {arrived} are well-formed");
+    assert!(
+        node.replica.malformed() > messages() / 20,
+        "most make some sense"
+    );
+}
+
+/// A master that recovers.
+struct Recovering {
+    recovery: Recovery,
+    writer: WriterLoop,
+    view: Arc<LogView>,
+    meta: Meta,
+    asked: Option<(u64, Epoch, RequestBody)>,
+    is_over: bool,
+    served: u64,
+    malformed: u64,
+    now: Instant,
+}
+
+impl Recovering {
+    fn new() -> Recovering {
+        let storage = MemoryStorage::new();
+        let (files, view, _) = open_log(&storage).unwrap();
+        let (meta, now) = (meta("m", 1, Some(1)), Instant::now());
+        let mut master = Recovering {
+            recovery: Recovering::begin(meta.clone(), &view, now),
+            writer: WriterLoop::new(files, Arc::new(storage)),
+            view,
+            meta,
+            asked: None,
+            is_over: false,
+            served: 0,
+            malformed: 0,
+            now,
+        };
+        master.carry_out();
+        master
+    }
+
+    fn begin(meta: Meta, view: &LogView, now: Instant) -> Recovery {
+        let settings = Settings {
+            nodes: nodes(),
+            founding: Founding::Never,
+            forced_recovery: ForcedRecovery::Never,
+            take_over: TakeOver::WhenSilent,
+            timing: Timing::default(),
+            drawn: CLUSTER,
+        };
+        let end = view.written_end();
+        let own = OwnLog {
+            whole_end: end,
+            end,
+        };
+        Recovery::new(settings, meta, own, now)
+    }
+
+    fn restart(&mut self) {
+        self.meta.start += 1;
+        (self.asked, self.is_over) = (None, false);
+        self.recovery = Recovering::begin(self.meta.clone(), &self.view, self.now);
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
+        loop {
+            let actions = self.recovery.take_actions();
+            if actions.is_empty() {
+                break;
+            }
+            let mut commands = Vec::new();
+            for action in actions {
+                match action {
+                    RecoveryAction::Ask {
+                        epoch,
+                        serial,
+                        body,
+                        ..
+                    } => self.asked = Some((serial, epoch, body)),
+                    RecoveryAction::Save(meta) => {
+                        assert!(
+                            meta.promised.as_ref().map(|to| to.epoch)
+                                >= self.meta.promised.as_ref().map(|to| to.epoch),
+                            "rule 9: a promise is taken back"
+                        );
+                        self.meta = meta.clone();
+                        let (ticket, meta) = (0, Box::new(meta));
+                        commands.push(WriteCommand::SaveMeta { ticket, meta });
+                    }
+                    RecoveryAction::SetAside { from, epoch } => {
+                        commands.push(WriteCommand::SetAside { from, epoch });
+                    }
+                    RecoveryAction::Truncate(to) => {
+                        commands.push(WriteCommand::Truncate { ticket: 0, to });
+                    }
+                    RecoveryAction::Append(batches) => {
+                        commands.extend(batches.into_iter().map(WriteCommand::Append));
+                    }
+                    RecoveryAction::FindLastAppend => commands.push(WriteCommand::FindLastAppend),
+                    RecoveryAction::Serve { epoch, .. } => {
+                        assert_eq!(self.meta.log_epoch, Some(epoch));
+                        (self.is_over, self.served) = (true, self.served + 1);
+                    }
+                    RecoveryAction::BecomeFenced(_) => self.is_over = true,
+                    RecoveryAction::Malformed { .. } => self.malformed += 1,
+                    RecoveryAction::Note(_)
+                    | RecoveryAction::Warning(_)
+                    | RecoveryAction::Alarm(_) => {}
+                }
+            }
+            let mut reports = Vec::new();
+            let flow = self
+                .writer
+                .run(commands, &mut |report| reports.push(report));
+            assert!(flow.is_continue(), "the writer has ended: {reports:?}");
+            for report in reports {
+                self.on_report(report);
+            }
+        }
+        self.view.check();
+    }
+
+    fn on_report(&mut self, report: WriteReport) {
+        match report {
+            WriteReport::Written { .. } => {}
+            WriteReport::Durable { whole_end, .. } => {
+                self.recovery.on_durable(self.now, whole_end);
+            }
+            WriteReport::Truncated { cut, .. } => self.recovery.on_truncated(self.now, cut.from),
+            WriteReport::MetaSaved { .. } => self.recovery.on_saved(self.now),
+            WriteReport::LastAppend(LastAppend::Ends(end)) => {
+                self.recovery.on_last_append(self.now, end);
+            }
+            other => panic!("a memory takes everything, and keeps it: {other:?}"),
+        }
+    }
+
+    fn hear(&mut self, serial: u64, response: Response) {
+        let starts = self.view.epoch_starts(EPOCH_STARTS_MAX);
+        self.recovery.on_answer(self.now, serial, response, &starts);
+        self.carry_out();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        let starts = self.view.epoch_starts(EPOCH_STARTS_MAX);
+        self.recovery.on_deadline(self.now, &starts);
+        self.carry_out();
+    }
+
+    /// What any node may answer.
+    fn wrong_response(&self, chaos: &mut Chaos, asked: Epoch, body: &RequestBody) -> Response {
+        let end = self.view.written_end();
+        let known = self.view.epoch_starts(EPOCH_STARTS_MAX);
+        let log_epoch = self.meta.log_epoch.unwrap_or_default();
+        let answer = match (body, chaos.up_to(9)) {
+            (_, 0) => Answer::Refused(Refusal::Fenced(chaos.fenced_by(asked))),
+            (_, 1) if chaos.one_in(20) => {
+                Answer::Refused(Refusal::Replaced(chaos.fenced_by(asked)))
+            }
+            (_, 1) if chaos.one_in(20) => {
+                Answer::Refused(Refusal::OutOfDate(chaos.fenced_by(asked)))
+            }
+            (_, 2) => Answer::Identity(Identity {
+                nodes: nodes(),
+                master: Some(MasterContact {
+                    name: name("m"),
+                    instance: life(9, 1).instance,
+                    elapsed_ms: chaos.up_to(u64::MAX),
+                }),
+            }),
+            (_, 3) => Answer::Taken,
+            (_, 4) => Answer::Aligned(Aligned {
+                cut_records: chaos.up_to(u64::MAX),
+                public_url: None,
+            }),
+            (RequestBody::Fetch(_), _) => Answer::Records(Fetched {
+                epoch_starts: Vec::new(),
+                records: vec![chaos.records(end, log_epoch)],
+            }),
+            _ => Answer::Promised(Promised {
+                epoch_starts: chaos.starts(log_epoch, end, &known),
+                forced_epoch: match chaos.one_in(20) {
+                    true => chaos.maybe_epoch(asked),
+                    false => None,
+                },
+                last_whole: None,
+            }),
+        };
+        let usual = if chaos.one_in(2) { "s1" } else { "s2" };
+        Response {
+            cluster: chaos.cluster(),
+            name: chaos.node(usual),
+            incarnation: chaos.life(life(3, 1)),
+            state: NodeState {
+                durable_end: chaos.offset(end),
+                log_epoch: chaos.maybe_epoch(log_epoch),
+                promised: match chaos.one_in(4) {
+                    true => chaos.epoch(asked),
+                    false => asked,
+                },
+                buffered: chaos.up_to(u64::MAX),
+            },
+            answer,
+        }
+    }
+
+    /// Two nodes that have lost their logs promise what they are asked for: beside an intact master
+    /// that is enough.
+    fn recovers_with_honest_nodes(&mut self) {
+        self.restart();
+        let before = self.served;
+        for _ in 0..20 {
+            let Some((serial, epoch, RequestBody::Promise(_))) = self.asked.clone() else {
+                panic!("nothing else is asked: {:?}", self.asked);
+            };
+            for node in ["s1", "s2"] {
+                let response = Response {
+                    cluster: Some(CLUSTER),
+                    name: name(node),
+                    incarnation: life(4, 1),
+                    state: NodeState {
+                        promised: epoch,
+                        ..NodeState::default()
+                    },
+                    answer: Answer::Promised(Promised {
+                        epoch_starts: Vec::new(),
+                        forced_epoch: None,
+                        last_whole: None,
+                    }),
+                };
+                self.hear(serial, response);
+            }
+            if self.served > before {
+                return;
+            }
+            self.pass(Duration::from_secs(6));
+        }
+        panic!("it does not recover: {:?}", self.recovery);
+    }
+}
+
+#[test]
+fn answers_with_wrong_content_break_no_rule_and_a_master_recovers_with_honest_nodes() {
+    let mut chaos = Chaos(ChaCha8Rng::seed_from_u64(2));
+    let mut master = Recovering::new();
+    let mut arrived = 0;
+    for nth in 0..messages() {
+        let (serial, asked, body) = master.asked.clone().expect("something is asked");
+        let response = master.wrong_response(&mut chaos, asked, &body);
+        let bytes = Bytes::from(wire::encode_response(&response).concat());
+        if let Ok(decoded) = wire::decode_response(bytes) {
+            assert_eq!(decoded, response);
+            arrived += 1;
+            master.hear(serial, response);
+        }
+        if chaos.one_in(3) {
+            master.pass(Duration::from_millis(chaos.up_to(4_000)));
+        }
+        if nth % 200 == 199 {
+            master.recovers_with_honest_nodes();
+        }
+        if master.is_over {
+            master.restart();
+        }
+    }
+    assert!(arrived > messages() / 2, "only {arrived} are well-formed");
+    assert!(
+        master.malformed > messages() / 20,
+        "{} are malformed",
+        master.malformed
+    );
+    assert!(
+        master.served > messages() / 200,
+        "it recovers now and then by itself"
+    );
+}

@@ -164,6 +164,10 @@ pub(crate) struct CommonArgs {
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
     print_config: bool,
+    /// How log lines look: `text` for people, `json` for programs, one object a line.
+    #[arg(long, env = "REPLOG_LOG_FORMAT", default_value = "text", value_parser = parse_log_format,
+          value_name = "FORMAT")]
+    log_format: LogFormat,
     /// How often the master asks each secondary how it is.
     #[arg(long, env = "REPLOG_HEARTBEAT_INTERVAL", default_value = "500ms",
           value_parser = parse_duration, value_name = "DURATION")]
@@ -621,6 +625,33 @@ fn parse_count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Command {
+    /// How the log lines of its nodes look.
+    pub(crate) fn log_format(&self) -> LogFormat {
+        match self {
+            Command::Master(args) => args.common.log_format,
+            Command::Secondary(args) => args.common.log_format,
+            Command::Cluster(args) => args.common.log_format,
+            Command::Demo | Command::Probe(_) => LogFormat::Text,
+        }
+    }
+}
+
+fn parse_log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("expected text or json, not {text:?}")),
+    }
+}
+
 /// Reads `always`, `interval:50ms`, `never`.
 fn parse_sync(text: &str) -> Result<SyncPolicy, String> {
     match (text, text.strip_prefix("interval:")) {
@@ -780,6 +811,7 @@ mod tests {
             ("cluster --port 65535", "there are no 2 ports after 65535"),
             ("cluster --max-waiting-appends 0", "at least 1"),
             ("cluster --max-message-bytes 0", "at least 1"),
+            ("cluster --log-format xml", "expected text or json"),
             ("cluster extra", "extra"),
             ("probe ftp://x", "expected a URL"),
             // Not port 80, whatever reads the URL in the end.

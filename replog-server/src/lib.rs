@@ -100,6 +100,9 @@ fn run_nodes(command: Command) -> Result<(), String> {
     if matches!(command, Command::Cluster(_)) {
         log_lines::be_quiet();
     }
+    if command.log_format() == args::LogFormat::Json {
+        log_lines::write_json();
+    }
     log_lines::install()?;
     // Before there is a runtime: the exporter has its own.
     telemetry::start()?;

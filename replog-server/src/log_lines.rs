@@ -34,6 +34,8 @@ const FILTER_DEFAULT: &str = "info,actix_server=warn";
 const FILTER_OF_CLUSTER: &str = "warn";
 /// Whether this process is such a one.
 static IS_CLUSTER: AtomicBool = AtomicBool::new(false);
+/// Whether log lines are JSON.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
 /// The web server tells of each of its threads at `info`: nothing that is below this level is of use.
 const ACTIX_SERVER_MAX: LevelFilter = LevelFilter::Warn;
 /// How long a process that ends waits for its last lines to be written.
@@ -70,7 +72,11 @@ pub(crate) fn install() -> Result<(), String> {
 
 /// Writes a sentence of the program itself, whatever the filter.
 pub(crate) fn say(sentence: &str) {
-    QUEUE.push(format!("replog-server: {}\n", one_line(sentence)).into_bytes());
+    let line = match IS_JSON.load(Ordering::Relaxed) {
+        true => json(SystemTime::now(), Level::Error, "replog_server", sentence),
+        false => format!("replog-server: {}\n", one_line(sentence)),
+    };
+    QUEUE.push(line.into_bytes());
 }
 
 /// Waits for the last lines to be written; not for long, since nobody may read them.
@@ -86,6 +92,11 @@ pub(crate) fn dropped_total() -> u64 {
 /// Lets only warnings through where `RUST_LOG` does not say otherwise. To be called before [`install`].
 pub(crate) fn be_quiet() {
     IS_CLUSTER.store(true, Ordering::Relaxed);
+}
+
+/// Writes each line as a JSON object from now on.
+pub(crate) fn write_json() {
+    IS_JSON.store(true, Ordering::Relaxed);
 }
 
 /// The filter that holds.
@@ -177,8 +188,14 @@ impl Log for Lines {
         if !self.part().filter.matches(record) {
             return;
         }
+        let time = SystemTime::now();
+        if IS_JSON.load(Ordering::Relaxed) {
+            let text = record.args().to_string();
+            QUEUE.push(json(time, record.level(), record.target(), &text).into_bytes());
+            return;
+        }
         let line = Line {
-            time: SystemTime::now(),
+            time,
             level: record.level(),
             target: record.target(),
             text: record.args(),
@@ -190,6 +207,18 @@ impl Log for Lines {
     fn flush(&self) {
         finish();
     }
+}
+
+/// One line as a JSON object, its line end included.
+fn json(time: SystemTime, level: Level, target: &str, message: &str) -> String {
+    let (time, level) = (Rfc3339(time).to_string(), level.as_str());
+    let line = serde_json::json!({
+        "time": time,
+        "level": level,
+        "target": target,
+        "message": message,
+    });
+    format!("{line}\n")
 }
 
 /// Whether stderr shows colours: `RUST_LOG_STYLE`, else where it is a terminal that may have them.
@@ -264,5 +293,13 @@ mod tests {
         let expected = "\x1b[90m[\x1b[0m2025-11-30T14:36:00.123Z \x1b[32mINFO \x1b[0m \
                         replog_core\x1b[90m]\x1b[0m one\n";
         assert_eq!(line(true, "one"), expected);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_513_360_123);
+        let line = json(time, Level::Warn, "replog_core", "one\n\"two\"");
+        let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(line.matches('\n').count(), 1, "one line: {line}");
+        assert_eq!(read["time"], "2025-11-30T14:36:00.123Z");
+        assert_eq!(read["level"], "WARN");
+        assert_eq!(read["target"], "replog_core");
+        assert_eq!(read["message"], "one\n\"two\"");
     }
 }

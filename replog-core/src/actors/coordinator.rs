@@ -496,7 +496,9 @@ impl Coordinator {
                 nodes = state.nodes,
                 "mode is read-write"
             ),
-            mode => warn!(%mode, "mode is {mode}: {}", state.detail),
+            // Every start recovers: what is wrong on the way has lines of its own.
+            mode @ Mode::Recovering => info!(%mode, "mode is {mode}: {}", state.detail),
+            mode @ Mode::ReadOnly => warn!(%mode, "mode is {mode}: {}", state.detail),
         }
         if told.is_none_or(|(mode, _)| mode != state.mode) {
             self.shared.set_mode(state.mode);

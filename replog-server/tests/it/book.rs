@@ -28,7 +28,7 @@ use tempfile::TempDir;
 
 use crate::{
     http::get,
-    nodes::{PATIENCE, Process, eventually, free_ports_of_node, program_path},
+    nodes::{PATIENCE, Process, eventually, free_ports_of_node, program, program_path},
 };
 
 /// The port of the master in the book; the secondaries have those after it.
@@ -572,6 +572,43 @@ fn the_gate_runs_the_first_commands_of_the_readme_as_they_stand() {
         let is_run =
             gate.contains(&format!("step {command}\n")) || command.starts_with("cargo install");
         assert!(is_run, "nobody runs {command}");
+    }
+}
+
+#[test]
+fn the_settings_in_deploy_are_taken_and_its_flags_are_there() {
+    let deploy = book().join("../../deploy");
+    let said = |args: &[&str]| {
+        let output = program().args(args).output().expect("the program starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), text, errors)
+    };
+    for (kind, file) in [("master", "master.toml"), ("secondary", "secondary-1.toml")] {
+        let file = deploy.join("systemd").join(file);
+        let file = file.to_str().expect("a plain path");
+        let (is_good, _, errors) = said(&[kind, "--config", file, "--print-config"]);
+        assert!(is_good, "{file}: {errors}");
+    }
+    let help = said(&["help", "master"]).1 + &said(&["help", "secondary"]).1;
+    for file in ["systemd/replog@.service", "kubernetes/replog.yaml"] {
+        let text = fs::read_to_string(deploy.join(file)).expect("a file");
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let words = text.split(|c| !is_of_name(c));
+        // `--safe-to-stop` and `--from-file` are other programs'; REPLOG_KIND is the unit's own.
+        let others = [
+            "--safe-to-stop",
+            "--from-file",
+            "REPLOG_KIND",
+            "REPLOG_PORT",
+        ];
+        let ours = words.filter(|word| {
+            (word.starts_with("REPLOG_") || (word.starts_with("--") && word.len() > 3))
+                && !others.contains(word)
+        });
+        for word in ours {
+            assert!(help.contains(word), "{file}: there is no {word}");
+        }
     }
 }
 

@@ -145,7 +145,7 @@ mod tests {
     fn a_line_is_broken_between_words_and_goes_on_below_what_happens() {
         let short = "     1  master       is Healthy";
         assert_eq!(wrapped(short), short);
-        let long = format!("     1  master       {}", "word ".repeat(40));
+        let long = format!("     1  master       {}", "word ".repeat(50));
         let text = wrapped(long.trim_end());
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
@@ -159,7 +159,7 @@ mod tests {
             lines[1].starts_with(&format!("{:INDENT$}word", "")),
             "{text}"
         );
-        assert_eq!(text.split_whitespace().count(), 42);
+        assert_eq!(text.split_whitespace().count(), 52);
         // A word that is too long for any line stands on one of its own.
         let word = "x".repeat(200);
         assert_eq!(wrapped(&word), word);

@@ -225,6 +225,9 @@ impl MasterStatus {
 pub struct Recovery {
     /// The nodes whose answers it waits for.
     pub waiting_for: Vec<NodeName>,
+    /// The nodes that answered and do not count, because they were wiped or their logs are damaged.
+    #[serde(default)]
+    pub not_intact: Vec<NodeName>,
     /// The node whose log it adopts.
     pub from: Option<NodeName>,
     /// The end of what it has of that log.

@@ -87,6 +87,8 @@ pub(crate) struct Recovery {
     /// A majority was waited for in vain: those that had answered by then, and are asked for the
     /// promise of a forced epoch.
     forced_with: Option<BTreeSet<NodeName>>,
+    /// Those of which it was said that they do not count.
+    noted_not_intact: Vec<NodeName>,
     out: Vec<RecoveryAction>,
 }
 
@@ -285,6 +287,7 @@ impl Recovery {
             told_other_master: false,
             appending_to: Offset::ZERO,
             forced_with: None,
+            noted_not_intact: Vec::new(),
             out: Vec::new(),
             meta,
         };
@@ -514,6 +517,18 @@ impl Recovery {
                     heard_by: by.clone(),
                 },
             ),
+        }
+    }
+
+    /// Says once whom a recovery cannot use, where all have answered and it does not get on.
+    fn note_not_intact(&mut self) {
+        let not_intact = self.not_intact();
+        if self.all_promised() && !self.may_decide() && not_intact != self.noted_not_intact {
+            self.note(format!(
+                "all nodes answered, and no log is known to have everything: {not_intact:?} are not \
+                 intact, and may hold what no intact node has"
+            ));
+            self.noted_not_intact = not_intact;
         }
     }
 
@@ -838,6 +853,7 @@ impl Recovery {
             _ => return,
         };
         self.answers.insert(response.name, heard);
+        self.note_not_intact();
         if self.all_promised() || now >= self.patience() {
             self.decide_promises(now, epoch, own_starts);
         }

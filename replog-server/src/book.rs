@@ -363,7 +363,7 @@ fn the_http_reference_names_every_body() {
 }
 
 /// The log lines in the table of `watching.md`, and what of them is where in the library.
-const LOG_LINES: [(&str, &[(&str, &str)]); 7] = [
+const LOG_LINES: [(&str, &[(&str, &str)]); 13] = [
     (
         "secondary is Suspected",
         &[("actors/secondary_link.rs", "secondary is Suspected")],
@@ -400,6 +400,48 @@ const LOG_LINES: [(&str, &[(&str, &str)]); 7] = [
     (
         "the log is damaged",
         &[("handle/runtime.rs", "\"the log is damaged: ")],
+    ),
+    (
+        "the mark is missing or unreadable: it is made again",
+        &[(
+            "log/files/opening.rs",
+            "\"the mark is missing or unreadable: it is made again",
+        )],
+    ),
+    (
+        "the header of a segment cannot be read: it is made again from the log",
+        &[(
+            "log/files/opening.rs",
+            "\"the header of a segment cannot be read: it is made again from the log",
+        )],
+    ),
+    (
+        "the directory was removed, moved or replaced while the node ran",
+        &[(
+            "storage/file/access.rs",
+            "\"the directory was removed, moved or replaced while the node ran",
+        )],
+    ),
+    (
+        "others could read this directory: its modes are tightened",
+        &[(
+            "storage/file/access.rs",
+            "\"others could read this directory: its modes are tightened",
+        )],
+    ),
+    (
+        "it belongs to another user, who can change what it holds",
+        &[(
+            "storage/file/access.rs",
+            "\"it belongs to another user, who can change what it holds",
+        )],
+    ),
+    (
+        "all nodes answered, and no log is known to have everything",
+        &[(
+            "rules/recovery.rs",
+            "\"all nodes answered, and no log is known to have everything",
+        )],
     ),
     (
         "a record cannot be read",

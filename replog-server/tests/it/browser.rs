@@ -47,7 +47,8 @@ fn shown(browser: &Browser, id: &str, what: &str, is_so: impl Fn(&str) -> bool) 
             std::time::Instant::now() < deadline,
             "{what}: {text} ({last})"
         );
-        last = browser.text("mode");
+        let all = "return `${location} ${document.body?.innerText.slice(0, 600)}`";
+        last = browser.run(all, &json!([])).to_string();
     }
 }
 

@@ -97,9 +97,9 @@ impl Browser {
         self.ask("POST", "/execute/async", &body)
     }
 
-    /// What the page shows of this element.
+    /// What the page shows of this element; nothing while the page is not there.
     pub(super) fn text(&self, id: &str) -> String {
-        let script = "return document.getElementById(arguments[0]).innerText";
+        let script = "return document.getElementById(arguments[0])?.innerText ?? ''";
         let text = self.run(script, &json!([id]));
         text.as_str().expect("a text").to_owned()
     }

@@ -73,7 +73,8 @@ for (const base of bases) {
   for (const enctype of ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded"]) tries.push(form(base + "/messages", enctype));
   tries.push(form(base + "/admin/read-only", "text/plain"));
   const web = base.replace("http", "ws");
-  for (const path of ["/", "/messages", "/events"]) tries.push(socket(web + path));
+  for (const path of ["/", "/messages", "/events", "/replication/v1", "/replication/v1/stream"]) tries.push(socket(web + path));
+  tries.push(socket(web + "/replication/v1/stream", ["replog.replication.v1"]));
   tries.push(stream(base + "/events"), stream(base + "/messages?follow=true"));
 }
 await Promise.all(tries);
@@ -132,8 +133,11 @@ fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
 
     let mut bases = Vec::new();
     for node in nodes() {
-        let port = node.address.port();
-        bases.extend(["127.0.0.1", "localhost"].map(|host| format!("http://{host}:{port}")));
+        let (clients, nodes) = (node.address.port(), node.cluster_address.port());
+        for host in ["127.0.0.1", "localhost"] {
+            bases.push(format!("http://{host}:{clients}"));
+            bases.extend(["http", "https"].map(|scheme| format!("{scheme}://{host}:{nodes}")));
+        }
     }
     let site = other_site().port();
     for host in ["127.0.0.1", "localhost", NAME] {

@@ -2,46 +2,121 @@
 //!
 //! Owns the limits on reading. Memory for bodies is bounded by a budget that all requests of a
 //! node share, so that a thousand clients that send slowly cost no more than a few that send
-//! fast. Keeps rule 11.
+//! fast. Each address has a part of it, and a body that stands still loses its place to one that needs it.
+//! Keeps rule 11.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    cmp::Reverse,
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use actix_web::{HttpRequest, http::header, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
-use crate::problem::{Kind, Problem};
+use crate::{
+    problem::{Kind, Problem},
+    shares::{Client, Held},
+};
 
 /// How long a body may make no progress.
 const BODY_STALL_MAX: Duration = Duration::from_secs(30);
 /// How long a body may take in all: the largest that a client may send takes no longer at
 /// 2 Mbit/s. Without it a byte every half minute would hold a connection for ever.
 const BODY_TIME_MAX: Duration = Duration::from_secs(300);
+/// How long a body makes no progress before others may take its place in memory, where they need it.
+const STANDSTILL_MIN: Duration = Duration::from_secs(1);
 
 /// Bytes of bodies that a node holds at once, at most.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    used_bytes: AtomicUsize,
+    bodies: Mutex<Bodies>,
     limit_bytes: usize,
     /// The setting that it comes from, as the answer names it.
     limit_name: &'static str,
+}
+
+/// The bodies that are there.
+#[derive(Debug, Default)]
+struct Bodies {
+    held: Held,
+    by_number: HashMap<u64, Body>,
+    next_number: u64,
+}
+
+#[derive(Debug)]
+struct Body {
+    client: Client,
+    bytes: usize,
+    /// When it last grew.
+    grew_at: Instant,
+    /// Told when it has lost its place.
+    lost: Arc<Notify>,
 }
 
 impl Budget {
     /// A budget that nothing has been taken from.
     pub(crate) fn new(limit_name: &'static str, limit_bytes: usize) -> Arc<Budget> {
         Arc::new(Budget {
-            used_bytes: AtomicUsize::new(0),
+            bodies: Mutex::default(),
             limit_bytes,
             limit_name,
         })
+    }
+
+    /// Bytes that are taken of it.
+    #[cfg(test)]
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.bodies().held.total()
+    }
+
+    fn bodies(&self) -> MutexGuard<'_, Bodies> {
+        self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bodies {
+    fn add(&mut self, client: Client, now: Instant) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        let body = Body {
+            client,
+            bytes: 0,
+            grew_at: now,
+            lost: Arc::new(Notify::new()),
+        };
+        self.by_number.insert(number, body);
+        number
+    }
+
+    /// Makes room where a body has stood still for long: of the client that holds most, where all is taken, and of
+    /// this one, where it has its part. Of those the one that has stood longest. `false`: there is none.
+    fn end_stalled(&mut self, own_number: u64, is_all_taken: bool, now: Instant) -> bool {
+        let own = self.by_number[&own_number].client;
+        let stalled = self.by_number.iter().filter_map(|(number, body)| {
+            let stands = now.saturating_duration_since(body.grew_at) >= STANDSTILL_MIN;
+            let may_lose =
+                body.bytes > 0 && *number != own_number && (is_all_taken || body.client == own);
+            (stands && may_lose).then(|| {
+                let held = self.held.of(body.client);
+                (Reverse(held), body.grew_at, *number)
+            })
+        });
+        let Some((_, _, number)) = stalled.min() else {
+            return false;
+        };
+        let body = self.by_number.get_mut(&number);
+        let body = body.expect("it was there a moment ago");
+        self.held.remove(body.client, body.bytes);
+        body.bytes = 0;
+        body.lost.notify_one();
+        true
     }
 }
 
@@ -49,47 +124,64 @@ impl Budget {
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,
-    bytes: usize,
+    number: u64,
+    lost: Arc<Notify>,
 }
 
 impl Share {
-    /// Nothing yet.
-    pub(crate) fn of(budget: &Arc<Budget>) -> Share {
+    /// Nothing yet, for the body of a client that is being read: where it stands still, others may take its place.
+    pub(crate) fn of(budget: &Arc<Budget>, client: Client) -> Share {
+        let mut bodies = budget.bodies();
+        let number = bodies.add(client, Instant::now());
+        let lost = Arc::clone(&bodies.by_number[&number].lost);
+        drop(bodies);
         Share {
             budget: Arc::clone(budget),
-            bytes: 0,
+            number,
+            lost,
         }
     }
 
-    /// Takes more. Refused, it is taken all the same, until the share is dropped.
+    /// Takes more.
     ///
     /// # Errors
     ///
-    /// 429 when all shares together are more than the budget.
+    /// 429 where all shares together would be more than the budget, or those of the client more than its part, and
+    /// no body stands still. Nothing is taken then.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         let budget = &self.budget;
-        // Relaxed: the counter guards no other memory.
-        let before = budget.used_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes += bytes;
-        if before.saturating_add(bytes) > budget.limit_bytes {
-            return Err(Problem::overloaded(
-                budget.limit_name,
-                budget.limit_bytes as u64,
-            ));
+        let now = Instant::now();
+        let mut bodies = budget.bodies();
+        let client = bodies.by_number[&self.number].client;
+        while !bodies.held.may_take(client, bytes, budget.limit_bytes) {
+            let is_all_taken = bodies.held.total().saturating_add(bytes) > budget.limit_bytes;
+            if !bodies.end_stalled(self.number, is_all_taken, now) {
+                return Err(Problem::overloaded(
+                    budget.limit_name,
+                    budget.limit_bytes as u64,
+                ));
+            }
         }
+        bodies.held.add(client, bytes);
+        let own = bodies.by_number.get_mut(&self.number);
+        let own = own.expect("a share has its entry");
+        own.bytes += bytes;
+        own.grew_at = now;
         Ok(())
     }
 
-    /// Gives bytes back that it took.
-    pub(crate) fn shrink(&mut self, bytes: usize) {
-        self.bytes -= bytes;
-        self.budget.used_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Waits until another body has taken its place.
+    async fn lost(&self) {
+        self.lost.notified().await;
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.shrink(self.bytes);
+        let mut bodies = self.budget.bodies();
+        if let Some(own) = bodies.by_number.remove(&self.number) {
+            bodies.held.remove(own.client, own.bytes);
+        }
     }
 }
 
@@ -123,10 +215,21 @@ pub(crate) async fn read(
         source.drain(announced, limits.drain_bytes).await;
         return Err(Problem::too_large(limits.keep_bytes));
     }
-    let mut share = Share::of(budget);
+    let mut share = Share::of(budget, Client::at(request.peer_addr()));
     let announced_bytes = usize::try_from(announced.unwrap_or(0)).unwrap_or(usize::MAX);
     let mut body = BytesMut::with_capacity(announced_bytes.min(limits.room_bytes));
-    while let Some(chunk) = source.next().await? {
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            () = share.lost() => {
+                let text = format!("the body stopped after {} bytes, and others need its place", body.len());
+                return Err(Problem::new(Kind::TimedOut, text));
+            }
+            chunk = source.next() => chunk?,
+        };
+        let Some(chunk) = chunk else {
+            break;
+        };
         let refused = if body.len() + chunk.len() > limits.keep_bytes {
             Some(Problem::too_large(limits.keep_bytes))
         } else {
@@ -254,7 +357,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_is_whole_or_refused_by_name() {
-        let budget = Budget::new("max-queued-bytes", 8);
+        let budget = Budget::new("max-queued-bytes", 80);
         let table: [(&[&str], bool, Result<&str, &str>); 6] = [
             (&[], false, Ok("")),
             (&["1234", "5678"], false, Ok("12345678")),
@@ -277,21 +380,18 @@ mod tests {
                 _ => panic!("{chunks:?}: {result:?}"),
             }
             assert!(started.elapsed() <= BODY_TIME_MAX, "{chunks:?}");
-            assert_eq!(
-                budget.used_bytes.load(Ordering::Relaxed),
-                0,
-                "{chunks:?}: given back"
-            );
+            assert_eq!(budget.used_bytes(), 0, "{chunks:?}: given back");
         }
+    }
+
+    fn client(number: u8) -> Client {
+        Client::at(Some(([10, 0, 0, number], 1).into()))
     }
 
     #[tokio::test(start_paused = true)]
     async fn all_bodies_together_take_no_more_than_the_budget() {
         let budget = Budget::new("max-queued-bytes", 8);
-        let mut other = Share {
-            budget: Arc::clone(&budget),
-            bytes: 0,
-        };
+        let mut other = Share::of(&budget, client(1));
         other.grow(5).expect("there is room");
         let problem = read_chunks(&["1234"], false, &budget)
             .await
@@ -304,5 +404,45 @@ mod tests {
         );
         drop(other);
         assert!(read_chunks(&["1234"], false, &budget).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stands_still_loses_its_place_to_one_that_needs_it() {
+        let budget = Budget::new("max-queued-bytes", 8);
+        let stalled = read_chunks(&["12345"], true, &budget);
+        let wanted = async {
+            tokio::time::sleep(STANDSTILL_MIN).await;
+            let mut other = Share::of(&budget, client(1));
+            other.grow(6).expect("room was made");
+            other.grow(3).expect_err("nobody else stands still");
+            other
+        };
+        let started = Instant::now();
+        let (stalled, other) = tokio::join!(stalled, wanted);
+        let problem = stalled.expect_err("it lost its place").to_string();
+        assert!(
+            problem.starts_with("408") && problem.contains("others need"),
+            "{problem}"
+        );
+        assert_eq!(started.elapsed(), STANDSTILL_MIN);
+        assert_eq!(budget.used_bytes(), 6);
+        drop(other);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_has_its_part_takes_no_place_of_others() {
+        let budget = Budget::new("max-queued-bytes", 80);
+        let [mut first, mut second, mut third] =
+            [1, 1, 2].map(|number| Share::of(&budget, client(number)));
+        third.grow(10).expect("there is room");
+        first.grow(40).expect("there is room");
+        second.grow(20).expect("there is room");
+        tokio::time::sleep(STANDSTILL_MIN).await;
+        // Its own older one goes, and the other client's stays.
+        second.grow(9).expect("room was made");
+        assert_eq!(budget.used_bytes(), 39);
+        assert!(timeout_at(Instant::now(), first.lost()).await.is_ok());
+        assert!(timeout_at(Instant::now(), third.lost()).await.is_err());
     }
 }

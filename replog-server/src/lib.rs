@@ -42,6 +42,7 @@ mod problem;
 mod protocol;
 mod query;
 mod routes;
+mod shares;
 mod stream;
 
 #[cfg(test)]

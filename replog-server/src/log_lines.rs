@@ -7,6 +7,7 @@ mod queue;
 mod time;
 
 use std::{
+    cell::RefCell,
     env, fmt,
     fmt::Write as _,
     io::{self, IsTerminal as _},
@@ -19,6 +20,7 @@ use std::{
 
 use env_filter::Filter;
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use replog_core::NodeName;
 use serde::Serialize;
 
 use self::{queue::Queue, time::Rfc3339};
@@ -43,6 +45,11 @@ const LAST_LINES_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Lines on their way to stderr.
 static QUEUE: Queue = Queue::new();
+
+thread_local! {
+    /// The node that this thread works for.
+    static NODE: RefCell<Option<NodeName>> = const { RefCell::new(None) };
+}
 
 /// The filter that holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -70,10 +77,21 @@ pub(crate) fn install() -> Result<(), String> {
     Ok(())
 }
 
+/// Says of this thread's lines from now on that they are of this node: several may share the process.
+pub(crate) fn are_of_node(name: &NodeName) {
+    NODE.with(|node| *node.borrow_mut() = Some(name.clone()));
+}
+
 /// Writes a sentence of the program itself, whatever the filter.
 pub(crate) fn say(sentence: &str) {
     let line = match IS_JSON.load(Ordering::Relaxed) {
-        true => json(SystemTime::now(), Level::Error, "replog_server", sentence),
+        true => json(
+            SystemTime::now(),
+            Level::Error,
+            "replog_server",
+            None,
+            sentence,
+        ),
         false => format!("replog-server: {}\n", one_line(sentence)),
     };
     QUEUE.push(line.into_bytes());
@@ -188,16 +206,20 @@ impl Log for Lines {
         if !self.part().filter.matches(record) {
             return;
         }
+        // A thread that is ending has none any more.
+        let node = NODE.try_with(|node| node.borrow().clone()).ok().flatten();
         let time = SystemTime::now();
         if IS_JSON.load(Ordering::Relaxed) {
             let text = record.args().to_string();
-            QUEUE.push(json(time, record.level(), record.target(), &text).into_bytes());
+            let line = json(time, record.level(), record.target(), node.as_ref(), &text);
+            QUEUE.push(line.into_bytes());
             return;
         }
         let line = Line {
             time,
             level: record.level(),
             target: record.target(),
+            node: node.as_ref(),
             text: record.args(),
             coloured: self.coloured,
         };
@@ -210,14 +232,23 @@ impl Log for Lines {
 }
 
 /// One line as a JSON object, its line end included.
-fn json(time: SystemTime, level: Level, target: &str, message: &str) -> String {
+fn json(
+    time: SystemTime,
+    level: Level,
+    target: &str,
+    node: Option<&NodeName>,
+    message: &str,
+) -> String {
     let (time, level) = (Rfc3339(time).to_string(), level.as_str());
-    let line = serde_json::json!({
+    let mut line = serde_json::json!({
         "time": time,
         "level": level,
         "target": target,
         "message": message,
     });
+    if let Some(node) = node {
+        line["node"] = node.as_str().into();
+    }
     format!("{line}\n")
 }
 
@@ -239,6 +270,7 @@ struct Line<'a> {
     time: SystemTime,
     level: Level,
     target: &'a str,
+    node: Option<&'a NodeName>,
     text: &'a fmt::Arguments<'a>,
     coloured: bool,
 }
@@ -256,11 +288,18 @@ impl fmt::Display for Line<'_> {
             };
             write!(
                 f,
-                "\x1b[90m[\x1b[0m{time} \x1b[{colour}m{level:<5}\x1b[0m {target}\x1b[90m]\x1b[0m "
+                "\x1b[90m[\x1b[0m{time} \x1b[{colour}m{level:<5}\x1b[0m {target}"
             )?;
         } else {
-            write!(f, "[{time} {level:<5} {target}] ")?;
+            write!(f, "[{time} {level:<5} {target}")?;
         }
+        if let Some(node) = self.node {
+            write!(f, " node={node}")?;
+        }
+        f.write_str(match self.coloured {
+            true => "\x1b[90m]\x1b[0m ",
+            false => "] ",
+        })?;
         // What follows a line break is indented, so that nothing looks like a line of its own.
         for (number, part) in self.text.to_string().split('\n').enumerate() {
             if number > 0 {
@@ -278,23 +317,27 @@ mod tests {
 
     #[test]
     fn a_line_looks_like_this() {
-        let line = |coloured, text: &str| {
+        let node = NodeName::new("master").expect("a name");
+        let line = |node, coloured, text: &str| {
             let line = Line {
                 time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_513_360_123),
                 level: Level::Info,
                 target: "replog_core",
+                node,
                 text: &format_args!("{text}"),
                 coloured,
             };
             line.to_string()
         };
         let expected = "[2025-11-30T14:36:00.123Z INFO  replog_core] one\n    two\n";
-        assert_eq!(line(false, "one\ntwo"), expected);
+        assert_eq!(line(None, false, "one\ntwo"), expected);
         let expected = "\x1b[90m[\x1b[0m2025-11-30T14:36:00.123Z \x1b[32mINFO \x1b[0m \
                         replog_core\x1b[90m]\x1b[0m one\n";
-        assert_eq!(line(true, "one"), expected);
+        assert_eq!(line(None, true, "one"), expected);
+        let expected = "[2025-11-30T14:36:00.123Z INFO  replog_core node=master] one\n";
+        assert_eq!(line(Some(&node), false, "one"), expected);
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_513_360_123);
-        let line = json(time, Level::Warn, "replog_core", "one\n\"two\"");
+        let line = json(time, Level::Warn, "replog_core", None, "one\n\"two\"");
         let read: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(line.matches('\n').count(), 1, "one line: {line}");
         assert_eq!(read["time"], "2025-11-30T14:36:00.123Z");

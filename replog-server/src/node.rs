@@ -1,10 +1,9 @@
 //! One node behind HTTP: the library's handle and what the routes need to know beside it.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
-use std::time::Duration;
 
 use replog_core::{
     Events, Master, NodeName, Reader, Secondary,
@@ -22,6 +21,7 @@ use crate::{
     body::{BodyLimits, Budget},
     files::OpenFiles,
     problem::Problem,
+    shares::{Client, Place, Places},
 };
 
 /// Room made at once for the body of an append: what a client announces is no reason to allocate much.
@@ -155,7 +155,7 @@ pub(crate) struct NodeState {
     pub(crate) faults: Option<FaultInjector>,
     /// Requests under way that last as long as others like: appends that another node may block, waits,
     /// followers and listeners.
-    blockable: Arc<AtomicUsize>,
+    blockable: Places,
     /// How many of them there may be, so that connections are left for everybody else.
     blockable_max: usize,
     /// How many there may be when a reader comes: it leaves some for appends.
@@ -193,7 +193,7 @@ impl NodeState {
             append_budget: Budget::new(LimitName::MaxQueuedBytes.as_str(), common.max_queued_bytes),
             between_nodes: None,
             faults,
-            blockable: Arc::default(),
+            blockable: Places::default(),
             blockable_max: files.blockable_max(),
             readers_max: files.waiting_max(usize::MAX),
         }
@@ -239,35 +239,20 @@ impl NodeState {
     /// The library limits what waits for each concern. This limits all concerns together, below
     /// the number of connections that the process can have: past that one, nobody would be
     /// answered at all, `/health` included.
-    pub(crate) fn enter(&self) -> Result<Blockable, Problem> {
+    pub(crate) fn enter(&self, client: Client) -> Result<Place, Problem> {
         let limit = LimitName::MaxWaitingAppends.as_str();
-        let entered = self.enter_below(self.blockable_max, limit);
+        let entered = self.enter_below(client, self.blockable_max, limit);
         entered.map_err(Problem::not_appended)
     }
 
     /// The same for a reader that waits or follows. They are refused a little sooner, so that they leave room
     /// for appends.
-    pub(crate) fn enter_reader(&self) -> Result<Blockable, Problem> {
-        self.enter_below(self.readers_max, OPEN_FILES)
+    pub(crate) fn enter_reader(&self, client: Client) -> Result<Place, Problem> {
+        self.enter_below(client, self.readers_max, OPEN_FILES)
     }
 
-    fn enter_below(&self, max: usize, limit: &str) -> Result<Blockable, Problem> {
-        // Relaxed: the counter guards no other memory.
-        let before = self.blockable.fetch_add(1, Ordering::Relaxed);
-        let entered = Blockable(Arc::clone(&self.blockable));
-        match before < max {
-            true => Ok(entered),
-            false => Err(Problem::overloaded(limit, max as u64)),
-        }
-    }
-}
-
-/// A request under way that lasts as long as others like.
-#[derive(Debug)]
-pub(crate) struct Blockable(Arc<AtomicUsize>);
-
-impl Drop for Blockable {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    fn enter_below(&self, client: Client, max: usize, limit: &str) -> Result<Place, Problem> {
+        let entered = self.blockable.take(client, max);
+        entered.ok_or_else(|| Problem::overloaded(limit, max as u64))
     }
 }

@@ -297,6 +297,16 @@ impl Problem {
 
     /// As an answer.
     pub(crate) fn response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        response.content_type(PROBLEM_JSON);
+        for (name, value) in &self.headers {
+            response.insert_header((name.clone(), value.clone()));
+        }
+        response.body(self.body())
+    }
+
+    /// The body of the answer.
+    pub(crate) fn body(&self) -> String {
         let (path, title, _) = self.kind.describe();
         let mut body = Map::new();
         body.insert("type".to_owned(), path.into());
@@ -304,12 +314,7 @@ impl Problem {
         body.insert("status".to_owned(), self.status.as_u16().into());
         body.insert("detail".to_owned(), self.detail.as_str().into());
         body.extend(self.members.clone());
-        let mut response = HttpResponse::build(self.status);
-        response.content_type(PROBLEM_JSON);
-        for (name, value) in &self.headers {
-            response.insert_header((name.clone(), value.clone()));
-        }
-        response.body(format!("{}\n", Value::Object(body)))
+        format!("{}\n", Value::Object(body))
     }
 }
 

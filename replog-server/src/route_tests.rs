@@ -23,7 +23,11 @@ use crate::{
     args::{self, Command},
     files::OpenFiles,
     node::{Node, NodeState},
+    shares::Client,
 };
+
+/// Who asks where nobody connects.
+const NOBODY: Option<std::net::SocketAddr> = None;
 
 /// A master and a secondary in this process.
 pub(crate) struct Pair {
@@ -282,7 +286,7 @@ async fn a_limit_on_all_that_may_be_blocked_does_not_touch_concern_one() {
     let master = application!(pair.master);
     let mut entered = Vec::new();
     let refused = loop {
-        match pair.master.enter() {
+        match pair.master.enter(Client::at(NOBODY)) {
             Ok(guard) => entered.push(guard),
             Err(problem) => break problem,
         }

@@ -38,6 +38,7 @@ use crate::{
     args::CommonArgs,
     connections::Connections,
     files::OpenFiles,
+    log_lines,
     node::{BetweenNodes, Node, NodeState},
     problem::chain,
     protocol,
@@ -150,6 +151,7 @@ pub(crate) async fn start_master(
         workers,
     };
     site.serve(files.connections_max(), move || {
+        log_lines::are_of_node(&name);
         let master = Master::start_here(config, storage, &*network)
             .map_err(|error| not_started(&name, &directory, &error))?;
         // It takes no requests of others, and says so to those who prove that they are nodes.
@@ -201,6 +203,7 @@ pub(crate) async fn start_secondary(
         workers,
     };
     site.serve(files.connections_max(), move || {
+        log_lines::are_of_node(&name);
         let secondary = Secondary::start_here(config, storage)
             .map_err(|error| not_started(&name, &directory, &error))?;
         let counters = Arc::new(NetCounters::default());
@@ -425,13 +428,15 @@ impl Site {
                 .configure(|config| {
                     // Where it did not start, nothing is served: the server is about to be stopped.
                     if let Ok(state) = state {
+                        // The node's own thread is one of them, and says so sooner.
+                        log_lines::are_of_node(state.node.name());
                         app::configure(config, &state);
                     }
                 })
         })
         // Dropped with the connection, whatever ends it.
-        .on_connect(move |_, extensions| {
-            extensions.insert(opened.open());
+        .on_connect(move |stream, extensions| {
+            extensions.insert(opened.open(stream.downcast_ref(), connections_max));
         })
         .workers(workers)
         .disable_signals()

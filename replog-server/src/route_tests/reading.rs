@@ -193,7 +193,7 @@ async fn a_read_that_is_more_than_one_chunk_takes_the_place_of_a_reader() {
         .set_payload(line.repeat(200));
     assert_eq!(call(&master, batch).await.status, 201);
     let mut entered = Vec::new();
-    while let Ok(guard) = pair.master.enter_reader() {
+    while let Ok(guard) = pair.master.enter_reader(Client::at(NOBODY)) {
         entered.push(guard);
     }
     for request in [read("/messages"), read("/messages").insert_header(NDJSON)] {
@@ -210,9 +210,9 @@ async fn a_read_that_is_more_than_one_chunk_takes_the_place_of_a_reader() {
         let response = master.call(request).await.expect("an answer");
         assert_eq!(response.status(), 200);
         // As long as the rest of it is not taken.
-        assert!(pair.master.enter_reader().is_err());
+        assert!(pair.master.enter_reader(Client::at(NOBODY)).is_err());
         drop(response);
-        assert!(pair.master.enter_reader().is_ok());
+        assert!(pair.master.enter_reader(Client::at(NOBODY)).is_ok());
     }
     drop(master);
     pair.stop().await;
@@ -224,7 +224,7 @@ async fn readers_that_take_long_leave_room_for_appends() {
     let master = application!(pair.master);
     append_three(&master).await;
     let mut entered = Vec::new();
-    while let Ok(guard) = pair.master.enter_reader() {
+    while let Ok(guard) = pair.master.enter_reader(Client::at(NOBODY)) {
         entered.push(guard);
     }
     let refused = [
@@ -255,9 +255,9 @@ async fn readers_that_take_long_leave_room_for_appends() {
         let request = read("/messages?follow=true").insert_header(EVENTS);
         let response = master.call(request.to_request()).await.expect("an answer");
         assert_eq!(response.status(), 200);
-        assert!(pair.master.enter_reader().is_err());
+        assert!(pair.master.enter_reader(Client::at(NOBODY)).is_err());
         drop(response);
-        assert!(pair.master.enter_reader().is_ok());
+        assert!(pair.master.enter_reader(Client::at(NOBODY)).is_ok());
     }
     drop(master);
     pair.stop().await;

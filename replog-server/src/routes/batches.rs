@@ -13,6 +13,7 @@ use crate::{
     problem::{Kind, Problem},
     query::Query,
     routes::messages::{answer, enter},
+    shares::Client,
     telemetry,
 };
 
@@ -62,7 +63,12 @@ pub(super) async fn append(
         concern,
         timeout,
     } = asked;
-    let _entered = enter(state, concern, key.is_some())?;
+    let _entered = enter(
+        state,
+        Client::at(request.peer_addr()),
+        concern,
+        key.is_some(),
+    )?;
     let mut options = AppendOptions::concern(concern);
     options.timeout = timeout.or(state.append_timeout);
     options.idempotency_key = key;

@@ -12,6 +12,7 @@ use crate::{
     problem::{Kind, Problem},
     query::Query,
     routes::State,
+    shares::Client,
 };
 
 /// Listens to the node.
@@ -22,7 +23,7 @@ pub(crate) async fn listen(state: State, request: HttpRequest) -> Result<HttpRes
         return Err(Problem::new(Kind::NotAcceptable, text));
     }
     // It lasts as long as its reader likes, as one does that follows.
-    let entered = state.enter_reader()?;
+    let entered = state.enter_reader(Client::at(request.peer_addr()))?;
     connections::listen_on_connection_of(&request);
     let node = &state.node;
     let body = events_stream::body(node.name().clone(), node.events(), entered);

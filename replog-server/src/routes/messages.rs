@@ -20,7 +20,7 @@ use crate::{
     accept::{self, JSON, NDJSON},
     append_body, body, log_name,
     message::{Fields, LineBreaks},
-    node::{Blockable, Node, NodeState},
+    node::{Node, NodeState},
     origin, paths,
     problem::{Kind, Problem},
     query::{self, Query},
@@ -29,6 +29,7 @@ use crate::{
         batches::{self, Asked},
         not_master, reads, send_on_to_master,
     },
+    shares::{Client, Place},
     telemetry,
 };
 
@@ -84,7 +85,7 @@ async fn append_here(
     parsed.idempotency_key = one_key(parsed.idempotency_key, key).map_err(Problem::not_appended)?;
     // The payload is a slice of it, and must not hold it longer than the library does.
     drop(body);
-    let appended = append_and_wait(state, master, parsed);
+    let appended = append_and_wait(state, master, Client::at(request.peer_addr()), parsed);
     let receipt = telemetry::within(request.headers(), appended).await?;
     Ok(receipt_response(&receipt))
 }
@@ -92,9 +93,10 @@ async fn append_here(
 async fn append_and_wait(
     state: &NodeState,
     master: &Master,
+    client: Client,
     body: append_body::AppendBody,
 ) -> Result<Receipt, Problem> {
-    let _entered = enter(state, body.concern, body.idempotency_key.is_some())?;
+    let _entered = enter(state, client, body.concern, body.idempotency_key.is_some())?;
     let options = AppendOptions::concern(body.concern);
     let options = match body.timeout.or(state.append_timeout) {
         Some(timeout) => options.timeout(timeout),
@@ -115,9 +117,10 @@ async fn append_and_wait(
 /// soon as the disk is done.
 pub(super) fn enter(
     state: &NodeState,
+    client: Client,
     concern: Concern,
     has_key: bool,
-) -> Result<Option<Blockable>, Problem> {
+) -> Result<Option<Place>, Problem> {
     match concern {
         Concern::Count(..=1) => Ok(None),
         Concern::Count(_) | Concern::Majority | Concern::All => {
@@ -125,7 +128,7 @@ pub(super) fn enter(
                 true => problem.unsettled(),
                 false => problem,
             };
-            state.enter().map(Some).map_err(refused)
+            state.enter(client).map(Some).map_err(refused)
         }
     }
 }
@@ -265,7 +268,7 @@ async fn get_here(state: &NodeState, request: &HttpRequest) -> Result<HttpRespon
             Some(concern) => {
                 let _entered = match concern {
                     Concern::Count(..=1) => None,
-                    _ => Some(state.enter_reader()?),
+                    _ => Some(state.enter_reader(Client::at(request.peer_addr()))?),
                 };
                 let timeout = timeout.or(state.append_timeout);
                 json_of(&master.wait_for_concern(offset, concern, timeout).await?)

@@ -21,6 +21,7 @@ use crate::{
     node::NodeState,
     problem::{Kind, Problem},
     query::{self, Query},
+    shares::Client,
     stream::{self, Frame, Span, Until, View},
 };
 
@@ -183,9 +184,10 @@ pub(super) async fn read(
     let awaited = asked
         .wait_for
         .filter(|offset| *offset >= shown_end(&reader));
+    let client = Client::at(request.peer_addr());
     // Who takes long must leave connections for others.
     let entered = match asked.follow || awaited.is_some() {
-        true => Some(state.enter_reader()?),
+        true => Some(state.enter_reader(client)?),
         false => None,
     };
     if let Some(offset) = awaited
@@ -206,7 +208,7 @@ pub(super) async fn read(
         place: entered,
         other,
     };
-    let enter = || state.enter_reader();
+    let enter = || state.enter_reader(client);
     stream::respond(reader.follow(from, level), span, asked.frame, enter).await
 }
 

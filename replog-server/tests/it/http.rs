@@ -74,6 +74,13 @@ impl Connection {
         })
     }
 
+    /// One that was opened in another way.
+    pub(crate) fn of(stream: TcpStream) -> Connection {
+        Connection {
+            stream: BufReader::new(stream),
+        }
+    }
+
     /// Waits this long for answers; `None`: for ever.
     pub(crate) fn patience(self, patience: Option<Duration>) -> Connection {
         self.stream

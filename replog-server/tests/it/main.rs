@@ -35,6 +35,7 @@ mod receipts;
 mod restart;
 mod rogues;
 mod self_check;
+mod shares;
 mod stop;
 mod strangers;
 #[cfg(feature = "otel")]

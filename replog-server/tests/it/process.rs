@@ -211,6 +211,27 @@ fn a_file_that_may_not_grow_is_a_full_disk() {
 }
 
 #[test]
+fn the_lines_of_one_process_say_whose_they_are_and_an_ordinary_start_warns_of_nothing() {
+    let directory = TempDir::new().expect("a temporary directory");
+    let mut command = program();
+    command.args(["cluster", "--port", "0", "--memory"]);
+    let (process, _) = cluster(command, &directory.path().join("log"));
+    let log = eventually("every node has a line", || {
+        let log = process.log_text();
+        let names = ["master", "secondary-1", "secondary-2"];
+        let has_one = |name: &&str| log.contains(&format!(" node={name}] "));
+        names.iter().all(has_one).then_some(log)
+    });
+    let of_actors = log
+        .lines()
+        .filter(|line| line.contains(" replog_core::actors"));
+    for line in of_actors {
+        assert!(line.contains(" node="), "{line}");
+    }
+    assert!(!log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
+}
+
+#[test]
 fn a_hang_up_and_a_quit_are_a_clean_stop() {
     for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::QUIT, "SIGQUIT")] {
         let mut cluster = Cluster::start(1, &["--memory"]);

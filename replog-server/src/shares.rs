@@ -1,0 +1,195 @@
+//! How much of what all clients have together one address may take: connections, waits, memory for bodies.
+//!
+//! Owns the rule and the counts by address. An address may hold as long as seven times what is still free afterwards: alone it
+//! gets seven eighths, two get seven fifteenths each, and something is always left for one that comes later. So nothing is
+//! set aside for addresses that are not there, and none of them shuts others out. What comes through one proxy is
+//! one address. Keeps rule 11.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// How many times what stays free one address may hold.
+const TIMES_FREE: usize = 7;
+
+/// Who is counted as one client: an address; of IPv6 its network of 64 bits, of which one machine may have all
+/// addresses. Where a request does not come by a socket, as in tests, all are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Client(IpAddr);
+
+impl Client {
+    /// The one at the other end of a connection.
+    pub(crate) fn at(peer: Option<SocketAddr>) -> Client {
+        let address = peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |peer| peer.ip());
+        match address.to_canonical() {
+            IpAddr::V6(address) if !address.is_loopback() => {
+                let [a, b, c, d, ..] = address.segments();
+                Client(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into())
+            }
+            address => Client(address),
+        }
+    }
+}
+
+/// Counts by client. Pure: nothing here waits or is told.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    total: usize,
+    by_client: HashMap<Client, usize>,
+}
+
+impl Held {
+    /// All that is held.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// What a client holds.
+    pub(crate) fn of(&self, client: Client) -> usize {
+        self.by_client.get(&client).copied().unwrap_or(0)
+    }
+
+    /// Whether a client may hold so much more, of at most `max` in all. Its first always finds room where there is any:
+    /// the rule is no reason to refuse one who has nothing.
+    pub(crate) fn may_take(&self, client: Client, amount: usize, max: usize) -> bool {
+        let own = self.of(client);
+        let Some(free) = max.checked_sub(self.total.saturating_add(amount)) else {
+            return false;
+        };
+        own == 0 || own + amount <= free.saturating_mul(TIMES_FREE)
+    }
+
+    /// Counts more.
+    pub(crate) fn add(&mut self, client: Client, amount: usize) {
+        if amount == 0 {
+            return;
+        }
+        self.total += amount;
+        *self.by_client.entry(client).or_insert(0) += amount;
+    }
+
+    /// Counts less: what was added before.
+    pub(crate) fn remove(&mut self, client: Client, amount: usize) {
+        // One who holds nothing is not listed.
+        if amount == 0 {
+            return;
+        }
+        self.total -= amount;
+        let own = self.by_client.get_mut(&client);
+        let own = own.expect("what is given back was taken");
+        *own -= amount;
+        if *own == 0 {
+            self.by_client.remove(&client);
+        }
+    }
+}
+
+/// Places that clients share. Clones share them too.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places(Arc<Mutex<Held>>);
+
+impl Places {
+    /// Takes a place for a client, of at most `max` in all; `None`: it has its share, or there is none left.
+    pub(crate) fn take(&self, client: Client, max: usize) -> Option<Place> {
+        let mut held = self.held();
+        held.may_take(client, 1, max).then(|| {
+            held.add(client, 1);
+            Place {
+                places: self.clone(),
+                client,
+            }
+        })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Places,
+    client: Client,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.held().remove(self.client, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(address: &str) -> Client {
+        let address: IpAddr = address.parse().expect("an address");
+        Client::at(Some(SocketAddr::new(address, 1)))
+    }
+
+    /// Lets each of them take in turn as long as any may.
+    fn fill(held: &mut Held, clients: &[Client], max: usize) -> Vec<usize> {
+        loop {
+            let before = held.total();
+            for client in clients {
+                if held.may_take(*client, 1, max) {
+                    held.add(*client, 1);
+                }
+            }
+            if held.total() == before {
+                return clients
+                    .iter()
+                    .map(|client| held.by_client[client])
+                    .collect();
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_gets_seven_eighths_alone_and_always_leaves_something() {
+        let [a, b, c] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(client);
+        let mut held = Held::default();
+        assert_eq!(fill(&mut held, &[a], 240), [210]);
+        let later = fill(&mut held, &[b], 240);
+        assert_eq!(later, [26], "of the rest as much");
+        assert_eq!(fill(&mut Held::default(), &[a, b], 240), [112, 112]);
+        let thirds = fill(&mut Held::default(), &[a, b, c], 240);
+        assert!(
+            thirds.iter().all(|own| (75..=77).contains(own)),
+            "{thirds:?}"
+        );
+        // One who has nothing gets the last one.
+        for max in 1..5 {
+            let mut held = Held::default();
+            assert!(held.may_take(a, 1, max));
+            held.add(a, max);
+            assert!(!held.may_take(b, 1, max));
+        }
+        held.add(c, 0);
+        held.remove(c, 0);
+        held.remove(b, 26);
+        held.remove(a, 210);
+        assert!(held.total() == 0 && held.by_client.is_empty());
+    }
+
+    #[test]
+    fn a_client_is_an_address_or_a_network_of_the_newer_protocol() {
+        assert_eq!(client("::ffff:10.0.0.1"), client("10.0.0.1"));
+        assert_ne!(client("10.0.0.1"), client("10.0.0.2"));
+        assert_eq!(client("2001:db8::1"), client("2001:db8::ffff:1"));
+        assert_ne!(client("2001:db8::1"), client("2001:db8:0:1::1"));
+        assert_ne!(client("::1"), client("::2"));
+    }
+
+    #[test]
+    fn a_place_is_given_back_when_dropped() {
+        let places = Places::default();
+        let place = places.take(client("10.0.0.1"), 1);
+        assert!(place.is_some() && places.take(client("10.0.0.2"), 1).is_none());
+        drop(place);
+        assert!(places.take(client("10.0.0.2"), 1).is_some());
+    }
+}

@@ -158,13 +158,18 @@ fn replayed(args: &Args) -> Result<Option<(Simulation, String)>, String> {
     if let Some(name) = &args.schedule {
         let all = Schedule::all();
         let known = all.iter().find(|schedule| schedule.name == name);
-        let schedule = known.ok_or_else(|| {
+        let list = || {
             let mut text = "the schedules are:".to_owned();
             for Schedule { name, about, .. } in &all {
                 let _ = write!(text, "\n  {name:<32} {about}");
             }
             text
-        })?;
+        };
+        if name == "list" {
+            println!("{}", list());
+            std::process::exit(0);
+        }
+        let schedule = known.ok_or_else(|| format!("there is no schedule {name:?}; {}", list()))?;
         return Ok(Some((
             schedule.simulation(args.seed),
             replay_schedule(schedule, args.seed),

@@ -243,7 +243,11 @@ pub(crate) fn quoted(text: &str) -> String {
     let shown: String = text
         .chars()
         .take(QUOTED_CHARS_MAX)
-        .flat_map(char::escape_debug)
+        .map(|character| match character {
+            // Between the marks around it these mean themselves.
+            '"' | '\'' | '\\' => character.to_string(),
+            _ => character.escape_debug().to_string(),
+        })
         .collect();
     let more = if text.chars().nth(QUOTED_CHARS_MAX).is_some() {
         "…"

@@ -3,10 +3,33 @@
 //! Owns what a line must be and the words for what is wrong with one. Each value is copied once, byte for
 //! byte as it was sent and without the white space around it, to where it will be stored. Knows no HTTP.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use replog_core::MessageBatch;
 use serde_json::value::RawValue;
 
 use crate::append_body::{DATA_DEPTH_MAX, is_too_deep};
+
+/// What a line stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// The JSON value that it is.
+    #[default]
+    Json,
+    /// The bytes that its JSON string has in base64, which need be no JSON: what a program that embeds a node appended
+    /// is restored so.
+    Base64,
+}
+
+impl Encoding {
+    /// Bytes that a line may have, where what it stands for may have so many.
+    fn line_bytes(self, bytes: usize) -> usize {
+        match self {
+            Encoding::Json => bytes,
+            // With the quotes.
+            Encoding::Base64 => bytes.div_ceil(3).saturating_mul(4).saturating_add(2),
+        }
+    }
+}
 
 /// What a batch may be.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +59,11 @@ pub(crate) enum LinesError {
 /// # Errors
 ///
 /// [`LinesError`]: about the first line that has something wrong.
-pub(crate) fn parse(body: &[u8], limits: LineLimits) -> Result<MessageBatch, LinesError> {
+pub(crate) fn parse(
+    body: &[u8],
+    encoding: Encoding,
+    limits: LineLimits,
+) -> Result<MessageBatch, LinesError> {
     let malformed = |what: String| Err(LinesError::Malformed(what));
     let body = body.strip_suffix(b"\n").unwrap_or(body);
     if body.trim_ascii().is_empty() {
@@ -46,18 +73,32 @@ pub(crate) fn parse(body: &[u8], limits: LineLimits) -> Result<MessageBatch, Lin
     for (line, bytes) in (1..).zip(body.split(|byte| *byte == b'\n')) {
         // With the line ends of some systems.
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        if bytes.len() > limits.line_bytes {
+        if bytes.len() > encoding.line_bytes(limits.line_bytes) {
             return Err(LinesError::TooLong { line });
         }
-        match value(bytes) {
-            Ok(value) => batch.push(value),
-            Err(what) => return malformed(format!("line {line} {what}")),
+        let pushed = value(bytes).and_then(|value| {
+            match encoding {
+                Encoding::Json => batch.push(value),
+                Encoding::Base64 => batch.push(decoded(value)?),
+            }
+            Ok(())
+        });
+        if let Err(what) = pushed {
+            return malformed(format!("line {line} {what}"));
         }
         if batch.bytes() > limits.batch_bytes {
             return Err(LinesError::TooMuch);
         }
     }
     Ok(batch)
+}
+
+/// The bytes that a JSON string has in base64.
+fn decoded(value: &str) -> Result<Vec<u8>, String> {
+    let text: String =
+        serde_json::from_str(value).map_err(|_| "is no string, which base64 is".to_owned())?;
+    let bytes = STANDARD.decode(text);
+    bytes.map_err(|error| format!("is no base64: {error}"))
 }
 
 /// The JSON value of a line, without the white space around it.
@@ -91,7 +132,7 @@ mod tests {
     };
 
     fn parse(body: &[u8]) -> Result<MessageBatch, LinesError> {
-        super::parse(body, LIMITS)
+        super::parse(body, Encoding::Json, LIMITS)
     }
 
     fn messages(body: &str) -> Vec<String> {
@@ -157,6 +198,29 @@ mod tests {
         let expected = "line 2 is nested more than 128 deep".to_owned();
         let error = parse(nested(129).as_bytes()).unwrap_err();
         assert_eq!(error, LinesError::Malformed(expected));
+    }
+
+    #[test]
+    fn bytes_in_base64_may_be_anything_up_to_the_limit_of_a_line() {
+        let parse = |body: &str| super::parse(body.as_bytes(), Encoding::Base64, LIMITS);
+        let batch = parse("\"aGVsbG8=\"\n\"\"\n\"/wA=\"").expect("a batch");
+        let payloads: Vec<&[u8]> = batch.payloads().collect();
+        assert_eq!(payloads, [&b"hello"[..], b"", b"\xff\x00"]);
+        let of_length = |length: usize| format!("\"{}\"", STANDARD.encode(vec![7; length]));
+        assert!(parse(&of_length(500)).is_ok());
+        assert_eq!(
+            parse(&of_length(502)).unwrap_err(),
+            LinesError::TooLong { line: 1 }
+        );
+        for (body, expected) in [
+            ("1", "line 1 is no string"),
+            ("\"=\"", "line 1 is no base64"),
+        ] {
+            match parse(body) {
+                Err(LinesError::Malformed(what)) => assert!(what.starts_with(expected), "{what}"),
+                other => panic!("{body}: {other:?}"),
+            }
+        }
     }
 
     #[test]

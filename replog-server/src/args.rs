@@ -146,9 +146,32 @@ pub(crate) struct ProbeArgs {
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
     pub(crate) write: bool,
-    /// The node to ask.
-    #[arg(default_value = "http://localhost:5000", value_parser = parse_http_url)]
-    pub(crate) url: String,
+    /// The node to ask [default: where --listen says, else http://localhost:5000].
+    #[arg(env = "REPLOG_URL", value_parser = parse_http_url)]
+    url: Option<String>,
+    /// The address that the node listens on, where no URL is given: the environment of a container has it already.
+    #[arg(long, env = "REPLOG_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<String>,
+}
+
+impl ProbeArgs {
+    /// The URL of the node to ask.
+    pub(crate) fn url(&self) -> Result<String, String> {
+        match (&self.url, &self.listen) {
+            (Some(url), _) => Ok(url.clone()),
+            (None, None) => Ok("http://localhost:5000".to_owned()),
+            (None, Some(listen)) => {
+                let address: HostPort = listen
+                    .parse()
+                    .map_err(|error| format!("--listen: {error}; a URL says where to ask"))?;
+                let address = match address.is_unspecified() {
+                    true => address.with_host_localhost(),
+                    false => address,
+                };
+                Ok(NodeUrl::http(address).to_string())
+            }
+        }
+    }
 }
 
 /// Flags that every node knows. Those about replication change what a master does, and a
@@ -329,7 +352,7 @@ fn validate(command: &Command) -> Result<(), clap::Error> {
         Command::Secondary(args) => args.check(),
         Command::Cluster(args) => args.common.check().and_then(|()| args.check_ports()),
         Command::Demo => Ok(()),
-        Command::Probe(_) => Ok(()),
+        Command::Probe(args) => args.url().map(drop),
     };
     checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
     if let Command::Master(args) = command {
@@ -363,8 +386,15 @@ pub(crate) fn message_of(error: &clap::Error) -> String {
         return one_line(&format!("{arg}: {what}"));
     }
     let text = error.render().to_string();
-    let message = text.split("\n\n").next().unwrap_or_default();
-    one_line(message.strip_prefix("error: ").unwrap_or(message))
+    let mut parts = text.split("\n\n");
+    let message = parts.next().unwrap_or_default();
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    // What was probably meant.
+    let tips = parts
+        .flat_map(str::lines)
+        .filter_map(|line| line.trim().strip_prefix("tip: "));
+    let tips: String = tips.map(|tip| format!("; {tip}")).collect();
+    one_line(&format!("{message}{tips}"))
 }
 
 impl MasterArgs {
@@ -724,6 +754,39 @@ mod tests {
                 .collect();
             assert_eq!(names, ["a", "b"], "{line}");
         }
+    }
+
+    #[test]
+    fn a_probe_asks_where_it_is_told_else_where_the_node_listens() {
+        let table = [
+            ("", "http://localhost:5000"),
+            ("http://a:7", "http://a:7"),
+            ("HTTP://A:7/", "http://a:7"),
+            ("--listen 0.0.0.0:7000", "http://localhost:7000"),
+            ("--listen [::]:7000", "http://localhost:7000"),
+            ("--listen 10.0.0.2:7000", "http://10.0.0.2:7000"),
+            ("http://a:7 --listen 0.0.0.0:7000", "http://a:7"),
+        ];
+        for (args, expected) in table {
+            match parsed(&format!("replog-server probe {args}")) {
+                Ok(Command::Probe(probe)) => assert_eq!(probe.url().as_deref(), Ok(expected)),
+                other => panic!("{args}: {other:?}"),
+            }
+        }
+        for args in ["--listen 0.0.0.0:0", "http://a:65536", "ftp://a"] {
+            assert!(
+                parsed(&format!("replog-server probe {args}")).is_err(),
+                "{args}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_probably_meant_is_said() {
+        let message = parsed("replog-server clustr").expect_err("no command");
+        assert!(message.contains("'cluster'"), "{message}");
+        let message = parsed("replog-server cluster --secondarys 2").expect_err("no flag");
+        assert!(message.contains("--secondaries"), "{message}");
     }
 
     #[test]

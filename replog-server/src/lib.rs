@@ -68,10 +68,10 @@ pub fn run() -> ExitCode {
         return finish(demo::run());
     }
     if let Command::Probe(probe) = &command {
-        return finish(match probe.write {
-            true => probe::run_write(&probe.url),
-            false => probe::run(&probe.url),
-        });
+        return finish(probe.url().and_then(|url| match probe.write {
+            true => probe::run_write(&url),
+            false => probe::run(&url),
+        }));
     }
     let result = run_nodes(command);
     if let Err(reason) = &result {

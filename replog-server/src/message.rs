@@ -2,16 +2,19 @@
 //!
 //! Written straight into a buffer. The payload goes in as it was stored, so no digit, space or
 //! repeated member of it is lost; only line breaks between its tokens become spaces where a
-//! message must be one line.
+//! message must be one line. A payload that is no JSON, which only a program that embeds a node can append, goes in as
+//! base64: what is sent is JSON whatever the log holds.
 
 use std::fmt::Write as _;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{BufMut as _, BytesMut};
 use replog_core::{
     record::{KIND_MESSAGE, Record},
     types::{Epoch, Offset},
     views::Message,
 };
+use serde_json::value::RawValue;
 
 /// Bytes of a message beside key and payload, at most.
 pub(crate) const FIELDS_BYTES_MAX: usize = 160;
@@ -78,12 +81,35 @@ impl<'a> Fields<'a> {
             let text = String::from_utf8_lossy(key);
             serde_json::to_writer(into.writer(), &text).expect("a text is JSON, a buffer grows");
         }
-        into.put_slice(br#","data":"#);
-        self.write_data(into, line_breaks);
+        if is_json(payload) {
+            into.put_slice(br#","data":"#);
+            self.write_json(into, line_breaks);
+        } else {
+            into.put_u8(b',');
+            self.write_base64(into);
+        }
     }
 
     /// Writes the payload alone.
     pub(crate) fn write_data(&self, into: &mut BytesMut, line_breaks: LineBreaks) {
+        if is_json(self.payload) {
+            self.write_json(into, line_breaks);
+        } else {
+            into.put_u8(b'{');
+            self.write_base64(into);
+            into.put_u8(b'}');
+        }
+    }
+
+    /// Writes the payload as the member `data_base64`.
+    fn write_base64(&self, into: &mut BytesMut) {
+        into.put_slice(br#""data_base64":""#);
+        into.put_slice(STANDARD.encode(self.payload).as_bytes());
+        into.put_u8(b'"');
+    }
+
+    /// Writes a payload that is JSON.
+    fn write_json(&self, into: &mut BytesMut, line_breaks: LineBreaks) {
         let start = into.len();
         into.put_slice(self.payload);
         if line_breaks == LineBreaks::Spaces {
@@ -105,6 +131,12 @@ impl<'a> Fields<'a> {
         self.write_open(into, line_breaks);
         into.put_u8(b'}');
     }
+}
+
+/// Whether a payload can stand in JSON as it is.
+fn is_json(payload: &[u8]) -> bool {
+    let text = std::str::from_utf8(payload);
+    text.is_ok_and(|text| serde_json::from_str::<&RawValue>(text).is_ok())
 }
 
 #[cfg(test)]
@@ -138,6 +170,42 @@ mod tests {
             written(b"k\"1", b"null", LineBreaks::Kept),
             r#"{"offset":17,"epoch":4,"timestamp_ms":1700000000000,"idempotency_key":"k\"1","data":null}"#
         );
+    }
+
+    #[test]
+    fn a_payload_that_is_no_json_is_written_as_base64_and_the_message_stays_json() {
+        let payloads: [&[u8]; 8] = [
+            b"hello",
+            b"",
+            b"\xff\x00",
+            b"\"\xff\"",
+            b"{\"a\":1",
+            b"1 2",
+            b"\"\x01\"",
+            b"\xef\xbb\xbf1",
+        ];
+        for payload in payloads {
+            for line_breaks in [LineBreaks::Kept, LineBreaks::Spaces] {
+                let text = written(b"", payload, line_breaks);
+                let message: serde_json::Value = serde_json::from_str(&text).expect(&text);
+                let bytes = message["data_base64"].as_str().expect("bytes");
+                assert_eq!(STANDARD.decode(bytes).expect("base64"), payload);
+                assert!(message.get("data").is_none(), "{text}");
+            }
+        }
+        let record = Record {
+            offset: Offset(0),
+            epoch: Epoch(1),
+            timestamp_ms: 0,
+            kind: KIND_MESSAGE,
+            flags: 0,
+            key: b"",
+            payload: b"hello",
+        };
+        let mut data = BytesMut::new();
+        let fields = Fields::of_record(&record).expect("a message");
+        fields.write_data(&mut data, LineBreaks::Spaces);
+        assert_eq!(&data[..], br#"{"data_base64":"aGVsbG8="}"#);
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! `replog-server probe`: asks a node whether it is ready, for health checks of containers.
 //!
-//! Owns one request over a plain socket, so that a probe costs no runtime and no threads.
+//! Owns one request over a plain socket, so that a probe costs no runtime, and no thread but one that resolves
+//! the node's name.
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{TcpStream, ToSocketAddrs as _},
+    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
+    sync::mpsc::channel,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -71,7 +74,7 @@ fn ask(host: &str, authority: &str, path: &str) -> io::Result<String> {
         }
     };
     let mut error = io::Error::other("the name has no address");
-    for address in host.to_socket_addrs()? {
+    for address in resolved(host, left()?)? {
         let mut stream = match TcpStream::connect_timeout(&address, left()?) {
             Ok(stream) => stream,
             Err(refused) => {
@@ -90,6 +93,26 @@ fn ask(host: &str, authority: &str, path: &str) -> io::Result<String> {
         return Ok(String::from_utf8_lossy(&answer).into_owned());
     }
     Err(error)
+}
+
+/// The addresses of a name. A name server that hangs is not waited for longer than that: the thread that asks it ends
+/// with the program.
+fn resolved(host: &str, time: Duration) -> io::Result<Vec<SocketAddr>> {
+    let asked = host.to_owned();
+    within(time, move || Ok(asked.to_socket_addrs()?.collect()))
+}
+
+fn within<T: Send + 'static>(
+    time: Duration,
+    ask: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (answer, answered) = channel();
+    thread::Builder::new().spawn(move || {
+        // Nobody may listen any more.
+        let _ = answer.send(ask());
+    })?;
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the name server does not answer");
+    answered.recv_timeout(time).map_err(late)?
 }
 
 fn body(answer: &str) -> &str {
@@ -146,5 +169,16 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         drop(listener);
         assert!(run(&url).is_err());
+    }
+
+    #[test]
+    fn a_name_server_that_hangs_is_not_waited_for() {
+        let (hangs, until) = channel::<()>();
+        let asked = within(Duration::from_millis(10), move || {
+            let _ = until.recv();
+            Ok(())
+        });
+        assert_eq!(asked.expect_err("too late").kind(), io::ErrorKind::TimedOut);
+        drop(hangs);
     }
 }

@@ -285,8 +285,12 @@ impl Problem {
             self.kind,
             Kind::TimedOut | Kind::Overloaded | Kind::Stopping
         );
-        self.member("outcome", "not_appended")
-            .member("retriable", retriable)
+        let known = self.members.contains_key("retriable");
+        let problem = self.member("outcome", "not_appended");
+        match known {
+            true => problem,
+            false => problem.member("retriable", retriable),
+        }
     }
 
     /// Says that an earlier request with the same key may have appended the message: this one

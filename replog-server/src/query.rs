@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, web};
-use replog_core::{Concern, types::ClusterId};
+use replog_core::{Concern, IdempotencyKey, types::ClusterId};
 
 use crate::{
-    append_body::{concern_count, milliseconds, quoted},
+    append_body::{concern_count, key_rule, milliseconds, quoted},
     problem::Problem,
 };
 
@@ -47,6 +47,16 @@ impl Query {
             Some(text) => number(text, &format!("the parameter {name}")).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The idempotency key given as `idempotency_key`: also one that begins or ends with spaces, which no header can
+    /// carry.
+    pub(crate) fn idempotency_key(&self) -> Result<Option<IdempotencyKey>, Problem> {
+        let key = self.text("idempotency_key").map(|text| {
+            let what = "the parameter idempotency_key";
+            IdempotencyKey::new(text).map_err(|_| Problem::malformed(key_rule(what, text)))
+        });
+        key.transpose()
     }
 
     /// The identity of a cluster given as `name`.

@@ -1,6 +1,7 @@
 //! Lines for people on stderr, where it does no harm that nobody reads it: a closed pipe there is no reason
 //! to fail, as it is for `eprintln!`.
 
+use crate::client::eyes::escaped;
 use std::{
     fmt::Display,
     io::{self, Write as _},
@@ -8,7 +9,9 @@ use std::{
 
 /// A sentence, on one line, by the program of that name.
 pub(crate) fn say(program: &str, sentence: &str) {
-    line(format_args!("{program}: {}", one_line(sentence)));
+    // It may repeat what others said.
+    let sentence = escaped(&one_line(sentence));
+    line(format_args!("{program}: {sentence}"));
 }
 
 /// A line as it stands.

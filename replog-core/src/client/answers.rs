@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::message::AsSent;
 use crate::types::{ClusterId, DiskState, Epoch, InstanceId, Mode, NodeName, Offset, Status};
 
 /// A message that is in the log.
@@ -118,6 +119,7 @@ pub struct Page {
 
 /// One message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "AsSent", into = "AsSent")]
 #[non_exhaustive]
 pub struct Message {
     /// Its position.
@@ -126,23 +128,20 @@ pub struct Message {
     pub epoch: Epoch,
     /// Milliseconds since 1970, by the master's clock.
     pub timestamp_ms: u64,
-    /// The JSON as it was appended.
+    /// The JSON as it was appended; `null` where the payload is no JSON, and is in `data_base64`.
     pub data: Box<RawValue>,
+    /// A payload that is no JSON, in base64: a program that embeds a node may append any bytes.
+    pub data_base64: Option<String>,
     /// Its idempotency key, where it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
     /// The nodes that hold it: of a single message, from the master.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acks: Option<Vec<NodeName>>,
     /// The others, and why: of a single message, from the master.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<Vec<WaitingFor>>,
     /// How many nodes were to hold it: of a message whose concern was
     /// [waited for](super::Client::wait_for_concern).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concern: Option<u32>,
     /// Whether they do: of such a message.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concern_met: Option<bool>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Never sends one twice, but on to the master where a secondary says so.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, fmt::Write as _, time::Duration};
 
 use awc::http::{
     Method,
@@ -36,6 +36,9 @@ pub struct AppendRequest {
     /// Append only if the message gets this offset; [`ClientBuilder::cluster_id`](super::ClientBuilder::cluster_id)
     /// says of which log.
     pub expected_offset: Option<Offset>,
+    /// Of a batch: its messages are JSON strings with bytes in base64, and those bytes are appended, which need not be
+    /// JSON.
+    pub base64: bool,
 }
 
 /// Which node an append is sent to, while it is under way.
@@ -119,9 +122,13 @@ impl Client {
         data: &RawValue,
         request: &AppendRequest,
     ) -> Result<Appended, ClientError> {
+        if request.base64 {
+            let why = "bytes are sent as a batch".to_owned();
+            return Err(ClientError::Unsendable(why));
+        }
         let body = Bytes::from(append_body(data, request));
         let headers = &[(CONTENT_TYPE.as_str(), JSON)];
-        let answer = self.post(asked, "", headers, body, self.deadline_of(request));
+        let answer = self.post(asked, "", headers, body, request);
         let answer = answer.await?;
         Ok(Appended {
             status: answer.status,
@@ -162,15 +169,20 @@ impl Client {
         }
         let mut body = String::new();
         for message in messages {
+            // None after the last one: a message that is as long as a request may be has no room for it.
+            if !body.is_empty() {
+                body.push('\n');
+            }
             body.push_str(&message.get().replace(['\r', '\n'], " "));
-            body.push('\n');
         }
         let mut headers = vec![(CONTENT_TYPE.as_str(), NDJSON)];
         let key = request.idempotency_key.as_deref();
-        headers.extend(key.map(|key| ("idempotency-key", key)));
+        headers.extend(
+            key.filter(|key| in_header(key))
+                .map(|key| ("idempotency-key", key)),
+        );
         let query = batch_query(request);
-        let deadline = self.deadline_of(request);
-        let answer = self.post(asked, &query, &headers, body.into(), deadline);
+        let answer = self.post(asked, &query, &headers, body.into(), request);
         let answer = answer.await?;
         Ok(AppendedBatch {
             status: answer.status,
@@ -188,13 +200,16 @@ impl Client {
         query: &str,
         headers: &[(&str, &str)],
         body: Bytes,
-        deadline: Option<Duration>,
+        request: &AppendRequest,
     ) -> Result<RawAnswer, ClientError> {
+        let deadline = self.deadline_of(request);
         let mut outgoing = Outgoing {
             method: Method::POST,
             uri: uri(&format!("{}{MESSAGES}{query}", self.base))?,
             headers,
             body,
+            // With a key it is appended once, however often it arrives.
+            repeatable: request.idempotency_key.is_some(),
         };
         let mut answer = within(deadline, self.exchange(&outgoing)).await?;
         if answer.status == 307 {
@@ -265,13 +280,37 @@ fn append_body(data: &RawValue, request: &AppendRequest) -> String {
     }
 }
 
+/// Whether a header can carry a key: spaces around it are no part of a header's value.
+fn in_header(key: &str) -> bool {
+    key.trim_ascii() == key
+}
+
+/// A text in a query.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            _ => write!(encoded, "%{byte:02X}").expect("a string takes everything"),
+        }
+    }
+    encoded
+}
+
 /// What a batch asks for, which has no place in its body.
 fn batch_query(request: &AppendRequest) -> String {
     let concern = request.concern.map(|concern| format!("concern={concern}"));
     let timeout = request
         .timeout
         .map(|timeout| format!("timeout_ms={}", timeout.as_millis()));
-    let given: Vec<String> = concern.into_iter().chain(timeout).collect();
+    let key = request.idempotency_key.as_deref();
+    let key = key.filter(|key| !in_header(key));
+    let key = key.map(|key| format!("idempotency_key={}", encoded(key)));
+    let encoding = request.base64.then(|| "encoding=base64".to_owned());
+    let given = [concern, timeout, key, encoding];
+    let given: Vec<String> = given.into_iter().flatten().collect();
     match given.is_empty() {
         true => String::new(),
         false => format!("?{}", given.join("&")),

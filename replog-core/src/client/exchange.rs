@@ -55,6 +55,7 @@ impl Client {
             .map_err(|error| ClientError::Unsendable(format!("bad method {method:?}: {error}")))?;
         let uri = uri(&format!("{}{path}", self.base))?;
         let outgoing = Outgoing {
+            repeatable: method != Method::POST,
             method,
             uri,
             headers,
@@ -75,6 +76,7 @@ impl Client {
             uri,
             headers,
             body: Bytes::new(),
+            repeatable: true,
         };
         within(deadline, self.exchange(&outgoing)).await?.checked()
     }
@@ -82,9 +84,8 @@ impl Client {
     /// Sends a request and reads its answer. What may arrive twice without harm is sent once
     /// more when a kept connection breaks before any answer.
     pub(super) async fn exchange(&self, outgoing: &Outgoing<'_>) -> Result<RawAnswer, ClientError> {
-        let repeatable = outgoing.method != Method::POST;
         match self.exchange_once(outgoing).await {
-            Err((_, OnReuse::Yes)) if repeatable => self.exchange_once(outgoing).await,
+            Err((_, OnReuse::Yes)) if outgoing.repeatable => self.exchange_once(outgoing).await,
             outcome => outcome,
         }
         .map_err(|(error, _)| error)
@@ -192,6 +193,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) uri: Uri,
     pub(super) headers: &'a [(&'a str, &'a str)],
     pub(super) body: Bytes,
+    /// Whether it may arrive twice without harm.
+    pub(super) repeatable: bool,
 }
 
 /// Whether a kept connection broke before any answer.

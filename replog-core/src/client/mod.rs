@@ -31,6 +31,7 @@ mod append;
 mod error;
 mod exchange;
 mod follow;
+mod message;
 mod reason;
 mod retry;
 #[cfg(test)]

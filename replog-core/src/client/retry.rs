@@ -127,6 +127,7 @@ impl Client {
             uri: uri(&format!("{url}/livez"))?,
             headers: &[],
             body: Bytes::new(),
+            repeatable: true,
         };
         let answered = within(Some(time.min(SIGN_TIME_MAX)), self.exchange(&outgoing));
         answered.await.map(drop)

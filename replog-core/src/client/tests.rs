@@ -87,6 +87,7 @@ fn an_append_is_sent_as_it_is_written() {
             timeout: Some(Duration::from_millis(1500)),
             idempotency_key: Some("a\"b".to_owned()),
             expected_offset: Some(Offset(17)),
+            base64: false,
         };
         client.append("null", &all).await.unwrap();
         let two = AppendRequest {
@@ -120,6 +121,7 @@ fn a_batch_is_a_line_a_message_and_asks_in_query_and_head() {
             timeout: Some(Duration::from_millis(1500)),
             idempotency_key: Some("k".to_owned()),
             expected_offset: None,
+            base64: false,
         };
         let client = of(&responder);
         let messages = || messages.iter().map(|message| &**message);
@@ -149,7 +151,7 @@ fn a_batch_is_a_line_a_message_and_asks_in_query_and_head() {
             "{head}"
         );
         assert!(head.contains("idempotency-key: k\r\n"), "{head}");
-        assert_eq!(seen[0].body, "{\"a\" : 1.50}\nnull\n");
+        assert_eq!(seen[0].body, "{\"a\" : 1.50}\nnull");
         assert_eq!(line(&seen[1]), "POST /messages HTTP/1.1");
         assert_eq!(seen.len(), 2);
     });

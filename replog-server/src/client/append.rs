@@ -33,8 +33,8 @@ const BATCH_BYTES: usize = 32 << 20;
 /// Arguments of `append`.
 #[derive(Debug, Args)]
 pub(super) struct AppendArgs {
-    /// The message: JSON, or else a text. Without it, or with -, each line of stdin is one, and must be
-    /// JSON.
+    /// The message: JSON, or else a text; @FILE is what that file has. Without it, or with -, each line of stdin is one, and
+    /// must be JSON.
     #[arg(allow_negative_numbers = true)]
     message: Option<String>,
     /// Take what is given as text, also where it is JSON.
@@ -74,7 +74,10 @@ fn key(text: &str) -> Result<String, String> {
 pub(super) async fn run(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure> {
     match args.message.as_deref() {
         Some(message) if message != "-" => {
-            let data = one(message, args.text)?;
+            let data = match message.strip_prefix('@').filter(|_| !args.text) {
+                Some(file) => of_file(file)?,
+                None => one(message, args.text)?,
+            };
             append(args, context, &data, args.key.clone()).await
         }
         _ => lines(args, context).await,
@@ -99,6 +102,9 @@ async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure
             bytes += data.get().len();
             batch.push(data);
         }
+        // While it waited for a line nothing looked at the connection: whether the node closed it is seen here, and then
+        // another one is opened.
+        tokio::task::yield_now().await;
         let is_full = batch.len() as u64 >= args.batch || bytes >= BATCH_BYTES;
         if (is_full || is_end) && !batch.is_empty() {
             let key = args.key.as_ref().map(|key| format!("{key}-{}", sent + 1));
@@ -134,6 +140,18 @@ fn of_line(text: &str, number: u64, as_text: bool) -> Result<Option<Box<RawValue
         ))
     })?;
     Ok(Some(data))
+}
+
+/// The message that a file has, which must be JSON.
+fn of_file(path: &str) -> Result<Box<RawValue>, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::usage(format!(
+            "{path}: {error}; a text that begins with @ is appended with --text"
+        ))
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    serde_json::from_str(text)
+        .map_err(|error| Failure::usage(format!("{path} is no JSON: {error}")))
 }
 
 /// What an argument is: JSON where it is that, else a text. What looks like JSON and is none was

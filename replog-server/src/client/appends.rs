@@ -27,7 +27,11 @@ pub(super) async fn run(args: &AppendsArgs, context: &Context) -> Result<ExitCod
         context.print_json(&appends)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = Table::new(["OFFSET", "CONCERN", "WAITING", "HELD BY", "WAITING FOR"]);
+    let heading = match context.is_for_eyes() {
+        true => "WAITING",
+        false => "WAITING_MS",
+    };
+    let mut table = Table::new(["OFFSET", "CONCERN", heading, "HELD BY", "WAITING FOR"]);
     for append in &appends.appends {
         let waiting = match context.is_for_eyes() {
             true => span(append.waiting_ms),

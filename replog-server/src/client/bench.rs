@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    io::{self, IsTerminal as _},
     process::ExitCode,
     rc::Rc,
     time::{Duration, Instant},
@@ -18,6 +19,7 @@ use serde_json::{json, value::RawValue};
 use tokio::time::error::Elapsed;
 
 use super::{Context, Failure, Form, complain, holders::concern, progress, table::Table, tell};
+use crate::stderr;
 
 /// Between two live figures.
 const TICK: Duration = Duration::from_millis(500);
@@ -53,6 +55,9 @@ pub(super) struct BenchArgs {
     /// How many nodes must hold each: a number, `majority` or `all`.
     #[arg(long, default_value = "majority", value_parser = concern)]
     concern: Concern,
+    /// Do not ask before messages are added to a log that has some.
+    #[arg(long)]
+    yes: bool,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -120,6 +125,30 @@ impl Measured {
     }
 }
 
+/// Asks whoever sits there whether a log that has messages shall get more: they stay.
+async fn ask_first(context: &Context) -> Result<(), Failure> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(());
+    }
+    let health = context.client.health().await;
+    let health = health.map_err(|error| Failure::of(context.url(), &error))?;
+    let messages = health["log"]["next"].as_u64().unwrap_or_default();
+    if messages == 0 {
+        return Ok(());
+    }
+    stderr::line(format_args!(
+        "{} has a log of {messages} messages, and those of the measurement stay in it. Go on? [y/N]",
+        context.url()
+    ));
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    read.map_err(|error| Failure::new(format!("stdin: {error}")))?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::new("nothing was appended")),
+    }
+}
+
 /// Measures. The messages stay in the log. Exit code 1 where appends failed.
 pub(super) async fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode, Failure> {
     let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
@@ -127,6 +156,9 @@ pub(super) async fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode,
     let text = "x".repeat(args.bytes as usize - 2);
     let data =
         serde_json::value::to_raw_value(&text).map_err(|error| Failure::new(error.to_string()))?;
+    if !args.yes {
+        ask_first(context).await?;
+    }
     let bar = progress::text();
     let begun = Instant::now();
     let end = begun + args.seconds;

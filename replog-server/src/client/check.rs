@@ -28,9 +28,18 @@ pub(super) struct CheckArgs {
     /// more.
     #[arg(value_name = "DIR|URL", required = true, num_args = 1..)]
     targets: Vec<String>,
+    /// Of nodes: compare what was appended alone, and not epochs, timestamps and keys: whether a log that was exported and
+    /// imported is the same.
+    #[arg(long)]
+    data: bool,
 }
 
 impl CheckArgs {
+    /// Whether what was appended alone is compared.
+    pub(super) fn data_alone(&self) -> bool {
+        self.data
+    }
+
     /// Whether nodes that run are to be compared.
     pub(super) fn is_of_nodes(&self) -> bool {
         self.targets.iter().any(|target| target.contains("://"))
@@ -49,6 +58,9 @@ impl CheckArgs {
 ///
 /// That nothing can be printed.
 pub(super) fn run(args: &CheckArgs, form: Form) -> Result<ExitCode, String> {
+    if args.data {
+        return Err("--data compares nodes that run: give their URLs".to_owned());
+    }
     let mut code = ExitCode::SUCCESS;
     for (at, target) in args.targets.iter().enumerate() {
         if at > 0 && form == Form::Text {

@@ -12,7 +12,11 @@ use serde_json::json;
 use super::{Failure, Form, pages::Pages, position::Position, progress, tell};
 
 /// Compares the logs of these nodes up to the lowest of their ends. Exit code 1 where two differ.
-pub(super) async fn run(urls: &[String], form: Form) -> Result<ExitCode, Failure> {
+pub(super) async fn run(
+    urls: &[String],
+    data_alone: bool,
+    form: Form,
+) -> Result<ExitCode, Failure> {
     if urls.len() < 2 {
         return Err(Failure::usage(
             "give the URLs of two nodes or more, to compare them",
@@ -42,10 +46,15 @@ pub(super) async fn run(urls: &[String], form: Form) -> Result<ExitCode, Failure
         let Some(read) = read.into_iter().collect::<Option<Vec<Vec<Message>>>>() else {
             break;
         };
-        difference = first_difference(&read);
+        difference = first_difference(&read, data_alone);
         bar.set_position(pages[0].next().0);
     }
     bar.finish_and_clear();
+    // A restore is whole, or it is none.
+    let length = ends.iter().max().copied().unwrap_or_default();
+    if data_alone && difference.is_none() && length > end {
+        difference = Some(end);
+    }
     let text = match (form, difference) {
         (Form::Json, at) => {
             let nodes: Vec<_> = urls
@@ -66,11 +75,11 @@ pub(super) async fn run(urls: &[String], form: Form) -> Result<ExitCode, Failure
 }
 
 /// The first offset at which not all have the same.
-fn first_difference(read: &[Vec<Message>]) -> Option<Offset> {
+fn first_difference(read: &[Vec<Message>], data_alone: bool) -> Option<Offset> {
     let (first, others) = read.split_first()?;
     for other in others {
         let mut pairs = first.iter().zip(other);
-        if let Some((left, right)) = pairs.find(|(left, right)| !is_same(left, right)) {
+        if let Some((left, right)) = pairs.find(|(left, right)| !is_same(left, right, data_alone)) {
             return Some(left.offset.min(right.offset));
         }
         if first.len() != other.len() {
@@ -87,8 +96,11 @@ fn first_difference(read: &[Vec<Message>]) -> Option<Offset> {
     None
 }
 
-fn is_same(left: &Message, right: &Message) -> bool {
-    (left.offset, left.epoch, left.timestamp_ms) == (right.offset, right.epoch, right.timestamp_ms)
-        && left.idempotency_key == right.idempotency_key
+fn is_same(left: &Message, right: &Message, data_alone: bool) -> bool {
+    let has_same_data = left.offset == right.offset
         && left.data.get() == right.data.get()
+        && left.data_base64 == right.data_base64;
+    let is_same_append = (left.epoch, left.timestamp_ms) == (right.epoch, right.timestamp_ms)
+        && left.idempotency_key == right.idempotency_key;
+    has_same_data && (data_alone || is_same_append)
 }

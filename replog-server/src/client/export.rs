@@ -7,13 +7,8 @@ use std::{
 
 use clap::Args;
 use indicatif::ProgressBar;
-use replog_core::{
-    Offset, ReadLevel,
-    client::Message,
-    types::{ClusterId, Epoch},
-};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use replog_core::{ReadLevel, client::Message, types::ClusterId};
+use serde::Deserialize;
 
 use super::{
     Context, Failure, holders::level, pages::Pages, position::Position, print, progress,
@@ -31,22 +26,43 @@ pub(super) struct ExportArgs {
     limit: Option<u64>,
     /// `committed`: what the node knows a majority to hold, which is never taken back; `local`: all that it
     /// holds.
-    #[arg(long, default_value = "committed", value_parser = level)]
+    #[arg(long, default_value = "committed", value_parser = level())]
     level: ReadLevel,
 }
 
 /// A line of an exported file.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(super) struct Line {
-    pub(super) offset: Offset,
-    pub(super) epoch: Epoch,
-    pub(super) timestamp_ms: u64,
-    pub(super) data: Box<RawValue>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) idempotency_key: Option<String>,
+    pub(super) message: Message,
     /// Where the message comes from; what `read` writes does not say it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) cluster_id: Option<ClusterId>,
+}
+
+impl Line {
+    /// Reads what [`Line::text`] writes.
+    pub(super) fn parse(text: &str) -> serde_json::Result<Line> {
+        #[derive(Deserialize)]
+        struct Origin {
+            cluster_id: Option<ClusterId>,
+        }
+        let Origin { cluster_id } = serde_json::from_str(text)?;
+        let message = serde_json::from_str(text)?;
+        Ok(Line {
+            message,
+            cluster_id,
+        })
+    }
+
+    /// It as JSON on one line.
+    fn text(&self) -> Result<String, Failure> {
+        let mut text = on_one_line(&self.message)?;
+        if let Some(cluster_id) = self.cluster_id
+            && text.pop() == Some('}')
+        {
+            text.push_str(&format!(",\"cluster_id\":\"{cluster_id}\"}}"));
+        }
+        Ok(text)
+    }
 }
 
 /// Writes them to stdout, up to the end that the log had at the beginning.
@@ -68,7 +84,11 @@ pub(super) async fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode
         let Some(messages) = page else { break };
         let mut text = String::new();
         for message in messages {
-            text.push_str(&on_one_line(&line(cluster_id, message))?);
+            let line = Line {
+                message,
+                cluster_id,
+            };
+            text.push_str(&line.text()?);
             text.push('\n');
         }
         print(&text)?;
@@ -76,15 +96,4 @@ pub(super) async fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode
     }
     bar.finish_and_clear();
     Ok(ExitCode::SUCCESS)
-}
-
-fn line(cluster_id: Option<ClusterId>, message: Message) -> Line {
-    Line {
-        offset: message.offset,
-        epoch: message.epoch,
-        timestamp_ms: message.timestamp_ms,
-        data: message.data,
-        idempotency_key: message.idempotency_key,
-        cluster_id,
-    }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use replog_core::transport::FaultSettings;
+use replog_core::{NodeName, client::Client, transport::FaultSettings};
 
 use super::{Context, Failure, Form, holders::duration, tell};
 
@@ -12,6 +12,9 @@ use super::{Context, Failure, Form, holders::duration, tell};
 pub(super) struct FaultArgs {
     #[command(subcommand)]
     command: Option<FaultCommand>,
+    /// The node whose faults are meant, by its name: the one at --url knows where it is.
+    #[arg(long, global = true)]
+    node: Option<NodeName>,
 }
 
 /// What to do with them; nothing: show them.
@@ -54,15 +57,23 @@ struct Delays([u64; 2]);
 
 fn delays(text: &str) -> Result<Delays, String> {
     let (min, max) = text.split_once("..").unwrap_or((text, text));
-    let ms = |text| -> Result<u64, String> {
-        u64::try_from(duration(text)?.as_millis()).map_err(|_| "too long".to_owned())
+    let ms = |text: &str| -> Result<u64, String> {
+        let time = duration(text).map_err(|_| {
+            format!(
+                "a delay with its unit, as in 100ms, or the shortest and the longest, as in 10ms..50ms, not {text:?}"
+            )
+        })?;
+        u64::try_from(time.as_millis()).map_err(|_| "too long".to_owned())
     };
     Ok(Delays([ms(min)?, ms(max)?]))
 }
 
 /// Does it, and shows the faults that now hold.
 pub(super) async fn run(args: &FaultArgs, context: &Context) -> Result<ExitCode, Failure> {
-    let client = &context.client;
+    let client = &match &args.node {
+        Some(name) => at_node(name, context).await?,
+        None => context.client.clone(),
+    };
     let faults = match &args.command {
         None | Some(FaultCommand::Show) => client.faults().await,
         Some(FaultCommand::Clear) => client.clear_faults().await,
@@ -78,12 +89,47 @@ pub(super) async fn run(args: &FaultArgs, context: &Context) -> Result<ExitCode,
             client.set_faults(&faults).await
         }
     };
-    let faults = faults.map_err(|error| Failure::of(context.url(), &error))?;
+    let faults = faults.map_err(|error| Failure::of(client.url(), &error))?;
     match context.form {
         Form::Json => context.print_json(&faults)?,
+        Form::Text if context.is_for_eyes() => {
+            let node = args.node.as_ref().map(ToString::to_string);
+            let node = node.unwrap_or_else(|| client.url().to_owned());
+            let lines = text(&faults);
+            let lines: String = lines
+                .lines()
+                .map(|line| format!("{node}: {line}\n"))
+                .collect();
+            tell(&lines)?;
+        }
         Form::Text => tell(&text(&faults))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A client of the node of this name.
+async fn at_node(name: &NodeName, context: &Context) -> Result<Client, Failure> {
+    let health = context.client.health().await;
+    let health = health.map_err(|error| Failure::of(context.url(), &error))?;
+    let is_it = |node: &serde_json::Value| node["name"] == name.as_str();
+    if is_it(&health) {
+        return Ok(context.client.clone());
+    }
+    let mut others = health["secondaries"].as_array().into_iter().flatten();
+    let master = Some(&health["master"]).filter(|master| is_it(master));
+    let found = others.find(|node| is_it(node)).or(master);
+    let Some(found) = found else {
+        let why = format!("{} knows no node {name}", context.url());
+        return Err(Failure::usage(why));
+    };
+    let Some(url) = found["url"].as_str() else {
+        let why = format!(
+            "{} does not know where clients reach {name}: give its --url",
+            context.url()
+        );
+        return Err(Failure::new(why));
+    };
+    Client::new(url).map_err(|error| Failure::of(url, &error))
 }
 
 /// A line a fault.

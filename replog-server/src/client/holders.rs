@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use replog_core::{
     Concern, NodeName, Offset, ReadLevel,
     client::{Client, Message, WaitingFor},
@@ -24,13 +25,12 @@ pub(super) fn concern(text: &str) -> Result<Concern, String> {
     }
 }
 
-/// Reads a level: `local` or `committed`.
-pub(super) fn level(text: &str) -> Result<ReadLevel, String> {
-    match text {
-        "local" => Ok(ReadLevel::Local),
-        "committed" => Ok(ReadLevel::Committed),
-        _ => Err("local or committed".to_owned()),
-    }
+/// Reads a level: `local` or `committed`, which a shell completes.
+pub(super) fn level() -> impl TypedValueParser<Value = ReadLevel> {
+    PossibleValuesParser::new(["local", "committed"]).map(|level| match level.as_str() {
+        "committed" => ReadLevel::Committed,
+        _ => ReadLevel::Local,
+    })
 }
 
 /// Reads a time, such as `500ms` or `3s`.

@@ -78,6 +78,12 @@ struct Placed {
 enum Refused {
     /// Its only message has a key that belongs to another message, there.
     OwnKey(Offset),
+    /// It may be taken in parts.
+    InParts {
+        /// Whether it is too long.
+        is_too_long: bool,
+        failure: Failure,
+    },
     Failed(Failure),
 }
 
@@ -102,6 +108,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
         context,
         place,
         end: None,
+        too_long: usize::MAX,
         counts: Counts::default(),
     };
     loop {
@@ -113,19 +120,19 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
         if text.trim().is_empty() {
             continue;
         }
-        let line: Line = serde_json::from_str(text).map_err(|error| {
+        let line = Line::parse(text).map_err(|error| {
             let reason = format!("line {number} is not as export writes it: {error}");
             import.with_place(Failure::new(reason))
         })?;
-        if line.offset < args.from.offset {
+        if line.message.offset < args.from.offset {
             continue;
         }
         for batch in batches.push(line) {
-            import.append(&batch).await?;
+            import.append_parts(batch).await?;
         }
     }
     if let Some(batch) = batches.end() {
-        import.append(&batch).await?;
+        import.append_parts(batch).await?;
     }
     bar.finish_and_clear();
     let Counts {
@@ -149,6 +156,8 @@ struct Import<'a> {
     place: Arc<Place>,
     /// The end of what is in the log.
     end: Option<Offset>,
+    /// The shortest batch that was refused for its length, in bytes: longer ones are not tried.
+    too_long: usize,
     counts: Counts,
 }
 
@@ -187,7 +196,45 @@ struct Counts {
 }
 
 impl Import<'_> {
-    async fn append(&mut self, batch: &Batch) -> Result<(), Failure> {
+    /// Appends a batch, by halves where the whole is too long for what lies between here and the log, or where an
+    /// earlier run appended it by halves. The borders depend on the file and the limits alone.
+    async fn append_parts(&mut self, batch: Batch) -> Result<(), Failure> {
+        let mut parts = vec![batch];
+        while let Some(part) = parts.pop() {
+            if part.bytes >= self.too_long
+                && let Some((first, second)) = part.halves()
+            {
+                parts.extend([second, first]);
+                continue;
+            }
+            match self.append(&part).await {
+                Ok(()) => {}
+                Err(Refused::InParts {
+                    is_too_long,
+                    failure,
+                }) => {
+                    let Some((first, second)) = part.halves() else {
+                        return Err(failure);
+                    };
+                    if is_too_long {
+                        self.too_long = self.too_long.min(part.bytes);
+                    }
+                    parts.extend([second, first]);
+                }
+                Err(Refused::Failed(failure)) => return Err(failure),
+                Err(Refused::OwnKey(there)) => {
+                    return Err(self.with_place(Failure::new(format!(
+                        "the message at offset {} of the file has an idempotency key that belongs to another \
+                         message here, at offset {there}: --without-keys appends it without",
+                        part.first
+                    ))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self, batch: &Batch) -> Result<(), Refused> {
         self.place.offset.store(batch.first.0, Ordering::SeqCst);
         let is_earlier = |offset: Offset| self.end.is_some_and(|end| offset < end);
         let mut placed = self.send(batch, batch.own_key.as_deref()).await;
@@ -196,19 +243,12 @@ impl Import<'_> {
         let is_taken = match &placed {
             Ok(placed) => placed.was_there && is_earlier(placed.first),
             Err(Refused::OwnKey(offset)) => is_earlier(*offset),
-            Err(Refused::Failed(_)) => false,
+            Err(Refused::Failed(_) | Refused::InParts { .. }) => false,
         };
         if batch.own_key.is_some() && is_taken {
             placed = self.send(batch, None).await;
         }
-        let placed = placed.map_err(|refused| match refused {
-            Refused::Failed(failure) => failure,
-            Refused::OwnKey(there) => self.with_place(Failure::new(format!(
-                "the message at offset {} of the file has an idempotency key that belongs to another message \
-                 here, at offset {there}: --without-keys appends it without",
-                batch.first
-            ))),
-        })?;
+        let placed = placed?;
         let count = batch.messages.len() as u64;
         self.counts.on_placed(&placed, count);
         self.end = self.end.max(Some(placed.end));
@@ -221,6 +261,7 @@ impl Import<'_> {
             concern: Some(self.args.concern),
             timeout: Some(CONCERN_TIME),
             idempotency_key: Some(own_key.unwrap_or(&batch.key).to_owned()),
+            base64: batch.base64,
             ..AppendRequest::default()
         };
         let messages: Vec<&RawValue> = batch.messages.iter().map(|message| &**message).collect();
@@ -228,26 +269,12 @@ impl Import<'_> {
         let mut was_there = None;
         loop {
             let client = self.place.position().client(&self.context.client);
-            let appended = match (own_key, &messages[..]) {
-                // Only in a body a key may begin or end with spaces.
-                (Some(key), [message]) if key.trim() != key => {
-                    let appended = client.append_retrying(message, &request, within).await;
-                    appended.map(|appended| {
-                        let receipt = appended.receipt;
-                        let log = appended.cluster_id;
-                        (appended.replayed, log, receipt.concern_met, receipt.offset)
-                    })
-                }
-                _ => {
-                    let appended = client.append_batch_retrying(&messages, &request, within);
-                    appended.await.map(|appended| {
-                        let receipt = appended.receipt;
-                        let log = appended.cluster_id;
-                        let first = receipt.first_offset;
-                        (appended.replayed, log, receipt.concern_met, first)
-                    })
-                }
-            };
+            let appended = client.append_batch_retrying(&messages, &request, within);
+            let appended = appended.await.map(|appended| {
+                let (receipt, log) = (appended.receipt, appended.cluster_id);
+                let first = receipt.first_offset;
+                (appended.replayed, log, receipt.concern_met, first)
+            });
             let (replayed, log, is_met, first) =
                 appended.map_err(|given_up| self.told(batch, own_key.is_some(), &given_up))?;
             if let Some(log) = log {
@@ -269,14 +296,25 @@ impl Import<'_> {
     fn told(&self, batch: &Batch, has_own_key: bool, given_up: &GivenUp) -> Refused {
         let failure = Failure::of(self.context.url(), &given_up.last);
         let reason = given_up.last.problem().map(|problem| problem.reason());
-        Refused::Failed(match reason {
+        let status = given_up.last.problem().map(|problem| problem.status);
+        // Whoever says so: a proxy has limits of its own, and says it in its own words.
+        let is_too_long = match reason {
+            Some(Reason::Overloaded { .. }) => !given_up.last.is_retryable(),
+            _ => matches!(status, Some(413 | 429)),
+        };
+        let failure = match reason {
             Some(Reason::KeyReused { offset }) if has_own_key => return Refused::OwnKey(offset),
-            // The same first message, with others behind it.
-            Some(Reason::KeyReused { .. }) => Failure::new(format!(
-                "the messages from offset {} on were imported before, from a file that ended elsewhere: import \
-                 with --from what was not in it",
-                batch.first
-            )),
+            // The same first message, with others behind it: an earlier run may have sent it by halves.
+            Some(Reason::KeyReused { .. }) => {
+                return Refused::InParts {
+                    is_too_long: false,
+                    failure: Failure::new(format!(
+                        "the messages from offset {} on were imported before, from a file that ended \
+                         elsewhere: import with --from what was not in it",
+                        batch.first
+                    )),
+                };
+            }
             Some(Reason::AnotherLog { .. }) => failure.and(
                 "; nothing of the file is known to be in that log: import it into that one without --from",
             ),
@@ -289,7 +327,14 @@ impl Import<'_> {
                 self.with_place(failure.and(&more))
             }
             _ => self.with_place(failure),
-        })
+        };
+        match is_too_long {
+            true => Refused::InParts {
+                is_too_long,
+                failure,
+            },
+            false => Refused::Failed(failure),
+        }
     }
 
     /// With the words where to go on.

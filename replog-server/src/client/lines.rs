@@ -1,4 +1,5 @@
-//! Lines of an input, numbered: UTF-8, and never more of them in memory than one that a node could take.
+//! Lines of an input, numbered: UTF-8, and never more of them in memory than one that a node could take. A byte order
+//! mark at the input's beginning, which some editors write, is no part of the first line.
 
 use std::io::{BufRead, Read as _};
 
@@ -51,6 +52,10 @@ impl<R: BufRead> Lines<R> {
             let valid = error.valid_up_to();
             Failure::new(format!("line {number} is not UTF-8 from byte {valid} on"))
         })?;
+        let text = match number {
+            1 => text.strip_prefix('\u{feff}').unwrap_or(text),
+            _ => text,
+        };
         Ok(Some((text.trim_end_matches(['\n', '\r']), number, bytes)))
     }
 }
@@ -61,13 +66,13 @@ mod tests {
 
     #[test]
     fn lines_are_numbered_and_what_is_wrong_with_one_is_said_with_its_number() {
-        let mut lines = Lines::of(&b"one\r\n\ntwo"[..], "it");
+        let mut lines = Lines::of("\u{feff}one\r\n\ntwo".as_bytes(), "it");
         let mut all = Vec::new();
         while let Some((line, number, bytes)) = lines.next().expect("text") {
             all.push((line.to_owned(), number, bytes));
         }
         let line = |text: &str, number, bytes| (text.to_owned(), number, bytes);
-        assert_eq!(all, [line("one", 1, 5), line("", 2, 1), line("two", 3, 3)]);
+        assert_eq!(all, [line("one", 1, 8), line("", 2, 1), line("two", 3, 3)]);
 
         let table = [
             (&b"one\nt\xffo\n"[..], "line 2 is not UTF-8 from byte 1 on"),

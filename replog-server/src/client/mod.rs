@@ -3,12 +3,14 @@
 //! Owns its command line, its exit codes, and where its words go: data to stdout, everything else to
 //! stderr. Starts no node.
 
+mod admin;
 mod append;
 mod appends;
 mod bench;
 mod check;
 mod compare;
 mod export;
+pub(crate) mod eyes;
 mod failure;
 mod fault;
 mod holders;
@@ -37,11 +39,11 @@ use self::{
     failure::Failure,
     output::{complain, print, tell},
 };
-use crate::args::explain;
+use crate::{args::explain, paths};
 
 /// What is said to one who gives no command.
 const COMMANDS: &str = "say what to do: append, read, status, appends, wait, check, export, import, \
-                        bench, fault, completions or man";
+                        bench, read-only, read-write, log-level, fault, completions or man";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -85,7 +87,7 @@ enum Command {
     Status(status::StatusArgs),
     /// Shows the appends that wait for their concern, oldest first, and for whom they wait.
     Appends(appends::AppendsArgs),
-    /// Waits until enough nodes hold a message.
+    /// Waits until enough nodes hold a message, also one that is still to come.
     Wait(wait::WaitArgs),
     /// Looks for damage in a stopped node's directory, or compares the logs of nodes that run.
     ///
@@ -108,6 +110,12 @@ enum Command {
     Import(import::ImportArgs),
     /// Appends as fast as so many clients can, and says how fast that was.
     Bench(bench::BenchArgs),
+    /// Asks the master to take no appends, until `read-write`; reads go on.
+    ReadOnly,
+    /// Lets the master take appends again, where `read-only` was asked for.
+    ReadWrite,
+    /// Shows or sets which log lines the node writes, until it is restarted.
+    LogLevel(admin::LogLevelArgs),
     /// Shows, sets or clears the faults of a node that was started with `--allow-faults`.
     Fault(fault::FaultArgs),
     /// Prints a shell's completions.
@@ -171,6 +179,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let context = || -> Result<Context, Failure> {
         let client = Client::builder(&url).build();
         let client = client.map_err(|error| Failure::usage(format!("--url: {error}")))?;
+        check_base(client.url())?;
         Ok(Context { client, form })
     };
     // It has no use for a runtime, and may take long.
@@ -180,7 +189,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         return check::run(args, form).map_err(Failure::new);
     }
     let system = actix_web::rt::System::new();
-    system.block_on(async {
+    let done = system.block_on(async {
         match command {
             Command::RepairEpoch(args) => repair_epoch::run(&args).map_err(Failure::new),
             Command::Append(args) => append::run(&args, &context()?).await,
@@ -188,15 +197,44 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Command::Status(args) => status::run(&args, &context()?).await,
             Command::Appends(args) => appends::run(&args, &context()?).await,
             Command::Wait(args) => wait::run(&args, &context()?).await,
-            Command::Check(args) => compare::run(args.targets(), form).await,
+            Command::Check(args) => compare::run(args.targets(), args.data_alone(), form).await,
             Command::Export(args) => export::run(&args, &context()?).await,
             Command::Import(args) => import::run(&args, &context()?).await,
             Command::Bench(args) => bench::run(&args, &context()?).await,
             Command::Fault(args) => fault::run(&args, &context()?).await,
             Command::Completions(args) => shell::completions(&args),
             Command::Man => shell::man(),
+            Command::ReadOnly => admin::read_only(&context()?).await,
+            Command::ReadWrite => admin::read_write(&context()?).await,
+            Command::LogLevel(args) => admin::log_level(&args, &context()?).await,
         }
-    })
+    });
+    // To end a runtime is to wait for its threads, one of which may still ask a name server that hangs. The process
+    // ends now, and they with it.
+    std::mem::forget(system);
+    done
+}
+
+/// Refuses the URL of one of a node's paths where that of the node belongs.
+fn check_base(url: &str) -> Result<(), Failure> {
+    let paths = [
+        paths::MESSAGES,
+        paths::APPENDS,
+        paths::HEALTH,
+        paths::LIVE,
+        paths::READY,
+        paths::METRICS,
+        paths::EVENTS,
+    ];
+    let found = paths
+        .iter()
+        .find_map(|path| Some((url.strip_suffix(path)?, path)));
+    match found {
+        Some((base, path)) => Err(Failure::usage(format!(
+            "--url: give the URL of the node, {base}, without {path}"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The definition of the command line, for completions and the manual page.

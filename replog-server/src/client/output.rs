@@ -4,7 +4,13 @@
 //! Whoever closes a pipe has seen enough. A command that only reads is over then; one that changes something,
 //! or whose exit code says something, goes on without words.
 
-use std::io;
+use std::{future::pending, io, sync::Arc, thread};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+use tokio::sync::Notify;
 
 use super::failure::Failure;
 use crate::stderr;
@@ -31,6 +37,38 @@ pub(super) fn tell(data: &str) -> Result<(), Failure> {
     match write(&mut io::stdout().lock(), data) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(told(&error)),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Waits until nobody reads stdout any more, which is noticed when the pipe is closed and not only with the next
+/// write; for ever where that is never so.
+pub(super) async fn unread() {
+    let closed = Arc::new(Notify::new());
+    let tell = Arc::clone(&closed);
+    // A thread of its own waits, for as long as the program lasts: stdout may be something that no runtime can wait on.
+    let waiting = thread::Builder::new().spawn(move || {
+        let stdout = io::stdout();
+        loop {
+            // Nothing is asked for but what is always told: an error, or the other end's going.
+            let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+            match poll(&mut polled, None) {
+                Err(Errno::INTR) => {}
+                Ok(_)
+                    if polled[0]
+                        .revents()
+                        .intersects(PollFlags::ERR | PollFlags::HUP) =>
+                {
+                    tell.notify_one();
+                    return;
+                }
+                Ok(_) | Err(_) => return,
+            }
+        }
+    });
+    match waiting {
+        Ok(_) => closed.notified().await,
+        // Then the next write notices it.
+        Err(_) => pending().await,
     }
 }
 

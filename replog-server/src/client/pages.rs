@@ -197,7 +197,10 @@ impl Pages {
 /// How many messages to ask for after a page: as many of this length as make a page, but no sudden
 /// many.
 fn page_after(page: u64, messages: &[Message]) -> u64 {
-    let bytes = |message: &Message| message.data.get().len() as u64 + MESSAGE_OVERHEAD;
+    let bytes = |message: &Message| {
+        let base64 = message.data_base64.as_deref().map_or(0, str::len);
+        (message.data.get().len() + base64) as u64 + MESSAGE_OVERHEAD
+    };
     let (count, bytes) = (
         messages.len() as u64,
         messages.iter().map(bytes).sum::<u64>(),

@@ -1,6 +1,6 @@
 //! `replog read`: messages, a line each.
 
-use std::process::ExitCode;
+use std::{pin::pin, process::ExitCode};
 
 use clap::Args;
 use replog_core::{
@@ -10,7 +10,9 @@ use replog_core::{
 
 use super::{
     Context, Failure, complain,
+    eyes::escaped,
     holders::level,
+    output,
     pages::{self, Pages},
     position::Position,
     print,
@@ -28,14 +30,14 @@ pub(super) struct ReadArgs {
         conflicts_with = "last"
     )]
     from: Position,
-    /// So many before the end, instead.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    /// So many before the end, instead; 0, with --follow: only those that come.
+    #[arg(long)]
     last: Option<u64>,
     /// So many at most.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// `local`: what the node holds; `committed`: what it knows a majority to hold.
-    #[arg(long, default_value = "local", value_parser = level)]
+    #[arg(long, default_value = "local", value_parser = level())]
     level: ReadLevel,
     /// Go on at the end, as messages come, and across restarts of the node.
     #[arg(long, short)]
@@ -45,6 +47,10 @@ pub(super) struct ReadArgs {
 /// Prints them: for eyes offset and data, else NDJSON with all fields.
 pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, Failure> {
     let (client, level) = (&context.client, Some(args.level));
+    if args.last == Some(0) && !args.follow {
+        let why = "--last 0 asks for nothing but what comes: give --follow with it";
+        return Err(Failure::usage(why));
+    }
     if args.follow {
         // A node that is not there is told at once, though it would be waited for later. What is committed may
         // be found out later.
@@ -84,8 +90,14 @@ async fn follow(from: Position, args: &ReadArgs, context: &Context) -> Result<Ex
     });
     let for_eyes = context.is_for_eyes();
     let mut given = 0;
+    let mut unread = pin!(output::unread());
     while args.limit.is_none_or(|limit| given < limit) {
-        match follow.next().await {
+        let next = tokio::select! {
+            biased;
+            next = follow.next() => next,
+            () = &mut unread => return Ok(ExitCode::SUCCESS),
+        };
+        match next {
             Ok(message) => {
                 let mut text = String::new();
                 write(&message, for_eyes, &mut text)?;
@@ -112,7 +124,17 @@ fn write(message: &Message, for_eyes: bool, text: &mut String) -> Result<(), Fai
         let offset = format!("{:>8}", message.offset);
         text.push_str(&coloured(&offset, Colour::Aside, true));
         text.push_str("  ");
-        text.push_str(&message.data.get().replace(['\r', '\n'], " "));
+        match &message.data_base64 {
+            None => {
+                let data = message.data.get().replace(['\r', '\n'], " ");
+                text.push_str(&escaped(&data));
+            }
+            Some(bytes) => {
+                text.push_str(&coloured("base64", Colour::Aside, true));
+                text.push(' ');
+                text.push_str(bytes);
+            }
+        }
     } else {
         text.push_str(&on_one_line(message)?);
     }

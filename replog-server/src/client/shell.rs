@@ -33,7 +33,16 @@ pub(super) fn man() -> Result<ExitCode, Failure> {
             .render(&mut text)
             .map_err(|error| Failure::new(format!("the manual page: {error}")))?;
     }
-    written(&text)
+    // The pages of the commands are not apart, but below.
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    for command in definition.get_subcommands() {
+        let name = command.get_name().replace('-', "\\-");
+        text = text.replace(
+            &format!("replog\\-{name}(1)"),
+            &format!("replog {name}, below"),
+        );
+    }
+    written(text.as_bytes())
 }
 
 fn written(text: &[u8]) -> Result<ExitCode, Failure> {

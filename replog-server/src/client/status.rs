@@ -2,7 +2,10 @@
 
 mod safety;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use clap::Args;
 use replog_core::{
@@ -52,6 +55,7 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
     if let Some(name) = &args.safe_to_stop {
         return safety::safe_to_stop(name, args.timeout, context).await;
     }
+    let mut before = None;
     loop {
         let node = ask(context).await;
         if !args.watch {
@@ -64,11 +68,41 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
             print("\x1b[H\x1b[J")?;
         }
         match node {
-            Ok(node) => print(&text(&node, context)?)?,
+            Ok(node) => {
+                if context.is_for_eyes() {
+                    print(&format!("{}{}\n\n", clock(), rate(&mut before, &node)))?;
+                }
+                print(&text(&node, context)?)?;
+            }
             // It may come back: that is what is watched for.
             Err(failure) => complain(&failure.reason),
         }
         actix_web::rt::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// The time of day, in UTC.
+fn clock() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = since.unwrap_or_default().as_secs() % (24 * 3600);
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02} UTC", seconds % 60)
+}
+
+/// How many messages a second came since the look before, where there was one.
+fn rate(before: &mut Option<(Instant, u64)>, node: &Node) -> String {
+    let next = match node {
+        Node::Master(status) => status.log.next.0,
+        Node::Secondary(health) => health.log.next.0,
+    };
+    let now = Instant::now();
+    match before.replace((now, next)) {
+        Some((then, earlier)) => {
+            let more = next.saturating_sub(earlier) as f64;
+            let seconds = (now - then).as_secs_f64();
+            format!(", {:.0} messages a second", more / seconds)
+        }
+        None => String::new(),
     }
 }
 
@@ -159,9 +193,12 @@ fn troubles_of_secondary(health: &SecondaryHealth) -> Vec<String> {
 }
 
 fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
-    let mut table = Table::new([
-        "NODE", "STATUS", "NEXT", "LAG", "CONTACT", "REASON", "RETRY",
-    ]);
+    // A program is told the unit, a person sees it.
+    let (contact, retry) = match for_eyes {
+        true => ("CONTACT", "RETRY"),
+        false => ("CONTACT_MS", "RETRY_MS"),
+    };
+    let mut table = Table::new(["NODE", "STATUS", "NEXT", "LAG", contact, "REASON", retry]);
     let ms = |ms: Option<u64>| match (ms, for_eyes) {
         (None, _) => "-".to_owned(),
         (Some(ms), true) => span(ms),
@@ -182,7 +219,9 @@ fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
             secondary.name.to_string(),
             secondary.status.to_string(),
             known(secondary.durable_end),
-            secondary.lag.to_string(),
+            secondary
+                .durable_end
+                .map_or_else(|| "-".to_owned(), |_| secondary.lag.to_string()),
             ms(secondary.last_contact_ms),
             secondary.reason.clone().unwrap_or_else(|| "-".to_owned()),
             ms(secondary.next_retry_ms),
@@ -229,7 +268,8 @@ fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
 }
 
 fn secondary_text(health: &SecondaryHealth, for_eyes: bool) -> String {
-    let mut table = Table::new(["NODE", "STATUS", "NEXT", "BUFFERED", "CONTACT", "MASTER"]);
+    let heading = if for_eyes { "CONTACT" } else { "CONTACT_MS" };
+    let mut table = Table::new(["NODE", "STATUS", "NEXT", "BUFFERED", heading, "MASTER"]);
     let contact = match health.last_contact_ms {
         None => "-".to_owned(),
         Some(ms) if for_eyes => span(ms),

@@ -1,9 +1,15 @@
-//! `replog wait`: until enough nodes hold a message that is in the log already.
+//! `replog wait`: until enough nodes hold a message, which may still have to be appended.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
-use replog_core::Concern;
+use replog_core::{
+    Concern, Offset,
+    client::{Client, ReadQuery, Reason},
+};
 
 use super::{
     Context, Failure, Form,
@@ -27,13 +33,53 @@ pub(super) struct WaitArgs {
     timeout: Option<Duration>,
 }
 
+/// Waits until there is a message at `offset`; `false`: there was none in time.
+async fn for_one_that_comes(
+    client: &Client,
+    offset: Offset,
+    time: Option<Duration>,
+) -> Result<bool, Failure> {
+    let query = ReadQuery {
+        from: Some(offset),
+        limit: Some(1),
+        wait_for: Some(offset),
+        timeout: time,
+        ..ReadQuery::default()
+    };
+    match client.messages(&query).await {
+        Ok(_) => Ok(true),
+        Err(error) => match error.problem().map(|problem| problem.reason()) {
+            Some(Reason::NoSuchOffset { .. }) => Ok(false),
+            _ => Err(Failure::of(client.url(), &error)),
+        },
+    }
+}
+
 /// Waits, and says who holds it.
 pub(super) async fn run(args: &WaitArgs, context: &Context) -> Result<ExitCode, Failure> {
     let client = args.offset.client(&context.client);
-    let message = client.wait_for_concern(args.offset.offset, args.concern, args.timeout);
-    let message = message
-        .await
-        .map_err(|error| Failure::of(context.url(), &error))?;
+    let begun = Instant::now();
+    let message = loop {
+        let left = args
+            .timeout
+            .map(|timeout| timeout.saturating_sub(begun.elapsed()));
+        let offset = args.offset.offset;
+        let message = client.wait_for_concern(offset, args.concern, left).await;
+        let error = match message {
+            Ok(message) => break message,
+            Err(error) => error,
+        };
+        let reason = error.problem().map(|problem| problem.reason());
+        let Some(Reason::NoSuchOffset { next }) = reason else {
+            return Err(Failure::of(context.url(), &error));
+        };
+        if !for_one_that_comes(&client, offset, left).await? {
+            return Err(Failure::with(
+                NOT_IN_TIME,
+                format!("there is no message {offset} yet; the next one gets {next}"),
+            ));
+        }
+    };
     let held = message
         .concern
         .and_then(|concern| holders::held(&message, concern));

@@ -7,12 +7,15 @@ use bytes::Bytes;
 use replog_core::{AppendOptions, Concern, IdempotencyKey, Master, MessageBatch, error::LimitName};
 
 use crate::{
-    append_lines::{self, LineLimits, LinesError},
+    append_lines::{self, Encoding, LineLimits, LinesError},
     body::{self, BodyLimits},
     node::NodeState,
     problem::{Kind, Problem},
     query::Query,
-    routes::messages::{answer, enter},
+    routes::{
+        json_body,
+        messages::{answer, enter},
+    },
     shares::Client,
     telemetry,
 };
@@ -26,16 +29,21 @@ pub(super) struct Asked {
     pub(super) key: Option<IdempotencyKey>,
     pub(super) concern: Concern,
     pub(super) timeout: Option<Duration>,
+    pub(super) encoding: Encoding,
 }
 
 impl Asked {
-    /// As the query says, and without a key.
+    /// As the query says.
     pub(super) fn of(request: &HttpRequest) -> Result<Asked, Problem> {
-        let query = Query::of(request, &["concern", "timeout_ms"])?;
+        let known = ["concern", "timeout_ms", "idempotency_key", "encoding"];
+        let query = Query::of(request, &known)?;
         Ok(Asked {
-            key: None,
+            key: query.idempotency_key()?,
             concern: query.concern()?.unwrap_or_default(),
             timeout: query.timeout()?,
+            encoding: query
+                .word("encoding", &[("base64", Encoding::Base64)])?
+                .unwrap_or_default(),
         })
     }
 }
@@ -55,13 +63,14 @@ pub(super) async fn append(
     let body = body::read(request, &mut payload, limits, &state.append_budget)
         .await
         .map_err(Problem::not_appended)?;
-    let batch = parse(body, state.line_limits)
+    let batch = parse(body, asked.encoding, state.line_limits)
         .await
         .map_err(Problem::not_appended)?;
     let Asked {
         key,
         concern,
         timeout,
+        encoding: _,
     } = asked;
     let _entered = enter(
         state,
@@ -75,15 +84,19 @@ pub(super) async fn append(
     let appended = master.append_batch(batch, options);
     let receipt = telemetry::within(request.headers(), appended).await?;
     let mut response = answer(receipt.concern_met, receipt.replayed, receipt.first_offset);
-    Ok(response.json(receipt))
+    Ok(json_body(&mut response, &receipt))
 }
 
 /// Reads the lines. What they become is all that is kept of the body.
-async fn parse(body: Bytes, limits: LineLimits) -> Result<MessageBatch, Problem> {
+async fn parse(
+    body: Bytes,
+    encoding: Encoding,
+    limits: LineLimits,
+) -> Result<MessageBatch, Problem> {
     let parsed = if body.len() <= PARSED_AT_ONCE_BYTES {
-        append_lines::parse(&body, limits)
+        append_lines::parse(&body, encoding, limits)
     } else {
-        web::block(move || append_lines::parse(&body, limits))
+        web::block(move || append_lines::parse(&body, encoding, limits))
             .await
             .map_err(|_| Problem::new(Kind::Stopping, "the node is stopping").retry_after())?
     };
@@ -97,7 +110,8 @@ async fn parse(body: Bytes, limits: LineLimits) -> Result<MessageBatch, Problem>
         }
         LinesError::TooMuch => {
             let limit = LimitName::MaxQueuedBytes.as_str();
-            Problem::overloaded(limit, limits.batch_bytes as u64)
+            // However long it waits, so large a batch is never taken.
+            Problem::overloaded(limit, limits.batch_bytes as u64).member("retriable", false)
         }
     })
 }

@@ -27,7 +27,7 @@ use crate::{
     routes::{
         State,
         batches::{self, Asked},
-        not_master, reads, send_on_to_master,
+        json_body, not_master, reads, send_on_to_master,
     },
     shares::{Client, Place},
     telemetry,
@@ -70,7 +70,7 @@ async fn append_here(
         }
     };
     if let Some(batch) = batch {
-        return batches::append(state, master, &request, payload, Asked { key, ..batch }).await;
+        return batches::append(state, master, &request, payload, batch).await;
     }
     let body = body::read(
         &request,
@@ -82,7 +82,8 @@ async fn append_here(
     .map_err(Problem::not_appended)?;
     let mut parsed =
         append_body::parse(&body).map_err(|what| Problem::malformed(what).not_appended())?;
-    parsed.idempotency_key = one_key(parsed.idempotency_key, key).map_err(Problem::not_appended)?;
+    parsed.idempotency_key = one_key("meta.idempotency_key", parsed.idempotency_key, key)
+        .map_err(Problem::not_appended)?;
     // The payload is a slice of it, and must not hold it longer than the library does.
     drop(body);
     let appended = append_and_wait(state, master, Client::at(request.peer_addr()), parsed);
@@ -135,7 +136,7 @@ pub(super) fn enter(
 
 fn receipt_response(receipt: &Receipt) -> HttpResponse {
     let mut response = answer(receipt.concern_met, receipt.replayed, receipt.offset);
-    response.json(receipt)
+    json_body(&mut response, receipt)
 }
 
 /// Status and headers of a receipt.
@@ -167,7 +168,14 @@ fn check_head(request: &HttpRequest) -> Result<Head, Problem> {
     let key = key_of_head(headers)?;
     let batch = match content {
         Content::One => Query::of(request, &[]).map(|_| None)?,
-        Content::Lines => Some(Asked::of(request)?),
+        Content::Lines => {
+            let asked = Asked::of(request)?;
+            let what = "the parameter idempotency_key";
+            Some(Asked {
+                key: one_key(what, asked.key, key.clone())?,
+                ..asked
+            })
+        }
     };
     Ok(Head { key, batch })
 }
@@ -189,15 +197,16 @@ fn key_of_head(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
         .map_err(|_| Problem::malformed(append_body::key_rule("the header Idempotency-Key", &text)))
 }
 
-/// The key of an append: header and member may both give it, if they agree.
+/// The key of an append: the header and what it is called else may both give it, if they agree.
 fn one_key(
+    what: &str,
     in_body: Option<IdempotencyKey>,
     in_head: Option<IdempotencyKey>,
 ) -> Result<Option<IdempotencyKey>, Problem> {
     match (&in_body, &in_head) {
-        (Some(member), Some(header)) if member != header => Err(Problem::malformed(
-            "the header Idempotency-Key and meta.idempotency_key differ: give one of them",
-        )),
+        (Some(member), Some(header)) if member != header => Err(Problem::malformed(format!(
+            "the header Idempotency-Key and {what} differ: give one of them"
+        ))),
         _ => Ok(in_body.or(in_head)),
     }
 }
@@ -280,6 +289,7 @@ async fn get_here(state: &NodeState, request: &HttpRequest) -> Result<HttpRespon
     } else {
         text.put_u8(b'}');
     }
+    text.put_u8(b'\n');
     Ok(HttpResponse::Ok().content_type(JSON).body(text.freeze()))
 }
 

@@ -14,7 +14,7 @@ pub(crate) mod page;
 mod reads;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, HttpResponseBuilder,
     http::{
         StatusCode,
         header::{HeaderValue, LOCATION},
@@ -38,7 +38,14 @@ pub(crate) type State = web::Data<NodeState>;
 
 /// 200 with JSON.
 fn ok_json(value: &impl serde::Serialize) -> HttpResponse {
-    HttpResponse::Ok().json(value)
+    json_body(&mut HttpResponse::Ok(), value)
+}
+
+/// This answer with JSON, which ends with a line end: a terminal's prompt comes after it.
+fn json_body(response: &mut HttpResponseBuilder, value: &impl serde::Serialize) -> HttpResponse {
+    let mut text = serde_json::to_vec(value).expect("names, numbers and reasons are JSON");
+    text.push(b'\n');
+    response.content_type(JSON).body(text)
 }
 
 /// The body of a request, which is a JSON object: `what` names it where it is something else.

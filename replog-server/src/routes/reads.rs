@@ -92,6 +92,10 @@ impl Asked {
             },
             log: log_name::named_by_read(request, &query)?,
         };
+        if asked.start == Start::BeforeEnd(0) && !asked.follow {
+            let text = "last=0 asks for nothing but what comes: it goes with follow=true";
+            return Err(Problem::malformed(text));
+        }
         if asked.timeout.is_some() && asked.wait_for.is_none() {
             let text = "timeout_ms ends the wait of wait_for, which is not given";
             return Err(Problem::malformed(text));
@@ -152,7 +156,7 @@ impl Asked {
 /// Where to begin. What a browser had last goes before its query, which is the one that it first came with.
 fn start(query: &Query, headers: &HeaderMap, form: Form) -> Result<Start, Problem> {
     let from = query.number("from")?;
-    let last = query.positive("last")?;
+    let last = query.number("last")?;
     let had = headers
         .get(LAST_EVENT_ID)
         .map(HeaderValue::as_bytes)
@@ -277,8 +281,16 @@ mod tests {
     }
 
     #[test]
+    fn the_last_0_of_a_follower_are_those_that_come() {
+        let asked = asked("last=0&follow=true", &[NDJSON_LINES]).expect("a good query");
+        let range = asked.range(|_| Some(Offset(10)));
+        assert_eq!(range, (Offset(10), Until::Stopped));
+    }
+
+    #[test]
     fn what_contradicts_itself_or_does_nothing_is_refused() {
         let table = [
+            ("last=0", NDJSON_LINES, "follow=true"),
             ("from=1&last=2", SENT_EVENTS, "contradict"),
             ("timeout_ms=5", NDJSON_LINES, "wait_for"),
             ("follow=true", ("accept", "*/*"), "text/event-stream"),

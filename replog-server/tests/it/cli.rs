@@ -236,7 +236,7 @@ fn waiting_appends_are_shown_with_whom_they_wait_for() {
         .collect();
     assert_eq!(
         rows[0],
-        ["OFFSET", "CONCERN", "WAITING", "HELD BY", "WAITING FOR"]
+        ["OFFSET", "CONCERN", "WAITING_MS", "HELD BY", "WAITING FOR"]
     );
     assert_eq!((rows[1][0], rows[1][1], rows[1][3]), ("0", "2", "master"));
     assert!(rows[1][4].starts_with("secondary-1 ("), "{shown}");
@@ -655,4 +655,171 @@ fn the_load_generator_says_how_fast_its_appends_were() {
     assert!(appends > 0);
     assert_eq!(cluster.wait_equal(), appends);
     assert!(measured[0]["latency_us"]["p99"].is_u64(), "{measured:?}");
+}
+
+#[test]
+fn lines_go_on_over_a_restart_of_the_master_between_two_of_them() {
+    let mut cluster = Cluster::start(1, &[]);
+    let mut appending = replog(&cluster.master)
+        .args(["append"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut lines = appending.stdin.take().expect("a pipe");
+    let mut offsets = BufReader::new(appending.stdout.take().expect("a pipe")).lines();
+    for round in 0..3 {
+        writeln!(lines, "{round}").expect("it reads");
+        let offset = offsets.next().expect("an offset").expect("UTF-8");
+        assert_eq!(offset, round.to_string());
+        cluster.master.kill();
+        cluster.master.start();
+        cluster.wait_read_write();
+    }
+    drop(lines);
+    assert_eq!(appending.wait().expect("an end").code(), Some(0));
+    assert_eq!(cluster.master.data(), [json!(0), json!(1), json!(2)]);
+}
+
+#[test]
+fn bytes_that_are_no_json_are_read_exported_and_restored() {
+    let cluster = Cluster::start(1, &[]);
+    let master = &cluster.master;
+    let headers = [("content-type", "application/x-ndjson")];
+    let lines = "\"aGVsbG8=\"\n\"/wAi\"\n";
+    let path = "/messages?encoding=base64&idempotency_key=%20k";
+    let answer = crate::http::request(
+        master.address,
+        "POST",
+        path,
+        &headers,
+        Some(lines.as_bytes()),
+    );
+    assert_eq!(answer.expect("an answer").status, 201);
+    assert_eq!(printed(&fed(master, &["append"], "\u{feff}1\n")), "2\n");
+    let read = values(&run(master, &["read"]));
+    assert_eq!(read[0]["data_base64"], "aGVsbG8=");
+    assert_eq!(read[0]["idempotency_key"], " k");
+    assert_eq!(
+        (&read[1]["data_base64"], &read[2]["data"]),
+        (&json!("/wAi"), &json!(1))
+    );
+    assert!(read[1].get("data").is_none());
+    let single = crate::http::get(master.address, "/messages/0").json();
+    assert_eq!(single["data_base64"], "aGVsbG8=");
+    let data = crate::http::get(master.address, "/messages?view=data").json();
+    assert_eq!(data[1], json!({"data_base64": "/wAi"}));
+
+    let exported = text(&run(master, &["export", "--level", "local"]).stdout);
+    let restored = Cluster::start(1, &[]);
+    printed(&fed(&restored.master, &["import", "-"], &exported));
+    let payloads = |values: Vec<Value>| -> Vec<Value> {
+        let payload = |value: &Value| json!([value["data"], value["data_base64"]]);
+        values.iter().map(payload).collect()
+    };
+    assert_eq!(
+        payloads(values(&run(&restored.master, &["read"]))),
+        payloads(read)
+    );
+    assert_eq!(
+        values(&run(&restored.master, &["read"]))[0]["idempotency_key"],
+        " k"
+    );
+}
+
+#[test]
+fn what_export_wrote_is_imported_whatever_the_limits_are() {
+    let limits = [
+        "--max-message-bytes",
+        "64KiB",
+        "--max-request-bytes",
+        "64KiB",
+        "--max-queued-bytes",
+        "1MiB",
+    ];
+    let cluster = Cluster::start(1, &limits);
+    let master = &cluster.master;
+    // As long as a request may be, with a key that no header can carry.
+    let body = |text: &str| {
+        json!({"data": text, "meta": {"idempotency_key": " k"}})
+            .to_string()
+            .into_bytes()
+    };
+    let longest = "x".repeat((64 << 10) - body("").len());
+    let body = body(&longest);
+    assert_eq!(body.len(), 64 << 10);
+    let answer = crate::http::request(
+        master.address,
+        "POST",
+        "/messages",
+        &[crate::http::JSON],
+        Some(&body),
+    );
+    assert_eq!(answer.expect("an answer").status, 201);
+    let exported = text(&run(master, &["export", "--level", "local"]).stdout);
+    // And more than one request may have, in a batch.
+    let line = |offset: u64| {
+        let data = format!("{offset:01000}");
+        format!(r#"{{"offset":{offset},"epoch":1,"timestamp_ms":5,"data":"{data}"}}"#) + "\n"
+    };
+    let file: String = (1..1_301).map(line).collect();
+    let file = exported + &file;
+    let other = Cluster::start(1, &limits);
+    for expected in [
+        "1301 appended, 0 were there already\n",
+        "0 appended, 1301 were there already\n",
+    ] {
+        assert_eq!(
+            printed(&fed(&other.master, &["import", "-"], &file)),
+            expected
+        );
+    }
+    let data = other.master.data();
+    assert_eq!((data.len(), &data[0]), (1_301, &json!(longest)));
+    // Imported by halves, it is not appended again where more is taken at once; what it cannot tell, it refuses.
+    let (small, large) = (Cluster::start(1, &limits), Cluster::start(1, &[]));
+    printed(&fed(&small.master, &["import", "-"], &file));
+    printed(&fed(&large.master, &["import", "-"], &file));
+    assert_eq!(small.master.data(), large.master.data());
+}
+
+#[test]
+fn who_follows_ends_with_the_pipe_and_may_ask_for_only_what_comes() {
+    let cluster = Cluster::start(1, &[]);
+    let master = &cluster.master;
+    printed(&run(master, &["append", "old"]));
+    let follow = |args: &[&str]| {
+        replog(master)
+            .args(["read", "--follow"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program runs")
+    };
+    let mut following = follow(&[]);
+    let mut lines = BufReader::new(following.stdout.take().expect("a pipe")).lines();
+    assert!(
+        lines
+            .next()
+            .expect("a line")
+            .expect("UTF-8")
+            .contains("old")
+    );
+    drop(lines);
+    // Nothing more is appended.
+    let code = eventually("it ends", || following.try_wait().expect("a child"));
+    assert_eq!(code.code(), Some(0));
+
+    let mut following = follow(&["--last", "0", "--limit", "1"]);
+    let stdout = following.stdout.take().expect("a pipe");
+    let code = eventually("a new one comes", || {
+        printed(&run(master, &["append", "new"]));
+        following.try_wait().expect("a child")
+    });
+    assert_eq!(code.code(), Some(0));
+    let line = BufReader::new(stdout).lines().next();
+    let line: Value = serde_json::from_str(&line.expect("a line").expect("UTF-8")).expect("JSON");
+    assert_eq!(line["data"], "new");
+    let nothing = run(master, &["read", "--last", "0"]);
+    assert!(complaint(&nothing, 2).contains("--follow"));
 }

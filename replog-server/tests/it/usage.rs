@@ -167,7 +167,23 @@ fn a_probe_tells_a_ready_node_from_others() {
     let gone = output(&["probe", &url], &[]);
     assert_eq!(gone.status.code(), Some(1));
     assert!(reason(&gone).contains(&url));
-    assert_eq!(output(&["probe", "no sense"], &[]).status.code(), Some(2));
+    for nonsense in ["no sense", "ftp://nonsense", "http://a:65536"] {
+        assert_eq!(output(&["probe", nonsense], &[]).status.code(), Some(2));
+    }
+    // In a container the node's own settings say where it is.
+    let ready = cluster.master.address;
+    for (variable, value) in [
+        ("REPLOG_LISTEN", format!("0.0.0.0:{}", ready.port())),
+        ("REPLOG_LISTEN", ready.to_string()),
+        ("REPLOG_URL", format!("HTTP://{ready}")),
+    ] {
+        let asked = output(&["probe"], &[(variable, value.as_str())]);
+        assert_eq!(
+            asked.status.code(),
+            Some(0),
+            "{variable}={value}: {asked:?}"
+        );
+    }
 }
 
 #[test]

@@ -24,7 +24,11 @@ pub(super) struct Batch {
     /// The offset of the first message, in the file.
     pub(super) first: Offset,
     pub(super) messages: Vec<Box<RawValue>>,
+    /// Whether they are bytes in base64.
+    pub(super) base64: bool,
     pub(super) bytes: usize,
+    /// Of each message: its offset in the file, and the key of a batch that begins with it.
+    places: Vec<(Offset, String)>,
 }
 
 /// The batches of a file.
@@ -45,18 +49,22 @@ impl Batches {
 
     /// Adds a line: what is to be sent now, in this order.
     pub(super) fn push(&mut self, mut line: Line) -> Vec<Batch> {
-        let own_key = line.idempotency_key.take().filter(|_| self.keeps_keys);
+        let own_key = line.message.idempotency_key.take();
+        let own_key = own_key.filter(|_| self.keeps_keys);
         if own_key.is_some() {
             let mut alone = Batch::default();
             alone.push(line);
             alone.own_key = own_key;
             return self.end().into_iter().chain([alone]).collect();
         }
+        let is_of_one_kind = self.open.base64 == line.message.data_base64.is_some();
+        let before = match is_of_one_kind {
+            true => None,
+            false => self.end(),
+        };
         self.open.push(line);
-        match self.open.is_full() {
-            true => self.end().into_iter().collect(),
-            false => Vec::new(),
-        }
+        let full = self.open.is_full().then(|| self.end());
+        before.into_iter().chain(full.flatten()).collect()
     }
 
     /// What is left.
@@ -68,19 +76,53 @@ impl Batches {
 
 impl Batch {
     fn push(&mut self, line: Line) {
+        let Line {
+            message,
+            cluster_id,
+        } = line;
+        let cluster = cluster_id.map(|id| format!("{id}-"));
+        let key = format!(
+            "import-{}{}-{}-{}",
+            cluster.unwrap_or_default(),
+            message.epoch,
+            message.timestamp_ms,
+            message.offset
+        );
+        self.base64 = message.data_base64.is_some();
+        let data = match message.data_base64 {
+            None => message.data,
+            Some(bytes) => serde_json::value::to_raw_value(&bytes).expect("a text is JSON"),
+        };
+        self.add(data, (message.offset, key));
+    }
+
+    fn add(&mut self, data: Box<RawValue>, place: (Offset, String)) {
         if self.messages.is_empty() {
-            self.first = line.offset;
-            let cluster = line.cluster_id.map(|id| format!("{id}-"));
-            self.key = format!(
-                "import-{}{}-{}-{}",
-                cluster.unwrap_or_default(),
-                line.epoch,
-                line.timestamp_ms,
-                line.offset
-            );
+            (self.first, self.key) = place.clone();
         }
-        self.bytes += line.data.get().len();
-        self.messages.push(line.data);
+        self.places.push(place);
+        self.bytes += data.get().len();
+        self.messages.push(data);
+    }
+
+    /// Its two halves; `None` of one message.
+    pub(super) fn halves(&self) -> Option<(Batch, Batch)> {
+        if self.messages.len() < 2 {
+            return None;
+        }
+        let middle = self.messages.len() / 2;
+        let part = |range: std::ops::Range<usize>| {
+            let mut part = Batch {
+                base64: self.base64,
+                ..Batch::default()
+            };
+            let messages = self.messages[range.clone()].iter().cloned();
+            for (data, place) in messages.zip(self.places[range].iter().cloned()) {
+                part.add(data, place);
+            }
+            part
+        };
+        Some((part(0..middle), part(middle..self.messages.len())))
     }
 
     fn is_full(&self) -> bool {
@@ -102,8 +144,7 @@ mod tests {
         let line = serde_json::json!({
             "offset": offset, "epoch": 1, "timestamp_ms": 5, "data": offset, "idempotency_key": key,
         });
-        // Raw data is read from text alone.
-        serde_json::from_str(&line.to_string()).expect("a line")
+        Line::parse(&line.to_string()).expect("a line")
     }
 
     /// First offset, number of messages and key of each.
@@ -141,5 +182,37 @@ mod tests {
         }
         let without = [(0, 500, None), (500, 500, None), (1_000, 500, None)];
         assert_eq!(batches(0..1_500, false), without);
+    }
+
+    #[test]
+    fn halves_begin_with_their_own_keys_and_have_everything_in_order() {
+        let mut all = Batches::new(false);
+        for offset in 0..5 {
+            assert!(all.push(line(offset, None)).is_empty());
+        }
+        let whole = all.end().expect("a batch");
+        let (first, second) = whole.halves().expect("halves");
+        assert_eq!((first.first, second.first), (Offset(0), Offset(2)));
+        assert_eq!(first.key, whole.key);
+        assert_ne!(second.key, whole.key);
+        assert_eq!(first.bytes + second.bytes, whole.bytes);
+        let data = |batch: &Batch| -> Vec<String> {
+            let data = batch.messages.iter();
+            data.map(|data| data.get().to_owned()).collect()
+        };
+        assert_eq!([data(&first), data(&second)].concat(), data(&whole));
+        assert!(first.halves().expect("halves").0.halves().is_none());
+    }
+
+    #[test]
+    fn bytes_and_json_are_not_in_one_batch() {
+        let bytes = r#"{"offset":1,"epoch":1,"timestamp_ms":5,"data_base64":"aGVsbG8="}"#;
+        let mut batches = Batches::new(true);
+        assert!(batches.push(line(0, None)).is_empty());
+        let before = batches.push(Line::parse(bytes).expect("a line"));
+        assert_eq!((before.len(), before[0].base64), (1, false));
+        let before = batches.push(line(2, None));
+        assert_eq!((before.len(), before[0].base64), (1, true));
+        assert_eq!(before[0].messages[0].get(), r#""aGVsbG8=""#);
     }
 }

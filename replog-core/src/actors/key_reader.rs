@@ -39,6 +39,11 @@ pub(super) struct KeySource {
 pub(super) async fn read_keys(source: KeySource) -> Result<Keys, String> {
     let from = source.clone();
     let mut reading = blocking(source.host.clone(), move || Ok(from.begin())).await?;
+    let records = reading
+        .wanted()
+        .map_or(0, |(from, until)| until.records_since(from));
+    // Said here, on the node's own thread: loggers know by it whose line it is.
+    info!(end = %source.end, records, "reading the keys of the log's last records");
     while let Some((from, until)) = reading.wanted() {
         let view = source.view.clone();
         reading = blocking(source.host.clone(), move || {
@@ -66,12 +71,7 @@ impl KeySource {
             info!(%why, "the snapshot of keys is put aside");
             None
         });
-        let reading = KeyReading::new(self.horizon, self.end, snapshot);
-        let records = reading
-            .wanted()
-            .map_or(0, |(from, until)| until.records_since(from));
-        info!(end = %self.end, records, "reading the keys of the log's last records");
-        reading
+        KeyReading::new(self.horizon, self.end, snapshot)
     }
 
     /// The snapshot, if there is one; an error says why it is of no use.

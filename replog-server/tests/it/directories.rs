@@ -20,6 +20,8 @@ fn secondary(data: &Path) -> Command {
     let mut command = program();
     let name = ["secondary", "--name", "secondary-1"];
     command.args(name).args(["--listen", "127.0.0.1:0"]);
+    // Without a secret, whose file would have to be somebody's too.
+    command.args(["--cluster-listen", "127.0.0.1:0", "--cluster-insecure"]);
     command.arg("--data-dir").arg(data);
     command
 }

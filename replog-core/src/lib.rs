@@ -1,6 +1,7 @@
 // The front page is in `docs/`, in this order; a part that is about a feature is there with it.
 #![doc = include_str!("../docs/1-cluster.md")]
-#![cfg_attr(feature = "http", doc = include_str!("../docs/2-http.md"))]
+#![cfg_attr(feature = "net", doc = include_str!("../docs/2-net.md"))]
+#![cfg_attr(feature = "http", doc = include_str!("../docs/2-client.md"))]
 #![doc = include_str!("../docs/3-messages.md")]
 #![cfg_attr(feature = "typed", doc = include_str!("../docs/4-typed.md"))]
 #![doc = include_str!("../docs/5-health.md")]

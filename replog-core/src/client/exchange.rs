@@ -15,13 +15,13 @@ use awc::{
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{CLUSTER, Client, ClientError, JSON, Problem};
+use super::{
+    CLUSTER, Client, ClientError, JSON, Problem,
+    http::{BodyError, broke_before_answer, failed, not_sent, read_body, tracked},
+};
 use crate::{
     address::{BadUrl, NodeUrl, Scheme},
-    transport::{
-        TransportError,
-        http::{BodyError, broke_before_answer, failed, not_sent, read_body, tracked},
-    },
+    transport::TransportError,
     types::ClusterId,
 };
 

@@ -31,8 +31,11 @@ mod append;
 mod error;
 mod exchange;
 mod follow;
+mod http;
 mod message;
 mod reason;
+#[cfg(test)]
+mod responder;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -53,9 +56,9 @@ pub use follow::Follow;
 pub use reason::Reason;
 pub use retry::GivenUp;
 
-use self::exchange::base_of;
+use self::{exchange::base_of, http::client};
 use crate::{
-    transport::{FaultSettings, http::client},
+    transport::FaultSettings,
     types::{ClusterId, Concern, Offset, ReadLevel},
 };
 

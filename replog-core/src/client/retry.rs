@@ -235,10 +235,12 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::client::Problem;
-    use crate::transport::{
-        responder::{Asked, Reply, Responder},
-        suite,
+    use crate::{
+        client::{
+            Problem,
+            responder::{Asked, Reply, Responder},
+        },
+        transport::suite,
     };
 
     const RECEIPT: &str = concat!(

@@ -6,10 +6,8 @@ use serde_json::value::RawValue;
 
 use super::*;
 use crate::{
-    transport::{
-        responder::{Asked, Reply, Responder},
-        suite,
-    },
+    client::responder::{Asked, Reply, Responder},
+    transport::suite,
     types::{Epoch, Mode, Status},
 };
 

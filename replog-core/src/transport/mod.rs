@@ -1,18 +1,14 @@
 //! The [`Transport`] trait: one node's way to another, whatever carries it.
 //!
-//! Owns the messages, their encoding, and the implementations: HTTP by awc, the listener between nodes
-//! ([`net`]), in process, and a wrapper that injects faults. Never decides, never retries, never times out: links do. A
+//! Owns the messages, their encoding, and the implementations: the listener between nodes ([`net`]), in
+//! process, and a wrapper that injects faults. Never decides, never retries, never times out: links do. A
 //! transport may lose, delay, repeat and reorder; the rules above it hold all the same.
 
 mod faults;
-#[cfg(feature = "http")]
-pub(crate) mod http;
 mod local;
 mod message;
 #[cfg(feature = "net")]
 pub mod net;
-#[cfg(all(test, feature = "http"))]
-pub(crate) mod responder;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 pub mod wire;
@@ -24,8 +20,6 @@ pub use faults::{
     FAULT_DELAY_MS_MAX, FaultInjector, FaultSettings, FaultSettingsError, FaultyNetwork,
 };
 use futures_core::future::BoxFuture;
-#[cfg(feature = "http")]
-pub use http::{HttpNetwork, HttpOptions, accepts_token};
 pub use local::LocalNetwork;
 pub use message::*;
 
@@ -111,7 +105,8 @@ pub enum TransportError {
     /// No connection or no answer in time. For the answer links keep the time, not transports.
     #[error("no answer in time")]
     TimedOut,
-    /// An HTTP status that is not 200.
+    /// The node failed on purpose, by a fault that was injected: an HTTP status, from a time when nodes spoke
+    /// HTTP.
     #[error("HTTP status {0}")]
     HttpStatus(u16),
     /// Something answered, and it was no answer of this protocol.

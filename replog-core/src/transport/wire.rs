@@ -1,8 +1,7 @@
 //! The wire format: messages between nodes as bytes.
 //!
 //! Owns the encoding of [`Request`] and [`Response`] and every check that bytes from another
-//! node pass before anyone looks at them. Knows no connection and no HTTP beyond the names that
-//! both ends must agree on; decides nothing. No bytes make it panic. Keeps rules 10 and 11.
+//! node pass before anyone looks at them. Knows no connection; decides nothing. No bytes make it panic. Keeps rules 10 and 11.
 //!
 //! One message is one body. All integers are little-endian.
 //!
@@ -41,12 +40,6 @@ use crate::{
 
 /// The version of the protocol that this library speaks.
 pub const PROTOCOL_VERSION: u16 = 1;
-
-/// The media type of requests and of answers.
-pub const CONTENT_TYPE: &str = "application/vnd.replog.replication";
-
-/// Where a node takes requests, below its URL; by POST.
-pub const PATH: &str = "/replication/v1";
 
 /// Bytes before the header.
 pub const PREFIX_BYTES: usize = 16;
@@ -177,10 +170,6 @@ pub enum WireError {
 /// A request as the parts of one body: prefix and header, then the records' own buffers.
 #[must_use]
 pub fn encode_request(request: &Request) -> Vec<Bytes> {
-    encode_request_behind(&[], request)
-}
-
-fn encode_request_behind(front: &[u8], request: &Request) -> Vec<Bytes> {
     let no_records: &[RecordBatch] = &[];
     let (body, records) = match &request.body {
         RequestBody::Identify => (RequestKind::Identify {}, no_records),
@@ -205,7 +194,7 @@ fn encode_request_behind(front: &[u8], request: &Request) -> Vec<Bytes> {
         body,
         records: Span::of(records),
     };
-    encode(front, Kind::Request, &header, records)
+    encode(Kind::Request, &header, records)
 }
 
 /// Reads a request out of one body. Its records, if any, are one batch that shares `body`.
@@ -214,15 +203,9 @@ fn encode_request_behind(front: &[u8], request: &Request) -> Vec<Bytes> {
 ///
 /// Any [`WireError`]; nothing of the request is believed then.
 pub fn decode_request(body: Bytes) -> Result<Request, WireError> {
-    decode_request_parts(&body, Vec::new())
-}
-
-/// As [`decode_request`], of a body in parts as they were encoded: each part but the first is one
-/// batch, or there is but one part.
-fn decode_request_parts(head: &Bytes, parts: Vec<Bytes>) -> Result<Request, WireError> {
-    let (header, rest): (RequestHeader, Bytes) = decode(Kind::Request, head)?;
+    let (header, rest): (RequestHeader, Bytes) = decode(Kind::Request, &body)?;
     let has_records = matches!(header.body, RequestKind::Append(_));
-    let records = take_records(header.records, rest, parts, has_records)?;
+    let records = take_records(header.records, rest, has_records)?;
     check_epochs([header.epoch])?;
     let body = match header.body {
         RequestKind::Identify {} => RequestBody::Identify,
@@ -267,10 +250,6 @@ fn decode_request_parts(head: &Bytes, parts: Vec<Bytes>) -> Result<Request, Wire
 /// A response as the parts of one body: prefix and header, then the records' own buffers.
 #[must_use]
 pub fn encode_response(response: &Response) -> Vec<Bytes> {
-    encode_response_behind(&[], response)
-}
-
-fn encode_response_behind(front: &[u8], response: &Response) -> Vec<Bytes> {
     let no_records: &[RecordBatch] = &[];
     let (answer, records) = match &response.answer {
         Answer::Identity(identity) => (AnswerKind::Identity(identity.clone()), no_records),
@@ -298,7 +277,7 @@ fn encode_response_behind(front: &[u8], response: &Response) -> Vec<Bytes> {
         answer,
         records: Span::of(records),
     };
-    encode(front, Kind::Response, &header, records)
+    encode(Kind::Response, &header, records)
 }
 
 /// Reads a response out of one body. Its records, if any, are one batch that shares `body`.
@@ -316,7 +295,7 @@ pub fn decode_response(body: Bytes) -> Result<Response, WireError> {
     } = header.state;
     check_epochs(log_epoch.into_iter().chain([promised]))?;
     let has_records = matches!(header.answer, AnswerKind::Records { .. });
-    let records = take_records(header.records, rest, Vec::new(), has_records)?;
+    let records = take_records(header.records, rest, has_records)?;
     let answer = match header.answer {
         AnswerKind::Identity(identity) => {
             check_nodes(&identity.nodes)?;
@@ -438,22 +417,15 @@ impl Span {
     }
 }
 
-/// Encodes a message behind `front`, which is no part of it.
-fn encode(
-    front: &[u8],
-    kind: Kind,
-    header: &impl Serialize,
-    records: &[RecordBatch],
-) -> Vec<Bytes> {
+fn encode(kind: Kind, header: &impl Serialize, records: &[RecordBatch]) -> Vec<Bytes> {
     let mut head = Vec::with_capacity(512);
-    head.extend_from_slice(front);
     head.extend_from_slice(&MAGIC);
     head.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
     head.extend_from_slice(&[kind as u8, 0]);
-    head.resize(front.len() + PREFIX_BYTES, 0);
+    head.resize(PREFIX_BYTES, 0);
     serde_json::to_writer(&mut head, header)
         .expect("headers have only named members, and a vector takes every byte");
-    let (prefix, header) = head[front.len()..].split_at_mut(PREFIX_BYTES);
+    let (prefix, header) = head.split_at_mut(PREFIX_BYTES);
     let header_bytes =
         u32::try_from(header.len()).expect("a header holds bounded lists of short names");
     prefix[8..CHECKSUM_AT].copy_from_slice(&header_bytes.to_le_bytes());
@@ -520,18 +492,13 @@ fn decode<H: DeserializeOwned>(expected: Kind, body: &Bytes) -> Result<(H, Bytes
     Ok((header, body.slice(needed..)))
 }
 
-/// Checks what follows the header, in the same part or in parts of its own, against what the header
-/// announces.
+/// Checks what follows the header against what the header announces.
 fn take_records(
     span: Option<Span>,
     rest: Bytes,
-    mut parts: Vec<Bytes>,
     belong_here: bool,
 ) -> Result<Vec<RecordBatch>, WireError> {
-    if !rest.is_empty() {
-        parts.insert(0, rest);
-    }
-    let found = parts.iter().map(Bytes::len).sum();
+    let found = rest.len();
     let Some(span) = span.filter(|_| belong_here) else {
         let unexpected = found > 0 || span.is_some();
         return match unexpected {
@@ -545,35 +512,13 @@ fn take_records(
             found,
         });
     }
-    if found == 0 {
-        parts.push(Bytes::new());
-    }
     // Before the records are looked at: counting them up from here must not overflow.
     check_offsets([span.first])?;
-    let (mut next, mut before) = (span.first, 0);
-    let mut batches = Vec::with_capacity(parts.len());
-    for part in parts {
-        let bytes = part.len();
-        let batch =
-            RecordBatch::check(next, part).map_err(|(position, source)| WireError::Records {
-                position: before + position,
-                source,
-            })?;
-        let last_epoch = batches.last().map(RecordBatch::last_epoch);
-        if let Some(last_epoch) = last_epoch.filter(|last| batch.first_epoch() < *last) {
-            let source = RecordError::Epoch {
-                found: batch.first_epoch(),
-                before: last_epoch,
-            };
-            let position = before;
-            return Err(WireError::Records { position, source });
-        }
-        // Epochs do not fall within a batch: the last one is the highest.
-        check_epochs([batch.last_epoch()])?;
-        (next, before) = (batch.end(), before + bytes);
-        batches.push(batch);
-    }
-    Ok(batches)
+    let records = RecordBatch::check(span.first, rest)
+        .map_err(|(position, source)| WireError::Records { position, source })?;
+    // Epochs do not fall within a batch: the last one is the highest.
+    check_epochs([records.last_epoch()])?;
+    Ok(vec![records])
 }
 
 fn check_nodes(nodes: &[NodeName]) -> Result<(), WireError> {
@@ -633,9 +578,5 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-pub mod stream;
-
-#[cfg(test)]
-mod stream_tests;
 #[cfg(test)]
 mod tests;

@@ -20,9 +20,9 @@ use crate::{
     client::{
         CLUSTER, Client, ClientError, Message, NDJSON, RawAnswer,
         exchange::{unanswered, uri, within},
+        http::read_body,
     },
     limits::FOLLOW_SIGN_INTERVAL,
-    transport::http::read_body,
     types::{ClusterId, Offset},
 };
 

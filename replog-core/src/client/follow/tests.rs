@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::*;
-use crate::transport::{
-    responder::{Asked, Reply, Responder},
-    suite,
+use crate::{
+    client::responder::{Asked, Reply, Responder},
+    transport::suite,
 };
 
 fn line(offset: u64, epoch: u64) -> String {

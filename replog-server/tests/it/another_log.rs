@@ -286,13 +286,13 @@ fn what_goes_on_from_a_position_goes_on_only_in_its_log() {
     let line = |offset: u64| {
         format!(r#"{{"offset":{offset},"epoch":1,"timestamp_ms":5,"data":{offset}}}"#) + "\n"
     };
-    // More than a batch.
-    for offset in 0..600 {
+    // More than two batches: once the second is there, the first one's answer has named the log.
+    for offset in 0..1_100 {
         file.write_all(line(offset).as_bytes()).expect("it reads");
     }
-    eventually("a batch is imported", || {
+    eventually("two batches are imported", || {
         let next = get(node.address, "/health").json()["log"]["next"].clone();
-        (next == 503).then_some(())
+        (next == 1_003).then_some(())
     });
     node.restart();
     node.append(100..103);

@@ -10,7 +10,7 @@ use std::{
     cell::RefCell,
     env, fmt,
     fmt::Write as _,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Write as _},
     sync::{
         Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use env_filter::Filter;
+use env_logger::{Logger, Target, WriteStyle, fmt::Formatter};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use replog_core::NodeName;
 use serde::Serialize;
@@ -26,10 +26,6 @@ use serde::Serialize;
 use self::{queue::Queue, time::Rfc3339};
 use crate::stderr::one_line;
 
-/// Says which log lines are written.
-const FILTER_VARIABLE: &str = "RUST_LOG";
-/// Says whether log lines are coloured: `auto`, `always` or `never`.
-const STYLE_VARIABLE: &str = "RUST_LOG_STYLE";
 /// What is let through where `RUST_LOG` does not say.
 const FILTER_DEFAULT: &str = "info,actix_server=warn";
 /// The same for a cluster in one process, at which a person looks who wants to see where it answers.
@@ -72,7 +68,7 @@ pub(crate) fn install() -> Result<(), String> {
         .start()
         .map_err(|error| format!("no thread for log lines: {error}"))?;
     if log::set_logger(lines).is_ok() {
-        log::set_max_level(lines.part().filter.filter());
+        log::set_max_level(lines.part().logger.filter());
     }
     Ok(())
 }
@@ -139,36 +135,41 @@ fn filter_of_environment() -> String {
         true => FILTER_OF_CLUSTER,
         false => FILTER_DEFAULT,
     };
-    let given = env::var(FILTER_VARIABLE).ok();
+    let given = env::var(env_logger::DEFAULT_FILTER_ENV).ok();
     given
         .filter(|text| !text.trim().is_empty())
         .unwrap_or_else(|| default.to_owned())
 }
 
 /// The logger of the process.
-struct Lines {
-    part: RwLock<Arc<Part>>,
-    coloured: bool,
-}
+struct Lines(RwLock<Arc<Part>>);
 
 /// What is exchanged as a whole: each line is let through by the filter of before or by the one of after.
 struct Part {
-    filter: Filter,
-    text: String,
+    logger: Logger,
+    filter: String,
 }
 
 impl Part {
-    fn new(text: String) -> Part {
+    fn new(filter: String) -> Part {
+        let coloured = wants_colours();
+        let mut builder = env_logger::Builder::new();
+        builder
+            .parse_filters(&filter)
+            .target(Target::Pipe(Box::new(&QUEUE)))
+            // The lines have their colours already: nothing is taken out of them.
+            .write_style(WriteStyle::Always)
+            .format(move |line, record| write_line(line, record, coloured));
         Part {
-            filter: env_filter::Builder::new().parse(&text).build(),
-            text,
+            logger: builder.build(),
+            filter,
         }
     }
 
     fn shown(&self) -> LogFilter {
         LogFilter {
-            level: self.filter.filter().as_str().to_lowercase(),
-            filter: self.text.clone(),
+            level: self.logger.filter().as_str().to_lowercase(),
+            filter: self.filter.clone(),
         }
     }
 }
@@ -176,59 +177,57 @@ impl Part {
 impl Lines {
     fn of_process() -> &'static Lines {
         static LINES: OnceLock<Lines> = OnceLock::new();
-        LINES.get_or_init(|| Lines {
-            part: RwLock::new(Arc::new(Part::new(filter_of_environment()))),
-            coloured: wants_colours(),
-        })
+        LINES.get_or_init(|| Lines(RwLock::new(Arc::new(Part::new(filter_of_environment())))))
     }
 
     fn part(&self) -> Arc<Part> {
-        Arc::clone(&self.part.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn exchange(&self, filter: String) -> LogFilter {
         log::info!("log lines are filtered by {filter} from now on");
         let part = Arc::new(Part::new(filter));
-        let mut held = self.part.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
         *held = Arc::clone(&part);
         // Under the lock: of two at once, both are of the same one in the end.
-        log::set_max_level(part.filter.filter());
+        log::set_max_level(part.logger.filter());
         part.shown()
     }
 }
 
 impl Log for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.part().filter.enabled(metadata)
+        self.part().logger.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.part().filter.matches(record) {
-            return;
-        }
-        // A thread that is ending has none any more.
-        let node = NODE.try_with(|node| node.borrow().clone()).ok().flatten();
-        let time = SystemTime::now();
-        if IS_JSON.load(Ordering::Relaxed) {
-            let text = record.args().to_string();
-            let line = json(time, record.level(), record.target(), node.as_ref(), &text);
-            QUEUE.push(line.into_bytes());
-            return;
-        }
-        let line = Line {
-            time,
-            level: record.level(),
-            target: record.target(),
-            node: node.as_ref(),
-            text: record.args(),
-            coloured: self.coloured,
-        };
-        QUEUE.push(line.to_string().into_bytes());
+        self.part().logger.log(record);
     }
 
     fn flush(&self) {
         finish();
     }
+}
+
+/// Writes a record as one line, with the node that this thread works for.
+fn write_line(to: &mut Formatter, record: &Record<'_>, coloured: bool) -> io::Result<()> {
+    // A thread that is ending has none any more.
+    let node = NODE.try_with(|node| node.borrow().clone()).ok().flatten();
+    let time = SystemTime::now();
+    if IS_JSON.load(Ordering::Relaxed) {
+        let text = record.args().to_string();
+        let line = json(time, record.level(), record.target(), node.as_ref(), &text);
+        return to.write_all(line.as_bytes());
+    }
+    let line = Line {
+        time,
+        level: record.level(),
+        target: record.target(),
+        node: node.as_ref(),
+        text: record.args(),
+        coloured,
+    };
+    write!(to, "{line}")
 }
 
 /// One line as a JSON object, its line end included.
@@ -254,7 +253,7 @@ fn json(
 
 /// Whether stderr shows colours: `RUST_LOG_STYLE`, else where it is a terminal that may have them.
 fn wants_colours() -> bool {
-    match env::var(STYLE_VARIABLE).as_deref() {
+    match env::var(env_logger::DEFAULT_WRITE_STYLE_ENV).as_deref() {
         Ok("always") => true,
         Ok("never") => false,
         _ => {

@@ -54,8 +54,8 @@ impl Format {
 pub(crate) struct Scrape {
     pub(crate) node: NodeMetrics,
     pub(crate) faults: FaultSettings,
-    /// Of the connections with other nodes, where the node has such.
-    pub(crate) between_nodes: Option<NetSnapshot>,
+    /// Of the connections with other nodes.
+    pub(crate) between_nodes: NetSnapshot,
     /// Where the system tells.
     pub(crate) process: Option<ProcessMetrics>,
     /// Log lines of the process that were dropped.
@@ -101,9 +101,7 @@ impl Collector for Scrape {
             "Log lines of the process that were dropped because stderr took none.",
             [([], self.log_lines_dropped)],
         )?;
-        if let Some(between_nodes) = &self.between_nodes {
-            show_between_nodes(&mut page, between_nodes)?;
-        }
+        show_between_nodes(&mut page, &self.between_nodes)?;
         match &self.process {
             Some(process) => show_process(&mut page, process),
             None => Ok(()),

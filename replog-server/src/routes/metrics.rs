@@ -5,7 +5,7 @@ use actix_web::{
     http::header::{HeaderValue, VARY},
     web,
 };
-use replog_core::error::Stopped;
+use replog_core::{error::Stopped, transport::net::NetCounters};
 use tokio::time::timeout;
 
 use crate::{
@@ -33,10 +33,11 @@ pub(crate) async fn show(state: State, request: HttpRequest) -> Result<HttpRespo
     let scrape = Scrape {
         node,
         faults: faults.unwrap_or_default(),
-        between_nodes: state
-            .between_nodes
-            .as_ref()
-            .map(|between_nodes| between_nodes.counters.snapshot()),
+        // A node that other nodes do not reach by a listener has the series too, all 0.
+        between_nodes: state.between_nodes.as_ref().map_or_else(
+            || NetCounters::default().snapshot(),
+            |between_nodes| between_nodes.counters.snapshot(),
+        ),
         process,
         log_lines_dropped: log_lines::dropped_total(),
     };

@@ -68,7 +68,7 @@ fn a_master_is_drained_by_read_only_and_stopped_without_anyone_left_waiting() {
     assert_eq!(cluster.master.data(), ["known", "waits", "after"]);
 }
 
-const MODE_ASKED: &str = r#"{"mode":"read-only","mode_reason":"asked"}"#;
+const MODE_ASKED: &str = "{\"mode\":\"read-only\",\"mode_reason\":\"asked\"}\n";
 
 #[test]
 fn what_was_asked_is_lifted_and_nothing_else_is() {
@@ -79,12 +79,12 @@ fn what_was_asked_is_lifted_and_nothing_else_is() {
     cluster.wait_alive(1);
     assert_eq!(cluster.master.health()["mode_reason"], "asked");
     let lifted = ask(node, "/admin/read-write", &[], None);
-    let no_quorum = r#"{"mode":"read-only","mode_reason":"no_quorum"}"#;
+    let no_quorum = "{\"mode\":\"read-only\",\"mode_reason\":\"no_quorum\"}\n";
     assert_eq!((lifted.status, lifted.text()), (200, no_quorum));
     cluster.secondaries[0].start();
     cluster.wait_read_write();
     let writable = ask(node, "/admin/read-write", &[], None);
-    let read_write = r#"{"mode":"read-write","mode_reason":null}"#;
+    let read_write = "{\"mode\":\"read-write\",\"mode_reason\":null}\n";
     assert_eq!((writable.status, writable.text()), (200, read_write));
     assert_eq!(cluster.append("0", 2).status, 201);
 }
@@ -157,7 +157,7 @@ fn the_log_level_is_changed_while_a_node_runs() {
     let put =
         |body: &str| request(node, "PUT", PATH, &[JSON], Some(body.as_bytes())).expect("an answer");
     const PATH: &str = "/admin/log-level";
-    const AT_START: &str = r#"{"level":"info","filter":"info,actix_server=warn"}"#;
+    const AT_START: &str = "{\"level\":\"info\",\"filter\":\"info,actix_server=warn\"}\n";
     const LINE: &str = " DEBUG replog_core::";
     let log = || cluster.secondaries[0].process().log_text();
     let shown = get(node, PATH);
@@ -165,7 +165,7 @@ fn the_log_level_is_changed_while_a_node_runs() {
     assert!(!log().contains(LINE));
 
     let debug = put(r#"{"level": "debug"}"#);
-    let expected = r#"{"level":"debug","filter":"debug,actix_server=warn"}"#;
+    let expected = "{\"level\":\"debug\",\"filter\":\"debug,actix_server=warn\"}\n";
     assert_eq!((debug.status, debug.text()), (200, expected));
     assert_eq!(get(node, PATH).text(), expected);
     assert_eq!(cluster.append("0", 2).status, 201);

@@ -10,9 +10,10 @@ use std::{
 };
 
 use clap::{
-    ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     builder::BoolishValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
+    parser::ValueSource,
     value_parser,
 };
 use replog_core::{
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Demo,
     /// Asks a node whether it is ready: exit code 0 or 1.
     Probe(ProbeArgs),
+    /// Checks the settings of a command as its start would, and starts nothing: exit code 0 or 2.
+    CheckConfig(CheckConfigArgs),
 }
 
 /// Flags of `master`.
@@ -136,6 +139,15 @@ pub(crate) struct ClusterArgs {
     pub(crate) data_dir: PathBuf,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
+}
+
+/// Arguments of `check-config`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckConfigArgs {
+    /// The command and its flags, as they would start it.
+    #[arg(value_name = "COMMAND", required = true, num_args = 1.., trailing_var_arg = true,
+          allow_hyphen_values = true)]
+    command: Vec<OsString>,
 }
 
 /// Arguments of `probe`.
@@ -341,8 +353,53 @@ pub(crate) fn parse_settings(
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let settings = config_file::parse(&Cli::command(), &args)?;
     let command = Cli::from_arg_matches(&settings.matches)?.command;
+    if let Command::CheckConfig(check) = &command {
+        let program = OsString::from("replog-server");
+        let (checked, _) = parse_settings(std::iter::once(&program).chain(&check.command))?;
+        return Ok((checked, Some(settings_are_fine())));
+    }
     validate(&command)?;
+    check_directory(&settings.matches, &command)
+        .map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
     Ok((command, settings.printed))
+}
+
+/// What is said of settings that are fine.
+fn settings_are_fine() -> String {
+    let mut text = String::new();
+    for name in unknown_variables() {
+        text.push_str(&format!("{name} is no setting, and is ignored\n"));
+    }
+    text.push_str("the settings are fine\n");
+    text
+}
+
+/// The variables named `REPLOG_…` that are no settings.
+pub(crate) fn unknown_variables() -> Vec<String> {
+    config_file::unknown_variables(&Cli::command())
+}
+
+/// A directory is of no use to a node that keeps everything in memory. One in the environment, as images
+/// of containers have it, says no more than where there would be one.
+fn check_directory(matches: &ArgMatches, command: &Command) -> Result<(), String> {
+    let in_memory = match command {
+        Command::Master(args) => args.common.memory,
+        Command::Secondary(args) => args.common.memory,
+        Command::Cluster(args) => args.common.memory,
+        _ => false,
+    };
+    let source = matches
+        .subcommand()
+        // Of the commands that have such a flag.
+        .filter(|(_, matches)| matches.try_contains_id("data_dir").is_ok())
+        .and_then(|(_, matches)| matches.value_source("data_dir"));
+    match in_memory && source == Some(ValueSource::CommandLine) {
+        true => Err(
+            "--memory keeps nothing on disk, and --data-dir says where: leave one of them out"
+                .to_owned(),
+        ),
+        false => Ok(()),
+    }
 }
 
 /// What contradicts itself is wrong usage, as what cannot be read is.
@@ -353,18 +410,23 @@ fn validate(command: &Command) -> Result<(), clap::Error> {
         Command::Cluster(args) => args.common.check().and_then(|()| args.check_ports()),
         Command::Demo => Ok(()),
         Command::Probe(args) => args.url().map(drop),
+        Command::CheckConfig(_) => Ok(()),
     };
     checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
-    if let Command::Master(args) = command {
-        let settings = args
+    let checked = match command {
+        Command::Master(args) => args
             .common
-            .master_config(args.name.clone(), args.secondaries.clone());
-        let checked = settings
+            .master_config(args.name.clone(), args.secondaries.clone())
             .validate()
-            .and_then(|()| check_peers(&args.secondaries));
-        checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
-    }
-    Ok(())
+            .and_then(|()| check_peers(&args.secondaries)),
+        Command::Secondary(args) => args.common.secondary_config(args.name.clone()).validate(),
+        Command::Cluster(args) => {
+            let name = NodeName::new("master").expect("letters");
+            args.common.master_config(name, Vec::new()).validate()
+        }
+        _ => Ok(()),
+    };
+    checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))
 }
 
 /// What clap has to say, in one line.
@@ -669,7 +731,7 @@ impl Command {
             Command::Master(args) => args.common.log_format,
             Command::Secondary(args) => args.common.log_format,
             Command::Cluster(args) => args.common.log_format,
-            Command::Demo | Command::Probe(_) => LogFormat::Text,
+            Command::Demo | Command::Probe(_) | Command::CheckConfig(_) => LogFormat::Text,
         }
     }
 }
@@ -845,6 +907,13 @@ mod tests {
             ("secondary --name a --memory", "say --cluster-secret-file"),
             ("cluster --port 64535", "there are no 2 ports after 64535"),
             ("cluster --cluster-token hush", "--cluster-token"),
+            ("cluster --memory --data-dir x", "leave one of them out"),
+            ("cluster --heartbeat-interval 2s", "heartbeat-interval"),
+            (
+                "check-config cluster --heartbeat-interval 2s",
+                "heartbeat-interval",
+            ),
+            ("check-config", "COMMAND"),
             (
                 "master --secondary a=b:1 --secondary a=c:1",
                 "two nodes have the name a",

@@ -39,6 +39,9 @@ pub(crate) const SECRET_FILE: &str = "cluster.secret";
 pub(crate) async fn run(command: Command) -> Result<(), String> {
     let signals = Signals::take().map_err(|error| format!("no signals: {error}"))?;
     let files = OpenFiles::raise();
+    for name in args::unknown_variables() {
+        log::warn!("{name} is no setting of this program, and is ignored");
+    }
     let is_cluster = matches!(command, Command::Cluster(_));
     let mut hint = None;
     let nodes = match command {
@@ -55,7 +58,9 @@ pub(crate) async fn run(command: Command) -> Result<(), String> {
             }
             nodes
         }
-        Command::Demo | Command::Probe(_) => return Err("it starts no node".to_owned()),
+        Command::Demo | Command::Probe(_) | Command::CheckConfig(_) => {
+            return Err("it starts no node".to_owned());
+        }
     };
     for node in &nodes {
         say(&format!("{} {}", node.state.node.name(), node.url));

@@ -257,3 +257,44 @@ fn who_waits_for_spans_of_a_program_that_sends_none_is_told_so() {
     );
     assert_eq!(process.terminate().code(), Some(0));
 }
+
+#[test]
+fn a_variable_that_is_empty_or_of_a_kubernetes_service_is_not_set_and_a_wrong_one_is_named() {
+    let fine = output(
+        &["check-config", "cluster"],
+        &[
+            ("REPLOG_APPEND_TIMEOUT", ""),
+            ("REPLOG_MEMORY", ""),
+            ("REPLOG_PORT", "tcp://10.96.0.1:5000"),
+            ("REPLOG_PORT_5000_TCP", "tcp://10.96.0.1:5000"),
+            ("REPLOG_SERVICE_HOST", "10.96.0.1"),
+        ],
+    );
+    assert_eq!(fine.status.code(), Some(0), "{fine:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&fine.stdout),
+        "the settings are fine\n"
+    );
+    let unknown = output(&["check-config", "cluster"], &[("REPLOG_RETRY_MINN", "1s")]);
+    let said = String::from_utf8_lossy(&unknown.stdout).into_owned();
+    assert!(
+        said.starts_with("REPLOG_RETRY_MINN is no setting"),
+        "{said}"
+    );
+    for (variable, value, expected) in [
+        (
+            "REPLOG_RETRY_MIN",
+            "3",
+            "REPLOG_RETRY_MIN: expected a duration",
+        ),
+        ("REPLOG_PORT", "99999", "REPLOG_PORT: "),
+        ("REPLOG_MEMORY", "maybe", "REPLOG_MEMORY: "),
+    ] {
+        for args in [&["cluster"][..], &["check-config", "cluster"]] {
+            let wrong = output(args, &[(variable, value)]);
+            assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+            let said = reason(&wrong);
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+}

@@ -3,7 +3,6 @@
 use std::{fmt, sync::Arc};
 
 use actix::{Addr, Context};
-use futures_core::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
     metrics::SecondaryMetrics,
     rules::replica::Replica,
     storage::Storage,
-    transport::{FaultInjector, Request, Response, Serve},
+    transport::{FaultInjector, Request, Response, Serve, ServeFuture},
     types::NodeName,
     views::SecondaryHealth,
 };
@@ -191,7 +190,7 @@ impl Secondary {
 }
 
 impl Serve for Secondary {
-    fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>> {
+    fn serve(&self, request: Request) -> ServeFuture {
         let secondary = self.clone();
         Box::pin(async move { Secondary::serve(&secondary, request).await })
     }

@@ -19,7 +19,6 @@ pub(crate) use faults::FaultNews;
 pub use faults::{
     FAULT_DELAY_MS_MAX, FaultInjector, FaultSettings, FaultSettingsError, FaultyNetwork,
 };
-use futures_core::future::BoxFuture;
 pub use local::LocalNetwork;
 pub use message::*;
 
@@ -57,11 +56,14 @@ pub struct BytesMoved {
     pub incarnation: Option<Incarnation>,
 }
 
+/// The future of a request that a node answers.
+pub type ServeFuture = Pin<Box<dyn Future<Output = Result<Response, Stopped>> + Send>>;
+
 /// A node, or what stands for one, behind what carries requests to it.
 pub trait Serve: Send + Sync {
     /// Answers a request, or says that the node has stopped. The request is handed over when the future
     /// is first polled.
-    fn serve(&self, request: Request) -> BoxFuture<'static, Result<Response, Stopped>>;
+    fn serve(&self, request: Request) -> ServeFuture;
 }
 
 /// Makes the ways to nodes, on the actor thread that will use them.

@@ -198,10 +198,7 @@ impl std::fmt::Debug for StandIn {
 }
 #[cfg(test)]
 impl crate::transport::Serve for StandIn {
-    fn serve(
-        &self,
-        request: Request,
-    ) -> futures_core::future::BoxFuture<'static, Result<Response, Stopped>> {
+    fn serve(&self, request: Request) -> crate::transport::ServeFuture {
         Box::pin(StandIn::serve(self, request))
     }
 }

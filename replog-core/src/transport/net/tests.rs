@@ -149,13 +149,7 @@ struct Notes {
 }
 
 impl Serve for Notes {
-    fn serve(
-        &self,
-        request: Request,
-    ) -> futures_core::future::BoxFuture<
-        'static,
-        Result<crate::transport::Response, crate::error::Stopped>,
-    > {
+    fn serve(&self, request: Request) -> crate::transport::ServeFuture {
         self.asked.lock().unwrap().push(match request.body {
             RequestBody::Heartbeat(_) => "heartbeat",
             RequestBody::Append(_) => "append",

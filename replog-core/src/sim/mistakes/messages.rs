@@ -162,6 +162,9 @@ fn keep_the_buffer(life: Life, request: &mut Request) {
         {
             append.records.push(kept.remove(nth).1);
         }
+        if let Some(last) = append.records.last() {
+            append.progress.end = append.progress.end.max(last.end());
+        }
     });
 }
 
@@ -270,8 +273,9 @@ pub(crate) fn on_answer(life: Life, to: &str, epoch: Epoch, mut response: Respon
             }
         }),
         Mistake::EndsOfPromisesIgnored => {
-            if matches!(response.answer, Answer::Promised(_)) {
+            if let Answer::Promised(promised) = &mut response.answer {
                 response.state.durable_end = Offset::ZERO;
+                promised.epoch_starts.clear();
             }
         }
         Mistake::AdoptedByRecordsEpoch => {

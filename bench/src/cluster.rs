@@ -38,6 +38,17 @@ impl Replog<'_> {
         self.start_with(2).await
     }
 
+    /// As [`Replog::start`], with nothing encrypted between the nodes.
+    pub(crate) async fn start_insecure(self) -> Result<Cluster, String> {
+        let args = [self.args, &["--cluster-insecure".to_owned()]].concat();
+        Replog {
+            args: &args,
+            ..self
+        }
+        .start()
+        .await
+    }
+
     /// Starts a master that has no secondaries: a cluster of one, in one process.
     pub(crate) async fn start_alone(self) -> Result<Cluster, String> {
         let directory = fresh_directory(self.directory)?;

@@ -256,7 +256,12 @@ impl Node {
             .exchange(&http::get_request("/health"))
             .await
             .map_err(|error| format!("{}: {error}: {}", self.name, self.last_words()))?;
-        serde_json::from_slice(answer.body).map_err(|error| format!("{}: {error}", self.name))
+        let body = serde_json::from_slice(answer.body);
+        let body: Value = body.map_err(|error| format!("{}: {error}", self.name))?;
+        match answer.status {
+            200 => Ok(body),
+            status => Err(format!("{}: its health is {status}: {body}", self.name)),
+        }
     }
 
     async fn connect(&self) -> Result<Connection, String> {

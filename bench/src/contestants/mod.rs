@@ -30,6 +30,7 @@ pub(crate) enum Contestant {
     ReplogW2,
     #[value(name = "replog-w3")]
     ReplogW3,
+    ReplogInsecure,
     ReplogOne,
     BareHttp,
     BareOne,
@@ -76,6 +77,7 @@ impl Contestant {
             Contestant::ReplogW1 => "replog w=1",
             Contestant::ReplogW2 => "replog w=2",
             Contestant::ReplogW3 => "replog w=3",
+            Contestant::ReplogInsecure => "replog w=2, no TLS",
             Contestant::ReplogOne => "replog, one node",
             Contestant::BareHttp => "bare HTTP",
             Contestant::BareOne => "bare, one node",
@@ -96,6 +98,7 @@ impl Contestant {
             }
             Contestant::ReplogW2 => "HTTP; synced by the master and one of two secondaries",
             Contestant::ReplogW3 => "HTTP; synced by the master and both secondaries",
+            Contestant::ReplogInsecure => "as w=2, started with --cluster-insecure",
             Contestant::ReplogOne => "HTTP; a master alone, synced by it",
             Contestant::BareHttp => {
                 "actix-web with one worker: parses and answers 201, keeps nothing"
@@ -132,6 +135,7 @@ impl Contestant {
             }
             Contestant::ReplogW3 => Contestant::ReplogW3,
             Contestant::ReplogW2
+            | Contestant::ReplogInsecure
             | Contestant::BareThree
             | Contestant::Etcd
             | Contestant::Nats
@@ -162,6 +166,10 @@ impl Contestant {
             Contestant::ReplogW1 => replog(1).await,
             Contestant::ReplogW2 => replog(2).await,
             Contestant::ReplogW3 => replog(3).await,
+            Contestant::ReplogInsecure => Ok(Running {
+                cluster: places.replog.start_insecure().await?,
+                protocol: Protocol::Http { concern: 2 },
+            }),
             Contestant::ReplogOne => Ok(Running {
                 cluster: places.replog.start_alone().await?,
                 protocol: Protocol::Http { concern: 1 },
@@ -186,6 +194,7 @@ impl Contestant {
             Contestant::ReplogW1
             | Contestant::ReplogW2
             | Contestant::ReplogW3
+            | Contestant::ReplogInsecure
             | Contestant::ReplogOne => (Ok(places.replog.program.to_owned()), "--version"),
             Contestant::BareHttp | Contestant::BareOne | Contestant::BareThree => {
                 return concat!("replog-bench ", env!("CARGO_PKG_VERSION")).to_owned();

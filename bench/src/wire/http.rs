@@ -142,7 +142,7 @@ pub(crate) fn append_request(concern: u32, payload_bytes: usize) -> Vec<u8> {
     let body = format!(r#"{{"data":{data},"meta":{{"concern":{concern}}}}}"#);
     let length = body.len();
     format!(
-        "POST /messages HTTP/1.1\r\nHost: replog\r\nContent-Type: application/json\r\n\
+        "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
@@ -153,7 +153,7 @@ pub(crate) fn batch_request(concern: u32, messages: usize, payload_bytes: usize)
     let line = super::payload(payload_bytes) + "\n";
     let length = line.len() * messages;
     let head = format!(
-        "POST /messages?concern={concern} HTTP/1.1\r\nHost: replog\r\n\
+        "POST /messages?concern={concern} HTTP/1.1\r\nHost: localhost\r\n\
          Content-Type: application/x-ndjson\r\nContent-Length: {length}\r\n\r\n"
     );
     (head + &line.repeat(messages)).into_bytes()
@@ -161,12 +161,12 @@ pub(crate) fn batch_request(concern: u32, messages: usize, payload_bytes: usize)
 
 /// The request that reads `path`.
 pub(crate) fn get_request(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nHost: replog\r\n\r\n").into_bytes()
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes()
 }
 
 /// The request that reads all of `path` in some form, and nothing after it.
 pub(crate) fn get_once_request(path: &str, accept: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nHost: replog\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")
         .into_bytes()
 }
 

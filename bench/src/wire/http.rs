@@ -166,8 +166,10 @@ pub(crate) fn get_request(path: &str) -> Vec<u8> {
 
 /// The request that reads all of `path` in some form, and nothing after it.
 pub(crate) fn get_once_request(path: &str, accept: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")
-        .into_bytes()
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+    )
+    .into_bytes()
 }
 
 /// `None` while the head is not complete.

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, BufReader, ReadBuf},
     net::TcpStream,
     time::Instant,
 };
@@ -34,6 +34,9 @@ use crate::limits::CLUSTER_RECEIPT_INTERVAL;
 /// Bytes that are read at once.
 const READ_BYTES: usize = 64 << 10;
 
+/// Bytes that are read at once where TLS is between: three of its longest records.
+const TLS_READ_BYTES: usize = 48 << 10;
+
 /// Frames up to this length are copied out of the common buffer: a short record that stays in memory
 /// must not keep a buffer there that is many times as long.
 const COPIED_BYTES_MAX: usize = 16 << 10;
@@ -46,10 +49,19 @@ const PARTS_MAX: usize = 64;
 
 const _: () = assert!(COPIED_BYTES_MAX + FRONT_BYTES <= READ_BYTES);
 
+/// A socket below TLS. rustls asks for 4 KiB at a time: without a buffer before it, a batch of records would take a
+/// system call for each of them.
+pub(super) type TlsSocket = BufReader<TcpStream>;
+
+/// Puts the buffer for TLS before a socket.
+pub(super) fn tls_socket(stream: TcpStream) -> TlsSocket {
+    BufReader::with_capacity(TLS_READ_BYTES, stream)
+}
+
 /// What carries the bytes.
 pub(super) enum Wire {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<TlsSocket>>),
 }
 
 impl AsyncRead for Wire {

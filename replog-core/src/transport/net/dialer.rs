@@ -41,7 +41,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::{
     ClusterIdentity,
-    conduit::{Broken, Conduit, Wire},
+    conduit::{Broken, Conduit, Wire, tls_socket},
     counters::NetCounters,
     framing::{self, FRAME_BYTES_MAX, Frame, Front, Kind, Preamble},
     resolve::Resolver,
@@ -415,7 +415,9 @@ impl Dial {
                     .map_err(|error| TransportError::Connection(error.to_string()))?;
                 // It is not sent, and not looked at: the certificate is checked for the node's name.
                 let nobody = ServerName::try_from("node.invalid").expect("a name as any other");
-                let connecting = TlsConnector::from(config).connect(nobody, stream).await;
+                let connecting = TlsConnector::from(config)
+                    .connect(nobody, tls_socket(stream))
+                    .await;
                 let stream = connecting.map_err(|error| self.failed(&error))?;
                 if stream.get_ref().1.alpn_protocol() != Some(super::identity::ALPN) {
                     let detail = "it does not speak the protocol between nodes".to_owned();

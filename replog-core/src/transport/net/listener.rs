@@ -40,7 +40,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use super::{
     ClusterIdentity,
-    conduit::{Broken, Conduit, Wire},
+    conduit::{Broken, Conduit, Wire, tls_socket},
     counters::{Gauge, NetCounters, RefusedConnection as Why},
     framing::{self, FRAME_BYTES_MAX, Frame, Kind, Preamble},
     identity,
@@ -396,7 +396,8 @@ impl Shared {
                 Refused::new(Why::Handshake, detail)
             }
         };
-        let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+        let acceptor =
+            LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tls_socket(stream));
         let hello = acceptor.await.map_err(handshake_broke)?;
         // Before any arithmetic is done for it.
         let speaks_it = hello

@@ -29,7 +29,7 @@ use super::{
     counters::NetCounters,
     framing::{FRONT_BYTES, Frame, FramingError, Front, Kind},
 };
-use crate::limits::CLUSTER_RECEIPT_INTERVAL;
+use crate::limits::{CLUSTER_BUFFER_BYTES_MAX, CLUSTER_RECEIPT_INTERVAL};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -149,6 +149,7 @@ pub(super) struct Conduit {
     told_bytes: u64,
     told_at: Instant,
     outgoing: VecDeque<Bytes>,
+    outgoing_bytes: usize,
     /// Bytes of frames that were queued, ever.
     queued_bytes: u64,
     needs_flush: bool,
@@ -167,6 +168,7 @@ impl Conduit {
             told_bytes: 0,
             told_at: Instant::now(),
             outgoing: VecDeque::new(),
+            outgoing_bytes: 0,
             queued_bytes: 0,
             needs_flush: false,
         }
@@ -174,7 +176,13 @@ impl Conduit {
 
     /// Bytes that wait to be sent.
     pub(super) fn outgoing_bytes(&self) -> usize {
-        self.outgoing.iter().map(Bytes::len).sum()
+        self.outgoing_bytes
+    }
+
+    /// Whether a frame of these parts may be queued: the first one always, however long.
+    pub(super) fn has_room_for(&self, parts: &[Bytes]) -> bool {
+        let bytes: usize = FRONT_BYTES + parts.iter().map(Bytes::len).sum::<usize>();
+        self.outgoing.is_empty() || self.outgoing_bytes + bytes <= CLUSTER_BUFFER_BYTES_MAX
     }
 
     /// Bytes of frames that came, ever.
@@ -219,6 +227,7 @@ impl Conduit {
             }
         }
         self.outgoing.retain(|part| !part.is_empty());
+        self.outgoing_bytes += FRONT_BYTES + front.bytes;
         self.queued_bytes += (FRONT_BYTES + front.bytes) as u64;
         self.queued_bytes
     }
@@ -289,6 +298,12 @@ impl Conduit {
             return Ok(None);
         };
         let front = Front::decode(front)?;
+        if front.received > self.queued_bytes {
+            return Err(FramingError::NeverSent {
+                received: front.received,
+                sent: self.queued_bytes,
+            });
+        }
         if front.bytes > room_bytes {
             return Ok(None);
         }
@@ -334,6 +349,7 @@ impl Conduit {
     }
 
     fn advance(&mut self, mut written: usize) {
+        self.outgoing_bytes -= written;
         while written > 0 {
             let first = self.outgoing.front_mut().expect("as much was written");
             if first.len() > written {

@@ -13,8 +13,12 @@
 //!
 //! A connection that the peer closes in the very moment of a request breaks before any answer. That
 //! says nothing about the peer, so such requests are sent once more, which is safe: every request of
-//! the protocol may arrive twice. A connection on which nothing comes at all while a request is given
-//! up is given up with it.
+//! the protocol may arrive twice. A connection that ends before any request was put on it counts as one
+//! that could not be made. A connection is given up together with a request since whose sending nothing
+//! at all has come.
+//!
+//! What waits to be sent has a limit, `CLUSTER_BUFFER_BYTES_MAX`: requests beyond it wait for their turn
+//! outside of the connection, where they cost nothing more once they are given up.
 
 use std::{
     cell::{Cell, RefCell},
@@ -111,6 +115,7 @@ impl Network for ClusterNetwork {
             peer: peer.clone(),
             identity: self.identity.clone(),
             options: self.options.clone(),
+            resolver: Rc::default(),
             told: RefCell::default(),
             state: RefCell::default(),
         })))
@@ -161,6 +166,8 @@ struct Line {
     peer: Peer,
     identity: ClusterIdentity,
     options: NetworkOptions,
+    /// Outlives the attempts to connect: a look-up may take longer than one of them.
+    resolver: Rc<RefCell<Resolver>>,
     /// The last failure that a person should know of, to say it once.
     told: RefCell<Option<TransportError>>,
     state: RefCell<State>,
@@ -174,9 +181,9 @@ struct State {
     /// Whether the task lives.
     is_running: bool,
     task: Option<Waker>,
-    /// Since when a request is out and nothing at all has come.
-    silent_since: Option<Instant>,
-    /// Nothing came while a request was given up: this connection is not used any more.
+    /// When bytes last came on this connection.
+    last_received_at: Option<Instant>,
+    /// Nothing came since a request was sent that is given up now: this connection is not used any more.
     given_up: bool,
 }
 
@@ -184,6 +191,8 @@ struct Pending {
     parts: Vec<Bytes>,
     answer_to: oneshot::Sender<Outcome>,
     moved: OnBytesMoved,
+    /// When its turn came on this connection. It may still wait for room there.
+    taken_at: Option<Instant>,
     /// Where it ends in the stream, once it is on its way.
     sent_end: Option<u64>,
     /// Whether the connection it is on had been of use before.
@@ -208,8 +217,13 @@ impl State {
         let Some(pending) = self.pending.remove(&number) else {
             return;
         };
-        let silent = |since: Instant| since.elapsed() >= SILENCE_MIN;
-        if pending.sent_end.is_some() && self.silent_since.is_some_and(silent) {
+        let Some(taken_at) = pending.taken_at else {
+            return;
+        };
+        // Only what came after the request says that the connection still works; a peer that takes its
+        // time for this one request has answered others meanwhile.
+        let is_silent = self.last_received_at.is_none_or(|at| at <= taken_at);
+        if is_silent && taken_at.elapsed() >= SILENCE_MIN {
             self.given_up = true;
             self.wake();
         }
@@ -237,12 +251,13 @@ impl State {
 
     /// The connection is over: what was on it is sent once more where it had been of use before.
     fn connection_ended(&mut self, error: &TransportError) {
-        (self.silent_since, self.given_up) = (None, false);
+        (self.last_received_at, self.given_up) = (None, false);
         self.fail(error, |pending| {
             pending.sent_end.is_some() && (!pending.on_kept || pending.sent_again)
         });
         for pending in self.pending.values_mut() {
             pending.sent_again |= pending.sent_end.take().is_some();
+            pending.taken_at = None;
         }
     }
 }
@@ -261,6 +276,7 @@ impl Line {
             parts: wire::encode_request(request),
             answer_to,
             moved,
+            taken_at: None,
             sent_end: None,
             on_kept: false,
             sent_again: false,
@@ -312,20 +328,21 @@ struct Dial {
     peer: Peer,
     identity: ClusterIdentity,
     options: NetworkOptions,
+    resolver: Rc<RefCell<Resolver>>,
 }
 
 /// Makes connections as long as there are requests, and exchanges frames on them.
 async fn run(line: Weak<Line>) {
-    let mut resolver = Resolver::default();
     loop {
         let Some(dial) = line.upgrade().map(|line| Dial {
             peer: line.peer.clone(),
             identity: line.identity.clone(),
             options: line.options.clone(),
+            resolver: Rc::clone(&line.resolver),
         }) else {
             return;
         };
-        let Some(connected) = while_wanted(&line, dial.connect(&mut resolver)).await else {
+        let Some(connected) = while_wanted(&line, dial.connect()).await else {
             return;
         };
         let mut connection = {
@@ -355,6 +372,11 @@ async fn run(line: Weak<Line>) {
             line.tell(Some(&ended));
             let mut state = line.state.borrow_mut();
             state.connection_ended(&ended);
+            if connection.carried_nothing {
+                // As if it had not been made: else a peer that takes connections and closes them at once
+                // would be dialled as fast as it can do so.
+                state.fail(&ended, |_| true);
+            }
             if state.pending.is_empty() {
                 state.is_running = false;
                 drop(state);
@@ -382,18 +404,21 @@ async fn while_wanted<T>(line: &Weak<Line>, work: impl Future<Output = T>) -> Op
 }
 
 impl Dial {
-    async fn connect(&self, resolver: &mut Resolver) -> Result<Conduit, TransportError> {
-        let deadline = Instant::now() + self.options.connect_timeout;
+    async fn connect(&self) -> Result<Conduit, TransportError> {
+        let began = Instant::now();
+        let deadline = began + self.options.connect_timeout;
         let address: HostPort = self
             .peer
             .address
             .parse()
             .map_err(|error: BadAddress| TransportError::Connection(error.to_string()))?;
         let (host, port) = (address.host(), address.port());
-        let found = timeout_at(deadline, resolver.addresses(host, port)).await;
-        let addresses = found.unwrap_or_else(|_| {
-            debug_assert!(resolver.is_under_way());
-            let detail = format!("{host}: no answer from the resolver");
+        let found = poll_fn(|cx| self.resolver.borrow_mut().poll_addresses(cx, host, port));
+        // Before the whole time is over, and with it the patience of whoever calls: it is to be told what
+        // it waits for. The answer is not lost, the next attempt uses it.
+        let found_by = began + self.options.connect_timeout / 4 * 3;
+        let addresses = timeout_at(found_by, found).await.unwrap_or_else(|_| {
+            let detail = format!("{host}: no answer from the resolver yet");
             Err(TransportError::NameNotResolved(detail))
         })?;
         let stream = connect_to_any(&addresses, deadline).await?;
@@ -487,6 +512,8 @@ struct Connection {
     conduit: Conduit,
     /// Whether an answer came on it.
     is_proven: bool,
+    /// Whether no request was put on it, and not for want of any.
+    carried_nothing: bool,
     /// From which run of the peer: all of a connection is one.
     incarnation: Option<Incarnation>,
     /// Bytes that the peer said that it has.
@@ -502,6 +529,7 @@ impl Connection {
             received_bytes: conduit.received_bytes(),
             conduit,
             is_proven: false,
+            carried_nothing: true,
             incarnation: None,
             acknowledged: 0,
             last_used: Instant::now(),
@@ -547,22 +575,25 @@ impl Connection {
             .all(|pending| pending.sent_end.is_none());
         let waits = !state.pending.is_empty();
         if is_idle && waits && self.last_used.elapsed() >= line.options.keep_alive {
+            // It rested, which says nothing about the peer.
+            self.carried_nothing = false;
             return Err(closed("it was without use for too long"));
         }
-        let mut queued = false;
+        let now = Instant::now();
+        let mut has_room = true;
         for (number, pending) in &mut state.pending {
             if pending.sent_end.is_some() {
                 continue;
             }
-            let parts = pending.parts.clone();
-            let sent_end = self.conduit.queue(Kind::Request, *number, parts);
-            (pending.sent_end, pending.on_kept) = (Some(sent_end), self.is_proven);
-            queued = true;
-        }
-        if queued {
-            self.last_used = Instant::now();
-            let silent_since = state.silent_since.filter(|_| !is_idle);
-            state.silent_since = silent_since.or(Some(self.last_used));
+            pending.taken_at.get_or_insert(now);
+            // One that does not fit keeps those behind it waiting: they go in order.
+            has_room &= self.conduit.has_room_for(&pending.parts);
+            if has_room {
+                let parts = pending.parts.clone();
+                let sent_end = self.conduit.queue(Kind::Request, *number, parts);
+                (pending.sent_end, pending.on_kept) = (Some(sent_end), self.is_proven);
+                (self.carried_nothing, self.last_used) = (false, now);
+            }
         }
         Ok(())
     }
@@ -590,6 +621,10 @@ impl Connection {
                 Ok(response)
             }
         };
+        if front.number >= line.state.borrow().next_number {
+            let detail = "an answer to nothing that was asked".to_owned();
+            return Err(TransportError::BadAnswer(detail));
+        }
         if !std::mem::replace(&mut self.is_proven, true) {
             line.tell(None);
         }
@@ -605,14 +640,7 @@ impl Connection {
             return;
         }
         self.received_bytes = received_bytes;
-        {
-            let mut state = line.state.borrow_mut();
-            let waits = state
-                .pending
-                .values()
-                .any(|pending| pending.sent_end.is_some());
-            state.silent_since = waits.then(Instant::now);
-        }
+        line.state.borrow_mut().last_received_at = Some(Instant::now());
         // The answers behind a long one wait for it.
         if self.conduit.is_within_long_frame()
             && self.told_at.get().elapsed() >= CLUSTER_RECEIPT_INTERVAL
@@ -630,8 +658,10 @@ impl Connection {
         let before = std::mem::replace(&mut self.acknowledged, front.received);
         let is_receipt = front.kind == Kind::Receipt;
         let incarnation = self.incarnation.filter(|_| is_receipt);
-        self.tell_moved(line, incarnation, |number, sent_end| {
-            sent_end > before && (is_receipt || number != front.number)
+        self.tell_moved(line, incarnation, |number, pending| {
+            // What waits for room waits for the same bytes.
+            let is_behind = pending.sent_end.is_none_or(|sent_end| sent_end > before);
+            is_behind && (is_receipt || number != front.number)
         });
     }
 
@@ -639,15 +669,13 @@ impl Connection {
         &self,
         line: &Line,
         incarnation: Option<Incarnation>,
-        which: impl Fn(u64, u64) -> bool,
+        which: impl Fn(u64, &Pending) -> bool,
     ) {
         self.told_at.set(Instant::now());
         let moving: Vec<OnBytesMoved> = {
             let state = line.state.borrow();
             let moves = |(number, pending): &(&u64, &Pending)| {
-                pending
-                    .sent_end
-                    .is_some_and(|sent_end| which(**number, sent_end))
+                pending.taken_at.is_some() && which(**number, pending)
             };
             let moving = state.pending.iter().filter(moves);
             moving

@@ -83,6 +83,8 @@ pub(super) enum FramingError {
     TooLong { bytes: u32 },
     #[error("a frame of kind {kind} has no place here")]
     Kind { kind: u8 },
+    #[error("it claims to have received {received} bytes of {sent}")]
+    NeverSent { received: u64, sent: u64 },
 }
 
 /// What the node that connected says first.

@@ -1,11 +1,17 @@
 //! Host names into addresses, by the system's resolver, off the node's thread.
 //!
-//! Owns one look-up at a time: one that hangs is waited for again by the next attempt, instead of
-//! starting another thread beside it. A look-up that is dropped ends by itself.
+//! Owns one look-up at a time. A look-up that takes longer than one attempt to connect is not thrown
+//! away: a later attempt uses its answer, and no second thread is started beside it. A look-up that is
+//! dropped ends by itself.
 
 use std::{
+    fmt,
+    future::Future as _,
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
     thread,
 };
 
@@ -13,54 +19,82 @@ use tokio::sync::oneshot;
 
 use crate::transport::TransportError;
 
+/// Finds the addresses of a host and port; blocks.
+type LookUp = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+
 /// The look-up of one name.
-#[derive(Debug, Default)]
 pub(super) struct Resolver {
+    look_up: Arc<LookUp>,
     under_way: Option<oneshot::Receiver<io::Result<Vec<SocketAddr>>>>,
 }
 
+impl Default for Resolver {
+    /// Asks the system.
+    fn default() -> Resolver {
+        Resolver::asking(Arc::new(|host, port| {
+            Ok((host, port).to_socket_addrs()?.collect())
+        }))
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver")
+            .field("under_way", &self.under_way)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Resolver {
-    /// The addresses of a host, at least one. May be dropped and called again.
-    pub(super) async fn addresses(
+    /// Finds addresses by `look_up`, on a thread of its own.
+    pub(super) fn asking(look_up: Arc<LookUp>) -> Resolver {
+        Resolver {
+            look_up,
+            under_way: None,
+        }
+    }
+
+    /// Returns the addresses of a host, at least one, once they are known.
+    pub(super) fn poll_addresses(
         &mut self,
+        cx: &mut Context<'_>,
         host: &str,
         port: u16,
-    ) -> Result<Vec<SocketAddr>, TransportError> {
+    ) -> Poll<Result<Vec<SocketAddr>, TransportError>> {
         if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, port)]);
+            return Poll::Ready(Ok(vec![SocketAddr::new(ip, port)]));
         }
         let failed = |why: String| TransportError::NameNotResolved(format!("{host}: {why}"));
-        let under_way = match &mut self.under_way {
-            Some(under_way) => under_way,
-            none => none.insert(look_up(host, port).map_err(|error| failed(error.to_string()))?),
-        };
-        let found = under_way.await;
+        if self.under_way.is_none() {
+            let started = self
+                .start(host, port)
+                .map_err(|error| failed(error.to_string()));
+            self.under_way = Some(started?);
+        }
+        let under_way = self.under_way.as_mut().expect("started just now");
+        let found = ready!(Pin::new(under_way).poll(cx));
         self.under_way = None;
-        match found {
+        Poll::Ready(match found {
             Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
             Ok(Ok(_)) => Err(failed("the name has no address".to_owned())),
             Ok(Err(error)) => Err(failed(error.to_string())),
             Err(_) => Err(failed("the look-up ended without an answer".to_owned())),
-        }
+        })
     }
 
-    /// Whether a look-up has not ended.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
+    fn start(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> io::Result<oneshot::Receiver<io::Result<Vec<SocketAddr>>>> {
+        let (found, under_way) = oneshot::channel();
+        let (host, look_up) = (host.to_owned(), Arc::clone(&self.look_up));
+        thread::Builder::new()
+            .name("replog-resolve".to_owned())
+            .spawn(move || {
+                // An error: nobody wants to know any more.
+                let _ = found.send(look_up(&host, port));
+            })?;
+        Ok(under_way)
     }
-}
-
-fn look_up(host: &str, port: u16) -> io::Result<oneshot::Receiver<io::Result<Vec<SocketAddr>>>> {
-    let (found, under_way) = oneshot::channel();
-    let host = host.to_owned();
-    thread::Builder::new()
-        .name("replog-resolve".to_owned())
-        .spawn(move || {
-            let addresses = (host.as_str(), port)
-                .to_socket_addrs()
-                .map(Iterator::collect);
-            // An error: nobody wants to know any more.
-            let _ = found.send(addresses);
-        })?;
-    Ok(under_way)
 }

@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::{
+    limits::CLUSTER_BUFFER_BYTES_MAX,
     transport::{
         net::{
             ClusterSecret,
@@ -39,6 +40,36 @@ async fn rogue<F: Future<Output = ()> + 'static>(
 
 fn insecure_call(address: SocketAddr) -> Rc<dyn Transport> {
     connect_as(ClusterIdentity::insecure(&name("master")), address)
+}
+
+/// A line that no transport belongs to.
+fn line(address: &str) -> Line {
+    Line {
+        peer: Peer {
+            name: name("secondary-1"),
+            address: address.to_owned(),
+        },
+        identity: identity("master"),
+        options: NetworkOptions::default(),
+        resolver: Rc::default(),
+        told: RefCell::default(),
+        state: RefCell::default(),
+    }
+}
+
+/// A request that waits for its turn, and where its answer would come.
+fn waiting(parts: Vec<Bytes>) -> (Pending, oneshot::Receiver<Outcome>) {
+    let (answer_to, answer) = oneshot::channel();
+    let pending = Pending {
+        parts,
+        answer_to,
+        moved: Rc::new(|_| {}),
+        taken_at: None,
+        sent_end: None,
+        on_kept: false,
+        sent_again: false,
+    };
+    (pending, answer)
 }
 
 /// Reads a preamble and takes it.
@@ -165,6 +196,16 @@ fn answers_that_are_none_end_the_connection() {
                     1 => front[4] = 77,
                     2 => front[4] = 1,
                     3 => front[..5].copy_from_slice(&[0, 0, 0, 0, 2]),
+                    // More was received than was sent; an answer to what was not asked.
+                    4 => {
+                        front[4] = 4;
+                        front[16..].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+                    }
+                    5 => {
+                        respond(&mut stream, number + 1, &suite::answer(request)).await;
+                        let _ = read_request(&mut stream).await;
+                        return;
+                    }
                     // Somebody else's words.
                     _ => {
                         let mut response = suite::answer(request);
@@ -180,7 +221,7 @@ fn answers_that_are_none_end_the_connection() {
         })
         .await;
         let transport = insecure_call(address);
-        for count in 1..=4 {
+        for count in 1..=6 {
             let error = transport.call(suite::heartbeat(1)).await;
             assert!(
                 matches!(error, Err(TransportError::BadAnswer(_))),
@@ -300,6 +341,132 @@ fn a_name_without_an_address_is_told_as_that() {
 }
 
 #[test]
+fn a_look_up_that_outlasts_an_attempt_serves_a_later_one_and_none_runs_beside_it() {
+    suite::run(async {
+        let node = Node::start();
+        let (address, look_ups) = (node.address, Arc::new(AtomicUsize::new(0)));
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (counted, released) = (Arc::clone(&look_ups), Mutex::new(released));
+        let mut line = line("slow.example:1");
+        line.options.connect_timeout = Duration::from_millis(40);
+        line.resolver = Rc::new(RefCell::new(Resolver::asking(Arc::new(move |_, _| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            released.lock().unwrap().recv().unwrap();
+            Ok(vec![address])
+        }))));
+        let transport = ClusterTransport(Rc::new(line));
+        for _ in 0..3 {
+            let error = transport.call(suite::heartbeat(1)).await;
+            assert!(
+                matches!(error, Err(TransportError::NameNotResolved(_))),
+                "{error:?}"
+            );
+        }
+        release.send(()).unwrap();
+        while transport.call(suite::heartbeat(2)).await.is_err() {}
+        assert_eq!(look_ups.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_given_up_only_where_nothing_came_since_the_request() {
+    // How long before the request is given up bytes last came; it was sent ten times as long ago.
+    let cases = [
+        (None, true),
+        (Some(SILENCE_MIN / 2), false),
+        (Some(3 * SILENCE_MIN), false),
+        (Some(10 * SILENCE_MIN), true),
+        (Some(11 * SILENCE_MIN), true),
+    ];
+    tokio::time::advance(20 * SILENCE_MIN).await;
+    let now = Instant::now();
+    for (received_ago, expected) in cases {
+        let mut state = State {
+            last_received_at: received_ago.map(|ago| now - ago),
+            ..State::default()
+        };
+        let (mut pending, _answer) = waiting(Vec::new());
+        pending.taken_at = Some(now - 10 * SILENCE_MIN);
+        state.pending.insert(0, pending);
+        state.give_up(0);
+        assert_eq!(state.given_up, expected, "{received_ago:?}");
+    }
+}
+
+#[test]
+fn a_peer_that_ends_what_it_took_before_a_request_is_no_reason_to_dial_again_at_once() {
+    suite::run(async {
+        let connections = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&connections);
+        let address = rogue(move |_, mut stream| {
+            counted.set(counted.get() + 1);
+            async move {
+                // In one piece: the dialer sees the end with the beginning.
+                let refusal = Front {
+                    bytes: 7,
+                    kind: Kind::Refusal,
+                    number: 0,
+                    received: 0,
+                };
+                let mut bytes = framing::encode_reply(&Ok(framing::VERSION_MAX));
+                bytes.extend_from_slice(&refusal.encode());
+                bytes.extend_from_slice(b"not now");
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.read(&mut [0; 1000]).await;
+            }
+        })
+        .await;
+        let transport = insecure_call(address);
+        for count in 1..=3 {
+            let refused = transport.call(suite::heartbeat(1)).await;
+            assert_eq!(refused, Err(TransportError::Refused("not now".to_owned())));
+            assert_eq!(connections.get(), count);
+        }
+    });
+}
+
+#[test]
+fn requests_beyond_the_limit_wait_for_room_in_their_order() {
+    suite::run(async {
+        let address = rogue(|_, stream| async move {
+            let _stream = stream;
+            std::future::pending::<()>().await;
+        });
+        let stream = TcpStream::connect(address.await).await.unwrap();
+        let conduit = Conduit::new(Wire::Plain(stream), BytesMut::new(), Arc::default());
+        let mut connection = Connection::new(conduit);
+        // The first one goes whatever its length.
+        let longest = Bytes::from(vec![0; CLUSTER_BUFFER_BYTES_MAX + 1]);
+        assert!(connection.conduit.has_room_for(&[longest]));
+        let line = line("127.0.0.1:1");
+        // Never touched, and so no memory.
+        let long = Bytes::from(vec![0; CLUSTER_BUFFER_BYTES_MAX / 2]);
+        let mut answers = Vec::new();
+        for (number, part) in (0..).zip([long.clone(), long.clone(), Bytes::from_static(b"short")])
+        {
+            let (pending, answer) = waiting(vec![part]);
+            line.state.borrow_mut().pending.insert(number, pending);
+            answers.push(answer);
+        }
+        connection.queue(&line).unwrap();
+        let state = line.state.borrow();
+        let sent: Vec<bool> = state
+            .pending
+            .values()
+            .map(|pending| pending.sent_end.is_some())
+            .collect();
+        assert_eq!(sent, [true, false, false]);
+        assert!(
+            state
+                .pending
+                .values()
+                .all(|pending| pending.taken_at.is_some())
+        );
+        assert!(connection.conduit.outgoing_bytes() <= CLUSTER_BUFFER_BYTES_MAX);
+    });
+}
+
+#[test]
 fn localhost_is_found_whatever_it_leads_to() {
     suite::run(async {
         let node = Node::start();
@@ -334,17 +501,7 @@ async fn a_listener_that_says_nothing_is_given_up_in_time() {
 
 #[test]
 fn the_same_trouble_is_told_once_and_again_after_it_was_over() {
-    let peer = Peer {
-        name: name("secondary-1"),
-        address: "127.0.0.1:1".to_owned(),
-    };
-    let line = Line {
-        peer,
-        identity: identity("master"),
-        options: NetworkOptions::default(),
-        told: RefCell::default(),
-        state: RefCell::default(),
-    };
+    let line = line("127.0.0.1:1");
     let wrong = TransportError::WrongSecret("they differ".to_owned());
     let told = |error: Option<&TransportError>| line.tell(error);
     assert!(told(Some(&wrong)));

@@ -155,6 +155,23 @@ pub const CLUSTER_HANDSHAKES_MAX: usize = 64;
 /// How long a connection to the cluster listener may take to prove whose it is. Then it is closed.
 pub const CLUSTER_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// TLS handshakes that a node computes at once for connections that have proved nothing, of one address and of
+/// all: as many as may be under way. Those that come after wait for their turn, each as long as any handshake
+/// may take.
+pub const CLUSTER_HANDSHAKE_BURST: u32 = CLUSTER_HANDSHAKES_MAX as u32;
+
+/// The time that one handshake more becomes available in, for one address: 20 a second. Nodes connect once
+/// and stay.
+pub const CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS: Duration = Duration::from_millis(50);
+
+/// The time that one handshake more becomes available in, for all addresses: 100 a second, which take some
+/// percent of a slow core from the thread of the node's actors.
+pub const CLUSTER_HANDSHAKE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Streams of one name that a node serves at once, each of another instance: a master, its successor, and one
+/// that has not spoken yet. One more ends the oldest.
+pub const CLUSTER_STREAMS_OF_NAME_MAX: usize = 3;
+
 /// Nodes that may have a stream to one node at once; each has one. Another is refused with the reason.
 /// More than a cluster has, since nodes are renamed.
 pub const CLUSTER_STREAMS_MAX: usize = 2 * NODES_MAX;
@@ -180,6 +197,14 @@ const _: () = assert!(MESSAGE_BYTES_MAX < RECORD_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX * BATCHES_IN_FLIGHT_MAX <= REORDER_BYTES_MAX);
 const _: () = assert!(BATCHES_IN_FLIGHT_MAX <= PARKED_ANSWERS_MAX);
 const _: () = assert!(BATCHES_IN_FLIGHT_MAX + PROBES_IN_FLIGHT_MAX < CLUSTER_CALLS_MAX);
+const _: () = assert!(CLUSTER_STREAMS_OF_NAME_MAX < CLUSTER_STREAMS_MAX);
+// Addresses that are short of a token at once, each for its interval at least, are fewer than buckets are kept.
+const _: () = assert!(
+    CLUSTER_HANDSHAKE_BURST as u128
+        + CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS.as_nanos() * CLUSTER_HANDSHAKE_BURST as u128
+            / CLUSTER_HANDSHAKE_INTERVAL.as_nanos()
+        < 1024
+);
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < ROOM_PROBE_BYTES);
 const _: () = assert!(EPOCH_STARTS_MAX <= EPOCH_STARTS_KEPT);

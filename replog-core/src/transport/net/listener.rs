@@ -11,13 +11,12 @@
 //!            closed          closed        alert         told why, closed   told why, closed
 //! ```
 //!
-//! One stream a node: a newer one of the same proven name replaces the older, of which nothing more is
-//! read. So what the older still carries is lost and never comes late.
+//! One stream a run of a node, as `streams` says. Arithmetic for strangers has a `budget`.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
-    future::{pending, poll_fn},
+    collections::{BTreeMap, BTreeSet},
+    future::{Future, pending, poll_fn},
     io,
     net::{IpAddr, SocketAddr, TcpListener as StdListener},
     pin::Pin,
@@ -30,6 +29,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_core::future::BoxFuture;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -40,10 +40,12 @@ use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use super::{
     ClusterIdentity,
+    budget::HandshakeBudget,
     conduit::{Broken, Conduit, Wire, tls_socket},
     counters::{Gauge, NetCounters, RefusedConnection as Why},
     framing::{self, FRAME_BYTES_MAX, Frame, Kind, Preamble},
     identity,
+    streams::{Displaced, Rival, Streams},
     tls_errors::{TlsFailure, classify},
 };
 use crate::{
@@ -51,8 +53,8 @@ use crate::{
         CLUSTER_BUFFER_BYTES_MAX, CLUSTER_CALLS_MAX, CLUSTER_HANDSHAKE_TIME_MAX,
         CLUSTER_HANDSHAKES_MAX, CLUSTER_IDLE_TIME_MAX, CLUSTER_STREAMS_MAX,
     },
-    transport::{FaultInjector, Response, Serve, TransportError, wire},
-    types::NodeName,
+    transport::{FaultInjector, Request, Response, Serve, TransportError, wire},
+    types::{Epoch, InstanceId, NodeName},
 };
 
 /// How long the system is left alone after it gave no connection: it has no more files.
@@ -171,17 +173,12 @@ impl ClusterListener {
             stopped,
             next: Cell::new(0),
             handshakes: RefCell::default(),
+            budget: RefCell::new(HandshakeBudget::new(Instant::now())),
             streams: RefCell::default(),
             log: RefCell::new(RefusalLog::new()),
         });
         tokio::task::spawn_local(async move {
-            let mut stopped = shared.stopped.clone();
-            tokio::select! {
-                biased;
-                // An error: the handle is gone, which means the same.
-                _ = stopped.wait_for(|stopped| *stopped) => {}
-                () = accept(&listener, &shared) => {}
-            }
+            until_stopped(shared.stopped.clone(), accept(&listener, &shared)).await;
         });
         Ok(Serving {
             stop,
@@ -217,7 +214,8 @@ struct Shared {
     stopped: watch::Receiver<bool>,
     next: Cell<u64>,
     handshakes: RefCell<Vec<Handshake>>,
-    streams: RefCell<BTreeMap<NodeName, OpenStream>>,
+    budget: RefCell<HandshakeBudget>,
+    streams: RefCell<Streams>,
     log: RefCell<RefusalLog>,
 }
 
@@ -229,11 +227,11 @@ struct Handshake {
     _evict: oneshot::Sender<()>,
 }
 
-/// The stream of one node.
-struct OpenStream {
-    id: u64,
-    /// Dropped when a newer one takes its place.
-    _replace: oneshot::Sender<()>,
+/// What a connection has shown for the name that it will say.
+enum Proof {
+    /// This node is insecure: it believes every name.
+    NotAsked,
+    Certificate(CertificateDer<'static>),
 }
 
 /// Why a connection gets no further, and what is told to the log.
@@ -248,6 +246,16 @@ impl Refused {
             why,
             detail: detail.into(),
         }
+    }
+}
+
+/// Does `work` until it is done or the listener stops.
+async fn until_stopped(mut stopped: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        // An error: the handle is gone, which means the same.
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+        () = work => {}
     }
 }
 
@@ -274,13 +282,7 @@ async fn accept(listener: &TcpListener, shared: &Rc<Shared>) {
 impl Shared {
     /// Serves one connection to its end.
     async fn handle(self: Rc<Self>, stream: TcpStream, address: SocketAddr) {
-        let mut stopped = self.stopped.clone();
-        tokio::select! {
-            biased;
-            // An error: the handle is gone, which means the same.
-            _ = stopped.wait_for(|stopped| *stopped) => {}
-            () = self.serve(stream, address) => {}
-        }
+        until_stopped(self.stopped.clone(), self.serve(stream, address)).await;
     }
 
     async fn serve(&self, stream: TcpStream, address: SocketAddr) {
@@ -290,32 +292,20 @@ impl Shared {
             Ok(admitted) => admitted,
             Err(refused) => return self.refuse(address, &refused),
         };
-        let (replace, replaced) = oneshot::channel();
-        let stream = OpenStream {
-            id,
-            _replace: replace,
-        };
-        if self
-            .streams
-            .borrow_mut()
-            .insert(from.clone(), stream)
-            .is_some()
-        {
-            NetCounters::count(&self.options.counters.replaced);
-        }
-        let _registered = Registered {
-            shared: self,
-            name: &from,
-            id,
-        };
+        let (replaced, displaced) = self.streams.borrow_mut().open(id, &from, address);
+        self.count_replaced(replaced);
+        let _registered = Registered { shared: self, id };
         NetCounters::count(&self.options.counters.accepted);
         let _open = Gauge::raise(&self.options.counters.streams);
         let node = self.options.identity.name();
         tracing::debug!(%node, %from, %address, "a stream of another node was opened");
-        let mut stream = NodeStream::new(self, address.ip(), from.clone(), conduit);
+        let mut stream = NodeStream::new(self, id, address, from.clone(), conduit);
         let ended = tokio::select! {
             biased;
-            _ = replaced => return,
+            displaced = displaced => End::Left(match displaced {
+                Ok(Displaced::Fenced) => "this node has promised a newer epoch".to_owned(),
+                Ok(Displaced::Replaced) | Err(_) => "a newer one takes its place".to_owned(),
+            }),
             ended = stream.run() => ended,
         };
         match ended {
@@ -344,7 +334,7 @@ impl Shared {
         tokio::select! {
             biased;
             _ = evicted => Err(Refused::new(Why::TooMany, "it made room for newer connections")),
-            admitted = timeout(CLUSTER_HANDSHAKE_TIME_MAX, self.admit(stream)) => {
+            admitted = timeout(CLUSTER_HANDSHAKE_TIME_MAX, self.admit(stream, address)) => {
                 admitted.unwrap_or_else(|_| {
                     let detail = format!("it did not prove who it is within {CLUSTER_HANDSHAKE_TIME_MAX:?}");
                     Err(Refused::new(Why::TimedOut, detail))
@@ -376,7 +366,22 @@ impl Shared {
         evicted
     }
 
-    async fn admit(&self, stream: TcpStream) -> Result<(NodeName, Conduit), Refused> {
+    /// Waits until the arithmetic of one more handshake may be done for this address.
+    async fn wait_for_budget(&self, address: IpAddr) {
+        loop {
+            let taken = self.budget.borrow_mut().take(Instant::now(), address);
+            match taken {
+                Ok(()) => return,
+                Err(again_at) => tokio::time::sleep_until(again_at).await,
+            }
+        }
+    }
+
+    async fn admit(
+        &self,
+        stream: TcpStream,
+        address: IpAddr,
+    ) -> Result<(NodeName, Conduit), Refused> {
         if let Some(faults) = &self.options.faults {
             faults.pass_cable().await;
         }
@@ -386,16 +391,12 @@ impl Shared {
         let have = stream.peek(&mut first).await.map_err(broken)?;
         let Some(credentials) = self.options.identity.credentials() else {
             check_first_bytes(&first[..have], framing::MAGIC[0])?;
-            return self.read_preamble(Wire::Plain(stream), None).await;
+            return self
+                .read_preamble(Wire::Plain(stream), &Proof::NotAsked)
+                .await;
         };
         check_first_bytes(&first[..have], TLS_FIRST_BYTE)?;
-        let handshake_broke = |error: io::Error| match classify(&error, &self.options.identity) {
-            TlsFailure::OtherAuthority(detail) => Refused::new(Why::WrongSecret, detail),
-            TlsFailure::OtherName(detail) => Refused::new(Why::WrongName, detail),
-            TlsFailure::NotTls(detail) | TlsFailure::Other(detail) => {
-                Refused::new(Why::Handshake, detail)
-            }
-        };
+        let handshake_broke = |error: io::Error| self.refused_by_tls(&error);
         let acceptor =
             LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tls_socket(stream));
         let hello = acceptor.await.map_err(handshake_broke)?;
@@ -409,33 +410,29 @@ impl Shared {
                           where the address of a cluster listener belongs";
             return Err(Refused::new(Why::OtherProtocol, detail));
         }
+        self.wait_for_budget(address).await;
         let stream = hello
             .into_stream(credentials.server())
             .await
             .map_err(handshake_broke)?;
-        let certificate = stream
-            .get_ref()
-            .1
-            .peer_certificates()
-            .and_then(|chain| chain.first())
-            .map(|certificate| certificate.clone().into_owned());
+        let chain = stream.get_ref().1.peer_certificates();
+        let Some(certificate) = chain.and_then(|chain| chain.first()) else {
+            // The TLS settings ask for one; nothing here rests on that.
+            let detail = "it shows no certificate";
+            return Err(Refused::new(Why::Handshake, detail));
+        };
+        let proof = Proof::Certificate(certificate.clone().into_owned());
         let wire = Wire::Tls(Box::new(TlsStream::Server(stream)));
-        self.read_preamble(wire, certificate).await
+        self.read_preamble(wire, &proof).await
     }
 
     /// Reads and answers what a node says first, and checks it against its certificate.
     async fn read_preamble(
         &self,
         mut wire: Wire,
-        certificate: Option<rustls::pki_types::CertificateDer<'static>>,
+        proof: &Proof,
     ) -> Result<(NodeName, Conduit), Refused> {
-        let left = |error: io::Error| match classify(&error, &self.options.identity) {
-            TlsFailure::OtherAuthority(detail) => Refused::new(Why::WrongSecret, detail),
-            TlsFailure::OtherName(detail) => Refused::new(Why::WrongName, detail),
-            TlsFailure::NotTls(detail) | TlsFailure::Other(detail) => {
-                Refused::new(Why::Handshake, detail)
-            }
-        };
+        let left = |error: io::Error| self.refused_by_tls(&error);
         let mut received = BytesMut::new();
         let preamble = loop {
             match Preamble::decode(&received) {
@@ -453,7 +450,7 @@ impl Shared {
                 ));
             }
         };
-        let reply = self.judge(&preamble, certificate.as_ref());
+        let reply = self.judge(&preamble, proof);
         let bytes = framing::encode_reply(&match &reply {
             Ok(version) => Ok(*version),
             Err(refused) => Err(refused.detail.clone()),
@@ -476,14 +473,25 @@ impl Shared {
         }
     }
 
+    /// What a broken TLS handshake, or what broke right behind it, says about the other end.
+    fn refused_by_tls(&self, error: &io::Error) -> Refused {
+        match classify(error, &self.options.identity) {
+            TlsFailure::OtherAuthority(detail) => Refused::new(Why::WrongSecret, detail),
+            TlsFailure::OtherName(detail) => Refused::new(Why::WrongName, detail),
+            TlsFailure::NotTls(detail) | TlsFailure::Other(detail) => {
+                Refused::new(Why::Handshake, detail)
+            }
+        }
+    }
+
     /// The version to speak with a node that says this, or why none.
-    fn judge(
-        &self,
-        preamble: &Preamble,
-        certificate: Option<&rustls::pki_types::CertificateDer<'_>>,
-    ) -> Result<u16, Refused> {
+    fn judge(&self, preamble: &Preamble, proof: &Proof) -> Result<u16, Refused> {
         let (from, to, own) = (&preamble.from, &preamble.to, self.options.identity.name());
-        if certificate.is_some_and(|certificate| !identity::names(certificate, from)) {
+        let is_proven = match proof {
+            Proof::NotAsked => true,
+            Proof::Certificate(certificate) => identity::names(certificate, from),
+        };
+        if !is_proven {
             let detail = format!("its certificate does not prove that it is {from}");
             return Err(Refused::new(Why::WrongName, detail));
         }
@@ -506,12 +514,56 @@ impl Shared {
             );
             return Err(Refused::new(Why::NoRequestsHere, detail));
         }
-        let streams = self.streams.borrow();
-        if streams.len() >= CLUSTER_STREAMS_MAX && !streams.contains_key(from) {
+        if !self.streams.borrow().has_room_for(from) {
             let detail = format!("{own} has streams of {CLUSTER_STREAMS_MAX} nodes already");
             return Err(Refused::new(Why::TooMany, detail));
         }
         Ok(version)
+    }
+
+    fn count_replaced(&self, count: usize) {
+        for _ in 0..count {
+            NetCounters::count(&self.options.counters.replaced);
+        }
+    }
+
+    /// Notes what this node says that it has promised.
+    fn note_promised(&self, id: u64, promised: Epoch) {
+        let fenced = self.streams.borrow_mut().on_promised(id, promised);
+        if fenced > 0 {
+            let node = self.options.identity.name();
+            tracing::debug!(%node, fenced, epoch = promised.0, "streams of nodes of older epochs were ended");
+        }
+    }
+
+    /// Notes who speaks on a stream, and says in the log where two do so under one name.
+    fn note_speaker(&self, stream: &NodeStream<'_>, request: &Request) {
+        let instance = request.incarnation.instance;
+        let noted = self
+            .streams
+            .borrow_mut()
+            .on_request(stream.id, instance, request.epoch);
+        let (replaced, rival) = noted;
+        self.count_replaced(replaced);
+        let Some(Rival {
+            instance: other_instance,
+            address: other_address,
+        }) = rival
+        else {
+            return;
+        };
+        if self
+            .log
+            .borrow_mut()
+            .is_news_of_rivals(instance, other_instance)
+        {
+            let (node, from, address) =
+                (self.options.identity.name(), &stream.from, stream.address);
+            tracing::warn!(
+                %node, %from, %address, %instance, %other_address, %other_instance,
+                "two processes with different data directories go by the same node name: stop the one that is not wanted"
+            );
+        }
     }
 
     fn refuse(&self, address: SocketAddr, refused: &Refused) {
@@ -546,22 +598,15 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// Takes a stream off the list, unless another has its place.
+/// Takes a stream off the list.
 struct Registered<'a> {
     shared: &'a Shared,
-    name: &'a NodeName,
     id: u64,
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        let mut streams = self.shared.streams.borrow_mut();
-        if streams
-            .get(self.name)
-            .is_some_and(|open| open.id == self.id)
-        {
-            streams.remove(self.name);
-        }
+        self.shared.streams.borrow_mut().close(self.id);
     }
 }
 
@@ -589,6 +634,8 @@ fn check_first_bytes(first: &[u8], expected: u8) -> Result<(), Refused> {
 /// Which refusals are news: one line a change, and few lines a minute whatever comes.
 struct RefusalLog {
     last: BTreeMap<IpAddr, Why>,
+    /// Pairs of instances of one name that were told.
+    rivals: BTreeSet<[InstanceId; 2]>,
     since: Instant,
     lines: u32,
 }
@@ -597,27 +644,41 @@ impl RefusalLog {
     fn new() -> RefusalLog {
         RefusalLog {
             last: BTreeMap::new(),
+            rivals: BTreeSet::new(),
             since: Instant::now(),
             lines: 0,
         }
     }
 
     fn is_news(&mut self, address: IpAddr, why: Why) -> bool {
-        if self.last.get(&address) == Some(&why) {
+        if self.last.get(&address) == Some(&why) || !self.has_a_line_left() {
             return false;
         }
-        if self.since.elapsed() >= REFUSALS_LOGGED_TIME {
-            (self.since, self.lines) = (Instant::now(), 0);
-        }
-        if self.lines >= REFUSALS_LOGGED_MAX {
-            return false;
-        }
-        self.lines += 1;
         if self.last.len() >= REFUSED_ADDRESSES_MAX && !self.last.contains_key(&address) {
             self.last.pop_first();
         }
         self.last.insert(address, why);
         true
+    }
+
+    fn is_news_of_rivals(&mut self, one: InstanceId, other: InstanceId) -> bool {
+        let pair = [one.min(other), one.max(other)];
+        if self.rivals.contains(&pair) || !self.has_a_line_left() {
+            return false;
+        }
+        if self.rivals.len() >= REFUSED_ADDRESSES_MAX {
+            self.rivals.pop_first();
+        }
+        self.rivals.insert(pair)
+    }
+
+    fn has_a_line_left(&mut self) -> bool {
+        if self.since.elapsed() >= REFUSALS_LOGGED_TIME {
+            (self.since, self.lines) = (Instant::now(), 0);
+        }
+        let has_one = self.lines < REFUSALS_LOGGED_MAX;
+        self.lines += u32::from(has_one);
+        has_one
     }
 
     fn forget(&mut self, address: IpAddr) {
@@ -646,10 +707,11 @@ type Answered = (u64, usize, Result<Response, TransportError>);
 
 /// One node's stream: its requests in, the answers out, many under way at once.
 struct NodeStream<'a> {
-    log: &'a RefCell<RefusalLog>,
-    address: IpAddr,
-    /// Whether a good request came on it.
-    is_proven: bool,
+    shared: &'a Shared,
+    id: u64,
+    address: SocketAddr,
+    /// Who speaks on it and for which epoch, once a good request came.
+    speaker: Option<(InstanceId, Epoch)>,
     from: NodeName,
     node: Option<&'a Arc<dyn Serve>>,
     faults: Option<&'a FaultInjector>,
@@ -665,14 +727,16 @@ struct NodeStream<'a> {
 impl<'a> NodeStream<'a> {
     fn new(
         shared: &'a Shared,
-        address: IpAddr,
+        id: u64,
+        address: SocketAddr,
         from: NodeName,
         conduit: Conduit,
     ) -> NodeStream<'a> {
         NodeStream {
-            log: &shared.log,
+            shared,
+            id,
             address,
-            is_proven: false,
+            speaker: None,
             from,
             node: shared.options.node.as_ref(),
             faults: shared.options.faults.as_ref(),
@@ -795,8 +859,13 @@ impl<'a> NodeStream<'a> {
             );
             return Err(End::Refused(Refused::new(Why::WrongName, detail)));
         }
-        if !std::mem::replace(&mut self.is_proven, true) {
-            self.log.borrow_mut().forget(self.address);
+        let speaker = Some((request.incarnation.instance, request.epoch));
+        if self.speaker != speaker {
+            if self.speaker.is_none() {
+                self.shared.log.borrow_mut().forget(self.address.ip());
+            }
+            self.speaker = speaker;
+            self.shared.note_speaker(self, &request);
         }
         let Some(node) = self.node.cloned() else {
             let detail = "this node takes no requests";
@@ -827,6 +896,7 @@ impl<'a> NodeStream<'a> {
     ) -> Result<(), End> {
         match outcome {
             Ok(response) => {
+                self.shared.note_promised(self.id, response.state.promised);
                 let parts = wire::encode_response(&response);
                 self.conduit.queue(Kind::Response, number, parts);
             }

@@ -11,6 +11,8 @@
 //! | `identity` | certificates, and whom to believe |
 //! | `framing` | the bytes of a stream |
 //! | `conduit` | one connection as frames in each direction |
+//! | `budget` | how many handshakes strangers get |
+//! | `streams` | which stream ends for which other |
 //! | `listener` | who may come in, and what is theirs |
 //! | `dialer` | who is called, and who waits for which answer |
 //!
@@ -34,6 +36,7 @@
 //! # }
 //! ```
 
+mod budget;
 mod conduit;
 mod counters;
 mod dialer;
@@ -42,6 +45,7 @@ mod identity;
 mod listener;
 mod resolve;
 mod secret;
+mod streams;
 mod tls_errors;
 
 pub use counters::{NetCounters, NetSnapshot, RefusedConnection};

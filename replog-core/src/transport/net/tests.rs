@@ -506,6 +506,27 @@ fn a_newer_connection_of_a_node_replaces_the_older() {
 }
 
 #[test]
+fn two_processes_of_one_name_do_not_end_each_others_streams() {
+    suite::run(async {
+        let node = Node::start();
+        let first = connect_as(identity("master"), node.address);
+        let second = connect_as(identity("master"), node.address);
+        let of_another = |end| {
+            let mut request = suite::heartbeat(end);
+            request.incarnation.instance = crate::types::InstanceId::from_bytes([9; 16]);
+            request
+        };
+        for end in 1..5 {
+            first.call(suite::heartbeat(end)).await.unwrap();
+            second.call(of_another(end)).await.unwrap();
+        }
+        let snapshot = node.counters.snapshot();
+        assert_eq!((snapshot.replaced, snapshot.accepted), (0, 2));
+        node.has_streams(2).await;
+    });
+}
+
+#[test]
 fn a_listener_that_stops_closes_its_streams() {
     suite::run(async {
         let stand_in = StandIn::new();

@@ -12,6 +12,9 @@ use rustls::{
 use tokio_rustls::{TlsConnector, client};
 
 use super::*;
+use crate::limits::{
+    CLUSTER_HANDSHAKE_BURST, CLUSTER_HANDSHAKE_INTERVAL, CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS,
+};
 use crate::transport::{
     net::{
         framing::{FRONT_BYTES, Front},
@@ -488,4 +491,85 @@ fn refusals_are_told_once_for_each_address_and_not_without_end() {
         .count();
     assert_eq!(told as u32, REFUSALS_LOGGED_MAX - 3);
     assert!(log.last.len() <= REFUSED_ADDRESSES_MAX);
+}
+
+/// A node that has promised whatever it is spoken to for.
+struct Promising(Arc<crate::transport::suite::StandIn>);
+
+impl Serve for Promising {
+    fn serve(&self, request: Request) -> crate::transport::ServeFuture {
+        let (promised, answer) = (request.epoch, self.0.serve(request));
+        Box::pin(async move {
+            let mut response = answer.await?;
+            response.state.promised = promised;
+            Ok(response)
+        })
+    }
+}
+
+#[test]
+fn a_long_record_of_a_fenced_master_is_read_no_further() {
+    suite::run(async {
+        let listener = ClusterListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let options = ServeOptions::new(ClusterIdentity::insecure(&name("secondary-1")))
+            .node(Arc::new(Promising(suite::StandIn::new())));
+        let serving = listener.serve_here(options).unwrap();
+        let open = async |instance: u8, epoch: u64| {
+            let mut stream = TcpStream::connect(serving.local_addr()).await.unwrap();
+            let preamble = Preamble::new(name("master"), name("secondary-1"));
+            stream.write_all(&preamble.encode()).await.unwrap();
+            stream.read_exact(&mut [0; 8]).await.unwrap();
+            let mut request = suite::heartbeat(1);
+            request.incarnation.instance = InstanceId::from_bytes([instance; 16]);
+            request.epoch = Epoch(epoch);
+            let frame = request_frame(0, &request);
+            stream.write_all(&frame).await.unwrap();
+            assert_eq!(read_frame(&mut stream).await.0.kind, Kind::Response);
+            stream
+        };
+        let mut old = open(1, 5).await;
+        let long = request_frame(1, &suite::long_append(1 << 20));
+        old.write_all(&long[..long.len() / 2]).await.unwrap();
+        let _new = open(2, 6).await;
+        // Receipts, perhaps, and then the end.
+        rest(&mut old).await;
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn handshakes_of_one_address_take_their_turn_and_those_of_others_do_not_wait_for_them() {
+    let (_stop, stopped) = watch::channel(false);
+    let shared = Shared {
+        options: ServeOptions::new(identity("secondary-1")),
+        stopped,
+        next: Cell::new(0),
+        handshakes: RefCell::default(),
+        budget: RefCell::new(HandshakeBudget::new(Instant::now())),
+        streams: RefCell::default(),
+        log: RefCell::new(RefusalLog::new()),
+    };
+    let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+    for _ in 0..CLUSTER_HANDSHAKE_BURST {
+        shared.wait_for_budget(one).await;
+    }
+    tokio::time::advance(CLUSTER_HANDSHAKE_INTERVAL).await;
+    let mut waiting = Box::pin(shared.wait_for_budget(one));
+    assert!(suite::is_pending(&mut waiting).await);
+    shared.wait_for_budget(other).await;
+    tokio::time::advance(CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS).await;
+    waiting.await;
+}
+
+#[test]
+fn two_processes_of_one_name_are_told_of_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let _in_it = runtime.enter();
+    let instance = |byte| InstanceId::from_bytes([byte; 16]);
+    let mut log = RefusalLog::new();
+    assert!(log.is_news_of_rivals(instance(1), instance(2)));
+    assert!(!log.is_news_of_rivals(instance(2), instance(1)));
+    assert!(log.is_news_of_rivals(instance(1), instance(3)));
 }

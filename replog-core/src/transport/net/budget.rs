@@ -1,0 +1,153 @@
+//! [`HandshakeBudget`]: how many TLS handshakes a node computes for connections that have proved nothing.
+//!
+//! Owns a token bucket for all addresses together and one for each. Never reads a clock, never waits, never
+//! closes a connection: the listener does. Keeps rule 11.
+//!
+//! Whoever sends a TLS hello makes the node agree on a key and sign, on the thread of its actors, before
+//! any certificate is asked for. The number of handshakes at once is limited elsewhere; this limits how many
+//! there are a second, so that a flood of hellos takes a few percent of a core and not the heartbeats'
+//! thread. The other way, handshakes on a thread of their own, would still give a core of two to strangers.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::limits::{
+    CLUSTER_HANDSHAKE_BURST, CLUSTER_HANDSHAKE_INTERVAL, CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS,
+};
+
+/// Buckets that are kept before the full ones are thrown away. More than can be short of a token at once: see
+/// the assertion in `limits.rs`.
+const BUCKETS_KEPT: usize = 1024;
+
+/// What is left to spend on handshakes.
+#[derive(Debug)]
+pub(super) struct HandshakeBudget {
+    all: Bucket,
+    by_address: BTreeMap<IpAddr, Bucket>,
+}
+
+impl HandshakeBudget {
+    pub(super) fn new(now: Instant) -> HandshakeBudget {
+        HandshakeBudget {
+            all: Bucket { full_at: now },
+            by_address: BTreeMap::new(),
+        }
+    }
+
+    /// Takes what one handshake costs.
+    ///
+    /// # Errors
+    ///
+    /// The moment before which it is of no use to ask again.
+    pub(super) fn take(&mut self, now: Instant, address: IpAddr) -> Result<(), Instant> {
+        if self.by_address.len() >= BUCKETS_KEPT {
+            self.by_address.retain(|_, bucket| bucket.full_at > now);
+        }
+        let bucket = self
+            .by_address
+            .entry(owner(address))
+            .or_insert(Bucket { full_at: now });
+        let of_address = bucket.after_one(now, CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS)?;
+        // Last, and only then is either of them taken: who may not go on now takes nothing from others.
+        self.all = self.all.after_one(now, CLUSTER_HANDSHAKE_INTERVAL)?;
+        *bucket = of_address;
+        Ok(())
+    }
+}
+
+/// A bucket of [`CLUSTER_HANDSHAKE_BURST`] tokens (GCRA, ITU-T I.371: one moment is all its state).
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    full_at: Instant,
+}
+
+impl Bucket {
+    /// The bucket without one token, where one comes each `interval`; else when there is one.
+    fn after_one(self, now: Instant, interval: Duration) -> Result<Bucket, Instant> {
+        let full_at = self.full_at.max(now) + interval;
+        let latest = now + interval * CLUSTER_HANDSHAKE_BURST;
+        match full_at <= latest {
+            true => Ok(Bucket { full_at }),
+            false => Err(now + (full_at - latest)),
+        }
+    }
+}
+
+/// Who is counted together: an IPv4 address, or the network of an IPv6 one, of which anybody has 2^64.
+fn owner(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn now() -> Instant {
+        Instant::from_std(std::time::Instant::now())
+    }
+
+    /// How many handshakes one address gets in a time in which it asks all the time.
+    fn granted(budget: &mut HandshakeBudget, address: &str, from: Instant, time: Duration) -> u32 {
+        let address = address.parse().unwrap();
+        let (mut at, mut count) = (from, 0);
+        while at < from + time {
+            match budget.take(at, address) {
+                Ok(()) => count += 1,
+                Err(again_at) => {
+                    assert!(again_at > at);
+                    at = again_at;
+                }
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn one_address_gets_a_burst_and_then_its_rate_and_others_are_not_kept_waiting() {
+        let now = now();
+        let mut budget = HandshakeBudget::new(now);
+        let second = (SECOND.as_nanos() / CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS.as_nanos()) as u32;
+        let count = granted(&mut budget, "10.0.0.1", now, SECOND);
+        assert_eq!(count, CLUSTER_HANDSHAKE_BURST + second - 1);
+        let after = now + SECOND;
+        assert_eq!(budget.take(after, "10.0.0.2".parse().unwrap()), Ok(()));
+        assert_eq!(granted(&mut budget, "10.0.0.1", after, SECOND), second);
+    }
+
+    #[test]
+    fn all_addresses_together_have_a_rate_and_refusals_take_nothing() {
+        let now = now();
+        let mut budget = HandshakeBudget::new(now);
+        let address = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+        let granted = (0..10_000)
+            .filter(|n| budget.take(now, address(*n)).is_ok())
+            .count();
+        assert_eq!(granted, CLUSTER_HANDSHAKE_BURST as usize);
+        assert!(budget.by_address.len() <= BUCKETS_KEPT);
+        let later = now + CLUSTER_HANDSHAKE_INTERVAL;
+        assert_eq!(budget.take(later, address(10_001)), Ok(()));
+        assert!(budget.take(later, address(10_002)).is_err());
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_counted_together() {
+        let owner = |text: &str| owner(text.parse().unwrap());
+        assert_eq!(owner("2001:db8::1"), owner("2001:db8::ffff:1:2:3"));
+        assert_ne!(owner("2001:db8::1"), owner("2001:db8:0:1::1"));
+        assert_eq!(owner("::ffff:10.0.0.1"), owner("10.0.0.1"));
+        assert_ne!(owner("10.0.0.1"), owner("10.0.0.2"));
+    }
+}

@@ -34,7 +34,6 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -48,6 +47,7 @@ use super::{
     conduit::{Broken, Conduit, Wire, tls_socket},
     counters::NetCounters,
     framing::{self, FRAME_BYTES_MAX, Frame, Front, Kind, Preamble},
+    identity,
     resolve::Resolver,
     tls_errors::{TlsFailure, classify},
 };
@@ -438,13 +438,11 @@ impl Dial {
                 let config = credentials
                     .client(peer)
                     .map_err(|error| TransportError::Connection(error.to_string()))?;
-                // It is not sent, and not looked at: the certificate is checked for the node's name.
-                let nobody = ServerName::try_from("node.invalid").expect("a name as any other");
                 let connecting = TlsConnector::from(config)
-                    .connect(nobody, tls_socket(stream))
+                    .connect(identity::nobody(), tls_socket(stream))
                     .await;
                 let stream = connecting.map_err(|error| self.failed(&error))?;
-                if stream.get_ref().1.alpn_protocol() != Some(super::identity::ALPN) {
+                if stream.get_ref().1.alpn_protocol() != Some(identity::ALPN) {
                     let detail = "it does not speak the protocol between nodes".to_owned();
                     return Err(TransportError::BadAnswer(detail));
                 }

@@ -22,9 +22,10 @@
 
 use std::{
     fmt, fs, io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -34,9 +35,10 @@ use rcgen::{
     date_time_ymd, string::Ia5String,
 };
 use ring::hkdf;
+use rustix::fs::OFlags;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName as SubjectName,
-    ServerConfig, SignatureScheme,
+    OtherError, ServerConfig, SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -134,6 +136,8 @@ struct Loaded {
     credentials: Arc<Credentials>,
     stamps: [Option<Stamp>; 3],
     looked_at: Instant,
+    /// Whether a thread looks at them now.
+    is_looking: bool,
 }
 
 /// Tells one content of a file from another.
@@ -175,8 +179,10 @@ impl ClusterIdentity {
         self
     }
 
-    /// Reads a node's certificate, key and authority. Files that change are read again for the
-    /// connections that follow; where they cannot be used, the ones before are kept, with a warning.
+    /// Reads a node's certificate, key and authority. Files that change are read again, on a thread of
+    /// their own, within a second and the next connection; where they cannot be used, the ones before are
+    /// kept, with a warning. Streams that are open stay open: to shut out a node whose certificate is
+    /// withdrawn, restart the nodes that it is connected to.
     ///
     /// # Errors
     ///
@@ -190,6 +196,7 @@ impl ClusterIdentity {
             credentials,
             stamps,
             looked_at: Instant::now(),
+            is_looking: false,
         });
         Ok(ClusterIdentity::new(
             name,
@@ -231,8 +238,53 @@ impl ClusterIdentity {
             Source::Secret(credentials) => Some(Arc::clone(credentials)),
             Source::Pem(files, loaded) => {
                 let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-                loaded.look_again(files, &self.name, FILES_LOOKED_AT_INTERVAL);
-                Some(Arc::clone(&loaded.credentials))
+                let credentials = Arc::clone(&loaded.credentials);
+                if !loaded.is_looking && loaded.looked_at.elapsed() >= FILES_LOOKED_AT_INTERVAL {
+                    (loaded.looked_at, loaded.is_looking) = (Instant::now(), true);
+                    drop(loaded);
+                    self.look_beside(files);
+                }
+                Some(credentials)
+            }
+        }
+    }
+
+    /// Looks at the files on a thread of its own: they may be on a file system that hangs, and this is called
+    /// on the thread of the node's actors.
+    fn look_beside(&self, files: &PemFiles) {
+        let (identity, files) = (self.clone(), files.clone());
+        let started = thread::Builder::new()
+            .name("replog-certs".to_owned())
+            .spawn(move || identity.look_again(&files));
+        if let Err(error) = started {
+            tracing::warn!(node = %self.name, %error, "the certificate files are not looked at: no thread");
+            if let Source::Pem(_, loaded) = &*self.source {
+                let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+                loaded.is_looking = false;
+            }
+        }
+    }
+
+    /// Reads the files where they changed, without holding up those who use what was read before.
+    fn look_again(&self, files: &PemFiles) {
+        let Source::Pem(_, loaded) = &*self.source else {
+            return;
+        };
+        let lock = || loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamps = files.stamps();
+        let changed = lock().stamps != stamps;
+        let read = changed.then(|| files.load(&self.name));
+        let mut loaded = lock();
+        (loaded.stamps, loaded.is_looking) = (stamps, false);
+        match read {
+            None => {}
+            Some(Ok(credentials)) => {
+                loaded.credentials = Arc::new(credentials);
+                tracing::info!(node = %self.name, "the certificate files were read again");
+            }
+            // Once a change: the stamps are noted all the same.
+            Some(Err(error)) => {
+                tracing::warn!(node = %self.name, %error, "changed certificate files cannot be used, the ones before are kept");
             }
         }
     }
@@ -273,30 +325,6 @@ impl fmt::Debug for ClusterIdentity {
     }
 }
 
-impl Loaded {
-    fn look_again(&mut self, files: &PemFiles, name: &NodeName, interval: Duration) {
-        if self.looked_at.elapsed() < interval {
-            return;
-        }
-        self.looked_at = Instant::now();
-        let stamps = files.stamps();
-        if stamps == self.stamps {
-            return;
-        }
-        // Also where it fails: one line a change, and no work for what did not change.
-        self.stamps = stamps;
-        match files.load(name) {
-            Ok(credentials) => {
-                self.credentials = Arc::new(credentials);
-                tracing::info!(node = %name, "the certificate files were read again");
-            }
-            Err(error) => {
-                tracing::warn!(node = %name, %error, "changed certificate files cannot be used, the ones before are kept");
-            }
-        }
-    }
-}
-
 impl PemFiles {
     fn stamps(&self) -> [Option<Stamp>; 3] {
         [&self.cert, &self.key, &self.ca].map(|path| {
@@ -314,6 +342,7 @@ impl PemFiles {
         let authorities = certificates(&self.ca)?;
         let bad = |path: &Path, why: String| IdentityError(format!("{}: {why}", path.display()));
         let key = read_pem(&self.key)?;
+        warn_of_readers(name, &self.key);
         let key = PrivateKeyDer::from_pem_slice(&key)
             .map_err(|error| bad(&self.key, format!("no private key: {error}")))?;
         let anchors = authorities
@@ -369,16 +398,35 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityErr
     }
 }
 
+/// Reads a file, through links: operators' tools put new certificates in place by them. Nothing but a file is
+/// read, so that a pipe keeps nobody waiting.
 fn read_pem(path: &Path) -> Result<Vec<u8>, IdentityError> {
     use io::Read as _;
     let read = || {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
+            .open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
+        }
         let mut text = Vec::new();
-        fs::File::open(path)?
-            .take(PEM_BYTES_MAX)
-            .read_to_end(&mut text)?;
+        file.take(PEM_BYTES_MAX).read_to_end(&mut text)?;
         Ok(text)
     };
     read().map_err(|error| IdentityError::io("cannot read", path, error))
+}
+
+/// Warns of a private key that everybody on the machine may read. Its group may: containers get their secrets
+/// so.
+fn warn_of_readers(name: &NodeName, key: &Path) {
+    // An error: the file was read a moment ago and is gone.
+    if fs::metadata(key).is_ok_and(|about| about.mode() & 0o007 != 0) {
+        tracing::warn!(
+            node = %name, file = %key.display(),
+            "every user of this machine may read the node's private key: chmod 600"
+        );
+    }
 }
 
 /// Issues a certificate of the secret's authority to `name`.
@@ -499,6 +547,22 @@ pub(super) fn names(certificate: &CertificateDer<'_>, name: &NodeName) -> bool {
     })
 }
 
+/// The nodes that a certificate names: what in it can be a node's name.
+fn node_names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let found = names_in(certificate).into_iter();
+    let names = found.filter_map(|found| {
+        let name = found.strip_prefix(NAME_URI).unwrap_or(&found);
+        Some(NodeName::new(name).ok()?.to_string())
+    });
+    names.collect()
+}
+
+/// A name for TLS, which asks for one. It is not sent and not looked at: the certificate is checked for the
+/// node's name, which need not be one of DNS.
+pub(super) fn nobody() -> ServerName<'static> {
+    ServerName::try_from("node.invalid").expect("a name as any other")
+}
+
 /// The names in a certificate that may be a node's, as they stand.
 fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(certificate) = EndEntityCert::try_from(certificate) else {
@@ -592,10 +656,21 @@ impl Trust {
             Err(E::RequiredEkuNotFound | E::RequiredEkuNotFoundContext(_)) => {
                 Err(CertificateError::InvalidPurpose)
             }
-            // Another authority, of whatever name: two derived ones differ in their keys only.
-            Err(_) => Err(CertificateError::UnknownIssuer),
+            // Another authority. Two derived ones have one name and differ in their keys only.
+            Err(E::UnknownIssuer | E::InvalidSignatureForPublicKey) => {
+                Err(CertificateError::UnknownIssuer)
+            }
+            Err(E::CaUsedAsEndEntity) => Err(unusable(
+                "it is the certificate of an authority, and not one that an authority made for a node",
+            )),
+            Err(error) => Err(unusable(error)),
         }
     }
+}
+
+/// A certificate that has another fault than whose it is, in one sentence.
+fn unusable(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CertificateError {
+    CertificateError::Other(OtherError(Arc::from(why.into())))
 }
 
 /// Checks who answers where a certain node is expected.
@@ -618,7 +693,11 @@ impl ServerCertVerifier for ServerVerifier {
             .check_chain(certificate, between, now, KeyUsage::server_auth())?;
         match names(certificate, &self.expected) {
             true => Ok(ServerCertVerified::assertion()),
-            false => Err(CertificateError::NotValidForName.into()),
+            false => Err(CertificateError::NotValidForNameContext {
+                expected: nobody(),
+                presented: node_names_in(certificate),
+            }
+            .into()),
         }
     }
 

@@ -415,6 +415,10 @@ fn a_node_at_the_address_of_another_is_not_spoken_to() {
         let transport = connect_to(identity("master"), "secondary-2", node.address);
         let error = transport.call(suite::heartbeat(1)).await.unwrap_err();
         assert!(matches!(error, TransportError::WrongNode(_)), "{error:?}");
+        assert!(
+            error.to_string().contains("proves that it is secondary-1"),
+            "{error}"
+        );
         node.has_refused(RefusedConnection::WrongName, 1).await;
         // Without certificates it is found out too.
         let of = |text| ClusterIdentity::insecure(&name(text));

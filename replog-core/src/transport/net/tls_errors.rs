@@ -36,9 +36,13 @@ pub(super) fn classify(error: &io::Error, own: &ClusterIdentity) -> TlsFailure {
                 format!("it refuses this node's certificate as one of another cluster; {advice}");
             TlsFailure::OtherAuthority(detail)
         }
-        Some(Error::InvalidCertificate(CertificateError::NotValidForName)) => {
-            TlsFailure::OtherName("its certificate proves another name".to_owned())
-        }
+        Some(Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            presented,
+            ..
+        })) => TlsFailure::OtherName(match presented.as_slice() {
+            [] => "its certificate names no node".to_owned(),
+            names => format!("its certificate proves that it is {}", names.join(" or ")),
+        }),
         Some(Error::AlertReceived(AlertDescription::BadCertificate)) => {
             let own = own.name();
             let detail = format!("it expected another node at this address than {own}");
@@ -52,6 +56,12 @@ pub(super) fn classify(error: &io::Error, own: &ClusterIdentity) -> TlsFailure {
         Some(Error::AlertReceived(AlertDescription::CertificateExpired)) => {
             TlsFailure::Other("it says that this node's certificate is out of its time".to_owned())
         }
+        Some(Error::InvalidCertificate(CertificateError::Other(why))) => {
+            TlsFailure::Other(format!("its certificate cannot be used: {why}"))
+        }
+        Some(Error::AlertReceived(AlertDescription::CertificateUnknown)) => TlsFailure::Other(
+            "it cannot use this node's certificate, and says why in its own log".to_owned(),
+        ),
         Some(Error::InvalidMessage(error)) => TlsFailure::NotTls(format!("not TLS: {error:?}")),
         Some(error) => TlsFailure::Other(error.to_string()),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {

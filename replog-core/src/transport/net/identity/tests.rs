@@ -88,7 +88,9 @@ fn a_certificate_of_another_secret_proves_nothing() {
         now(),
         KeyUsage::client_auth(),
     );
-    assert_eq!(checked, Err(CertificateError::UnknownIssuer));
+    // Because of that, and for no other reason: its signature is right.
+    let refused = checked.unwrap_err().to_string();
+    assert!(refused.contains("EndEntityUsedAsCa"), "{refused}");
 }
 
 #[test]
@@ -222,6 +224,37 @@ fn a_certificate_of_an_operator_must_fit_the_node_the_key_and_the_authority() {
 }
 
 #[test]
+fn an_authority_itself_is_no_node_and_is_refused_as_that() {
+    let operator = Operator::new();
+    let mut params = lasting("an authority and a node");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let dns = Ia5String::try_from("master".to_owned()).unwrap();
+    params.subject_alt_names = vec![SanType::DnsName(dns)];
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let files = operator.files();
+    for path in [&files.cert, &files.ca] {
+        fs::write(path, pem("CERTIFICATE", certificate.der())).unwrap();
+    }
+    fs::write(&files.key, pem("PRIVATE KEY", &key.serialize_der())).unwrap();
+    let refused = operator.load("master").unwrap_err();
+    assert!(refused.contains("certificate of an authority"), "{refused}");
+    assert!(!refused.contains("UnknownIssuer"), "{refused}");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_certificate_keeps_nobody_waiting() {
+    let operator = Operator::new();
+    operator.issue(|_| {});
+    let cert = operator.files().cert;
+    fs::remove_file(&cert).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &cert, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let refused = operator.load("master").unwrap_err();
+    assert!(refused.contains("not a file"), "{refused}");
+}
+
+#[test]
 fn times_of_an_operators_certificates_are_checked() {
     let operator = Operator::new();
     // One's own is warned of: the clock may be wrong.
@@ -252,9 +285,8 @@ fn files_that_change_are_read_again_and_bad_ones_are_not_taken() {
         panic!("made of files");
     };
     let look = || {
-        let mut loaded = loaded.lock().unwrap();
-        loaded.look_again(files, &identity.name, Duration::ZERO);
-        Arc::clone(&loaded.credentials)
+        identity.look_again(files);
+        Arc::clone(&loaded.lock().unwrap().credentials)
     };
     let first = look();
     assert!(Arc::ptr_eq(&first, &look()));

@@ -121,7 +121,10 @@ impl ClientError {
     pub fn is_retryable(&self) -> bool {
         match self {
             ClientError::NotSent(_) | ClientError::NoAnswer(_) => true,
-            ClientError::Problem(problem) => problem.retriable.unwrap_or(problem.status >= 500),
+            ClientError::Problem(problem) => problem
+                .retriable
+                // 429 of a proxy: it takes no more just now.
+                .unwrap_or(problem.status == 429 || problem.status >= 500),
             ClientError::Unsendable(_)
             | ClientError::Cut { .. }
             | ClientError::AnotherLog { .. }

@@ -377,6 +377,18 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_that_takes_no_more_just_now_is_asked_again() {
+        let busy = Reply::Answer(Responder::answer(
+            "429 Too Many Requests",
+            "text/html",
+            b"slow down",
+        ));
+        let (result, seen) = appended(vec![busy, receipt()], &AppendRequest::default(), None);
+        assert_eq!(result.expect("an answer").receipt.offset.0, 17);
+        assert_eq!(seen.len(), 2);
+    }
+
+    #[test]
     fn what_would_be_refused_again_is_not_sent_again() {
         let request = AppendRequest {
             idempotency_key: Some("mine".to_owned()),

@@ -18,7 +18,7 @@ use super::{
     Context, Failure, Form,
     failure::NOT_IN_TIME,
     holders::{self, Held, concern, duration, names, waits},
-    lines::Lines,
+    lines::{Lines, wrong_on_its_line},
     position::Position,
     tell,
 };
@@ -135,8 +135,9 @@ fn of_line(text: &str, number: u64, as_text: bool) -> Result<Option<Box<RawValue
         return Ok(None);
     }
     let data = serde_json::from_str(text).map_err(|error| {
+        let what = wrong_on_its_line(&error);
         Failure::new(format!(
-            "line {number} is no JSON: {error}; --text takes lines as texts"
+            "line {number} is no JSON: {what}; --text takes lines as texts"
         ))
     })?;
     Ok(Some(data))

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use replog_core::{NodeName, client::Client, transport::FaultSettings};
+use serde_json::Value;
 
 use super::{Context, Failure, Form, holders::duration, tell};
 
@@ -111,7 +112,7 @@ pub(super) async fn run(args: &FaultArgs, context: &Context) -> Result<ExitCode,
 async fn at_node(name: &NodeName, context: &Context) -> Result<Client, Failure> {
     let health = context.client.health().await;
     let health = health.map_err(|error| Failure::of(context.url(), &error))?;
-    let is_it = |node: &serde_json::Value| node["name"] == name.as_str();
+    let is_it = |node: &Value| node["name"] == name.as_str();
     if is_it(&health) {
         return Ok(context.client.clone());
     }
@@ -129,7 +130,26 @@ async fn at_node(name: &NodeName, context: &Context) -> Result<Client, Failure> 
         );
         return Err(Failure::new(why));
     };
-    Client::new(url).map_err(|error| Failure::of(url, &error))
+    let client = Client::new(url).map_err(|error| Failure::of(url, &error))?;
+    // What a node says of itself is a loopback address where nobody said more: on this machine another node may be there.
+    let there = client.health().await;
+    let there = there.map_err(|error| Failure::of(url, &error))?;
+    // A node that never joined has none yet.
+    let clusters = [&there["cluster_id"], &health["cluster_id"]];
+    let is_of_this_cluster = clusters[0] == clusters[1] || clusters.contains(&&Value::Null);
+    if !is_it(&there) || !is_of_this_cluster {
+        let which = match is_of_this_cluster {
+            true => there["name"]
+                .as_str()
+                .unwrap_or("another program")
+                .to_owned(),
+            false => "a node of another cluster".to_owned(),
+        };
+        return Err(Failure::new(format!(
+            "clients reach {name} at {url}, as it says, but from here that is {which}: give the --url of {name}"
+        )));
+    }
+    Ok(client)
 }
 
 /// A line a fault.

@@ -2,8 +2,8 @@
 //!
 //! Each batch has a key made of where its first message came from: one that is there already is not appended
 //! again, while the cluster knows its key. It forgets those of all but the last messages, so a run that ends
-//! early says where the next one goes on: at the first offset of a batch, since from there on the borders are
-//! the same.
+//! early says where the next one goes on: at the first offset of a whole batch, since from there on the borders are
+//! the same. Parts of a batch have other borders than a batch that begins where they do: they are no such place.
 
 mod batches;
 
@@ -34,7 +34,7 @@ use super::{
     Context, Failure, Form, complain,
     export::Line,
     holders::{concern, duration},
-    lines::Lines,
+    lines::{Lines, wrong_on_its_line},
     position::Position,
     progress, tell,
 };
@@ -111,6 +111,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
         too_long: usize::MAX,
         counts: Counts::default(),
     };
+    let mut file_end = Offset(0);
     loop {
         let next = lines.next().map_err(|failure| import.with_place(failure))?;
         let Some((text, number, bytes)) = next else {
@@ -121,20 +122,29 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
             continue;
         }
         let line = Line::parse(text).map_err(|error| {
-            let reason = format!("line {number} is not as export writes it: {error}");
+            let what = wrong_on_its_line(&error);
+            let reason = format!("line {number} is not as export writes it: {what}");
             import.with_place(Failure::new(reason))
         })?;
+        file_end = file_end.max(line.message.offset.plus(1));
         if line.message.offset < args.from.offset {
             continue;
         }
         for batch in batches.push(line) {
-            import.append_parts(batch).await?;
+            import.append_whole(batch).await?;
         }
     }
     if let Some(batch) = batches.end() {
-        import.append_parts(batch).await?;
+        import.append_whole(batch).await?;
     }
     bar.finish_and_clear();
+    if file_end < args.from.offset {
+        return Err(Failure::new(format!(
+            "{} has no message from offset {} on: it ends before offset {file_end}",
+            args.file.display(),
+            args.from.offset
+        )));
+    }
     let Counts {
         appended, known, ..
     } = import.counts;
@@ -166,7 +176,9 @@ struct Place {
     /// The log that all of it goes into, once it is known: a node that comes back with another one has nothing of what
     /// went before.
     log: OnceLock<ClusterId>,
-    /// Everything before this offset of the file is in it.
+    /// Where the run began.
+    start: Offset,
+    /// Everything from there to before this offset of the file is in it.
     offset: AtomicU64,
 }
 
@@ -174,6 +186,7 @@ impl Place {
     fn of(from: Position) -> Place {
         Place {
             log: from.log.map_or_else(OnceLock::new, OnceLock::from),
+            start: from.offset,
             offset: AtomicU64::new(from.offset.0),
         }
     }
@@ -182,6 +195,21 @@ impl Place {
         Position {
             offset: Offset(self.offset.load(Ordering::SeqCst)),
             log: self.log.get().copied(),
+        }
+    }
+
+    /// Says where the next run goes on: the batch that was under way may be there or not, and its key says so.
+    fn going_on(&self) -> String {
+        let position = self.position();
+        match position.offset == self.start {
+            true => format!(
+                "nothing of the file from offset {} on is known to be imported: --from {position} tries again",
+                self.start
+            ),
+            false => format!(
+                "everything of the file from offset {} to before offset {} is imported: --from {position} goes on",
+                self.start, position.offset
+            ),
         }
     }
 }
@@ -196,6 +224,14 @@ struct Counts {
 }
 
 impl Import<'_> {
+    /// Appends a batch of the file. Only behind the whole of it is there another place to go on from.
+    async fn append_whole(&mut self, batch: Batch) -> Result<(), Failure> {
+        let end = batch.end();
+        self.append_parts(batch).await?;
+        self.place.offset.store(end.0, Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Appends a batch, by halves where the whole is too long for what lies between here and the log, or where an
     /// earlier run appended it by halves. The borders depend on the file and the limits alone.
     async fn append_parts(&mut self, batch: Batch) -> Result<(), Failure> {
@@ -235,7 +271,6 @@ impl Import<'_> {
     }
 
     async fn append(&mut self, batch: &Batch) -> Result<(), Refused> {
-        self.place.offset.store(batch.first.0, Ordering::SeqCst);
         let is_earlier = |offset: Offset| self.end.is_some_and(|end| offset < end);
         let mut placed = self.send(batch, batch.own_key.as_deref()).await;
         // A key is known for so long only, and may be of two messages of a log. Its second one here would be
@@ -297,7 +332,8 @@ impl Import<'_> {
         let failure = Failure::of(self.context.url(), &given_up.last);
         let reason = given_up.last.problem().map(|problem| problem.reason());
         let status = given_up.last.problem().map(|problem| problem.status);
-        // Whoever says so: a proxy has limits of its own, and says it in its own words.
+        // Whoever says so: a proxy has limits of its own, and says it in its own words. That it takes no more
+        // just now (429) was waited out already: what is refused all the same may be too much at once.
         let is_too_long = match reason {
             Some(Reason::Overloaded { .. }) => !given_up.last.is_retryable(),
             _ => matches!(status, Some(413 | 429)),
@@ -308,11 +344,11 @@ impl Import<'_> {
             Some(Reason::KeyReused { .. }) => {
                 return Refused::InParts {
                     is_too_long: false,
-                    failure: Failure::new(format!(
-                        "the messages from offset {} on were imported before, from a file that ended \
-                         elsewhere: import with --from what was not in it",
+                    failure: self.with_place(Failure::new(format!(
+                        "the messages from offset {} on were imported before, in other batches: from a file that \
+                         ended elsewhere, with another --from, or through smaller limits",
                         batch.first
-                    )),
+                    ))),
                 };
             }
             Some(Reason::AnotherLog { .. }) => failure.and(
@@ -339,7 +375,7 @@ impl Import<'_> {
 
     /// With the words where to go on.
     fn with_place(&self, failure: Failure) -> Failure {
-        failure.and(&format!("; {}", going_on(self.place.position())))
+        failure.and(&format!("; {}", self.place.going_on()))
     }
 }
 
@@ -356,12 +392,6 @@ impl Counts {
             self.appended_from.get_or_insert(placed.first);
         }
     }
-}
-
-/// Where the next run goes on: the batch that was under way may be there or not, and its key says so.
-fn going_on(place: Position) -> String {
-    let offset = place.offset;
-    format!("everything before offset {offset} of the file is imported: --from {place} goes on")
 }
 
 /// Says where to go on when the program is asked to end. In a thread of its own: the input may be one that the
@@ -381,7 +411,7 @@ fn tell_place_when_interrupted(place: Arc<Place>) {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            complain(&format!("interrupted; {}", going_on(place.position())));
+            complain(&format!("interrupted; {}", place.going_on()));
             std::process::exit(1);
         });
     });

@@ -60,9 +60,26 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
+/// What is wrong with the JSON of one line, without the line's number in it, which is always 1: whoever says this
+/// knows the number in the input.
+pub(super) fn wrong_on_its_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(what) => format!("{what} at column {}", error.column()),
+        None => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_line_is_said_with_its_column_and_no_other_number_of_a_line() {
+        let error = serde_json::from_str::<u64>("no line").expect_err("no number");
+        assert_eq!(wrong_on_its_line(&error), "expected ident at column 2");
+    }
 
     #[test]
     fn lines_are_numbered_and_what_is_wrong_with_one_is_said_with_its_number() {

@@ -19,14 +19,14 @@ use crate::{
 };
 
 /// A node without a disk: each start of it founds another log.
-struct Forgetful {
-    address: SocketAddr,
+pub(crate) struct Forgetful {
+    pub(crate) address: SocketAddr,
     process: Option<Process>,
     directory: TempDir,
 }
 
 impl Forgetful {
-    fn start() -> Forgetful {
+    pub(crate) fn start() -> Forgetful {
         let mut node = Forgetful {
             address: SocketAddr::from(([127, 0, 0, 1], free_port())),
             process: None,
@@ -37,7 +37,7 @@ impl Forgetful {
     }
 
     /// Starts it, or ends it as a power cut would and starts it again.
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         if let Some(process) = self.process.take() {
             process.kill();
         }
@@ -57,7 +57,7 @@ impl Forgetful {
     }
 
     /// Appends these numbers.
-    fn append(&self, numbers: std::ops::Range<u64>) {
+    pub(crate) fn append(&self, numbers: std::ops::Range<u64>) {
         for number in numbers {
             let body = json!({ "data": number }).to_string();
             assert_eq!(post(self.address, &body).status, 201);

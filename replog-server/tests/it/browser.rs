@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use self::driver::Browser;
 use crate::{
+    another_log::Forgetful,
     http::get,
     nodes::{Cluster, eventually},
 };
@@ -265,6 +266,31 @@ fn the_page_of_a_node_that_is_alone_says_so_and_leads_to_the_others() {
         text.contains("kept")
     });
     no_red_line(&browser);
+}
+
+#[test]
+fn a_message_of_a_log_that_is_gone_is_not_taken_for_the_one_at_its_place_in_the_next() {
+    let Some(browser) = Browser::start(NAME) else {
+        return;
+    };
+    let mut node = Forgetful::start();
+    browser.open(&page_of(node.address));
+    append(&browser, "\"lost\"", "1", "");
+    shown(&browser, "appended", "it is held", |text| {
+        text.ends_with("held by master")
+    });
+    // Of the same offset and epoch, in another log. The page stays open.
+    node.restart();
+    node.append(0..1);
+    shown(&browser, "appended", "it is gone", |text| {
+        text.ends_with("the node has another log now: the message is not in it")
+    });
+    // Nor does it come back with a reload.
+    browser.open(&page_of(node.address));
+    shown(&browser, "messages", "the other one is there", |text| {
+        text.contains('0')
+    });
+    assert_eq!(browser.text("appended"), "");
 }
 
 /// A refused request is a red line in every browser.

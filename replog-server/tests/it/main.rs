@@ -22,6 +22,7 @@ mod following;
 mod forced;
 mod full_disk;
 mod http;
+mod import;
 mod keys;
 mod kill;
 mod messages;

@@ -125,6 +125,13 @@ impl Batch {
         Some((part(0..middle), part(middle..self.messages.len())))
     }
 
+    /// The offset behind its last message, in the file.
+    pub(super) fn end(&self) -> Offset {
+        self.places
+            .last()
+            .map_or(self.first, |(last, _)| last.plus(1))
+    }
+
     fn is_full(&self) -> bool {
         self.messages.len() >= BATCH || self.bytes >= BATCH_BYTES
     }

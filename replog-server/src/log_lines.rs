@@ -24,7 +24,7 @@ use replog_core::NodeName;
 use serde::Serialize;
 
 use self::{queue::Queue, time::Rfc3339};
-use crate::stderr::one_line;
+use crate::{client::eyes::escaped, stderr::one_line};
 
 /// What is let through where `RUST_LOG` does not say.
 const FILTER_DEFAULT: &str = "info,actix_server=warn";
@@ -40,7 +40,16 @@ const ACTIX_SERVER_MAX: LevelFilter = LevelFilter::Warn;
 const LAST_LINES_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Lines on their way to stderr.
-static QUEUE: Queue = Queue::new();
+static QUEUE: Queue = Queue::new(|dropped| {
+    let lines = if dropped == 1 {
+        "line was"
+    } else {
+        "lines were"
+    };
+    sentence(&format!(
+        "{dropped} log {lines} dropped: stderr took nothing"
+    ))
+});
 
 thread_local! {
     /// The node that this thread works for.
@@ -80,17 +89,16 @@ pub(crate) fn are_of_node(name: &NodeName) {
 
 /// Writes a sentence of the program itself, whatever the filter.
 pub(crate) fn say(sentence: &str) {
+    QUEUE.push(self::sentence(sentence));
+}
+
+/// A line that says a sentence of the program itself.
+fn sentence(text: &str) -> Vec<u8> {
     let line = match IS_JSON.load(Ordering::Relaxed) {
-        true => json(
-            SystemTime::now(),
-            Level::Error,
-            "replog_server",
-            None,
-            sentence,
-        ),
-        false => format!("replog-server: {}\n", one_line(sentence)),
+        true => json(SystemTime::now(), Level::Error, "replog_server", None, text),
+        false => format!("replog-server: {}\n", one_line(text)),
     };
-    QUEUE.push(line.into_bytes());
+    line.into_bytes()
 }
 
 /// Waits for the last lines to be written; not for long, since nobody may read them.
@@ -153,13 +161,14 @@ struct Part {
 impl Part {
     fn new(filter: String) -> Part {
         let coloured = wants_colours();
+        let for_eyes = io::stderr().is_terminal();
         let mut builder = env_logger::Builder::new();
         builder
             .parse_filters(&filter)
             .target(Target::Pipe(Box::new(&QUEUE)))
             // The lines have their colours already: nothing is taken out of them.
             .write_style(WriteStyle::Always)
-            .format(move |line, record| write_line(line, record, coloured));
+            .format(move |line, record| write_line(line, record, coloured, for_eyes));
         Part {
             logger: builder.build(),
             filter,
@@ -210,7 +219,12 @@ impl Log for Lines {
 }
 
 /// Writes a record as one line, with the node that this thread works for.
-fn write_line(to: &mut Formatter, record: &Record<'_>, coloured: bool) -> io::Result<()> {
+fn write_line(
+    to: &mut Formatter,
+    record: &Record<'_>,
+    coloured: bool,
+    for_eyes: bool,
+) -> io::Result<()> {
     // A thread that is ending has none any more.
     let node = NODE.try_with(|node| node.borrow().clone()).ok().flatten();
     let time = SystemTime::now();
@@ -226,6 +240,7 @@ fn write_line(to: &mut Formatter, record: &Record<'_>, coloured: bool) -> io::Re
         node: node.as_ref(),
         text: record.args(),
         coloured,
+        for_eyes,
     };
     write!(to, "{line}")
 }
@@ -272,6 +287,8 @@ struct Line<'a> {
     node: Option<&'a NodeName>,
     text: &'a fmt::Arguments<'a>,
     coloured: bool,
+    /// A terminal shows it: what others said must not command that.
+    for_eyes: bool,
 }
 
 impl fmt::Display for Line<'_> {
@@ -304,7 +321,10 @@ impl fmt::Display for Line<'_> {
             if number > 0 {
                 f.write_str("\n    ")?;
             }
-            f.write_str(part)?;
+            match self.for_eyes {
+                true => f.write_str(&escaped(part))?,
+                false => f.write_str(part)?,
+            }
         }
         f.write_char('\n')
     }
@@ -325,6 +345,7 @@ mod tests {
                 node,
                 text: &format_args!("{text}"),
                 coloured,
+                for_eyes: coloured,
             };
             line.to_string()
         };
@@ -333,6 +354,8 @@ mod tests {
         let expected = "\x1b[90m[\x1b[0m2025-11-30T14:36:00.123Z \x1b[32mINFO \x1b[0m \
                         replog_core\x1b[90m]\x1b[0m one\n";
         assert_eq!(line(None, true, "one"), expected);
+        let commands = line(None, true, "a \x1b[2J title");
+        assert!(commands.ends_with(" a \\u001b[2J title\n"), "{commands}");
         let expected = "[2025-11-30T14:36:00.123Z INFO  replog_core node=master] one\n";
         assert_eq!(line(Some(&node), false, "one"), expected);
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_513_360_123);

@@ -16,7 +16,7 @@ use crate::paths;
 /// How long a probe takes in all: less than the time-outs that container engines set.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(3);
 /// Bytes of an answer that a probe reads: the status and one sentence are in them.
-const ANSWER_BYTES_MAX: u64 = 16 << 10;
+const ANSWER_BYTES_MAX: usize = 16 << 10;
 
 /// Asks the node at `url` for `/readyz`.
 ///
@@ -87,12 +87,28 @@ fn ask(host: &str, authority: &str, path: &str) -> io::Result<String> {
         let request =
             format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
-        stream.set_read_timeout(Some(left()?))?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        let answer = read(&mut stream, left)?;
         return Ok(String::from_utf8_lossy(&answer).into_owned());
     }
     Err(error)
+}
+
+/// Reads an answer to its end, in the time that `left` says there is before each part of it.
+fn read(stream: &mut TcpStream, left: impl Fn() -> io::Result<Duration>) -> io::Result<Vec<u8>> {
+    let mut answer = vec![0; ANSWER_BYTES_MAX];
+    let mut length = 0;
+    while length < answer.len() {
+        // The time-out of a socket is that of each read.
+        stream.set_read_timeout(Some(left()?))?;
+        match stream.read(&mut answer[length..]) {
+            Ok(0) => break,
+            Ok(bytes) => length += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    answer.truncate(length);
+    Ok(answer)
 }
 
 /// The addresses of a name. A name server that hangs is not waited for longer than that: the thread that asks it ends
@@ -161,6 +177,24 @@ mod tests {
         assert!(answered_with("SSH-2.0\r\n").is_err());
         let writes = answers("/readyz/write", run_write, "HTTP/1.1 200 OK\r\n\r\n");
         assert_eq!(writes, Ok(()));
+    }
+
+    #[test]
+    fn an_answer_that_comes_byte_by_byte_is_read_while_there_is_time_and_no_longer() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        let (other, _) = listener.accept().expect("a probe");
+        let parts = std::cell::Cell::new(0);
+        let late = read(&mut stream, || {
+            parts.set(parts.get() + 1);
+            if parts.get() > 5 {
+                return Err(io::Error::from(io::ErrorKind::TimedOut));
+            }
+            (&other).write_all(b"x").map(|()| PROBE_TIME_MAX)
+        });
+        let late = late.expect_err("it never ends");
+        assert_eq!((late.kind(), parts.get()), (io::ErrorKind::TimedOut, 6));
     }
 
     #[test]

@@ -36,6 +36,8 @@ struct Waiting {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
     bytes_max: usize,
+    /// The line that tells how many were dropped.
+    notice_of: fn(u64) -> Vec<u8>,
     /// Lines dropped since the last one that was queued.
     dropped: u64,
     /// There is a thread that writes.
@@ -45,11 +47,12 @@ struct Waiting {
 }
 
 impl Waiting {
-    const fn new(bytes_max: usize) -> Waiting {
+    const fn new(bytes_max: usize, notice_of: fn(u64) -> Vec<u8>) -> Waiting {
         Waiting {
             lines: VecDeque::new(),
             bytes: 0,
             bytes_max,
+            notice_of,
             dropped: 0,
             started: false,
             writing: false,
@@ -89,11 +92,7 @@ impl Waiting {
     }
 
     fn notice(&self) -> Option<Vec<u8>> {
-        let dropped = self.dropped;
-        (dropped > 0).then(|| {
-            format!("replog-server: {dropped} log lines were dropped: stderr took nothing\n")
-                .into_bytes()
-        })
+        (self.dropped > 0).then(|| (self.notice_of)(self.dropped))
     }
 
     fn is_written(&self) -> bool {
@@ -114,10 +113,10 @@ impl io::Write for &'static Queue {
 }
 
 impl Queue {
-    /// An empty queue that nobody empties yet.
-    pub(crate) const fn new() -> Queue {
+    /// An empty queue that nobody empties yet. `notice_of` makes the line that tells how many were dropped.
+    pub(crate) const fn new(notice_of: fn(u64) -> Vec<u8>) -> Queue {
         Queue {
-            waiting: Mutex::new(Waiting::new(QUEUE_BYTES_MAX)),
+            waiting: Mutex::new(Waiting::new(QUEUE_BYTES_MAX, notice_of)),
             changed: Condvar::new(),
             dropped_total: AtomicU64::new(0),
         }
@@ -203,11 +202,10 @@ fn write_to_stderr(mut line: &[u8]) {
             Ok(written) => line = &line[written..],
             Err(Errno::INTR) => {}
             // Somebody made the other end of it non-blocking.
-            Err(Errno::AGAIN) => {
-                if poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None).is_err() {
-                    return;
-                }
-            }
+            Err(Errno::AGAIN) => match poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            },
             Err(_) => return,
         }
     }
@@ -218,6 +216,10 @@ mod tests {
     use super::*;
     use std::sync::mpsc::channel;
 
+    fn notice_of(dropped: u64) -> Vec<u8> {
+        format!("{dropped} dropped\n").into_bytes()
+    }
+
     fn lines(waiting: &mut Waiting) -> Vec<String> {
         std::iter::from_fn(|| waiting.pop())
             .map(|line| String::from_utf8(line).expect("UTF-8"))
@@ -226,26 +228,26 @@ mod tests {
 
     #[test]
     fn a_line_without_room_is_dropped_and_the_next_one_tells_of_it() {
-        let mut waiting = Waiting::new(100);
+        let mut waiting = Waiting::new(100, notice_of);
         assert!(waiting.push(vec![b'a'; 60]));
         assert!(!waiting.push(vec![b'b'; 60]));
         assert!(!waiting.push(vec![b'c'; 60]));
         assert_eq!(waiting.pop(), Some(vec![b'a'; 60]));
         assert!(waiting.push(b"d\n".to_vec()));
-        let notice = "replog-server: 2 log lines were dropped: stderr took nothing\n";
+        let notice = "2 dropped\n";
         assert_eq!(lines(&mut waiting), [notice, "d\n"]);
         assert!(waiting.is_written() && waiting.bytes == 0);
 
         assert!(!waiting.push(vec![b'e'; 101]), "longer than all room");
         assert!(!waiting.is_written(), "that is still to be told");
-        let notice = "replog-server: 1 log lines were dropped: stderr took nothing\n";
+        let notice = "1 dropped\n";
         assert_eq!(lines(&mut waiting), [notice], "also where no line follows");
         assert!(waiting.is_written());
     }
 
     #[test]
     fn nobody_waits_for_a_writer_that_hangs() {
-        let queue: &'static Queue = Box::leak(Box::new(Queue::new()));
+        let queue: &'static Queue = Box::leak(Box::new(Queue::new(notice_of)));
         let (go_on, hangs) = channel::<()>();
         let (sender, written) = channel();
         queue.waiting().started = true;

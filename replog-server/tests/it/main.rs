@@ -5,6 +5,7 @@
 
 mod admin;
 mod another_log;
+mod authority;
 mod bad_input;
 mod batches;
 mod blocked;
@@ -33,6 +34,7 @@ mod process;
 mod protocol;
 mod quorum;
 mod receipts;
+mod repair_epoch;
 mod restart;
 mod rogues;
 mod self_check;

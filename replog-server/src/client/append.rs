@@ -121,6 +121,9 @@ async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure
             batch.clear();
         }
         if is_end {
+            if sent == 0 {
+                super::complain("stdin had no message: nothing was appended");
+            }
             return Ok(code);
         }
     }

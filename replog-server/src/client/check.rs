@@ -5,6 +5,7 @@
 //! node.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ use replog_core::{
     check::{self, Report},
     error::CheckError,
     storage::FileStorage,
+    types::ClusterId,
 };
 use serde::Serialize;
 
@@ -62,11 +64,12 @@ pub(super) fn run(args: &CheckArgs, form: Form) -> Result<ExitCode, String> {
         return Err("--data compares nodes that run: give their URLs".to_owned());
     }
     let mut code = ExitCode::SUCCESS;
+    let mut clusters = Clusters::default();
     for (at, target) in args.targets.iter().enumerate() {
         if at > 0 && form == Form::Text {
             tell("\n").map_err(reason)?;
         }
-        match check(Path::new(target), form) {
+        match check(Path::new(target), form, &mut clusters) {
             Ok(ExitCode::SUCCESS) => {}
             Ok(failed) => code = failed,
             Err(reason) => {
@@ -75,12 +78,45 @@ pub(super) fn run(args: &CheckArgs, form: Form) -> Result<ExitCode, String> {
             }
         }
     }
+    if let Some(warning) = clusters.warning() {
+        complain(&warning);
+    }
     Ok(code)
 }
 
+/// The clusters that directories belong to: of each, the first directory.
+#[derive(Default)]
+struct Clusters(BTreeMap<ClusterId, PathBuf>);
+
+impl Clusters {
+    fn see(&mut self, directory: &Path, report: &Report) {
+        if let Some(cluster) = report.cluster_id {
+            let first = self.0.entry(cluster);
+            first.or_insert_with(|| directory.to_owned());
+        }
+    }
+
+    /// What is to be said where there is more than one.
+    fn warning(&self) -> Option<String> {
+        let named = self
+            .0
+            .iter()
+            .map(|(cluster, directory)| format!("{} of cluster {cluster}", directory.display()));
+        let named: Vec<String> = named.collect();
+        (named.len() > 1).then(|| {
+            format!(
+                "these directories belong to {} different clusters: {}",
+                named.len(),
+                named.join(", ")
+            )
+        })
+    }
+}
+
 /// Checks one directory, or each folder of it; the reason where nothing could be checked.
-fn check(directory: &Path, form: Form) -> Result<ExitCode, String> {
+fn check(directory: &Path, form: Form, clusters: &mut Clusters) -> Result<ExitCode, String> {
     if let Some(report) = report_of(directory)? {
+        clusters.see(directory, &report);
         tell(&form.show(directory, &report)).map_err(reason)?;
         return Ok(exit_code(!report.is_damaged()));
     }
@@ -89,6 +125,7 @@ fn check(directory: &Path, form: Form) -> Result<ExitCode, String> {
         match report_of(&directory) {
             Ok(None) => continue,
             Ok(Some(report)) => {
+                clusters.see(&directory, &report);
                 let gap = if form == Form::Text && nodes > 0 {
                     "\n"
                 } else {

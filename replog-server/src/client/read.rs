@@ -68,6 +68,13 @@ pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, 
         Some(last) => Pages::last(client, last, level).await?,
         None => Pages::from(client, args.from, level).await?,
     };
+    if pages.next() > pages.end() {
+        complain(&format!(
+            "there is nothing from offset {} on: the log ends before offset {}",
+            pages.next(),
+            pages.end()
+        ));
+    }
     let mut pages = pages.at_most(args.limit);
     let for_eyes = context.is_for_eyes();
     while let Some(messages) = pages.page().await? {

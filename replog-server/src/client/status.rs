@@ -25,6 +25,8 @@ use super::{
 
 /// Between two looks of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// A master that a secondary has not heard for longer is late: some heartbeats have not come.
+const MASTER_LATE_MS: u64 = 3_000;
 /// As wide as most terminals are, at the least.
 const LINE_CHARS_MAX: usize = 80;
 
@@ -151,6 +153,13 @@ fn troubles_of_master(status: &MasterStatus) -> Vec<String> {
         let reason = status.mode_reason.as_deref().unwrap_or("no reason given");
         troubles.push(format!("{} is {} ({reason})", status.name, status.mode));
     }
+    let other = status.recovery.as_ref();
+    if let Some(other) = other.and_then(|recovery| recovery.other_master.as_ref()) {
+        troubles.push(format!(
+            "{} hears another master, {} (instance {}), and {} waits until that one is silent",
+            other.heard_by, other.name, other.instance, status.name
+        ));
+    }
     if status.log.disk != DiskState::Ok {
         troubles.push(format!(
             "the disk of {} is {}",
@@ -177,11 +186,23 @@ fn troubles_of_secondary(health: &SecondaryHealth) -> Vec<String> {
             health.name
         ));
     }
-    if health.last_contact_ms.is_none() {
-        troubles.push(format!(
+    match health.last_contact_ms {
+        None => troubles.push(format!(
             "{} has heard of no master since it was started",
             health.name
-        ));
+        )),
+        Some(ms) if ms > MASTER_LATE_MS => {
+            let master = health.master.as_ref().map(|master| &master.name);
+            let master = master.map_or("its master".to_owned(), |name| {
+                format!("its master, {name},")
+            });
+            troubles.push(format!(
+                "{} has heard nothing from {master} for {}",
+                health.name,
+                span(ms)
+            ));
+        }
+        Some(_) => {}
     }
     if health.log.disk != DiskState::Ok {
         troubles.push(format!(
@@ -354,6 +375,24 @@ mod tests {
     }
 
     #[test]
+    fn a_master_that_waits_for_another_one_to_fall_silent_says_which() {
+        let mut status = serde_json::to_value(status()).expect("JSON");
+        status["mode"] = "recovering".into();
+        status["recovery"] = json!({
+            "waiting_for": [], "not_intact": [], "from": null, "adopted": null, "of": null,
+            "other_master": {
+                "name": "master-2", "instance": "000102030405060708090a0b0c0d0eff", "heard_by": "secondary-1",
+            },
+        });
+        let status: MasterStatus = serde_json::from_value(status).expect("a status");
+        let troubles = troubles_of_master(&status);
+        assert!(
+            troubles[1].starts_with("secondary-1 hears another master, master-2"),
+            "{troubles:?}"
+        );
+    }
+
+    #[test]
     fn a_secondary_that_heard_of_no_master_is_not_well() {
         let health = |contact: Option<u64>| -> SecondaryHealth {
             let health = json!({
@@ -366,5 +405,9 @@ mod tests {
         assert!(troubles_of_secondary(&health(Some(3))).is_empty());
         let troubles = troubles_of_secondary(&health(None));
         assert!(troubles[0].contains("no master"), "{troubles:?}");
+        // One that has a master, which is gone.
+        let troubles = troubles_of_secondary(&health(Some(90_000)));
+        let expected = "secondary-1 has heard nothing from its master for ";
+        assert!(troubles[0].starts_with(expected), "{troubles:?}");
     }
 }

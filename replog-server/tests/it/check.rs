@@ -289,3 +289,20 @@ fn what_cannot_be_checked_is_said_in_one_line() {
         assert!(!output.stdout.is_empty());
     }
 }
+
+#[test]
+fn directories_of_two_clusters_are_not_taken_for_one() {
+    let [one, other] = [stopped_cluster().0, stopped_cluster().0];
+    let output = check(
+        &[&one.master.directory.display().to_string()],
+        &other.secondaries[0].directory,
+    );
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("belong to 2 different clusters"), "{said}");
+    let output = check(
+        &[&one.master.directory.display().to_string()],
+        &one.secondaries[0].directory,
+    );
+    lines(&output, 0);
+}

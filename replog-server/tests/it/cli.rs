@@ -848,3 +848,15 @@ fn who_follows_ends_with_the_pipe_and_may_ask_for_only_what_comes() {
     let nothing = run(master, &["read", "--last", "0"]);
     assert!(complaint(&nothing, 2).contains("--follow"));
 }
+
+#[test]
+fn what_has_nothing_to_do_says_so() {
+    let cluster = Cluster::start(1, &[]);
+    let master = &cluster.master;
+    printed(&run(master, &["append", "one"]));
+    let nothing = fed(master, &["append"], "\n");
+    assert!(complaint(&nothing, 0).contains("nothing was appended"));
+    let beyond = run(master, &["read", "--from", "99"]);
+    assert!(complaint(&beyond, 0).contains("the log ends before offset 1"));
+    printed(&run(master, &["read", "--from", "1"]));
+}

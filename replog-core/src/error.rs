@@ -45,7 +45,7 @@ pub enum AppendError {
     },
     /// The disk is full or failed. Nothing was appended, unless `offset` is given: then it is
     /// not known whether the message stays.
-    #[error("the master's disk takes no more: {detail}")]
+    #[error("the master's data directory takes no more: {detail}")]
     Storage {
         /// What the disk said.
         detail: Arc<str>,
@@ -256,7 +256,7 @@ pub enum WaitError {
         state: Box<ModeState>,
     },
     /// The master's disk is full or failed, and with that its office.
-    #[error("the master's disk takes no more: {detail}")]
+    #[error("the master's data directory takes no more: {detail}")]
     Storage {
         /// What the disk said.
         detail: Arc<str>,
@@ -423,6 +423,16 @@ impl ConfigError {
 pub struct Stopped {
     /// Why, where it was not asked to.
     pub reason: Option<Arc<str>>,
+}
+
+impl Stopped {
+    /// Whether the node stopped since its directory was removed, moved or replaced while it ran. Started again as it
+    /// was, it would begin in an empty directory.
+    #[must_use]
+    pub fn directory_is_lost(&self) -> bool {
+        let reason = self.reason.as_deref();
+        reason.is_some_and(|reason| reason.contains(crate::storage::DIRECTORY_LOST))
+    }
 }
 
 /// An error as `main` may return it: `Debug`, which is what a program that ends with an error prints, is the error's

@@ -5,7 +5,12 @@
 //! one line that says what is wrong.
 
 use std::{
-    error::Error as _, ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode,
+    error::Error as _,
+    ffi::OsString,
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    process::ExitCode,
     time::Duration,
 };
 
@@ -24,14 +29,15 @@ use replog_core::{
 };
 
 use crate::{
-    config_file,
+    config_file, process,
     stderr::{self, one_line},
+    variables::{self, Ignored},
 };
 
 /// Exit code of wrong usage.
 const USAGE: u8 = 2;
 /// What is said to one who gives no command.
-const COMMANDS: &str = "say what to run: master, secondary, cluster, demo or probe";
+const COMMANDS: &str = "say what to run: master, secondary, cluster, demo, probe or check-config";
 /// Secondaries that `cluster` starts at most: the library knows clusters of up to 64 nodes.
 const SECONDARIES_MAX: u64 = 63;
 
@@ -175,7 +181,7 @@ impl ProbeArgs {
             (None, Some(listen)) => {
                 let address: HostPort = listen
                     .parse()
-                    .map_err(|error| format!("--listen: {error}; a URL says where to ask"))?;
+                    .map_err(|error| format!("{error}; a URL says where to ask"))?;
                 let address = match address.is_unspecified() {
                     true => address.with_host_localhost(),
                     false => address,
@@ -285,7 +291,7 @@ pub(crate) struct CommonArgs {
           value_delimiter = ',', value_parser = parse_host)]
     pub(crate) allowed_hosts: Vec<String>,
     /// The file with the cluster's secret, by which nodes prove who they are to each other: the same on
-    /// all nodes, made where it is missing [default: cluster.secret beside the data directory].
+    /// all nodes, made where it is missing and the node is new [default: cluster.secret beside the data directory].
     #[arg(long, env = "REPLOG_CLUSTER_SECRET_FILE", value_name = "FILE")]
     pub(crate) cluster_secret_file: Option<PathBuf>,
     /// Instead of a secret: this node's certificate of your own authority, which names the node, as a
@@ -341,7 +347,6 @@ pub(crate) fn parse(
 }
 
 /// The program as clap knows it.
-#[cfg(test)]
 pub(crate) fn program() -> clap::Command {
     Cli::command()
 }
@@ -352,31 +357,102 @@ pub(crate) fn parse_settings(
 ) -> Result<(Command, Option<String>), clap::Error> {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let settings = config_file::parse(&Cli::command(), &args)?;
-    let command = Cli::from_arg_matches(&settings.matches)?.command;
+    let mut command = Cli::from_arg_matches(&settings.matches)?.command;
+    let refused = |what| clap::Error::raw(ErrorKind::ValueValidation, what);
     if let Command::CheckConfig(check) = &command {
         let program = OsString::from("replog-server");
         let (checked, _) = parse_settings(std::iter::once(&program).chain(&check.command))?;
-        return Ok((checked, Some(settings_are_fine())));
+        process::check_files(&checked).map_err(refused)?;
+        let said = settings_are_fine(&checked);
+        return Ok((checked, Some(said)));
     }
-    validate(&command)?;
-    check_directory(&settings.matches, &command)
-        .map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
+    if let Some((_, matches)) = settings.matches.subcommand() {
+        check_ways(matches).map_err(refused)?;
+        command.leave_out(&overruled(matches));
+    }
+    validate(&command, &settings.matches)?;
+    check_directory(&settings.matches, &command).map_err(refused)?;
     Ok((command, settings.printed))
 }
 
 /// What is said of settings that are fine.
-fn settings_are_fine() -> String {
+fn settings_are_fine(command: &Command) -> String {
     let mut text = String::new();
-    for name in unknown_variables() {
-        text.push_str(&format!("{name} is no setting, and is ignored\n"));
+    for ignored in ignored_variables(command) {
+        text.push_str(&format!("{ignored}\n"));
     }
     text.push_str("the settings are fine\n");
     text
 }
 
-/// The variables named `REPLOG_…` that are no settings.
-pub(crate) fn unknown_variables() -> Vec<String> {
-    config_file::unknown_variables(&Cli::command())
+/// The variables named `REPLOG_…` that change nothing for this command. Those of `probe` and of `replog` are in the
+/// same environments.
+pub(crate) fn ignored_variables(command: &Command) -> Vec<Ignored> {
+    let program = Cli::command();
+    let probe = program.find_subcommand("probe");
+    let others: Vec<&clap::Command> = probe.into_iter().collect();
+    variables::ignored(&program, command.name(), &others)
+}
+
+/// The ways in which a node may prove who it is, by their settings. One is instead of the others.
+const WAYS: [&[&str]; 3] = [
+    &["cluster_secret_file"],
+    &["cluster_cert", "cluster_key", "cluster_ca"],
+    &["cluster_insecure"],
+];
+
+/// How much a setting weighs: a flag wins over the environment, which an image of containers has, and that over a file.
+/// `None`: it is not given.
+fn weight(matches: &ArgMatches, id: &str) -> Option<u8> {
+    let is_given = match id {
+        "cluster_insecure" => matches.try_get_one::<bool>(id).ok()?.copied()?,
+        _ => matches.try_get_raw(id).ok()?.is_some(),
+    };
+    let source = matches.value_source(id).filter(|_| is_given)?;
+    Some(match source {
+        ValueSource::CommandLine => 2,
+        ValueSource::EnvVariable => 1,
+        _ => 0,
+    })
+}
+
+/// Each way that is given: how much it weighs, and the setting that does.
+fn given_ways(matches: &ArgMatches) -> Vec<(usize, u8, &'static str)> {
+    let ways = WAYS.iter().enumerate();
+    ways.filter_map(|(nth, ids)| {
+        let weights = ids
+            .iter()
+            .filter_map(|id| Some((weight(matches, id)?, *id)));
+        let (weight, id) = weights.max_by_key(|(weight, _)| *weight)?;
+        Some((nth, weight, id))
+    })
+    .collect()
+}
+
+/// The settings of a command for ways to prove who the node is that another way weighs more than.
+pub(crate) fn overruled(matches: &ArgMatches) -> Vec<&'static str> {
+    let given = given_ways(matches);
+    let most = given.iter().map(|(_, weight, _)| *weight).max();
+    let lighter = given.iter().filter(|(_, weight, _)| Some(*weight) < most);
+    lighter.flat_map(|(nth, ..)| WAYS[*nth]).copied().collect()
+}
+
+/// Refuses two ways that weigh the same.
+fn check_ways(matches: &ArgMatches) -> Result<(), String> {
+    let mut given = given_ways(matches);
+    given.sort_by_key(|(_, weight, _)| std::cmp::Reverse(*weight));
+    let named = |id: &str| match matches.value_source(id) {
+        Some(ValueSource::EnvVariable) => format!("REPLOG_{}", id.to_uppercase()),
+        _ => format!("--{}", id.replace('_', "-")),
+    };
+    match given[..] {
+        [(_, one, id), (_, other, other_id), ..] if one == other => Err(format!(
+            "{} and {} contradict each other",
+            named(id),
+            named(other_id)
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// A directory is of no use to a node that keeps everything in memory. One in the environment, as images
@@ -403,13 +479,20 @@ fn check_directory(matches: &ArgMatches, command: &Command) -> Result<(), String
 }
 
 /// What contradicts itself is wrong usage, as what cannot be read is.
-fn validate(command: &Command) -> Result<(), clap::Error> {
+fn validate(command: &Command, matches: &ArgMatches) -> Result<(), clap::Error> {
     let checked = match command {
         Command::Master(args) => args.check(),
         Command::Secondary(args) => args.check(),
         Command::Cluster(args) => args.common.check().and_then(|()| args.check_ports()),
         Command::Demo => Ok(()),
-        Command::Probe(args) => args.url().map(drop),
+        Command::Probe(args) => args.url().map(drop).map_err(|what| {
+            let matches = matches.subcommand().map(|(_, matches)| matches);
+            let source = matches.and_then(|matches| matches.value_source("listen"));
+            match source {
+                Some(ValueSource::EnvVariable) => format!("REPLOG_LISTEN: {what}"),
+                _ => format!("--listen: {what}"),
+            }
+        }),
         Command::CheckConfig(_) => Ok(()),
     };
     checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
@@ -463,14 +546,32 @@ impl MasterArgs {
     fn check(&self) -> Result<(), String> {
         self.common.check()?;
         let own = cluster_listen(&self.listen, self.cluster_listen.as_ref())?;
-        let peers = self.secondaries.iter().map(|peer| peer.address.as_str());
-        self.common.check_between_nodes(
-            peers
-                .filter_map(|address| address.parse().ok())
-                .chain([own]),
-        )?;
+        let addresses = self.secondaries.iter().map(|peer| peer.address.parse());
+        let addresses: Vec<HostPort> = addresses.filter_map(Result::ok).collect();
+        for (peer, address) in self.secondaries.iter().zip(&addresses) {
+            if is_listener(address, &own) {
+                return Err(format!(
+                    "--secondary {}={address}: there this master itself listens for other nodes: say where {} does",
+                    peer.name, peer.name
+                ));
+            }
+        }
+        self.common
+            .check_between_nodes(addresses.into_iter().chain([own]))?;
         self.common.check_alone()
     }
+}
+
+/// Whether who connects to `address` from this machine reaches `listener`.
+fn is_listener(address: &HostPort, listener: &HostPort) -> bool {
+    let ip = |of: &HostPort| match of.host() {
+        "localhost" => Some(IpAddr::from(Ipv4Addr::LOCALHOST)),
+        _ => of.ip(),
+    };
+    let is_there = listener.host() == address.host()
+        || (ip(listener).is_some() && ip(listener) == ip(address))
+        || (listener.is_unspecified() && address.is_loopback());
+    is_there && listener.port() == address.port() && listener.port() != 0
 }
 
 impl SecondaryArgs {
@@ -516,9 +617,6 @@ impl ClusterArgs {
                 self.secondaries, self.port
             ));
         }
-        if self.port != 0 && self.secondaries >= 1_000 {
-            return Err("ports for clients and for nodes overlap".to_owned());
-        }
         Ok(())
     }
 }
@@ -535,15 +633,6 @@ impl CommonArgs {
                 "--cluster-cert, --cluster-key and --cluster-ca are given all three or not at all"
                     .to_owned(),
             );
-        }
-        let ways = [
-            (self.cluster_secret_file.is_some(), "--cluster-secret-file"),
-            (given > 0, "--cluster-cert"),
-            (self.cluster_insecure, "--cluster-insecure"),
-        ];
-        let mut ways = ways.iter().filter(|(given, _)| *given);
-        if let (Some((_, one)), Some((_, other))) = (ways.next(), ways.next()) {
-            return Err(format!("{one} and {other} contradict each other"));
         }
         Ok(())
     }
@@ -725,6 +814,37 @@ pub(crate) enum LogFormat {
 }
 
 impl Command {
+    /// Its name on the command line.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Command::Master(_) => "master",
+            Command::Secondary(_) => "secondary",
+            Command::Cluster(_) => "cluster",
+            Command::Demo => "demo",
+            Command::Probe(_) => "probe",
+            Command::CheckConfig(_) => "check-config",
+        }
+    }
+
+    /// Takes settings away that others are instead of.
+    fn leave_out(&mut self, overruled: &[&str]) {
+        let common = match self {
+            Command::Master(args) => &mut args.common,
+            Command::Secondary(args) => &mut args.common,
+            Command::Cluster(args) => &mut args.common,
+            Command::Demo | Command::Probe(_) | Command::CheckConfig(_) => return,
+        };
+        for id in overruled {
+            match *id {
+                "cluster_secret_file" => common.cluster_secret_file = None,
+                "cluster_cert" => common.cluster_cert = None,
+                "cluster_key" => common.cluster_key = None,
+                "cluster_ca" => common.cluster_ca = None,
+                _ => common.cluster_insecure = false,
+            }
+        }
+    }
+
     /// How the log lines of its nodes look.
     pub(crate) fn log_format(&self) -> LogFormat {
         match self {
@@ -854,7 +974,10 @@ mod tests {
     #[test]
     fn wrong_usage_is_said_in_one_line() {
         let table = [
-            ("", "master, secondary, cluster, demo or probe"),
+            (
+                "",
+                "master, secondary, cluster, demo, probe or check-config",
+            ),
             ("frobnicate", "frobnicate"),
             ("master", "--secondary"),
             ("master --secondary a", "expected NAME=HOST:PORT"),
@@ -875,6 +998,14 @@ mod tests {
             (
                 "master --secondary a=b:1 --listen 127.0.0.1:64536",
                 "say --cluster-listen",
+            ),
+            (
+                "master --secondary a=localhost:6000",
+                "there this master itself listens",
+            ),
+            (
+                "master --secondary a=127.0.0.1:6000 --listen 0.0.0.0:5000",
+                "there this master itself listens",
             ),
             (
                 "master --secondary a=b:1 --listen c:1 --cluster-listen c:1",

@@ -14,10 +14,9 @@ use replog_core::{
 use crate::{
     args::{self, ClusterArgs},
     files::OpenFiles,
-    process::SECRET_FILE,
+    identity::{SecretPlace, check_identity, identity},
     serve::{
-        self, Listeners, MasterStart, RunningNode, SecondaryStart, start_master, start_secondary,
-        url_of,
+        Listeners, MasterStart, RunningNode, SecondaryStart, start_master, start_secondary, url_of,
     },
 };
 
@@ -73,6 +72,16 @@ pub(crate) async fn start(
     Ok(std::iter::once(master).chain(secondaries).collect())
 }
 
+/// Checks the files by which its nodes prove who they are.
+///
+/// # Errors
+///
+/// The file, and what is wrong with it.
+pub(crate) fn check_files(args: &ClusterArgs) -> Result<(), String> {
+    let place = SecretPlace::of_cluster(&args.common, &args.data_dir);
+    check_identity(&args.common, &name("master"), &place)
+}
+
 /// Where the cluster's secret is.
 enum Secret {
     /// In memory, as all that the nodes keep: it ends with them.
@@ -97,7 +106,10 @@ impl Secret {
             Secret::InMemory(secret) if !has_files => {
                 ClusterIdentity::from_secret(secret, name).map_err(|error| error.to_string())
             }
-            _ => serve::identity(&args.common, name, &args.data_dir.join(SECRET_FILE)),
+            _ => {
+                let place = SecretPlace::of_cluster(&args.common, &args.data_dir);
+                identity(&args.common, name, &place)
+            }
         }
     }
 }

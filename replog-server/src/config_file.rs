@@ -7,33 +7,21 @@
 use std::{
     any::TypeId,
     error::Error as _,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
 };
 
-use clap::{
-    Arg, ArgAction, ArgMatches,
-    builder::Resettable,
-    error::{ContextKind, ContextValue},
-    parser::ValueSource,
-};
+use clap::{Arg, ArgAction, ArgMatches, builder::Resettable, parser::ValueSource};
 use toml::de::{DeTable, DeValue};
 
-use crate::args::message_of;
+use crate::{
+    args::{message_of, overruled},
+    variables,
+};
 
 /// What is about the file itself, and stands in none.
 const NOT_IN_A_FILE: [&str; 2] = ["config", "print-config"];
-
-/// Variables of `replog`, and of the files for containers.
-const OTHERS_VARIABLES: [&str; 6] = [
-    "REPLOG_URL",
-    "REPLOG_IMAGE",
-    "REPLOG_VERSION",
-    "REPLOG_MASTER_PORT",
-    "REPLOG_SECONDARY_1_PORT",
-    "REPLOG_SECONDARY_2_PORT",
-];
 
 /// The settings of one file.
 #[derive(Debug)]
@@ -64,7 +52,7 @@ pub(crate) struct Settings {
 ///
 /// Wrong usage, of the file too: then with its line.
 pub(crate) fn parse(program: &clap::Command, args: &[OsString]) -> Result<Settings, clap::Error> {
-    let program = &with_usable_variables(program.clone());
+    let program = &variables::without_those_that_say_nothing(program.clone());
     let refused = |text| clap::Error::raw(clap::error::ErrorKind::ValueValidation, text);
     let file = match named_file(program, args) {
         Some((command, path)) => Some(ConfigFile::read(&path, program, &command).map_err(refused)?),
@@ -74,98 +62,14 @@ pub(crate) fn parse(program: &clap::Command, args: &[OsString]) -> Result<Settin
     if let Some(file) = &file {
         program = file.become_defaults(program);
     }
-    let matches = program.try_get_matches_from_mut(args);
-    let matches = matches.map_err(|error| under_its_variable(error, &program, args))?;
+    let matches = program.clone().try_get_matches_from(args);
+    let matches = matches.map_err(|error| variables::under_its_variable(error, &program, args))?;
     let printed = matches.subcommand().and_then(|(name, matches)| {
         let asked = matches.try_get_one::<bool>("print_config").ok().flatten();
         let command = program.find_subcommand(name)?;
         asked?.then(|| show(command, matches, file.as_ref()))
     });
     Ok(Settings { matches, printed })
-}
-
-/// The program without the variables that say nothing: an empty one, as Compose makes of `${X:-}`, is not
-/// set, and `REPLOG_PORT=tcp://10.96.0.1:5000` is what Kubernetes sets for a Service called `replog`.
-fn with_usable_variables(program: clap::Command) -> clap::Command {
-    program.mut_subcommands(|command| {
-        command.mut_args(|arg| {
-            let value = arg.get_env().and_then(std::env::var_os);
-            match value {
-                Some(value) if !says_something(&value) => arg.env(Resettable::Reset),
-                _ => arg,
-            }
-        })
-    })
-}
-
-fn says_something(value: &OsStr) -> bool {
-    let is_of_a_service = |text: &str| {
-        let schemes = ["tcp://", "udp://", "sctp://"];
-        schemes.iter().any(|scheme| text.starts_with(scheme))
-    };
-    !value.is_empty() && !value.to_str().is_some_and(is_of_a_service)
-}
-
-/// The same error, under the name of the variable that the wrong value comes from, where it is none of the
-/// command line.
-fn under_its_variable(
-    error: clap::Error,
-    program: &clap::Command,
-    args: &[OsString],
-) -> clap::Error {
-    let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidArg) else {
-        return error;
-    };
-    // As in "--retry-min <DURATION>" and "--memory[=<BOOL>]".
-    let flag = wrong.split([' ', '[', '=']).next().unwrap_or_default();
-    let with_value = format!("{flag}=");
-    let mut given = args.iter().filter_map(|arg| arg.to_str());
-    if given.any(|arg| arg == flag || arg.starts_with(&with_value)) {
-        return error;
-    }
-    let long = flag.strip_prefix("--");
-    let command = args.get(1).and_then(|name| name.to_str());
-    let command = command.and_then(|name| program.find_subcommand(name));
-    let arg = command.and_then(|command| {
-        let mut args = command.get_arguments();
-        args.find(|arg| long.is_some() && arg.get_long() == long)
-    });
-    let variable = arg.and_then(Arg::get_env);
-    match variable.filter(|name| std::env::var_os(name).is_some()) {
-        Some(variable) => {
-            let what = match error.source() {
-                Some(what) => what.to_string(),
-                None => message_of(&error),
-            };
-            let variable = variable.to_string_lossy();
-            clap::Error::raw(error.kind(), format!("{variable}: {what}"))
-        }
-        None => error,
-    }
-}
-
-/// The variables named `REPLOG_…` that are settings of no command, in ascending order.
-pub(crate) fn unknown_variables(program: &clap::Command) -> Vec<String> {
-    let given = std::env::vars_os().filter(|(_, value)| says_something(value));
-    let names = given.filter_map(|(name, _)| name.into_string().ok());
-    let mut unknown: Vec<String> = names.filter(|name| is_unknown(program, name)).collect();
-    unknown.sort();
-    unknown
-}
-
-fn is_unknown(program: &clap::Command, name: &str) -> bool {
-    // What Kubernetes sets for a Service whose name begins with `replog`.
-    let is_of_a_service = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"]
-        .iter()
-        .any(|part| name.contains(part));
-    let is_flag = |command: &clap::Command| {
-        let mut args = command.get_arguments();
-        args.any(|arg| arg.get_env().is_some_and(|env| env == name))
-    };
-    name.starts_with("REPLOG_")
-        && !is_of_a_service
-        && !OTHERS_VARIABLES.contains(&name)
-        && !program.get_subcommands().any(is_flag)
 }
 
 /// The file that is named, and the command that it is for. What is wrong in another way is seen to when
@@ -302,6 +206,19 @@ fn is_number(arg: &Arg) -> bool {
     numbers.iter().any(|number| parsed == *number)
 }
 
+/// Whether it is a number and nothing else: a size has a unit.
+fn is_plain_number(arg: &Arg) -> bool {
+    let parsed = arg.get_value_parser().type_id();
+    [TypeId::of::<u16>(), TypeId::of::<u64>()]
+        .iter()
+        .any(|number| parsed == *number)
+}
+
+fn is_integer(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// What a file may say for the flag.
 fn wanted(arg: &Arg) -> String {
     let kind = if is_switch(arg) {
@@ -348,6 +265,10 @@ fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
         .try_get_matches_from(values.iter().map(|value| format!("--{key}={value}")));
     match result {
         Ok(_) => Ok(()),
+        Err(_) if is_plain_number(arg) && values.iter().any(|value| !is_integer(value)) => {
+            let values = values.join(", ");
+            Err(format!("expected an integer, not {values:?}"))
+        }
         // Its source is what the flag's own parser said, without the value: that may hold a password.
         Err(error) => Err(match error.source() {
             Some(what) => what.to_string(),
@@ -359,10 +280,17 @@ fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
 /// All settings of a command that hold, as a file that can be fed back.
 fn show(command: &clap::Command, matches: &ArgMatches, file: Option<&ConfigFile>) -> String {
     let mut text = format!("# replog-server {}\n", command.get_name());
+    let overruled = overruled(matches);
     for arg in command.get_arguments() {
         let Some(key) = arg.get_long().filter(|key| is_shown(key)) else {
             continue;
         };
+        if overruled.contains(&arg.get_id().as_str()) {
+            text.push_str(&format!(
+                "# {key} is not used: another setting is instead of it\n"
+            ));
+            continue;
+        }
         let from = origin(arg, matches, file);
         let line = match shown(arg, matches) {
             Shown::Value(value) => format!("{key} = {value}{from}"),

@@ -10,6 +10,7 @@ mod client;
 mod config_file;
 mod demo;
 mod probe;
+mod variables;
 
 mod log_lines;
 mod log_name;
@@ -22,6 +23,7 @@ mod cluster;
 mod connections;
 mod files;
 mod first_screen;
+mod identity;
 mod serve;
 mod shutdown;
 
@@ -53,11 +55,12 @@ mod route_tests;
 use std::process::ExitCode;
 
 use args::Command;
+use shutdown::Failed;
 
 /// Runs the program with the arguments and the environment of this process.
 ///
 /// The exit code is 0 when it did what it was asked to, 1 when it could not start or had to
-/// stop, and 2 for wrong usage.
+/// stop, 2 for wrong usage, and 3 when a node's directory went away under it.
 #[must_use]
 pub fn run() -> ExitCode {
     let command = match args::from_process() {
@@ -74,13 +77,13 @@ pub fn run() -> ExitCode {
         }));
     }
     let result = run_nodes(command);
-    if let Err(reason) = &result {
-        log_lines::say(reason);
+    if let Err(failed) = &result {
+        log_lines::say(&failed.reason);
     }
     log_lines::finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(failed) => ExitCode::from(failed.code),
     }
 }
 
@@ -96,7 +99,7 @@ fn finish(result: Result<(), String>) -> ExitCode {
 }
 
 /// Runs a node, or a cluster, until it is asked to stop.
-fn run_nodes(command: Command) -> Result<(), String> {
+fn run_nodes(command: Command) -> Result<(), Failed> {
     panics::end_the_process();
     if matches!(command, Command::Cluster(_)) {
         log_lines::be_quiet();

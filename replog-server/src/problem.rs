@@ -151,7 +151,7 @@ impl Kind {
             ),
             Kind::Storage => (
                 "/problems/storage",
-                "The disk takes no more",
+                "The data directory takes no more",
                 StatusCode::INSUFFICIENT_STORAGE,
             ),
         }
@@ -372,7 +372,7 @@ impl Problem {
             AppendError::ReadOnly { state, offset: _ } => Problem::read_only(&state),
             AppendError::Storage { detail, offset: _ } => Problem::new(
                 Kind::Storage,
-                format!("the master's disk takes no more: {detail}"),
+                format!("the master's data directory takes no more: {detail}"),
             ),
             AppendError::Stopping { offset: _ } => {
                 Problem::new(Kind::Stopping, "the node is stopping").retry_after()

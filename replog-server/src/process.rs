@@ -9,38 +9,37 @@ use std::{
     thread::available_parallelism,
 };
 
-use replog_core::{ForcedRecovery, NodeName};
+use replog_core::{ForcedRecovery, NodeName, check::DirectoryOwner};
 
 use crate::{
-    args::{self, Command, MasterArgs, SecondaryArgs},
+    args::{self, Command, CommonArgs, MasterArgs, SecondaryArgs},
     cluster,
     files::OpenFiles,
     first_screen,
+    identity::{self, SecretPlace, check_identity, identity},
     node::Node,
-    serve::{
-        Listeners, MasterStart, RunningNode, SecondaryStart, identity, start_master,
-        start_secondary,
-    },
-    shutdown::{self, Signals},
+    serve::{Listeners, MasterStart, RunningNode, SecondaryStart, start_master, start_secondary},
+    shutdown::{self, Failed, Signals},
 };
 
 /// Web workers of a node that has a process to itself, at most: they parse, hand over and wait. The node
 /// lives on the first one's thread.
 const WORKERS_MAX: usize = 4;
 
-/// The file of the cluster's secret, unless a flag names another one.
-pub(crate) const SECRET_FILE: &str = "cluster.secret";
-
 /// Runs a node, or a cluster, until it is asked to stop.
 ///
 /// # Errors
 ///
 /// Why it could not start or had to stop.
-pub(crate) async fn run(command: Command) -> Result<(), String> {
+pub(crate) async fn run(command: Command) -> Result<(), Failed> {
     let signals = Signals::take().map_err(|error| format!("no signals: {error}"))?;
     let files = OpenFiles::raise();
-    for name in args::unknown_variables() {
-        log::warn!("{name} is no setting of this program, and is ignored");
+    for ignored in args::ignored_variables(&command) {
+        match ignored.is_unknown() {
+            true => log::warn!("{ignored}"),
+            // In an image of containers, or where several commands share an environment.
+            false => log::info!("{ignored}"),
+        }
     }
     let is_cluster = matches!(command, Command::Cluster(_));
     let mut hint = None;
@@ -59,7 +58,7 @@ pub(crate) async fn run(command: Command) -> Result<(), String> {
             nodes
         }
         Command::Demo | Command::Probe(_) | Command::CheckConfig(_) => {
-            return Err("it starts no node".to_owned());
+            return Err("it starts no node".to_owned().into());
         }
     };
     for node in &nodes {
@@ -89,7 +88,11 @@ async fn start_master_process(args: MasterArgs, files: &OpenFiles) -> Result<Run
     let nodes = args::cluster_listen(&args.listen, args.cluster_listen.as_ref())?;
     let listeners = Listeners::bind(&args.listen, &nodes)?;
     let directory = directory_of(args.data_dir.as_deref(), &args.name);
-    let identity = identity(&args.common, &args.name, &secret_beside(&directory))?;
+    let identity = identity(
+        &args.common,
+        &args.name,
+        &SecretPlace::of_node(&args.common, &directory),
+    )?;
     let start = MasterStart {
         name: args.name,
         secondaries: args.secondaries,
@@ -112,7 +115,21 @@ async fn start_secondary_process(
     let nodes = args::cluster_listen(&args.listen, args.cluster_listen.as_ref())?;
     let listeners = Listeners::bind(&args.listen, &nodes)?;
     let directory = directory_of(args.data_dir.as_deref(), &args.name);
-    let identity = identity(&args.common, &args.name, &secret_beside(&directory))?;
+    let identity = identity(
+        &args.common,
+        &args.name,
+        &SecretPlace::of_node(&args.common, &directory),
+    )?;
+    // Whatever is wrong with the directory, the start says in more words.
+    if let Ok(Some(owner)) = owner_of(&args.common, &directory)
+        && owner.was_master
+    {
+        log::warn!(
+            "{}: {} was a master's directory: as a secondary this node waits for another master",
+            args.name,
+            directory.display()
+        );
+    }
     let start = SecondaryStart {
         name: args.name,
         master_url: args.master,
@@ -124,16 +141,41 @@ async fn start_secondary_process(
     start_secondary(start, &args.common, files, listeners).await
 }
 
+/// Checks the files by which the node of a command proves who it is, as its start would, and makes none.
+///
+/// # Errors
+///
+/// The file, and what is wrong with it.
+pub(crate) fn check_files(command: &Command) -> Result<(), String> {
+    match command {
+        Command::Master(args) => {
+            let directory = directory_of(args.data_dir.as_deref(), &args.name);
+            let secret = SecretPlace::of_node(&args.common, &directory);
+            check_identity(&args.common, &args.name, &secret)
+        }
+        Command::Secondary(args) => {
+            let directory = directory_of(args.data_dir.as_deref(), &args.name);
+            let secret = SecretPlace::of_node(&args.common, &directory);
+            check_identity(&args.common, &args.name, &secret)
+        }
+        Command::Cluster(args) => cluster::check_files(args),
+        Command::Demo | Command::Probe(_) | Command::CheckConfig(_) => Ok(()),
+    }
+}
+
+/// Whose directory it is, where it is one of a node that keeps anything.
+fn owner_of(common: &CommonArgs, directory: &Path) -> Result<Option<DirectoryOwner>, String> {
+    match common.memory {
+        true => Ok(None),
+        false => identity::owner(directory),
+    }
+}
+
 fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
     match given {
         Some(directory) => directory.to_owned(),
         None => Path::new("./replog-data").join(name.as_str()),
     }
-}
-
-/// Where the cluster's secret is kept by default: nodes with directories side by side share it.
-fn secret_beside(directory: &Path) -> PathBuf {
-    directory.with_file_name(SECRET_FILE)
 }
 
 fn workers() -> usize {

@@ -25,8 +25,8 @@ use replog_core::{
     transport::{
         FaultInjector, FaultyNetwork, Network,
         net::{
-            ClusterIdentity, ClusterListener, ClusterNetwork, ClusterSecret, NetCounters,
-            NetworkOptions, PemFiles, ServeOptions,
+            ClusterIdentity, ClusterListener, ClusterNetwork, NetCounters, NetworkOptions,
+            ServeOptions,
         },
     },
 };
@@ -288,41 +288,6 @@ impl Listeners {
             nodes: listen_for_nodes(nodes)?,
         })
     }
-}
-
-/// Which identity a node shows to others: by its files, or by the secret in `secret_file` where no
-/// flag says another way.
-///
-/// # Errors
-///
-/// The file, and what is wrong with it.
-pub(crate) fn identity(
-    common: &CommonArgs,
-    name: &NodeName,
-    secret_file: &Path,
-) -> Result<ClusterIdentity, String> {
-    if common.cluster_insecure {
-        return Ok(ClusterIdentity::insecure(name));
-    }
-    let files = (
-        &common.cluster_cert,
-        &common.cluster_key,
-        &common.cluster_ca,
-    );
-    let identity = if let (Some(cert), Some(key), Some(ca)) = files {
-        let files = PemFiles {
-            cert: cert.clone(),
-            key: key.clone(),
-            ca: ca.clone(),
-        };
-        ClusterIdentity::from_pem(files, name)
-    } else {
-        let path = common.cluster_secret_file.as_deref().unwrap_or(secret_file);
-        ClusterSecret::load_or_create(path).and_then(|secret| {
-            ClusterIdentity::from_secret(&secret, name).map(|identity| identity.kept_in(path))
-        })
-    };
-    identity.map_err(|error| format!("{name}: {error}"))
 }
 
 fn not_started(name: &NodeName, directory: &Path, error: &StartError) -> String {

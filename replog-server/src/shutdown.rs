@@ -3,7 +3,12 @@
 //! Owns the order: what waits is answered, then the logs are synced, then the servers finish what is
 //! under way. A second signal ends the process at once.
 
-use std::{fs, future::pending, io};
+use std::{
+    fs,
+    future::pending,
+    io,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::{join_all, select_all};
 use rustix::process::Signal as Sent;
@@ -11,8 +16,27 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{log_lines, serve::RunningNode};
 
+/// Exit code of a node whose directory went away: whoever starts it again shall look first.
+const DIRECTORY_LOST: u8 = 3;
 /// Exit code after a second signal: nothing was finished.
 const ENDED_AT_ONCE: i32 = 1;
+
+/// A signal that comes so soon after the first is no second one.
+const AGAIN_TIME_MIN: Duration = Duration::from_millis(200);
+
+/// Why a process could not start, or had to stop.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) code: u8,
+    /// One sentence.
+    pub(crate) reason: String,
+}
+
+impl From<String> for Failed {
+    fn from(reason: String) -> Failed {
+        Failed { code: 1, reason }
+    }
+}
 
 /// The signals that ask a process to end.
 pub(crate) struct Signals {
@@ -76,7 +100,7 @@ fn ignores(signal: Sent) -> bool {
 pub(crate) async fn wait_and_stop(
     nodes: Vec<RunningNode>,
     mut signals: Signals,
-) -> Result<(), String> {
+) -> Result<(), Failed> {
     let asked = tokio::select! {
         biased;
         name = signals.next() => {
@@ -85,10 +109,11 @@ pub(crate) async fn wait_and_stop(
         }
         reason = first_stopped(&nodes) => Err(reason),
     };
+    let asked_at = asked.is_ok().then(Instant::now);
     tokio::select! {
         biased;
         () = stop(&nodes) => {}
-        name = signals.next() => {
+        name = asked_again(&mut signals, asked_at) => {
             log_lines::say(&format!("{name} again: ended at once"));
             log_lines::finish();
             std::process::exit(ENDED_AT_ONCE);
@@ -100,21 +125,39 @@ pub(crate) async fn wait_and_stop(
     asked
 }
 
+/// Waits for the signal that says that nobody waits any more, and names it. One that comes with the first is the same
+/// wish: `timeout` sends it to the program and to its whole group, which the program is in.
+async fn asked_again(signals: &mut Signals, asked_at: Option<Instant>) -> &'static str {
+    loop {
+        let name = signals.next().await;
+        if asked_at.is_none_or(|asked_at| asked_at.elapsed() >= AGAIN_TIME_MIN) {
+            return name;
+        }
+    }
+}
+
 /// Waits until a node or its web server stops by itself, and says why.
-async fn first_stopped(nodes: &[RunningNode]) -> String {
+async fn first_stopped(nodes: &[RunningNode]) -> Failed {
     let stopped = nodes.iter().map(|running| {
         Box::pin(async {
             let name = running.state.node.name();
             tokio::select! {
                 biased;
-                stopped = running.state.node.stopped() => format!("{name}: {stopped}"),
-                reason = running.server_end.clone().reason() => format!("{name}: {reason}"),
+                stopped = running.state.node.stopped() => Failed {
+                    code: match stopped.directory_is_lost() {
+                        true => DIRECTORY_LOST,
+                        false => 1,
+                    },
+                    reason: format!("{name}: {stopped}"),
+                },
+                reason = running.server_end.clone().reason() => format!("{name}: {reason}").into(),
             }
         })
     });
-    let (reason, _, _) = select_all(stopped).await;
-    log::error!("{reason}");
-    reason
+    let (failed, _, _) = select_all(stopped).await;
+    // At once: the end may take a while, and the program's last line comes behind it.
+    log::error!("{}", failed.reason);
+    failed
 }
 
 async fn stop(nodes: &[RunningNode]) {

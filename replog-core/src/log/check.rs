@@ -78,6 +78,36 @@ pub fn directory(storage: &dyn Storage) -> Result<Report, CheckError> {
     Ok(report)
 }
 
+/// Says whose directory it is, by its meta file alone; `None` where no node has run in it.
+///
+/// Reads one small file and takes no lock: a node may run in it.
+///
+/// # Errors
+///
+/// [`OpenError`] when the meta file is damaged, newer than this program, or cannot be read.
+pub fn owner(storage: &dyn Storage) -> Result<Option<DirectoryOwner>, OpenError> {
+    let owner_of = |meta: Meta| DirectoryOwner {
+        cluster_id: meta.cluster.map(|cluster| cluster.id),
+        was_master: meta.promised.is_some_and(|promised| {
+            (promised.name, promised.instance) == (meta.name.clone(), meta.instance)
+        }),
+        name: meta.name,
+    };
+    Ok(Meta::load(storage)?.map(owner_of))
+}
+
+/// The node that a directory belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DirectoryOwner {
+    /// Its name.
+    pub name: NodeName,
+    /// The cluster that it belongs to; `None` where it never joined one.
+    pub cluster_id: Option<ClusterId>,
+    /// Whether the last epoch that it promised was its own: as a master it led that epoch, or tried to.
+    pub was_master: bool,
+}
+
 /// What a directory holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

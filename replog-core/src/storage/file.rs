@@ -5,7 +5,7 @@
 //! Keeps rule 10: every failure comes out as the system told it, and a directory that is no longer
 //! where it was opened is noticed.
 
-mod access;
+pub(crate) mod access;
 
 use std::{
     fs::{self, File},

@@ -19,6 +19,7 @@ use std::{
 
 pub use file::FileStorage;
 pub(crate) use file::LOCK_FILE;
+pub(crate) use file::access::DIRECTORY_LOST;
 pub use memory::MemoryStorage;
 
 /// A directory for one node, and the operations that a log needs on it.

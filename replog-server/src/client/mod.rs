@@ -28,22 +28,26 @@ mod table;
 mod wait;
 
 use std::{
+    ffi::OsString,
     io::{self, IsTerminal as _},
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand, parser::ValueSource};
 use replog_core::client::Client;
 
 use self::{
     failure::Failure,
     output::{complain, print, tell},
 };
-use crate::{args::explain, paths};
+use crate::{
+    args::{self, explain},
+    paths, variables,
+};
 
 /// What is said to one who gives no command.
 const COMMANDS: &str = "say what to do: append, read, status, appends, wait, check, export, import, \
-                        bench, read-only, read-write, log-level, fault, completions or man";
+                        bench, read-only, read-write, log-level, fault, repair-epoch, completions or man";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -158,11 +162,15 @@ impl Context {
 
 /// Runs the program with the arguments and the environment of this process.
 pub(crate) fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let (cli, url_setting) = match parse() {
+        Ok(parsed) => parsed,
         Err(error) => return explain("replog", COMMANDS, &error),
     };
-    match dispatch(cli) {
+    let server = args::program();
+    for ignored in variables::ignored(&definition(), "", &[&definition(), &server]) {
+        complain(&ignored.to_string());
+    }
+    match dispatch(cli, url_setting) {
         Ok(code) => code,
         Err(failure) => {
             if !failure.reason.is_empty() {
@@ -173,13 +181,27 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+/// Reads the arguments and the environment of this process: and which of them says the URL.
+fn parse() -> Result<(Cli, &'static str), clap::Error> {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let program = variables::without_those_that_say_nothing(definition());
+    let matches = program.clone().try_get_matches_from(&args);
+    let matches = matches.map_err(|error| variables::under_its_variable(error, &program, &args))?;
+    let url_setting = match matches.value_source("url") {
+        Some(ValueSource::EnvVariable) => "REPLOG_URL",
+        _ => "--url",
+    };
+    Ok((Cli::from_arg_matches(&matches)?, url_setting))
+}
+
+fn dispatch(cli: Cli, url_setting: &str) -> Result<ExitCode, Failure> {
     let Cli { command, url, json } = cli;
     let form = if json { Form::Json } else { Form::Text };
     let context = || -> Result<Context, Failure> {
         let client = Client::builder(&url).build();
-        let client = client.map_err(|error| Failure::usage(format!("--url: {error}")))?;
-        check_base(client.url())?;
+        let client = client.map_err(|error| error.to_string());
+        let client = client.and_then(|client| check_base(client.url()).map(|()| client));
+        let client = client.map_err(|what| Failure::usage(format!("{url_setting}: {what}")))?;
         Ok(Context { client, form })
     };
     // It has no use for a runtime, and may take long.
@@ -216,7 +238,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 /// Refuses the URL of one of a node's paths where that of the node belongs.
-fn check_base(url: &str) -> Result<(), Failure> {
+fn check_base(url: &str) -> Result<(), String> {
     let paths = [
         paths::MESSAGES,
         paths::APPENDS,
@@ -230,9 +252,7 @@ fn check_base(url: &str) -> Result<(), Failure> {
         .iter()
         .find_map(|path| Some((url.strip_suffix(path)?, path)));
     match found {
-        Some((base, path)) => Err(Failure::usage(format!(
-            "--url: give the URL of the node, {base}, without {path}"
-        ))),
+        Some((base, path)) => Err(format!("give the URL of the node, {base}, without {path}")),
         None => Ok(()),
     }
 }

@@ -218,6 +218,11 @@ fn what_is_wrong_in_a_file_is_said_with_its_line() {
             "port = 1.5",
             "line 1: port: expected an integer or a string, as in \"5000\", not a number with a point",
         ),
+        (
+            "cluster",
+            "port = \"x\"",
+            "line 1: port: expected an integer, not \"x\"",
+        ),
         ("cluster", "port = true", "not a boolean"),
         ("cluster", "port = [1]", "not an array"),
         ("cluster", "port.a = 1", "not a table"),
@@ -320,6 +325,40 @@ fn all_that_holds_is_printed_as_a_file_that_says_the_same() {
         let again = Case::new(&given).printed(line);
         assert_eq!(values(&again), values(&given), "{line}");
     }
+}
+
+#[test]
+fn a_flag_for_one_way_to_prove_who_a_node_is_wins_over_a_file_that_has_another_way() {
+    let case = Case::new("cluster-secret-file = \"s\"\n");
+    let pem = "--cluster-cert c --cluster-key k --cluster-ca a";
+    for (line, uses_secret) in [
+        ("secondary --name s".to_owned(), true),
+        (format!("secondary --name s {pem}"), false),
+        ("secondary --name s --cluster-insecure".to_owned(), false),
+        (
+            "secondary --name s --cluster-insecure=false".to_owned(),
+            true,
+        ),
+    ] {
+        let Ok(Command::Secondary(args)) = case.parse(&line) else {
+            panic!("{line}");
+        };
+        let common = args.common;
+        assert_eq!(common.cluster_secret_file.is_some(), uses_secret, "{line}");
+        // What is printed says the same again.
+        let again = Case::new(&case.printed(&line));
+        let Ok(Command::Secondary(args)) = again.parse("secondary") else {
+            panic!("{line}");
+        };
+        assert_eq!(
+            (args.common.cluster_secret_file, args.common.cluster_cert),
+            (common.cluster_secret_file, common.cluster_cert),
+            "{line}"
+        );
+    }
+    let both = Case::new("cluster-secret-file = \"s\"\ncluster-insecure = true\n");
+    let said = both.parse("secondary --name s").expect_err("both");
+    assert!(said.contains("contradict each other"), "{said}");
 }
 
 #[test]

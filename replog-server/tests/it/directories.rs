@@ -52,7 +52,7 @@ fn a_node_whose_directory_is_removed_ends_with_the_reason() {
     for node in [first, second, &mut cluster.master] {
         let mut process: Process = node.take();
         let status = eventually("it ends", || process.ended());
-        assert_eq!(status.code(), Some(1), "{}", node.name);
+        assert_eq!(status.code(), Some(3), "{}", node.name);
         let log = process.log_text();
         let reason = "the directory was removed, moved or replaced while the node ran";
         assert!(log.contains(reason), "{}: {log}", node.name);
@@ -164,4 +164,60 @@ fn the_directory_of_another_user_is_refused() {
     command.uid(NOBODY).gid(NOBODY);
     let text = refusal(command);
     assert!(text.contains("belongs to user 12345"), "{text}");
+}
+
+#[test]
+fn a_node_of_a_cluster_whose_secret_is_gone_draws_no_other() {
+    let mut cluster = Cluster::start(1, &[]);
+    assert_eq!(cluster.append("kept", 2).status, 201);
+    let secret = cluster.secret_file();
+    let secondary = &mut cluster.secondaries[0];
+    secondary.terminate();
+    let away = secret.with_extension("away");
+    fs::rename(&secret, &away).expect("it is there");
+    secondary.launch();
+    let mut process = secondary.take();
+    assert_eq!(process.wait().code(), Some(1));
+    let log = process.log_text();
+    assert!(log.contains("the cluster's secret is missing"), "{log}");
+    assert!(!secret.exists());
+    // With the file of another node, as it says, it is back.
+    fs::rename(&away, &secret).expect("a free name");
+    secondary.start();
+    cluster.wait_alive(2);
+
+    // A blank directory has nothing to lose; a path that does not exist is mistyped.
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let node = |file: &Path| {
+        let mut command = program();
+        command.args(["secondary", "--name", "new", "--listen", "127.0.0.1:0"]);
+        command.args(["--cluster-listen", "127.0.0.1:0", "--cluster-secret-file"]);
+        command
+            .arg(file)
+            .arg("--data-dir")
+            .arg(directory.path().join("data"));
+        command
+    };
+    let file = directory.path().join("mistyped").join("cluster.secret");
+    let text = refusal(node(&file));
+    assert!(text.contains("there is no directory"), "{text}");
+    let file = directory.path().join("cluster.secret");
+    let process = Process::run(node(&file), &directory.path().join("log"));
+    assert!(process.line().starts_with("new http://"));
+    assert!(file.exists());
+}
+
+#[test]
+fn a_secondary_in_a_masters_directory_says_so() {
+    let mut cluster = Cluster::start(1, &[]);
+    cluster.master.terminate();
+    let mut command = program();
+    command.args(["secondary", "--name", "master", "--listen", "127.0.0.1:0"]);
+    command.args(["--cluster-listen", "127.0.0.1:0", "--data-dir"]);
+    command.arg(&cluster.master.directory);
+    let log = cluster.secret_file().with_extension("log");
+    let process = Process::run(command, &log);
+    process.line();
+    let said = process.log_text();
+    assert!(said.contains("was a master's directory"), "{said}");
 }

@@ -360,7 +360,8 @@ fn two_nodes_with_different_secrets_both_say_what_to_copy() {
             let mut lines = log.lines().map(str::to_owned);
             lines.find(|line| line.contains("different cluster secrets"))
         });
-        assert!(line.contains(&format!("copy {file}")), "{line}");
+        let whose = format!("{} the one in {file}", node.name);
+        assert!(line.contains(&whose), "{line}");
     }
 }
 

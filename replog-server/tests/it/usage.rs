@@ -2,7 +2,7 @@
 
 use std::{net::TcpListener, process::Output};
 
-use crate::nodes::{Cluster, Process, program};
+use crate::nodes::{Cluster, Process, client, program};
 
 fn output(args: &[&str], variables: &[(&str, &str)]) -> Output {
     program()
@@ -268,12 +268,30 @@ fn a_variable_that_is_empty_or_of_a_kubernetes_service_is_not_set_and_a_wrong_on
             ("REPLOG_PORT", "tcp://10.96.0.1:5000"),
             ("REPLOG_PORT_5000_TCP", "tcp://10.96.0.1:5000"),
             ("REPLOG_SERVICE_HOST", "10.96.0.1"),
+            // Of the unit for systemd, and of the probe in the same environment.
+            ("REPLOG_KIND", "cluster"),
+            ("REPLOG_WRITE", "true"),
         ],
     );
     assert_eq!(fine.status.code(), Some(0), "{fine:?}");
     assert_eq!(
         String::from_utf8_lossy(&fine.stdout),
         "the settings are fine\n"
+    );
+    let of_another = output(
+        &[
+            "check-config",
+            "secondary",
+            "--name",
+            "s",
+            "--memory",
+            "--cluster-insecure",
+        ],
+        &[("REPLOG_PORT", "5000")],
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&of_another.stdout),
+        "REPLOG_PORT is a setting of cluster alone, and is ignored\nthe settings are fine\n"
     );
     let unknown = output(&["check-config", "cluster"], &[("REPLOG_RETRY_MINN", "1s")]);
     let said = String::from_utf8_lossy(&unknown.stdout).into_owned();
@@ -289,6 +307,12 @@ fn a_variable_that_is_empty_or_of_a_kubernetes_service_is_not_set_and_a_wrong_on
         ),
         ("REPLOG_PORT", "99999", "REPLOG_PORT: "),
         ("REPLOG_MEMORY", "maybe", "REPLOG_MEMORY: "),
+        // No service of Kubernetes has that name.
+        (
+            "REPLOG_SECONDARIES",
+            "tcp://10.96.0.1:5000",
+            "REPLOG_SECONDARIES: ",
+        ),
     ] {
         for args in [&["cluster"][..], &["check-config", "cluster"]] {
             let wrong = output(args, &[(variable, value)]);
@@ -297,4 +321,120 @@ fn a_variable_that_is_empty_or_of_a_kubernetes_service_is_not_set_and_a_wrong_on
             assert!(said.contains(expected), "{said}");
         }
     }
+}
+
+#[test]
+fn a_wrong_variable_is_named_by_the_probe_and_by_the_client_too() {
+    let table = [
+        ("REPLOG_URL", "ftp://x", "REPLOG_URL: "),
+        ("REPLOG_LISTEN", "0.0.0.0:0", "REPLOG_LISTEN: "),
+    ];
+    for (variable, value, expected) in table {
+        let wrong = output(&["probe"], &[(variable, value)]);
+        assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+        assert!(reason(&wrong).contains(expected), "{wrong:?}");
+    }
+    // What is given on the command line is named by that.
+    let wrong = output(&["probe", "ftp://x"], &[("REPLOG_URL", "http://x")]);
+    assert!(!reason(&wrong).contains("REPLOG_URL"), "{wrong:?}");
+
+    let asked = |variables: &[(&str, &str)], args: &[&str]| {
+        let output = client().args(args).envs(variables.iter().copied()).output();
+        let output = output.expect("the program runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = asked(&[("REPLOG_URL", "ftp://x")], &["status"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.starts_with("replog: REPLOG_URL: "), "{said}");
+    let (code, said) = asked(
+        &[("REPLOG_URL", "http://x")],
+        &["--url", "ftp://x", "status"],
+    );
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.starts_with("replog: --url: "), "{said}");
+    // As Compose makes it of `${X:-}`, and what the server knows.
+    let variables = [("REPLOG_URL", ""), ("REPLOG_DATA_DIR", "/data")];
+    assert_eq!(asked(&variables, &["man"]), (Some(0), String::new()));
+    let (code, said) = asked(&[("REPLOG_URLL", "http://x")], &["man"]);
+    let expected = "replog: REPLOG_URLL is no setting of this program, and is ignored\n";
+    assert_eq!((code, &*said), (Some(0), expected));
+}
+
+#[test]
+fn a_flag_for_the_identity_of_a_node_wins_over_what_an_image_has_in_its_environment() {
+    let image = [("REPLOG_CLUSTER_SECRET_FILE", "/var/lib/x/cluster.secret")];
+    let pem = [
+        "--cluster-cert",
+        "c",
+        "--cluster-key",
+        "k",
+        "--cluster-ca",
+        "a",
+    ];
+    let printed = |flags: &[&str]| {
+        let args = [&["secondary", "--name", "s", "--print-config"], flags].concat();
+        let printed = output(&args, &image);
+        assert_eq!(printed.status.code(), Some(0), "{printed:?}");
+        String::from_utf8(printed.stdout).expect("text")
+    };
+    for flags in [&pem[..], &["--cluster-insecure"]] {
+        let printed = printed(flags);
+        assert!(
+            printed.contains("# cluster-secret-file is not used"),
+            "{printed}"
+        );
+    }
+    assert!(printed(&[]).contains("cluster-secret-file = \"/var/lib/x/cluster.secret\""));
+    let mut both = image.to_vec();
+    both.push(("REPLOG_CLUSTER_INSECURE", "true"));
+    let wrong = output(&["secondary", "--name", "s"], &both);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    let said = reason(&wrong);
+    let expected = "REPLOG_CLUSTER_SECRET_FILE and REPLOG_CLUSTER_INSECURE contradict each other";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn check_config_refuses_what_a_start_would() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    std::fs::write(at("no.secret"), "x").expect("written");
+    let (data, missing) = (at("data"), at("missing"));
+    let (no_secret, secret) = (at("no.secret"), at("missing/cluster.secret"));
+    let node = [
+        "check-config",
+        "secondary",
+        "--name",
+        "s",
+        "--data-dir",
+        &data,
+    ];
+    let table = [
+        (&["--cluster-secret-file", &no_secret][..], "no.secret"),
+        (&["--cluster-secret-file", &secret], "there is no directory"),
+        (
+            &[
+                "--cluster-cert",
+                &missing,
+                "--cluster-key",
+                &missing,
+                "--cluster-ca",
+                &missing,
+            ],
+            "missing",
+        ),
+    ];
+    for (flags, expected) in table {
+        let wrong = output(&[&node[..], flags].concat(), &[]);
+        assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+        let said = reason(&wrong);
+        assert!(said.contains(expected), "{said}");
+    }
+    let fine = output(&node, &[]);
+    assert_eq!(fine.status.code(), Some(0), "{fine:?}");
+    let left: Vec<_> = std::fs::read_dir(directory.path())
+        .expect("it is there")
+        .collect();
+    assert_eq!(left.len(), 1, "it makes nothing: {left:?}");
 }

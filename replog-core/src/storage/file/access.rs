@@ -171,6 +171,10 @@ fn is_link(path: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
+/// How the error begins of a node whose directory went away under it.
+pub(crate) const DIRECTORY_LOST: &str =
+    "the directory was removed, moved or replaced while the node ran";
+
 /// Checks that `path` still leads to this file.
 ///
 /// # Errors
@@ -188,10 +192,7 @@ pub(super) fn check_place(path: &Path, id: FileId) -> io::Result<()> {
             _ => return Ok(()),
         },
     };
-    let text = format!(
-        "the directory was removed, moved or replaced while the node ran: {}: {what}",
-        path.display()
-    );
+    let text = format!("{DIRECTORY_LOST}: {}: {what}", path.display());
     Err(io::Error::new(io::ErrorKind::NotFound, text))
 }
 

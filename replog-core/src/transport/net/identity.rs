@@ -294,10 +294,11 @@ impl ClusterIdentity {
         match (&*self.source, &self.kept_in) {
             (Source::Insecure, _) => "start both nodes with the same kind of identity".to_owned(),
             (Source::Secret(_), Some(path)) => {
-                let path = path.display();
+                let (name, path) = (&self.name, path.display());
                 format!(
-                    "the two nodes have different cluster secrets: copy {path} from the one to the \
-                     other, mode 0600, and restart that one"
+                    "the two nodes have different cluster secrets, {name} the one in {path} on its own machine: \
+                     copy the secret file of the node that belongs to the cluster over that of the node that is new or lost \
+                     its disk, mode 0600, and restart the latter"
                 )
             }
             (Source::Secret(_), None) => {

@@ -401,7 +401,10 @@ fn two_nodes_with_different_secrets_both_know_it() {
             let TransportError::WrongSecret(text) = &error else {
                 panic!("{error:?}");
             };
-            assert!(text.contains("copy /data/cluster.secret"), "{text}");
+            assert!(
+                text.contains("master the one in /data/cluster.secret"),
+                "{text}"
+            );
         }
         node.has_refused(RefusedConnection::WrongSecret, 3).await;
         assert_eq!(node.stand_in.arrived(), 0);

@@ -13,11 +13,11 @@ use crate::{
     error::{OpenError, StartError, Stopped},
     handle::host::{self, Host},
     log::{
-        self, Damage, LogFiles, LogOptions, LogView, LogWriter, Look, Meta, PROBE_PATH,
-        WriteReport, WriterLoop,
+        self, Damage, LogCondition, LogFiles, LogOptions, LogView, LogWriter, Look, Meta,
+        PROBE_PATH, WriteReport, WriterLoop,
     },
     storage::{Storage, StorageLock},
-    types::{InstanceId, LastWhole, NodeName, Offset, SyncPolicy},
+    types::{InstanceId, NodeName, Offset, SyncPolicy},
 };
 
 /// Why a node ended, once it has.
@@ -177,28 +177,9 @@ pub(crate) fn open(
         Some(_) => Look::AtTheEnd,
         None => Look::Through,
     };
-    let (files, view, report) = log::open(storage.clone(), options, cluster, look, |damage| {
-        let Damage {
-            path,
-            position,
-            offset,
-            what,
-            known_end,
-        } = damage;
-        error!(
-            node = %name, path, position, %offset, what,
-            "the log is damaged: this node does not count until it is mended from another"
-        );
-        meta.lose_log_epoch(*known_end);
-        save_meta(&meta, &**storage)
+    let (files, view, report) = log::open(storage.clone(), options, cluster, look, |condition| {
+        take_condition(&mut meta, condition, &**storage)
     })?;
-    if let Some(last_whole) = meta.last_whole {
-        // A master goes on with a damaged log, and acknowledges more: without a mark nobody knows how
-        // far.
-        let end = last_whole.end.max(files.end());
-        let known = report.repairs.marks == 0;
-        meta.last_whole = known.then_some(LastWhole { end, ..last_whole });
-    }
     save_meta(&meta, &**storage)?;
     if report.torn_bytes > 0 {
         warn!(node = %name, bytes = report.torn_bytes, end = %report.end, "cut a torn tail");
@@ -213,6 +194,38 @@ pub(crate) fn open(
         lock,
         durable,
     })
+}
+
+/// Takes the condition of the log into the meta, and saves it where that changes it: opening the log takes
+/// the signs of damage away, and brings the mark down to what can be read.
+fn take_condition(
+    meta: &mut Meta,
+    condition: &LogCondition,
+    storage: &dyn Storage,
+) -> Result<(), OpenError> {
+    let LogCondition { damage, known_end } = condition;
+    let before = (meta.log_epoch, meta.last_whole);
+    if let Some(damage) = damage {
+        let Damage {
+            path,
+            position,
+            offset,
+            what,
+        } = damage;
+        error!(
+            node = %meta.name, path, position, %offset, what,
+            "the log is damaged: this node does not count until it is mended from another"
+        );
+    }
+    match (meta.log_epoch, damage) {
+        (Some(_), None) => {}
+        (Some(_), Some(_)) => meta.lose_log_epoch(*known_end),
+        (None, _) => meta.extend_last_whole(*known_end),
+    }
+    match (meta.log_epoch, meta.last_whole) == before {
+        true => Ok(()),
+        false => save_meta(meta, storage),
+    }
 }
 
 /// Says how to go on without a meta file that can be read.
@@ -265,4 +278,148 @@ pub(crate) fn start_writer(
     };
     host.start_writer(WriterLoop::new(files, storage), Box::new(report))
         .map_err(StartError::Thread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        log::testing::{CLUSTER, Fault, FaultyStorage, Records, content, options, set_content},
+        log::{ClusterIdentity, Promised},
+        storage::OpenHow,
+        types::{Epoch, LastWhole},
+    };
+
+    const MASTER: u8 = 1;
+    const SECONDARY: u8 = 2;
+
+    /// A node with a damaged log of 10 records in small segments, of which the first `whole_end` were whole
+    /// once, and which has promised its epoch to that directory.
+    fn damaged_node(promised_to: u8, whole_end: u64) -> FaultyStorage {
+        let storage = FaultyStorage::new();
+        let nodes = ["m", "s"].map(|name| NodeName::new(name).unwrap());
+        let instance = |byte| InstanceId::from_bytes([byte; 16]);
+        let (name, cluster) = (nodes[0].clone(), CLUSTER);
+        let meta = Meta {
+            name: name.clone(),
+            instance: instance(MASTER),
+            start: 3,
+            cluster: Some(ClusterIdentity {
+                id: cluster,
+                nodes: nodes.to_vec(),
+            }),
+            promised: Some(Promised {
+                epoch: Epoch(5),
+                name,
+                instance: instance(promised_to),
+                start: 3,
+                replaced: Vec::new(),
+            }),
+            log_epoch: None,
+            last_whole: last_whole(whole_end),
+            forced_epoch: None,
+        };
+        meta.save(&storage).unwrap();
+        let open = |storage: &FaultyStorage| crate::log::testing::open_log(storage).unwrap();
+        let (mut files, _, _) = open(&storage);
+        let records = Records::new(0, (0..10).map(|_| (5, 150)));
+        files.append(&[records.batch()]).unwrap();
+        files.close().unwrap();
+        storage
+    }
+
+    fn last_whole(end: u64) -> Option<LastWhole> {
+        Some(LastWhole {
+            log_epoch: Epoch(5),
+            end: Offset(end),
+        })
+    }
+
+    /// Changes a byte of a record of the last segment.
+    fn damage_the_end(storage: &FaultyStorage) {
+        let last = storage.list("log").unwrap().pop().unwrap();
+        let path = format!("log/{last}");
+        let mut bytes = content(storage, &path);
+        let at = bytes.len() - 10;
+        bytes[at] ^= 1;
+        set_content(storage, &path, &bytes);
+        let file = storage.open(&path, OpenHow::Existing).unwrap();
+        file.sync().unwrap();
+    }
+
+    /// Starts the node and gives its end and what its meta says.
+    fn started(storage: &FaultyStorage) -> (Option<Offset>, Option<LastWhole>) {
+        let end = start(storage);
+        let meta = Meta::load(storage).unwrap().unwrap();
+        assert_eq!(meta.log_epoch, None);
+        (end, meta.last_whole)
+    }
+
+    /// Starts the node and gives its end; `None` where the start fails.
+    fn start(storage: &FaultyStorage) -> Option<Offset> {
+        let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+        let log = LogConfig {
+            segment_bytes: options().segment_bytes,
+            ..LogConfig::default()
+        };
+        let (host, name) = (host::current(), NodeName::new("m").unwrap());
+        let opened = open(&*host, &shared, &name, None, SyncPolicy::Always, &log);
+        opened.ok().map(|opened| opened.files.end())
+    }
+
+    /// What it acknowledged beside the first damage counts, whatever can still be read of it.
+    #[test]
+    fn a_second_damage_of_a_master_leaves_what_it_knows_of_its_end() {
+        let storage = damaged_node(MASTER, 7);
+        damage_the_end(&storage);
+        assert_eq!(started(&storage), (Some(Offset(9)), last_whole(10)));
+        // The log is shorter now, and its mark says so.
+        assert_eq!(started(&storage), (Some(Offset(9)), last_whole(10)));
+    }
+
+    #[test]
+    fn a_start_that_is_cut_off_leaves_what_a_damaged_master_knows_of_its_end() {
+        let mut starts = 0;
+        loop {
+            let storage = damaged_node(MASTER, 7);
+            damage_the_end(&storage);
+            storage.fail_at(starts, Fault::Stop);
+            if start(&storage).is_some() {
+                break;
+            }
+            let after = storage.after_power_cut(starts as u64);
+            assert_eq!(started(&after).1, last_whole(10), "cut off at {starts}");
+            starts += 1;
+        }
+        assert!(starts > 5, "{starts}");
+    }
+
+    #[test]
+    fn a_damaged_master_without_its_mark_does_not_know_its_end() {
+        let mut starts = 0;
+        loop {
+            let storage = damaged_node(MASTER, 7);
+            storage.remove("mark").unwrap();
+            storage.sync_dir("").unwrap();
+            storage.fail_at(starts, Fault::Stop);
+            if start(&storage).is_some() {
+                break;
+            }
+            let after = storage.after_power_cut(starts as u64);
+            assert_eq!(started(&after).1, None, "cut off at {starts}");
+            starts += 1;
+        }
+    }
+
+    /// It acknowledges nothing until it is intact again: what is written to its log meanwhile, and what
+    /// becomes of that, says nothing about what it had acknowledged.
+    #[test]
+    fn what_a_damaged_secondary_had_acknowledged_is_as_it_was() {
+        let storage = damaged_node(SECONDARY, 7);
+        assert_eq!(started(&storage), (Some(Offset(10)), last_whole(7)));
+        damage_the_end(&storage);
+        assert_eq!(started(&storage), (Some(Offset(9)), last_whole(7)));
+        storage.remove("mark").unwrap();
+        assert_eq!(started(&storage), (Some(Offset(9)), last_whole(7)));
+    }
 }

@@ -532,7 +532,7 @@ pub(crate) use holes::HeldBack;
 use holes::Holes;
 #[cfg(test)]
 pub(crate) use opening::OpenReport;
-pub(crate) use opening::{Damage, Look, Repairs, open, was_used};
+pub(crate) use opening::{Damage, LogCondition, Look, Repairs, open, was_used};
 
 #[cfg(test)]
 mod append_tests;

@@ -92,6 +92,26 @@ impl Meta {
         }
     }
 
+    /// The log, damaged before, ended at `end`, where that is known. A master goes on beside damage and
+    /// acknowledges what it appends, so that the log it may have acknowledged reaches as far, and is not
+    /// known where `end` is not. A secondary acknowledges nothing until it is intact again, whatever is
+    /// written to its log.
+    pub(crate) fn extend_last_whole(&mut self, end: Option<Offset>) {
+        if self.is_masters() {
+            let known = self.last_whole.zip(end);
+            self.last_whole = known.map(|(whole, end)| LastWhole {
+                end: whole.end.max(end),
+                ..whole
+            });
+        }
+    }
+
+    /// Whether the promise is to this directory itself, as only a master's is.
+    pub(crate) fn is_masters(&self) -> bool {
+        let promised = self.promised.as_ref();
+        promised.is_some_and(|to| to.name == self.name && to.instance == self.instance)
+    }
+
     /// The log agrees with the master of this epoch, and covers what that had adopted.
     pub(crate) fn take_log_epoch(&mut self, epoch: Epoch) {
         (self.log_epoch, self.last_whole) = (Some(epoch), None);

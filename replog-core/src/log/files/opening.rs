@@ -33,7 +33,18 @@ pub(crate) struct Repairs {
     pub(crate) marks: u64,
 }
 
-/// Damage that opening a log found, before anything is changed.
+/// The condition of a log when it is opened, before anything is changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogCondition {
+    /// The first damage below the mark, if the log has any.
+    pub(crate) damage: Option<Damage>,
+    /// Where the log ended before, as surely as the end of an intact log is known: by its mark, and by
+    /// the last record that can be read, whatever lies before it. Absent where a part is missing that would
+    /// tell.
+    pub(crate) known_end: Option<Offset>,
+}
+
+/// Damage that opening a log found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Damage {
     /// The file.
@@ -44,10 +55,6 @@ pub(crate) struct Damage {
     pub(crate) offset: Offset,
     /// What is wrong there.
     pub(crate) what: String,
-    /// Where the log ended before, as surely as the end of an intact log is known: by its mark, and by
-    /// the last record that can be read, whatever lies before it. Absent where a part is missing that would
-    /// tell.
-    pub(crate) known_end: Option<Offset>,
 }
 
 /// How much of a log is read when it is opened.
@@ -62,21 +69,21 @@ pub(crate) enum Look {
 
 /// Opens the log in `storage`, or prepares an empty one. `cluster` is what meta says.
 ///
-/// First looks, then changes: while anything is refused, not a byte is written. Of damage
-/// `on_damage` is told in between, which must make known for good that this log is not whole:
-/// what is changed then takes the signs of it away.
+/// First looks, then changes: while anything is refused, not a byte is written. In between,
+/// `before_changes` is told the condition of the log, and must make durable what follows from it (that the
+/// log is not whole, and where it ended): the changes take the signs of it away.
 ///
 /// # Errors
 ///
 /// [`OpenError::Damaged`] when segments contradict each other, [`OpenError::Format`] and
 /// [`OpenError::OtherCluster`] when a file is not this node's, [`OpenError::Io`] when the storage
-/// refuses, and what `on_damage` returns.
+/// refuses, and what `before_changes` returns.
 pub(crate) fn open(
     storage: Arc<dyn Storage>,
     options: LogOptions,
     cluster: Option<ClusterId>,
     look: Look,
-    on_damage: impl FnOnce(&Damage) -> Result<(), OpenError>,
+    before_changes: impl FnOnce(&LogCondition) -> Result<(), OpenError>,
 ) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
     let found = Found::look(&*storage)?;
     let lacks_mark = look == Look::AtTheEnd && found.mark.is_none();
@@ -90,14 +97,14 @@ pub(crate) fn open(
         found.without_mark(&mut ending);
     }
     let known_end = found.known_end(&*storage, &ending)?;
-    if let Some(damage) = &mut ending.damage {
-        damage.known_end = known_end;
-    }
     let end = ending.end();
     let clean = found.is_clean(&ending);
-    if let Some(damage) = &ending.damage {
-        on_damage(damage)?;
-    }
+    let condition = LogCondition {
+        damage: ending.damage.take(),
+        known_end,
+    };
+    before_changes(&condition)?;
+    ending.damage = condition.damage;
     if ending.torn_bytes > 0 {
         warn!(%end, torn_bytes = ending.torn_bytes, "a torn tail is cut from the log");
     }
@@ -239,7 +246,6 @@ impl Ending {
                 position,
                 offset,
                 what,
-                known_end: None,
             });
         }
     }
@@ -317,20 +323,22 @@ impl Found {
             position: 0,
             offset: ending.end(),
             what: what.to_owned(),
-            known_end: None,
         });
     }
 
-    /// Where a log that is damaged ended before, if that is known; what is above the mark and cannot be
-    /// read passes for torn, as ever.
+    /// Where the log ended before, if that is known; what is above the mark and cannot be read passes for
+    /// torn, as ever.
     fn known_end(
         &self,
         storage: &dyn Storage,
         ending: &Ending,
     ) -> Result<Option<Offset>, OpenError> {
-        let (Some(mark), Some(_)) = (self.mark, &ending.damage) else {
+        let Some(mark) = self.mark else {
             return Ok(None);
         };
+        if ending.damage.is_none() {
+            return Ok(Some(mark.end.max(ending.end())));
+        }
         // All before the last segment was synced before that was made.
         let Some(&(first, size)) = self.segments.last() else {
             return Ok(Some(mark.end));

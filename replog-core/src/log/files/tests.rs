@@ -51,7 +51,8 @@ fn set_mark(storage: &dyn Storage, end: u64) {
 /// What is said of damage before anything is changed: file, byte, offset.
 pub(super) fn damaged_at(storage: &(impl Storage + Clone)) -> (String, u64, u64) {
     let mut found = None;
-    let refuse = |damage: &Damage| {
+    let refuse = |condition: &LogCondition| {
+        let damage = condition.damage.as_ref().expect("the log is damaged");
         found = Some((damage.path.clone(), damage.position, damage.offset.0));
         Err(OpenError::Locked)
     };

@@ -57,6 +57,10 @@ pub const EPOCH_STARTS_KEPT: usize = 1024;
 /// default settings, and a few system calls each time.
 pub const PLACE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often the same is checked before what was written is reported as durable: no append is acknowledged
+/// that began when the directory was gone for longer. A few system calls, beside a sync.
+pub const PLACE_CHECK_AGE_MAX: Duration = Duration::from_millis(5);
+
 /// Bytes of a segment between two entries of its index: what a read scans, at most, to find
 /// its first record.
 pub const INDEX_STEP_BYTES: u64 = 64 << 10;
@@ -96,18 +100,30 @@ pub const NODES_MAX: usize = 64;
 /// Bytes of a message between nodes beside its records. More is refused as malformed.
 pub const WIRE_HEADER_BYTES_MAX: usize = 256 << 10;
 
-/// How far above the highest epoch that a node has durably promised another node may raise it: 2^33. Two
-/// forced recoveries, which raise by [`EPOCH_FORCED_STEP`] each, are within; what is beyond is refused
-/// as malformed, so that no single message uses up the epochs of a cluster.
+/// How far one request raises the epoch that a node has durably promised: 2^33, so that no single message
+/// uses up the epochs of a cluster. A request for a higher one is not refused for good, since a node may have
+/// been away for any number of forced recoveries: it raises the promise by this much and is to be sent again.
 pub const EPOCH_LEAP_MAX: u64 = 1 << 33;
+
+/// How far above its own epoch a recovering master follows one round of answers. Nodes that were part of that
+/// round promise what it asks for next without a second request, whatever one of them made up.
+pub const EPOCH_FOLLOW_MAX: u64 = EPOCH_LEAP_MAX - 1;
 
 /// How far a forced recovery raises the epoch: 2^32, beyond what nodes that do not answer can have
 /// promised in ordinary recoveries.
 pub const EPOCH_FORCED_STEP: u64 = 1 << 32;
 
-/// The highest epoch that a node promises or takes from another: below [`Epoch::MAX`](crate::Epoch::MAX),
-/// so that raising a believed epoch never passes that.
+/// The highest epoch that a node promises to another: below [`Epoch::MAX`](crate::Epoch::MAX), so that
+/// raising a believed epoch never passes that.
 pub const EPOCH_BELIEVABLE_MAX: u64 = (1 << 62) - (1 << 34);
+
+/// The highest epoch of another node that a recovering master follows: the epochs that it takes above can
+/// still be believed.
+pub const EPOCH_FOLLOWED_MAX: u64 = EPOCH_BELIEVABLE_MAX - EPOCH_LEAP_MAX;
+
+/// How often one life of a node may promise a log in a master's recovery and not give it, before the
+/// recovery does without where the others are enough. Once or twice is bad luck, and the node's log is longer.
+pub const SOURCE_FAILURES_MAX: u32 = 3;
 
 /// Files of records that a master's hello made a node cut, at most: one more removes the oldest.
 pub const SET_ASIDE_FILES_MAX: usize = 64;
@@ -191,7 +207,8 @@ pub const CLUSTER_IDLE_TIME_MAX: Duration = Duration::from_secs(75);
 /// time-out, so that a slow line is not taken for a dead node.
 pub const CLUSTER_RECEIPT_INTERVAL: Duration = Duration::from_millis(20);
 
-const _: () = assert!(2 * EPOCH_FORCED_STEP <= EPOCH_LEAP_MAX);
+const _: () = assert!(EPOCH_FORCED_STEP < EPOCH_FOLLOW_MAX);
+const _: () = assert!(EPOCH_FOLLOW_MAX < EPOCH_LEAP_MAX);
 const _: () = assert!(EPOCH_BELIEVABLE_MAX + EPOCH_LEAP_MAX < crate::types::Epoch::MAX.0);
 const _: () = assert!(MESSAGE_BYTES_MAX < RECORD_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX * BATCHES_IN_FLIGHT_MAX <= REORDER_BYTES_MAX);

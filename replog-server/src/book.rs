@@ -363,7 +363,7 @@ fn the_http_reference_names_every_body() {
 }
 
 /// The log lines in the table of `watching.md`, and what of them is where in the library.
-const LOG_LINES: [(&str, &[(&str, &str)]); 13] = [
+const LOG_LINES: [(&str, &[(&str, &str)]); 14] = [
     (
         "secondary is Suspected",
         &[("actors/secondary_link.rs", "secondary is Suspected")],
@@ -423,10 +423,17 @@ const LOG_LINES: [(&str, &[(&str, &str)]); 13] = [
         )],
     ),
     (
-        "others could read this directory: its modes are tightened",
+        "others could use this directory: its mode is tightened",
         &[(
             "storage/file/access.rs",
-            "\"others could read this directory: its modes are tightened",
+            "\"others could use this directory: its mode is tightened",
+        )],
+    ),
+    (
+        "others may use this directory, and its mode is left as it is",
+        &[(
+            "storage/file/access.rs",
+            "\"others may use this directory, and its mode is left as it is",
         )],
     ),
     (

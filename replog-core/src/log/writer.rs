@@ -34,7 +34,7 @@ use std::{
 use tracing::warn;
 
 use crate::{
-    limits::{PLACE_CHECK_INTERVAL, ROOM_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
+    limits::{PLACE_CHECK_AGE_MAX, PLACE_CHECK_INTERVAL, ROOM_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
     log::{Cut, HeldBack, LastAppend, LogError, LogFiles, LogView, Meta, Truncation, keys_file},
     metrics::{
         LogMetrics,
@@ -171,6 +171,7 @@ impl WriterLoop {
     /// Carries out what was taken from the queue at once, in order. Appends next to each other
     /// are one group: one write for each segment, and one sync. `Break` after the end or a
     /// failure, and for ever after.
+    #[cfg(test)]
     pub(crate) fn run(
         &mut self,
         commands: Vec<WriteCommand>,
@@ -266,10 +267,9 @@ impl WriterLoop {
         })
     }
 
-    /// How often [`WriterLoop::check_place`] is due; `None` where a directory cannot be lost.
-    fn place_check_interval(&self) -> Option<Duration> {
-        let may_be_lost = self.storage.survives_the_process();
-        may_be_lost.then_some(PLACE_CHECK_INTERVAL)
+    /// Whether the directory may be lost while this runs.
+    fn may_lose_its_place(&self) -> bool {
+        self.storage.survives_the_process()
     }
 
     /// Checks that the directory is still in its place. Where it is not, that is a failure for good.
@@ -554,23 +554,69 @@ impl Syncs {
     }
 }
 
-/// As [`WriterLoop::run`], and measures the syncs of groups, for which the loop has no clock.
+/// When the directory was last found in its place.
+#[derive(Debug)]
+struct Place {
+    checked_at: Instant,
+    /// How old that may be when something is reported as durable; `None` where a directory cannot be lost.
+    age_max: Option<Duration>,
+}
+
+impl Place {
+    fn of(writer: &WriterLoop) -> Place {
+        Place {
+            checked_at: Instant::now(),
+            age_max: writer.may_lose_its_place().then_some(PLACE_CHECK_AGE_MAX),
+        }
+    }
+
+    /// When to check while nothing is written.
+    fn due_at(&self) -> Option<Instant> {
+        self.age_max.map(|_| self.checked_at + PLACE_CHECK_INTERVAL)
+    }
+
+    fn check(
+        &mut self,
+        writer: &mut WriterLoop,
+        report: &mut dyn FnMut(WriteReport),
+    ) -> ControlFlow<()> {
+        // From before: what happens while it is checked may be missed.
+        self.checked_at = Instant::now();
+        writer.check_place(report)
+    }
+
+    /// Checks where the last check is too old for what is about to be reported.
+    fn check_before_report(
+        &mut self,
+        writer: &mut WriterLoop,
+        report: &mut dyn FnMut(WriteReport),
+    ) -> ControlFlow<()> {
+        match self.age_max {
+            Some(age_max) if self.checked_at.elapsed() >= age_max => self.check(writer, report),
+            Some(_) | None => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// Carries out what was taken from the queue at once, with what the loop has no clock for: the syncs of groups
+/// are measured, and nothing is reported as durable in a directory that is gone.
 fn run_measured(
     writer: &mut WriterLoop,
     commands: Vec<WriteCommand>,
     syncs: &Syncs,
+    place: &mut Place,
     report: &mut dyn FnMut(WriteReport),
 ) -> ControlFlow<()> {
-    if !writer.syncs_groups() {
-        return writer.run(commands, report);
-    }
     writer.queue(commands);
     loop {
-        match writer.next_step() {
+        let step = writer.next_step();
+        if matches!(step, NextStep::Sync | NextStep::Alone) {
+            place.check_before_report(writer, report)?;
+        }
+        match step {
             NextStep::Idle => return ControlFlow::Continue(()),
             NextStep::Ended => return ControlFlow::Break(()),
-            NextStep::Write | NextStep::Alone => writer.step(report),
-            NextStep::Sync => {
+            NextStep::Sync if writer.syncs_groups() => {
                 let began = Instant::now();
                 // Measured when it reports, which it does once: who is told of a sync finds it counted.
                 writer.step(&mut |done| {
@@ -578,6 +624,7 @@ fn run_measured(
                     report(done);
                 });
             }
+            NextStep::Write | NextStep::Sync | NextStep::Alone => writer.step(report),
         }
     }
 }
@@ -590,15 +637,17 @@ fn drive(
     report: &mut dyn FnMut(WriteReport),
 ) {
     let mut sync_due: Option<Instant> = None;
-    let every = writer.place_check_interval();
-    let mut place_due = every.map(|interval| Instant::now() + interval);
+    let mut place = Place::of(&writer);
     loop {
-        let received = match [sync_due, place_due].into_iter().flatten().min() {
+        let received = match [sync_due, place.due_at()].into_iter().flatten().min() {
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => queue.recv_timeout(due.saturating_duration_since(Instant::now())),
         };
         let mut flow = match received {
-            Ok(command) => run_measured(&mut writer, take_group(command, queue), syncs, report),
+            Ok(command) => {
+                let commands = take_group(command, queue);
+                run_measured(&mut writer, commands, syncs, &mut place, report)
+            }
             Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
             Err(RecvTimeoutError::Disconnected) => return,
         };
@@ -607,9 +656,8 @@ fn drive(
             flow = writer.on_sync_due(report);
             sync_due = None;
         }
-        if flow.is_continue() && place_due.is_some_and(|due| due <= Instant::now()) {
-            flow = writer.check_place(report);
-            place_due = every.map(|interval| Instant::now() + interval);
+        if flow.is_continue() && place.due_at().is_some_and(|due| due <= Instant::now()) {
+            flow = place.check(&mut writer, report);
         }
         if flow.is_break() {
             return;

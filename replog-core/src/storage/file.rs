@@ -54,8 +54,9 @@ impl FileStorage {
     /// Opens `dir`, which is made, with those above it, where it does not exist.
     ///
     /// Only the user that runs the process may read it: files get mode 0600 and directories 0700. Looser
-    /// modes from before are tightened, unless the directory belongs to another user or has the sticky
-    /// bit, as `/tmp` has. Symbolic links below it are never followed; `dir` itself may be one.
+    /// modes from before are tightened, that of `dir` at once and those below when it is locked; not where
+    /// `dir` belongs to another user, has the sticky bit, as `/tmp` has, or holds files and was never a node's.
+    /// Symbolic links below it are never followed; `dir` itself may be one.
     ///
     /// # Errors
     ///
@@ -232,6 +233,7 @@ impl Storage for FileStorage {
         let metadata = file.metadata()?;
         access::check_file(&file, &metadata, &path)?;
         file.try_lock()?;
+        access::tighten_below(&self.root);
         let mut known = self
             .lock_file
             .lock()
@@ -550,11 +552,13 @@ mod tests {
         FileStorage::open_read_only(&dir).unwrap();
         assert_eq!(mode(&dir), 0o755, "who only reads changes nothing");
         let storage = FileStorage::open(&dir).unwrap();
-        assert_eq!((mode(&dir), mode(&dir.join("log"))), (0o700, 0o700));
-        for path in ["lock", "meta", "log/1"] {
+        assert_eq!(mode(&dir), 0o700);
+        assert_eq!(mode(&dir.join("log")), 0o755, "another process may have it");
+        let _lock = storage.lock().unwrap();
+        assert_eq!(mode(&dir.join("log")), 0o700);
+        for path in ["lock", "log/1"] {
             assert_eq!(mode(&dir.join(path)), 0o600, "{path}");
         }
-        set_mode(&dir.join("meta"), 0o640);
         storage.open("meta", OpenHow::Existing).unwrap();
         assert_eq!(mode(&dir.join("meta")), 0o600);
         // One that is shared on purpose, and one in which no node ever was.
@@ -567,6 +571,35 @@ mod tests {
         set_mode(&others, 0o755);
         FileStorage::open(&others).unwrap();
         assert_eq!(mode(&others), 0o755);
+    }
+
+    /// The root of a file system has a directory that only root may read; snapshots and the like come and go.
+    #[test]
+    fn what_is_not_the_nodes_is_left_as_it_is_and_stops_no_start() {
+        let above = tempfile::tempdir().unwrap();
+        let (dir, victim) = (above.path().join("data"), above.path().join("victim"));
+        fs::create_dir_all(dir.join("lost+found")).unwrap();
+        set_mode(&dir.join("lost+found"), 0o000);
+        fs::write(&victim, "theirs").unwrap();
+        set_mode(&victim, 0o644);
+        set_mode(&dir, 0o755);
+        for start in 0..3 {
+            let storage = FileStorage::open(&dir).unwrap();
+            assert_eq!(mode(&dir), 0o700, "start {start}");
+            let _lock = storage.lock().unwrap();
+            storage.create_dir("log").unwrap();
+            if start == 1 {
+                std::os::unix::fs::symlink(&victim, dir.join("log/1")).unwrap();
+                fs::create_dir(dir.join("other")).unwrap();
+                set_mode(&dir.join("other"), 0o755);
+                set_mode(&dir.join("log"), 0o755);
+                set_mode(&dir, 0o755);
+            }
+        }
+        assert_eq!(mode(&dir.join("log")), 0o700);
+        assert_eq!(mode(&dir.join("lost+found")), 0o000);
+        assert_eq!(mode(&dir.join("other")), 0o755);
+        assert_eq!(mode(&victim), 0o644);
     }
 
     #[test]

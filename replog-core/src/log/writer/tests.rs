@@ -549,3 +549,41 @@ fn a_directory_that_is_removed_moved_or_replaced_is_a_failure_for_good() {
         writer.join();
     }
 }
+
+/// What is asked for when the directory is gone is never reported as done.
+#[test]
+fn nothing_is_durable_in_a_directory_that_is_gone() {
+    for policy in [SyncPolicy::Always, SyncPolicy::Never] {
+        for command in [append(3, 1), save(1)] {
+            let above = tempfile::tempdir().unwrap();
+            let dir = above.path().join("data");
+            let storage: Arc<dyn Storage> = Arc::new(FileStorage::open(&dir).unwrap());
+            let _lock = storage.lock().unwrap();
+            let options = LogOptions {
+                sync: policy,
+                ..options()
+            };
+            let (files, _, _) =
+                crate::log::testing::open_with(storage.clone(), options, Some(CLUSTER)).unwrap();
+            let mut writer = WriterLoop::new(files, storage);
+            let mut place = Place {
+                age_max: Some(Duration::ZERO),
+                ..Place::of(&writer)
+            };
+            let syncs = Syncs::new();
+            let mut told = Vec::new();
+            let mut run = |command| {
+                let mut report = |report: WriteReport| told.push(words(&report));
+                run_measured(&mut writer, vec![command], &syncs, &mut place, &mut report)
+            };
+            assert!(run(append(0, 3)).is_continue());
+            std::fs::remove_dir_all(&dir).unwrap();
+            let text = format!("{policy:?} {command:?}");
+            assert!(run(command).is_break(), "{text}");
+            let durable = told.iter().filter(|told| told.starts_with("durable"));
+            assert_eq!(durable.count(), 1, "{text}: {told:?}");
+            let last = told.last().unwrap();
+            assert!(last.starts_with("failed"), "{text}: {told:?}");
+        }
+    }
+}

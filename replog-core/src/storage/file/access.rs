@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::fs::OFlags;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::LOCK_FILE;
 
@@ -27,6 +27,10 @@ const DIRECTORY_MODE: u32 = 0o700;
 const OTHERS: u32 = 0o077;
 /// Whoever set this bit shares the directory on purpose.
 const STICKY: u32 = 0o1000;
+/// Directories of a node, below its own.
+const OWN_DIRECTORIES: [&str; 2] = ["log", "set-aside"];
+/// What the system puts into the root of a file system that it makes.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// What makes a file the one that it is, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,35 +64,78 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
-/// Checks whose directory it is, and tightens the modes in it.
+/// Checks whose directory it is, and tightens its own mode. With it closed to others, nothing below can be
+/// reached by them, whatever its mode is.
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::PermissionDenied`] where it is another user's.
+/// [`io::ErrorKind::PermissionDenied`] where it is another user's; else what the file system says, naming the
+/// directory.
 pub(super) fn check_directory(root: &Path) -> io::Result<()> {
     let metadata = fs::metadata(root)?;
     check_owner(root, &metadata)?;
-    if !is_loose(&metadata) || metadata.mode() & STICKY != 0 || !is_own(root)? {
+    if metadata.uid() != 0 && metadata.uid() != rustix::process::geteuid().as_raw() {
+        let owner = metadata.uid();
+        warn!(path = %root.display(), owner, "it belongs to another user, who can change what it holds");
+    }
+    if !is_loose(&metadata) || metadata.mode() & STICKY != 0 {
         return Ok(());
     }
-    info!(path = %root.display(), "others could read this directory: its modes are tightened");
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            tighten(&entry.path())?;
-            for entry in fs::read_dir(entry.path())? {
-                tighten(&entry?.path())?;
-            }
-        } else {
-            tighten(&entry.path())?;
-        }
+    let named = |error| named(root, &error);
+    if !is_own(root).map_err(named)? {
+        warn!(
+            path = %root.display(), mode = format!("{:o}", metadata.mode() & 0o7777),
+            "others may use this directory, and its mode is left as it is, since there are files in it that \
+             are no node's: give the node a directory of its own"
+        );
+        return Ok(());
     }
-    tighten(root)
+    info!(path = %root.display(), "others could use this directory: its mode is tightened");
+    // The root may be reached through a link, which an operator chose.
+    let directory = File::open(root).map_err(named)?;
+    let mode = Permissions::from_mode(DIRECTORY_MODE);
+    directory.set_permissions(mode).map_err(named)
 }
 
 /// Whether a node lived in this directory, or nobody did.
 fn is_own(root: &Path) -> io::Result<bool> {
-    Ok(root.join(LOCK_FILE).exists() || fs::read_dir(root)?.next().is_none())
+    if root.join(LOCK_FILE).exists() {
+        return Ok(true);
+    }
+    for entry in fs::read_dir(root)? {
+        if entry?.file_name() != LOST_AND_FOUND {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Tightens the modes of a node's directories below `root` and of the files in them, once the directory is
+/// locked. Files of the root are tightened when they are opened; what else is there is nobody's business.
+/// Where something cannot be tightened, that is said, and stops nothing.
+pub(super) fn tighten_below(root: &Path) {
+    for name in OWN_DIRECTORIES {
+        let directory = root.join(name);
+        tighten_or_say(&directory);
+        let files = match fs::read_dir(&directory) {
+            Ok(files) => files,
+            Err(error) => {
+                debug!(path = %directory.display(), %error, "its files are not looked at");
+                continue;
+            }
+        };
+        for file in files.flatten() {
+            tighten_or_say(&file.path());
+        }
+    }
+}
+
+fn tighten_or_say(path: &Path) {
+    match tighten(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => warn!(path = %path.display(), %error, "its mode cannot be tightened"),
+    }
 }
 
 /// Checks whose file it is, and tightens its mode.
@@ -112,25 +159,36 @@ fn is_loose(metadata: &Metadata) -> bool {
 /// Takes away what others may do. What somebody else put there is left as it is.
 fn tighten(path: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
+    let kind = metadata.file_type();
+    if !is_loose(&metadata) || !(kind.is_file() || kind.is_dir()) {
+        return Ok(());
+    }
+    // Whatever takes its place meanwhile, the mode of that very file is changed: a link is not followed.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    let metadata = file.metadata()?;
     let mode = match metadata.file_type() {
         kind if kind.is_file() => FILE_MODE,
         kind if kind.is_dir() => DIRECTORY_MODE,
         _ => return Ok(()),
     };
     match is_loose(&metadata) {
-        true => fs::set_permissions(path, Permissions::from_mode(mode)),
+        true => file.set_permissions(Permissions::from_mode(mode)),
         false => Ok(()),
     }
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Root owns what it makes for others, as mounted volumes; and root itself may use everything.
 fn check_owner(path: &Path, metadata: &Metadata) -> io::Result<()> {
     let (owner, own) = (metadata.uid(), rustix::process::geteuid());
-    if owner == own.as_raw() || owner == 0 {
-        return Ok(());
-    }
-    if own.is_root() {
-        warn!(path = %path.display(), owner, "it belongs to another user, who can change what it holds");
+    if owner == own.as_raw() || owner == 0 || own.is_root() {
         return Ok(());
     }
     let text = format!(

@@ -8,7 +8,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{EPOCH_BELIEVABLE_MAX, EPOCH_FORCED_STEP, EPOCH_LEAP_MAX, KEY_BYTES_MAX};
+use crate::limits::{
+    EPOCH_BELIEVABLE_MAX, EPOCH_FOLLOW_MAX, EPOCH_FOLLOWED_MAX, EPOCH_FORCED_STEP, EPOCH_LEAP_MAX,
+    KEY_BYTES_MAX,
+};
 
 /// A message's position in the log, from 0, without gaps.
 #[derive(
@@ -76,15 +79,22 @@ impl Epoch {
         self.raised_by(EPOCH_FORCED_STEP)
     }
 
-    /// Whether a node may believe this epoch when another names it, given the highest one that it has
-    /// durably promised itself; `None` where it has promised none. What is believable leaves room for
-    /// [`Epoch::next`] and for forced recoveries.
-    pub(crate) fn is_believable(self, durable: Option<Epoch>) -> bool {
-        let limit = match durable {
-            Some(durable) => EPOCH_BELIEVABLE_MAX.min(durable.0.saturating_add(EPOCH_LEAP_MAX)),
-            None => EPOCH_BELIEVABLE_MAX,
-        };
-        self.0 <= limit
+    /// Whether a node may promise this epoch at all: it leaves room for [`Epoch::next`] and for forced
+    /// recoveries.
+    pub(crate) fn is_believable(self) -> bool {
+        self.0 <= EPOCH_BELIEVABLE_MAX
+    }
+
+    /// Returns how far towards this epoch one request may raise a node that has durably promised `durable`.
+    pub(crate) fn within_a_leap_of(self, durable: Epoch) -> Epoch {
+        self.min(Epoch(durable.0.saturating_add(EPOCH_LEAP_MAX)))
+    }
+
+    /// Returns how far a recovering master that has durably promised `durable` follows another node that
+    /// names this epoch. Where that is not far enough, the next round goes on from there.
+    pub(crate) fn followed_from(self, durable: Epoch) -> Epoch {
+        let limit = durable.0.saturating_add(EPOCH_FOLLOW_MAX);
+        self.min(Epoch(limit.min(EPOCH_FOLLOWED_MAX)))
     }
 
     fn raised_by(self, step: u64) -> Epoch {
@@ -518,28 +528,29 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_is_believed_only_so_far_above_what_is_durable() {
-        let leap = EPOCH_LEAP_MAX;
+    fn an_epoch_is_taken_from_another_node_only_so_far_above_what_is_durable() {
+        let (leap, follow) = (EPOCH_LEAP_MAX, EPOCH_FOLLOW_MAX);
+        // Named, durable, promised on request, followed by a recovering master.
         let table = [
-            (1, Some(0), true),
-            (7 + leap, Some(7), true),
-            (8 + leap, Some(7), false),
-            (3, Some(7), true),
-            (EPOCH_BELIEVABLE_MAX, None, true),
-            (EPOCH_BELIEVABLE_MAX + 1, None, false),
-            (EPOCH_BELIEVABLE_MAX, Some(EPOCH_BELIEVABLE_MAX), true),
-            (Epoch::MAX.0, Some(EPOCH_BELIEVABLE_MAX), false),
-            (u64::MAX, Some(u64::MAX), false),
+            (1, 0, 1, 1),
+            (3, 7, 3, 3),
+            (7 + follow, 7, 7 + follow, 7 + follow),
+            (8 + follow, 7, 8 + follow, 7 + follow),
+            (7 + leap, 7, 7 + leap, 7 + follow),
+            (1 << 61, 7, 7 + leap, 7 + follow),
+            (u64::MAX, u64::MAX, u64::MAX, EPOCH_FOLLOWED_MAX),
         ];
-        for (epoch, durable, expected) in table {
-            let believed = Epoch(epoch).is_believable(durable.map(Epoch));
-            assert_eq!(believed, expected, "{epoch} above {durable:?}");
+        for (named, durable, promised, followed) in table {
+            let (named, durable) = (Epoch(named), Epoch(durable));
+            assert_eq!(named.within_a_leap_of(durable), Epoch(promised), "{named}");
+            assert_eq!(named.followed_from(durable), Epoch(followed), "{named}");
         }
-        // Two forced recoveries leave a node that was away for both within reach.
-        assert!(Epoch(7).forced().forced().is_believable(Some(Epoch(7))));
         assert_eq!(Epoch(7).next(), Epoch(8));
         let highest = Epoch(EPOCH_BELIEVABLE_MAX);
+        assert!(highest.is_believable() && !highest.next().is_believable());
         assert!(highest.forced().next() <= Epoch::MAX);
+        let highest = Epoch(u64::MAX).followed_from(Epoch::MAX);
+        assert!(highest.next().forced().is_believable());
     }
 
     #[test]

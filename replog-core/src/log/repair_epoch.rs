@@ -25,8 +25,11 @@ pub struct RepairedNode {
     pub promised_before: Option<Epoch>,
     /// The epoch that it has promised now, to the cluster's master.
     pub promised: Epoch,
-    /// Whether its log counts for nothing from now on: it is filled from the master's.
+    /// Whether its log counts for nothing from now on: it is filled from the log that the master recovers.
     pub is_refilled: bool,
+    /// Whether its log counts. Where the master's does not, the recovery of its next start may have to be
+    /// forced.
+    pub is_intact: bool,
 }
 
 /// Why epochs are not repaired. Nothing was changed, but by [`RepairEpochError::Save`].
@@ -60,7 +63,8 @@ pub enum RepairEpochError {
 /// `directories` are those of all nodes of the cluster, none of which may run. Every one of them promises
 /// then the epoch after the highest that can be believed, to the master whose directory is among them. A
 /// secondary that had promised an epoch that cannot be believed may have obeyed a stranger: its log counts
-/// for nothing any more, and is filled from the master's at the next start. No log is changed.
+/// for nothing any more, and is filled from the master's at the next start. No log is changed. A master's log
+/// that is not intact stays so: its next start recovers as any other, and may have to be forced.
 ///
 /// Returns what became of each directory, in their order; empty where there was nothing to repair, and
 /// nothing was changed.
@@ -68,7 +72,7 @@ pub enum RepairEpochError {
 /// # Errors
 ///
 /// [`RepairEpochError`]: a directory that is missing, doubled, another cluster's or in use; none that is
-/// the master's; a master whose log is not intact, since nobody else's may be believed.
+/// the master's.
 pub fn repair_epoch(
     directories: &[Arc<dyn Storage>],
 ) -> Result<Vec<RepairedNode>, RepairEpochError> {
@@ -93,13 +97,13 @@ pub fn repair_epoch(
     let master = the_master(&metas)
         .map_err(RepairEpochError::Refused)?
         .clone();
-    let Some(base) = master.log_epoch.filter(|epoch| epoch.is_believable(None)) else {
-        return refuse(format!(
-            "the log of the master, {}, is not intact: only a forced recovery can decide which log to take",
-            master.name
-        ));
-    };
-    let is_believed = |epoch: &Epoch| epoch.is_believable(Some(base));
+    // Without the master's own, the lowest log epoch: what a stranger did only raised them.
+    let own = master.log_epoch.filter(|epoch| epoch.is_believable());
+    let known = metas.iter().flat_map(log_epochs_of);
+    let base = own.or_else(|| known.filter(|epoch| epoch.is_believable()).min());
+    let base = base.unwrap_or_default();
+    let is_believed =
+        |epoch: &Epoch| epoch.is_believable() && epoch.within_a_leap_of(base) == *epoch;
     let poisoned = |meta: &Meta| !epochs_of(meta).all(|epoch| is_believed(&epoch));
     if !metas.iter().any(poisoned) {
         return Ok(Vec::new());
@@ -125,7 +129,12 @@ pub fn repair_epoch(
         let meta = Meta {
             cluster: Some(cluster.clone()),
             promised: Some(promised.clone()),
-            log_epoch: before.log_epoch.filter(|_| !is_refilled),
+            log_epoch: before
+                .log_epoch
+                .filter(|epoch| !is_refilled && is_believed(epoch)),
+            last_whole: before
+                .last_whole
+                .filter(|whole| !is_refilled && is_believed(&whole.log_epoch)),
             forced_epoch: before.forced_epoch.filter(is_believed),
             ..before.clone()
         };
@@ -139,6 +148,7 @@ pub fn repair_epoch(
             promised_before: before.promised.as_ref().map(|promised| promised.epoch),
             promised: epoch,
             is_refilled,
+            is_intact: meta.log_epoch.is_some(),
         });
     }
     drop(locks);
@@ -151,7 +161,7 @@ pub fn repair_epoch(
 ///
 /// A sentence that says what to do.
 pub(crate) fn check_epochs(meta: &Meta) -> Result<(), String> {
-    match epochs_of(meta).find(|epoch| !epoch.is_believable(None)) {
+    match epochs_of(meta).find(|epoch| !epoch.is_believable()) {
         None => Ok(()),
         Some(epoch) => Err(format!(
             "has promised epoch {epoch}, above {EPOCH_BELIEVABLE_MAX}, where no master can follow: stop \
@@ -162,8 +172,14 @@ pub(crate) fn check_epochs(meta: &Meta) -> Result<(), String> {
 
 fn epochs_of(meta: &Meta) -> impl Iterator<Item = Epoch> {
     let promised = meta.promised.as_ref().map(|promised| promised.epoch);
-    let all = [promised, meta.log_epoch, meta.forced_epoch];
-    all.into_iter().flatten()
+    let all = [promised, meta.forced_epoch];
+    all.into_iter().flatten().chain(log_epochs_of(meta))
+}
+
+/// The epoch of its log, and of the log that it had before damage.
+fn log_epochs_of(meta: &Meta) -> impl Iterator<Item = Epoch> {
+    let last_whole = meta.last_whole.map(|whole| whole.log_epoch);
+    meta.log_epoch.into_iter().chain(last_whole)
 }
 
 /// The cluster of which these are all directories, each once.
@@ -193,11 +209,7 @@ fn the_cluster(metas: &[Meta]) -> Result<ClusterIdentity, String> {
 
 /// The directory that has promised an epoch to itself, as only a master does.
 fn the_master(metas: &[Meta]) -> Result<&Meta, String> {
-    let is_own = |meta: &&Meta| {
-        let promised = meta.promised.as_ref();
-        promised.is_some_and(|to| to.name == meta.name && to.instance == meta.instance)
-    };
-    let masters: Vec<&Meta> = metas.iter().filter(is_own).collect();
+    let masters: Vec<&Meta> = metas.iter().filter(|meta| meta.is_masters()).collect();
     match masters[..] {
         [master] => Ok(master),
         [] => Err("none of these is the directory of a master".to_owned()),
@@ -213,7 +225,7 @@ mod tests {
     use super::*;
     use crate::{
         storage::MemoryStorage,
-        types::{ClusterId, InstanceId},
+        types::{ClusterId, InstanceId, LastWhole, Offset},
     };
 
     fn name(text: &str) -> NodeName {
@@ -326,6 +338,50 @@ mod tests {
         assert_eq!(forced, None);
     }
 
+    /// Nothing says which log to take: that is left to the recovery, which may be forced.
+    #[test]
+    fn a_master_that_is_not_intact_can_start_again_too() {
+        let mut metas = poisoned();
+        metas[0].log_epoch = None;
+        metas[0].last_whole = Some(LastWhole {
+            log_epoch: Epoch(7),
+            end: Offset(9),
+        });
+        let storages = saved(&metas);
+        let repaired = repair_epoch(&storages).unwrap();
+        let of = |nth: usize| (repaired[nth].promised.0, repaired[nth].is_intact);
+        assert_eq!([of(0), of(1), of(2)], [(8, false), (8, false), (8, true)]);
+        let meta = Meta::load(&*storages[0]).unwrap().unwrap();
+        assert_eq!(meta.last_whole, metas[0].last_whole);
+        for storage in &storages {
+            let meta = Meta::load(&**storage).unwrap().unwrap();
+            assert_eq!(check_epochs(&meta), Ok(()));
+        }
+        assert_eq!(repair_epoch(&storages).unwrap(), []);
+        // A log that is of such an epoch itself counts for nothing.
+        metas[0].log_epoch = Some(Epoch::MAX);
+        let storages = saved(&metas);
+        assert!(!repair_epoch(&storages).unwrap()[0].is_intact);
+    }
+
+    /// It would answer the repaired master for ever that its log is newer.
+    #[test]
+    fn what_a_damaged_node_held_for_a_stranger_is_forgotten() {
+        let mut metas = poisoned();
+        metas[0] = meta("m", 1, 9, 1, Some(7));
+        metas[1] = meta("s1", 2, 9, 1, None);
+        metas[1].last_whole = Some(LastWhole {
+            log_epoch: Epoch(1 << 40),
+            end: Offset(9),
+        });
+        let storages = saved(&metas);
+        let repaired = repair_epoch(&storages).unwrap();
+        assert!(repaired[1].is_refilled);
+        let meta = Meta::load(&*storages[1]).unwrap().unwrap();
+        assert_eq!((meta.log_epoch, meta.last_whole), (None, None));
+        assert_eq!(repair_epoch(&storages).unwrap(), []);
+    }
+
     #[test]
     fn what_is_refused() {
         let all = poisoned;
@@ -335,8 +391,6 @@ mod tests {
         blank[0].cluster = None;
         let mut no_master = all();
         no_master[0].promised.as_mut().unwrap().instance = instance(99);
-        let mut not_intact = all();
-        not_intact[0].log_epoch = None;
         let twice = vec![all()[0].clone(), all()[1].clone(), all()[1].clone()];
         let table = [
             (all()[..2].to_vec(), "all nodes are needed"),
@@ -344,7 +398,6 @@ mod tests {
             (other, "not of one cluster"),
             (blank, "no cluster"),
             (no_master, "the directory of a master"),
-            (not_intact, "not intact"),
             (Vec::new(), "no cluster"),
         ];
         for (metas, expected) in table {

@@ -1,7 +1,7 @@
 //! What another node may say at all: the bounds that a message must keep before any rule acts on it.
 //!
-//! Owns checks of one message against itself and against the epoch that the receiver has durably
-//! promised. Every one of them holds for whatever a correct node sends; what fails one is answered
+//! Owns checks of one message against itself and, of an answer, against the epoch that was asked for. How far
+//! an epoch is followed is the business of [`Epoch::within_a_leap_of`] and [`Epoch::followed_from`]. Every one of them holds for whatever a correct node sends; what fails one is answered
 //! `malformed` or counts as no answer, and is counted. Whether a message that passes is *true*, nobody
 //! can tell: the rules behind believe no more of it than they must. Keeps rules 5, 9 and 11.
 
@@ -10,21 +10,21 @@ use crate::{
     types::{Epoch, EpochStart, Offset},
 };
 
-/// Checks a request. `durable` is the highest epoch that this node has durably promised.
+/// Checks a request.
 ///
 /// # Errors
 ///
 /// A sentence that says what is wrong.
-pub(crate) fn check_request(durable: Option<Epoch>, request: &Request) -> Result<(), String> {
+pub(crate) fn check_request(request: &Request) -> Result<(), String> {
     let epoch = request.epoch;
     match &request.body {
         RequestBody::Identify | RequestBody::Fetch(_) => Ok(()),
         RequestBody::Promise(promise) => {
-            check_raise(durable, epoch)?;
+            check_raise(epoch)?;
             check_not_above(promise.log_epoch, epoch, "log epoch")
         }
         RequestBody::Hello(hello) => {
-            check_raise(durable, epoch)?;
+            check_raise(epoch)?;
             check_hello(epoch, hello)
         }
         RequestBody::Heartbeat(progress) => check_progress(progress),
@@ -60,9 +60,7 @@ pub(crate) fn check_request(durable: Option<Epoch>, request: &Request) -> Result
 ///
 /// A sentence that says what is wrong.
 pub(crate) fn check_response(asked: Epoch, response: &Response) -> Result<(), String> {
-    let durable = (asked > Epoch(0)).then_some(asked);
     let promised = response.state.promised;
-    check_leap(durable, promised)?;
     check_not_above(response.state.log_epoch, promised, "log epoch")?;
     // What is done for an epoch is done by a node that has promised it, and no newer one.
     let is_done = || match promised == asked {
@@ -77,6 +75,12 @@ pub(crate) fn check_response(asked: Epoch, response: &Response) -> Result<(), St
             is_done()?;
             check_not_above(granted.forced_epoch, asked, "forced epoch")?;
             check_starts(&granted.epoch_starts, response.state.durable_end)?;
+            if let Some(whole) = granted.last_whole {
+                check_not_above(Some(whole.log_epoch), asked, "log epoch before damage")?;
+                if response.state.log_epoch.is_some() {
+                    return Err("intact, and damaged".to_owned());
+                }
+            }
             let newest = granted.epoch_starts.last();
             check_not_above(
                 newest.map(|newest| newest.epoch),
@@ -98,42 +102,26 @@ pub(crate) fn check_response(asked: Epoch, response: &Response) -> Result<(), St
             let newest = fetched.records.last().map(|batch| batch.last_epoch());
             check_not_above(newest, asked, "epoch of a record")
         }
-        Answer::Refused(Refusal::Fenced(by)) => {
-            check_leap(durable, by.epoch)?;
-            match by.epoch < asked {
-                true => Err(format!(
-                    "fenced by epoch {}, which is older than {asked}",
-                    by.epoch
-                )),
-                false => Ok(()),
-            }
-        }
-        Answer::Refused(Refusal::Replaced(by) | Refusal::OutOfDate(by)) => {
-            check_leap(durable, by.epoch)
-        }
+        Answer::Refused(Refusal::Fenced(by)) => match by.epoch < asked {
+            true => Err(format!(
+                "fenced by epoch {}, which is older than {asked}",
+                by.epoch
+            )),
+            false => Ok(()),
+        },
         Answer::Refused(_) => Ok(()),
     }
 }
 
 /// A promise or a hello raises what this node promises.
-fn check_raise(durable: Option<Epoch>, epoch: Epoch) -> Result<(), String> {
+fn check_raise(epoch: Epoch) -> Result<(), String> {
     if epoch == Epoch(0) {
         return Err("epoch 0 is nobody's".to_owned());
     }
-    check_leap(durable, epoch)
-}
-
-fn check_leap(durable: Option<Epoch>, epoch: Epoch) -> Result<(), String> {
-    if epoch.is_believable(durable) {
-        return Ok(());
+    match epoch.is_believable() {
+        true => Ok(()),
+        false => Err(format!("epoch {epoch} is higher than any cluster comes to")),
     }
-    Err(match durable {
-        Some(durable) => format!(
-            "epoch {epoch} is too far above {durable}, the highest that this node has promised: where \
-             recoveries were forced more than twice without this node, start it with an empty directory"
-        ),
-        None => format!("epoch {epoch} is higher than any cluster comes to"),
-    })
 }
 
 fn check_hello(epoch: Epoch, hello: &Hello) -> Result<(), String> {

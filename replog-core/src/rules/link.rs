@@ -686,7 +686,17 @@ impl Link {
             Phase::Greeting { epoch, .. } => *epoch,
             Phase::Open(open) => open.epoch,
         };
-        bounds::check_response(epoch, response).map_err(|detail| Failure::bad_answer(&detail))
+        bounds::check_response(epoch, response).map_err(|detail| Failure::bad_answer(&detail))?;
+        // The log of a node in conversation is never longer than the master's.
+        let durable_end = response.state.durable_end;
+        let is_longer = matches!(response.answer, Answer::Taken) && durable_end > self.written_end;
+        match &self.phase {
+            Phase::Open(open) if is_longer && open.incarnation == response.incarnation => {
+                let detail = format!("claims {durable_end} of {} records", self.written_end);
+                Err(Failure::bad_answer(&detail))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn on_probe_answer(&mut self, now: Instant, probe: &Probe, response: Response) {
@@ -883,14 +893,6 @@ impl Link {
         let Phase::Open(open) = &mut self.phase else {
             return;
         };
-        if state.durable_end > self.written_end {
-            let detail = format!(
-                "claims {} of {} records",
-                state.durable_end, self.written_end
-            );
-            self.on_probe_failed(Failure::bad_answer(&detail));
-            return;
-        }
         let counts = state.log_epoch == Some(open.epoch);
         if gone_back && !counts {
             // It was cut by a late hello: what was sent above its end is not there any more.

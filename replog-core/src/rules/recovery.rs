@@ -41,7 +41,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::{ForcedRecovery, Founding, TakeOver, Timing},
-    limits::BATCH_BYTES_MAX,
+    limits::{BATCH_BYTES_MAX, SOURCE_FAILURES_MAX},
     log::{ClusterIdentity, Meta},
     record::RecordBatch,
     rules::{
@@ -74,12 +74,14 @@ pub(crate) struct Recovery {
     serial: u64,
     /// The latest answer of each other node to the present question.
     answers: BTreeMap<NodeName, Heard>,
-    /// The highest epoch seen anywhere.
+    /// The highest epoch seen anywhere, as far as it is followed.
     highest: Epoch,
     /// How long to wait before the next round.
     backoff: Backoff,
     /// Lives that promised one log and sent another.
     liars: BTreeMap<NodeName, Incarnation>,
+    /// Lives that did not give the log that they promised, and how often.
+    failed_sources: BTreeMap<NodeName, (Incarnation, u32)>,
     /// It was said that another master is heard.
     told_other_master: bool,
     /// The end of what was last fetched, until it is durable.
@@ -253,7 +255,7 @@ impl Recovery {
     /// As [`Recovery::new`], later in the same life, behind one that asked under `serial` last.
     pub(crate) fn again(
         settings: Settings,
-        meta: Meta,
+        mut meta: Meta,
         own: OwnLog,
         serial: u64,
         now: Instant,
@@ -262,6 +264,11 @@ impl Recovery {
             own.whole_end == own.end || meta.log_epoch.is_none(),
             "an intact log with a hole: {own:?}"
         );
+        if meta.log_epoch.is_none() {
+            // What a master appended beside damage, it acknowledged too. Saved with the promise of the first
+            // round: before anything is cut, and behind it a restart would find less.
+            meta.extend_last_whole(Some(own.end));
+        }
         let highest = meta
             .promised
             .as_ref()
@@ -284,6 +291,7 @@ impl Recovery {
             highest,
             backoff,
             liars: BTreeMap::new(),
+            failed_sources: BTreeMap::new(),
             told_other_master: false,
             appending_to: Offset::ZERO,
             forced_with: None,
@@ -318,9 +326,12 @@ impl Recovery {
         }
         if let Err(detail) = bounds::check_response(self.asked_epoch(), &response) {
             self.on_malformed(response.name, detail);
+            self.decide_if_all_answered(now, own_starts);
             return;
         }
-        self.highest = self.highest.max(response.state.promised);
+        if self.step != Step::Identifying {
+            self.follow(response.state.promised);
+        }
         match self.step.clone() {
             Step::Identifying => self.on_identity(now, response),
             Step::Promising { epoch } => self.on_promise(now, epoch, response, own_starts),
@@ -391,7 +402,11 @@ impl Recovery {
             "the log ends at {own_end} inside an append: cutting it back to {end}"
         ));
         let source = self.own_log_to(end);
-        self.cut(now, end, epoch, source);
+        match self.forced_with {
+            // The rest of it may have been acknowledged: it is not known what was lost.
+            Some(_) => self.cut(now, end, epoch, source),
+            None => self.cut_half_append(now, end, epoch, source),
+        }
     }
 
     /// The own log is durable to `end`, without a hole.
@@ -420,6 +435,7 @@ impl Recovery {
             // The source is gone: a round without it, and with a majority if there is one now.
             Step::Adopting { source, .. } => {
                 self.forced_with = None;
+                self.count_failure(&source);
                 self.note(format!(
                     "{} no longer answers: asking for promises anew",
                     source.name
@@ -618,6 +634,7 @@ impl Recovery {
         let heard = match (response.cluster, response.answer) {
             (None, Answer::Identity(_)) => Heard::Blank,
             (Some(id), Answer::Identity(identity)) if identity.nodes == self.settings.nodes => {
+                self.follow(response.state.promised);
                 let contact = identity
                     .master
                     .filter(|master| master.instance != self.meta.instance);
@@ -753,6 +770,12 @@ impl Recovery {
         self.out.push(RecoveryAction::Save(self.meta.clone()));
     }
 
+    /// Another node names an epoch: the next one that this node takes is above it, or above what it may
+    /// follow of it.
+    fn follow(&mut self, named: Epoch) {
+        self.highest = self.highest.max(named.followed_from(self.epoch()));
+    }
+
     fn promise_myself(&mut self, epoch: Epoch) {
         let life = Incarnation {
             instance: self.meta.instance,
@@ -835,7 +858,7 @@ impl Recovery {
                 }
             }
             Answer::Refused(Refusal::Fenced(by)) => {
-                self.highest = self.highest.max(by.epoch);
+                self.follow(by.epoch);
                 self.note(format!(
                     "{} refuses epoch {epoch}: {}",
                     response.name,
@@ -854,8 +877,17 @@ impl Recovery {
         };
         self.answers.insert(response.name, heard);
         self.note_not_intact();
-        if self.all_promised() || now >= self.patience() {
-            self.decide_promises(now, epoch, own_starts);
+        self.decide_if_all_answered(now, own_starts);
+    }
+
+    /// Decides where nobody is waited for any more.
+    fn decide_if_all_answered(&mut self, now: Instant, own_starts: &[EpochStart]) {
+        match self.step {
+            Step::Identifying => self.decide_when_all_answered(now),
+            Step::Promising { epoch } if self.all_promised() || now >= self.patience() => {
+                self.decide_promises(now, epoch, own_starts);
+            }
+            _ => {}
         }
     }
 
@@ -928,7 +960,6 @@ impl Recovery {
     /// where that log is an intact one, it can be adopted. Where it is not, it cannot: what is only on
     /// damaged disks must come from another node, or be given up by force.
     fn covered(&self) -> u32 {
-        let own = (self.meta.log_epoch, self.meta.last_whole);
         let others = self.answers.values().filter_map(|heard| match heard {
             Heard::Promised {
                 log_epoch,
@@ -942,15 +973,13 @@ impl Recovery {
             let intact = log_epoch.map(|log_epoch| LastWhole { log_epoch, end });
             (intact, intact.or(last_whole))
         };
-        // What a master with a damaged log appended since, it acknowledged too.
-        let (own_epoch, own_whole) = own;
-        let own_whole = own_whole.map(|whole| LastWhole {
-            end: whole.end.max(self.log_end),
-            ..whole
-        });
         let logs: Vec<_> = others
             .map(held)
-            .chain([held((own_epoch, own_whole, self.own_end))])
+            .chain([held((
+                self.meta.log_epoch,
+                self.meta.last_whole,
+                self.own_end,
+            ))])
             .collect();
         let best = logs.iter().filter_map(|(intact, _)| *intact).max();
         let covers = |whole: &Option<LastWhole>| whole.is_some() && *whole <= best;
@@ -960,6 +989,7 @@ impl Recovery {
 
     /// Adopts the log of the highest (log epoch, end) among the intact ones, itself included.
     fn decide_promises(&mut self, now: Instant, epoch: Epoch, own_starts: &[EpochStart]) {
+        self.leave_out_failed_sources();
         if !self.may_decide() {
             match self.forced_with {
                 _ if !self.may_force() => return,
@@ -1064,12 +1094,15 @@ impl Recovery {
         }
     }
 
+    /// Cuts the own log, and keeps aside what goes: it may have been acknowledged below a majority.
     fn cut(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
+        self.out.push(RecoveryAction::SetAside { from: to, epoch });
+        self.cut_half_append(now, to, epoch, source);
+    }
+
+    /// Cuts an append in part, which nobody was told of.
+    fn cut_half_append(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
         self.enter(now, Step::Cutting { epoch, source });
-        // What lies behind a hole may have been acknowledged below a majority.
-        if self.forced_with.is_some() || self.own_end < self.log_end {
-            self.out.push(RecoveryAction::SetAside { from: to, epoch });
-        }
         self.out.push(RecoveryAction::Truncate(to));
     }
 
@@ -1137,8 +1170,10 @@ impl Recovery {
                 self.serial += 1;
                 self.out.push(RecoveryAction::BecomeFenced(by));
             }
-            // It promised a newer epoch, or restarted, or has less than it said: a new round.
+            // It promised a newer epoch, or restarted, or has less than it said, or cannot read it: a new
+            // round.
             _ => {
+                self.count_failure(source);
                 self.note(format!(
                     "{} cannot be adopted from any more ({epoch})",
                     source.name
@@ -1169,6 +1204,46 @@ impl Recovery {
                 first.first_epoch()
             )),
             None => Ok(()),
+        }
+    }
+
+    /// A source did not give what it had promised. One that never does must not be asked for ever where the
+    /// others are enough.
+    fn count_failure(&mut self, source: &Source) {
+        let failed = self.failed_sources.entry(source.name.clone());
+        let (life, failures) = failed.or_insert((source.incarnation, 0));
+        if *life != source.incarnation {
+            (*life, *failures) = (source.incarnation, 0);
+        }
+        *failures += 1;
+    }
+
+    /// Leaves out those that failed as a source again and again, if what the others say is enough.
+    fn leave_out_failed_sources(&mut self) {
+        let has_failed = |name: &NodeName, heard: &Heard| match heard {
+            Heard::Promised { incarnation, .. } => {
+                let failures = self.failed_sources.get(name);
+                failures.is_some_and(|(life, count)| {
+                    life == incarnation && *count >= SOURCE_FAILURES_MAX
+                })
+            }
+            Heard::Blank | Heard::Identity(..) | Heard::Stranger => false,
+        };
+        let all = self.answers.clone();
+        self.answers.retain(|name, heard| !has_failed(name, heard));
+        if self.answers.len() == all.len() {
+            return;
+        }
+        if self.may_decide() {
+            let without: Vec<_> = all
+                .keys()
+                .filter(|name| !self.answers.contains_key(*name))
+                .collect();
+            self.note(format!(
+                "{without:?} did not give the log that they promised: going on without"
+            ));
+        } else {
+            self.answers = all;
         }
     }
 

@@ -124,6 +124,8 @@ enum Continuation {
         epoch: Epoch,
         meta: Meta,
     },
+    /// The promise was raised part of the way to the epoch that was asked for.
+    AskAgain { request: RequestId, meta: Meta },
     /// The promise of a hello is durable, and all writes before it: align.
     Align {
         serial: u64,
@@ -310,6 +312,10 @@ impl Replica {
                     self.answer(request, answer.clone());
                 }
             }
+            Continuation::AskAgain { request, meta } => {
+                self.become_saved(meta);
+                self.answer(request, Answer::Refused(Refusal::HelloFirst));
+            }
             Continuation::Align {
                 serial,
                 hello,
@@ -484,8 +490,7 @@ impl Replica {
                 detail: detail.clone(),
             });
         }
-        let durable = self.meta.promised.as_ref().map(|promised| promised.epoch);
-        if let Err(detail) = bounds::check_request(durable, &message) {
+        if let Err(detail) = bounds::check_request(&message) {
             return Err(self.refuse_malformed(&message, detail));
         }
         match message.body {
@@ -503,7 +508,10 @@ impl Replica {
                 check_promise(&self.staged, &message, promise.log_epoch)?;
                 self.last_contact = Some(now);
                 self.check_room()?;
-                self.stage_promise(&message, &promise.nodes)?;
+                if let Some(part) = self.part_of_the_way(message.epoch) {
+                    return self.raise_to(part, request, &message, &promise.nodes);
+                }
+                self.stage_promise(&message, message.epoch, &promise.nodes)?;
                 let (epoch, meta) = (message.epoch, self.staged.clone());
                 // The same promise again joins one on its way, or a slow disk and an eager master
                 // would wait for ever.
@@ -534,6 +542,9 @@ impl Replica {
                 check_promise(&self.staged, &message, hello.log_epoch)?;
                 self.last_contact = Some(now);
                 self.check_room()?;
+                if let Some(part) = self.part_of_the_way(message.epoch) {
+                    return self.raise_to(part, request, &message, &hello.nodes);
+                }
                 self.on_hello(request, &message, hello)
             }
             RequestBody::Heartbeat(progress) => {
@@ -587,8 +598,34 @@ impl Replica {
         Refusal::Malformed { detail }
     }
 
-    /// Takes the promise into what will be saved; a new epoch ends the old one's conversation.
-    fn stage_promise(&mut self, message: &Request, nodes: &[NodeName]) -> Result<(), Refusal> {
+    /// How far a request for this epoch may raise the promise, where that is not all of it.
+    fn part_of_the_way(&self, epoch: Epoch) -> Option<Epoch> {
+        let durable = self.meta.promised.as_ref()?.epoch;
+        Some(epoch.within_a_leap_of(durable)).filter(|part| *part < epoch)
+    }
+
+    /// Raises the promise part of the way to what the sender asked for, which asks again then. To promise it
+    /// an older epoch than its own is safe: it takes nothing away that a promise of its own would leave.
+    fn raise_to(
+        &mut self,
+        part: Epoch,
+        request: RequestId,
+        message: &Request,
+        nodes: &[NodeName],
+    ) -> Result<(), Refusal> {
+        self.stage_promise(message, part, nodes)?;
+        let meta = self.staged.clone();
+        self.save(Continuation::AskAgain { request, meta });
+        Ok(())
+    }
+
+    /// Takes the promise of `epoch` into what will be saved; a new epoch ends the old one's conversation.
+    fn stage_promise(
+        &mut self,
+        message: &Request,
+        epoch: Epoch,
+        nodes: &[NodeName],
+    ) -> Result<(), Refusal> {
         let Some(id) = message.cluster else {
             return Err(Refusal::WrongCluster);
         };
@@ -600,10 +637,10 @@ impl Replica {
             self.changed(ReplicaChange::Joined { cluster: id });
         }
         let before = self.staged.promised.as_ref();
-        if before.is_none_or(|before| message.epoch > before.epoch) {
-            let promised = promise_to(before, message.epoch, &message.from, message.incarnation);
+        if before.is_none_or(|before| epoch > before.epoch) {
+            let promised = promise_to(before, epoch, &message.from, message.incarnation);
             self.staged.promised = Some(promised);
-            let (epoch, master) = (message.epoch, message.from.clone());
+            let master = message.from.clone();
             self.changed(ReplicaChange::Promised { epoch, master });
             self.end_conversation(&Refusal::HelloFirst);
             self.known_committed = self.known_to_be_committed();
@@ -649,7 +686,7 @@ impl Replica {
         if !is_settled {
             self.check_committed(hello)?;
         }
-        self.stage_promise(message, &hello.nodes)?;
+        self.stage_promise(message, message.epoch, &hello.nodes)?;
         self.staged.forced_epoch = self.staged.forced_epoch.max(hello.forced_epoch);
         self.master_url.clone_from(&hello.public_url);
         if is_settled {
@@ -969,7 +1006,8 @@ impl Replica {
         }
         let mut epoch_starts = log.epoch_starts(EPOCH_STARTS_MAX);
         // What lies behind a hole is not there for others.
-        epoch_starts.retain(|start| start.first < self.durable_end);
+        let end = self.state().durable_end;
+        epoch_starts.retain(|start| start.first < end);
         Answer::Promised(Promised {
             epoch_starts,
             forced_epoch: self.meta.forced_epoch,

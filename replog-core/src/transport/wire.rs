@@ -304,6 +304,8 @@ pub fn decode_response(body: Bytes) -> Result<Response, WireError> {
         AnswerKind::Promised(promised) => {
             check_epoch_starts(&promised.epoch_starts)?;
             check_epochs(promised.forced_epoch)?;
+            check_epochs(promised.last_whole.map(|whole| whole.log_epoch))?;
+            check_offsets(promised.last_whole.map(|whole| whole.end))?;
             Answer::Promised(promised)
         }
         AnswerKind::Aligned(aligned) => Answer::Aligned(aligned),

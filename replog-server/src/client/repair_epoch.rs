@@ -3,7 +3,7 @@
 //!
 //! Owns the words around [`replog_core::repair_epoch`], which decides and writes. Makes no directory.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
 use replog_core::{
@@ -29,9 +29,11 @@ pub(super) struct RepairEpochArgs {
 pub(super) fn run(args: &RepairEpochArgs) -> Result<ExitCode, String> {
     let open = |directory: &PathBuf| -> Result<Arc<dyn Storage>, String> {
         let told = |what: String| format!("{}: {what}", directory.display());
-        if !directory.join("meta.json").is_file() {
-            return Err(told("this is no node's directory".to_owned()));
-        }
+        let meta = match fs::metadata(directory.join("meta.json")) {
+            Ok(meta) if meta.is_file() => meta,
+            _ => return Err(told("this is no node's directory".to_owned())),
+        };
+        check_user(meta.uid(), rustix::process::geteuid().as_raw()).map_err(told)?;
         let storage = FileStorage::open(directory).map_err(|error| told(error.to_string()))?;
         Ok(Arc::new(storage))
     };
@@ -54,14 +56,43 @@ pub(super) fn run(args: &RepairEpochArgs) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is written belongs to whoever runs this, and only that user may read it: for another one, the node
+/// could not start any more.
+fn check_user(owner: u32, own: u32) -> Result<(), String> {
+    match owner == own {
+        true => Ok(()),
+        false => Err(format!(
+            "its files belong to user {owner}, and this runs as user {own}, so that the node could not read \
+             what is written: run it as that user (sudo -u '#{owner}' replog repair-epoch ...)"
+        )),
+    }
+}
+
 fn line_of(node: &RepairedNode) -> String {
     let before = node
         .promised_before
         .map_or("no epoch".to_owned(), |epoch| format!("epoch {epoch}"));
     let refilled = match node.is_refilled {
         true => "; its log counts for nothing and is filled from the master's",
+        false if !node.is_intact => {
+            "; its log is not intact: the next start may need a forced recovery"
+        }
         false => "",
     };
     let (name, now) = (&node.name, node.promised);
     format!("{name}: had promised {before}, and now epoch {now}{refilled}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_user_of_the_node_repairs_it() {
+        assert_eq!(check_user(1000, 1000), Ok(()));
+        for (owner, own) in [(10_001, 0), (0, 1000)] {
+            let text = check_user(owner, own).unwrap_err();
+            assert!(text.contains(&format!("sudo -u '#{owner}'")), "{text}");
+        }
+    }
 }

@@ -537,10 +537,12 @@ impl Master {
                     .oracle
                     .fail(format!("an answer of {from} is malformed: {detail}"));
             }
-            RecoveryAction::SetAside { .. } | RecoveryAction::Alarm(_) => {
+            RecoveryAction::Alarm(_) => {
                 world.oracle.fail("nothing is forced here".to_owned());
             }
-            RecoveryAction::Note(_) | RecoveryAction::Warning(_) => {}
+            RecoveryAction::SetAside { .. }
+            | RecoveryAction::Note(_)
+            | RecoveryAction::Warning(_) => {}
         }
     }
 

@@ -564,7 +564,10 @@ fn a_wiped_master_fetches_all_and_one_that_diverges_cuts_first() {
     diverged.did();
     diverged.saved();
     diverged.promised("s1", 2, Some(4));
-    assert_eq!(diverged.promised("s2", 3, Some(4)), [Truncate(0)]);
+    assert_eq!(
+        diverged.promised("s2", 3, Some(4)),
+        [Did::SetAside(0, 5), Truncate(0)]
+    );
     diverged.recovery.on_truncated(diverged.now, Offset(0));
     assert_eq!(diverged.did(), [Did::Fetch("s2", 0)]);
 
@@ -572,7 +575,10 @@ fn a_wiped_master_fetches_all_and_one_that_diverges_cuts_first() {
     longer.did();
     longer.saved();
     longer.promised("s1", 2, Some(4));
-    assert_eq!(longer.promised("s2", 3, Some(4)), [Truncate(3)]);
+    assert_eq!(
+        longer.promised("s2", 3, Some(4)),
+        [Did::SetAside(3, 5), Truncate(3)]
+    );
     longer.recovery.on_truncated(longer.now, Offset(3));
     assert_eq!(longer.did(), [Save(5, Some(5))]);
 }
@@ -638,6 +644,13 @@ fn a_life_that_sends_what_it_cannot_have_promised_is_not_adopted_from_again() {
 
 #[test]
 fn promises_that_make_no_sense_count_for_nothing() {
+    let damaged_before = |log_epoch| {
+        Answer::Promised(Promised {
+            last_whole: Some(whole(log_epoch, 3)),
+            epoch_starts: Vec::new(),
+            forced_epoch: None,
+        })
+    };
     let granted = |starts: &[(u64, u64)], forced: Option<u64>| {
         Answer::Promised(Promised {
             last_whole: None,
@@ -646,7 +659,6 @@ fn promises_that_make_no_sense_count_for_nothing() {
         })
     };
     let fine = || granted(&[(4, 0)], None);
-    let leap = crate::limits::EPOCH_LEAP_MAX;
     // What the node says it has promised, its log epoch, its answer.
     let table = [
         (4, Some(4), fine()),
@@ -659,9 +671,8 @@ fn promises_that_make_no_sense_count_for_nothing() {
         (5, Some(4), granted(&[(4, 0), (3, 2)], None)),
         (5, Some(4), granted(&[(4, 0)], Some(6))),
         (5, None, Answer::Refused(Refusal::Fenced(by(4)))),
-        (5, None, Answer::Refused(Refusal::Fenced(by(6 + leap)))),
-        (6 + leap, None, Answer::Refused(Refusal::Stopping)),
-        (u64::MAX, None, Answer::Refused(Refusal::Stopping)),
+        (5, Some(4), damaged_before(4)),
+        (5, None, damaged_before(6)),
     ];
     for (promised, log_epoch, answer) in table {
         let mut bench = Bench::promising(7);
@@ -681,6 +692,85 @@ fn promises_that_make_no_sense_count_for_nothing() {
             "{text}"
         );
     }
+}
+
+/// Whatever a node makes up, the next round is one that nodes of this one can promise at once, and a real
+/// epoch far above is reached over several rounds.
+#[test]
+fn a_node_that_names_an_epoch_far_above_is_followed_only_so_far() {
+    let follow = crate::limits::EPOCH_FOLLOW_MAX;
+    for named in [6 + follow, 1 << 40, Epoch::MAX.0] {
+        for fenced in [true, false] {
+            let mut bench = Bench::promising(7);
+            let answer = match fenced {
+                true => Answer::Refused(Refusal::Fenced(by(named))),
+                false => Answer::Refused(Refusal::Stopping),
+            };
+            let mut response = response("s1", 8, None, answer);
+            response.state.promised = Epoch(named);
+            bench.answer_to(bench.serial, response);
+            // Refused, it takes the next one at once.
+            let expected = 5 + follow + u64::from(fenced);
+            assert_eq!(bench.recovery.highest, Epoch(expected));
+        }
+    }
+    let mut bench = Bench::promising(7);
+    let mut epoch = 5;
+    for _ in 0..4 {
+        let mut did = bench.answer("s1", 7, None, Answer::Refused(Refusal::Fenced(by(1 << 40))));
+        if did.is_empty() {
+            bench.now = bench.recovery.next_deadline().expect("another round comes");
+            bench.recovery.on_deadline(bench.now, &bench.starts);
+            did = bench.did();
+        }
+        epoch += follow + 1;
+        did.retain(|did| matches!(did, Save(..)));
+        assert_eq!(did, [Save(epoch, Some(4))]);
+        assert_eq!(bench.saved(), [Did::Promise(epoch)]);
+    }
+}
+
+/// A blank master follows nobody whose cluster it does not join.
+#[test]
+fn strangers_do_not_raise_the_epoch_of_a_blank_master() {
+    let mut bench = Bench::new(meta(None, None), &[], 0);
+    bench.did();
+    let nobody = Identity {
+        nodes: Vec::new(),
+        master: None,
+    };
+    let mut blank = response("s1", 0, None, Answer::Identity(nobody));
+    (blank.cluster, blank.state.promised) = (None, Epoch(1 << 61));
+    bench.answer_to(bench.serial, blank);
+    assert_eq!(bench.recovery.highest, Epoch(0));
+}
+
+#[test]
+fn a_source_that_never_gives_what_it_promised_is_left_out_where_the_others_are_enough() {
+    let mut bench = Bench::promising(7);
+    let mut asked = 5;
+    for _ in 0..3 {
+        assert_eq!(bench.promised("s1", 9, Some(4)), []);
+        assert_eq!(bench.promised("s2", 7, Some(4)), [Did::Fetch("s1", 7)]);
+        let detail = "an I/O error".to_owned();
+        let mut did = bench.answer(
+            "s1",
+            9,
+            Some(4),
+            Answer::Refused(Refusal::Storage { detail }),
+        );
+        if did.is_empty() {
+            bench.now = bench.recovery.next_deadline().expect("another round comes");
+            bench.recovery.on_deadline(bench.now, &bench.starts);
+            did = bench.did();
+        }
+        asked += 1;
+        assert_eq!(did, [Save(asked, Some(4))]);
+        assert_eq!(bench.saved(), [Did::Promise(asked)]);
+    }
+    bench.promised("s1", 9, Some(4));
+    // Alone with the master it is still needed.
+    assert_eq!(bench.promised("s2", 7, Some(4)), [Save(asked, Some(asked))]);
 }
 
 #[test]

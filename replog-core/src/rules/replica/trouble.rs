@@ -17,10 +17,13 @@ impl Replica {
         }
         let refusal = Refusal::Storage { detail };
         for (_, next) in std::mem::take(&mut self.queued) {
-            if let Continuation::AnswerPromise { requests, .. } = next {
-                for request in requests {
-                    self.answer(request, Answer::Refused(refusal.clone()));
-                }
+            let requests = match next {
+                Continuation::AnswerPromise { requests, .. } => requests,
+                Continuation::AskAgain { request, .. } => vec![request],
+                _ => Vec::new(),
+            };
+            for request in requests {
+                self.answer(request, Answer::Refused(refusal.clone()));
             }
         }
         // A promise that was not saved is none.

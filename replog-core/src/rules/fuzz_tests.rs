@@ -1,5 +1,6 @@
-//! Well-formed messages with right checksums and wrong content, from a seed: requests at a secondary, and
-//! answers at a master's recovery, each with the real log and its writer behind.
+//! Well-formed messages with right checksums and wrong content, from a seed: requests at a secondary, answers
+//! at a master's recovery, and answers at its link to a secondary; the first two with the real log and its writer
+//! behind.
 //!
 //! Nothing that another node says may make a node panic or break a rule, and a right master, or honest
 //! nodes, are served afterwards. Every message passes through its encoding, as between nodes. 20,000 a
@@ -14,10 +15,13 @@ use tokio::time::Instant;
 
 use super::{
     fence::promise_to,
+    link::{Link, LinkAction},
     recovery::{OwnLog, Recovery, RecoveryAction, Settings},
+    repair::{Lack, Repair},
     replica::{Replica, ReplicaAction, RequestId},
 };
 use crate::{
+    address::NodeUrl,
     config::{ForcedRecovery, Founding, TakeOver, Timing},
     limits::{BATCH_BYTES_MAX, EPOCH_LEAP_MAX, EPOCH_STARTS_MAX},
     log::{
@@ -31,7 +35,7 @@ use crate::{
         Aligned, Answer, Append, FencedBy, Fetch, Fetched, Hello, Identity, MasterContact,
         NodeState, Progress, Promise, Promised, Refusal, Request, RequestBody, Response, wire,
     },
-    types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, NodeName, Offset},
+    types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, LastWhole, NodeName, Offset},
 };
 
 /// How many messages a direction.
@@ -165,6 +169,18 @@ impl Chaos {
         }
     }
 
+    fn last_whole(&mut self, epoch: Epoch, end: Offset) -> Option<LastWhole> {
+        (!self.one_in(3)).then(|| LastWhole {
+            log_epoch: self.epoch(epoch),
+            end: self.offset(end),
+        })
+    }
+
+    fn public_url(&mut self) -> Option<NodeUrl> {
+        let url = || "https://node.example:5001".parse::<NodeUrl>().unwrap();
+        self.one_in(4).then(url)
+    }
+
     fn cluster(&mut self) -> Option<ClusterId> {
         match self.up_to(30) {
             0 => None,
@@ -202,7 +218,7 @@ impl Chaos {
     }
 }
 
-/// A secondary.
+/// A secondary with the real log and its writer.
 struct Secondary {
     replica: Replica,
     writer: WriterLoop,
@@ -215,11 +231,11 @@ struct Secondary {
 }
 
 impl Secondary {
-    fn new() -> Secondary {
+    fn new(node: &str, own: u8) -> Secondary {
         let storage = MemoryStorage::new();
         let (files, view, _) = open_log(&storage).unwrap();
         Secondary {
-            replica: Replica::new(meta("s1", 7, Some(1)), Offset::ZERO),
+            replica: Replica::new(meta(node, own, Some(1)), Offset::ZERO),
             writer: WriterLoop::new(files, Arc::new(storage)),
             view,
             commands: Vec::new(),
@@ -378,7 +394,7 @@ impl Secondary {
                     true => chaos.maybe_epoch(epoch),
                     false => Some(epoch),
                 },
-                public_url: None,
+                public_url: chaos.public_url(),
                 end: chaos.offset(end),
                 adopted_end: chaos.offset(end),
                 epoch_starts: chaos.starts(epoch, end, &known),
@@ -489,7 +505,7 @@ impl Secondary {
 #[test]
 fn requests_with_wrong_content_break_no_rule_and_the_right_master_is_served() {
     let mut chaos = Chaos(ChaCha8Rng::seed_from_u64(1));
-    let mut node = Secondary::new();
+    let mut node = Secondary::new("s1", 7);
     let mut arrived = 0;
     for nth in 0..messages() {
         let request = node.wrong_request(&mut chaos);
@@ -521,6 +537,8 @@ fn requests_with_wrong_content_break_no_rule_and_the_right_master_is_served() {
 /// A master that recovers.
 struct Recovering {
     recovery: Recovery,
+    /// Two nodes with a log, who say what is true.
+    honest: [Secondary; 2],
     writer: WriterLoop,
     view: Arc<LogView>,
     meta: Meta,
@@ -537,7 +555,8 @@ impl Recovering {
         let (files, view, _) = open_log(&storage).unwrap();
         let (meta, now) = (meta("m", 1, Some(1)), Instant::now());
         let mut master = Recovering {
-            recovery: Recovering::begin(meta.clone(), &view, now),
+            recovery: Recovering::begin(meta.clone(), &view, ForcedRecovery::Never, now),
+            honest: [Secondary::new("s1", 7), Secondary::new("s2", 8)],
             writer: WriterLoop::new(files, Arc::new(storage)),
             view,
             meta,
@@ -551,12 +570,12 @@ impl Recovering {
         master
     }
 
-    fn begin(meta: Meta, view: &LogView, now: Instant) -> Recovery {
+    fn begin(meta: Meta, view: &LogView, forced: ForcedRecovery, now: Instant) -> Recovery {
         let settings = Settings {
             nodes: nodes(),
             founding: Founding::Never,
-            forced_recovery: ForcedRecovery::Never,
-            take_over: TakeOver::WhenSilent,
+            forced_recovery: forced,
+            take_over: TakeOver::AtOnce,
             timing: Timing::default(),
             drawn: CLUSTER,
         };
@@ -568,11 +587,44 @@ impl Recovering {
         Recovery::new(settings, meta, own, now)
     }
 
-    fn restart(&mut self) {
+    fn restart(&mut self, forced: ForcedRecovery) {
         self.meta.start += 1;
         (self.asked, self.is_over) = (None, false);
-        self.recovery = Recovering::begin(self.meta.clone(), &self.view, self.now);
+        let meta = self.meta.clone();
+        self.recovery = Recovering::begin(meta, &self.view, forced, self.now);
         self.carry_out();
+    }
+
+    /// As [`Recovering::restart`], perhaps damaged, or with an empty directory.
+    fn restart_somehow(&mut self, chaos: &mut Chaos) {
+        let end = self.view.written_end();
+        match chaos.up_to(7) {
+            0 | 1 => {
+                let known = chaos.maybe_offset(end);
+                self.meta.lose_log_epoch(known);
+            }
+            2 => self.empty_the_directory(chaos),
+            _ => {}
+        }
+        let forced = match chaos.one_in(3) {
+            true => ForcedRecovery::LoseAcknowledged,
+            false => ForcedRecovery::Never,
+        };
+        self.restart(forced);
+    }
+
+    fn empty_the_directory(&mut self, chaos: &mut Chaos) {
+        let storage = MemoryStorage::new();
+        let (files, view, _) = open_log(&storage).unwrap();
+        self.writer = WriterLoop::new(files, Arc::new(storage));
+        self.view = view;
+        self.meta = Meta {
+            instance: InstanceId::draw(&mut chaos.0),
+            start: 0,
+            cluster: None,
+            promised: None,
+            ..meta("m", 1, None)
+        };
     }
 
     fn carry_out(&mut self) {
@@ -674,7 +726,7 @@ impl Recovering {
             (_, 1) if chaos.one_in(20) => {
                 Answer::Refused(Refusal::OutOfDate(chaos.fenced_by(asked)))
             }
-            (_, 2) => Answer::Identity(Identity {
+            (RequestBody::Identify, 3..) | (_, 2) => Answer::Identity(Identity {
                 nodes: nodes(),
                 master: Some(MasterContact {
                     name: name("m"),
@@ -685,7 +737,7 @@ impl Recovering {
             (_, 3) => Answer::Taken,
             (_, 4) => Answer::Aligned(Aligned {
                 cut_records: chaos.up_to(u64::MAX),
-                public_url: None,
+                public_url: chaos.public_url(),
             }),
             (RequestBody::Fetch(_), _) => Answer::Records(Fetched {
                 epoch_starts: Vec::new(),
@@ -697,12 +749,17 @@ impl Recovering {
                     true => chaos.maybe_epoch(asked),
                     false => None,
                 },
-                last_whole: None,
+                last_whole: chaos.last_whole(log_epoch, end),
             }),
         };
+        // Which cluster a blank master joins it takes from whoever answers.
+        let is_asked_by_blank = matches!(body, RequestBody::Identify);
         let usual = if chaos.one_in(2) { "s1" } else { "s2" };
         Response {
-            cluster: chaos.cluster(),
+            cluster: match is_asked_by_blank {
+                true => Some(CLUSTER),
+                false => chaos.cluster(),
+            },
             name: chaos.node(usual),
             incarnation: chaos.life(life(3, 1)),
             state: NodeState {
@@ -718,31 +775,34 @@ impl Recovering {
         }
     }
 
-    /// Two nodes that have lost their logs promise what they are asked for: beside an intact master
-    /// that is enough.
+    /// Two nodes that were away while others lied answer as real ones do, bounds and all.
     fn recovers_with_honest_nodes(&mut self) {
-        self.restart();
+        self.restart(ForcedRecovery::Never);
         let before = self.served;
-        for _ in 0..20 {
-            let Some((serial, epoch, RequestBody::Promise(_))) = self.asked.clone() else {
-                panic!("nothing else is asked: {:?}", self.asked);
+        for _ in 0..2000 {
+            let Some((serial, epoch, body)) = self.asked.clone() else {
+                panic!("nothing is asked");
             };
-            for node in ["s1", "s2"] {
-                let response = Response {
-                    cluster: Some(CLUSTER),
-                    name: name(node),
-                    incarnation: life(4, 1),
-                    state: NodeState {
-                        promised: epoch,
-                        ..NodeState::default()
-                    },
-                    answer: Answer::Promised(Promised {
-                        epoch_starts: Vec::new(),
-                        forced_epoch: None,
-                        last_whole: None,
-                    }),
+            let incarnation = Incarnation {
+                instance: self.meta.instance,
+                start: self.meta.start,
+            };
+            for nth in 0..self.honest.len() {
+                let node = &mut self.honest[nth];
+                let request = Request {
+                    cluster: self.meta.cluster.as_ref().map(|cluster| cluster.id),
+                    from: name("m"),
+                    incarnation,
+                    to: node.replica.meta().name.clone(),
+                    epoch,
+                    body: body.clone(),
                 };
-                self.hear(serial, response);
+                let id = node.next;
+                let mut answers = node.ask(request);
+                answers.extend(node.write());
+                if let Some((_, response)) = answers.into_iter().find(|(of, _)| *of == id) {
+                    self.hear(serial, response);
+                }
             }
             if self.served > before {
                 return;
@@ -774,7 +834,7 @@ fn answers_with_wrong_content_break_no_rule_and_a_master_recovers_with_honest_no
             master.recovers_with_honest_nodes();
         }
         if master.is_over {
-            master.restart();
+            master.restart_somehow(&mut chaos);
         }
     }
     assert!(arrived > messages() / 2, "only {arrived} are well-formed");
@@ -787,4 +847,250 @@ fn answers_with_wrong_content_break_no_rule_and_a_master_recovers_with_honest_no
         master.served > messages() / 200,
         "it recovers now and then by itself"
     );
+}
+
+/// A master's link to a secondary, and what a master does with records that it fetches.
+struct Linked {
+    link: Link,
+    repair: Repair,
+    /// What was sent and has no answer yet.
+    under_way: Vec<(u64, Epoch, RequestBody)>,
+    epoch: Epoch,
+    written_end: Offset,
+    now: Instant,
+    opened: u64,
+}
+
+impl Linked {
+    fn new() -> Linked {
+        let now = Instant::now();
+        let mut linked = Linked {
+            link: Link::new(name("s1"), Timing::default(), 1, now),
+            repair: Repair::default(),
+            under_way: Vec::new(),
+            epoch: Epoch(1),
+            written_end: Offset(40),
+            now,
+            opened: 0,
+        };
+        linked.serve(Epoch(1));
+        linked
+    }
+
+    /// Takes the office of an epoch, with a hole in its log.
+    fn serve(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.under_way.clear();
+        self.link
+            .on_log(self.now, self.written_end, Some(self.written_end));
+        self.link.serve(self.now, CLUSTER, epoch);
+        self.lack_records();
+    }
+
+    fn lack_records(&mut self) {
+        self.repair.on_inspected(vec![Offset(10)..Offset(13)]);
+        self.link.on_lack(self.now, self.repair.lack());
+    }
+
+    /// Carries out what comes out of the link.
+    fn carry_out(&mut self) {
+        for _ in 0..1000 {
+            self.link.check_invariants();
+            let Some(action) = self.link.poll(self.now) else {
+                return;
+            };
+            match action {
+                LinkAction::Answered { .. } => panic!("no recovery asks: {action:?}"),
+                LinkAction::Ask {
+                    attempt,
+                    epoch,
+                    body,
+                } => self.under_way.push((attempt, epoch, body)),
+                LinkAction::Hello { attempt, epoch, .. } => {
+                    let hello = Hello {
+                        nodes: nodes(),
+                        log_epoch: Some(epoch),
+                        public_url: None,
+                        end: self.written_end,
+                        adopted_end: Offset::ZERO,
+                        epoch_starts: Vec::new(),
+                        epoch_starts_end: self.written_end,
+                        forced_epoch: None,
+                    };
+                    self.under_way
+                        .push((attempt, epoch, RequestBody::Hello(hello)));
+                }
+                LinkAction::Heartbeat {
+                    attempt,
+                    epoch,
+                    progress,
+                } => {
+                    let body = RequestBody::Heartbeat(progress);
+                    self.under_way.push((attempt, epoch, body));
+                }
+                LinkAction::SendBatch {
+                    attempt,
+                    epoch,
+                    wanted,
+                    progress,
+                } => {
+                    assert!(wanted.until <= self.written_end, "{wanted:?}");
+                    if self.link.on_read(attempt, wanted.until, 1000) {
+                        let records = Vec::new();
+                        let body = RequestBody::Append(Append { progress, records });
+                        self.under_way.push((attempt, epoch, body));
+                    }
+                }
+                LinkAction::Fetched(records) => self.take_fetched(&records),
+                // Whoever lies about an epoch ends the office; the next one begins above.
+                LinkAction::BecomeFenced(_) => self.serve(self.epoch.next()),
+                LinkAction::Changed(_) | LinkAction::Report => {}
+            }
+        }
+        panic!("there is always something to do");
+    }
+
+    /// Nothing but what is lacking, of the right epochs and without a gap, gets into the log.
+    fn take_fetched(&mut self, records: &[RecordBatch]) {
+        let Some(Lack { from, until }) = self.repair.lack() else {
+            return;
+        };
+        let own = self.epoch;
+        let taken = self.repair.on_fetched(records, |_| Some(own));
+        let mut next = from;
+        for batch in &taken {
+            assert_eq!((batch.first(), batch.first_epoch()), (next, own));
+            assert_eq!(batch.last_epoch(), own);
+            next = batch.end();
+        }
+        assert!(next <= until, "{taken:?}");
+        if next > from {
+            self.lack_records();
+        }
+    }
+
+    fn wrong_response(&self, chaos: &mut Chaos, epoch: Epoch, body: &RequestBody) -> Response {
+        let end = self.written_end;
+        let usual = match body {
+            RequestBody::Hello(_) => Answer::Aligned(Aligned {
+                cut_records: chaos.up_to(u64::MAX),
+                public_url: chaos.public_url(),
+            }),
+            RequestBody::Fetch(_) => Answer::Records(Fetched {
+                epoch_starts: Vec::new(),
+                records: vec![chaos.records(Offset(10), epoch)],
+            }),
+            _ => Answer::Taken,
+        };
+        let answer = match chaos.up_to(11) {
+            0 => Answer::Refused(Refusal::Fenced(chaos.fenced_by(epoch))),
+            1 => Answer::Refused(Refusal::HelloFirst),
+            2 => Answer::Refused(Refusal::BeyondWindow),
+            3 => Answer::OlderStartsNeeded {
+                before: chaos.offset(end),
+            },
+            4 => Answer::Taken,
+            5 => Answer::Promised(Promised {
+                epoch_starts: Vec::new(),
+                forced_epoch: None,
+                last_whole: chaos.last_whole(epoch, end),
+            }),
+            _ => usual,
+        };
+        Response {
+            cluster: chaos.cluster(),
+            name: chaos.node("s1"),
+            incarnation: chaos.life(life(3, 1)),
+            state: NodeState {
+                durable_end: chaos.offset(end),
+                log_epoch: chaos.maybe_epoch(epoch),
+                promised: match chaos.one_in(8) {
+                    true => chaos.epoch(epoch),
+                    false => epoch,
+                },
+                buffered: chaos.up_to(u64::MAX),
+            },
+            answer,
+        }
+    }
+
+    fn hear(&mut self, attempt: u64, response: Response) {
+        self.link.on_answer(self.now, attempt, Ok(response));
+        self.carry_out();
+        self.opened += u64::from(self.link.report(self.now).counted.is_some());
+    }
+
+    /// The node tells the truth from now on, and counts with all that it holds.
+    fn counts_an_honest_node(&mut self) {
+        self.under_way.clear();
+        self.serve(self.epoch.next());
+        for _ in 0..50 {
+            self.now += Duration::from_millis(500);
+            self.carry_out();
+            for (attempt, epoch, body) in std::mem::take(&mut self.under_way) {
+                let answer = match body {
+                    RequestBody::Hello(_) => Answer::Aligned(Aligned {
+                        cut_records: 0,
+                        public_url: None,
+                    }),
+                    RequestBody::Fetch(_) => continue,
+                    _ => Answer::Taken,
+                };
+                let response = Response {
+                    cluster: Some(CLUSTER),
+                    name: name("s1"),
+                    incarnation: life(4, 1),
+                    state: NodeState {
+                        durable_end: self.written_end,
+                        log_epoch: Some(epoch),
+                        promised: epoch,
+                        buffered: 0,
+                    },
+                    answer,
+                };
+                self.hear(attempt, response);
+            }
+            if self.link.report(self.now).counted == Some(self.written_end) {
+                return;
+            }
+        }
+        panic!("an honest node does not count: {:?}", self.link);
+    }
+}
+
+#[test]
+fn answers_with_wrong_content_at_a_link_break_no_rule_and_an_honest_node_counts() {
+    let mut chaos = Chaos(ChaCha8Rng::seed_from_u64(3));
+    let mut master = Linked::new();
+    let mut arrived = 0;
+    for nth in 0..messages() {
+        master.now += Duration::from_millis(chaos.up_to(300));
+        if chaos.one_in(4) {
+            master.written_end = master.written_end.plus(chaos.up_to(2));
+            let end = master.written_end;
+            master.link.on_log(master.now, end, Some(end));
+        }
+        master.carry_out();
+        if !master.under_way.is_empty() {
+            let which = chaos.up_to(master.under_way.len() as u64 - 1) as usize;
+            let (attempt, epoch, body) = master.under_way.swap_remove(which);
+            let response = master.wrong_response(&mut chaos, epoch, &body);
+            let bytes = Bytes::from(wire::encode_response(&response).concat());
+            if let Ok(decoded) = wire::decode_response(bytes) {
+                assert_eq!(decoded, response);
+                arrived += 1;
+                master.hear(attempt, response);
+            } else {
+                let error = crate::transport::TransportError::TimedOut;
+                master.link.on_answer(master.now, attempt, Err(error));
+            }
+        }
+        if nth % 200 == 199 {
+            master.counts_an_honest_node();
+        }
+    }
+    assert!(arrived > messages() / 4, "only {arrived} are well-formed");
+    assert!(master.opened > messages() / 50, "{} count", master.opened);
+    let malformed = master.link.tally().malformed;
+    assert!(malformed > messages() / 50, "{malformed} are malformed");
 }

@@ -92,7 +92,7 @@ async fn tell(story: &Story) -> Result<(), Failure> {
     cluster.until_equal().await?;
 
     story.part("what it took");
-    let failed = Fate::Failed(TransportError::HttpStatus(500));
+    let failed = Fate::Failed(TransportError::Injected);
     for name in [ONE, TWO] {
         let batches = cluster.traffic().batches(name);
         let of = |held: bool| {

@@ -180,7 +180,7 @@ async fn heartbeats_only(story: &Story, cluster: &Cluster, when: &str) -> Result
 
 /// Delays between failed batches: none, then growing to the cap, each at least half of its step.
 fn check_delays(story: &Story, batches: &[Batch]) {
-    let failed = Fate::Failed(TransportError::HttpStatus(500));
+    let failed = Fate::Failed(TransportError::Injected);
     let delays: Vec<Duration> = batches
         .windows(2)
         .filter(|pair| pair[0].fate == failed && pair[1].fate == failed)

@@ -14,6 +14,7 @@ use std::{
 
 use replog_core::{
     Offset, Peer, ReadLevel, Reader,
+    error::ConfigError,
     transport::{
         Answer, CallFuture, LocalNetwork, Network, Request, RequestBody, Response, Transport,
         TransportError,
@@ -192,6 +193,10 @@ impl Network for Traffic {
             inner: self.network.connect(peer),
             traffic: self.clone(),
         })
+    }
+
+    fn check(&self, peers: &[Peer]) -> Result<(), ConfigError> {
+        self.network.check(peers)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{error::Error, io, net::Ipv4Addr, rc::Rc, sync::Arc};
 
 use replog_core::{
     AppendOptions, Concern, Master, MasterConfig, Offset, Peer, Secondary, SecondaryConfig,
-    error::Stopped,
+    error::{ConfigError, Stopped},
     storage::MemoryStorage,
     transport::{
         CallFuture, Network, Request, Response, Transport, TransportError,
@@ -31,6 +31,11 @@ impl Network for TcpNetwork {
         Rc::new(Tcp {
             address: peer.address.clone(),
         })
+    }
+
+    /// What is wrong with an address shows when it is connected to.
+    fn check(&self, _: &[Peer]) -> Result<(), ConfigError> {
+        Ok(())
     }
 }
 

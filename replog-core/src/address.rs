@@ -102,10 +102,10 @@ pub enum BadUrl {
     #[error("a URL with a user name or a password is not supported")]
     User,
     /// There is a query.
-    #[error("{0}: a query does not belong here")]
+    #[error("{0:?}: a query does not belong here")]
     Query(String),
     /// There is a fragment.
-    #[error("{0}: a fragment does not belong here")]
+    #[error("{0:?}: a fragment does not belong here")]
     Fragment(String),
     /// The path has a character that no URL has.
     #[error("{0:?} has a character that does not belong into a URL")]

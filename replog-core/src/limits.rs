@@ -192,10 +192,14 @@ pub const CLUSTER_STREAMS_OF_NAME_MAX: usize = 3;
 /// More than a cluster has, since nodes are renamed.
 pub const CLUSTER_STREAMS_MAX: usize = 2 * NODES_MAX;
 
-/// Requests of one stream under way at once. What comes behind them is not read yet.
+/// Requests of one stream under way at once. What comes behind them is not read yet, heartbeats included: a
+/// stream keeps its order. Links keep far fewer under way; where more hang, on a disk that hangs, the
+/// silence ends the contact, as it should.
 pub const CLUSTER_CALLS_MAX: usize = 64;
 
-/// Bytes of one stream's requests under way. What comes behind them is not read yet. The longest message
+/// Bytes of one stream's requests under way, and of what waits to be sent on one. What comes behind them is not
+/// read yet, heartbeats included: heartbeats and records share one stream in one order, and so one budget. The
+/// receipts for the bytes that still come keep the contact meanwhile. The longest message
 /// fits behind as many records as may wait for a gap to be filled: else the gap's own would not be read.
 pub const CLUSTER_BUFFER_BYTES_MAX: usize =
     RECORD_BYTES_MAX + WIRE_HEADER_BYTES_MAX + REORDER_BYTES_MAX + (1 << 20);

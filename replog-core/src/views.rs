@@ -173,7 +173,7 @@ pub enum WaitReason {
     WrongSecret,
     /// No answer in time.
     TimedOut,
-    /// An HTTP error.
+    /// The node failed the request, by a fault that was injected there.
     HttpStatus,
     /// An answer that is none.
     BadAnswer,

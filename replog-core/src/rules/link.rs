@@ -1113,7 +1113,7 @@ impl From<TransportError> for Failure {
             TransportError::WrongSecret(_) => WaitReason::WrongSecret,
             TransportError::WrongNode(_) => WaitReason::WrongNode,
             TransportError::TimedOut => WaitReason::TimedOut,
-            TransportError::HttpStatus(_) => WaitReason::HttpStatus,
+            TransportError::Injected => WaitReason::HttpStatus,
             TransportError::BadAnswer(_) | TransportError::Refused(_) => WaitReason::BadAnswer,
         };
         Failure {

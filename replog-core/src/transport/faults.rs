@@ -32,6 +32,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::Peer,
+    error::ConfigError,
     error::Stopped,
     events::Fault,
     transport::{
@@ -45,7 +46,7 @@ use crate::{
 pub const FAULT_DELAY_MS_MAX: u64 = 600_000;
 
 /// What a node answers to a replication request that it fails on purpose.
-const FAILED: TransportError = TransportError::HttpStatus(500);
+const FAILED: TransportError = TransportError::Injected;
 
 /// Which faults a node has. The default is none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -255,8 +256,7 @@ impl FaultInjector {
     ///
     /// # Errors
     ///
-    /// [`TransportError::HttpStatus`] 500 for a fault: a server answers with that status. Else what
-    /// `handler` failed with. While the node is isolated there is no answer at all.
+    /// [`TransportError::Injected`] for a fault. Else what `handler` failed with. While the node is isolated there is no answer at all.
     ///
     /// # Cancel safety
     ///
@@ -384,6 +384,10 @@ impl Network for FaultyNetwork {
             injector: self.injector.clone(),
         })
     }
+
+    fn check(&self, peers: &[Peer]) -> Result<(), ConfigError> {
+        self.inner.check(peers)
+    }
 }
 
 impl std::fmt::Debug for FaultyNetwork {
@@ -470,10 +474,11 @@ mod tests {
         injector
     }
 
-    async fn serve(injector: &FaultInjector, fake: &StandIn, request: Request) -> Option<u16> {
+    /// Whether it is answered, and not failed by a fault.
+    async fn serve(injector: &FaultInjector, fake: &StandIn, request: Request) -> bool {
         match injector.serve(request, |request| fake.serve(request)).await {
-            Ok(_) => None,
-            Err(TransportError::HttpStatus(status)) => Some(status),
+            Ok(_) => true,
+            Err(TransportError::Injected) => false,
             Err(other) => panic!("{other}"),
         }
     }
@@ -620,12 +625,12 @@ mod tests {
                 ..FaultSettings::default()
             };
             let injector = injector(settings);
-            assert_eq!(serve(&injector, &fake, append()).await, Some(500));
-            assert_eq!(serve(&injector, &fake, suite::fetch(1)).await, Some(500));
+            assert!(!serve(&injector, &fake, append()).await);
+            assert!(!serve(&injector, &fake, suite::fetch(1)).await);
             assert_eq!(fake.arrived(), 0);
-            assert_eq!(serve(&injector, &fake, suite::heartbeat(1)).await, None);
+            assert!(serve(&injector, &fake, suite::heartbeat(1)).await);
             let identify = suite::request(RequestBody::Identify);
-            assert_eq!(serve(&injector, &fake, identify).await, None);
+            assert!(serve(&injector, &fake, identify).await);
             assert_eq!(fake.arrived(), 2);
         });
     }
@@ -639,15 +644,15 @@ mod tests {
                 error_before_append: 1.0,
                 ..none()
             });
-            assert_eq!(serve(&before, &fake, append()).await, Some(500));
+            assert!(!serve(&before, &fake, append()).await);
             assert_eq!(fake.arrived(), 0);
             let after = injector(FaultSettings {
                 error_after_append: 1.0,
                 ..none()
             });
-            assert_eq!(serve(&after, &fake, append()).await, Some(500));
+            assert!(!serve(&after, &fake, append()).await);
             assert_eq!(fake.arrived(), 1);
-            assert_eq!(serve(&after, &fake, suite::heartbeat(1)).await, None);
+            assert!(serve(&after, &fake, suite::heartbeat(1)).await);
         });
     }
 
@@ -668,7 +673,7 @@ mod tests {
             assert!(suite::is_pending(&mut next).await);
             assert_eq!(fake.arrived(), 1);
             injector.clear();
-            assert_eq!((call.await, next.await), (None, None));
+            assert_eq!((call.await, next.await), (true, true));
             assert_eq!(fake.arrived(), 2);
         });
     }
@@ -682,13 +687,37 @@ mod tests {
             ..FaultSettings::default()
         });
         let before = tokio::time::Instant::now();
-        assert_eq!(serve(&injector, &fake, suite::heartbeat(1)).await, None);
+        assert!(serve(&injector, &fake, suite::heartbeat(1)).await);
         assert_eq!(before.elapsed(), Duration::ZERO);
         let mut call = Box::pin(serve(&injector, &fake, append()));
         assert!(suite::is_pending(&mut call).await);
         assert_eq!(fake.arrived(), 1);
-        assert_eq!(call.await, None);
+        assert!(call.await);
         assert_eq!(before.elapsed(), Duration::from_millis(250));
+    }
+
+    #[test]
+    fn a_network_with_faults_checks_addresses_as_it_does_without() {
+        struct Strict;
+        impl Network for Strict {
+            fn connect(&self, _: &Peer) -> Rc<dyn Transport> {
+                unreachable!("nobody connects")
+            }
+
+            fn check(&self, peers: &[Peer]) -> Result<(), ConfigError> {
+                match peers {
+                    [] => Ok(()),
+                    _ => Err(ConfigError::new("no peers are wanted")),
+                }
+            }
+        }
+        let network = FaultyNetwork::new(Arc::new(Strict), FaultInjector::new());
+        assert!(network.check(&[]).is_ok());
+        let peer = Peer {
+            name: NodeName::new("secondary-1").unwrap(),
+            address: String::new(),
+        };
+        assert!(network.check(&[peer]).is_err());
     }
 
     #[test]

@@ -908,7 +908,7 @@ fn of_two_failures_the_later_one_says_why_a_secondary_is_waited_for() {
         failure.map(|failure| failure.reason)
     };
     let mut batch = bench.batches()[0].0;
-    let status = || Err(TransportError::HttpStatus(503));
+    let status = || Err(TransportError::Injected);
     bench.link.on_answer(bench.now, batch, status());
     assert_eq!(reason(&bench), Some(WaitReason::HttpStatus));
     // It answers, and takes no records.

@@ -265,7 +265,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 /// # Errors
 ///
 /// What the file system says, naming the parent.
-pub(super) fn sync_entry(parent: &Path, root: &Path, was_made: bool) -> io::Result<()> {
+pub(crate) fn sync_entry(parent: &Path, root: &Path, was_made: bool) -> io::Result<()> {
     match sync_directory(parent) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             match sync_file_system(root) {

@@ -1,8 +1,16 @@
 //! [`NetCounters`]: what the connections between nodes are counted by.
 //!
-//! Owns plain tallies that any thread may read. Decides nothing.
+//! Owns plain tallies that any thread may read, and the last refusal that a person should know of. Decides
+//! nothing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    net::IpAddr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 /// Why a connection to a node's listener was refused or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,9 +32,9 @@ pub enum RefusedConnection {
     Version,
     /// A message that is none.
     Malformed,
-    /// More connections than there is room for.
+    /// More connections than there is room for: a newer one took the place of this one, or no stream is left.
     TooMany,
-    /// A handshake that took too long, or that made room for a newer one.
+    /// A handshake that took too long.
     TimedOut,
     /// This node is a master of a fixed cluster and takes no requests.
     NoRequestsHere,
@@ -67,6 +75,48 @@ impl RefusedConnection {
     }
 }
 
+impl RefusedConnection {
+    /// Whether it says that nodes are set up wrong. The others come from strangers, and from nodes that
+    /// try again.
+    fn is_of_nodes(self) -> bool {
+        match self {
+            RefusedConnection::WrongSecret
+            | RefusedConnection::WrongName
+            | RefusedConnection::Version
+            | RefusedConnection::Malformed => true,
+            RefusedConnection::Garbage
+            | RefusedConnection::Http
+            | RefusedConnection::OtherProtocol
+            | RefusedConnection::Handshake
+            | RefusedConnection::TooMany
+            | RefusedConnection::TimedOut
+            | RefusedConnection::NoRequestsHere => false,
+        }
+    }
+}
+
+/// A connection that a node's listener refused, where that says that the nodes are set up wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LastRefusal {
+    /// Where it came from. Whose it was is not known: nothing was proved.
+    pub address: IpAddr,
+    /// Why it was refused.
+    pub reason: RefusedConnection,
+    /// The same, and what to do about it, in one sentence.
+    pub detail: String,
+    /// Time since then.
+    pub elapsed: Duration,
+}
+
+#[derive(Debug)]
+struct Noted {
+    address: IpAddr,
+    reason: RefusedConnection,
+    detail: String,
+    at: Instant,
+}
+
 /// Tallies of one node's connections with other nodes, in both directions.
 #[derive(Debug, Default)]
 pub struct NetCounters {
@@ -79,6 +129,7 @@ pub struct NetCounters {
     pub(super) dial_failures: AtomicU64,
     pub(super) received_bytes: AtomicU64,
     pub(super) sent_bytes: AtomicU64,
+    last_refusal: Mutex<Option<Noted>>,
 }
 
 /// The tallies at one moment.
@@ -127,8 +178,43 @@ impl NetCounters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn count_refused(&self, why: RefusedConnection) {
-        NetCounters::count(&self.refused[why as usize]);
+    /// The last connection that was refused because nodes are set up wrong: another cluster's secret,
+    /// another node's name, another version. Absent once its address has a stream that works.
+    #[must_use]
+    pub fn last_refusal(&self) -> Option<LastRefusal> {
+        let last = self.last();
+        last.as_ref().map(|noted| LastRefusal {
+            address: noted.address,
+            reason: noted.reason,
+            detail: noted.detail.clone(),
+            elapsed: noted.at.elapsed(),
+        })
+    }
+
+    pub(super) fn note_refused(&self, address: IpAddr, reason: RefusedConnection, detail: &str) {
+        NetCounters::count(&self.refused[reason as usize]);
+        if reason.is_of_nodes() {
+            *self.last() = Some(Noted {
+                address,
+                reason,
+                detail: detail.to_owned(),
+                at: Instant::now(),
+            });
+        }
+    }
+
+    /// A node of this address is believed: what it was refused for is over.
+    pub(super) fn note_believed(&self, address: IpAddr) {
+        let mut last = self.last();
+        if last.as_ref().is_some_and(|noted| noted.address == address) {
+            *last = None;
+        }
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<Noted>> {
+        self.last_refusal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

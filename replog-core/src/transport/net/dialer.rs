@@ -606,9 +606,10 @@ impl Connection {
                 let detail = "a request where an answer belongs".to_owned();
                 return Err(TransportError::BadAnswer(detail));
             }
-            Kind::Failure => Err(TransportError::HttpStatus(
-                framing::decode_failure(&body).map_err(bad_answer)?,
-            )),
+            Kind::Failure => {
+                framing::check_failure(&body).map_err(bad_answer)?;
+                Err(TransportError::Injected)
+            }
             Kind::Response => {
                 let response = wire::decode_response(body).map_err(bad_answer)?;
                 if response.name != line.peer.name {

@@ -39,7 +39,7 @@
 //! | --- | --- | --- |
 //! | 1 request | who connected | a request ([`wire`](crate::transport::wire)) |
 //! | 2 response | who was asked | a response |
-//! | 3 failure | who was asked | 2 bytes: what the request failed with, as an HTTP status |
+//! | 3 failure | who was asked | 1 byte: why the request failed; 1: by a fault that was injected |
 //! | 4 receipt | either | nothing: only how much arrived of a long frame |
 //! | 5 refusal | either | one sentence for people; the stream ends |
 //!
@@ -252,7 +252,7 @@ impl Front {
         let bytes = u32::from_le_bytes([front[0], front[1], front[2], front[3]]);
         let bytes_max = match kind {
             Kind::Request | Kind::Response => FRAME_BYTES_MAX,
-            Kind::Failure => 2,
+            Kind::Failure => FAILURE_INJECTED.len(),
             Kind::Receipt => 0,
             Kind::Refusal => REASON_BYTES_MAX,
         };
@@ -275,21 +275,35 @@ pub(super) struct Frame {
     pub(super) body: Bytes,
 }
 
-/// What a failure is: an HTTP status.
-pub(super) fn decode_failure(body: &[u8]) -> Result<u16, FramingError> {
-    let status = <[u8; 2]>::try_from(body).map_err(|_| FramingError::NotThisProtocol)?;
-    Ok(u16::from_le_bytes(status))
+/// What a failure by an injected fault carries.
+pub(super) const FAILURE_INJECTED: [u8; 1] = [1];
+
+/// Checks that a failure is one that is known.
+pub(super) fn check_failure(body: &[u8]) -> Result<(), FramingError> {
+    match body == FAILURE_INJECTED {
+        true => Ok(()),
+        false => Err(FramingError::NotThisProtocol),
+    }
 }
 
-/// A sentence of another node, fit for a line in the log.
+/// A sentence of another node, fit for a line in the log and for a terminal.
 pub(super) fn readable(reason: &[u8]) -> String {
     String::from_utf8_lossy(reason)
         .chars()
-        .map(|character| match character.is_control() {
+        .map(|character| match changes_what_is_seen(character) {
             true => ' ',
             false => character,
         })
         .collect()
+}
+
+/// Whether a character moves what stands around it, or is not seen: control characters, those that turn the
+/// direction of writing (Unicode TR 36, section 2.7), line ends, and tags.
+fn changes_what_is_seen(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// The beginning of a sentence, as much as is sent.
@@ -360,13 +374,11 @@ mod tests {
             0x26, 0x25, 0x24, 0x23, 0x22, 0x21,
         ];
         assert_eq!(front.encode(), expected);
-        // As long as that, no frame is.
-        let too_long = Err(FramingError::TooLong { bytes: 0x0102_0304 });
-        let is_too_long = front.bytes > FRAME_BYTES_MAX;
-        assert_eq!(
-            Front::decode(&expected),
-            if is_too_long { too_long } else { Ok(front) }
-        );
+        assert_eq!(Front::decode(&expected), Ok(front));
+        let mut too_long = expected;
+        too_long[3] = 0x7f;
+        let refused = Err(FramingError::TooLong { bytes: 0x7f02_0304 });
+        assert_eq!(Front::decode(&too_long), refused);
         let kinds = [
             Kind::Request,
             Kind::Response,
@@ -425,8 +437,10 @@ mod tests {
             front[4] = kind;
             assert!(Front::decode(&front).is_err(), "{kind} {bytes}");
         }
-        assert!(decode_failure(&[1]).is_err());
-        assert_eq!(decode_failure(&[0xf4, 1]), Ok(500));
+        assert_eq!(check_failure(&[1]), Ok(()));
+        for body in [&b""[..], &[0], &[2], &[0xf4, 1]] {
+            assert!(check_failure(body).is_err(), "{body:?}");
+        }
     }
 
     #[test]
@@ -456,5 +470,7 @@ mod tests {
     #[test]
     fn a_reason_from_another_node_is_one_line() {
         assert_eq!(readable(b"a\nb\x1b[31m\xff"), "a b [31m\u{fffd}");
+        let turned = "a\u{202e}b\u{2067}c\u{2028}d\u{feff}e\u{e0041}f h\u{e9} \u{5d0}";
+        assert_eq!(readable(turned.as_bytes()), "a b c d e f h\u{e9} \u{5d0}");
     }
 }

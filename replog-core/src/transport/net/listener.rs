@@ -568,7 +568,8 @@ impl Shared {
 
     fn refuse(&self, address: SocketAddr, refused: &Refused) {
         let Refused { why, detail } = refused;
-        self.options.counters.count_refused(*why);
+        let counters = &self.options.counters;
+        counters.note_refused(address.ip(), *why, detail);
         let (node, reason) = (self.options.identity.name(), why.as_str());
         let tell = self.log.borrow_mut().is_news(address.ip(), *why);
         match why {
@@ -863,6 +864,8 @@ impl<'a> NodeStream<'a> {
         if self.speaker != speaker {
             if self.speaker.is_none() {
                 self.shared.log.borrow_mut().forget(self.address.ip());
+                let counters = &self.shared.options.counters;
+                counters.note_believed(self.address.ip());
             }
             self.speaker = speaker;
             self.shared.note_speaker(self, &request);
@@ -900,8 +903,8 @@ impl<'a> NodeStream<'a> {
                 let parts = wire::encode_response(&response);
                 self.conduit.queue(Kind::Response, number, parts);
             }
-            Err(TransportError::HttpStatus(status)) => {
-                let body = Bytes::copy_from_slice(&status.to_le_bytes());
+            Err(TransportError::Injected) => {
+                let body = Bytes::from_static(&framing::FAILURE_INJECTED);
                 self.conduit.queue(Kind::Failure, number, vec![body]);
             }
             Err(_) => return Err(End::Left("the node has stopped".to_owned())),

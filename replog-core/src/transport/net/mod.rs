@@ -48,7 +48,7 @@ mod secret;
 mod streams;
 mod tls_errors;
 
-pub use counters::{NetCounters, NetSnapshot, RefusedConnection};
+pub use counters::{LastRefusal, NetCounters, NetSnapshot, RefusedConnection};
 pub use dialer::{ClusterNetwork, NetworkOptions};
 pub use identity::{ClusterIdentity, IdentityError, PemFiles};
 pub use listener::{ClusterListener, ServeOptions, Serving};

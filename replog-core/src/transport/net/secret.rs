@@ -9,7 +9,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -22,6 +22,7 @@ use rustix::{
 };
 
 use super::IdentityError;
+use crate::storage::sync_entry;
 
 /// Bytes of a secret.
 pub const SECRET_BYTES: usize = 32;
@@ -169,14 +170,18 @@ fn read(path: &Path) -> io::Result<Result<ClusterSecret, IdentityError>> {
 
 /// Makes the file; refused with `AlreadyExists` where there is one.
 fn create(path: &Path, secret: &ClusterSecret) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = parent_of(path);
+    let missing: Vec<&Path> = directory
+        .ancestors()
+        .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
+        .collect();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
+    for made in missing {
+        sync_entry(parent_of(made), directory, true)?;
+    }
     let Some(name) = path.file_name() else {
         return Err(io::Error::other("the path names no file"));
     };
@@ -205,7 +210,14 @@ fn create(path: &Path, secret: &ClusterSecret) -> io::Result<()> {
         Err(error) => return Err(error.into()),
     }
     drop(draft);
-    File::open(directory)?.sync_all()
+    sync_entry(directory, path, true)
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// A file under a name of its own, removed unless it got the other name.

@@ -408,6 +408,17 @@ fn two_nodes_with_different_secrets_both_know_it() {
         }
         node.has_refused(RefusedConnection::WrongSecret, 3).await;
         assert_eq!(node.stand_in.arrived(), 0);
+        let last = node.counters.last_refusal().unwrap();
+        assert_eq!(last.address, node.address.ip());
+        assert_eq!(last.reason, RefusedConnection::WrongSecret);
+        assert!(
+            last.detail.contains("different cluster secrets"),
+            "{last:?}"
+        );
+        // Over as soon as a node of that address is believed.
+        let transport = connect_as(identity("master"), node.address);
+        transport.call(suite::heartbeat(1)).await.unwrap();
+        assert_eq!(node.counters.last_refusal(), None);
     });
 }
 

@@ -338,6 +338,23 @@ pub struct SecondaryHealth {
     pub master: Option<MasterAddress>,
     /// Since the master's last message.
     pub last_contact_ms: Option<u64>,
+    /// The last connection that its listener for other nodes refused because nodes are set up wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_refusal: Option<LastRefusal>,
+}
+
+/// A connection that a node refused because nodes are set up wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LastRefusal {
+    /// Where it came from.
+    pub address: String,
+    /// Why, as a word.
+    pub reason: String,
+    /// Why, and what to do about it, in one sentence.
+    pub detail: String,
+    /// Since then.
+    pub elapsed_ms: u64,
 }
 
 /// Where a master is.

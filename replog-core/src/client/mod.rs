@@ -45,9 +45,9 @@ use std::{fmt::Write as _, ops::RangeInclusive, time::Duration};
 use bytes::Bytes;
 
 pub use answers::{
-    Appended, AppendedBatch, Appends, BatchReceipt, FencedBy, LogStatus, MasterAddress,
-    MasterStatus, Message, Page, Quorum, Receipt, Recovery, SecondaryHealth, SecondaryStatus,
-    WaitingAppend, WaitingFor,
+    Appended, AppendedBatch, Appends, BatchReceipt, FencedBy, LastRefusal, LogStatus,
+    MasterAddress, MasterStatus, Message, Page, Quorum, Receipt, Recovery, SecondaryHealth,
+    SecondaryStatus, WaitingAppend, WaitingFor,
 };
 pub use append::AppendRequest;
 pub use error::{ClientError, Outcome, Problem};

@@ -204,6 +204,19 @@ fn troubles_of_secondary(health: &SecondaryHealth) -> Vec<String> {
         }
         Some(_) => {}
     }
+    // Why it hears nothing, perhaps. One that hears its master is well, whatever strangers try.
+    let hears_master = health
+        .last_contact_ms
+        .is_some_and(|ms| ms <= MASTER_LATE_MS);
+    if !hears_master && let Some(refusal) = &health.last_refusal {
+        troubles.push(format!(
+            "{} refused a node at {}, {} s ago: {}",
+            health.name,
+            refusal.address,
+            refusal.elapsed_ms / 1000,
+            refusal.detail
+        ));
+    }
     if health.log.disk != DiskState::Ok {
         troubles.push(format!(
             "the disk of {} is {}",
@@ -409,5 +422,18 @@ mod tests {
         let troubles = troubles_of_secondary(&health(Some(90_000)));
         let expected = "secondary-1 has heard nothing from its master for ";
         assert!(troubles[0].starts_with(expected), "{troubles:?}");
+        let mut refusing = health(None);
+        let refusal = json!({
+            "address": "10.0.0.5", "reason": "wrong_secret", "detail": "the secrets differ",
+            "elapsed_ms": 2500,
+        });
+        refusing.last_refusal = serde_json::from_value(refusal).expect("a refusal");
+        let troubles = troubles_of_secondary(&refusing);
+        assert!(
+            troubles[1].contains("10.0.0.5, 2 s ago: the secrets differ"),
+            "{troubles:?}"
+        );
+        refusing.last_contact_ms = Some(3);
+        assert!(troubles_of_secondary(&refusing).is_empty());
     }
 }

@@ -1,11 +1,12 @@
 //! `GET /health` and the three probes.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse};
 use replog_core::{
     address::{HostPort, NodeUrl},
     error::Stopped,
+    transport::net::LastRefusal,
     types::{DiskState, Mode},
     views::{MasterHealth, SecondaryHealth},
 };
@@ -59,6 +60,28 @@ struct Shown<'a, H> {
     address: Option<&'a HostPort>,
     /// Where clients reach it, as far as it knows.
     url: Option<&'a NodeUrl>,
+    /// The last node that its cluster listener refused, where the nodes are set up wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_refusal: Option<ShownRefusal>,
+}
+
+#[derive(Serialize)]
+struct ShownRefusal {
+    address: IpAddr,
+    reason: &'static str,
+    detail: String,
+    elapsed_ms: u64,
+}
+
+impl ShownRefusal {
+    fn new(refusal: LastRefusal) -> ShownRefusal {
+        ShownRefusal {
+            address: refusal.address,
+            reason: refusal.reason.as_str(),
+            detail: refusal.detail,
+            elapsed_ms: u64::try_from(refusal.elapsed.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 impl<'a, H> Shown<'a, H> {
@@ -68,6 +91,9 @@ impl<'a, H> Shown<'a, H> {
             health,
             address: between_nodes.map(|between_nodes| &between_nodes.address),
             url: state.own_url.as_ref(),
+            last_refusal: between_nodes
+                .and_then(|between_nodes| between_nodes.counters.last_refusal())
+                .map(ShownRefusal::new),
         }
     }
 }

@@ -363,6 +363,11 @@ fn two_nodes_with_different_secrets_both_say_what_to_copy() {
         let whose = format!("{} the one in {file}", node.name);
         assert!(line.contains(&whose), "{line}");
     }
+    let refusal = cluster.secondaries[0].health()["last_refusal"].clone();
+    assert_eq!(refusal["reason"], "wrong_secret");
+    assert_eq!(refusal["address"], "127.0.0.1");
+    let detail = refusal["detail"].as_str().expect("a sentence");
+    assert!(detail.contains("different cluster secrets"), "{detail}");
 }
 
 #[test]

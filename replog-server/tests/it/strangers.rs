@@ -69,7 +69,7 @@ fn two_names_that_lead_to_one_process_are_one_node() {
     std::thread::spawn(move || http::post(master, &http::message("waits", 3)));
     let found = why(master, "secondary-2", "wrong_node");
     let detail = found["detail"].as_str().expect("a sentence");
-    assert!(detail.contains("proves another name"), "{detail}");
+    assert!(detail.contains("proves that it is secondary-1"), "{detail}");
     assert_eq!(get(master, "/health").json()["quorum"]["nodes"], 3);
     let log = secondary.process().log_text();
     let refused = log.lines().filter(|line| line.contains("refused"));

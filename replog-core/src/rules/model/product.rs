@@ -279,7 +279,9 @@ fn decision(mut recovery: Recovery, now: Instant) -> Decision {
                 };
             }
             RecoveryAction::Save(_) => decision = Decision::TakesOffice,
-            RecoveryAction::Note(_) | RecoveryAction::Warning(_) => {}
+            RecoveryAction::SetAside { .. }
+            | RecoveryAction::Note(_)
+            | RecoveryAction::Warning(_) => {}
             other => panic!("{other:?}"),
         }
     }

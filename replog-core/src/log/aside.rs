@@ -3,10 +3,11 @@
 //!
 //! Owns the files below `set-aside/`. The latter are there as they were, under their old names. Each
 //! of the former is a segment, header and records as they stood in the log, named by its first offset,
-//! its end, and the epoch of the master because of which they were cut. Written to a new file, synced,
-//! renamed, directory synced; never written over, never read by a node again. They are for a person,
-//! who alone can say what of them is to be appended again. The [`SET_ASIDE_FILES_MAX`] of the newest
-//! epochs are kept.
+//! its end, the epoch of the master because of which they were cut, and, from the second on, the number of
+//! the file. Written to a new file, synced, renamed, directory synced; never written over, never used by a
+//! node again. They are for a person, who alone can say what of them is to be appended again. The newest
+//! [`SET_ASIDE_FILES_MAX`] are kept: by their numbers, since a cluster whose epochs were repaired goes on with
+//! lower ones.
 
 use std::io::{self, IoSlice};
 
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     error::ReadError,
     limits::SET_ASIDE_FILES_MAX,
-    storage::{OpenHow, Storage},
+    storage::{OpenHow, Storage, StorageFile},
     types::{ClusterId, Epoch, Offset},
 };
 
@@ -33,7 +34,8 @@ const PATH_NEW: &str = "set-aside/new";
 const COPY_BYTES: usize = 1 << 20;
 
 /// Keeps the records from `from` up to `end` aside. When this returns, the file is durable. What
-/// is damaged, and all behind it, cannot be copied and is said in the log.
+/// is damaged, and all behind it, cannot be copied and is said in the log. Returns whether a file was made:
+/// none is where there is nothing to keep, or a file that is there has the same.
 ///
 /// # Errors
 ///
@@ -44,9 +46,9 @@ pub(super) fn set_aside(
     cluster: ClusterId,
     (from, end): (Offset, Offset),
     epoch: Epoch,
-) -> Result<(), LogError> {
+) -> Result<bool, LogError> {
     if from >= end {
-        return Ok(());
+        return Ok(false);
     }
     storage.create_dir(DIR).map_err(LogError::Write)?;
     storage.sync_dir("")?;
@@ -79,44 +81,87 @@ pub(super) fn set_aside(
         }
     }
     file.sync()?;
-    let path = free_path(storage, (from, next), epoch)?;
+    let files = files_of_cuts(storage)?;
+    let range = format!("{:020}-{:020}-epoch-{epoch}", from.0, next.0);
+    for (_, known) in files.iter().filter(|(_, name)| name.starts_with(&range)) {
+        let known = storage.open(&format!("{DIR}/{known}"), OpenHow::Existing)?;
+        if is_same(&*file, &*known)? {
+            // A cut that failed is made again.
+            storage.remove(PATH_NEW)?;
+            storage.sync_dir(DIR)?;
+            return Ok(false);
+        }
+    }
+    let path = match files.last() {
+        None => format!("{DIR}/{range}.log"),
+        Some((newest, _)) => format!("{DIR}/{range}-{}.log", newest + 1),
+    };
     storage.rename(PATH_NEW, &path).map_err(LogError::Write)?;
     storage.sync_dir(DIR)?;
     view.kept_aside(next.records_since(from));
     warn!(%from, end = %next, path, "the records that are cut are kept aside");
-    remove_oldest(storage, &path)?;
-    Ok(())
+    Ok(true)
 }
 
-/// Removes the files of the oldest epochs where there are too many, and never the one at `newest`.
-/// Each cut is one of a master's epoch, and a node's masters have ascending ones. Segments that damage
-/// has separated stay.
-fn remove_oldest(storage: &dyn Storage, newest: &str) -> io::Result<()> {
+/// Removes the oldest files of cuts where there are too many, but none of the `made` that the cut of the moment
+/// needs. Segments that damage has separated stay. What cannot be removed is said, and stays.
+pub(super) fn remove_oldest(storage: &dyn Storage, made: usize) {
+    let remove = || -> io::Result<()> {
+        let files = files_of_cuts(storage)?;
+        let surplus = files.len().saturating_sub(SET_ASIDE_FILES_MAX.max(made));
+        for (_, name) in &files[..surplus] {
+            let path = format!("{DIR}/{name}");
+            storage.remove(&path)?;
+            warn!(
+                path,
+                "records that were kept aside are removed: newer ones are there"
+            );
+        }
+        match surplus {
+            0 => Ok(()),
+            _ => storage.sync_dir(DIR),
+        }
+    };
+    if let Err(error) = remove() {
+        warn!(%error, "older files of records that were kept aside cannot be removed");
+    }
+}
+
+/// The files of records that were cut, with their numbers, oldest first.
+fn files_of_cuts(storage: &dyn Storage) -> io::Result<Vec<(u64, String)>> {
     let names = storage.list(DIR)?.into_iter();
-    let mut cuts: Vec<(u64, String)> = names
-        .filter_map(|name| Some((epoch_of(&name)?, format!("{DIR}/{name}"))))
+    let mut files: Vec<_> = names
+        .filter_map(|name| Some((number_of(&name)?, name)))
         .collect();
-    cuts.sort();
-    let surplus = cuts.len().saturating_sub(SET_ASIDE_FILES_MAX);
-    let oldest = cuts.iter().filter(|(_, path)| path != newest);
-    for (_, path) in oldest.take(surplus) {
-        warn!(
-            path,
-            "records that were kept aside are removed: newer ones are there"
-        );
-        storage.remove(path)?;
-    }
-    match surplus {
-        0 => Ok(()),
-        _ => storage.sync_dir(DIR),
+    files.sort();
+    Ok(files)
+}
+
+/// The number of a file of records that were cut.
+fn number_of(name: &str) -> Option<u64> {
+    let (_, rest) = name.strip_suffix(".log")?.split_once("-epoch-")?;
+    match rest.split_once('-') {
+        None => Some(0),
+        Some((_, number)) => number.parse().ok(),
     }
 }
 
-/// The epoch in the name of a file of records that were cut.
-fn epoch_of(name: &str) -> Option<u64> {
-    let (_, rest) = name.strip_suffix(".log")?.split_once("-epoch-")?;
-    let digits = rest.split('-').next()?;
-    digits.parse().ok()
+/// Whether two files hold the same bytes.
+fn is_same(one: &dyn StorageFile, other: &dyn StorageFile) -> io::Result<bool> {
+    let size = one.size()?;
+    if size != other.size()? {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; COPY_BYTES], vec![0; COPY_BYTES]);
+    let mut at = 0;
+    while at < size {
+        let (read, also) = (one.read_at(at, &mut left)?, other.read_at(at, &mut right)?);
+        if read == 0 || left[..read] != right[..also] {
+            return Ok(false);
+        }
+        at += read as u64;
+    }
+    Ok(true)
 }
 
 /// Moves a whole segment aside: the log before it has a gap. When this returns, the move is durable.
@@ -142,26 +187,6 @@ pub(super) fn move_aside(storage: &dyn Storage, first: Offset) -> io::Result<()>
     storage.sync_dir(segment::DIR)
 }
 
-/// A name that no file has yet: the same range may be cut twice, with other records in it.
-fn free_path(
-    storage: &dyn Storage,
-    (from, end): (Offset, Offset),
-    epoch: Epoch,
-) -> io::Result<String> {
-    let taken = storage.list(DIR)?;
-    let name = |nth: u64| {
-        let more = if nth == 0 {
-            String::new()
-        } else {
-            format!("-{nth}")
-        };
-        format!("{:020}-{:020}-epoch-{epoch}{more}.log", from.0, end.0)
-    };
-    let free = (0..).map(name).find(|name| !taken.contains(name));
-    let free = free.expect("a directory does not hold endless files");
-    Ok(format!("{DIR}/{free}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +194,9 @@ mod tests {
         log::{
             files::LogFiles,
             segment,
-            testing::{CLUSTER, Fault, FaultyStorage, Records, content, open_log, read_all},
+            testing::{
+                CLUSTER, Fault, FaultyStorage, Records, content, open_log, read_all, set_content,
+            },
         },
         storage::MemoryStorage,
     };
@@ -215,19 +242,27 @@ mod tests {
         for _ in 0..3 {
             files.set_aside(Offset(39), Epoch(9)).unwrap();
         }
+        let first = "00000000000000000039-00000000000000000040-epoch-9";
+        let name = |number: &str| format!("{first}{number}.log");
+        assert_eq!(storage.list(DIR).unwrap(), [name("")], "the same again");
+        // Other records of the same range, and the same for another master.
+        set_content(&storage, &format!("{DIR}/{}", name("")), b"other");
+        files.set_aside(Offset(39), Epoch(9)).unwrap();
         files.set_aside(Offset(39), Epoch(10)).unwrap();
+        let other = "00000000000000000039-00000000000000000040-epoch-10-2.log";
         let names = storage.list(DIR).unwrap();
-        assert_eq!(names.len(), 4, "{names:?}");
+        assert_eq!(names, [other.to_owned(), name("-1"), name("")]);
         // The log opens beside them as ever.
         files.close().unwrap();
         assert_eq!(open_log(&storage).unwrap().2.end, Offset(40));
     }
 
     #[test]
-    fn the_files_of_the_newest_epochs_are_kept_and_what_damage_separated() {
+    fn the_newest_files_are_kept_whatever_their_epochs_and_what_damage_separated() {
         let storage = MemoryStorage::new();
         let (mut files, view) = written(&storage);
-        files.set_aside(Offset(39), Epoch(5)).unwrap();
+        // Of a master whose epoch could not be believed: its file is the oldest all the same.
+        files.set_aside(Offset(39), Epoch(1 << 61)).unwrap();
         let separated = format!("{DIR}/{:020}.log", 7);
         storage.open(&separated, OpenHow::Create).unwrap();
         let many = SET_ASIDE_FILES_MAX as u64 + 3;
@@ -238,9 +273,9 @@ mod tests {
         }
         let names = storage.list(DIR).unwrap();
         assert_eq!(names.len(), SET_ASIDE_FILES_MAX + 1, "{names:?}");
-        let mut epochs: Vec<u64> = names.iter().filter_map(|name| epoch_of(name)).collect();
-        epochs.sort_unstable();
-        assert_eq!(epochs, (12..9 + many).collect::<Vec<_>>());
+        let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (4..=many).collect::<Vec<_>>());
         let cut = (0..many).map(|nth| 10 - nth % 9).sum::<u64>();
         assert_eq!(view.records_kept_aside(), 1 + cut);
     }

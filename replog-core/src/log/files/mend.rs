@@ -43,12 +43,18 @@ impl LogFiles {
             let cluster = files.cluster.expect("records belong to a cluster");
             let (mut next, end) = (from, files.written_end);
             // What lies between holes: each a file of its own.
+            let mut made = 0;
+            let mut keep = |range| {
+                let kept = aside::set_aside(&*files.storage, &files.view, cluster, range, epoch);
+                kept.map(|is_new| made += usize::from(is_new))
+            };
             for hole in files.holes.ranges() {
-                let range = (next, hole.start);
-                aside::set_aside(&*files.storage, &files.view, cluster, range, epoch)?;
+                keep((next, hole.start))?;
                 next = next.max(hole.end);
             }
-            aside::set_aside(&*files.storage, &files.view, cluster, (next, end), epoch)
+            keep((next, end))?;
+            aside::remove_oldest(&*files.storage, made);
+            Ok(())
         })
     }
 

@@ -326,6 +326,16 @@ pub enum OpenError {
         /// What is wrong with it.
         what: String,
     },
+    /// A file is of another version than this program reads.
+    #[error("{path}: has format {found}, and this program reads {known}")]
+    Version {
+        /// The file, below the node's directory.
+        path: String,
+        /// Its version.
+        found: u64,
+        /// The one that is read.
+        known: u64,
+    },
     /// A segment and the one that follows it claim the same records: which of the two to believe
     /// nobody can tell.
     #[error("{path} is damaged at byte {position}: offset {offset} ({what})")]

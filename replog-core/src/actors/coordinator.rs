@@ -131,6 +131,11 @@ pub(crate) struct CoordinatorParts {
 }
 
 impl Coordinator {
+    /// Whether it leads an epoch, so that another master may take its place.
+    fn leads(&self) -> bool {
+        self.recovery.is_none() && self.office.may_be_lost()
+    }
+
     /// Makes the coordinator and its links, which start with it.
     pub(crate) fn new(parts: CoordinatorParts, own: &Addr<Coordinator>) -> Coordinator {
         let CoordinatorParts {
@@ -605,7 +610,7 @@ impl Coordinator {
             None => self.office.epoch(),
         };
         // Out of office there is no next offset, and a log that is shown all the same.
-        let next = match self.recovery.is_none() && self.office.may_be_lost() {
+        let next = match self.leads() {
             true => self.office.next_offset(),
             false => self.view.durable_end(),
         };
@@ -718,7 +723,7 @@ impl Handler<OfficeLost> for Coordinator {
     type Result = ();
     fn handle(&mut self, lost: OfficeLost, ctx: &mut Context<Self>) {
         let (now, by) = (Instant::now(), lost.0);
-        if self.recovery.is_none() && self.office.may_be_lost() {
+        if self.leads() {
             // A directory that is gone may have had a promise of this very epoch, from a node that
             // did not know of this one. A majority has promised it to this one: no fence.
             if by.epoch > self.office.epoch() || by.instance == self.meta.instance {

@@ -231,7 +231,7 @@ fn take_condition(
 /// Says how to go on without a meta file that can be read.
 fn what_to_do(error: OpenError) -> OpenError {
     match error {
-        OpenError::Format { path, what } if !what.contains("this program reads") => {
+        OpenError::Format { path, what } => {
             let what = format!(
                 "{what}. Only this file says what the node has promised and how far its log counts, so \
                  that it cannot start from this directory. Move the directory away and start with an \

@@ -19,6 +19,7 @@ use super::{
     PROBE_PATH, aside, keys_file,
     mark::{self, Mark},
     meta::{self, Meta},
+    repair_epoch,
     segment::{self, FileName},
     unproven,
 };
@@ -58,14 +59,11 @@ pub fn directory(storage: &dyn Storage) -> Result<Report, CheckError> {
         return Err(CheckError::NoNode);
     }
     let meta = Meta::load(storage);
-    let passes_for_whole = matches!(
-        &meta,
-        Ok(Some(Meta {
-            log_epoch: Some(_),
-            ..
-        }))
-    );
-    let mark_file = (is_there(mark::PATH), passes_for_whole);
+    // Also where the node knows how far a damaged log went: without a mark it does not any more.
+    let needs_mark =
+        |meta: &Meta| meta.log_epoch.is_some() || meta.last_whole.is_some() && meta.is_masters();
+    let needs_mark = matches!(&meta, Ok(Some(meta)) if needs_mark(meta));
+    let mark_file = (is_there(mark::PATH), needs_mark);
     let mark = look_at_mark(storage, &mut report, mark_file);
     let log_is_empty = !has_segments && mark.is_none_or(|mark| mark.end == Offset::ZERO);
     let owner = look_at_meta(meta, &mut report, log_is_empty);
@@ -87,10 +85,8 @@ pub fn directory(storage: &dyn Storage) -> Result<Report, CheckError> {
 /// [`OpenError`] when the meta file is damaged, newer than this program, or cannot be read.
 pub fn owner(storage: &dyn Storage) -> Result<Option<DirectoryOwner>, OpenError> {
     let owner_of = |meta: Meta| DirectoryOwner {
+        was_master: meta.is_masters(),
         cluster_id: meta.cluster.map(|cluster| cluster.id),
-        was_master: meta.promised.is_some_and(|promised| {
-            (promised.name, promised.instance) == (meta.name.clone(), meta.instance)
-        }),
         name: meta.name,
     };
     Ok(Meta::load(storage)?.map(owner_of))
@@ -296,7 +292,7 @@ enum Owner {
 fn look_at_mark(
     storage: &dyn Storage,
     report: &mut Report,
-    (is_there, passes_for_whole): (bool, bool),
+    (is_there, is_needed): (bool, bool),
 ) -> Option<Mark> {
     let mark = match Mark::load(storage) {
         Ok(mark) => mark,
@@ -312,7 +308,7 @@ fn look_at_mark(
         } else {
             "it is missing"
         };
-        let (class, then) = match passes_for_whole {
+        let (class, then) = match is_needed {
             true => (
                 Class::Damage,
                 "the node counts for nothing until it is refilled from another",
@@ -345,6 +341,9 @@ fn look_at_meta(
         Err(error) => {
             let what = match error {
                 OpenError::Format { what, .. } => format!("it {what}"),
+                OpenError::Version { found, known, .. } => {
+                    format!("it has format {found}, and this program reads {known}")
+                }
                 OpenError::Io { source, .. } => unreadable(&source),
                 other => other.to_string(),
             };
@@ -352,6 +351,17 @@ fn look_at_meta(
             return Owner::Unknown;
         }
     };
+    if let Err(what) = repair_epoch::check_epochs(&meta) {
+        report.add_file(Class::Damage, meta::PATH, format!("it {what}"));
+    }
+    if let Some(whole) = meta.last_whole {
+        let what = format!(
+            "the log was whole up to {} in log epoch {}, before damage was found: the node counts for nothing \
+             until it is mended from another",
+            whole.end, whole.log_epoch
+        );
+        report.add_file(Class::Note, meta::PATH, what);
+    }
     report.cluster_id = meta.cluster.map(|cluster| cluster.id);
     (report.log_epoch, report.intact) = (meta.log_epoch, meta.log_epoch.is_some());
     report.name = Some(meta.name);

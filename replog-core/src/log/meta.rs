@@ -121,7 +121,7 @@ impl Meta {
     ///
     /// # Errors
     ///
-    /// [`OpenError::Format`] when the file is damaged or newer than this program,
+    /// [`OpenError::Format`] when the file is damaged, [`OpenError::Version`] when it is of another version,
     /// [`OpenError::Io`] when it cannot be read.
     pub(crate) fn load(storage: &dyn Storage) -> Result<Option<Meta>, OpenError> {
         let bytes = read_file(storage, PATH).map_err(|source| OpenError::Io {
@@ -129,9 +129,16 @@ impl Meta {
             source,
         })?;
         let Some(bytes) = bytes else { return Ok(None) };
-        let refuse = |what| OpenError::Format {
-            path: PATH.to_owned(),
-            what,
+        let refuse = |refused| {
+            let path = PATH.to_owned();
+            match refused {
+                Refused::Format(what) => OpenError::Format { path, what },
+                Refused::Version(found) => OpenError::Version {
+                    path,
+                    found,
+                    known: FORMAT,
+                },
+            }
         };
         decode(&bytes).map(Some).map_err(refuse)
     }
@@ -139,7 +146,7 @@ impl Meta {
     /// Reads what a meta file holds.
     #[cfg(feature = "sim")]
     pub(crate) fn decode(bytes: &[u8]) -> Result<Meta, String> {
-        decode(bytes)
+        decode(bytes).map_err(|refused| format!("{refused:?}"))
     }
 
     /// Saves it in place of the one before. When this returns, it is durable.
@@ -173,23 +180,28 @@ fn encode(meta: &Meta) -> String {
     format!("{{\n\"format\": {FORMAT},\n\"crc32c\": \"{crc:08x}\",\n\"meta\": {body}\n}}\n")
 }
 
-fn decode(bytes: &[u8]) -> Result<Meta, String> {
-    let AnyVersion { format } =
-        serde_json::from_slice(bytes).map_err(|error| format!("is no meta file: {error}"))?;
+/// Why a meta file is not read.
+#[derive(Debug)]
+enum Refused {
+    Format(String),
+    Version(u64),
+}
+
+fn decode(bytes: &[u8]) -> Result<Meta, Refused> {
+    let damaged = |error| Refused::Format(format!("is damaged: {error}"));
+    let AnyVersion { format } = serde_json::from_slice(bytes)
+        .map_err(|error| Refused::Format(format!("is no meta file: {error}")))?;
     if format != FORMAT {
-        return Err(format!(
-            "has format {format}, and this program reads {FORMAT}"
-        ));
+        return Err(Refused::Version(format));
     }
-    let Envelope { crc32c, meta } =
-        serde_json::from_slice(bytes).map_err(|error| format!("is damaged: {error}"))?;
+    let Envelope { crc32c, meta } = serde_json::from_slice(bytes).map_err(damaged)?;
     let expected = crc32c::crc32c(meta.get().as_bytes());
     if u32::from_str_radix(&crc32c, 16) != Ok(expected) {
-        return Err(format!(
+        return Err(Refused::Format(format!(
             "is damaged: its checksum is {crc32c:?}, not {expected:08x}"
-        ));
+        )));
     }
-    serde_json::from_str(meta.get()).map_err(|error| format!("is damaged: {error}"))
+    serde_json::from_str(meta.get()).map_err(damaged)
 }
 
 #[cfg(test)]
@@ -311,7 +323,7 @@ mod tests {
         file.append(&[IoSlice::new(br#"{"format": 2, "anything": []}"#)])
             .unwrap();
         let error = Meta::load(&storage).unwrap_err();
-        assert!(matches!(error, OpenError::Format { .. }), "{error}");
+        assert!(matches!(error, OpenError::Version { .. }), "{error}");
         assert_eq!(
             error.to_string(),
             "meta.json: has format 2, and this program reads 1"

@@ -683,10 +683,14 @@ impl Replica {
             .aligned
             .is_some_and(|aligned| aligned.epoch == message.epoch);
         let is_settled = again && self.meta.log_epoch == Some(message.epoch);
-        if !is_settled {
-            self.check_committed(hello)?;
-        }
+        let given_up_from = match is_settled {
+            true => None,
+            false => self.check_committed(hello)?,
+        };
         self.stage_promise(message, message.epoch, &hello.nodes)?;
+        if let Some(from) = given_up_from {
+            self.known_committed = from;
+        }
         self.staged.forced_epoch = self.staged.forced_epoch.max(hello.forced_epoch);
         self.master_url.clone_from(&hello.public_url);
         if is_settled {
@@ -725,16 +729,15 @@ impl Replica {
     }
 
     /// Whether the hello leaves what this node holds and knows to be committed. A correct recovery has
-    /// adopted all of that, unless it was forced since.
-    fn check_committed(&mut self, hello: &Hello) -> Result<(), Refusal> {
+    /// adopted all of that, unless it was forced since: then it is given up from the returned offset on.
+    fn check_committed(&self, hello: &Hello) -> Result<Option<Offset>, Refusal> {
         let forced_epoch = self.staged.forced_epoch.max(hello.forced_epoch);
         let committed = self.known_to_be_committed();
         if hello.end >= committed {
-            return Ok(());
+            return Ok(None);
         }
         if forced_epoch.is_some() && self.meta.log_epoch < forced_epoch {
-            self.known_committed = hello.end;
-            return Ok(());
+            return Ok(Some(hello.end));
         }
         Err(Refusal::BelowCommitted { committed })
     }

@@ -281,6 +281,7 @@ pub(crate) fn on_command(
             let view = world::with(|world| world.checks.view(life.machine));
             let newest = view.and_then(|view| Some(view.epoch_starts(1).last()?.epoch));
             meta.log_epoch = meta.log_epoch.or(newest);
+            meta.last_whole = meta.last_whole.filter(|_| meta.log_epoch.is_none());
             submit(Place::Back, WriteCommand::SaveMeta { ticket, meta });
         }
         (Some(Mistake::CutTooDeep), WriteCommand::Truncate { ticket, to }) => {

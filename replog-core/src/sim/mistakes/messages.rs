@@ -182,6 +182,9 @@ pub(crate) fn on_response(_: Life, asked: &Request, mut response: Response) -> R
         Some(Mistake::WipedNodeVotes) => {
             if matches!(asked.body, RequestBody::Promise(_)) {
                 response.state.log_epoch.get_or_insert(Epoch(1));
+                if let Answer::Promised(promised) = &mut response.answer {
+                    promised.last_whole = None;
+                }
             }
         }
         Some(Mistake::DamagedEndForgotten) => {

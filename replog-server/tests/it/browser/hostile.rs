@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Browser, NAME, page_of};
 use crate::{
-    http::get,
+    http::{get, post},
     nodes::{Cluster, Node},
 };
 
@@ -50,8 +50,8 @@ const stream = url => attempt(`stream ${url}`, () => new Promise((resolve, rejec
 const form = (url, enctype) => attempt(`form ${url}`, () => new Promise(resolve => {
   const frame = Object.assign(document.createElement("iframe"), { name: `frame${Math.random()}` });
   const form = Object.assign(document.createElement("form"), { method: "post", action: url, enctype, target: frame.name });
-  // As text/plain the body is JSON.
-  form.append(Object.assign(document.createElement("input"), { name: '{"data":"forged","meta":{"concern":1},"x":"', value: '"}' }));
+  // As text/plain the body is JSON, with the equals sign in its data.
+  form.append(Object.assign(document.createElement("input"), { name: '{"meta":{"concern":1},"data":"', value: '"}' }));
   document.body.append(frame, form);
   frame.onload = () => resolve("");
   setTimeout(() => resolve(""), 2000);
@@ -68,7 +68,7 @@ for (const base of bases) {
   for (const type of ["application/json", "application/x-ndjson"]) tries.push(write("POST", base + "/messages", type, "cors", body));
   tries.push(write("POST", base + "/admin/read-only", "", "no-cors"), write("POST", base + "/admin/read-only", "", "cors"));
   tries.push(write("PUT", base + "/faults", "application/json", "cors", '{"isolate":true}'), write("DELETE", base + "/faults", "", "cors"));
-  tries.push(write("PUT", base + "/admin/log-level", "application/json", "cors", '{"filter":"off"}'));
+  tries.push(write("PUT", base + "/admin/log-level", "application/json", "cors", '{"level":"error"}'));
   tries.push(attempt("beacon", async () => { navigator.sendBeacon(base + "/messages", body); navigator.sendBeacon(base + "/admin/read-only"); }));
   for (const enctype of ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded"]) tries.push(form(base + "/messages", enctype));
   tries.push(form(base + "/admin/read-only", "text/plain"));
@@ -80,6 +80,9 @@ for (const base of bases) {
 await Promise.all(tries);
 return got;
 "#;
+
+/// What the form of the page above sends as text/plain, without its line end.
+const FORM_BODY: &str = r#"{"meta":{"concern":1},"data":"="}"#;
 
 /// Serves an empty page to everybody. Its thread ends with the program.
 fn other_site() -> SocketAddr {
@@ -123,6 +126,8 @@ fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
     };
     let cluster = Cluster::start(2, &["--allow-faults"]);
     assert_eq!(cluster.append("kept", 3).status, 201);
+    // But for its content type it would be an append.
+    assert_eq!(post(cluster.master.address, FORM_BODY).status, 201);
     cluster.wait_equal();
     let nodes = || [&cluster.master].into_iter().chain(&cluster.secondaries);
     let before: Vec<_> = nodes().map(state_of).collect();
@@ -164,7 +169,11 @@ fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
     browser.open(&page_of(cluster.master.address));
     let own = format!("http://{}", cluster.master.address);
     let got = browser.run_async(ATTACK, &json!([[own]])).to_string();
-    assert!(got.contains("kept") && got.contains("stream"), "{got}");
+    let put = |path: &str| format!("PUT {own}{path} application/json: 200");
+    let taken = [put("/faults"), put("/admin/log-level")];
+    for teeth in ["kept", "stream", &taken[0], &taken[1]] {
+        assert!(got.contains(teeth), "{teeth}: {got}");
+    }
     assert_eq!(
         get(cluster.master.address, "/health").json()["mode_reason"],
         "asked"

@@ -188,7 +188,8 @@ impl Demo {
         let mut offsets = Vec::new();
         for _ in 0..2 {
             let options = AppendOptions::concern(Concern::Majority).idempotency_key(key.clone());
-            let receipt = self.master.append(r#""paid""#, options).await?;
+            let append = self.master.append(r#""paid""#, options);
+            let receipt = tokio::time::timeout(STEP_TIME_MAX, append).await??;
             tell_receipt("paid, key order-17", &receipt);
             offsets.push(receipt.offset);
         }

@@ -95,7 +95,7 @@ impl Asked {
     }
 }
 
-/// As the web server's crate decides it: by the last `Upgrade`, where the body is not chunked.
+/// As the web server's crate decides it: by any `Upgrade`, where the body is not chunked.
 fn is_taken_for_web_socket(headers: &HeaderMap) -> bool {
     let mut upgrades = headers.get_all(header::UPGRADE);
     let wanted = upgrades.any(|value| {

@@ -29,6 +29,7 @@
 mod answers;
 mod append;
 mod error;
+mod events;
 mod exchange;
 mod follow;
 mod http;
@@ -37,6 +38,7 @@ mod reason;
 #[cfg(test)]
 mod responder;
 mod retry;
+mod streamed;
 #[cfg(test)]
 mod tests;
 
@@ -51,6 +53,7 @@ pub use answers::{
 };
 pub use append::AppendRequest;
 pub use error::{ClientError, Outcome, Problem};
+pub use events::{EventStream, NodeEvent};
 pub use exchange::RawAnswer;
 pub use follow::Follow;
 pub use reason::Reason;

@@ -523,6 +523,35 @@ fn a_concern_is_waited_for_as_long_as_is_asked() {
 }
 
 #[test]
+fn events_come_one_by_one_and_their_end_is_told() {
+    suite::run(async {
+        let body = concat!(
+            ": listening\n\n",
+            "event: append\ndata: {\"node\":\"master\",\"from\":3}\n\n",
+            ":\n\n",
+            "event: bye\ndata: {\"node\":\"master\"}\n\n",
+            "event: ack\ndata: {\"cut",
+        );
+        let answer = Responder::answer("200 OK", "text/event-stream", body.as_bytes());
+        let (responder, seen) = answering(Reply::Answer(answer));
+        let mut events = of(&responder).events().await.unwrap();
+        let first = events.next().await.unwrap();
+        assert_eq!(
+            (first.kind.as_str(), first.data.get()),
+            ("append", r#"{"node":"master","from":3}"#)
+        );
+        assert_eq!(events.next().await.unwrap().kind, "bye");
+        let end = events.next().await.unwrap_err();
+        assert!(matches!(end, ClientError::NoAnswer(_)), "{end:?}");
+        assert_eq!(line(&seen.lock().unwrap()[0]), "GET /events HTTP/1.1");
+        // What is no stream is an error.
+        let refused = Responder::answer("404 Not Found", "text/plain", b"no");
+        let (responder, _) = answering(Reply::Answer(refused));
+        assert!(of(&responder).events().await.is_err());
+    });
+}
+
+#[test]
 fn waiting_appends_faults_and_texts_have_their_paths() {
     suite::run(async {
         let (responder, seen) = answering(json("200 OK", r#"{"appends":[],"total":0}"#));

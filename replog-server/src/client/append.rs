@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::{
     Context, Failure, Form,
     failure::NOT_IN_TIME,
-    holders::{self, Held, concern, duration, names, waits},
+    holders::{self, ConcernParser, Held, duration, names, waits},
     lines::{Lines, wrong_on_its_line},
     position::Position,
     tell,
@@ -41,7 +41,7 @@ pub(super) struct AppendArgs {
     #[arg(long)]
     text: bool,
     /// How many nodes must hold it before this returns: a number, `majority` or `all`.
-    #[arg(long, default_value = "majority", value_parser = concern)]
+    #[arg(long, default_value = "majority", value_parser = ConcernParser, hide_possible_values = true)]
     concern: Concern,
     /// How long to wait for that, such as `3s` [default: as long as the master does, which is for ever
     /// unless it was told otherwise]. The message is in the log whether or not it was met in time.

@@ -18,7 +18,9 @@ use replog_core::{
 use serde_json::{json, value::RawValue};
 use tokio::time::error::Elapsed;
 
-use super::{Context, Failure, Form, complain, holders::concern, progress, table::Table, tell};
+use super::{
+    Context, Failure, Form, complain, holders::ConcernParser, progress, table::Table, tell,
+};
 use crate::stderr;
 
 /// Between two live figures.
@@ -53,7 +55,7 @@ pub(super) struct BenchArgs {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     bytes: u32,
     /// How many nodes must hold each: a number, `majority` or `all`.
-    #[arg(long, default_value = "majority", value_parser = concern)]
+    #[arg(long, default_value = "majority", value_parser = ConcernParser, hide_possible_values = true)]
     concern: Concern,
     /// Do not ask before messages are added to a log that has some.
     #[arg(long)]

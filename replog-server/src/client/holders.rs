@@ -1,8 +1,14 @@
 //! Who holds a message and who does not yet: asking until enough do, and saying it.
 
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsStr,
+    time::{Duration, Instant},
+};
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{
+    Arg,
+    builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser},
+};
 use replog_core::{
     Concern, NodeName, Offset, ReadLevel,
     client::{Client, Message, WaitingFor},
@@ -13,8 +19,31 @@ use super::{Context, Failure, table::span};
 /// How long the master is asked to wait, before it is asked again.
 const WAIT_TIME: Duration = Duration::from_secs(10);
 
-/// Reads a concern: a number, `majority` or `all`.
-pub(super) fn concern(text: &str) -> Result<Concern, String> {
+/// Reads a concern: a number, `majority` or `all`, of which a shell completes the words.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConcernParser;
+
+impl TypedValueParser for ConcernParser {
+    type Value = Concern;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Concern, clap::Error> {
+        let parser = StringValueParser::new().try_map(|text| concern(&text));
+        parser.parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(
+            ["majority", "all"].into_iter().map(PossibleValue::new),
+        ))
+    }
+}
+
+fn concern(text: &str) -> Result<Concern, String> {
     match text {
         "majority" => Ok(Concern::Majority),
         "all" => Ok(Concern::All),

@@ -33,7 +33,7 @@ use self::batches::{Batch, Batches};
 use super::{
     Context, Failure, Form, complain,
     export::Line,
-    holders::{concern, duration},
+    holders::{ConcernParser, duration},
     lines::{Lines, wrong_on_its_line},
     position::Position,
     progress, tell,
@@ -49,7 +49,7 @@ pub(super) struct ImportArgs {
     /// What `export` wrote; - is stdin.
     file: PathBuf,
     /// How many nodes must hold each batch before the next is sent: a number, `majority` or `all`.
-    #[arg(long, default_value = "majority", value_parser = concern)]
+    #[arg(long, default_value = "majority", value_parser = ConcernParser, hide_possible_values = true)]
     concern: Concern,
     /// How long to send a batch again where that may help: while the master is down, hangs, recovers or is
     /// read-only.

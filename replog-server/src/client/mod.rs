@@ -9,6 +9,7 @@ mod appends;
 mod bench;
 mod check;
 mod compare;
+mod events;
 mod export;
 pub(crate) mod eyes;
 mod failure;
@@ -47,7 +48,7 @@ use crate::{
 
 /// What is said to one who gives no command.
 const COMMANDS: &str = "say what to do: append, read, status, appends, wait, check, export, import, \
-                        bench, read-only, read-write, log-level, fault, repair-epoch, completions or man";
+                        bench, events, read-only, read-write, log-level, fault, repair-epoch, completions or man";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -114,6 +115,10 @@ enum Command {
     Import(import::ImportArgs),
     /// Appends as fast as so many clients can, and says how fast that was.
     Bench(bench::BenchArgs),
+    /// Shows what happens on the node, as it happens: changes of status and mode, retries, appends, acks, faults.
+    ///
+    /// Ends with exit code 1 when the node stops.
+    Events(events::EventsArgs),
     /// Asks the master to take no appends, until `read-write`; reads go on.
     ReadOnly,
     /// Lets the master take appends again, where `read-only` was asked for.
@@ -223,6 +228,7 @@ fn dispatch(cli: Cli, url_setting: &str) -> Result<ExitCode, Failure> {
             Command::Export(args) => export::run(&args, &context()?).await,
             Command::Import(args) => import::run(&args, &context()?).await,
             Command::Bench(args) => bench::run(&args, &context()?).await,
+            Command::Events(args) => events::run(&args, &context()?).await,
             Command::Fault(args) => fault::run(&args, &context()?).await,
             Command::Completions(args) => shell::completions(&args),
             Command::Man => shell::man(),

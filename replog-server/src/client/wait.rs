@@ -14,7 +14,7 @@ use replog_core::{
 use super::{
     Context, Failure, Form,
     failure::NOT_IN_TIME,
-    holders::{self, concern, duration, names},
+    holders::{self, ConcernParser, duration, names},
     position::Position,
     tell,
 };
@@ -25,7 +25,7 @@ pub(super) struct WaitArgs {
     /// The message's offset; as OFFSET@CLUSTER it is one of that log only.
     offset: Position,
     /// How many nodes must hold it: a number, `majority` or `all`.
-    #[arg(long, default_value = "majority", value_parser = concern)]
+    #[arg(long, default_value = "majority", value_parser = ConcernParser, hide_possible_values = true)]
     concern: Concern,
     /// How long to wait, such as `3s` [default: as long as the master does, which is for ever unless it was
     /// told otherwise].

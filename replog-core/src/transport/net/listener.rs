@@ -74,6 +74,9 @@ const REFUSALS_LOGGED_MAX: u32 = 20;
 /// See [`REFUSALS_LOGGED_MAX`].
 const REFUSALS_LOGGED_TIME: Duration = Duration::from_secs(60);
 
+/// Bytes that are taken of a request that belongs elsewhere.
+const HTTP_DROPPED_BYTES_MAX: usize = 4 << 10;
+
 /// The first byte of TLS: a handshake record.
 const TLS_FIRST_BYTE: u8 = 0x16;
 
@@ -90,6 +93,8 @@ pub struct ServeOptions {
     node: Option<Arc<dyn Serve>>,
     faults: Option<FaultInjector>,
     counters: Arc<NetCounters>,
+    handshakes_max: usize,
+    clients_url: Option<String>,
 }
 
 impl ServeOptions {
@@ -102,7 +107,24 @@ impl ServeOptions {
             node: None,
             faults: None,
             counters: Arc::default(),
+            handshakes_max: CLUSTER_HANDSHAKES_MAX,
+            clients_url: None,
         }
+    }
+
+    /// Lets in at most so many connections at once that have not proved yet whose they are, and at least one: each is
+    /// an open file. [`CLUSTER_HANDSHAKES_MAX`] unless said.
+    #[must_use]
+    pub fn handshakes_max(mut self, connections: usize) -> ServeOptions {
+        self.handshakes_max = connections.clamp(1, CLUSTER_HANDSHAKES_MAX);
+        self
+    }
+
+    /// Names this URL to clients that come to the listener by mistake.
+    #[must_use]
+    pub fn clients_at(mut self, url: Option<String>) -> ServeOptions {
+        self.clients_url = url;
+        self
     }
 
     /// Hands requests to `node`.
@@ -172,6 +194,7 @@ impl ClusterListener {
             options,
             stopped,
             next: Cell::new(0),
+            sockets: Cell::new(0),
             handshakes: RefCell::default(),
             budget: RefCell::new(HandshakeBudget::new(Instant::now())),
             streams: RefCell::default(),
@@ -213,6 +236,8 @@ struct Shared {
     options: ServeOptions,
     stopped: watch::Receiver<bool>,
     next: Cell<u64>,
+    /// Sockets whose owner is not known, those among them that are about to be closed.
+    sockets: Cell<usize>,
     handshakes: RefCell<Vec<Handshake>>,
     budget: RefCell<HandshakeBudget>,
     streams: RefCell<Streams>,
@@ -265,8 +290,15 @@ async fn accept(listener: &TcpListener, shared: &Rc<Shared>) {
         match listener.accept().await {
             Ok((stream, address)) => {
                 fails = false;
-                let shared = Rc::clone(shared);
-                tokio::task::spawn_local(async move { shared.handle(stream, address).await });
+                shared.sockets.set(shared.sockets.get() + 1);
+                let (socket, handled) = (Unknown(Rc::clone(shared)), Rc::clone(shared));
+                tokio::task::spawn_local(
+                    async move { handled.handle(stream, address, socket).await },
+                );
+                // Each is an open file: the ones that made room are closed before there is another.
+                while shared.sockets.get() > shared.options.handshakes_max {
+                    tokio::task::yield_now().await;
+                }
             }
             Err(error) => {
                 if !std::mem::replace(&mut fails, true) {
@@ -281,13 +313,14 @@ async fn accept(listener: &TcpListener, shared: &Rc<Shared>) {
 
 impl Shared {
     /// Serves one connection to its end.
-    async fn handle(self: Rc<Self>, stream: TcpStream, address: SocketAddr) {
-        until_stopped(self.stopped.clone(), self.serve(stream, address)).await;
+    async fn handle(self: Rc<Self>, stream: TcpStream, address: SocketAddr, socket: Unknown) {
+        until_stopped(self.stopped.clone(), self.serve(stream, address, socket)).await;
     }
 
-    async fn serve(&self, stream: TcpStream, address: SocketAddr) {
+    async fn serve(&self, stream: TcpStream, address: SocketAddr, socket: Unknown) {
         let id = self.next.replace(self.next.get() + 1);
         let admitted = self.admit_in_time(id, stream, address.ip()).await;
+        drop(socket);
         let (from, conduit) = match admitted {
             Ok(admitted) => admitted,
             Err(refused) => return self.refuse(address, &refused),
@@ -347,7 +380,7 @@ impl Shared {
     /// of the address that has the most makes room: one address cannot keep all others out.
     fn enter_handshake(&self, id: u64, address: IpAddr) -> oneshot::Receiver<()> {
         let mut handshakes = self.handshakes.borrow_mut();
-        if handshakes.len() >= CLUSTER_HANDSHAKES_MAX {
+        if handshakes.len() >= self.options.handshakes_max {
             let of_address = |address: IpAddr| {
                 let same = handshakes.iter().filter(|other| other.address == address);
                 same.count()
@@ -389,13 +422,22 @@ impl Shared {
         stream.set_nodelay(true).map_err(broken)?;
         let mut first = [0; 4];
         let have = stream.peek(&mut first).await.map_err(broken)?;
-        let Some(credentials) = self.options.identity.credentials() else {
-            check_first_bytes(&first[..have], framing::MAGIC[0])?;
+        let credentials = self.options.identity.credentials();
+        let expected = match credentials {
+            Some(_) => TLS_FIRST_BYTE,
+            None => framing::MAGIC[0],
+        };
+        if let Err(refused) = check_first_bytes(&first[..have], expected) {
+            if refused.why == Why::Http {
+                answer_http(&stream, self.options.clients_url.as_deref()).await;
+            }
+            return Err(refused);
+        }
+        let Some(credentials) = credentials else {
             return self
                 .read_preamble(Wire::Plain(stream), &Proof::NotAsked)
                 .await;
         };
-        check_first_bytes(&first[..have], TLS_FIRST_BYTE)?;
         let handshake_broke = |error: io::Error| self.refused_by_tls(&error);
         let acceptor =
             LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tls_socket(stream));
@@ -586,6 +628,15 @@ impl Shared {
     }
 }
 
+/// A socket whose owner is not known yet.
+struct Unknown(Rc<Shared>);
+
+impl Drop for Unknown {
+    fn drop(&mut self) {
+        self.0.sockets.set(self.0.sockets.get() - 1);
+    }
+}
+
 /// Takes a handshake off the list.
 struct Entered<'a> {
     shared: &'a Shared,
@@ -630,6 +681,26 @@ fn check_first_bytes(first: &[u8], expected: u8) -> Result<(), Refused> {
         )),
         Some(_) => Err(Refused::new(Why::Garbage, "it does not speak TLS")),
     }
+}
+
+/// Tells a client that speaks HTTP where it belongs. What it asks is not looked at: it is only taken, since the system
+/// would otherwise reset the connection, and the client might lose the answer.
+async fn answer_http(stream: &TcpStream, clients_url: Option<&str>) {
+    let place = match clients_url {
+        Some(url) => format!("this node's clients use {url}"),
+        None => "clients use the node's other port".to_owned(),
+    };
+    let body = format!("this port is for the other nodes of the cluster: {place}\n");
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let mut dropped = [0; HTTP_DROPPED_BYTES_MAX];
+    let _ = stream.try_read(&mut dropped);
+    // Nothing was written before: there is room.
+    let _ = stream.writable().await;
+    let _ = stream.try_write(answer.as_bytes());
 }
 
 /// Which refusals are news: one line a change, and few lines a minute whatever comes.

@@ -147,7 +147,7 @@ async fn said_after_tls(node: &Node, owner: Option<&ClusterIdentity>, preamble: 
 }
 
 #[test]
-fn browsers_and_http_clients_get_nothing() {
+fn browsers_and_http_clients_get_nothing_but_the_way() {
     suite::run(async {
         let node = Node::start();
         let requests = [
@@ -161,7 +161,14 @@ fn browsers_and_http_clients_get_nothing() {
         for request in requests {
             let mut stream = connect(&node).await;
             stream.write_all(request.as_bytes()).await.unwrap();
-            assert_eq!(rest(&mut stream).await, b"", "{request}");
+            let answer = String::from_utf8(rest(&mut stream).await).unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with("HTTP/1.1 400 "), "{request}: {answer}");
+            let length = format!("content-length: {}\r\n", body.len());
+            assert!(head.contains(&length), "{request}: {answer}");
+            // The same whatever is asked: nothing of the node.
+            let sentence = "this port is for the other nodes of the cluster: clients use the node's other port\n";
+            assert_eq!(body, sentence, "{request}");
         }
         node.has_refused(Why::Http, 4).await;
         // A browser that was given https.
@@ -541,6 +548,7 @@ async fn handshakes_of_one_address_take_their_turn_and_those_of_others_do_not_wa
         options: ServeOptions::new(identity("secondary-1")),
         stopped,
         next: Cell::new(0),
+        sockets: Cell::new(0),
         handshakes: RefCell::default(),
         budget: RefCell::new(HandshakeBudget::new(Instant::now())),
         streams: RefCell::default(),

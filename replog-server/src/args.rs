@@ -283,10 +283,11 @@ pub(crate) struct CommonArgs {
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
     pub(crate) allow_faults: bool,
-    /// A name by which clients may reach this node, such as `log.example.com`; once for each. Where one is given, or
-    /// the node listens on a loopback address, other names are refused, but for `localhost`, addresses, the
-    /// machine's own name and that of --public-url: pages of other sites must not read the node by a name that
-    /// leads to it (DNS rebinding).
+    /// A name by which clients may reach this node, such as `log.example.com`; once for each. Others are refused, but for
+    /// `localhost`, addresses, the machine's own name and that of --public-url: pages of other sites must not read the
+    /// node by a name that leads to it (DNS rebinding). Where none is given and the node does not listen on a loopback
+    /// address, names that no stranger can register are taken too: without a dot, or below `.internal`, `.svc` and
+    /// `.cluster.local`.
     #[arg(long = "allowed-host", env = "REPLOG_ALLOWED_HOST", value_name = "NAME",
           value_delimiter = ',', value_parser = parse_host)]
     pub(crate) allowed_hosts: Vec<String>,

@@ -13,7 +13,7 @@ use replog_core::{
 
 use crate::{
     args::{self, ClusterArgs},
-    files::OpenFiles,
+    files::FileLimit,
     identity::{SecretPlace, check_identity, identity},
     serve::{
         Listeners, MasterStart, RunningNode, SecondaryStart, start_master, start_secondary, url_of,
@@ -30,10 +30,11 @@ const WORKERS: usize = 1;
 /// Which node did not start, and why.
 pub(crate) async fn start(
     args: &ClusterArgs,
-    files: &OpenFiles,
+    files: FileLimit,
 ) -> Result<Vec<RunningNode>, String> {
     // They are files of one process: each may fill its own part.
-    let files = files.share(1 + usize::from(args.secondaries));
+    let nodes = 1 + usize::from(args.secondaries);
+    let files = files.share(nodes, nodes, WORKERS);
     let master_listeners = listen_on(args, 0)?;
     let master_url = url_of(&master_listeners.clients)?;
     let (mut peers, mut listeners) = (Vec::new(), Vec::new());

@@ -5,19 +5,34 @@
 //! for each of them alike; who waits here goes on with the last one's end, and leaves listeners behind that
 //! take nothing.
 //!
-//! Owns also the part of them that each address may have: one that opens more is told so, and closed at once. It
-//! would otherwise leave none for others, with nothing but silence.
+//! Owns also the part of them that each address may have: one that opens more is told so, and closed. It would
+//! otherwise leave none for others, with nothing but silence. Such a connection never reaches the web server, so
+//! that no request on it is carried out.
 
-use std::{cell::Cell, os::fd::AsFd as _, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use actix_web::{HttpRequest, http::Method, rt::net::TcpStream};
-use rustix::net::{SendFlags, Shutdown, send, shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use tokio::{
-    sync::watch::{self, Ref},
+    io::AsyncReadExt as _,
+    sync::{
+        Semaphore,
+        watch::{self, Ref},
+    },
     time::timeout,
 };
 
 use crate::{
+    client_socket::ReadAhead,
     problem::{PROBLEM_JSON, Problem},
     shares::{Client, Place, Places},
 };
@@ -29,11 +44,50 @@ const SILENT_LISTENERS: Duration = Duration::from_millis(500);
 /// What limits the connections of an address: no setting of the node, but the system's.
 const OPEN_FILES: &str = "open-files";
 
+/// Connections that are refused and still open, at most, so that the client can read why. Further ones are closed at
+/// once, and it may find its connection reset instead.
+pub(crate) const REFUSED_OPEN_MAX: usize = 4;
+/// How long a refused connection waits for the first bytes of its client, and then for its end: a client that is told
+/// before it asks may not listen, and one that is cut off while it sends may not read.
+const REFUSED_TIME_MAX: Duration = Duration::from_millis(500);
+/// Bytes that are read of what a refused client sends.
+const REFUSED_BYTES_MAX: usize = 256 << 10;
+
 /// How many connections are open. Clones share it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Connections {
     open: Arc<watch::Sender<Open>>,
     places: Places,
+    counted: Arc<Counted>,
+    /// For refused ones.
+    refused_open: Arc<Semaphore>,
+}
+
+/// Counts connections that came to nothing.
+#[derive(Debug, Default)]
+struct Counted {
+    open_files: AtomicU64,
+    not_http: AtomicU64,
+}
+
+/// Connections that came to nothing, by the reason.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RefusedClients {
+    /// Their address had its part.
+    pub(crate) open_files: u64,
+    /// They did not speak HTTP.
+    pub(crate) not_http: u64,
+}
+
+impl Default for Connections {
+    fn default() -> Connections {
+        Connections {
+            open: Arc::default(),
+            places: Places::default(),
+            counted: Arc::default(),
+            refused_open: Arc::new(Semaphore::new(REFUSED_OPEN_MAX)),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,23 +101,52 @@ struct Open {
 pub(crate) struct OpenConnection {
     open: Arc<watch::Sender<Open>>,
     listened_on: Cell<bool>,
-    /// `None` where its address has its part.
-    _place: Option<Place>,
+    /// How far it is read ahead of what is answered.
+    pub(crate) read_ahead: ReadAhead,
+    counted: Arc<Counted>,
+    _place: Place,
 }
 
 impl Connections {
-    /// One more, of at most `max`.
-    pub(crate) fn open(&self, stream: Option<&TcpStream>, max: usize) -> OpenConnection {
-        let client = Client::at(stream.and_then(|stream| stream.peer_addr().ok()));
-        let place = self.places.take(client, max);
-        if let (None, Some(stream)) = (&place, stream) {
-            refuse(stream, max);
-        }
+    /// One more, of at most `max`; `None` where its address has its part.
+    pub(crate) fn open(&self, peer: Option<SocketAddr>, max: usize) -> Option<OpenConnection> {
+        let place = self.places.take(Client::at(peer), max)?;
         self.open.send_modify(|open| open.all += 1);
-        OpenConnection {
+        Some(OpenConnection {
             open: Arc::clone(&self.open),
             listened_on: Cell::new(false),
+            read_ahead: ReadAhead::default(),
+            counted: Arc::clone(&self.counted),
             _place: place,
+        })
+    }
+
+    /// Tells the client of a connection that got no place why, and closes it. None of its requests is carried out.
+    pub(crate) async fn refuse(&self, stream: TcpStream, max: usize) {
+        self.counted.open_files.fetch_add(1, Ordering::Relaxed);
+        let answer = refusal(max);
+        // Where too many are refused at once, there is no time for the rest of them.
+        let permit = self.refused_open.try_acquire();
+        if permit.is_ok() {
+            let _ = timeout(REFUSED_TIME_MAX, stream.readable()).await;
+        }
+        // What has come is taken: the system would otherwise send a reset, and the client might lose the answer.
+        let mut dropped = vec![0; REFUSED_BYTES_MAX];
+        let _ = recv(&stream, &mut *dropped, RecvFlags::DONTWAIT);
+        send_at_once(&stream, &answer);
+        let _ = shutdown(&stream, Shutdown::Write);
+        if permit.is_ok() {
+            let mut rest = stream.take(REFUSED_BYTES_MAX as u64);
+            let until_end = async { while let Ok(1..) = rest.read(&mut dropped).await {} };
+            let _ = timeout(REFUSED_TIME_MAX, until_end).await;
+        }
+    }
+
+    /// Those that came to nothing, from the start on.
+    pub(crate) fn refused(&self) -> RefusedClients {
+        RefusedClients {
+            open_files: self.counted.open_files.load(Ordering::Relaxed),
+            not_http: self.counted.not_http.load(Ordering::Relaxed),
         }
     }
 
@@ -84,22 +167,22 @@ impl Connections {
     }
 }
 
-/// Says why, as far as that goes without waiting, and ends the connection: the web server finds its end.
-fn refuse(stream: &TcpStream, max: usize) {
-    let problem = Problem::overloaded(OPEN_FILES, max as u64);
+/// Sends an answer to which nothing was written before: there is room, unless the client has gone. The runtime may not
+/// know of it yet.
+pub(crate) fn send_at_once(stream: &TcpStream, answer: &str) {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let _ = send(stream, answer.as_bytes(), flags);
+}
+
+/// The answer to whatever a client asks whose address has its part of the connections.
+fn refusal(max: usize) -> String {
+    let problem = Problem::overloaded(OPEN_FILES, max as u64).not_appended();
     let body = problem.body();
-    let answer = format!(
+    format!(
         "HTTP/1.1 429 Too Many Requests\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\nretry-after: 1\r\n\
          connection: close\r\n\r\n{body}",
         body.len()
-    );
-    // Nothing was written before: there is room, unless the connection is gone.
-    let _ = send(
-        stream.as_fd(),
-        answer.as_bytes(),
-        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-    );
-    let _ = shutdown(stream.as_fd(), Shutdown::Both);
+    )
 }
 
 async fn wait_until<'a>(
@@ -117,12 +200,17 @@ pub(crate) fn listen_on_connection_of(request: &HttpRequest) {
         return;
     }
     // There is none where a request does not come by a socket, as in tests.
-    if let Some(connection) = request.conn_data::<OpenConnection>() {
+    if let Some(connection) = request.conn_data::<Rc<OpenConnection>>() {
         connection.listen();
     }
 }
 
 impl OpenConnection {
+    /// What came on it was no HTTP.
+    pub(crate) fn count_not_http(&self) {
+        self.counted.not_http.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn listen(&self) {
         if !self.listened_on.replace(true) {
             self.open.send_modify(|open| open.listened_on += 1);
@@ -151,10 +239,8 @@ mod tests {
         let connections = Connections::default();
         let finished = || connections.finished().now_or_never();
         assert_eq!(finished(), Some(0));
-        let (first, second) = (
-            connections.open(None, 100),
-            connections.clone().open(None, 100),
-        );
+        let open = || connections.clone().open(None, 100).expect("a place");
+        let (first, second) = (open(), open());
         let mut waiting = Box::pin(connections.finished());
         assert_eq!((finished(), waiting.as_mut().now_or_never()), (None, None));
         drop(first);
@@ -166,7 +252,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn listeners_are_waited_for_while_one_after_the_other_takes_its_end_and_no_longer() {
         let connections = Connections::default();
-        let listeners = [(); 4].map(|()| connections.open(None, 100));
+        let listeners = [(); 4].map(|()| connections.open(None, 100).expect("a place"));
         listeners.iter().for_each(OpenConnection::listen);
         listeners[0].listen();
         let [first, second, _silent, _silent_too] = listeners;
@@ -185,7 +271,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_has_an_end_is_waited_for_however_long_listeners_are_silent() {
         let connections = Connections::default();
-        let (listener, reader) = (connections.open(None, 100), connections.open(None, 100));
+        let open = || connections.open(None, 100).expect("a place");
+        let (listener, reader) = (open(), open());
         listener.listen();
         let started = Instant::now();
         let (left, ()) = tokio::join!(connections.finished(), async {

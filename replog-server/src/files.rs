@@ -1,29 +1,49 @@
 //! The process's limit on open files, and the limits that follow from it.
 //!
-//! Every connection is an open file. Where they run out, new connections hang without an answer,
-//! so appends that wait must be refused long before.
+//! Every connection is an open file. Where they run out, new connections hang without an answer, and the log cannot
+//! begin its next segment: the node ends. So what nodes need for themselves and for each other is set aside first, and
+//! appends that wait are refused long before the rest runs out.
 
 use std::fmt;
 
+use replog_core::limits::{CLUSTER_HANDSHAKES_MAX, SEGMENTS_OPEN_MAX};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::connections::REFUSED_OPEN_MAX;
 
 /// What is assumed where the system sets no limit: more than it has memory for.
 const UNLIMITED: usize = 1 << 20;
-/// Files that a node opens for itself, with its links: a log, a listener, and what its threads wake up by.
-const OWN_FILES: usize = 16;
+/// Files that a node opens for itself: its segments, two more of them for a moment, the mark, the lock, its listeners, the
+/// standard streams, and what its own threads wake up by.
+const OWN_FILES: usize = SEGMENTS_OPEN_MAX + 16;
+/// What one more thread of the web server wakes up by.
+const FILES_OF_WORKER: usize = 4;
+/// Connections with each other node: one, and the next one that takes its place.
+const FILES_OF_PEER: usize = 2;
+/// The least number of connections of unknown peers to the cluster listener that a node lets in at once.
+const HANDSHAKES_MIN: usize = 4;
+/// The part of the files that they may take.
+const HANDSHAKES_PART: usize = 32;
 /// The least that one of several nodes counts with: with fewer it would answer nobody, and they may still be
 /// there, since hardly ever all nodes have as many clients as they may.
 const PART_MIN: usize = 32;
 
-/// How many files this process may have open, and who may take how many of them.
+/// How many files a node may have open, and who may take how many of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenFiles {
+    /// What is left for clients.
     limit: usize,
+    /// Connections of unknown peers to the cluster listener.
+    handshakes_max: usize,
 }
 
-impl OpenFiles {
+/// How many files this process may have open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileLimit(usize);
+
+impl FileLimit {
     /// Raises this process's limit as far as it is allowed to, and takes what holds then.
-    pub(crate) fn raise() -> OpenFiles {
+    pub(crate) fn raise() -> FileLimit {
         let mut limit = getrlimit(Resource::Nofile);
         if limit.current != limit.maximum {
             let raised = Rlimit {
@@ -36,17 +56,30 @@ impl OpenFiles {
             }
         }
         let current = limit.current.and_then(|files| usize::try_from(files).ok());
-        OpenFiles {
-            limit: current.unwrap_or(UNLIMITED).min(UNLIMITED),
-        }
+        FileLimit(current.unwrap_or(UNLIMITED).min(UNLIMITED))
     }
 
-    /// The part of each, where so many nodes share the process.
-    pub(crate) fn share(&self, nodes: usize) -> OpenFiles {
-        let for_clients = self.limit.saturating_sub(OWN_FILES * nodes);
+    /// The part of each node with so many `workers`, where so many nodes `here` share the process, of a cluster of `nodes`.
+    pub(crate) fn share(self, here: usize, nodes: usize, workers: usize) -> OpenFiles {
+        let each = self.0 / here;
+        let handshakes_max = (each / HANDSHAKES_PART).clamp(HANDSHAKES_MIN, CLUSTER_HANDSHAKES_MAX);
+        let own = own_files(nodes, workers) + handshakes_max + REFUSED_OPEN_MAX;
         OpenFiles {
-            limit: (for_clients / nodes).max(PART_MIN),
+            limit: each.saturating_sub(own).max(PART_MIN),
+            handshakes_max,
         }
+    }
+}
+
+/// Files that nobody else may take.
+fn own_files(nodes: usize, workers: usize) -> usize {
+    OWN_FILES + FILES_OF_PEER * (nodes - 1) + FILES_OF_WORKER * (workers - 1)
+}
+
+impl OpenFiles {
+    /// Connections of unknown peers that the cluster listener may let in at once.
+    pub(crate) fn handshakes_max(&self) -> usize {
+        self.handshakes_max
     }
 
     /// Appends that may wait for one concern: a quarter of the files stays free.
@@ -69,7 +102,7 @@ impl fmt::Display for OpenFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "open files {}, connections {}",
+            "open files for clients {}, connections {}",
             self.limit,
             self.connections_max()
         )
@@ -80,37 +113,59 @@ impl fmt::Display for OpenFiles {
 mod tests {
     use super::*;
 
+    fn for_clients(limit: usize) -> OpenFiles {
+        OpenFiles {
+            limit,
+            handshakes_max: HANDSHAKES_MIN,
+        }
+    }
+
     #[test]
     fn every_limit_leaves_room_for_the_next() {
         for limit in [PART_MIN, 64, 1024, 20_000, UNLIMITED] {
-            let files = OpenFiles { limit };
+            let files = for_clients(limit);
             let waiting = files.waiting_max(usize::MAX);
             assert!(limit - waiting >= limit / 4, "{limit}");
             assert!(waiting < files.blockable_max(), "{limit}");
             assert!(files.blockable_max() < files.connections_max(), "{limit}");
             assert!(files.connections_max() < limit, "{limit}");
         }
-        assert_eq!(OpenFiles { limit: UNLIMITED }.waiting_max(100_000), 100_000);
+        assert_eq!(for_clients(UNLIMITED).waiting_max(100_000), 100_000);
     }
 
     #[test]
-    fn nodes_of_one_process_have_no_more_connections_together_than_it_may_have_files() {
-        for (limit, nodes) in [(256, 1), (256, 3), (1024, 3), (1024, 16), (UNLIMITED, 64)] {
-            let part = OpenFiles { limit }.share(nodes);
-            let connections = nodes * part.connections_max();
-            assert!(connections + nodes * OWN_FILES <= limit, "{limit} {nodes}");
-            assert!(connections >= limit / 2, "{limit} {nodes}");
+    fn clients_and_strangers_together_leave_every_node_its_own_files() {
+        for (limit, here, nodes, workers) in [
+            (256, 1, 3, 1),
+            (256, 1, 5, 4),
+            (256, 2, 2, 1),
+            (256, 3, 3, 1),
+            (1024, 1, 3, 4),
+            (1024, 3, 3, 1),
+            (4096, 1, 64, 4),
+            (UNLIMITED, 64, 64, 1),
+        ] {
+            let part = FileLimit(limit).share(here, nodes, workers);
+            let others = part.connections_max() + REFUSED_OPEN_MAX + part.handshakes_max();
+            let all = here * (others + own_files(nodes, workers));
+            assert!(all <= limit, "{limit} {here} {nodes}");
+            assert!(part.connections_max() > PART_MIN, "{limit} {here} {nodes}");
         }
+        // As many strangers as ever where there are files for them.
+        assert_eq!(
+            FileLimit(4096).share(1, 3, 4).handshakes_max(),
+            CLUSTER_HANDSHAKES_MAX
+        );
         // Where there are too few for all of them, each still answers somebody.
-        let part = OpenFiles { limit: 256 }.share(64);
+        let part = FileLimit(256).share(64, 64, 1);
         assert!(part.waiting_max(usize::MAX) > 1 && part.connections_max() < PART_MIN);
     }
 
     #[test]
     fn the_limit_of_this_process_is_raised_as_far_as_it_goes() {
-        let files = OpenFiles::raise();
+        let files = FileLimit::raise();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
-        assert!(files.limit > 0);
+        assert!(files.0 > 0);
     }
 }

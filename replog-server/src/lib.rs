@@ -18,7 +18,9 @@ mod panics;
 mod process;
 mod stderr;
 mod telemetry;
+mod web_server;
 
+mod client_socket;
 mod cluster;
 mod connections;
 mod files;

@@ -36,6 +36,9 @@ static IS_CLUSTER: AtomicBool = AtomicBool::new(false);
 static IS_JSON: AtomicBool = AtomicBool::new(false);
 /// The web server tells of each of its threads at `info`: nothing that is below this level is of use.
 const ACTIX_SERVER_MAX: LevelFilter = LevelFilter::Warn;
+/// The crate that reads what clients send calls it an error of the server where a client speaks something else, once a
+/// connection and without its address: of use only to those who look for just that.
+const OF_CLIENTS_MIN: Level = Level::Debug;
 /// How long a process that ends waits for its last lines to be written.
 const LAST_LINES_TIME_MAX: Duration = Duration::from_millis(500);
 
@@ -210,12 +213,25 @@ impl Log for Lines {
     }
 
     fn log(&self, record: &Record<'_>) {
-        self.part().logger.log(record);
+        if !is_of_clients(record.target()) {
+            return self.part().logger.log(record);
+        }
+        let mut lowered = Record::builder();
+        lowered
+            .args(*record.args())
+            .level(record.level().max(OF_CLIENTS_MIN))
+            .target(record.target());
+        self.part().logger.log(&lowered.build());
     }
 
     fn flush(&self) {
         finish();
     }
+}
+
+/// Whether a line of this target is about what a client sends.
+fn is_of_clients(target: &str) -> bool {
+    target == "actix_http" || target.starts_with("actix_http::")
 }
 
 /// Writes a record as one line, with the node that this thread works for.

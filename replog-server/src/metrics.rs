@@ -25,7 +25,7 @@ use replog_core::{
 };
 
 use self::page::Page;
-use crate::process_metrics::ProcessMetrics;
+use crate::{connections::RefusedClients, process_metrics::ProcessMetrics};
 
 mod page;
 mod plain;
@@ -56,6 +56,8 @@ pub(crate) struct Scrape {
     pub(crate) faults: FaultSettings,
     /// Of the connections with other nodes.
     pub(crate) between_nodes: NetSnapshot,
+    /// Connections of clients that came to nothing.
+    pub(crate) refused_clients: RefusedClients,
     /// Where the system tells.
     pub(crate) process: Option<ProcessMetrics>,
     /// Log lines of the process that were dropped.
@@ -100,6 +102,14 @@ impl Collector for Scrape {
             "replog_log_lines_dropped",
             "Log lines of the process that were dropped because stderr took none.",
             [([], self.log_lines_dropped)],
+        )?;
+        page.counters(
+            "replog_client_connections_refused",
+            "Connections of clients that were closed without a request, by the reason.",
+            [
+                ([("reason", "open_files")], self.refused_clients.open_files),
+                ([("reason", "not_http")], self.refused_clients.not_http),
+            ],
         )?;
         show_between_nodes(&mut page, &self.between_nodes)?;
         match &self.process {

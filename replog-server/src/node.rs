@@ -6,7 +6,7 @@ use std::{
 };
 
 use replog_core::{
-    Events, Master, NodeName, Reader, Secondary,
+    Concern, Events, Master, NodeName, Reader, Secondary,
     address::{HostPort, NodeUrl},
     error::{LimitName, Stopped},
     transport::{
@@ -19,9 +19,11 @@ use crate::{
     append_lines::LineLimits,
     args::CommonArgs,
     body::{BodyLimits, Budget},
+    connections::Connections,
     files::OpenFiles,
+    origin::Names,
     problem::Problem,
-    shares::{Client, Place, Places},
+    shares::{Client, Wait, Waits},
 };
 
 /// Room made at once for the body of an append: what a client announces is no reason to allocate much.
@@ -153,13 +155,15 @@ pub(crate) struct NodeState {
     pub(crate) between_nodes: Option<BetweenNodes>,
     /// Faults made on purpose, where they are allowed.
     pub(crate) faults: Option<FaultInjector>,
-    /// Requests under way that last as long as others like: appends that another node may block, waits,
-    /// followers and listeners.
-    blockable: Places,
-    /// How many of them there may be, so that connections are left for everybody else.
-    blockable_max: usize,
-    /// How many there may be when a reader comes: it leaves some for appends.
-    readers_max: usize,
+    /// Connections of clients.
+    pub(crate) connections: Connections,
+    /// Nodes of the cluster, where this node knows: what a concern of a majority means.
+    nodes: u32,
+    /// Only this machine can reach the node.
+    listens_here: bool,
+    /// Places of requests that last as long as others like: appends that another node may block, waits, followers
+    /// and listeners. All together they leave connections for everybody else, and readers leave some for appends.
+    waits: Waits,
 }
 
 impl NodeState {
@@ -193,22 +197,29 @@ impl NodeState {
             append_budget: Budget::new(LimitName::MaxQueuedBytes.as_str(), common.max_queued_bytes),
             between_nodes: None,
             faults,
-            blockable: Places::default(),
-            blockable_max: files.blockable_max(),
-            readers_max: files.waiting_max(usize::MAX),
+            connections: Connections::default(),
+            nodes: 1,
+            listens_here: false,
+            waits: Waits::new(
+                files.blockable_max(),
+                files.waiting_max(usize::MAX),
+                files.waiting_max(common.max_waiting_appends),
+            ),
         }
     }
 
     /// The same, of a node that was given this public URL, and tells others that clients reach it at
-    /// `own_url`.
+    /// `own_url`. `listens_here`: only this machine reaches it.
     pub(crate) fn reached_at(
         self,
         public_url: Option<NodeUrl>,
         own_url: Option<NodeUrl>,
+        listens_here: bool,
     ) -> NodeState {
         NodeState {
             public_url,
             own_url,
+            listens_here,
             ..self
         }
     }
@@ -234,25 +245,43 @@ impl NodeState {
         said.or_else(|| self.master_url.clone())
     }
 
-    /// Lets a request in that lasts as long as others like, until the result is dropped.
+    /// The same, of a node of a cluster of so many.
+    pub(crate) fn of_nodes(self, nodes: usize) -> NodeState {
+        let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+        NodeState { nodes, ..self }
+    }
+
+    /// The same, of a node whose clients have these connections.
+    pub(crate) fn connected_by(self, connections: Connections) -> NodeState {
+        NodeState {
+            connections,
+            ..self
+        }
+    }
+
+    /// The names that it goes by.
+    pub(crate) fn names(&self) -> Names<'_> {
+        Names {
+            public_url: self.public_url.as_ref(),
+            allowed: &self.allowed_hosts,
+            listens_here: self.listens_here,
+        }
+    }
+
+    /// Lets an append in that other nodes may block, until the result is dropped.
     ///
-    /// The library limits what waits for each concern. This limits all concerns together, below
-    /// the number of connections that the process can have: past that one, nobody would be
-    /// answered at all, `/health` included.
-    pub(crate) fn enter(&self, client: Client) -> Result<Place, Problem> {
+    /// The library limits what waits for each concern, and knows no clients. This gives each client its share of
+    /// that, and limits all concerns together, below the number of connections that the process can have: past that
+    /// one, nobody would be answered at all, `/health` included.
+    pub(crate) fn enter(&self, client: Client, concern: Concern) -> Result<Wait, Problem> {
         let limit = LimitName::MaxWaitingAppends.as_str();
-        let entered = self.enter_below(client, self.blockable_max, limit);
-        entered.map_err(Problem::not_appended)
+        let entered = self.waits.append(client, concern.resolve(self.nodes));
+        entered.map_err(|max| Problem::overloaded(limit, max as u64).not_appended())
     }
 
-    /// The same for a reader that waits or follows. They are refused a little sooner, so that they leave room
-    /// for appends.
-    pub(crate) fn enter_reader(&self, client: Client) -> Result<Place, Problem> {
-        self.enter_below(client, self.readers_max, OPEN_FILES)
-    }
-
-    fn enter_below(&self, client: Client, max: usize, limit: &str) -> Result<Place, Problem> {
-        let entered = self.blockable.take(client, max);
-        entered.ok_or_else(|| Problem::overloaded(limit, max as u64))
+    /// Lets a reader in that waits or follows, or takes long, until the result is dropped.
+    pub(crate) fn enter_reader(&self, client: Client) -> Result<Wait, Problem> {
+        let entered = self.waits.reader(client);
+        entered.map_err(|max| Problem::overloaded(OPEN_FILES, max as u64))
     }
 }

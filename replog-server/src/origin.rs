@@ -4,15 +4,14 @@
 //! browser sends across sites without asking first: without a body and without headers of their own. Those
 //! with a body need `Content-Type: application/json`, before which a browser asks, and is refused.
 //!
-//! That of the page's name is for all of them. Whoever has a name may let it lead to this machine once its
-//! page is loaded; the browser then takes the node for the page's own site, and asks nothing. What comes from
-//! this machine itself must therefore come from a page with a name that nobody else can give away. TLS is
-//! proof enough: where the node is reached by it, what stands before the node has a certificate for the name.
-//! Tells pages apart, not people: programs send none of these headers, and are let through.
+//! That of the page's name is for all of them (DNS rebinding): a site can point its name at this node after its page
+//! has loaded. The browser then takes the node for the page's own site, and asks nothing. So a page's name must be one
+//! that the node goes by. TLS is proof enough: where the node is reached by it, what stands before the node has a
+//! certificate for the name. Tells pages apart, not people: programs send none of these headers, and are let through.
 //!
-//! A third check is that of `Host`, for reads too (DNS rebinding): such a page may read a node that listens on
-//! this machine alone, and says nothing of itself but the name by which it came. A node that listens to other machines
-//! goes by names that it cannot know, of services and containers, and checks only where it was told its names.
+//! A third check is that of `Host`, for every request, reads too: such a page says nothing of itself but the name by
+//! which it came. A node that other machines reach also goes by names that it cannot know, of services and
+//! containers: it takes those that no stranger can have, unless it was told which ones it has.
 
 use std::{fs, sync::LazyLock};
 
@@ -27,7 +26,6 @@ use actix_web::{
 use replog_core::address::NodeUrl;
 
 use crate::{
-    node::NodeState,
     problem::{Kind, Problem},
     protocol::address_of,
 };
@@ -35,81 +33,103 @@ use crate::{
 /// Set by browsers, where they reach the node by `https` or at `localhost`, and by no page: its name is
 /// reserved.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
+/// Names below these are given away by no registry: they are resolved within a machine, a network or a cluster.
+const PRIVATE_SUFFIXES: [&str; 4] = ["localhost", "internal", "svc", "cluster.local"];
 
-/// Refuses what a page of another site sent. `public_url` is where the node's own page may be beside this
-/// machine.
+/// The names that a node goes by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names<'a> {
+    /// Its public URL.
+    pub(crate) public_url: Option<&'a NodeUrl>,
+    /// Those that it was told besides.
+    pub(crate) allowed: &'a [String],
+    /// Only this machine can reach it: it has no other names.
+    pub(crate) listens_here: bool,
+}
+
+impl Names<'_> {
+    fn include(&self, host: &str) -> bool {
+        // A dot at the end means the same name.
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let is_told = |own: &str| own.eq_ignore_ascii_case(&host);
+        address_of(&host).is_some()
+            || host == "localhost"
+            || host.ends_with(".localhost")
+            || self.public_url.is_some_and(|public| is_told(public.host()))
+            || self.allowed.iter().any(|own| is_told(own))
+            || is_name_of_machine(&host)
+            || !self.listens_here && self.allowed.is_empty() && is_private(&host)
+    }
+}
+
+/// Whether no stranger can have this name: it has no dot, or is below a suffix that is not given away.
+fn is_private(host: &str) -> bool {
+    let is_below = |suffix: &&str| {
+        let name = host.strip_suffix(*suffix);
+        name.is_some_and(|name| name.ends_with('.'))
+    };
+    !host.contains('.') || PRIVATE_SUFFIXES.iter().any(is_below)
+}
+
+/// Refuses what a page of another site sent.
 ///
 /// # Errors
 ///
 /// 403 for another site's page.
-pub(crate) fn check(request: &HttpRequest, public_url: Option<&NodeUrl>) -> Result<(), Problem> {
+pub(crate) fn check(request: &HttpRequest, names: Names<'_>) -> Result<(), Problem> {
     if !is_own(request.headers()) {
         let text = "pages of other sites may not change this node: send it with another program than a \
                     browser, or from a page of this node";
         return Err(Problem::new(Kind::CrossOrigin, text));
     }
-    check_name(request, public_url)
+    check_name(request, names)
 }
 
-/// Refuses what a page sent whose name only leads to this machine.
+/// Refuses what a page sent whose name is not this node's.
 ///
 /// # Errors
 ///
 /// 403 for such a page.
-pub(crate) fn check_name(
-    request: &HttpRequest,
-    public_url: Option<&NodeUrl>,
-) -> Result<(), Problem> {
-    let is_local = request
-        .peer_addr()
-        .is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+pub(crate) fn check_name(request: &HttpRequest, names: Names<'_>) -> Result<(), Problem> {
     let origin = request.headers().get(header::ORIGIN);
     let page = origin.and_then(|origin| Uri::try_from(origin.as_bytes()).ok());
     let host = page
+        .as_ref()
         .filter(|page| page.scheme_str() == Some("http"))
-        .and_then(|page| page.host().map(str::to_ascii_lowercase));
+        .and_then(Uri::host);
     match host {
-        Some(host) if is_local && !is_known(&host, public_url) => {
-            let text = format!(
-                "a page of {host} may not change a node on this machine: open the node's page as localhost or \
-                 by its address, or start the master with a --public-url of that name"
-            );
-            Err(Problem::new(Kind::CrossOrigin, text))
-        }
+        Some(host) if !names.include(host) => Err(Problem::new(
+            Kind::CrossOrigin,
+            format!(
+                "a page of {host} may not change this node: {}",
+                way_out(host)
+            ),
+        )),
         _ => Ok(()),
     }
 }
 
-/// Refuses a request that came by a name that is not this node's: see above. `listens_here`: only this machine can
-/// reach the node.
+/// Refuses a request that came by a name that is not this node's.
 ///
 /// # Errors
 ///
 /// 403 for such a name.
-pub(crate) fn check_host(host: &str, listens_here: bool, state: &NodeState) -> Result<(), Problem> {
-    let allowed = &state.allowed_hosts;
-    if !listens_here && allowed.is_empty() {
-        return Ok(());
-    }
-    // A dot at the end means the same name.
-    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    let is_allowed = allowed.iter().any(|own| own.eq_ignore_ascii_case(&host));
-    if is_allowed || is_known(&host, state.public_url.as_ref()) || is_name_of_machine(&host) {
+pub(crate) fn check_host(host: &str, names: Names<'_>) -> Result<(), Problem> {
+    if names.include(host) {
         return Ok(());
     }
     let text = format!(
-        "this node does not go by the name {host}: reach it as localhost or by its address, or start it with \
-         --allowed-host {host}"
+        "this node does not go by the name {host}: {}",
+        way_out(host)
     );
     Err(Problem::new(Kind::CrossOrigin, text))
 }
 
-/// Whether the name is one that means this machine anywhere, an address, or the one that the node was told.
-fn is_known(host: &str, public_url: Option<&NodeUrl>) -> bool {
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || address_of(host).is_some()
-        || public_url.is_some_and(|public| public.host().eq_ignore_ascii_case(host))
+fn way_out(host: &str) -> String {
+    format!(
+        "reach it as localhost or by its address, or start it with --allowed-host {host}, or with a --public-url of \
+         that name"
+    )
 }
 
 /// Whether the system goes by this name, with its domain or without. Elsewhere than on Linux it does not say.
@@ -143,8 +163,6 @@ fn is_own(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
     use actix_web::{
         http::header::{HeaderName, HeaderValue},
@@ -203,40 +221,58 @@ mod tests {
     }
 
     #[test]
-    fn a_page_whose_name_only_leads_here_is_refused() {
+    fn a_name_that_only_leads_to_the_node_is_not_its_own() {
         let table = [
-            // (who connects, the page, may)
-            ("127.0.0.1", "http://evil.example:5000", false),
-            ("127.0.0.1", "http://localhost.evil.example:5000", false),
-            ("::1", "http://evil.example:5000", false),
-            ("::ffff:127.0.0.1", "http://evil.example:5000", false),
-            ("127.0.0.1", "http://localhost:5000", true),
-            ("127.0.0.1", "http://log.localhost:5000", true),
-            ("127.0.0.1", "http://127.0.0.1:5000", true),
-            ("127.0.0.1", "http://[::1]:5000", true),
-            ("127.0.0.1", "http://Own.example", true),
-            // No one else has a certificate for that name.
-            ("127.0.0.1", "https://front.example", true),
-            // By that name, for whoever is not here.
-            ("192.0.2.7", "http://node.example:5000", true),
+            // (the name, may on this machine, may from others, may where names were told)
+            ("evil.example", [false, false, false]),
+            ("localhost.evil.example", [false, false, false]),
+            ("svc.evil.example", [false, false, false]),
+            ("evil.insvc", [false, false, false]),
+            ("localhost", [true, true, true]),
+            ("Log.Localhost.", [true, true, true]),
+            ("127.0.0.1", [true, true, true]),
+            ("[::1]", [true, true, true]),
+            ("Own.example", [true, true, true]),
+            ("log.example.", [false, false, true]),
+            ("another-node", [false, true, false]),
+            ("replog-0.replog.default.svc", [false, true, false]),
+            (
+                "replog-0.replog.default.svc.cluster.local",
+                [false, true, false],
+            ),
+            ("node.eu.internal", [false, true, false]),
         ];
-        for (peer, page, may) in table {
-            let peer: IpAddr = peer.parse().expect("an address");
-            let host = page.split("://").last().expect("a host");
-            let request = TestRequest::post()
-                .peer_addr((peer, 40_000).into())
-                .insert_header((header::ORIGIN, page))
-                .insert_header((header::HOST, host))
-                .insert_header((SEC_FETCH_SITE, "same-origin"))
-                .to_http_request();
-            let public_url = "http://own.example:5000".parse().expect("a URL");
-            assert_eq!(
-                check(&request, Some(&public_url)).is_ok(),
-                may,
-                "{peer} {page}"
-            );
+        let public_url: NodeUrl = "http://own.example:5000".parse().expect("a URL");
+        let told = ["log.example".to_owned()];
+        let nodes: [(bool, &[String]); 3] = [(true, &[]), (false, &[]), (false, &told)];
+        for (host, may) in table {
+            for ((listens_here, allowed), may) in nodes.into_iter().zip(may) {
+                let names = Names {
+                    public_url: Some(&public_url),
+                    allowed,
+                    listens_here,
+                };
+                let what = format!("{host} {names:?}");
+                assert_eq!(check_host(host, names).is_ok(), may, "{what}");
+                let page = format!("http://{host}:5000");
+                let request = TestRequest::post()
+                    .insert_header((header::ORIGIN, page.as_str()))
+                    .insert_header((header::HOST, format!("{host}:5000")))
+                    .insert_header((SEC_FETCH_SITE, "same-origin"))
+                    .to_http_request();
+                assert_eq!(check(&request, names).is_ok(), may, "{what}");
+            }
         }
-        let program = TestRequest::post().peer_addr(([127, 0, 0, 1], 40_000).into());
-        assert!(check(&program.to_http_request(), None).is_ok());
+        let names = Names {
+            public_url: None,
+            allowed: &[],
+            listens_here: true,
+        };
+        // No one else has a certificate for that name.
+        let page = TestRequest::post()
+            .insert_header((header::ORIGIN, "https://front.example"))
+            .insert_header((SEC_FETCH_SITE, "same-origin"));
+        assert!(check(&page.to_http_request(), names).is_ok());
+        assert!(check(&TestRequest::post().to_http_request(), names).is_ok());
     }
 }

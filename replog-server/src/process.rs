@@ -14,7 +14,7 @@ use replog_core::{ForcedRecovery, NodeName, check::DirectoryOwner};
 use crate::{
     args::{self, Command, CommonArgs, MasterArgs, SecondaryArgs},
     cluster,
-    files::OpenFiles,
+    files::FileLimit,
     first_screen,
     identity::{self, SecretPlace, check_identity, identity},
     node::Node,
@@ -33,7 +33,7 @@ const WORKERS_MAX: usize = 4;
 /// Why it could not start or had to stop.
 pub(crate) async fn run(command: Command) -> Result<(), Failed> {
     let signals = Signals::take().map_err(|error| format!("no signals: {error}"))?;
-    let files = OpenFiles::raise();
+    let files = FileLimit::raise();
     for ignored in args::ignored_variables(&command) {
         match ignored.is_unknown() {
             true => log::warn!("{ignored}"),
@@ -44,11 +44,11 @@ pub(crate) async fn run(command: Command) -> Result<(), Failed> {
     let is_cluster = matches!(command, Command::Cluster(_));
     let mut hint = None;
     let nodes = match command {
-        Command::Master(args) => vec![start_master_process(args, &files).await?],
-        Command::Secondary(args) => vec![start_secondary_process(args, &files).await?],
+        Command::Master(args) => vec![start_master_process(args, files).await?],
+        Command::Secondary(args) => vec![start_secondary_process(args, files).await?],
         Command::Cluster(args) => {
             let directory = (!args.common.memory).then(|| args.data_dir.clone());
-            let nodes = cluster::start(&args, &files).await;
+            let nodes = cluster::start(&args, files).await;
             let nodes = nodes.map_err(first_screen::with_port)?;
             if io::stdout().is_terminal()
                 && let Some(master) = nodes.first()
@@ -84,7 +84,7 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
-async fn start_master_process(args: MasterArgs, files: &OpenFiles) -> Result<RunningNode, String> {
+async fn start_master_process(args: MasterArgs, files: FileLimit) -> Result<RunningNode, String> {
     let nodes = args::cluster_listen(&args.listen, args.cluster_listen.as_ref())?;
     let listeners = Listeners::bind(&args.listen, &nodes)?;
     let directory = directory_of(args.data_dir.as_deref(), &args.name);
@@ -105,12 +105,13 @@ async fn start_master_process(args: MasterArgs, files: &OpenFiles) -> Result<Run
         identity,
         workers: workers(),
     };
-    start_master(start, &args.common, files, listeners).await
+    let files = files.share(1, 1 + start.secondaries.len(), start.workers);
+    start_master(start, &args.common, &files, listeners).await
 }
 
 async fn start_secondary_process(
     args: SecondaryArgs,
-    files: &OpenFiles,
+    files: FileLimit,
 ) -> Result<RunningNode, String> {
     let nodes = args::cluster_listen(&args.listen, args.cluster_listen.as_ref())?;
     let listeners = Listeners::bind(&args.listen, &nodes)?;
@@ -138,7 +139,9 @@ async fn start_secondary_process(
         identity,
         workers: workers(),
     };
-    start_secondary(start, &args.common, files, listeners).await
+    // Only the master connects to it.
+    let files = files.share(1, 2, start.workers);
+    start_secondary(start, &args.common, &files, listeners).await
 }
 
 /// Checks the files by which the node of a command proves who it is, as its start would, and makes none.

@@ -8,6 +8,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -18,7 +19,7 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
     error::PayloadError,
     http::{
-        Method, StatusCode, Version,
+        Method, Version,
         header::{self, HeaderMap},
     },
     middleware::Next,
@@ -27,7 +28,13 @@ use actix_web::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 
-use crate::{node::NodeState, origin, problem::Problem};
+use crate::{
+    client_socket::{Answering, ReadAhead},
+    connections::OpenConnection,
+    node::NodeState,
+    origin,
+    problem::Problem,
+};
 
 /// Serves a request, as HTTP/1 wants it.
 ///
@@ -35,6 +42,26 @@ use crate::{node::NodeState, origin, problem::Problem};
 ///
 /// Those of the routes.
 pub(crate) async fn serve(
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    // There is none where a request does not come by a socket, as in tests.
+    let connection = request.conn_data::<Rc<OpenConnection>>().cloned();
+    let Some(connection) = connection else {
+        return answer(request, next).await;
+    };
+    let answering = ReadAhead::answer(&connection);
+    watch_body(&mut request, connection);
+    let response = answer(request, next).await?;
+    Ok(response.map_body(|_, body| {
+        BoxBody::new(Answer {
+            body,
+            _answering: answering,
+        })
+    }))
+}
+
+async fn answer(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
@@ -51,13 +78,50 @@ pub(crate) async fn serve(
         bound_body(&mut request);
     }
     let mut response = next.call(request).await?.map_into_boxed_body();
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        asked.finish(&mut response);
-    }
+    asked.finish(&mut response);
     match asked.is_head {
         true => Ok(response.map_body(|_, body| BoxBody::new(NoBody(body.size())))),
         false => Ok(response),
     }
+}
+
+/// The body of an answer; once it is sent, the next request of its connection is read.
+struct Answer {
+    body: BoxBody,
+    _answering: Answering,
+}
+
+impl MessageBody for Answer {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
+}
+
+/// Lets the connection be read on while the handler waits for the body of its request.
+fn watch_body(request: &mut ServiceRequest, connection: Rc<OpenConnection>) {
+    let mut payload = match request.take_payload() {
+        Payload::None => return,
+        payload => payload,
+    };
+    let watched = stream::poll_fn(move |cx| {
+        let chunk = payload.poll_next_unpin(cx);
+        if chunk.is_pending() {
+            connection.read_ahead.wants_more(cx);
+        }
+        chunk
+    });
+    request.set_payload(Payload::Stream {
+        payload: watched.boxed_local(),
+    });
 }
 
 /// What the form of an answer depends on.
@@ -167,15 +231,7 @@ fn check_host(request: &ServiceRequest) -> Result<(), Problem> {
     };
     let state = request.app_data::<web::Data<NodeState>>();
     match state {
-        Some(state) if !host.is_empty() => {
-            let listens_here = request
-                .app_config()
-                .local_addr()
-                .ip()
-                .to_canonical()
-                .is_loopback();
-            origin::check_host(host, listens_here, state)
-        }
+        Some(state) if !host.is_empty() => origin::check_host(host, state.names()),
         _ => Ok(()),
     }
 }

@@ -12,7 +12,7 @@ use actix_web::{
     test,
 };
 use replog_core::{
-    Master, MasterConfig, NodeName, Peer, Secondary, SecondaryConfig,
+    Concern, Master, MasterConfig, NodeName, Peer, Secondary, SecondaryConfig,
     storage::MemoryStorage,
     transport::{FaultInjector, LocalNetwork},
 };
@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::{
     app,
     args::{self, Command},
-    files::OpenFiles,
+    files::FileLimit,
     node::{Node, NodeState},
     shares::Client,
 };
@@ -55,10 +55,10 @@ impl Pair {
         };
         let state = |node, faults| {
             let (files, url) = (
-                OpenFiles::raise(),
+                FileLimit::raise().share(1, 2, 1),
                 Some("http://told:5000".parse().expect("a URL")),
             );
-            Arc::new(NodeState::new(node, &args.common, &files, url, faults))
+            Arc::new(NodeState::new(node, &args.common, &files, url, faults).of_nodes(2))
         };
         Pair {
             master: state(Node::Master(master), None),
@@ -286,7 +286,7 @@ async fn a_limit_on_all_that_may_be_blocked_does_not_touch_concern_one() {
     let master = application!(pair.master);
     let mut entered = Vec::new();
     let refused = loop {
-        match pair.master.enter(Client::at(NOBODY)) {
+        match pair.master.enter(Client::at(NOBODY), Concern::All) {
             Ok(guard) => entered.push(guard),
             Err(problem) => break problem,
         }

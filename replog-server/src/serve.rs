@@ -12,9 +12,8 @@ use std::{
 };
 
 use actix_web::{
-    App, HttpServer,
+    App,
     dev::{Server, ServerHandle},
-    http::KeepAlive,
     middleware::from_fn,
 };
 use replog_core::{
@@ -41,28 +40,17 @@ use crate::{
     log_lines,
     node::{BetweenNodes, Node, NodeState},
     problem::chain,
-    protocol,
+    protocol, web_server,
 };
 
 /// Connections that wait to be accepted. The system may allow fewer.
 const BACKLOG: i32 = 4096;
-/// How long a client may take to send a request's head. It never ends a request that is under
-/// way: an append may wait for ever.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long nothing comes on a connection before the system asks the other machine whether it is still there:
 /// one that is gone must not keep its place among those who wait.
 const SILENT_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long it waits for an answer, and how often it asks.
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
-/// How long an idle connection is kept.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
-/// How long a connection may take to end, once it shall: time to read what a refused client is
-/// still sending, so that it sees the answer.
-const DISCONNECT_TIME_MAX: Duration = Duration::from_secs(3);
-/// How long answers that have an end may take when the node stops: less than container engines wait.
-const STOP_TIME_MAX_S: u64 = 5;
-
 /// A node and its web server.
 pub(crate) struct RunningNode {
     /// The node.
@@ -131,7 +119,9 @@ pub(crate) async fn start_master(
         identity,
         workers,
     } = start;
+    let listens_here = is_on_loopback(&listeners.clients)?;
     let own_url = own_url(public_url.as_ref(), &listeners.clients)?;
+    let nodes_count = 1 + secondaries.len();
     let mut config = common.master_config(name.clone(), secondaries);
     config.public_url = public_url.clone();
     config.forced_recovery = forced_recovery;
@@ -146,6 +136,7 @@ pub(crate) async fn start_master(
     let network = network(common, &identity, &counters, faults.as_ref());
     let (common, files) = (common.clone(), *files);
     let Listeners { clients, nodes } = listeners;
+    let told_url = own_url.as_ref().map(NodeUrl::to_string);
     let site = Site {
         listener: clients,
         workers,
@@ -155,11 +146,15 @@ pub(crate) async fn start_master(
         let master = Master::start_here(config, storage, &*network)
             .map_err(|error| not_started(&name, &directory, &error))?;
         // It takes no requests of others, and says so to those who prove that they are nodes.
-        let options = ServeOptions::new(identity).counters(Arc::clone(&counters));
+        let options = ServeOptions::new(identity)
+            .counters(Arc::clone(&counters))
+            .handshakes_max(files.handshakes_max())
+            .clients_at(told_url);
         let between_nodes = listen_to_nodes(&name, nodes, options, counters)?;
         let node = Node::Master(master);
         Ok(NodeState::new(node, &common, &files, None, faults)
-            .reached_at(public_url, own_url)
+            .of_nodes(nodes_count)
+            .reached_at(public_url, own_url, listens_here)
             .reached_by_nodes(between_nodes))
     })
     .await
@@ -194,10 +189,12 @@ pub(crate) async fn start_secondary(
     let storage = open_storage(common, &directory)?;
     let faults = common.allow_faults.then(FaultInjector::new);
     let mut config = common.secondary_config(name.clone());
+    let listens_here = is_on_loopback(&listeners.clients)?;
     let own_url = own_url(public_url.as_ref(), &listeners.clients)?;
     config.public_url.clone_from(&own_url);
     let (common, files) = (common.clone(), *files);
     let Listeners { clients, nodes } = listeners;
+    let told_url = own_url.as_ref().map(NodeUrl::to_string);
     let site = Site {
         listener: clients,
         workers,
@@ -209,14 +206,16 @@ pub(crate) async fn start_secondary(
         let counters = Arc::new(NetCounters::default());
         let mut options = ServeOptions::new(identity)
             .node(Arc::new(secondary.clone()))
-            .counters(Arc::clone(&counters));
+            .counters(Arc::clone(&counters))
+            .handshakes_max(files.handshakes_max())
+            .clients_at(told_url);
         if let Some(faults) = &faults {
             options = options.faults(faults.clone());
         }
         let between_nodes = listen_to_nodes(&name, nodes, options, counters)?;
         let node = Node::Secondary(secondary);
         Ok(NodeState::new(node, &common, &files, master_url, faults)
-            .reached_at(public_url, own_url)
+            .reached_at(public_url, own_url, listens_here)
             .reached_by_nodes(between_nodes))
     })
     .await
@@ -344,14 +343,23 @@ fn addresses_of(address: &HostPort) -> io::Result<Vec<SocketAddr>> {
 
 /// The URL of a listener, for clients on this machine.
 pub(crate) fn url_of(listener: &TcpListener) -> Result<NodeUrl, String> {
-    let address = listener
-        .local_addr()
-        .map_err(|error| format!("no address: {error}"))?;
-    let address = HostPort::from(address);
+    let address = HostPort::from(address_of(listener)?);
     Ok(NodeUrl::http(match address.is_unspecified() {
         true => address.with_host_localhost(),
         false => address,
     }))
+}
+
+/// Whether only this machine reaches a listener.
+fn is_on_loopback(listener: &TcpListener) -> Result<bool, String> {
+    let address = address_of(listener)?;
+    Ok(address.ip().to_canonical().is_loopback())
+}
+
+fn address_of(listener: &TcpListener) -> Result<SocketAddr, String> {
+    listener
+        .local_addr()
+        .map_err(|error| format!("no address: {error}"))
 }
 
 /// The URL that a node tells others as its own: its public one, else that of its listener; `None` where
@@ -360,9 +368,7 @@ fn own_url(public: Option<&NodeUrl>, listener: &TcpListener) -> Result<Option<No
     if let Some(public) = public {
         return Ok(Some(public.clone()));
     }
-    let address = listener
-        .local_addr()
-        .map_err(|error| format!("no address: {error}"))?;
+    let address = address_of(listener)?;
     Ok((!address.ip().is_unspecified()).then(|| NodeUrl::http(address.into())))
 }
 
@@ -382,11 +388,13 @@ impl Site {
     ) -> Result<RunningNode, String> {
         let Site { listener, workers } = self;
         let url = url_of(&listener)?;
-        let first = Arc::new(FirstWorker::new(start));
-        let started = Arc::clone(&first);
         let connections = Connections::default();
         let opened = connections.clone();
-        let server = HttpServer::new(move || {
+        let first = Arc::new(FirstWorker::new(move || {
+            start().map(|state| state.connected_by(opened))
+        }));
+        let started = Arc::clone(&first);
+        let application = move || {
             let state = started.state();
             App::new()
                 .wrap(from_fn(protocol::serve))
@@ -398,27 +406,14 @@ impl Site {
                         app::configure(config, &state);
                     }
                 })
-        })
-        // Dropped with the connection, whatever ends it.
-        .on_connect(move |stream, extensions| {
-            extensions.insert(opened.open(stream.downcast_ref(), connections_max));
-        })
-        .workers(workers)
-        .disable_signals()
-        .shutdown_timeout(STOP_TIME_MAX_S)
-        // Past this many connections the others would hang: as many as there can be files.
-        .max_connections(connections_max.div_ceil(workers))
-        .client_request_timeout(HEAD_TIME_MAX)
-        .client_disconnect_timeout(DISCONNECT_TIME_MAX)
-        // Who closes a connection has gone, and what waited there gives its place back. Otherwise nothing is
-        // read behind the end of what a client sends, and one that has gone is not told from one that
-        // listens: a wait without an end would keep its place for ever.
-        .h1_allow_half_closed(false)
-        .keep_alive(KeepAlive::Timeout(IDLE_TIME_MAX))
-        .tcp_nodelay(true)
-        .listen(listener)
-        .map_err(|error| format!("{url}: {error}"))?
-        .run();
+        };
+        let settings = web_server::Settings {
+            connections: connections.clone(),
+            connections_max,
+            workers,
+        };
+        let server = web_server::run(listener, settings, application)
+            .map_err(|error| format!("{url}: {error}"))?;
         let handle = server.handle();
         let server_end = ServerEnd::of(server);
         let started = tokio::select! {

@@ -1,12 +1,12 @@
 //! How much of what all clients have together one address may take: connections, waits, memory for bodies.
 //!
-//! Owns the rule and the counts by address. An address may hold as long as seven times what is still free afterwards: alone it
-//! gets seven eighths, two get seven fifteenths each, and something is always left for one that comes later. So nothing is
-//! set aside for addresses that are not there, and none of them shuts others out. What comes through one proxy is
-//! one address. Keeps rule 11.
+//! Owns the rule and the counts by address. An address may hold seven times what is still free: alone it gets seven
+//! eighths, two get seven fifteenths each, and something is always left for one that comes later. So nothing is
+//! set aside for addresses that are not there, and none of them shuts others out. Fewer than eight places are not
+//! shared. What comes through one proxy is one address. Keeps rule 11.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -58,7 +58,7 @@ impl Held {
         let Some(free) = max.checked_sub(self.total.saturating_add(amount)) else {
             return false;
         };
-        own == 0 || own + amount <= free.saturating_mul(TIMES_FREE)
+        own == 0 || own + amount <= free.saturating_add(1).saturating_mul(TIMES_FREE)
     }
 
     /// Counts more.
@@ -121,6 +121,70 @@ impl Drop for Place {
     }
 }
 
+/// Places of requests that last as long as others like. Each kind has a limit below that of all together, and each
+/// address its share of both, so that none shuts the others out of either.
+#[derive(Debug)]
+pub(crate) struct Waits {
+    all: Places,
+    all_max: usize,
+    readers: Places,
+    readers_max: usize,
+    /// By the concern, as a number of nodes.
+    appends: Mutex<BTreeMap<Option<u32>, Places>>,
+    appends_max: usize,
+}
+
+/// A place among [`Waits`], given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    _of_all: Place,
+    _of_kind: Place,
+}
+
+impl Waits {
+    /// All of them are free: `all_max` in all, `readers_max` of them for readers, `appends_max` for appends of one concern.
+    pub(crate) fn new(all_max: usize, readers_max: usize, appends_max: usize) -> Waits {
+        Waits {
+            all: Places::default(),
+            all_max,
+            readers: Places::default(),
+            readers_max,
+            appends: Mutex::default(),
+            appends_max,
+        }
+    }
+
+    /// Takes the place of a reader that waits or follows.
+    ///
+    /// # Errors
+    ///
+    /// The limit that is reached.
+    pub(crate) fn reader(&self, client: Client) -> Result<Wait, usize> {
+        self.take(client, &self.readers, self.readers_max)
+    }
+
+    /// Takes the place of an append that waits for so many nodes.
+    ///
+    /// # Errors
+    ///
+    /// The limit that is reached.
+    pub(crate) fn append(&self, client: Client, concern: Option<u32>) -> Result<Wait, usize> {
+        let mut appends = self.appends.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = appends.entry(concern).or_default().clone();
+        drop(appends);
+        self.take(client, &places, self.appends_max)
+    }
+
+    fn take(&self, client: Client, of_kind: &Places, max: usize) -> Result<Wait, usize> {
+        let kind = of_kind.take(client, max).ok_or(max)?;
+        let all = self.all.take(client, self.all_max).ok_or(self.all_max)?;
+        Ok(Wait {
+            _of_all: all,
+            _of_kind: kind,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +218,8 @@ mod tests {
         let mut held = Held::default();
         assert_eq!(fill(&mut held, &[a], 240), [210]);
         let later = fill(&mut held, &[b], 240);
-        assert_eq!(later, [26], "of the rest as much");
+        assert_eq!(later, [27], "of the rest as much");
+        assert_eq!(fill(&mut Held::default(), &[a], 7), [7], "too few to share");
         assert_eq!(fill(&mut Held::default(), &[a, b], 240), [112, 112]);
         let thirds = fill(&mut Held::default(), &[a, b, c], 240);
         assert!(
@@ -170,7 +235,7 @@ mod tests {
         }
         held.add(c, 0);
         held.remove(c, 0);
-        held.remove(b, 26);
+        held.remove(b, 27);
         held.remove(a, 210);
         assert!(held.total() == 0 && held.by_client.is_empty());
     }
@@ -191,5 +256,35 @@ mod tests {
         assert!(place.is_some() && places.take(client("10.0.0.2"), 1).is_none());
         drop(place);
         assert!(places.take(client("10.0.0.2"), 1).is_some());
+    }
+    type Take = fn(&Waits, Client) -> Result<Wait, usize>;
+
+    #[test]
+    fn no_address_shuts_others_out_of_waits() {
+        let [greedy, other] = ["10.0.0.1", "10.0.0.2"].map(client);
+        // As with 112, 256, 1024 and 4096 open files.
+        for files in [112, 256, 1_024, 4_096] {
+            let waits = || Waits::new(files / 8 * 7, files / 4 * 3, files / 4 * 3);
+            let takes: [Take; 3] = [
+                |waits, client| waits.append(client, Some(3)),
+                |waits, client| waits.append(client, Some(2)),
+                Waits::reader,
+            ];
+            for first in takes {
+                let waits = waits();
+                let mut held = Vec::new();
+                // Of the kind, then of all the others.
+                for take in std::iter::once(first).chain(takes) {
+                    held.extend(std::iter::from_fn(|| take(&waits, greedy).ok()));
+                }
+                assert!(held.len() > files / 2, "{files}");
+                for take in takes {
+                    let others: Vec<Wait> = (0..files / 32)
+                        .map(|_| take(&waits, other).expect("a place is left"))
+                        .collect();
+                    drop(others);
+                }
+            }
+        }
     }
 }

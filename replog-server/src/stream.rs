@@ -35,7 +35,7 @@ use crate::{
     accept::Form,
     message::Fields,
     problem::{Problem, chain},
-    shares::Place,
+    shares::Wait,
 };
 
 /// Bytes of records that are read at once: a few times what a socket takes, so that reading
@@ -50,7 +50,7 @@ pub(crate) struct Span {
     /// Messages wanted at most.
     pub(crate) limit: u64,
     /// The place that it has among those who take long, for as long as it lasts.
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<Wait>,
     /// The log that is followed, where the reader was in another one.
     pub(crate) other: Option<ClusterId>,
 }
@@ -108,7 +108,7 @@ pub(crate) async fn respond(
     source: impl Source,
     span: Span,
     frame: Frame,
-    enter: impl FnOnce() -> Result<Place, Problem>,
+    enter: impl FnOnce() -> Result<Wait, Problem>,
 ) -> Result<HttpResponse, Problem> {
     let mut messages = Messages::new(source, span, frame);
     let mut response = HttpResponse::Ok();
@@ -175,7 +175,7 @@ struct Messages<S> {
     /// The log that is followed, where that is still to be said.
     other: Option<ClusterId>,
     /// Given back with the body.
-    place: Option<Place>,
+    place: Option<Wait>,
 }
 
 impl<S: Source> Messages<S> {

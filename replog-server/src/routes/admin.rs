@@ -69,7 +69,7 @@ pub(crate) async fn set_log_level(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    origin::check(&request, state.public_url.as_ref())?;
+    origin::check(&request, state.names())?;
     Query::of(&request, &[])?;
     let asked: LogLevel = json_object(&state, &request, payload, "log level").await?;
     Ok(ok_json(&log_lines::set(match asked.level {
@@ -87,7 +87,7 @@ pub(crate) async fn reset_log_level(
     state: State,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    origin::check(&request, state.public_url.as_ref())?;
+    origin::check(&request, state.names())?;
     Query::of(&request, &[])?;
     Ok(ok_json(&log_lines::reset()))
 }
@@ -98,7 +98,7 @@ async fn addressed<'a>(
     request: &HttpRequest,
     mut payload: web::Payload,
 ) -> Result<&'a Master, Problem> {
-    origin::check(request, state.public_url.as_ref())?;
+    origin::check(request, state.names())?;
     Query::of(request, &[])?;
     if !body::is_absent(request, &mut payload, state.append_limits.drain_bytes).await {
         return Err(Problem::malformed("this request has no body"));

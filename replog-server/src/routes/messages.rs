@@ -29,7 +29,7 @@ use crate::{
         batches::{self, Asked},
         json_body, not_master, reads, send_on_to_master,
     },
-    shares::{Client, Place},
+    shares::{Client, Wait},
     telemetry,
 };
 
@@ -53,7 +53,7 @@ async fn append_here(
     mut payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let admitted = match &state.node {
-        Node::Master(master) => origin::check_name(&request, state.public_url.as_ref())
+        Node::Master(master) => origin::check_name(&request, state.names())
             .and_then(|()| log_name::check(state, log_name::named_by(&request)?))
             .and_then(|()| check_head(&request))
             .map(|head| (master, head)),
@@ -121,7 +121,7 @@ pub(super) fn enter(
     client: Client,
     concern: Concern,
     has_key: bool,
-) -> Result<Option<Place>, Problem> {
+) -> Result<Option<Wait>, Problem> {
     match concern {
         Concern::Count(..=1) => Ok(None),
         Concern::Count(_) | Concern::Majority | Concern::All => {
@@ -129,7 +129,7 @@ pub(super) fn enter(
                 true => problem.unsettled(),
                 false => problem,
             };
-            state.enter(client).map(Some).map_err(refused)
+            state.enter(client, concern).map(Some).map_err(refused)
         }
     }
 }

@@ -38,6 +38,7 @@ pub(crate) async fn show(state: State, request: HttpRequest) -> Result<HttpRespo
             || NetCounters::default().snapshot(),
             |between_nodes| between_nodes.counters.snapshot(),
         ),
+        refused_clients: state.connections.refused(),
         process,
         log_lines_dropped: log_lines::dropped_total(),
     };

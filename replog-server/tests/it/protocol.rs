@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     http::{self, ANSWER_TIME_MAX, Connection, JSON, get, message},
-    nodes::Cluster,
+    nodes::{Cluster, Process},
 };
 
 /// Sends bytes, and returns all that comes until the node ends the connection.
@@ -213,4 +213,55 @@ fn a_page_whose_name_was_led_here_cannot_read_a_node_of_this_machine() {
         assert_eq!(status_as(address, host), 200, "{host}");
     }
     assert_eq!(status_as(address, "evil.example"), 403);
+}
+
+#[test]
+fn nor_a_node_that_other_machines_reach() {
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let secret = directory
+        .path()
+        .join("cluster.secret")
+        .display()
+        .to_string();
+    let args = [
+        "secondary",
+        "--name=secondary-1",
+        "--memory",
+        "--allow-faults",
+        "--listen=0.0.0.0:0",
+        "--cluster-listen=127.0.0.1:0",
+        "--public-url=http://log.example.com:5000",
+        "--cluster-secret-file",
+        &secret,
+    ];
+    let process = Process::start(&args, &directory.path().join("log"));
+    let line = process.line();
+    let (_, port) = line.rsplit_once(':').expect("a port");
+    let address = SocketAddr::from(([127, 0, 0, 1], port.parse().expect("a port")));
+    // Names of services and containers, and its own.
+    for host in [
+        "localhost",
+        "10.1.2.3:5000",
+        "master:5000",
+        "replog.log.svc",
+        "log.example.com",
+    ] {
+        assert_eq!(status_as(address, host), 200, "{host}");
+    }
+    for host in [
+        "evil.example:5000",
+        "master.evil.example",
+        "svc.evil.example",
+    ] {
+        assert_eq!(status_as(address, host), 403, "{host}");
+    }
+    // Behind something that gives the request another `Host`.
+    for (page, status) in [
+        ("http://evil.example:5000", 403),
+        ("http://log.example.com", 200),
+    ] {
+        let headers = [JSON, ("origin", page), ("sec-fetch-site", "same-origin")];
+        let answer = http::request(address, "PUT", "/faults", &headers, Some(b"{}"));
+        assert_eq!(answer.expect("an answer").status, status, "{page}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Connections, waits and memory of one address cost another one nothing.
 
 use std::{
+    fs,
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
     path::Path,
@@ -8,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with},
+    param::clock_ticks_per_second,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -21,9 +25,18 @@ const GREEDY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 7);
 /// Who comes later.
 const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 8);
 
+/// How long a client waits while the processor is watched.
+const WAIT: Duration = Duration::from_secs(2);
+/// Requests that a client sends behind one that waits, of [`PIPELINED_BYTES`] each: more than a web server that reads
+/// ahead without a limit holds.
+const PIPELINED: usize = 300;
+const PIPELINED_BYTES: usize = 1_000;
+
 /// Connects from an address: on this system all of 127/8 are this machine's.
 fn connect_from(own: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    // Nodes that other tests start must not get it, too.
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     bind(&socket, &SocketAddrV4::new(own, 0))?;
     connect(&socket, &to)?;
     let stream = TcpStream::from(socket);
@@ -34,6 +47,12 @@ fn connect_from(own: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
 
 /// A cluster of two nodes in one process with 256 open files, and the address of its master.
 fn cluster(directory: &Path, flags: &[&str]) -> (Process, SocketAddr) {
+    let (process, [master, _secondary]) = nodes(directory, flags);
+    (process, master)
+}
+
+/// The same, with the addresses of both nodes, the master's first.
+fn nodes(directory: &Path, flags: &[&str]) -> (Process, [SocketAddr; 2]) {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 256 && exec \"$0\" \"$@\""]);
     command.arg(program_path("replog-server"));
@@ -41,11 +60,44 @@ fn cluster(directory: &Path, flags: &[&str]) -> (Process, SocketAddr) {
     command.args(flags);
     command.env("RUST_LOG", "info,actix_server=warn");
     let process = Process::run(command, &directory.join("log"));
-    let line = process.line();
-    let address = line.rsplit_once('/').expect("a URL").1;
-    let address = address.parse().expect("an address");
+    let addresses = [(); 2].map(|()| {
+        let line = process.line();
+        let address = line.rsplit_once('/').expect("a URL").1;
+        address.parse().expect("an address")
+    });
     while process.line() != "ready" {}
-    (process, address)
+    (process, addresses)
+}
+
+/// User and system time of a process.
+fn cpu_time(process: &Process) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).expect("it runs");
+    let (_, fields) = stat.rsplit_once(')').expect("its name");
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().expect("a number"))
+        .sum();
+    Duration::from_millis(ticks * 1000 / clock_ticks_per_second())
+}
+
+/// What it costs the process to let one client wait for nothing.
+fn cpu_time_of_a_wait(process: &Process, address: SocketAddr) -> Duration {
+    let before = cpu_time(process);
+    let mut connection = Connection::of(connect_from(OTHER, address).expect("a connection"));
+    let path = format!("/messages?wait_for=1000&timeout_ms={}", WAIT.as_millis());
+    let answer = connection
+        .request("GET", &path, &[], None)
+        .expect("an answer");
+    assert_eq!(answer.status, 404, "{answer:?}");
+    cpu_time(process) - before
+}
+
+fn set_faults(address: SocketAddr, faults: &str) {
+    let mut connection = Connection::of(connect_from(OTHER, address).expect("a connection"));
+    let answer = connection.request("PUT", "/faults", &[JSON], Some(faults.as_bytes()));
+    assert_eq!(answer.expect("an answer").status, 200);
 }
 
 /// How long this many appends of the other take, each on a connection of its own.
@@ -87,7 +139,7 @@ fn take_all(address: SocketAddr, first_bytes: &[u8]) -> Vec<TcpStream> {
             .set_read_timeout(Some(Duration::from_millis(20)))
             .expect("a time-out");
         let mut answer = Vec::new();
-        // An open one says nothing, or begins an answer.
+        // An open one says nothing, or begins an answer, and so do the first ones that are refused.
         if stream.read_to_end(&mut answer).is_ok() {
             let answer = String::from_utf8_lossy(&answer);
             assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
@@ -169,4 +221,111 @@ fn bodies_that_stall_lose_their_place_when_it_is_needed() {
             .then_some(())
     });
     drop(stalled);
+}
+
+#[test]
+fn what_is_pipelined_behind_a_request_that_waits_costs_nothing_and_is_answered() {
+    let directory = TempDir::new().expect("a directory");
+    // A secondary that is cut off is no reason to refuse.
+    let flags = [
+        "--allow-faults",
+        "--suspect-after",
+        "50s",
+        "--unhealthy-after",
+        "60s",
+    ];
+    let (process, [master, secondary]) = nodes(directory.path(), &flags);
+    set_faults(secondary, r#"{"isolate":true}"#);
+    let pad = "x".repeat(PIPELINED_BYTES);
+    let pipelined =
+        format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nx-pad: {pad}\r\n\r\n").repeat(PIPELINED);
+    let body = message("waits", "\"all\"");
+    let append = format!(
+        "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let follow = "GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n";
+    let [waiting, following] = [&append, follow].map(|first| {
+        let mut connection = Connection::of(connect_from(GREEDY, master).expect("a connection"));
+        connection.send(first.as_bytes()).expect("sent");
+        connection.send(pipelined.as_bytes()).expect("sent");
+        let cost = cpu_time_of_a_wait(&process, master);
+        assert!(cost < WAIT / 4, "{cost:?} of {WAIT:?} behind {first}");
+        connection
+    });
+    // One that goes is noticed, whatever it has sent.
+    drop(following);
+    set_faults(secondary, "{}");
+    let mut connection = waiting;
+    assert_eq!(connection.answer().expect("an answer").status, 201);
+    for number in 0..PIPELINED {
+        let answer = connection
+            .answer()
+            .unwrap_or_else(|error| panic!("{number}: {error}"));
+        assert_eq!(answer.status, 200, "{number}");
+    }
+}
+
+#[test]
+fn a_request_on_a_connection_that_is_refused_is_not_carried_out() {
+    let directory = TempDir::new().expect("a directory");
+    let (_process, address) = cluster(directory.path(), &[]);
+    let _taken = take_all(address, b"");
+    let body = message("refused", 1);
+    let append = format!(
+        "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    for _ in 0..20 {
+        let mut connection = Connection::of(connect_from(GREEDY, address).expect("a connection"));
+        connection.send(append.as_bytes()).expect("sent");
+        let answer = connection.answer().expect("an answer");
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (429, "/problems/overloaded")
+        );
+        let problem = answer.json();
+        assert_eq!(problem["outcome"], "not_appended", "{problem}");
+        assert_eq!(problem["retriable"], true, "{problem}");
+        assert_eq!(problem["limit"], "open-files", "{problem}");
+    }
+    let mut connection = Connection::of(connect_from(OTHER, address).expect("a connection"));
+    let health = connection
+        .request("GET", "/health", &[], None)
+        .expect("an answer")
+        .json();
+    assert_eq!(health["log"]["next"], 0, "{health}");
+}
+
+#[test]
+fn clients_and_strangers_together_leave_a_node_files_of_its_own() {
+    let directory = TempDir::new().expect("a directory");
+    let (process, [master, secondary]) = nodes(directory.path(), &[]);
+    let mut connection = Connection::of(connect_from(OTHER, master).expect("a connection"));
+    let health = connection
+        .request("GET", "/health", &[], None)
+        .expect("an answer")
+        .json();
+    let between = health["secondaries"][0]["address"]
+        .as_str()
+        .expect("an address");
+    let between: SocketAddr = between.parse().expect("an address");
+    let addresses = (10..26).map(|last| Ipv4Addr::new(127, 0, 0, last));
+    let all: Vec<TcpStream> = addresses
+        .flat_map(|own| [master, secondary, between].map(|to| (own, to)))
+        .flat_map(|(own, to)| (0..12).map(move |_| connect_from(own, to)))
+        .map(|stream| stream.expect("a connection"))
+        .collect();
+    // As many as are let in: the rest waits for them, or is refused.
+    let metrics = connection
+        .request("GET", "/metrics", &[], None)
+        .expect("an answer");
+    assert_eq!(metrics.status, 200);
+    let open = fs::read_dir(format!("/proc/{}/fd", process.id()))
+        .expect("it runs")
+        .count();
+    assert!(open > 150, "{open} of 256 open");
+    assert!(open < 256 - 16, "{open} of 256 open");
+    drop(all);
+    append(master, 1);
 }

@@ -1,6 +1,11 @@
 //! Mistakes in who is who: refused with a reason at both ends, and nothing changed.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+};
 
 use serde_json::Value;
 
@@ -173,4 +178,39 @@ fn a_directory_of_another_node_is_refused_as_it_is() {
     assert!(reason.contains("belongs to node secondary-1"), "{reason}");
     let after = fs::read(to.directory.join("meta.json")).expect("a meta");
     assert_eq!(after, meta, "nothing is overwritten");
+}
+
+#[test]
+fn a_client_at_the_wrong_port_is_told_the_right_one() {
+    let cluster = Cluster::start(1, &["--memory"]);
+    let node = &cluster.secondaries[0];
+    let answer = http::request(node.cluster_address, "GET", "/health", &[], None);
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status, 400, "{answer:?}");
+    let url = format!("http://{}", node.address);
+    assert!(answer.text().contains(&url), "{answer:?}");
+
+    // The other way round, and by something else.
+    for (first, words) in [
+        (&b"\x16\x03\x01\0\x05\x01\0\0\x01\x03"[..], "plain HTTP"),
+        (b"SSH-2.0-OpenSSH_10.0\r\n\r\n", "400 Bad Request"),
+    ] {
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(node.address).expect("a connection");
+            stream
+                .set_read_timeout(Some(http::ANSWER_TIME_MAX))
+                .expect("a time-out");
+            stream.write_all(first).expect("sent");
+            let mut answer = String::new();
+            stream
+                .read_to_string(&mut answer)
+                .expect("an answer and the end");
+            assert!(answer.contains(words), "{answer}");
+        }
+    }
+    let metrics = get(node.address, "/metrics");
+    let counted = "replog_client_connections_refused_total{reason=\"not_http\"} 3\n";
+    assert!(metrics.text().contains(counted), "{}", metrics.text());
+    let log = node.process().log_text();
+    assert!(!log.contains("actix_http"), "{log}");
 }

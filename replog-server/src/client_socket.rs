@@ -1,0 +1,473 @@
+//! The socket of a client, as the web server's crate reads and writes it.
+//!
+//! Owns how far that crate reads ahead of what is answered. Its dispatcher takes up to 128 KiB of requests that are
+//! pipelined behind one that waits, and then wakes itself over and over: one client kept a core busy for as long as an
+//! append waited for a node. This socket therefore gives it [`READ_AHEAD_BYTES_MAX`] while a request is answered, and
+//! the rest once that is done: what the client sends meanwhile stays in the system's buffers, which are limited and
+//! hold the client up. The body of the request itself goes on, since its handler asks for it. A client that goes away
+//! is noticed all the same. Nothing is read, either, from one that does not take its answers.
+//!
+//! Owns also the answer to what is no HTTP at all, such as TLS: that crate would log an error and say nothing.
+//!
+//! ```text
+//!   system ──▶ ClientSocket ──▶ dispatcher ──▶ handler
+//!                  ▲  holds back    │ `Answering` begins and ends with an answer,
+//!                  └── ReadAhead ◀──┘ `wants_more` when a handler waits for its body
+//! ```
+//!
+//! Never understands a request. Keeps rules 6 and 11.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future as _,
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use actix_web::rt::net::TcpStream;
+use futures_util::FutureExt as _;
+use rustix::net::{RecvFlags, recv};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    task::yield_now,
+};
+
+use crate::connections::{OpenConnection, send_at_once};
+
+/// Bytes that the dispatcher gets ahead of what is answered. Together with [`TURN_BYTES_MAX`] far less than 128 KiB:
+/// its own limit, at which it wakes itself.
+const READ_AHEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Bytes that the dispatcher gets in one turn while nothing is answered. It serves all requests in them before it lets
+/// other connections, and the node's own work on this thread, have theirs.
+const TURN_BYTES_MAX: usize = 4 << 10;
+
+/// The answer to a client that does not speak HTTP. Those that speak TLS show it, or say that the version is wrong.
+const NOT_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 76\r\n\
+     connection: close\r\n\r\nthis is the port for clients, in plain HTTP: use http:// where https:// was\n";
+
+/// How far a connection is read ahead of what is answered.
+#[derive(Debug, Default)]
+pub(crate) struct ReadAhead {
+    /// Requests that are being answered: at most one, and the one that follows it at the moment of change.
+    answering: Cell<usize>,
+    /// The client takes no more of what it is sent.
+    is_write_blocked: Cell<bool>,
+    /// Bytes that were given since the dispatcher last had to look at all it has.
+    given_bytes: Cell<usize>,
+    /// Whom to wake when more may be read.
+    held: RefCell<Option<Waker>>,
+}
+
+/// What may be read now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Allowance {
+    /// So many bytes.
+    Bytes(usize),
+    /// None until the dispatcher has looked at what it has, and others had their turn.
+    NextTurn,
+    /// None until an answer is finished.
+    Hold,
+}
+
+impl ReadAhead {
+    /// A request is answered from now on, until the result is dropped.
+    pub(crate) fn answer(connection: &Rc<OpenConnection>) -> Answering {
+        let answering = &connection.read_ahead.answering;
+        answering.set(answering.get() + 1);
+        Answering(Rc::clone(connection))
+    }
+
+    /// The handler of the request has taken all of its body that it was given, and waits for more: what was read belongs
+    /// to the body, or is looked at before more is read.
+    pub(crate) fn wants_more(&self, cx: &mut Context<'_>) {
+        if self.given_bytes.replace(0) >= READ_AHEAD_BYTES_MAX {
+            wake_next_turn(cx);
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.answering.get() > 0 || self.is_write_blocked.get()
+    }
+
+    fn allowance(&self) -> Allowance {
+        let is_busy = self.is_busy();
+        let max = match is_busy {
+            true => READ_AHEAD_BYTES_MAX,
+            false => TURN_BYTES_MAX,
+        };
+        match max.saturating_sub(self.given_bytes.get()) {
+            0 if is_busy => Allowance::Hold,
+            0 => {
+                self.given_bytes.set(0);
+                Allowance::NextTurn
+            }
+            left => Allowance::Bytes(left),
+        }
+    }
+
+    fn note_given(&self, bytes: usize) {
+        self.given_bytes.set(self.given_bytes.get() + bytes);
+    }
+
+    /// All was read that there is. Without a request under way the dispatcher looks at it next.
+    fn note_empty(&self) {
+        if !self.is_busy() {
+            self.given_bytes.set(0);
+        }
+    }
+
+    /// Remembers whom to wake once more may be read or looked at.
+    fn hold(&self, waker: &Waker) {
+        let mut held = self.held.borrow_mut();
+        match &mut *held {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    fn note_written(&self, is_blocked: bool) {
+        if self.is_write_blocked.replace(is_blocked) && !is_blocked {
+            self.release();
+        }
+    }
+
+    /// Lets the dispatcher go on with what it was given behind the last request, and read.
+    fn release(&self) {
+        if let Some(waker) = self.held.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A request that is being answered; dropped with its answer.
+#[derive(Debug)]
+pub(crate) struct Answering(Rc<OpenConnection>);
+
+impl Answering {
+    /// How far its connection is read ahead.
+    pub(crate) fn read_ahead(&self) -> &ReadAhead {
+        &self.0.read_ahead
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let read_ahead = self.read_ahead();
+        read_ahead.answering.set(read_ahead.answering.get() - 1);
+        read_ahead.release();
+    }
+}
+
+/// The socket of a client.
+#[derive(Debug)]
+pub(crate) struct ClientSocket {
+    stream: TcpStream,
+    connection: Rc<OpenConnection>,
+    /// Something was read: it looked like HTTP.
+    has_begun: bool,
+    /// There may be more to read than the runtime knows of: it was made to forget, in order to be told of news.
+    has_unseen: bool,
+}
+
+impl ClientSocket {
+    /// The socket of this connection.
+    pub(crate) fn new(stream: TcpStream, connection: OpenConnection) -> ClientSocket {
+        ClientSocket {
+            stream,
+            connection: Rc::new(connection),
+            has_begun: false,
+            has_unseen: false,
+        }
+    }
+
+    /// Its connection.
+    pub(crate) fn connection(&self) -> &Rc<OpenConnection> {
+        &self.connection
+    }
+
+    /// Reads at most so many bytes.
+    fn poll_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes_max: usize,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.has_unseen {
+            let count = to.remaining().min(bytes_max);
+            let unfilled = to.initialize_unfilled_to(count);
+            match recv(&self.stream, unfilled, RecvFlags::DONTWAIT) {
+                Ok((_, bytes)) => {
+                    to.advance(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(rustix::io::Errno::INTR) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                // From here on the runtime knows again.
+                Err(rustix::io::Errno::WOULDBLOCK) => self.has_unseen = false,
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        if to.remaining() <= bytes_max {
+            return Pin::new(&mut self.stream).poll_read(cx, to);
+        }
+        let mut part = ReadBuf::new(to.initialize_unfilled_to(bytes_max));
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        let bytes = part.filled().len();
+        to.advance(bytes);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the client has gone; reads nothing.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            let ready = pin!(self.stream.ready(Interest::READABLE)).now_or_never();
+            if ready
+                .transpose()?
+                .is_some_and(|ready| ready.is_read_closed())
+            {
+                return Poll::Ready(Ok(()));
+            }
+            // There are only bytes. The runtime forgets them, or it would tell of them for ever; it does not forget an end.
+            self.has_unseen = true;
+            let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.stream.try_io(Interest::READABLE, forget);
+        }
+    }
+}
+
+impl AsyncRead for ClientSocket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let bytes_max = match this.connection.read_ahead.allowance() {
+            Allowance::Bytes(bytes) => bytes,
+            Allowance::NextTurn => {
+                wake_next_turn(cx);
+                return Poll::Pending;
+            }
+            Allowance::Hold => {
+                this.connection.read_ahead.hold(cx.waker());
+                // Ready and empty: the end.
+                return this.poll_gone(cx);
+            }
+        };
+        let before = to.filled().len();
+        let read = this.poll_some(cx, bytes_max, to);
+        let read_ahead = &this.connection.read_ahead;
+        if read.is_pending() {
+            read_ahead.note_empty();
+            return Poll::Pending;
+        }
+        let bytes = &to.filled()[before..];
+        if let Some(first) = bytes.first()
+            && !std::mem::replace(&mut this.has_begun, true)
+            && !may_begin_request(*first)
+        {
+            this.connection.count_not_http();
+            send_at_once(&this.stream, NOT_HTTP);
+            to.set_filled(before);
+            return read;
+        }
+        read_ahead.note_given(bytes.len());
+        if read_ahead.is_busy() && !bytes.is_empty() {
+            // The dispatcher may not look at it by itself when the answer is finished.
+            read_ahead.hold(cx.waker());
+        }
+        read
+    }
+}
+
+/// Wakes the task of this connection once the runtime has looked at other sockets and timers: one that wakes itself at
+/// once may keep the runtime from that for many turns.
+fn wake_next_turn(cx: &mut Context<'_>) {
+    // It is never ready when it is first asked.
+    let _ = pin!(yield_now()).poll(cx);
+}
+
+/// Whether a request may begin so: with its method, or an empty line, which is passed over.
+fn may_begin_request(first: u8) -> bool {
+    first.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~\r\n".contains(&first)
+}
+
+impl AsyncWrite for ClientSocket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.connection
+            .read_ahead
+            .note_written(written.is_pending());
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.connection
+            .read_ahead
+            .note_written(written.is_pending());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use actix_web::rt::net::TcpListener;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::connections::Connections;
+
+    /// Both ends of a connection: the node's and the client's.
+    async fn pair() -> (ClientSocket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let client = TcpStream::connect(address).await.expect("a connection");
+        let (stream, peer) = listener.accept().await.expect("a connection");
+        let connection = Connections::default().open(Some(peer), 1).expect("a place");
+        (ClientSocket::new(stream, connection), client)
+    }
+
+    /// Reads as the dispatcher does: until there is nothing more for now.
+    async fn read_all(socket: &mut ClientSocket) -> usize {
+        let mut buffer = vec![0; 1 << 20];
+        let mut bytes = 0;
+        while let Some(Ok(more @ 1..)) = socket.read(&mut buffer).now_or_never() {
+            bytes += more;
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn what_is_pipelined_behind_a_request_is_read_when_it_is_answered() {
+        let (mut socket, mut client) = pair().await;
+        let pipelined = vec![b'G'; 3 * READ_AHEAD_BYTES_MAX];
+        let answering = ReadAhead::answer(socket.connection());
+        client.write_all(&pipelined).await.expect("sent");
+        socket.stream.readable().await.expect("it has come");
+        let mut read = read_all(&mut socket).await;
+        assert_eq!(read, READ_AHEAD_BYTES_MAX);
+        for _ in 0..3 {
+            assert_eq!(
+                read_all(&mut socket).await,
+                0,
+                "nothing while it is answered"
+            );
+        }
+        // Its handler wants its body.
+        std::future::poll_fn(|cx| {
+            answering.read_ahead().wants_more(cx);
+            Poll::Ready(())
+        })
+        .await;
+        let more = read_all(&mut socket).await;
+        assert_eq!(more, READ_AHEAD_BYTES_MAX);
+        read += more;
+        drop(answering);
+        let mut buffer = vec![0; 1 << 20];
+        while read < pipelined.len() {
+            let more = socket.read(&mut buffer).await.expect("the rest");
+            assert!((1..=TURN_BYTES_MAX).contains(&more), "{more}");
+            read += more;
+        }
+        client.write_all(b"G").await.expect("sent");
+        assert_eq!(socket.read(&mut buffer).await.expect("news"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_is_noticed_whatever_it_has_sent_ahead() {
+        let (mut socket, mut client) = pair().await;
+        let _answering = ReadAhead::answer(socket.connection());
+        let pipelined = vec![b'G'; 2 * READ_AHEAD_BYTES_MAX];
+        client.write_all(&pipelined).await.expect("sent");
+        socket.stream.readable().await.expect("it has come");
+        assert_eq!(read_all(&mut socket).await, READ_AHEAD_BYTES_MAX);
+        let mut buffer = [0; 1];
+        let mut end = pin!(socket.read(&mut buffer));
+        assert!(end.as_mut().now_or_never().is_none(), "it is there");
+        drop(client);
+        let end = tokio::time::timeout(Duration::from_secs(20), end).await;
+        assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_of_a_client_that_takes_no_answers() {
+        let (mut socket, mut client) = pair().await;
+        let answer = vec![b'a'; 1 << 20];
+        let mut written = 0;
+        while let Some(more) = socket.write(&answer).now_or_never() {
+            written += more.expect("written");
+        }
+        client
+            .write_all(&vec![b'G'; 2 * READ_AHEAD_BYTES_MAX])
+            .await
+            .expect("sent");
+        socket.stream.readable().await.expect("it has come");
+        assert_eq!(read_all(&mut socket).await, READ_AHEAD_BYTES_MAX);
+        let mut taken = vec![0; written];
+        client.read_exact(&mut taken).await.expect("all of it");
+        written = socket.write(b"a").await.expect("room");
+        assert_eq!(written, 1);
+        assert!(socket.read(&mut taken).await.expect("more") > 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_http_is_told_so() {
+        for (first, is_http) in [
+            (0x16, false),
+            (0, false),
+            (0xff, false),
+            (b'G', true),
+            (b'\r', true),
+        ] {
+            let (mut socket, mut client) = pair().await;
+            client.write_all(&[first, 3, 1]).await.expect("sent");
+            let mut buffer = [0; 8];
+            let read = socket.read(&mut buffer).await.expect("read");
+            assert_eq!(read, if is_http { 3 } else { 0 }, "{first}");
+            drop(socket);
+            let mut answer = String::new();
+            let ended = client.read_to_string(&mut answer).await;
+            match is_http {
+                true => assert_eq!(answer, ""),
+                false => {
+                    ended.expect("its end");
+                    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+                    assert!(
+                        head.contains(&format!("content-length: {}\r\n", body.len())),
+                        "{answer}"
+                    );
+                    assert!(body.contains("plain HTTP"), "{answer}");
+                }
+            }
+        }
+    }
+}

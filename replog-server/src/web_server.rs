@@ -1,0 +1,133 @@
+//! The web server's crate, put together around sockets of our own.
+//!
+//! Owns its settings: times, the number of connections, and that each connection is a [`ClientSocket`]. It does what
+//! `actix_web::HttpServer` does, which takes no other socket than the system's.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
+    time::Duration,
+};
+
+use actix_http::{
+    HttpService, KeepAlive, Protocol, Request, Response, body::MessageBody, error::DispatchError,
+};
+use actix_server::Server;
+use actix_service::{
+    IntoServiceFactory, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
+};
+use actix_web::{Error, dev::AppConfig, rt::net::TcpStream};
+
+use crate::{
+    client_socket::ClientSocket,
+    connections::{Connections, REFUSED_OPEN_MAX},
+};
+
+/// How long a client may take to send a request's head. It never ends a request that is under
+/// way: an append may wait for ever.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long an idle connection is kept.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
+/// How long a connection may take to end, once it shall: time to read what a refused client is
+/// still sending, so that it sees the answer.
+const DISCONNECT_TIME_MAX: Duration = Duration::from_secs(3);
+/// How long answers that have an end may take when the node stops: less than container engines wait.
+const STOP_TIME_MAX_S: u64 = 5;
+
+/// What differs from one web server to the other.
+pub(crate) struct Settings {
+    /// Its connections.
+    pub(crate) connections: Connections,
+    /// How many there may be.
+    pub(crate) connections_max: usize,
+    /// Its threads.
+    pub(crate) workers: usize,
+}
+
+/// Starts a web server with an application for each of its threads.
+///
+/// # Errors
+///
+/// The system's, where the listener cannot be served.
+pub(crate) fn run<A, I, S, B>(
+    listener: TcpListener,
+    settings: Settings,
+    application: A,
+) -> io::Result<Server>
+where
+    A: Fn() -> I + Clone + Send + 'static,
+    I: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<Request, Config = AppConfig> + 'static,
+    S::Future: 'static,
+    S::Error: Into<Error> + 'static,
+    S::InitError: std::fmt::Debug,
+    S::Response: Into<Response<B>> + 'static,
+    <S::Service as actix_service::Service<Request>>::Future: 'static,
+    B: MessageBody + 'static,
+{
+    let Settings {
+        connections,
+        connections_max,
+        workers,
+    } = settings;
+    let address = listener.local_addr()?;
+    let builder = Server::build()
+        .workers(workers)
+        .disable_signals()
+        .shutdown_timeout(STOP_TIME_MAX_S)
+        // Past this many connections the others would hang: as many as there can be files.
+        .max_concurrent_connections((connections_max + REFUSED_OPEN_MAX).div_ceil(workers));
+    let stopping = builder.graceful_shutdown_signal();
+    let builder = builder.listen(format!("clients at {address}"), listener, move || {
+        let stopping = stopping.clone();
+        let http = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .keep_alive(KeepAlive::Timeout(IDLE_TIME_MAX))
+            .client_request_timeout(HEAD_TIME_MAX)
+            .client_disconnect_timeout(DISCONNECT_TIME_MAX)
+            // Who closes a connection has gone, and what waited there gives its place back. Otherwise nothing is
+            // read behind the end of what a client sends, and one that has gone is not told from one that
+            // listens: a wait without an end would keep its place for ever.
+            .h1_allow_half_closed(false)
+            .local_addr(address)
+            // Dropped with the connection, whatever ends it.
+            .on_connect_ext(|socket: &ClientSocket, extensions| {
+                extensions.insert(Rc::clone(socket.connection()));
+            })
+            .finish(map_config(
+                application()
+                    .into_factory()
+                    .map_err(|error| error.into().error_response()),
+                |()| AppConfig::default(),
+            ));
+        let connections = connections.clone();
+        let enter = move |stream: TcpStream| enter(stream, connections.clone(), connections_max);
+        fn_service(enter).and_then(http)
+    })?;
+    Ok(builder.run())
+}
+
+/// What the crate's own service is called with.
+type Entered = (ClientSocket, Protocol, Option<SocketAddr>);
+
+/// Gives a connection its place. One that gets none ends here.
+async fn enter(
+    stream: TcpStream,
+    connections: Connections,
+    connections_max: usize,
+) -> Result<Entered, DispatchError> {
+    let peer = stream.peer_addr().ok();
+    let Some(connection) = connections.open(peer, connections_max) else {
+        connections.refuse(stream, connections_max).await;
+        // Nobody looks at it: the connection has ended.
+        return Err(DispatchError::DisconnectTimeout);
+    };
+    // Where it fails, answers only come a little later.
+    let _ = stream.set_nodelay(true);
+    let socket = ClientSocket::new(stream, connection);
+    Ok((socket, Protocol::Http1, peer))
+}

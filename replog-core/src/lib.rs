@@ -32,6 +32,7 @@ mod handle;
 mod log;
 mod rules;
 mod spans;
+mod watch;
 
 #[cfg(test)]
 mod hot_path;

@@ -10,7 +10,7 @@ use actix::{
     Actor, ActorContext as _, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler,
     WrapFuture as _,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -47,6 +47,7 @@ use crate::{
     transport::Transport,
     types::{ClusterId, DiskState, Epoch, Mode, ModeReason, Offset},
     views::{LogHealth, MasterHealth},
+    watch,
 };
 
 /// The actor of a master.

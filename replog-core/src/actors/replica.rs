@@ -9,10 +9,7 @@ use actix::{
     Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler,
     WrapFuture as _,
 };
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -36,6 +33,7 @@ use crate::{
     transport::{self, Fetch, Fetched, Hello, Refusal, Response},
     types::{Epoch, EpochStart, Offset},
     views::{LogHealth, MasterAddress, SecondaryHealth},
+    watch,
 };
 
 impl LogFacts for LogView {

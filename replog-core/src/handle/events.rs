@@ -12,10 +12,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{
-        broadcast::{self, error::RecvError},
-        watch,
-    },
+    sync::broadcast::{self, error::RecvError},
     time::Instant,
 };
 
@@ -27,6 +24,7 @@ use crate::{
     rules::merging::{About, Ends, Merging},
     transport::{FaultInjector, FaultNews},
     types::{NodeName, Offset},
+    watch,
 };
 
 /// Listens to a node, from when it was made on. What was before, [`Master::health`] says: whoever

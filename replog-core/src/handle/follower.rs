@@ -5,14 +5,13 @@
 
 use std::fmt;
 
-use tokio::sync::watch;
-
 use crate::{
     error::ReadError,
     handle::Reader,
     record::RecordBatch,
     rules::following::{Following, Looked},
     types::{Offset, ReadLevel},
+    watch,
 };
 
 /// Reads the log of a node from an offset on, and waits for more at its end.

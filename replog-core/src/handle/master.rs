@@ -5,10 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use actix::{Addr, Context, dev::ToEnvelope};
 use bytes::Bytes;
 use rand::RngExt as _;
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 use tracing::warn;
 
 use crate::{
@@ -33,6 +30,7 @@ use crate::{
     transport::{FaultInjector, Network},
     types::{ClusterId, Concern, IdempotencyKey, Mode, NodeName, Offset},
     views::{BatchReceipt, Holders, MasterHealth, Receipt, WaitingAppends},
+    watch,
 };
 
 mod concern;

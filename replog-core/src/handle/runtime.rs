@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, thread};
 
-use tokio::{
-    sync::{oneshot, watch},
-    task::LocalSet,
-};
+use tokio::{sync::oneshot, task::LocalSet};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -18,6 +15,7 @@ use crate::{
     },
     storage::{Storage, StorageLock},
     types::{InstanceId, NodeName, Offset, SyncPolicy},
+    watch,
 };
 
 /// Why a node ended, once it has.

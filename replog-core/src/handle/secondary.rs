@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use actix::{Addr, Context};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::{
     actors::{
@@ -24,6 +24,7 @@ use crate::{
     transport::{FaultInjector, Request, Response, Serve, ServeFuture},
     types::NodeName,
     views::SecondaryHealth,
+    watch,
 };
 
 /// A running secondary. Clones share it; when the last one is dropped it stops by itself.

@@ -1,10 +1,9 @@
 //! What a node's actors publish for readers on any thread: committed end, mode, and events.
 
-use tokio::sync::watch;
-
 use crate::{
     handle::events::EventHub,
     types::{Mode, NodeName, Offset},
+    watch,
 };
 
 /// The newest published state of a node.

@@ -17,7 +17,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::watch;
 
 use super::{
     cuts::Cuts,
@@ -30,6 +29,7 @@ use crate::{
     record::{RecordBatch, RecordError, encoded_len},
     storage::{OpenHow, Storage, StorageFile},
     types::{ClusterId, Epoch, EpochStart, Offset},
+    watch,
 };
 
 /// What everyone but the writer sees of a log. `Send + Sync`; no lock is held across I/O.

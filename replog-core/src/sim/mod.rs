@@ -76,7 +76,8 @@
 //! # What a program must not do
 //!
 //! Anything that is not from the seed: threads, sockets, the system's clock or chance, the order
-//! of a `HashMap`, `tokio::select!` without `biased`. `tokio::time` is simulated.
+//! of a `HashMap`, `tokio::select!` without `biased`, `tokio::sync::watch` with several that wait (it wakes
+//! them in an order of its own chance). `tokio::time` is simulated.
 
 mod checks;
 pub mod cluster;

@@ -4,7 +4,13 @@ mod lessons;
 mod planted;
 mod schedules;
 
-use std::{process::Command, thread, time::Duration};
+use std::{
+    hint,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
 
 use super::{
     Faults, OCCURRENCES, SCHEDULED, Scenario, Simulation, cluster::Cluster, mistakes::Mistake,
@@ -68,16 +74,43 @@ fn the_same_seed_gives_the_same_trace_to_the_last_byte() {
 }
 
 #[test]
-fn the_same_seeds_give_the_same_traces_on_another_thread() {
-    let here = hashes(0..4);
-    let there = thread::spawn(|| hashes(0..4)).join().unwrap();
-    assert_eq!(here, there);
+fn the_same_seeds_give_the_same_traces_on_other_threads_while_the_cpus_are_busy() {
+    let seeds = 0..8;
+    let here = hashes(seeds.clone());
+    let is_over = AtomicBool::new(false);
+    let there = thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    hint::spin_loop();
+                }
+            });
+        }
+        let runs = [(); 2].map(|()| scope.spawn(|| hashes(seeds.clone())));
+        let there = runs.map(thread::ScopedJoinHandle::join);
+        is_over.store(true, Relaxed);
+        there
+    });
+    for there in there {
+        assert_eq!(there.unwrap(), here);
+    }
+}
+
+/// Two who follow one node wait for the same value, and where both read files the one that is woken first draws
+/// first how long that takes: `tokio::sync::watch` woke them in an order of its own chance.
+#[test]
+fn a_run_with_many_that_follow_repeats_itself() {
+    let run = || drawn(59).plant(Mistake::RefillTargetIgnored).run().hash;
+    let first = run();
+    for _ in 0..8 {
+        assert_eq!(run(), first);
+    }
 }
 
 #[test]
 #[ignore = "another test runs it as a process of its own"]
 fn print_hashes() {
-    println!("hashes {:?}", hashes(0..3));
+    println!("hashes {:?}", hashes(0..8));
 }
 
 #[test]
@@ -93,7 +126,7 @@ fn the_same_seeds_give_the_same_traces_in_another_process() {
         .output()
         .unwrap();
     let output = String::from_utf8(output.stdout).unwrap();
-    let here = format!("hashes {:?}", hashes(0..3));
+    let here = format!("hashes {:?}", hashes(0..8));
     assert!(output.contains(&here), "{output} lacks {here}");
 }
 

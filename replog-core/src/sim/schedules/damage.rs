@@ -37,6 +37,27 @@ pub(super) fn all() -> Vec<Schedule> {
 /// What rotted below the mark is damage and no torn tail: a secondary that cut it away and counted as
 /// intact would be the end of an acknowledged record.
 async fn rot_with_one_node_down(stage: Stage) {
+    let end = only_two_hold_the_last(&stage).await;
+    let rotten = stage.rot_last(S1);
+    stage.claim(
+        rotten.map(|offset| offset.plus(1)) == Some(end),
+        "the last one rots",
+    );
+    counts_only_once_mended(&stage, end).await;
+}
+
+/// Without its mark a log may end anywhere: a secondary that took what it still has for all that it
+/// ever had, and counted as intact, would be the end of an acknowledged record.
+async fn mark_lost_with_one_node_down(stage: Stage) {
+    let end = only_two_hold_the_last(&stage).await;
+    stage.lose_mark(S1);
+    stage.rot_last(S1);
+    counts_only_once_mended(&stage, end).await;
+}
+
+/// One secondary goes down, more is acknowledged without it, and then the other goes down, too. Returns the end of
+/// the log that the master and the latter hold.
+async fn only_two_hold_the_last(stage: &Stage) -> Offset {
     stage.serving(MASTER).await;
     let before = stage.random(1, 4);
     stage.fill(MASTER, Concern::All, before).await;
@@ -49,31 +70,7 @@ async fn rot_with_one_node_down(stage: Stage) {
         .until("it has synced them all", move |look| look.held(S1) == end)
         .await;
     stage.kill(S1).await;
-    let rotten = stage.rot_last(S1);
-    stage.claim(
-        rotten.map(|offset| offset.plus(1)) == Some(end),
-        "the last one rots",
-    );
-    counts_only_once_mended(&stage, end).await;
-}
-
-/// Without its mark a log may end anywhere: a secondary that took what it still has for all that it
-/// ever had, and counted as intact, would be the end of an acknowledged record.
-async fn mark_lost_with_one_node_down(stage: Stage) {
-    stage.serving(MASTER).await;
-    let before = stage.random(1, 4);
-    stage.fill(MASTER, Concern::All, before).await;
-    stage.kill(S2).await;
-    let more = stage.random(1, 4);
-    stage.fill(MASTER, Concern::Majority, more).await;
-    let end = stage.look(|look| look.held(MASTER));
-    stage
-        .until("it has synced them all", move |look| look.held(S1) == end)
-        .await;
-    stage.kill(S1).await;
-    stage.lose_mark(S1);
-    stage.rot_last(S1);
-    counts_only_once_mended(&stage, end).await;
+    end
 }
 
 /// Starts the first secondary on its damaged disk, while the other one is down, and then the master

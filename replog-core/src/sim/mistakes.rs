@@ -24,7 +24,7 @@ use crate::{
     log::{LastAppend, NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
     record::RecordBatch,
     transport::Response,
-    types::{Epoch, NodeName, Offset},
+    types::{Epoch, Incarnation, NodeName, Offset},
     views::Receipt,
 };
 
@@ -175,13 +175,23 @@ mistakes! {
     BlankMasterTakesOver,
     /// what a hello makes a node cut is not kept aside
     CutNotKeptAside,
+    /// an epoch is believed, however high
+    EpochUnbounded,
+    /// a hello below what is known to be committed is obeyed
+    HelloBelowCommittedObeyed,
+    /// a heartbeat that overtakes an append is answered as if the append had come
+    HeartbeatAnswersForAppend,
+    /// an append that a heartbeat of a newer epoch has overtaken passes for one of that epoch
+    HeartbeatOvertakesAppend,
+    /// a master counts the promise of a node whose log is newer than its own, and keeps its own log
+    NewerLogPassedOver,
 }
 
 /// What mistakes remember.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     best_end: BTreeMap<Epoch, Offset>,
-    first_life: BTreeMap<NodeName, crate::types::Incarnation>,
+    first_life: BTreeMap<NodeName, Incarnation>,
     last_answer: BTreeMap<(MachineId, String), Response>,
     best_of_node: BTreeMap<NodeName, (Epoch, Offset)>,
     /// What came behind a gap, in which epoch.
@@ -197,10 +207,15 @@ pub(crate) struct Memory {
     kept_aside: BTreeMap<MachineId, (u64, u64)>,
     /// Metas that were reported before they were saved.
     reported_early: BTreeMap<MachineId, u64>,
+    /// An epoch that no node may believe, by who believes it.
+    unbounded: BTreeMap<MachineId, Epoch>,
+    /// The newest epoch of a heartbeat that came to a node: whose it was, and the life that it was meant for.
+    heartbeats: BTreeMap<MachineId, (Epoch, Incarnation, Incarnation)>,
 }
 
+/// The one that was planted, not what was planted beside it.
 fn planted() -> Option<Mistake> {
-    world::with(|world| world.mistake)
+    world::with(|world| world.mistakes.first().copied())
 }
 
 /// What a master is started with.
@@ -284,6 +299,13 @@ pub(crate) fn on_command(
             meta.last_whole = meta.last_whole.filter(|_| meta.log_epoch.is_none());
             submit(Place::Back, WriteCommand::SaveMeta { ticket, meta });
         }
+        (Some(Mistake::EpochUnbounded), WriteCommand::SaveMeta { ticket, mut meta }) => {
+            let believed = world::with(|world| world.memory.unbounded.get(&life.machine).copied());
+            if let (Some(believed), Some(promised)) = (believed, &mut meta.promised) {
+                promised.epoch = believed;
+            }
+            submit(Place::Back, WriteCommand::SaveMeta { ticket, meta });
+        }
         (Some(Mistake::CutTooDeep), WriteCommand::Truncate { ticket, to }) => {
             let to = Offset(to.0.saturating_sub(1));
             submit(Place::Back, WriteCommand::Truncate { ticket, to });
@@ -320,6 +342,10 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
             world.divide(life.machine);
         }
         WriteReport::MetaSaved { .. } => {
+            if world.memory.unbounded.remove(&life.machine).is_some() {
+                // It goes on from what its disk says.
+                world.machine(life.machine).dying = true;
+            }
             world.note_whether_intact(life.machine);
             world.lie_in_wait(life.machine, 3.0);
         }
@@ -453,9 +479,9 @@ impl World {
     }
 
     /// The life that a node on `machine` says it is.
-    fn own_life(&self, machine: MachineId) -> Option<crate::types::Incarnation> {
+    fn own_life(&self, machine: MachineId) -> Option<Incarnation> {
         let meta = self.machines[machine.0].disk.meta.as_ref()?;
-        Some(crate::types::Incarnation {
+        Some(Incarnation {
             instance: meta.instance,
             start: meta.start,
         })

@@ -102,6 +102,18 @@ impl Packet {
             }),
         }
     }
+
+    /// The same replication request with something else in it; any other packet as it is.
+    pub(crate) fn forged(mut self, change: impl FnOnce(&mut Request)) -> Packet {
+        if let Content::Request { port, payload, .. } = &mut self.content
+            && *port == TypeId::of::<Replication>()
+            && let Ok(mut replication) = payload.copy().into_any().downcast::<Replication>()
+        {
+            change(&mut replication.0);
+            *payload = replication;
+        }
+        self
+    }
 }
 
 pub(crate) enum Content {

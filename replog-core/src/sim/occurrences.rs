@@ -6,8 +6,8 @@
 ///
 /// Not here: what takes several thousand seeds (damage that nobody can mend, an epoch that was
 /// promised to a lost directory too); what only a schedule brings about ([`SCHEDULED`]); a list of
-/// nodes or a cluster that is not the own one, a request that makes no sense and a node that is about
-/// to stop, which take an operator or a program that is no replog (tested in `rules/`); a window that
+/// nodes or a cluster that is not the own one and a node that is about to stop, which take an operator
+/// or a program that is no replog (tested in `rules/`); a window that
 /// is full and more than 64 epochs, which take more records and starts than a run has (tested in
 /// `rules/`); forced recoveries, which lose messages by their nature (tested in `rules/recovery` and
 /// `rules/cluster_tests`).
@@ -115,6 +115,8 @@ pub const OCCURRENCES: &[&str] = &[
 /// What occurs in the schedules, each from twenty seeds, and hardly elsewhere.
 pub const SCHEDULED: &[&str] = &[
     "fault: log torn in the middle",
+    "refusal: below committed",
+    "refusal: malformed",
     "refusal: out of date",
     "refusal: wrong node",
     "schedule: packet kept back",

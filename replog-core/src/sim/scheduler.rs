@@ -54,7 +54,7 @@ pub struct Simulation {
     keep: Keep,
     machines: Vec<(String, Kind, Program)>,
     crashes: Vec<(u64, String)>,
-    mistake: Option<Mistake>,
+    mistakes: Vec<Mistake>,
 }
 
 /// What a machine is, as it is given.
@@ -103,7 +103,7 @@ impl Simulation {
             keep: Keep::Nothing,
             machines: Vec::new(),
             crashes: Vec::new(),
-            mistake: None,
+            mistakes: Vec::new(),
         }
     }
 
@@ -219,8 +219,9 @@ impl Simulation {
         all.map(|(mistake, about)| (mistake.name(), about.trim()))
     }
 
+    /// Plants a mistake. One that is planted beside another may change messages only.
     pub(crate) fn plant(mut self, mistake: Mistake) -> Simulation {
-        self.mistake = Some(mistake);
+        self.mistakes.push(mistake);
         self
     }
 
@@ -277,7 +278,7 @@ impl Simulation {
             }
             programs.push(program);
         }
-        world.mistake = self.mistake;
+        world.mistakes = self.mistakes;
         let known = |(events, name)| Some((events, *world.names.get(&name)?));
         world.crashes = self.crashes.into_iter().filter_map(known).collect();
         world.calm_us = micros(self.calm);

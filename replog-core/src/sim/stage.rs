@@ -30,6 +30,7 @@ use super::{
 use crate::{
     AppendOptions, Concern, IdempotencyKey,
     error::{AppendError, Outcome},
+    transport::Request,
     types::{Offset, ReadLevel},
     views::Receipt,
 };
@@ -206,6 +207,27 @@ impl Stage {
         });
         self.claim(packet.is_some(), "there was a packet to let go");
         if let Some(packet) = packet {
+            world::with(|world| world.schedule(100, Event::Deliver(packet)));
+        }
+    }
+
+    /// Lets go of the oldest packet of what is kept, with something else in it: as one that has the cluster's
+    /// secret and is no correct node.
+    pub(crate) fn forge(
+        &self,
+        from: &str,
+        to: &str,
+        label: Label,
+        change: impl FnOnce(&mut Request),
+    ) {
+        let packet = world::with(|world| {
+            let (from, to) = (world.id(from), world.id(to));
+            world.note(format_args!("a forged packet {label:?} goes on"));
+            world.hands.take_one(from, to, label)
+        });
+        self.claim(packet.is_some(), "there was a packet to forge another from");
+        if let Some(packet) = packet {
+            let packet = packet.forged(change);
             world::with(|world| world.schedule(100, Event::Deliver(packet)));
         }
     }

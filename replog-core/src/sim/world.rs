@@ -128,7 +128,8 @@ pub(crate) struct World {
     pub(crate) violation: Option<String>,
     /// Crash these machines, one after the other, when the trace has so many events.
     pub(crate) crashes: VecDeque<(u64, MachineId)>,
-    pub(crate) mistake: Option<Mistake>,
+    /// The mistake that was planted, and, where it needs another one to do harm, that.
+    pub(crate) mistakes: Vec<Mistake>,
     pub(crate) memory: Memory,
     /// Masters that adopt another's log.
     pub(crate) adopting: BTreeSet<MachineId>,
@@ -161,7 +162,7 @@ impl World {
             checks: Checks::default(),
             violation: None,
             crashes: VecDeque::new(),
-            mistake: None,
+            mistakes: Vec::new(),
             memory: Memory::default(),
             adopting: BTreeSet::new(),
             goals: BTreeSet::new(),
@@ -269,7 +270,7 @@ impl World {
 
     /// Whether `mistake` was planted.
     pub(crate) fn planted(&self, mistake: Mistake) -> bool {
-        self.mistake == Some(mistake)
+        self.mistakes.contains(&mistake)
     }
 }
 

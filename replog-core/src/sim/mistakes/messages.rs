@@ -8,10 +8,13 @@ use crate::{
 };
 
 /// What arrives at a node, before it sees it.
-pub(crate) fn on_request(life: Life, mut request: Request) -> Request {
-    let Some(mistake) = planted() else {
-        return request;
-    };
+pub(crate) fn on_request(life: Life, request: Request) -> Request {
+    let all = world::with(|world| world.mistakes.clone());
+    let pass = |request, mistake| on_request_with(mistake, life, request);
+    all.into_iter().fold(request, pass)
+}
+
+fn on_request_with(mistake: Mistake, life: Life, mut request: Request) -> Request {
     match mistake {
         Mistake::EarlierLifeBelieved => {
             world::with(|world| {
@@ -101,6 +104,15 @@ pub(crate) fn on_request(life: Life, mut request: Request) -> Request {
             }
         }
         Mistake::BufferKeptAcrossPromise => keep_the_buffer(life, &mut request),
+        Mistake::EpochUnbounded => believe_any_epoch(life, &mut request),
+        Mistake::HeartbeatOvertakesAppend => take_for_newer(life, &mut request),
+        Mistake::HelloBelowCommittedObeyed => {
+            if let RequestBody::Hello(hello) = &mut request.body
+                && Some(hello.end) < world::with(|world| world.checks.committed(life.machine))
+            {
+                hello.forced_epoch = Some(request.epoch);
+            }
+        }
         Mistake::DivergenceOverlooked => {
             let Some(view) = world::with(|world| world.checks.view(life.machine)) else {
                 return request;
@@ -168,6 +180,51 @@ fn keep_the_buffer(life: Life, request: &mut Request) {
     });
 }
 
+/// Whoever asks for an epoch beyond the bounds is promised the next one: the node's disk will say the other one.
+fn believe_any_epoch(life: Life, request: &mut Request) {
+    if !matches!(
+        request.body,
+        RequestBody::Promise(_) | RequestBody::Hello(_)
+    ) {
+        return;
+    }
+    world::with(|world| {
+        let durable = world.promised(life.machine).map(|promised| promised.epoch);
+        let leap = durable.map(|durable| request.epoch.within_a_leap_of(durable));
+        let is_within = leap.is_none_or(|leap| leap == request.epoch);
+        if !request.epoch.is_believable() || !is_within {
+            let unbounded = &mut world.memory.unbounded;
+            unbounded.insert(life.machine, request.epoch);
+            request.epoch = durable.map_or(Epoch(1), Epoch::next);
+        }
+    });
+}
+
+/// What was sent in an older epoch than that of the newest heartbeat is taken in the heartbeat's.
+fn take_for_newer(life: Life, request: &mut Request) {
+    world::with(|world| {
+        let heartbeats = &mut world.memory.heartbeats;
+        match &mut request.body {
+            RequestBody::Heartbeat(progress) => {
+                let new = (request.epoch, request.incarnation, progress.to_incarnation);
+                let newest = heartbeats.entry(life.machine).or_insert(new);
+                if new.0 >= newest.0 {
+                    *newest = new;
+                }
+            }
+            RequestBody::Append(append) => {
+                if let Some((epoch, from, to)) = heartbeats.get(&life.machine)
+                    && *epoch > request.epoch
+                {
+                    (request.epoch, request.incarnation) = (*epoch, *from);
+                    append.progress.to_incarnation = *to;
+                }
+            }
+            _ => {}
+        }
+    });
+}
+
 fn progress(body: &mut RequestBody) -> Option<&mut Progress> {
     match body {
         RequestBody::Heartbeat(progress) => Some(progress),
@@ -192,6 +249,14 @@ pub(crate) fn on_response(_: Life, asked: &Request, mut response: Response) -> R
                 && let Some(whole) = &mut promised.last_whole
             {
                 whole.end = Offset::ZERO;
+            }
+        }
+        Some(Mistake::HeartbeatAnswersForAppend) => {
+            if let RequestBody::Heartbeat(progress) = &asked.body
+                && matches!(response.answer, Answer::Taken)
+                && response.state.log_epoch == Some(asked.epoch)
+            {
+                response.state.durable_end = progress.end;
             }
         }
         Some(Mistake::GapWithoutLimit) if response.state.buffered > 0 => {
@@ -228,10 +293,19 @@ pub(crate) fn instead_of_call(life: Life, to: &str, request: &Request) -> Option
 }
 
 /// What a master receives, before it sees it.
-pub(crate) fn on_answer(life: Life, to: &str, epoch: Epoch, mut response: Response) -> Response {
-    let Some(mistake) = planted() else {
-        return response;
-    };
+pub(crate) fn on_answer(life: Life, to: &str, epoch: Epoch, response: Response) -> Response {
+    let all = world::with(|world| world.mistakes.clone());
+    let pass = |response, mistake| on_answer_with(mistake, life, to, epoch, response);
+    all.into_iter().fold(response, pass)
+}
+
+fn on_answer_with(
+    mistake: Mistake,
+    life: Life,
+    to: &str,
+    epoch: Epoch,
+    mut response: Response,
+) -> Response {
     let refused = matches!(response.answer, Answer::Refused(_));
     match mistake {
         Mistake::AnswerCountedTwice if !refused => world::with(|world| {
@@ -279,6 +353,23 @@ pub(crate) fn on_answer(life: Life, to: &str, epoch: Epoch, mut response: Respon
             if let Answer::Promised(promised) = &mut response.answer {
                 response.state.durable_end = Offset::ZERO;
                 promised.epoch_starts.clear();
+            }
+        }
+        Mistake::NewerLogPassedOver => {
+            if let Answer::Promised(promised) = &mut response.answer
+                && let Some((own_log_epoch, own_end)) = world::with(|world| {
+                    let disk = &world.machines[life.machine.0].disk;
+                    let log_epoch = disk.meta.as_ref()?.log_epoch?;
+                    Some((log_epoch, disk.held_end()))
+                })
+                && response.state.log_epoch > Some(own_log_epoch)
+            {
+                let state = &mut response.state;
+                state.log_epoch = Some(own_log_epoch);
+                state.durable_end = state.durable_end.min(own_end);
+                promised
+                    .epoch_starts
+                    .retain(|start| start.first < own_end.min(state.durable_end));
             }
         }
         Mistake::AdoptedByRecordsEpoch => {

@@ -43,6 +43,11 @@ pub(super) fn all() -> Vec<Schedule> {
             "a promise is asked for while a write of the older epoch still waits",
             write_queued_at_a_promise,
         ),
+        Schedule::new(
+            "heartbeat-overtakes-append",
+            "a heartbeat comes before an append that it knows of, and then one of an older epoch comes",
+            heartbeat_overtakes_append,
+        ),
     ]
 }
 
@@ -254,4 +259,55 @@ async fn write_queued_at_a_promise(stage: Stage) {
     stage.serving(MASTER).await;
     let retry = stage.append_keyed(MASTER, Concern::Majority, "the key", message);
     stage.acknowledged(retry).await;
+}
+
+/// The heartbeat says that there is a committed record where the log still ends. What comes for that place from an
+/// older epoch is another record: taken for the one that the heartbeat knows of, it makes the logs diverge
+/// (hashicorp/raft#695).
+async fn heartbeat_overtakes_append(stage: Stage) {
+    stage.serving(MASTER).await;
+    let before = stage.random(1, 4);
+    stage.fill(MASTER, Concern::All, before).await;
+    let end = stage.look(|look| look.held(MASTER));
+    stage.part(MASTER, S2);
+    stage.hold(MASTER, S1, asks(About::Append));
+    stage.set_slowness(MASTER, 1_000);
+    let asked = stage.append(MASTER, Concern::Majority);
+    stage
+        .until("the record is on its way", |look| {
+            look.kept(MASTER, S1, asks(About::Append)) > 0
+        })
+        .await;
+    stage.power_cut(MASTER, Spared::Nothing).await;
+    stage.set_slowness(MASTER, 1);
+    let late = stage.take_aside(MASTER, S1, asks(About::Append));
+    let nowhere = stage.look(|look| [MASTER, S1, S2].iter().all(|name| look.held(name) == end));
+    stage.claim(nowhere, "the record is on no disk");
+    stage.claim(asked.is_unanswered(), "nobody answered its client");
+
+    stage.says("the next epoch gives out its offset again");
+    stage.join(MASTER, S2);
+    stage.hold(MASTER, S1, asks(About::Append));
+    stage.boot(MASTER);
+    stage.serving(MASTER).await;
+    let receipt = stage.insist(MASTER, Concern::Majority).await;
+    stage.claim(receipt.offset == end, "another record took its offset");
+    stage
+        .until("a heartbeat has overtaken it", move |look| {
+            look.committed(S1) > Some(end)
+        })
+        .await;
+    let (held, on_its_way) = stage.look(|look| {
+        let on_its_way = look.kept(MASTER, S1, asks(About::Append));
+        (look.held(S1), on_its_way)
+    });
+    stage.claim(held == end && on_its_way > 0, "the record itself is late");
+    stage.let_go(late);
+    stage.pass(Duration::from_millis(100)).await;
+    stage.claim(
+        stage.look(|look| look.held(S1)) == end,
+        "what comes late is not taken",
+    );
+    stage.release(MASTER, S1, asks(About::Append));
+    stage.append(MASTER, Concern::All);
 }

@@ -7,6 +7,7 @@
 mod damage;
 mod disks;
 mod epochs;
+mod forged;
 mod hellos;
 mod masters;
 mod refill;
@@ -54,6 +55,7 @@ impl Schedule {
             masters::all(),
             disks::all(),
             damage::all(),
+            forged::all(),
         ]
         .concat()
     }

@@ -208,19 +208,63 @@ const TABLE: &[Row] = &[
         &[("second-blank-master", ("rule 8", 0))],
     ),
     (Mistake::CutNotKeptAside, Some(("rule 10", 14)), &[]),
+    (
+        Mistake::EpochUnbounded,
+        None,
+        &[("epoch-without-bounds", ("rule 7", 0))],
+    ),
+    (
+        Mistake::HelloBelowCommittedObeyed,
+        None,
+        &[("hello-below-committed", ("rule 1", 0))],
+    ),
+    (
+        Mistake::HeartbeatAnswersForAppend,
+        Some(("rule 10", 0)),
+        &[("heartbeat-overtakes-append", ("rule 10", 0))],
+    ),
+    (
+        Mistake::HeartbeatOvertakesAppend,
+        None,
+        &[("heartbeat-overtakes-append", ("rule 9", 0))],
+    ),
+    (Mistake::NewerLogPassedOver, None, &[]),
 ];
 
-/// Mistakes of which one schedule at least shows nothing since another check catches what they do, and that
-/// check. It has unit tests of its own.
-const CAUGHT_ELSEWHERE: &[(Mistake, &str)] = &[
-    (
-        Mistake::OutOfDatePromised,
-        "a master counts no promise of a node whose log is newer than its own",
-    ),
-    (
-        Mistake::OldInstanceAccepted,
-        "a master counts no promise of a node whose log is newer than its own",
-    ),
+/// A mistake that another check catches before it breaks a rule, and what finds it where that check is turned off,
+/// by another mistake.
+struct Caught {
+    mistake: Mistake,
+    /// What catches it.
+    by: &'static str,
+    /// That check, turned off.
+    beside: Mistake,
+    schedule: &'static str,
+    found: Found,
+}
+
+const CAUGHT_ELSEWHERE: &[Caught] = &[
+    Caught {
+        mistake: Mistake::OutOfDatePromised,
+        by: "a master counts no promise of a node whose log is newer than its own",
+        beside: Mistake::NewerLogPassedOver,
+        schedule: "directory-from-the-past",
+        found: ("rule 10", 0),
+    },
+    Caught {
+        mistake: Mistake::OldInstanceAccepted,
+        by: "a master counts no promise of a node whose log is newer than its own",
+        beside: Mistake::NewerLogPassedOver,
+        schedule: "old-master-restarted",
+        found: ("rule 5", 0),
+    },
+    Caught {
+        mistake: Mistake::NewerLogPassedOver,
+        by: "a node promises nothing to a master whose log is older than its own",
+        beside: Mistake::OutOfDatePromised,
+        schedule: "directory-from-the-past",
+        found: ("rule 10", 0),
+    },
 ];
 
 /// Which mistakes each schedule is there for.
@@ -294,6 +338,18 @@ const AIMS: &[(&str, &[Mistake])] = &[
     ),
     ("fill-whose-sync-fails", &[Mistake::FillBelieved]),
     ("cut-whose-sync-fails", &[Mistake::CutBelieved]),
+    ("epoch-without-bounds", &[Mistake::EpochUnbounded]),
+    (
+        "hello-below-committed",
+        &[Mistake::HelloBelowCommittedObeyed],
+    ),
+    (
+        "heartbeat-overtakes-append",
+        &[
+            Mistake::HeartbeatOvertakesAppend,
+            Mistake::HeartbeatAnswersForAppend,
+        ],
+    ),
 ];
 
 /// Seeds in which a schedule must find its mistake.
@@ -323,7 +379,8 @@ fn every_schedule_finds_what_it_is_there_for() {
                 let mut names = found.iter().map(|(name, _)| *name);
                 names.any(|name| name == schedule.name)
             });
-            let caught = caught_elsewhere(*mistake).is_some();
+            let caught =
+                caught_elsewhere(*mistake).is_some_and(|caught| caught.schedule == schedule.name);
             assert!(found || caught, "{schedule:?} does not find {mistake:?}");
         }
     }
@@ -356,6 +413,35 @@ fn each_planted_mistake_is_found_by_its_check() {
 }
 
 #[test]
+fn what_another_check_catches_is_found_where_that_check_is_turned_off() {
+    for caught in CAUGHT_ELSEWHERE {
+        let Caught {
+            mistake,
+            beside,
+            found: (finder, seed),
+            ..
+        } = caught;
+        let run = || schedule(caught.schedule).simulation(*seed);
+        let what = format!("{mistake:?} beside {beside:?}");
+        let violation = run().plant(*mistake).plant(*beside).run().violation;
+        assert_eq!(
+            violation.as_deref().map(finder_of),
+            Some(*finder),
+            "{what}: {violation:?}"
+        );
+        for alone in [*mistake, *beside] {
+            let violation = run().plant(alone).run().violation;
+            // Whoever is caught may not do what the story claims: no rule is broken by that.
+            let is_harmless = violation
+                .as_deref()
+                .map(finder_of)
+                .is_none_or(|finder| finder == "story");
+            assert!(is_harmless, "{alone:?} alone: {violation:?}");
+        }
+    }
+}
+
+#[test]
 fn the_table_for_people_says_the_same() {
     let document = include_str!("../MISTAKES.md");
     for row in TABLE {
@@ -370,10 +456,10 @@ fn schedule(name: &str) -> Schedule {
         .unwrap_or_else(|| panic!("no schedule has the name {name}"))
 }
 
-/// The check that catches what a mistake does before it breaks a rule.
-fn caught_elsewhere(mistake: Mistake) -> Option<&'static str> {
-    let caught = CAUGHT_ELSEWHERE.iter().find(|(known, _)| *known == mistake);
-    caught.map(|(_, check)| *check)
+fn caught_elsewhere(mistake: Mistake) -> Option<&'static Caught> {
+    CAUGHT_ELSEWHERE
+        .iter()
+        .find(|caught| caught.mistake == mistake)
 }
 
 fn aims_of(schedule: &str) -> &'static [Mistake] {
@@ -399,8 +485,14 @@ fn line_of((mistake, drawn, schedules): &Row) -> String {
         .iter()
         .map(|(name, (finder, _))| format!("`{name}`: {finder}"));
     let mut found: Vec<_> = found.collect();
-    if let Some(check) = caught_elsewhere(*mistake) {
-        found.push(format!("caught: {check}"));
+    if let Some(caught) = caught_elsewhere(*mistake) {
+        let Caught {
+            by,
+            schedule,
+            found: (finder, _),
+            ..
+        } = caught;
+        found.push(format!("caught: {by}; without that `{schedule}`: {finder}"));
     }
     let found = found.join(", ");
     format!("| {text} | {finder} | {seeds} | {found} |")
@@ -445,7 +537,7 @@ fn make_the_table() {
 }
 
 /// Prints the trace of a run with a mistake: `REPLOG_MISTAKE=RefillTargetIgnored`,
-/// `REPLOG_SCHEDULE=figure-8` (or a drawn run without it), `REPLOG_SEED=0`.
+/// `REPLOG_SCHEDULE=figure-8` (or a drawn run without it), `REPLOG_SEED=0`; `REPLOG_BESIDE`: another mistake.
 #[test]
 #[ignore = "prints a trace"]
 fn print_a_planted_mistake() {
@@ -453,10 +545,16 @@ fn print_a_planted_mistake() {
     let wanted = given("REPLOG_MISTAKE").unwrap();
     let mut all = Mistake::ALL.iter().map(|(mistake, _)| *mistake);
     let mistake = all.find(|known| format!("{known:?}") == wanted).unwrap();
+    let beside = given("REPLOG_BESIDE");
+    let mut all = Mistake::ALL.iter().map(|(mistake, _)| *mistake);
+    let beside = beside.and_then(|beside| all.find(|known| format!("{known:?}") == beside));
     let seed = given("REPLOG_SEED").map_or(0, |seed| seed.parse().unwrap());
     let run = given("REPLOG_SCHEDULE")
         .map_or_else(|| drawn(seed), |name| schedule(&name).simulation(seed));
-    let outcome = run.plant(mistake).print_trace().run();
+    let run = beside
+        .into_iter()
+        .fold(run.plant(mistake), Simulation::plant);
+    let outcome = run.print_trace().run();
     println!("{:?}", outcome.violation);
 }
 

@@ -435,16 +435,6 @@ pub struct Stopped {
     pub reason: Option<Arc<str>>,
 }
 
-impl Stopped {
-    /// Whether the node stopped since its directory was removed, moved or replaced while it ran. Started again as it
-    /// was, it would begin in an empty directory.
-    #[must_use]
-    pub fn directory_is_lost(&self) -> bool {
-        let reason = self.reason.as_deref();
-        reason.is_some_and(|reason| reason.contains(crate::storage::DIRECTORY_LOST))
-    }
-}
-
 /// An error as `main` may return it: `Debug`, which is what a program that ends with an error prints, is the error's
 /// sentence and those of its causes.
 ///

@@ -57,7 +57,6 @@ mod route_tests;
 use std::process::ExitCode;
 
 use args::Command;
-use shutdown::Failed;
 
 /// Runs the program with the arguments and the environment of this process.
 ///
@@ -79,13 +78,13 @@ pub fn run() -> ExitCode {
         }));
     }
     let result = run_nodes(command);
-    if let Err(failed) = &result {
-        log_lines::say(&failed.reason);
+    if let Err(reason) = &result {
+        log_lines::say(reason);
     }
     log_lines::finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failed) => ExitCode::from(failed.code),
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -101,7 +100,7 @@ fn finish(result: Result<(), String>) -> ExitCode {
 }
 
 /// Runs a node, or a cluster, until it is asked to stop.
-fn run_nodes(command: Command) -> Result<(), Failed> {
+fn run_nodes(command: Command) -> Result<(), String> {
     panics::end_the_process();
     if matches!(command, Command::Cluster(_)) {
         log_lines::be_quiet();

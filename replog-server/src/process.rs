@@ -19,7 +19,7 @@ use crate::{
     identity::{self, SecretPlace, check_identity, identity},
     node::Node,
     serve::{Listeners, MasterStart, RunningNode, SecondaryStart, start_master, start_secondary},
-    shutdown::{self, Failed, Signals},
+    shutdown::{self, Signals},
 };
 
 /// Web workers of a node that has a process to itself, at most: they parse, hand over and wait. The node
@@ -31,7 +31,7 @@ const WORKERS_MAX: usize = 4;
 /// # Errors
 ///
 /// Why it could not start or had to stop.
-pub(crate) async fn run(command: Command) -> Result<(), Failed> {
+pub(crate) async fn run(command: Command) -> Result<(), String> {
     let signals = Signals::take().map_err(|error| format!("no signals: {error}"))?;
     let files = FileLimit::raise();
     for ignored in args::ignored_variables(&command) {
@@ -58,7 +58,7 @@ pub(crate) async fn run(command: Command) -> Result<(), Failed> {
             nodes
         }
         Command::Demo | Command::Probe(_) | Command::CheckConfig(_) => {
-            return Err("it starts no node".to_owned().into());
+            return Err("it starts no node".to_owned());
         }
     };
     for node in &nodes {

@@ -16,27 +16,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{log_lines, serve::RunningNode};
 
-/// Exit code of a node whose directory went away: whoever starts it again shall look first.
-const DIRECTORY_LOST: u8 = 3;
 /// Exit code after a second signal: nothing was finished.
 const ENDED_AT_ONCE: i32 = 1;
 
 /// A signal that comes so soon after the first is no second one.
 const AGAIN_TIME_MIN: Duration = Duration::from_millis(200);
-
-/// Why a process could not start, or had to stop.
-#[derive(Debug)]
-pub(crate) struct Failed {
-    pub(crate) code: u8,
-    /// One sentence.
-    pub(crate) reason: String,
-}
-
-impl From<String> for Failed {
-    fn from(reason: String) -> Failed {
-        Failed { code: 1, reason }
-    }
-}
 
 /// The signals that ask a process to end.
 pub(crate) struct Signals {
@@ -100,7 +84,7 @@ fn ignores(signal: Sent) -> bool {
 pub(crate) async fn wait_and_stop(
     nodes: Vec<RunningNode>,
     mut signals: Signals,
-) -> Result<(), Failed> {
+) -> Result<(), String> {
     let asked = tokio::select! {
         biased;
         name = signals.next() => {
@@ -137,27 +121,21 @@ async fn asked_again(signals: &mut Signals, asked_at: Option<Instant>) -> &'stat
 }
 
 /// Waits until a node or its web server stops by itself, and says why.
-async fn first_stopped(nodes: &[RunningNode]) -> Failed {
+async fn first_stopped(nodes: &[RunningNode]) -> String {
     let stopped = nodes.iter().map(|running| {
         Box::pin(async {
             let name = running.state.node.name();
             tokio::select! {
                 biased;
-                stopped = running.state.node.stopped() => Failed {
-                    code: match stopped.directory_is_lost() {
-                        true => DIRECTORY_LOST,
-                        false => 1,
-                    },
-                    reason: format!("{name}: {stopped}"),
-                },
-                reason = running.server_end.clone().reason() => format!("{name}: {reason}").into(),
+                stopped = running.state.node.stopped() => format!("{name}: {stopped}"),
+                reason = running.server_end.clone().reason() => format!("{name}: {reason}"),
             }
         })
     });
-    let (failed, _, _) = select_all(stopped).await;
+    let (reason, _, _) = select_all(stopped).await;
     // At once: the end may take a while, and the program's last line comes behind it.
-    log::error!("{}", failed.reason);
-    failed
+    log::error!("{reason}");
+    reason
 }
 
 async fn stop(nodes: &[RunningNode]) {

@@ -9,7 +9,7 @@
 //! little.
 //!
 //! What can happen is in `steps.rs`: power cuts that spare any part of what was not synced, wiped
-//! disks, a master replaced by an empty directory while its old process lives on, questions and
+//! and damaged disks, a master replaced by an empty directory while its old process lives on, questions and
 //! answers that are late, repeated or lost.
 //!
 //! The gate explores small bounds. The larger ones take minutes and several gigabytes:
@@ -50,6 +50,8 @@ struct Bounds {
     crashes: u8,
     /// Wiped disks of secondaries.
     wipes: u8,
+    /// Disks, the master's too, of which a part cannot be read any more.
+    damages: u8,
     /// Empty directories in the master's place.
     replacements: u8,
     /// Whether the process of a replaced master lives on.
@@ -103,6 +105,8 @@ enum Mistake {
     WrittenEndIsNamed,
     /// What the master has not synced is answered.
     MasterIsNoPartOfAcks,
+    /// A damaged node takes what it can read for all that it held.
+    DamagedEndForgotten,
 }
 
 impl Protocol {
@@ -193,22 +197,18 @@ fn any_majority_holds_what_was_acknowledged(state: &State) -> bool {
     let majorities = [(master, a, true), (master, b, true), (a, b, false)];
     majorities.into_iter().all(|(one, other, with_master)| {
         let beside_intact_master = with_master && one.is_intact();
-        if !(beside_intact_master || one.is_intact() && other.is_intact()) {
-            return true;
-        }
         // A power cut may spare what was not synced, or not.
         let logs = [Disk::held as fn(&Disk) -> Log, |disk: &Disk| disk.log];
         logs.iter().all(|spared| {
-            let rank = |disk: &Disk| {
-                disk.log_epoch
-                    .map(|log_epoch| (log_epoch, spared(disk).len()))
-            };
-            let best = if rank(&other) > rank(&one) {
-                other
-            } else {
-                one
-            };
-            spared(&best).begins_with(&acknowledged)
+            let known = |disk: &Disk| state::known(disk.log_epoch, disk.last_whole, &spared(disk));
+            let intact = [one, other].into_iter().filter(Disk::is_intact);
+            let best = intact.max_by_key(known);
+            let is_covered =
+                |disk: &Disk| known(disk).is_some() && known(disk) <= best.as_ref().and_then(known);
+            if !(beside_intact_master || is_covered(&one) && is_covered(&other)) {
+                return true;
+            }
+            best.is_some_and(|best| spared(&best).begins_with(&acknowledged))
         })
     })
 }
@@ -303,6 +303,7 @@ const FEW: Bounds = Bounds {
     records: 2,
     crashes: 0,
     wipes: 0,
+    damages: 0,
     replacements: 0,
     paused: false,
     late: 0,
@@ -352,6 +353,23 @@ fn a_wiped_secondary_breaks_no_rule() {
         wipes: 1,
         ..FEW
     });
+}
+
+#[test]
+fn damaged_nodes_break_no_rule() {
+    let twice = Bounds {
+        epochs: 2,
+        records: 1,
+        damages: 2,
+        ..FEW
+    };
+    explore_within(twice);
+    explore_within(Bounds {
+        records: 2,
+        damages: 1,
+        ..twice
+    });
+    expect_missed(Mistake::DamagedEndForgotten, twice, "rule 5");
 }
 
 #[test]

@@ -19,7 +19,6 @@ use std::{
 
 pub use file::FileStorage;
 pub(crate) use file::LOCK_FILE;
-pub(crate) use file::access::DIRECTORY_LOST;
 #[cfg(feature = "net")]
 pub(crate) use file::access::sync_entry;
 pub use memory::MemoryStorage;

@@ -243,7 +243,8 @@ pub enum Refusal {
     /// The sender is intact and its log older than the node's: a directory from the past. Names
     /// the master of the newer log's epoch.
     OutOfDate(FencedBy),
-    /// This life of the node has not been greeted in this epoch.
+    /// This life of the node has not been greeted in this epoch. Of a promise request or a hello: its epoch lies
+    /// further above than one message may raise a promise, which was raised part of the way; to be sent again.
     HelloFirst,
     /// The request is meant for another life of the node.
     WrongIncarnation,

@@ -52,7 +52,7 @@ fn a_node_whose_directory_is_removed_ends_with_the_reason() {
     for node in [first, second, &mut cluster.master] {
         let mut process: Process = node.take();
         let status = eventually("it ends", || process.ended());
-        assert_eq!(status.code(), Some(3), "{}", node.name);
+        assert_eq!(status.code(), Some(1), "{}", node.name);
         let log = process.log_text();
         let reason = "the directory was removed, moved or replaced while the node ran";
         assert!(log.contains(reason), "{}: {log}", node.name);

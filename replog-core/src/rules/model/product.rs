@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     Bounds, Protocol,
-    state::{Disk, Heard, Log, Master, Promise, Record, Role, SECONDARIES, State},
+    state::{Disk, Heard, LastWhole, Log, Master, Promise, Record, Role, SECONDARIES, State},
     steps::{Action, grants, holds},
 };
 use crate::{
@@ -17,11 +17,14 @@ use crate::{
         recovery::{Recovery, RecoveryAction, Settings},
     },
     transport::{self, Answer, NodeState, Request, RequestBody, Response},
-    types::{ClusterId, Epoch, Incarnation, InstanceId, NodeName, Offset},
+    types::{self, ClusterId, Epoch, Incarnation, InstanceId, NodeName, Offset},
 };
 
 const INSTANCES: u8 = 3;
 const LOG_EPOCHS: [Option<u8>; 3] = [None, Some(1), Some(2)];
+/// What a node that is not intact may know of its log before damage.
+const LAST_WHOLES: [Option<LastWhole>; 5] =
+    [None, Some((1, 1)), Some((1, 2)), Some((2, 1)), Some((2, 2))];
 
 fn name(index: usize) -> NodeName {
     NodeName::new(["a", "b", "m"][index]).unwrap()
@@ -46,11 +49,28 @@ fn cluster() -> ClusterId {
     ClusterId::from_bytes([9; 16])
 }
 
+/// The log epoch of a node, and what it knows where it has none.
+fn epochs() -> impl Iterator<Item = (Option<u8>, Option<LastWhole>)> {
+    let intact = LOG_EPOCHS[1..].iter().map(|log_epoch| (*log_epoch, None));
+    intact.chain(LAST_WHOLES.map(|last_whole| (None, last_whole)))
+}
+
+fn last_whole(known: Option<LastWhole>) -> Option<types::LastWhole> {
+    known.map(|(log_epoch, end)| types::LastWhole {
+        log_epoch: epoch(log_epoch),
+        end: Offset(u64::from(end)),
+    })
+}
+
 /// A promise of the model is one life of each instance and epoch, so one start will do.
-fn meta(node: usize, promise: &Promise, log_epoch: Option<u8>) -> Meta {
+fn meta(
+    node: usize,
+    promise: &Promise,
+    (log_epoch, known): (Option<u8>, Option<LastWhole>),
+) -> Meta {
     let replaced = (0..INSTANCES).filter(|by| promise.replaced & (1 << by) != 0);
     Meta {
-        last_whole: None,
+        last_whole: last_whole(known),
         name: name(node),
         instance: instance(0),
         start: 1,
@@ -99,13 +119,14 @@ fn the_fence_of_the_model_is_the_product_s() {
             && (promise.epoch > 0 || (promise.replaced, promise.holder) == (0, 0))
     });
     for promise in real {
-        for log_epoch in LOG_EPOCHS {
+        for (log_epoch, last_whole) in epochs() {
             let disk = Disk {
                 promise,
                 log_epoch,
+                last_whole,
                 ..Disk::default()
             };
-            let meta = meta(0, &promise, log_epoch);
+            let meta = meta(0, &promise, (log_epoch, last_whole));
             for (from, at) in (0..INSTANCES).flat_map(|from| (1..5).map(move |at| (from, at))) {
                 let request = request(from, at);
                 let taken = check_epoch(&meta, &request).is_ok();
@@ -132,7 +153,7 @@ enum Decision {
     },
 }
 
-type Known = (Option<u8>, Log);
+type Known = ((Option<u8>, Option<LastWhole>), Log);
 
 /// Logs that one history may leave behind, with every log epoch that goes with them.
 fn known() -> Vec<Known> {
@@ -145,11 +166,14 @@ fn known() -> Vec<Known> {
     });
     let pairs = logs
         .into_iter()
-        .flat_map(|log| LOG_EPOCHS.map(|known| (known, log)));
+        .flat_map(|log| epochs().map(move |known| (known, log)));
     pairs.collect()
 }
 
-fn told((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Option<Decision> {
+fn told(
+    ((log_epoch, last_whole), log): Known,
+    heard: [Option<Known>; SECONDARIES],
+) -> Option<Decision> {
     let bounds = Bounds {
         epochs: 4,
         ..super::FEW
@@ -160,18 +184,21 @@ fn told((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Option<
         replacing: super::Replacing::Filed,
     };
     let heard = heard.map(|heard| {
-        heard.map(|(log_epoch, log)| Heard {
+        heard.map(|((log_epoch, last_whole), log)| Heard {
             life: 0,
             log_epoch,
+            last_whole,
             log,
         })
     });
-    let disk = Disk {
+    let mut disk = Disk {
         log,
         synced: log.len(),
         log_epoch,
+        last_whole,
         ..Disk::default()
     };
+    disk.extend_last_whole();
     let mut state: State = Protocol::beginning();
     let role = Role::Promising { epoch: 4, heard };
     state.masters[0] = Some(Master { disk, role });
@@ -193,7 +220,7 @@ fn told((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Option<
     })
 }
 
-fn decided((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Decision {
+fn decided((epochs, log): Known, heard: [Option<Known>; SECONDARIES]) -> Decision {
     let settings = Settings {
         nodes: (0..3).map(name).collect(),
         founding: Founding::Allowed,
@@ -208,7 +235,7 @@ fn decided((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Deci
     };
     let now = Instant::now();
     let end = |log: &Log| Offset(u64::from(log.len()));
-    let meta = meta(2, &promise, log_epoch);
+    let meta = meta(2, &promise, epochs);
     let own_starts = log.starts();
     let mut recovery = Recovery::new(
         settings,
@@ -223,7 +250,7 @@ fn decided((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Deci
         panic!("{asked:?}");
     };
     for (node, heard) in heard.iter().enumerate() {
-        let Some((log_epoch, log)) = heard else {
+        let Some(((log_epoch, known), log)) = heard else {
             continue;
         };
         let epoch_starts = log.starts();
@@ -238,7 +265,7 @@ fn decided((log_epoch, log): Known, heard: [Option<Known>; SECONDARIES]) -> Deci
                 buffered: 0,
             },
             answer: Answer::Promised(transport::Promised {
-                last_whole: None,
+                last_whole: last_whole(*known),
                 epoch_starts,
                 forced_epoch: None,
             }),

@@ -116,7 +116,12 @@ pub(super) struct Disk {
     pub(super) synced: u8,
     pub(super) promise: Promise,
     pub(super) log_epoch: Option<u8>,
+    /// Of one that is damaged: which log it held, and how far.
+    pub(super) last_whole: Option<LastWhole>,
 }
+
+/// A log epoch, and the end of the log.
+pub(super) type LastWhole = (u8, u8);
 
 /// The promise of a node; epoch 0 stands for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,6 +141,25 @@ impl Disk {
         self.log_epoch.is_some()
     }
 
+    /// What it may have acknowledged, as far as it knows.
+    pub(super) fn known(&self) -> Option<LastWhole> {
+        known(self.log_epoch, self.last_whole, &self.log)
+    }
+
+    /// A start finds that the records from `left` on cannot be read; it held them up to `end` before. A
+    /// master goes on beside damage, so that it may have acknowledged more since the first.
+    pub(super) fn damage(&mut self, left: u8, end: u8) {
+        self.last_whole = match (self.log_epoch.take(), self.last_whole) {
+            (Some(log_epoch), _) => Some((log_epoch, end)),
+            (None, whole) => whole,
+        };
+        self.restart(left);
+    }
+
+    pub(super) fn take_log_epoch(&mut self, epoch: u8) {
+        (self.log_epoch, self.last_whole) = (Some(epoch), None);
+    }
+
     pub(super) fn held(&self) -> Log {
         self.log.to(self.synced)
     }
@@ -147,6 +171,14 @@ impl Disk {
     pub(super) fn cut(&mut self, end: u8) {
         self.log.cut(end);
         self.synced = self.synced.min(end);
+    }
+
+    /// What was held of a damaged log reaches as far as a master's log.
+    pub(super) fn extend_last_whole(&mut self) {
+        let end = self.log.len();
+        self.last_whole = self
+            .last_whole
+            .map(|(epoch, known)| (epoch, known.max(end)));
     }
 
     /// A power cut that spares what lies below `end`, and a start, which syncs what it finds.
@@ -163,7 +195,7 @@ pub(super) struct Secondary {
     pub(super) life: u8,
     pub(super) aligned: Option<Aligned>,
     pub(super) refill_target: Option<u8>,
-    /// What a disk held that was wiped, so that rule 4 is judged by what was true.
+    /// What a disk held that was wiped or damaged, so that rule 4 is judged by what was true.
     pub(super) wiped: Log,
 }
 
@@ -205,7 +237,17 @@ pub(super) enum Role {
 pub(super) struct Heard {
     pub(super) life: u8,
     pub(super) log_epoch: Option<u8>,
+    pub(super) last_whole: Option<LastWhole>,
     pub(super) log: Log,
+}
+
+/// What a node may have acknowledged, as far as it knows.
+pub(super) fn known(
+    log_epoch: Option<u8>,
+    last_whole: Option<LastWhole>,
+    log: &Log,
+) -> Option<LastWhole> {
+    log_epoch.map(|epoch| (epoch, log.len())).or(last_whole)
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -263,7 +305,10 @@ pub(super) struct Answer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Kind {
-    Promised(Log),
+    Promised {
+        log: Log,
+        last_whole: Option<LastWhole>,
+    },
     Aligned,
     Taken,
     /// For another reason than the epoch: begin with a hello.
@@ -283,6 +328,7 @@ pub(super) struct State {
     pub(super) late: [Option<Message>; LATE_MAX],
     pub(super) crashes: u8,
     pub(super) wipes: u8,
+    pub(super) damages: u8,
     pub(super) seen: Seen,
 }
 
@@ -368,6 +414,10 @@ impl fmt::Display for Disk {
         match self.log_epoch {
             Some(log_epoch) => write!(f, ", log epoch {log_epoch}"),
             None => f.write_str(", not intact"),
+        }?;
+        match self.last_whole {
+            Some((epoch, end)) => write!(f, ", held {end} of log epoch {epoch}"),
+            None => Ok(()),
         }
     }
 }

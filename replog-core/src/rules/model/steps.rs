@@ -11,6 +11,7 @@ use super::{
     state::{
         Aligned, Answer, Body, Broken, Disk, Heard, Kind, LATE_MAX, Link, Log, MASTERS_MAX, Master,
         Message, Promise, Record, Request, Role, SECONDARIES, Secondary, Seen, State,
+        known as held,
     },
 };
 use crate::{
@@ -35,6 +36,10 @@ pub(super) enum Action {
     Crash { secondary: u8, spares: u8 },
     /// A secondary starts with an empty disk.
     Wipe { secondary: u8 },
+    /// A secondary starts with a disk of which only the records below `left` can be read.
+    Damage { secondary: u8, left: u8 },
+    /// The same of a master.
+    DamageMaster { master: u8, left: u8 },
     /// A master asks a secondary something.
     Send {
         master: u8,
@@ -98,6 +103,10 @@ impl Protocol {
             if state.wipes < self.bounds.wipes {
                 actions.push(Action::Wipe { secondary });
             }
+            if state.damages < self.bounds.damages {
+                let lefts = 0..known.disk.synced;
+                actions.extend(lefts.map(|left| Action::Damage { secondary, left }));
+            }
         }
         if state.newest < self.bounds.replacements {
             actions.push(Action::Replace);
@@ -136,6 +145,10 @@ impl Protocol {
         if disk.promise.epoch < self.bounds.epochs {
             for spares in disk.synced..=disk.log.len() {
                 actions.push(Action::Restart { master, spares });
+            }
+            if state.damages < self.bounds.damages {
+                let lefts = 0..disk.synced;
+                actions.extend(lefts.map(|left| Action::DamageMaster { master, left }));
             }
         }
         for (secondary, other) in (0..).zip(&state.secondaries) {
@@ -202,9 +215,28 @@ impl Protocol {
             Action::Restart { master, spares } => {
                 let known = known(state, master);
                 known.disk.restart(spares);
-                let epoch = known.disk.promise.epoch + 1;
-                known.role = Role::Adopted { epoch };
-                self.become_promising(known, master, epoch);
+                self.start_master(known, master);
+            }
+            Action::DamageMaster { master, left } => {
+                state.damages += 1;
+                let known = known(state, master);
+                known.disk.extend_last_whole();
+                known
+                    .disk
+                    .damage(left, self.end_before_damage(&known.disk, left));
+                self.start_master(known, master);
+            }
+            Action::Damage { secondary, left } => {
+                state.damages += 1;
+                let secondary = &mut state.secondaries[usize::from(secondary)];
+                if secondary.disk.is_intact() {
+                    secondary.wiped = secondary.disk.held();
+                }
+                let end = self.end_before_damage(&secondary.disk, left);
+                secondary.disk.damage(left, end);
+                secondary.life += 1;
+                secondary.aligned = None;
+                secondary.refill_target = None;
             }
             Action::Replace => self.replace(state),
             Action::Crash { secondary, spares } => {
@@ -283,11 +315,27 @@ impl Protocol {
             late: [None; LATE_MAX],
             crashes: 0,
             wipes: 0,
+            damages: 0,
             seen: Seen {
                 served: epoch,
                 ..Seen::default()
             },
         }
+    }
+
+    /// What a start with damage knows of the end before: by its mark, which is not damaged.
+    fn end_before_damage(&self, disk: &Disk, left: u8) -> u8 {
+        match self.makes(Mistake::DamagedEndForgotten) {
+            true => left,
+            false => disk.synced,
+        }
+    }
+
+    fn start_master(&self, master: &mut Master, instance: u8) {
+        master.disk.extend_last_whole();
+        let epoch = master.disk.promise.epoch + 1;
+        master.role = Role::Adopted { epoch };
+        self.become_promising(master, instance, epoch);
     }
 
     fn replace(&self, state: &mut State) {
@@ -456,7 +504,10 @@ impl Protocol {
                     return refused;
                 }
                 self.promise(secondary, request);
-                Kind::Promised(secondary.disk.log)
+                Kind::Promised {
+                    log: secondary.disk.log,
+                    last_whole: secondary.disk.last_whole,
+                }
             }
             Body::Hello { log, adopted_end } => {
                 let log_epoch = Some(request.epoch);
@@ -558,7 +609,7 @@ impl Protocol {
             (None, target) => target.map(|target| target.max(adopted_end)),
         };
         if needed.is_some_and(|needed| disk.synced >= needed) {
-            disk.log_epoch = Some(epoch);
+            disk.take_log_epoch(epoch);
             secondary.refill_target = None;
         }
     }
@@ -570,10 +621,11 @@ impl Protocol {
         let at = usize::from(answer.from);
         match &mut master.role {
             Role::Promising { epoch, heard } if *epoch == answer.epoch => match answer.kind {
-                Kind::Promised(log) => {
+                Kind::Promised { log, last_whole } => {
                     heard[at] = Some(Heard {
                         life: answer.life,
                         log_epoch: answer.log_epoch,
+                        last_whole,
                         log: log.to(answer.end),
                     });
                 }
@@ -593,7 +645,7 @@ impl Protocol {
                         };
                     }
                     Kind::Taken if link.life == Some(answer.life) => {}
-                    Kind::Taken | Kind::Promised(_) => return,
+                    Kind::Taken | Kind::Promised { .. } => return,
                     Kind::HelloFirst | Kind::Fenced { .. } => {
                         *link = Link::default();
                         return;
@@ -624,7 +676,19 @@ impl Protocol {
             .filter(|heard| all_count || heard.log_epoch.is_some())
             .count()
             + usize::from(all_count);
-        if promises < majority(SECONDARIES as u32 + 1) as usize {
+        // Or a majority held no more than the best intact log, damaged nodes counted by what they had.
+        let logs = heard.iter().flatten();
+        let logs = logs.map(|heard| (heard.log_epoch, heard.last_whole, heard.log));
+        let logs = logs.chain([(log_epoch, master.disk.last_whole, log)]);
+        let intact = logs.clone().filter(|(log_epoch, ..)| log_epoch.is_some());
+        let best = intact.filter_map(|(epoch, whole, log)| held(epoch, whole, &log));
+        let best = best.max();
+        let covered = logs.filter(|(epoch, whole, log)| {
+            let held = held(*epoch, *whole, log);
+            held.is_some() && held <= best
+        });
+        let needed = majority(SECONDARIES as u32 + 1) as usize;
+        if promises.max(covered.count()) < needed {
             return;
         }
         let order = |log_epoch: Option<u8>, log: &Log| {
@@ -701,7 +765,7 @@ impl Protocol {
             Role::Adopted { epoch } => {
                 let adopted_end = master.disk.log.len();
                 if !early {
-                    master.disk.log_epoch = Some(epoch);
+                    master.disk.take_log_epoch(epoch);
                 }
                 let mut links = [Link::default(); SECONDARIES];
                 if self.makes(Mistake::EndsCountBeforeAlignment) {
@@ -720,7 +784,7 @@ impl Protocol {
                 state.seen.served = state.seen.served.max(epoch);
                 self.release(state, instance);
             }
-            Role::Serving { epoch, .. } => master.disk.log_epoch = Some(epoch),
+            Role::Serving { epoch, .. } => master.disk.take_log_epoch(epoch),
             _ => {}
         }
     }
@@ -796,8 +860,8 @@ pub(super) fn grants(disk: &Disk, from: u8, epoch: u8, log_epoch: Option<u8>) ->
         return false;
     }
     let again = (epoch, from) == (promise.epoch, promise.holder);
-    let out_of_date =
-        matches!((disk.log_epoch, log_epoch), (Some(own), Some(theirs)) if theirs < own);
+    let own = disk.known().map(|(log_epoch, _)| log_epoch);
+    let out_of_date = matches!((own, log_epoch), (Some(own), Some(theirs)) if theirs < own);
     (epoch > promise.epoch || again) && !out_of_date
 }
 
@@ -823,6 +887,12 @@ impl fmt::Display for Action {
                 write!(f, "{name} loses power, keeps {spares} records, starts")
             }
             Action::Wipe { secondary } => write!(f, "{} is wiped, starts", name(secondary)),
+            Action::Damage { secondary, left } => {
+                write!(f, "{} is damaged from {left} on, starts", name(secondary))
+            }
+            Action::DamageMaster { master, left } => {
+                write!(f, "m{master} is damaged from {left} on, starts")
+            }
             Action::Send {
                 master,
                 secondary,

@@ -229,10 +229,6 @@ fn is_link(path: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-/// How the error begins of a node whose directory went away under it.
-pub(crate) const DIRECTORY_LOST: &str =
-    "the directory was removed, moved or replaced while the node ran";
-
 /// Checks that `path` still leads to this file.
 ///
 /// # Errors
@@ -250,7 +246,10 @@ pub(super) fn check_place(path: &Path, id: FileId) -> io::Result<()> {
             _ => return Ok(()),
         },
     };
-    let text = format!("{DIRECTORY_LOST}: {}: {what}", path.display());
+    let text = format!(
+        "the directory was removed, moved or replaced while the node ran: {}: {what}",
+        path.display()
+    );
     Err(io::Error::new(io::ErrorKind::NotFound, text))
 }
 

@@ -46,7 +46,7 @@ fn a_receipt_names_who_is_missing_and_why() {
     assert!(
         entry["detail"]
             .as_str()
-            .is_some_and(|detail| detail.contains("500")),
+            .is_some_and(|detail| detail.contains("an injected fault")),
         "{entry}"
     );
     eventually("heartbeats go on and records do not", || {

@@ -813,12 +813,23 @@ impl Recovering {
     }
 }
 
+/// Each lie may raise the epochs of a cluster, and a master whose directory is emptied follows them in steps, a round
+/// each. A longer campaign goes on with a new cluster.
+const MESSAGES_OF_A_CLUSTER: u64 = 20_000;
+
 #[test]
 fn answers_with_wrong_content_break_no_rule_and_a_master_recovers_with_honest_nodes() {
     let mut chaos = Chaos(ChaCha8Rng::seed_from_u64(2));
     let mut master = Recovering::new();
     let mut arrived = 0;
     for nth in 0..messages() {
+        if nth > 0 && nth % MESSAGES_OF_A_CLUSTER == 0 {
+            master = Recovering {
+                malformed: master.malformed,
+                served: master.served,
+                ..Recovering::new()
+            };
+        }
         let (serial, asked, body) = master.asked.clone().expect("something is asked");
         let response = master.wrong_response(&mut chaos, asked, &body);
         let bytes = Bytes::from(wire::encode_response(&response).concat());

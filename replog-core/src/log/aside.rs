@@ -86,9 +86,10 @@ pub(super) fn set_aside(
     for (_, known) in files.iter().filter(|(_, name)| name.starts_with(&range)) {
         let known = storage.open(&format!("{DIR}/{known}"), OpenHow::Existing)?;
         if is_same(&*file, &*known)? {
-            // A cut that failed is made again.
+            // A cut that failed, or before which the node ended, is made again.
             storage.remove(PATH_NEW)?;
             storage.sync_dir(DIR)?;
+            view.kept_aside(next.records_since(from));
             return Ok(false);
         }
     }

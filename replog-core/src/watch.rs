@@ -168,7 +168,7 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// Waits until this is so of the value.
+    /// Waits until this is so of the value. What is returned is the newest value, which may be a later one.
     ///
     /// # Errors
     ///

@@ -197,13 +197,7 @@ fn is_switch(arg: &Arg) -> bool {
 }
 
 fn is_number(arg: &Arg) -> bool {
-    let parsed = arg.get_value_parser().type_id();
-    let numbers = [
-        TypeId::of::<u16>(),
-        TypeId::of::<u64>(),
-        TypeId::of::<usize>(),
-    ];
-    numbers.iter().any(|number| parsed == *number)
+    is_plain_number(arg) || arg.get_value_parser().type_id() == TypeId::of::<usize>()
 }
 
 /// Whether it is a number and nothing else: a size has a unit.

@@ -61,7 +61,7 @@ use args::Command;
 /// Runs the program with the arguments and the environment of this process.
 ///
 /// The exit code is 0 when it did what it was asked to, 1 when it could not start or had to
-/// stop, 2 for wrong usage, and 3 when a node's directory went away under it.
+/// stop, and 2 for wrong usage.
 #[must_use]
 pub fn run() -> ExitCode {
     let command = match args::from_process() {

@@ -34,7 +34,7 @@ use crate::{
 /// reserved.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 /// Names below these are given away by no registry: they are resolved within a machine, a network or a cluster.
-const PRIVATE_SUFFIXES: [&str; 4] = ["localhost", "internal", "svc", "cluster.local"];
+const PRIVATE_SUFFIXES: [&str; 3] = ["internal", "svc", "cluster.local"];
 
 /// The names that a node goes by.
 #[derive(Clone, Copy, Debug)]

@@ -150,20 +150,14 @@ async fn start_secondary_process(
 ///
 /// The file, and what is wrong with it.
 pub(crate) fn check_files(command: &Command) -> Result<(), String> {
-    match command {
-        Command::Master(args) => {
-            let directory = directory_of(args.data_dir.as_deref(), &args.name);
-            let secret = SecretPlace::of_node(&args.common, &directory);
-            check_identity(&args.common, &args.name, &secret)
-        }
-        Command::Secondary(args) => {
-            let directory = directory_of(args.data_dir.as_deref(), &args.name);
-            let secret = SecretPlace::of_node(&args.common, &directory);
-            check_identity(&args.common, &args.name, &secret)
-        }
-        Command::Cluster(args) => cluster::check_files(args),
-        Command::Demo | Command::Probe(_) | Command::CheckConfig(_) => Ok(()),
-    }
+    let (common, name, directory) = match command {
+        Command::Master(args) => (&args.common, &args.name, &args.data_dir),
+        Command::Secondary(args) => (&args.common, &args.name, &args.data_dir),
+        Command::Cluster(args) => return cluster::check_files(args),
+        Command::Demo | Command::Probe(_) | Command::CheckConfig(_) => return Ok(()),
+    };
+    let directory = directory_of(directory.as_deref(), name);
+    check_identity(common, name, &SecretPlace::of_node(common, &directory))
 }
 
 /// Whose directory it is, where it is one of a node that keeps anything.

@@ -51,6 +51,7 @@ const SILENT_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long it waits for an answer, and how often it asks.
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
+
 /// A node and its web server.
 pub(crate) struct RunningNode {
     /// The node.

@@ -1,8 +1,9 @@
 //! What another node may say at all: the bounds that a message must keep before any rule acts on it.
 //!
-//! Owns checks of one message against itself and, of an answer, against the epoch that was asked for. How far
-//! an epoch is followed is the business of [`Epoch::within_a_leap_of`] and [`Epoch::followed_from`]. Every one of them holds for whatever a correct node sends; what fails one is answered
-//! `malformed` or counts as no answer, and is counted. Whether a message that passes is *true*, nobody
+//! Owns checks of one message against itself and, of an answer, against the epoch that was asked for. Every one
+//! of them holds for whatever a correct node sends; what fails one is answered `malformed` or counts as no
+//! answer, and is counted. How far an epoch is followed is the business of [`Epoch::within_a_leap_of`] and
+//! [`Epoch::followed_from`]. Whether a message that passes is *true*, nobody
 //! can tell: the rules behind believe no more of it than they must. Keeps rules 5, 9 and 11.
 
 use crate::{

@@ -5,7 +5,7 @@
 //! Keeps rule 10: every failure comes out as the system told it, and a directory that is no longer
 //! where it was opened is noticed.
 
-pub(crate) mod access;
+mod access;
 
 use std::{
     fs::{self, File},
@@ -19,6 +19,8 @@ use std::{
 };
 
 use access::FileId;
+#[cfg(feature = "net")]
+pub(crate) use access::sync_entry;
 
 use super::{OpenHow, Storage, StorageFile, StorageLock};
 

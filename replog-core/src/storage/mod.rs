@@ -20,7 +20,7 @@ use std::{
 pub use file::FileStorage;
 pub(crate) use file::LOCK_FILE;
 #[cfg(feature = "net")]
-pub(crate) use file::access::sync_entry;
+pub(crate) use file::sync_entry;
 pub use memory::MemoryStorage;
 
 /// A directory for one node, and the operations that a log needs on it.

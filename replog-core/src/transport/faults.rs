@@ -32,8 +32,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::Peer,
-    error::ConfigError,
-    error::Stopped,
+    error::{ConfigError, Stopped},
     events::Fault,
     transport::{
         CallFuture, Network, OnBytesMoved, Transport, TransportError,

@@ -18,7 +18,7 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 use replog_core::sim::{
-    Faults, OCCURRENCES, Outcome, Scenario, Schedule, Simulation, cluster::Cluster,
+    Faults, Mistake, OCCURRENCES, Outcome, Scenario, Schedule, Simulation, cluster::Cluster,
 };
 
 /// The shortest calm part of a run. A restart that is drawn at its very end takes up to ten seconds,
@@ -193,19 +193,16 @@ const MISTAKE_RUNS: usize = 8;
 /// Shows what a mistake does. Returns the exit code.
 fn show_mistake(args: &Args, name: &str) -> i32 {
     if name == "list" {
-        for (name, about) in Simulation::mistakes() {
-            println!("{name:<32} {about}");
+        for mistake in Mistake::ALL {
+            println!("{:<32} {}", mistake.name(), mistake.about());
         }
         return 0;
     }
-    let Some((_, about)) = Simulation::mistakes().find(|(known, _)| known == name) else {
+    let Some(&mistake) = Mistake::ALL.iter().find(|known| known.name() == name) else {
         eprintln!("there is no mistake {name:?}: --mistake list names them");
         return 2;
     };
-    let mistaken = |simulation: Simulation| {
-        let mistaken = simulation.with_mistake(name);
-        mistaken.expect("it was found in the list")
-    };
+    let about = mistake.about();
     // A schedule is shorter than any drawn run, where one finds the mistake.
     let all = Schedule::all();
     let schedules = all.iter().flat_map(|schedule| {
@@ -214,7 +211,7 @@ fn show_mistake(args: &Args, name: &str) -> i32 {
     let seeds = (0..MISTAKE_SEEDS).map(|seed| (drawn(args, seed), replay_seed(args, seed)));
     let mut broken = Vec::new();
     for (simulation, replay) in schedules.chain(seeds) {
-        let outcome = mistaken(simulation).keep_trace().run();
+        let outcome = simulation.plant(mistake).keep_trace().run();
         if let Some(violation) = outcome.violation {
             broken.push((outcome.trace, violation, replay));
         }

@@ -42,8 +42,8 @@ pub struct Cluster {
     pub tail_bytes: usize,
     /// Zeros that each log writes ahead, at most.
     pub preallocate_bytes: u64,
-    /// Whether clients hang up now and then, before they are answered. In no drawn cluster.
-    pub(crate) hang_ups: bool,
+    /// Whether clients hang up now and then, before they are answered. Off in drawn clusters.
+    pub hang_ups: bool,
 }
 
 impl Default for Cluster {

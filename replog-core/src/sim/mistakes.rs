@@ -29,8 +29,9 @@ use crate::{
 };
 
 impl Mistake {
-    /// Returns its name as people write it, as in `answered-before-sync`.
-    pub(crate) fn name(self) -> String {
+    /// Returns the name as people write it, as in `answered-before-sync`.
+    #[must_use]
+    pub fn name(self) -> String {
         let mut name = String::new();
         for letter in format!("{self:?}").chars() {
             if letter.is_uppercase() && !name.is_empty() {
@@ -40,19 +41,29 @@ impl Mistake {
         }
         name
     }
+
+    /// Returns what a node does that makes this mistake.
+    #[must_use]
+    pub fn about(self) -> &'static str {
+        let known = Mistake::TEXTS.iter().find(|(known, _)| *known == self);
+        known.map_or("", |(_, text)| text.trim())
+    }
 }
 
 macro_rules! mistakes {
     ($($(#[doc = $text:literal])+ $name:ident,)+) => {
-        /// A mistake.
+        /// A mistake that every node of a run makes, planted with [`Simulation::plant`](super::Simulation::plant).
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Mistake {
+        #[non_exhaustive]
+        pub enum Mistake {
             $($(#[doc = $text])+ $name,)+
         }
 
         impl Mistake {
-            /// All of them, with what each does.
-            pub(crate) const ALL: &[(Mistake, &'static str)] =
+            /// Every mistake.
+            pub const ALL: &[Mistake] = &[$(Mistake::$name,)+];
+
+            const TEXTS: &[(Mistake, &'static str)] =
                 &[$((Mistake::$name, concat!($($text),+)),)+];
         }
     };

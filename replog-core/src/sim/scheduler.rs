@@ -204,23 +204,10 @@ impl Simulation {
         self
     }
 
-    /// Lets every node of the run make one of the mistakes that [`Simulation::mistakes`] names; `None` where there is no
-    /// such mistake.
+    /// Lets every node of the run make a mistake, which a check must then find. Of two that are planted together, the
+    /// second one must be one that changes messages only.
     #[must_use]
-    pub fn with_mistake(self, name: &str) -> Option<Simulation> {
-        let mut all = Mistake::ALL.iter();
-        let (mistake, _) = all.find(|(mistake, _)| mistake.name() == name)?;
-        Some(self.plant(*mistake))
-    }
-
-    /// Returns the names of the mistakes that can be planted, with what a node does that makes it.
-    pub fn mistakes() -> impl Iterator<Item = (String, &'static str)> {
-        let all = Mistake::ALL.iter();
-        all.map(|(mistake, about)| (mistake.name(), about.trim()))
-    }
-
-    /// Plants a mistake. One that is planted beside another may change messages only.
-    pub(crate) fn plant(mut self, mistake: Mistake) -> Simulation {
+    pub fn plant(mut self, mistake: Mistake) -> Simulation {
         self.mistakes.push(mistake);
         self
     }

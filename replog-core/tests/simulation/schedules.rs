@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::sim::{SCHEDULED, Schedule};
+use replog_core::sim::{SCHEDULED, Schedule};
 
 #[test]
 fn every_schedule_comes_to_pass_and_breaks_no_rule() {

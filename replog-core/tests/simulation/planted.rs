@@ -12,8 +12,9 @@ use std::{
     thread,
 };
 
-use super::{Mistake, drawn};
-use crate::sim::{Schedule, Simulation};
+use replog_core::sim::{Mistake, Schedule, Simulation};
+
+use super::drawn;
 
 /// What finds a mistake (a rule's check, or an assertion of the product), and from which seed.
 type Found = (&'static str, u64);
@@ -357,9 +358,9 @@ const SCHEDULE_SEEDS: u64 = 20;
 
 #[test]
 fn every_mistake_is_found() {
-    for (mistake, text) in Mistake::ALL {
+    for mistake in Mistake::ALL {
         let rows = TABLE.iter().filter(|(row, ..)| row == mistake);
-        assert_eq!(rows.count(), 1, "{mistake:?}: {text}");
+        assert_eq!(rows.count(), 1, "{mistake:?}: {}", mistake.about());
     }
     for (mistake, drawn, schedules) in TABLE {
         let found = drawn.is_some() || !schedules.is_empty();
@@ -443,7 +444,7 @@ fn what_another_check_catches_is_found_where_that_check_is_turned_off() {
 
 #[test]
 fn the_table_for_people_says_the_same() {
-    let document = include_str!("../MISTAKES.md");
+    let document = include_str!("../../src/sim/MISTAKES.md");
     for row in TABLE {
         let line = line_of(row);
         assert!(document.contains(&line), "MISTAKES.md lacks {line}");
@@ -475,8 +476,7 @@ fn finder_of(violation: &str) -> &str {
 
 /// A row for people.
 fn line_of((mistake, drawn, schedules): &Row) -> String {
-    let known = Mistake::ALL.iter().find(|(known, _)| known == mistake);
-    let text = known.map_or("", |(_, text)| *text).trim();
+    let text = mistake.about();
     let (finder, seeds) = match drawn {
         Some((finder, seed)) => (*finder, (seed + 1).to_string()),
         None => ("", "not found".to_owned()),
@@ -503,13 +503,15 @@ fn line_of((mistake, drawn, schedules): &Row) -> String {
 #[ignore = "makes the table anew"]
 fn make_the_table() {
     let seeds: u64 = std::env::var("REPLOG_SEEDS").map_or(1_000, |seeds| seeds.parse().unwrap());
-    let mistakes = Mistake::ALL.iter().map(|(mistake, _)| *mistake);
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Some(mistake) = mistakes.clone().nth(next.fetch_add(1, Relaxed)) {
-                    let place = Mistake::ALL.iter().position(|(known, _)| *known == mistake);
+                loop {
+                    let place = next.fetch_add(1, Relaxed);
+                    let Some(&mistake) = Mistake::ALL.get(place) else {
+                        break;
+                    };
                     let row = row_of(mistake, seeds);
                     rows.lock().unwrap().insert(place, row);
                 }
@@ -523,7 +525,7 @@ fn make_the_table() {
         let _ = writeln!(lines, "{}", line_of(&(*mistake, *drawn, leaked)));
     }
     rewrite(
-        "src/sim/tests/planted.rs",
+        "tests/simulation/planted.rs",
         "const TABLE: &[Row] = &[\n",
         "];\n",
         &table,
@@ -543,17 +545,23 @@ fn make_the_table() {
 fn print_a_planted_mistake() {
     let given = |name: &str| std::env::var(name).ok();
     let wanted = given("REPLOG_MISTAKE").unwrap();
-    let mut all = Mistake::ALL.iter().map(|(mistake, _)| *mistake);
-    let mistake = all.find(|known| format!("{known:?}") == wanted).unwrap();
+    let mistake = Mistake::ALL
+        .iter()
+        .find(|known| format!("{known:?}") == wanted);
     let beside = given("REPLOG_BESIDE");
-    let mut all = Mistake::ALL.iter().map(|(mistake, _)| *mistake);
-    let beside = beside.and_then(|beside| all.find(|known| format!("{known:?}") == beside));
+    let beside = beside.and_then(|beside| {
+        Mistake::ALL
+            .iter()
+            .find(|known| format!("{known:?}") == beside)
+    });
     let seed = given("REPLOG_SEED").map_or(0, |seed| seed.parse().unwrap());
     let run = given("REPLOG_SCHEDULE")
         .map_or_else(|| drawn(seed), |name| schedule(&name).simulation(seed));
     let run = beside
         .into_iter()
-        .fold(run.plant(mistake), Simulation::plant);
+        .fold(run.plant(*mistake.unwrap()), |run, beside| {
+            run.plant(*beside)
+        });
     let outcome = run.print_trace().run();
     println!("{:?}", outcome.violation);
 }
@@ -581,9 +589,10 @@ fn row_of(mistake: Mistake, seeds: u64) -> NewRow {
 /// beginning of a line.
 fn rewrite(path: &str, begin: &str, end: &str, new: &str) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/").to_owned() + path;
-    let text = std::fs::read_to_string(&path).unwrap();
-    let from = text.find(begin).unwrap() + begin.len();
+    let text = std::fs::read_to_string(&path).expect("the file is there");
+    let from = text.find(begin).expect("the table begins") + begin.len();
     let end = format!("\n{end}");
-    let until = from + text[from - 1..].find(&end).unwrap();
-    std::fs::write(&path, text[..from].to_owned() + new + &text[until..]).unwrap();
+    let until = from + text[from - 1..].find(&end).expect("the table ends");
+    std::fs::write(&path, text[..from].to_owned() + new + &text[until..])
+        .expect("the file can be written");
 }

@@ -232,7 +232,13 @@ fn a_fault_goes_to_the_node_that_is_named_or_to_none() {
     cluster.secondaries.iter_mut().for_each(Node::start);
     cluster.master.start();
     cluster.wait_read_write();
-    cluster.wait_alive(3);
+    // A node that has answered a promise is in contact; where clients reach it, it says with the hello.
+    eventually("the master knows where clients reach each", || {
+        let health = cluster.master.health();
+        let mut all = health["secondaries"].as_array()?.iter();
+        all.all(|secondary| secondary["url"].is_string())
+            .then_some(())
+    });
     let set = |name: &str| {
         let args = ["fault", "--node", name, "set", "--isolate"];
         run(&cluster.master, &args)

@@ -398,14 +398,19 @@ impl Recovery {
             return;
         }
         let own_end = self.own_end;
-        self.note(format!(
-            "the log ends at {own_end} inside an append: cutting it back to {end}"
-        ));
+        let text = format!("the log ends at {own_end} inside an append: cutting it back to {end}");
         let source = self.own_log_to(end);
         match self.forced_with {
             // The rest of it may have been acknowledged: it is not known what was lost.
-            Some(_) => self.cut(now, end, epoch, source),
-            None => self.cut_half_append(now, end, epoch, source),
+            Some(_) => {
+                let text = format!("{text}, so that records from offset {end} on may be lost");
+                self.out.push(RecoveryAction::Alarm(text));
+                self.cut(now, end, epoch, source);
+            }
+            None => {
+                self.note(text);
+                self.cut_half_append(now, end, epoch, source);
+            }
         }
     }
 
@@ -918,20 +923,48 @@ impl Recovery {
 
     /// Gives a majority up, and asks those that answered for an epoch above everything that the
     /// others can have promised.
-    fn force(&mut self, now: Instant) {
-        let with: BTreeSet<NodeName> = self.answers.keys().cloned().collect();
-        let without: Vec<&NodeName> = self.others().filter(|name| !with.contains(name)).collect();
-        let text = format!(
-            "FORCED: of {} nodes {} with a log that counts are needed and {} answered; going on \
-             without {without:?}: what only those hold is lost, acknowledged or not",
-            self.settings.nodes.len(),
-            self.needed(),
-            self.promises(),
-        );
+    fn force(&mut self, now: Instant, own_starts: &[EpochStart]) {
+        self.forced_with = Some(self.answers.keys().cloned().collect());
+        let text = self.describe_forced(own_starts);
         self.out.push(RecoveryAction::Alarm(text));
-        self.forced_with = Some(with);
         let epoch = self.highest.forced();
         self.take_epoch(now, epoch);
+    }
+
+    /// Says what a forced recovery goes on with, which nodes it leaves out, and which records may be lost.
+    fn describe_forced(&self, own_starts: &[EpochStart]) -> String {
+        let (rank, source) = self.best_log(own_starts);
+        let (name, end) = match &source {
+            Some((source, _)) => (&source.name, source.end),
+            None => (&self.meta.name, self.own_end),
+        };
+        let newer = match rank.and_then(|rank| rank.log_epoch) {
+            Some(log_epoch) => {
+                format!("records below it that a master of an epoch above {log_epoch} wrote")
+            }
+            None => "any record below it, since that log is not intact".to_owned(),
+        };
+        let own = describe_log(self.meta.log_epoch, self.meta.last_whole, self.own_end);
+        let mut told = vec![format!("{} (this master): {own}", self.meta.name)];
+        told.extend(self.others().map(|name| match self.answers.get(name) {
+            Some(Heard::Promised {
+                log_epoch,
+                last_whole,
+                end,
+                ..
+            }) => format!("{name}: {}", describe_log(*log_epoch, *last_whole, *end)),
+            Some(_) => format!("{name}: an answer that cannot be used"),
+            None => format!("{name}: no answer"),
+        }));
+        format!(
+            "FORCED without a majority: {} of {} nodes must answer with a log that counts, and {} did. {}. \
+             Adopting the log of {name}, which ends at {end}: records from offset {end} on may be lost, \
+             acknowledged or not, and so may {newer}",
+            self.needed(),
+            self.settings.nodes.len(),
+            self.promises(),
+            told.join("; "),
+        )
     }
 
     /// How many promises count. Beside an intact master those of nodes that are not intact do
@@ -993,41 +1026,12 @@ impl Recovery {
         if !self.may_decide() {
             match self.forced_with {
                 _ if !self.may_force() => return,
-                None => return self.force(now),
+                None => return self.force(now, own_starts),
                 Some(_) => {}
             }
         }
-        let before_hole = own_starts.partition_point(|start| start.first < self.own_end);
-        let readable = &own_starts[..before_hole];
-        let own_rank = self.rank(self.meta.log_epoch, readable, self.own_end);
+        let (best, source) = self.best_log(own_starts);
         let own = self.meta.log_epoch.is_some();
-        let mut best = own_rank;
-        let mut source = None;
-        for (name, heard) in &self.answers {
-            let Heard::Promised {
-                incarnation,
-                log_epoch,
-                end,
-                starts,
-                ..
-            } = heard
-            else {
-                continue;
-            };
-            let rank = self.rank(*log_epoch, starts, *end);
-            if rank.is_some() && rank > best {
-                best = rank;
-                let (name, incarnation, end) = (name.clone(), *incarnation, *end);
-                source = Some((
-                    Source {
-                        name,
-                        incarnation,
-                        end,
-                    },
-                    starts.clone(),
-                ));
-            }
-        }
         let Some((source, starts)) = source else {
             self.adopt_own(now, epoch);
             return;
@@ -1071,6 +1075,45 @@ impl Recovery {
         } else {
             self.become_adopting(now, epoch, source);
         }
+    }
+
+    /// The best rank among the logs that answered and the own one, and the log that has it where it is
+    /// another node's.
+    fn best_log(
+        &self,
+        own_starts: &[EpochStart],
+    ) -> (Option<Rank>, Option<(Source, Vec<EpochStart>)>) {
+        let before_hole = own_starts.partition_point(|start| start.first < self.own_end);
+        let readable = &own_starts[..before_hole];
+        let own_rank = self.rank(self.meta.log_epoch, readable, self.own_end);
+        let mut best = own_rank;
+        let mut source = None;
+        for (name, heard) in &self.answers {
+            let Heard::Promised {
+                incarnation,
+                log_epoch,
+                end,
+                starts,
+                ..
+            } = heard
+            else {
+                continue;
+            };
+            let rank = self.rank(*log_epoch, starts, *end);
+            if rank.is_some() && rank > best {
+                best = rank;
+                let (name, incarnation, end) = (name.clone(), *incarnation, *end);
+                source = Some((
+                    Source {
+                        name,
+                        incarnation,
+                        end,
+                    },
+                    starts.clone(),
+                ));
+            }
+        }
+        (best, source)
     }
 
     /// Nobody has a better log. One with a hole, which only a forced recovery adopts, ends there.
@@ -1261,6 +1304,18 @@ impl Recovery {
             self.meta.forced_epoch = Some(epoch);
         }
         self.save(now, Step::SavingLogEpoch { epoch });
+    }
+}
+
+/// Describes what a node has, for a person.
+fn describe_log(log_epoch: Option<Epoch>, last_whole: Option<LastWhole>, end: Offset) -> String {
+    match (log_epoch, last_whole) {
+        (Some(log_epoch), _) => format!("intact, log epoch {log_epoch}, end {end}"),
+        (None, Some(whole)) => format!(
+            "NOT INTACT, readable up to {end}; before the damage log epoch {}, end {}",
+            whole.log_epoch, whole.end
+        ),
+        (None, None) => format!("NOT INTACT, end {end}; what it held before is not known"),
     }
 }
 

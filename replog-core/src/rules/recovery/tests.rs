@@ -17,6 +17,8 @@ struct Bench {
     serial: u64,
     /// Where the last append of the log ends that is whole; `None`: at its end.
     whole_to: Option<Offset>,
+    /// What an operator was told at the level of an error.
+    alarms: Vec<String>,
 }
 
 fn name(text: &str) -> NodeName {
@@ -111,6 +113,7 @@ impl Bench {
             starts: own.iter().map(|(e, f)| start(*e, *f)).collect(),
             serial: 0,
             whole_to: None,
+            alarms: Vec::new(),
         }
     }
 
@@ -178,7 +181,10 @@ impl Bench {
                 RecoveryAction::BecomeFenced(by) => Fenced(by.epoch.0),
                 RecoveryAction::Note(_) => continue,
                 RecoveryAction::Warning(_) => Did::Warning,
-                RecoveryAction::Alarm(_) => Did::Alarm,
+                RecoveryAction::Alarm(text) => {
+                    self.alarms.push(text);
+                    Did::Alarm
+                }
                 RecoveryAction::Malformed { .. } => Did::Malformed,
             });
         }
@@ -953,6 +959,45 @@ fn where_nobody_is_intact_the_newest_records_are_taken_when_forced() {
 }
 
 #[test]
+fn a_forced_recovery_says_who_answered_what_and_from_where_records_may_be_lost() {
+    // All answer, and nobody is left out: it is damage that makes a majority impossible.
+    let mut bench = damaged_master(None, 3);
+    bench.recovery.settings.forced_recovery = ForcedRecovery::LoseAcknowledged;
+    bench.promised("s2", 9, Some(4));
+    assert_eq!(
+        damaged(&mut bench, "s1", Some(whole(4, 11))),
+        [Did::Alarm, Save(5 + FAR, None)]
+    );
+    assert_eq!(
+        bench.alarms,
+        [
+            "FORCED without a majority: 2 of 3 nodes must answer with a log that counts, and 1 did. \
+          m (this master): NOT INTACT, end 3; what it held before is not known; \
+          s1: NOT INTACT, readable up to 2; before the damage log epoch 4, end 11; \
+          s2: intact, log epoch 4, end 9. Adopting the log of s2, which ends at 9: records from \
+          offset 9 on may be lost, acknowledged or not, and so may records below it that a master of \
+          an epoch above 4 wrote"
+        ]
+    );
+    // One does not answer, and the own log is the best one there is.
+    let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 20);
+    bench.did();
+    bench.saved();
+    bench.half_filled("s1", 4, 10);
+    assert_eq!(bench.pass(3), [Did::Alarm, Save(5 + FAR, None)]);
+    let text = &bench.alarms[0];
+    assert!(text.contains("s1: NOT INTACT, end 10"), "{text}");
+    assert!(text.contains("; s2: no answer. "), "{text}");
+    assert!(
+        text.ends_with(
+            "Adopting the log of m, which ends at 20: records from offset 20 on may be lost, \
+             acknowledged or not, and so may any record below it, since that log is not intact"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
 fn who_took_part_in_the_first_round_is_waited_for_in_the_forced_one() {
     let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 2);
     bench.did();
@@ -1089,7 +1134,13 @@ fn what_is_cut_of_an_append_is_kept_aside_when_forced() {
     assert_eq!(bench.pass(1000), [Did::Alarm, Save(far, Some(4))]);
     assert_eq!(
         bench.saved(),
-        [Did::Promise(far), Did::SetAside(8, far), Truncate(8)]
+        [
+            Did::Promise(far),
+            Did::Alarm,
+            Did::SetAside(8, far),
+            Truncate(8)
+        ],
+        "the records of that append are named too"
     );
     bench.recovery.on_truncated(bench.now, Offset(8));
     assert_eq!(bench.did(), [Save(far, Some(far))]);

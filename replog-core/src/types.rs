@@ -450,6 +450,31 @@ impl fmt::Display for ModeReason {
     }
 }
 
+/// What a recovery lacks that can never end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StuckReason {
+    /// Too many nodes were wiped or are damaged: even if all others answer, no log is known to have
+    /// everything that was acknowledged.
+    TooFewIntact,
+    /// All nodes answered, and none of them has any record or an intact log.
+    NoLog,
+    /// All nodes answered, and none belongs to a cluster that this blank master could join; it may not
+    /// found one.
+    NoCluster,
+}
+
+impl fmt::Display for StuckReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            StuckReason::TooFewIntact => "too_few_intact",
+            StuckReason::NoLog => "no_log",
+            StuckReason::NoCluster => "no_cluster",
+        })
+    }
+}
+
 /// How a node's disk does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use crate::address::NodeUrl;
 use crate::types::{
     ClusterId, DiskState, Epoch, InstanceId, Mode, ModeReason, NodeName, Offset, Status,
+    StuckReason,
 };
 
 /// One message as readers see it.
@@ -295,9 +296,22 @@ pub struct RecoveryHealth {
     pub adopted: Option<Offset>,
     /// The end of that log.
     pub of: Option<Offset>,
+    /// Why it can never end by itself, whoever still answers; absent while it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<StuckRecovery>,
     /// The master that other nodes hear, where this one is blank and waits for that one's silence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_master: Option<OtherMaster>,
+}
+
+/// A recovery that needs a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct StuckRecovery {
+    /// What is missing.
+    pub reason: StuckReason,
+    /// The same as a sentence, with the nodes and the way out.
+    pub detail: String,
 }
 
 /// A master that other nodes hear.

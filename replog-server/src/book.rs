@@ -444,11 +444,8 @@ const LOG_LINES: [(&str, &[(&str, &str)]); 14] = [
         )],
     ),
     (
-        "all nodes answered, and no log is known to have everything",
-        &[(
-            "rules/recovery.rs",
-            "\"all nodes answered, and no log is known to have everything",
-        )],
+        "this cannot end without you",
+        &[("rules/recovery.rs", "\"this cannot end without you")],
     ),
     (
         "a record cannot be read",

@@ -241,6 +241,8 @@ impl Coordinator {
             self.give_up_damaged(now, lack);
         }
         self.tell_committed();
+        let stuck = self.recovery.as_ref().and_then(Recovery::stuck);
+        self.office.set_stuck(stuck.map(|stuck| stuck.detail));
         self.tell_mode(now);
         let recovery = self.recovery.as_ref().and_then(Recovery::next_deadline);
         let deadline = [recovery, self.office.next_deadline(now)]

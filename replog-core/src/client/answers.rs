@@ -233,9 +233,22 @@ pub struct Recovery {
     pub adopted: Option<Offset>,
     /// The end of that log.
     pub of: Option<Offset>,
+    /// Why it can never end by itself, whoever still answers; absent while it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<StuckRecovery>,
     /// The master that other nodes hear, where this one is blank and waits for that one's silence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_master: Option<OtherMaster>,
+}
+
+/// A recovery that needs a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StuckRecovery {
+    /// What is missing, as a word such as `too_few_intact`.
+    pub reason: String,
+    /// The same as a sentence, with the nodes and the way out.
+    pub detail: String,
 }
 
 /// A master that other nodes hear.

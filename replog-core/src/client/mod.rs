@@ -49,7 +49,7 @@ use bytes::Bytes;
 pub use answers::{
     Appended, AppendedBatch, Appends, BatchReceipt, FencedBy, LastRefusal, LogStatus,
     MasterAddress, MasterStatus, Message, Page, Quorum, Receipt, Recovery, SecondaryHealth,
-    SecondaryStatus, WaitingAppend, WaitingFor,
+    SecondaryStatus, StuckRecovery, WaitingAppend, WaitingFor,
 };
 pub use append::AppendRequest;
 pub use error::{ClientError, Outcome, Problem};

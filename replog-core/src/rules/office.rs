@@ -37,6 +37,8 @@ pub(crate) struct Office<W> {
     max_waiting_appends: usize,
     state: State,
     room: Room,
+    /// Why the recovery can never end by itself, while that is so.
+    stuck: Option<String>,
     /// An operator asked for read-only, until that is lifted.
     asked: bool,
     stopping: bool,
@@ -169,6 +171,7 @@ impl<W> Office<W> {
             max_waiting_appends: config.max_waiting_appends,
             state: State::Recovering,
             room: Room::new(),
+            stuck: None,
             asked: false,
             stopping: false,
             epoch: Epoch(0),
@@ -196,6 +199,11 @@ impl<W> Office<W> {
         self.keys = Some(keys);
     }
 
+    /// The recovery can never end by itself, with the reason, or can again.
+    pub(crate) fn set_stuck(&mut self, stuck: Option<String>) {
+        self.stuck = stuck;
+    }
+
     /// Mode, reason and numbers at `now`.
     pub(crate) fn mode(&self, now: Instant) -> ModeState {
         let quorum = self.quorum(now);
@@ -208,10 +216,13 @@ impl<W> Office<W> {
             State::Recovering => (
                 Mode::Recovering,
                 Some(ModeReason::WaitingForNodes),
-                format!(
-                    "it agrees with the other nodes on an epoch, for which {needed} of {nodes} with an \
-                     intact log must answer, and reads the keys of its log"
-                ),
+                match &self.stuck {
+                    Some(detail) => format!("it waits in vain: {detail}"),
+                    None => format!(
+                        "it agrees with the other nodes on an epoch, for which {needed} of {nodes} with an \
+                         intact log must answer, and reads the keys of its log"
+                    ),
+                },
             ),
             State::OutOfRoom => (
                 Mode::Recovering,

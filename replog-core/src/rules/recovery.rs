@@ -53,10 +53,15 @@ use crate::{
     transport::{Answer, FencedBy, Fetch, Fetched, Promise, Refusal, RequestBody, Response},
     types::{
         ClusterId, Epoch, EpochStart, Incarnation, InstanceId, LastWhole, NodeName, Offset,
-        majority,
+        StuckReason, majority,
     },
-    views::{OtherMaster, RecoveryHealth},
+    views::{OtherMaster, RecoveryHealth, StuckRecovery},
 };
+
+/// The flag of a forced recovery.
+const FORCE: &str = "--force-recovery-and-lose-acknowledged-messages";
+/// The page for operators, in the repository.
+const PAGE: &str = "docs/src/operating/recovery.md";
 
 /// The recovery of one start.
 #[derive(Debug)]
@@ -89,8 +94,8 @@ pub(crate) struct Recovery {
     /// A majority was waited for in vain: those that had answered by then, and are asked for the
     /// promise of a forced epoch.
     forced_with: Option<BTreeSet<NodeName>>,
-    /// Those of which it was said that they do not count.
-    noted_not_intact: Vec<NodeName>,
+    /// The state of which an operator was warned last.
+    warned_stuck: Option<StuckRecovery>,
     out: Vec<RecoveryAction>,
 }
 
@@ -295,7 +300,7 @@ impl Recovery {
             told_other_master: false,
             appending_to: Offset::ZERO,
             forced_with: None,
-            noted_not_intact: Vec::new(),
+            warned_stuck: None,
             out: Vec::new(),
             meta,
         };
@@ -466,6 +471,14 @@ impl Recovery {
             }
             Step::Identifying if self.founders() => Some(patience),
             Step::Promising { .. } if self.may_decide() || self.may_force() => Some(patience),
+            // Then it is said. Who answers before may still change what there is to say.
+            Step::Promising { .. }
+                if self
+                    .stuck()
+                    .is_some_and(|stuck| Some(stuck) != self.warned_stuck) =>
+            {
+                Some(patience)
+            }
             Step::Adopting { .. } => Some(patience),
             Step::BackingOff { until } => Some(until),
             _ => None,
@@ -531,6 +544,7 @@ impl Recovery {
             from: source.map(|source| source.name.clone()),
             adopted: source.map(|_| self.own_end),
             of: source.map(|source| source.end),
+            stuck: self.stuck(),
             other_master: self.other_master().filter(|_| self.told_other_master).map(
                 |(by, other)| OtherMaster {
                     name: other.name.clone(),
@@ -541,15 +555,100 @@ impl Recovery {
         }
     }
 
-    /// Says once whom a recovery cannot use, where all have answered and it does not get on.
-    fn note_not_intact(&mut self) {
-        let not_intact = self.not_intact();
-        if self.all_promised() && !self.may_decide() && not_intact != self.noted_not_intact {
-            self.note(format!(
-                "all nodes answered, and no log is known to have everything: {not_intact:?} are not \
-                 intact, and may hold what no intact node has"
-            ));
-            self.noted_not_intact = not_intact;
+    /// Warns once of a recovery that can never end, and again only when something else is wrong.
+    fn warn_if_stuck(&mut self) {
+        let stuck = self.stuck();
+        if let Some(stuck) = stuck.filter(|stuck| Some(stuck) != self.warned_stuck.as_ref()) {
+            let text = format!("this cannot end without you: {}", stuck.detail);
+            self.out.push(RecoveryAction::Warning(text));
+            self.warned_stuck = Some(stuck);
+        }
+    }
+
+    /// Why the recovery can never end by itself, even if every node that is still missing answered with a
+    /// log that is intact and has everything; `None` while it can.
+    pub(crate) fn stuck(&self) -> Option<StuckRecovery> {
+        let reason = match self.step {
+            Step::Identifying => self.stuck_without_cluster()?,
+            Step::Promising { .. } => self.stuck_without_log()?,
+            _ => return None,
+        };
+        let detail = self.describe_stuck(reason);
+        Some(StuckRecovery { reason, detail })
+    }
+
+    fn stuck_without_cluster(&self) -> Option<StuckReason> {
+        let all = self.answers.len() + 1 == self.settings.nodes.len();
+        let is_over = all && self.known_cluster().is_none() && !self.founders();
+        is_over.then_some(StuckReason::NoCluster)
+    }
+
+    fn stuck_without_log(&self) -> Option<StuckReason> {
+        let missing = self.without_promise().count();
+        let may_force = match self.settings.forced_recovery {
+            ForcedRecovery::LoseAcknowledged => missing > 0 || self.has_log(),
+            ForcedRecovery::Never => false,
+        };
+        if self.may_decide() || may_force {
+            return None;
+        }
+        if missing == 0 && !self.has_log() {
+            return Some(StuckReason::NoLog);
+        }
+        let missing = u32::try_from(missing).expect("bounded by NODES_MAX");
+        let needed = self.needed();
+        let may_end = missing > 0
+            && (self.promises() + missing >= needed || self.known_logs() + missing >= needed);
+        (!may_end).then_some(StuckReason::TooFewIntact)
+    }
+
+    /// The other nodes of which no promise is there that can be used.
+    fn without_promise(&self) -> impl Iterator<Item = &NodeName> {
+        self.others()
+            .filter(|name| !matches!(self.answers.get(*name), Some(Heard::Promised { .. })))
+    }
+
+    fn describe_stuck(&self, reason: StuckReason) -> String {
+        let (needed, nodes) = (self.needed(), self.settings.nodes.len());
+        match reason {
+            StuckReason::TooFewIntact => {
+                let missing: Vec<&NodeName> = self.without_promise().collect();
+                let (those, others) = (list(&self.not_intact()), list(missing.iter().copied()));
+                let even = match missing.is_empty() {
+                    true => "all nodes have answered".to_owned(),
+                    false => format!("the answers still missing ({others}) would not be enough"),
+                };
+                format!(
+                    "{needed} of {nodes} nodes must vouch for a log, and {those} cannot, because they were wiped \
+                     or are damaged; {even}. Start one of them with the directory that has its whole log, or, \
+                     if that is lost for good, start this master with {FORCE}, which loses what only they \
+                     held (see {PAGE})"
+                )
+            }
+            StuckReason::NoLog => format!(
+                "all {nodes} nodes have answered, and none has a message or an intact log, so that {FORCE} \
+                 would find nothing either. Start one of them with the directory that has its log; if all are lost, \
+                 start all nodes with empty directories as a new cluster, and restore a backup (see {PAGE})"
+            ),
+            StuckReason::NoCluster => {
+                let strangers = self.answers.iter();
+                let strangers: Vec<&NodeName> = strangers
+                    .filter(|(_, heard)| matches!(heard, Heard::Stranger))
+                    .map(|(name, _)| name)
+                    .collect();
+                match strangers.is_empty() {
+                    true => format!(
+                        "all {nodes} nodes are blank, and with --existing this master founds no cluster. Start \
+                         one of them with the directory that has its log, or, if this is a new cluster, start this \
+                         master without --existing (see {PAGE})"
+                    ),
+                    false => format!(
+                        "{} belong to another cluster or cannot be understood, and the other nodes are blank. \
+                         Correct the list of nodes, or start those with the right directories (see {PAGE})",
+                        list(strangers.iter().copied())
+                    ),
+                }
+            }
         }
     }
 
@@ -758,6 +857,7 @@ impl Recovery {
             return;
         }
         if !self.founders() {
+            self.warn_if_stuck();
             return;
         }
         let (id, nodes) = (self.settings.drawn, self.settings.nodes.clone());
@@ -881,7 +981,6 @@ impl Recovery {
             _ => return,
         };
         self.answers.insert(response.name, heard);
-        self.note_not_intact();
         self.decide_if_all_answered(now, own_starts);
     }
 
@@ -912,13 +1011,17 @@ impl Recovery {
     /// Whether it may go on without a majority: it was told to, and somebody has a log. A log that
     /// is not intact and has nothing in it is none: it may have had everything.
     fn may_force(&self) -> bool {
+        self.settings.forced_recovery == ForcedRecovery::LoseAcknowledged && self.has_log()
+    }
+
+    /// Whether this master or a node that answered has a log that is intact or has something in it.
+    fn has_log(&self) -> bool {
         let has_log = |log_epoch: Option<Epoch>, end| log_epoch.is_some() || end > Offset::ZERO;
         let promised = |heard: &Heard| match heard {
             Heard::Promised { log_epoch, end, .. } => has_log(*log_epoch, *end),
             Heard::Blank | Heard::Identity(..) | Heard::Stranger => false,
         };
-        self.settings.forced_recovery == ForcedRecovery::LoseAcknowledged
-            && (has_log(self.meta.log_epoch, self.own_end) || self.answers.values().any(promised))
+        has_log(self.meta.log_epoch, self.own_end) || self.answers.values().any(promised)
     }
 
     /// Gives a majority up, and asks those that answered for an epoch above everything that the
@@ -993,6 +1096,21 @@ impl Recovery {
     /// where that log is an intact one, it can be adopted. Where it is not, it cannot: what is only on
     /// damaged disks must come from another node, or be given up by force.
     fn covered(&self) -> u32 {
+        let best = self.logs().filter_map(|(intact, _)| intact).max();
+        let covered = self
+            .logs()
+            .filter(|(_, whole)| whole.is_some() && *whole <= best);
+        u32::try_from(covered.count()).expect("bounded by NODES_MAX")
+    }
+
+    /// How many nodes' logs are known, from now or from before their damage.
+    fn known_logs(&self) -> u32 {
+        let known = self.logs().filter(|(_, whole)| whole.is_some());
+        u32::try_from(known.count()).expect("bounded by NODES_MAX")
+    }
+
+    /// The log of each node that promised, and of this one: where it is intact, and as it was last whole.
+    fn logs(&self) -> impl Iterator<Item = (Option<LastWhole>, Option<LastWhole>)> {
         let others = self.answers.values().filter_map(|heard| match heard {
             Heard::Promised {
                 log_epoch,
@@ -1002,22 +1120,13 @@ impl Recovery {
             } => Some((*log_epoch, *last_whole, *end)),
             Heard::Blank | Heard::Identity(..) | Heard::Stranger => None,
         });
-        let held = |(log_epoch, last_whole, end): (Option<Epoch>, Option<LastWhole>, Offset)| {
-            let intact = log_epoch.map(|log_epoch| LastWhole { log_epoch, end });
-            (intact, intact.or(last_whole))
-        };
-        let logs: Vec<_> = others
-            .map(held)
-            .chain([held((
-                self.meta.log_epoch,
-                self.meta.last_whole,
-                self.own_end,
-            ))])
-            .collect();
-        let best = logs.iter().filter_map(|(intact, _)| *intact).max();
-        let covers = |whole: &Option<LastWhole>| whole.is_some() && *whole <= best;
-        let covered = logs.iter().filter(|(_, whole)| covers(whole)).count();
-        u32::try_from(covered).expect("bounded by NODES_MAX")
+        let own = (self.meta.log_epoch, self.meta.last_whole, self.own_end);
+        others
+            .chain([own])
+            .map(|(log_epoch, last_whole, end): (Option<Epoch>, _, _)| {
+                let intact = log_epoch.map(|log_epoch| LastWhole { log_epoch, end });
+                (intact, intact.or(last_whole))
+            })
     }
 
     /// Adopts the log of the highest (log epoch, end) among the intact ones, itself included.
@@ -1025,7 +1134,7 @@ impl Recovery {
         self.leave_out_failed_sources();
         if !self.may_decide() {
             match self.forced_with {
-                _ if !self.may_force() => return,
+                _ if !self.may_force() => return self.warn_if_stuck(),
                 None => return self.force(now, own_starts),
                 Some(_) => {}
             }
@@ -1305,6 +1414,11 @@ impl Recovery {
         }
         self.save(now, Step::SavingLogEpoch { epoch });
     }
+}
+
+fn list<'a>(names: impl IntoIterator<Item = &'a NodeName>) -> String {
+    let names: Vec<&str> = names.into_iter().map(NodeName::as_str).collect();
+    names.join(", ")
 }
 
 /// Describes what a node has, for a person.

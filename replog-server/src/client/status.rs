@@ -153,6 +153,13 @@ fn troubles_of_master(status: &MasterStatus) -> Vec<String> {
         let reason = status.mode_reason.as_deref().unwrap_or("no reason given");
         troubles.push(format!("{} is {} ({reason})", status.name, status.mode));
     }
+    let recovery = status.recovery.as_ref();
+    if let Some(stuck) = recovery.and_then(|recovery| recovery.stuck.as_ref()) {
+        troubles.push(format!(
+            "the recovery of {} cannot end without you: {}",
+            status.name, stuck.detail
+        ));
+    }
     let other = status.recovery.as_ref();
     if let Some(other) = other.and_then(|recovery| recovery.other_master.as_ref()) {
         troubles.push(format!(
@@ -402,6 +409,21 @@ mod tests {
         assert!(
             troubles[1].starts_with("secondary-1 hears another master, master-2"),
             "{troubles:?}"
+        );
+    }
+
+    #[test]
+    fn a_recovery_that_cannot_end_by_itself_says_what_to_do() {
+        let mut status = serde_json::to_value(status()).expect("JSON");
+        status["mode"] = "recovering".into();
+        status["recovery"] = json!({
+            "waiting_for": [], "not_intact": ["master", "secondary-1"], "from": null, "adopted": null, "of": null,
+            "stuck": {"reason": "too_few_intact", "detail": "start a node that has its log"},
+        });
+        let status: MasterStatus = serde_json::from_value(status).expect("a status");
+        assert_eq!(
+            troubles_of_master(&status)[1],
+            "the recovery of master cannot end without you: start a node that has its log"
         );
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::{
     http,
-    nodes::{Cluster, Node, eventually},
+    nodes::{Cluster, Node, client, eventually},
 };
 
 const FLAG: &str = "--force-recovery-and-lose-acknowledged-messages";
@@ -108,4 +108,60 @@ fn with_two_of_three_nodes_lost_the_third_is_recovered_from_by_force_only() {
     assert_eq!(cluster.master.data(), expected);
     let answer = http::get(cluster.master.address, "/readyz/write");
     assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn a_recovery_that_no_node_can_complete_says_everywhere_what_helps() {
+    let mut cluster = Cluster::start(2, &[]);
+    assert_eq!(cluster.append("kept", 3).status, 201);
+    cluster.secondaries[0].kill();
+    cluster.secondaries[1].kill();
+    cluster.master.kill();
+    for node in [&cluster.master, &cluster.secondaries[0]] {
+        fs::remove_dir_all(&node.directory).expect("its directory");
+    }
+    let stuck = |cluster: &Cluster| {
+        let recovery = cluster.master.health()["recovery"].clone();
+        recovery["stuck"].is_object().then_some(recovery)
+    };
+    cluster.secondaries[1].start();
+    cluster.master.start();
+    eventually("it waits for the one that is down", || {
+        let recovery = cluster.master.health()["recovery"].clone();
+        (recovery["waiting_for"] == serde_json::json!(["secondary-1"])).then_some(())
+    });
+    assert_eq!(stuck(&cluster), None, "that one might have the log");
+    cluster.secondaries[0].start();
+    let recovery = eventually("it waits in vain", || stuck(&cluster));
+    assert_eq!(recovery["stuck"]["reason"], "too_few_intact");
+    let detail = recovery["stuck"]["detail"].as_str().expect("a sentence");
+    for part in ["master, secondary-1 cannot", FLAG, "operating/recovery.md"] {
+        assert!(detail.contains(part), "{part}: {detail}");
+    }
+    let health = cluster.master.health();
+    assert_eq!(health["mode_reason"], "waiting_for_nodes");
+    let refused = cluster.append("not yet", 1);
+    assert_eq!(refused.status, 503);
+    assert!(refused.text().contains(FLAG), "{}", refused.text());
+    let mut status = client();
+    status.args([
+        "--url",
+        &format!("http://{}", cluster.master.address),
+        "status",
+    ]);
+    let said = status.output().expect("the program runs");
+    assert_eq!(said.status.code(), Some(10));
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("cannot end without you"), "{said}");
+    let warnings = || {
+        let log = cluster.master.process().log_text();
+        let mut lines = log
+            .lines()
+            .filter(|line| line.contains("cannot end without you"));
+        let first = lines.next().map(str::to_owned);
+        first.map(|first| (first, lines.count()))
+    };
+    let (warning, more) = eventually("it warns", warnings);
+    assert!(warning.contains("WARN"), "{warning}");
+    assert_eq!(more, 0, "once");
 }

@@ -19,6 +19,8 @@ struct Bench {
     whole_to: Option<Offset>,
     /// What an operator was told at the level of an error.
     alarms: Vec<String>,
+    /// What an operator was warned of.
+    warnings: Vec<String>,
 }
 
 fn name(text: &str) -> NodeName {
@@ -114,6 +116,7 @@ impl Bench {
             serial: 0,
             whole_to: None,
             alarms: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -180,7 +183,10 @@ impl Bench {
                 } => Serve(epoch.0, adopted_end.0),
                 RecoveryAction::BecomeFenced(by) => Fenced(by.epoch.0),
                 RecoveryAction::Note(_) => continue,
-                RecoveryAction::Warning(_) => Did::Warning,
+                RecoveryAction::Warning(text) => {
+                    self.warnings.push(text);
+                    Did::Warning
+                }
                 RecoveryAction::Alarm(text) => {
                     self.alarms.push(text);
                     Did::Alarm
@@ -321,8 +327,10 @@ fn a_blank_master_founds_with_a_majority_after_a_while_and_never_where_it_must_n
     for (founding, blank, founds) in table {
         let mut bench = Bench::with(meta(None, None), &[], 0, founding, 3);
         bench.did();
-        for node in ["s1", "s2"].into_iter().take(blank) {
-            assert_eq!(bench.answer_to(1, blank_node(node)), []);
+        for (nth, node) in ["s1", "s2"].into_iter().take(blank).enumerate() {
+            // With the last one it is sure that nobody has a cluster.
+            let expected: &[Did] = if nth == 1 { &[Did::Warning] } else { &[] };
+            assert_eq!(bench.answer_to(1, blank_node(node)), expected);
         }
         assert_eq!(bench.pass(2), []);
         let expected: &[Did] = if founds { &[Save(1, Some(1))] } else { &[] };
@@ -428,7 +436,9 @@ fn a_cluster_of_other_nodes_is_not_joined_and_prevents_founding() {
     let other = || joined_node("s1", nodes(5));
     assert_eq!(bench.answer_to(1, other()), [Did::Alarm]);
     assert_eq!(bench.answer_to(1, other()), [], "said once");
-    assert_eq!(bench.answer_to(1, blank_node("s2")), []);
+    assert_eq!(bench.answer_to(1, blank_node("s2")), [Did::Warning]);
+    let text = &bench.warnings[0];
+    assert!(text.contains("s1 belong to another cluster"), "{text}");
     assert_eq!(bench.pass(60), []);
     assert_eq!(bench.recovery.health().waiting_for, [name("s1")]);
 }
@@ -1221,11 +1231,135 @@ fn a_whole_log_that_may_lack_what_damaged_nodes_acknowledged_is_not_adopted() {
     for (what, own, other) in table {
         let mut bench = damaged_master(own, 3);
         bench.promised("s2", 9, Some(4));
-        assert_eq!(damaged(&mut bench, "s1", other), [], "{what}");
+        assert_eq!(damaged(&mut bench, "s1", other), [Did::Warning], "{what}");
         assert_eq!(bench.pass(60_000), [], "{what}");
         let not_intact = bench.recovery.health().not_intact;
         assert_eq!(not_intact, [name("m"), name("s1")], "{what}");
     }
+}
+
+fn stuck(bench: &Bench) -> Option<StuckReason> {
+    bench.recovery.health().stuck.map(|stuck| stuck.reason)
+}
+
+#[test]
+fn a_recovery_that_the_missing_nodes_could_complete_only_waits() {
+    // The own log is intact: any promise of another node counts beside it.
+    let mut bench = Bench::promising(10);
+    assert_eq!((bench.pass(60_000), stuck(&bench)), (vec![], None));
+    // It is damaged and knows what it held, or is wiped and two others are missing.
+    for own in [Some(whole(4, 10)), None] {
+        let mut bench = damaged_master(own, 3);
+        assert_eq!((bench.pass(60_000), stuck(&bench)), (vec![], None));
+        bench.promised("s2", 9, Some(4));
+        assert_eq!(
+            (bench.pass(1_000), stuck(&bench)),
+            (vec![], None),
+            "{own:?}"
+        );
+        let done = bench.promised("s1", 10, Some(4));
+        assert_eq!((done, stuck(&bench)), (vec![Did::Fetch("s1", 3)], None));
+    }
+    // One that answers without sense may do better after a restart.
+    let mut bench = damaged_master(Some(whole(4, 10)), 3);
+    damaged(&mut bench, "s1", Some(whole(4, 10)));
+    assert_eq!((bench.pass(60_000), stuck(&bench)), (vec![], None));
+}
+
+#[test]
+fn a_recovery_that_no_answer_can_complete_warns_once_and_says_what_helps() {
+    let mut bench = damaged_master(Some(whole(4, 11)), 3);
+    bench.promised("s2", 9, Some(4));
+    assert_eq!(damaged(&mut bench, "s1", None), [Did::Warning]);
+    assert_eq!(stuck(&bench), Some(StuckReason::TooFewIntact));
+    assert_eq!(
+        bench.warnings,
+        [
+            "this cannot end without you: 2 of 3 nodes must vouch for a log, and m, s1 cannot, because they \
+          were wiped or are damaged; all nodes have answered. Start one of them with the directory that has \
+          its whole log, or, if that is lost for good, start this master with \
+          --force-recovery-and-lose-acknowledged-messages, which loses what only they held (see \
+          docs/src/operating/recovery.md)"
+        ]
+    );
+    // The same answers again, and the same round again.
+    assert_eq!(damaged(&mut bench, "s1", None), []);
+    assert_eq!(bench.pass(60_000), []);
+    assert_eq!(bench.recovery.next_deadline(), None, "no timer spins");
+    let refused = Answer::Refused(Refusal::Fenced(by(9)));
+    assert_eq!(bench.answer("s2", 9, Some(4), refused), [Save(10, None)]);
+    assert_eq!(stuck(&bench), None, "while it asks for another epoch");
+    bench.saved();
+    bench.promised("s2", 9, Some(4));
+    assert_eq!(damaged(&mut bench, "s1", None), []);
+    // Another node is the one with the whole log.
+    assert_eq!(
+        bench.promised("s1", 11, Some(4)),
+        [Did::Fetch("s1", 3)],
+        "it was found"
+    );
+    assert_eq!(stuck(&bench), None);
+}
+
+#[test]
+fn a_recovery_is_stuck_even_before_the_last_answer_where_that_cannot_help() {
+    let mut bench = damaged_master(None, 3);
+    assert_eq!(damaged(&mut bench, "s1", None), []);
+    assert_eq!(stuck(&bench), Some(StuckReason::TooFewIntact), "at once");
+    assert_eq!(bench.pass(3), [Did::Warning], "others may answer meanwhile");
+    let text = &bench.warnings[0];
+    assert!(
+        text.contains("the answers still missing (s2) would not be enough"),
+        "{text}"
+    );
+    assert_eq!(bench.recovery.next_deadline(), None, "no timer spins");
+    assert_eq!(
+        bench.promised("s2", 9, Some(4)),
+        [Did::Warning],
+        "all have now"
+    );
+}
+
+#[test]
+fn a_recovery_that_may_be_forced_is_stuck_only_where_no_log_is_left() {
+    let wiped = || {
+        let mut bench = Bench::forcing(meta(Some(4), None), &[], 0);
+        bench.did();
+        bench.saved();
+        bench.promised("s1", 0, None);
+        bench
+    };
+    let mut bench = wiped();
+    assert_eq!(
+        (bench.pass(60), stuck(&bench)),
+        (vec![], None),
+        "s2 may have one"
+    );
+    assert_eq!(bench.promised("s2", 0, None), [Did::Warning]);
+    assert_eq!(stuck(&bench), Some(StuckReason::NoLog));
+    assert!(bench.warnings[0].contains("would find nothing either"));
+    let mut bench = wiped();
+    let forced = [Did::Alarm, Save(5 + FAR, None)];
+    assert_eq!(bench.promised("s2", 1, Some(4)), forced);
+}
+
+#[test]
+fn a_blank_master_that_may_not_found_warns_where_nobody_has_a_cluster() {
+    let mut bench = Bench::with(meta(None, None), &[], 0, Founding::Never, 3);
+    assert_eq!(bench.did(), [Identify]);
+    assert_eq!(bench.answer_to(1, blank_node("s1")), []);
+    assert_eq!(
+        (bench.pass(60), stuck(&bench)),
+        (vec![], None),
+        "s2 may have one"
+    );
+    assert_eq!(bench.answer_to(1, blank_node("s2")), [Did::Warning]);
+    assert_eq!(stuck(&bench), Some(StuckReason::NoCluster));
+    assert!(bench.warnings[0].contains("without --existing"));
+    assert_eq!(bench.answer_to(1, blank_node("s2")), [], "once");
+    // The node comes back with its directory.
+    let joined = bench.answer_to(1, joined_node("s2", nodes(3)));
+    assert_eq!((joined, stuck(&bench)), (vec![Save(0, None)], None));
 }
 
 /// Of those that held no more than the whole log, and it, a majority is enough: what another held

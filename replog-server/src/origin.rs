@@ -1,10 +1,10 @@
 //! Whether a request may come from a page that another site has put into somebody's browser.
 //!
-//! Owns two checks of requests that change a node. That of `Sec-Fetch-Site` and `Origin` is for those that a
-//! browser sends across sites without asking first: without a body and without headers of their own. Those
-//! with a body need `Content-Type: application/json`, before which a browser asks, and is refused.
+//! Owns two checks of every request that changes a node. The first, of `Sec-Fetch-Site` and `Origin`, refuses pages of
+//! other sites (CSRF). A request with a body also needs a `Content-Type` before which a browser asks the node (a CORS
+//! preflight), which refuses: two defences, so that a mistake in one, the browser's included, is not enough.
 //!
-//! That of the page's name is for all of them (DNS rebinding): a site can point its name at this node after its page
+//! The second, of the page's name, is against DNS rebinding: a site can point its name at this node after its page
 //! has loaded. The browser then takes the node for the page's own site, and asks nothing. So a page's name must be one
 //! that the node goes by. TLS is proof enough: where the node is reached by it, what stands before the node has a
 //! certificate for the name. Tells pages apart, not people: programs send none of these headers, and are let through.
@@ -77,7 +77,7 @@ fn is_private(host: &str) -> bool {
 ///
 /// 403 for another site's page.
 pub(crate) fn check(request: &HttpRequest, names: Names<'_>) -> Result<(), Problem> {
-    if !is_own(request.headers()) {
+    if !is_own(request.headers(), names.public_url) {
         let text = "pages of other sites may not change this node: send it with another program than a \
                     browser, or from a page of this node";
         return Err(Problem::new(Kind::CrossOrigin, text));
@@ -86,11 +86,7 @@ pub(crate) fn check(request: &HttpRequest, names: Names<'_>) -> Result<(), Probl
 }
 
 /// Refuses what a page sent whose name is not this node's.
-///
-/// # Errors
-///
-/// 403 for such a page.
-pub(crate) fn check_name(request: &HttpRequest, names: Names<'_>) -> Result<(), Problem> {
+fn check_name(request: &HttpRequest, names: Names<'_>) -> Result<(), Problem> {
     let origin = request.headers().get(header::ORIGIN);
     let page = origin.and_then(|origin| Uri::try_from(origin.as_bytes()).ok());
     let host = page
@@ -142,7 +138,8 @@ fn is_name_of_machine(host: &str) -> bool {
     !host.is_empty() && (host == *NAME || host == short)
 }
 
-fn is_own(headers: &HeaderMap) -> bool {
+/// Whether no page sent it, or one that this node or the proxy before it served.
+fn is_own(headers: &HeaderMap, public_url: Option<&NodeUrl>) -> bool {
     // Behind a proxy, `Host` may not be what the browser knows: what it says itself goes first.
     if let Some(site) = headers.get(SEC_FETCH_SITE) {
         // "none": a person did it, and no page.
@@ -151,14 +148,26 @@ fn is_own(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return true;
     };
-    let authority = origin
-        .to_str()
-        .ok()
-        .and_then(|origin| Some(origin.split_once("://")?.1));
+    let origin = origin.to_str().ok();
+    // A proxy may give the request a `Host` of its own: then the page's is known from the settings alone.
+    let page = origin.and_then(|origin| origin.parse::<NodeUrl>().ok());
+    if page
+        .zip(public_url)
+        .is_some_and(|(page, public)| is_same_origin(&page, public))
+    {
+        return true;
+    }
+    let authority = origin.and_then(|origin| Some(origin.split_once("://")?.1));
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
     matches!((authority, host), (Some(own), Some(host)) if own.eq_ignore_ascii_case(host))
+}
+
+fn is_same_origin(page: &NodeUrl, public: &NodeUrl) -> bool {
+    page.scheme() == public.scheme()
+        && page.host().eq_ignore_ascii_case(public.host())
+        && page.port() == public.port()
 }
 
 #[cfg(test)]
@@ -216,7 +225,40 @@ mod tests {
                     HeaderValue::from_static(value),
                 );
             }
-            assert_eq!(is_own(&headers), may, "{given:?}");
+            assert_eq!(is_own(&headers, None), may, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_the_public_url_is_its_own_whatever_host_a_proxy_sends() {
+        let table = [
+            // (the public URL, the page, whether it is its own)
+            ("http://log.example", "http://log.example", true),
+            ("http://log.example:80", "http://log.example", true),
+            ("http://log.example/replog", "http://Log.example", true),
+            ("https://log.example", "https://log.example:443", true),
+            ("http://log.example:8080", "http://log.example:8080", true),
+            ("http://log.example", "http://log.example:8080", false),
+            ("https://log.example", "http://log.example", false),
+            ("http://log.example", "http://other.example", false),
+            ("http://log.example", "null", false),
+        ];
+        for (public_url, page, may) in table {
+            let public_url: NodeUrl = public_url.parse().expect("a URL");
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("10.0.0.1:5000"));
+            headers.insert(header::ORIGIN, HeaderValue::from_static(page));
+            assert_eq!(
+                is_own(&headers, Some(&public_url)),
+                may,
+                "{public_url} {page}"
+            );
+            // What a browser says itself goes first.
+            headers.insert(
+                HeaderName::from_static(SEC_FETCH_SITE),
+                HeaderValue::from_static("cross-site"),
+            );
+            assert!(!is_own(&headers, Some(&public_url)), "{public_url} {page}");
         }
     }
 

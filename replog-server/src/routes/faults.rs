@@ -23,7 +23,7 @@ pub(crate) async fn replace(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let injector = injector(&state)?;
-    origin::check_name(&request, state.names())?;
+    origin::check(&request, state.names())?;
     Query::of(&request, &[])?;
     let settings: FaultSettings = json_object(&state, &request, payload, "set of faults").await?;
     let settings = injector
@@ -34,7 +34,7 @@ pub(crate) async fn replace(
 
 /// Clears all faults.
 pub(crate) async fn clear(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    origin::check_name(&request, state.names())?;
+    origin::check(&request, state.names())?;
     Query::of(&request, &[])?;
     Ok(ok_json(&injector(&state)?.clear()))
 }

@@ -53,7 +53,7 @@ async fn append_here(
     mut payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let admitted = match &state.node {
-        Node::Master(master) => origin::check_name(&request, state.names())
+        Node::Master(master) => origin::check(&request, state.names())
             .and_then(|()| log_name::check(state, log_name::named_by(&request)?))
             .and_then(|()| check_head(&request))
             .map(|head| (master, head)),

@@ -157,27 +157,59 @@ fn readers_that_hang_cost_neither_memory_nor_other_clients() {
 }
 
 #[test]
-fn a_page_whose_name_only_leads_to_this_machine_appends_nothing() {
+fn pages_of_other_sites_append_nothing_and_the_own_page_and_programs_do() {
     let cluster = Cluster::start(1, &["--memory", "--allow-faults"]);
     let node = cluster.master.address;
-    let (page, own) = ("http://test", format!("http://{node}"));
-    let headers = |origin| [JSON, ("origin", origin)];
+    const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
+    // Requests by `http://localhost`, as all of this client's.
+    let pages: [(&[(&str, &str)], bool); 8] = [
+        (&[], true),
+        (&[("origin", "http://localhost")], true),
+        (
+            &[
+                ("origin", "http://front"),
+                ("sec-fetch-site", "same-origin"),
+            ],
+            false,
+        ),
+        (&[("origin", "http://test")], false),
+        (&[("origin", "http://localhost:8080")], false),
+        (&[("origin", "http://evil.example")], false),
+        (&[("origin", "null")], false),
+        (&[("sec-fetch-site", "cross-site")], false),
+    ];
     let body = message("x", 1);
-    let append = |origin| {
-        let body = Some(body.as_bytes());
-        request(node, "POST", "/messages", &headers(origin), body).expect("an answer")
-    };
-    let refused = append(page);
-    assert_eq!(
-        (refused.status, &*refused.problem()),
-        (403, "/problems/cross-origin")
-    );
-    assert_eq!(refused.json()["outcome"], "not_appended");
-    assert_eq!(append(&own).status, 201);
-    for (method, body) in [("PUT", Some(&b"{}"[..])), ("DELETE", None)] {
-        let answer = request(node, method, "/faults", &headers(page), body).expect("an answer");
-        assert_eq!(answer.status, 403, "{method}");
-        let answer = request(node, method, "/faults", &headers(&own), body).expect("an answer");
-        assert_eq!(answer.status, 200, "{method}");
+    for (page, may) in pages {
+        for (form, body) in [(JSON, body.as_str()), (NDJSON, "1\n2\n")] {
+            let headers = [page, &[form]].concat();
+            let body = Some(body.as_bytes());
+            let answer = request(node, "POST", "/messages", &headers, body).expect("an answer");
+            if may {
+                assert_eq!(answer.status, 201, "{page:?}");
+                continue;
+            }
+            assert_eq!(
+                (answer.status, &*answer.problem()),
+                (403, "/problems/cross-origin"),
+                "{page:?}"
+            );
+            assert_eq!(answer.json()["outcome"], "not_appended");
+        }
+        for (method, body) in [("PUT", Some(&b"{}"[..])), ("DELETE", None)] {
+            let headers = [page, &[JSON]].concat();
+            let answer = request(node, method, "/faults", &headers, body).expect("an answer");
+            let expected = if may { 200 } else { 403 };
+            assert_eq!(answer.status, expected, "{method} {page:?}");
+        }
     }
+    assert_eq!(cluster.master.messages().len(), 2 * 3, "nothing else");
+    // By its address, as the page of the node itself comes.
+    let mut connection = Connection::open(node).expect("a connection");
+    let length = body.len();
+    let append = format!(
+        "POST /messages HTTP/1.1\r\nhost: {node}\r\norigin: http://{node}\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    connection.send(append.as_bytes()).expect("sent");
+    assert_eq!(connection.answer().expect("an answer").status, 201);
 }

@@ -15,7 +15,7 @@ mod damage;
 mod field;
 mod gate;
 mod ledger;
-mod links;
+pub(crate) mod links;
 mod report;
 mod troubles;
 

@@ -128,13 +128,12 @@ impl Demo {
         self.step("4. The cable is whole again. secondary-2 receives what it missed, in order, and Msg3 is answered.")
             .await?;
         self.heal("secondary-2")?;
-        let receipt = tokio::time::timeout(STEP_TIME_MAX, waiting).await???;
+        let receipt = in_time("Msg3 is answered", waiting).await???;
         tell_receipt("Msg3", &receipt);
         for secondary in &self.secondaries {
-            secondary
-                .reader()
-                .wait_for(Offset(3), ReadLevel::Local)
-                .await?;
+            let reader = secondary.reader();
+            let shown = reader.wait_for(Offset(3), ReadLevel::Local);
+            in_time(&format!("{} shows Msg4", secondary.name()), shown).await??;
         }
         let shown = self.show().await?;
         let is_same = shown
@@ -189,7 +188,7 @@ impl Demo {
         for _ in 0..2 {
             let options = AppendOptions::concern(Concern::Majority).idempotency_key(key.clone());
             let append = self.master.append(r#""paid""#, options);
-            let receipt = tokio::time::timeout(STEP_TIME_MAX, append).await??;
+            let receipt = in_time("the keyed message is answered", append).await??;
             tell_receipt("paid, key order-17", &receipt);
             offsets.push(receipt.offset);
         }
@@ -220,7 +219,7 @@ impl Demo {
     async fn append(&self, text: &str, concern: u64) -> Result<(), Report> {
         let options = AppendOptions::concern(Concern::Count(concern));
         let append = self.master.append(format!("{text:?}"), options);
-        let receipt = tokio::time::timeout(STEP_TIME_MAX, append).await??;
+        let receipt = in_time(&format!("{text} is answered"), append).await??;
         tell_receipt(&format!("{text}, concern {concern}"), &receipt);
         ensure(receipt.concern_met, "the concern is met")
     }
@@ -252,10 +251,7 @@ impl Demo {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        match tokio::time::timeout(STEP_TIME_MAX, look).await {
-            Ok(health) => health,
-            Err(_) => Err(format!("not within {} s: {what}", STEP_TIME_MAX.as_secs()).into()),
-        }
+        in_time(what, look).await?
     }
 
     /// Prints what each node shows, and returns it.
@@ -265,6 +261,14 @@ impl Demo {
             shown.push(show(secondary.name().as_str(), &secondary.reader()).await?);
         }
         Ok(shown)
+    }
+}
+
+/// Waits for what a step expects, or says that it did not happen in time.
+async fn in_time<T>(what: &str, expected: impl Future<Output = T>) -> Result<T, Report> {
+    match tokio::time::timeout(STEP_TIME_MAX, expected).await {
+        Ok(happened) => Ok(happened),
+        Err(_) => Err(format!("not within {} s: {what}", STEP_TIME_MAX.as_secs()).into()),
     }
 }
 
@@ -296,8 +300,20 @@ fn ensure(is_so: bool, what: &str) -> Result<(), Report> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_that_does_not_happen_in_time_says_which() {
+        let never = std::future::pending::<()>();
+        let error = in_time("secondary-1 shows Msg4", never).await.unwrap_err();
+        assert!(
+            format!("{error:?}").contains("not within 30 s: secondary-1 shows Msg4"),
+            "{error:?}"
+        );
+    }
+
     #[test]
     fn the_whole_story_is_told_and_happens_as_it_says() {
-        super::run().expect("each step happens");
+        run().expect("each step happens");
     }
 }

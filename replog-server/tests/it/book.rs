@@ -612,6 +612,77 @@ fn the_settings_in_deploy_are_taken_and_its_flags_are_there() {
     }
 }
 
+/// The value of a setting of the unit for systemd.
+fn setting_of<'a>(unit: &'a str, name: &str) -> &'a str {
+    let mut lines = unit.lines();
+    lines
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+        .unwrap_or_else(|| panic!("the unit has no {name}"))
+}
+
+#[test]
+fn the_unit_starts_a_node_with_the_settings_and_the_environment_that_the_book_gives_it() {
+    let systemd = book().join("../../deploy/systemd");
+    let read = |path: PathBuf| fs::read_to_string(path).expect("a file");
+    let unit = read(systemd.join("replog@.service"));
+    let deploying = read(book().join("operating/deploying.md"));
+    for (name, kind) in [("master", "master"), ("secondary-1", "secondary")] {
+        let variable = format!("REPLOG_KIND={kind}");
+        assert!(deploying.contains(&variable), "{variable}");
+        let of_instance = |name_of: &str| setting_of(&unit, name_of).replace("%i", name);
+        assert_eq!(
+            of_instance("EnvironmentFile"),
+            format!("/etc/replog/{name}.env")
+        );
+        let command = of_instance("ExecStart").replace("${REPLOG_KIND}", kind);
+        let installed = format!("/etc/replog/{name}.toml");
+        let file = systemd.join(format!("{name}.toml")).display().to_string();
+        let mut words = command.split(' ');
+        assert_eq!(words.next(), Some("/usr/local/bin/replog-server"));
+        let args = words.map(|word| if word == installed { &*file } else { word });
+        let args: Vec<&str> = args.collect();
+        assert!(args.contains(&&*file), "{command}");
+        let unit_program = || {
+            let mut command = program();
+            command.env("REPLOG_KIND", kind).args(&args);
+            command
+        };
+        let config = unit_program().arg("--print-config").output();
+        let config = config.expect("the program starts");
+        let text = String::from_utf8_lossy(&config.stdout).into_owned();
+        assert!(config.status.success(), "{config:?}");
+        // The only directory that the unit lets it write to.
+        let directory = format!("/var/lib/{}", of_instance("StateDirectory"));
+        assert!(
+            text.contains(&format!("data-dir = \"{directory}\"")),
+            "{text}"
+        );
+        assert_eq!(of_instance("RequiresMountsFor"), directory);
+        // On addresses and in places that there are here; nothing of its environment is unknown to it.
+        let place = TempDir::new().expect("a temporary directory");
+        let at = |name: &str| place.path().join(name).display().to_string();
+        let mut started = unit_program();
+        started.args(["--listen", "127.0.0.1:0", "--cluster-listen", "127.0.0.1:0"]);
+        started.args([
+            "--data-dir",
+            &at("data"),
+            "--cluster-secret-file",
+            &at("secret"),
+        ]);
+        let node = Process::run(started, &place.path().join("log"));
+        node.line();
+        let log = node.log_text();
+        assert!(!log.contains("is ignored"), "{log}");
+        node.kill();
+    }
+    // What the unit takes for wrong usage is that.
+    let mut wrong = program();
+    wrong.env("REPLOG_KIND", "nothing").arg("nothing");
+    let code = wrong.output().expect("the program starts").status.code();
+    let expected = setting_of(&unit, "RestartPreventExitStatus");
+    assert_eq!(code, Some(expected.parse().expect("a number")));
+}
+
 #[test]
 fn each_port_of_the_book_is_replaced_once() {
     let ports = BTreeMap::from([(5000, 50010), (5001, 40000)]);

@@ -128,6 +128,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
         })?;
         file_end = file_end.max(line.message.offset.plus(1));
         if line.message.offset < args.from.offset {
+            batches.skip(&line);
             continue;
         }
         for batch in batches.push(line) {
@@ -271,16 +272,18 @@ impl Import<'_> {
     }
 
     async fn append(&mut self, batch: &Batch) -> Result<(), Refused> {
-        let is_earlier = |offset: Offset| self.end.is_some_and(|end| offset < end);
         let mut placed = self.send(batch, batch.own_key.as_deref()).await;
-        // A key is known for so long only, and may be of two messages of a log. Its second one here would be
-        // taken for the first one; without the key it is not.
-        let is_taken = match &placed {
-            Ok(placed) => placed.was_there && is_earlier(placed.first),
-            Err(Refused::OwnKey(offset)) => is_earlier(*offset),
-            Err(Refused::Failed(_) | Refused::InParts { .. }) => false,
-        };
-        if batch.own_key.is_some() && is_taken {
+        // A log knows a key for so long only, so a file may have it twice. Its second message would be taken for the
+        // first one, which is in the log before all that was placed since; without the key it is not. Where nothing was
+        // placed yet, what is there is taken for the first one: a message twice is better than one that is lost.
+        let is_first = |offset: Offset| self.end.is_none_or(|end| offset < end);
+        let is_taken = batch.repeats_key
+            && match &placed {
+                Ok(placed) => placed.was_there && is_first(placed.first),
+                Err(Refused::OwnKey(offset)) => is_first(*offset),
+                Err(Refused::Failed(_) | Refused::InParts { .. }) => false,
+            };
+        if is_taken {
             placed = self.send(batch, None).await;
         }
         let placed = placed?;

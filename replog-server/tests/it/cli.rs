@@ -492,6 +492,58 @@ fn an_import_keeps_the_keys_of_messages_so_that_a_retry_appends_nothing() {
 }
 
 #[test]
+fn a_key_that_the_log_knew_before_an_import_is_there_already_whatever_was_placed_since() {
+    let (old, new) = (Cluster::start(1, &[]), Cluster::start(1, &[]));
+    for (message, key) in [("1", "a"), ("2", "b")] {
+        printed(&run(&new.master, &["append", message, "--key", key]));
+    }
+    printed(&fed(&old.master, &["append"], "0\n"));
+    for (message, key) in [("2", "b"), ("3", "c"), ("1", "a"), ("4", "d")] {
+        printed(&run(&old.master, &["append", message, "--key", key]));
+    }
+    let exported = printed(&run(&old.master, &["export"]));
+    for (appended, known) in [(3, 2), (0, 5)] {
+        let told = values(&fed(&new.master, &["import", "-", "--json"], &exported));
+        assert_eq!(told, [json!({"appended": appended, "known": known})]);
+        assert_eq!(new.master.data(), [1, 2, 0, 3, 4]);
+    }
+
+    // A key that belongs to another message there is no message of the file, however early that one is.
+    printed(&run(&old.master, &["append", "5", "--key", "e"]));
+    printed(&run(&new.master, &["append", "6", "--key", "e"]));
+    printed(&fed(&new.master, &["append"], "7\n"));
+    printed(&fed(&old.master, &["append"], "8\n"));
+    printed(&run(&old.master, &["append", "5", "--key", "e"]));
+    let exported = printed(&run(&old.master, &["export"]));
+    let said = complaint(&fed(&new.master, &["import", "-"], &exported), 1);
+    assert!(
+        said.contains("offset 5 of the file has an idempotency key that belongs to another message here, at offset 5"),
+        "{said}"
+    );
+    assert_eq!(new.master.data(), [1, 2, 0, 3, 4, 6, 7]);
+}
+
+#[test]
+fn an_import_that_goes_on_appends_the_second_message_of_a_key_whose_first_one_it_leaves_out() {
+    let line = |offset: u64, data: u64, key: &str| {
+        let line = json!({
+            "offset": offset, "epoch": 1, "timestamp_ms": 5, "data": data, "idempotency_key": key,
+        });
+        format!("{line}\n")
+    };
+    let (first, rest) = (line(0, 7, "a"), line(1, 7, "a") + &line(2, 8, "a"));
+    let cluster = Cluster::start(1, &[]);
+    printed(&fed(&cluster.master, &["import", "-"], &first));
+    let file = first + &rest;
+    for (appended, known) in [(2, 0), (0, 2)] {
+        let args = ["import", "-", "--json", "--from", "1"];
+        let told = values(&fed(&cluster.master, &args, &file));
+        assert_eq!(told, [json!({"appended": appended, "known": known})]);
+        assert_eq!(cluster.master.data(), [7, 7, 8]);
+    }
+}
+
+#[test]
 fn long_messages_are_read_too_a_few_at_a_time() {
     let cluster = Cluster::start(1, &[]);
     // Together more than a page may have.

@@ -11,6 +11,7 @@ mod config_file;
 mod demo;
 mod probe;
 mod variables;
+mod words;
 
 mod log_lines;
 mod log_name;

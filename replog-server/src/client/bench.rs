@@ -21,7 +21,7 @@ use tokio::time::error::Elapsed;
 use super::{
     Context, Failure, Form, complain, holders::ConcernParser, progress, table::Table, tell,
 };
-use crate::stderr;
+use crate::{stderr, words::counted};
 
 /// Between two live figures.
 const TICK: Duration = Duration::from_millis(500);
@@ -57,7 +57,7 @@ pub(super) struct BenchArgs {
     /// How many nodes must hold each: a number, `majority` or `all`.
     #[arg(long, default_value = "majority", value_parser = ConcernParser, hide_possible_values = true)]
     concern: Concern,
-    /// Do not ask before messages are added to a log that has some.
+    /// Append to a log that has messages without asking. Without a terminal such a log is refused unless this is given.
     #[arg(long)]
     yes: bool,
 }
@@ -127,21 +127,28 @@ impl Measured {
     }
 }
 
-/// Asks whoever sits there whether a log that has messages shall get more: they stay.
+/// Asks before a log that has messages gets more: they stay.
+///
+/// # Errors
+///
+/// The answer is no, or there is no terminal to ask at.
 async fn ask_first(context: &Context) -> Result<(), Failure> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Ok(());
-    }
     let health = context.client.health().await;
     let health = health.map_err(|error| Failure::of(context.url(), &error))?;
     let messages = health["log"]["next"].as_u64().unwrap_or_default();
     if messages == 0 {
         return Ok(());
     }
-    stderr::line(format_args!(
-        "{} has a log of {messages} messages, and those of the measurement stay in it. Go on? [y/N]",
-        context.url()
-    ));
+    let what = format!(
+        "{} has a log of {}, and those of the measurement stay in it",
+        context.url(),
+        counted(messages, "message")
+    );
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        let advice = "nothing was appended; bench --yes appends without asking";
+        return Err(Failure::new(format!("{what}: {advice}")));
+    }
+    stderr::line(format_args!("{what}. Go on? [y/N]"));
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);
     read.map_err(|error| Failure::new(format!("stdin: {error}")))?;

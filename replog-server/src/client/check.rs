@@ -22,6 +22,7 @@ use replog_core::{
 use serde::Serialize;
 
 use super::{Failure, Form, complain, tell};
+use crate::words::counted;
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -255,9 +256,4 @@ fn text(directory: &Path, report: &Report) -> String {
         ));
     }
     text
-}
-
-fn counted(count: u64, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{plural}")
 }

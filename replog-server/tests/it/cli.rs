@@ -645,7 +645,7 @@ fn the_end_of_a_log_is_read_while_others_append() {
     printed(&run(&cluster.master, &["append", "first"]));
     let mut load = replog(&cluster.master)
         .args(["bench", "--seconds", "1", "--clients", "8"])
-        .args(["--concern", "1"])
+        .args(["--concern", "1", "--yes"])
         .stdout(Stdio::null())
         .spawn()
         .expect("the program runs");
@@ -743,6 +743,17 @@ fn the_load_generator_says_how_fast_its_appends_were() {
     assert!(appends > 0);
     assert_eq!(cluster.wait_equal(), appends);
     assert!(measured[0]["latency_us"]["p99"].is_u64(), "{measured:?}");
+
+    // There is no terminal to ask at, and these messages would stay in a log that has some.
+    let said = complaint(&run(&cluster.master, &args), 1);
+    assert!(
+        said.contains("nothing was appended") && said.contains("--yes"),
+        "{said}"
+    );
+    assert_eq!(cluster.wait_equal(), appends);
+    let more = values(&run(&cluster.master, &[&args[..], &["--yes"]].concat()));
+    let more = more[0]["appends"].as_u64().expect("a number");
+    assert_eq!(cluster.wait_equal(), appends + more);
 }
 
 #[test]

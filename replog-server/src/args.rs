@@ -29,7 +29,8 @@ use replog_core::{
 };
 
 use crate::{
-    config_file, process,
+    config_file::{self, Settings},
+    preflight,
     stderr::{self, one_line},
     variables::{self, Ignored},
 };
@@ -356,16 +357,32 @@ pub(crate) fn program() -> clap::Command {
 pub(crate) fn parse_settings(
     args: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<(Command, Option<String>), clap::Error> {
-    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let parsed = parse_all(args.into_iter().map(Into::into).collect())?;
+    Ok((parsed.command, parsed.printed))
+}
+
+/// What a command line, the environment and a file came to.
+struct Parsed {
+    command: Command,
+    printed: Option<String>,
+    /// The settings that are given and change nothing, by the names that they were given under.
+    without_effect: Vec<String>,
+}
+
+fn parse_all(args: Vec<OsString>) -> Result<Parsed, clap::Error> {
     let settings = config_file::parse(&Cli::command(), &args)?;
     let mut command = Cli::from_arg_matches(&settings.matches)?.command;
     let refused = |what| clap::Error::raw(ErrorKind::ValueValidation, what);
     if let Command::CheckConfig(check) = &command {
         let program = OsString::from("replog-server");
-        let (checked, _) = parse_settings(std::iter::once(&program).chain(&check.command))?;
-        process::check_files(&checked).map_err(refused)?;
+        let checked = std::iter::once(&program).chain(&check.command);
+        let checked = parse_all(checked.cloned().collect())?;
+        preflight::check(&checked.command).map_err(refused)?;
         let said = settings_are_fine(&checked);
-        return Ok((checked, Some(said)));
+        return Ok(Parsed {
+            printed: Some(said),
+            ..checked
+        });
     }
     if let Some((_, matches)) = settings.matches.subcommand() {
         check_ways(matches).map_err(refused)?;
@@ -373,14 +390,64 @@ pub(crate) fn parse_settings(
     }
     validate(&command, &settings.matches)?;
     check_directory(&settings.matches, &command).map_err(refused)?;
-    Ok((command, settings.printed))
+    Ok(Parsed {
+        without_effect: without_effect(&command, &settings),
+        command,
+        printed: settings.printed,
+    })
+}
+
+/// Settings of every node that change what a master does, and nothing on a secondary.
+const OF_MASTERS: [&str; 11] = [
+    "heartbeat_interval",
+    "request_timeout",
+    "suspect_after",
+    "unhealthy_after",
+    "retry_min",
+    "retry_max",
+    "append_timeout",
+    "max_waiting_appends",
+    "key_horizon",
+    "existing",
+    "take_over",
+];
+
+/// The settings that are given and change nothing for this command.
+fn without_effect(command: &Command, settings: &Settings) -> Vec<String> {
+    let Command::Secondary(_) = command else {
+        return Vec::new();
+    };
+    let Some((_, matches)) = settings.matches.subcommand() else {
+        return Vec::new();
+    };
+    let named = |id: &&str| match matches.value_source(id)? {
+        ValueSource::CommandLine | ValueSource::EnvVariable => Some(named(matches, id)),
+        _ => {
+            let key = id.replace('_', "-");
+            settings.keys_of_file.contains(&key).then_some(key)
+        }
+    };
+    OF_MASTERS.iter().filter_map(named).collect()
+}
+
+/// The name under which a setting is given: its flag, or its variable.
+fn named(matches: &ArgMatches, id: &str) -> String {
+    match matches.value_source(id) {
+        Some(ValueSource::EnvVariable) => format!("REPLOG_{}", id.to_uppercase()),
+        _ => format!("--{}", id.replace('_', "-")),
+    }
 }
 
 /// What is said of settings that are fine.
-fn settings_are_fine(command: &Command) -> String {
+fn settings_are_fine(checked: &Parsed) -> String {
     let mut text = String::new();
-    for ignored in ignored_variables(command) {
+    for ignored in ignored_variables(&checked.command) {
         text.push_str(&format!("{ignored}\n"));
+    }
+    for name in &checked.without_effect {
+        text.push_str(&format!(
+            "{name} changes what a master does, and has no effect on a secondary\n"
+        ));
     }
     text.push_str("the settings are fine\n");
     text
@@ -442,15 +509,11 @@ pub(crate) fn overruled(matches: &ArgMatches) -> Vec<&'static str> {
 fn check_ways(matches: &ArgMatches) -> Result<(), String> {
     let mut given = given_ways(matches);
     given.sort_by_key(|(_, weight, _)| std::cmp::Reverse(*weight));
-    let named = |id: &str| match matches.value_source(id) {
-        Some(ValueSource::EnvVariable) => format!("REPLOG_{}", id.to_uppercase()),
-        _ => format!("--{}", id.replace('_', "-")),
-    };
     match given[..] {
         [(_, one, id), (_, other, other_id), ..] if one == other => Err(format!(
             "{} and {} contradict each other",
-            named(id),
-            named(other_id)
+            named(matches, id),
+            named(matches, other_id)
         )),
         _ => Ok(()),
     }

@@ -15,6 +15,7 @@ use crate::{
     args::{self, ClusterArgs},
     files::FileLimit,
     identity::{SecretPlace, check_identity, identity},
+    preflight::{Planned, Role},
     serve::{
         Listeners, MasterStart, RunningNode, SecondaryStart, start_master, start_secondary, url_of,
     },
@@ -41,10 +42,14 @@ pub(crate) async fn start(
     for number in 1..=args.secondaries {
         let listener = listen_on(args, number)?;
         peers.push(Peer {
-            name: name(&format!("secondary-{number}")),
+            name: secondary_name(number),
             address: listener.nodes.local_addr().to_string(),
         });
         listeners.push(listener);
+    }
+    // Of all of them, before anything is made for one: a start that is refused leaves nothing behind.
+    for node in planned(args) {
+        node.check_directory(&args.common)?;
     }
     let secret = Secret::of(args)?;
     let mut secondaries = Vec::new();
@@ -71,6 +76,26 @@ pub(crate) async fn start(
     };
     let master = start_master(start, &args.common, &files, master_listeners).await?;
     Ok(std::iter::once(master).chain(secondaries).collect())
+}
+
+/// Its nodes, as their directories have to know them: where they will listen is not known yet.
+pub(crate) fn planned(args: &ClusterArgs) -> Vec<Planned> {
+    let peers = (1..=args.secondaries).map(|number| Peer {
+        name: secondary_name(number),
+        address: String::new(),
+    });
+    let peers: Vec<Peer> = peers.collect();
+    let secondaries = peers.iter().map(|peer| Planned {
+        directory: args.data_dir.join(peer.name.as_str()),
+        role: Role::Secondary(args.common.secondary_config(peer.name.clone())),
+    });
+    let mut nodes: Vec<Planned> = secondaries.collect();
+    let name = name("master");
+    nodes.push(Planned {
+        directory: args.data_dir.join(name.as_str()),
+        role: Role::Master(args.common.master_config(name, peers)),
+    });
+    nodes
 }
 
 /// Checks the files by which its nodes prove who they are.
@@ -124,6 +149,10 @@ fn listen_on(args: &ClusterArgs, number: u16) -> Result<Listeners, String> {
     let clients = HostPort::from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let nodes = args::cluster_listen(&clients, None)?;
     Listeners::bind(&clients, &nodes)
+}
+
+fn secondary_name(number: u16) -> NodeName {
+    name(&format!("secondary-{number}"))
 }
 
 fn name(text: &str) -> NodeName {

@@ -44,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) matches: ArgMatches,
     /// All that holds, as a file, where that was asked for.
     pub(crate) printed: Option<String>,
+    /// The keys that the file has.
+    pub(crate) keys_of_file: Vec<String>,
 }
 
 /// Reads a command line, and the file that it or the environment names.
@@ -69,7 +71,12 @@ pub(crate) fn parse(program: &clap::Command, args: &[OsString]) -> Result<Settin
         let command = program.find_subcommand(name)?;
         asked?.then(|| show(command, matches, file.as_ref()))
     });
-    Ok(Settings { matches, printed })
+    let settings = file.into_iter().flat_map(|file| file.settings);
+    Ok(Settings {
+        matches,
+        printed,
+        keys_of_file: settings.map(|setting| setting.key).collect(),
+    })
 }
 
 /// The file that is named, and the command that it is for. What is wrong in another way is seen to when

@@ -27,6 +27,7 @@ mod connections;
 mod files;
 mod first_screen;
 mod identity;
+mod preflight;
 mod serve;
 mod shutdown;
 

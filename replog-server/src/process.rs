@@ -16,8 +16,9 @@ use crate::{
     cluster,
     files::FileLimit,
     first_screen,
-    identity::{self, SecretPlace, check_identity, identity},
+    identity::{self, SecretPlace, identity},
     node::Node,
+    preflight::{Planned, Role},
     serve::{Listeners, MasterStart, RunningNode, SecondaryStart, start_master, start_secondary},
     shutdown::{self, Signals},
 };
@@ -88,6 +89,15 @@ async fn start_master_process(args: MasterArgs, files: FileLimit) -> Result<Runn
     let nodes = args::cluster_listen(&args.listen, args.cluster_listen.as_ref())?;
     let listeners = Listeners::bind(&args.listen, &nodes)?;
     let directory = directory_of(args.data_dir.as_deref(), &args.name);
+    let config = args
+        .common
+        .master_config(args.name.clone(), args.secondaries.clone());
+    // Before a secret is drawn: a start that is refused leaves nothing behind.
+    let planned = Planned {
+        directory: directory.clone(),
+        role: Role::Master(config),
+    };
+    planned.check_directory(&args.common)?;
     let identity = identity(
         &args.common,
         &args.name,
@@ -116,6 +126,11 @@ async fn start_secondary_process(
     let nodes = args::cluster_listen(&args.listen, args.cluster_listen.as_ref())?;
     let listeners = Listeners::bind(&args.listen, &nodes)?;
     let directory = directory_of(args.data_dir.as_deref(), &args.name);
+    let planned = Planned {
+        directory: directory.clone(),
+        role: Role::Secondary(args.common.secondary_config(args.name.clone())),
+    };
+    planned.check_directory(&args.common)?;
     let identity = identity(
         &args.common,
         &args.name,
@@ -144,22 +159,6 @@ async fn start_secondary_process(
     start_secondary(start, &args.common, &files, listeners).await
 }
 
-/// Checks the files by which the node of a command proves who it is, as its start would, and makes none.
-///
-/// # Errors
-///
-/// The file, and what is wrong with it.
-pub(crate) fn check_files(command: &Command) -> Result<(), String> {
-    let (common, name, directory) = match command {
-        Command::Master(args) => (&args.common, &args.name, &args.data_dir),
-        Command::Secondary(args) => (&args.common, &args.name, &args.data_dir),
-        Command::Cluster(args) => return cluster::check_files(args),
-        Command::Demo | Command::Probe(_) | Command::CheckConfig(_) => return Ok(()),
-    };
-    let directory = directory_of(directory.as_deref(), name);
-    check_identity(common, name, &SecretPlace::of_node(common, &directory))
-}
-
 /// Whose directory it is, where it is one of a node that keeps anything.
 fn owner_of(common: &CommonArgs, directory: &Path) -> Result<Option<DirectoryOwner>, String> {
     match common.memory {
@@ -168,7 +167,8 @@ fn owner_of(common: &CommonArgs, directory: &Path) -> Result<Option<DirectoryOwn
     }
 }
 
-fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
+/// The directory of a node: the given one, or its default.
+pub(crate) fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
     match given {
         Some(directory) => directory.to_owned(),
         None => Path::new("./replog-data").join(name.as_str()),

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener, ToSocketAddrs as _},
+    net::{SocketAddr, TcpListener, ToSocketAddrs as _, UdpSocket},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -290,7 +290,8 @@ impl Listeners {
     }
 }
 
-fn not_started(name: &NodeName, directory: &Path, error: &StartError) -> String {
+/// Says why a node did not start from its directory.
+pub(crate) fn not_started(name: &NodeName, directory: &Path, error: &StartError) -> String {
     format!("{name} ({}): {}", directory.display(), chain(error))
 }
 
@@ -313,7 +314,7 @@ pub(crate) fn listen(address: &HostPort) -> Result<TcpListener, String> {
         sockopt::set_tcp_keepcnt(&listener, PROBES)?;
         Ok(listener)
     };
-    bind().map_err(|error: io::Error| format!("cannot listen on {address}: {error}"))
+    bind().map_err(|error| cannot_listen(address, &error))
 }
 
 /// Binds the listener for other nodes.
@@ -323,7 +324,7 @@ pub(crate) fn listen(address: &HostPort) -> Result<TcpListener, String> {
 /// Which address it was, and why not.
 fn listen_for_nodes(address: &HostPort) -> Result<ClusterListener, String> {
     let bind = || {
-        let mut last = io::Error::other("the name has no address");
+        let mut last = no_address();
         for address in addresses_of(address)? {
             match ClusterListener::bind(address) {
                 Ok(listener) => return Ok(listener),
@@ -332,14 +333,45 @@ fn listen_for_nodes(address: &HostPort) -> Result<ClusterListener, String> {
         }
         Err(last)
     };
-    bind().map_err(|error: io::Error| {
-        format!("cannot listen for other nodes on {address} (--cluster-listen): {error}")
-    })
+    bind().map_err(|error| cannot_listen_for_nodes(address, &error))
 }
 
 fn addresses_of(address: &HostPort) -> io::Result<Vec<SocketAddr>> {
     let addresses = (address.host(), address.port()).to_socket_addrs()?;
     Ok(addresses.collect())
+}
+
+/// Checks that both addresses are of this machine, and listens on none of them: a node with the same ports may run.
+///
+/// # Errors
+///
+/// As [`Listeners::bind`], but for ports that are taken or need a privilege.
+pub(crate) fn check_listen(clients: &HostPort, nodes: &HostPort) -> Result<(), String> {
+    let is_here = |address: &HostPort| {
+        let mut last = no_address();
+        for address in addresses_of(address)? {
+            // Any free port, and of a protocol without connections: nobody notices.
+            match UdpSocket::bind((address.ip(), 0)) {
+                Ok(_) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    is_here(clients).map_err(|error| cannot_listen(clients, &error))?;
+    is_here(nodes).map_err(|error| cannot_listen_for_nodes(nodes, &error))
+}
+
+fn no_address() -> io::Error {
+    io::Error::other("the name has no address")
+}
+
+fn cannot_listen(address: &HostPort, error: &io::Error) -> String {
+    format!("cannot listen on {address}: {error}")
+}
+
+fn cannot_listen_for_nodes(address: &HostPort, error: &io::Error) -> String {
+    format!("cannot listen for other nodes on {address} (--cluster-listen): {error}")
 }
 
 /// The URL of a listener, for clients on this machine.

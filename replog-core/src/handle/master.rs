@@ -168,6 +168,19 @@ impl Master {
         })
     }
 
+    /// Checks whether a start with these settings would refuse the directory, by what it says of its node. Changes
+    /// nothing and takes no lock. The log itself is only read by a start.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: settings that contradict each other, or a directory that is another node's, was made for another
+    /// list of nodes, or has no meta file that can be read.
+    pub fn check_start(config: &MasterConfig, storage: &dyn Storage) -> Result<(), StartError> {
+        config.validate()?;
+        let nodes = config.node_names();
+        runtime::known_meta(storage, &config.name, Some(&nodes)).map(drop)
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &NodeName {

@@ -122,34 +122,10 @@ pub(crate) fn open(
             source,
         },
     })?;
-    let mut meta = match Meta::load(&**storage).map_err(what_to_do)? {
+    let mut meta = match known_meta(&**storage, name, nodes)? {
         Some(meta) => meta,
-        None if log::was_used(&**storage)? => {
-            let what = "is missing, and the directory has a log".to_owned();
-            let path = "meta.json".to_owned();
-            return Err(what_to_do(OpenError::Format { path, what }).into());
-        }
         None => blank(host, name),
     };
-    crate::log::repair_epoch::check_epochs(&meta).map_err(|what| OpenError::Format {
-        path: "meta.json".to_owned(),
-        what,
-    })?;
-    if meta.name != *name {
-        return Err(StartError::OtherNode {
-            found: meta.name,
-            expected: name.clone(),
-        });
-    }
-    if let (Some(cluster), Some(nodes)) = (&meta.cluster, nodes)
-        && cluster.nodes != nodes
-    {
-        let found = cluster.nodes.clone();
-        return Err(StartError::OtherNodes {
-            found,
-            expected: nodes.to_vec(),
-        });
-    }
     meta.start += 1;
     // Left behind by a process that was ended while it looked for room.
     match storage.remove(PROBE_PATH) {
@@ -192,6 +168,42 @@ pub(crate) fn open(
         lock,
         durable,
     })
+}
+
+/// Reads what a directory says of its node, and checks that it is this one; `None` where no node has run in it. Changes
+/// nothing.
+pub(crate) fn known_meta(
+    storage: &dyn Storage,
+    name: &NodeName,
+    nodes: Option<&[NodeName]>,
+) -> Result<Option<Meta>, StartError> {
+    let Some(meta) = Meta::load(storage).map_err(what_to_do)? else {
+        if log::was_used(storage)? {
+            let what = "is missing, and the directory has a log".to_owned();
+            let path = "meta.json".to_owned();
+            return Err(what_to_do(OpenError::Format { path, what }).into());
+        }
+        return Ok(None);
+    };
+    crate::log::repair_epoch::check_epochs(&meta).map_err(|what| OpenError::Format {
+        path: "meta.json".to_owned(),
+        what,
+    })?;
+    if meta.name != *name {
+        return Err(StartError::OtherNode {
+            found: meta.name,
+            expected: name.clone(),
+        });
+    }
+    if let (Some(cluster), Some(nodes)) = (&meta.cluster, nodes)
+        && cluster.nodes != nodes
+    {
+        return Err(StartError::OtherNodes {
+            found: cluster.nodes.clone(),
+            expected: nodes.to_vec(),
+        });
+    }
+    Ok(Some(meta))
 }
 
 /// Takes the condition of the log into the meta, and saves it where that changes it: opening the log takes

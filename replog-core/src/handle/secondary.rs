@@ -92,6 +92,18 @@ impl Secondary {
         })
     }
 
+    /// Checks whether a start with these settings would refuse the directory, by what it says of its node. Changes
+    /// nothing and takes no lock. The log itself is only read by a start.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: settings that contradict each other, or a directory that is another node's or has no meta file
+    /// that can be read.
+    pub fn check_start(config: &SecondaryConfig, storage: &dyn Storage) -> Result<(), StartError> {
+        config.validate()?;
+        runtime::known_meta(storage, &config.name, None).map(drop)
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &NodeName {

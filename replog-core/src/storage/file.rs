@@ -67,15 +67,8 @@ impl FileStorage {
     /// [`io::ErrorKind::PermissionDenied`] where it belongs to another user than root and the one that
     /// runs the process, unless that is root.
     pub fn open(dir: impl Into<PathBuf>) -> io::Result<FileStorage> {
-        let root: PathBuf = dir.into();
-        let root = std::path::absolute(root)?;
-        if let Some(file) = root.ancestors().find(|dir| dir.is_file()) {
-            let text = format!(
-                "{} is a file, and a directory is needed: move the file away, or name another path",
-                file.display()
-            );
-            return Err(io::Error::new(io::ErrorKind::NotADirectory, text));
-        }
+        let root = std::path::absolute(dir.into())?;
+        access::check_usable(&root)?;
         let missing: Vec<&Path> = root.ancestors().take_while(|dir| !dir.exists()).collect();
         access::make_directory(&root)?;
         access::check_directory(&root)?;
@@ -87,6 +80,16 @@ impl FileStorage {
             }
         }
         Ok(FileStorage::at(root, Access::Change))
+    }
+
+    /// Checks whether [`FileStorage::open`] would refuse `dir`, and makes nothing: a file in its place, another user's
+    /// directory, or a place where this process may not write.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileStorage::open`]. That it succeeds is no promise: only an attempt shows whether the file system has room.
+    pub fn check(dir: impl Into<PathBuf>) -> io::Result<()> {
+        access::check_usable(&std::path::absolute(dir.into())?)
     }
 
     fn at(root: PathBuf, access: Access) -> FileStorage {

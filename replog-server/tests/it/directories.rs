@@ -208,6 +208,59 @@ fn a_node_of_a_cluster_whose_secret_is_gone_draws_no_other() {
 }
 
 #[test]
+fn a_start_that_is_refused_makes_nothing() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let data = directory.path().join("data");
+    let cluster = |kind: &[&str], secondaries: &str| {
+        let mut command = program();
+        command
+            .args(kind)
+            .args(["--port", "0", "--secondaries", secondaries]);
+        command.arg("--data-dir").arg(&data);
+        command
+    };
+    let process = Process::run(cluster(&["cluster"], "2"), &directory.path().join("log"));
+    let lines: Vec<String> = (0..4).map(|_| process.line()).collect();
+    assert_eq!(lines[3], "ready");
+    assert_eq!(process.terminate().code(), Some(0));
+    let entries = || {
+        let entries = fs::read_dir(&data).expect("it is there");
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = entries();
+    assert_eq!(before.len(), 4, "three nodes and a secret: {before:?}");
+    for secondaries in ["1", "3"] {
+        let text = refusal(cluster(&["cluster"], secondaries));
+        assert!(text.contains("the list of nodes is fixed"), "{text}");
+        assert_eq!(entries(), before, "{secondaries}");
+        let checked = cluster(&["check-config", "cluster"], secondaries).output();
+        let checked = checked.expect("it runs");
+        assert_eq!(checked.status.code(), Some(2), "{checked:?}");
+    }
+    // A node under another's name, which has no secret yet, draws none.
+    let own = directory.path().join("own");
+    let node = |name: &str| {
+        let mut command = program();
+        command.args(["secondary", "--name", name, "--listen", "127.0.0.1:0"]);
+        command
+            .args(["--cluster-listen", "127.0.0.1:0", "--data-dir"])
+            .arg(own.join("a"));
+        command
+    };
+    let process = Process::run(node("a"), &directory.path().join("log"));
+    process.line();
+    assert_eq!(process.terminate().code(), Some(0));
+    fs::remove_file(own.join("cluster.secret")).expect("it was drawn");
+    let text = refusal(node("b"));
+    assert!(text.contains("one directory is one node"), "{text}");
+    assert!(!own.join("cluster.secret").exists());
+}
+
+#[test]
 fn a_secondary_in_a_masters_directory_says_so() {
     let mut cluster = Cluster::start(1, &[]);
     cluster.master.terminate();

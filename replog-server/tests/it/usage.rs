@@ -396,6 +396,35 @@ fn a_flag_for_the_identity_of_a_node_wins_over_what_an_image_has_in_its_environm
 }
 
 #[test]
+fn check_config_names_settings_that_have_no_effect_on_a_secondary() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let file = directory.path().join("replog.toml").display().to_string();
+    std::fs::write(&file, "suspect-after = \"2s\"\nsync = \"never\"\n").expect("written");
+    let data = directory.path().join("data").display().to_string();
+    let args = [
+        "check-config",
+        "secondary",
+        "--name",
+        "s",
+        "--data-dir",
+        &data,
+        "--config",
+        &file,
+        "--heartbeat-interval",
+        "10s",
+    ];
+    let said = output(&args, &[("REPLOG_RETRY_MAX", "1s")]);
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
+    let expected: String = ["--heartbeat-interval", "suspect-after", "REPLOG_RETRY_MAX"]
+        .map(|name| {
+            format!("{name} changes what a master does, and has no effect on a secondary\n")
+        })
+        .concat();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert_eq!(said, expected + "the settings are fine\n");
+}
+
+#[test]
 fn check_config_refuses_what_a_start_would() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let at = |name: &str| directory.path().join(name).display().to_string();
@@ -430,6 +459,48 @@ fn check_config_refuses_what_a_start_would() {
         assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
         let said = reason(&wrong);
         assert!(said.contains(expected), "{said}");
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("an address").to_string();
+    let on_the_port = output(&[&node[..], &["--listen", &taken]].concat(), &[]);
+    assert_eq!(
+        on_the_port.status.code(),
+        Some(0),
+        "it may run: {on_the_port:?}"
+    );
+    let below_a_file = at("no.secret/data");
+    let places = [
+        (
+            ["--listen", "nowhere.invalid:5000"],
+            "cannot listen on nowhere.invalid:5000",
+        ),
+        (
+            ["--listen", "192.0.2.1:5000"],
+            "cannot listen on 192.0.2.1:5000",
+        ),
+        (
+            ["--cluster-listen", "nowhere.invalid:6000"],
+            "(--cluster-listen)",
+        ),
+        (["--data-dir", "/proc/replog"], "/proc/replog: "),
+        (
+            ["--data-dir", &below_a_file],
+            "is a file, and a directory is needed",
+        ),
+    ];
+    for (flags, expected) in places {
+        let node = ["secondary", "--name", "s"];
+        let wrong = output(&[&["check-config"], &node[..], &flags].concat(), &[]);
+        assert_eq!(wrong.status.code(), Some(2), "{flags:?}: {wrong:?}");
+        assert!(reason(&wrong).contains(expected), "{wrong:?}");
+        // A start refuses it with the same words. Where it gets further, it is told a port.
+        let port: &[&str] = match flags[0] {
+            "--listen" => &[],
+            _ => &["--listen", "127.0.0.1:0"],
+        };
+        let refused = output(&[&node[..], &flags, port].concat(), &[]);
+        assert_eq!(refused.status.code(), Some(1), "{flags:?}: {refused:?}");
+        assert!(reason(&refused).contains(expected), "{refused:?}");
     }
     let fine = output(&node, &[]);
     assert_eq!(fine.status.code(), Some(0), "{fine:?}");

@@ -14,7 +14,10 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::OFlags;
+use rustix::{
+    fs::{Access, AtFlags, CWD, OFlags, PROC_SUPER_MAGIC, accessat, statfs},
+    io::Errno,
+};
 use tracing::{debug, info, warn};
 
 use super::LOCK_FILE;
@@ -186,6 +189,48 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 }
 
 /// Root owns what it makes for others, as mounted volumes; and root itself may use everything.
+/// Checks what can be known of a directory before it is made or used: no file is in the way, it belongs to nobody else, and
+/// this process may write in it, or in the one where it would be made.
+///
+/// # Errors
+///
+/// The directory or file, and what is wrong with it.
+pub(super) fn check_usable(root: &Path) -> io::Result<()> {
+    if let Some(file) = root.ancestors().find(|dir| dir.is_file()) {
+        let text = format!(
+            "{} is a file, and a directory is needed: move the file away, or name another path",
+            file.display()
+        );
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, text));
+    }
+    let Some(present) = root.ancestors().find(|dir| dir.exists()) else {
+        return Ok(());
+    };
+    if present == root {
+        check_owner(root, &fs::metadata(root)?)?;
+    }
+    if statfs(present).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC) {
+        let text = format!(
+            "{} is a view of the system's processes, and nothing can be kept in it: name another path",
+            present.display()
+        );
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    let may = Access::WRITE_OK | Access::EXEC_OK;
+    match accessat(CWD, present, may, AtFlags::EACCESS) {
+        Err(error @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
+            let error = io::Error::from(error);
+            let text = match present == root {
+                true => format!("{} cannot be written to: {error}", root.display()),
+                false => format!("it cannot be made in {}: {error}", present.display()),
+            };
+            Err(io::Error::new(error.kind(), text))
+        }
+        // Anything else is no answer: an old system cannot tell for another effective user.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn check_owner(path: &Path, metadata: &Metadata) -> io::Result<()> {
     let (owner, own) = (metadata.uid(), rustix::process::geteuid());
     if owner == own.as_raw() || owner == 0 || own.is_root() {

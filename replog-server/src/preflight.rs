@@ -1,0 +1,123 @@
+//! What a start checks before it makes anything, and all that `check-config` checks.
+//!
+//! Owns the order of these checks. Makes no file, no directory and no listener: a start that is refused leaves nothing
+//! behind, and a node with the same settings may run meanwhile.
+
+use std::path::{Path, PathBuf};
+
+use replog_core::{
+    Master, MasterConfig, NodeName, Secondary, SecondaryConfig, address::HostPort,
+    storage::FileStorage,
+};
+
+use crate::{
+    args::{self, Command, CommonArgs},
+    cluster,
+    identity::{SecretPlace, check_identity},
+    process::directory_of,
+    serve::{check_listen, not_started},
+};
+
+/// A node that is about to be started.
+pub(crate) struct Planned {
+    pub(crate) directory: PathBuf,
+    pub(crate) role: Role,
+}
+
+/// What it will be.
+pub(crate) enum Role {
+    Master(MasterConfig),
+    Secondary(SecondaryConfig),
+}
+
+impl Planned {
+    fn name(&self) -> &NodeName {
+        match &self.role {
+            Role::Master(config) => &config.name,
+            Role::Secondary(config) => &config.name,
+        }
+    }
+
+    /// Checks that its directory is its own, or could be made.
+    ///
+    /// # Errors
+    ///
+    /// The directory, and why the node cannot start from it.
+    pub(crate) fn check_directory(&self, common: &CommonArgs) -> Result<(), String> {
+        if common.memory {
+            return Ok(());
+        }
+        let directory = &*self.directory;
+        let told = |error| format!("{}: {error}", directory.display());
+        FileStorage::check(directory).map_err(told)?;
+        if !directory.exists() {
+            return Ok(());
+        }
+        let storage = FileStorage::open_read_only(directory).map_err(told)?;
+        let checked = match &self.role {
+            Role::Master(config) => Master::check_start(config, &storage),
+            Role::Secondary(config) => Secondary::check_start(config, &storage),
+        };
+        checked.map_err(|error| not_started(self.name(), directory, &error))
+    }
+}
+
+/// Checks what the start of a command would refuse, but for ports that are taken: a node with these settings may run.
+///
+/// # Errors
+///
+/// What is wrong, and with which setting or file.
+pub(crate) fn check(command: &Command) -> Result<(), String> {
+    match command {
+        Command::Master(args) => {
+            let config = args
+                .common
+                .master_config(args.name.clone(), args.secondaries.clone());
+            let listeners = (&args.listen, args.cluster_listen.as_ref());
+            check_node(
+                &args.common,
+                listeners,
+                args.data_dir.as_deref(),
+                Role::Master(config),
+            )
+        }
+        Command::Secondary(args) => {
+            let config = args.common.secondary_config(args.name.clone());
+            let listeners = (&args.listen, args.cluster_listen.as_ref());
+            check_node(
+                &args.common,
+                listeners,
+                args.data_dir.as_deref(),
+                Role::Secondary(config),
+            )
+        }
+        Command::Cluster(args) => {
+            for node in cluster::planned(args) {
+                node.check_directory(&args.common)?;
+            }
+            cluster::check_files(args)
+        }
+        Command::Demo | Command::Probe(_) | Command::CheckConfig(_) => Ok(()),
+    }
+}
+
+/// Checks a node that has a process to itself.
+fn check_node(
+    common: &CommonArgs,
+    (listen, cluster_listen): (&HostPort, Option<&HostPort>),
+    directory: Option<&Path>,
+    role: Role,
+) -> Result<(), String> {
+    check_listen(listen, &args::cluster_listen(listen, cluster_listen)?)?;
+    let mut node = Planned {
+        directory: PathBuf::new(),
+        role,
+    };
+    node.directory = directory_of(directory, node.name());
+    node.check_directory(common)?;
+    check_identity(
+        common,
+        node.name(),
+        &SecretPlace::of_node(common, &node.directory),
+    )
+}

@@ -3,7 +3,13 @@
 //!
 //! Owns the words around [`replog_core::repair_epoch`], which decides and writes. Makes no directory.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::Args;
 use replog_core::{
@@ -31,7 +37,7 @@ pub(super) fn run(args: &RepairEpochArgs) -> Result<ExitCode, String> {
         let told = |what: String| format!("{}: {what}", directory.display());
         let meta = match fs::metadata(directory.join("meta.json")) {
             Ok(meta) if meta.is_file() => meta,
-            _ => return Err(told("this is no node's directory".to_owned())),
+            _ => return Err(told(no_node(directory))),
         };
         check_user(meta.uid(), rustix::process::geteuid().as_raw()).map_err(told)?;
         let storage = FileStorage::open(directory).map_err(|error| told(error.to_string()))?;
@@ -54,6 +60,29 @@ pub(super) fn run(args: &RepairEpochArgs) -> Result<ExitCode, String> {
     };
     tell(&text).map_err(|failure| failure.reason)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says that a directory is no node's, and which of those in it are.
+fn no_node(directory: &Path) -> String {
+    if !directory.exists() {
+        return "there is no such directory".to_owned();
+    }
+    let what = "this is no node's directory";
+    // What cannot be listed has none that could be named.
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let nodes = entries.filter(|entry| entry.path().join("meta.json").is_file());
+    let mut names: Vec<String> = nodes
+        .map(|entry| entry.path().display().to_string())
+        .collect();
+    names.sort();
+    match &names[..] {
+        [] => what.to_owned(),
+        [one] => format!("{what}, but {one} is: name it, and those of the other nodes"),
+        _ => format!(
+            "{what}; those of nodes in it are {}: name all of them",
+            names.join(" ")
+        ),
+    }
 }
 
 /// What is written belongs to whoever runs this, and only that user may read it: for another one, the node
@@ -86,6 +115,32 @@ fn line_of(node: &RepairedNode) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_above_those_of_nodes_names_them() {
+        let directory = tempfile::TempDir::new().expect("a temporary directory");
+        let says = || no_node(directory.path());
+        assert_eq!(says(), "this is no node's directory");
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        let make = |name: &str| {
+            fs::create_dir(at(name)).expect("a free name");
+            fs::write(directory.path().join(name).join("meta.json"), "{}").expect("room for it");
+        };
+        fs::create_dir(at("elsewhere")).expect("a free name");
+        make("secondary-1");
+        assert!(
+            says().contains(&format!(", but {} is", at("secondary-1"))),
+            "{}",
+            says()
+        );
+        make("master");
+        let expected = format!(
+            "are {} {}: name all of them",
+            at("master"),
+            at("secondary-1")
+        );
+        assert!(says().contains(&expected), "{}", says());
+    }
 
     #[test]
     fn only_the_user_of_the_node_repairs_it() {

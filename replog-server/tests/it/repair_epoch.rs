@@ -70,6 +70,20 @@ fn a_poisoned_cluster_is_brought_back_as_the_book_says() {
     assert!(log.contains("repair-epoch"), "{log}");
     drop(process);
 
+    // The directory above is not meant, and those of the nodes in it are said.
+    let above = cluster.master.directory.parent().expect("it has one");
+    let said = client()
+        .arg("repair-epoch")
+        .arg(above)
+        .output()
+        .expect("it runs");
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    for node in cluster.secondaries.iter().chain([&cluster.master]) {
+        assert!(said.contains(&*node.directory.to_string_lossy()), "{said}");
+    }
+
     // Not without all directories.
     let meta = |node: &Node| fs::read(node.directory.join("meta.json")).expect("a file");
     let before = meta(&cluster.secondaries[0]);

@@ -383,6 +383,20 @@ pub(crate) fn url_of(listener: &TcpListener) -> Result<NodeUrl, String> {
     }))
 }
 
+/// Where a listener is reached, in words.
+fn listens_at(listener: &TcpListener) -> Result<String, String> {
+    let (address, url) = (address_of(listener)?, url_of(listener)?);
+    Ok(match (address.ip().is_unspecified(), address.is_ipv4()) {
+        (false, _) => url.to_string(),
+        (true, true) => {
+            format!("{address}, which is every IPv4 address of this machine; here it is {url}")
+        }
+        (true, false) => {
+            format!("{address}, which is every address of this machine; here it is {url}")
+        }
+    })
+}
+
 /// Whether only this machine reaches a listener.
 fn is_on_loopback(listener: &TcpListener) -> Result<bool, String> {
     let address = address_of(listener)?;
@@ -420,7 +434,7 @@ impl Site {
         start: impl FnOnce() -> Result<NodeState, String> + Send + 'static,
     ) -> Result<RunningNode, String> {
         let Site { listener, workers } = self;
-        let url = url_of(&listener)?;
+        let (url, listens_at) = (url_of(&listener)?, listens_at(&listener)?);
         let connections = Connections::default();
         let opened = connections.clone();
         let first = Arc::new(FirstWorker::new(move || {
@@ -461,7 +475,7 @@ impl Site {
                 return Err(reason);
             }
         };
-        log::info!("{}: listening on {url}", state.node.name());
+        log::info!("{}: listening on {listens_at}", state.node.name());
         Ok(RunningNode {
             state,
             url,

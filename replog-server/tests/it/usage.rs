@@ -142,6 +142,36 @@ fn the_environment_gives_what_flags_do_not() {
 }
 
 #[test]
+fn a_node_that_listens_on_every_address_says_so_besides_its_url_on_this_machine() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let mut command = program();
+    command
+        .args([
+            "secondary",
+            "--name",
+            "a",
+            "--listen",
+            "0.0.0.0:0",
+            "--memory",
+        ])
+        .args(["--cluster-listen", "127.0.0.1:0", "--cluster-insecure"])
+        .current_dir(directory.path());
+    let process = Process::run(command, &directory.path().join("log"));
+    let line = process.line();
+    let port = line
+        .strip_prefix("a http://localhost:")
+        .expect("its URL here");
+    // Log lines are written behind its back, and all of them before it ends.
+    assert_eq!(process.terminate().code(), Some(0));
+    let log = std::fs::read_to_string(directory.path().join("log")).expect("its log");
+    let expected = format!(
+        "a: listening on 0.0.0.0:{port}, which is every IPv4 address of this machine; here it is \
+         http://localhost:{port}"
+    );
+    assert!(log.contains(&expected), "{log}");
+}
+
+#[test]
 fn without_a_directory_it_is_the_nodes_own_below_the_current_one() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let mut command = program();

@@ -598,10 +598,20 @@ pub(crate) fn message_of(error: &clap::Error) -> String {
     let mut parts = text.split("\n\n");
     let message = parts.next().unwrap_or_default();
     let message = message.strip_prefix("error: ").unwrap_or(message);
-    // What was probably meant.
+    if let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg)
+        && error.kind() == ErrorKind::UnknownArgument
+        && arg == "--url"
+    {
+        // As `replog` has it, which people type more often.
+        return one_line(&format!(
+            "{message}: the URL of a node stands alone, as in probe http://localhost:5000"
+        ));
+    }
+    // What was probably meant, which is never a value that looks like a flag.
     let tips = parts
         .flat_map(str::lines)
-        .filter_map(|line| line.trim().strip_prefix("tip: "));
+        .filter_map(|line| line.trim().strip_prefix("tip: "))
+        .filter(|tip| !tip.starts_with("to pass "));
     let tips: String = tips.map(|tip| format!("; {tip}")).collect();
     one_line(&format!("{message}{tips}"))
 }

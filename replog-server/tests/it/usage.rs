@@ -364,6 +364,13 @@ fn a_wrong_variable_is_named_by_the_probe_and_by_the_client_too() {
         assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
         assert!(reason(&wrong).contains(expected), "{wrong:?}");
     }
+    let flag = output(&["probe", "--url", "http://localhost:5000"], &[]);
+    assert_eq!(flag.status.code(), Some(2), "{flag:?}");
+    let said = reason(&flag);
+    assert!(
+        said.contains("stands alone, as in probe http://localhost:5000"),
+        "{said}"
+    );
     // What is given on the command line is named by that.
     let wrong = output(&["probe", "ftp://x"], &[("REPLOG_URL", "http://x")]);
     assert!(!reason(&wrong).contains("REPLOG_URL"), "{wrong:?}");

@@ -5,6 +5,7 @@ use std::{io, sync::Arc};
 use crate::{
     record::RecordError,
     types::{ClusterId, Mode, ModeReason, NodeName, Offset},
+    words::counted,
 };
 
 /// Why an append was not answered with a receipt.
@@ -13,13 +14,19 @@ use crate::{
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
     /// Nothing was appended: the concern is not between 1 and the number of nodes.
-    #[error("the cluster has {nodes} nodes, so a concern is 1 to {nodes}")]
+    #[error(
+        "the cluster has {}, so a concern is 1 to {nodes}",
+        counted(nodes, "node")
+    )]
     Concern {
         /// Nodes of the cluster.
         nodes: u32,
     },
     /// Nothing was appended: the payload is longer than `max_message_bytes`.
-    #[error("the message has {bytes} bytes and {limit_bytes} are allowed")]
+    #[error(
+        "the message has {} and {limit_bytes} are allowed",
+        counted(bytes, "byte")
+    )]
     TooLarge {
         /// Bytes of the payload.
         bytes: usize,
@@ -89,7 +96,8 @@ pub enum AppendError {
     /// Nothing was appended: the batch has a key and more messages than the key could be known for,
     /// so that it would be forgotten at once.
     #[error(
-        "a batch with a key has at most {horizon} messages, the key horizon, and this one has {count}"
+        "a batch with a key has at most {}, the key horizon, and this one has {count}",
+        counted(horizon, "message")
     )]
     BatchBeyondHorizon {
         /// Messages of the batch.
@@ -230,7 +238,10 @@ pub struct ModeState {
 #[non_exhaustive]
 pub enum WaitError {
     /// The concern is not between 1 and the number of nodes.
-    #[error("the cluster has {nodes} nodes, so a concern is 1 to {nodes}")]
+    #[error(
+        "the cluster has {}, so a concern is 1 to {nodes}",
+        counted(nodes, "node")
+    )]
     Concern {
         /// Nodes of the cluster.
         nodes: u32,

@@ -33,6 +33,7 @@ mod log;
 mod rules;
 mod spans;
 mod watch;
+mod words;
 
 #[cfg(test)]
 mod hot_path;

@@ -24,6 +24,7 @@ pub use message_batch::MessageBatch;
 use crate::{
     limits::RECORD_BYTES_MAX,
     types::{Epoch, Offset},
+    words::counted,
 };
 
 /// Bytes before the key.
@@ -62,7 +63,7 @@ pub enum RecordError {
     #[error("no record here")]
     Absent,
     /// The bytes end before the record does.
-    #[error("the record needs {needed} bytes and only {have} are there")]
+    #[error("the record needs {} and has only {have}", counted(needed, "byte"))]
     Incomplete {
         /// Bytes that the record has by its length, or that its header needs.
         needed: usize,
@@ -70,7 +71,7 @@ pub enum RecordError {
         have: usize,
     },
     /// A length that no record has.
-    #[error("a length of {length} bytes is no record's")]
+    #[error("a length of {} is no record's", counted(length, "byte"))]
     Length {
         /// The length field.
         length: u32,
@@ -84,7 +85,7 @@ pub enum RecordError {
         expected: u32,
     },
     /// The key's length passes the record's end.
-    #[error("a key of {key_bytes} bytes passes the record's end")]
+    #[error("a key of {} passes the record's end", counted(key_bytes, "byte"))]
     Key {
         /// The key's length field.
         key_bytes: u16,

@@ -33,6 +33,7 @@ use crate::{
     preflight,
     stderr::{self, one_line},
     variables::{self, Ignored},
+    words::counted,
 };
 
 /// Exit code of wrong usage.
@@ -687,8 +688,9 @@ impl ClusterArgs {
         let last = self.port.checked_add(self.secondaries);
         if self.port != 0 && last.and_then(cluster_port_of).is_none() {
             return Err(format!(
-                "there are no {} ports after {}, and as many 1000 above them",
-                self.secondaries, self.port
+                "there are no {} after {}, and as many 1000 above them",
+                counted(self.secondaries, "port"),
+                self.port
             ));
         }
         Ok(())

@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     problem::{Kind, Problem},
     shares::{Client, Held},
+    words::counted,
 };
 
 /// How long a body may make no progress.
@@ -222,7 +223,7 @@ pub(crate) async fn read(
         let chunk = tokio::select! {
             biased;
             () = share.lost() => {
-                let text = format!("the body stopped after {} bytes, and others need its place", body.len());
+                let text = format!("the body stopped after {}, and others need its place", counted(body.len(), "byte"));
                 return Err(Problem::new(Kind::TimedOut, text));
             }
             chunk = source.next() => chunk?,
@@ -303,7 +304,10 @@ impl<'a> Source<'a> {
             ))),
             Err(_elapsed) => Err(Problem::new(
                 Kind::TimedOut,
-                format!("the body stopped after {} bytes", self.read_bytes),
+                format!(
+                    "the body stopped after {}",
+                    counted(self.read_bytes, "byte")
+                ),
             )),
         }
     }

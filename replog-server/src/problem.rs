@@ -20,6 +20,8 @@ use replog_core::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::words::counted;
+
 /// Seconds after which a refused append is worth another try: a quorum comes back with the next
 /// heartbeats, a queue drains at the speed of a disk.
 const RETRY_AFTER_S: &str = "1";
@@ -200,7 +202,7 @@ impl Problem {
     pub(crate) fn too_large(limit_bytes: usize) -> Problem {
         Problem::new(
             Kind::TooLarge,
-            format!("at most {limit_bytes} bytes are allowed"),
+            format!("the limit is {}", counted(limit_bytes, "byte")),
         )
         .member("limit_bytes", limit_bytes)
     }
@@ -361,7 +363,7 @@ impl Problem {
     fn of_refusal(error: AppendError) -> Problem {
         match error {
             AppendError::Concern { nodes } => {
-                let detail = format!("the cluster has {nodes} nodes, so a concern is 1 to {nodes}");
+                let detail = error.to_string();
                 Problem::new(Kind::Concern, detail).member("nodes", nodes)
             }
             AppendError::TooLarge {
@@ -374,8 +376,12 @@ impl Problem {
                 Kind::Storage,
                 format!("the master's data directory takes no more: {detail}"),
             ),
-            AppendError::Stopping { offset: _ } => {
-                Problem::new(Kind::Stopping, "the node is stopping").retry_after()
+            AppendError::Stopping { offset } => {
+                let detail = match offset {
+                    Some(offset) => format!("message {offset} was still waiting for its concern"),
+                    None => "it takes no more appends".to_owned(),
+                };
+                Problem::new(Kind::Stopping, detail).retry_after()
             }
             AppendError::KeyReused { offset } => {
                 let detail =

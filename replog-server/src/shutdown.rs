@@ -14,7 +14,7 @@ use futures_util::future::{join_all, select_all};
 use rustix::process::Signal as Sent;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{log_lines, serve::RunningNode};
+use crate::{log_lines, serve::RunningNode, words::counted};
 
 /// Exit code after a second signal: nothing was finished.
 const ENDED_AT_ONCE: i32 = 1;
@@ -163,8 +163,9 @@ async fn graceful(running: &RunningNode) {
         left = running.connections.finished() => {
             if left > 0 {
                 log::info!(
-                    "{}: {left} connections of followers and listeners that take nothing are closed",
-                    running.state.node.name()
+                    "{}: closing {} of followers and listeners that take nothing",
+                    running.state.node.name(),
+                    counted(left, "connection")
                 );
             }
         }

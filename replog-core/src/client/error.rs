@@ -209,6 +209,10 @@ impl std::fmt::Display for Problem {
         match (self.title.is_empty(), self.detail.is_empty()) {
             (_, true) => write!(f, "{} ({})", self.title, self.status),
             (true, false) => write!(f, "{} ({})", self.detail, self.status),
+            // Whoever answers may have no more to say than the title does.
+            (false, false) if self.title.eq_ignore_ascii_case(&self.detail) => {
+                write!(f, "{} ({})", self.detail, self.status)
+            }
             (false, false) => write!(f, "{}: {} ({})", self.title, self.detail, self.status),
         }
     }

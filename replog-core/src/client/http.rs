@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use tokio::net::TcpStream;
 
-use crate::transport::TransportError;
+use crate::{transport::TransportError, words::counted};
 
 /// Room made at once for an answer, at most: a length that a node claims is no reason to
 /// allocate. Beyond it the buffer grows with what arrives.
@@ -148,8 +148,9 @@ pub(super) async fn read_body<S: Chunks>(
     // awc ends the body without an error when the connection ends within it.
     match announced {
         Some(bytes) if bytes != body.len() as u64 => Err(BodyError::Broken(format!(
-            "{} of {bytes} bytes came",
-            body.len()
+            "{} of {} came",
+            body.len(),
+            counted(bytes, "byte")
         ))),
         _ => Ok(body),
     }

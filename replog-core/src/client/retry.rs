@@ -18,7 +18,7 @@ use super::{
     append::Asked,
     exchange::{Outgoing, uri, within},
 };
-use crate::{config::Timing, rules::backoff::Backoff};
+use crate::{config::Timing, rules::backoff::Backoff, words::counted};
 
 /// How long nothing may come before a node is asked whether it lives: an append may wait for its concern for
 /// ever, and a node that hangs says nothing either.
@@ -28,7 +28,7 @@ const SIGN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Why an append that was sent again and again was given up.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("given up after {attempts} attempts")]
+#[error("given up after {}", counted(attempts, "attempt"))]
 #[non_exhaustive]
 pub struct GivenUp {
     /// What is true of the message after all attempts: not appended only where none of them can have put it

@@ -29,6 +29,7 @@ use crate::{
     rules::keys::Snapshot,
     storage::{LOCK_FILE, Storage},
     types::{ClusterId, Epoch, NodeName, Offset},
+    words::counted,
 };
 
 mod segments;
@@ -271,7 +272,7 @@ impl fmt::Display for Finding {
             write!(f, "; offsets {from}..{until} cannot be read")?;
         }
         if let Some(bytes) = self.torn_bytes {
-            write!(f, "; the next start cuts {bytes} bytes away")?;
+            write!(f, "; the next start cuts {} away", counted(bytes, "byte"))?;
         }
         Ok(())
     }

@@ -32,6 +32,7 @@ use crate::{
     record::{HEADER_BYTES as RECORD_HEADER_BYTES, Record, RecordError, encoded_len},
     storage::StorageFile,
     types::{ClusterId, Epoch, EpochStart, Offset},
+    words::counted,
 };
 
 /// The directory of all segments.
@@ -114,7 +115,7 @@ pub(crate) struct SegmentHeader {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeaderError {
     /// The file ends before the header does.
-    #[error("its header is incomplete: {have} bytes are there")]
+    #[error("its header is incomplete: there are only {}", counted(have, "byte"))]
     Incomplete {
         /// Bytes that are there.
         have: usize,

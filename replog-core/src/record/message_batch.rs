@@ -14,6 +14,7 @@ use super::{
 use crate::{
     limits::{BATCH_BYTES_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX},
     types::{Epoch, Offset},
+    words::counted,
 };
 
 /// The messages of one append, in order: all of them get a place in the log, next to each other, or
@@ -213,7 +214,8 @@ impl<P: AsRef<[u8]>> FromIterator<P> for MessageBatch {
 
 impl std::fmt::Debug for MessageBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} messages ({} bytes)", self.count, self.bytes)
+        let (messages, bytes) = (counted(self.count, "message"), counted(self.bytes, "byte"));
+        write!(f, "{messages} ({bytes})")
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
     transport::{self, Answer, FencedBy, Refusal, RequestBody, Response, TransportError},
     types::{ClusterId, Epoch, Incarnation, NodeName, Offset, Status},
     views::WaitReason,
+    words::counted,
 };
 
 /// The link's state.
@@ -692,7 +693,10 @@ impl Link {
         let is_longer = matches!(response.answer, Answer::Taken) && durable_end > self.written_end;
         match &self.phase {
             Phase::Open(open) if is_longer && open.incarnation == response.incarnation => {
-                let detail = format!("claims {durable_end} of {} records", self.written_end);
+                let detail = format!(
+                    "claims {durable_end} of {}",
+                    counted(self.written_end, "record")
+                );
                 Err(Failure::bad_answer(&detail))
             }
             _ => Ok(()),

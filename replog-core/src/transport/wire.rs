@@ -36,6 +36,7 @@ use crate::{
         Promised, Refusal, Request, RequestBody, Response,
     },
     types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset},
+    words::counted,
 };
 
 /// The version of the protocol that this library speaks.
@@ -75,7 +76,10 @@ pub enum WireError {
         ours: u16,
     },
     /// The bytes end before the header does.
-    #[error("the message needs {needed} bytes up to its records and has {have}")]
+    #[error(
+        "the message needs {} up to its records and has {have}",
+        counted(needed, "byte")
+    )]
     Truncated {
         /// Bytes that prefix and header take.
         needed: usize,
@@ -114,13 +118,16 @@ pub enum WireError {
     #[error("records are missing")]
     RecordsMissing,
     /// Bytes behind a header that announces none, or records where none belong.
-    #[error("{bytes} bytes follow where no records belong")]
+    #[error("{} too many: no records belong there", counted(bytes, "byte"))]
     RecordsUnexpected {
         /// Bytes behind the header.
         bytes: usize,
     },
     /// More or fewer bytes than the header announces: a body that was cut short or joined.
-    #[error("the header announces {announced} bytes of records and {found} follow")]
+    #[error(
+        "the header announces {} of records, not {found}",
+        counted(announced, "byte")
+    )]
     RecordsLength {
         /// By the header.
         announced: u64,

@@ -22,7 +22,7 @@ use super::{
     position::Position,
     tell,
 };
-use crate::stderr;
+use crate::{stderr, words::counted};
 
 /// Lines that are sent together, at most.
 const BATCH_MAX: u64 = 100_000;
@@ -320,10 +320,10 @@ async fn append_batch(
         return Ok(ExitCode::SUCCESS);
     }
     super::complain(&format!(
-        "offsets {first}..{end} are held by {} of {} nodes so far; they are waiting for {}; they are in \
+        "offsets {first}..{end} are held by {} of {} so far; they are waiting for {}; they are in \
          the log: do not send them again",
         receipt.acks.len(),
-        receipt.concern,
+        counted(receipt.concern, "node"),
         waits(&receipt.waiting_for)
     ));
     Ok(ExitCode::from(NOT_IN_TIME))

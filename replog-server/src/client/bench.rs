@@ -189,8 +189,8 @@ pub(super) async fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode,
             let latencies = &measured.latencies_us;
             let per_second = latencies.len() as f64 / begun.elapsed().as_secs_f64();
             bar.set_message(format!(
-                "{} appends, {per_second:.0} a second, p50 {} ms, p99 {} ms",
-                latencies.len(),
+                "{}, {per_second:.0} a second, p50 {} ms, p99 {} ms",
+                counted(latencies.len(), "append"),
                 ms(latencies.value_at_quantile(0.5)),
                 ms(latencies.value_at_quantile(0.99))
             ));

@@ -229,10 +229,10 @@ fn text(directory: &Path, report: &Report) -> String {
     let mark = or(report.mark.map(|mark| mark.to_string()), "unknown");
     let mut line = |line: String| writeln!(text, "{line}").expect("a String takes all");
     line(format!(
-        "{} in {}, {} bytes; end {}, mark {mark}",
+        "{} in {}, {}; end {}, mark {mark}",
         counted(report.records, "record"),
         counted(report.segments, "segment"),
-        report.bytes,
+        counted(report.bytes, "byte"),
         report.end,
     ));
     let counts = &report.counts;

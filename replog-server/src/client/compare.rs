@@ -10,6 +10,7 @@ use replog_core::{
 use serde_json::json;
 
 use super::{Failure, Form, pages::Pages, position::Position, progress, tell};
+use crate::words::counted;
 
 /// Compares the logs of these nodes up to the lowest of their ends. Exit code 1 where two differ.
 pub(super) async fn run(
@@ -64,7 +65,11 @@ pub(super) async fn run(
                 .collect();
             json!({ "equal_to": at.unwrap_or(end), "differs_at": at, "nodes": nodes }).to_string()
         }
-        (Form::Text, None) => format!("{} nodes have the same {end} messages", urls.len()),
+        (Form::Text, None) => format!(
+            "{} have the same {}",
+            counted(urls.len(), "node"),
+            counted(end, "message")
+        ),
         (Form::Text, Some(at)) => format!(
             "the nodes differ at offset {at}, and have the same before it; at the ends of their logs a \
              difference may pass: see whether it is below `committed`"

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use replog_core::client::{ClientError, GivenUp, Outcome, Reason};
+use replog_core::client::{ClientError, GivenUp, Outcome, Problem, Reason};
+use serde_json::Value;
 
 /// The concern was not met in time.
 pub(super) const NOT_IN_TIME: u8 = 3;
@@ -101,10 +102,11 @@ impl Failure {
     pub(super) fn of_append(url: &str, error: &ClientError, has_key: bool) -> Failure {
         let mut failure = Failure::of(url, error);
         if error.outcome() == Outcome::Unknown {
-            failure.reason += match has_key {
-                true => "; it may be in the log: send it again with the same key",
-                false => "; it may be in the log: look before sending it again, or use --key",
+            let advice = match has_key {
+                true => "send it again with the same key",
+                false => "look before sending it again, or use --key",
             };
+            failure.reason += &format!("; it may be in the log{}: {advice}", place_of(error));
         }
         failure
     }
@@ -117,8 +119,21 @@ impl Failure {
         }
         if given_up.outcome == Outcome::Unknown {
             let key = &given_up.idempotency_key;
-            failure.reason += &format!("; it may be in the log: send it again with --key {key}");
+            let place = place_of(&given_up.last);
+            failure.reason +=
+                &format!("; it may be in the log{place}: send it again with --key {key}");
         }
         failure
+    }
+}
+
+/// Where an append was in the log when it failed, where the node says so: its first message.
+fn place_of(error: &ClientError) -> String {
+    let unknown = |problem: &&Problem| problem.outcome == Some(Outcome::Unknown);
+    let problem = error.problem().filter(unknown);
+    let offset = problem.and_then(|problem| problem.members.get("offset"));
+    match offset.and_then(Value::as_u64) {
+        Some(offset) => format!(" at offset {offset}"),
+        None => String::new(),
     }
 }

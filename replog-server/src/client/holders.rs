@@ -15,6 +15,7 @@ use replog_core::{
 };
 
 use super::{Context, Failure, table::span};
+use crate::words::counted;
 
 /// How long the master is asked to wait, before it is asked again.
 const WAIT_TIME: Duration = Duration::from_secs(10);
@@ -82,10 +83,10 @@ impl Held {
     /// Why it is not held by enough nodes, for people.
     pub(super) fn lacking(&self) -> String {
         format!(
-            "offset {} is held by {} of {} nodes so far; it is waiting for {}",
+            "offset {} is held by {} of {} so far; it is waiting for {}",
             self.offset,
             self.acks.len(),
-            self.concern,
+            counted(self.concern, "node"),
             waits(&self.waiting_for)
         )
     }

@@ -6,6 +6,7 @@ use std::io::{BufRead, Read as _};
 use replog_core::limits::MESSAGE_BYTES_MAX;
 
 use super::Failure;
+use crate::words::counted;
 
 /// Bytes of a line, at most: the longest message that there can be, and room for what stands beside it.
 const LINE_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (1 << 20);
@@ -45,7 +46,8 @@ impl<R: BufRead> Lines<R> {
         if bytes > self.line_bytes_max {
             let most = self.line_bytes_max;
             return Err(Failure::new(format!(
-                "line {number} is longer than {most} bytes, which no message may be"
+                "line {number} is longer than {}, which no message may be",
+                counted(most, "byte")
             )));
         }
         let text = std::str::from_utf8(&self.line).map_err(|error| {

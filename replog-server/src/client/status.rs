@@ -22,6 +22,7 @@ use super::{
     table::{Colour, Table, coloured, span},
     tell,
 };
+use crate::words::counted;
 
 /// Between two looks of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -102,7 +103,8 @@ fn rate(before: &mut Option<(Instant, u64)>, node: &Node) -> String {
         Some((then, earlier)) => {
             let more = next.saturating_sub(earlier) as f64;
             let seconds = (now - then).as_secs_f64();
-            format!(", {:.0} messages a second", more / seconds)
+            let rate = format!("{:.0}", more / seconds);
+            format!(", {} a second", counted(rate, "message"))
         }
         None => String::new(),
     }
@@ -279,14 +281,13 @@ fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
         Mode::ReadOnly => Colour::Bad,
     };
     let mut text = format!(
-        "{}, epoch {}, {} of {} nodes in contact, {} needed\n{} messages, committed {}, {}, disk {}; {} \
-         appends wait\n\n",
+        "{}, epoch {}, {} of {} in contact, {} needed\n{}, committed {}, {}, disk {}; waiting appends: {}\n\n",
         coloured(&mode, colour, for_eyes),
         status.epoch,
         status.quorum.alive,
-        status.quorum.nodes,
+        counted(status.quorum.nodes, "node"),
         status.quorum.needed,
-        status.log.next,
+        counted(status.log.next, "message"),
         known(status.log.committed),
         bytes(status.log.bytes),
         status.log.disk,

@@ -18,6 +18,7 @@ use crate::{
     },
     shares::Client,
     telemetry,
+    words::counted,
 };
 
 /// Bodies beyond this are read off the thread that serves other clients too.
@@ -98,14 +99,16 @@ async fn parse(
     } else {
         web::block(move || append_lines::parse(&body, encoding, limits))
             .await
-            .map_err(|_| Problem::new(Kind::Stopping, "the node is stopping").retry_after())?
+            .map_err(|_| Problem::new(Kind::Stopping, "it takes no more appends").retry_after())?
     };
     parsed.map_err(|error| match error {
         LinesError::Malformed(what) => Problem::malformed(what),
         LinesError::TooLong { line } => {
             let limit_bytes = limits.line_bytes;
-            let detail =
-                format!("line {line} is too long: at most {limit_bytes} bytes are allowed");
+            let detail = format!(
+                "line {line} is too long: the limit is {}",
+                counted(limit_bytes, "byte")
+            );
             Problem::new(Kind::TooLarge, detail).member("limit_bytes", limit_bytes)
         }
         LinesError::TooMuch => {

@@ -18,6 +18,7 @@ use crate::{
     problem::{Kind, Problem},
     query::Query,
     routes::{State, ok_json},
+    words::counted,
 };
 
 /// How long a node may take to say how it is before it counts as hanging.
@@ -133,8 +134,11 @@ pub(crate) async fn ready_write(state: State) -> Result<HttpResponse, Problem> {
     };
     let quorum = health.quorum;
     let detail = format!(
-        "the master is {}{reason}; {} of {} nodes are alive and {} are needed",
-        health.mode, quorum.alive, quorum.nodes, quorum.needed
+        "the master is {}{reason}; {} of {} in contact, {} needed",
+        health.mode,
+        quorum.alive,
+        counted(quorum.nodes, "node"),
+        quorum.needed
     );
     Err(Problem::new(Kind::ReadOnly, detail)
         .member("mode", health.mode)

@@ -725,6 +725,49 @@ fn below_a_path_that_no_node_has_nothing_may_be_in_the_log() {
 }
 
 #[test]
+fn an_append_that_a_stop_interrupts_says_where_its_message_may_be_and_nothing_twice() {
+    for key in [None, Some("k")] {
+        let mut cluster = Cluster::start(2, &[]);
+        printed(&run(&cluster.master, &["append", "before"]));
+        cluster.secondaries[1].kill();
+        let appending = replog(&cluster.master)
+            .args(["append", "x", "--concern", "all"])
+            .args(key.iter().flat_map(|key| ["--key", key]))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        cluster.wait_waiting(1);
+        cluster.master.terminate();
+        let said = complaint(&appending.wait_with_output().expect("it ends"), 1);
+        assert_eq!(said.matches("is stopping").count(), 1, "{said}");
+        let advice = match key {
+            Some(_) => "; it may be in the log at offset 1: send it again with the same key",
+            None => {
+                "; it may be in the log at offset 1: look before sending it again, or use --key"
+            }
+        };
+        assert!(said.ends_with(advice), "{said}");
+    }
+}
+
+#[test]
+fn one_is_no_plural() {
+    let cluster = Cluster::start(1, &[]);
+    printed(&run(&cluster.master, &["append", "x", "--concern", "all"]));
+    let urls =
+        [&cluster.master, &cluster.secondaries[0]].map(|node| format!("http://{}", node.address));
+    let same = client().arg("check").args(urls).output().expect("it runs");
+    assert_eq!(printed(&same), "2 nodes have the same 1 message\n");
+    let args = ["status", "--safe-to-stop", "secondary-1"];
+    let said = run(&cluster.master, &args);
+    assert!(
+        text(&said.stdout).contains("without secondary-1, 1 node holds all that is committed"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn shells_and_man_are_told_of_every_command() {
     let run = |args: &[&str]| printed(&client().args(args).output().expect("it runs"));
     let (bash, man) = (run(&["completions", "bash"]), run(&["man"]));

@@ -192,7 +192,7 @@ fn who_follows_and_takes_nothing_holds_up_no_stop() {
         assert_eq!(node.wait().code(), Some(0));
         // It did not wait until the time for answers under way was up: it closed the connection, unless it
         // was stopped before the way was full, and room was left for its last words.
-        let closed = "1 connections of followers and listeners that take nothing are closed";
+        let closed = "closing 1 connection of followers and listeners that take nothing";
         let said_bye = follower
             .answer()
             .is_ok_and(|answer| answer.text().contains("event: bye"));

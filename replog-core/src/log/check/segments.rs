@@ -18,6 +18,7 @@ use crate::{
     record::RecordError,
     storage::{OpenHow, Storage, StorageFile},
     types::Offset,
+    words::counted,
 };
 
 /// Where a header has its number and its pairs, for people who look there.
@@ -244,7 +245,10 @@ impl Walk<'_> {
         } else if let (Some(number), Some(expected)) = (number, expected)
             && number != expected
         {
-            let what = format!("it counts {number} segments before it, and there are {expected}");
+            let what = format!(
+                "it counts {} before it, and there are {expected}",
+                counted(number, "segment")
+            );
             self.damage(&segment::path(first), (first, NUMBER_POSITION), None, what);
         }
     }
@@ -392,7 +396,10 @@ impl Walk<'_> {
             }
             Err(ScanError::Bad(_)) => {
                 let bytes = end - at.1;
-                let what = format!("{bytes} bytes behind the last record, which no node reads");
+                let what = format!(
+                    "{} behind the last record, which no node reads",
+                    counted(bytes, "byte")
+                );
                 let finding = Finding::of_file(Class::Note, &segment.path(), what);
                 self.report.add(finding.at(at));
             }

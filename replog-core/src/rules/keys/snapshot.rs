@@ -19,7 +19,10 @@ use super::{
     Entry, Keys,
     digest::{KeyDigest, PayloadDigest},
 };
-use crate::types::{ClusterId, Epoch, Offset};
+use crate::{
+    types::{ClusterId, Epoch, Offset},
+    words::counted,
+};
 
 const MAGIC: [u8; 4] = *b"RLKY";
 const VERSION: u32 = 1;
@@ -131,7 +134,8 @@ impl Snapshot {
         }
         if own_horizon < horizon {
             return Err(format!(
-                "it looks back {own_horizon} records, not {horizon}"
+                "it looks back {}, not {horizon}",
+                counted(own_horizon, "record")
             ));
         }
         if own_end > end {

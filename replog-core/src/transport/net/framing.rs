@@ -47,7 +47,7 @@
 
 use bytes::Bytes;
 
-use crate::{transport::wire, types::NodeName};
+use crate::{transport::wire, types::NodeName, words::counted};
 
 /// The versions of this framing that this library speaks. Version 1 was WebSockets.
 pub(super) const VERSION_MIN: u16 = 2;
@@ -83,7 +83,7 @@ pub(super) enum FramingError {
     TooLong { bytes: u32 },
     #[error("a frame of kind {kind} has no place here")]
     Kind { kind: u8 },
-    #[error("it claims to have received {received} bytes of {sent}")]
+    #[error("it claims to have received {} of {sent}", counted(received, "byte"))]
     NeverSent { received: u64, sent: u64 },
 }
 

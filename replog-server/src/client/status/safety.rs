@@ -16,7 +16,10 @@ use replog_core::{
 use serde_json::json;
 
 use super::{Node, ask};
-use crate::client::{Context, Failure, Form, failure::UNHEALTHY, holders::ask_the_master, tell};
+use crate::{
+    client::{Context, Failure, Form, failure::UNHEALTHY, holders::ask_the_master, tell},
+    words::counted,
+};
 
 /// Between two looks of `--safe-to-stop`.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -96,15 +99,20 @@ async fn ask_master(context: &Context) -> Result<Box<MasterStatus>, Failure> {
 
 fn safety_text(status: &MasterStatus, name: &NodeName, others: &Others) -> String {
     let verdict = others.verdict(status.quorum.needed);
-    let (word, known) = match verdict {
-        Verdict::Safe => ("safe", ""),
-        Verdict::NotKnown => ("not known", "are known to "),
-        Verdict::NotSafe => ("not safe", ""),
+    let is_one = others.caught_up.len() == 1;
+    let needed = status.quorum.needed;
+    let are = if needed == 1 { "is" } else { "are" };
+    let (word, hold) = match (verdict, is_one) {
+        (Verdict::NotKnown, true) => ("not known", "is known to hold"),
+        (Verdict::NotKnown, false) => ("not known", "are known to hold"),
+        (Verdict::Safe, true) => ("safe", "holds"),
+        (Verdict::Safe, false) => ("safe", "hold"),
+        (Verdict::NotSafe, true) => ("not safe", "holds"),
+        (Verdict::NotSafe, false) => ("not safe", "hold"),
     };
     let mut text = format!(
-        "{word}: without {name}, {} nodes {known}hold all that is committed, and {} are needed",
-        others.caught_up.len(),
-        status.quorum.needed
+        "{word}: without {name}, {} {hold} all that is committed, and {needed} {are} needed",
+        counted(others.caught_up.len(), "node"),
     );
     if !others.caught_up.is_empty() {
         text += &format!(": {}", others.caught_up.join(", "));
@@ -261,7 +269,7 @@ mod tests {
         );
         assert_eq!(
             text(Duration::ZERO),
-            "not known: without secondary-2, 1 nodes are known to hold all that is committed, and 2 are \
+            "not known: without secondary-2, 1 node is known to hold all that is committed, and 2 are \
              needed: master; not heard of since this was asked: secondary-1: give a --timeout longer than \
              the master's --heartbeat-interval\n"
         );

@@ -1,6 +1,7 @@
 //! What is wrong with segments, with records in them, and with their order.
 
 use super::*;
+use crate::words::counted;
 
 /// Rule 10: wherever a bit is flipped, the record that has it is named, and no other is lost.
 #[test]
@@ -247,8 +248,9 @@ fn a_header_that_counts_wrongly_is_told() {
     });
     let counts = |first, number, expected| {
         format!(
-            "{} at byte 40, offset {first}: damage, it counts {number} segments before it, and there are {expected}",
-            seg(first)
+            "{} at byte 40, offset {first}: damage, it counts {} before it, and there are {expected}",
+            seg(first),
+            counted(number, "segment")
         )
     };
     assert_eq!(lines(&storage), [counts(8, 7, 2), counts(12, 3, 8)]);
@@ -320,7 +322,10 @@ fn a_torn_tail_is_no_damage_and_its_bytes_are_counted() {
     assert!(line.ends_with("; offsets 13..14 cannot be read"), "{line}");
     let cut = places[15].2 - start;
     assert!(
-        torn.ends_with(&format!("; the next start cuts {cut} bytes away")),
+        torn.ends_with(&format!(
+            "; the next start cuts {} away",
+            counted(cut, "byte")
+        )),
         "{torn}"
     );
     assert!(

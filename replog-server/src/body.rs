@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{HttpRequest, http::header, web};
+use actix_web::{HttpRequest, error::PayloadError, http::header, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio::{
@@ -299,6 +299,12 @@ impl<'a> Source<'a> {
                 Ok(Some(chunk))
             }
             Ok(None) => Ok(None),
+            Ok(Some(Err(PayloadError::Incomplete(_) | PayloadError::EncodingCorrupted))) => {
+                let came = counted(self.read_bytes, "byte");
+                Err(Problem::malformed(format!(
+                    "the body ended too early, or one of its chunks is malformed: {came} came"
+                )))
+            }
             Ok(Some(Err(error))) => Err(Problem::malformed(format!(
                 "the body could not be read: {error}"
             ))),
@@ -327,7 +333,7 @@ impl<'a> Source<'a> {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::{FromRequest as _, dev, error::PayloadError, test::TestRequest};
+    use actix_web::{FromRequest as _, dev, test::TestRequest};
     use futures_util::stream;
 
     use super::*;

@@ -7,7 +7,8 @@
 //! hold the client up. The body of the request itself goes on, since its handler asks for it. A client that goes away
 //! is noticed all the same. Nothing is read, either, from one that does not take its answers.
 //!
-//! Owns also the answer to what is no HTTP at all, such as TLS: that crate would log an error and say nothing.
+//! Owns also the answer to what is no HTTP at all, such as TLS: that crate would log an error and say nothing. And the
+//! words of its answer to a head that it cannot read, which reaches no route: it sends the status and an empty body.
 //!
 //! ```text
 //!   system ──▶ ClientSocket ──▶ dispatcher ──▶ handler
@@ -26,7 +27,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use actix_web::rt::net::TcpStream;
+use actix_web::{http::StatusCode, rt::net::TcpStream};
 use futures_util::FutureExt as _;
 use rustix::net::{RecvFlags, recv};
 use tokio::{
@@ -34,7 +35,10 @@ use tokio::{
     task::yield_now,
 };
 
-use crate::connections::{OpenConnection, send_at_once};
+use crate::{
+    connections::{OpenConnection, send_at_once},
+    problem::{Kind, PROBLEM_JSON, Problem},
+};
 
 /// Bytes that the dispatcher gets ahead of what is answered. Together with [`TURN_BYTES_MAX`] far less than 128 KiB:
 /// its own limit, at which it wakes itself.
@@ -47,6 +51,9 @@ const TURN_BYTES_MAX: usize = 4 << 10;
 /// The answer to a client that does not speak HTTP. Those that speak TLS show it, or say that the version is wrong.
 const NOT_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 76\r\n\
      connection: close\r\n\r\nthis is the port for clients, in plain HTTP: use http:// where https:// was\n";
+
+/// The longest answer of the crate's own: a status, and headers of one line each.
+const OWN_ANSWER_BYTES_MAX: usize = 256;
 
 /// How far a connection is read ahead of what is answered.
 #[derive(Debug, Default)]
@@ -286,6 +293,37 @@ impl AsyncRead for ClientSocket {
     }
 }
 
+/// The answer to a head that could not be read, with the problem in words; `None` where `bytes` are anything else. Routes
+/// send no such status without a body.
+fn refusal_in_words(bytes: &[u8]) -> Option<String> {
+    if bytes.len() > OWN_ANSWER_BYTES_MAX {
+        return None;
+    }
+    let head = str::from_utf8(bytes).ok()?.strip_suffix("\r\n\r\n")?;
+    let (version, rest) = head.split_once(' ')?;
+    let (before, after) = rest.split_once("content-length: 0\r\n")?;
+    if !version.starts_with("HTTP/1.") || rest.contains("\r\n\r\n") {
+        return None;
+    }
+    let problem = match rest.get(..4)? {
+        "400 " => Problem::malformed(
+            "the head of the request is not one of HTTP/1.1, or its headers contradict each other",
+        ),
+        "408 " => Problem::new(
+            Kind::TimedOut,
+            "the head of the request did not arrive in time",
+        ),
+        "431 " => Problem::malformed("the head of the request is too long")
+            .status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        _ => return None,
+    };
+    let body = problem.not_appended().body();
+    let length = body.len();
+    Some(format!(
+        "{version} {before}content-type: {PROBLEM_JSON}\r\ncontent-length: {length}\r\n{after}\r\n\r\n{body}"
+    ))
+}
+
 /// Wakes the task of this connection once the runtime has looked at other sockets and timers: one that wakes itself at
 /// once may keep the runtime from that for many turns.
 fn wake_next_turn(cx: &mut Context<'_>) {
@@ -304,6 +342,13 @@ impl AsyncWrite for ClientSocket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // One that takes no answers sees no words either.
+        if !self.connection.read_ahead.is_write_blocked.get()
+            && let Some(answer) = refusal_in_words(bytes)
+        {
+            send_at_once(&self.stream, &answer);
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.connection
             .read_ahead
@@ -437,6 +482,46 @@ mod tests {
         written = socket.write(b"a").await.expect("room");
         assert_eq!(written, 1);
         assert!(socket.read(&mut taken).await.expect("more") > 0);
+    }
+
+    #[test]
+    fn only_the_empty_answer_to_a_head_that_cannot_be_read_gets_words() {
+        let end = "connection: close\r\ndate: today\r\n\r\n";
+        let own = |status: &str| format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n{end}");
+        for (status, kind) in [
+            ("400 Bad Request", "malformed"),
+            ("408 Request Timeout", "request-timeout"),
+            ("431 Request Header Fields Too Large", "malformed"),
+        ] {
+            let answer = refusal_in_words(own(status).as_bytes()).expect("words");
+            let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+                "{head}"
+            );
+            assert!(
+                head.ends_with("\r\nconnection: close\r\ndate: today"),
+                "{head}"
+            );
+            assert!(
+                head.contains(&format!("content-length: {}\r\n", body.len())),
+                "{head}"
+            );
+            assert!(body.contains(&format!("/problems/{kind}")), "{body}");
+        }
+        let with_more = own("400 Bad Request") + "HTTP/1.1 200 OK\r\n\r\n";
+        let with_body =
+            format!("HTTP/1.1 400 Bad Request\r\ncontent-length: 10\r\n{end}0123456789");
+        for other in [
+            &*own("204 No Content"),
+            &own("404 Not Found"),
+            &with_more,
+            &with_body,
+            "",
+            "\r\n\r\n",
+        ] {
+            assert_eq!(refusal_in_words(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[tokio::test]

@@ -350,6 +350,42 @@ fn broken_transports_hurt_nobody_else() {
 }
 
 #[test]
+fn a_head_that_cannot_be_read_and_a_body_that_ends_early_are_answered_with_a_problem() {
+    let cluster = Cluster::start(1, &["--memory"]);
+    let node = cluster.master.address;
+    let head = "GET /livez HTTP/1.1\r\nhost: localhost\r\n";
+    let post = "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    for bytes in [
+        "NONSENSE\r\n\r\n".to_owned(),
+        "GET /a b HTTP/1.1\r\n\r\n".to_owned(),
+        "GET /livez HTTP/9.9\r\n\r\n".to_owned(),
+        format!("{head}no header\r\n\r\n"),
+        format!("{post}content-length: ten\r\n\r\n"),
+        format!("{post}content-length: 50\r\n\r\n{{\"data\":1"),
+        format!("{post}transfer-encoding: chunked\r\n\r\nnot a size\r\n"),
+    ] {
+        let mut connection = Connection::open(node).expect("a connection");
+        connection.send(bytes.as_bytes()).expect("sent");
+        connection
+            .socket()
+            .shutdown(Shutdown::Write)
+            .expect("it is open");
+        let answer = connection.answer().expect("an answer");
+        assert_refused(&answer, 400, "malformed", &bytes);
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/problem+json")
+        );
+        assert!(
+            !answer.text().contains("payload reached EOF"),
+            "{}",
+            answer.text()
+        );
+    }
+    assert_well(node);
+}
+
+#[test]
 fn slow_and_vanishing_clients_delay_nobody() {
     let mut cluster = Cluster::start(2, &["--memory"]);
     let node = cluster.master.address;

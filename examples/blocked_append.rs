@@ -38,7 +38,7 @@ async fn tell(story: &Story) -> Result<(), Failure> {
     );
 
     story.part("one waits, the others do not");
-    let third = client::append_aside(story, &master, "Msg3", 3);
+    let third = client::append_in_background(story, &master, "Msg3", 3);
     cluster
         .until("Msg3 to wait", |health| health.waiting_appends == 1)
         .await?;

@@ -60,7 +60,7 @@ mod nodes {
         let config = MasterConfig::new(MASTER.parse()?, peers);
         let storage = Arc::new(MemoryStorage::new());
         let master = Master::start(config, storage, Arc::new(network)).await?;
-        master.read_write().await?;
+        master.wait_until_writable().await?;
         Ok((master, secondaries))
     }
 }

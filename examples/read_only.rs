@@ -37,12 +37,12 @@ async fn tell(story: &Story) -> Result<(), Failure> {
 
     story.part("both secondaries are cut off");
     cluster.cut(TWO)?;
-    let needs_all = client::append_aside(story, &master, "Msg2", 3);
+    let needs_all = client::append_in_background(story, &master, "Msg2", 3);
     cluster
         .until("Msg2 to wait", |health| health.waiting_appends == 1)
         .await?;
     cluster.cut(ONE)?;
-    let needs_one = client::append_aside(story, &master, "Msg3", 2);
+    let needs_one = client::append_in_background(story, &master, "Msg3", 2);
     cluster
         .until("Msg3 to wait", |health| health.waiting_appends == 2)
         .await?;

@@ -41,7 +41,7 @@ async fn tell(story: &Story) -> Result<(), Failure> {
 
     story.part("it refuses connections: nothing listens there");
     cluster.stop_secondary(TWO).await?;
-    let first = client::append_aside(story, &master, "Msg1", 3);
+    let first = client::append_in_background(story, &master, "Msg1", 3);
     let health = cluster.until_status(TWO, Status::Unhealthy).await?;
     tell_health(story, &health);
     story.check(

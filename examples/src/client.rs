@@ -55,12 +55,12 @@ pub async fn append(
 }
 
 /// As [`append`], in a task of its own: the story goes on while it waits.
-pub fn append_aside(story: &Story, master: &Master, text: &str, w: u64) -> Waiting {
+pub fn append_in_background(story: &Story, master: &Master, text: &str, w: u64) -> Waiting {
     let (story, master, text) = (story.clone(), master.clone(), text.to_owned());
     tokio::spawn(async move { append(&story, &master, &text, w).await })
 }
 
-/// Waits for the answer to an [`append_aside`].
+/// Waits for the answer to an [`append_in_background`].
 ///
 /// # Errors
 ///

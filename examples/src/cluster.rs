@@ -314,7 +314,7 @@ struct Changes {
 impl Watcher {
     async fn start(story: &Story, master: &Master) -> Result<Watcher, Failure> {
         let health = master.health().await?;
-        tell_mode(story, &health);
+        publish_mode(story, &health);
         let (published, looks) = watch::channel(Look { count: 0, health });
         let changes = Arc::new(Mutex::new(Changes::default()));
         let (story, master, notes) = (story.clone(), master.clone(), Arc::clone(&changes));
@@ -383,7 +383,7 @@ fn note(story: &Story, changes: &Mutex<Changes>, before: &MasterHealth, now: &Ma
         }
     }
     if before.mode != now.mode {
-        tell_mode(story, now);
+        publish_mode(story, now);
         changes.modes.push(ModeChange { at, to: now.mode });
     }
 }
@@ -402,7 +402,7 @@ fn tell_status(story: &Story, secondary: &SecondaryStatus) {
     story.line(name, format_args!("is {status} ({contact}{reason})"));
 }
 
-fn tell_mode(story: &Story, health: &MasterHealth) {
+fn publish_mode(story: &Story, health: &MasterHealth) {
     if let Some(recovery) = &health.recovery {
         let names: Vec<&str> = recovery.waiting_for.iter().map(NodeName::as_str).collect();
         let (mode, names) = (health.mode, names.join(", "));

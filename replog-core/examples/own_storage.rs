@@ -183,7 +183,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for offset in 0..2 {
         let storage = Arc::new(shelf.clone());
         let master = Master::start(config.clone(), storage, network.clone()).await?;
-        master.read_write().await?;
+        master.wait_until_writable().await?;
         let options = AppendOptions::concern(Concern::All);
         let receipt = master.append(format!("message {offset}"), options).await?;
         assert_eq!(receipt.offset, Offset(offset));

@@ -169,7 +169,7 @@ async fn run_a_cluster() -> Result<(), Box<dyn Error>> {
     let config = MasterConfig::new("master".parse()?, peers.collect());
     let storage = Arc::new(MemoryStorage::new());
     let master = Master::start(config, storage, Arc::new(TcpNetwork)).await?;
-    master.read_write().await?;
+    master.wait_until_writable().await?;
     for number in 0..100 {
         let options = AppendOptions::concern(Concern::Majority);
         master.append(format!("message {number}"), options).await?;

@@ -129,7 +129,7 @@ pub enum TakeOver {
 ///   it never founds a cluster.
 /// - raises the epoch by 2^32, above everything that nodes that did not answer can have promised.
 /// - loses what only those had, acknowledged or not. When they come back, they cut it from their
-///   logs and keep it aside in their directories, below `set-aside`.
+///   logs and keep it aside in their directories, below `quarantine`.
 ///
 /// A node that refuses the master as fenced, replaced or out of date is not overruled, and a
 /// recovered master takes appends only when a majority is in contact, as ever: replace the lost

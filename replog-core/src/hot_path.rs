@@ -20,8 +20,8 @@ use crate::{
     rules::{
         acks::{Acks, WaiterId},
         keys::Keys,
+        leader::{Leader, NewAppend},
         link::Link,
-        office::{NewAppend, Office},
     },
     storage::MemoryStorage,
     transport::LocalNetwork,
@@ -139,8 +139,8 @@ fn admit_and_answer() {
         report.epoch = Some(Epoch(1));
         report
     };
-    let mut office = Office::new(&config, true, vec![report(), report()]);
-    office.serve(Epoch(1), Keys::new(1000, Offset::ZERO));
+    let mut leader = Leader::new(&config, true, vec![report(), report()]);
+    leader.serve(Epoch(1), Keys::new(1000, Offset::ZERO));
     let payload = Bytes::from_static(&PAYLOAD);
     let mut answered = 0;
     for group in 0..groups() {
@@ -155,20 +155,20 @@ fn admit_and_answer() {
             waiter: WaiterId(caller),
             caller,
         };
-        let admitted = office.admit(
+        let admitted = leader.admit(
             now,
             1_700_000_000_000,
             &mut (0..GROUP).map(append).collect(),
         );
         assert_eq!(admitted.refused.len(), 0);
         let end = Offset((group + 1) * GROUP);
-        office.on_written(end);
-        office.on_durable(end);
-        answered += office.settle(now).len();
+        leader.on_written(end);
+        leader.on_durable(end);
+        answered += leader.settle(now).len();
         let mut report = report();
         report.counted = Some(end);
-        office.on_report(0, report);
-        answered += office.settle(now).len();
+        leader.on_report(0, report);
+        answered += leader.settle(now).len();
     }
     assert_eq!(answered as u64, groups() * GROUP);
     say(groups() * GROUP);
@@ -191,7 +191,7 @@ fn append_through_all_actors() {
         }
         let storage = Arc::new(MemoryStorage::new());
         let master = Master::start_here(config(), storage, &network).unwrap();
-        master.read_write().await.unwrap();
+        master.wait_until_writable().await.unwrap();
         for _ in 0..groups() {
             let mut appends = JoinSet::new();
             for _ in 0..GROUP {

@@ -64,9 +64,9 @@ pub struct LogMetrics {
     /// Marks that were missing or unreadable at the node's start and were made again, 0 or 1. Where
     /// the log had passed for whole it was refilled from other nodes.
     pub repaired_marks: u64,
-    /// Records that were kept aside in a file below `set-aside` before they were cut, because of a master's
+    /// Records that were quarantined in a file below `quarantine` before they were cut, because of a master's
     /// hello or a forced recovery.
-    pub set_aside_records: u64,
+    pub quarantined_records: u64,
     /// How long it took to make a group of records durable, in seconds: the group's sync alone,
     /// without its write. Nothing is recorded under a policy that does not sync each group.
     pub syncs: Histogram,

@@ -24,7 +24,7 @@
 //! # let config = MasterConfig::new("master".parse()?, vec![]);
 //! # let network = Arc::new(LocalNetwork::new());
 //! # let master = Master::start(config, Arc::new(MemoryStorage::new()), network).await?;
-//! # master.read_write().await?;
+//! # master.wait_until_writable().await?;
 //! let orders: TypedMaster<Order> = TypedMaster::new(master);
 //! let order = Order::Placed { customer: 7, apples: 2 };
 //! let receipt = orders.append(&order, AppendOptions::concern(Concern::All)).await?;
@@ -253,7 +253,7 @@ impl<T: DeserializeOwned> TypedReader<T> {
 /// # let config = MasterConfig::new("master".parse()?, vec![]);
 /// # let network = Arc::new(LocalNetwork::new());
 /// # let master = Master::start(config, Arc::new(MemoryStorage::new()), network).await?;
-/// # master.read_write().await?;
+/// # master.wait_until_writable().await?;
 /// let numbers: TypedMaster<u32> = TypedMaster::new(master);
 /// let mut follower = numbers.reader().follow(Offset(0), ReadLevel::Committed);
 /// numbers.append(&17, AppendOptions::default()).await?;
@@ -400,7 +400,7 @@ mod tests {
         let master = Master::start(config, Arc::new(MemoryStorage::new()), network)
             .await
             .unwrap();
-        master.read_write().await.unwrap();
+        master.wait_until_writable().await.unwrap();
         master
     }
 

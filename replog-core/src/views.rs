@@ -130,7 +130,7 @@ pub struct Holders {
 /// What a wait for the concern of a message that was appended before came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct ConcernReached {
+pub struct ConcernStatus {
     /// The concern, as a number of nodes.
     pub concern: u32,
     /// Whether that many nodes hold it.

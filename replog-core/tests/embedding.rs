@@ -70,7 +70,10 @@ impl Cluster {
         let disks = Disks::default();
         let secondary = disks.start_secondary().await;
         let master = disks.start_master().await;
-        master.read_write().await.expect("a master that runs");
+        master
+            .wait_until_writable()
+            .await
+            .expect("a master that runs");
         Cluster {
             master,
             secondary,
@@ -286,7 +289,10 @@ mod runtimes {
             let storage = Arc::new(MemoryStorage::new());
             let master = Master::start_here(master_config(), storage, &network);
             let master = master.expect("a good directory");
-            master.read_write().await.expect("a master that runs");
+            master
+                .wait_until_writable()
+                .await
+                .expect("a master that runs");
             let receipt = master.append("payload", all()).await.expect("a quorum");
             assert_eq!(receipt.acks.len(), 2);
             master.stop().await;
@@ -315,7 +321,7 @@ mod runtimes {
             to_another_thread(master.holders(Offset(0)));
             to_another_thread(master.waiting_appends(1));
             to_another_thread(master.health());
-            to_another_thread(master.read_write());
+            to_another_thread(master.wait_until_writable());
             to_another_thread(master.drain());
             to_another_thread(master.stop());
             to_another_thread(master.stopped());
@@ -471,7 +477,10 @@ mod dropped_handles {
             // The secondary has nothing to do with that, and the next master goes on with the log.
             assert_eq!(payload_at(&secondary.reader(), Offset(0)).await, "kept");
             let master = disks.start_master().await;
-            master.read_write().await.expect("a master that runs");
+            master
+                .wait_until_writable()
+                .await
+                .expect("a master that runs");
             let receipt = master.append("next", all()).await.expect("a quorum");
             assert_eq!(receipt.offset, Offset(1));
         });
@@ -554,7 +563,7 @@ mod dropped_handles {
             assert_eq!(refused.outcome(), Outcome::NotAppended);
             assert!(matches!(refused, AppendError::Stopping { offset: None }));
             assert!(master.health().await.is_err());
-            assert!(master.read_write().await.is_err());
+            assert!(master.wait_until_writable().await.is_err());
             master.stop().await;
         });
     }
@@ -611,7 +620,10 @@ mod ends_of_runtimes {
                 let storage = Arc::new(storage.clone());
                 let master = Master::start_here(config, storage, &LocalNetwork::new());
                 let master = master.expect("a good directory");
-                master.read_write().await.expect("a master that runs");
+                master
+                    .wait_until_writable()
+                    .await
+                    .expect("a master that runs");
                 master.append("kept", alone()).await.expect("it is alone");
                 master
             });
@@ -620,7 +632,7 @@ mod ends_of_runtimes {
                 let refused = master.append("late", alone()).await;
                 assert!(refused.is_err());
                 assert!(master.health().await.is_err());
-                assert!(master.read_write().await.is_err());
+                assert!(master.wait_until_writable().await.is_err());
                 let reader = master.reader();
                 assert_eq!(payload_at(&reader, Offset(0)).await, "kept");
                 assert!(reader.wait_for(Offset(1), ReadLevel::Local).await.is_err());

@@ -111,14 +111,17 @@ mod tests {
         let network = Arc::new(LocalNetwork::new());
         let master = Master::start(config, Arc::new(MemoryStorage::new()), network).await;
         let master = master.expect("a master");
-        master.read_write().await.expect("a majority of one");
+        master
+            .wait_until_writable()
+            .await
+            .expect("a majority of one");
         master
     }
 
     #[tokio::test]
     async fn a_reader_who_does_not_read_misses_events_and_is_told_how_many() {
         let (master, injector) = (master().await, FaultInjector::new());
-        master.tell_of_faults(&injector);
+        master.publish_faults(&injector);
         let mut body = Box::pin(body(master.name().clone(), master.events(), ()));
         for _ in 0..1_000 {
             injector

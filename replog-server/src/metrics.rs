@@ -266,9 +266,9 @@ fn show_log(page: &mut Page<'_>, health: &LogHealth, log: &LogMetrics) -> fmt::R
         .map(|(part, count)| ([("part", part)], count)),
     )?;
     page.counters(
-        "replog_set_aside_records",
-        "Records that were kept aside in a file before they were cut.",
-        [([], log.set_aside_records)],
+        "replog_quarantined_records",
+        "Records that were quarantined in a file before they were cut.",
+        [([], log.quarantined_records)],
     )?;
     page.histogram(
         "replog_log_sync_seconds",

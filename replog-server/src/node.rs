@@ -67,10 +67,10 @@ impl Node {
     }
 
     /// Its events tell of these faults too.
-    fn tell_of_faults(&self, faults: &FaultInjector) {
+    fn publish_faults(&self, faults: &FaultInjector) {
         match self {
-            Node::Master(master) => master.tell_of_faults(faults),
-            Node::Secondary(secondary) => secondary.tell_of_faults(faults),
+            Node::Master(master) => master.publish_faults(faults),
+            Node::Secondary(secondary) => secondary.publish_faults(faults),
         }
     }
 
@@ -176,7 +176,7 @@ impl NodeState {
         faults: Option<FaultInjector>,
     ) -> NodeState {
         if let Some(faults) = &faults {
-            node.tell_of_faults(faults);
+            node.publish_faults(faults);
         }
         NodeState {
             node,

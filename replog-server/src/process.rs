@@ -68,7 +68,7 @@ pub(crate) async fn run(command: Command) -> Result<(), String> {
     if is_cluster && let Some(Node::Master(master)) = nodes.first().map(|first| &first.state.node) {
         let master = master.clone();
         actix_web::rt::spawn(async move {
-            if master.read_write().await.is_ok() {
+            if master.wait_until_writable().await.is_ok() {
                 say("ready");
                 if let Some(hint) = hint {
                     say(&hint);

@@ -48,7 +48,7 @@ impl Pair {
         config.public_url = public_url.map(|url| url.parse().expect("a URL"));
         let master = Master::start(config, Arc::new(MemoryStorage::new()), Arc::new(network)).await;
         let master = master.expect("a master");
-        master.read_write().await.expect("a majority");
+        master.wait_until_writable().await.expect("a majority");
         let command = args::parse(["replog-server", "cluster", "--max-message-bytes", "4KiB"]);
         let Ok(Command::Cluster(args)) = command else {
             panic!("{command:?}")

@@ -137,7 +137,7 @@ pub(crate) async fn start_master(
     let network = network(common, &identity, &counters, faults.as_ref());
     let (common, files) = (common.clone(), *files);
     let Listeners { clients, nodes } = listeners;
-    let told_url = own_url.as_ref().map(NodeUrl::to_string);
+    let advertised_url = own_url.as_ref().map(NodeUrl::to_string);
     let site = Site {
         listener: clients,
         workers,
@@ -150,7 +150,7 @@ pub(crate) async fn start_master(
         let options = ServeOptions::new(identity)
             .counters(Arc::clone(&counters))
             .handshakes_max(files.handshakes_max())
-            .clients_at(told_url);
+            .clients_at(advertised_url);
         let between_nodes = listen_to_nodes(&name, nodes, options, counters)?;
         let node = Node::Master(master);
         Ok(NodeState::new(node, &common, &files, None, faults)
@@ -195,7 +195,7 @@ pub(crate) async fn start_secondary(
     config.public_url.clone_from(&own_url);
     let (common, files) = (common.clone(), *files);
     let Listeners { clients, nodes } = listeners;
-    let told_url = own_url.as_ref().map(NodeUrl::to_string);
+    let advertised_url = own_url.as_ref().map(NodeUrl::to_string);
     let site = Site {
         listener: clients,
         workers,
@@ -209,7 +209,7 @@ pub(crate) async fn start_secondary(
             .node(Arc::new(secondary.clone()))
             .counters(Arc::clone(&counters))
             .handshakes_max(files.handshakes_max())
-            .clients_at(told_url);
+            .clients_at(advertised_url);
         if let Some(faults) = &faults {
             options = options.faults(faults.clone());
         }

@@ -58,7 +58,7 @@ impl Cluster {
         let config = MasterConfig::new("master".parse().map_err(text)?, peers);
         let master = Master::start(config, storage("master")?, Arc::new(network)).await;
         let master = master.map_err(text)?;
-        master.read_write().await.map_err(text)?;
+        master.wait_until_writable().await.map_err(text)?;
         Ok(Cluster {
             master,
             secondaries,

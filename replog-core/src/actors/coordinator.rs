@@ -1,6 +1,6 @@
 //! The master's coordinator, as an actor: quorum, mode, appends, and the recovery before them.
 //!
-//! Delivers appends, reports and time to [`Office`] and [`Recovery`], and carries out what they
+//! Delivers appends, reports and time to [`Leader`] and [`Recovery`], and carries out what they
 //! say. Decides nothing. Answers to clients leave through one-shot channels, never through
 //! futures of the actor: ten thousand parked futures would be polled at every wake-up.
 
@@ -19,8 +19,9 @@ use crate::{
         key_reader::{KeySource, read_keys},
         messages::{
             AppendsQueued, Ask, AskMode, AskedMode, DamageNoticed, DescribeHolders, DescribeMaster,
-            DescribeWaiting, Drain, FallSilent, LinkReported, LogAdvanced, MeasureMaster, MendWith,
-            OfficeLost, RecordsFetched, RecoveryAnswered, Serve, Stop, WriterReported,
+            DescribeWaiting, Drain, FallSilent, FetchMissing, LeadershipLost, LinkReported,
+            LogAdvanced, MeasureMaster, RecordsFetched, RecoveryAnswered, Serve, Stop,
+            WriterReported,
         },
         secondary_link::{LinkParts, MasterIdentity, SecondaryLink},
         timer::Timer,
@@ -36,12 +37,12 @@ use crate::{
         tally::{AppendTally, LinkTally},
     },
     rules::{
+        disk_space::WriteOutage,
         keys::Keys,
+        leader::{Answered, Leader, NewAppend},
         link::Link,
-        office::{Answered, NewAppend, Office},
         recovery::{OwnLog, Recovery, RecoveryAction, Settings},
-        repair::{Lack, Repair},
-        room::Shortage,
+        repair::{MissingRange, Repair},
     },
     storage::Storage,
     transport::Transport,
@@ -53,7 +54,7 @@ use crate::{
 /// The actor of a master.
 pub(crate) struct Coordinator {
     config: MasterConfig,
-    office: Office<Caller>,
+    leader: Leader<Caller>,
     /// The recovery, while it goes on.
     recovery: Option<Recovery>,
     /// What a recovery needs to begin, at the start or later.
@@ -89,8 +90,8 @@ pub(crate) struct Coordinator {
     closing: bool,
     shared: Arc<Shared>,
     host: Arc<dyn Host>,
-    told_mode: Option<(Mode, Option<ModeReason>)>,
-    told_committed: Option<Offset>,
+    published_mode: Option<(Mode, Option<ModeReason>)>,
+    published_committed: Option<Offset>,
     ended: watch::Sender<Option<Stopped>>,
     timer: Timer,
 }
@@ -106,7 +107,7 @@ enum Inspection {
 
 /// An office that a recovery has won.
 #[derive(Clone, Copy, Debug)]
-struct Won {
+struct WonEpoch {
     cluster: ClusterId,
     epoch: Epoch,
     adopted_end: Offset,
@@ -134,7 +135,7 @@ pub(crate) struct CoordinatorParts {
 impl Coordinator {
     /// Whether it leads an epoch, so that another master may take its place.
     fn leads(&self) -> bool {
-        self.recovery.is_none() && self.office.may_be_lost()
+        self.recovery.is_none() && self.leader.may_be_lost()
     }
 
     /// Makes the coordinator and its links, which start with it.
@@ -195,7 +196,7 @@ impl Coordinator {
             end: view.written_end(),
         };
         Coordinator {
-            office: Office::new(&config, durable, initial),
+            leader: Leader::new(&config, durable, initial),
             link_tallies: vec![LinkTally::new(); links.len()],
             append_tally: AppendTally::new(links.len() + 1),
             config,
@@ -219,8 +220,8 @@ impl Coordinator {
             closing: false,
             shared,
             host,
-            told_mode: None,
-            told_committed: None,
+            published_mode: None,
+            published_committed: None,
             ended,
             timer: Timer::default(),
         }
@@ -232,20 +233,20 @@ impl Coordinator {
         self.shared.count_wake_up();
         let now = Instant::now();
         self.carry_out_recovery(ctx, now);
-        let answered = self.office.settle(now);
+        let answered = self.leader.settle(now);
         self.answer(answered);
-        if self.office.take_probe(now) {
+        if self.leader.should_probe(now) {
             self.writer.submit(WriteCommand::Resume);
         }
         if let Some(lack) = self.hopeless() {
             self.give_up_damaged(now, lack);
         }
-        self.tell_committed();
+        self.publish_committed();
         let stuck = self.recovery.as_ref().and_then(Recovery::stuck);
-        self.office.set_stuck(stuck.map(|stuck| stuck.detail));
-        self.tell_mode(now);
+        self.leader.set_stuck(stuck.map(|stuck| stuck.detail));
+        self.publish_mode(now);
         let recovery = self.recovery.as_ref().and_then(Recovery::next_deadline);
-        let deadline = [recovery, self.office.next_deadline(now)]
+        let deadline = [recovery, self.leader.next_deadline(now)]
             .into_iter()
             .flatten()
             .min();
@@ -294,8 +295,8 @@ impl Coordinator {
                 }
             }
             RecoveryAction::Save(meta) => self.save_meta(meta),
-            RecoveryAction::SetAside { from, epoch } => {
-                self.writer.submit(WriteCommand::SetAside { from, epoch });
+            RecoveryAction::Quarantine { from, epoch } => {
+                self.writer.submit(WriteCommand::Quarantine { from, epoch });
             }
             RecoveryAction::Truncate(to) => {
                 self.writer.submit(WriteCommand::Truncate { ticket: 0, to });
@@ -318,7 +319,7 @@ impl Coordinator {
                     .id;
                 let forced_epoch = meta.forced_epoch;
                 self.meta = meta;
-                let won = Won {
+                let won = WonEpoch {
                     cluster,
                     epoch,
                     adopted_end,
@@ -326,7 +327,7 @@ impl Coordinator {
                 };
                 self.read_keys(ctx, won);
             }
-            RecoveryAction::BecomeFenced(by) => self.lose_office(now, by),
+            RecoveryAction::BecomeFenced(by) => self.lose_leadership(now, by),
             RecoveryAction::Malformed { from, detail } => {
                 self.malformed += 1;
                 warn!(%from, detail, "recovery: an answer makes no sense and counts for nothing");
@@ -339,7 +340,7 @@ impl Coordinator {
 
     /// The log is settled and nothing is appended to it: which keys does it have? Until that is
     /// known the master does not serve, and no link is told to (rule 3).
-    fn read_keys(&mut self, ctx: &mut Context<Self>, won: Won) {
+    fn read_keys(&mut self, ctx: &mut Context<Self>, won: WonEpoch) {
         let source = self.key_source(won.cluster, won.adopted_end);
         let read = read_keys(source).into_actor(self);
         ctx.spawn(read.map(move |keys, coordinator, ctx| coordinator.on_keys(ctx, won, keys)));
@@ -356,7 +357,7 @@ impl Coordinator {
         }
     }
 
-    fn on_keys(&mut self, ctx: &mut Context<Self>, won: Won, keys: Result<Keys, String>) {
+    fn on_keys(&mut self, ctx: &mut Context<Self>, won: WonEpoch, keys: Result<Keys, String>) {
         // It failed, was told to stop, or began anew meanwhile.
         let current = |recovery: &Recovery| recovery.epoch() == won.epoch;
         if self.closing || !self.recovery.as_ref().is_some_and(current) {
@@ -373,8 +374,8 @@ impl Coordinator {
         self.settle(ctx);
     }
 
-    fn serve(&mut self, ctx: &mut Context<Self>, won: Won, keys: Keys) {
-        let Won {
+    fn serve(&mut self, ctx: &mut Context<Self>, won: WonEpoch, keys: Keys) {
+        let WonEpoch {
             cluster,
             epoch,
             adopted_end,
@@ -383,10 +384,10 @@ impl Coordinator {
         info!(%epoch, end = %adopted_end, "recovered: serving");
         assert_eq!(keys.end(), adopted_end, "keys of another log");
         self.recovery = None;
-        self.office.serve(epoch, keys);
+        self.leader.serve(epoch, keys);
         let master = self.config.name.clone();
         let took = || Change::Epoch { epoch, master };
-        self.shared.events().tell_own(&*self.host, took);
+        self.shared.events().publish_own(&*self.host, took);
         for link in &self.links {
             link.do_send(Serve {
                 cluster,
@@ -395,7 +396,7 @@ impl Coordinator {
                 forced_epoch,
             });
         }
-        self.tell_lack();
+        self.publish_missing();
         if self.meta.log_epoch.is_none() {
             self.become_whole(ctx);
         }
@@ -407,10 +408,10 @@ impl Coordinator {
         self.writer.submit(WriteCommand::SaveMeta { ticket, meta });
     }
 
-    fn lose_office(&mut self, now: Instant, by: crate::transport::FencedBy) {
+    fn lose_leadership(&mut self, now: Instant, by: crate::transport::FencedBy) {
         warn!(by = %by.describe(), "fenced: another master holds the office");
         self.recovery = None;
-        let answered = self.office.become_fenced(now, by);
+        let answered = self.leader.become_fenced(now, by);
         self.answer(answered);
         for link in &self.links {
             link.do_send(FallSilent);
@@ -419,8 +420,8 @@ impl Coordinator {
 
     /// A write was refused: what it was for is not in the log, and the links go on as they are
     /// until there is room and the next recovery asks.
-    fn give_up_office(&mut self, now: Instant, error: &std::io::Error) {
-        if self.office.disk() == DiskState::Ok {
+    fn step_down(&mut self, now: Instant, error: &std::io::Error) {
+        if self.leader.disk() == DiskState::Ok {
             warn!(%error, "the disk refuses writes: appends are refused until there is room");
         } else {
             debug!(%error, "the disk still refuses writes");
@@ -429,12 +430,12 @@ impl Coordinator {
         // What could not be seen to is, once there is room.
         self.noticed = self.inspected.take().or(self.noticed);
         self.repair = Repair::default();
-        let shortage = Shortage {
+        let outage = WriteOutage {
             disk: disk_state(error),
             detail: error.to_string().into(),
         };
         let end = self.view.written_end();
-        let (answered, freed_bytes) = self.office.become_out_of_room(now, end, shortage);
+        let (answered, freed_bytes) = self.leader.become_out_of_room(now, end, outage);
         self.inbox.release(freed_bytes);
         self.answer(answered);
     }
@@ -443,7 +444,7 @@ impl Coordinator {
         let empty = std::mem::take(&mut self.spare);
         let mut appends = self.inbox.take(empty);
         let admitted = self
-            .office
+            .leader
             .admit(Instant::now(), self.host.wall_ms(), &mut appends);
         self.spare = appends;
         for batch in admitted.batches {
@@ -468,17 +469,17 @@ impl Coordinator {
         }
     }
 
-    fn tell_committed(&mut self) {
-        let committed = self.office.committed();
-        if committed != self.told_committed {
-            self.told_committed = committed;
+    fn publish_committed(&mut self) {
+        let committed = self.leader.committed();
+        if committed != self.published_committed {
+            self.published_committed = committed;
             self.shared.set_committed(committed);
-            self.tell_links();
+            self.publish_to_links();
         }
     }
 
-    fn tell_links(&self) {
-        let (written_end, committed) = (self.view.written_end(), self.told_committed);
+    fn publish_to_links(&self) {
+        let (written_end, committed) = (self.view.written_end(), self.published_committed);
         for link in &self.links {
             link.do_send(LogAdvanced {
                 written_end,
@@ -487,17 +488,19 @@ impl Coordinator {
         }
     }
 
-    fn tell_mode(&mut self, now: Instant) {
-        let state = self.office.mode(now);
-        let told = self.told_mode.replace((state.mode, state.reason));
+    fn publish_mode(&mut self, now: Instant) {
+        let state = self.leader.mode(now);
+        let told = self.published_mode.replace((state.mode, state.reason));
         if told == Some((state.mode, state.reason)) {
             return;
         }
-        self.shared.events().tell_own(&*self.host, || Change::Mode {
-            mode: state.mode,
-            mode_reason: state.reason,
-            detail: state.detail.as_str().into(),
-        });
+        self.shared
+            .events()
+            .publish_own(&*self.host, || Change::Mode {
+                mode: state.mode,
+                mode_reason: state.reason,
+                detail: state.detail.as_str().into(),
+            });
         match state.mode {
             Mode::ReadWrite => info!(
                 alive = state.alive,
@@ -517,16 +520,16 @@ impl Coordinator {
         let now = Instant::now();
         match report {
             WriteReport::Written { end } => {
-                let freed = self.office.on_written(end);
+                let freed = self.leader.on_written(end);
                 self.inbox.release(freed);
-                if self.office.is_serving() {
-                    self.tell_links();
+                if self.leader.is_serving() {
+                    self.publish_to_links();
                 }
             }
             WriteReport::Durable { end, whole_end } => {
                 match &mut self.recovery {
                     Some(recovery) => recovery.on_durable(now, whole_end),
-                    None => self.office.on_durable(end),
+                    None => self.leader.on_durable(end),
                 }
                 self.on_whole(ctx, whole_end);
             }
@@ -553,11 +556,11 @@ impl Coordinator {
                     recovery.on_saved(now);
                 }
             }
-            WriteReport::WriteFailed { error } => self.give_up_office(now, &error),
+            WriteReport::WriteFailed { error } => self.step_down(now, &error),
             WriteReport::Resumed { whole_end } => {
                 let end = self.view.written_end();
                 info!(%end, "the disk takes writes again");
-                if self.office.on_resumed(now) {
+                if self.leader.on_resumed(now) {
                     self.recover(now, whole_end);
                 }
                 if let Some(offset) = self.noticed.take() {
@@ -579,7 +582,7 @@ impl Coordinator {
 
     fn fail(&mut self, ctx: &mut Context<Self>, detail: Arc<str>) {
         self.recovery = None;
-        let answered = self.office.become_failed(&detail);
+        let answered = self.leader.become_failed(&detail);
         self.answer(answered);
         self.end(ctx, Some(detail));
     }
@@ -587,7 +590,7 @@ impl Coordinator {
     /// What the next start need not read again. A disk that does not outlive the process has no
     /// next start.
     fn save_keys(&self) {
-        let (Some(keys), Some(cluster)) = (self.office.keys(), &self.meta.cluster) else {
+        let (Some(keys), Some(cluster)) = (self.leader.keys(), &self.meta.cluster) else {
             return;
         };
         if self.storage.survives_the_process()
@@ -607,14 +610,14 @@ impl Coordinator {
 
     fn health(&self) -> MasterHealth {
         let now = Instant::now();
-        let state = self.office.mode(now);
+        let state = self.leader.mode(now);
         let epoch = match &self.recovery {
             Some(recovery) => recovery.epoch(),
-            None => self.office.epoch(),
+            None => self.leader.epoch(),
         };
         // Out of office there is no next offset, and a log that is shown all the same.
         let next = match self.leads() {
-            true => self.office.next_offset(),
+            true => self.leader.next_offset(),
             false => self.view.durable_end(),
         };
         MasterHealth {
@@ -627,17 +630,17 @@ impl Coordinator {
             mode_reason: state.reason,
             intact: self.meta.log_epoch.is_some(),
             recovery: self.recovery.as_ref().map(Recovery::health),
-            fenced_by: self.office.fenced_by(),
+            fenced_by: self.leader.fenced_by(),
             forced_epoch: self.meta.forced_epoch,
-            quorum: self.office.quorum(now),
+            quorum: self.leader.quorum(now),
             log: LogHealth {
                 next,
-                committed: self.office.committed(),
+                committed: self.leader.committed(),
                 bytes: self.view.bytes(),
-                disk: self.office.disk(),
+                disk: self.leader.disk(),
             },
-            waiting_appends: self.office.waiting(),
-            secondaries: self.office.secondaries(now, next),
+            waiting_appends: self.leader.waiting(),
+            secondaries: self.leader.secondaries(now, next),
         }
     }
 }
@@ -657,8 +660,8 @@ impl Coordinator {
                     .sum::<u64>(),
             log: self.writer.metrics(&self.view),
             appends: self.append_tally.snapshot(),
-            oldest_waiting: self.office.oldest_waiting(Instant::now()),
-            keys: self.office.keys().map_or(0, |keys| keys.count() as u64),
+            oldest_waiting: self.leader.oldest_waiting(Instant::now()),
+            keys: self.leader.keys().map_or(0, |keys| keys.count() as u64),
             links: links
                 .map(|(tally, status)| tally.snapshot(lag_bytes(status.durable_end)))
                 .collect(),
@@ -701,7 +704,7 @@ impl Handler<LinkReported> for Coordinator {
     type Result = ();
     fn handle(&mut self, reported: LinkReported, ctx: &mut Context<Self>) {
         self.link_tallies[reported.secondary] = reported.tally;
-        self.office.on_report(reported.secondary, reported.report);
+        self.leader.on_report(reported.secondary, reported.report);
         self.settle(ctx);
     }
 }
@@ -722,18 +725,18 @@ impl Handler<RecoveryAnswered> for Coordinator {
     }
 }
 
-impl Handler<OfficeLost> for Coordinator {
+impl Handler<LeadershipLost> for Coordinator {
     type Result = ();
-    fn handle(&mut self, lost: OfficeLost, ctx: &mut Context<Self>) {
+    fn handle(&mut self, lost: LeadershipLost, ctx: &mut Context<Self>) {
         let (now, by) = (Instant::now(), lost.0);
         if self.leads() {
             // A directory that is gone may have had a promise of this very epoch, from a node that
             // did not know of this one. A majority has promised it to this one: no fence.
-            if by.epoch > self.office.epoch() || by.instance == self.meta.instance {
-                self.lose_office(now, by);
+            if by.epoch > self.leader.epoch() || by.instance == self.meta.instance {
+                self.lose_leadership(now, by);
             } else if self.inspection.is_some() {
                 self.raise_epoch = true;
-            } else if self.office.is_serving() {
+            } else if self.leader.is_serving() {
                 info!(by = %by.describe(), "a node has promised this epoch to another directory");
                 self.recover_anew(now);
             }
@@ -761,14 +764,14 @@ impl Handler<DescribeHolders> for Coordinator {
     fn handle(&mut self, describe: DescribeHolders, _: &mut Context<Self>) {
         let _ = describe
             .answer_to
-            .send(self.office.holders(Instant::now(), describe.offset));
+            .send(self.leader.holders(Instant::now(), describe.offset));
     }
 }
 
 impl Handler<DescribeWaiting> for Coordinator {
     type Result = ();
     fn handle(&mut self, describe: DescribeWaiting, _: &mut Context<Self>) {
-        let waiting = self.office.waiting_appends(Instant::now(), describe.limit);
+        let waiting = self.leader.waiting_appends(Instant::now(), describe.limit);
         let _ = describe.answer_to.send(waiting);
     }
 }
@@ -778,12 +781,12 @@ impl Handler<AskMode> for Coordinator {
     fn handle(&mut self, ask: AskMode, ctx: &mut Context<Self>) {
         info!(asked = ?ask.asked, "an operator asked for a mode");
         match ask.asked {
-            AskedMode::ReadOnly => self.office.ask_read_only(),
-            AskedMode::ReadWrite => self.office.allow_read_write(),
+            AskedMode::ReadOnly => self.leader.pause_appends(),
+            AskedMode::ReadWrite => self.leader.resume_appends(),
         }
         // First everybody else is told: who has the answer may wait for the mode to change again.
         self.settle(ctx);
-        let _ = ask.answer_to.send(self.office.mode(Instant::now()));
+        let _ = ask.answer_to.send(self.leader.mode(Instant::now()));
     }
 }
 
@@ -791,7 +794,7 @@ impl Handler<Drain> for Coordinator {
     type Result = ();
     fn handle(&mut self, drain: Drain, ctx: &mut Context<Self>) {
         // What is queued has no offset yet: it is refused as stopping by the next hand-over.
-        let answered = self.office.become_stopping();
+        let answered = self.leader.become_stopping();
         self.answer(answered);
         let _ = drain.done.send(());
         self.settle(ctx);
@@ -801,7 +804,7 @@ impl Handler<Drain> for Coordinator {
 impl Handler<Stop> for Coordinator {
     type Result = ();
     fn handle(&mut self, _: Stop, _: &mut Context<Self>) {
-        let answered = self.office.become_stopping();
+        let answered = self.leader.become_stopping();
         self.answer(answered);
         for link in &self.links {
             link.do_send(FallSilent);

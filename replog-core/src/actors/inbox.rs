@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{AppendError, LimitName},
-    rules::{acks::WaiterId, office::NewAppend},
+    rules::{acks::WaiterId, leader::NewAppend},
     views::Receipt,
 };
 

@@ -14,7 +14,7 @@ use crate::{
     log::WriteReport,
     metrics::{MasterMetrics, SecondaryMetrics, tally::LinkTally},
     record::RecordBatch,
-    rules::{acks::WaiterId, link::LinkReport, repair::Lack},
+    rules::{acks::WaiterId, link::LinkReport, repair::MissingRange},
     transport::{FencedBy, Request, RequestBody, Response},
     types::{ClusterId, Concern, Epoch, Incarnation, Offset},
     views::{Holders, MasterHealth, SecondaryHealth, WaitingAppends},
@@ -92,8 +92,8 @@ pub(crate) struct Serve {
 /// To a link: the master's own log lacks this; fetch it if the secondary has it.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct MendWith {
-    pub(crate) lack: Option<Lack>,
+pub(crate) struct FetchMissing {
+    pub(crate) lack: Option<MissingRange>,
 }
 
 /// To the coordinator: records for its own log, from a secondary that holds what follows them.
@@ -106,7 +106,7 @@ pub(crate) struct RecordsFetched {
 /// To the coordinator: another master holds the office.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct OfficeLost(pub(crate) FencedBy);
+pub(crate) struct LeadershipLost(pub(crate) FencedBy);
 
 /// To a link: bytes of a request, or of what stands before it, have arrived.
 #[derive(Message)]

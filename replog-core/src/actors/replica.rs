@@ -27,8 +27,8 @@ use crate::{
     log::{HeldBack, LogView, LogWriter, WriteCommand, WriteReport, disk_state},
     metrics::SecondaryMetrics,
     rules::{
+        disk_space::WriteOutage,
         replica::{LogFacts, Replica, ReplicaAction, ReplicaChange, RequestId},
-        room::Shortage,
     },
     transport::{self, Fetch, Fetched, Hello, Refusal, Response},
     types::{Epoch, EpochStart, Offset},
@@ -61,7 +61,7 @@ pub(crate) struct ReplicaActor {
     waiting: BTreeMap<RequestId, oneshot::Sender<Response>>,
     next_request: RequestId,
     /// Listeners were told that records are held back.
-    told_gap: bool,
+    published_gap: bool,
     ended: watch::Sender<Option<Stopped>>,
     timer: Timer,
 }
@@ -94,7 +94,7 @@ impl ReplicaActor {
             host,
             waiting: BTreeMap::new(),
             next_request: 0,
-            told_gap: false,
+            published_gap: false,
             ended,
             timer: Timer::default(),
         }
@@ -110,8 +110,8 @@ impl ReplicaActor {
                 self.carry_out(ctx, action);
             }
         }
-        self.shared.set_committed(self.replica.told_committed());
-        self.tell_gap();
+        self.shared.set_committed(self.replica.leader_committed());
+        self.publish_gap();
         let deadline = self.replica.next_deadline();
         self.timer.arm(ctx, deadline, |replica, ctx| {
             replica.timer.fired();
@@ -130,8 +130,8 @@ impl ReplicaActor {
             ReplicaAction::Save { ticket, meta } => {
                 self.writer.submit(WriteCommand::SaveMeta { ticket, meta });
             }
-            ReplicaAction::SetAside { from, epoch } => {
-                self.writer.submit(WriteCommand::SetAside { from, epoch });
+            ReplicaAction::Quarantine { from, epoch } => {
+                self.writer.submit(WriteCommand::Quarantine { from, epoch });
             }
             ReplicaAction::Truncate { ticket, to } => {
                 self.writer.submit(WriteCommand::Truncate { ticket, to });
@@ -166,22 +166,24 @@ impl ReplicaActor {
     fn tell(&self, change: ReplicaChange) {
         if let ReplicaChange::Promised { epoch, master } = change {
             let promised = || Change::Epoch { epoch, master };
-            self.shared.events().tell_own(&*self.host, promised);
+            self.shared.events().publish_own(&*self.host, promised);
         }
     }
 
     /// Where it begins and where it ends: while it lasts, `/health` has the number.
-    fn tell_gap(&mut self) {
+    fn publish_gap(&mut self) {
         let gap = self.replica.gap();
-        if gap.is_some() == self.told_gap {
+        if gap.is_some() == self.published_gap {
             return;
         }
-        self.told_gap = gap.is_some();
+        self.published_gap = gap.is_some();
         let (missing, buffered) = gap.unzip();
-        self.shared.events().tell_own(&*self.host, || Change::Gap {
-            missing,
-            buffered: buffered.unwrap_or(0),
-        });
+        self.shared
+            .events()
+            .publish_own(&*self.host, || Change::Gap {
+                missing,
+                buffered: buffered.unwrap_or(0),
+            });
     }
 
     fn answer(&mut self, request: RequestId, response: Response) {
@@ -317,8 +319,8 @@ fn log(change: &ReplicaChange) {
             let why = why_refused(refusal);
             warn!(%from, why, "a request is refused");
         }
-        ReplicaChange::OutOfRoom(shortage) => {
-            warn!(error = %shortage.detail, "the disk refuses writes: no records until there is room");
+        ReplicaChange::OutOfRoom(outage) => {
+            warn!(error = %outage.detail, "the disk refuses writes: no records until there is room");
         }
         ReplicaChange::Resumed { end } => info!(%end, "the disk takes writes again"),
         ReplicaChange::Damaged { offset } => {
@@ -385,11 +387,11 @@ impl Handler<WriterReported> for ReplicaActor {
             }
             WriteReport::LastAppend(_) => unreachable!("only a master asks for it"),
             WriteReport::WriteFailed { error } => {
-                let shortage = Shortage {
+                let outage = WriteOutage {
                     disk: disk_state(&error),
                     detail: error.to_string().into(),
                 };
-                self.replica.on_write_failed(Instant::now(), shortage);
+                self.replica.on_write_failed(Instant::now(), outage);
             }
             WriteReport::Resumed { whole_end } => {
                 self.replica.on_resumed(Instant::now(), whole_end);

@@ -15,8 +15,8 @@ use crate::{
         Coordinator,
         blocking::blocking,
         messages::{
-            Ask, FallSilent, LinkReported, LogAdvanced, MendWith, OfficeLost, RecordsFetched,
-            RecoveryAnswered, RequestMoved, Serve,
+            Ask, FallSilent, FetchMissing, LeadershipLost, LinkReported, LogAdvanced,
+            RecordsFetched, RecoveryAnswered, RequestMoved, Serve,
         },
         timer::Timer,
     },
@@ -66,7 +66,7 @@ pub(crate) struct SecondaryLink {
     adopted_end: Offset,
     forced_epoch: Option<Epoch>,
     /// The failures in a row at the last report.
-    told_failures: u64,
+    published_failures: u64,
     timer: Timer,
 }
 
@@ -112,7 +112,7 @@ impl SecondaryLink {
             cluster: None,
             adopted_end: Offset::ZERO,
             forced_epoch: None,
-            told_failures: 0,
+            published_failures: 0,
             timer: Timer::default(),
         }
     }
@@ -166,14 +166,14 @@ impl SecondaryLink {
             LinkAction::Fetched(records) => {
                 self.coordinator.do_send(RecordsFetched { records });
             }
-            LinkAction::BecomeFenced(by) => self.coordinator.do_send(OfficeLost(by)),
+            LinkAction::BecomeFenced(by) => self.coordinator.do_send(LeadershipLost(by)),
             LinkAction::Changed(change) => {
                 self.log(now, &change);
-                self.tell_change(now, &change);
+                self.publish_change(now, &change);
             }
             LinkAction::Report => {
                 let report = self.link.report(now);
-                self.tell_report(now, &report);
+                self.publish_report(now, &report);
                 self.coordinator.do_send(LinkReported {
                     secondary: self.secondary,
                     report,
@@ -357,7 +357,7 @@ impl SecondaryLink {
         }
     }
 
-    fn tell_change(&self, now: Instant, change: &Change) {
+    fn publish_change(&self, now: Instant, change: &Change) {
         let Change::Status { from, to } = *change else {
             return;
         };
@@ -372,10 +372,10 @@ impl SecondaryLink {
         });
     }
 
-    fn tell_report(&mut self, now: Instant, report: &LinkReport) {
+    fn publish_report(&mut self, now: Instant, report: &LinkReport) {
         let events = self.shared.events();
         events.set_acked(self.secondary, report.counted);
-        let before = std::mem::replace(&mut self.told_failures, report.failed_attempts);
+        let before = std::mem::replace(&mut self.published_failures, report.failed_attempts);
         let Some(failure) = report
             .failure
             .as_ref()
@@ -486,10 +486,10 @@ impl Handler<RequestMoved> for SecondaryLink {
     }
 }
 
-impl Handler<MendWith> for SecondaryLink {
+impl Handler<FetchMissing> for SecondaryLink {
     type Result = ();
-    fn handle(&mut self, mend: MendWith, ctx: &mut Context<Self>) {
-        self.link.on_lack(Instant::now(), mend.lack);
+    fn handle(&mut self, mend: FetchMissing, ctx: &mut Context<Self>) {
+        self.link.on_missing(Instant::now(), mend.lack);
         self.pump(ctx);
     }
 }
@@ -497,7 +497,7 @@ impl Handler<MendWith> for SecondaryLink {
 impl Handler<FallSilent> for SecondaryLink {
     type Result = ();
     fn handle(&mut self, _: FallSilent, ctx: &mut Context<Self>) {
-        self.link.fall_silent();
+        self.link.stop();
         self.pump(ctx);
     }
 }

@@ -11,7 +11,7 @@
 //! cut that was made while it was not connected; then it looks for where the logs part, by halves.
 
 mod connection;
-mod given;
+mod delivered;
 
 use std::{pin::Pin, time::Instant};
 
@@ -19,7 +19,7 @@ use rand::RngExt as _;
 
 use self::{
     connection::{Connection, Line, connect},
-    given::Given,
+    delivered::Delivered,
 };
 use super::{Client, ClientError, Message, Problem, ReadQuery, Reason};
 use crate::{
@@ -52,7 +52,7 @@ pub struct Follow {
     level: ReadLevel,
     /// No offset below it is given any more.
     next: Offset,
-    given: Given,
+    delivered: Delivered,
     /// The log that all this is of, once the node has said so.
     cluster_id: Option<ClusterId>,
     /// It was asked again because a message came on a connection that named no log.
@@ -91,7 +91,7 @@ impl Client {
             client: self.clone(),
             level: ReadLevel::Local,
             next: from,
-            given: Given::default(),
+            delivered: Delivered::default(),
             cluster_id: self.settings.cluster_id,
             asked_for_log: false,
             connection: None,
@@ -171,7 +171,7 @@ impl Follow {
                 }
                 let (client, url) = (&self.client, self.url());
                 let connecting = self.connecting.get_or_insert_with(|| {
-                    let compares = self.given.last().is_some();
+                    let compares = self.delivered.last().is_some();
                     Box::pin(connect(client.clone(), url, compares, self.cluster_id))
                 });
                 let connected = connecting.await;
@@ -212,14 +212,18 @@ impl Follow {
             .connection
             .as_mut()
             .is_some_and(|connection| std::mem::take(&mut connection.compares));
-        if let Some(last) = self.given.last().filter(|_| compares) {
+        if let Some(last) = self.delivered.last().filter(|_| compares) {
             if (message.offset, message.epoch) != last {
                 self.connection = None;
                 let client = match self.cluster_id {
                     Some(cluster_id) => self.client.in_log(cluster_id),
                     None => self.client.clone(),
                 };
-                self.parting = Some(Box::pin(parting(client, self.level, self.given.clone())));
+                self.parting = Some(Box::pin(parting(
+                    client,
+                    self.level,
+                    self.delivered.clone(),
+                )));
             }
             return None;
         }
@@ -233,7 +237,7 @@ impl Follow {
         }
         self.backoff.reset();
         self.next = Offset(message.offset.0.saturating_add(1));
-        self.given.push(message.offset, message.epoch);
+        self.delivered.push(message.offset, message.epoch);
         Some(Ok(message))
     }
 
@@ -243,7 +247,7 @@ impl Follow {
             connection.compares = false;
         }
         self.cluster_id = Some(cluster_id);
-        self.given = Given::default();
+        self.delivered = Delivered::default();
         let had_a_place = std::mem::take(&mut self.next) != Offset::ZERO;
         had_a_place.then_some(ClientError::AnotherLog { cluster_id })
     }
@@ -251,7 +255,7 @@ impl Follow {
     /// Goes back to `offset`: what there is to say, where something was given from there on.
     fn cut(&mut self, offset: Offset) -> Option<ClientError> {
         self.connection = None;
-        self.given.cut(offset);
+        self.delivered.cut(offset);
         let was_given = offset < self.next;
         self.next = self.next.min(offset);
         was_given.then_some(ClientError::Cut { offset })
@@ -280,7 +284,10 @@ impl Follow {
     }
 
     fn url(&self) -> String {
-        let from = self.given.last().map_or(self.next, |(offset, _)| offset);
+        let from = self
+            .delivered
+            .last()
+            .map_or(self.next, |(offset, _)| offset);
         let base = &self.client.base;
         let level = match self.level {
             ReadLevel::Local => "local",
@@ -292,8 +299,12 @@ impl Follow {
 
 /// The first offset of what was given that the node has something else at, now that this is known of the last
 /// one. Where it parts before all that is remembered, the first of that.
-async fn parting(client: Client, level: ReadLevel, given: Given) -> Result<Offset, ClientError> {
-    let Some(doubtful) = given.doubtful() else {
+async fn parting(
+    client: Client,
+    level: ReadLevel,
+    delivered: Delivered,
+) -> Result<Offset, ClientError> {
+    let Some(doubtful) = delivered.doubtful() else {
         return Ok(Offset::ZERO);
     };
     let (mut begin, mut end) = (doubtful.start.0, doubtful.end.0);
@@ -320,7 +331,7 @@ async fn parting(client: Client, level: ReadLevel, given: Given) -> Result<Offse
             let less = format!("it shows nothing from offset {middle} on");
             return Err(ClientError::NoAnswer(less));
         };
-        match given.has(message.offset, message.epoch) {
+        match delivered.has(message.offset, message.epoch) {
             true => begin = message.offset.0.saturating_add(1),
             false => end = middle,
         }

@@ -28,7 +28,7 @@ async fn a_batch_is_one_append_on_every_node_and_across_restarts() {
     }
     within(master.stop()).await;
     let master = cluster.start_master().await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     let again = within(master.append_batch(batch(0..500), options.clone()))
         .await
         .unwrap();

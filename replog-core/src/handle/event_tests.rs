@@ -178,7 +178,7 @@ async fn a_slow_listener_is_told_how_many_it_missed_and_goes_on_with_the_newest(
     let cluster = Cluster::new(0);
     let (master, _) = cluster.start_all().await;
     let injector = FaultInjector::new();
-    master.tell_of_faults(&injector);
+    master.publish_faults(&injector);
     let (mut slow, other) = (master.events(), master.events());
     drop(other);
     let kept = EVENTS_KEPT as u64;
@@ -205,9 +205,9 @@ async fn faults_are_told_when_they_are_set_and_when_they_happen() {
     let cluster = Cluster::new(1);
     let injector = FaultInjector::new();
     let secondary = cluster.start_failing(0, injector.clone()).await;
-    secondary.tell_of_faults(&injector);
+    secondary.publish_faults(&injector);
     let master = cluster.start_master().await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     let mut events = secondary.events();
     injector.set(isolated()).unwrap();
     let own = name("secondary-1");
@@ -239,7 +239,7 @@ async fn a_secondary_tells_the_epoch_that_it_promised_and_the_gaps_in_what_comes
     let mut events = secondary.events();
     let master = cluster.start_master().await;
     let mut of_master = master.events();
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     let epoch = |event: &NodeEvent| match &event.what {
         Change::Epoch { epoch, master } => Some((event.node.clone(), *epoch, master.clone())),
         _ => None,

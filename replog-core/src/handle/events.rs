@@ -47,7 +47,7 @@ use crate::{
 /// # let config = MasterConfig::new("master".parse()?, vec![]);
 /// # let network = Arc::new(LocalNetwork::new());
 /// # let master = Master::start(config, Arc::new(MemoryStorage::new()), network).await?;
-/// # master.read_write().await?;
+/// # master.wait_until_writable().await?;
 /// let mut events = master.events();
 /// master.append("hello", AppendOptions::concern(Concern::All)).await?;
 /// while let Some(notice) = events.next().await {
@@ -136,7 +136,7 @@ impl Events {
                 }
                 () = end_of(&mut self.ended) => {
                     let newest = self.newest();
-                    let merged = self.merging.tell_at_once(&newest);
+                    let merged = self.merging.publish_now(&newest);
                     self.make_ready(merged);
                     self.over = true;
                 }
@@ -246,7 +246,7 @@ impl EventHub {
     }
 
     /// As [`EventHub::tell`], for the node itself.
-    pub(crate) fn tell_own(&self, host: &dyn Host, what: impl FnOnce() -> Change) {
+    pub(crate) fn publish_own(&self, host: &dyn Host, what: impl FnOnce() -> Change) {
         self.tell(host, &self.node, what);
     }
 
@@ -273,12 +273,12 @@ impl EventHub {
 }
 
 /// The node's events tell of the faults of `injector` from now on.
-pub(crate) fn tell_of_faults(shared: &Arc<Shared>, host: &Arc<dyn Host>, injector: &FaultInjector) {
+pub(crate) fn publish_faults(shared: &Arc<Shared>, host: &Arc<dyn Host>, injector: &FaultInjector) {
     let (shared, host) = (shared.clone(), host.clone());
     injector.on_news(move |news| match news {
         FaultNews::Set(faults) => {
             let faults = || Change::FaultsSet { faults };
-            shared.events().tell_own(&*host, faults);
+            shared.events().publish_own(&*host, faults);
         }
         FaultNews::Happened(fault) => shared.events().count_fault(fault),
     });

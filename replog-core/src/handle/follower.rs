@@ -9,7 +9,7 @@ use crate::{
     error::ReadError,
     handle::Reader,
     record::RecordBatch,
-    rules::following::{Following, Looked},
+    rules::following::{CutCheck, Following},
     types::{Offset, ReadLevel},
     watch,
 };
@@ -33,7 +33,7 @@ use crate::{
 /// # let config = MasterConfig::new("master".parse()?, vec![]);
 /// # let network = Arc::new(LocalNetwork::new());
 /// # let master = Master::start(config, Arc::new(MemoryStorage::new()), network).await?;
-/// # master.read_write().await?;
+/// # master.wait_until_writable().await?;
 /// let mut follower = master.reader().follow(Offset(0), ReadLevel::Committed);
 /// let appending = master.clone();
 /// tokio::spawn(async move { appending.append("hello", AppendOptions::default()).await });
@@ -153,10 +153,10 @@ impl Follower {
             // After the read, so that no cut can come between: what was read is of the log that this
             // follower knows, or it is read again.
             let (cuts, lowest) = self.reader.view.cuts_since(self.following.cuts());
-            match self.following.on_looked(cuts, lowest) {
-                Looked::Cut(offset) => return Ok(Some(Followed::Cut { offset })),
-                Looked::Changed => continue,
-                Looked::SameLog => {}
+            match self.following.on_cut_check(cuts, lowest) {
+                CutCheck::CutBehind(offset) => return Ok(Some(Followed::Cut { offset })),
+                CutCheck::CutAhead => continue,
+                CutCheck::NoCut => {}
             }
             let records = match read {
                 Ok(records) => records,
@@ -167,7 +167,7 @@ impl Follower {
             let Some(end) = records.last().map(RecordBatch::end) else {
                 return Ok(None);
             };
-            self.following.on_given(end);
+            self.following.on_delivered(end);
             self.damaged_at = None;
             return Ok(Some(Followed::Records(records)));
         }

@@ -44,7 +44,7 @@ async fn an_append_with_a_key_is_made_once_across_restarts_of_the_master() {
             "it is in the log after all"
         );
         master = cluster.start_master().await;
-        within(master.read_write()).await.unwrap();
+        within(master.wait_until_writable()).await.unwrap();
     }
     assert_eq!(payloads(&master.reader()).await, ["zero", "one"], "rule 3");
 }
@@ -99,7 +99,7 @@ async fn a_clean_stop_leaves_a_snapshot_of_the_keys_on_disk() {
         let master = Master::start(cluster.config.clone(), storage, network)
             .await
             .unwrap();
-        within(master.read_write()).await.unwrap();
+        within(master.wait_until_writable()).await.unwrap();
         master
     };
     let file = directory.path().join("keys");
@@ -132,7 +132,7 @@ async fn a_million_keys_are_appended_kept_and_read_again() {
         let started = Instant::now();
         let master = Master::start(cluster.config.clone(), storage, network);
         let master = master.await.unwrap();
-        within(master.read_write()).await.unwrap();
+        within(master.wait_until_writable()).await.unwrap();
         (master, started.elapsed())
     };
     let stop = async |master: Master| {

@@ -24,7 +24,7 @@ use crate::{
     log::LogView,
     metrics::{MasterMetrics, tally::DoorTally},
     record::MessageBatch,
-    rules::{keys::Claim, office::NewAppend, recovery::Settings},
+    rules::{keys::Claim, leader::NewAppend, recovery::Settings},
     spans::AppendSpan,
     storage::Storage,
     transport::{FaultInjector, Network},
@@ -115,7 +115,7 @@ impl AppendOptions {
 
 impl Master {
     /// Starts a master on its own thread. Returns once its directory is open; the recovery goes
-    /// on behind, and [`Master::read_write`] waits for its end.
+    /// on behind, and [`Master::wait_until_writable`] waits for its end.
     ///
     /// # Errors
     ///
@@ -242,7 +242,7 @@ impl Master {
     /// # let config = MasterConfig::new("master".parse()?, vec![]);
     /// # let network = Arc::new(LocalNetwork::new());
     /// # let master = Master::start(config, Arc::new(MemoryStorage::new()), network).await?;
-    /// # master.read_write().await?;
+    /// # master.wait_until_writable().await?;
     /// let batch: MessageBatch = ["one", "two", "three"].into_iter().collect();
     /// let receipt = master.append_batch(batch, AppendOptions::concern(Concern::All)).await?;
     /// assert_eq!((receipt.first_offset, receipt.count), (Offset(0), 3));
@@ -416,8 +416,8 @@ impl Master {
 
     /// Its events tell of the faults of `injector` too, from now on: when they are set, and when they
     /// happen. An injector tells one node, the last one that asked.
-    pub fn tell_of_faults(&self, injector: &FaultInjector) {
-        events::tell_of_faults(&self.inner.shared, &self.inner.host, injector);
+    pub fn publish_faults(&self, injector: &FaultInjector) {
+        events::publish_faults(&self.inner.shared, &self.inner.host, injector);
     }
 
     /// Waits until it takes appends.
@@ -425,7 +425,7 @@ impl Master {
     /// # Errors
     ///
     /// [`Stopped`] when the node has ended.
-    pub async fn read_write(&self) -> Result<(), Stopped> {
+    pub async fn wait_until_writable(&self) -> Result<(), Stopped> {
         let mut mode = self.inner.shared.watch_mode();
         let mut ended = self.inner.ended.clone();
         tokio::select! {
@@ -439,7 +439,7 @@ impl Master {
     /// Asks for read-only: for the time before this process is stopped, or another is looked at.
     ///
     /// Once this returns no append gets an offset any more, in no later epoch of this process either, until
-    /// [`Master::allow_read_write`]: they are refused with [`AppendError::ReadOnly`] and
+    /// [`Master::resume_appends`]: they are refused with [`AppendError::ReadOnly`] and
     /// [`ModeReason::Asked`](crate::types::ModeReason::Asked). Those that have an offset go on waiting
     /// and are answered as ever; so is a known idempotency key. Reads, heartbeats and copying go on.
     /// Forgotten at the next start. Calling it twice is as calling it once. Returns the mode that holds
@@ -448,17 +448,17 @@ impl Master {
     /// # Errors
     ///
     /// [`Stopped`] when the node has ended.
-    pub async fn ask_read_only(&self) -> Result<ModeState, Stopped> {
+    pub async fn pause_appends(&self) -> Result<ModeState, Stopped> {
         self.ask_mode(AskedMode::ReadOnly).await
     }
 
-    /// Lifts what [`Master::ask_read_only`] asked for, and no other reason for which the master takes
+    /// Lifts what [`Master::pause_appends`] asked for, and no other reason for which the master takes
     /// no appends. Calling it without that, or twice, changes nothing. Returns the mode that holds now.
     ///
     /// # Errors
     ///
     /// [`Stopped`] when the node has ended.
-    pub async fn allow_read_write(&self) -> Result<ModeState, Stopped> {
+    pub async fn resume_appends(&self) -> Result<ModeState, Stopped> {
         self.ask_mode(AskedMode::ReadWrite).await
     }
 

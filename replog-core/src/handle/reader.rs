@@ -44,7 +44,7 @@ impl Reader {
     /// The end of what is shown at `level`; `None` while `committed` is not known.
     #[must_use]
     pub fn end(&self, level: ReadLevel) -> Option<Offset> {
-        let local = self.view.shown_end();
+        let local = self.view.visible_end();
         match level {
             ReadLevel::Local => Some(local),
             ReadLevel::Committed => self
@@ -75,7 +75,7 @@ impl Reader {
         bytes_max: usize,
     ) -> Result<Vec<RecordBatch>, ReadError> {
         loop {
-            let until = until.min(self.view.shown_end());
+            let until = until.min(self.view.visible_end());
             if from >= until {
                 return Ok(Vec::new());
             }
@@ -91,7 +91,7 @@ impl Reader {
             // Where the log was cut meanwhile, other records may be there and not be shown yet. The end is
             // lowered before they are written.
             let end = records.last().map(RecordBatch::end);
-            if end.is_none_or(|end| end <= self.view.shown_end()) {
+            if end.is_none_or(|end| end <= self.view.visible_end()) {
                 return Ok(records);
             }
         }
@@ -175,7 +175,7 @@ pub fn messages(batch: &RecordBatch) -> impl Iterator<Item = Message> {
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reader")
-            .field("end", &self.view.shown_end())
+            .field("end", &self.view.visible_end())
             .finish_non_exhaustive()
     }
 }

@@ -170,8 +170,8 @@ impl Secondary {
 
     /// Its events tell of the faults of `injector` too, from now on: when they are set, and when they
     /// happen. An injector tells one node, the last one that asked.
-    pub fn tell_of_faults(&self, injector: &FaultInjector) {
-        events::tell_of_faults(&self.inner.shared, &self.inner.host, injector);
+    pub fn publish_faults(&self, injector: &FaultInjector) {
+        events::publish_faults(&self.inner.shared, &self.inner.host, injector);
     }
 
     /// Syncs the log and ends; waits for the end. Calling it twice is as calling it once.

@@ -83,7 +83,7 @@ impl Cluster {
             secondaries.push(self.start_secondary(number).await);
         }
         let master = self.start_master().await;
-        within(master.read_write()).await.unwrap();
+        within(master.wait_until_writable()).await.unwrap();
         (master, secondaries)
     }
 }
@@ -147,7 +147,7 @@ async fn an_append_that_waits_for_a_missing_secondary_is_answered_when_it_comes(
     let cluster = Cluster::new(2);
     let first = cluster.start_secondary(0).await;
     let master = cluster.start_master().await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     let receipt = within(master.append("Msg1", concern(1))).await.unwrap();
     assert_eq!(receipt.offset, Offset(0));
     within(master.append("Msg2", concern(2))).await.unwrap();
@@ -265,7 +265,7 @@ async fn a_wiped_master_recovers_from_its_secondaries_and_never_founds_again() {
     cluster.master_disk = MemoryStorage::new();
     cluster.config.founding = Founding::Never;
     let master = cluster.start_master().await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     assert_eq!(master.health().await.unwrap().cluster_id, id);
     let receipt = within(master.append("20", concern(3))).await.unwrap();
     assert_eq!(receipt.offset, Offset(20));
@@ -314,7 +314,7 @@ async fn without_a_quorum_appends_are_refused_and_waiting_ones_go_on_waiting() {
 
     cluster.network.heal(secondaries[0].name());
     within(waiting).await.unwrap().unwrap();
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     within(master.append("again", concern(2))).await.unwrap();
 }
 
@@ -331,7 +331,7 @@ async fn faults_before_and_after_storing_lose_nothing_and_double_nothing() {
         secondaries.push(cluster.start_failing(number, faults).await);
     }
     let master = cluster.start_master().await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     let mut clients = Vec::new();
     for client in 0..8 {
         let master = master.clone();
@@ -443,7 +443,7 @@ async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
     // Told to, it takes the office while the old process still lives.
     cluster.config.take_over = TakeOver::AtOnce;
     let new = cluster.start_master().await;
-    within(new.read_write()).await.unwrap();
+    within(new.wait_until_writable()).await.unwrap();
     let health = until(&old, |health| {
         health.mode_reason == Some(ModeReason::Fenced)
     })

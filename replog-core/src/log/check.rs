@@ -16,10 +16,10 @@ use std::{fmt, io};
 use serde::Serialize;
 
 use super::{
-    PROBE_PATH, aside, keys_file,
+    PROBE_PATH, keys_file,
     mark::{self, Mark},
     meta::{self, Meta},
-    repair_epoch,
+    quarantine, repair_epoch,
     segment::{self, FileName},
     unproven,
 };
@@ -71,8 +71,8 @@ pub fn directory(storage: &dyn Storage) -> Result<Report, CheckError> {
     segments::look(storage, &mut report, &segments, owner, mark);
     look_at_keys(storage, &mut report);
     look_at_leftovers(&mut report, &names);
-    for name in list(storage, aside::DIR)? {
-        segments::look_aside(storage, &mut report, &format!("{}/{name}", aside::DIR));
+    for name in list(storage, quarantine::DIR)? {
+        segments::check_quarantined(storage, &mut report, &format!("{}/{name}", quarantine::DIR));
     }
     Ok(report)
 }
@@ -389,7 +389,7 @@ fn look_at_leftovers(report: &mut Report, names: &[String]) {
         keys_file::PATH,
         unproven::PATH,
         segment::DIR,
-        aside::DIR,
+        quarantine::DIR,
         LOCK_FILE,
     ];
     for name in names.iter().filter(|name| !known.contains(&name.as_str())) {

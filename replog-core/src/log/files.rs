@@ -30,9 +30,9 @@ use std::{
 use tracing::{error, info, warn};
 
 use super::{
-    aside,
     failure::LogError,
     mark::{self, Mark, MarkFile, MarkState},
+    quarantine,
     segment::{self, DIR, FileName, HeaderError, Hole, Scan, ScanError, Scanned, SegmentHeader},
     unproven::{self, Unproven},
 };
@@ -497,7 +497,7 @@ impl LogFiles {
             scanned.epochs,
         );
         self.holes.truncate(to);
-        self.tell_holes();
+        self.publish_holes();
         for first in removed.iter().rev() {
             self.storage.remove(&segment::path(*first))?;
             // Each by itself: a power cut must not bring back a newer one without an older.

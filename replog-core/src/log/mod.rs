@@ -11,7 +11,6 @@
 //!     an actor                     LogView (shared): ends, tail, segments ◀── readers, links
 //! ```
 
-mod aside;
 pub mod check;
 pub(crate) mod cuts;
 pub(crate) mod failure;
@@ -19,6 +18,7 @@ pub(crate) mod files;
 pub(crate) mod keys_file;
 pub(crate) mod mark;
 pub(crate) mod meta;
+mod quarantine;
 pub(crate) mod repair_epoch;
 mod replace;
 pub(crate) mod segment;

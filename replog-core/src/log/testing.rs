@@ -769,14 +769,14 @@ pub(crate) fn read_all(view: &Arc<LogView>, bytes_max: usize) -> Vec<u8> {
 /// Every file and its content.
 pub(crate) fn dump(storage: &dyn Storage) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
-    for dir in ["", "log", "set-aside"] {
+    for dir in ["", "log", "quarantine"] {
         for name in storage.list(dir).unwrap() {
             let path = if dir.is_empty() {
                 name
             } else {
                 format!("{dir}/{name}")
             };
-            if path != "log" && path != "set-aside" {
+            if path != "log" && path != "quarantine" {
                 files.insert(path.clone(), content(storage, &path));
             }
         }

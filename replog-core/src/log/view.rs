@@ -41,16 +41,16 @@ pub(crate) struct LogView {
     written_end: AtomicU64,
     durable_end: AtomicU64,
     /// Up to here readers see the log: durable, and no append in part.
-    shown_end: AtomicU64,
+    visible_end: AtomicU64,
     shown: watch::Sender<Offset>,
     /// The end of the last append that is written as a whole.
-    closed_end: AtomicU64,
+    whole_end: AtomicU64,
     /// Nothing from here on is held, because of a hole; `u64::MAX` where there is none.
-    held_back_at: AtomicU64,
+    readable_limit: AtomicU64,
     /// Where the append with that hole begins: nothing from here on is shown.
-    hidden_from: AtomicU64,
-    /// Records that were kept aside before they were cut, since the log was opened.
-    kept_aside: AtomicU64,
+    visible_limit: AtomicU64,
+    /// Records that were quarantined before they were cut, since the log was opened.
+    quarantined: AtomicU64,
     /// Who is told of records that cannot be read.
     on_damage: OnceLock<OnDamage>,
     /// What the start made anew.
@@ -132,8 +132,8 @@ impl LogView {
     }
 
     /// The end of what readers see: of the last append that this node holds as a whole.
-    pub(crate) fn shown_end(&self) -> Offset {
-        Offset(self.shown_end.load(Ordering::Acquire))
+    pub(crate) fn visible_end(&self) -> Offset {
+        Offset(self.visible_end.load(Ordering::Acquire))
     }
 
     /// Follows the shown end. It goes back when the log is cut; told of every cut and of every change of what
@@ -182,14 +182,14 @@ impl LogView {
         part.map_or(0, |part| part.bytes().len() as u64) + behind as u64
     }
 
-    /// How many records were kept aside before they were cut, since the log was opened.
-    pub(crate) fn records_kept_aside(&self) -> u64 {
-        self.kept_aside.load(Ordering::Relaxed)
+    /// How many records were quarantined before they were cut, since the log was opened.
+    pub(crate) fn records_quarantined(&self) -> u64 {
+        self.quarantined.load(Ordering::Relaxed)
     }
 
-    /// So many records are kept aside.
-    pub(super) fn kept_aside(&self, records: u64) {
-        self.kept_aside.fetch_add(records, Ordering::Relaxed);
+    /// So many records are quarantined.
+    pub(super) fn quarantined(&self, records: u64) {
+        self.quarantined.fetch_add(records, Ordering::Relaxed);
     }
 
     /// How often the log was cut since it was opened. What was read before a cut and what was
@@ -433,9 +433,9 @@ impl LogView {
         state.epochs.check();
         state.cuts.check();
         assert_eq!(state.written_end, self.written_end());
-        assert_eq!(*self.shown.borrow(), self.shown_end());
+        assert_eq!(*self.shown.borrow(), self.visible_end());
         assert!(
-            self.shown_end() <= self.durable_end(),
+            self.visible_end() <= self.durable_end(),
             "more is shown than durable"
         );
         assert!(
@@ -449,13 +449,13 @@ impl LogView {
         if let Err(ReadError::Damaged { offset, .. }) = &read
             && !self.is_hole(*offset)
         {
-            self.tell_damage(*offset);
+            self.publish_damage(*offset);
         }
         read
     }
 
     /// Tells that the record at `offset` cannot be read.
-    fn tell_damage(&self, offset: Offset) {
+    fn publish_damage(&self, offset: Offset) {
         if let Some(OnDamage(tell)) = self.on_damage.get() {
             tell(offset);
         }
@@ -692,12 +692,12 @@ impl LogView {
             options,
             written_end: AtomicU64::new(end.0),
             durable_end: AtomicU64::new(end.0),
-            shown_end: AtomicU64::new(end.0),
+            visible_end: AtomicU64::new(end.0),
             shown: watch::Sender::new(end),
-            closed_end: AtomicU64::new(end.0),
-            held_back_at: AtomicU64::new(u64::MAX),
-            hidden_from: AtomicU64::new(u64::MAX),
-            kept_aside: AtomicU64::new(0),
+            whole_end: AtomicU64::new(end.0),
+            readable_limit: AtomicU64::new(u64::MAX),
+            visible_limit: AtomicU64::new(u64::MAX),
+            quarantined: AtomicU64::new(0),
             on_damage: OnceLock::new(),
             repairs: OnceLock::new(),
             state: Mutex::new(State {
@@ -729,12 +729,12 @@ impl LogView {
         self.state().set_last(first, bytes, file, index, epochs);
     }
 
-    /// These offsets cannot be read, nothing from `held_back_at` on is shown, and the node holds
+    /// These offsets cannot be read, nothing from `readable_limit` on is shown, and the node holds
     /// everything else below `held_end`.
     pub(super) fn damaged(
         self: &Arc<Self>,
         holes: &[(Offset, Hole)],
-        held_back_at: Option<Offset>,
+        readable_limit: Option<Offset>,
         held_end: Offset,
     ) {
         {
@@ -746,18 +746,19 @@ impl LogView {
                 behind.for_each(|(offset, at)| opened.index().add_behind_damage(offset, at));
             }
         }
-        let hidden_from = held_back_at.map(|at| appends::shown_before(self, at));
+        let visible_limit = readable_limit.map(|at| appends::shown_before(self, at));
         let no_end = Offset(u64::MAX);
-        let (held_back_at, hidden_from) = (
-            held_back_at.unwrap_or(no_end),
-            hidden_from.unwrap_or(no_end),
+        let (readable_limit, visible_limit) = (
+            readable_limit.unwrap_or(no_end),
+            visible_limit.unwrap_or(no_end),
         );
         // Where an append began could not be read, perhaps, and can now.
-        if self.closed_end.load(Ordering::Acquire) < self.written_end().0 {
+        if self.whole_end.load(Ordering::Acquire) < self.written_end().0 {
             self.look_at_end();
         }
-        self.hidden_from.store(hidden_from.0, Ordering::Release);
-        self.held_back_at.store(held_back_at.0, Ordering::Release);
+        self.visible_limit.store(visible_limit.0, Ordering::Release);
+        self.readable_limit
+            .store(readable_limit.0, Ordering::Release);
         self.publish_durable(held_end);
         // Where everything is shown but what cannot be read, that may have changed all the same.
         self.shown.send_modify(|_| {});
@@ -770,8 +771,8 @@ impl LogView {
     }
 
     fn look_at_end(self: &Arc<Self>) {
-        let closed_end = appends::shown_before(self, self.written_end());
-        self.closed_end.store(closed_end.0, Ordering::Release);
+        let whole_end = appends::shown_before(self, self.written_end());
+        self.whole_end.store(whole_end.0, Ordering::Release);
     }
 
     /// A hole was filled with these records, up to `position` in its segment.
@@ -817,8 +818,8 @@ impl LogView {
             let mut state = self.state();
             for batch in batches {
                 state.wrote(batch);
-                if let Some(closed_end) = appends::last_closed(std::slice::from_ref(batch)) {
-                    self.closed_end.store(closed_end.0, Ordering::Release);
+                if let Some(whole_end) = appends::last_closed(std::slice::from_ref(batch)) {
+                    self.whole_end.store(whole_end.0, Ordering::Release);
                 }
             }
             state.trim_tail(self.options.tail_bytes);
@@ -863,11 +864,11 @@ impl LogView {
             state.cut_tail(to);
             self.written_end.store(to.0, Ordering::Release);
         }
-        let closed_end = match Offset(self.closed_end.load(Ordering::Acquire)) {
+        let whole_end = match Offset(self.whole_end.load(Ordering::Acquire)) {
             known if known <= to => known,
             _ => appends::shown_before(self, to),
         };
-        self.closed_end.store(closed_end.0, Ordering::Release);
+        self.whole_end.store(whole_end.0, Ordering::Release);
         self.publish_durable(self.durable_end().min(to));
         // Whoever showed more than is shown now looks, whether or not that changed.
         self.shown.send_modify(|_| {});
@@ -889,22 +890,22 @@ impl LogView {
 
     fn publish_durable(&self, end: Offset) {
         let load = |known: &AtomicU64| Offset(known.load(Ordering::Acquire));
-        let durable_end = end.min(load(&self.held_back_at));
+        let durable_end = end.min(load(&self.readable_limit));
         // What is written as a whole is durable as one too where all that is written is. Else nothing
         // is known of appends beyond what was shown.
         let whole_end = match end >= self.written_end() {
-            true => load(&self.closed_end),
-            false => self.shown_end().min(load(&self.closed_end)),
+            true => load(&self.whole_end),
+            false => self.visible_end().min(load(&self.whole_end)),
         };
-        let shown_end = whole_end.min(load(&self.hidden_from));
+        let visible_end = whole_end.min(load(&self.visible_limit));
         assert!(
-            shown_end <= durable_end,
-            "{shown_end} is shown and {durable_end} is durable"
+            visible_end <= durable_end,
+            "{visible_end} is shown and {durable_end} is durable"
         );
         self.durable_end.store(durable_end.0, Ordering::Release);
-        if self.shown_end() != shown_end {
-            self.shown_end.store(shown_end.0, Ordering::Release);
-            self.shown.send_replace(shown_end);
+        if self.visible_end() != visible_end {
+            self.visible_end.store(visible_end.0, Ordering::Release);
+            self.shown.send_replace(visible_end);
         }
     }
 }

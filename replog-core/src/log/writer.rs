@@ -57,7 +57,7 @@ pub(crate) enum WriteCommand {
     Truncate { ticket: u64, to: Offset },
     /// Keep the records from here on aside in a file: a cut follows, because of the master of this
     /// epoch. Nothing is reported.
-    SetAside { from: Offset, epoch: Epoch },
+    Quarantine { from: Offset, epoch: Epoch },
     /// Write and sync everything before it, then save this. Also sets the files' cluster id from
     /// it.
     SaveMeta { ticket: u64, meta: Box<Meta> },
@@ -115,7 +115,7 @@ impl WriteCommand {
         match self {
             WriteCommand::Append(batch) => batch.bytes().len(),
             WriteCommand::Truncate { .. }
-            | WriteCommand::SetAside { .. }
+            | WriteCommand::Quarantine { .. }
             | WriteCommand::SaveMeta { .. }
             | WriteCommand::SaveKeys { .. }
             | WriteCommand::Inspect { .. }
@@ -363,7 +363,7 @@ impl WriterLoop {
                     Truncation::Damaged(offset) => WriteReport::NotTruncated { ticket, offset },
                 });
             }
-            WriteCommand::SetAside { from, epoch } => self.files.set_aside(from, epoch)?,
+            WriteCommand::Quarantine { from, epoch } => self.files.quarantine(from, epoch)?,
             WriteCommand::SaveMeta { ticket, meta } => {
                 meta.save(&*self.storage)?;
                 if let Some(cluster) = &meta.cluster {
@@ -513,7 +513,7 @@ impl LogWriter {
             segments: view.segments() as u64,
             repaired_headers: view.repairs().headers,
             repaired_marks: view.repairs().marks,
-            set_aside_records: view.records_kept_aside(),
+            quarantined_records: view.records_quarantined(),
             syncs: syncs.snapshot(),
         }
     }

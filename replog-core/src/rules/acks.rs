@@ -107,7 +107,7 @@ pub(crate) struct Acks<W> {
     /// What the master's own log lacks below its end.
     own_holes: Vec<Range<Offset>>,
     /// Those who wait for a record there.
-    aside: BTreeMap<WaitKey, Waiting<W>>,
+    blocked: BTreeMap<WaitKey, Waiting<W>>,
     /// How many wait, by concern.
     counts: Vec<usize>,
     deadlines: BTreeSet<(Instant, WaitKey)>,
@@ -132,7 +132,7 @@ impl<W> Acks<W> {
             unbroken: Unbroken::default(),
             waiting: BTreeMap::new(),
             own_holes: Vec::new(),
-            aside: BTreeMap::new(),
+            blocked: BTreeMap::new(),
             counts: vec![0; secondaries + 2],
             deadlines: BTreeSet::new(),
             places: Places::default(),
@@ -172,7 +172,7 @@ impl<W> Acks<W> {
         let waiting = Waiting { waiter, deadline };
         match self.is_lacking(offset) {
             false => self.waiting.insert(key, waiting),
-            true => self.aside.insert(key, waiting),
+            true => self.blocked.insert(key, waiting),
         };
     }
 
@@ -199,7 +199,7 @@ impl<W> Acks<W> {
 
     /// How many wait in all.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.len() + self.aside.len()
+        self.waiting.len() + self.blocked.len()
     }
 
     /// The master's own log is durable to here.
@@ -211,14 +211,14 @@ impl<W> Acks<W> {
     /// These records cannot be read in the master's own log, and all others can.
     pub(crate) fn on_own_holes(&mut self, holes: Vec<Range<Offset>>) {
         self.own_holes = holes;
-        let aside = mem::take(&mut self.aside);
-        self.waiting.extend(aside);
+        let blocked = mem::take(&mut self.blocked);
+        self.waiting.extend(blocked);
         if !self.own_holes.is_empty() {
             let lacking = |key: &WaitKey| {
                 let mut holes = self.own_holes.iter();
                 holes.any(|hole| hole.contains(&key.offset))
             };
-            self.aside = self.waiting.extract_if(.., |key, _| lacking(key)).collect();
+            self.blocked = self.waiting.extract_if(.., |key, _| lacking(key)).collect();
         }
     }
 
@@ -287,7 +287,7 @@ impl<W> Acks<W> {
         self.places.clear();
         self.counts.fill(0);
         let mut waiting = mem::take(&mut self.waiting);
-        waiting.append(&mut self.aside);
+        waiting.append(&mut self.blocked);
         waiting
             .into_iter()
             .map(|(key, waiting)| Released {
@@ -321,14 +321,14 @@ impl<W> Acks<W> {
 
     /// All that wait.
     pub(crate) fn waiters(&self) -> impl Iterator<Item = &W> {
-        let all = self.waiting.values().chain(self.aside.values());
+        let all = self.waiting.values().chain(self.blocked.values());
         all.map(|waiting| &waiting.waiter)
     }
 
     /// Those that wait, in the order of offsets, at most `limit`.
     pub(crate) fn oldest(&self, limit: usize) -> Vec<(Offset, &W)> {
         // One front per concern, each in order; the next is the smallest of the fronts.
-        let queues = [&self.waiting, &self.aside];
+        let queues = [&self.waiting, &self.blocked];
         let concerns = 1..=self.nodes();
         let mut fronts: Vec<_> = concerns
             .flat_map(|concern| queues.map(|queue| (queue, concern)))
@@ -384,7 +384,7 @@ impl<W> Acks<W> {
 
     fn remove(&mut self, key: WaitKey) -> W {
         let waiting = self.waiting.remove(&key);
-        let waiting = waiting.or_else(|| self.aside.remove(&key));
+        let waiting = waiting.or_else(|| self.blocked.remove(&key));
         let waiting = waiting.expect("a key that was just seen");
         self.places.remove(&key.id);
         self.counts[key.concern as usize] -= 1;
@@ -404,18 +404,18 @@ impl<W> Acks<W> {
     pub(crate) fn check(&self) {
         assert_eq!(self.counts.iter().sum::<usize>(), self.waiting());
         assert_eq!(self.places.len(), self.waiting());
-        for key in self.waiting.keys().chain(self.aside.keys()) {
+        for key in self.waiting.keys().chain(self.blocked.keys()) {
             assert_eq!(self.places.get(&key.id), Some(&(key.concern, key.offset)));
         }
         for (deadline, key) in &self.deadlines {
-            let waiting = self.waiting.get(key).or_else(|| self.aside.get(key));
+            let waiting = self.waiting.get(key).or_else(|| self.blocked.get(key));
             assert_eq!(
                 waiting.map(|waiting| waiting.deadline),
                 Some(Some(*deadline))
             );
         }
         assert!(self.waiting.keys().all(|key| !self.is_lacking(key.offset)));
-        assert!(self.aside.keys().all(|key| self.is_lacking(key.offset)));
+        assert!(self.blocked.keys().all(|key| self.is_lacking(key.offset)));
     }
 }
 

@@ -5,7 +5,7 @@
 //! was given. Keeps rules 1 and 2.
 //!
 //! ```text
-//!   read ──▶ how often was it cut, how far back? ──▶ on_looked ──▶ SameLog: give it, on_given
+//!   read ──▶ how often was it cut, how far back? ──▶ on_cut_check ──▶ SameLog: give it, on_delivered
 //!                                                              ├─▶ Changed: read again
 //!                                                              └─▶ Cut: what was given is gone from here on
 //! ```
@@ -25,13 +25,13 @@ pub(crate) struct Following {
 
 /// What the cuts of the log say about what was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Looked {
+pub(crate) enum CutCheck {
     /// There were none.
-    SameLog,
+    NoCut,
     /// There were some, of nothing that was given; what was read may be of two branches.
-    Changed,
+    CutAhead,
     /// What was given from here on is not in the log any more.
-    Cut(Offset),
+    CutBehind(Offset),
 }
 
 impl Following {
@@ -56,28 +56,28 @@ impl Following {
 
     /// Something was read, or nothing, and after that the log had been cut `cuts` times; since the ones it
     /// knows of it ended as early as `lowest`.
-    pub(crate) fn on_looked(&mut self, cuts: u64, lowest: Option<Offset>) -> Looked {
+    pub(crate) fn on_cut_check(&mut self, cuts: u64, lowest: Option<Offset>) -> CutCheck {
         assert!(
             self.cuts <= cuts,
             "{cuts} cuts, and there had been {}",
             self.cuts
         );
         let Some(lowest) = lowest else {
-            return Looked::SameLog;
+            return CutCheck::NoCut;
         };
         self.cuts = cuts;
         let kept = lowest.clamp(self.from, self.next);
         match kept < self.next {
             true => {
                 self.next = kept;
-                Looked::Cut(kept)
+                CutCheck::CutBehind(kept)
             }
-            false => Looked::Changed,
+            false => CutCheck::CutAhead,
         }
     }
 
     /// It gave the records up to `end`.
-    pub(crate) fn on_given(&mut self, end: Offset) {
+    pub(crate) fn on_delivered(&mut self, end: Offset) {
         assert!(self.next < end, "{end} was given after {}", self.next);
         self.next = end;
     }
@@ -94,26 +94,26 @@ mod tests {
     fn only_a_cut_of_what_was_given_is_one() {
         let table = [
             // from, next, lowest, what it says, next after that
-            (3, 7, None, Looked::SameLog, 7),
-            (3, 7, Some(9), Looked::Changed, 7),
-            (3, 7, Some(7), Looked::Changed, 7),
-            (3, 7, Some(6), Looked::Cut(Offset(6)), 6),
-            (3, 7, Some(3), Looked::Cut(Offset(3)), 3),
-            (3, 7, Some(0), Looked::Cut(Offset(3)), 3),
-            (3, 3, Some(9), Looked::Changed, 3),
-            (3, 3, Some(0), Looked::Changed, 3),
+            (3, 7, None, CutCheck::NoCut, 7),
+            (3, 7, Some(9), CutCheck::CutAhead, 7),
+            (3, 7, Some(7), CutCheck::CutAhead, 7),
+            (3, 7, Some(6), CutCheck::CutBehind(Offset(6)), 6),
+            (3, 7, Some(3), CutCheck::CutBehind(Offset(3)), 3),
+            (3, 7, Some(0), CutCheck::CutBehind(Offset(3)), 3),
+            (3, 3, Some(9), CutCheck::CutAhead, 3),
+            (3, 3, Some(0), CutCheck::CutAhead, 3),
         ];
         for (from, next, lowest, expected, next_after) in table {
             let mut following = Following::new(Offset(from), 5);
             if from < next {
-                following.on_given(Offset(next));
+                following.on_delivered(Offset(next));
             }
             let cuts = 5 + u64::from(lowest.is_some());
-            let looked = following.on_looked(cuts, lowest.map(Offset));
+            let looked = following.on_cut_check(cuts, lowest.map(Offset));
             assert_eq!(looked, expected, "{from}..{next}, {lowest:?}");
             assert_eq!(following.next(), Offset(next_after));
             // The same cuts are no news.
-            assert_eq!(following.on_looked(cuts, None), Looked::SameLog);
+            assert_eq!(following.on_cut_check(cuts, None), CutCheck::NoCut);
         }
     }
 
@@ -165,14 +165,14 @@ mod tests {
                     }
                     Step::Look => {
                         let lowest = cuts.lowest_since(following.cuts());
-                        match following.on_looked(cuts.count(), lowest) {
-                            Looked::SameLog if !read.is_empty() => {
+                        match following.on_cut_check(cuts.count(), lowest) {
+                            CutCheck::NoCut if !read.is_empty() => {
                                 given.append(&mut read);
-                                following.on_given(Offset((from + given.len()) as u64));
+                                following.on_delivered(Offset((from + given.len()) as u64));
                             }
-                            Looked::SameLog => {}
-                            Looked::Changed => read.clear(),
-                            Looked::Cut(offset) => {
+                            CutCheck::NoCut => {}
+                            CutCheck::CutAhead => read.clear(),
+                            CutCheck::CutBehind(offset) => {
                                 read.clear();
                                 given.truncate(offset.0 as usize - from);
                             }

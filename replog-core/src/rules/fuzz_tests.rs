@@ -17,7 +17,7 @@ use super::{
     fence::promise_to,
     link::{Link, LinkAction},
     recovery::{OwnLog, Recovery, RecoveryAction, Settings},
-    repair::{Lack, Repair},
+    repair::{MissingRange, Repair},
     replica::{Replica, ReplicaAction, RequestId},
 };
 use crate::{
@@ -308,8 +308,8 @@ impl Secondary {
                     ReplicaAction::Save { ticket, meta } => {
                         self.commands.push(WriteCommand::SaveMeta { ticket, meta });
                     }
-                    ReplicaAction::SetAside { from, epoch } => {
-                        self.commands.push(WriteCommand::SetAside { from, epoch });
+                    ReplicaAction::Quarantine { from, epoch } => {
+                        self.commands.push(WriteCommand::Quarantine { from, epoch });
                     }
                     ReplicaAction::Truncate { ticket, to } => {
                         self.commands.push(WriteCommand::Truncate { ticket, to });
@@ -652,8 +652,8 @@ impl Recovering {
                         let (ticket, meta) = (0, Box::new(meta));
                         commands.push(WriteCommand::SaveMeta { ticket, meta });
                     }
-                    RecoveryAction::SetAside { from, epoch } => {
-                        commands.push(WriteCommand::SetAside { from, epoch });
+                    RecoveryAction::Quarantine { from, epoch } => {
+                        commands.push(WriteCommand::Quarantine { from, epoch });
                     }
                     RecoveryAction::Truncate(to) => {
                         commands.push(WriteCommand::Truncate { ticket: 0, to });
@@ -900,7 +900,7 @@ impl Linked {
 
     fn lack_records(&mut self) {
         self.repair.on_inspected(vec![Offset(10)..Offset(13)]);
-        self.link.on_lack(self.now, self.repair.lack());
+        self.link.on_missing(self.now, self.repair.lack());
     }
 
     /// Carries out what comes out of the link.
@@ -963,7 +963,7 @@ impl Linked {
 
     /// Nothing but what is lacking, of the right epochs and without a gap, gets into the log.
     fn take_fetched(&mut self, records: &[RecordBatch]) {
-        let Some(Lack { from, until }) = self.repair.lack() else {
+        let Some(MissingRange { from, until }) = self.repair.lack() else {
             return;
         };
         let own = self.epoch;

@@ -345,7 +345,7 @@ impl Start {
                         ..
                     } => self.ask(&to, epoch, serial, &body),
                     RecoveryAction::Serve { adopted_end, .. } => return Some(adopted_end),
-                    RecoveryAction::SetAside { .. }
+                    RecoveryAction::Quarantine { .. }
                     | RecoveryAction::Note(_)
                     | RecoveryAction::Warning(_) => {}
                     action @ RecoveryAction::Alarm(_) => panic!("nothing is forced: {action:?}"),

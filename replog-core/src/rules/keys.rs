@@ -3,7 +3,7 @@
 //! Owns the table from keys to records. A key is known while its record is among the last
 //! `horizon` ones of the log: a number and no age, so that every node makes the same table from
 //! the same log. Entries are made in the order of offsets and go only with their record. Never
-//! reads a log and never refuses an append: `Office` does the latter. Keeps rules 3 and 11.
+//! reads a log and never refuses an append: `Leader` does the latter. Keeps rules 3 and 11.
 //!
 //! ```text
 //!   entries   │ 17 a │ 18 b │ 21 c │ 40 a' │     in the order of offsets: the oldest go first

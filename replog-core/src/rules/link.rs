@@ -30,7 +30,7 @@ use crate::{
         bounds,
         health::Health,
         progress::{Progress, Wanted},
-        repair::Lack,
+        repair::MissingRange,
     },
     transport::{self, Answer, FencedBy, Refusal, RequestBody, Response, TransportError},
     types::{ClusterId, Epoch, Incarnation, NodeName, Offset, Status},
@@ -47,7 +47,7 @@ pub(crate) struct Link {
     cluster: Option<ClusterId>,
     phase: Phase,
     health: Health,
-    told_status: Status,
+    published_status: Status,
     backoff: Backoff,
     /// No batch before this moment.
     retry_at: Option<Instant>,
@@ -69,7 +69,7 @@ pub(crate) struct Link {
     pending: Vec<LinkAction>,
     report_due: bool,
     /// What the master's own log lacks.
-    lack: Option<Lack>,
+    lack: Option<MissingRange>,
     next_fetch_at: Instant,
     /// Without the retries.
     tally: LinkTally,
@@ -78,7 +78,7 @@ pub(crate) struct Link {
 #[derive(Debug)]
 enum Phase {
     /// Nothing to say yet, or nothing any more.
-    Silent,
+    Idle,
     /// A recovery asks; the same again until it asks something else.
     Asking {
         epoch: Epoch,
@@ -87,7 +87,7 @@ enum Phase {
         answered: bool,
     },
     /// The hello of this epoch has no answer yet.
-    Greeting {
+    Handshake {
         epoch: Epoch,
         older_before: Option<Offset>,
     },
@@ -226,9 +226,9 @@ impl Link {
         Link {
             name,
             cluster: None,
-            phase: Phase::Silent,
+            phase: Phase::Idle,
             health: Health::new(&timing, now),
-            told_status: Status::Suspected,
+            published_status: Status::Suspected,
             backoff: Backoff::new(&timing, seed),
             retry_at: None,
             failed_with: 0,
@@ -281,9 +281,9 @@ impl Link {
     }
 
     /// The master has lost its office, or stops: nothing more is sent.
-    pub(crate) fn fall_silent(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.leave_conversation();
-        self.phase = Phase::Silent;
+        self.phase = Phase::Idle;
         self.report_due = true;
     }
 
@@ -295,7 +295,7 @@ impl Link {
     }
 
     /// The master's own log lacks this, or nothing any more.
-    pub(crate) fn on_lack(&mut self, now: Instant, lack: Option<Lack>) {
+    pub(crate) fn on_missing(&mut self, now: Instant, lack: Option<MissingRange>) {
         (self.lack, self.next_fetch_at) = (lack, now);
     }
 
@@ -393,7 +393,7 @@ impl Link {
     fn on_malformed(&mut self, now: Instant, failure: Failure) {
         self.tally.malformed += 1;
         self.on_probe_failed(failure);
-        self.greet_again(now);
+        self.restart_handshake(now);
     }
 
     /// What to do next; `None` when there is nothing until the next event or deadline.
@@ -402,8 +402,8 @@ impl Link {
             return Some(self.pending.remove(0));
         }
         let status = self.health.status(now);
-        if status != self.told_status {
-            let from = std::mem::replace(&mut self.told_status, status);
+        if status != self.published_status {
+            let from = std::mem::replace(&mut self.published_status, status);
             self.report_due = true;
             return Some(LinkAction::Changed(Change::Status { from, to: status }));
         }
@@ -424,8 +424,8 @@ impl Link {
     /// When [`Link::poll`] has something to do even if nothing happens.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let probe = match &self.phase {
-            Phase::Silent => None,
-            Phase::Asking { .. } | Phase::Greeting { .. } | Phase::Open(_) => {
+            Phase::Idle => None,
+            Phase::Asking { .. } | Phase::Handshake { .. } | Phase::Open(_) => {
                 Some(self.next_probe_at)
             }
         };
@@ -488,7 +488,7 @@ impl Link {
     fn next_retry_at(&self, now: Instant) -> Option<Instant> {
         let by_batch = self.health.status(now) != Status::Unhealthy && self.lacks_records();
         match (&self.phase, self.retry_at) {
-            (Phase::Silent, _) => None,
+            (Phase::Idle, _) => None,
             (Phase::Open(open), None) if by_batch && open.progress.batches_in_flight() > 0 => None,
             (_, Some(retry_at)) if by_batch => Some(retry_at.min(self.next_probe_at)),
             _ => Some(self.next_probe_at),
@@ -502,7 +502,7 @@ impl Link {
 
     /// Sends the probe that is due, whatever the status: heartbeats go at their interval.
     fn poll_probe(&mut self, now: Instant) -> Option<LinkAction> {
-        let silent = matches!(self.phase, Phase::Silent);
+        let silent = matches!(self.phase, Phase::Idle);
         if silent || now < self.next_probe_at {
             return None;
         }
@@ -513,7 +513,7 @@ impl Link {
         }
         let attempt = self.next_attempt();
         let (kind, action) = match &self.phase {
-            Phase::Silent => return None,
+            Phase::Idle => return None,
             Phase::Asking {
                 body: RequestBody::Fetch(_),
                 answered: true,
@@ -532,7 +532,7 @@ impl Link {
                     body: body.clone(),
                 },
             ),
-            Phase::Greeting {
+            Phase::Handshake {
                 epoch,
                 older_before,
             } => {
@@ -574,7 +574,7 @@ impl Link {
 
     /// What to fetch, from which life: only where the secondary, which is aligned, holds the record
     /// behind too, or all that there is. Its end need not count.
-    fn fetchable(&self) -> Option<(Lack, &Conversation)> {
+    fn fetchable(&self) -> Option<(MissingRange, &Conversation)> {
         let (lack, open) = (self.lack?, self.open()?);
         let needed = lack.until.plus(1).min(self.written_end);
         (open.progress.durable_end() >= needed).then_some((lack, open))
@@ -683,8 +683,8 @@ impl Link {
     /// recovery asked, it checks itself.
     fn check_bounds(&self, response: &Response) -> Result<(), Failure> {
         let epoch = match &self.phase {
-            Phase::Silent | Phase::Asking { .. } => return Ok(()),
-            Phase::Greeting { epoch, .. } => *epoch,
+            Phase::Idle | Phase::Asking { .. } => return Ok(()),
+            Phase::Handshake { epoch, .. } => *epoch,
             Phase::Open(open) => open.epoch,
         };
         bounds::check_response(epoch, response).map_err(|detail| Failure::bad_answer(&detail))?;
@@ -759,7 +759,7 @@ impl Link {
     }
 
     fn on_hello_answer(&mut self, now: Instant, response: Response) {
-        let Phase::Greeting {
+        let Phase::Handshake {
             epoch,
             older_before,
         } = &mut self.phase
@@ -835,7 +835,7 @@ impl Link {
         };
         if response.incarnation != open.incarnation {
             // Another life answers: a new hello, never belief.
-            self.greet_again(now);
+            self.restart_handshake(now);
             return None;
         }
         match response.answer {
@@ -859,7 +859,7 @@ impl Link {
             return;
         };
         if response.incarnation != open.incarnation {
-            self.greet_again(now);
+            self.restart_handshake(now);
             return;
         }
         match response.answer {
@@ -900,7 +900,7 @@ impl Link {
         let counts = state.log_epoch == Some(open.epoch);
         if gone_back && !counts {
             // It was cut by a late hello: what was sent above its end is not there any more.
-            self.greet_again(now);
+            self.restart_handshake(now);
             return;
         }
         open.progress.on_durable_end(state.durable_end);
@@ -925,11 +925,11 @@ impl Link {
                 };
                 self.on_probe_failed(failure);
                 self.leave_conversation();
-                self.phase = Phase::Silent;
+                self.phase = Phase::Idle;
                 self.pending.push(LinkAction::BecomeFenced(by));
             }
             Refusal::HelloFirst | Refusal::WrongIncarnation | Refusal::NotAligned => {
-                self.greet_again(now);
+                self.restart_handshake(now);
             }
             // The node is there and accepts the epoch; the batch is tried again.
             Refusal::BeyondWindow => self.on_contact(now),
@@ -994,8 +994,8 @@ impl Link {
         }
     }
 
-    fn greet_again(&mut self, now: Instant) {
-        if let Phase::Open(Conversation { epoch, .. }) | Phase::Greeting { epoch, .. } = self.phase
+    fn restart_handshake(&mut self, now: Instant) {
+        if let Phase::Open(Conversation { epoch, .. }) | Phase::Handshake { epoch, .. } = self.phase
         {
             let last = self.last_hello_at;
             self.greet(now, epoch, last);
@@ -1006,7 +1006,7 @@ impl Link {
     /// follows each hello.
     fn greet(&mut self, now: Instant, epoch: Epoch, last: Option<Instant>) {
         self.leave_conversation();
-        self.phase = Phase::Greeting {
+        self.phase = Phase::Handshake {
             epoch,
             older_before: None,
         };

@@ -59,7 +59,7 @@ impl Merging {
         if now < self.next_at {
             return Vec::new();
         }
-        let events = self.tell_at_once(newest);
+        let events = self.publish_now(newest);
         if !events.is_empty() {
             self.next_at = now + EVENT_INTERVAL_MIN;
         }
@@ -67,7 +67,7 @@ impl Merging {
     }
 
     /// As [`Merging::tell`], for the last time: without the wait.
-    pub(crate) fn tell_at_once(&mut self, newest: &Ends) -> Vec<(About, Change)> {
+    pub(crate) fn publish_now(&mut self, newest: &Ends) -> Vec<(About, Change)> {
         let mut events = Vec::new();
         let from = std::mem::replace(&mut self.told.own, newest.own);
         // A cut is no append. What is appended behind it is told from there on.
@@ -162,14 +162,14 @@ mod tests {
         assert_eq!(merging.tell(t0, &ends(0, &[])), []);
         assert_eq!(merging.tell(t0, &ends(1, &[])), [append(0, 1)]);
         assert_eq!(merging.tell(t0, &ends(2, &[])), [], "too soon");
-        assert_eq!(merging.tell_at_once(&ends(2, &[])), [append(1, 2)]);
+        assert_eq!(merging.publish_now(&ends(2, &[])), [append(1, 2)]);
     }
 
     #[test]
     fn a_cut_log_is_told_from_the_cut_on_and_an_end_that_does_not_count_is_not_told() {
         let t0 = Instant::now();
         let mut merging = Merging::new(t0, ends(9, &[Some(9)]));
-        let mut tell = |newest| merging.tell_at_once(&newest);
+        let mut tell = |newest| merging.publish_now(&newest);
         assert_eq!(tell(ends(4, &[None])), []);
         assert_eq!(tell(ends(6, &[Some(9)])), [append(4, 6)]);
         assert_eq!(tell(ends(6, &[Some(2)])), [ack(0, 2)], "of a wiped node");
@@ -183,13 +183,13 @@ mod tests {
         (newest.faults[0], newest.faults[4]) = (2, 1);
         let happened = |fault, count| (About::Own, Change::FaultsHappened { fault, count });
         assert_eq!(
-            merging.tell_at_once(&newest),
+            merging.publish_now(&newest),
             [
                 happened(Fault::ErrorBeforeAppend, 2),
                 happened(Fault::Isolate, 1)
             ]
         );
         newest.faults[4] = 4;
-        assert_eq!(merging.tell_at_once(&newest), [happened(Fault::Isolate, 3)]);
+        assert_eq!(merging.publish_now(&newest), [happened(Fault::Isolate, 3)]);
     }
 }

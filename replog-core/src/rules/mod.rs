@@ -10,6 +10,7 @@ pub(crate) mod backoff;
 pub(crate) mod bounds;
 #[cfg(test)]
 mod cluster_tests;
+pub(crate) mod disk_space;
 pub(crate) mod fence;
 pub(crate) mod following;
 #[cfg(test)]
@@ -18,11 +19,11 @@ pub(crate) mod health;
 #[cfg(test)]
 mod history_tests;
 pub(crate) mod keys;
+pub(crate) mod leader;
 pub(crate) mod link;
 pub(crate) mod merging;
 #[cfg(test)]
 mod model;
-pub(crate) mod office;
 pub(crate) mod progress;
 #[cfg(test)]
 mod property_tests;
@@ -31,5 +32,4 @@ pub(crate) mod recovery;
 pub(crate) mod reorder;
 pub(crate) mod repair;
 pub(crate) mod replica;
-pub(crate) mod room;
 pub(crate) mod unbroken;

@@ -88,7 +88,7 @@ pub(crate) struct Recovery {
     /// Lives that did not give the log that they promised, and how often.
     failed_sources: BTreeMap<NodeName, (Incarnation, u32)>,
     /// It was said that another master is heard.
-    told_other_master: bool,
+    published_other_master: bool,
     /// The end of what was last fetched, until it is durable.
     appending_to: Offset,
     /// A majority was waited for in vain: those that had answered by then, and are asked for the
@@ -226,7 +226,7 @@ pub(crate) enum RecoveryAction {
     /// Save this and report it.
     Save(Meta),
     /// Keep aside what is about to be cut from the own log.
-    SetAside { from: Offset, epoch: Epoch },
+    Quarantine { from: Offset, epoch: Epoch },
     /// Cut the own log and report it.
     Truncate(Offset),
     /// Append to the own log and report when it is durable.
@@ -297,7 +297,7 @@ impl Recovery {
             backoff,
             liars: BTreeMap::new(),
             failed_sources: BTreeMap::new(),
-            told_other_master: false,
+            published_other_master: false,
             appending_to: Offset::ZERO,
             forced_with: None,
             warned_stuck: None,
@@ -399,7 +399,7 @@ impl Recovery {
             self.own_end
         );
         if end == self.own_end {
-            self.take_office(now, epoch);
+            self.become_leader(now, epoch);
             return;
         }
         let own_end = self.own_end;
@@ -545,13 +545,14 @@ impl Recovery {
             adopted: source.map(|_| self.own_end),
             of: source.map(|source| source.end),
             stuck: self.stuck(),
-            other_master: self.other_master().filter(|_| self.told_other_master).map(
-                |(by, other)| OtherMaster {
+            other_master: self
+                .other_master()
+                .filter(|_| self.published_other_master)
+                .map(|(by, other)| OtherMaster {
                     name: other.name.clone(),
                     instance: other.instance,
                     heard_by: by.clone(),
-                },
-            ),
+                }),
         }
     }
 
@@ -825,7 +826,7 @@ impl Recovery {
     }
 
     fn warn_of_other_master(&mut self) {
-        if std::mem::replace(&mut self.told_other_master, true) {
+        if std::mem::replace(&mut self.published_other_master, true) {
             return;
         }
         let Some((by, OtherContact { name, instance, .. })) = self.other_master() else {
@@ -1246,9 +1247,10 @@ impl Recovery {
         }
     }
 
-    /// Cuts the own log, and keeps aside what goes: it may have been acknowledged below a majority.
+    /// Cuts the own log, and quarantines what goes: it may have been acknowledged below a majority.
     fn cut(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
-        self.out.push(RecoveryAction::SetAside { from: to, epoch });
+        self.out
+            .push(RecoveryAction::Quarantine { from: to, epoch });
         self.cut_half_append(now, to, epoch, source);
     }
 
@@ -1407,7 +1409,7 @@ impl Recovery {
         self.out.push(RecoveryAction::FindLastAppend);
     }
 
-    fn take_office(&mut self, now: Instant, epoch: Epoch) {
+    fn become_leader(&mut self, now: Instant, epoch: Epoch) {
         self.meta.take_log_epoch(epoch);
         if self.forced_with.is_some() {
             self.meta.forced_epoch = Some(epoch);

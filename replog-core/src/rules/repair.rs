@@ -22,7 +22,7 @@ pub(crate) struct Repair {
 
 /// What is lacking next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lack {
+pub(crate) struct MissingRange {
     /// The first record that is lacking.
     pub(crate) from: Offset,
     /// The end of the last.
@@ -41,9 +41,9 @@ impl Repair {
     }
 
     /// What is lacking next; `None` where nothing is.
-    pub(crate) fn lack(&self) -> Option<Lack> {
+    pub(crate) fn lack(&self) -> Option<MissingRange> {
         let first = self.holes.first()?;
-        Some(Lack {
+        Some(MissingRange {
             from: first.start,
             until: first.end,
         })
@@ -111,8 +111,8 @@ mod tests {
     use super::*;
     use crate::record::testing::batch;
 
-    fn lack(from: u64, until: u64) -> Option<Lack> {
-        Some(Lack {
+    fn lack(from: u64, until: u64) -> Option<MissingRange> {
+        Some(MissingRange {
             from: Offset(from),
             until: Offset(until),
         })

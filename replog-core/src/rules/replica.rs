@@ -20,9 +20,9 @@ use crate::{
     rules::{
         alignment::{Agreement, Outline, agreement},
         bounds,
+        disk_space::{DiskSpace, WriteOutage},
         fence::{check_epoch, check_identity, check_nodes, check_promise, promise_to},
         reorder::{Offered, Reorder},
-        room::{Room, Shortage},
     },
     transport::{
         Aligned, Answer, Append, Fetch, Hello, Identity, MasterContact, NodeState, Progress,
@@ -79,14 +79,14 @@ pub(crate) struct Replica {
     public_url: Option<NodeUrl>,
     last_contact: Option<Instant>,
     failed: Option<String>,
-    room: Room,
+    disk_space: DiskSpace,
     /// Up to here this node has held the log and known it to be committed, in whatever epoch since it
     /// started.
     known_committed: Offset,
     /// Requests that made no sense.
     malformed: u64,
     /// Who was refused lately, and why: said once each.
-    told_refusals: VecDeque<(NodeName, Refusal)>,
+    published_refusals: VecDeque<(NodeName, Refusal)>,
     cut_records: u64,
     out: Vec<ReplicaAction>,
 }
@@ -158,7 +158,7 @@ pub(crate) enum ReplicaAction {
     /// Save this meta; the ticket comes back.
     Save { ticket: u64, meta: Box<Meta> },
     /// Keep aside what is about to be cut, because of a hello of this epoch.
-    SetAside { from: Offset, epoch: Epoch },
+    Quarantine { from: Offset, epoch: Epoch },
     /// Cut the log; the ticket comes back.
     Truncate { ticket: u64, to: Offset },
     /// Read records for a recovery and answer with them, then.
@@ -209,7 +209,7 @@ pub(crate) enum ReplicaChange {
         from: NodeName,
         refusal: Refusal,
     },
-    OutOfRoom(Shortage),
+    OutOfRoom(WriteOutage),
     Resumed {
         end: Offset,
     },
@@ -247,10 +247,10 @@ impl Replica {
             public_url: None,
             last_contact: None,
             failed: None,
-            room: Room::new(),
+            disk_space: DiskSpace::new(),
             known_committed: Offset::ZERO,
             malformed: 0,
-            told_refusals: VecDeque::new(),
+            published_refusals: VecDeque::new(),
             cut_records: 0,
             out: Vec::new(),
         }
@@ -277,7 +277,7 @@ impl Replica {
         let from = message.from.clone();
         if let Err(refusal) = self.on_message(now, request, message, log) {
             self.malformed += u64::from(matches!(refusal, Refusal::Malformed { .. }));
-            self.tell_refusal(from, &refusal);
+            self.publish_refusal(from, &refusal);
             self.answer(request, Answer::Refused(refusal));
         }
     }
@@ -417,7 +417,7 @@ impl Replica {
 
     /// The same as the master said it, for readers, who see no more than is shown anyway. It breaks no
     /// append, and how far this node holds its log may.
-    pub(crate) fn told_committed(&self) -> Option<Offset> {
+    pub(crate) fn leader_committed(&self) -> Option<Offset> {
         self.committed
     }
 
@@ -791,7 +791,7 @@ impl Replica {
                 let to = end.min(hello.end).min(own_end);
                 let adopted_end = hello.adopted_end;
                 if to < own_end {
-                    self.out.push(ReplicaAction::SetAside { from: to, epoch });
+                    self.out.push(ReplicaAction::Quarantine { from: to, epoch });
                     self.ticket += 1;
                     let next = Continuation::Cut {
                         serial,

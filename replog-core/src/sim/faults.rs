@@ -375,11 +375,11 @@ impl World {
 
     /// A standby takes the place of its node.
     fn replace_node(&mut self) -> Vec<Doom> {
-        let in_office = |of: MachineId| self.machines[of.0].part == Part::Node;
+        let is_leader = |of: MachineId| self.machines[of.0].part == Part::Node;
         let standby = self
             .machines
             .iter()
-            .position(|machine| matches!(machine.part, Part::Standby { of } if in_office(of)));
+            .position(|machine| matches!(machine.part, Part::Standby { of } if is_leader(of)));
         let Some(standby) = standby.map(MachineId) else {
             return Vec::new();
         };

@@ -184,8 +184,8 @@ mistakes! {
     CutNotTold,
     /// a blank master takes over from one that the others hear
     BlankMasterTakesOver,
-    /// what a hello makes a node cut is not kept aside
-    CutNotKeptAside,
+    /// what a hello makes a node cut is not quarantined
+    CutNotQuarantined,
     /// an epoch is believed, however high
     EpochUnbounded,
     /// a hello below what is known to be committed is obeyed
@@ -214,8 +214,8 @@ pub(crate) struct Memory {
     last_receipt: Option<Receipt>,
     /// Nodes that were not intact when they last saved their meta.
     not_intact: BTreeSet<MachineId>,
-    /// The boots of a machine, and the records that its log had kept aside at its last cut.
-    kept_aside: BTreeMap<MachineId, (u64, u64)>,
+    /// The boots of a machine, and the records that its log had quarantined at its last cut.
+    quarantined: BTreeMap<MachineId, (u64, u64)>,
     /// Metas that were reported before they were saved.
     reported_early: BTreeMap<MachineId, u64>,
     /// An epoch that no node may believe, by who believes it.
@@ -336,7 +336,7 @@ pub(crate) fn on_command(
         (Some(Mistake::PromiseOvertakesWrites), command @ WriteCommand::SaveMeta { .. }) => {
             submit(Place::Front, command);
         }
-        (Some(Mistake::CutNotKeptAside), WriteCommand::SetAside { .. }) => {}
+        (Some(Mistake::CutNotQuarantined), WriteCommand::Quarantine { .. }) => {}
         (Some(Mistake::PartOfAppendShown), WriteCommand::Append(mut batch)) => {
             batch.forget_that_it_goes_on();
             submit(Place::Back, WriteCommand::Append(batch));
@@ -468,15 +468,15 @@ impl World {
         }
     }
 
-    /// A secondary has cut records: it must have kept aside what it could read of them.
+    /// A secondary has cut records: it must have quarantined what it could read of them.
     fn check_kept_aside(&mut self, machine: MachineId, records: u64) {
         let Some(view) = self.checks.view(machine) else {
             return;
         };
-        let kept = view.records_kept_aside();
+        let kept = view.records_quarantined();
         let before = self
             .memory
-            .kept_aside
+            .quarantined
             .insert(machine, (self.machines[machine.0].boot, kept));
         let before = before.filter(|(boots, _)| *boots == self.machines[machine.0].boot);
         let new = kept - before.map_or(0, |(_, kept)| kept);

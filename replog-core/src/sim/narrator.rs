@@ -58,7 +58,10 @@ const COUNTED: &[(&str, &str)] = &[
         "keys: snapshot put aside",
     ),
     ("reading the keys of the log", "keys: read from the log"),
-    ("the records that are cut are kept aside", "log: kept aside"),
+    (
+        "the records that are cut are quarantined",
+        "log: quarantined",
+    ),
     (
         "the log is damaged: this node does not count",
         "damage: found at a start",

@@ -77,7 +77,7 @@ pub const OCCURRENCES: &[&str] = &[
     "log cut",
     "log: a secondary has reached its refill target",
     "log: a wiped master's is whole",
-    "log: kept aside",
+    "log: quarantined",
     "master: fenced",
     "mode: read-only",
     "mode: read-write",

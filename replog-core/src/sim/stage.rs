@@ -233,7 +233,7 @@ impl Stage {
     }
 
     /// Takes what was kept into the hand, and keeps nothing more.
-    pub(crate) fn take_aside(&self, from: &str, to: &str, label: Label) -> Vec<Packet> {
+    pub(crate) fn take_quarantined(&self, from: &str, to: &str, label: Label) -> Vec<Packet> {
         self.take(from, to, label)
     }
 

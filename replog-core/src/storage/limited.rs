@@ -17,11 +17,11 @@ use super::{MemoryStorage, OpenHow, Storage, StorageFile, StorageLock};
 #[derive(Clone, Debug)]
 pub(crate) struct LimitedStorage {
     files: MemoryStorage,
-    room: Arc<Room>,
+    room: Arc<DiskSpace>,
 }
 
 #[derive(Debug)]
-struct Room {
+struct DiskSpace {
     /// Bytes that all files may have together.
     bytes_max: AtomicU64,
     refused: AtomicU64,
@@ -32,7 +32,7 @@ impl LimitedStorage {
     pub(crate) fn new() -> LimitedStorage {
         LimitedStorage {
             files: MemoryStorage::new(),
-            room: Arc::new(Room {
+            room: Arc::new(DiskSpace {
                 bytes_max: AtomicU64::new(u64::MAX),
                 refused: AtomicU64::new(0),
             }),
@@ -57,7 +57,7 @@ impl LimitedStorage {
 
     fn used(&self) -> io::Result<u64> {
         let mut used = 0;
-        for dir in ["", "log", "set-aside"] {
+        for dir in ["", "log", "quarantine"] {
             for name in self.files.list(dir)? {
                 let path = match dir {
                     "" => name,

@@ -169,14 +169,14 @@ impl State {
         }
     }
 
-    fn tell_happened(&self, fault: Fault) {
+    fn publish_fault(&self, fault: Fault) {
         self.tell(|| FaultNews::Happened(fault));
     }
 
     fn isolates(&self) -> bool {
         let isolates = self.settings.isolate;
         if isolates {
-            self.tell_happened(Fault::Isolate);
+            self.publish_fault(Fault::Isolate);
         }
         isolates
     }
@@ -282,7 +282,7 @@ impl FaultInjector {
         let answer = handler(request).await.map_err(Into::into);
         self.pass_cable().await;
         if fate.error_after {
-            self.lock().tell_happened(Fault::ErrorAfterAppend);
+            self.lock().publish_fault(Fault::ErrorAfterAppend);
             Err(FAILED)
         } else {
             answer
@@ -301,7 +301,7 @@ impl FaultInjector {
             });
         }
         if state.settings.block_replication {
-            state.tell_happened(Fault::BlockReplication);
+            state.publish_fault(Fault::BlockReplication);
             return Err(FAILED);
         }
         let State { settings, dice, .. } = &mut *state;
@@ -312,10 +312,10 @@ impl FaultInjector {
             error_after: dice.random_bool(settings.error_after_append),
         };
         if !fate.delay.is_zero() {
-            state.tell_happened(Fault::DelayMs);
+            state.publish_fault(Fault::DelayMs);
         }
         if fate.error_before {
-            state.tell_happened(Fault::ErrorBeforeAppend);
+            state.publish_fault(Fault::ErrorBeforeAppend);
         }
         Ok(fate)
     }
@@ -348,7 +348,7 @@ impl FaultInjector {
     fn blocks_sending(&self, request: &Request) -> Result<(), TransportError> {
         let state = self.lock();
         if state.settings.block_replication && is_replication(request) {
-            state.tell_happened(Fault::BlockReplication);
+            state.publish_fault(Fault::BlockReplication);
             let what = "replication is blocked by fault injection";
             return Err(TransportError::Connection(what.to_owned()));
         }

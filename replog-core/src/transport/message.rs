@@ -76,7 +76,7 @@ pub struct Hello {
     /// before begin.
     pub epoch_starts_end: Offset,
     /// The epoch of the last forced recovery, if there was one: who joined no epoch since then
-    /// keeps aside what it must cut.
+    /// quarantines what it must cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forced_epoch: Option<Epoch>,
 }

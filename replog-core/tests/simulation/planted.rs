@@ -208,7 +208,7 @@ const TABLE: &[Row] = &[
         None,
         &[("second-blank-master", ("rule 8", 0))],
     ),
-    (Mistake::CutNotKeptAside, Some(("rule 10", 14)), &[]),
+    (Mistake::CutNotQuarantined, Some(("rule 10", 14)), &[]),
     (
         Mistake::EpochUnbounded,
         None,

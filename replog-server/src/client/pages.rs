@@ -56,7 +56,7 @@ impl Pages {
         let health = health(client).await?;
         let log = from.log.or(health.cluster_id);
         let client = &Position { log, ..from }.client(client);
-        let end = end_of(&health.log, shown_end(client).await?, level);
+        let end = end_of(&health.log, visible_end(client).await?, level);
         let end = end.map_err(|failure| failure.of_node(client.url()))?;
         let limited = Client::builder(client.url()).answer_bytes_max(PAGE_BYTES_MAX);
         let limited = match log {
@@ -227,7 +227,7 @@ pub(super) async fn last_to_follow(
     level: Option<ReadLevel>,
 ) -> Result<Position, Failure> {
     let health = health(client).await?;
-    let shown = shown_end(client).await?;
+    let shown = visible_end(client).await?;
     // What is not known yet to be committed will be: the last ones that the node holds will be among those
     // that are shown.
     let end = end_of(&health.log, shown, level).unwrap_or(shown);
@@ -249,7 +249,7 @@ async fn health(client: &Client) -> Result<Health, Failure> {
 
 /// Where that ends which the node shows. A master counts a record from when it has its offset, and shows it
 /// once it is durable: until then nothing can be read there, and nothing is wrong.
-async fn shown_end(client: &Client) -> Result<Offset, Failure> {
+async fn visible_end(client: &Client) -> Result<Offset, Failure> {
     // No log goes so far, and who asks for what is not there is told what is.
     match client.message(Offset(u64::MAX)).await {
         Err(error) => match error.problem().map(|problem| problem.reason()) {

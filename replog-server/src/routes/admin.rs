@@ -25,7 +25,7 @@ pub(crate) async fn read_only(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let master = addressed(&state, &request, payload).await?;
-    answer(master.ask_read_only().await)
+    answer(master.pause_appends().await)
 }
 
 /// Lifts that again.
@@ -35,7 +35,7 @@ pub(crate) async fn read_write(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let master = addressed(&state, &request, payload).await?;
-    answer(master.allow_read_write().await)
+    answer(master.resume_appends().await)
 }
 
 /// What a request to change the log level says.

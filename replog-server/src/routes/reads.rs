@@ -184,10 +184,10 @@ pub(super) async fn read(
     let reader = state.node.reader();
     let other = asked.in_another_log(reader.cluster_id())?;
     let level = asked.level;
-    let shown_end = |reader: &Reader| reader.end(level).unwrap_or_default();
+    let visible_end = |reader: &Reader| reader.end(level).unwrap_or_default();
     let awaited = asked
         .wait_for
-        .filter(|offset| *offset >= shown_end(&reader));
+        .filter(|offset| *offset >= visible_end(&reader));
     let client = Client::at(request.peer_addr());
     // Who takes long must leave connections for others.
     let entered = match asked.follow || awaited.is_some() {
@@ -198,7 +198,7 @@ pub(super) async fn read(
         && !wait(&reader, offset, level, asked.timeout).await?
     {
         return Err(match level {
-            ReadLevel::Local => Problem::no_such_offset(offset, shown_end(&reader)),
+            ReadLevel::Local => Problem::no_such_offset(offset, visible_end(&reader)),
             ReadLevel::Committed => Problem::not_committed(offset, reader.end(level)),
         });
     }

@@ -9,9 +9,9 @@ use crate::{
 
 const FLAG: &str = "--force-recovery-and-lose-acknowledged-messages";
 
-/// What a node keeps aside: names and contents.
-fn set_aside(node: &Node) -> Vec<(String, String)> {
-    let Ok(entries) = fs::read_dir(node.directory.join("set-aside")) else {
+/// What a node quarantines: names and contents.
+fn quarantine(node: &Node) -> Vec<(String, String)> {
+    let Ok(entries) = fs::read_dir(node.directory.join("quarantine")) else {
         return Vec::new();
     };
     entries
@@ -84,7 +84,7 @@ fn with_two_of_three_nodes_lost_the_third_is_recovered_from_by_force_only() {
     for node in &cluster.secondaries {
         assert_eq!(node.data(), expected, "{}", node.name);
     }
-    let kept = set_aside(&cluster.secondaries[0]);
+    let kept = quarantine(&cluster.secondaries[0]);
     let [(path, content)] = &kept[..] else {
         panic!("{kept:?}");
     };
@@ -94,8 +94,8 @@ fn with_two_of_three_nodes_lost_the_third_is_recovered_from_by_force_only() {
     }
     assert!(!content.contains("everywhere"));
     let log = cluster.secondaries[0].process().log_text();
-    assert!(log.contains("kept aside"), "it says so");
-    assert!(set_aside(&cluster.secondaries[1]).is_empty());
+    assert!(log.contains("quarantined"), "it says so");
+    assert!(quarantine(&cluster.secondaries[1]).is_empty());
 
     // The flag is left in place: nothing is forced again where a majority answers.
     cluster.master.terminate();

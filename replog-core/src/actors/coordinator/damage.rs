@@ -10,7 +10,7 @@ impl Coordinator {
     /// served from what can be, and the rest comes from a secondary that has it. Its next start,
     /// should that come before, knows that the log is not whole.
     pub(super) fn on_damage(&mut self, offset: Offset) {
-        if self.inspection.is_some() || self.office.disk() != DiskState::Ok {
+        if self.inspection.is_some() || self.leader.disk() != DiskState::Ok {
             self.noticed = Some(offset);
             return;
         }
@@ -51,8 +51,8 @@ impl Coordinator {
             Some(Inspection::BeforeRecovery) => self.recover(now, whole_end),
             Some(Inspection::Beside) => {
                 self.repair.on_inspected(holes);
-                self.tell_lack();
-                if raise_epoch && self.office.is_serving() {
+                self.publish_missing();
+                if raise_epoch && self.leader.is_serving() {
                     self.recover_anew(now);
                 } else {
                     self.become_whole(ctx);
@@ -80,31 +80,31 @@ impl Coordinator {
 
     pub(super) fn on_whole(&mut self, ctx: &mut Context<Self>, whole_end: Offset) {
         if self.repair.on_whole(whole_end) {
-            self.tell_lack();
+            self.publish_missing();
             self.become_whole(ctx);
         }
     }
 
     /// What is lacking, if nobody has it.
-    pub(super) fn hopeless(&self) -> Option<Lack> {
-        let may = self.office.is_serving() && self.inspection.is_none();
+    pub(super) fn hopeless(&self) -> Option<MissingRange> {
+        let may = self.leader.is_serving() && self.inspection.is_none();
         let lack = self.repair.lack().filter(|_| may)?;
-        let needed = self.office.quorum(Instant::now()).needed;
-        let ends = self.office.intact_ends();
+        let needed = self.leader.quorum(Instant::now()).needed;
+        let ends = self.leader.intact_ends();
         self.repair.is_hopeless(&ends, needed).then_some(lack)
     }
 
     /// The log may have been mended: then it is intact again.
     pub(super) fn become_whole(&mut self, ctx: &mut Context<Self>) {
         // What is being inspected is not known to be whole.
-        if self.repair.is_needed() || self.inspection.is_some() || !self.office.is_serving() {
+        if self.repair.is_needed() || self.inspection.is_some() || !self.leader.is_serving() {
             return;
         }
         info!("the log is whole");
         let mut known = self.meta.clone();
-        known.take_log_epoch(self.office.epoch());
+        known.take_log_epoch(self.leader.epoch());
         self.save_meta(known);
-        if self.office.keys().is_some_and(Keys::has_unread) {
+        if self.leader.keys().is_some_and(Keys::has_unread) {
             self.read_keys_again(ctx);
         }
     }
@@ -115,12 +115,12 @@ impl Coordinator {
         let Some(cluster) = &self.meta.cluster else {
             return;
         };
-        let epoch = self.office.epoch();
-        let source = self.key_source(cluster.id, self.view.shown_end());
+        let epoch = self.leader.epoch();
+        let source = self.key_source(cluster.id, self.view.visible_end());
         let read = read_keys(source).into_actor(self);
         ctx.spawn(read.map(move |keys, coordinator, _| match keys {
-            Ok(keys) if coordinator.office.is_serving() && coordinator.office.epoch() == epoch => {
-                coordinator.office.on_keys_read_again(keys);
+            Ok(keys) if coordinator.leader.is_serving() && coordinator.leader.epoch() == epoch => {
+                coordinator.leader.on_keys_read_again(keys);
             }
             Ok(_) => {}
             Err(error) => warn!(%error, "the keys of the log were not read again"),
@@ -128,16 +128,16 @@ impl Coordinator {
     }
 
     /// Nobody has what the own log lacks: the others' logs are adopted, as by one that starts with
-    /// a damaged log. What is cut then is kept aside.
-    pub(super) fn give_up_damaged(&mut self, now: Instant, lack: Lack) {
-        let Lack { from, until } = lack;
+    /// a damaged log. What is cut then is quarantined.
+    pub(super) fn give_up_damaged(&mut self, now: Instant, lack: MissingRange) {
+        let MissingRange { from, until } = lack;
         error!(%from, %until, "no secondary has the records that cannot be read: recovering");
         self.recover_anew(now);
     }
 
     /// Gives the office up and recovers, in an epoch above.
     pub(super) fn recover_anew(&mut self, now: Instant) {
-        let answered = self.office.become_recovering(now);
+        let answered = self.leader.become_recovering(now);
         self.answer(answered);
         self.repair = Repair::default();
         // Behind everything that is queued: there is nothing to inspect at the end.
@@ -148,11 +148,11 @@ impl Coordinator {
     }
 
     /// Who waits for what is lacking goes on waiting, and the links fetch it.
-    pub(super) fn tell_lack(&mut self) {
-        self.office.on_own_holes(self.repair.holes());
+    pub(super) fn publish_missing(&mut self) {
+        self.leader.on_own_holes(self.repair.holes());
         let lack = self.repair.lack();
         for link in &self.links {
-            link.do_send(MendWith { lack });
+            link.do_send(FetchMissing { lack });
         }
     }
 }

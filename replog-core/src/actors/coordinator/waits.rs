@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     actors::messages::{AwaitConcern, CallerGone},
-    rules::office::NewWait,
+    rules::leader::NewWait,
 };
 
 impl Handler<AwaitConcern> for Coordinator {
@@ -25,7 +25,7 @@ impl Handler<AwaitConcern> for Coordinator {
             waiter,
             caller: Caller::Concern(answer_to),
         };
-        let refused = self.office.wait(now, wait);
+        let refused = self.leader.wait(now, wait);
         self.answer(refused.into_iter().collect());
         self.settle(ctx);
     }
@@ -37,7 +37,7 @@ impl Handler<CallerGone> for Coordinator {
         // Its append may still be queued: another one was to wake the coordinator for it, and has
         // not come to it yet.
         self.admit_queued();
-        self.office.forget(gone.waiter);
+        self.leader.forget(gone.waiter);
         self.settle(ctx);
     }
 }

@@ -259,16 +259,16 @@ fn a_dropped_future_loses_nothing() {
         ];
         let (responder, _) = answering(replies);
         let mut follow = follow(&responder, 0);
-        let mut given = Vec::new();
-        while given.len() < 3 {
+        let mut delivered = Vec::new();
+        while delivered.len() < 3 {
             // Dropped whenever something else comes first, which is most of the time.
             tokio::select! {
                 biased;
-                message = follow.next() => given.push(message.unwrap().offset.0),
+                message = follow.next() => delivered.push(message.unwrap().offset.0),
                 () = tokio::task::yield_now() => {}
             }
         }
-        assert_eq!(given, [0, 1, 2]);
+        assert_eq!(delivered, [0, 1, 2]);
     });
 }
 

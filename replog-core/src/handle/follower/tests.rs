@@ -411,7 +411,7 @@ fn cut_during_a_read(
         return false;
     }
     let what = format!("{time:?} {reads}, cut to {to} {held}, followed from {from}, {given} given");
-    let shown = node.view.shown_end().max(Offset(from));
+    let shown = node.view.visible_end().max(Offset(from));
     assert!(
         follower.offset() <= shown,
         "more is given than shown: {what}"
@@ -443,7 +443,7 @@ fn a_read_beside_a_cut_gives_nothing_that_is_not_shown_yet() {
                     break;
                 }
                 cuts += 1;
-                let shown = node.view.shown_end();
+                let shown = node.view.visible_end();
                 match read {
                     Ok(records) => {
                         let end = records.last().map_or(Offset(0), RecordBatch::end);

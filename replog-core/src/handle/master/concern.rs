@@ -7,7 +7,7 @@ use crate::{
     actors::AwaitConcern,
     error::{AppendError, WaitError},
     types::{Concern, Offset, ReadLevel},
-    views::{ConcernReached, Holders},
+    views::{ConcernStatus, Holders},
 };
 
 impl Master {
@@ -28,7 +28,7 @@ impl Master {
         offset: Offset,
         concern: Concern,
         timeout: Option<Duration>,
-    ) -> Result<ConcernReached, WaitError> {
+    ) -> Result<ConcernStatus, WaitError> {
         let reader = self.reader();
         let next = reader.end(ReadLevel::Local).unwrap_or_default();
         if offset >= next {
@@ -46,7 +46,7 @@ impl Master {
             answer_to,
         });
         let receipt = waits.answered(answer.await).map_err(of_refusal)?;
-        Ok(ConcernReached {
+        Ok(ConcernStatus {
             concern: receipt.concern,
             concern_met: receipt.concern_met,
             holders: Holders {

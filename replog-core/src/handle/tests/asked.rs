@@ -19,7 +19,7 @@ async fn a_master_that_was_asked_for_read_only_answers_those_that_wait_and_takes
     });
     until(&master, |health| health.waiting_appends == 1).await;
 
-    let state = master.ask_read_only().await.unwrap();
+    let state = master.pause_appends().await.unwrap();
     let asked = (Mode::ReadOnly, Some(ModeReason::Asked));
     assert_eq!((state.mode, state.reason), asked);
     let health = master.health().await.unwrap();
@@ -48,7 +48,7 @@ async fn a_master_that_was_asked_for_read_only_answers_those_that_wait_and_takes
         assert_eq!(payloads(&reader).await, ["known", "waits"]);
     }
 
-    let state = master.allow_read_write().await.unwrap();
+    let state = master.resume_appends().await.unwrap();
     assert_eq!((state.mode, state.reason), (Mode::ReadWrite, None));
     within(master.append("again", concern(3))).await.unwrap();
 }
@@ -57,26 +57,26 @@ async fn a_master_that_was_asked_for_read_only_answers_those_that_wait_and_takes
 async fn what_was_asked_for_is_told_at_once_and_forgotten_at_the_next_start() {
     let cluster = Cluster::new(1);
     let master = cluster.start_master().await;
-    let state = master.ask_read_only().await.unwrap();
+    let state = master.pause_appends().await.unwrap();
     let recovering = (Mode::Recovering, Some(ModeReason::WaitingForNodes));
     assert_eq!((state.mode, state.reason), recovering);
     let secondary = cluster.start_secondary(0).await;
     let health = until(&master, |health| health.mode != Mode::Recovering).await;
     assert_eq!(health.mode_reason, Some(ModeReason::Asked));
-    master.allow_read_write().await.unwrap();
-    within(master.read_write()).await.unwrap();
-    master.ask_read_only().await.unwrap();
+    master.resume_appends().await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
+    master.pause_appends().await.unwrap();
     let mut now = std::task::Context::from_waker(std::task::Waker::noop());
-    let writable = std::pin::pin!(master.read_write());
+    let writable = std::pin::pin!(master.wait_until_writable());
     assert!(
         writable.poll(&mut now).is_pending(),
         "whoever waits for the mode sees what was asked"
     );
     master.stop().await;
-    assert!(master.allow_read_write().await.is_err());
+    assert!(master.resume_appends().await.is_err());
 
     let master = cluster.start_master().await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     within(master.append("0", concern(2))).await.unwrap();
     secondary.stop().await;
 }

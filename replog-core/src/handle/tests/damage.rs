@@ -156,7 +156,7 @@ async fn a_master_that_starts_with_a_damaged_record_recovers_from_the_others() {
     let recovery = health.recovery.unwrap();
     assert_eq!(recovery.not_intact, [name("master")]);
     let _back = cluster.start_secondary(1).await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     let intact = |health: &MasterHealth| {
         let mut all = health.secondaries.iter();
         health.intact && all.all(|secondary| secondary.intact == Some(true))
@@ -179,7 +179,7 @@ async fn one_whole_log_is_enough_where_the_others_lack_a_record_each() {
     let _first = cluster.start_secondary(0).await;
     let _second = cluster.start_secondary(1).await;
     let master = cluster.start_master().await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     assert_eq!(payloads(&master.reader()).await, all());
     append_numbers(&master, MESSAGES..MESSAGES + 1, 3).await;
     for disk in [&cluster.master_disk, &cluster.disks[0]] {
@@ -214,7 +214,7 @@ async fn a_whole_log_that_lacks_what_damaged_nodes_acknowledged_is_not_adopted()
     let health = until(&master, |_| before.elapsed() > later).await;
     assert_eq!(health.mode, Mode::Recovering);
     let _back = cluster.start_secondary(0).await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     assert_eq!(payloads(&master.reader()).await.len() as u64, MESSAGES + 1);
 }
 
@@ -231,7 +231,7 @@ async fn a_missing_segment_is_refilled_and_what_lay_behind_it_kept_aside() {
     let back = cluster.start_secondary(0).await;
     is_mended(&back, MESSAGES).await;
     assert_eq!(logs(&cluster.disks[0]), good);
-    assert_eq!(cluster.disks[0].list("set-aside").unwrap(), names[2..]);
+    assert_eq!(cluster.disks[0].list("quarantine").unwrap(), names[2..]);
 }
 
 /// What else a secondary may lose beside its meta: each means that its log counts for nothing, and is

@@ -31,7 +31,7 @@ async fn a_forced_recovery_goes_on_with_what_is_left_and_keeps_aside_what_others
     let (mut cluster, left) = two_of_three_lost().await;
     cluster.config.forced_recovery = ForcedRecovery::LoseAcknowledged;
     let master = cluster.start_master().await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     let health = master.health().await.unwrap();
     assert_eq!(health.forced_epoch, Some(health.epoch));
     assert!(health.epoch > Epoch(FAR), "{health:?}");
@@ -48,20 +48,20 @@ async fn a_forced_recovery_goes_on_with_what_is_left_and_keeps_aside_what_others
     for reader in [master.reader(), left.reader(), back.reader()] {
         assert_eq!(payloads(&reader).await, expected, "rule 1");
     }
-    let aside = cluster.disks[0].list("set-aside").unwrap();
+    let aside = cluster.disks[0].list("quarantine").unwrap();
     let name = format!(
         "00000000000000000005-00000000000000000010-epoch-{}.log",
         health.epoch
     );
     assert_eq!(aside, [name], "what it cut is kept");
     let nothing: Vec<String> = Vec::new();
-    assert_eq!(cluster.disks[1].list("set-aside").unwrap(), nothing);
+    assert_eq!(cluster.disks[1].list("quarantine").unwrap(), nothing);
 
     // The setting is left in place, and nothing is forced where a majority answers.
     let epoch = health.epoch;
     master.stop().await;
     let master = cluster.start_master().await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     let health = master.health().await.unwrap();
     assert_eq!(health.forced_epoch, Some(epoch), "it is said for ever");
     assert_eq!(health.epoch, epoch.next());
@@ -85,7 +85,7 @@ async fn without_the_setting_a_lost_majority_is_waited_for() {
     assert_eq!(payloads(&left.reader()).await, numbers(0..5), "reads go on");
     // It comes back, and with it everything that was acknowledged.
     cluster.start_secondary(0).await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     assert_eq!(payloads(&master.reader()).await, numbers(0..10));
     assert_eq!(master.health().await.unwrap().forced_epoch, None);
 }
@@ -108,6 +108,6 @@ async fn a_master_that_is_left_alone_shows_its_log_and_goes_on_with_empty_nodes(
     assert_eq!(payloads(&master.reader()).await, numbers(0..5));
     cluster.start_secondary(0).await;
     cluster.start_secondary(1).await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     within(master.append("5", concern(3))).await.unwrap();
 }

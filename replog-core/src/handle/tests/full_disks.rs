@@ -44,7 +44,7 @@ impl Limited {
             secondaries.push(secondary);
         }
         let master = self.start_master().await;
-        within(master.read_write()).await.unwrap();
+        within(master.wait_until_writable()).await.unwrap();
         (master, secondaries)
     }
 }
@@ -130,7 +130,7 @@ async fn a_master_whose_disk_is_full_refuses_appends_and_takes_them_again_by_its
     assert_eq!(master.health().await.unwrap().log.disk, DiskState::Full);
 
     limited.master_disk().make_room();
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     let health = master.health().await.unwrap();
     assert!(health.epoch > epoch, "the old one's offsets were given out");
     assert_eq!(health.log.disk, DiskState::Ok);
@@ -166,7 +166,7 @@ async fn appends_that_had_an_offset_are_told_that_nothing_is_known() {
     within(master.stop()).await;
     limited.master_disk().make_room();
     let again = limited.start_master().await;
-    within(again.read_write()).await.unwrap();
+    within(again.wait_until_writable()).await.unwrap();
     assert_eq!(payloads(&again.reader()).await, ["waits"]);
     let receipt = within(again.append("next", concern(2))).await.unwrap();
     assert_eq!(receipt.offset, Offset(1), "in a new epoch");
@@ -200,7 +200,7 @@ async fn a_full_disk_while_a_master_starts_is_waited_out() {
         let health = until(&again, |health| refusing(health) || serving(health)).await;
         assert!(room > 0 || refusing(&health), "{health:?}");
         limited.master_disk().make_room();
-        within(again.read_write()).await.unwrap();
+        within(again.wait_until_writable()).await.unwrap();
         within(again.append("after", concern(3))).await.unwrap();
         check_logs(&again, &secondaries, &["before".into(), "after".into()]).await;
     }
@@ -294,6 +294,6 @@ async fn a_cluster_is_founded_once_there_is_room_for_it() {
     let health = until(&master, |health| health.log.disk == DiskState::Full).await;
     assert_eq!(health.cluster_id, None, "nothing was founded");
     limited.master_disk().make_room();
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     within(master.append("first", concern(2))).await.unwrap();
 }

@@ -127,7 +127,7 @@ async fn two_names_that_lead_to_one_process_are_one_node() {
     let there = Arc::new(secondary.clone());
     cluster.network.attach(&name("secondary-2"), there, None);
     let master = cluster.start_master().await;
-    within(master.read_write()).await.unwrap();
+    within(master.wait_until_writable()).await.unwrap();
     within(master.append("two", concern(2))).await.unwrap();
     let waiting = tokio::spawn({
         let master = master.clone();

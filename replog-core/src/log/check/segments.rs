@@ -79,7 +79,7 @@ pub(super) fn look(
 }
 
 /// Reads a file of records that were cut.
-pub(super) fn look_aside(storage: &dyn Storage, report: &mut Report, path: &str) {
+pub(super) fn check_quarantined(storage: &dyn Storage, report: &mut Report, path: &str) {
     let read = || {
         let (file, size) = open(storage, path)?;
         let header = match SegmentHeader::read(&*file)? {
@@ -92,10 +92,10 @@ pub(super) fn look_aside(storage: &dyn Storage, report: &mut Report, path: &str)
     let finding = |what| Finding::of_file(Class::Note, path, what);
     report.add(match read() {
         Err(error) => finding(unreadable(&error)),
-        Ok(Err(error)) => finding(format!("kept aside before a cut, but {error}")),
+        Ok(Err(error)) => finding(format!("quarantined before a cut, but {error}")),
         Ok(Ok((first, scanned))) => {
             let end = scanned.end;
-            let kept = format!("kept aside before a cut: offsets {first}..{end}");
+            let kept = format!("quarantined before a cut: offsets {first}..{end}");
             match scanned.bad {
                 None => finding(kept),
                 Some(bad) => {

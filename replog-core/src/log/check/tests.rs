@@ -339,11 +339,11 @@ fn records_that_were_kept_aside_are_read() {
     let mut files = open_log(&storage).unwrap().0;
     files.append(&[some_records().batch()]).unwrap();
     files.sync().unwrap();
-    files.set_aside(Offset(10), Epoch(9)).unwrap();
+    files.quarantine(Offset(10), Epoch(9)).unwrap();
     files.truncate(Offset(10)).unwrap();
     files.close().unwrap();
-    let path = "set-aside/00000000000000000010-00000000000000000016-epoch-9.log";
-    let kept = format!("{path}: note, kept aside before a cut: offsets 10..16");
+    let path = "quarantine/00000000000000000010-00000000000000000016-epoch-9.log";
+    let kept = format!("{path}: note, quarantined before a cut: offsets 10..16");
     assert_eq!(lines(&storage), [kept]);
     let bytes = content(&storage, path);
     let header = segment::SegmentHeader::decode(&bytes)
@@ -354,11 +354,11 @@ fn records_that_were_kept_aside_are_read() {
     change(&storage, path, |bytes| bytes[at + 45] ^= 1);
     let found = lines(&storage);
     let expected = format!(
-        "{path} at byte {at}, offset 12: note, kept aside before a cut: offsets 10..12, and then: "
+        "{path} at byte {at}, offset 12: note, quarantined before a cut: offsets 10..12, and then: "
     );
     assert!(found[0].starts_with(&expected), "{found:?}");
     change(&storage, path, |bytes| bytes.truncate(5));
-    set_content(&storage, "set-aside/new", b"");
+    set_content(&storage, "quarantine/new", b"");
     let found = report(&storage);
     assert_eq!(
         (found.counts.note, found.counts.damage, found.records),

@@ -39,11 +39,11 @@ fn an_append_is_shown_once_all_of_it_is_durable() {
     let mut watch = view.shown_watch();
     let shown = [(0, 1, 1), (1, 2, 1), (2, 3, 1), (3, 5, 4), (5, 6, 6)];
     for (from, until, end) in shown {
-        let before = view.shown_end();
+        let before = view.visible_end();
         files.append(&part(from, until)).unwrap();
-        assert_eq!(view.shown_end(), before, "it is not durable yet");
+        assert_eq!(view.visible_end(), before, "it is not durable yet");
         files.sync().unwrap();
-        assert_eq!(view.shown_end(), Offset(end), "{from}..{until}");
+        assert_eq!(view.visible_end(), Offset(end), "{from}..{until}");
         assert_eq!(*watch.borrow_and_update(), Offset(end));
         assert_eq!(
             view.durable_end(),
@@ -68,7 +68,7 @@ fn a_log_that_ends_inside_an_append_says_where_that_begins() {
         (files, view)
     }] {
         assert_eq!(
-            (view.written_end(), view.shown_end()),
+            (view.written_end(), view.visible_end()),
             (Offset(60), Offset(3))
         );
         assert_eq!(files.last_append().unwrap(), LastAppend::Ends(Offset(3)));
@@ -76,12 +76,12 @@ fn a_log_that_ends_inside_an_append_says_where_that_begins() {
     let (mut files, view, _) = open_log(&storage).unwrap();
     files.truncate(Offset(3)).unwrap();
     assert_eq!(
-        (view.written_end(), view.shown_end()),
+        (view.written_end(), view.visible_end()),
         (Offset(3), Offset(3))
     );
     assert_eq!(files.last_append().unwrap(), LastAppend::Ends(Offset(3)));
     let (_, view, _) = open_log(&storage).unwrap();
-    assert_eq!(view.shown_end(), Offset(3));
+    assert_eq!(view.visible_end(), Offset(3));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn where_an_append_begins_is_not_guessed_when_it_cannot_be_read() {
         LastAppend::Damaged(offset) => offset,
         other => panic!("{other:?}"),
     };
-    assert_eq!(view.shown_end(), Offset(3));
+    assert_eq!(view.visible_end(), Offset(3));
     // Once it is known, it is mended, and then what was not known is.
     files.inspect(damaged, HeldBack::Yes).unwrap();
     let all = appends(0..60, 1, &go_on);
@@ -112,7 +112,7 @@ fn where_an_append_begins_is_not_guessed_when_it_cannot_be_read() {
     assert_eq!(files.last_append().unwrap(), LastAppend::Ends(Offset(3)));
     files.append(&[appends(60..61, 1, &[])]).unwrap();
     files.sync().unwrap();
-    assert_eq!(view.shown_end(), Offset(61));
+    assert_eq!(view.visible_end(), Offset(61));
 }
 
 #[test]
@@ -130,13 +130,13 @@ fn behind_damage_inside_an_append_nothing_of_it_is_shown() {
         set_content(&storage, &path, &bytes);
         let (mut files, view, _) = open_log_looking(&storage, Look::Through).unwrap();
         assert_eq!(view.durable_end(), Offset(rotten));
-        assert_eq!(view.shown_end(), last_end(&go_on, rotten), "{rotten}");
+        assert_eq!(view.visible_end(), last_end(&go_on, rotten), "{rotten}");
         let all = appends(0..10, 1, &go_on);
         files
             .append(&[all.slice(Offset(rotten), Offset(10)).unwrap()])
             .unwrap();
         files.sync().unwrap();
-        assert_eq!(view.shown_end(), Offset(10), "{rotten}: mended");
+        assert_eq!(view.visible_end(), Offset(10), "{rotten}: mended");
         view.check();
     }
 }
@@ -147,7 +147,7 @@ fn whatever_fails_while_an_append_is_written_no_part_of_it_is_shown() {
     let go_on: Vec<u64> = (0..30).filter(|offset| offset % 15 != 14).collect();
     let all = appends(0..30, 1, &go_on);
     let shown = |view: &LogView| {
-        let end = view.shown_end();
+        let end = view.visible_end();
         assert!(
             ends(&go_on, 30).contains(&end.0),
             "{end} is inside an append"
@@ -168,7 +168,7 @@ fn whatever_fails_while_an_append_is_written_no_part_of_it_is_shown() {
                 let after = storage.after_power_cut(seed);
                 let (mut files, again, _) = open_log(&after).unwrap();
                 let end = shown(&again);
-                assert!(end >= view.shown_end(), "step {step}: it was durable");
+                assert!(end >= view.visible_end(), "step {step}: it was durable");
                 assert_eq!(files.last_append().unwrap(), LastAppend::Ends(end));
             }
             match failed {
@@ -251,16 +251,16 @@ proptest! {
             let expected = last_end(&go_on, durable.0);
             // What is written and not durable may hide what is: a group is synced as a whole.
             if files.is_synced() {
-                prop_assert_eq!(view.shown_end(), expected);
+                prop_assert_eq!(view.visible_end(), expected);
                 prop_assert_eq!(
                     files.last_append().unwrap(),
                     LastAppend::Ends(last_end(&go_on, files.end().0))
                 );
             } else {
-                prop_assert!(ends(&go_on, durable.0).contains(&view.shown_end().0));
-                prop_assert!(view.shown_end() >= shown);
+                prop_assert!(ends(&go_on, durable.0).contains(&view.visible_end().0));
+                prop_assert!(view.visible_end() >= shown);
             }
-            shown = view.shown_end();
+            shown = view.visible_end();
         }
     }
 }

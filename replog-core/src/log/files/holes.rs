@@ -50,7 +50,7 @@ impl Holes {
     }
 
     /// Where what is shown ends because of a hole.
-    pub(super) fn held_back_at(&self) -> Option<Offset> {
+    pub(super) fn readable_limit(&self) -> Option<Offset> {
         match self.held_back {
             HeldBack::Yes => self.first(),
             HeldBack::No => None,
@@ -119,7 +119,7 @@ impl LogFiles {
         let firsts = self.view.segment_firsts();
         let after = firsts.partition_point(|first| *first <= offset);
         let Some(nth) = after.checked_sub(1).filter(|_| offset < self.synced_end) else {
-            self.tell_holes();
+            self.publish_holes();
             return Ok(());
         };
         let (first, end) = (firsts[nth], firsts.get(after).copied());
@@ -151,7 +151,7 @@ impl LogFiles {
         let found = holes.into_iter().map(|hole| (first, hole));
         self.holes.holes.extend(found);
         self.holes.holes.sort_by_key(|(_, hole)| hole.first);
-        self.tell_holes();
+        self.publish_holes();
         self.fill_from_memory()
     }
 
@@ -203,10 +203,10 @@ impl LogFiles {
     }
 
     /// Tells everybody what cannot be read.
-    pub(super) fn tell_holes(&self) {
-        let held_back_at = self.holes.held_back_at();
+    pub(super) fn publish_holes(&self) {
+        let readable_limit = self.holes.readable_limit();
         self.view
-            .damaged(self.holes.all(), held_back_at, self.held_end());
+            .damaged(self.holes.all(), readable_limit, self.held_end());
     }
 
     /// Writes what belongs into holes there, and returns what lies behind the end.
@@ -285,7 +285,7 @@ impl LogFiles {
             let hole = &mut self.holes.holes[nth].1;
             (hole.first, hole.position) = (part.end(), position);
         }
-        self.tell_holes();
+        self.publish_holes();
         Ok(is_filled)
     }
 }

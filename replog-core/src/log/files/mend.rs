@@ -3,7 +3,7 @@
 //! A part of [`LogFiles`], which owns the files. Keeps rules 2 and 10.
 
 use super::*;
-use crate::{log::aside, types::Epoch};
+use crate::{log::quarantine, types::Epoch};
 
 impl LogFiles {
     /// Makes the log usable again after a refused write: what was written in part is cut away, a
@@ -35,7 +35,7 @@ impl LogFiles {
     /// # Panics
     ///
     /// When there are records and no cluster is set.
-    pub(crate) fn set_aside(&mut self, from: Offset, epoch: Epoch) -> Result<(), LogError> {
+    pub(crate) fn quarantine(&mut self, from: Offset, epoch: Epoch) -> Result<(), LogError> {
         self.attempt(|files| {
             if from >= files.written_end {
                 return Ok(());
@@ -45,7 +45,8 @@ impl LogFiles {
             // What lies between holes: each a file of its own.
             let mut made = 0;
             let mut keep = |range| {
-                let kept = aside::set_aside(&*files.storage, &files.view, cluster, range, epoch);
+                let kept =
+                    quarantine::quarantine(&*files.storage, &files.view, cluster, range, epoch);
                 kept.map(|is_new| made += usize::from(is_new))
             };
             for hole in files.holes.ranges() {
@@ -53,7 +54,7 @@ impl LogFiles {
                 next = next.max(hole.end);
             }
             keep((next, end))?;
-            aside::remove_oldest(&*files.storage, made);
+            quarantine::remove_oldest(&*files.storage, made);
             Ok(())
         })
     }

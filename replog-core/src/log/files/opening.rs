@@ -139,7 +139,7 @@ pub(crate) fn open(
             number: last.header.number,
         }
     });
-    view.damaged(holes.all(), holes.held_back_at(), end);
+    view.damaged(holes.all(), holes.readable_limit(), end);
     view.found_end();
     view.count_repairs(repairs);
     let report = OpenReport {
@@ -201,7 +201,7 @@ struct Ending {
     /// Torn and empty ones that go, newest first.
     removed: Vec<Offset>,
     /// Those that follow nothing any more, ascending.
-    aside: Vec<Offset>,
+    quarantine: Vec<Offset>,
     /// Headers that cannot be read and are made again from the log before them.
     headers: Vec<SegmentHeader>,
     /// What cannot be read among the segments that stay, by the segment.
@@ -259,13 +259,13 @@ impl Ending {
     }
 
     /// The segments from this number on follow nothing.
-    fn move_aside(&mut self, from: usize) {
+    fn move_to_quarantine(&mut self, from: usize) {
         let more: Vec<Offset> = self
             .segments
             .drain(from..)
             .map(|(first, _)| first)
             .collect();
-        self.aside.splice(0..0, more);
+        self.quarantine.splice(0..0, more);
     }
 }
 
@@ -418,7 +418,7 @@ impl Found {
                         Some(header) => ending.headers.push(header.clone()),
                         None => {
                             ending.damaged(first, (first, 0), &error);
-                            ending.move_aside(ending.segments.len() - 1);
+                            ending.move_to_quarantine(ending.segments.len() - 1);
                             continue;
                         }
                     }
@@ -491,7 +491,7 @@ impl Found {
             let (first, size) = self.segments[nth];
             if first != expected {
                 ending.damaged(expected, (expected, 0), &"the segment is missing");
-                ending.move_aside(nth);
+                ending.move_to_quarantine(nth);
                 return Ok(());
             }
             let Some(&(next, _)) = self.segments.get(nth + 1) else {
@@ -507,7 +507,7 @@ impl Found {
                         Some(header) => ending.headers.push(header.clone()),
                         None => {
                             ending.damaged(first, (first, 0), &error);
-                            ending.move_aside(nth);
+                            ending.move_to_quarantine(nth);
                             return Ok(());
                         }
                     }
@@ -602,8 +602,8 @@ impl Found {
             storage.remove(&path).map_err(at(&path))?;
             storage.sync_dir(DIR).map_err(at(DIR))?;
         }
-        for first in ending.aside.iter().rev() {
-            aside::move_aside(storage, *first).map_err(at(aside::DIR))?;
+        for first in ending.quarantine.iter().rev() {
+            quarantine::move_to_quarantine(storage, *first).map_err(at(quarantine::DIR))?;
         }
         let end = ending.end();
         let last_first = ending.last.as_ref().map(|last| last.header.first);

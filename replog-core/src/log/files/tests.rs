@@ -453,7 +453,7 @@ fn a_missing_part_of_a_log_is_damage() {
                 "the log ends before the mark"
             );
         }
-        // What lies behind the gap is kept aside, and the log is one that can be filled again.
+        // What lies behind the gap is quarantined, and the log is one that can be filled again.
         let (mut log, view, report) = open_log(&storage).unwrap();
         view.check();
         assert_eq!(
@@ -462,7 +462,7 @@ fn a_missing_part_of_a_log_is_damage() {
         );
         for (path, bytes) in files.iter().filter(|(other, _)| *other > path) {
             if let Some(name) = path.strip_prefix("log/") {
-                assert_eq!(&content(&storage, &format!("set-aside/{name}")), bytes);
+                assert_eq!(&content(&storage, &format!("quarantine/{name}")), bytes);
             }
         }
         log.append(&[records.batch().slice(Offset(next), Offset(40)).unwrap()])

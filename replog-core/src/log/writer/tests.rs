@@ -477,7 +477,7 @@ fn where_the_last_append_ends_is_found_behind_all_that_is_queued() {
             "last append: Ends(Offset(5))"
         ]
     );
-    assert_eq!(view.shown_end(), Offset(5));
+    assert_eq!(view.visible_end(), Offset(5));
 }
 
 #[test]

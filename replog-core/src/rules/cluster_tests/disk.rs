@@ -57,7 +57,7 @@ pub(super) struct Disk {
     pub(super) promise_asked: Epoch,
     queue: VecDeque<Command>,
     /// How many writes still fit; `None` while there is room enough.
-    pub(super) room: Option<usize>,
+    pub(super) disk_space: Option<usize>,
     /// A write was refused: commands are dropped until it resumes.
     refusing: bool,
     /// The end that was last reported as written.
@@ -100,7 +100,7 @@ impl Disk {
             synced: 0,
             promise_asked: Epoch(0),
             queue: VecDeque::new(),
-            room: None,
+            disk_space: None,
             refusing: false,
             reported_end: 0,
             cuts_when_resumed: false,
@@ -143,7 +143,7 @@ impl Disk {
         if !written.is_empty() {
             if self.takes(written.len()) < written.len() {
                 // Whole records may be in the log without a report: an earlier segment's.
-                written.truncate(self.room.replace(0).unwrap_or(0));
+                written.truncate(self.disk_space.replace(0).unwrap_or(0));
                 self.log.extend(written.iter().cloned());
                 self.refusing = true;
                 return (Some(Report::WriteFailed), written);
@@ -192,20 +192,20 @@ impl Disk {
 
     /// How many of these writes fit, which takes up the room for them if all do.
     fn takes(&mut self, writes: usize) -> usize {
-        match &mut self.room {
+        match &mut self.disk_space {
             None => writes,
-            Some(room) if *room >= writes => {
-                *room -= writes;
+            Some(disk_space) if *disk_space >= writes => {
+                *disk_space -= writes;
                 writes
             }
-            Some(room) => *room,
+            Some(disk_space) => *disk_space,
         }
     }
 
     /// What was asked for by one who did not know that writes are refused is dropped.
     fn drop_or_resume(&mut self) -> Option<Report> {
         match self.queue.pop_front()? {
-            Command::Resume if self.room.is_some() => Some(Report::WriteFailed),
+            Command::Resume if self.disk_space.is_some() => Some(Report::WriteFailed),
             Command::Resume => {
                 if self.cuts_when_resumed {
                     self.log.truncate(self.reported_end.max(self.synced));

@@ -19,8 +19,8 @@ use crate::{
     rules::{
         acks::WaiterId,
         keys::{Claim, KeyReading, Keys, Snapshot},
+        leader::{Answered, Leader, NewAppend},
         link::{Link, LinkAction},
-        office::{Answered, NewAppend, Office},
         progress::Wanted,
         recovery::{OwnLog, Recovery, RecoveryAction, Settings},
     },
@@ -57,7 +57,7 @@ pub(super) struct Sent {
 
 /// An office that a recovery has won, while the keys of its log are read.
 #[derive(Clone, Copy, Debug)]
-struct Won {
+struct WonEpoch {
     cluster: ClusterId,
     epoch: Epoch,
     adopted_end: Offset,
@@ -68,13 +68,13 @@ pub(super) struct Run {
     recovery: Option<Recovery>,
     settings: Settings,
     asked: u64,
-    won: Option<Won>,
-    pub(super) office: Office<u64>,
+    won: Option<WonEpoch>,
+    pub(super) leader: Leader<u64>,
     pub(super) links: Vec<Link>,
     incarnation: Incarnation,
     cluster: Option<ClusterId>,
     adopted_end: Offset,
-    told_committed: Option<Offset>,
+    published_committed: Option<Offset>,
     armed: Option<Micros>,
     pub(super) fenced: Option<FencedBy>,
     /// The calls that the shell waits for.
@@ -134,7 +134,7 @@ impl Master {
         };
         let own_end = world.disks[disk].durable_end();
         self.run = Some(Run {
-            office: Office::new(&self.config, true, reports),
+            leader: Leader::new(&self.config, true, reports),
             incarnation: Incarnation {
                 instance: meta.instance,
                 start: meta.start,
@@ -152,7 +152,7 @@ impl Master {
             links,
             cluster: None,
             adopted_end: Offset::ZERO,
-            told_committed: None,
+            published_committed: None,
             armed: None,
             fenced: None,
             open_calls: BTreeSet::new(),
@@ -177,7 +177,7 @@ impl Master {
     /// the disk.
     fn leave_keys(&self, world: &mut World, run: &Run) {
         let disk = self.disk(world);
-        if let (Some(keys), Some(cluster)) = (run.office.keys(), run.cluster) {
+        if let (Some(keys), Some(cluster)) = (run.leader.keys(), run.cluster) {
             world.disks[disk].keys_snapshot = keys.encode(cluster);
         }
     }
@@ -210,11 +210,11 @@ impl Master {
             .map(|append| append.caller)
             .collect();
         let known_from = run
-            .office
+            .leader
             .next_offset()
             .0
             .saturating_sub(self.config.key_horizon);
-        let admitted = run.office.admit(now, world.now / 1000, &mut appends);
+        let admitted = run.leader.admit(now, world.now / 1000, &mut appends);
         for Answered { caller, result } in &admitted.refused {
             if keyed.contains(caller)
                 && result
@@ -301,14 +301,14 @@ impl Master {
         let Some(run) = &mut self.run else { return };
         match report {
             Report::Written { end } => {
-                run.office.on_written(end);
-                if run.office.is_serving() {
-                    run.tell_links(world, self.index);
+                run.leader.on_written(end);
+                if run.leader.is_serving() {
+                    run.publish_to_links(world, self.index);
                 }
             }
             Report::Durable { end } => match &mut run.recovery {
                 Some(recovery) => recovery.on_durable(now, end),
-                None => run.office.on_durable(end),
+                None => run.leader.on_durable(end),
             },
             Report::Truncated { cut, .. } => {
                 if let Some(recovery) = &mut run.recovery {
@@ -320,19 +320,19 @@ impl Master {
                     recovery.on_saved(now);
                 }
             }
-            Report::WriteFailed => self.give_up_office(world),
+            Report::WriteFailed => self.step_down(world),
             Report::Resumed { end } => self.begin_again(world, end),
         }
         self.settle(world);
     }
 
-    fn give_up_office(&mut self, world: &mut World) {
+    fn step_down(&mut self, world: &mut World) {
         let (now, end) = (world.instant(), world.disk(self.process()).written_end());
         let disk = self.disk(world);
         world.disks[disk].cuts_when_resumed = world.planted(Planted::FullMasterGoesOn);
         let Some(run) = &mut self.run else { return };
         run.recovery = None;
-        let (answered, _) = run.office.become_out_of_room(now, end, full());
+        let (answered, _) = run.leader.become_out_of_room(now, end, full());
         self.answer(world, answered);
     }
 
@@ -340,14 +340,14 @@ impl Master {
         let now = world.instant();
         let meta = world.disk(self.process()).meta.clone();
         let Some(run) = &mut self.run else { return };
-        let (epoch, served) = (run.office.epoch(), run.office.epoch() > Epoch(0));
-        if !run.office.on_resumed(now) {
+        let (epoch, served) = (run.leader.epoch(), run.leader.epoch() > Epoch(0));
+        if !run.leader.on_resumed(now) {
             return;
         }
-        run.told_committed = None;
+        run.published_committed = None;
         if served && world.planted(Planted::FullMasterGoesOn) {
             let keys = Keys::new(self.config.key_horizon, end);
-            run.office.serve(epoch, keys);
+            run.leader.serve(epoch, keys);
             return;
         }
         let settings = run.settings.clone();
@@ -359,7 +359,7 @@ impl Master {
             run.asked,
             now,
         ));
-        run.tell_links(world, self.index);
+        run.publish_to_links(world, self.index);
     }
 
     pub(super) fn on_batch_read(
@@ -410,13 +410,13 @@ impl Master {
                 }
             }
             let Some(run) = &mut self.run else { return };
-            let answered = run.office.settle(now);
+            let answered = run.leader.settle(now);
             idle &= answered.is_empty();
-            if run.office.take_probe(now) {
+            if run.leader.should_probe(now) {
                 world.submit(Process::Master(self.index), self.life, Command::Resume);
             }
-            let committed = run.office.committed();
-            if committed != run.told_committed {
+            let committed = run.leader.committed();
+            if committed != run.published_committed {
                 self.show(world, committed);
                 idle = false;
             }
@@ -431,17 +431,17 @@ impl Master {
     fn show(&mut self, world: &mut World, committed: Option<Offset>) {
         let disk = self.disk(world);
         let Some(run) = &mut self.run else { return };
-        if committed < run.told_committed {
+        if committed < run.published_committed {
             world
                 .oracle
                 .fail("committed goes back within an epoch".to_owned());
         }
-        let from = run.told_committed.unwrap_or(Offset::ZERO);
+        let from = run.published_committed.unwrap_or(Offset::ZERO);
         if let Some(to) = committed {
             world.oracle.on_committed(&world.disks[disk], from, to);
         }
-        run.told_committed = committed;
-        run.tell_links(world, self.index);
+        run.published_committed = committed;
+        run.publish_to_links(world, self.index);
     }
 
     fn arm(&mut self, world: &mut World) {
@@ -452,7 +452,7 @@ impl Master {
             .as_ref()
             .and_then(Recovery::next_deadline)
             .into_iter()
-            .chain(run.office.next_deadline(now))
+            .chain(run.leader.next_deadline(now))
             .chain(run.links.iter().filter_map(|link| link.next_deadline(now)))
             .min();
         let Some(deadline) = deadline else { return };
@@ -519,7 +519,7 @@ impl Master {
                 adopted_end,
             } => {
                 let cluster = meta.cluster.as_ref().map(|c| c.id);
-                run.won = Some(Won {
+                run.won = Some(WonEpoch {
                     cluster: cluster.expect("a recovered master has a cluster"),
                     epoch,
                     adopted_end,
@@ -531,7 +531,7 @@ impl Master {
                     self.on_keys_read(world);
                 }
             }
-            RecoveryAction::BecomeFenced(by) => self.lose_office(world, by),
+            RecoveryAction::BecomeFenced(by) => self.lose_leadership(world, by),
             RecoveryAction::Malformed { from, detail } => {
                 world
                     .oracle
@@ -540,7 +540,7 @@ impl Master {
             RecoveryAction::Alarm(_) => {
                 world.oracle.fail("nothing is forced here".to_owned());
             }
-            RecoveryAction::SetAside { .. }
+            RecoveryAction::Quarantine { .. }
             | RecoveryAction::Note(_)
             | RecoveryAction::Warning(_) => {}
         }
@@ -551,15 +551,15 @@ impl Master {
         let won = self.run.as_ref().and_then(|run| run.won);
         if let Some(won) = won.filter(|_| self.run.as_ref().is_some_and(|r| r.recovery.is_some())) {
             let keys = self.read_keys(world, won);
-            self.take_office(world, won, keys);
+            self.become_leader(world, won, keys);
             if world.knobs.keyed {
                 self.settle(world);
             }
         }
     }
 
-    fn read_keys(&self, world: &mut World, won: Won) -> Keys {
-        let Won {
+    fn read_keys(&self, world: &mut World, won: WonEpoch) -> Keys {
+        let WonEpoch {
             cluster,
             adopted_end,
             ..
@@ -593,8 +593,8 @@ impl Master {
         keys
     }
 
-    fn take_office(&mut self, world: &mut World, won: Won, keys: Keys) {
-        let Won {
+    fn become_leader(&mut self, world: &mut World, won: WonEpoch, keys: Keys) {
+        let WonEpoch {
             cluster,
             epoch,
             adopted_end,
@@ -613,7 +613,7 @@ impl Master {
         let Some(run) = &mut self.run else { return };
         run.recovery = None;
         run.won = None;
-        run.office.serve(epoch, keys);
+        run.leader.serve(epoch, keys);
         (run.cluster, run.adopted_end) = (Some(cluster), adopted_end);
         for link in &mut run.links {
             link.on_log(now, adopted_end, None);
@@ -621,14 +621,14 @@ impl Master {
         }
     }
 
-    fn lose_office(&mut self, world: &mut World, by: FencedBy) {
+    fn lose_leadership(&mut self, world: &mut World, by: FencedBy) {
         let now = world.instant();
         let Some(run) = &mut self.run else { return };
         run.fenced = Some(by.clone());
         run.recovery = None;
-        let answered = run.office.become_fenced(now, by);
+        let answered = run.leader.become_fenced(now, by);
         for link in &mut run.links {
-            link.fall_silent();
+            link.stop();
         }
         self.answer(world, answered);
     }
@@ -726,9 +726,9 @@ impl Master {
             }
             LinkAction::Fetched(_) => unreachable!("the naive disks do not rot"),
             LinkAction::BecomeFenced(by) => {
-                let may_be_lost = |run: &Run| run.recovery.is_none() && run.office.may_be_lost();
+                let may_be_lost = |run: &Run| run.recovery.is_none() && run.leader.may_be_lost();
                 if self.run.as_ref().is_some_and(may_be_lost) {
-                    self.lose_office(world, by);
+                    self.lose_leadership(world, by);
                 }
             }
             LinkAction::Changed(change) => {
@@ -737,7 +737,7 @@ impl Master {
             LinkAction::Report => {
                 let Some(run) = &mut self.run else { return };
                 let report = run.links[link].report(now);
-                run.office.on_report(link, report);
+                run.leader.on_report(link, report);
             }
         }
     }
@@ -818,20 +818,20 @@ impl Master {
         let Some(run) = &self.run else {
             return Some("the master is down".to_owned());
         };
-        let mode = run.office.mode(now);
+        let mode = run.leader.mode(now);
         if mode.mode != Mode::ReadWrite {
             return Some(format!("the master is {:?}: {}", mode.mode, mode.detail));
         }
-        if run.office.waiting() > 0 {
-            return Some(format!("{} appends wait", run.office.waiting()));
+        if run.leader.waiting() > 0 {
+            return Some(format!("{} appends wait", run.leader.waiting()));
         }
         let own = world.disk(self.process());
         let end = own.written_end();
-        if own.durable_end() != end || run.office.committed() != Some(end) {
+        if own.durable_end() != end || run.leader.committed() != Some(end) {
             return Some(format!(
                 "of {end} records {} are durable and {:?} committed",
                 own.durable_end(),
-                run.office.committed()
+                run.leader.committed()
             ));
         }
         for node in 0..world.knobs.nodes - 1 {
@@ -859,11 +859,11 @@ impl Master {
 }
 
 impl Run {
-    fn tell_links(&mut self, world: &World, master: usize) {
+    fn publish_to_links(&mut self, world: &World, master: usize) {
         let now = world.instant();
         let written_end = world.disk(Process::Master(master)).written_end();
         for link in &mut self.links {
-            link.on_log(now, written_end, self.told_committed);
+            link.on_log(now, written_end, self.published_committed);
         }
     }
 }

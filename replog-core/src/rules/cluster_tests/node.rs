@@ -8,16 +8,16 @@ use super::{
 };
 use crate::{
     rules::{
+        disk_space::WriteOutage,
         replica::{Replica, ReplicaAction, ReplicaChange, RequestId},
-        room::Shortage,
     },
     transport::{Answer, Fetch, Fetched, Hello, Request, RequestBody, Response, TransportError},
     types::{DiskState, Epoch, Offset},
 };
 
 /// What a full disk says.
-pub(super) fn full() -> Shortage {
-    Shortage {
+pub(super) fn full() -> WriteOutage {
+    WriteOutage {
         disk: DiskState::Full,
         detail: "no room".into(),
     }
@@ -208,7 +208,7 @@ impl Node {
                 world.submit(process, life, Command::Save { ticket, meta });
             }
             // These disks keep no files beside the log.
-            ReplicaAction::SetAside { .. } => {}
+            ReplicaAction::Quarantine { .. } => {}
             ReplicaAction::Truncate { ticket, to } => {
                 let to = if world.planted(Planted::NothingCut) {
                     Offset(1 << 40)

@@ -220,7 +220,7 @@ impl Simulation {
                 world.blocked.remove(&(from, to));
             }
             Event::FillDue => self.fill_a_disk(),
-            Event::RoomMade(disk) => world.disks[disk].room = None,
+            Event::RoomMade(disk) => world.disks[disk].disk_space = None,
             Event::ZombieGone(master) => self.bury(master),
             Event::AlternateDue(node) => {
                 if self.world.now < self.faults_until {
@@ -438,7 +438,7 @@ impl Simulation {
         self.world
             .note(|| format!("the disk of {process:?} runs full"));
         let disk = self.world.disk_of(process);
-        self.world.disks[disk].room = Some(self.world.below(8) as usize);
+        self.world.disks[disk].disk_space = Some(self.world.below(8) as usize);
         let absence = self.draw_absence();
         self.world.after(absence, Event::RoomMade(disk));
         let pause = 100 * MS + self.world.below(3 * SECOND);
@@ -576,7 +576,7 @@ impl Simulation {
         self.world.weather = Weather::fair();
         self.world.blocked.clear();
         for disk in &mut self.world.disks {
-            disk.room = None;
+            disk.disk_space = None;
         }
         for node in &mut self.nodes {
             node.start(&mut self.world);

@@ -71,7 +71,7 @@ impl Bench {
     }
 
     /// Serving `end` records, with the hello on its way as attempt 1.
-    fn greeting(end: u64) -> Bench {
+    fn handshake(end: u64) -> Bench {
         let mut bench = Bench::new();
         bench.link.on_log(bench.now, Offset(end), None);
         bench.link.serve(bench.now, cluster(1), EPOCH);
@@ -86,7 +86,7 @@ impl Bench {
 
     /// In conversation with life 1, whose log counts and ends at `held`.
     fn open(end: u64, held: u64) -> Bench {
-        let mut bench = Bench::greeting(end);
+        let mut bench = Bench::handshake(end);
         bench.answer(1, response(1, held, Some(5), aligned()));
         bench
     }
@@ -250,7 +250,7 @@ fn a_promise_request_that_is_refused_late_fences_no_one_who_serves() {
 
 #[test]
 fn the_refill_target_is_the_end_when_the_hello_is_answered() {
-    let mut bench = Bench::greeting(10);
+    let mut bench = Bench::handshake(10);
     bench.link.on_log(bench.now, Offset(30), None);
     bench.answer(1, response(1, 4, None, aligned()));
     bench.link.on_log(bench.now, Offset(50), None);
@@ -282,7 +282,7 @@ fn the_refill_target_is_the_end_when_the_hello_is_answered() {
 
 #[test]
 fn a_new_hello_sets_the_refill_target_anew() {
-    let mut bench = Bench::greeting(10);
+    let mut bench = Bench::handshake(10);
     bench.answer(1, response(1, 0, None, aligned()));
     let (attempt, _) = bench.heartbeat();
     bench.link.on_log(bench.now, Offset(20), None);
@@ -334,7 +334,7 @@ fn answers_that_make_no_sense_count_for_nothing_and_end_the_conversation() {
         );
     }
     // An aligned log is never longer than the master's.
-    let mut bench = Bench::greeting(10);
+    let mut bench = Bench::handshake(10);
     bench.answer(1, response(1, 11, Some(5), aligned()));
     assert_eq!(bench.link.report(bench.now).durable_end, None);
     assert_eq!(bench.link.tally().malformed, 1);
@@ -343,7 +343,7 @@ fn answers_that_make_no_sense_count_for_nothing_and_end_the_conversation() {
 #[test]
 fn an_end_counts_only_with_the_log_epoch_of_the_master() {
     for (log_epoch, counted) in [(None, None), (Some(4), None), (Some(5), Some(8))] {
-        let mut bench = Bench::greeting(10);
+        let mut bench = Bench::handshake(10);
         bench.answer(1, response(1, 8, log_epoch, aligned()));
         assert_eq!(bench.counted(), counted, "{log_epoch:?}");
         assert_eq!(bench.link.report(bench.now).durable_end, Some(Offset(8)));
@@ -383,7 +383,7 @@ fn answers_that_end_the_conversation() {
 
 #[test]
 fn a_hello_that_is_refused_for_the_epoch_fences() {
-    let mut bench = Bench::greeting(10);
+    let mut bench = Bench::handshake(10);
     bench.answer(
         1,
         response(1, 0, None, Answer::Refused(Refusal::Fenced(by()))),
@@ -418,7 +418,7 @@ fn hellos_do_not_follow_each_other_without_a_pause() {
 
 #[test]
 fn older_pairs_are_sent_at_once_where_they_are_asked_for() {
-    let mut bench = Bench::greeting(20);
+    let mut bench = Bench::handshake(20);
     let before = Offset(12);
     bench.answer(
         1,
@@ -436,7 +436,7 @@ fn older_pairs_are_sent_at_once_where_they_are_asked_for() {
 #[test]
 fn an_end_that_went_back_means_a_new_hello_unless_it_counts() {
     for (log_epoch, greets) in [(Some(4), true), (Some(5), false)] {
-        let mut bench = Bench::greeting(20);
+        let mut bench = Bench::handshake(20);
         bench.answer(1, response(1, 10, log_epoch, aligned()));
         bench.pass(SECOND / 2);
         let (attempt, _) = bench.heartbeat();

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     Bounds, Protocol,
-    state::{Disk, Heard, LastWhole, Log, Master, Promise, Record, Role, SECONDARIES, State},
+    state::{Disk, LastWhole, Log, Master, PeerReply, Promise, Record, Role, SECONDARIES, State},
     steps::{Action, grants, holds},
 };
 use crate::{
@@ -145,7 +145,7 @@ fn the_fence_of_the_model_is_the_product_s() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
     Waits,
-    TakesOffice,
+    BecomesLeader,
     /// Cuts its own log to `from`, and fetches what is missing.
     Adopts {
         source: usize,
@@ -184,7 +184,7 @@ fn told(
         replacing: super::Replacing::Filed,
     };
     let heard = heard.map(|heard| {
-        heard.map(|((log_epoch, last_whole), log)| Heard {
+        heard.map(|((log_epoch, last_whole), log)| PeerReply {
             life: 0,
             log_epoch,
             last_whole,
@@ -211,12 +211,12 @@ fn told(
     Some(match master.role {
         Role::Promising { .. } => Decision::Waits,
         // What is there already need not be fetched.
-        Role::Adopting { end, .. } if end == master.disk.log.len() => Decision::TakesOffice,
+        Role::Adopting { end, .. } if end == master.disk.log.len() => Decision::BecomesLeader,
         Role::Adopting { source, .. } => Decision::Adopts {
             source: usize::from(source),
             from: u64::from(master.disk.log.len()),
         },
-        _ => Decision::TakesOffice,
+        _ => Decision::BecomesLeader,
     })
 }
 
@@ -305,8 +305,8 @@ fn decision(mut recovery: Recovery, now: Instant) -> Decision {
                     from: fetch.from.0,
                 };
             }
-            RecoveryAction::Save(_) => decision = Decision::TakesOffice,
-            RecoveryAction::SetAside { .. }
+            RecoveryAction::Save(_) => decision = Decision::BecomesLeader,
+            RecoveryAction::Quarantine { .. }
             | RecoveryAction::Note(_)
             | RecoveryAction::Warning(_) => {}
             other => panic!("{other:?}"),

@@ -215,7 +215,7 @@ pub(super) struct Master {
 pub(super) enum Role {
     Promising {
         epoch: u8,
-        heard: [Option<Heard>; SECONDARIES],
+        heard: [Option<PeerReply>; SECONDARIES],
     },
     Adopting {
         epoch: u8,
@@ -234,7 +234,7 @@ pub(super) enum Role {
 
 /// A promise that a master was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Heard {
+pub(super) struct PeerReply {
     pub(super) life: u8,
     pub(super) log_epoch: Option<u8>,
     pub(super) last_whole: Option<LastWhole>,
@@ -428,7 +428,7 @@ impl fmt::Display for Role {
             Role::Promising { epoch, heard } => {
                 write!(f, "asks for promises of {epoch}")?;
                 for (heard, name) in heard.iter().zip(["a", "b"]) {
-                    if let Some(Heard { log_epoch, log, .. }) = heard {
+                    if let Some(PeerReply { log_epoch, log, .. }) = heard {
                         write!(f, ", {name} has {log} of log epoch {log_epoch:?}")?;
                     }
                 }

@@ -9,8 +9,8 @@ use std::fmt;
 use super::{
     Mistake, Protocol, Replacing,
     state::{
-        Aligned, Answer, Body, Broken, Disk, Heard, Kind, LATE_MAX, Link, Log, MASTERS_MAX, Master,
-        Message, Promise, Record, Request, Role, SECONDARIES, Secondary, Seen, State,
+        Aligned, Answer, Body, Broken, Disk, Kind, LATE_MAX, Link, Log, MASTERS_MAX, Master,
+        Message, PeerReply, Promise, Record, Request, Role, SECONDARIES, Secondary, Seen, State,
         known as held,
     },
 };
@@ -55,7 +55,7 @@ pub(super) enum Action {
     /// It fetches one record.
     Fetch { master: u8 },
     /// It saves the log epoch and serves.
-    TakeOffice { master: u8 },
+    BecomeLeader { master: u8 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,13 +181,13 @@ impl Protocol {
                 actions.extend([0, 1].map(|first| Action::Decide { master, first }));
             }
             Role::Adopting { .. } => actions.push(Action::Fetch { master }),
-            Role::Adopted { .. } => actions.push(Action::TakeOffice { master }),
+            Role::Adopted { .. } => actions.push(Action::BecomeLeader { master }),
             Role::Serving { epoch, .. } => {
                 if disk.log.len() < self.bounds.records {
                     actions.push(Action::Append { master });
                 }
                 if disk.log_epoch != Some(*epoch) {
-                    actions.push(Action::TakeOffice { master });
+                    actions.push(Action::BecomeLeader { master });
                 }
             }
         }
@@ -273,7 +273,7 @@ impl Protocol {
             },
             Action::Decide { master, first } => self.decide(state, master, first),
             Action::Fetch { master } => self.fetch(state, master),
-            Action::TakeOffice { master } => self.take_office(state, master),
+            Action::BecomeLeader { master } => self.become_leader(state, master),
         }
     }
 
@@ -622,7 +622,7 @@ impl Protocol {
         match &mut master.role {
             Role::Promising { epoch, heard } if *epoch == answer.epoch => match answer.kind {
                 Kind::Promised { log, last_whole } => {
-                    heard[at] = Some(Heard {
+                    heard[at] = Some(PeerReply {
                         life: answer.life,
                         log_epoch: answer.log_epoch,
                         last_whole,
@@ -758,7 +758,7 @@ impl Protocol {
     }
 
     /// Master start 4.
-    fn take_office(&self, state: &mut State, instance: u8) {
+    fn become_leader(&self, state: &mut State, instance: u8) {
         let master = known(state, instance);
         let early = self.makes(Mistake::HelloBeforeLogEpoch);
         match master.role {
@@ -913,7 +913,7 @@ impl fmt::Display for Action {
             Action::Deliver { index, fate } => write!(f, "late message {index} arrives: {fate}"),
             Action::Decide { master, .. } => write!(f, "m{master} decides whose log to adopt"),
             Action::Fetch { master } => write!(f, "m{master} fetches a record"),
-            Action::TakeOffice { master } => write!(f, "m{master} saves its log epoch"),
+            Action::BecomeLeader { master } => write!(f, "m{master} saves its log epoch"),
         }
     }
 }

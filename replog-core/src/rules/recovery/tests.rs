@@ -86,7 +86,7 @@ enum Did {
     Fetch(&'static str, u64),
     /// The promised epoch and the log epoch that are saved.
     Save(u64, Option<u64>),
-    SetAside(u64, u64),
+    Quarantine(u64, u64),
     Truncate(u64),
     Append(u64, u64),
     /// Epoch and adopted end.
@@ -172,7 +172,7 @@ impl Bench {
                     meta.promised.map_or(0, |promised| promised.epoch.0),
                     meta.log_epoch.map(|epoch| epoch.0),
                 ),
-                RecoveryAction::SetAside { from, epoch } => Did::SetAside(from.0, epoch.0),
+                RecoveryAction::Quarantine { from, epoch } => Did::Quarantine(from.0, epoch.0),
                 RecoveryAction::Truncate(to) => Truncate(to.0),
                 RecoveryAction::Append(batches) => Did::Append(
                     batches.first().expect("never empty").first().0,
@@ -582,7 +582,7 @@ fn a_wiped_master_fetches_all_and_one_that_diverges_cuts_first() {
     diverged.promised("s1", 2, Some(4));
     assert_eq!(
         diverged.promised("s2", 3, Some(4)),
-        [Did::SetAside(0, 5), Truncate(0)]
+        [Did::Quarantine(0, 5), Truncate(0)]
     );
     diverged.recovery.on_truncated(diverged.now, Offset(0));
     assert_eq!(diverged.did(), [Did::Fetch("s2", 0)]);
@@ -593,7 +593,7 @@ fn a_wiped_master_fetches_all_and_one_that_diverges_cuts_first() {
     longer.promised("s1", 2, Some(4));
     assert_eq!(
         longer.promised("s2", 3, Some(4)),
-        [Did::SetAside(3, 5), Truncate(3)]
+        [Did::Quarantine(3, 5), Truncate(3)]
     );
     longer.recovery.on_truncated(longer.now, Offset(3));
     assert_eq!(longer.did(), [Save(5, Some(5))]);
@@ -936,8 +936,8 @@ fn an_intact_log_goes_before_longer_ones_that_are_not_when_forced() {
     bench.half_filled("s1", 4, 30);
     assert_eq!(
         bench.promised("s2", 3, Some(4)),
-        [Did::SetAside(3, far), Truncate(3)],
-        "its own, which is cut to the adopted one, is kept aside"
+        [Did::Quarantine(3, far), Truncate(3)],
+        "its own, which is cut to the adopted one, is quarantined"
     );
     bench.recovery.on_truncated(bench.now, Offset(3));
     assert_eq!(bench.did(), [Save(far, Some(far))]);
@@ -1091,7 +1091,7 @@ fn a_damaged_master_keeps_aside_what_the_adopted_log_does_not_have() {
     let mut bench = with_hole();
     bench.promised("s1", 7, Some(4));
     let did = bench.promised("s2", 5, Some(4));
-    assert_eq!(did, [Did::SetAside(7, 5), Truncate(7)]);
+    assert_eq!(did, [Did::Quarantine(7, 5), Truncate(7)]);
     bench.recovery.on_truncated(bench.now, Offset(7));
     assert_eq!(bench.did(), [Did::Fetch("s1", 3)], "from its hole on");
     bench.records("s1", batch(3..7, 4));
@@ -1147,7 +1147,7 @@ fn what_is_cut_of_an_append_is_kept_aside_when_forced() {
         [
             Did::Promise(far),
             Did::Alarm,
-            Did::SetAside(8, far),
+            Did::Quarantine(8, far),
             Truncate(8)
         ],
         "the records of that append are named too"

@@ -12,7 +12,7 @@ use super::*;
 impl Replica {
     /// Somebody could not read the record at `offset`.
     pub(crate) fn on_damage(&mut self, offset: Offset) {
-        if self.inspecting.is_some() || self.room.shortage().is_some() {
+        if self.inspecting.is_some() || self.disk_space.outage().is_some() {
             self.noticed = Some(offset);
             return;
         }

@@ -149,7 +149,7 @@ enum Did {
     Write(u64, u64),
     /// The promised epoch and the log epoch that are saved.
     Save(u64, Option<u64>),
-    SetAside(u64, u64),
+    Quarantine(u64, u64),
     Truncate(u64),
     ReadStarts(u64),
     Fetch,
@@ -266,7 +266,7 @@ impl Bench {
                     let promised = meta.promised.map_or(0, |promised| promised.epoch.0);
                     Save(promised, meta.log_epoch.map(|e| e.0))
                 }
-                ReplicaAction::SetAside { from, epoch } => Did::SetAside(from.0, epoch.0),
+                ReplicaAction::Quarantine { from, epoch } => Did::Quarantine(from.0, epoch.0),
                 ReplicaAction::Truncate { to, .. } => Truncate(to.0),
                 ReplicaAction::Fetch { .. } => Did::Fetch,
                 ReplicaAction::ReadStarts { before, .. } => Did::ReadStarts(before.0),
@@ -443,7 +443,7 @@ fn what_an_alignment_cuts() {
             Some(to) => {
                 assert_eq!(
                     did,
-                    [Did::SetAside(to, 5), Truncate(to)],
+                    [Did::Quarantine(to, 5), Truncate(to)],
                     "{own:?} {pairs:?}"
                 );
                 assert_eq!(bench.truncated(to as usize), [Save(5, Some(5))]);
@@ -473,7 +473,7 @@ fn a_hello_that_is_repeated_joins_the_first() {
     let body = hello(5, 2, 2, &[(4, 0)]);
     assert_eq!(bench.ask(5, body.clone()), [Save(5, Some(4))]);
     assert_eq!(bench.ask(5, body.clone()), []);
-    assert_eq!(bench.saved(), [Did::SetAside(2, 5), Truncate(2)]);
+    assert_eq!(bench.saved(), [Did::Quarantine(2, 5), Truncate(2)]);
     assert_eq!(bench.ask(5, body), []);
     assert_eq!(bench.truncated(2), [Save(5, Some(5))]);
     let all = [0, 1, 2].map(|request| answered(request, aligned(1), 2, Some(5)));
@@ -484,7 +484,7 @@ fn a_hello_that_is_repeated_joins_the_first() {
 fn a_hello_of_a_higher_epoch_overtakes_one_that_is_being_answered() {
     let mut bench = Bench::new(meta(4, Some(4)), &[4, 4, 4]);
     bench.ask(5, hello(5, 2, 2, &[(4, 0)]));
-    assert_eq!(bench.saved(), [Did::SetAside(2, 5), Truncate(2)]);
+    assert_eq!(bench.saved(), [Did::Quarantine(2, 5), Truncate(2)]);
     let did = bench.ask(6, hello(6, 1, 1, &[(4, 0)]));
     assert_eq!(
         did,
@@ -494,7 +494,7 @@ fn a_hello_of_a_higher_epoch_overtakes_one_that_is_being_answered() {
         ]
     );
     assert_eq!(bench.truncated(2), []);
-    assert_eq!(bench.saved(), [Did::SetAside(1, 6), Truncate(1)]);
+    assert_eq!(bench.saved(), [Did::Quarantine(1, 6), Truncate(1)]);
     assert_eq!(bench.truncated(1), [Save(6, Some(6))]);
     assert_eq!(bench.saved(), [answered(1, aligned(1), 1, Some(6))]);
 }
@@ -506,7 +506,7 @@ fn an_end_that_is_about_to_be_cut_is_not_named() {
     // A promise request of the same epoch, late: its save stands before the cut in the queue,
     // and its report may come when the disk has done both.
     assert_eq!(bench.ask(5, promise(4)), [Save(5, Some(4))]);
-    assert_eq!(bench.saved(), [Did::SetAside(1, 5), Truncate(1)]);
+    assert_eq!(bench.saved(), [Did::Quarantine(1, 5), Truncate(1)]);
     let did = bench.saved();
     let [Did::Answer(1, Answer::Promised(_), end, Some(4))] = &did[..] else {
         panic!("{did:?}");
@@ -575,7 +575,7 @@ fn older_pairs_are_asked_for_of_either_log() {
     bench
         .replica
         .on_older_starts(serial, hello, &[start(1, 0), start(4, 2)], &Newest);
-    assert_eq!(bench.did(), [Did::SetAside(2, 5), Truncate(2)]);
+    assert_eq!(bench.did(), [Did::Quarantine(2, 5), Truncate(2)]);
 }
 
 #[test]
@@ -846,7 +846,7 @@ fn a_hello_that_would_lose_what_is_known_to_be_committed_is_refused() {
     let hello_6 = |end| hello(6, end, end, &[(5, 0)]);
     assert_eq!(bench.ask(6, hello_6(2)), [refused(3, below, 4, Some(5))]);
     assert_eq!(bench.ask(6, hello_6(3)), [Save(6, Some(5))]);
-    assert_eq!(bench.saved(), [Did::SetAside(3, 6), Truncate(3)]);
+    assert_eq!(bench.saved(), [Did::Quarantine(3, 6), Truncate(3)]);
 
     // What it does not hold, it does not vouch for.
     let mut bench = Bench::aligned(&[5, 5]);
@@ -859,7 +859,7 @@ fn a_hello_that_would_lose_what_is_known_to_be_committed_is_refused() {
         bench.ask(90, forced_hello(90, 2, &[(5, 0)], 90)),
         [Save(90, Some(5))]
     );
-    assert_eq!(bench.saved(), [Did::SetAside(2, 90), Truncate(2)]);
+    assert_eq!(bench.saved(), [Did::Quarantine(2, 90), Truncate(2)]);
     assert_eq!(bench.truncated(2), [Save(90, Some(90))]);
     bench.saved();
     assert_eq!(
@@ -954,8 +954,8 @@ fn strangers_learn_nothing_and_change_nothing() {
     assert_eq!(bench.replica.meta(), &meta(5, Some(5)));
 }
 
-fn full() -> Shortage {
-    Shortage {
+fn full() -> WriteOutage {
+    WriteOutage {
         disk: DiskState::Full,
         detail: "no room".into(),
     }
@@ -1066,7 +1066,7 @@ fn what_a_forced_recovery_lost_is_kept_aside_before_it_is_cut() {
         let mut bench = Bench::new(meta(5, Some(5)), &[4, 4, 5, 5]);
         let hello = || forced_hello(epoch, 3, &[(4, 0), (90, 2)], 90);
         assert_eq!(bench.ask(epoch, hello()), [Save(epoch, Some(5))]);
-        assert_eq!(bench.saved(), [Did::SetAside(2, epoch), Truncate(2)]);
+        assert_eq!(bench.saved(), [Did::Quarantine(2, epoch), Truncate(2)]);
         assert_eq!(bench.truncated(2), [answered(0, aligned(2), 2, Some(5))]);
         let known = bench.replica.meta().forced_epoch;
         assert_eq!(known, Some(Epoch(90)), "for a master that forgot it");
@@ -1083,7 +1083,7 @@ fn what_is_cut_is_kept_aside_without_force_and_after_it_too() {
         bench.ask(97, hello(97, 3, 3, &[(4, 0), (97, 2)]));
         assert_eq!(
             bench.saved(),
-            [Did::SetAside(2, 97), Truncate(2)],
+            [Did::Quarantine(2, 97), Truncate(2)],
             "{log_epoch:?} {forced:?}"
         );
     }
@@ -1096,7 +1096,7 @@ fn a_node_that_is_not_intact_keeps_aside_what_it_cuts_too() {
     let mut bench = Bench::new(known, &[4, 4, 5, 5]);
     // The master's disk was replaced, and its hello says nothing of it.
     bench.ask(91, hello(91, 3, 3, &[(4, 0), (91, 2)]));
-    assert_eq!(bench.saved(), [Did::SetAside(2, 91), Truncate(2)]);
+    assert_eq!(bench.saved(), [Did::Quarantine(2, 91), Truncate(2)]);
 }
 
 #[test]
@@ -1208,7 +1208,7 @@ fn a_damaged_log_is_compared_with_what_lies_behind_its_hole() {
         let did = bench.did();
         match cut {
             None => assert_eq!(did, [answered(0, aligned(0), 3, None)], "{pairs:?}"),
-            Some(to) => assert_eq!(did, [Did::SetAside(to, 5), Truncate(to)], "{pairs:?}"),
+            Some(to) => assert_eq!(did, [Did::Quarantine(to, 5), Truncate(to)], "{pairs:?}"),
         }
     }
 }
@@ -1290,7 +1290,7 @@ fn a_promise_that_is_asked_again_joins_the_one_on_its_way() {
 fn a_cut_that_meets_damage_is_made_once_that_is_known() {
     let mut bench = Bench::new(meta(4, Some(3)), &[1, 1, 2, 2]);
     bench.ask(5, hello(5, 9, 0, &[(1, 0), (3, 2)]));
-    assert_eq!(bench.saved(), [Did::SetAside(2, 5), Truncate(2)]);
+    assert_eq!(bench.saved(), [Did::Quarantine(2, 5), Truncate(2)]);
     let ticket = bench.replica.queued.front().unwrap().0;
     bench.replica.on_not_truncated(ticket, Offset(1));
     let did = bench.did();
@@ -1304,7 +1304,7 @@ fn a_cut_that_meets_damage_behind_a_known_hole_has_it_inspected_too() {
     bench.ask(5, hello(5, 6, 0, &[(5, 0)]));
     let ticket = bench.replica.queued.front().unwrap().0;
     bench.replica.on_saved(ticket, Offset(3), &bench.log);
-    assert_eq!(bench.did(), [Did::SetAside(6, 5), Truncate(6)]);
+    assert_eq!(bench.did(), [Did::Quarantine(6, 5), Truncate(6)]);
     let ticket = bench.replica.queued.front().unwrap().0;
     bench.replica.on_not_truncated(ticket, Offset(5));
     assert_eq!(bench.did()[1..], [Save(5, None), Did::Inspect(5)]);

@@ -10,10 +10,10 @@ use crate::{limits::REFUSED_SENDERS_MAX, types::DiskState};
 impl Replica {
     /// A write was refused: what was handed to the writer is not done and not under way any more.
     /// The conversation ends, so that the master greets again once there is room.
-    pub(crate) fn on_write_failed(&mut self, now: Instant, shortage: Shortage) {
-        let detail = shortage.detail.to_string();
-        if self.room.on_write_failed(now, shortage.clone()) {
-            self.changed(ReplicaChange::OutOfRoom(shortage));
+    pub(crate) fn on_write_failed(&mut self, now: Instant, outage: WriteOutage) {
+        let detail = outage.detail.to_string();
+        if self.disk_space.on_write_failed(now, outage.clone()) {
+            self.changed(ReplicaChange::OutOfRoom(outage));
         }
         let refusal = Refusal::Storage { detail };
         for (_, next) in std::mem::take(&mut self.queued) {
@@ -37,7 +37,7 @@ impl Replica {
 
     /// There is room again; the log ends here, all of it durable.
     pub(crate) fn on_resumed(&mut self, now: Instant, end: Offset) {
-        self.room.on_resumed(now);
+        self.disk_space.on_resumed(now);
         self.durable_end = self.durable_end.max(end);
         self.reorder.reset(self.durable_end);
         self.changed(ReplicaChange::Resumed { end });
@@ -48,38 +48,38 @@ impl Replica {
 
     /// The time of [`Replica::next_deadline`] has come.
     pub(crate) fn on_deadline(&mut self, now: Instant) {
-        if self.room.take_probe(now) {
+        if self.disk_space.should_probe(now) {
             self.out.push(ReplicaAction::Resume);
         }
     }
 
     /// When to call [`Replica::on_deadline`].
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.room.next_deadline()
+        self.disk_space.next_deadline()
     }
 
     /// How the disk does.
     pub(crate) fn disk(&self) -> DiskState {
         match self.failed {
             Some(_) => DiskState::Failed,
-            None => self.room.disk(),
+            None => self.disk_space.disk(),
         }
     }
 
     /// While the disk refuses writes, so does this node, heartbeats included: one that can take no
     /// records must not count for a quorum. Who is fenced has been told so before.
     pub(super) fn check_room(&self) -> Result<(), Refusal> {
-        match self.room.shortage() {
+        match self.disk_space.outage() {
             None => Ok(()),
-            Some(shortage) => Err(Refusal::Storage {
-                detail: shortage.detail.to_string(),
+            Some(outage) => Err(Refusal::Storage {
+                detail: outage.detail.to_string(),
             }),
         }
     }
 
     /// A stranger, a directory from the past, a list of other nodes: somebody made a mistake, and
     /// reads of it here too. What the protocol itself brings about is no news.
-    pub(super) fn tell_refusal(&mut self, from: NodeName, refusal: &Refusal) {
+    pub(super) fn publish_refusal(&mut self, from: NodeName, refusal: &Refusal) {
         let is_mistake = match refusal {
             Refusal::WrongNode
             | Refusal::WrongCluster
@@ -101,15 +101,15 @@ impl Replica {
         let is_told = |(of, told): &(NodeName, Refusal)| {
             *of == from && (told == refusal || is_malformed(told) && is_malformed(refusal))
         };
-        if !is_mistake || self.told_refusals.iter().any(is_told) {
+        if !is_mistake || self.published_refusals.iter().any(is_told) {
             return;
         }
         let told = (from, refusal.clone());
-        if self.told_refusals.len() == REFUSED_SENDERS_MAX {
-            self.told_refusals.pop_front();
+        if self.published_refusals.len() == REFUSED_SENDERS_MAX {
+            self.published_refusals.pop_front();
         }
         let (from, refusal) = told.clone();
-        self.told_refusals.push_back(told);
+        self.published_refusals.push_back(told);
         self.changed(ReplicaChange::Refused { from, refusal });
     }
 }

@@ -221,7 +221,7 @@ impl World {
 
     /// A node started on `machine`.
     pub(crate) fn on_started(&mut self, machine: MachineId, watched: Watched) {
-        let shown_local = watched.view.shown_end();
+        let shown_local = watched.view.visible_end();
         let node = Node {
             watched,
             shown_local: Offset::ZERO,
@@ -267,7 +267,7 @@ impl World {
             let Some(node) = checks.nodes.get_mut(&machine) else {
                 return Ok(());
             };
-            let end = node.watched.view.shown_end();
+            let end = node.watched.view.visible_end();
             if end < node.shown_local {
                 let cut = node.ids.split_off(end.0 as usize);
                 checks.nothing_lost.on_cut(disks, machine, end, &cut)?;
@@ -454,7 +454,7 @@ impl World {
                 ..
             } = checks;
             fencing.check(disks, |machine, epoch| {
-                nothing_lost.on_office(disks, machine, epoch)
+                nothing_lost.on_leader(disks, machine, epoch)
             })
         });
     }

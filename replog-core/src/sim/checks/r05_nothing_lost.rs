@@ -84,7 +84,7 @@ impl NothingLost {
     }
 
     /// A master takes office: it must hold all that was ever acknowledged.
-    pub(super) fn on_office(
+    pub(super) fn on_leader(
         &mut self,
         disks: Disks<'_>,
         machine: MachineId,

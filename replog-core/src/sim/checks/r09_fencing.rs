@@ -15,7 +15,7 @@ pub(super) struct Fencing {
     /// Sent and not looked at yet: from where, of which epoch, and whether it speaks for an office.
     sent: Vec<(MachineId, Epoch, bool)>,
     /// The newest office of each machine.
-    offices: BTreeMap<MachineId, Epoch>,
+    leaders: BTreeMap<MachineId, Epoch>,
     /// The newest promise of each node and how far it had written then, until the log is aligned.
     promised: BTreeMap<MachineId, (Epoch, Offset)>,
     /// The newest epoch for which each node has aligned its log since it started.
@@ -62,20 +62,20 @@ impl Fencing {
     }
 
     pub(super) fn on_request_sent(&mut self, machine: MachineId, request: &Request) {
-        let office = match request.body {
+        let leader = match request.body {
             RequestBody::Identify => return,
             RequestBody::Promise(_) | RequestBody::Fetch(_) => false,
             RequestBody::Hello(_) | RequestBody::Heartbeat(_) | RequestBody::Append(_) => true,
         };
-        self.sent.push((machine, request.epoch, office));
+        self.sent.push((machine, request.epoch, leader));
     }
 
     pub(super) fn check(
         &mut self,
         disks: Disks<'_>,
-        mut on_office: impl FnMut(MachineId, Epoch) -> Finding,
+        mut on_leader: impl FnMut(MachineId, Epoch) -> Finding,
     ) -> Finding {
-        for (machine, epoch, office) in self.sent.drain(..) {
+        for (machine, epoch, leader) in self.sent.drain(..) {
             let name = disks.name(machine);
             let meta = disks.meta(machine);
             let promised = meta
@@ -87,10 +87,10 @@ impl Fencing {
                     "rule 9: {name} speaks of epoch {epoch} before its own promise of it is on disk"
                 ));
             }
-            if !office {
+            if !leader {
                 continue;
             }
-            if self.offices.get(&machine) != Some(&epoch) {
+            if self.leaders.get(&machine) != Some(&epoch) {
                 let log_epoch = meta.and_then(|meta| meta.log_epoch);
                 // Who finds damage behind that goes on.
                 let is_damaged = log_epoch.is_none() && disks.had_log_epoch(machine) == Some(epoch);
@@ -99,8 +99,8 @@ impl Fencing {
                         "rule 9: {name} speaks for epoch {epoch} and its log epoch is {log_epoch:?}"
                     ));
                 }
-                self.offices.insert(machine, epoch);
-                on_office(machine, epoch)?;
+                self.leaders.insert(machine, epoch);
+                on_leader(machine, epoch)?;
             }
         }
         Ok(())

@@ -31,7 +31,7 @@ const OTHERS: u32 = 0o077;
 /// Whoever set this bit shares the directory on purpose.
 const STICKY: u32 = 0o1000;
 /// Directories of a node, below its own.
-const OWN_DIRECTORIES: [&str; 2] = ["log", "set-aside"];
+const OWN_DIRECTORIES: [&str; 2] = ["log", "quarantine"];
 /// What the system puts into the root of a file system that it makes.
 const LOST_AND_FOUND: &str = "lost+found";
 

@@ -146,8 +146,8 @@ pub(super) struct Conduit {
     /// Bytes of frames that came, ever.
     received_bytes: u64,
     /// How many of them the other end was told of, and when.
-    told_bytes: u64,
-    told_at: Instant,
+    reported_bytes: u64,
+    reported_at: Instant,
     outgoing: VecDeque<Bytes>,
     outgoing_bytes: usize,
     /// Bytes of frames that were queued, ever.
@@ -165,8 +165,8 @@ impl Conduit {
             received,
             partial: None,
             received_bytes,
-            told_bytes: 0,
-            told_at: Instant::now(),
+            reported_bytes: 0,
+            reported_at: Instant::now(),
             outgoing: VecDeque::new(),
             outgoing_bytes: 0,
             queued_bytes: 0,
@@ -210,7 +210,7 @@ impl Conduit {
             number,
             received: self.received_bytes,
         };
-        (self.told_bytes, self.told_at) = (self.received_bytes, Instant::now());
+        (self.reported_bytes, self.reported_at) = (self.received_bytes, Instant::now());
         let encoded = front.encode();
         match parts.split_first() {
             // Most frames are a short head and nothing more: one part to write.
@@ -234,8 +234,9 @@ impl Conduit {
 
     /// Tells the other end how much has come of a long frame, if it is time to.
     pub(super) fn queue_receipt(&mut self) {
-        let news = self.received_bytes > self.told_bytes;
-        if self.partial.is_some() && news && self.told_at.elapsed() >= CLUSTER_RECEIPT_INTERVAL {
+        let news = self.received_bytes > self.reported_bytes;
+        if self.partial.is_some() && news && self.reported_at.elapsed() >= CLUSTER_RECEIPT_INTERVAL
+        {
             self.queue(Kind::Receipt, 0, Vec::new());
         }
     }

@@ -518,7 +518,7 @@ struct Connection {
     acknowledged: u64,
     received_bytes: u64,
     last_used: Instant,
-    told_at: Cell<Instant>,
+    reported_at: Cell<Instant>,
 }
 
 impl Connection {
@@ -531,7 +531,7 @@ impl Connection {
             incarnation: None,
             acknowledged: 0,
             last_used: Instant::now(),
-            told_at: Cell::new(Instant::now()),
+            reported_at: Cell::new(Instant::now()),
         }
     }
 
@@ -642,9 +642,9 @@ impl Connection {
         line.state.borrow_mut().last_received_at = Some(Instant::now());
         // The answers behind a long one wait for it.
         if self.conduit.is_within_long_frame()
-            && self.told_at.get().elapsed() >= CLUSTER_RECEIPT_INTERVAL
+            && self.reported_at.get().elapsed() >= CLUSTER_RECEIPT_INTERVAL
         {
-            self.tell_moved(line, self.incarnation, |_, _| true);
+            self.report_moved(line, self.incarnation, |_, _| true);
         }
     }
 
@@ -657,20 +657,20 @@ impl Connection {
         let before = std::mem::replace(&mut self.acknowledged, front.received);
         let is_receipt = front.kind == Kind::Receipt;
         let incarnation = self.incarnation.filter(|_| is_receipt);
-        self.tell_moved(line, incarnation, |number, pending| {
+        self.report_moved(line, incarnation, |number, pending| {
             // What waits for room waits for the same bytes.
             let is_behind = pending.sent_end.is_none_or(|sent_end| sent_end > before);
             is_behind && (is_receipt || number != front.number)
         });
     }
 
-    fn tell_moved(
+    fn report_moved(
         &self,
         line: &Line,
         incarnation: Option<Incarnation>,
         which: impl Fn(u64, &Pending) -> bool,
     ) {
-        self.told_at.set(Instant::now());
+        self.reported_at.set(Instant::now());
         let moving: Vec<OnBytesMoved> = {
             let state = line.state.borrow();
             let moves = |(number, pending): &(&u64, &Pending)| {

@@ -261,7 +261,7 @@ fn a_message_that_takes_longer_than_every_time_out_reaches_a_node_that_stays_in_
         let master = crate::Master::start(config, storage(), Arc::new(network))
             .await
             .unwrap();
-        master.read_write().await.unwrap();
+        master.wait_until_writable().await.unwrap();
         let began = Instant::now();
         let all = crate::AppendOptions::concern(crate::Concern::All);
         let mut append = std::pin::pin!(master.append(vec![b'x'; 10 << 20], all));

@@ -57,11 +57,11 @@ fn a_batch_gets_offsets_next_to_each_other_and_what_comes_with_it_others() {
         .collect();
     assert_eq!(flags, [true, true, false]);
     assert_eq!(
-        bench.office.on_written(Offset(14)),
+        bench.leader.on_written(Offset(14)),
         5 + 3 * 41,
         "rule 11: counted as it is"
     );
-    bench.office.on_durable(Offset(15));
+    bench.leader.on_durable(Offset(15));
     assert_eq!(
         bench.answered(),
         [(1, 10, true), (2, 11, true), (3, 14, true)]
@@ -73,7 +73,7 @@ fn a_batch_gets_offsets_next_to_each_other_and_what_comes_with_it_others() {
 fn a_batch_is_answered_for_and_committed_once_as_many_hold_its_last_message() {
     let mut bench = Bench::serving();
     bench.admit(vec![of(&bench, messages(4), Concern::Majority, 1)]);
-    bench.office.on_durable(Offset(14));
+    bench.leader.on_durable(Offset(14));
     for end in 10..14 {
         bench.report(0, Some(end));
         assert_eq!(
@@ -81,14 +81,14 @@ fn a_batch_is_answered_for_and_committed_once_as_many_hold_its_last_message() {
             [],
             "a node that holds it up to {end} holds a part"
         );
-        assert_eq!(bench.office.committed(), Some(Offset(10)));
-        let waiting = bench.office.waiting_appends(bench.now, 10);
+        assert_eq!(bench.leader.committed(), Some(Offset(10)));
+        let waiting = bench.leader.waiting_appends(bench.now, 10);
         assert_eq!(waiting.appends[0].offset, Offset(10));
         assert_eq!(waiting.appends[0].acks.len(), 1);
     }
     bench.report(0, Some(14));
     assert_eq!(bench.answered(), [(1, 10, true)]);
-    assert_eq!(bench.office.committed(), Some(Offset(14)));
+    assert_eq!(bench.leader.committed(), Some(Offset(14)));
 }
 
 #[test]
@@ -98,9 +98,9 @@ fn a_batch_that_a_master_holds_in_part_is_not_answered_when_its_time_is_up() {
     with_timeout.timeout = Some(SECOND);
     bench.admit(vec![with_timeout]);
     bench.now += SECOND;
-    bench.office.on_durable(Offset(12));
+    bench.leader.on_durable(Offset(12));
     assert_eq!(bench.answered(), []);
-    bench.office.on_durable(Offset(14));
+    bench.leader.on_durable(Offset(14));
     assert_eq!(bench.answered(), [(1, 10, false)]);
 }
 
@@ -109,7 +109,7 @@ fn whoever_waits_for_a_batch_when_the_office_is_lost_is_told_where_it_begins() {
     let mut bench = Bench::serving();
     bench.admit(vec![of(&bench, messages(4), Concern::All, 1)]);
     let error = bench
-        .office
+        .leader
         .become_stopping()
         .pop()
         .unwrap()
@@ -125,7 +125,7 @@ fn whoever_waits_for_a_batch_when_the_office_is_lost_is_told_where_it_begins() {
 fn a_key_covers_all_messages_of_a_batch_byte_for_byte() {
     let mut bench = Bench::serving();
     bench.admit(vec![keyed(&bench, &["a", "bc"], ONE, 1)]);
-    bench.office.on_durable(Offset(12));
+    bench.leader.on_durable(Offset(12));
     assert_eq!(bench.answered(), [(1, 10, true)]);
     let again = bench.admit(vec![keyed(&bench, &["a", "bc"], Concern::All, 2)]);
     assert!(again.batches.is_empty() && again.refused.is_empty());
@@ -147,7 +147,7 @@ fn a_key_covers_all_messages_of_a_batch_byte_for_byte() {
 #[test]
 fn a_batch_with_more_messages_than_its_key_would_be_known_for_is_refused() {
     let mut bench = Bench::recovering();
-    bench.office.serve(Epoch(5), Keys::new(2, Offset(10)));
+    bench.leader.serve(Epoch(5), Keys::new(2, Offset(10)));
     bench.health.on_contact(bench.now);
     bench.report(0, Some(10));
     let error = refused(bench.admit(vec![keyed(&bench, &["a", "b", "c"], ONE, 1)]));
@@ -189,7 +189,7 @@ fn the_first_message_of_a_batch_gets_the_offset_that_is_expected_or_none_does() 
         AppendError::OffsetMismatch { next: Offset(10) }
     ));
     assert!(bench.admit(vec![expecting(&bench, 10)]).refused.is_empty());
-    assert_eq!(bench.office.next_offset(), Offset(12));
+    assert_eq!(bench.leader.next_offset(), Offset(12));
 }
 
 #[test]

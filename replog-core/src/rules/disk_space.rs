@@ -21,8 +21,8 @@ use crate::{
 
 /// Whether a node's disk takes writes.
 #[derive(Debug)]
-pub(crate) struct Room {
-    shortage: Option<Shortage>,
+pub(crate) struct DiskSpace {
+    outage: Option<WriteOutage>,
     /// How long it waited last before it looked.
     delay: Duration,
     probe_at: Option<Instant>,
@@ -31,18 +31,18 @@ pub(crate) struct Room {
 
 /// What a disk that refuses writes said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shortage {
+pub(crate) struct WriteOutage {
     /// Full, or failing in another way.
     pub(crate) disk: DiskState,
     /// What the disk said.
     pub(crate) detail: Arc<str>,
 }
 
-impl Room {
+impl DiskSpace {
     /// Of a disk that takes writes.
-    pub(crate) fn new() -> Room {
-        Room {
-            shortage: None,
+    pub(crate) fn new() -> DiskSpace {
+        DiskSpace {
+            outage: None,
             delay: ROOM_PROBE_DELAY_MIN,
             probe_at: None,
             resumed_at: None,
@@ -50,9 +50,9 @@ impl Room {
     }
 
     /// A write was refused, that of a probe too. True: it was not known to be so before.
-    pub(crate) fn on_write_failed(&mut self, now: Instant, shortage: Shortage) -> bool {
-        assert_ne!(shortage.disk, DiskState::Ok, "a refusal says why");
-        let is_news = self.shortage.replace(shortage).is_none();
+    pub(crate) fn on_write_failed(&mut self, now: Instant, outage: WriteOutage) -> bool {
+        assert_ne!(outage.disk, DiskState::Ok, "a refusal says why");
+        let is_news = self.outage.replace(outage).is_none();
         let calm = self.resumed_at.is_none_or(|at| now >= at + ROOM_CALM);
         self.delay = match is_news && calm {
             true => ROOM_PROBE_DELAY_MIN,
@@ -64,35 +64,35 @@ impl Room {
 
     /// A probe found room.
     pub(crate) fn on_resumed(&mut self, now: Instant) {
-        self.shortage = None;
+        self.outage = None;
         self.probe_at = None;
         self.resumed_at = Some(now);
     }
 
     /// Whether to probe now; true once for each time that comes.
-    pub(crate) fn take_probe(&mut self, now: Instant) -> bool {
+    pub(crate) fn should_probe(&mut self, now: Instant) -> bool {
         self.probe_at.take_if(|at| *at <= now).is_some()
     }
 
-    /// When [`Room::take_probe`] says yes.
+    /// When [`Room::should_probe`] says yes.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.probe_at
     }
 
     /// What the disk said, while it refuses writes.
-    pub(crate) fn shortage(&self) -> Option<&Shortage> {
-        self.shortage.as_ref()
+    pub(crate) fn outage(&self) -> Option<&WriteOutage> {
+        self.outage.as_ref()
     }
 
     /// How the disk does.
     pub(crate) fn disk(&self) -> DiskState {
-        self.shortage
+        self.outage
             .as_ref()
-            .map_or(DiskState::Ok, |shortage| shortage.disk)
+            .map_or(DiskState::Ok, |outage| outage.disk)
     }
 }
 
-impl Shortage {
+impl WriteOutage {
     /// One sentence for people.
     pub(crate) fn describe(&self) -> String {
         match self.disk {
@@ -108,56 +108,66 @@ impl Shortage {
 mod tests {
     use super::*;
 
-    fn full() -> Shortage {
-        Shortage {
+    fn full() -> WriteOutage {
+        WriteOutage {
             disk: DiskState::Full,
             detail: "no space".into(),
         }
     }
 
     /// Lets time pass up to the next probe; how long that took.
-    fn wait(room: &mut Room, now: &mut Instant) -> Duration {
-        assert!(!room.take_probe(*now));
-        let at = room.next_deadline().unwrap();
+    fn wait(disk_space: &mut DiskSpace, now: &mut Instant) -> Duration {
+        assert!(!disk_space.should_probe(*now));
+        let at = disk_space.next_deadline().unwrap();
         let waited = at - std::mem::replace(now, at);
-        assert!(room.take_probe(*now));
-        assert!(!room.take_probe(*now), "one probe for each time");
-        assert_eq!(room.next_deadline(), None, "none while one is under way");
+        assert!(disk_space.should_probe(*now));
+        assert!(!disk_space.should_probe(*now), "one probe for each time");
+        assert_eq!(
+            disk_space.next_deadline(),
+            None,
+            "none while one is under way"
+        );
         waited
     }
 
     #[test]
     fn probes_come_less_often_up_to_a_limit_while_there_is_no_room() {
-        let (mut room, mut now) = (Room::new(), Instant::now());
-        assert_eq!((room.disk(), room.next_deadline()), (DiskState::Ok, None));
-        assert!(room.on_write_failed(now, full()));
-        assert_eq!(room.disk(), DiskState::Full);
+        let (mut disk_space, mut now) = (DiskSpace::new(), Instant::now());
+        assert_eq!(
+            (disk_space.disk(), disk_space.next_deadline()),
+            (DiskState::Ok, None)
+        );
+        assert!(disk_space.on_write_failed(now, full()));
+        assert_eq!(disk_space.disk(), DiskState::Full);
         let mut expected = ROOM_PROBE_DELAY_MIN;
         for _ in 0..10 {
-            assert_eq!(wait(&mut room, &mut now), expected);
-            assert!(!room.on_write_failed(now, full()), "that is no news");
+            assert_eq!(wait(&mut disk_space, &mut now), expected);
+            assert!(!disk_space.on_write_failed(now, full()), "that is no news");
             expected = (expected * 2).min(ROOM_PROBE_DELAY_MAX);
         }
         assert_eq!(expected, ROOM_PROBE_DELAY_MAX);
-        wait(&mut room, &mut now);
-        room.on_resumed(now);
-        assert_eq!((room.disk(), room.next_deadline()), (DiskState::Ok, None));
+        wait(&mut disk_space, &mut now);
+        disk_space.on_resumed(now);
+        assert_eq!(
+            (disk_space.disk(), disk_space.next_deadline()),
+            (DiskState::Ok, None)
+        );
     }
 
     #[test]
     fn one_that_runs_full_again_at_once_waits_longer_each_time() {
-        let (mut room, mut now) = (Room::new(), Instant::now());
+        let (mut disk_space, mut now) = (DiskSpace::new(), Instant::now());
         let mut waited = Vec::new();
         for _ in 0..8 {
-            assert!(room.on_write_failed(now, full()));
-            waited.push(wait(&mut room, &mut now));
-            room.on_resumed(now);
+            assert!(disk_space.on_write_failed(now, full()));
+            waited.push(wait(&mut disk_space, &mut now));
+            disk_space.on_resumed(now);
             now += Duration::from_millis(1);
         }
         assert!(waited.is_sorted() && waited[0] < waited[3], "{waited:?}");
         assert_eq!(waited[7], ROOM_PROBE_DELAY_MAX);
         now += ROOM_CALM;
-        assert!(room.on_write_failed(now, full()));
-        assert_eq!(wait(&mut room, &mut now), ROOM_PROBE_DELAY_MIN);
+        assert!(disk_space.on_write_failed(now, full()));
+        assert_eq!(wait(&mut disk_space, &mut now), ROOM_PROBE_DELAY_MIN);
     }
 }

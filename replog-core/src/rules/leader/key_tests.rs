@@ -39,7 +39,7 @@ impl Bench {
 
     /// Who is answered now: caller, offset, epoch, whether it is a replay.
     fn receipts(&mut self) -> Vec<(u32, u64, u64, bool)> {
-        let answered = self.office.settle(self.now);
+        let answered = self.leader.settle(self.now);
         let receipt = |Answered { caller, result }: Answered<u32>| {
             let receipt = result.unwrap();
             (caller, receipt.offset.0, receipt.epoch.0, receipt.replayed)
@@ -52,7 +52,7 @@ impl Bench {
         let mut bench = Bench::recovering();
         let mut keys = Keys::new(1000, Offset(10));
         keys.push(Epoch(5), claim("k", b"12345").as_ref());
-        bench.office.serve(Epoch(6), keys);
+        bench.leader.serve(Epoch(6), keys);
         bench.health.on_contact(bench.now);
         bench.report(0, Some(10));
         bench.report(1, Some(10));
@@ -70,7 +70,7 @@ fn a_key_that_was_seen_is_answered_with_the_first_ones_receipt() {
         "rule 11: its payload is not kept"
     );
     assert_eq!(bench.receipts(), [(1, 10, 5, true)], "rule 3");
-    assert_eq!(bench.office.next_offset(), Offset(11));
+    assert_eq!(bench.leader.next_offset(), Offset(11));
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn of_two_appends_with_a_new_key_the_second_joins_the_first() {
     };
     let keys: Vec<&[u8]> = batch.records().map(|record| record.key).collect();
     assert_eq!(keys, [b"k", b"l"], "rule 3: and the record says its key");
-    bench.office.on_durable(Offset(12));
+    bench.leader.on_durable(Offset(12));
     let expected = [(1, 10, 5, false), (3, 10, 5, true), (2, 11, 5, false)];
     assert_eq!(bench.receipts(), expected);
 }
@@ -132,7 +132,7 @@ fn a_key_with_another_payload_is_refused() {
 fn a_key_that_was_seen_is_answered_without_a_quorum_too() {
     let mut bench = Bench::with_key();
     bench.now += 3 * SECOND;
-    assert_eq!(bench.office.mode(bench.now).mode, Mode::ReadOnly);
+    assert_eq!(bench.leader.mode(bench.now).mode, Mode::ReadOnly);
     bench.admit_one(bench.keyed("k", ONE, 1)).unwrap();
     bench
         .admit_one(bench.keyed("k", Concern::Majority, 2))
@@ -165,7 +165,7 @@ fn who_is_refused_at_the_door_leaves_no_key_behind() {
     bench.health.on_contact(bench.now);
     bench.report(0, Some(10));
     bench.admit_one(bench.changed("k", 2)).unwrap();
-    bench.office.on_durable(Offset(11));
+    bench.leader.on_durable(Offset(11));
     assert_eq!(
         bench.receipts(),
         [(2, 10, 5, false)],
@@ -177,9 +177,9 @@ fn who_is_refused_at_the_door_leaves_no_key_behind() {
 fn while_it_recovers_nothing_is_known_of_a_key() {
     let mut never = Bench::recovering();
     let mut stopping = Bench::recovering();
-    stopping.office.become_stopping();
+    stopping.leader.become_stopping();
     let mut fenced = Bench::recovering();
-    fenced.office.become_fenced(fenced.now, by());
+    fenced.leader.become_fenced(fenced.now, by());
     for bench in [&mut never, &mut stopping, &mut fenced] {
         let error = bench.admit_one(bench.keyed("k", ONE, 1)).unwrap_err();
         assert_eq!((error.outcome(), error.offset()), (Outcome::Unknown, None));
@@ -218,7 +218,7 @@ fn where_nobody_is_waited_for_any_more_a_key_is_answered_by_what_is_known() {
             Outcome::NotAppended,
             "no record has this key"
         );
-        assert_eq!(bench.office.waiting(), 0);
+        assert_eq!(bench.leader.waiting(), 0);
     }
 }
 
@@ -227,7 +227,7 @@ fn a_key_is_free_again_once_its_record_is_beyond_the_horizon() {
     let mut bench = Bench::recovering();
     let mut keys = Keys::new(2, Offset(10));
     keys.push(Epoch(5), claim("k", b"12345").as_ref());
-    bench.office.serve(Epoch(6), keys);
+    bench.leader.serve(Epoch(6), keys);
     bench.health.on_contact(bench.now);
     bench.report(0, None);
     let mut written = Vec::new();
@@ -235,7 +235,7 @@ fn a_key_is_free_again_once_its_record_is_beyond_the_horizon() {
         let admitted = bench.admit(vec![bench.keyed(key, ONE, caller as u32)]);
         let batch = admitted.batches.first();
         written.push(batch.map(|batch| batch.first().0));
-        bench.office.on_durable(bench.office.next_offset());
+        bench.leader.on_durable(bench.leader.next_offset());
         assert_eq!(bench.receipts().len(), 1);
     }
     assert_eq!(written, [Some(11), None, Some(12), Some(13)]);
@@ -248,7 +248,7 @@ fn a_key_that_damage_may_hide_is_not_appended() {
     while reading.wanted().is_some() {
         reading.on_failed();
     }
-    bench.office.serve(Epoch(6), reading.finish());
+    bench.leader.serve(Epoch(6), reading.finish());
     bench.health.on_contact(bench.now);
     bench.report(0, None);
     for _ in 0..3 {
@@ -266,7 +266,7 @@ fn a_key_that_damage_may_hide_is_not_appended() {
         );
         assert_eq!(error.outcome(), Outcome::Unknown);
         assert!(bench.one(ONE, None, 2).is_none(), "rule 6: others go on");
-        bench.office.on_durable(bench.office.next_offset());
+        bench.leader.on_durable(bench.leader.next_offset());
         assert_eq!(bench.receipts().len(), 1);
     }
     bench
@@ -323,7 +323,7 @@ fn an_append_is_made_only_at_the_offset_that_it_expects() {
         expecting(&bench, 11),
     ]);
     assert_eq!(
-        (admitted.refused.len(), bench.office.next_offset()),
+        (admitted.refused.len(), bench.leader.next_offset()),
         (1, Offset(12))
     );
 }

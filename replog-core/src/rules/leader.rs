@@ -16,10 +16,10 @@ use crate::{
     record::{HEADER_BYTES, KIND_MESSAGE, MessageBatch, Record, RecordBatch},
     rules::{
         acks::{Acks, NodeSet, Released, WaiterId},
+        disk_space::{DiskSpace, WriteOutage},
         keys::{Claim, Found, Keys},
         link::LinkReport,
         quorum::quorum,
-        room::{Room, Shortage},
     },
     transport::FencedBy,
     types::{Concern, DiskState, Epoch, Mode, ModeReason, NodeName, Offset, Status, SyncPolicy},
@@ -31,12 +31,12 @@ use crate::{
 
 /// The state of a master's office.
 #[derive(Debug)]
-pub(crate) struct Office<W> {
+pub(crate) struct Leader<W> {
     name: NodeName,
     durable: bool,
     max_waiting_appends: usize,
     state: State,
-    room: Room,
+    disk_space: DiskSpace,
     /// Why the recovery can never end by itself, while that is so.
     stuck: Option<String>,
     /// An operator asked for read-only, until that is lifted.
@@ -156,21 +156,21 @@ pub(crate) struct Admitted<W> {
     pub(crate) dropped_bytes: usize,
 }
 
-impl<W> Office<W> {
+impl<W> Leader<W> {
     /// For a master that recovers; `initial` is what each link reports before it does anything.
-    pub(crate) fn new(config: &MasterConfig, durable: bool, initial: Vec<LinkReport>) -> Office<W> {
+    pub(crate) fn new(config: &MasterConfig, durable: bool, initial: Vec<LinkReport>) -> Leader<W> {
         assert_eq!(
             initial.len(),
             config.secondaries.len(),
             "one report for each secondary"
         );
         let peers = config.secondaries.iter().cloned();
-        Office {
+        Leader {
             name: config.name.clone(),
             durable: durable && config.sync == SyncPolicy::Always,
             max_waiting_appends: config.max_waiting_appends,
             state: State::Recovering,
-            room: Room::new(),
+            disk_space: DiskSpace::new(),
             stuck: None,
             asked: false,
             stopping: false,
@@ -227,9 +227,9 @@ impl<W> Office<W> {
             State::OutOfRoom => (
                 Mode::Recovering,
                 Some(ModeReason::Storage),
-                self.room
-                    .shortage()
-                    .map_or_else(String::new, Shortage::describe),
+                self.disk_space
+                    .outage()
+                    .map_or_else(String::new, WriteOutage::describe),
             ),
             State::Fenced(by) => (Mode::ReadOnly, Some(ModeReason::Fenced), by.describe()),
             State::Failed { detail } => (
@@ -274,8 +274,8 @@ impl<W> Office<W> {
             dropped_bytes: 0,
         };
         let closed = self.refusal(now);
-        let room: usize = appends.iter().map(NewAppend::encoded_bytes).sum();
-        let mut buffer = BytesMut::with_capacity(room.min(2 * BATCH_BYTES_MAX));
+        let disk_space: usize = appends.iter().map(NewAppend::encoded_bytes).sum();
+        let mut buffer = BytesMut::with_capacity(disk_space.min(2 * BATCH_BYTES_MAX));
         let (mut first, mut payload_bytes) = (self.next, 0);
         for mut append in appends.drain(..) {
             let place = match self.check(&append, closed.as_ref()) {
@@ -324,13 +324,13 @@ impl<W> Office<W> {
     }
 
     /// An operator asks for read-only: no append gets an offset any more, in no epoch of this
-    /// process, until [`Office::allow_read_write`]. Who has an offset goes on waiting.
-    pub(crate) fn ask_read_only(&mut self) {
+    /// process, until [`Leader::resume_appends`]. Who has an offset goes on waiting.
+    pub(crate) fn pause_appends(&mut self) {
         self.asked = true;
     }
 
     /// What was asked for is lifted, and no other reason.
-    pub(crate) fn allow_read_write(&mut self) {
+    pub(crate) fn resume_appends(&mut self) {
         self.asked = false;
     }
 
@@ -447,10 +447,10 @@ impl<W> Office<W> {
         &mut self,
         now: Instant,
         end: Offset,
-        shortage: Shortage,
+        outage: WriteOutage,
     ) -> (Vec<Answered<W>>, usize) {
-        let detail = shortage.detail.clone();
-        self.room.on_write_failed(now, shortage);
+        let detail = outage.detail.clone();
+        self.disk_space.on_write_failed(now, outage);
         if !matches!(self.state, State::Fenced(_)) {
             self.state = State::OutOfRoom;
         }
@@ -465,7 +465,7 @@ impl<W> Office<W> {
 
     /// There is room again. True: the master is to go through its start.
     pub(crate) fn on_resumed(&mut self, now: Instant) -> bool {
-        self.room.on_resumed(now);
+        self.disk_space.on_resumed(now);
         let was_out = self.state == State::OutOfRoom;
         if was_out {
             self.state = State::Recovering;
@@ -476,8 +476,8 @@ impl<W> Office<W> {
     }
 
     /// Whether to see now whether there is room; true once for each time that comes.
-    pub(crate) fn take_probe(&mut self, now: Instant) -> bool {
-        self.room.take_probe(now)
+    pub(crate) fn should_probe(&mut self, now: Instant) -> bool {
+        self.disk_space.should_probe(now)
     }
 
     /// The disk failed for good.
@@ -499,14 +499,14 @@ impl<W> Office<W> {
         })
     }
 
-    /// When [`Office::settle`] has something to do even if nothing happens.
+    /// When [`Leader::settle`] has something to do even if nothing happens.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         // The mode follows from statuses, which change with time alone.
         let statuses = self
             .secondaries
             .iter()
             .filter_map(|s| s.report.health.next_deadline(now));
-        let deadlines = [self.acks.next_deadline(), self.room.next_deadline()];
+        let deadlines = [self.acks.next_deadline(), self.disk_space.next_deadline()];
         deadlines.into_iter().flatten().chain(statuses).min()
     }
 
@@ -544,7 +544,7 @@ impl<W> Office<W> {
     pub(crate) fn disk(&self) -> DiskState {
         match self.state {
             State::Failed { .. } => DiskState::Failed,
-            _ => self.room.disk(),
+            _ => self.disk_space.disk(),
         }
     }
 
@@ -634,9 +634,9 @@ impl<W> Office<W> {
                 offset: None,
             });
         }
-        if let Some(shortage) = self.room.shortage() {
+        if let Some(outage) = self.disk_space.outage() {
             return Some(AppendError::Storage {
-                detail: shortage.detail.clone(),
+                detail: outage.detail.clone(),
                 offset: None,
             });
         }
@@ -876,8 +876,8 @@ struct Views {
 }
 
 impl Views {
-    fn of<W>(&mut self, office: &Office<W>, set: NodeSet, offset: Offset, now: Instant) -> Holders {
-        let flying = office.in_flight(offset);
+    fn of<W>(&mut self, leader: &Leader<W>, set: NodeSet, offset: Offset, now: Instant) -> Holders {
+        let flying = leader.in_flight(offset);
         match &self.last {
             Some((last_set, last_flying, holders))
                 if (*last_set, *last_flying) == (set, flying) =>
@@ -885,7 +885,7 @@ impl Views {
                 holders.clone()
             }
             _ => {
-                let holders = office.describe(set, offset, now);
+                let holders = leader.describe(set, offset, now);
                 self.last = Some((set, flying, holders.clone()));
                 holders
             }
@@ -893,7 +893,7 @@ impl Views {
     }
 }
 
-impl<W> Office<W> {
+impl<W> Leader<W> {
     /// To which secondaries `offset` may be on its way, a bit for each.
     fn in_flight(&self, offset: Offset) -> u64 {
         let flies = |secondary: &Secondary| offset < secondary.report.in_flight_end;

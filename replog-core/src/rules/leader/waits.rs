@@ -1,6 +1,6 @@
 //! Waits for the concern of a message that was appended before.
 //!
-//! Owns nothing: a part of [`Office`] that has an interface of its own. Whoever waits so stands among the
+//! Owns nothing: a part of [`Leader`] that has an interface of its own. Whoever waits so stands among the
 //! appends that wait, by the same limit, and is answered as they are. Keeps rules 4 and 6.
 
 use super::*;
@@ -19,8 +19,8 @@ pub(crate) struct NewWait<W> {
     pub(crate) caller: W,
 }
 
-impl<W> Office<W> {
-    /// Files a wait; [`Office::settle`] answers it, perhaps at once. Hands back who may not wait. That there
+impl<W> Leader<W> {
+    /// Files a wait; [`Leader::settle`] answers it, perhaps at once. Hands back who may not wait. That there
     /// is no such message is said as [`AppendError::OffsetMismatch`].
     pub(crate) fn wait(&mut self, now: Instant, wait: NewWait<W>) -> Option<Answered<W>> {
         let concern = match self.check_new_wait(now, &wait) {
@@ -100,9 +100,9 @@ mod tests {
     fn held_by_two() -> Bench {
         let mut bench = Bench::serving();
         bench.admit(vec![append(Concern::Count(1), None, bench.now, 1)]);
-        bench.office.on_durable(Offset(11));
+        bench.leader.on_durable(Offset(11));
         bench.report(0, Some(11));
-        assert_eq!(bench.office.settle(bench.now).len(), 1);
+        assert_eq!(bench.leader.settle(bench.now).len(), 1);
         bench
     }
 
@@ -118,12 +118,12 @@ mod tests {
     fn a_concern_that_is_met_is_answered_at_once_and_another_when_it_is() {
         let mut bench = held_by_two();
         let (now, two, all) = (bench.now, Concern::Count(2), Concern::All);
-        assert!(bench.office.wait(now, wait(two, None, now)).is_none());
-        assert_eq!(met(&bench.office.settle(now)), [(7, 2, true)]);
-        assert!(bench.office.wait(now, wait(all, None, now)).is_none());
-        assert!(bench.office.settle(now).is_empty());
+        assert!(bench.leader.wait(now, wait(two, None, now)).is_none());
+        assert_eq!(met(&bench.leader.settle(now)), [(7, 2, true)]);
+        assert!(bench.leader.wait(now, wait(all, None, now)).is_none());
+        assert!(bench.leader.settle(now).is_empty());
         bench.report(1, Some(11));
-        assert_eq!(met(&bench.office.settle(now)), [(7, 3, true)]);
+        assert_eq!(met(&bench.leader.settle(now)), [(7, 3, true)]);
     }
 
     #[test]
@@ -132,12 +132,12 @@ mod tests {
         let (now, later) = (bench.now, bench.now + SECOND);
         for timeout in [SECOND, Duration::ZERO] {
             let refused = bench
-                .office
+                .leader
                 .wait(now, wait(Concern::All, Some(timeout), now));
             assert!(refused.is_none());
         }
-        assert_eq!(met(&bench.office.settle(now)), [(7, 3, false)]);
-        assert_eq!(met(&bench.office.settle(later)), [(7, 3, false)]);
+        assert_eq!(met(&bench.leader.settle(now)), [(7, 3, false)]);
+        assert_eq!(met(&bench.leader.settle(later)), [(7, 3, false)]);
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
         let mut bench = held_by_two();
         let now = bench.now;
         let mut refused = |wait| {
-            let answered = bench.office.wait(now, wait).expect("it is refused");
+            let answered = bench.leader.wait(now, wait).expect("it is refused");
             answered.result.unwrap_err()
         };
         let error = refused(wait(Concern::Count(4), None, now));
@@ -157,11 +157,11 @@ mod tests {
         });
         assert!(matches!(error, AppendError::OffsetMismatch { next: n } if n == next));
         for _ in 0..3 {
-            let waits = bench.office.wait(now, wait(Concern::All, None, now));
+            let waits = bench.leader.wait(now, wait(Concern::All, None, now));
             assert!(waits.is_none());
         }
         let error = bench
-            .office
+            .leader
             .wait(now, wait(Concern::All, None, now))
             .unwrap();
         assert!(matches!(error.result, Err(AppendError::Overloaded { .. })));
@@ -171,19 +171,19 @@ mod tests {
     fn the_longest_wait_is_that_of_whoever_came_first_whatever_it_waits_for() {
         let mut bench = held_by_two();
         let began = bench.now;
-        assert_eq!(bench.office.oldest_waiting(began), None);
+        assert_eq!(bench.leader.oldest_waiting(began), None);
         assert!(bench.one(Concern::All, None, 1).is_none());
         bench.now += SECOND;
         // For a message before that one.
         let wait = wait(Concern::All, None, bench.now);
-        assert!(bench.office.wait(bench.now, wait).is_none());
-        let listed = bench.office.waiting_appends(bench.now, 1);
+        assert!(bench.leader.wait(bench.now, wait).is_none());
+        let listed = bench.leader.waiting_appends(bench.now, 1);
         assert_eq!(listed.appends[0].offset, Offset(10));
         bench.now += SECOND;
-        assert_eq!(bench.office.oldest_waiting(bench.now), Some(2 * SECOND));
+        assert_eq!(bench.leader.oldest_waiting(bench.now), Some(2 * SECOND));
         // Of those whose record cannot be read, too.
-        bench.office.on_own_holes(&[Offset(11)..Offset(12)]);
-        assert_eq!(bench.office.oldest_waiting(bench.now), Some(2 * SECOND));
+        bench.leader.on_own_holes(&[Offset(11)..Offset(12)]);
+        assert_eq!(bench.leader.oldest_waiting(bench.now), Some(2 * SECOND));
     }
 
     #[test]
@@ -192,11 +192,11 @@ mod tests {
         let now = bench.now;
         let gone = wait(Concern::All, None, now);
         let waiter = gone.waiter;
-        assert!(bench.office.wait(now, gone).is_none());
-        bench.office.forget(waiter);
-        assert_eq!(bench.office.waiting(), 0);
+        assert!(bench.leader.wait(now, gone).is_none());
+        bench.leader.forget(waiter);
+        assert_eq!(bench.leader.waiting(), 0);
         bench.report(1, Some(11));
-        assert!(bench.office.settle(now).is_empty());
+        assert!(bench.leader.settle(now).is_empty());
     }
 
     #[test]
@@ -204,11 +204,11 @@ mod tests {
         for end in ENDS {
             let mut bench = held_by_two();
             let now = bench.now;
-            let waits = bench.office.wait(now, wait(Concern::All, None, now));
+            let waits = bench.leader.wait(now, wait(Concern::All, None, now));
             assert!(waits.is_none());
             let ended = end(&mut bench);
             assert!(ended.len() == 1 && ended[0].result.is_err(), "{ended:?}");
-            let refused = bench.office.wait(now, wait(Concern::All, None, now));
+            let refused = bench.leader.wait(now, wait(Concern::All, None, now));
             assert!(refused.is_some_and(|refused| refused.result.is_err()));
         }
     }

@@ -17,7 +17,7 @@ use crate::{
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 pub(super) struct Bench {
-    pub(super) office: Office<u32>,
+    pub(super) leader: Leader<u32>,
     pub(super) now: Instant,
     pub(super) health: Health,
 }
@@ -41,9 +41,9 @@ type End = fn(&mut Bench) -> Vec<Answered<u32>>;
 
 /// The ways in which an office ends for good.
 pub(super) const ENDS: [End; 3] = [
-    |bench| bench.office.become_fenced(bench.now, by()),
-    |bench| bench.office.become_failed(&"broken".into()),
-    |bench| bench.office.become_stopping(),
+    |bench| bench.leader.become_fenced(bench.now, by()),
+    |bench| bench.leader.become_failed(&"broken".into()),
+    |bench| bench.leader.become_stopping(),
 ];
 
 fn keys() -> Keys {
@@ -89,7 +89,7 @@ impl Bench {
         let now = Instant::now();
         let link = || Link::new(name("s"), Timing::default(), 1, now).report(now);
         Bench {
-            office: Office::new(&config(), true, vec![link(), link()]),
+            leader: Leader::new(&config(), true, vec![link(), link()]),
             now,
             health: Health::new(&Timing::default(), now),
         }
@@ -98,7 +98,7 @@ impl Bench {
     /// Serving epoch 5 from offset 10 on, both secondaries Healthy and up to date.
     pub(super) fn serving() -> Bench {
         let mut bench = Bench::recovering();
-        bench.office.serve(Epoch(5), keys());
+        bench.leader.serve(Epoch(5), keys());
         bench.health.on_contact(bench.now);
         bench.report(0, Some(10));
         bench.report(1, Some(10));
@@ -108,7 +108,7 @@ impl Bench {
     fn link_report(&self, counted: Option<u64>) -> LinkReport {
         LinkReport {
             health: self.health,
-            epoch: Some(self.office.epoch()),
+            epoch: Some(self.leader.epoch()),
             counted: counted.map(Offset),
             durable_end: counted.map(Offset),
             failed_attempts: 0,
@@ -123,11 +123,11 @@ impl Bench {
 
     pub(super) fn report(&mut self, secondary: usize, counted: Option<u64>) {
         let report = self.link_report(counted);
-        self.office.on_report(secondary, report);
+        self.leader.on_report(secondary, report);
     }
 
     pub(super) fn admit(&mut self, mut appends: Vec<NewAppend<u32>>) -> Admitted<u32> {
-        self.office.admit(self.now, 0, &mut appends)
+        self.leader.admit(self.now, 0, &mut appends)
     }
 
     /// One append; the error where it is refused.
@@ -147,7 +147,7 @@ impl Bench {
 
     /// Who is answered now: caller, offset, whether the concern is met.
     pub(super) fn answered(&mut self) -> Vec<(u32, u64, bool)> {
-        let answered = self.office.settle(self.now);
+        let answered = self.leader.settle(self.now);
         answered
             .into_iter()
             .map(|Answered { caller, result }| {
@@ -182,13 +182,13 @@ fn appends_get_offsets_in_turn_and_one_batch() {
         Err(AppendError::Concern { nodes: 3 })
     ));
     assert_eq!((refused.caller, admitted.dropped_bytes), (2, 5));
-    assert_eq!(bench.office.next_offset(), Offset(12));
+    assert_eq!(bench.leader.next_offset(), Offset(12));
     assert_eq!(
-        bench.office.on_written(Offset(11)),
+        bench.leader.on_written(Offset(11)),
         0,
         "the batch is not written yet"
     );
-    assert_eq!(bench.office.on_written(Offset(12)), 10);
+    assert_eq!(bench.leader.on_written(Offset(12)), 10);
 }
 
 #[test]
@@ -203,15 +203,15 @@ fn an_append_is_answered_once_as_many_nodes_hold_it_as_it_asked_for() {
         [],
         "the master's own disk is part of every ack"
     );
-    bench.office.on_durable(Offset(13));
+    bench.leader.on_durable(Offset(13));
     assert_eq!(bench.answered(), [(1, 10, true), (2, 11, true)]);
-    assert_eq!(bench.office.committed(), Some(Offset(13)));
+    assert_eq!(bench.leader.committed(), Some(Offset(13)));
     bench.report(0, None);
     bench.report(1, Some(13));
     assert_eq!(bench.answered(), [], "an end that does not count any more");
     bench.report(0, Some(13));
     assert_eq!(bench.answered(), [(3, 12, true)]);
-    assert_eq!(bench.office.waiting(), 0);
+    assert_eq!(bench.leader.waiting(), 0);
 }
 
 #[test]
@@ -220,14 +220,14 @@ fn an_append_whose_time_is_up_is_answered_with_what_is_known() {
     bench.one(Concern::All, Some(SECOND), 1);
     bench.one(Concern::All, Some(Duration::ZERO), 2);
     assert_eq!(
-        bench.office.next_deadline(bench.now),
+        bench.leader.next_deadline(bench.now),
         Some(bench.now + SECOND)
     );
-    bench.office.on_durable(Offset(11));
+    bench.leader.on_durable(Offset(11));
     assert_eq!(bench.answered(), []);
     bench.now += SECOND;
     assert_eq!(bench.answered(), [(1, 10, false)]);
-    bench.office.on_durable(Offset(12));
+    bench.leader.on_durable(Offset(12));
     assert_eq!(
         bench.answered(),
         [(2, 11, false)],
@@ -254,7 +254,7 @@ fn no_more_appends_wait_for_a_concern_than_allowed() {
         "rule 6: others go on"
     );
     assert!(bench.one(Concern::All, Some(Duration::ZERO), 5).is_none());
-    assert_eq!(bench.office.waiting(), 5);
+    assert_eq!(bench.leader.waiting(), 5);
 }
 
 #[test]
@@ -268,26 +268,26 @@ fn who_is_gone_leaves_its_place_to_another_and_its_message_in_the_log() {
         assert!(bench.one(Concern::All, None, caller).is_none());
     }
     assert!(bench.one(Concern::All, None, 4).is_some(), "it is full");
-    bench.office.forget(waiter);
-    assert_eq!(bench.office.waiting_appends(now, 10).total, 2);
-    assert_eq!(bench.office.next_offset(), Offset(13));
+    bench.leader.forget(waiter);
+    assert_eq!(bench.leader.waiting_appends(now, 10).total, 2);
+    assert_eq!(bench.leader.next_offset(), Offset(13));
     assert!(bench.one(Concern::All, None, 5).is_none());
     bench.now += SECOND;
-    bench.office.on_durable(Offset(14));
+    bench.leader.on_durable(Offset(14));
     assert_eq!(bench.answered(), [], "nobody is told that its time is up");
     for secondary in 0..2 {
         bench.report(secondary, Some(14));
     }
     let answered = [(2, 11, true), (3, 12, true), (5, 13, true)];
     assert_eq!(bench.answered(), answered);
-    assert_eq!(bench.office.committed(), Some(Offset(14)));
+    assert_eq!(bench.leader.committed(), Some(Offset(14)));
 }
 
 #[test]
 fn mode_follows_from_state_and_clock() {
     let mut bench = Bench::recovering();
     let mode = |bench: &Bench| {
-        let state = bench.office.mode(bench.now);
+        let state = bench.leader.mode(bench.now);
         (state.mode, state.reason, state.alive)
     };
     let recovering = (Mode::Recovering, Some(ModeReason::WaitingForNodes), 3);
@@ -306,11 +306,11 @@ fn mode_follows_from_state_and_clock() {
     bench.health.on_contact(bench.now);
     bench.report(1, None);
     assert_eq!(mode(&bench), (Mode::ReadWrite, None, 2));
-    bench.office.become_fenced(bench.now, by());
+    bench.leader.become_fenced(bench.now, by());
     assert_eq!(mode(&bench), (Mode::ReadOnly, Some(ModeReason::Fenced), 2));
-    bench.office.become_failed(&"broken".into());
+    bench.leader.become_failed(&"broken".into());
     assert_eq!(mode(&bench), (Mode::ReadOnly, Some(ModeReason::Storage), 2));
-    assert_eq!(bench.office.disk(), DiskState::Failed);
+    assert_eq!(bench.leader.disk(), DiskState::Failed);
 }
 
 #[test]
@@ -319,11 +319,11 @@ fn who_is_refused_at_the_door_has_no_offset() {
     let mut alone = Bench::serving();
     alone.now += 3 * SECOND;
     let mut fenced = Bench::serving();
-    fenced.office.become_fenced(fenced.now, by());
+    fenced.leader.become_fenced(fenced.now, by());
     let mut failed = Bench::serving();
-    failed.office.become_failed(&"broken".into());
+    failed.leader.become_failed(&"broken".into());
     let mut stopping = Bench::serving();
-    stopping.office.become_stopping();
+    stopping.leader.become_stopping();
     let benches = [
         &mut recovering,
         &mut alone,
@@ -332,10 +332,10 @@ fn who_is_refused_at_the_door_has_no_offset() {
         &mut stopping,
     ];
     for bench in benches {
-        let next = bench.office.next_offset();
+        let next = bench.leader.next_offset();
         let error = bench.one(Concern::Count(1), None, 1).unwrap();
         assert_eq!(error.outcome(), Outcome::NotAppended, "{error}");
-        assert_eq!(bench.office.next_offset(), next);
+        assert_eq!(bench.leader.next_offset(), next);
         let error = bench.one(Concern::Count(9), None, 1).unwrap();
         assert!(matches!(error, AppendError::Concern { nodes: 3 }));
     }
@@ -357,7 +357,7 @@ fn whoever_waits_when_the_office_ends_is_told_that_nothing_is_known() {
             .collect();
         told.sort_unstable();
         assert_eq!(told, [(1, Some(Offset(10))), (2, Some(Offset(11)))]);
-        bench.office.on_durable(Offset(12));
+        bench.leader.on_durable(Offset(12));
         bench.now += 2 * SECOND;
         assert_eq!(bench.answered(), [], "nobody is answered twice");
     }
@@ -367,7 +367,7 @@ fn whoever_waits_when_the_office_ends_is_told_that_nothing_is_known() {
 fn those_that_wait_go_on_waiting_without_a_quorum_and_are_answered_with_it() {
     let mut bench = Bench::serving();
     bench.one(Concern::Majority, None, 1);
-    bench.office.on_durable(Offset(11));
+    bench.leader.on_durable(Offset(11));
     bench.now += 10 * SECOND;
     assert!(bench.one(Concern::Majority, None, 2).is_some());
     assert_eq!(bench.answered(), []);
@@ -384,10 +384,10 @@ fn those_that_wait_go_on_waiting_without_a_quorum_and_are_answered_with_it() {
 fn a_receipt_names_who_holds_the_record_and_why_the_others_do_not() {
     let mut bench = Bench::serving();
     bench.one(Concern::Majority, None, 1);
-    bench.office.on_durable(Offset(11));
+    bench.leader.on_durable(Offset(11));
     bench.report(0, Some(11));
     bench.now += SECOND / 10;
-    let answered = bench.office.settle(bench.now).pop().unwrap();
+    let answered = bench.leader.settle(bench.now).pop().unwrap();
     let receipt = answered.result.unwrap();
     assert_eq!(
         (receipt.offset, receipt.epoch, receipt.concern),
@@ -408,7 +408,7 @@ fn a_receipt_names_who_holds_the_record_and_why_the_others_do_not() {
 fn why_a_node_is_waited_for() {
     let mut bench = Bench::serving();
     bench.one(Concern::All, None, 1);
-    let never = Bench::recovering().office.secondaries[0].report.clone();
+    let never = Bench::recovering().leader.secondaries[0].report.clone();
     let behind = bench.link_report(Some(10));
     let in_flight = LinkReport {
         in_flight_end: Offset(11),
@@ -431,15 +431,15 @@ fn why_a_node_is_waited_for() {
     ];
     for (report, reason) in table {
         let retry = report.next_retry_at.map(|_| SECOND);
-        bench.office.on_report(1, report);
-        let holders = bench.office.holders(bench.now, Offset(10));
+        bench.leader.on_report(1, report);
+        let holders = bench.leader.holders(bench.now, Offset(10));
         let waiting: Vec<_> = holders.waiting_for.iter().collect();
         assert_eq!(
             (&waiting[0].name, waiting[0].reason),
             (&name("m"), WaitReason::InFlight)
         );
         assert_eq!((waiting[2].reason, waiting[2].next_retry), (reason, retry));
-        let listed = bench.office.waiting_appends(bench.now, 10);
+        let listed = bench.leader.waiting_appends(bench.now, 10);
         assert_eq!(
             (listed.total, &listed.appends[0].waiting_for),
             (1, &holders.waiting_for)
@@ -450,22 +450,22 @@ fn why_a_node_is_waited_for() {
 #[test]
 fn committed_is_unknown_after_a_start_until_a_majority_has_the_log_epoch() {
     let mut bench = Bench::recovering();
-    bench.office.serve(Epoch(5), keys());
-    assert_eq!(bench.office.committed(), None);
+    bench.leader.serve(Epoch(5), keys());
+    assert_eq!(bench.leader.committed(), None);
     bench.report(0, None);
-    assert_eq!(bench.office.committed(), None);
+    assert_eq!(bench.leader.committed(), None);
     bench.report(0, Some(8));
-    assert_eq!(bench.office.committed(), Some(Offset(8)));
+    assert_eq!(bench.leader.committed(), Some(Offset(8)));
     bench.report(0, None);
     assert_eq!(
-        bench.office.committed(),
+        bench.leader.committed(),
         Some(Offset(8)),
         "it never goes back"
     );
 }
 
-fn full() -> Shortage {
-    Shortage {
+fn full() -> WriteOutage {
+    WriteOutage {
         disk: DiskState::Full,
         detail: "no room".into(),
     }
@@ -477,9 +477,9 @@ fn a_full_disk_ends_the_office_and_those_with_an_offset_are_told_that_nothing_is
     for caller in 1..=2 {
         assert!(bench.one(Concern::Majority, None, caller).is_none());
     }
-    bench.office.on_written(Offset(11));
+    bench.leader.on_written(Offset(11));
     let (answered, freed_bytes) = bench
-        .office
+        .leader
         .become_out_of_room(bench.now, Offset(11), full());
     assert_eq!(freed_bytes, 5, "the second one is not queued any more");
     let told: Vec<_> = answered
@@ -496,13 +496,13 @@ fn a_full_disk_ends_the_office_and_those_with_an_offset_are_told_that_nothing_is
         (2, Some(Offset(11)), Outcome::Unknown),
     ];
     assert_eq!(told, expected);
-    let state = bench.office.mode(bench.now);
+    let state = bench.leader.mode(bench.now);
     assert_eq!(
-        (state.mode, state.reason, bench.office.disk()),
+        (state.mode, state.reason, bench.leader.disk()),
         (Mode::Recovering, Some(ModeReason::Storage), DiskState::Full)
     );
-    assert_eq!(bench.office.next_offset(), Offset(11));
-    assert!(!bench.office.is_serving() && bench.office.may_be_lost());
+    assert_eq!(bench.leader.next_offset(), Offset(11));
+    assert!(!bench.leader.is_serving() && bench.leader.may_be_lost());
 
     let refused = bench.one(Concern::Count(1), None, 3).unwrap();
     assert!(matches!(refused, AppendError::Storage { offset: None, .. }));
@@ -517,51 +517,51 @@ fn a_full_disk_ends_the_office_and_those_with_an_offset_are_told_that_nothing_is
 #[test]
 fn with_room_again_the_master_goes_through_its_start_and_counts_afresh() {
     let mut bench = Bench::serving();
-    bench.office.on_durable(Offset(10));
-    assert_eq!(bench.office.committed(), Some(Offset(10)));
+    bench.leader.on_durable(Offset(10));
+    assert_eq!(bench.leader.committed(), Some(Offset(10)));
     bench
-        .office
+        .leader
         .become_out_of_room(bench.now, Offset(10), full());
-    assert!(!bench.office.take_probe(bench.now), "not at once");
-    bench.now = bench.office.next_deadline(bench.now).unwrap();
-    assert!(bench.office.take_probe(bench.now));
-    assert!(!bench.office.take_probe(bench.now));
-    assert!(bench.office.on_resumed(bench.now));
-    let state = bench.office.mode(bench.now);
+    assert!(!bench.leader.should_probe(bench.now), "not at once");
+    bench.now = bench.leader.next_deadline(bench.now).unwrap();
+    assert!(bench.leader.should_probe(bench.now));
+    assert!(!bench.leader.should_probe(bench.now));
+    assert!(bench.leader.on_resumed(bench.now));
+    let state = bench.leader.mode(bench.now);
     let waiting = (Mode::Recovering, Some(ModeReason::WaitingForNodes));
     assert_eq!((state.mode, state.reason), waiting);
-    assert_eq!(bench.office.disk(), DiskState::Ok);
-    assert_eq!(bench.office.committed(), None);
+    assert_eq!(bench.leader.disk(), DiskState::Ok);
+    assert_eq!(bench.leader.committed(), None);
     let refused = bench.one(Concern::Count(1), None, 1).unwrap();
     assert!(matches!(refused, AppendError::ReadOnly { .. }));
 
     // A report of the old conversation comes late, before and after the new epoch began.
     bench.report(0, Some(10));
-    assert_eq!(bench.office.committed(), None);
+    assert_eq!(bench.leader.committed(), None);
     let late = bench.link_report(Some(10));
-    bench.office.serve(Epoch(6), keys());
-    bench.office.on_report(0, late);
-    assert_eq!(bench.office.committed(), None, "that was epoch 5");
+    bench.leader.serve(Epoch(6), keys());
+    bench.leader.on_report(0, late);
+    assert_eq!(bench.leader.committed(), None, "that was epoch 5");
     bench.report(0, Some(10));
-    assert_eq!(bench.office.committed(), Some(Offset(10)));
+    assert_eq!(bench.leader.committed(), Some(Offset(10)));
 }
 
 #[test]
 fn who_was_fenced_stays_fenced_on_a_full_disk() {
     let mut bench = Bench::serving();
-    bench.office.become_fenced(bench.now, by());
+    bench.leader.become_fenced(bench.now, by());
     bench
-        .office
+        .leader
         .become_out_of_room(bench.now, Offset(10), full());
     assert_eq!(
-        bench.office.mode(bench.now).reason,
+        bench.leader.mode(bench.now).reason,
         Some(ModeReason::Fenced)
     );
-    assert!(!bench.office.on_resumed(bench.now), "no start of its own");
+    assert!(!bench.leader.on_resumed(bench.now), "no start of its own");
     let mut bench = Bench::serving();
     bench
-        .office
+        .leader
         .become_out_of_room(bench.now, Offset(10), full());
-    bench.office.become_fenced(bench.now, by());
-    assert!(!bench.office.on_resumed(bench.now));
+    bench.leader.become_fenced(bench.now, by());
+    assert!(!bench.leader.on_resumed(bench.now));
 }

@@ -12,14 +12,14 @@ const EPOCHS_MAX: usize = 1024;
 
 /// The epochs of the messages that were given.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Given {
+pub(super) struct Delivered {
     /// The first offset of each epoch, ascending.
     begins: VecDeque<(Offset, Epoch)>,
     /// The last message.
     last: Option<(Offset, Epoch)>,
 }
 
-impl Given {
+impl Delivered {
     /// A message was given, behind all others.
     pub(super) fn push(&mut self, offset: Offset, epoch: Epoch) {
         if self.begins.back().is_none_or(|begin| begin.1 != epoch) {
@@ -68,30 +68,31 @@ mod tests {
 
     #[test]
     fn the_epoch_of_what_was_given_is_known_until_it_is_cut() {
-        let mut given = Given::default();
-        assert!(given.last().is_none() && given.doubtful().is_none());
+        let mut delivered = Delivered::default();
+        assert!(delivered.last().is_none() && delivered.doubtful().is_none());
         for (offset, epoch) in [(5, 1), (6, 1), (7, 3), (8, 3), (9, 3)] {
-            given.push(Offset(offset), Epoch(epoch));
+            delivered.push(Offset(offset), Epoch(epoch));
         }
-        let has = |given: &Given, offset, epoch| given.has(Offset(offset), Epoch(epoch));
-        assert!(has(&given, 5, 1) && has(&given, 6, 1) && has(&given, 9, 3));
-        assert!(!has(&given, 4, 1) && !has(&given, 7, 1) && !has(&given, 9, 4));
-        assert!(!has(&given, 10, 3), "it was not given");
-        assert_eq!(given.doubtful(), Some(Offset(5)..Offset(9)));
-        given.cut(Offset(8));
-        assert_eq!(given.last(), Some((Offset(7), Epoch(3))));
-        given.cut(Offset(7));
-        assert_eq!(given.last(), Some((Offset(6), Epoch(1))));
-        given.cut(Offset(3));
-        assert!(given.last().is_none() && !has(&given, 5, 1));
+        let has =
+            |delivered: &Delivered, offset, epoch| delivered.has(Offset(offset), Epoch(epoch));
+        assert!(has(&delivered, 5, 1) && has(&delivered, 6, 1) && has(&delivered, 9, 3));
+        assert!(!has(&delivered, 4, 1) && !has(&delivered, 7, 1) && !has(&delivered, 9, 4));
+        assert!(!has(&delivered, 10, 3), "it was not given");
+        assert_eq!(delivered.doubtful(), Some(Offset(5)..Offset(9)));
+        delivered.cut(Offset(8));
+        assert_eq!(delivered.last(), Some((Offset(7), Epoch(3))));
+        delivered.cut(Offset(7));
+        assert_eq!(delivered.last(), Some((Offset(6), Epoch(1))));
+        delivered.cut(Offset(3));
+        assert!(delivered.last().is_none() && !has(&delivered, 5, 1));
     }
 
     #[test]
     fn of_very_many_epochs_the_last_ones_are_kept() {
-        let mut given = Given::default();
+        let mut delivered = Delivered::default();
         for offset in 0..2_000 {
-            given.push(Offset(offset), Epoch(offset));
+            delivered.push(Offset(offset), Epoch(offset));
         }
-        assert_eq!(given.doubtful(), Some(Offset(976)..Offset(1_999)));
+        assert_eq!(delivered.doubtful(), Some(Offset(976)..Offset(1_999)));
     }
 }

@@ -4,12 +4,12 @@ use super::{
     tests::{Bench, SECOND, by},
     *,
 };
-use crate::{error::Outcome, rules::room::Shortage};
+use crate::{error::Outcome, rules::disk_space::WriteOutage};
 
 const ONE: Concern = Concern::Count(1);
 
 fn mode(bench: &Bench) -> (Mode, Option<ModeReason>) {
-    let state = bench.office.mode(bench.now);
+    let state = bench.leader.mode(bench.now);
     (state.mode, state.reason)
 }
 
@@ -21,53 +21,53 @@ fn who_asks_for_read_only_gets_it_and_who_waits_goes_on_waiting() {
     let mut bench = Bench::serving();
     assert!(bench.one(Concern::All, None, 1).is_none());
     assert!(bench.one(Concern::All, Some(SECOND), 2).is_none());
-    bench.office.ask_read_only();
-    bench.office.ask_read_only();
+    bench.leader.pause_appends();
+    bench.leader.pause_appends();
     assert_eq!(mode(&bench), ASKED);
     let refused = bench.one(ONE, None, 3).unwrap();
     assert_eq!(
         (refused.outcome(), refused.is_retryable()),
         (Outcome::NotAppended, true)
     );
-    assert_eq!(bench.office.next_offset(), Offset(12));
+    assert_eq!(bench.leader.next_offset(), Offset(12));
     assert_eq!(bench.answered(), [], "who has an offset waits for it");
-    bench.office.on_written(Offset(12));
-    bench.office.on_durable(Offset(12));
+    bench.leader.on_written(Offset(12));
+    bench.leader.on_durable(Offset(12));
     bench.report(0, Some(12));
     bench.now += SECOND;
     assert_eq!(bench.answered(), [(2, 11, false)], "its time is up");
     bench.report(1, Some(12));
     assert_eq!(bench.answered(), [(1, 10, true)]);
-    assert_eq!(bench.office.waiting(), 0, "and now nobody waits");
+    assert_eq!(bench.leader.waiting(), 0, "and now nobody waits");
 
-    bench.office.allow_read_write();
+    bench.leader.resume_appends();
     assert_eq!(mode(&bench), (Mode::ReadWrite, None));
     assert!(bench.one(ONE, None, 4).is_none());
-    bench.office.allow_read_write();
+    bench.leader.resume_appends();
     assert_eq!(mode(&bench), (Mode::ReadWrite, None));
 }
 
 #[test]
 fn what_was_asked_is_told_before_a_missing_quorum_and_after_all_else() {
     let mut bench = Bench::serving();
-    bench.office.ask_read_only();
+    bench.leader.pause_appends();
     bench.now += 3 * SECOND;
     assert_eq!(mode(&bench), ASKED);
-    assert_eq!(bench.office.mode(bench.now).alive, 1, "beside it");
-    bench.office.allow_read_write();
+    assert_eq!(bench.leader.mode(bench.now).alive, 1, "beside it");
+    bench.leader.resume_appends();
     assert_eq!(mode(&bench), NO_QUORUM, "only what was asked is lifted");
-    bench.office.ask_read_only();
+    bench.leader.pause_appends();
     bench.health.on_contact(bench.now);
     bench.report(0, Some(10));
     assert_eq!(mode(&bench), ASKED, "a quorum is not enough");
 
     let fenced = (Mode::ReadOnly, Some(ModeReason::Fenced));
-    bench.office.become_fenced(bench.now, by());
+    bench.leader.become_fenced(bench.now, by());
     assert_eq!(mode(&bench), fenced);
-    bench.office.allow_read_write();
+    bench.leader.resume_appends();
     assert_eq!(mode(&bench), fenced);
-    bench.office.ask_read_only();
-    bench.office.become_failed(&"broken".into());
+    bench.leader.pause_appends();
+    bench.leader.become_failed(&"broken".into());
     assert_eq!(mode(&bench), (Mode::ReadOnly, Some(ModeReason::Storage)));
 }
 
@@ -75,21 +75,21 @@ fn what_was_asked_is_told_before_a_missing_quorum_and_after_all_else() {
 fn what_was_asked_holds_in_a_later_epoch_too() {
     let mut bench = Bench::recovering();
     let recovering = (Mode::Recovering, Some(ModeReason::WaitingForNodes));
-    bench.office.ask_read_only();
+    bench.leader.pause_appends();
     assert_eq!(mode(&bench), recovering);
-    bench.office.serve(Epoch(5), Keys::new(1000, Offset(10)));
+    bench.leader.serve(Epoch(5), Keys::new(1000, Offset(10)));
     assert_eq!(mode(&bench), ASKED, "no append slips in between");
 
-    let shortage = Shortage {
+    let outage = WriteOutage {
         disk: DiskState::Full,
         detail: "full".into(),
     };
     bench
-        .office
-        .become_out_of_room(bench.now, Offset(10), shortage);
+        .leader
+        .become_out_of_room(bench.now, Offset(10), outage);
     assert_eq!(mode(&bench), (Mode::Recovering, Some(ModeReason::Storage)));
-    bench.office.on_resumed(bench.now);
+    bench.leader.on_resumed(bench.now);
     assert_eq!(mode(&bench), recovering);
-    bench.office.serve(Epoch(6), Keys::new(1000, Offset(10)));
+    bench.leader.serve(Epoch(6), Keys::new(1000, Offset(10)));
     assert_eq!(mode(&bench), ASKED);
 }

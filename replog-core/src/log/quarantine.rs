@@ -1,7 +1,7 @@
-//! Records that a node must give up, kept aside first: those that it cuts because of a master's hello
+//! Records that a node must give up, quarantined first: those that it cuts because of a master's hello
 //! or a forced recovery, and segments that damage has separated from the log.
 //!
-//! Owns the files below `set-aside/`. The latter are there as they were, under their old names. Each
+//! Owns the files below `quarantine/`. The latter are there as they were, under their old names. Each
 //! of the former is a segment, header and records as they stood in the log, named by its first offset,
 //! its end, the epoch of the master because of which they were cut, and, from the second on, the number of
 //! the file. Written to a new file, synced, renamed, directory synced; never written over, never used by a
@@ -27,9 +27,9 @@ use crate::{
 };
 
 /// Where they are kept.
-pub(super) const DIR: &str = "set-aside";
+pub(super) const DIR: &str = "quarantine";
 /// Where the next one is written.
-const PATH_NEW: &str = "set-aside/new";
+const PATH_NEW: &str = "quarantine/new";
 /// Bytes that are read and written at once.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -40,7 +40,7 @@ const COPY_BYTES: usize = 1 << 20;
 /// # Errors
 ///
 /// The storage's. After [`LogError::Write`] there is no file, or one that is whole.
-pub(super) fn set_aside(
+pub(super) fn quarantine(
     storage: &dyn Storage,
     view: &Arc<LogView>,
     cluster: ClusterId,
@@ -74,7 +74,7 @@ pub(super) fn set_aside(
                 }
             }
             Err(error @ ReadError::Damaged { .. }) => {
-                error!(%error, "records that are cut cannot be kept aside");
+                error!(%error, "records that are cut cannot be quarantined");
                 break;
             }
             Err(error) => return Err(LogError::Final(io::Error::other(error))),
@@ -89,7 +89,7 @@ pub(super) fn set_aside(
             // A cut that failed, or before which the node ended, is made again.
             storage.remove(PATH_NEW)?;
             storage.sync_dir(DIR)?;
-            view.kept_aside(next.records_since(from));
+            view.quarantined(next.records_since(from));
             return Ok(false);
         }
     }
@@ -99,8 +99,8 @@ pub(super) fn set_aside(
     };
     storage.rename(PATH_NEW, &path).map_err(LogError::Write)?;
     storage.sync_dir(DIR)?;
-    view.kept_aside(next.records_since(from));
-    warn!(%from, end = %next, path, "the records that are cut are kept aside");
+    view.quarantined(next.records_since(from));
+    warn!(%from, end = %next, path, "the records that are cut are quarantined");
     Ok(true)
 }
 
@@ -115,7 +115,7 @@ pub(super) fn remove_oldest(storage: &dyn Storage, made: usize) {
             storage.remove(&path)?;
             warn!(
                 path,
-                "records that were kept aside are removed: newer ones are there"
+                "records that were quarantined are removed: newer ones are there"
             );
         }
         match surplus {
@@ -124,7 +124,7 @@ pub(super) fn remove_oldest(storage: &dyn Storage, made: usize) {
         }
     };
     if let Err(error) = remove() {
-        warn!(%error, "older files of records that were kept aside cannot be removed");
+        warn!(%error, "older files of records that were quarantined cannot be removed");
     }
 }
 
@@ -170,7 +170,7 @@ fn is_same(one: &dyn StorageFile, other: &dyn StorageFile) -> io::Result<bool> {
 /// # Errors
 ///
 /// The storage's.
-pub(super) fn move_aside(storage: &dyn Storage, first: Offset) -> io::Result<()> {
+pub(super) fn move_to_quarantine(storage: &dyn Storage, first: Offset) -> io::Result<()> {
     storage.create_dir(DIR)?;
     storage.sync_dir("")?;
     let path = segment::path(first);
@@ -182,7 +182,7 @@ pub(super) fn move_aside(storage: &dyn Storage, first: Offset) -> io::Result<()>
     let free = (0..).map(name).find(|name| !taken.contains(name));
     let free = free.expect("a directory does not hold endless files");
     let to = format!("{DIR}/{free}");
-    error!(path, to, "a segment behind a gap is kept aside");
+    error!(path, to, "a segment behind a gap is quarantined");
     storage.rename(&path, &to)?;
     storage.sync_dir(DIR)?;
     storage.sync_dir(segment::DIR)
@@ -217,7 +217,7 @@ mod tests {
     fn what_is_kept_aside_is_a_segment_with_exactly_these_records() {
         let storage = MemoryStorage::new();
         let (mut files, view) = written(&storage);
-        files.set_aside(Offset(12), Epoch(9)).unwrap();
+        files.quarantine(Offset(12), Epoch(9)).unwrap();
         files.truncate(Offset(12)).unwrap();
         assert_eq!(read_all(&view, 1000), records().bytes_of(0, 12));
         let name = "00000000000000000012-00000000000000000040-epoch-9.log";
@@ -238,18 +238,18 @@ mod tests {
     fn nothing_is_written_over_and_nothing_is_kept_of_nothing() {
         let storage = MemoryStorage::new();
         let (mut files, _) = written(&storage);
-        files.set_aside(Offset(40), Epoch(9)).unwrap();
+        files.quarantine(Offset(40), Epoch(9)).unwrap();
         assert_eq!(storage.list(DIR).unwrap(), Vec::<String>::new());
         for _ in 0..3 {
-            files.set_aside(Offset(39), Epoch(9)).unwrap();
+            files.quarantine(Offset(39), Epoch(9)).unwrap();
         }
         let first = "00000000000000000039-00000000000000000040-epoch-9";
         let name = |number: &str| format!("{first}{number}.log");
         assert_eq!(storage.list(DIR).unwrap(), [name("")], "the same again");
         // Other records of the same range, and the same for another master.
         set_content(&storage, &format!("{DIR}/{}", name("")), b"other");
-        files.set_aside(Offset(39), Epoch(9)).unwrap();
-        files.set_aside(Offset(39), Epoch(10)).unwrap();
+        files.quarantine(Offset(39), Epoch(9)).unwrap();
+        files.quarantine(Offset(39), Epoch(10)).unwrap();
         let other = "00000000000000000039-00000000000000000040-epoch-10-2.log";
         let names = storage.list(DIR).unwrap();
         assert_eq!(names, [other.to_owned(), name("-1"), name("")]);
@@ -263,13 +263,13 @@ mod tests {
         let storage = MemoryStorage::new();
         let (mut files, view) = written(&storage);
         // Of a master whose epoch could not be believed: its file is the oldest all the same.
-        files.set_aside(Offset(39), Epoch(1 << 61)).unwrap();
+        files.quarantine(Offset(39), Epoch(1 << 61)).unwrap();
         let separated = format!("{DIR}/{:020}.log", 7);
         storage.open(&separated, OpenHow::Create).unwrap();
         let many = SET_ASIDE_FILES_MAX as u64 + 3;
         for nth in 0..many {
             files
-                .set_aside(Offset(30 + nth % 9), Epoch(9 + nth))
+                .quarantine(Offset(30 + nth % 9), Epoch(9 + nth))
                 .unwrap();
         }
         let names = storage.list(DIR).unwrap();
@@ -278,7 +278,7 @@ mod tests {
         numbers.sort_unstable();
         assert_eq!(numbers, (4..=many).collect::<Vec<_>>());
         let cut = (0..many).map(|nth| 10 - nth % 9).sum::<u64>();
-        assert_eq!(view.records_kept_aside(), 1 + cut);
+        assert_eq!(view.records_quarantined(), 1 + cut);
     }
 
     #[test]
@@ -287,7 +287,7 @@ mod tests {
             let storage = FaultyStorage::new();
             let (mut files, _) = written(&storage);
             storage.fail_at(step, Fault::Short(9, io::ErrorKind::StorageFull));
-            let result = files.set_aside(Offset(5), Epoch(9));
+            let result = files.quarantine(Offset(5), Epoch(9));
             if !storage.has_failed() {
                 result.unwrap();
                 assert!(step > 5, "{step} steps");
@@ -298,7 +298,7 @@ mod tests {
             if let Err(LogError::Write(_)) = result {
                 assert_eq!(names, Vec::<String>::new(), "step {step}");
                 files.mend().unwrap();
-                files.set_aside(Offset(5), Epoch(9)).unwrap();
+                files.quarantine(Offset(5), Epoch(9)).unwrap();
                 assert_eq!(storage.list(DIR).unwrap().len(), 1);
             }
         }

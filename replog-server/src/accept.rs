@@ -34,6 +34,15 @@ impl Form {
             Form::Events => EVENT_STREAM,
         }
     }
+
+    /// A sign that the node is there, where a body has nothing else to say. JSON allows a space before a value, so that
+    /// the line to come is one like any other.
+    pub(crate) fn sign(self) -> &'static str {
+        match self {
+            Form::Json | Form::Ndjson => " ",
+            Form::Events => ":\n\n",
+        }
+    }
 }
 
 /// The form that a reader likes best, or `None` when it takes none that is there. JSON where it

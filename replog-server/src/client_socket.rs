@@ -4,8 +4,15 @@
 //! pipelined behind one that waits, and then wakes itself over and over: one client kept a core busy for as long as an
 //! append waited for a node. This socket therefore gives it [`READ_AHEAD_BYTES_MAX`] while a request is answered, and
 //! the rest once that is done: what the client sends meanwhile stays in the system's buffers, which are limited and
-//! hold the client up. The body of the request itself goes on, since its handler asks for it. A client that goes away
-//! is noticed all the same. Nothing is read, either, from one that does not take its answers.
+//! hold the client up. The body of the request itself goes on, since its handler asks for it. Nothing is read, either,
+//! from a client that does not take its answers.
+//!
+//! Owns how a client that has gone is told from one that has only shut down its sending side, as `nc -N` does: both look
+//! the same until something is sent. The end of what a client sends is therefore kept from the dispatcher until everything
+//! is answered. A client that still waits [`LOOK_INTERVAL`] later is sent something that changes nothing: an interim answer
+//! (100; RFC 9110, section 15.2), or a sign in a body that has begun. Where nobody is there any more, the system at the other
+//! end answers with a reset, and the request is dropped. A client that leaves later than that, or that knows of no interim
+//! answers (HTTP/1.0), is noticed at the next sign in its body, or by the system's keep-alive probes within minutes.
 //!
 //! Owns also the answer to what is no HTTP at all, such as TLS: that crate would log an error and say nothing. And the
 //! words of its answer to a head that it cannot read, which reaches no route: it sends the status and an empty body.
@@ -13,7 +20,7 @@
 //! ```text
 //!   system ──▶ ClientSocket ──▶ dispatcher ──▶ handler
 //!                  ▲  holds back    │ `Answering` begins and ends with an answer,
-//!                  └── ReadAhead ◀──┘ `wants_more` when a handler waits for its body
+//!                  └── ReadAhead ◀──┘ `note_body` when a handler asks for its body
 //! ```
 //!
 //! Never understands a request. Keeps rules 6 and 11.
@@ -25,14 +32,16 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use actix_web::{http::StatusCode, rt::net::TcpStream};
 use futures_util::FutureExt as _;
 use rustix::net::{RecvFlags, recv};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
     task::yield_now,
+    time::{Instant, Sleep, sleep},
 };
 
 use crate::{
@@ -47,6 +56,15 @@ const READ_AHEAD_BYTES_MAX: usize = 16 << 10;
 /// Bytes that the dispatcher gets in one turn while nothing is answered. It serves all requests in them before it lets
 /// other connections, and the node's own work on this thread, have theirs.
 const TURN_BYTES_MAX: usize = 4 << 10;
+
+/// How often a client that has shut down its sending side is looked after while it waits.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Sent to a client that waits, to see whether it is there. A client that did not ask for it discards it.
+const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Bytes that are taken of what a client sent in vain when its connection ends.
+const DROPPED_BYTES_MAX: usize = 256 << 10;
 
 /// The answer to a client that does not speak HTTP. Those that speak TLS show it, or say that the version is wrong.
 const NOT_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 76\r\n\
@@ -64,8 +82,30 @@ pub(crate) struct ReadAhead {
     is_write_blocked: Cell<bool>,
     /// Bytes that were given since the dispatcher last had to look at all it has.
     given_bytes: Cell<usize>,
+    /// The handler of the request waits for its body.
+    wants_body: Cell<bool>,
+    /// The client sends nothing more, and the dispatcher does not know it yet.
+    is_end_held: Cell<bool>,
+    /// Bytes were given, or a request was begun, since the end was last looked at.
+    has_news: Cell<bool>,
+    /// What may be sent to see whether the client is there.
+    probe: Cell<Probe>,
     /// Whom to wake when more may be read.
     held: RefCell<Option<Waker>>,
+}
+
+/// What may be sent to a client to see whether it is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Probe {
+    /// Nothing.
+    #[default]
+    None,
+    /// An interim answer: the final one has not begun, and the client knows of interim ones.
+    Interim,
+    /// A sign in the body.
+    InBody,
+    /// A sign in the body, as soon as the body has nothing else to say.
+    InBodyNow,
 }
 
 /// What may be read now.
@@ -81,18 +121,56 @@ enum Allowance {
 
 impl ReadAhead {
     /// A request is answered from now on, until the result is dropped.
-    pub(crate) fn answer(connection: &Rc<OpenConnection>) -> Answering {
-        let answering = &connection.read_ahead.answering;
-        answering.set(answering.get() + 1);
+    pub(crate) fn answer(connection: &Rc<OpenConnection>, probe: Probe) -> Answering {
+        let read_ahead = &connection.read_ahead;
+        read_ahead.answering.set(read_ahead.answering.get() + 1);
+        read_ahead.wants_body.set(false);
+        read_ahead.has_news.set(true);
+        read_ahead.probe.set(probe);
         Answering(Rc::clone(connection))
     }
 
-    /// The handler of the request has taken all of its body that it was given, and waits for more: what was read belongs
-    /// to the body, or is looked at before more is read.
-    pub(crate) fn wants_more(&self, cx: &mut Context<'_>) {
-        if self.given_bytes.replace(0) >= READ_AHEAD_BYTES_MAX {
+    /// The handler of the request asked for its body. Where it waits, it has taken all that it was given: what was read
+    /// belongs to the body, or is looked at before more is read.
+    pub(crate) fn note_body(&self, waits: bool, cx: &mut Context<'_>) {
+        self.wants_body.set(waits);
+        if !waits {
+            return;
+        }
+        let has_filled = self.given_bytes.replace(0) >= READ_AHEAD_BYTES_MAX;
+        if self.is_end_held.replace(false) || has_filled {
             wake_next_turn(cx);
         }
+    }
+
+    /// Sets what may be sent to see whether the client is there, from now on.
+    pub(crate) fn set_probe(&self, probe: Probe) {
+        self.probe.set(probe);
+    }
+
+    /// Whether a sign is wanted in the body now; it is, once.
+    pub(crate) fn take_sign(&self) -> bool {
+        let is_wanted = self.probe.get() == Probe::InBodyNow;
+        if is_wanted {
+            self.probe.set(Probe::None);
+        }
+        is_wanted
+    }
+
+    /// Whether the dispatcher may know that the client sends nothing more. It would drop what it has not looked at, and
+    /// the rest of a body that nobody has asked for.
+    fn may_end(&self, cx: &mut Context<'_>) -> bool {
+        let is_held = match self.is_busy() {
+            true => !self.wants_body.get(),
+            false => self.has_news.replace(false),
+        };
+        self.is_end_held.set(is_held);
+        if is_held && self.is_busy() {
+            self.hold(cx.waker());
+        } else if is_held {
+            wake_next_turn(cx);
+        }
+        !is_held
     }
 
     fn is_busy(&self) -> bool {
@@ -117,6 +195,7 @@ impl ReadAhead {
 
     fn note_given(&self, bytes: usize) {
         self.given_bytes.set(self.given_bytes.get() + bytes);
+        self.has_news.set(true);
     }
 
     /// All was read that there is. Without a request under way the dispatcher looks at it next.
@@ -177,6 +256,8 @@ pub(crate) struct ClientSocket {
     has_begun: bool,
     /// There may be more to read than the runtime knows of: it was made to forget, in order to be told of news.
     has_unseen: bool,
+    /// When a client that sends nothing more is looked after next.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientSocket {
@@ -187,6 +268,7 @@ impl ClientSocket {
             connection: Rc::new(connection),
             has_begun: false,
             has_unseen: false,
+            look: None,
         }
     }
 
@@ -229,21 +311,71 @@ impl ClientSocket {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when the client has gone; reads nothing.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready when the client has gone; reads nothing. All that was written so far has been sent.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            let ready = pin!(self.stream.ready(Interest::READABLE)).now_or_never();
-            if ready
-                .transpose()?
-                .is_some_and(|ready| ready.is_read_closed())
-            {
-                return Poll::Ready(Ok(()));
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let both = Interest::READABLE | Interest::WRITABLE;
+            let ready = match pin!(self.stream.ready(both)).now_or_never() {
+                Some(Ok(ready)) => ready,
+                Some(Err(_)) => return Poll::Ready(()),
+                None => Ready::EMPTY,
+            };
+            if ready.is_write_closed() {
+                return Poll::Ready(());
+            }
+            if ready.is_read_closed() {
+                return self.poll_look(cx);
             }
             // There are only bytes. The runtime forgets them, or it would tell of them for ever; it does not forget an end.
             self.has_unseen = true;
             let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
             let _ = self.stream.try_io(Interest::READABLE, forget);
+        }
+    }
+
+    /// Looks, from time to time, after a client that sends nothing more. The runtime wakes nobody when it goes.
+    fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let ClientSocket {
+            stream,
+            connection,
+            look,
+            ..
+        } = self;
+        let look = look.get_or_insert_with(|| Box::pin(sleep(LOOK_INTERVAL)));
+        while look.as_mut().poll(cx).is_ready() {
+            look.as_mut().reset(Instant::now() + LOOK_INTERVAL);
+            let probe = &connection.read_ahead.probe;
+            match probe.get() {
+                Probe::Interim => {
+                    probe.set(Probe::None);
+                    if !send_at_once(stream, INTERIM) {
+                        return Poll::Ready(());
+                    }
+                }
+                Probe::InBody => {
+                    probe.set(Probe::InBodyNow);
+                    cx.waker().wake_by_ref();
+                }
+                Probe::InBodyNow | Probe::None => {}
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for ClientSocket {
+    /// Takes what has come and was not read: the system would otherwise reset the connection, and the client might lose
+    /// its last answer.
+    fn drop(&mut self) {
+        let mut dropped = [0; 4 << 10];
+        for _ in 0..DROPPED_BYTES_MAX / dropped.len() {
+            match recv(&self.stream, &mut dropped, RecvFlags::DONTWAIT) {
+                Ok((_, 1..)) => {}
+                _ => break,
+            }
         }
     }
 }
@@ -263,33 +395,38 @@ impl AsyncRead for ClientSocket {
             }
             Allowance::Hold => {
                 this.connection.read_ahead.hold(cx.waker());
-                // Ready and empty: the end.
-                return this.poll_gone(cx);
+                return Poll::Pending;
             }
         };
         let before = to.filled().len();
-        let read = this.poll_some(cx, bytes_max, to);
+        let read = this.poll_some(cx, bytes_max, to)?;
         let read_ahead = &this.connection.read_ahead;
         if read.is_pending() {
             read_ahead.note_empty();
             return Poll::Pending;
         }
         let bytes = &to.filled()[before..];
+        if bytes.is_empty() {
+            return match read_ahead.may_end(cx) {
+                true => Poll::Ready(Ok(())),
+                false => Poll::Pending,
+            };
+        }
         if let Some(first) = bytes.first()
             && !std::mem::replace(&mut this.has_begun, true)
             && !may_begin_request(*first)
         {
             this.connection.count_not_http();
-            send_at_once(&this.stream, NOT_HTTP);
+            send_at_once(&this.stream, NOT_HTTP.as_bytes());
             to.set_filled(before);
-            return read;
+            return Poll::Ready(Ok(()));
         }
         read_ahead.note_given(bytes.len());
-        if read_ahead.is_busy() && !bytes.is_empty() {
+        if read_ahead.is_busy() {
             // The dispatcher may not look at it by itself when the answer is finished.
             read_ahead.hold(cx.waker());
         }
-        read
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -346,7 +483,7 @@ impl AsyncWrite for ClientSocket {
         if !self.connection.read_ahead.is_write_blocked.get()
             && let Some(answer) = refusal_in_words(bytes)
         {
-            send_at_once(&self.stream, &answer);
+            send_at_once(&self.stream, answer.as_bytes());
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
@@ -356,8 +493,14 @@ impl AsyncWrite for ClientSocket {
         written
     }
 
+    /// Sends what was written. The dispatcher calls it whenever it waits for an answer: it is told then of a client that
+    /// has gone.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        match self.connection.read_ahead.is_busy() && self.poll_gone(cx).is_ready() {
+            true => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            false => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -386,6 +529,7 @@ mod tests {
     use std::time::Duration;
 
     use actix_web::rt::net::TcpListener;
+    use rustix::net::sockopt::set_socket_linger;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -415,7 +559,7 @@ mod tests {
     async fn what_is_pipelined_behind_a_request_is_read_when_it_is_answered() {
         let (mut socket, mut client) = pair().await;
         let pipelined = vec![b'G'; 3 * READ_AHEAD_BYTES_MAX];
-        let answering = ReadAhead::answer(socket.connection());
+        let answering = ReadAhead::answer(socket.connection(), Probe::None);
         client.write_all(&pipelined).await.expect("sent");
         socket.stream.readable().await.expect("it has come");
         let mut read = read_all(&mut socket).await;
@@ -429,7 +573,7 @@ mod tests {
         }
         // Its handler wants its body.
         std::future::poll_fn(|cx| {
-            answering.read_ahead().wants_more(cx);
+            answering.read_ahead().note_body(true, cx);
             Poll::Ready(())
         })
         .await;
@@ -447,20 +591,81 @@ mod tests {
         assert_eq!(socket.read(&mut buffer).await.expect("news"), 1);
     }
 
+    /// Flushes as the dispatcher does while it waits for an answer, until the client has gone.
+    async fn gone(socket: &mut ClientSocket) -> io::ErrorKind {
+        let until_failed = std::future::poll_fn(|cx| match Pin::new(&mut *socket).poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(error.kind()),
+            _ => Poll::Pending,
+        });
+        let gone = tokio::time::timeout(Duration::from_secs(20), until_failed).await;
+        gone.expect("it is noticed")
+    }
+
     #[tokio::test]
     async fn a_client_that_goes_is_noticed_whatever_it_has_sent_ahead() {
+        for ahead_bytes in [0, 10, 2 * READ_AHEAD_BYTES_MAX] {
+            for is_reset in [false, true] {
+                let (mut socket, mut client) = pair().await;
+                let _answering = ReadAhead::answer(socket.connection(), Probe::Interim);
+                let pipelined = vec![b'G'; ahead_bytes];
+                client.write_all(&pipelined).await.expect("sent");
+                if is_reset {
+                    set_socket_linger(&client, Some(Duration::ZERO)).expect("a socket");
+                }
+                assert!(gone(&mut socket).now_or_never().is_none(), "it is there");
+                drop(client);
+                assert_eq!(gone(&mut socket).await, io::ErrorKind::ConnectionReset);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_what_a_client_sends_is_read_when_all_is_answered() {
         let (mut socket, mut client) = pair().await;
-        let _answering = ReadAhead::answer(socket.connection());
-        let pipelined = vec![b'G'; 2 * READ_AHEAD_BYTES_MAX];
-        client.write_all(&pipelined).await.expect("sent");
-        socket.stream.readable().await.expect("it has come");
-        assert_eq!(read_all(&mut socket).await, READ_AHEAD_BYTES_MAX);
-        let mut buffer = [0; 1];
+        client.write_all(b"GET").await.expect("sent");
+        client.shutdown().await.expect("open");
+        let mut buffer = [0; 8];
+        assert_eq!(socket.read(&mut buffer).await.expect("bytes"), 3);
+        let answering = ReadAhead::answer(socket.connection(), Probe::Interim);
         let mut end = pin!(socket.read(&mut buffer));
-        assert!(end.as_mut().now_or_never().is_none(), "it is there");
-        drop(client);
-        let end = tokio::time::timeout(Duration::from_secs(20), end).await;
-        assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
+        assert!(end.as_mut().now_or_never().is_none(), "it is answered");
+        // Its handler waits for the rest of a body: there is none.
+        let read_ahead = answering.read_ahead();
+        std::future::poll_fn(|cx| Poll::Ready(read_ahead.note_body(true, cx))).await;
+        assert_eq!(end.await.expect("the end"), 0);
+        std::future::poll_fn(|cx| Poll::Ready(read_ahead.note_body(false, cx))).await;
+        let mut end = pin!(socket.read(&mut buffer));
+        assert!(end.as_mut().now_or_never().is_none(), "it is answered");
+        drop(answering);
+        assert_eq!(end.await.expect("the end"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_shuts_down_its_sending_side_is_asked_once_whether_it_is_there() {
+        let (mut socket, mut client) = pair().await;
+        let answering = ReadAhead::answer(socket.connection(), Probe::Interim);
+        client.shutdown().await.expect("open");
+        let mut interim = vec![0; INTERIM.len()];
+        let mut waiting = pin!(gone(&mut socket));
+        tokio::select! {
+            _ = &mut waiting => panic!("it is there"),
+            read = client.read_exact(&mut interim) => read.expect("an interim answer"),
+        };
+        assert_eq!(interim, INTERIM);
+        let read_ahead = answering.read_ahead();
+        assert_eq!(read_ahead.probe.get(), Probe::None);
+        read_ahead.set_probe(Probe::InBody);
+        let is_wanted = std::future::poll_fn(|cx| {
+            assert!(waiting.as_mut().poll(cx).is_pending(), "it is there");
+            match read_ahead.take_sign() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        tokio::time::timeout(Duration::from_secs(20), is_wanted)
+            .await
+            .expect("a sign is wanted");
+        assert!(!read_ahead.take_sign(), "once");
     }
 
     #[tokio::test]

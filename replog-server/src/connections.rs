@@ -133,7 +133,7 @@ impl Connections {
         // What has come is taken: the system would otherwise send a reset, and the client might lose the answer.
         let mut dropped = vec![0; REFUSED_BYTES_MAX];
         let _ = recv(&stream, &mut *dropped, RecvFlags::DONTWAIT);
-        send_at_once(&stream, &answer);
+        send_at_once(&stream, answer.as_bytes());
         let _ = shutdown(&stream, Shutdown::Write);
         if permit.is_ok() {
             let mut rest = stream.take(REFUSED_BYTES_MAX as u64);
@@ -167,11 +167,11 @@ impl Connections {
     }
 }
 
-/// Sends an answer to which nothing was written before: there is room, unless the client has gone. The runtime may not
-/// know of it yet.
-pub(crate) fn send_at_once(stream: &TcpStream, answer: &str) {
+/// Sends a short answer where all before it was sent: there is room, unless the client has gone or reads nothing. The
+/// runtime may not know of it yet. `false`: not all of it was sent.
+pub(crate) fn send_at_once(stream: &TcpStream, answer: &[u8]) -> bool {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let _ = send(stream, answer.as_bytes(), flags);
+    send(stream, answer, flags).is_ok_and(|bytes| bytes == answer.len())
 }
 
 /// The answer to whatever a client asks whose address has its part of the connections.

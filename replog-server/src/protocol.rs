@@ -29,7 +29,8 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::{
-    client_socket::{Answering, ReadAhead},
+    accept::Form,
+    client_socket::{Answering, Probe, ReadAhead},
     connections::OpenConnection,
     node::NodeState,
     origin,
@@ -50,15 +51,41 @@ pub(crate) async fn serve(
     let Some(connection) = connection else {
         return answer(request, next).await;
     };
-    let answering = ReadAhead::answer(&connection);
+    let probe = match request.version() >= Version::HTTP_11 {
+        true => Probe::Interim,
+        false => Probe::None,
+    };
+    let answering = ReadAhead::answer(&connection, probe);
     watch_body(&mut request, connection);
     let response = answer(request, next).await?;
+    let sign = sign_in(&response);
+    answering.read_ahead().set_probe(match sign {
+        Some(_) => Probe::InBody,
+        None => Probe::None,
+    });
     Ok(response.map_body(|_, body| {
         BoxBody::new(Answer {
             body,
-            _answering: answering,
+            sign,
+            answering,
         })
     }))
+}
+
+/// What may stand between two parts of this body and means nothing to who reads it.
+fn sign_in(response: &ServiceResponse<BoxBody>) -> Option<&'static str> {
+    if response.response().body().size() != BodySize::Stream {
+        return None;
+    }
+    let form = response
+        .headers()
+        .get(header::CONTENT_TYPE)?
+        .to_str()
+        .ok()?;
+    [Form::Ndjson, Form::Events]
+        .into_iter()
+        .find(|known| known.media_type() == form)
+        .map(Form::sign)
 }
 
 async fn answer(
@@ -88,7 +115,9 @@ async fn answer(
 /// The body of an answer; once it is sent, the next request of its connection is read.
 struct Answer {
     body: BoxBody,
-    _answering: Answering,
+    /// What shows whether the client is there.
+    sign: Option<&'static str>,
+    answering: Answering,
 }
 
 impl MessageBody for Answer {
@@ -102,7 +131,13 @@ impl MessageBody for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(cx)
+        let part = Pin::new(&mut self.body).poll_next(cx);
+        match self.sign {
+            Some(sign) if part.is_pending() && self.answering.read_ahead().take_sign() => {
+                Poll::Ready(Some(Ok(Bytes::from_static(sign.as_bytes()))))
+            }
+            _ => part,
+        }
     }
 }
 
@@ -114,9 +149,7 @@ fn watch_body(request: &mut ServiceRequest, connection: Rc<OpenConnection>) {
     };
     let watched = stream::poll_fn(move |cx| {
         let chunk = payload.poll_next_unpin(cx);
-        if chunk.is_pending() {
-            connection.read_ahead.wants_more(cx);
-        }
+        connection.read_ahead.note_body(chunk.is_pending(), cx);
         chunk
     });
     request.set_payload(Payload::Stream {

@@ -89,10 +89,9 @@ where
             .keep_alive(KeepAlive::Timeout(IDLE_TIME_MAX))
             .client_request_timeout(HEAD_TIME_MAX)
             .client_disconnect_timeout(DISCONNECT_TIME_MAX)
-            // Who closes a connection has gone, and what waited there gives its place back. Otherwise nothing is
-            // read behind the end of what a client sends, and one that has gone is not told from one that
-            // listens: a wait without an end would keep its place for ever.
-            .h1_allow_half_closed(false)
+            // A client may shut down its sending side behind its request: its answer is written all the same. Its
+            // socket notices when it has gone.
+            .h1_allow_half_closed(true)
             .local_addr(address)
             // Dropped with the connection, whatever ends it.
             .on_connect_ext(|socket: &ClientSocket, extensions| {

@@ -76,13 +76,9 @@ impl Frame {
         }
     }
 
-    /// Writes a sign that the node is there, where it has nothing else to say. JSON allows a space before a
-    /// value, so that the line to come is one like any other.
+    /// Writes a sign that the node is there, where it has nothing else to say.
     pub(super) fn sign(self, text: &mut BytesMut) {
-        match self.form {
-            Form::Json | Form::Ndjson => text.put_u8(b' '),
-            Form::Events => text.put_slice(b":\n\n"),
-        }
+        text.put_slice(self.form.sign().as_bytes());
     }
 
     /// Writes that the node stops. Lines of bare data say it with their end alone: whoever takes each for a

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     process::Command,
     sync::mpsc::{Receiver, channel},
     thread,
@@ -500,15 +500,8 @@ fn who_waits_and_has_gone_gives_its_place_back() {
             assert!(waiting.len() < 512, "there is always room: {wait}");
             waiting.extend([(); 10].map(|()| sent(nodes[0], &wait)));
         }
-        // One only says that it sends nothing more, and the others go.
-        let half = waiting.pop().expect("many");
-        half.shutdown(Shutdown::Write).expect("open");
         drop(waiting);
         eventually("there is room again", || is_room(nodes[0]).then_some(()));
-        let mut rest = Vec::new();
-        let ended = (&half).read_to_end(&mut rest);
-        // Those who found no place were answered.
-        assert!(ended.is_err() || rest.is_empty() || rest.starts_with(b"HTTP/1.1 429"));
     }
 }
 

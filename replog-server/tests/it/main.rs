@@ -22,6 +22,7 @@ mod faults;
 mod following;
 mod forced;
 mod full_disk;
+mod half_closed;
 mod http;
 mod import;
 mod keys;

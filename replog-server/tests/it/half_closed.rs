@@ -1,0 +1,129 @@
+//! Clients that shut down their sending side behind a request, or send nonsense behind it, get its answer.
+
+use std::{
+    io::Read as _,
+    net::{Shutdown, SocketAddr},
+};
+
+use crate::{
+    http::{Answer, Connection, get, message},
+    nodes::Cluster,
+};
+
+/// A connection whose client has sent this, and sends nothing more.
+fn only_sent(address: SocketAddr, bytes: &[u8]) -> Connection {
+    let mut connection = sent(address, bytes);
+    let socket = connection.socket();
+    socket.shutdown(Shutdown::Write).expect("open");
+    connection
+}
+
+fn sent(address: SocketAddr, bytes: &[u8]) -> Connection {
+    let mut connection = Connection::open(address).expect("a connection");
+    connection.send(bytes).expect("sent");
+    connection
+}
+
+fn append_of(body: &str, version: &str) -> Vec<u8> {
+    let head = format!("POST /messages {version}\r\nhost: localhost\r\n");
+    let length = body.len();
+    format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into()
+}
+
+/// All of the answers, until the node closes the connection.
+fn rest(mut connection: Connection) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    while let Ok(answer) = connection.answer() {
+        answers.push(answer);
+    }
+    let ended = connection.socket().read(&mut [0]);
+    assert_eq!(ended.expect("it is closed, not reset"), 0);
+    answers
+}
+
+fn statuses(answers: &[Answer]) -> Vec<u16> {
+    answers.iter().map(|answer| answer.status).collect()
+}
+
+#[test]
+fn a_client_that_shuts_down_its_sending_side_gets_its_answers() {
+    let cluster = Cluster::start(1, &[]);
+    let master = cluster.master.address;
+    let short = append_of(&message("short", 2), "HTTP/1.1");
+    assert_eq!(statuses(&rest(only_sent(master, &short))), [201]);
+    let long = append_of(&message(&"x".repeat(1_000_000), 2), "HTTP/1.1");
+    assert_eq!(statuses(&rest(only_sent(master, &long))), [201]);
+    let many = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(300);
+    assert_eq!(statuses(&rest(only_sent(master, &many))), [200; 300]);
+    for _ in 0..20 {
+        cluster.append(&"y".repeat(1_000_000), 1);
+    }
+    let read = b"GET /messages HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let read = rest(only_sent(master, read));
+    let messages = read[0].json()["messages"].as_array().map(Vec::len);
+    assert_eq!(messages, Some(22));
+    // There is no rest to wait for.
+    let part = rest(only_sent(master, &long[..500_000]));
+    assert_eq!(statuses(&part), [400]);
+    assert_eq!(part[0].problem(), "/problems/malformed");
+}
+
+#[test]
+fn a_client_that_shuts_down_its_sending_side_and_waits_is_answered_when_its_concern_is_met() {
+    let mut cluster = Cluster::start(2, &[]);
+    let master = cluster.master.address;
+    cluster.secondaries[1].kill();
+    let waits = message("waits", 3);
+    let mut waiting = only_sent(master, &append_of(&waits, "HTTP/1.1"));
+    let oldest = only_sent(master, &append_of(&waits, "HTTP/1.0"));
+    let follow = "GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\n";
+    let follow = format!("{follow}accept: application/x-ndjson\r\n\r\n");
+    let mut following = only_sent(master, follow.as_bytes());
+    assert_eq!(following.head().expect("an answer").status, 200);
+    let wait = b"GET /messages?wait_for=2 HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut reading = only_sent(master, wait);
+    // The node asks whether they are there.
+    for waiting in [&mut waiting, &mut reading] {
+        assert_eq!(waiting.head().expect("an interim answer").status, 100);
+    }
+    assert_eq!(get(master, "/health").json()["waiting_appends"], 2);
+    cluster.secondaries[1].start();
+    assert_eq!(statuses(&rest(waiting)), [201]);
+    assert_eq!(statuses(&rest(oldest)), [201]);
+    assert_eq!(cluster.append("the last one", 3).status, 201);
+    assert_eq!(statuses(&rest(reading)), [200]);
+    let mut text = String::new();
+    while !text.contains("the last one") {
+        let mut part = [0; 1_000];
+        let socket = following.socket();
+        let bytes = socket.read(&mut part).expect("it goes on");
+        assert!(bytes > 0, "it goes on: {text}");
+        text.push_str(std::str::from_utf8(&part[..bytes]).expect("text"));
+    }
+}
+
+#[test]
+fn nonsense_behind_an_append_that_waits_takes_its_answer_from_nobody() {
+    let mut cluster = Cluster::start(2, &[]);
+    let master = cluster.master.address;
+    cluster.secondaries[1].kill();
+    let append = append_of(&message("waits", 3), "HTTP/1.1");
+    let nonsense: [&[u8]; 4] = [
+        b"no request\r\n\r\n",
+        b"POST /messages HTTP/1.1\r\ncontent-length: x\r\n\r\n",
+        &[0; 100],
+        &[0; 30_000],
+    ];
+    let waiting = nonsense.map(|nonsense| sent(master, &[&append, nonsense].concat()));
+    let gone = nonsense.map(|nonsense| sent(master, &[&append, nonsense].concat()));
+    cluster.wait_waiting(8);
+    // Clients that leave are noticed, though nothing more is read of what they send.
+    drop(gone);
+    cluster.wait_waiting(4);
+    cluster.secondaries[1].start();
+    for (waiting, nonsense) in waiting.into_iter().zip(nonsense) {
+        let answers = statuses(&rest(waiting));
+        assert_eq!(answers, [201, 400], "{} bytes of it", nonsense.len());
+    }
+    assert!(!cluster.master.process().log_text().contains("actix_http"));
+}

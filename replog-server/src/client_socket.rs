@@ -31,7 +31,11 @@ use std::{
     io::{self, IoSlice},
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll, Waker, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
@@ -54,7 +58,7 @@ use crate::{
 const READ_AHEAD_BYTES_MAX: usize = 16 << 10;
 
 /// Bytes that the dispatcher gets in one turn while nothing is answered. It serves all requests in them before it lets
-/// other connections, and the node's own work on this thread, have theirs.
+/// other connections, and the node's own work on this thread, have theirs. Of a body it gets [`READ_AHEAD_BYTES_MAX`].
 const TURN_BYTES_MAX: usize = 4 << 10;
 
 /// How often a client that has shut down its sending side is looked after while it waits.
@@ -90,6 +94,8 @@ pub(crate) struct ReadAhead {
     has_news: Cell<bool>,
     /// What may be sent to see whether the client is there.
     probe: Cell<Probe>,
+    /// Nothing is given before it has come.
+    next_turn: RefCell<Option<Arc<NextTurn>>>,
     /// Whom to wake when more may be read.
     held: RefCell<Option<Waker>>,
 }
@@ -115,8 +121,23 @@ enum Allowance {
     Bytes(usize),
     /// None until the dispatcher has looked at what it has, and others had their turn.
     NextTurn,
-    /// None until an answer is finished.
+    /// None until an answer is finished, or the turn that is awaited has come.
     Hold,
+}
+
+/// The next turn of a connection. Its task is woken for other reasons as well: the handler of a request wakes it with each
+/// part of the body that it takes.
+#[derive(Debug)]
+struct NextTurn {
+    has_come: AtomicBool,
+    waker: Waker,
+}
+
+impl Wake for NextTurn {
+    fn wake(self: Arc<Self>) {
+        self.has_come.store(true, Ordering::Relaxed);
+        self.waker.wake_by_ref();
+    }
 }
 
 impl ReadAhead {
@@ -137,8 +158,10 @@ impl ReadAhead {
         if !waits {
             return;
         }
-        let has_filled = self.given_bytes.replace(0) >= READ_AHEAD_BYTES_MAX;
-        if self.is_end_held.replace(false) || has_filled {
+        if self.given_bytes.get() >= READ_AHEAD_BYTES_MAX {
+            self.await_next_turn(cx);
+        }
+        if self.is_end_held.replace(false) {
             wake_next_turn(cx);
         }
     }
@@ -178,6 +201,9 @@ impl ReadAhead {
     }
 
     fn allowance(&self) -> Allowance {
+        if !self.has_turn() {
+            return Allowance::Hold;
+        }
         let is_busy = self.is_busy();
         let max = match is_busy {
             true => READ_AHEAD_BYTES_MAX,
@@ -185,12 +211,28 @@ impl ReadAhead {
         };
         match max.saturating_sub(self.given_bytes.get()) {
             0 if is_busy => Allowance::Hold,
-            0 => {
-                self.given_bytes.set(0);
-                Allowance::NextTurn
-            }
+            0 => Allowance::NextTurn,
             left => Allowance::Bytes(left),
         }
+    }
+
+    /// Gives nothing more in this turn.
+    fn await_next_turn(&self, cx: &mut Context<'_>) {
+        self.given_bytes.set(0);
+        let next_turn = Arc::new(NextTurn {
+            has_come: AtomicBool::new(false),
+            waker: cx.waker().clone(),
+        });
+        let waker = Waker::from(Arc::clone(&next_turn));
+        wake_next_turn(&mut Context::from_waker(&waker));
+        self.next_turn.replace(Some(next_turn));
+    }
+
+    /// Whether the turn has come that was awaited.
+    fn has_turn(&self) -> bool {
+        let mut next_turn = self.next_turn.borrow_mut();
+        let awaited = next_turn.take_if(|turn| turn.has_come.load(Ordering::Relaxed));
+        awaited.is_some() || next_turn.is_none()
     }
 
     fn note_given(&self, bytes: usize) {
@@ -390,7 +432,7 @@ impl AsyncRead for ClientSocket {
         let bytes_max = match this.connection.read_ahead.allowance() {
             Allowance::Bytes(bytes) => bytes,
             Allowance::NextTurn => {
-                wake_next_turn(cx);
+                this.connection.read_ahead.await_next_turn(cx);
                 return Poll::Pending;
             }
             Allowance::Hold => {
@@ -577,6 +619,8 @@ mod tests {
             Poll::Ready(())
         })
         .await;
+        assert_eq!(read_all(&mut socket).await, 0, "it is for others to go on");
+        yield_now().await;
         let more = read_all(&mut socket).await;
         assert_eq!(more, READ_AHEAD_BYTES_MAX);
         read += more;

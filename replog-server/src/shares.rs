@@ -9,7 +9,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// How many times what stays free one address may hold.
 const TIMES_FREE: usize = 7;
@@ -121,6 +124,24 @@ impl Drop for Place {
     }
 }
 
+/// How long the turn of a reader that follows is. All of them together are sent 5,000 parts of their answers a second, each
+/// of which has whatever is new: an append is not delayed by the number of those who want to see it.
+const TURN: Duration = Duration::from_micros(200);
+
+/// Turns of those who follow a log. Clones share them.
+#[derive(Clone, Debug, Default)]
+struct Turns(Arc<Mutex<Option<Instant>>>);
+
+impl Turns {
+    /// The next turn that is free.
+    fn take(&self, now: Instant) -> Instant {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = last.map_or(now, |last| now.max(last + TURN));
+        *last = Some(turn);
+        turn
+    }
+}
+
 /// Places of requests that last as long as others like. Each kind has a limit below that of all together, and each
 /// address its share of both, so that none shuts the others out of either.
 #[derive(Debug)]
@@ -132,6 +153,7 @@ pub(crate) struct Waits {
     /// By the concern, as a number of nodes.
     appends: Mutex<BTreeMap<Option<u32>, Places>>,
     appends_max: usize,
+    turns: Turns,
 }
 
 /// A place among [`Waits`], given back when dropped.
@@ -139,6 +161,14 @@ pub(crate) struct Waits {
 pub(crate) struct Wait {
     _of_all: Place,
     _of_kind: Place,
+    turns: Turns,
+}
+
+impl Wait {
+    /// The turn in which one that follows looks for more, after it was sent something.
+    pub(crate) fn next_turn(&self, now: Instant) -> Instant {
+        self.turns.take(now)
+    }
 }
 
 impl Waits {
@@ -151,6 +181,7 @@ impl Waits {
             readers_max,
             appends: Mutex::default(),
             appends_max,
+            turns: Turns::default(),
         }
     }
 
@@ -181,6 +212,7 @@ impl Waits {
         Ok(Wait {
             _of_all: all,
             _of_kind: kind,
+            turns: self.turns.clone(),
         })
     }
 }
@@ -257,6 +289,19 @@ mod tests {
         drop(place);
         assert!(places.take(client("10.0.0.2"), 1).is_some());
     }
+
+    #[test]
+    fn those_who_follow_take_turns() {
+        let waits = Waits::new(10, 10, 10);
+        let [first, second] = [(); 2].map(|()| waits.reader(client("10.0.0.1")).expect("a place"));
+        let now = Instant::now();
+        assert_eq!(first.next_turn(now), now, "nobody else follows");
+        assert_eq!(second.next_turn(now), now + TURN);
+        assert_eq!(first.next_turn(now), now + 2 * TURN);
+        let later = now + Duration::from_secs(1);
+        assert_eq!(second.next_turn(later), later);
+    }
+
     type Take = fn(&Waits, Client) -> Result<Wait, usize>;
 
     #[test]

@@ -2,16 +2,17 @@
 //! answer, nor with what a follower has not taken.
 //!
 //! A batch of records is read, written out as text and sent before the next one is read; the
-//! connection's own pace decides when that is, and who is slow reads on from the log. A read ends before a
-//! damaged record as it ends at the log's end; a follower waits there as it waits at the end. Any other failure
-//! breaks the transfer off, so that no reader takes a part for the whole, and so does a cut of what was sent,
-//! where the form has no words for it. Keeps rules 2 and 11.
+//! connection's own pace decides when that is, and who is slow reads on from the log. Those who follow take
+//! turns, so that many of them delay no append. A read ends before a damaged record as it ends at the log's
+//! end; a follower waits there as it waits at the end. Any other failure breaks the transfer off, so that no
+//! reader takes a part for the whole, and so does a cut of what was sent, where the form has no words for it.
+//! Keeps rules 2 and 11.
 
 mod frame;
 #[cfg(test)]
 mod tests;
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use actix_web::{
     HttpResponse,
@@ -27,7 +28,7 @@ use replog_core::{
     record::RecordBatch,
     types::{ClusterId, Offset},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 pub(crate) use frame::{Frame, View};
 
@@ -42,6 +43,9 @@ use crate::{
 /// costs few wake-ups, and little beside it in memory, however many read at the same time. One
 /// record always comes, however long.
 const READ_BYTES: usize = 256 << 10;
+
+/// The shortest time that the runtime's clock tells.
+const CLOCK_TICK: Duration = Duration::from_millis(1);
 
 /// What is asked for, from where the source stands.
 #[derive(Debug)]
@@ -174,6 +178,8 @@ struct Messages<S> {
     any: bool,
     /// The log that is followed, where that is still to be said.
     other: Option<ClusterId>,
+    /// When it is its turn to look for more.
+    turn: Instant,
     /// Given back with the body.
     place: Option<Wait>,
 }
@@ -189,6 +195,7 @@ impl<S: Source> Messages<S> {
             left: span.limit,
             any: false,
             other: span.other,
+            turn: Instant::now(),
             place: span.place,
         }
     }
@@ -250,8 +257,19 @@ impl<S: Source> Messages<S> {
     /// Waits for something to write: messages, a sign that nothing happened for a while, or an end.
     async fn write_next(&mut self, text: &mut BytesMut) -> Result<(), ReadError> {
         while text.is_empty() && self.phase != Phase::Done {
+            // Where few follow, its turn comes before any clock could wake it.
+            if self.turn > Instant::now() + CLOCK_TICK {
+                sleep_until(self.turn).await;
+            }
             match timeout(FOLLOW_SIGN_INTERVAL, self.source.next(READ_BYTES)).await {
-                Ok(Ok(Followed::Records(batches))) => self.write(&batches, text),
+                Ok(Ok(Followed::Records(batches))) => {
+                    self.write(&batches, text);
+                    let now = Instant::now();
+                    self.turn = self
+                        .place
+                        .as_ref()
+                        .map_or(now, |place| place.next_turn(now));
+                }
                 Ok(Ok(Followed::Cut { offset })) => self.write_cut(offset, text)?,
                 Ok(Err(ReadError::Stopped)) => {
                     self.frame.bye(text);

@@ -27,6 +27,17 @@ const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 8);
 
 /// How long a client waits while the processor is watched.
 const WAIT: Duration = Duration::from_secs(2);
+/// Appends that are timed.
+const APPENDS: usize = 50;
+/// Heartbeats that are timed, at least.
+const HEARTBEATS: f64 = 3.0;
+/// What a machine that other tests share adds to the time of an append.
+const NOISE: Duration = Duration::from_millis(5);
+/// What it adds to one append of ten, or to a heartbeat.
+const NOISE_OF_SLOW: Duration = Duration::from_millis(20);
+/// How often the pace is measured before it counts as too slow.
+const TRIES: usize = 5;
+
 /// Requests that a client sends behind one that waits, of [`PIPELINED_BYTES`] each: more than a web server that reads
 /// ahead without a limit holds.
 const PIPELINED: usize = 300;
@@ -51,16 +62,17 @@ fn cluster(directory: &Path, flags: &[&str]) -> (Process, SocketAddr) {
     (process, master)
 }
 
-/// The same, with the addresses of both nodes, the master's first.
-fn nodes(directory: &Path, flags: &[&str]) -> (Process, [SocketAddr; 2]) {
+/// A cluster of this many nodes, and the addresses of all of them, the master's first.
+fn nodes<const N: usize>(directory: &Path, flags: &[&str]) -> (Process, [SocketAddr; N]) {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 256 && exec \"$0\" \"$@\""]);
     command.arg(program_path("replog-server"));
-    command.args(["cluster", "--port", "0", "--secondaries", "1", "--memory"]);
+    command.args(["cluster", "--port", "0", "--memory"]);
+    command.args(["--secondaries", &(N - 1).to_string()]);
     command.args(flags);
     command.env("RUST_LOG", "info,actix_server=warn");
     let process = Process::run(command, &directory.join("log"));
-    let addresses = [(); 2].map(|()| {
+    let addresses = [(); N].map(|()| {
         let line = process.line();
         let address = line.rsplit_once('/').expect("a URL").1;
         address.parse().expect("an address")
@@ -100,28 +112,79 @@ fn set_faults(address: SocketAddr, faults: &str) {
     assert_eq!(answer.expect("an answer").status, 200);
 }
 
-/// How long this many appends of the other take, each on a connection of its own.
-fn append(address: SocketAddr, count: usize) -> Duration {
+/// Appends a message of the other, on a connection of its own.
+fn append(address: SocketAddr) -> Duration {
     let started = Instant::now();
-    for _ in 0..count {
-        let stream = connect_from(OTHER, address).expect("a connection");
-        let mut connection = Connection::of(stream);
-        let body = message("x", "\"all\"");
-        let answer = connection.request("POST", "/messages", &[JSON], Some(body.as_bytes()));
-        let answer = answer.expect("an answer");
-        assert_eq!(answer.status, 201, "{answer:?}");
-    }
+    let stream = connect_from(OTHER, address).expect("a connection");
+    let mut connection = Connection::of(stream);
+    let body = message("x", "\"majority\"");
+    let answer = connection.request("POST", "/messages", &[JSON], Some(body.as_bytes()));
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status, 201, "{answer:?}");
     started.elapsed()
 }
 
-/// Appends of the other go on as before, and so do heartbeats.
-fn check_costs_nothing(address: SocketAddr, alone: Duration) {
-    let beside = append(address, 40);
-    // A second: what a busy machine may add to the shortest times.
-    assert!(
-        beside < alone * 2 + Duration::from_secs(1),
-        "{alone:?}, now {beside:?}"
-    );
+/// How fast the other one's appends and the first secondary's heartbeats are.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Half of the appends take longer.
+    median: Duration,
+    /// One of ten takes longer.
+    slow: Duration,
+    /// What heartbeats take on average.
+    heartbeat: Duration,
+}
+
+impl Pace {
+    fn of(address: SocketAddr) -> Pace {
+        let (count, seconds) = heartbeats(address);
+        let mut times = [(); APPENDS].map(|()| append(address));
+        times.sort();
+        let (more, more_seconds) = eventually("there are more heartbeats", || {
+            let (now, now_seconds) = heartbeats(address);
+            let more = now - count;
+            (more >= HEARTBEATS).then_some((more, now_seconds - seconds))
+        });
+        Pace {
+            median: times[APPENDS / 2],
+            slow: times[APPENDS / 10 * 9],
+            heartbeat: Duration::from_secs_f64(more_seconds / more),
+        }
+    }
+}
+
+/// How many heartbeats the first secondary answered, and the seconds that they took together.
+fn heartbeats(address: SocketAddr) -> (f64, f64) {
+    let stream = connect_from(OTHER, address).expect("a connection");
+    let metrics = Connection::of(stream).request("GET", "/metrics", &[], None);
+    let metrics = metrics.expect("an answer");
+    let [count, seconds] = ["count", "sum"].map(|what| {
+        let series = format!("replog_secondary_heartbeat_seconds_{what}{{");
+        let mut lines = metrics.text().lines();
+        let line = lines.find(|line| line.starts_with(&series) && line.contains("secondary-1"));
+        let value = line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok());
+        value.unwrap_or_else(|| panic!("{series} in {}", metrics.text()))
+    });
+    (count, seconds)
+}
+
+/// Nobody's appends take more than twice as long as before, and neither do heartbeats.
+fn check_costs_nothing(address: SocketAddr, alone: Pace) {
+    let allowed = Pace {
+        median: alone.median * 2 + NOISE,
+        slow: alone.slow * 2 + NOISE_OF_SLOW,
+        heartbeat: alone.heartbeat * 2 + NOISE_OF_SLOW,
+    };
+    let mut seen = Vec::new();
+    // A machine that other tests share is slow for a while; what other clients cost is there every time.
+    let is_allowed = (0..TRIES).any(|_| {
+        let beside = Pace::of(address);
+        seen.push(beside);
+        beside.median < allowed.median
+            && beside.slow < allowed.slow
+            && beside.heartbeat < allowed.heartbeat
+    });
+    assert!(is_allowed, "before: {alone:?}, now {seen:?}");
     let stream = connect_from(OTHER, address).expect("a connection");
     let health = Connection::of(stream).request("GET", "/health", &[], None);
     let health = health.expect("an answer").json();
@@ -150,13 +213,11 @@ fn take_all(address: SocketAddr, first_bytes: &[u8]) -> Vec<TcpStream> {
     }
 }
 
-#[test]
-fn idle_connections_of_one_address_leave_some_for_others() {
-    let directory = TempDir::new().expect("a directory");
-    let (_process, address) = cluster(directory.path(), &[]);
-    let alone = append(address, 40);
-    let taken = take_all(address, b"");
-    assert!(taken.len() > 60, "{}", taken.len());
+/// As many connections as fit, on each of which this was sent, cost nobody else anything.
+fn check_connections(address: SocketAddr, first_bytes: &[u8]) {
+    let alone = Pace::of(address);
+    let taken = take_all(address, first_bytes);
+    assert!(taken.len() > 30, "{}", taken.len());
     check_costs_nothing(address, alone);
     drop(taken);
     eventually("its places are free again", || {
@@ -169,19 +230,20 @@ fn idle_connections_of_one_address_leave_some_for_others() {
 }
 
 #[test]
+fn idle_connections_of_one_address_leave_some_for_others() {
+    let directory = TempDir::new().expect("a directory");
+    let (_process, address) = cluster(directory.path(), &[]);
+    check_connections(address, b"");
+}
+
+#[test]
 fn followers_that_never_read_leave_places_for_others() {
     let directory = TempDir::new().expect("a directory");
     let (_process, address) = cluster(directory.path(), &[]);
-    let alone = append(address, 40);
     let follow =
         b"GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n";
-    let mut taken = Vec::new();
-    for _ in 0..80 {
-        let mut stream = connect_from(GREEDY, address).expect("a connection");
-        let _ = stream.write_all(follow);
-        taken.push(stream);
-    }
-    check_costs_nothing(address, alone);
+    check_connections(address, follow);
+    let _taken = take_all(address, follow);
     // The other may follow too.
     let mut connection = Connection::of(connect_from(OTHER, address).expect("a connection"));
     connection.send(follow).expect("sent");
@@ -189,11 +251,35 @@ fn followers_that_never_read_leave_places_for_others() {
 }
 
 #[test]
+fn bodies_that_stall_on_as_many_connections_as_fit_delay_nobody() {
+    let directory = TempDir::new().expect("a directory");
+    let (_process, address) = cluster(directory.path(), &[]);
+    let head = "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                content-length: 1000000\r\n\r\n{\"data\":\"";
+    let part = format!("{head}{}", "x".repeat(50_000));
+    check_connections(address, part.as_bytes());
+}
+
+#[test]
+fn what_is_pipelined_behind_appends_that_wait_delays_nobody() {
+    let directory = TempDir::new().expect("a directory");
+    let (_process, [master, _, blocked]) = nodes(directory.path(), &["--allow-faults"]);
+    set_faults(blocked, r#"{"block_replication":true}"#);
+    let body = message("waits", "\"all\"");
+    let append = format!(
+        "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let pipelined = "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(PIPELINED);
+    check_connections(master, format!("{append}{pipelined}").as_bytes());
+}
+
+#[test]
 fn bodies_that_stall_lose_their_place_when_it_is_needed() {
     let directory = TempDir::new().expect("a directory");
     let flags = ["--max-queued-bytes", "4MiB", "--max-request-bytes", "2MiB"];
     let (_process, address) = cluster(directory.path(), &flags);
-    let alone = append(address, 40);
+    let alone = Pace::of(address);
     let line = format!("\"{}\"\n", "x".repeat(500_000));
     let head = "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\n\
                 content-length: 2000000\r\n\r\n";
@@ -327,5 +413,5 @@ fn clients_and_strangers_together_leave_a_node_files_of_its_own() {
     assert!(open > 150, "{open} of 256 open");
     assert!(open < 256 - 16, "{open} of 256 open");
     drop(all);
-    append(master, 1);
+    append(master);
 }

@@ -21,6 +21,19 @@ const URL_BYTES_MAX: usize = 2_048;
 /// The default distance between a node's port for clients and its port for other nodes.
 const CLUSTER_PORT_DISTANCE: u16 = 1_000;
 
+/// Returns whom a limit for each address counts together: an IPv4 address, or the network of 64 bits of an IPv6 one, of
+/// which one machine may have all addresses. A loopback address is counted by itself.
+#[must_use]
+pub fn owner_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let network = u128::from(address) >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        address => address,
+    }
+}
+
 /// The host and port of a listener, such as `10.0.0.2:6000`, `node-1.example:6000` or
 /// `[2001:db8::2]:6000`.
 ///
@@ -533,6 +546,17 @@ pub fn cluster_port_of(port: u16) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_counts_the_addresses_of_one_network_together() {
+        let owner = |text: &str| owner_of(text.parse().unwrap());
+        assert_eq!(owner("2001:db8::1"), owner("2001:db8::ffff:1:2:3"));
+        assert_ne!(owner("2001:db8::1"), owner("2001:db8:0:1::1"));
+        assert_eq!(owner("::ffff:10.0.0.1"), owner("10.0.0.1"));
+        assert_ne!(owner("10.0.0.1"), owner("10.0.0.2"));
+        assert_ne!(owner("127.0.0.1"), owner("127.0.0.2"));
+        assert_ne!(owner("::1"), owner("::2"));
+    }
 
     #[test]
     fn an_address_is_a_host_and_a_port_and_nothing_else() {

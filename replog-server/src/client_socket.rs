@@ -49,7 +49,7 @@ use tokio::{
 };
 
 use crate::{
-    connections::{OpenConnection, send_at_once},
+    connections::{OpenConnection, drop_received, send_at_once},
     problem::{Kind, PROBLEM_JSON, Problem},
 };
 
@@ -66,9 +66,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Sent to a client that waits, to see whether it is there. A client that did not ask for it discards it.
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
-/// Bytes that are taken of what a client sent in vain when its connection ends.
-const DROPPED_BYTES_MAX: usize = 256 << 10;
 
 /// The answer to a client that does not speak HTTP. Those that speak TLS show it, or say that the version is wrong.
 const NOT_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 76\r\n\
@@ -409,16 +406,8 @@ impl ClientSocket {
 }
 
 impl Drop for ClientSocket {
-    /// Takes what has come and was not read: the system would otherwise reset the connection, and the client might lose
-    /// its last answer.
     fn drop(&mut self) {
-        let mut dropped = [0; 4 << 10];
-        for _ in 0..DROPPED_BYTES_MAX / dropped.len() {
-            match recv(&self.stream, &mut dropped, RecvFlags::DONTWAIT) {
-                Ok((_, 1..)) => {}
-                _ => break,
-            }
-        }
+        drop_received(&self.stream);
     }
 }
 

@@ -50,8 +50,10 @@ pub(crate) const REFUSED_OPEN_MAX: usize = 4;
 /// How long a refused connection waits for the first bytes of its client, and then for its end: a client that is told
 /// before it asks may not listen, and one that is cut off while it sends may not read.
 const REFUSED_TIME_MAX: Duration = Duration::from_millis(500);
-/// Bytes that are read of what a refused client sends.
-const REFUSED_BYTES_MAX: usize = 256 << 10;
+/// Bytes that are read, at most, of what a client has sent in vain.
+const DROPPED_BYTES_MAX: usize = 256 << 10;
+/// Bytes of it that are in memory at once.
+const DROPPED_AT_ONCE_BYTES: usize = 4 << 10;
 
 /// How many connections are open. Clones share it.
 #[derive(Clone, Debug)]
@@ -130,13 +132,12 @@ impl Connections {
         if permit.is_ok() {
             let _ = timeout(REFUSED_TIME_MAX, stream.readable()).await;
         }
-        // What has come is taken: the system would otherwise send a reset, and the client might lose the answer.
-        let mut dropped = vec![0; REFUSED_BYTES_MAX];
-        let _ = recv(&stream, &mut *dropped, RecvFlags::DONTWAIT);
+        drop_received(&stream);
         send_at_once(&stream, answer.as_bytes());
         let _ = shutdown(&stream, Shutdown::Write);
         if permit.is_ok() {
-            let mut rest = stream.take(REFUSED_BYTES_MAX as u64);
+            let mut rest = stream.take(DROPPED_BYTES_MAX as u64);
+            let mut dropped = vec![0; DROPPED_AT_ONCE_BYTES];
             let until_end = async { while let Ok(1..) = rest.read(&mut dropped).await {} };
             let _ = timeout(REFUSED_TIME_MAX, until_end).await;
         }
@@ -163,6 +164,18 @@ impl Connections {
             if timeout(SILENT_LISTENERS, one_ended).await.is_err() {
                 return now.all;
             }
+        }
+    }
+}
+
+/// Takes what a client has sent, before its connection is closed: the system would otherwise reset the connection, and the
+/// client might lose its last answer. Never waits.
+pub(crate) fn drop_received(stream: &TcpStream) {
+    let mut dropped = [0; DROPPED_AT_ONCE_BYTES];
+    for _ in 0..DROPPED_BYTES_MAX / DROPPED_AT_ONCE_BYTES {
+        match recv(stream, &mut dropped, RecvFlags::DONTWAIT) {
+            Ok((_, 1..)) => {}
+            _ => break,
         }
     }
 }
@@ -229,10 +242,44 @@ impl Drop for OpenConnection {
 
 #[cfg(test)]
 mod tests {
+    use actix_web::rt::net::TcpListener;
     use futures_util::FutureExt as _;
-    use tokio::time::{Instant, sleep};
+    use tokio::{
+        io::AsyncWriteExt as _,
+        time::{Instant, sleep},
+    };
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_is_told_why_it_is_refused_however_many_are_and_whatever_it_has_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let connections = Connections::default();
+        // As if others were being told.
+        let permits = connections
+            .refused_open
+            .try_acquire_many(REFUSED_OPEN_MAX as u32);
+        for sent_bytes in [0, 10, 40_000] {
+            let mut client = TcpStream::connect(address).await.expect("a connection");
+            client
+                .write_all(&vec![b'x'; sent_bytes])
+                .await
+                .expect("sent");
+            let (stream, _) = listener.accept().await.expect("a connection");
+            if sent_bytes > 0 {
+                stream.readable().await.expect("it has come");
+            }
+            let refused = connections.refuse(stream, 1).now_or_never();
+            assert!(refused.is_some(), "nobody waits for it");
+            let mut answer = String::new();
+            let ended = client.read_to_string(&mut answer).await;
+            ended.expect("it is closed, not reset");
+            assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
+        }
+        drop(permits);
+        assert_eq!(connections.refused().open_files, 3);
+    }
 
     #[test]
     fn who_waits_goes_on_with_the_end_of_the_last_one() {

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use replog_core::address::owner_of;
 use tokio::time::Instant;
 
 /// How many times what stays free one address may hold.
@@ -26,13 +27,7 @@ impl Client {
     /// The one at the other end of a connection.
     pub(crate) fn at(peer: Option<SocketAddr>) -> Client {
         let address = peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |peer| peer.ip());
-        match address.to_canonical() {
-            IpAddr::V6(address) if !address.is_loopback() => {
-                let [a, b, c, d, ..] = address.segments();
-                Client(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into())
-            }
-            address => Client(address),
-        }
+        Client(owner_of(address))
     }
 }
 

@@ -8,16 +8,15 @@
 //! there are a second, so that a flood of hellos takes a few percent of a core and not the heartbeats'
 //! thread. The other way, handshakes on a thread of their own, would still give a core of two to strangers.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::limits::{
-    CLUSTER_HANDSHAKE_BURST, CLUSTER_HANDSHAKE_INTERVAL, CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS,
+use crate::{
+    address::owner_of,
+    limits::{
+        CLUSTER_HANDSHAKE_BURST, CLUSTER_HANDSHAKE_INTERVAL, CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS,
+    },
 };
 
 /// Buckets that are kept before the full ones are thrown away. More than can be short of a token at once: see
@@ -50,7 +49,7 @@ impl HandshakeBudget {
         }
         let bucket = self
             .by_address
-            .entry(owner(address))
+            .entry(owner_of(address))
             .or_insert(Bucket { full_at: now });
         let of_address = bucket.after_one(now, CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS)?;
         // Last, and only then is either of them taken: who may not go on now takes nothing from others.
@@ -75,17 +74,6 @@ impl Bucket {
             true => Ok(Bucket { full_at }),
             false => Err(now + (full_at - latest)),
         }
-    }
-}
-
-/// Who is counted together: an IPv4 address, or the network of an IPv6 one, of which anybody has 2^64.
-fn owner(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let network = u128::from(address) >> 64 << 64;
-            IpAddr::V6(Ipv6Addr::from(network))
-        }
-        address => address,
     }
 }
 
@@ -144,10 +132,13 @@ mod tests {
 
     #[test]
     fn addresses_of_one_ipv6_network_are_counted_together() {
-        let owner = |text: &str| owner(text.parse().unwrap());
-        assert_eq!(owner("2001:db8::1"), owner("2001:db8::ffff:1:2:3"));
-        assert_ne!(owner("2001:db8::1"), owner("2001:db8:0:1::1"));
-        assert_eq!(owner("::ffff:10.0.0.1"), owner("10.0.0.1"));
-        assert_ne!(owner("10.0.0.1"), owner("10.0.0.2"));
+        let now = now();
+        let mut budget = HandshakeBudget::new(now);
+        let count = granted(&mut budget, "2001:db8::1", now, SECOND);
+        assert!(count > CLUSTER_HANDSHAKE_BURST, "{count}");
+        let later = now + SECOND - Duration::from_millis(1);
+        let mut take = |address: &str| budget.take(later, address.parse().unwrap());
+        assert!(take("2001:db8::ffff:1:2:3").is_err());
+        assert_eq!(take("2001:db8:0:1::1"), Ok(()));
     }
 }

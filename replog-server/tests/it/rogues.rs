@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use crate::{
     http::get,
-    nodes::{Cluster, PATIENCE, eventually},
+    nodes::{Cluster, PATIENCE, Process, eventually, free_port},
 };
 
 /// An epoch that nobody could follow.
@@ -179,6 +179,46 @@ fn clients_browsers_and_noise_get_nothing_at_the_listener_for_nodes() {
     assert_eq!(cluster.append("kept", 2).status, 201);
     let node = &cluster.secondaries[0];
     let before = state(&node.health());
+    let id = before[0].as_str().expect("a cluster");
+    check_noise_gets_nothing(node.cluster_address, node.address, &[id, "secondary-1"]);
+    assert_eq!(state(&node.health()), before);
+    assert_eq!(cluster.append("still kept", 2).status, 201);
+}
+
+#[test]
+fn nor_at_the_listener_of_a_node_that_other_machines_reach() {
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let file = directory.path().join("cluster.secret");
+    let port = free_port();
+    let args = [
+        "secondary",
+        "--name=secondary-1",
+        "--memory",
+        "--listen=0.0.0.0:0",
+        &format!("--cluster-listen=0.0.0.0:{port}"),
+        "--cluster-secret-file",
+        &file.display().to_string(),
+    ];
+    let process = Process::start(&args, &directory.path().join("log"));
+    let line = process.line();
+    let (_, clients_port) = line.rsplit_once(':').expect("a port");
+    let clients = SocketAddr::from(([127, 0, 0, 1], clients_port.parse().expect("a port")));
+    let before = state(&get(clients, "/health").json());
+    let rogue = ClusterSecret::from_bytes([1; 32]);
+    let rogue = ClusterIdentity::from_secret(&rogue, &name("master")).expect("an identity");
+    for own in [[127, 0, 0, 1], [127, 0, 0, 9]] {
+        let nodes = SocketAddr::from((own, port));
+        check_noise_gets_nothing(nodes, clients, &["secondary-1"]);
+        for error in ask(&rogue, "secondary-1", nodes) {
+            assert!(matches!(error, TransportError::WrongSecret(_)), "{error:?}");
+        }
+    }
+    assert_eq!(state(&get(clients, "/health").json()), before);
+}
+
+/// What is sent to the listener for nodes by anything but a node ends the connection, and nothing is said that has one of
+/// these words.
+fn check_noise_gets_nothing(nodes: SocketAddr, clients: SocketAddr, words: &[&str]) {
     let upgrade = "GET /replication/v1/stream HTTP/1.1\r\nhost: localhost\r\norigin: http://evil.example\r\n\
                    upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n\
                    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -193,7 +233,7 @@ fn clients_browsers_and_noise_get_nothing_at_the_listener_for_nodes() {
         &nothing_more,
     ];
     for input in inputs {
-        let mut stream = TcpStream::connect(node.cluster_address).expect("it listens");
+        let mut stream = TcpStream::connect(nodes).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         // It may be closed before all is sent.
         let _ = stream.write_all(input);
@@ -204,16 +244,10 @@ fn clients_browsers_and_noise_get_nothing_at_the_listener_for_nodes() {
             Err(error) => panic!("it is not closed: {error}"),
         }
         let said = String::from_utf8_lossy(&answer);
-        let id = before[0].as_str().expect("a cluster");
-        assert!(
-            !said.contains(id) && !said.contains("secondary-1"),
-            "{said}"
-        );
+        assert!(!words.iter().any(|word| said.contains(word)), "{said}");
     }
-    assert!(refused(node.address, "http") >= 3);
-    assert!(refused(node.address, "garbage") >= 1);
-    assert_eq!(state(&node.health()), before);
-    assert_eq!(cluster.append("still kept", 2).status, 201);
+    assert!(refused(clients, "http") >= 3);
+    assert!(refused(clients, "garbage") >= 1);
 }
 
 #[test]
@@ -250,6 +284,25 @@ fn eavesdropper() -> (SocketAddr, std::sync::mpsc::Receiver<Vec<u8>>) {
         }
     });
     (address, heard)
+}
+
+/// What a node says first to another one, over TLS.
+pub(crate) fn hello() -> Vec<u8> {
+    let (address, heard) = eavesdropper();
+    let secret = ClusterSecret::from_bytes([1; 32]);
+    let identity = ClusterIdentity::from_secret(&secret, &name("master")).expect("an identity");
+    run(async {
+        let peer = Peer {
+            name: name("secondary-1"),
+            address: address.to_string(),
+        };
+        let network = ClusterNetwork::new(identity, Default::default());
+        let request = requests("secondary-1").remove(0);
+        let called = network.connect(&peer).call(request);
+        let called = tokio::time::timeout(PATIENCE, called).await;
+        called.expect("it ends").expect_err("nobody answers");
+    });
+    heard.recv_timeout(PATIENCE).expect("it was said")
 }
 
 /// Answers everything that a master could wish for.

@@ -4,11 +4,15 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
+use replog_core::limits::{CLUSTER_HANDSHAKE_BURST, CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS};
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with},
     param::clock_ticks_per_second,
@@ -18,6 +22,7 @@ use tempfile::TempDir;
 use crate::{
     http::{ANSWER_TIME_MAX, Connection, JSON, message},
     nodes::{Process, eventually, program_path},
+    rogues::hello,
 };
 
 /// Who takes all it can get.
@@ -384,18 +389,70 @@ fn a_request_on_a_connection_that_is_refused_is_not_carried_out() {
 }
 
 #[test]
+fn a_flood_of_tls_hellos_of_one_address_delays_nobody() {
+    /// Hellos that are sent before the first of them is looked at.
+    const AT_ONCE: usize = 48;
+
+    let directory = TempDir::new().expect("a directory");
+    let (_process, [master, _]) = nodes(directory.path(), &[]);
+    let hello = hello();
+    assert_eq!(hello.first(), Some(&0x16), "a TLS handshake");
+    let alone = Pace::of(master);
+    let between = cluster_listener(master);
+    let (over, started) = (AtomicBool::new(false), Instant::now());
+    let (sent, answered) = thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let (mut sent, mut answered) = (0, 0);
+            while !over.load(Ordering::Relaxed) {
+                let mut streams: Vec<TcpStream> = (0..AT_ONCE)
+                    .filter_map(|_| connect_from(GREEDY, between).ok())
+                    .filter_map(|mut stream| stream.write_all(&hello).ok().map(|()| stream))
+                    .collect();
+                sent += streams.len();
+                // What the node says to a hello is what it has computed for it.
+                for stream in &mut streams {
+                    answered += usize::from(matches!(stream.read(&mut [0; 100]), Ok(1..)));
+                }
+            }
+            (sent, answered)
+        });
+        // However the checks end, the flood does.
+        let checked = catch_unwind(AssertUnwindSafe(|| check_costs_nothing(master, alone)));
+        over.store(true, Ordering::Relaxed);
+        let counts = flood.join().expect("it goes on");
+        checked.unwrap_or_else(|panic| resume_unwind(panic));
+        counts
+    });
+    let more = started
+        .elapsed()
+        .div_duration_f64(CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS);
+    let most = CLUSTER_HANDSHAKE_BURST as usize + more as usize + 1;
+    assert!(
+        sent > CLUSTER_HANDSHAKE_BURST as usize,
+        "{sent} are a flood"
+    );
+    assert!(
+        0 < answered && answered <= most,
+        "{answered} of {sent}, at most {most}"
+    );
+}
+
+/// The listener of the first secondary for other nodes.
+fn cluster_listener(master: SocketAddr) -> SocketAddr {
+    let mut connection = Connection::of(connect_from(OTHER, master).expect("a connection"));
+    let health = connection.request("GET", "/health", &[], None);
+    let health = health.expect("an answer").json();
+    let address = health["secondaries"][0]["address"].as_str();
+    let address = address.and_then(|address| address.parse().ok());
+    address.expect("an address")
+}
+
+#[test]
 fn clients_and_strangers_together_leave_a_node_files_of_its_own() {
     let directory = TempDir::new().expect("a directory");
     let (process, [master, secondary]) = nodes(directory.path(), &[]);
+    let between = cluster_listener(master);
     let mut connection = Connection::of(connect_from(OTHER, master).expect("a connection"));
-    let health = connection
-        .request("GET", "/health", &[], None)
-        .expect("an answer")
-        .json();
-    let between = health["secondaries"][0]["address"]
-        .as_str()
-        .expect("an address");
-    let between: SocketAddr = between.parse().expect("an address");
     let addresses = (10..26).map(|last| Ipv4Addr::new(127, 0, 0, last));
     let all: Vec<TcpStream> = addresses
         .flat_map(|own| [master, secondary, between].map(|to| (own, to)))

@@ -586,6 +586,15 @@ mod tests {
         bytes
     }
 
+    /// Asks for the body as the handler of a request does.
+    async fn ask_for_body(read_ahead: &ReadAhead, waits: bool) {
+        std::future::poll_fn(|cx| {
+            read_ahead.note_body(waits, cx);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     #[tokio::test]
     async fn what_is_pipelined_behind_a_request_is_read_when_it_is_answered() {
         let (mut socket, mut client) = pair().await;
@@ -603,11 +612,7 @@ mod tests {
             );
         }
         // Its handler wants its body.
-        std::future::poll_fn(|cx| {
-            answering.read_ahead().note_body(true, cx);
-            Poll::Ready(())
-        })
-        .await;
+        ask_for_body(answering.read_ahead(), true).await;
         assert_eq!(read_all(&mut socket).await, 0, "it is for others to go on");
         yield_now().await;
         let more = read_all(&mut socket).await;
@@ -664,9 +669,9 @@ mod tests {
         assert!(end.as_mut().now_or_never().is_none(), "it is answered");
         // Its handler waits for the rest of a body: there is none.
         let read_ahead = answering.read_ahead();
-        std::future::poll_fn(|cx| Poll::Ready(read_ahead.note_body(true, cx))).await;
+        ask_for_body(read_ahead, true).await;
         assert_eq!(end.await.expect("the end"), 0);
-        std::future::poll_fn(|cx| Poll::Ready(read_ahead.note_body(false, cx))).await;
+        ask_for_body(read_ahead, false).await;
         let mut end = pin!(socket.read(&mut buffer));
         assert!(end.as_mut().now_or_never().is_none(), "it is answered");
         drop(answering);

@@ -492,6 +492,22 @@ fn refusal_in_words(bytes: &[u8]) -> Option<String> {
     ))
 }
 
+/// Where the answer begins to a head that could not be read, behind the answer to the request before it; else the end.
+fn refusal_start(bytes: &[u8]) -> usize {
+    const BEGIN: &[u8] = b"HTTP/1.";
+    if !bytes.ends_with(b"\r\n\r\n") {
+        return bytes.len();
+    }
+    let from = bytes.len().saturating_sub(OWN_ANSWER_BYTES_MAX);
+    let last = bytes[from..]
+        .windows(BEGIN.len())
+        .rposition(|part| part == BEGIN);
+    match last.map(|at| from + at) {
+        Some(start @ 1..) if refusal_in_words(&bytes[start..]).is_some() => start,
+        _ => bytes.len(),
+    }
+}
+
 /// Wakes the task of this connection once the runtime has looked at other sockets and timers: one that wakes itself at
 /// once may keep the runtime from that for many turns.
 fn wake_next_turn(cx: &mut Context<'_>) {
@@ -517,6 +533,8 @@ impl AsyncWrite for ClientSocket {
             send_at_once(&self.stream, answer.as_bytes());
             return Poll::Ready(Ok(bytes.len()));
         }
+        // What stands before such an answer goes first.
+        let bytes = &bytes[..refusal_start(bytes)];
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.connection
             .read_ahead
@@ -751,6 +769,9 @@ mod tests {
                 "{head}"
             );
             assert!(body.contains(&format!("/problems/{kind}")), "{body}");
+            let before = "HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\n{}";
+            let both = format!("{before}{}", own(status));
+            assert_eq!(refusal_start(both.as_bytes()), before.len());
         }
         let with_more = own("400 Bad Request") + "HTTP/1.1 200 OK\r\n\r\n";
         let with_body =
@@ -764,6 +785,7 @@ mod tests {
             "\r\n\r\n",
         ] {
             assert_eq!(refusal_in_words(other.as_bytes()), None, "{other}");
+            assert_eq!(refusal_start(other.as_bytes()), other.len(), "{other}");
         }
     }
 

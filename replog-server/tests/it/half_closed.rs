@@ -122,8 +122,10 @@ fn nonsense_behind_an_append_that_waits_takes_its_answer_from_nobody() {
     cluster.wait_waiting(4);
     cluster.secondaries[1].start();
     for (waiting, nonsense) in waiting.into_iter().zip(nonsense) {
-        let answers = statuses(&rest(waiting));
-        assert_eq!(answers, [201, 400], "{} bytes of it", nonsense.len());
+        let answers = rest(waiting);
+        let bytes = nonsense.len();
+        assert_eq!(statuses(&answers), [201, 400], "{bytes} bytes of it");
+        assert_eq!(answers[1].problem(), "/problems/malformed");
     }
     assert!(!cluster.master.process().log_text().contains("actix_http"));
 }

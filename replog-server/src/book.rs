@@ -378,7 +378,7 @@ const LOG_LINES: [(&str, &[(&str, &str)]); 14] = [
             ("actors/coordinator.rs", "mode is {mode}: {}"),
             ("types.rs", "\"read-only\""),
             (
-                "rules/office.rs",
+                "rules/leader.rs",
                 "{alive} of {nodes} nodes are in contact and {needed} are needed",
             ),
         ],

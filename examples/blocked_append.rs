@@ -1,7 +1,7 @@
-//! An append that waits for a node waits alone: the whole system in its smallest scene.
+//! An append that waits for a node blocks no other append: the whole system in its smallest scene.
 //!
 //! The master and secondary 1 run, secondary 2 does not. Messages with w=1 and w=2 are answered,
-//! one with w=3 waits, and the next with w=1 is answered beside it. Then secondary 2 starts.
+//! one with w=3 waits, and the next with w=1 is answered meanwhile. Then secondary 2 starts.
 //!
 //! Run it with `cargo run --example blocked_append`.
 #![forbid(unsafe_code)]

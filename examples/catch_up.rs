@@ -1,8 +1,9 @@
-//! A secondary that was away gets what it lacks, and nothing twice: after a stop, and emptied.
+//! A secondary that was away gets the messages that it lacks, and nothing twice: after a stop, and
+//! emptied.
 //!
-//! Secondary 2 misses thousands of messages and starts again on its old log; then it misses some
-//! more and starts again with an empty disk. Both times it catches up in large batches, several
-//! on their way at once, while new messages are appended.
+//! Secondary 2 misses thousands of messages and restarts on its old log; then it misses some more
+//! and restarts with an empty disk. Both times it catches up in large batches, several in flight at
+//! once, while new messages are appended.
 //!
 //! Run it with `cargo run --example catch_up`.
 #![forbid(unsafe_code)]
@@ -41,7 +42,7 @@ async fn main() -> ExitCode {
 }
 
 async fn tell(story: &Story) -> Result<(), Failure> {
-    // Longer than a batch can take on the slow line, however busy the machine is.
+    // Longer than a batch can take on the slow connection, however busy the machine is.
     let patient = Timing {
         request_timeout: Duration::from_secs(5),
         ..timing()
@@ -112,8 +113,8 @@ async fn append(
     Ok(())
 }
 
-/// Starts secondary 2 on a slow line, appends one more message while it is behind, tells how its
-/// lag shrinks, and returns it with the batches that it was sent.
+/// Starts secondary 2 on a slow connection, appends one more message while it is behind, reports
+/// how its lag shrinks, and returns it with the batches that it was sent.
 async fn catch_up(
     story: &Story,
     cluster: &mut Cluster,
@@ -142,7 +143,7 @@ async fn catch_up(
     let mut told = u64::MAX;
     let tell_lag = |health: &MasterHealth| {
         let lag = secondary(health, TWO).lag;
-        // A line for each tenth that it shrinks by, and for the last step.
+        // Prints a line for each tenth by which the lag shrinks, and for the last step.
         if lag < told && (lag == 0 || told - lag >= MISSED / 10) {
             told = lag;
             story.line(MASTER, format_args!("{TWO} lacks {lag:>5} messages"));
@@ -161,7 +162,7 @@ async fn catch_up(
     Ok((secondary_two, batches))
 }
 
-/// Every batch was taken at the first attempt, none twice, several at once.
+/// Checks that every batch was taken at the first attempt, none twice, several at once.
 fn check_batches(story: &Story, when: &str, batches: &[Batch], from: Offset) {
     let mut ranges: Vec<(Offset, Offset)> = batches.iter().map(|b| (b.first, b.end)).collect();
     ranges.sort();

@@ -1,9 +1,9 @@
 //! A master inside other programs: a web service with routes of its own, and a plain tokio one.
 //!
-//! The first half is a small actix-web service that keeps its orders in a replicated log; it
-//! takes a free port, calls itself as a client would, and ends. The second half does without a
-//! web framework. Both start a master and two secondaries in their own process; a service whose
-//! nodes are on several machines starts its master with an HTTP network instead.
+//! The first half is a small actix-web service that keeps its orders in a replicated log; it takes
+//! a free port, calls itself as a client would, and ends. The second half does without a web
+//! framework. Both start a master and two secondaries in their own process; a service whose nodes
+//! are on several machines starts its master with an HTTP network instead.
 //!
 //! Run it with `cargo run --example embed`.
 #![forbid(unsafe_code)]
@@ -34,7 +34,7 @@ fn tell(story: &Story) -> Result<(), Failure> {
     runtime.block_on(plain::run(story))
 }
 
-/// What both halves have in common, and all that embedding takes.
+/// The parts that both halves share: everything that embedding takes.
 mod nodes {
     use std::sync::Arc;
 
@@ -44,7 +44,7 @@ mod nodes {
     };
     use replog_examples::{Failure, MASTER, ONE, TWO};
 
-    /// A master that takes appends, and its secondaries.
+    /// Starts a master that takes appends, and its secondaries.
     pub(crate) async fn start() -> Result<(Master, Vec<Secondary>), Failure> {
         let network = LocalNetwork::new();
         let (mut secondaries, mut peers) = (Vec::new(), Vec::new());
@@ -65,7 +65,7 @@ mod nodes {
     }
 }
 
-/// A web service of its own, with a replicated log in it.
+/// A web service with a replicated log inside.
 mod shop {
     use std::net::TcpListener;
 
@@ -96,7 +96,7 @@ mod shop {
         .run();
         let handle = server.handle();
         let server = actix_web::rt::spawn(server);
-        // The port is a free one, a new one each time: the recorded log has none.
+        // The port is a free one, different each time: the recorded log leaves it out.
         story.line(
             "service",
             "listens, with a master and two secondaries inside",
@@ -152,7 +152,7 @@ mod shop {
         Ok(texts.collect::<Vec<_>>().join(", "))
     }
 
-    /// What a client of the service does.
+    /// Acts as a client of the service.
     async fn call_itself(story: &Story, url: &str) -> Result<(), Failure> {
         let http = awc::Client::default();
         let failed = |error: awc::error::SendRequestError| error.to_string();

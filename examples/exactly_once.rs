@@ -1,7 +1,7 @@
-//! Retries repeat, the log does not: each message is in each log once.
+//! Retries repeat messages, the log does not: each message is in each log once.
 //!
-//! Both secondaries fail half of the master's batches before they store them, and half of the
-//! rest after they stored them. The master cannot tell one from the other, and sends again.
+//! Both secondaries fail half of the master's batches before they store them, and half of the rest
+//! after they stored them. The master cannot tell one from the other, and sends them again.
 //!
 //! Run it with `cargo run --example exactly_once`.
 #![forbid(unsafe_code)]
@@ -21,9 +21,9 @@ half of them before storing anything, half of the rest after storing all of it. 
 records were sent again though the secondary held them already: each of those was recognised by
 its offset and dropped. Two readers follow both logs all the while, and must never see a gap.";
 
-/// Messages in all.
+/// Number of messages.
 const MESSAGES: u64 = 4_000;
-/// Clients that append at once.
+/// Clients that append concurrently.
 const CLIENTS: u64 = 400;
 
 #[tokio::main]

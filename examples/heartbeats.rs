@@ -1,7 +1,7 @@
-//! What the master thinks of a secondary: Healthy, Suspected, Unhealthy, and back.
+//! Status of a secondary, as the master sees it: Healthy, Suspected, Unhealthy, and back.
 //!
-//! Secondary 2 is cut off for a moment, then for long, then its process ends and starts again.
-//! The status follows the time since the last contact, and one contact makes it Healthy.
+//! Secondary 2 is cut off briefly, then for long, then its process ends and is restarted. The
+//! status follows the time since the last contact, and one contact makes it Healthy.
 //!
 //! Run it with `cargo run --example heartbeats`.
 #![forbid(unsafe_code)]
@@ -123,7 +123,8 @@ fn path(changes: &[StatusChange]) -> Vec<Status> {
     of_two.map(|change| change.to).collect()
 }
 
-/// No status comes early. How late it is seen depends on the machine, and is printed above.
+/// Checks that no status comes early. How late it is seen depends on the machine, and is printed
+/// above.
 fn check_times(story: &Story, changes: &[StatusChange]) {
     let timing = timing();
     let due = |status| match status {

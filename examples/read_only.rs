@@ -1,7 +1,7 @@
 //! Without a majority, no writes: refused at once and with numbers, while reads go on.
 //!
 //! One secondary is cut off, then the other. The master refuses new appends, serves reads, and
-//! keeps the appends that wait. It takes appends again by itself when one secondary is back.
+//! keeps the waiting appends. It takes appends again by itself when one secondary is back.
 //!
 //! Run it with `cargo run --example read_only`.
 #![forbid(unsafe_code)]
@@ -125,7 +125,7 @@ async fn tell(story: &Story) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Appends to a read-only master: the refusal is immediate and has the numbers.
+/// Appends to a read-only master: the refusal is immediate and contains the numbers.
 async fn refused(story: &Story, master: &Master, w: u64) -> Result<(), Failure> {
     let asked = story.elapsed();
     let text = format!("another message, w={w}");

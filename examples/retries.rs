@@ -1,7 +1,7 @@
-//! A master never gives up, and never hammers: retries through every way to fail.
+//! A master never gives up, and never hammers: retries through every kind of failure.
 //!
-//! Secondary 2 refuses connections, then answers errors, then does not answer, then is cut off.
-//! The same messages are retried through all of it, and delivered in the end.
+//! Secondary 2 refuses connections, then answers errors, then does not answer, then is cut off. The
+//! same messages are retried through all of it, and finally delivered.
 //!
 //! Run it with `cargo run --example retries`.
 #![forbid(unsafe_code)]
@@ -139,7 +139,7 @@ async fn tell(story: &Story) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What an operator sees on the master.
+/// Prints the health that an operator sees on the master.
 fn tell_health(story: &Story, health: &MasterHealth) {
     let two = secondary(health, TWO);
     let reason = two.reason.map_or("none", WaitReason::as_str);
@@ -157,7 +157,7 @@ fn tell_health(story: &Story, health: &MasterHealth) {
     );
 }
 
-/// Waits for five more heartbeats to an Unhealthy secondary: no batch goes along.
+/// Waits for five more heartbeats to an Unhealthy secondary: no batch is sent with them.
 async fn heartbeats_only(story: &Story, cluster: &Cluster, when: &str) -> Result<(), Failure> {
     // A batch that was sent before may still be under way: it ends at its timeout.
     let sent_since = story.elapsed();
@@ -178,7 +178,8 @@ async fn heartbeats_only(story: &Story, cluster: &Cluster, when: &str) -> Result
     Ok(())
 }
 
-/// Delays between failed batches: none, then growing to the cap, each at least half of its step.
+/// Checks the delays between failed batches: none, then growing to the cap, each at least half of
+/// its step.
 fn check_delays(story: &Story, batches: &[Batch]) {
     let failed = Fate::Failed(TransportError::Injected);
     let delays: Vec<Duration> = batches
@@ -190,7 +191,7 @@ fn check_delays(story: &Story, batches: &[Batch]) {
     let mut step = retry_min;
     let mut grow = true;
     for delay in delays.iter().skip(1) {
-        // Timers count whole milliseconds.
+        // Timers have a resolution of one millisecond.
         grow &= *delay + Duration::from_millis(1) >= step / 2;
         step = (step * 2).min(retry_max);
     }

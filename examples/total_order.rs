@@ -1,7 +1,7 @@
-//! One order on every node, though batches overtake each other on their way.
+//! One order on every node, although batches overtake each other in flight.
 //!
-//! Clients append at once, each batch is delayed at random, and several are on their way to
-//! each secondary: later ones arrive before earlier ones. What arrives early is held back.
+//! Clients append concurrently, each batch is delayed at random, and several are in flight to each
+//! secondary: later ones arrive before earlier ones. Early records are held back.
 //!
 //! Run it with `cargo run --example total_order`.
 #![forbid(unsafe_code)]
@@ -27,9 +27,9 @@ ones overtake earlier ones. Look at the records that a secondary holds back: the
 but one before them has not, so no reader sees them yet. Readers follow all three nodes all the
 while: none may ever see a gap, and in the end all three logs must be equal.";
 
-/// Messages in all.
+/// Number of messages.
 const MESSAGES: u64 = 4_000;
-/// Clients that append at once, each one message after the other.
+/// Clients that append concurrently, each one message after the other.
 const CLIENTS: u64 = 60;
 
 #[tokio::main]
@@ -128,7 +128,7 @@ async fn tell(story: &Story) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a secondary held back, over many looks.
+/// Records that a secondary held back, over many looks.
 #[derive(Default)]
 struct HeldBack {
     looks: u64,
@@ -137,8 +137,8 @@ struct HeldBack {
     most: u64,
 }
 
-/// Asks a secondary every few milliseconds what it holds back, and tells of each new most. Ends
-/// when `over` says so.
+/// Asks a secondary every few milliseconds how much it holds back, and prints each new maximum.
+/// Ends when `over` says so.
 fn watch_buffered(
     story: &Story,
     name: &'static str,

@@ -1,4 +1,4 @@
-//! The command line: what to measure, how long, and where.
+//! The command line: the parts to measure, times, and directories.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,15 +9,15 @@ use crate::{contestants::Contestant, measure::Times, sweep::Cell};
 
 const MIB: u64 = 1 << 20;
 
-/// What can be measured alone.
+/// A part that can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Part {
-    /// What a cluster costs that has nothing to do
+    /// An idle cluster
     Idle,
     /// All contestants by clients and sizes, and at a fixed rate
     Contestants,
-    /// Appends beside clients that wait
+    /// Appends while other clients wait
     Waiting,
     /// 1, 2, 4 and 8 secondaries, a dead one and a slow one
     Secondaries,
@@ -35,12 +35,12 @@ pub(crate) enum Part {
     Million,
 }
 
-/// Measures a replog cluster of real processes on this machine, and its peers beside it.
+/// Measures a replog cluster of real processes on this machine, and its peers for comparison.
 #[derive(Clone, Debug, Parser, Serialize)]
 #[command(name = "replog-bench", version)]
 pub(crate) struct Args {
-    /// A minute or two in all: one repetition of shorter and fewer runs, where other flags do not
-    /// say otherwise
+    /// A minute or two in all: one repetition of shorter and fewer runs, unless other flags say
+    /// otherwise
     #[arg(long)]
     pub(crate) quick: bool,
 
@@ -60,7 +60,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0.5, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) warm_up: f64,
 
-    /// How often each run is repeated, all others between
+    /// Number of repetitions of each run, interleaved with all others
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repetitions: u32,
 
@@ -100,12 +100,12 @@ pub(crate) struct Args {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) missed_messages: u64,
 
-    /// The log that an empty secondary gets and that is read
+    /// Size of the log that an empty secondary gets and that is read
     #[arg(long, default_value_t = 1024, value_name = "MIB",
           value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) catch_up_mib: u64,
 
-    /// The log that a node starts with
+    /// Size of the log that a node starts with
     #[arg(long, default_value_t = 10_240, value_name = "MIB",
           value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) start_up_mib: u64,
@@ -115,25 +115,25 @@ pub(crate) struct Args {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) million_messages: u64,
 
-    /// How long to wait, at first, for the machine to have nothing else to do
+    /// Maximum wait, before the run, for the machine to have nothing else to do
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = seconds_or_none)]
     pub(crate) wait_for_quiet: f64,
 
-    /// Where the nodes keep their logs, in directories that are removed afterwards
-    /// [default: beside this program]
+    /// Directory for the nodes' logs, in directories that are removed afterwards [default: next to
+    /// this program]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
 
-    /// Where the report, all figures as JSON and the plots go [default: `bench` beside the
+    /// Directory for the report, all figures as JSON and the plots [default: `bench` next to the
     /// directory of this program]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 
-    /// Where the peers' programs are [default: `peers` beside the directory of this program]
+    /// Directory of the peers' programs [default: `peers` next to the directory of this program]
     #[arg(long, value_name = "DIR")]
     pub(crate) peers: Option<PathBuf>,
 
-    /// The program under test [default: replog-server beside this program]
+    /// The program under test [default: replog-server next to this program]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) server: Option<PathBuf>,
 
@@ -150,7 +150,8 @@ impl Args {
         args.settle(|name| matches.value_source(name) == Some(ValueSource::CommandLine))
     }
 
-    /// What follows from the flags together; what was `given` stays as it is.
+    /// Applies the defaults that follow from other flags; flags that were `given` keep their
+    /// values.
     fn settle(mut self, given: impl Fn(&str) -> bool) -> Args {
         fn set<T>(value: &mut T, quick: T, given: bool) {
             if !given {
@@ -177,7 +178,7 @@ impl Args {
         self
     }
 
-    /// Whether a part is wanted.
+    /// Returns true if a part is wanted.
     pub(crate) fn wants(&self, part: Part) -> bool {
         match self.only.is_empty() {
             true => part != Part::Million,
@@ -185,16 +186,16 @@ impl Args {
         }
     }
 
-    /// Who is measured, in the order of the report.
+    /// Returns the contestants, in the order of the report.
     pub(crate) fn contestants(&self) -> Vec<Contestant> {
         let all = Contestant::value_variants().iter().copied();
         all.filter(|one| self.contestants.is_empty() || self.contestants.contains(one))
             .collect()
     }
 
-    /// What each of them is measured with.
+    /// Returns the cells that each of them is measured in.
     pub(crate) fn cells(&self) -> Vec<Cell> {
-        /// Those that append larger messages.
+        /// Clients that append larger messages.
         const CLIENTS: usize = 64;
         let by_clients = self.clients.iter().map(|&clients| Cell {
             clients,
@@ -207,7 +208,7 @@ impl Args {
         by_clients.chain(by_size).collect()
     }
 
-    /// Of one run.
+    /// Returns the times of one run.
     pub(crate) fn times(&self) -> Times {
         Times {
             warm_up: Duration::from_secs_f64(self.warm_up),
@@ -215,32 +216,32 @@ impl Args {
         }
     }
 
-    /// The most clients that append at once.
+    /// Returns the largest number of clients that append at once.
     pub(crate) fn clients_max(&self) -> usize {
         self.clients.iter().copied().max().unwrap_or(0)
     }
 
-    /// Of the log that an empty secondary gets.
+    /// Returns the size of the log that an empty secondary gets.
     pub(crate) fn catch_up_bytes(&self) -> u64 {
         self.catch_up_mib * MIB
     }
 
-    /// Of the log that a node starts with.
+    /// Returns the size of the log that a node starts with.
     pub(crate) fn start_up_bytes(&self) -> u64 {
         self.start_up_mib * MIB
     }
 
-    /// Bytes that catching up writes: three logs, and a file as long as an answer.
+    /// Returns the disk space that catching up needs: three logs, and a file as long as an answer.
     pub(crate) fn catch_up_room(&self) -> (&'static str, u64) {
         ("catch-up", self.catch_up_bytes() * 5)
     }
 
-    /// Bytes that a start writes before: two logs.
+    /// Returns the disk space that the start-up part needs: two logs.
     pub(crate) fn start_up_room(&self) -> (&'static str, u64) {
         ("start-up", self.start_up_bytes() * 5 / 2)
     }
 
-    /// Where the server's program is.
+    /// Returns the path of the server's program.
     pub(crate) fn server_program(&self) -> Result<PathBuf, String> {
         let path = match &self.server {
             Some(path) => path.clone(),
@@ -255,8 +256,8 @@ impl Args {
         Ok(path)
     }
 
-    /// Where the logs go: never the system's place for temporary files unless told, since that is
-    /// memory on many machines, and a sync costs nothing there.
+    /// Returns the directory for the logs: never the system's temporary directory unless told so,
+    /// since that is memory on many machines, and a sync costs nothing there.
     pub(crate) fn data_directory(&self) -> Result<PathBuf, String> {
         made(match &self.dir {
             Some(directory) => directory.clone(),
@@ -264,7 +265,7 @@ impl Args {
         })
     }
 
-    /// Where what was measured goes.
+    /// Returns the directory for the results.
     pub(crate) fn out_directory(&self) -> Result<PathBuf, String> {
         made(match &self.out {
             Some(directory) => directory.clone(),
@@ -272,7 +273,7 @@ impl Args {
         })
     }
 
-    /// Where the peers' programs are, if they are anywhere.
+    /// Returns the directory of the peers' programs.
     pub(crate) fn peers_directory(&self) -> Result<PathBuf, String> {
         match &self.peers {
             Some(directory) => Ok(directory.clone()),
@@ -287,12 +288,12 @@ fn made(directory: PathBuf) -> Result<PathBuf, String> {
         .map_err(|error| format!("{}: {error}", directory.display()))
 }
 
-/// Where this program is, and the bare programs beside it.
+/// Returns the directory of this program, and of the bare programs.
 pub(crate) fn own_directory() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let directory = program
         .parent()
-        .ok_or("this program is in no directory")?
+        .ok_or("this program has no parent directory")?
         .to_owned();
     Ok(directory)
 }

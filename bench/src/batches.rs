@@ -12,32 +12,32 @@ use crate::{
     wire::{Client, Protocol, Work},
 };
 
-/// Of each request.
+/// Messages in each request.
 const MESSAGES: usize = 1_000;
 const CONCERN: u32 = 2;
-/// How a server answers that has no batches.
+/// Answer of a server without support for batches.
 const NOT_THERE: &str = "answered with 415";
-/// Clients that send them.
+/// Numbers of clients that send them.
 const CLIENTS: [usize; 2] = [1, 16];
 
-/// What was measured, or why not.
+/// Results, or the reason why there are none.
 #[derive(Debug, Serialize)]
 pub(crate) struct Batches {
     messages: usize,
     payload_bytes: usize,
-    /// By number of clients.
+    /// Figures by number of clients.
     rows: Vec<(usize, Figures)>,
     refused: Option<String>,
 }
 
-/// Measures them on fresh clusters.
+/// Measures batches on fresh clusters.
 pub(crate) async fn run(args: &Args, replog: Replog<'_>) -> Result<Batches, String> {
     let mut runs = [const { Vec::new() }; CLIENTS.len()];
     let mut refused = None;
     for repetition in 1..=args.repetitions {
         eprintln!("batches, repetition {repetition} of {}", args.repetitions);
         let cluster = replog.start().await?;
-        // A server that has no batches says so at once: that is no failure of this run.
+        // A server without batches refuses at once: that is not a failure of this run.
         let mut first = Client::open(work(args, &cluster, 1)?, 0).await?;
         match first.append().await {
             Ok(()) => {}
@@ -87,7 +87,7 @@ impl fmt::Display for Batches {
             self.messages, self.payload_bytes
         )?;
         if let Some(refused) = &self.refused {
-            return write!(f, "This server does not take them: {refused}");
+            return write!(f, "This server does not accept batches: {refused}");
         }
         let mut heading = vec!["clients", "messages/s", "least", "most"];
         heading.extend(measure::HEADING);

@@ -1,4 +1,4 @@
-//! A long log: an empty secondary gets it, and clients read it from its beginning to its end.
+//! A long log: an empty secondary gets it, and clients read it from beginning to end.
 
 use std::{fmt, fs::File, io, path::Path, time::Instant};
 
@@ -19,32 +19,32 @@ use crate::{
 const CLIENTS: usize = 64;
 const PAYLOAD_BYTES: usize = 10 << 10;
 
-/// What was measured.
+/// Results.
 #[derive(Debug, Serialize)]
 pub(crate) struct CatchUp {
     messages: u64,
     log_mib: f64,
     append_s: f64,
-    /// From the start of its process.
+    /// Since the start of its process.
     caught_up_s: f64,
     peak_mib: f64,
-    /// Seconds since the start of the secondary's process, and percent that it held.
+    /// Seconds since the start of the secondary's process, and the percentage that it held.
     pub(crate) held: Vec<(f64, f64)>,
     reads: Vec<Read>,
 }
 
-/// One reading of everything.
+/// One read of the whole log.
 #[derive(Debug, Serialize)]
 struct Read {
     what: &'static str,
     mib: f64,
     seconds: f64,
-    /// CPU seconds of whoever sent it.
+    /// CPU seconds of the sender.
     cpu_s: f64,
 }
 
 impl CatchUp {
-    /// Of the log on the master's disk.
+    /// Returns the size of the log on the master's disk.
     pub(crate) fn log_mib(&self) -> f64 {
         self.log_mib
     }
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: &Args, places: Places<'_>) -> Result<CatchUp, Stri
     })
 }
 
-/// Appends so many long messages, and says how long that took.
+/// Appends `messages` long messages, and returns how long that took.
 pub(crate) async fn fill(
     address: std::net::SocketAddr,
     concern: u32,
@@ -102,7 +102,7 @@ pub(crate) async fn fill(
     Ok(load.finish(begun).await?.elapsed.as_secs_f64())
 }
 
-/// How many such messages make so many bytes.
+/// Returns how many such messages make this many bytes.
 pub(crate) fn messages_of(bytes: u64) -> u64 {
     bytes / PAYLOAD_BYTES as u64
 }
@@ -117,7 +117,7 @@ async fn catch_up(
     loop {
         let health = cluster.master.health().await?;
         let seconds = begun.elapsed().as_secs_f64();
-        // Until it was asked once, it is not known.
+        // Unknown until it was asked once.
         let end = health["secondaries"][1]["durable_end"].as_f64();
         held.push((seconds, end.unwrap_or(0.0) / messages as f64 * 100.0));
         if is_caught_up(&health, 1) {
@@ -153,7 +153,7 @@ async fn read(what: &'static str, node: &Node, request: &[u8]) -> Result<Read, S
     })
 }
 
-/// The same by actix-files, for a file of that length; `None` where that was not built.
+/// Reads a file of that length by actix-files; `None` if that was not built.
 async fn read_file(
     cluster: &Cluster,
     places: Places<'_>,
@@ -183,7 +183,7 @@ async fn read_file(
 fn write_file(directory: &Path, length: u64) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
     let mut file = File::create(directory.join("all"))?;
-    // Real bytes: a hole would cost no reading.
+    // Real bytes: reading a hole would cost nothing.
     io::copy(&mut io::Read::take(io::repeat(b'x'), length), &mut file)?;
     file.sync_all()
 }

@@ -1,7 +1,7 @@
-//! A cluster of real processes, with their logs in a directory that goes with them.
+//! A cluster of real processes, with their logs in a directory that is removed with them.
 //!
-//! Owns what is common to replog's clusters and its peers': the processes, what they use, their
-//! end. Dropped, it ends them at once and removes what they wrote.
+//! Owns the parts that replog's clusters and its peers' have in common: the processes, their usage,
+//! their end. Dropping it ends them at once and removes their data.
 
 use std::{net::SocketAddr, path::Path, time::Instant};
 
@@ -14,21 +14,21 @@ use crate::{
     proc::{self, Usage},
 };
 
-/// A master, or whatever takes appends, and the others.
+/// A master, or another node that takes appends, and the other nodes.
 pub(crate) struct Cluster {
     pub(crate) master: Node,
     pub(crate) secondaries: Vec<Node>,
-    // Last: removed when the nodes are gone.
+    // Last: removed after the nodes are gone.
     directory: TempDir,
 }
 
-/// How replog is started.
+/// Settings for starting replog.
 #[derive(Clone, Copy)]
 pub(crate) struct Replog<'a> {
     pub(crate) program: &'a Path,
-    /// The clusters' directories are made in it.
+    /// Parent of the clusters' directories.
     pub(crate) directory: &'a Path,
-    /// For every node.
+    /// Flags for every node.
     pub(crate) args: &'a [String],
 }
 
@@ -38,7 +38,7 @@ impl Replog<'_> {
         self.start_with(2).await
     }
 
-    /// As [`Replog::start`], with nothing encrypted between the nodes.
+    /// Starts as [`Replog::start`] does, with no encryption between the nodes.
     pub(crate) async fn start_insecure(self) -> Result<Cluster, String> {
         let args = [self.args, &["--cluster-insecure".to_owned()]].concat();
         Replog {
@@ -49,7 +49,7 @@ impl Replog<'_> {
         .await
     }
 
-    /// Starts a master that has no secondaries: a cluster of one, in one process.
+    /// Starts a master without secondaries: a cluster of one, in one process.
     pub(crate) async fn start_alone(self) -> Result<Cluster, String> {
         let directory = fresh_directory(self.directory)?;
         let data = directory.path().join("data").display().to_string();
@@ -77,7 +77,7 @@ impl Replog<'_> {
         Ok(cluster)
     }
 
-    /// As [`Replog::start`], with so many secondaries.
+    /// Starts as [`Replog::start`] does, with this many secondaries.
     pub(crate) async fn start_with(self, secondaries: usize) -> Result<Cluster, String> {
         let directory = fresh_directory(self.directory)?;
         let node = |role: &str, name: &str, own: &[String]| {
@@ -109,7 +109,8 @@ impl Replog<'_> {
         master.start().await?;
         let cluster = Cluster::of(master, nodes, directory);
         cluster.master.ready_for_appends().await?;
-        // Before that, the first appends of all nodes' concern would measure the start of the links.
+        // Without this, the first appends with a concern of all nodes would measure the start of the
+        // links.
         cluster
             .eventually(|health| (0..secondaries).all(|one| is_caught_up(health, one)))
             .await?;
@@ -118,7 +119,7 @@ impl Replog<'_> {
 }
 
 impl Cluster {
-    /// Of nodes that were started with their data in `directory`.
+    /// Makes a cluster of nodes that were started with their data in `directory`.
     pub(crate) fn of(master: Node, secondaries: Vec<Node>, directory: TempDir) -> Cluster {
         Cluster {
             master,
@@ -127,12 +128,12 @@ impl Cluster {
         }
     }
 
-    /// Where appends go.
+    /// Returns the address that takes appends.
     pub(crate) fn master_address(&self) -> Result<SocketAddr, String> {
         self.master.address()
     }
 
-    /// Where its nodes keep their data.
+    /// Returns the directory of its nodes' data.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -141,24 +142,24 @@ impl Cluster {
         std::iter::once(&self.master).chain(&self.secondaries)
     }
 
-    /// The processes that there are.
+    /// Returns the running processes.
     pub(crate) fn processes(&self) -> Vec<u32> {
         self.nodes().filter_map(Node::process).collect()
     }
 
-    /// What they used up to now.
+    /// Returns their usage up to now.
     pub(crate) fn usage(&self) -> Result<Usage, String> {
         Usage::of(&self.processes())
     }
 
-    /// The most memory that all nodes had, each at its own worst moment.
+    /// Returns the sum of the nodes' memory peaks, which need not coincide.
     pub(crate) fn peak_mib(&self) -> Result<f64, String> {
         let peaks: Result<Vec<f64>, String> =
             self.processes().into_iter().map(proc::peak_mib).collect();
         Ok(peaks?.iter().sum())
     }
 
-    /// Waits until the master's health is as wanted, and gives it.
+    /// Waits until the master's health is as wanted, and returns it.
     pub(crate) async fn eventually(
         &self,
         wanted: impl Fn(&Value) -> bool,
@@ -176,7 +177,7 @@ impl Cluster {
         }
     }
 
-    /// What the nodes logged last, for whoever cannot go on.
+    /// Returns the last log lines of the nodes, for an error report.
     pub(crate) fn last_words(&self) -> String {
         let words: Vec<String> = self
             .nodes()
@@ -185,7 +186,7 @@ impl Cluster {
         words.join("\n")
     }
 
-    /// Ends all in order, and expects that each ends well.
+    /// Stops all nodes in order, and expects each to end with success.
     pub(crate) async fn stop(mut self) -> Result<(), String> {
         self.master.stop().await?;
         for secondary in &mut self.secondaries {
@@ -197,7 +198,7 @@ impl Cluster {
     }
 }
 
-/// A directory for one cluster.
+/// Makes a directory for one cluster.
 pub(crate) fn fresh_directory(parent: &Path) -> Result<TempDir, String> {
     tempfile::Builder::new()
         .prefix("replog-bench-")
@@ -205,7 +206,7 @@ pub(crate) fn fresh_directory(parent: &Path) -> Result<TempDir, String> {
         .map_err(|error| format!("{}: {error}", parent.display()))
 }
 
-/// Whether a secondary takes part and holds all that the master has.
+/// Returns true if a secondary takes part and holds everything that the master has.
 pub(crate) fn is_caught_up(health: &Value, secondary: usize) -> bool {
     let secondary = &health["secondaries"][secondary];
     secondary["status"] == "Healthy" && secondary["lag"] == 0

@@ -1,4 +1,4 @@
-//! What a cluster costs that has nothing to do.
+//! Cost of an idle cluster.
 
 use std::{fmt, time::Duration};
 
@@ -9,13 +9,13 @@ use crate::{args::Args, cluster::Cluster, proc};
 /// A cluster at rest: heartbeats and nothing else.
 #[derive(Debug, Serialize)]
 pub(crate) struct Idle {
-    /// CPUs that all nodes together used.
+    /// CPUs used by all nodes together.
     nodes_cpus: f64,
-    /// Memory of each node: the master's first.
+    /// Memory of each node, the master first.
     resident_mib: Vec<f64>,
 }
 
-/// Watches a fresh cluster for as long as one run takes.
+/// Watches a fresh cluster for the length of one run.
 pub(crate) async fn run(args: &Args, cluster: Cluster) -> Result<Idle, String> {
     let time = Duration::from_secs_f64(args.seconds);
     let before = cluster.usage()?;

@@ -1,7 +1,7 @@
-//! The library in one process, without HTTP: in memory and on files, beside another library.
+//! The library in one process, without HTTP: in memory and on files, compared with another library.
 //!
-//! Everything runs on threads of this process, the tasks that append too, so that there is no cost
-//! of the nodes and of the load apart.
+//! Everything runs on threads of this process, including the tasks that append, so the cost of the
+//! nodes and of the load cannot be separated.
 
 #[cfg(feature = "peers")]
 mod raft;
@@ -26,10 +26,10 @@ use crate::{
     report::{self, Spread},
 };
 
-/// Tasks that append, each its next when the one before was acknowledged.
+/// Tasks that append; each sends its next message when the previous one was acknowledged.
 const TASKS: [usize; 3] = [1, 64, 1_024];
 
-/// Whose appends.
+/// The library under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Library {
@@ -46,7 +46,7 @@ const LIBRARIES: &[Library] = &[
     Library::Openraft,
 ];
 
-/// What was measured.
+/// Results.
 #[derive(Debug, Serialize)]
 pub(crate) struct InProcess {
     payload_bytes: usize,
@@ -64,7 +64,7 @@ struct Row {
     runs: Vec<Run>,
 }
 
-/// Appends a second, latencies, and CPU seconds of the whole process for 1,000 appends.
+/// Appends per second, latencies, and CPU seconds of the whole process per 1,000 appends.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Run {
     per_second: f64,
@@ -81,16 +81,16 @@ trait Append: Clone + Send + 'static {
 /// Measures it on threads of its own.
 pub(crate) async fn run(args: &Args, directory: &Path) -> Result<InProcess, String> {
     let (sender, measured) = oneshot::channel();
-    // Held here: who ends the run early removes it, which the thread could not.
+    // Held here: ending the run early removes it, which the thread could not do.
     let all = crate::cluster::fresh_directory(directory)?;
     let (args, directory) = (args.clone(), all.path().to_owned());
-    // Its threads inherit the servers' CPUs: there is no load apart.
+    // Its threads inherit the servers' CPUs: there is no separate load.
     let thread = pinning::as_server(|| {
         thread::Builder::new().spawn(move || {
             let rows = Runtime::new()
                 .map_err(|error| format!("no runtime: {error}"))
                 .and_then(|runtime| runtime.block_on(measure_all(&args, &directory)));
-            // Who waited may have been told to end.
+            // The receiver may have been told to end.
             let _ = sender.send(rows);
         })
     });
@@ -187,7 +187,7 @@ async fn append_all(times: Times, tasks: usize, appender: impl Append) -> Result
     Ok(outcome(times, used.own, &latencies_us))
 }
 
-/// The latencies of one task: nothing is shared between tasks while it is measured.
+/// Returns the latencies of one task: tasks share nothing while they are measured.
 async fn append_until(
     mut appender: impl Append,
     counts_from: Instant,

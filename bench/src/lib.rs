@@ -1,8 +1,8 @@
-//! What the bare programs share: the door through which appends come, as replog-server's does.
+//! Shared part of the bare programs: the HTTP interface for appends, as replog-server's is.
 //!
-//! Owns the parsing of a body and the answer. The bare programs are yardsticks: what an append
-//! costs at least, by this web framework and on this disk, when nothing is checked and nothing
-//! can be recovered. Never a log that one should keep something in.
+//! Owns the parsing of a body and the answer. The bare programs are yardsticks: the minimum cost of
+//! an append, with this web framework and on this disk, when nothing is checked and nothing can be
+//! recovered. Not a log to keep anything in.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-/// As replog-server has.
+/// The same as replog-server's.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -37,27 +37,27 @@ struct Body<'a> {
 
 #[derive(Default, Deserialize)]
 struct Meta {
-    /// Read and not looked at.
+    /// Parsed and ignored.
     #[serde(default)]
     concern: Option<u32>,
 }
 
-/// A message, and who waits for its offset.
+/// A message, and the sender that waits for its offset.
 pub struct Append {
     /// The payload, as it was sent.
     pub payload: Vec<u8>,
-    /// Takes the offset once the message is where it shall be.
+    /// Takes the offset once the message is stored as the program promises.
     pub answer: oneshot::Sender<u64>,
 }
 
-/// Puts one message into a batch, in front of it its length.
+/// Appends one message to a batch, preceded by its length.
 pub fn encode(batch: &mut Vec<u8>, payload: &[u8]) {
     let length = u32::try_from(payload.len()).expect("a body is limited to less");
     batch.extend_from_slice(&length.to_le_bytes());
     batch.extend_from_slice(payload);
 }
 
-/// The file that a bare program appends to.
+/// Opens the file that a bare program appends to.
 ///
 /// # Errors
 ///
@@ -68,7 +68,7 @@ pub fn open_log(directory: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// Says on stdout where a program listens, as replog-server does.
+/// Prints on stdout the address at which a program listens, as replog-server does.
 ///
 /// # Errors
 ///
@@ -84,7 +84,7 @@ pub fn say_listening(name: &str, listener: &TcpListener) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// When there is no port or no worker.
+/// If there is no port or no worker.
 pub async fn serve<A, F>(name: &str, append: A) -> io::Result<()>
 where
     A: Fn(&[u8]) -> F + Clone + Send + 'static,

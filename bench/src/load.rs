@@ -1,8 +1,8 @@
-//! Clients that append: each sends its next message when the one before was answered.
+//! Clients that append: each sends its next message when the previous one was answered.
 //!
-//! Owns what a closed loop measures. Latencies are those that a client sees that waits for its
-//! answer before it sends again: under overload it sends less, so they say nothing about what
-//! clients would see that send at a fixed rate. Those are `rate`'s.
+//! Owns the measurements of a closed loop. Latencies are those of a client that waits for its
+//! answer before it sends again: under overload it sends less, so they say nothing about clients
+//! that send at a fixed rate. `rate` measures those.
 
 use std::{
     sync::{
@@ -17,11 +17,11 @@ use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use crate::wire::{Client, Work};
 
-/// How long the last answers may take once the load shall end.
+/// Maximum time for the last answers once the load has to end.
 const END_TIME_MAX: Duration = Duration::from_secs(30);
-/// Connections that are being made at once.
+/// Maximum connections being made at once.
 const OPENING_MAX: usize = 256;
-/// The longest latency that is told apart from longer ones.
+/// The longest latency that is distinguished from longer ones.
 const LATENCY_US_MAX: u64 = 60_000_000;
 
 /// Clients at work.
@@ -30,7 +30,7 @@ pub(crate) struct Load {
     clients: JoinSet<Result<(), String>>,
 }
 
-/// What was answered while it was measured.
+/// Answers during a measurement.
 pub(crate) struct Measured {
     pub(crate) appends: u64,
     pub(crate) elapsed: Duration,
@@ -39,23 +39,23 @@ pub(crate) struct Measured {
 
 struct Shared {
     stop: AtomicBool,
-    /// Appends that may still be begun, where there is an end to them.
+    /// Appends that may still be started, if their number is limited.
     left: Option<AtomicU64>,
     latencies_us: Mutex<Histogram<u64>>,
 }
 
-/// For latencies in microseconds.
+/// Returns a histogram for latencies in microseconds.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constants")
 }
 
-/// Puts a latency where it belongs; it is at least a microsecond.
+/// Records a latency; it is at least a microsecond.
 pub(crate) fn record(latencies_us: &mut Histogram<u64>, latency: Duration) {
     let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
     latencies_us.saturating_record(us.max(1));
 }
 
-/// In milliseconds; `quantile` from 0 to 1.
+/// Returns a quantile in milliseconds; `quantile` from 0 to 1.
 pub(crate) fn quantile_ms(latencies_us: &Histogram<u64>, quantile: f64) -> f64 {
     latencies_us.value_at_quantile(quantile) as f64 / 1_000.0
 }
@@ -65,19 +65,19 @@ impl Measured {
         self.appends as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// As [`quantile_ms`].
+    /// Returns a quantile as [`quantile_ms`] does.
     pub(crate) fn latency_ms(&self, quantile: f64) -> f64 {
         quantile_ms(&self.latencies_us, quantile)
     }
 }
 
 impl Load {
-    /// Connects all clients and lets them begin.
+    /// Connects all clients and starts them.
     pub(crate) async fn start(work: Work) -> Result<Load, String> {
         Load::start_with(work, None).await
     }
 
-    /// As [`Load::start`], for `appends` in all.
+    /// Starts as [`Load::start`] does, for `appends` in all.
     pub(crate) async fn start_of(work: Work, appends: u64) -> Result<Load, String> {
         Load::start_with(work, Some(AtomicU64::new(appends))).await
     }
@@ -95,7 +95,7 @@ impl Load {
         Ok(Load { shared, clients })
     }
 
-    /// Measures for a while. What was answered before does not count.
+    /// Measures for a while. Earlier answers do not count.
     pub(crate) async fn measure(&self, time: Duration) -> Measured {
         self.shared.latencies_us().reset();
         let begun = Instant::now();
@@ -103,11 +103,11 @@ impl Load {
         self.taken(begun)
     }
 
-    /// Lets every client end after its next answer.
+    /// Stops every client after its next answer.
     ///
     /// # Errors
     ///
-    /// When a connection broke or an answer was no yes, at any time.
+    /// If a connection broke or an append was not answered with success, at any time.
     pub(crate) async fn stop(mut self) -> Result<(), String> {
         self.shared.stop.store(true, Ordering::Relaxed);
         match timeout(END_TIME_MAX, end_of_all(&mut self.clients)).await {
@@ -116,7 +116,7 @@ impl Load {
         }
     }
 
-    /// Waits until all that was to be appended is.
+    /// Waits until all appends are done.
     pub(crate) async fn finish(mut self, begun: Instant) -> Result<Measured, String> {
         end_of_all(&mut self.clients).await?;
         Ok(self.taken(begun))
@@ -160,7 +160,7 @@ pub(crate) struct Waiters {
 }
 
 impl Waiters {
-    /// Connects them, and lets each send its message.
+    /// Connects them, and makes each send its message.
     pub(crate) async fn start(work: Work) -> Result<Waiters, String> {
         let mut clients = JoinSet::new();
         for mut client in open_all(work).await? {
@@ -169,13 +169,13 @@ impl Waiters {
         Ok(Waiters { clients })
     }
 
-    /// Waits until all are answered with yes; their connections are closed then.
+    /// Waits until all are answered with success; their connections are then closed.
     pub(crate) async fn released(mut self) -> Result<(), String> {
         end_of_all(&mut self.clients).await
     }
 }
 
-/// Connects all of them.
+/// Connects all clients.
 pub(crate) async fn open_all(work: Work) -> Result<Vec<Client>, String> {
     let turn = Arc::new(Semaphore::new(OPENING_MAX));
     let mut opening = JoinSet::new();
@@ -202,7 +202,7 @@ async fn append_again_and_again(mut client: Client, shared: Arc<Shared>) -> Resu
     Ok(())
 }
 
-/// Waits until all have ended, and says what the first ended with that did not end well.
+/// Waits until all have ended, and returns the first error.
 pub(crate) async fn end_of_all(clients: &mut JoinSet<Result<(), String>>) -> Result<(), String> {
     while let Some(ended) = clients.join_next().await {
         ended.map_err(|error| format!("a client panicked: {error}"))??;

@@ -1,4 +1,4 @@
-//! The machine that it is measured on: what a figure means nothing without.
+//! The machine that is measured on: figures mean nothing without it.
 
 use std::{
     fmt,
@@ -13,39 +13,39 @@ use serde::Serialize;
 
 use crate::{proc, report::Spread};
 
-/// How long the disk's syncs are measured.
+/// Time for which the disk's syncs are measured.
 const SYNC_TIME: Duration = Duration::from_secs(1);
-/// Bytes before each of them: about a record.
+/// Bytes before each sync: about a record.
 const SYNC_BYTES: usize = 150;
-/// How long the CPUs are watched before the run.
+/// Time for which the CPUs are watched before the run.
 const QUIET_TIME: Duration = Duration::from_secs(2);
-/// CPUs in use by other work beyond which the machine is not quiet.
+/// CPUs used by other work above which the machine is not quiet.
 const BUSY_CPUS_MAX: f64 = 0.1;
-/// Open files beside connections.
+/// Open files other than connections.
 const OTHER_FILES: usize = 128;
 
-/// What it is made of, and what else it did when the run began.
+/// Hardware, and other activity when the run began.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     cpus: usize,
     cpu: String,
     memory_gib: f64,
     kernel: String,
-    /// As seen from where the benchmark was started: a report is for people elsewhere.
+    /// Relative to where the benchmark was started: a report is for people elsewhere.
     directory: PathBuf,
     file_system: String,
-    /// Of an append of a few bytes and its `fdatasync`.
+    /// Time of an append of a few bytes and its `fdatasync`.
     sync_ms: Spread,
     /// The load average of the last minute.
     load_average: f64,
-    /// CPUs that were in use while this program did nothing.
+    /// CPUs in use while this program did nothing.
     busy_cpus: f64,
-    /// Whether that was little: otherwise the figures are void.
+    /// True if that was little: otherwise the figures are void.
     quiet: bool,
 }
 
 impl Machine {
-    /// Looks at the machine, and at the disk below `directory`, once it has nothing else to do or
+    /// Examines the machine, and the disk below `directory`, once it has nothing else to do or
     /// `patience` is over.
     pub(crate) async fn look(directory: &Path, patience: Duration) -> Result<Machine, String> {
         let begun = Instant::now();
@@ -121,7 +121,7 @@ impl OpenFiles {
             current: maximum,
             maximum,
         };
-        // Where it cannot be raised, what holds is what is checked.
+        // If it cannot be raised, the current limit is checked.
         let _ = setrlimit(Resource::Nofile, raised);
         let current = getrlimit(Resource::Nofile).current;
         OpenFiles {
@@ -131,7 +131,7 @@ impl OpenFiles {
         }
     }
 
-    /// Whether so many clients can be connected.
+    /// Checks that this many clients can be connected.
     pub(crate) fn suffice_for(self, clients: usize) -> Result<(), String> {
         self.suffice(
             clients + OTHER_FILES,
@@ -140,7 +140,7 @@ impl OpenFiles {
         )
     }
 
-    /// Whether so many clients can wait: a master leaves a quarter of its files free of them.
+    /// Checks that this many clients can wait: a master keeps a quarter of its files free of them.
     pub(crate) fn suffice_for_waiting(self, clients: usize) -> Result<(), String> {
         let needed = clients / 3 * 4 + OTHER_FILES;
         self.suffice(
@@ -162,7 +162,7 @@ impl OpenFiles {
     }
 }
 
-/// The type of the file system that holds `path`: that of the longest mount point above it.
+/// Returns the type of the file system that holds `path`: that of the longest mount point above it.
 fn file_system(path: &Path) -> String {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mounts
@@ -175,12 +175,12 @@ fn file_system(path: &Path) -> String {
                 .then(|| point.components().count())?;
             Some((depth, types.split(' ').next()?))
         })
-        // Of two at the same place the later one is seen.
+        // Of two at the same place the later one is visible.
         .max_by_key(|(depth, _)| *depth)
         .map_or_else(|| "unknown".to_owned(), |(_, kind)| kind.to_owned())
 }
 
-/// CPUs that the whole machine uses while this program only waits.
+/// Returns the CPUs that the whole machine uses while this program only waits.
 async fn busy_cpus() -> Result<f64, String> {
     let (begun, before) = (Instant::now(), proc::machine_seconds()?);
     tokio::time::sleep(QUIET_TIME).await;
@@ -194,7 +194,7 @@ fn from_here(directory: &Path) -> PathBuf {
     below.unwrap_or_else(|| directory.to_owned())
 }
 
-/// What an append of a few bytes and its `fdatasync` take, one after another for a while.
+/// Measures an append of a few bytes and its `fdatasync`, one after another for a while.
 pub(crate) fn sync_ms(directory: &Path) -> Result<Spread, String> {
     try_sync_ms(directory).map_err(|error| format!("{}: {error}", directory.display()))
 }
@@ -212,14 +212,14 @@ fn try_sync_ms(directory: &Path) -> std::io::Result<Spread> {
     Ok(Spread::of(times))
 }
 
-/// What is free in the file system of `path`, for this user.
+/// Returns the free space in the file system of `path`, for this user.
 pub(crate) fn free_bytes(path: &Path) -> Result<u64, String> {
     let found =
         rustix::fs::statvfs(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(found.f_bavail * found.f_frsize)
 }
 
-/// All that the machine has, whichever of them this process may use.
+/// Returns the number of CPUs of the machine, including those that this process may not use.
 fn online_cpus() -> usize {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpus = text.lines().filter(|line| line.starts_with("processor"));

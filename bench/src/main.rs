@@ -6,9 +6,9 @@
 //!                             └───────> secondary-2
 //! ```
 //!
-//! Judges nothing: it prints what it measured, and beside what. It fails where an append to replog
+//! Judges nothing: it prints its measurements and their conditions. It fails if an append to replog
 //! was not answered with 201, since the figures would then be those of refusals. Ends no process
-//! but those that it started.
+//! except those that it started.
 
 mod args;
 mod batches;
@@ -79,10 +79,10 @@ fn runtime(threads: usize) -> io::Result<Runtime> {
     }
 }
 
-/// Runs to the end or to a signal. Either way what was started is ended, and the data removed,
-/// by what is dropped here.
+/// Runs to the end or to a signal. Either way, dropping ends everything that was started and
+/// removes the data.
 async fn run_until_told(args: &Args, pinning: Pinning) -> Result<(), String> {
-    let no_signals = |error| format!("no signals: {error}");
+    let no_signals = |error| format!("cannot handle signals: {error}");
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     tokio::select! {
@@ -148,7 +148,8 @@ async fn run(args: &Args, pinning: Pinning) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a part that writes so many bytes can be measured; it is left out where it cannot.
+/// Returns true if there is disk space for a part that writes this many bytes; it is left out
+/// otherwise.
 fn has_room(
     outcome: &mut Outcome,
     (part, bytes): (&str, u64),

@@ -6,35 +6,35 @@ use serde::Serialize;
 
 use crate::{cluster::Cluster, load::Load, pinning, proc, report::Spread, wire::Work};
 
-/// CPUs of everything else beyond which a run says nothing: the system's own work for the servers
-/// is less.
+/// CPUs of everything else above which a run says nothing: the system's own work for the servers is
+/// less.
 const OTHER_CPUS_MAX: f64 = 0.5;
-/// The part of the load's threads' time beyond which it may be what was measured.
+/// The part of the load's threads' time above which the load itself may be the limit.
 const LOAD_PART_MAX: f64 = 0.9;
 
-/// How long.
+/// Times of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     pub(crate) warm_up: Duration,
     pub(crate) measured: Duration,
 }
 
-/// What was measured.
+/// Results of one run.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Run {
     pub(crate) per_second: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
-    /// CPU seconds of all nodes, and of the load, for 1,000 appends.
+    /// CPU seconds of all nodes, and of the load, per 1,000 appends.
     pub(crate) nodes_cpu_s: f64,
     pub(crate) load_cpu_s: f64,
-    /// CPUs that the load used.
+    /// CPUs used by the load.
     pub(crate) load_cpus: f64,
-    /// KiB that all nodes together sent to storage, for one append.
+    /// KiB that all nodes together sent to storage, per append.
     pub(crate) written_kib: f64,
-    /// The peaks of all nodes together.
+    /// The sum of the nodes' peaks.
     pub(crate) peak_mib: f64,
-    /// CPUs that everything else on the machine used.
+    /// CPUs used by everything else on the machine.
     pub(crate) other_cpus: f64,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Run {
 ///
 /// # Errors
 ///
-/// When anything was not appended: the figures would be those of refusals.
+/// If anything was not appended: the figures would be those of refusals.
 pub(crate) async fn run_once(times: Times, cluster: &Cluster, work: Work) -> Result<Run, String> {
     let load = Load::start(work).await?;
     tokio::time::sleep(times.warm_up).await;
@@ -53,7 +53,10 @@ pub(crate) async fn run_once(times: Times, cluster: &Cluster, work: Work) -> Res
     let peak_mib = cluster.peak_mib()?;
     load.stop().await?;
     if measured.appends == 0 {
-        return Err(format!("no append was answered in {:?}", times.measured));
+        return Err(format!(
+            "no append was answered within {:?}",
+            times.measured
+        ));
     }
     let (appends, seconds) = (measured.appends as f64, measured.elapsed.as_secs_f64());
     Ok(Run {
@@ -100,7 +103,7 @@ pub(crate) const HEADING: [&str; 11] = [
 ];
 
 impl Figures {
-    /// Of at least one run.
+    /// Summarizes at least one run.
     pub(crate) fn of(runs: Vec<Run>) -> Figures {
         let spread = |value: fn(&Run) -> f64| Spread::of(runs.iter().map(value));
         Figures {
@@ -117,7 +120,7 @@ impl Figures {
         }
     }
 
-    /// For a table, in the order of [`HEADING`]. What makes a row doubtful has a mark.
+    /// Returns the cells of a table, in the order of [`HEADING`]. Doubtful values have a mark.
     pub(crate) fn cells(&self) -> Vec<String> {
         let marked = |value: f64, limit: f64| match value > limit {
             true => format!("{value:.2}!"),

@@ -1,4 +1,4 @@
-//! A long log: appends while a secondary is down, a restart, and the secondary's way back.
+//! A long log: appends while a secondary is down, a restart, and the return of the secondary.
 
 use std::{fmt, time::Instant};
 
@@ -16,21 +16,21 @@ use crate::{
 /// Clients that append it.
 const CLIENTS: usize = 256;
 
-/// What was measured.
+/// Results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Million {
     messages: u64,
     append_s: f64,
     log_mib: f64,
-    /// The master's memory: when all was appended, its peak till then, and after a restart.
+    /// The master's memory: after all appends, its peak till then, and after a restart.
     master_mib: f64,
     master_peak_mib: f64,
     master_restarted_mib: f64,
     /// From the start of the process until it listens, and until it takes appends.
     listens_s: f64,
     ready_s: f64,
-    /// From the secondary's start until it has the first records, and from then until it lags
-    /// behind by nothing.
+    /// From the secondary's start until it has the first records, and from then until its lag is
+    /// zero.
     noticed_s: f64,
     catch_up_s: f64,
     catch_up_peak_mib: f64,

@@ -1,5 +1,5 @@
 //! A secondary that was down while others appended: from its first answered heartbeat until it
-//! holds all that it missed, synced.
+//! holds everything that it missed, synced.
 
 use std::{fmt, time::Instant};
 
@@ -18,10 +18,10 @@ use crate::{
 
 /// Clients that append what it misses.
 const CLIENTS: usize = 256;
-/// Between two looks at the master's health: the figure is no finer.
+/// Interval between two looks at the master's health: the figure is no finer.
 const LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(2);
 
-/// What was measured.
+/// Results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Missed {
     messages: u64,
@@ -59,12 +59,12 @@ async fn once(args: &Args, mut cluster: Cluster) -> Result<(f64, f64), String> {
     };
     let load = Load::start_of(work, args.missed_messages).await?;
     load.finish(Instant::now()).await?;
-    // Only when it counts as gone is its next answer its first.
+    // Its next answer counts as its first only after it was considered gone.
     let is_gone = |health: &Value| health["secondaries"][1]["status"] == "Unhealthy";
     cluster.eventually(is_gone).await?;
     let begun = Instant::now();
     cluster.secondaries[1].start().await?;
-    // Both are looked for at once: between two looks it may have everything.
+    // Both are checked at once: between two looks it may have got everything.
     let mut answered = None;
     loop {
         let health = cluster.master.health().await?;

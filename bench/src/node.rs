@@ -1,6 +1,6 @@
-//! One server's process: how it is started, signalled and ended, and what it said last.
+//! One server's process: its start, signals and end, and its last output.
 //!
-//! Owns the process that it started and no other. Dropped, it ends it at once.
+//! Owns the process that it started and no other. Dropping it ends the process at once.
 
 use std::{
     ffi::OsString,
@@ -25,20 +25,20 @@ use crate::{
     wire::http::{self, Connection},
 };
 
-/// How long a node may take to start, to become ready, or to end.
+/// Maximum time for a node to start, to become ready, or to end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks at a state that shall change.
+/// Interval between two looks at a state that is expected to change.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How a program's address becomes known.
+/// Source of a program's address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Listens {
-    /// A node of replog: it gets `--listen` and `--cluster-listen` with free ports, or with its last ones, says on
-    /// stdout where clients find it, and in its health where other nodes do.
+    /// A node of replog: it gets `--listen` and `--cluster-listen` with free ports, or with its last ones, prints
+    /// on stdout its address for clients, and reports in its health its address for other nodes.
     AsToldNow,
-    /// It takes a free port and says on stdout which.
+    /// It takes a free port and prints it on stdout.
     AsItSays,
-    /// Its arguments say it.
+    /// Its arguments contain it.
     At(SocketAddr),
 }
 
@@ -50,15 +50,15 @@ pub(crate) struct Node {
     libraries: Option<PathBuf>,
     log: PathBuf,
     listens: Listens,
-    /// The next process gets the same, where it can be told.
+    /// The next process gets the same, if it can be told.
     address: Option<SocketAddr>,
-    /// Where other nodes find it; the next process gets the same.
+    /// The address for other nodes; the next process gets the same.
     cluster_address: Option<SocketAddr>,
     child: Option<Child>,
 }
 
 impl Node {
-    /// A node whose output goes to a file in `directory`. It is not started yet.
+    /// Makes a node whose output goes to a file in `directory`. It is not started yet.
     pub(crate) fn new(
         name: &str,
         program: &Path,
@@ -79,7 +79,7 @@ impl Node {
         }
     }
 
-    /// Where its program finds libraries that the system does not have.
+    /// Sets the directory in which its program finds libraries that the system does not have.
     pub(crate) fn with_libraries(mut self, libraries: Option<PathBuf>) -> Node {
         self.libraries = libraries;
         self
@@ -88,7 +88,7 @@ impl Node {
     /// Starts a process and waits until it listens.
     pub(crate) async fn start(&mut self) -> Result<SocketAddr, String> {
         let mut command = Command::new(&self.program);
-        // Settings of whoever runs this are not those that are measured.
+        // Settings in the environment of this program must not affect the measurement.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             if name.starts_with("REPLOG_") || name.starts_with("ETCD_") || name == "RUST_LOG" {
@@ -136,7 +136,7 @@ impl Node {
         Ok(address)
     }
 
-    /// Where other nodes find it, once it was started.
+    /// Returns its address for other nodes, once it was started.
     pub(crate) fn cluster_address(&self) -> Result<SocketAddr, String> {
         self.cluster_address
             .ok_or_else(|| format!("{} was never started", self.name))
@@ -183,12 +183,12 @@ impl Node {
             .ok_or_else(|| format!("{} was never started", self.name))
     }
 
-    /// Its process, while there is one.
+    /// Returns its process, if there is one.
     pub(crate) fn process(&self) -> Option<u32> {
         self.child.as_ref().and_then(Child::id)
     }
 
-    /// As [`Node::process`], where there must be one.
+    /// Returns its process as [`Node::process`] does; an error if there is none.
     pub(crate) fn running(&self) -> Result<u32, String> {
         self.process()
             .ok_or_else(|| format!("{} does not run: {}", self.name, self.last_words()))
@@ -207,7 +207,7 @@ impl Node {
         self.ended().await.map(drop)
     }
 
-    /// Asks it to end, and expects that it does so well.
+    /// Asks it to end, and expects it to end with success.
     pub(crate) async fn stop(&mut self) -> Result<(), String> {
         self.signal(Signal::TERM)?;
         let status = self.ended().await?;
@@ -229,11 +229,11 @@ impl Node {
         match timeout(PATIENCE, child.wait()).await {
             Ok(Ok(status)) => Ok(status),
             Ok(Err(error)) => Err(format!("{}: {error}", self.name)),
-            Err(_elapsed) => Err(format!("{} does not end", self.name)),
+            Err(_elapsed) => Err(format!("{} did not end in time", self.name)),
         }
     }
 
-    /// Waits until it takes appends, as replog's nodes say it.
+    /// Waits until it takes appends, as replog's nodes report it.
     pub(crate) async fn ready_for_appends(&self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         let mut connection = self.connect().await?;
@@ -249,7 +249,7 @@ impl Node {
         }
     }
 
-    /// What a node of replog says about itself.
+    /// Returns the health that a node of replog reports.
     pub(crate) async fn health(&self) -> Result<Value, String> {
         let mut connection = self.connect().await?;
         let answer = connection
@@ -260,7 +260,10 @@ impl Node {
         let body: Value = body.map_err(|error| format!("{}: {error}", self.name))?;
         match answer.status {
             200 => Ok(body),
-            status => Err(format!("{}: its health is {status}: {body}", self.name)),
+            status => Err(format!(
+                "{}: its health request was answered with {status}: {body}",
+                self.name
+            )),
         }
     }
 
@@ -270,7 +273,7 @@ impl Node {
             .map_err(|error| format!("{}: {error}: {}", self.name, self.last_words()))
     }
 
-    /// The end of what it logged: the directory is about to go.
+    /// Returns the end of its log: the directory is about to be removed.
     pub(crate) fn last_words(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -278,7 +281,7 @@ impl Node {
     }
 }
 
-/// Ports that were free a moment ago, for programs that must be told theirs.
+/// Returns ports that were free a moment ago, for programs that must be given theirs.
 pub(crate) fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, String> {
     let no_port = |error: std::io::Error| format!("no free port: {error}");
     // All are held until the last is known, so that no two are the same.
@@ -290,7 +293,7 @@ pub(crate) fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, String> {
     addresses.map_err(no_port)
 }
 
-/// Holds a node still, as a machine that hangs; it goes on when dropped.
+/// Freezes a node, as a machine that hangs; it resumes when dropped.
 pub(crate) struct Held<'a> {
     node: &'a Node,
 }
@@ -304,7 +307,7 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        // Gone already: then nothing is held.
+        // The process may be gone already: then nothing is frozen.
         let _ = self.node.signal(Signal::CONT);
     }
 }

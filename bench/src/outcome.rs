@@ -1,6 +1,6 @@
-//! All that one call measured, and where it goes: the report, the figures, the plots.
+//! All results of one call, and their destination: the report, the figures, the plots.
 //!
-//! Owns the files. What was measured is said at once, since a run takes long.
+//! Owns the files. Results are reported at once, since a run takes long.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use crate::{
     secondaries::Secondaries, start_up::StartUp, sweep::Sweep, waiting::Waiting,
 };
 
-/// Everything, as it is written as JSON.
+/// All results, as they are written as JSON.
 #[derive(Serialize)]
 pub(crate) struct Outcome {
     version: &'static str,
@@ -40,7 +40,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Nothing measured yet.
+    /// Starts with no results.
     pub(crate) fn begin(
         args: &Args,
         machine: Machine,
@@ -137,12 +137,12 @@ impl Outcome {
         self.keep(&text)
     }
 
-    /// A part that was not measured, and why.
+    /// Reports a part that was not measured, and why.
     pub(crate) fn left_out(&mut self, part: &str, reason: &str) -> Result<(), String> {
         self.say(&format!("Left out: {part}: {reason}"))
     }
 
-    /// Says where everything is.
+    /// Reports where everything is.
     pub(crate) fn end(&self) {
         eprintln!(
             "the report, the figures and the plots are in {}",
@@ -150,17 +150,18 @@ impl Outcome {
         );
     }
 
-    /// Text for people, at once. The files have all up to now: who ends a run keeps what it gave.
+    /// Prints text for people, at once. The files have everything up to now: an interrupted run
+    /// keeps its results.
     fn say(&mut self, text: &str) -> Result<(), String> {
         let text = text.trim_end();
         self.report += &format!("{text}\n\n");
         let mut stdout = std::io::stdout().lock();
-        // Who reads may have gone; the figures go to the files all the same.
+        // Stdout may be closed; the figures go to the files all the same.
         let _ = writeln!(stdout, "{text}\n").and_then(|()| stdout.flush());
         write(&self.directory, "report.md", &self.report)
     }
 
-    /// Says what was measured, once it is in its place.
+    /// Reports results once they are stored.
     fn keep(&mut self, text: &str) -> Result<(), String> {
         self.say(text)?;
         let figures = serde_json::to_string(&self).map_err(|error| error.to_string())?;

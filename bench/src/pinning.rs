@@ -1,18 +1,18 @@
-//! Which CPUs servers and load run on: apart where there are enough, the same for every peer.
+//! CPUs of servers and load: separate if there are enough, and the same for every peer.
 //!
-//! Owns the split. Changes the affinity of the thread that calls and of no other process: threads
-//! and processes that it starts inherit it.
+//! Owns the split. Changes the affinity of the calling thread and of no other process: threads and
+//! processes that it starts inherit it.
 
 use std::{fmt, io, sync::OnceLock};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 
-/// Fewer than these, and servers and load share them all: a cluster on one CPU would measure the
+/// With fewer than these, servers and load share them all: a cluster on one CPU would measure the
 /// scheduler.
 const CPUS_MIN: usize = 4;
 
-/// Who has which CPUs.
+/// The split of the CPUs.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Pinning {
     servers: Vec<usize>,
@@ -21,14 +21,14 @@ pub(crate) struct Pinning {
 
 static PINNING: OnceLock<Pinning> = OnceLock::new();
 
-/// Threads of the load, once that is settled.
+/// Returns the number of threads of the load, once that is settled.
 pub(crate) fn load_threads() -> usize {
     PINNING.get().map_or(1, Pinning::load_threads)
 }
 
 impl Pinning {
-    /// Splits the CPUs that this process may use, and takes the load's part for the thread that
-    /// calls: before it starts others.
+    /// Splits the CPUs that this process may use, and takes the load's part for the calling thread:
+    /// before it starts others.
     pub(crate) fn settle() -> Pinning {
         let pinning = PINNING.get_or_init(|| {
             let all = sched_getaffinity(None).map_or_else(|_| Vec::new(), |set| members(&set));
@@ -38,7 +38,8 @@ impl Pinning {
         pinning.clone()
     }
 
-    /// Threads of the load: one for each CPU that it has to itself, and one where it has none.
+    /// Returns the number of threads of the load: one for each CPU that it has to itself, or one if
+    /// it has none.
     pub(crate) fn load_threads(&self) -> usize {
         match self.servers == self.load {
             true => 1,
@@ -46,7 +47,7 @@ impl Pinning {
         }
     }
 
-    /// The load has a quarter of them, at least one, and the servers have the rest.
+    /// Gives a quarter of the CPUs, at least one, to the load, and the rest to the servers.
     fn of(all: Vec<usize>) -> Pinning {
         if all.len() < CPUS_MIN {
             return Pinning {
@@ -94,7 +95,7 @@ fn pin(cpus: &[usize]) {
     }
     let mut set = CpuSet::new();
     cpus.iter().for_each(|cpu| set.set(*cpu));
-    // Where it is not allowed, all of them share what there is.
+    // Where pinning is not allowed, they share all CPUs.
     let _ = sched_setaffinity(None, &set);
 }
 

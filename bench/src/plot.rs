@@ -6,13 +6,13 @@ use std::fmt::Write as _;
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 480.0;
-/// Around the lines: for labels, and at the right for names.
+/// Margins: for labels, and at the right for names.
 const LEFT: f64 = 80.0;
 const RIGHT: f64 = 230.0;
 const TOP: f64 = 46.0;
 const BOTTOM: f64 = 56.0;
 
-/// Told apart by people who see colours differently, as far as so many can be.
+/// Distinguishable with colour vision deficiencies, as far as that many colours can be.
 const COLOURS: [&str; 11] = [
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000",
     "#9467bd", "#8c564b", "#bcbd22",
@@ -26,15 +26,15 @@ pub(crate) struct Plot {
     pub(crate) lines: Vec<Line>,
 }
 
-/// One of its axes.
+/// One axis of a plot.
 pub(crate) struct Axis {
     pub(crate) label: String,
     pub(crate) scale: Scale,
-    /// Where its numbers are, and what they are called; none: chosen by the values.
+    /// Positions of its numbers, and their labels; empty: chosen by the values.
     pub(crate) ticks: Vec<(f64, String)>,
 }
 
-/// How values become places.
+/// Mapping of values to positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scale {
     Linear,
@@ -42,13 +42,13 @@ pub(crate) enum Scale {
     Logarithmic,
 }
 
-/// One line.
+/// One line of a plot.
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) points: Vec<Point>,
 }
 
-/// A value, and between which others it lies.
+/// A value, and the range around it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Point {
     pub(crate) x: f64,
@@ -58,7 +58,7 @@ pub(crate) struct Point {
 }
 
 impl Point {
-    /// A value without others.
+    /// Makes a point without a range.
     pub(crate) fn at(x: f64, y: f64) -> Point {
         Point {
             x,
@@ -113,7 +113,7 @@ impl<'a> Range<'a> {
         }
     }
 
-    /// From 0 to 1.
+    /// Returns the position of a value, from 0 to 1.
     fn part(&self, value: f64) -> f64 {
         (self.axis.scale.of(value) - self.low) / (self.high - self.low)
     }
@@ -124,7 +124,7 @@ impl<'a> Range<'a> {
     }
 }
 
-/// About five, at round numbers.
+/// Returns about five ticks, at round numbers.
 fn linear_ticks(high: f64) -> Vec<(f64, String)> {
     let rough = high / 5.0;
     let power = 10_f64.powf(rough.log10().floor());
@@ -140,7 +140,7 @@ fn linear_ticks(high: f64) -> Vec<(f64, String)> {
         .collect()
 }
 
-/// 1, 2 and 5 of every power of ten; the ends move outwards to the nearest of them.
+/// Returns 1, 2 and 5 of every power of ten; moves the ends outwards to the nearest of them.
 fn logarithmic_ticks(low: &mut f64, high: &mut f64) -> Vec<(f64, String)> {
     let powers = low.floor() as i32..=high.ceil() as i32;
     let ticks: Vec<f64> = powers
@@ -162,7 +162,7 @@ fn name(value: f64) -> String {
 }
 
 impl Plot {
-    /// The whole file.
+    /// Returns the whole file.
     pub(crate) fn svg(&self) -> String {
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let x = Range::of(&self.x, points().map(|point| point.x));
@@ -255,7 +255,7 @@ fn draw(svg: &mut String, line: &Line, index: usize, x: &Range<'_>, y: &Range<'_
                 colour,
             );
         }
-        // Marks only where they can be told from the line.
+        // Marks only where they can be distinguished from the line.
         if line.points.len() <= 20 {
             let (px, py) = place(point.x, point.y);
             let _ = writeln!(

@@ -1,4 +1,4 @@
-//! From figures to plots: throughput against clients, latency at a fixed rate, catching up.
+//! Plots of the figures: throughput against clients, latency at a fixed rate, catching up.
 
 use hdrhistogram::Histogram;
 
@@ -8,12 +8,12 @@ use crate::{
     sweep::{RateRow, Row, Sweep},
 };
 
-/// Shares of appends that are slower: from half of them to one in 10,000.
+/// Shares of slower appends: from half of them to one in 10,000.
 const SLOWER: [f64; 5] = [0.5, 0.1, 0.01, 0.001, 0.000_1];
 /// Points of a line between them, for each factor of ten.
 const POINTS_PER_TEN: i32 = 12;
 
-/// Those of the contestants, with the names of their files.
+/// Returns the plots of the contestants, with the names of their files.
 pub(crate) fn of_contestants(sweep: &Sweep, payload_bytes: usize) -> Vec<(&'static str, Plot)> {
     let mut plots = vec![("throughput.svg", throughput(sweep, payload_bytes))];
     if !sweep.rates.is_empty() {
@@ -83,7 +83,7 @@ fn percent(slower: f64) -> f64 {
     ((1.0 - slower) * 1e6).round() / 1e4
 }
 
-/// As far as there are appends enough to say something.
+/// Returns percentiles as far as there are enough appends for them to mean something.
 fn percentiles(latencies_us: &Histogram<u64>) -> Vec<Point> {
     let most = (latencies_us.len() as f64).min(1.0 / SLOWER[SLOWER.len() - 1]);
     (0..)
@@ -96,7 +96,7 @@ fn percentiles(latencies_us: &Histogram<u64>) -> Vec<Point> {
         .collect()
 }
 
-/// What a secondary held, second by second.
+/// Plots the share that a secondary held, over time.
 pub(crate) fn of_catching_up(points: &[(f64, f64)], log_mib: f64) -> Plot {
     Plot {
         title: format!("An empty secondary gets a log of {log_mib:.0} MiB"),

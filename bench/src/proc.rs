@@ -1,9 +1,9 @@
-//! What Linux says about processes: time on a CPU, memory, and what went to disks.
+//! Figures that Linux has of processes: CPU time, memory, and bytes sent to disks.
 
 use std::{fs, ops::Sub};
 
-/// Seconds on a CPU of the nodes, of this program, and of everything on the machine; and bytes
-/// that the nodes had written to storage.
+/// CPU seconds of the nodes, of this program, and of everything on the machine; and bytes that the
+/// nodes had written to storage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     pub(crate) nodes: f64,
@@ -13,7 +13,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Up to now.
+    /// Returns the usage up to now.
     pub(crate) fn of(nodes: &[u32]) -> Result<Usage, String> {
         let seconds: Result<Vec<f64>, String> =
             nodes.iter().copied().map(process_seconds).collect();
@@ -26,7 +26,8 @@ impl Usage {
         })
     }
 
-    /// What neither the nodes nor this program used; the system's own work for them is part of it.
+    /// Returns the CPU seconds of everything but the nodes and this program; the system's own work
+    /// for them is included.
     pub(crate) fn others(self) -> f64 {
         (self.machine - self.nodes - self.own).max(0.0)
     }
@@ -45,36 +46,36 @@ impl Sub for Usage {
     }
 }
 
-/// Memory of a process that is resident now.
+/// Returns the resident memory of a process.
 pub(crate) fn resident_mib(process: u32) -> Result<f64, String> {
     status_mib(process, "VmRSS:")
 }
 
-/// The most memory that was resident since the start, or since [`forget_peak`].
+/// Returns the peak of resident memory since the start, or since [`forget_peak`].
 pub(crate) fn peak_mib(process: u32) -> Result<f64, String> {
     status_mib(process, "VmHWM:")
 }
 
-/// Begins a new peak, where the system lets this process do so.
+/// Starts a new peak, if the system lets this process do so.
 pub(crate) fn forget_peak(process: u32) {
-    // Without it a peak is that since the start, which is true as well.
+    // Otherwise a peak is that since the start, which is true as well.
     let _ = fs::write(format!("/proc/{process}/clear_refs"), "5");
 }
 
 fn process_seconds(process: u32) -> Result<f64, String> {
     let path = format!("/proc/{process}/stat");
     let text = read(&path)?;
-    // The name, in parentheses, may hold anything; utime and stime are the fields 14 and 15.
+    // The name, in parentheses, may contain anything; utime and stime are the fields 14 and 15.
     let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
     let mut ticks = fields.split_ascii_whitespace().skip(11);
     let mut next = || ticks.next()?.parse::<f64>().ok();
     match (next(), next()) {
         (Some(user), Some(system)) => Ok((user + system) / ticks_per_second()),
-        _ => Err(format!("{path} is not understood")),
+        _ => Err(format!("{path} could not be parsed")),
     }
 }
 
-/// What the system counts as sent to storage: pages that were dirtied, whole.
+/// Returns the bytes that the system counts as sent to storage: whole dirtied pages.
 fn written_bytes(process: u32) -> Result<f64, String> {
     let path = format!("/proc/{process}/io");
     let bytes: Option<f64> = read(&path)?
@@ -84,7 +85,7 @@ fn written_bytes(process: u32) -> Result<f64, String> {
     bytes.ok_or_else(|| format!("{path} has no write_bytes"))
 }
 
-/// Seconds that everything on the machine was on its CPUs.
+/// Returns the CPU seconds of everything on the machine.
 pub(crate) fn machine_seconds() -> Result<f64, String> {
     let text = read("/proc/stat")?;
     let fields: Vec<f64> = text
@@ -97,7 +98,7 @@ pub(crate) fn machine_seconds() -> Result<f64, String> {
         .collect();
     // user, nice, system, then idle and waiting, then irq, softirq, steal.
     let [user, nice, system, _, _, irq, softirq, steal, ..] = fields[..] else {
-        return Err("/proc/stat is not understood".to_owned());
+        return Err("/proc/stat could not be parsed".to_owned());
     };
     Ok((user + nice + system + irq + softirq + steal) / ticks_per_second())
 }

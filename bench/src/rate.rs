@@ -1,8 +1,8 @@
 //! Appends at a fixed rate: the latencies of clients that do not wait for each other.
 //!
 //! Each append has a time at which it is due. Its latency counts from then, whether a connection
-//! was free or not, so that a server that stops for a while is charged for all that was due
-//! meanwhile: nothing is omitted in coordination with it.
+//! was free or not, so that a server that stops for a while is charged for everything due
+//! meanwhile: there is no coordinated omission.
 
 use std::{
     sync::{
@@ -23,20 +23,20 @@ use crate::{
     wire::{Client, Work},
 };
 
-/// How long what was due may take in the end.
+/// Maximum time for the appends still in progress at the end.
 const END_TIME_MAX: Duration = Duration::from_secs(30);
-/// Between two looks at what is due: the system cannot sleep much shorter.
+/// Interval between two looks at what is due: the system cannot sleep much shorter.
 const TICK: Duration = Duration::from_micros(100);
 
-/// Quantiles that are told.
+/// Quantiles that are reported.
 pub(crate) const QUANTILES: [f64; 6] = [0.5, 0.9, 0.99, 0.999, 0.9999, 1.0];
 
-/// What was measured at one rate.
+/// Results at one rate.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RateRun {
     pub(crate) wanted_per_second: f64,
     pub(crate) per_second: f64,
-    /// At [`QUANTILES`].
+    /// Latencies at [`QUANTILES`].
     pub(crate) latencies_ms: [f64; 6],
     #[serde(skip)]
     pub(crate) latencies_us: Histogram<u64>,
@@ -48,19 +48,19 @@ struct Schedule {
     appends: u64,
     /// The number of the next append.
     next: AtomicU64,
-    /// One for each append that is due and was not begun.
+    /// One permit for each append that is due and not started.
     due: Semaphore,
     given_up: AtomicBool,
-    /// From when on an append that is due counts.
+    /// Appends due from then on count.
     counts_from: Instant,
     latencies_us: Mutex<Histogram<u64>>,
 }
 
-/// Offers so many appends a second.
+/// Offers this many appends per second.
 ///
 /// # Errors
 ///
-/// When anything was not appended, or the rate is more than what is measured can take.
+/// If anything was not appended, or the contestant cannot keep up with the rate.
 pub(crate) async fn run_once(times: Times, work: Work, per_second: f64) -> Result<RateRun, String> {
     let clients = load::open_all(work).await?;
     let time = times.warm_up + times.measured;
@@ -76,7 +76,7 @@ pub(crate) async fn run_once(times: Times, work: Work, per_second: f64) -> Resul
         latencies_us: Mutex::new(load::histogram()),
     });
     let pacing = Arc::clone(&schedule);
-    // A thread of its own: the runtime's timers have whole milliseconds only.
+    // A thread of its own: the runtime's timers only have a resolution of milliseconds.
     let pacer = thread::spawn(move || pacing.pace());
     let mut senders = JoinSet::new();
     for client in clients {
@@ -88,7 +88,7 @@ pub(crate) async fn run_once(times: Times, work: Work, per_second: f64) -> Resul
     pacer.join().map_err(|_| "the pacer panicked".to_owned())?;
     match ended {
         Ok(ended) => ended?,
-        Err(_elapsed) => return Err(format!("{per_second:.0}/s is more than it can take")),
+        Err(_elapsed) => return Err(format!("{per_second:.0}/s is more than it can handle")),
     }
     let latencies_us = schedule.latencies_us.lock();
     let latencies_us = latencies_us.unwrap_or_else(PoisonError::into_inner).clone();
@@ -101,7 +101,7 @@ pub(crate) async fn run_once(times: Times, work: Work, per_second: f64) -> Resul
 }
 
 impl Schedule {
-    /// Lets begin what is due, until all is.
+    /// Releases appends as they are due, until all are.
     fn pace(&self) {
         let mut given = 0;
         while given < self.appends && !self.given_up.load(Ordering::Relaxed) {
@@ -113,14 +113,14 @@ impl Schedule {
         }
     }
 
-    /// The time at which the next append is due, once it is; `None` when there is no more.
+    /// Returns the time at which the next append is due, once it is; `None` if there is no more.
     async fn next(&self) -> Option<Instant> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         if number >= self.appends {
             return None;
         }
         self.due.acquire().await.ok()?.forget();
-        // The count that makes it due is this number and one more.
+        // The count that makes it due is this number plus one.
         let after = (number + 1) as f64 / self.per_second;
         Some(self.begun + Duration::from_secs_f64(after))
     }

@@ -1,8 +1,8 @@
-//! Numbers as people read them: medians and aligned tables.
+//! Numbers for people: medians and aligned tables.
 
 use serde::Serialize;
 
-/// What repetitions of one run gave.
+/// Values of the repetitions of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -11,7 +11,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of at least one value.
+    /// Summarizes at least one value.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Spread {
         let mut values: Vec<f64> = values.into_iter().collect();
         assert!(!values.is_empty(), "a spread of nothing");
@@ -25,10 +25,10 @@ impl Spread {
     }
 }
 
-/// Of a column: Markdown wants a dash and a colon under its heading.
+/// Minimum width of a column: Markdown wants a dash and a colon under its heading.
 const WIDTH_MIN: usize = 2;
 
-/// Rows below a heading, each column as wide as its widest cell, to the right.
+/// Formats rows below a heading; each column is as wide as its widest cell and right-aligned.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter()

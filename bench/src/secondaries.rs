@@ -1,8 +1,8 @@
-//! Appends by number of secondaries, and beside one that is dead or slow.
+//! Appends by number of secondaries, and with one that is dead or slow.
 //!
-//! A slow secondary is one whose process stands still nine tenths of the time: a disk that is slow
-//! cannot be made without more rights than this program wants. It is slow at everything, its
-//! answers to heartbeats too.
+//! A slow secondary is one whose process is frozen nine tenths of the time: making a disk slow
+//! takes more rights than this program wants. It is slow at everything, including its answers to
+//! heartbeats.
 
 use std::{
     fmt,
@@ -25,10 +25,10 @@ use crate::{
     wire::{Protocol, Work},
 };
 
-/// Clients that append, and what they ask for.
+/// Clients that append, and their concern.
 const CLIENTS: usize = 64;
 const CONCERN: u32 = 2;
-/// How long a slow secondary runs, and stands still, again and again.
+/// Time for which a slow secondary runs, and for which it is frozen, alternately.
 const RUNS: Duration = Duration::from_millis(5);
 const STANDS: Duration = Duration::from_millis(45);
 
@@ -50,7 +50,7 @@ const SHAPES: [Shape; 6] = [
     Shape::OneSlow,
 ];
 
-/// What was measured.
+/// Results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Secondaries {
     rows: Vec<(Shape, Figures)>,
@@ -120,7 +120,7 @@ impl Slow {
         let told = Arc::clone(&ended);
         let thread = thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
-                // Gone already: then nothing is slow.
+                // The process may be gone already: then nothing is slow.
                 let _ = kill_process(process, Signal::STOP);
                 thread::sleep(STANDS);
                 let _ = kill_process(process, Signal::CONT);
@@ -137,7 +137,7 @@ impl Slow {
 impl Drop for Slow {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        // Its last act lets the process go on.
+        // The thread's last act resumes the process.
         let _ = self.thread.take().map(thread::JoinHandle::join);
     }
 }

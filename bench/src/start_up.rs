@@ -1,6 +1,6 @@
-//! How long a node takes to start with a long log.
+//! Start-up time of a node with a long log.
 //!
-//! Of a master with one secondary, which has the same log: a master alone is no cluster.
+//! Measured on a master with one secondary that has the same log: a master alone is no cluster.
 
 use std::{fmt, fs::File, io, path::Path, time::Instant};
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{args::Args, catch_up, cluster::Replog, proc};
 
-/// What was measured.
+/// Results.
 #[derive(Debug, Serialize)]
 pub(crate) struct StartUp {
     messages: u64,
@@ -18,7 +18,7 @@ pub(crate) struct StartUp {
     starts: Vec<Start>,
 }
 
-/// How the process before it ended.
+/// End of the previous process.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Ended {
@@ -30,7 +30,7 @@ enum Ended {
 #[derive(Debug, Serialize)]
 struct Start {
     how: Ended,
-    /// From the start of the process.
+    /// Since the start of the process.
     listens_s: f64,
     ready_s: f64,
     resident_mib: f64,
@@ -75,7 +75,7 @@ pub(crate) async fn run(args: &Args, replog: Replog<'_>) -> Result<StartUp, Stri
     })
 }
 
-/// Takes the files of a directory out of the system's memory, as far as it lets them go.
+/// Drops the files of a directory from the page cache, as far as the system allows.
 fn forget(directory: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
@@ -84,7 +84,7 @@ fn forget(directory: &Path) -> io::Result<()> {
             continue;
         }
         let file = File::open(entry.path())?;
-        // What is not on the disk yet would stay.
+        // Data that is not on the disk yet would stay.
         file.sync_all()?;
         fadvise(&file, 0, None, Advice::DontNeed)?;
     }

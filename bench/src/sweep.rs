@@ -1,8 +1,8 @@
 //! All contestants by number of clients and size of message, and at half their own best rate.
 //!
 //! Repetitions are interleaved: each contestant has its turn before any has its next, so that a
-//! machine that was busy for a while was so for all of them. Each turn is a fresh cluster, and the
-//! next round begins with another contestant.
+//! machine that was busy for a while was busy for all of them. Each turn is a fresh cluster, and
+//! the next round begins with another contestant.
 
 use std::{fmt, time::Duration};
 
@@ -28,29 +28,29 @@ const RATE_PART: f64 = 0.5;
 /// The part of it that must be reached for the latencies to mean anything.
 const RATE_REACHED: f64 = 0.97;
 
-/// What a run may take beside its own times: connecting, and the last answers.
+/// Maximum time of a run besides its own times: connecting, and the last answers.
 const RUN_OVERHEAD_MAX: Duration = Duration::from_secs(60);
 
-/// How many clients, with what messages.
+/// A number of clients and a size of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Cell {
     pub(crate) clients: usize,
     pub(crate) payload_bytes: usize,
 }
 
-/// All that was measured.
+/// All results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Sweep {
     pub(crate) contestants: Vec<About>,
-    /// What a write and an `fdatasync` took on the same disk, before each repetition.
+    /// Time of a write and an `fdatasync` on the same disk, before each repetition.
     pub(crate) sync_ms: Vec<Spread>,
     pub(crate) rows: Vec<Row>,
     pub(crate) rates: Vec<RateRow>,
-    /// Who was not measured, or not to the end, and why.
+    /// Contestants that were not measured, or not to the end, and why.
     pub(crate) missing: Vec<(Contestant, String)>,
 }
 
-/// What is measured.
+/// Description of a contestant.
 #[derive(Debug, Serialize)]
 pub(crate) struct About {
     contestant: Contestant,
@@ -66,8 +66,8 @@ pub(crate) struct Row {
     #[serde(flatten)]
     pub(crate) cell: Cell,
     pub(crate) figures: Figures,
-    /// Appends a second as parts of those of the contestant that it is compared with, each
-    /// repetition with the same one.
+    /// Appends per second as a part of those of the contestant that it is compared with, in the
+    /// same repetition.
     pub(crate) ratio: Option<Spread>,
 }
 
@@ -77,18 +77,18 @@ pub(crate) struct RateRow {
     pub(crate) contestant: Contestant,
     pub(crate) wanted_per_second: f64,
     pub(crate) per_second: Spread,
-    /// At [`QUANTILES`], of all repetitions.
+    /// Latencies at [`QUANTILES`], of all repetitions.
     pub(crate) latencies_ms: Vec<Spread>,
     pub(crate) runs: Vec<RateRun>,
-    /// Of all repetitions together.
+    /// All repetitions together.
     #[serde(skip)]
     pub(crate) latencies_us: Histogram<u64>,
 }
 
-/// What one contestant gave so far, repetition by repetition.
+/// Results of one contestant so far, by repetition.
 struct Turns {
     contestant: Contestant,
-    /// For each cell.
+    /// Runs by cell.
     runs: Vec<Vec<Run>>,
     rate: Option<f64>,
     rate_runs: Vec<RateRun>,
@@ -99,7 +99,7 @@ struct Turns {
 ///
 /// # Errors
 ///
-/// Only replog's own: a peer that fails is missing from there on.
+/// Only those of replog: a peer that fails is missing from there on.
 pub(crate) async fn run(args: &Args, places: Places<'_>) -> Result<Sweep, String> {
     let cells = args.cells();
     let mut all: Vec<Turns> = args
@@ -145,7 +145,7 @@ pub(crate) async fn run(args: &Args, places: Places<'_>) -> Result<Sweep, String
                 }
             }
         }
-        // Who comes first has the machine as the last round left it.
+        // The first contestant gets the machine as the last round left it.
         all.rotate_left(1);
     }
     Ok(Sweep {
@@ -155,7 +155,7 @@ pub(crate) async fn run(args: &Args, places: Places<'_>) -> Result<Sweep, String
     })
 }
 
-/// How long one turn may take: several times what it does where nothing hangs.
+/// Returns the maximum time of one turn: several times what it takes if nothing hangs.
 fn turn_time_max(args: &Args) -> Duration {
     let Times { warm_up, measured } = args.times();
     let runs = u32::try_from(args.cells().len() + 1).expect("few cells");
@@ -163,7 +163,7 @@ fn turn_time_max(args: &Args) -> Duration {
 }
 
 impl Turns {
-    /// One turn: every cell, and the fixed rate.
+    /// Runs one turn: every cell, and the fixed rate.
     async fn take(
         &mut self,
         args: &Args,
@@ -197,7 +197,8 @@ impl Turns {
             runs.push(measure::run_once(args.times(), &running.cluster, work).await?);
         }
         if args.rate {
-            // The first repetition's best, for all: a rate that changed would be another measurement.
+            // The first repetition's best, for all repetitions: a changing rate would be another
+            // measurement.
             let rate = match self.rate {
                 Some(rate) => rate,
                 None => self.best(cells, args.payload_bytes) * RATE_PART,
@@ -283,7 +284,7 @@ fn outcome(args: &Args, mut all: Vec<Turns>, cells: &[Cell]) -> Sweep {
 }
 
 impl Sweep {
-    /// For people.
+    /// Formats the report for people.
     pub(crate) fn text(&self) -> String {
         let mut text = "Contestants\n\n".to_owned();
         for about in &self.contestants {
@@ -318,7 +319,7 @@ impl Sweep {
         text
     }
 
-    /// A line for each contestant, a column for each cell.
+    /// Formats a line for each contestant, with a column for each cell.
     fn summary(&self) -> String {
         let mut cells: Vec<Cell> = Vec::new();
         for row in &self.rows {
@@ -388,7 +389,7 @@ impl Sweep {
 }
 
 impl RateRow {
-    /// The rate that was reached, with a mark where it is not the one that was wanted.
+    /// Formats the rate that was reached, with a mark if it is not the one that was wanted.
     fn given(&self) -> String {
         let given = self.per_second.median;
         match given < self.wanted_per_second * RATE_REACHED {
@@ -433,7 +434,7 @@ impl Row {
     }
 }
 
-/// Seconds as a time.
+/// Converts seconds to a duration.
 pub(crate) fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }

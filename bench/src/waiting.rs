@@ -1,7 +1,7 @@
-//! Appends beside thousands of clients that wait for a secondary.
+//! Appends while thousands of clients wait for a secondary.
 //!
-//! One secondary is held still in both cases, so that the clients that wait for it are all that
-//! differs. The two cases take turns.
+//! One secondary is frozen in both cases, so that only the waiting clients differ. The two cases
+//! take turns.
 
 use std::{
     fmt,
@@ -20,27 +20,27 @@ use crate::{
     wire::{Protocol, Work},
 };
 
-/// Clients that append beside those that wait.
+/// Clients that append while others wait.
 const CLIENTS: usize = 64;
 /// Their concerns: those that can be met.
 const CONCERNS: [u32; 2] = [1, 2];
 
-/// Before memory is looked at again: the master keeps closed connections for a few seconds.
+/// Pause before memory is read again: the master keeps closed connections for a few seconds.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// What was measured with and without them.
+/// Results with and without waiting clients.
 #[derive(Debug, Serialize)]
 pub(crate) struct Waiting {
     clients: u32,
-    /// By concern, as in [`CONCERNS`].
+    /// Figures by concern, as in [`CONCERNS`].
     without: Vec<Figures>,
     beside: Vec<Figures>,
-    /// Memory of the master, repetition by repetition.
+    /// Memory of the master, by repetition.
     master: Vec<Memory>,
 }
 
-/// The master's memory in MiB, and how long the last of those that waited was answered after
-/// the secondary was back.
+/// The master's memory in MiB, and the time from the secondary's return until the last waiting
+/// client was answered.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Memory {
     before_mib: f64,
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: &Args, cluster: Cluster) -> Result<Waiting, String
     let mut memory = Vec::new();
     for repetition in 1..=args.repetitions {
         eprintln!(
-            "beside {} waiting clients, repetition {repetition} of {}",
+            "with {} waiting clients, repetition {repetition} of {}",
             args.waiting_clients, args.repetitions
         );
         let held = Held::hold(&cluster.secondaries[1])?;

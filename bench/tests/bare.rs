@@ -1,4 +1,4 @@
-//! The bare programs give each message its offset, once it is where they say.
+//! The bare programs give each message its offset, once it is stored as they promise.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -30,7 +30,7 @@ impl Running {
         Running { child, address }
     }
 
-    /// Appends over a connection of its own, and gives the whole answer.
+    /// Appends over a connection of its own, and returns the whole answer.
     fn append(&self, body: &str) -> io::Result<String> {
         let mut stream = TcpStream::connect(&self.address)?;
         let length = body.len();
@@ -66,7 +66,7 @@ impl Drop for Running {
     }
 }
 
-/// Three messages as they lie in a log: each with its length in front.
+/// Three messages as they are in a log: each preceded by its length.
 const LOG: &[u8] = b"\x04\0\0\0\"ab\"\x04\0\0\0\"ab\"\x04\0\0\0\"ab\"";
 
 #[test]

@@ -1,4 +1,4 @@
-//! What clients of a node do: append, one after the other or many at once, and read.
+//! Clients of a node: they append, one after the other or many at once, and read.
 
 use std::sync::{
     Arc,
@@ -14,17 +14,17 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{Failure, Story, within};
 
-/// Bytes that a reader here asks for at once.
+/// Bytes that a reader asks for at once.
 const READ_BYTES: usize = 1 << 20;
 
 /// An append that another task waits for.
 pub type Waiting = JoinHandle<Result<Receipt, Failure>>;
 
-/// Appends `text` with concern `w`, waits as long as it takes, and tells of both.
+/// Appends `text` with concern `w`, waits as long as it takes, and prints both steps.
 ///
 /// # Errors
 ///
-/// What the master answered instead of a receipt.
+/// The master's answer, if it is not a receipt.
 pub async fn append(
     story: &Story,
     master: &Master,
@@ -54,7 +54,7 @@ pub async fn append(
     }
 }
 
-/// As [`append`], in a task of its own: the story goes on while it waits.
+/// Appends as [`append`] does, in a task of its own: the story goes on while it waits.
 pub fn append_in_background(story: &Story, master: &Master, text: &str, w: u64) -> Waiting {
     let (story, master, text) = (story.clone(), master.clone(), text.to_owned());
     tokio::spawn(async move { append(&story, &master, &text, w).await })
@@ -64,13 +64,13 @@ pub fn append_in_background(story: &Story, master: &Master, text: &str, w: u64) 
 ///
 /// # Errors
 ///
-/// No answer in time, or one that is no receipt.
+/// No answer in time, or one that is not a receipt.
 pub async fn answer(text: &str, waiting: Waiting) -> Result<Receipt, Failure> {
     within(&format!("the answer to {text}"), waiting).await??
 }
 
-/// Lets `clients` append `count` messages in all, each client one after the other, and returns
-/// the offset that each message was given. Message `n` is `payload(n)`.
+/// Makes `clients` append `count` messages in all, each client one after the other, and returns the
+/// offset of each message. Message `n` is `payload(n)`.
 ///
 /// # Errors
 ///
@@ -106,11 +106,11 @@ pub async fn append_many(
     Ok(given)
 }
 
-/// All that a node shows now.
+/// Returns all messages that a node shows now.
 ///
 /// # Errors
 ///
-/// What the node answered instead.
+/// The node's answer, if it is not messages.
 pub async fn read_all(reader: &Reader) -> Result<Vec<Message>, Failure> {
     let end = reader.end(ReadLevel::Local).unwrap_or(Offset::ZERO);
     let mut shown = Vec::new();
@@ -127,14 +127,14 @@ pub async fn read_all(reader: &Reader) -> Result<Vec<Message>, Failure> {
     Ok(shown)
 }
 
-/// What a reader saw of a node whose log grew.
+/// Messages that a reader saw on a node whose log grew.
 #[derive(Debug)]
 pub struct Followed {
     /// The messages, in the order in which they were shown.
     pub messages: Vec<Message>,
     /// Messages whose offset was not the one after the message before.
     pub gaps: u64,
-    /// How often the reader looked.
+    /// Number of times that the reader looked.
     pub looks: u64,
 }
 

@@ -1,8 +1,8 @@
-//! [`Cluster`]: a master and two secondaries in this process, and someone who watches them.
+//! [`Cluster`]: a master and two secondaries in this process, and a watcher of their health.
 //!
-//! Owns the nodes' storage in memory, the network between them, and a task that asks the master
-//! for its health every few milliseconds: it prints each change of status and mode, and all
-//! waiting for a condition is done on what it hears.
+//! Owns the nodes' storage in memory, the network between them, and a task that asks the master for
+//! its health every few milliseconds: it prints each change of status and mode, and all waits for a
+//! condition use the health that it gets.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,10 +19,10 @@ use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
 
 use crate::{DEADLINE, Failure, MASTER, ONE, Story, TWO, Traffic, slowness, within};
 
-/// How often the master is asked for its health.
+/// Interval at which the master is asked for its health.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Times shortened about fivefold, so that a person sees everything within seconds.
+/// Returns times shortened about fivefold, so that a person sees everything within seconds.
 #[must_use]
 pub fn timing() -> Timing {
     let slowness = slowness();
@@ -54,35 +54,35 @@ struct Node {
     running: Option<Secondary>,
 }
 
-/// A secondary's status changed.
+/// A change of a secondary's status.
 #[derive(Clone, Debug)]
 pub struct StatusChange {
-    /// When it was noticed, since the story began.
+    /// Time since the story began at which it was noticed.
     pub at: Duration,
-    /// Which secondary's.
+    /// The secondary's name.
     pub node: String,
-    /// What it is now.
+    /// The new status.
     pub to: Status,
     /// Nodes in contact at that moment, the master included.
     pub alive: u32,
-    /// How long the last contact was ago.
+    /// Time since the last contact.
     pub last_contact: Option<Duration>,
 }
 
-/// The master's mode changed.
+/// A change of the master's mode.
 #[derive(Clone, Copy, Debug)]
 pub struct ModeChange {
-    /// When it was noticed, since the story began.
+    /// Time since the story began at which it was noticed.
     pub at: Duration,
-    /// What it is now.
+    /// The new mode.
     pub to: Mode,
 }
 
-/// What a master's health says of one secondary.
+/// Returns the part of a master's health that is about one secondary.
 ///
 /// # Panics
 ///
-/// Where the master has none of that name.
+/// If the master has none of that name.
 #[must_use]
 pub fn secondary<'a>(health: &'a MasterHealth, name: &str) -> &'a SecondaryStatus {
     let mut all = health.secondaries.iter();
@@ -91,7 +91,7 @@ pub fn secondary<'a>(health: &'a MasterHealth, name: &str) -> &'a SecondaryStatu
 }
 
 impl Cluster {
-    /// A cluster of which no node runs yet.
+    /// Makes a cluster with no node running yet.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// It did not start, or not in time.
+    /// The master did not start, or not in time.
     pub async fn start_master(&mut self) -> Result<Master, Failure> {
         let peers = self.nodes.iter().map(|node| Peer::named(node.name.clone()));
         let mut config = MasterConfig::new(NodeName::new(MASTER)?, peers.collect());
@@ -140,7 +140,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// It did not start.
+    /// The secondary did not start.
     pub async fn start_secondary(&mut self, name: &str) -> Result<Secondary, Failure> {
         let node = self.node(name)?;
         let config = SecondaryConfig::new(node.name.clone());
@@ -159,7 +159,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// It did not run.
+    /// The secondary was not running.
     pub async fn stop_secondary(&mut self, name: &str) -> Result<(), Failure> {
         let node = self.node(name)?;
         let secondary = node.running.take();
@@ -176,7 +176,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// There is none of that name.
+    /// There is no secondary of that name.
     pub fn empty_secondary(&mut self, name: &str) -> Result<(), Failure> {
         self.node(name)?.storage = MemoryStorage::new();
         self.story
@@ -184,21 +184,21 @@ impl Cluster {
         Ok(())
     }
 
-    /// Sets what a secondary does wrong from now on, instead of what was set before.
+    /// Sets the faults of a secondary from now on, replacing those that were set before.
     ///
     /// # Errors
     ///
-    /// Settings that make no sense.
+    /// Inconsistent settings.
     pub fn set_faults(&mut self, name: &str, faults: FaultSettings) -> Result<(), Failure> {
         self.node(name)?.faults.set(faults)?;
         Ok(())
     }
 
-    /// Cuts the cable to a secondary: nothing arrives either way, and nobody is told.
+    /// Cuts the cable to a secondary: nothing arrives either way, and neither side is told.
     ///
     /// # Errors
     ///
-    /// There is none of that name.
+    /// There is no secondary of that name.
     pub fn cut(&mut self, name: &str) -> Result<(), Failure> {
         let address = self.node(name)?.name.clone();
         self.network.cut(&address);
@@ -206,11 +206,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Mends the cable to a secondary.
+    /// Restores the cable to a secondary.
     ///
     /// # Errors
     ///
-    /// There is none of that name.
+    /// There is no secondary of that name.
     pub fn heal(&mut self, name: &str) -> Result<(), Failure> {
         let address = self.node(name)?.name.clone();
         self.network.heal(&address);
@@ -218,7 +218,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// What the master sent so far.
+    /// Returns the requests that the master has sent so far.
     #[must_use]
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
@@ -228,7 +228,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// It was not so in time, or the master has ended.
+    /// The condition was not met in time, or the master has ended.
     pub async fn until(
         &self,
         what: &str,
@@ -237,22 +237,22 @@ impl Cluster {
         self.watcher()?.until(what, wanted).await
     }
 
-    /// Waits until the master thinks `status` of a secondary.
+    /// Waits until the master gives a secondary this status.
     ///
     /// # Errors
     ///
-    /// As [`Cluster::until`].
+    /// The same as for [`Cluster::until`].
     pub async fn until_status(&self, name: &str, status: Status) -> Result<MasterHealth, Failure> {
         let what = format!("{name} to be {status}");
         self.until(&what, |health| secondary(health, name).status == status)
             .await
     }
 
-    /// Waits until every secondary holds all that the master holds.
+    /// Waits until every secondary holds everything that the master holds.
     ///
     /// # Errors
     ///
-    /// As [`Cluster::until`].
+    /// The same as for [`Cluster::until`].
     pub async fn until_equal(&self) -> Result<MasterHealth, Failure> {
         self.until("all nodes to hold everything", |health| {
             let mut all = health.secondaries.iter();
@@ -261,7 +261,7 @@ impl Cluster {
         .await
     }
 
-    /// The changes of status so far, of all secondaries.
+    /// Returns the changes of status so far, of all secondaries.
     ///
     /// # Errors
     ///
@@ -270,7 +270,7 @@ impl Cluster {
         Ok(self.watcher()?.lock().statuses.clone())
     }
 
-    /// The changes of mode so far.
+    /// Returns the changes of mode so far.
     ///
     /// # Errors
     ///
@@ -291,7 +291,7 @@ impl Cluster {
     }
 }
 
-/// Asks for the master's health again and again. Ends when it is dropped.
+/// Repeatedly asks for the master's health. Ends when it is dropped.
 struct Watcher {
     looks: watch::Receiver<Look>,
     changes: Arc<Mutex<Changes>>,
@@ -345,7 +345,7 @@ impl Watcher {
         mut wanted: impl FnMut(&MasterHealth) -> bool,
     ) -> Result<MasterHealth, Failure> {
         let mut looks = self.looks.clone();
-        // The look that is under way may show how things stood before this call.
+        // A look that is in progress may show the state before this call.
         let fresh = looks.borrow().count + 2;
         let found = looks.wait_for(|look| look.count >= fresh && wanted(&look.health));
         match tokio::time::timeout(DEADLINE * slowness(), found).await {
@@ -366,7 +366,7 @@ impl Drop for Watcher {
     }
 }
 
-/// Prints and keeps what is different between two looks.
+/// Prints and keeps the differences between two looks.
 fn note(story: &Story, changes: &Mutex<Changes>, before: &MasterHealth, now: &MasterHealth) {
     let mut changes = changes.lock().unwrap_or_else(PoisonError::into_inner);
     let at = story.elapsed();

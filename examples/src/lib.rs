@@ -1,7 +1,7 @@
-//! What the example programs share, so that each of them reads as the story that it tells.
+//! Shared parts of the example programs, so that each of them reads as the story that it tells.
 //!
-//! Owns no behaviour of the log: everything that the programs show is done by `replog-core`.
-//! Nothing here sleeps for luck: every wait is for a condition and has a deadline.
+//! Owns no behaviour of the log: everything that the programs show is done by `replog-core`. There
+//! are no fixed sleeps: every wait is for a condition and has a deadline.
 //!
 //! | part | is for |
 //! | --- | --- |
@@ -22,7 +22,7 @@ pub use traffic::{Batch, Fate, Traffic};
 
 use std::time::Duration;
 
-/// What ends a program early: a sentence for a person.
+/// Error that ends a program early: a sentence for a person.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The master's name.
@@ -32,12 +32,12 @@ pub const ONE: &str = "secondary-1";
 /// The second secondary's name.
 pub const TWO: &str = "secondary-2";
 
-/// How long anything may take before a program gives up and fails. Long beside what is shown,
+/// Maximum time of any step before a program gives up and fails. Much longer than the steps take,
 /// because a program may share its processor with others.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// How many times slower than usual the timing of a program is, so that a person can follow it: what `--slow` says, as in
-/// `cargo run --example retries -- --slow 5`; 1 without it.
+/// Returns the factor by which the timing of a program is slowed down, so that a person can follow it: the value of
+/// `--slow`, as in `cargo run --example retries -- --slow 5`; 1 without it.
 #[must_use]
 pub fn slowness() -> u32 {
     let mut args = std::env::args().skip_while(|arg| arg != "--slow").skip(1);
@@ -45,22 +45,26 @@ pub fn slowness() -> u32 {
     given.unwrap_or(1).clamp(1, SLOWNESS_MAX)
 }
 
-/// Slower than this, nothing would happen for minutes.
+/// A larger factor would mean minutes in which nothing happens.
 const SLOWNESS_MAX: u32 = 60;
 
-/// Waits for `future`, but no longer than [`DEADLINE`], or as many times that as [`slowness`] says.
+/// Waits for `future`, but no longer than [`DEADLINE`] times [`slowness`].
 ///
 /// # Errors
 ///
-/// That `what` did not come in time.
+/// `what` did not come in time.
 pub async fn within<F: Future>(what: &str, future: F) -> Result<F::Output, Failure> {
     tokio::time::timeout(DEADLINE * slowness(), future)
         .await
         .map_err(|_| late(what))
 }
 
-/// What is said when the deadline has passed.
+/// Returns the error for a deadline that has passed.
 fn late(what: &str) -> Failure {
     let deadline = DEADLINE * slowness();
-    format!("waited {} s in vain for {what}", deadline.as_secs()).into()
+    format!(
+        "timed out after {} s waiting for {what}",
+        deadline.as_secs()
+    )
+    .into()
 }

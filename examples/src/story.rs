@@ -1,7 +1,7 @@
 //! [`Story`]: the timeline that a program prints, and the checks with which it ends.
 //!
-//! Owns stdout and the clock that the timeline counts from. One line an event, in columns:
-//! milliseconds since the beginning, the node, what happened.
+//! Owns stdout and the clock that the timeline counts from. One line per event, in columns:
+//! milliseconds since the beginning, the node, the event.
 
 use std::{
     fmt::Display,
@@ -13,7 +13,7 @@ use std::{
 
 use crate::Failure;
 
-/// A timeline with checks at its end. Clones tell the same story.
+/// A timeline with checks at its end. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Story {
     began: Instant,
@@ -49,7 +49,7 @@ impl Story {
         }
     }
 
-    /// How long the story has lasted.
+    /// Returns the time since the story began.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()
@@ -69,14 +69,14 @@ impl Story {
         print(format_args!("\n{:>6}  -- {heading}", ""));
     }
 
-    /// Notes whether something that the story promised was seen. Printed at the end.
+    /// Records whether a check that the story promised holds. Printed at the end.
     pub fn check(&self, what: impl Into<String>, holds: bool) {
         let what = what.into();
         self.told().checks.push(Check { what, holds });
     }
 
-    /// Ends the story: prints what was checked. Success when the outcome is, every check held,
-    /// and there was one.
+    /// Ends the story: prints the checks. Returns success if the outcome is a success, every check
+    /// held, and there was at least one.
     #[must_use]
     pub fn end(&self, outcome: Result<(), Failure>) -> ExitCode {
         let told = self.told();
@@ -110,11 +110,11 @@ impl Story {
     }
 }
 
-/// Columns of a line, at most, and those before the column of what happens.
+/// Maximum columns of a line, and the columns before the event.
 const COLUMNS: usize = 120;
 const INDENT: usize = 21;
 
-/// Breaks a line of the timeline between words where it is too long, and goes on below what happens.
+/// Breaks a long line of the timeline between words, and continues below the event's column.
 fn wrapped(line: &str) -> String {
     let mut text = String::new();
     let mut columns = 0;
@@ -132,7 +132,7 @@ fn wrapped(line: &str) -> String {
     text
 }
 
-/// As `println!`, without its panic where nobody reads any more.
+/// Prints as `println!` does, without its panic when stdout is closed.
 fn print(line: impl Display) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_broken_between_words_and_goes_on_below_what_happens() {
+    fn a_long_line_is_broken_between_words_and_continues_in_the_event_column() {
         let short = "     1  master       is Healthy";
         assert_eq!(wrapped(short), short);
         let long = format!("     1  master       {}", "word ".repeat(50));
@@ -160,7 +160,7 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.split_whitespace().count(), 52);
-        // A word that is too long for any line stands on one of its own.
+        // A word that is too long for any line gets a line of its own.
         let word = "x".repeat(200);
         assert_eq!(wrapped(&word), word);
     }

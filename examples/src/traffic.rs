@@ -1,8 +1,8 @@
-//! [`Traffic`]: a network that passes everything on and keeps a list of the batches it saw.
+//! [`Traffic`]: a network that passes everything on and keeps a list of the batches that it saw.
 //!
-//! Owns the list, and nothing of what is on it: it never delays, fails or changes a call. It
-//! stands between the master and the in-process network, which is how the programs can show
-//! attempts, delays and batches in flight without a word of the library about them.
+//! Owns the list, and nothing that is on it: it never delays, fails or changes a call. It stands
+//! between the master and the in-process network, which is how the programs can show attempts,
+//! delays and batches in flight without any support by the library.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use replog_core::{
 
 use crate::Story;
 
-/// What a master sent, by secondary. Clones share the list.
+/// Requests of a master, by secondary. Clones share the list.
 #[derive(Clone)]
 pub struct Traffic {
     story: Story,
@@ -31,33 +31,33 @@ pub struct Traffic {
     seen: Arc<Mutex<BTreeMap<String, Seen>>>,
 }
 
-/// One batch of records that was sent, and what became of it.
+/// One batch of records that was sent, and its fate.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// When it was sent, since the story began.
+    /// Time since the story began at which it was sent.
     pub sent: Duration,
-    /// When it was answered or given up, since the story began.
+    /// Time since the story began at which it was answered or given up.
     pub ended: Duration,
     /// The offset of its first record.
     pub first: Offset,
     /// The offset after its last record.
     pub end: Offset,
-    /// Batches under way to the same secondary when it was sent, itself included.
+    /// Batches in flight to the same secondary when it was sent, including this one.
     pub in_flight: usize,
-    /// Records of it that the secondary held already when it was sent.
+    /// Number of its records that the secondary already held when it was sent.
     pub repeated: u64,
-    /// Whether the secondary held all of it when it was answered.
+    /// True if the secondary held all of it when it was answered.
     pub held: bool,
-    /// What became of it.
+    /// The fate of the batch.
     pub fate: Fate,
 }
 
-/// What became of a batch.
+/// Fate of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The secondary holds it.
     Taken,
-    /// The secondary answered that it does not take it.
+    /// The secondary refused it.
     Refused,
     /// The call failed.
     Failed(TransportError),
@@ -88,19 +88,20 @@ impl Traffic {
         self.with(node, |seen| seen.told = true);
     }
 
-    /// The batches that were sent to `node` and answered or given up, in the order of their end.
+    /// Returns the batches that were sent to `node` and answered or given up, in the order of their
+    /// end.
     #[must_use]
     pub fn batches(&self, node: &str) -> Vec<Batch> {
         self.with(node, |seen| seen.batches.clone())
     }
 
-    /// Heartbeats that were sent to `node`.
+    /// Returns how many heartbeats were sent to `node`.
     #[must_use]
     pub fn heartbeats(&self, node: &str) -> u64 {
         self.with(node, |seen| seen.heartbeats)
     }
 
-    /// The secondary of this name has started: its reader tells what it holds.
+    /// Registers the reader of a secondary that has started: it tells what the secondary holds.
     pub(crate) fn attach(&self, node: &str, reader: Reader) {
         self.with(node, |seen| seen.reader = Some(reader));
     }
@@ -113,7 +114,7 @@ impl Traffic {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A batch leaves. The result notes its end, at the latest when it is dropped.
+    /// Records that a batch is sent. The result records its end, at the latest when it is dropped.
     fn depart(&self, node: &str, first: Offset, end: Offset) -> UnderWay {
         let sent = self.story.elapsed();
         let (in_flight, repeated) = self.with(node, |seen| {
@@ -235,7 +236,7 @@ impl Transport for Way {
     }
 }
 
-/// A batch without an answer yet.
+/// A batch that has no answer yet.
 struct UnderWay {
     traffic: Traffic,
     node: String,

@@ -1,9 +1,9 @@
-//! HTTP dates (RFC 9110, section 5.6.7), whatever the clock of the machine says.
+//! HTTP dates (RFC 9110, section 5.6.7) for any time, however wrong the machine's clock is.
 //!
 //! The web server's crate writes the header `Date` with the crate `httpdate`, which panics at a time before 1970 or
-//! after 9999. A node must not end because its clock is wrong, and nothing between the two can be told
-//! otherwise, so the workspace takes this crate in that one's place (`[patch.crates-io]`). It has that crate's
-//! interface and none of its code. A time that such a date cannot say becomes the nearest one that it can.
+//! after 9999. A node must not end because its clock is wrong, and no code between the two can prevent the panic,
+//! so the workspace replaces that crate with this one (`[patch.crates-io]`). It has that crate's interface and none
+//! of its code. A time out of range becomes the nearest date that the format can express.
 
 use std::{
     cmp::Ordering,
@@ -13,13 +13,13 @@ use std::{
 };
 
 const DAY_S: u64 = 24 * 60 * 60;
-/// The last second of the year 9999, since 1970.
+/// The last second of the year 9999, in seconds since 1970.
 const SECONDS_MAX: u64 = 253_402_300_799;
 /// Days from 0000-03-01 to 1970-01-01.
 const EPOCH_DAYS: u64 = 719_468;
-/// Days of 400 years.
+/// Days in 400 years.
 const ERA_DAYS: u64 = 146_097;
-/// From the day of 1970-01-01 on.
+/// Names of the weekdays, from that of 1970-01-01 on.
 const WEEKDAYS: [(&str, &str); 7] = [
     ("Thu", "Thursday"),
     ("Fri", "Friday"),
@@ -33,41 +33,41 @@ const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 ];
 
-/// A time as HTTP can say it: whole seconds of the years 1970 to 9999.
+/// A time that an HTTP date can express: whole seconds of the years 1970 to 9999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HttpDate {
     seconds: u64,
 }
 
-/// A text that is no date of HTTP.
+/// Error for a text that is not an HTTP date.
 #[derive(Debug)]
 pub struct Error(());
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a date of HTTP")
+        f.write_str("not an HTTP date")
     }
 }
 
 impl error::Error for Error {}
 
-/// Reads a date in any of the three forms of HTTP.
+/// Parses a date in any of the three HTTP formats.
 ///
 /// # Errors
 ///
-/// When it is in none of them, or no date of the calendar.
+/// [`Error`] when the text has none of these formats or names a day that the calendar does not have.
 pub fn parse_http_date(text: &str) -> Result<SystemTime, Error> {
     text.parse::<HttpDate>().map(SystemTime::from)
 }
 
-/// Writes a time as HTTP prefers it.
+/// Formats a time in the format that HTTP prefers (IMF-fixdate).
 #[must_use]
 pub fn fmt_http_date(time: SystemTime) -> String {
     HttpDate::from(time).to_string()
 }
 
 impl From<SystemTime> for HttpDate {
-    /// The date of a time, or the nearest one there is.
+    /// Converts a time to its date, or to the nearest one in range.
     fn from(time: SystemTime) -> HttpDate {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         HttpDate {
@@ -176,7 +176,7 @@ fn parse(text: &str) -> Option<HttpDate> {
         return None;
     }
     let days = days_of(year, month, day)?;
-    // A day that the month does not have, or that is another day of the week.
+    // Refuses a day that the month does not have, and a weekday that does not match the date.
     let is_right = date_of(days) == (year, month, day) && days % 7 == weekday as u64;
     is_right.then_some(HttpDate {
         seconds: days * DAY_S + hour * 3600 + minute * 60 + second,
@@ -193,7 +193,8 @@ fn month_of(name: &str) -> Option<u64> {
     Some(at as u64 + 1)
 }
 
-/// Year, month and day of a day since 1970. Years begin in March, so that the leap day is a year's last one.
+/// Year, month and day of month of a day counted from 1970-01-01. Internally a year begins in March, so that the
+/// leap day is its last day.
 fn date_of(days: u64) -> (u64, u64, u64) {
     let days = days + EPOCH_DAYS;
     let (era, day_of_era) = (days / ERA_DAYS, days % ERA_DAYS);
@@ -206,7 +207,7 @@ fn date_of(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
-/// The day since 1970 of a date from that year on.
+/// Day number, counted from 1970-01-01, of a date in 1970 or later.
 fn days_of(year: u64, month: u64, day: u64) -> Option<u64> {
     let year = year - u64::from(month <= 2);
     let (era, year_of_era) = (year / 400, year % 400);
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_written_and_read() {
+    fn dates_are_formatted_and_parsed() {
         let table = [
             (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
             (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_no_date_can_say_is_the_nearest_one() {
+    fn a_time_out_of_range_becomes_the_nearest_date() {
         let before = [1, 86_400, 62_135_596_800, i64::MAX as u64];
         for seconds in before {
             let time = UNIX_EPOCH.checked_sub(Duration::from_secs(seconds));
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_older_forms_are_read_and_nonsense_is_not() {
+    fn the_obsolete_formats_are_parsed_and_invalid_dates_are_refused() {
         for text in ["Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
             assert_eq!(parse_http_date(text).expect(text), at(784_111_777));
         }

@@ -1,8 +1,8 @@
-//! A storage of one's own: files in a map, where a real one has a database or a disk of another kind.
+//! A storage of your own: files in a map, where a real one has a database or another kind of disk.
 //!
-//! Tries it with the behaviours that every storage has, runs a cluster on it, starts the master again
-//! and looks whether the messages are there. Fails where anything is not as it should be. Run it with
-//! `cargo run -p replog-core --features suite --example own_storage`.
+//! Tests it with the behaviours that every storage must have, runs a cluster on it, restarts the
+//! master and checks that the messages are there. Fails if anything is not as it should be. Run it
+//! with `cargo run -p replog-core --features suite --example own_storage`.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -21,7 +21,7 @@ use replog_core::{
     transport::LocalNetwork,
 };
 
-/// Everything by its path; a directory is what has no content. Clones share it.
+/// All entries by path; a directory is an entry without content. Clones share them.
 #[derive(Clone, Debug, Default)]
 struct Shelf {
     entries: Arc<Mutex<BTreeMap<String, Option<Arc<Content>>>>>,
@@ -100,7 +100,7 @@ impl Storage for Shelf {
     }
 }
 
-/// One file. Whoever has it open keeps it, whatever becomes of its name.
+/// One file. An open file stays usable, whatever happens to its name.
 #[derive(Debug, Default)]
 struct Content(Mutex<Vec<u8>>);
 

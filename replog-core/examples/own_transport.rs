@@ -1,7 +1,7 @@
-//! A transport of one's own: a length and a message over TCP, one connection a request.
+//! A transport of your own: a length and a message over TCP, one connection per request.
 //!
-//! Tries it with the behaviours that every transport has, then runs a cluster whose nodes talk by it.
-//! Fails where anything is not as it should be. Run it with
+//! Tests it with the behaviours that every transport must have, then runs a cluster whose nodes
+//! communicate by it. Fails if anything is not as it should be. Run it with
 //! `cargo run -p replog-core --features suite --example own_transport`.
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-/// Makes ways to nodes by an address and a port.
+/// Connects to nodes by address and port.
 struct TcpNetwork;
 
 impl Network for TcpNetwork {
@@ -33,7 +33,7 @@ impl Network for TcpNetwork {
         })
     }
 
-    /// What is wrong with an address shows when it is connected to.
+    /// Accepts every address: a wrong one shows when it is connected to.
     fn check(&self, _: &[Peer]) -> Result<(), ConfigError> {
         Ok(())
     }
@@ -62,7 +62,7 @@ impl Transport for Tcp {
     }
 }
 
-/// Takes connections until it is dropped; each request is answered by `serve`.
+/// Accepts connections until it is dropped; `serve` answers each request.
 struct Server {
     address: String,
     accepting: AbortHandle,
@@ -95,7 +95,7 @@ impl Drop for Server {
     }
 }
 
-/// Answers one request. Whatever goes wrong, the connection is closed and the master tries again.
+/// Answers one request. On any error the connection is closed and the master tries again.
 async fn answer<S, F>(mut stream: TcpStream, serve: S) -> Result<(), Box<dyn Error + Send + Sync>>
 where
     S: Fn(Request) -> F,
@@ -116,7 +116,7 @@ async fn send(stream: &mut TcpStream, parts: Vec<impl AsRef<[u8]>>) -> io::Resul
     Ok(())
 }
 
-/// Reads one message, and no more memory than a message can have.
+/// Reads one message, and allocates no more memory than a message can have.
 async fn receive(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let bytes = stream.read_u64().await?;
     if bytes > wire::BODY_BYTES_MAX as u64 {
@@ -135,7 +135,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let transport = Tcp {
             address: server.address.clone(),
         };
-        // Bound and closed again: nobody listens there.
+        // Bound and closed again: nothing listens there.
         let closed = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = closed.local_addr().expect("it is bound").to_string();
         Bench {

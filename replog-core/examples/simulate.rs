@@ -1,9 +1,9 @@
 //! Simulates clusters under faults, seed after seed, and checks the rules at every step.
 //!
-//! `scripts/simulate` runs it. It prints what occurred how often and exits 0. A violation prints the
-//! rule, the seed and the one command that replays it, and exits 1; so does a fault, a state or an
-//! answer that never occurred in a thousand seeds or more: a simulator that does not try
-//! something proves nothing about it.
+//! `scripts/simulate` runs it. It prints how often each occurrence was counted and exits 0. A
+//! violation prints the rule, the seed and the one command that replays it, and exits 1; so does a
+//! fault, a state or an answer that never occurred in a thousand seeds or more: a simulator proves
+//! nothing about anything that it does not try.
 
 use std::{
     collections::BTreeMap,
@@ -22,13 +22,13 @@ use replog_core::sim::{
 };
 
 /// The shortest calm part of a run. A restart that is drawn at its very end takes up to ten seconds,
-/// and every goal must be reached behind it, however short the part with faults is.
+/// and every goal must be reached after it, however short the part with faults is.
 const CALM_MIN: Duration = Duration::from_secs(30);
 
 /// Simulates clusters under faults and checks every rule at every step.
 #[derive(Debug, Parser)]
 struct Args {
-    /// How many seeds to run.
+    /// Number of seeds to run.
     #[arg(long, default_value_t = 2_000)]
     seeds: u64,
     /// The first seed.
@@ -43,17 +43,17 @@ struct Args {
     /// Run this seed alone and print its trace.
     #[arg(long)]
     replay: Option<u64>,
-    /// Instead of seeds: crash each node of each scenario at every so-manyth event (1: at all).
+    /// Instead of seeds: crash each node of each scenario at every N-th event (1: at each).
     #[arg(long, value_name = "EVERY")]
     crash_points: Option<u64>,
-    /// Instead of seeds: crash each node of each scenario at every so-manyth event, and then again,
-    /// or another, in the recovery from it.
+    /// Instead of seeds: crash each node of each scenario at every N-th event, and then crash it
+    /// again, or another node, in the recovery.
     #[arg(long, value_name = "EVERY")]
     double_crashes: Option<u64>,
     /// Run one crash point alone and print its trace: SCENARIO:EVENT:NODE[:EVENT:NODE].
     #[arg(long, value_name = "POINT")]
     replay_point: Option<String>,
-    /// Instead of seeds: run each schedule from so many seeds.
+    /// Instead of seeds: run each schedule from this many seeds.
     #[arg(long, value_name = "SEEDS")]
     schedules: Option<u64>,
     /// Run this schedule alone, from `--seed`, and print its trace. `list` names them all.
@@ -66,27 +66,27 @@ struct Args {
     /// lines, the rule, and what would have been lost. `list` names the mistakes.
     #[arg(long, value_name = "NAME")]
     mistake: Option<String>,
-    /// Of a trace, print the lines of this kind only; may be repeated.
+    /// Of a trace, print only the lines of this kind; may be repeated.
     #[arg(long, value_name = "KIND")]
     only: Vec<Kind>,
-    /// Of a trace, print the lines of this node only; may be repeated.
+    /// Of a trace, print only the lines of this node; may be repeated.
     #[arg(long, value_name = "NODE")]
     node: Vec<String>,
-    /// Of the trace of a mistake, print so many lines, the last ones.
+    /// Of the trace of a mistake, print this many lines, the last ones.
     #[arg(long, default_value_t = 40)]
     lines: usize,
 }
 
-/// What a line of a trace is about.
+/// Kind of a line of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     /// Requests and answers between nodes.
     Messages,
-    /// What the disks do.
+    /// Operations of the disks.
     Disk,
-    /// What the nodes write to their logs.
+    /// Log lines of the nodes.
     Log,
-    /// Everything else: starts, faults, the story, the broken rule.
+    /// Everything else: starts, faults, the story, the violated rule.
     Faults,
 }
 
@@ -105,7 +105,8 @@ impl Kind {
 }
 
 impl Args {
-    /// Whether a line of a trace is asked for. What a trace is read for is always shown.
+    /// Returns true if a line of a trace is asked for. The story and the violation are always
+    /// shown.
     fn shows(&self, line: &str) -> bool {
         let is_end = line.contains(" VIOLATION ") || line.contains(" STORY ");
         let is_kind = self.only.is_empty() || self.only.contains(&Kind::of(line));
@@ -153,7 +154,7 @@ fn main() {
     std::process::exit(i32::from(!failures.is_empty()));
 }
 
-/// The one run that is asked for, and how to ask for it again; `None`: many are.
+/// Returns the single run that is asked for, and how to ask for it again; `None` if many are.
 fn replayed(args: &Args) -> Result<Option<(Simulation, String)>, String> {
     if let Some(name) = &args.schedule {
         let all = Schedule::all();
@@ -186,11 +187,12 @@ fn replayed(args: &Args) -> Result<Option<(Simulation, String)>, String> {
     Ok(Some((point.simulation(), point.replay())))
 }
 
-/// How many drawn seeds are tried, at most, to find a rule that a mistake breaks, and how many runs that break one are enough.
+/// Maximum number of drawn seeds tried to find a rule that a mistake breaks, and number of runs that break one that is
+/// enough.
 const MISTAKE_SEEDS: u64 = 500;
 const MISTAKE_RUNS: usize = 8;
 
-/// Shows what a mistake does. Returns the exit code.
+/// Shows the effect of a mistake. Returns the exit code.
 fn show_mistake(args: &Args, name: &str) -> i32 {
     if name == "list" {
         for mistake in Mistake::ALL {
@@ -203,7 +205,7 @@ fn show_mistake(args: &Args, name: &str) -> i32 {
         return 2;
     };
     let about = mistake.about();
-    // A schedule is shorter than any drawn run, where one finds the mistake.
+    // A schedule that finds the mistake is shorter than any drawn run.
     let all = Schedule::all();
     let schedules = all.iter().flat_map(|schedule| {
         (0..3).map(move |seed| (schedule.simulation(seed), replay_schedule(schedule, seed)))
@@ -235,7 +237,7 @@ fn show_mistake(args: &Args, name: &str) -> i32 {
     0
 }
 
-/// What the users of a log would lose whose nodes broke that rule.
+/// Returns what users of a log would lose if its nodes broke that rule.
 fn would_be_lost(violation: &str) -> &'static str {
     let number = violation.split_once("rule ").map(|(_, rest)| {
         let digits = rest.find(|c: char| !c.is_ascii_digit());
@@ -251,11 +253,13 @@ fn would_be_lost(violation: &str) -> &'static str {
         Some("7") => {
             "A node would never have received what it lacks, or a client never its answer."
         }
-        Some("8") => "Messages would have been taken that no majority could confirm.",
+        Some("8") => "Messages would have been accepted that no majority could confirm.",
         Some("9") => "Two masters would have written to the log at the same time.",
-        Some("10") => "A node would have served, or sworn to, what is not on its disk.",
+        Some("10") => "A node would have served or acknowledged records that are not on its disk.",
         Some("11") => "A node would have used up its memory.",
-        _ => "A node would have ended with a failed assertion, and its messages be on fewer disks.",
+        _ => {
+            "A node would have ended with a failed assertion, and its messages would be on fewer disks."
+        }
     }
 }
 
@@ -282,7 +286,7 @@ fn ending(what: &str, outcome: &Outcome) -> String {
     }
 }
 
-/// Runs all seeds; returns what failed.
+/// Runs all seeds; returns the failures.
 fn seeds(args: &Args) -> Vec<String> {
     let job = |nth| {
         let seed = args.first + nth;
@@ -301,7 +305,7 @@ fn seeds(args: &Args) -> Vec<String> {
     totals.failures
 }
 
-/// Runs each schedule from so many seeds; returns what failed.
+/// Runs each schedule from `count` seeds; returns the failures.
 fn schedules(args: &Args, count: u64) -> Vec<String> {
     let all = Schedule::all().len() as u64;
     let job = |nth: u64| {
@@ -312,7 +316,7 @@ fn schedules(args: &Args, count: u64) -> Vec<String> {
     run_all(args, "schedules", all * count, &job).failures
 }
 
-/// Runs every so-manyth crash point of every scenario; returns what failed.
+/// Runs every N-th crash point of every scenario; returns the failures.
 fn crash_points(
     args: &Args,
     what: &str,
@@ -335,13 +339,14 @@ fn crash_points(
     run_all(args, what, points.len() as u64, &job).failures
 }
 
-/// Where to crash whom.
+/// The events at which to crash, and the nodes.
 struct Point {
     scenario: usize,
     crashes: Vec<(u64, usize)>,
 }
 
-/// Events in which a node that crashed starts and recovers, and the others learn of it, or so.
+/// Approximate number of events in which a crashed node starts and recovers, and the others learn
+/// of it.
 const RECOVERY_EVENTS: u64 = 300;
 
 impl Point {
@@ -350,8 +355,8 @@ impl Point {
         Point { scenario, crashes }
     }
 
-    /// The second crash is soon after: of the same node every other time. Which event it is
-    /// depends on the first and on nothing else, and any may be.
+    /// The second crash is soon after: of the same node every other time. Its event depends on the
+    /// first and on nothing else, and may be any.
     fn double(scenario: usize, of: &Scenario, event: u64, node: usize) -> Point {
         let drawn = (event * 31 + node as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let nodes = of.nodes().len();
@@ -417,7 +422,7 @@ fn run_all(
     totals
 }
 
-/// What the threads share.
+/// State that the threads share.
 #[derive(Default)]
 struct Campaign {
     next: AtomicU64,

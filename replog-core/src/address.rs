@@ -1,8 +1,8 @@
 //! Addresses of nodes, and URLs at which clients reach them.
 //!
-//! Owns the check of every part of both: hosts, ports, schemes, paths. All flags, settings and
-//! addresses that other nodes announce are read here, so that a port of 65536 is refused
-//! everywhere alike. Resolves nothing and connects to nothing.
+//! Owns the validation of every part of both: hosts, ports, schemes, paths. All flags, settings and
+//! addresses that other nodes announce are parsed here, so that a port of 65536 is refused in the
+//! same way everywhere. Resolves nothing and connects to nothing.
 
 use std::{
     fmt,
@@ -14,9 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{config::Peer, error::ConfigError};
 
-/// Bytes of a host name, at most (RFC 1035, section 2.3.4).
+/// The longest host name, in bytes (RFC 1035, section 2.3.4).
 const HOST_NAME_BYTES_MAX: usize = 253;
-/// Bytes of a URL, at most: it travels in a header and is shown.
+/// The longest URL, in bytes: it travels in a header and is displayed.
 const URL_BYTES_MAX: usize = 2_048;
 /// The default distance between a node's port for clients and its port for other nodes.
 const CLUSTER_PORT_DISTANCE: u16 = 1_000;
@@ -37,8 +37,8 @@ pub fn owner_of(address: IpAddr) -> IpAddr {
 /// The host and port of a listener, such as `10.0.0.2:6000`, `node-1.example:6000` or
 /// `[2001:db8::2]:6000`.
 ///
-/// Host names are kept in lower case, addresses in their canonical form, so that equal texts mean
-/// equal places. The port is 1 to 65535; only [`HostPort::parse_listen`] takes 0.
+/// Host names are kept in lower case, addresses in their canonical form, so that equal places have
+/// equal texts. The port is 1 to 65535; only [`HostPort::parse_listen`] accepts 0.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
     host: Host,
@@ -48,8 +48,8 @@ pub struct HostPort {
 /// The URL at which clients reach a node, such as `http://10.0.0.2:5000` or
 /// `https://log.example/base`.
 ///
-/// It has no user, no query and no fragment. Scheme and host are kept in lower case, and slashes
-/// at the end are dropped: paths are appended to it.
+/// It has no user, no query and no fragment. Scheme and host are kept in lower case, and trailing
+/// slashes are dropped: paths are appended to it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeUrl {
     scheme: Scheme,
@@ -75,19 +75,19 @@ enum Host {
     Name(String),
 }
 
-/// A text that is no address of a node.
+/// Error of a text that is not the address of a node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadAddress {
-    /// There is no port, or no host.
+    /// The port or the host is missing.
     #[error("expected HOST:PORT, as in 10.0.0.2:6000, not {0:?}")]
     Form(String),
-    /// A URL where a host and port belong.
+    /// A URL was given instead of a host and port.
     #[error(
         "expected the host and port of the node's cluster listener, as in {instead}, not a URL"
     )]
     Url {
-        /// What is probably meant.
+        /// The address that is probably meant.
         instead: String,
     },
     /// The port is not a number from 1 to 65535.
@@ -98,11 +98,11 @@ pub enum BadAddress {
     Host(String),
 }
 
-/// A text that is no URL of a node.
+/// Error of a text that is not the URL of a node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadUrl {
-    /// There is no scheme, no host, or another scheme than `http` and `https`.
+    /// The scheme or the host is missing, or the scheme is not `http` or `https`.
     #[error("expected a URL as in http://localhost:5000, not {0:?}")]
     Form(String),
     /// The port is not a number from 1 to 65535.
@@ -111,17 +111,17 @@ pub enum BadUrl {
     /// The host is neither an address nor a host name.
     #[error("{0:?} is neither a host name nor an address")]
     Host(String),
-    /// There is a user name or a password. Its text is not shown: it may be a secret.
+    /// The URL has a user name or a password. Its text is not shown: it may be a secret.
     #[error("a URL with a user name or a password is not supported")]
     User,
-    /// There is a query.
+    /// The URL has a query.
     #[error("{0:?}: a query does not belong here")]
     Query(String),
-    /// There is a fragment.
+    /// The URL has a fragment.
     #[error("{0:?}: a fragment does not belong here")]
     Fragment(String),
-    /// The path has a character that no URL has.
-    #[error("{0:?} has a character that does not belong into a URL")]
+    /// The path has a character that is not allowed in a URL.
+    #[error("{0:?} has a character that is not allowed in a URL")]
     Character(String),
     /// The text is too long.
     #[error("a URL has at most {URL_BYTES_MAX} bytes, not {0}")]
@@ -129,11 +129,11 @@ pub enum BadUrl {
 }
 
 impl HostPort {
-    /// The address of this host and port.
+    /// Creates an address from a host and a port.
     ///
     /// # Errors
     ///
-    /// [`BadAddress`] for a host that is none, and for port 0.
+    /// [`BadAddress`] for a host that is not valid, and for port 0.
     pub fn new(host: &str, port: u16) -> Result<HostPort, BadAddress> {
         if port == 0 {
             return Err(BadAddress::Port("0".to_owned()));
@@ -144,12 +144,12 @@ impl HostPort {
         }
     }
 
-    /// Reads an address to listen on: as for every address, but the port may be 0, which stands
-    /// for any free one.
+    /// Parses an address to listen on: like any other address, but the port may be 0, which stands
+    /// for any free port.
     ///
     /// # Errors
     ///
-    /// [`BadAddress`], naming the part that is wrong.
+    /// [`BadAddress`], naming the invalid part.
     pub fn parse_listen(text: &str) -> Result<HostPort, BadAddress> {
         if text.contains("://") {
             return Err(BadAddress::Url {
@@ -168,45 +168,46 @@ impl HostPort {
         })
     }
 
-    /// The host, an IPv6 address without brackets.
+    /// Returns the host, an IPv6 address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         self.host.as_str()
     }
 
-    /// The host where it is an address; `None`: it is a name that is still to be resolved.
+    /// Returns the host if it is an address; `None` if it is a name that is still to be resolved.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         self.host.ip()
     }
 
-    /// The port.
+    /// Returns the port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The same host with another port.
+    /// Returns the same host with another port.
     #[must_use]
     pub fn with_port(self, port: u16) -> HostPort {
         HostPort { port, ..self }
     }
 
-    /// The same port of this machine, by the name `localhost`.
+    /// Returns the same port on this machine, under the name `localhost`.
     #[must_use]
     pub fn with_host_localhost(self) -> HostPort {
         let host = Host::Name("localhost".to_owned());
         HostPort { host, ..self }
     }
 
-    /// Whether the host is an address that stands for all addresses of a machine, such as `0.0.0.0`:
-    /// to listen on, and not to connect to.
+    /// Returns `true` if the host is an address that stands for all addresses of a machine, such as
+    /// `0.0.0.0`, which can be listened on but not connected to.
     #[must_use]
     pub fn is_unspecified(&self) -> bool {
         self.ip().is_some_and(|ip| ip.is_unspecified())
     }
 
-    /// Whether the host can only be this machine: a loopback address, or the name `localhost`.
+    /// Returns `true` if the host can only be this machine: a loopback address, or the name
+    /// `localhost`.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         self.host.is_loopback()
@@ -240,11 +241,11 @@ impl From<SocketAddr> for HostPort {
 }
 
 impl NodeUrl {
-    /// Reads a URL as a person types it: without a scheme it is `http`.
+    /// Parses a URL as a person types it: without a scheme it is `http`.
     ///
     /// # Errors
     ///
-    /// [`BadUrl`], naming the part that is wrong.
+    /// [`BadUrl`], naming the invalid part.
     pub fn from_user(text: &str) -> Result<NodeUrl, BadUrl> {
         if text.contains("://") {
             return text.parse();
@@ -252,7 +253,7 @@ impl NodeUrl {
         parse_after_scheme(Scheme::Http, text, text)
     }
 
-    /// The `http` URL of a listener.
+    /// Returns the `http` URL of a listener.
     #[must_use]
     pub fn http(address: HostPort) -> NodeUrl {
         NodeUrl {
@@ -263,25 +264,25 @@ impl NodeUrl {
         }
     }
 
-    /// The scheme.
+    /// Returns the scheme.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// The host, an IPv6 address without brackets.
+    /// Returns the host, an IPv6 address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         self.host.as_str()
     }
 
-    /// The host where it is an address; `None`: it is a name.
+    /// Returns the host if it is an address; `None` if it is a name.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         self.host.ip()
     }
 
-    /// The port, the scheme's own where none is given.
+    /// Returns the port, or the scheme's default port where none is given.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port.unwrap_or(match self.scheme {
@@ -290,7 +291,7 @@ impl NodeUrl {
         })
     }
 
-    /// The host and port to connect to.
+    /// Returns the host and port to connect to.
     #[must_use]
     pub fn address(&self) -> HostPort {
         HostPort {
@@ -299,7 +300,7 @@ impl NodeUrl {
         }
     }
 
-    /// The host and, where it is given, the port: what a request's `Host` header says.
+    /// Returns the host and, if given, the port: the value of a request's `Host` header.
     #[must_use]
     pub fn authority(&self) -> String {
         match self.port {
@@ -308,7 +309,7 @@ impl NodeUrl {
         }
     }
 
-    /// The path, empty or with a slash at its beginning and none at its end.
+    /// Returns the path: empty, or with a leading slash and no trailing one.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
@@ -397,7 +398,7 @@ pub fn check_peers(peers: &[Peer]) -> Result<(), ConfigError> {
 }
 
 impl Host {
-    /// Reads a host as it stands in an address or a URL: IPv6 addresses in brackets.
+    /// Parses a host as written in an address or a URL: IPv6 addresses in brackets.
     fn parse_bracketed(text: &str) -> Option<Host> {
         match text.strip_prefix('[') {
             Some(rest) => {
@@ -409,22 +410,22 @@ impl Host {
         }
     }
 
-    /// Reads a host without brackets.
+    /// Parses a host without brackets.
     fn parse(text: &str) -> Option<Host> {
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Some(Host::of_ip(ip));
         }
         let name = text.to_ascii_lowercase();
         let fits = name.len() <= HOST_NAME_BYTES_MAX;
-        // A dot at the end says that the name is complete.
+        // A trailing dot means that the name is complete.
         let labels = name.strip_suffix('.').unwrap_or(&name).split('.');
-        // Underscores are in no host name, and yet in names of containers.
+        // Host names have no underscores, but names of containers do.
         let is_label = |label: &str| {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
             !label.is_empty() && label.len() <= 63 && label.bytes().all(allowed)
         };
-        // What ends in a number is an address, and no address was read (WHATWG URL, "ends in a
-        // number"): resolvers take 127.1 for one.
+        // A name that ends in a number is an address, and parsing it as an address has failed
+        // (WHATWG URL, "ends in a number"): resolvers accept 127.1 as one.
         let last = labels.clone().next_back().unwrap_or_default();
         let ends_in_number =
             last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x");
@@ -455,7 +456,7 @@ impl Host {
     fn is_loopback(&self) -> bool {
         match self.ip() {
             Some(ip) => ip.to_canonical().is_loopback(),
-            // Reserved for this machine, with all below it (RFC 6761, section 6.3).
+            // Reserved for this machine, including all names below it (RFC 6761, section 6.3).
             None => {
                 let name = self.as_str();
                 let name = name.strip_suffix('.').unwrap_or(name);
@@ -474,7 +475,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// A port of digits only: 0 to 65535.
+/// Parses a port of digits only: 0 to 65535.
 fn parse_port(text: &str) -> Option<u16> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().ok()).flatten()
@@ -483,8 +484,8 @@ fn parse_port(text: &str) -> Option<u16> {
 fn parse_after_scheme(scheme: Scheme, rest: &str, whole: &str) -> Result<NodeUrl, BadUrl> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, behind) = rest.split_at(end);
-    // First of all, and also where `@` stands further on: what is wrong is shown below, and a
-    // password may hold any of the marks above.
+    // Checked first, and also where `@` comes later in the text: the errors below show the wrong
+    // part, and a password may contain any of the delimiters above.
     if authority.contains('@') || (authority.contains(':') && behind.contains('@')) {
         return Err(BadUrl::User);
     }
@@ -502,7 +503,7 @@ fn parse_after_scheme(scheme: Scheme, rest: &str, whole: &str) -> Result<NodeUrl
         return Err(BadUrl::Character(whole.to_owned()));
     }
     let (host, port) = match authority.rsplit_once(':') {
-        // The colons of an IPv6 address stand within its brackets.
+        // The colons of an IPv6 address are inside its brackets.
         Some((host, port)) if !port.ends_with(']') => match parse_port(port) {
             Some(number) if number > 0 => (host, Some(number)),
             _ => return Err(BadUrl::Port(port.to_owned())),
@@ -520,7 +521,7 @@ fn parse_after_scheme(scheme: Scheme, rest: &str, whole: &str) -> Result<NodeUrl
     })
 }
 
-/// The address of a cluster listener that somebody probably means who gives a URL.
+/// Returns the address of the cluster listener that is probably meant when a URL was given.
 fn instead_of(url: &str) -> String {
     match url.parse::<NodeUrl>() {
         Ok(url) => {
@@ -533,7 +534,7 @@ fn instead_of(url: &str) -> String {
     }
 }
 
-/// The port of a cluster listener by default, given the one for clients; `None`: there is no
+/// Returns the default port of a cluster listener, given the one for clients; `None` if there is no
 /// such port. Port 0, any free one, stays 0.
 #[must_use]
 pub fn cluster_port_of(port: u16) -> Option<u16> {
@@ -625,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_of_a_url_is_checked_once() {
+    fn each_part_of_a_url_is_checked() {
         let good = [
             ("http://localhost:5000", "http://localhost:5000"),
             ("HTTP://LocalHost:5000/", "http://localhost:5000"),
@@ -676,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_may_leave_the_scheme_out() {
+    fn a_person_may_omit_the_scheme() {
         let table = [
             ("localhost:5000", Ok("http://localhost:5000")),
             ("localhost", Ok("http://localhost")),
@@ -695,7 +696,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_what_can_only_be_this_machine() {
+    fn loopback_hosts_can_only_be_this_machine() {
         let table = [
             ("localhost:1", true),
             ("a.localhost:1", true),
@@ -714,14 +715,14 @@ mod tests {
     }
 
     #[test]
-    fn the_port_between_nodes_is_a_thousand_above_that_of_clients() {
+    fn the_cluster_port_is_a_thousand_above_the_client_port() {
         assert_eq!(cluster_port_of(5000), Some(6000));
         assert_eq!(cluster_port_of(0), Some(0));
         assert_eq!(cluster_port_of(64_536), None);
     }
 
     #[test]
-    fn every_peer_has_an_address_of_its_own() {
+    fn two_peers_with_one_address_are_refused() {
         let refused = |peers: &[&str]| {
             let peers: Vec<Peer> = peers.iter().map(|peer| peer.parse().unwrap()).collect();
             check_peers(&peers).map_err(|error| error.to_string())

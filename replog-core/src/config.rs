@@ -12,17 +12,17 @@ use crate::{
     types::{BadNodeName, NodeName, SyncPolicy},
 };
 
-/// A secondary as its master knows it: a name for ever, an address for now.
+/// A secondary in its master's settings: a permanent name and its current address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its name.
+    /// Name of the secondary.
     pub name: NodeName,
     /// The address at which its network finds it; empty where the network needs none.
     pub address: String,
 }
 
 impl Peer {
-    /// A secondary that its network finds by its name alone, as a
+    /// Creates a secondary that its network finds by its name alone, as a
     /// [`LocalNetwork`](crate::transport::LocalNetwork) does.
     #[must_use]
     pub fn named(name: NodeName) -> Peer {
@@ -33,19 +33,19 @@ impl Peer {
     }
 }
 
-/// A text that names no node with its address.
+/// Error of a text that is not a node's name with its address.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadPeer {
-    /// There is no `=`, or nothing behind it.
+    /// The `=` is missing, or nothing follows it.
     #[error("a node is given as NAME=ADDRESS, not {0:?}")]
     Form(String),
-    /// What stands before the `=` is no name.
+    /// The part before the `=` is not a valid name.
     #[error(transparent)]
     Name(#[from] BadNodeName),
 }
 
-/// Reads `NAME=ADDRESS`.
+/// Parses `NAME=ADDRESS`.
 impl FromStr for Peer {
     type Err = BadPeer;
 
@@ -64,82 +64,82 @@ impl FromStr for Peer {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MasterConfig {
-    /// The master's own name.
+    /// Name of the master itself.
     pub name: NodeName,
-    /// All other nodes of the cluster. A list that is fixed when the cluster is founded.
+    /// All other nodes of the cluster. The list is fixed when the cluster is founded.
     pub secondaries: Vec<Peer>,
-    /// The URL at which clients reach this master, for secondaries to pass on.
+    /// The URL at which clients reach this master, which the secondaries pass on.
     pub public_url: Option<NodeUrl>,
-    /// Whether it may found a cluster when every node is blank.
+    /// Permission to found a cluster when every node is blank.
     pub founding: Founding,
-    /// Whether it may recover without a majority.
+    /// Permission to recover without a majority.
     pub forced_recovery: ForcedRecovery,
-    /// When it may take over from another master, where its own directory is blank.
+    /// Condition for taking over from another master when its own directory is blank.
     pub take_over: TakeOver,
     /// Intervals, time-outs and delays.
     pub timing: Timing,
-    /// When a write counts as held.
+    /// Sync policy: the point at which a write counts as held.
     pub sync: SyncPolicy,
-    /// Bytes of one payload, at most.
+    /// The largest payload, in bytes.
     pub max_message_bytes: usize,
-    /// Appends that may wait, for each concern.
+    /// The largest number of waiting appends, for each concern.
     pub max_waiting_appends: usize,
-    /// Bytes of records that may be on their way to the disk.
+    /// The largest number of bytes of records on their way to the disk.
     pub max_queued_bytes: usize,
-    /// An idempotency key is known while its message is among this many last ones of the log.
+    /// Number of the log's last messages whose idempotency keys are known.
     pub key_horizon: u64,
-    /// Bytes and times of the log itself.
+    /// Sizes of the log itself.
     pub log: LogConfig,
 }
 
-/// Whether a blank master may found a cluster.
+/// Permission of a blank master to found a cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Founding {
-    /// When it and every node that answers is blank, and they are a majority.
+    /// Allowed when the master and every node that answers are blank, and they are a majority.
     #[default]
     Allowed,
     /// Never: a blank master waits until a node of the existing cluster answers.
     Never,
 }
 
-/// When a master whose directory is blank may take over from one that other nodes hear.
+/// Condition for a master with a blank directory to take over from one that other nodes hear.
 ///
-/// A blank directory is what a master has whose disk was replaced, and then nobody hears another master.
-/// It is also what a mistyped path or a container without its volume leads to, and then the healthy master
+/// A master has a blank directory when its disk was replaced, and then no node hears another master. It
+/// also has one after a mistyped path, or in a container without its volume, and then the healthy master
 /// would be deposed for good.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TakeOver {
     /// Once no node that answers has heard another master for `unhealthy_after`. All nodes are asked
-    /// first; those that do not answer are waited for as long.
+    /// first, and those that do not answer are waited for as long as that.
     #[default]
     WhenSilent,
     /// At once.
     AtOnce,
 }
 
-/// Whether a master may go through its start without the promises of a majority.
+/// Permission of a master to complete its start without the promises of a majority.
 ///
-/// For when a majority is lost for good. It first tries for `unhealthy_after` to recover as ever,
-/// and forces nothing where that is possible, so that the setting may stay: but while it is there,
-/// any absence of a majority at a start loses messages. A forced recovery
+/// For the case that a majority is lost for good. The master first tries for `unhealthy_after` to recover
+/// normally and forces nothing where that is possible, so that the setting may stay: but while it is set,
+/// any start without a majority loses messages. A forced recovery
 ///
-/// - takes the best log among those that answered, the master's own included: that of the highest
-///   log epoch and end, and only where no log that answered is intact, the one with the newest
-///   records. Where there is no log at all, as on a blank master to which nobody answers, it waits:
-///   it never founds a cluster.
+/// - takes the best log among those that answered, including the master's own: the one with the highest
+///   log epoch and end, and only if no log that answered is intact, the one with the newest records. Where
+///   there is no log at all, as on a blank master that gets no answer, it waits: it never founds a
+///   cluster.
 /// - raises the epoch by 2^32, above everything that nodes that did not answer can have promised.
-/// - loses what only those had, acknowledged or not. When they come back, they cut it from their
-///   logs and keep it aside in their directories, below `quarantine`.
+/// - loses what only those nodes had, acknowledged or not. When they come back, they cut it from their
+///   logs and quarantine it in their directories, below `quarantine`.
 ///
-/// A node that refuses the master as fenced, replaced or out of date is not overruled, and a
-/// recovered master takes appends only when a majority is in contact, as ever: replace the lost
-/// nodes by empty ones of the same names.
+/// A node that refuses the master as fenced, replaced or out of date is not overruled, and a recovered
+/// master still accepts appends only while a majority is in contact: replace the lost nodes by empty ones
+/// of the same names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForcedRecovery {
-    /// A majority is waited for, however long that takes.
+    /// Waits for a majority, however long that takes.
     #[default]
     Never,
-    /// Where no majority answers within `unhealthy_after`, it goes on with those that did.
+    /// Goes on with the nodes that answered where no majority does within `unhealthy_after`.
     LoseAcknowledged,
 }
 
@@ -147,28 +147,28 @@ pub enum ForcedRecovery {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SecondaryConfig {
-    /// Its own name.
+    /// Name of the secondary itself.
     pub name: NodeName,
-    /// The URL at which clients reach this node, for its master to show.
+    /// The URL at which clients reach this node, which its master shows.
     pub public_url: Option<NodeUrl>,
-    /// When a write counts as held.
+    /// Sync policy: the point at which a write counts as held.
     pub sync: SyncPolicy,
-    /// Bytes and times of the log itself.
+    /// Sizes of the log itself.
     pub log: LogConfig,
 }
 
-/// How a log is laid out.
+/// Layout of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogConfig {
-    /// Bytes of a segment file: the same on all nodes of a cluster, if their files are to be
+    /// Size of a segment file in bytes: the same on all nodes of a cluster, if their files are to be
     /// equal.
     pub segment_bytes: u64,
-    /// Bytes of recent records kept in memory.
+    /// Size of the recent records kept in memory, in bytes.
     pub tail_bytes: usize,
-    /// Zeros written ahead of the records, so that few syncs have to make a new length durable, which
-    /// costs as much again; 0: none. They go when a segment is full and at a clean stop. Storage that
-    /// does not outlive the process has none.
+    /// Bytes of zeros written ahead of the records, so that few syncs have to make a new length durable,
+    /// which doubles the cost of a sync; 0: none. They are removed when a segment is full and at a clean
+    /// stop. Storage that does not outlive the process has none.
     pub preallocate_bytes: u64,
 }
 
@@ -185,17 +185,17 @@ impl Default for LogConfig {
 /// Intervals, time-outs and delays of a master.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// Between two heartbeats to one secondary, whatever its status.
+    /// Time between two heartbeats to one secondary, whatever its status.
     pub heartbeat_interval: Duration,
-    /// How long a request to a secondary may take.
+    /// The longest time that a request to a secondary may take.
     pub request_timeout: Duration,
-    /// Without contact for this long a secondary is Suspected.
+    /// Time without contact after which a secondary is Suspected.
     pub suspect_after: Duration,
-    /// Without contact for this long a secondary is Unhealthy.
+    /// Time without contact after which a secondary is Unhealthy.
     pub unhealthy_after: Duration,
-    /// The first delay before a failed batch is tried again, after the immediate retry.
+    /// The first delay before a failed batch is retried, after the immediate retry.
     pub retry_min: Duration,
-    /// The longest such delay.
+    /// The longest delay before a failed batch is retried.
     pub retry_max: Duration,
 }
 
@@ -213,7 +213,7 @@ impl Default for Timing {
 }
 
 impl MasterConfig {
-    /// The defaults for a master of this name over these secondaries.
+    /// Returns the defaults for a master of this name with these secondaries.
     #[must_use]
     pub fn new(name: NodeName, secondaries: Vec<Peer>) -> MasterConfig {
         MasterConfig {
@@ -270,7 +270,7 @@ impl MasterConfig {
         validate_sync(self.sync)
     }
 
-    /// The names of all nodes, in ascending order.
+    /// Returns the names of all nodes in ascending order.
     pub(crate) fn node_names(&self) -> Vec<NodeName> {
         let mut names: Vec<NodeName> = self
             .secondaries
@@ -284,7 +284,7 @@ impl MasterConfig {
 }
 
 impl SecondaryConfig {
-    /// The defaults for a secondary of this name.
+    /// Returns the defaults for a secondary of this name.
     #[must_use]
     pub fn new(name: NodeName) -> SecondaryConfig {
         SecondaryConfig {
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_named_once() {
+    fn a_name_given_twice_is_refused() {
         let table: [(&str, &[&str], &str); 5] = [
             ("m", &["a=a:1", "b=b:1"], "accepted"),
             // A network within one process has no addresses to compare.

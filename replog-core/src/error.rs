@@ -1,4 +1,4 @@
-//! Every public error: one enum per operation, a variant where a caller acts differently.
+//! All public errors: one enum per operation, and a variant where a caller acts differently.
 
 use std::{io, sync::Arc};
 
@@ -8,7 +8,7 @@ use crate::{
     words::counted,
 };
 
-/// Why an append was not answered with a receipt.
+/// Error of an append that was not answered with a receipt.
 ///
 /// Exhaustive: a new way to lose or keep a message is a breaking change on purpose.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -19,7 +19,7 @@ pub enum AppendError {
         counted(nodes, "node")
     )]
     Concern {
-        /// Nodes of the cluster.
+        /// Number of nodes in the cluster.
         nodes: u32,
     },
     /// Nothing was appended: the payload is longer than `max_message_bytes`.
@@ -28,24 +28,24 @@ pub enum AppendError {
         counted(bytes, "byte")
     )]
     TooLarge {
-        /// Bytes of the payload.
+        /// Length of the payload in bytes.
         bytes: usize,
-        /// The limit.
+        /// The limit in bytes.
         limit_bytes: usize,
     },
-    /// Nothing was appended: a limit is reached. Worth another try.
+    /// Nothing was appended: a limit is reached. A retry may succeed.
     #[error("{limit} is reached at {value}")]
     Overloaded {
-        /// The limit's name.
+        /// Name of the limit.
         limit: LimitName,
-        /// The limit's value.
+        /// Value of the limit.
         value: u64,
     },
-    /// The master takes no appends now. Nothing was appended, unless `offset` names the place
-    /// that the message had: then it is not known whether it stays.
+    /// The master does not accept appends now. Nothing was appended, unless `offset` is given: then it is not known
+    /// whether the message stays at that offset.
     #[error("the master is {}: {}", state.mode, state.detail)]
     ReadOnly {
-        /// Mode, reason and the numbers of the quorum.
+        /// Mode, its reason and the numbers of the quorum.
         state: Box<ModeState>,
         /// The offset that the message had been given, if any.
         offset: Option<Offset>,
@@ -54,7 +54,7 @@ pub enum AppendError {
     /// not known whether the message stays.
     #[error("the master's data directory takes no more: {detail}")]
     Storage {
-        /// What the disk said.
+        /// The disk's error.
         detail: Arc<str>,
         /// The offset that the message had been given, if any.
         offset: Option<Offset>,
@@ -66,61 +66,59 @@ pub enum AppendError {
         /// The offset that the message had been given, if any.
         offset: Option<Offset>,
     },
-    /// Nothing was appended: its idempotency key is that of another message, whose payload
-    /// differs.
+    /// Nothing was appended: its idempotency key was used for another message, with a different payload.
     #[error("the key was used before, at offset {offset}, with another payload")]
     KeyReused {
-        /// Where the other message is.
+        /// Offset of the other message.
         offset: Offset,
     },
-    /// Nothing was appended: the next message does not get the offset that was expected.
+    /// Nothing was appended: the next offset is not the expected one.
     #[error("the next message gets offset {next}")]
     OffsetMismatch {
         /// The offset that the next message gets.
         next: Offset,
     },
-    /// This request appended nothing, for the reason in `refusal`. Its message may be in the log
-    /// all the same, by an earlier request with the same idempotency key: the key could not be
-    /// looked up, or the wait for the earlier message was refused. Worth another try with the
-    /// same key.
+    /// This request appended nothing, for the reason in `refusal`. An earlier request with the same idempotency key
+    /// may have put the message in the log all the same: the key could not be looked up, or the wait for the earlier
+    /// message was refused. A retry with the same key may succeed.
     #[error("{refusal}; an earlier request with the same key may have appended it")]
     Unsettled {
-        /// Why this request was refused.
+        /// The reason why this request was refused.
         refusal: Box<AppendError>,
-        /// Where the earlier request's message is, if that is known.
+        /// Offset of the earlier request's message, if known.
         offset: Option<Offset>,
     },
-    /// Nothing was appended: a batch without a message.
+    /// Nothing was appended: the batch has no message.
     #[error("a batch needs at least one message")]
     EmptyBatch,
-    /// Nothing was appended: the batch has a key and more messages than the key could be known for,
-    /// so that it would be forgotten at once.
+    /// Nothing was appended: the batch has a key and more messages than the key horizon, so that the key would be
+    /// forgotten at once.
     #[error(
         "a batch with a key has at most {}, the key horizon, and this one has {count}",
         counted(horizon, "message")
     )]
     BatchBeyondHorizon {
-        /// Messages of the batch.
+        /// Number of messages in the batch.
         count: u64,
         /// The key horizon.
         horizon: u64,
     },
-    /// The node ended before it answered: it is not known whether the message is in the log.
+    /// The node stopped before it answered: it is not known whether the message is in the log.
     #[error("the node ended without an answer")]
     Ended,
 }
 
-/// What is known of a message whose append failed.
+/// Knowledge about a message whose append failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is not in the log and never will be.
+    /// The message is not in the log and never will be.
     NotAppended,
-    /// It may be in the log, now or after a recovery.
+    /// The message may be in the log, now or after a recovery.
     Unknown,
 }
 
 impl AppendError {
-    /// The offset that the message had when the error came; `None` where nothing was appended.
+    /// Returns the offset that the message had when the error occurred; `None` where nothing was appended.
     #[must_use]
     pub fn offset(&self) -> Option<Offset> {
         match self {
@@ -139,7 +137,7 @@ impl AppendError {
         }
     }
 
-    /// What is known of the message.
+    /// Returns what is known about the message.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match (self, self.offset()) {
@@ -150,7 +148,7 @@ impl AppendError {
         }
     }
 
-    /// Whether the same request may succeed later.
+    /// Returns `true` if the same request may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -169,7 +167,7 @@ impl AppendError {
         }
     }
 
-    /// The same error for an append whose message has this offset.
+    /// Turns the error into that of an append whose message has this offset.
     pub(crate) fn of_message(mut self, at: Offset) -> AppendError {
         match &mut self {
             AppendError::ReadOnly { offset, .. }
@@ -189,7 +187,7 @@ impl AppendError {
     }
 }
 
-/// Which limit refused an append.
+/// A limit that refuses appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LimitName {
@@ -200,7 +198,7 @@ pub enum LimitName {
 }
 
 impl LimitName {
-    /// Its name as a setting, as in `max-waiting-appends`.
+    /// Returns the limit's name as a setting, such as `max-waiting-appends`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -216,24 +214,24 @@ impl std::fmt::Display for LimitName {
     }
 }
 
-/// Mode, its reason, and the quorum's numbers: what a refused client needs to know.
+/// Mode, its reason and the numbers of the quorum: what a refused client needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModeState {
-    /// What the master does with appends.
+    /// State of the master with regard to appends.
     pub mode: Mode,
-    /// Why it takes none.
+    /// The reason why it does not accept appends.
     pub reason: Option<ModeReason>,
     /// One sentence for people.
     pub detail: String,
-    /// Nodes in contact, the master included.
+    /// Number of nodes in contact, including the master.
     pub alive: u32,
-    /// Nodes that make a quorum.
+    /// Number of nodes that make a quorum.
     pub needed: u32,
-    /// Nodes of the cluster.
+    /// Number of nodes in the cluster.
     pub nodes: u32,
 }
 
-/// Why a wait for a concern after the fact ended without an answer.
+/// Error of a wait for the concern of a message that was appended earlier.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
@@ -243,10 +241,10 @@ pub enum WaitError {
         counted(nodes, "node")
     )]
     Concern {
-        /// Nodes of the cluster.
+        /// Number of nodes in the cluster.
         nodes: u32,
     },
-    /// There is no such offset yet.
+    /// The offset is not in the log yet.
     #[error("the log ends at {next}")]
     NoSuchOffset {
         /// The offset that the next record gets.
@@ -255,21 +253,21 @@ pub enum WaitError {
     /// The limit on waiting appends is reached.
     #[error("{limit} is reached at {value}")]
     Overloaded {
-        /// The limit's name.
+        /// Name of the limit.
         limit: LimitName,
-        /// The limit's value.
+        /// Value of the limit.
         value: u64,
     },
-    /// The master does not hold its office, so that it does not know what other nodes hold.
+    /// The master leads no epoch, so it does not know what the other nodes hold.
     #[error("the master is {}: {}", state.mode, state.detail)]
     ReadOnly {
-        /// Mode, reason and the numbers of the quorum.
+        /// Mode, its reason and the numbers of the quorum.
         state: Box<ModeState>,
     },
-    /// The master's disk is full or failed, and with that its office.
+    /// The master's disk is full or failed, and so it has stepped down.
     #[error("the master's data directory takes no more: {detail}")]
     Storage {
-        /// What the disk said.
+        /// The disk's error.
         detail: Arc<str>,
     },
     /// The node is stopping, or has stopped.
@@ -277,36 +275,36 @@ pub enum WaitError {
     Ended,
 }
 
-/// Why records could not be read.
+/// Error of a read of records.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The disk refused.
+    /// The disk returned an error.
     #[error("reading {path} failed")]
     Io {
-        /// The file, below the node's directory.
+        /// Path of the file, below the node's directory.
         path: String,
-        /// What the disk said.
+        /// The disk's error.
         #[source]
         source: Arc<io::Error>,
     },
-    /// A record is damaged; everything before it is fine.
+    /// A record is damaged; everything before it is intact.
     #[error("{path} is damaged at byte {position}: offset {offset} cannot be read")]
     Damaged {
-        /// The file, below the node's directory.
+        /// Path of the file, below the node's directory.
         path: String,
-        /// Where in the file.
+        /// Position in the file, in bytes.
         position: u64,
         /// The first offset that cannot be read.
         offset: Offset,
-        /// What is wrong with it.
+        /// Description of the damage.
         #[source]
         source: RecordError,
     },
-    /// The records were cut away while they were read.
-    #[error("offset {offset} was cut away")]
+    /// The records were truncated while they were read.
+    #[error("offset {offset} was truncated")]
     Cut {
-        /// The first offset that is not there any more.
+        /// The first offset that is no longer there.
         offset: Offset,
     },
     /// The node has stopped.
@@ -314,85 +312,84 @@ pub enum ReadError {
     Stopped,
 }
 
-/// Why a node's directory could not be opened.
+/// Error of opening a node's directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The disk refused.
+    /// The disk returned an error.
     #[error("{path}: {source}")]
     Io {
-        /// The file, below the node's directory.
+        /// Path of the file, below the node's directory.
         path: String,
-        /// What the disk said.
+        /// The disk's error.
         source: io::Error,
     },
     /// Another process uses the directory.
     #[error("the directory is in use by another process")]
     Locked,
-    /// A file is not what a node writes: a foreign file, a newer version, or damage.
+    /// A file was not written by a node: it is foreign, of a newer version, or damaged.
     #[error("{path}: {what}")]
     Format {
-        /// The file, below the node's directory.
+        /// Path of the file, below the node's directory.
         path: String,
-        /// What is wrong with it.
+        /// Description of the defect.
         what: String,
     },
-    /// A file is of another version than this program reads.
+    /// A file has a version that this program does not read.
     #[error("{path}: has format {found}, and this program reads {known}")]
     Version {
-        /// The file, below the node's directory.
+        /// Path of the file, below the node's directory.
         path: String,
-        /// Its version.
+        /// Version of the file.
         found: u64,
-        /// The one that is read.
+        /// Version that this program reads.
         known: u64,
     },
-    /// A segment and the one that follows it claim the same records: which of the two to believe
-    /// nobody can tell.
+    /// A segment and the one that follows it claim the same records, and nothing tells which of the two is right.
     #[error("{path} is damaged at byte {position}: offset {offset} ({what})")]
     Damaged {
-        /// The file, below the node's directory.
+        /// Path of the file, below the node's directory.
         path: String,
-        /// Where in the file.
+        /// Position in the file, in bytes.
         position: u64,
         /// The first offset that cannot be read.
         offset: Offset,
-        /// What is wrong with it.
+        /// Description of the damage.
         what: String,
     },
     /// A segment belongs to another cluster.
     #[error("{path} belongs to cluster {found}, this node to {expected}")]
     OtherCluster {
-        /// The file, below the node's directory.
+        /// Path of the file, below the node's directory.
         path: String,
-        /// Whose it is.
+        /// Cluster of the segment.
         found: ClusterId,
-        /// Whose it should be.
+        /// Cluster of this node.
         expected: ClusterId,
     },
 }
 
-/// Why a node's directory could not be checked.
+/// Error of a check of a node's directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// A node runs in it, and writes what would be read.
+    /// A node is running in the directory and writes the files that the check would read.
     #[error("a node is running in the directory: stop it first")]
     Locked,
-    /// No node ever kept anything in it.
+    /// No node has ever stored anything in the directory.
     #[error("it is no node's directory: it has no meta.json, no mark and no segments")]
     NoNode,
-    /// The disk refused to list it, or to say whether it is in use.
+    /// The disk did not list the directory, or did not say whether it is in use.
     #[error("{path}: {source}")]
     Io {
-        /// The file or directory, below the node's directory.
+        /// Path of the file or directory, below the node's directory.
         path: String,
-        /// What the disk said.
+        /// The disk's error.
         source: io::Error,
     },
 }
 
-/// Why a node did not start.
+/// Error of a node's start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -405,9 +402,9 @@ pub enum StartError {
     /// The directory belongs to another node.
     #[error("the directory belongs to node {found}, not {expected}: one directory is one node")]
     OtherNode {
-        /// Whose directory it is.
+        /// The node to which the directory belongs.
         found: NodeName,
-        /// Who wanted to start from it.
+        /// The node that was to start from it.
         expected: NodeName,
     },
     /// The directory was made for another list of nodes.
@@ -415,13 +412,13 @@ pub enum StartError {
         "the directory was made for the nodes {found:?}, not {expected:?}: the list of nodes is fixed"
     )]
     OtherNodes {
-        /// The list in the directory.
+        /// The list of nodes in the directory.
         found: Vec<NodeName>,
-        /// The list in the settings.
+        /// The list of nodes in the settings.
         expected: Vec<NodeName>,
     },
-    /// The operating system gave no thread.
-    #[error("no thread could be started")]
+    /// The operating system did not start a thread.
+    #[error("a thread could not be started")]
     Thread(#[source] io::Error),
 }
 
@@ -431,25 +428,25 @@ pub enum StartError {
 pub struct ConfigError(pub(crate) String);
 
 impl ConfigError {
-    /// Refuses settings for this reason: a sentence that names the setting and what it should be.
+    /// Creates the error from its reason: a sentence that names the setting and what it should be.
     #[must_use]
     pub fn new(why: impl Into<String>) -> ConfigError {
         ConfigError(why.into())
     }
 }
 
-/// The node has stopped: nobody answers any more. Says why, where it stopped by itself.
+/// Error of a call to a node that has stopped. It says why, if the node stopped by itself.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the node has stopped{}", .reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default())]
 pub struct Stopped {
-    /// Why, where it was not asked to.
+    /// The reason, if the node stopped by itself.
     pub reason: Option<Arc<str>>,
 }
 
-/// An error as `main` may return it: `Debug`, which is what a program that ends with an error prints, is the error's
-/// sentence and those of its causes.
+/// An error for `main` to return: its `Debug` output, which a program prints when it ends with an error, is the
+/// error's sentence followed by those of its causes.
 ///
-/// Made by `?` of any error, like `Box<dyn Error>`, which would print the error's fields.
+/// `?` makes it of any error, as with `Box<dyn Error>`, which would print the error's fields.
 ///
 /// ```
 /// use replog_core::{NodeName, error::Report};
@@ -474,7 +471,7 @@ impl std::fmt::Debug for Report {
         let mut cause = self.0.source();
         while let Some(error) = cause {
             let sentence = error.to_string();
-            // Some errors have their cause in their own sentence.
+            // Some errors already include their cause in their own sentence.
             if !text.ends_with(&sentence) {
                 text.push_str(": ");
                 text.push_str(&sentence);
@@ -490,7 +487,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_is_the_sentences_of_an_error_and_its_causes() {
+    fn a_report_shows_an_error_and_its_causes_as_sentences() {
         let refused = || io::Error::other("refused");
         let table: [(Report, &str); 4] = [
             ("plain".into(), "plain"),

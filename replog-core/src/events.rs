@@ -1,7 +1,7 @@
-//! What a node tells those who listen: one value for each change that a person would want to see.
+//! Events that a node sends to its listeners: one value for each change that a person would want to see.
 //!
-//! Plain data for embedders, serialized under the names of the HTTP interface.
-//! [`Events`](crate::Events) brings them.
+//! Plain data for embedders, serialized under the names of the HTTP interface. [`Events`](crate::Events)
+//! delivers them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,113 +13,113 @@ use crate::{
     views::{WaitReason, milliseconds_or_null},
 };
 
-/// What [`Events::next`](crate::Events::next) brings.
+/// An item returned by [`Events::next`](crate::Events::next).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
-    /// Something has changed.
+    /// A change.
     Event(NodeEvent),
-    /// The listener was too slow: events were dropped where this notice stands.
+    /// The listener was too slow: events were dropped at this point.
     Missed {
-        /// How many.
+        /// Number of dropped events.
         count: u64,
     },
 }
 
-/// A change.
+/// A change, with its time and node.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct NodeEvent {
-    /// When it was told, by the clock of the node that tells it: milliseconds since 1970.
+    /// Time of the event in milliseconds since 1970, by the clock of the node that reports it.
     pub at_ms: u64,
-    /// The node that it is about: the one that tells it, or one of its secondaries.
+    /// The node that the event is about: the one that reports it, or one of its secondaries.
     pub node: NodeName,
-    /// What has changed.
+    /// The change itself.
     #[serde(flatten)]
     pub what: Change,
 }
 
-/// What has changed.
+/// Kinds of change.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Change {
-    /// On a master: what it thinks of a secondary.
+    /// On a master: the status of a secondary changed.
     Status {
-        /// What it thought before.
+        /// The status before.
         from: Status,
-        /// What it thinks now.
+        /// The status now.
         to: Status,
-        /// Why the last attempt failed; `None` where none has since the last contact.
+        /// The reason why the last attempt failed; `None` where none has failed since the last contact.
         reason: Option<WaitReason>,
         /// The reason, as a sentence.
         detail: Option<Arc<str>>,
     },
-    /// On a master: what it does with appends, or why it takes none.
+    /// On a master: the mode, or the reason for it, changed.
     Mode {
-        /// What it does with them now.
+        /// The mode now.
         mode: Mode,
-        /// Why it takes none.
+        /// The reason why the master does not accept appends.
         mode_reason: Option<ModeReason>,
         /// The reason, as a sentence; empty where there is none.
         detail: Arc<str>,
     },
-    /// A master took the office of a new epoch, or a secondary promised it one.
+    /// A master became the leader of a new epoch, or a secondary promised it one.
     Epoch {
         /// The new epoch.
         epoch: Epoch,
-        /// Its master.
+        /// Master of the new epoch.
         master: NodeName,
     },
-    /// On a master: an attempt to reach a secondary failed, and it will be tried again.
+    /// On a master: an attempt to reach a secondary failed and will be retried.
     Retry {
-        /// What was sent.
+        /// Kind of the request.
         request: FailedRequest,
-        /// Why, as a word.
+        /// The reason, as a word.
         reason: WaitReason,
-        /// Why, as a sentence.
+        /// The reason, as a sentence.
         detail: Arc<str>,
-        /// How many have failed in a row.
+        /// Number of failures in a row.
         attempt: u64,
-        /// When it is tried next; `None` where that is not known yet.
+        /// Time until the next attempt; `None` where it is not known yet.
         #[serde(rename = "next_retry_ms", serialize_with = "milliseconds_or_null")]
         next_retry: Option<Duration>,
     },
-    /// On a secondary: it holds records back until those before them have come, or no more.
+    /// On a secondary: it holds records back until those before them have arrived, or no longer does.
     Gap {
-        /// The first offset that has not come; `None` once nothing is held back.
+        /// The first offset that has not arrived; `None` once nothing is held back.
         missing: Option<Offset>,
-        /// How many records are held back.
+        /// Number of records held back.
         buffered: u64,
     },
-    /// The node's log has grown, and readers are shown more.
+    /// The node's log has grown, and readers see more of it.
     Append {
         /// The first offset that is new.
         from: Offset,
-        /// The offset behind the last one.
+        /// The offset after the last new one.
         next: Offset,
     },
-    /// On a master: a secondary holds another part of the log than before, mostly more.
+    /// On a master: the end of the records that a secondary holds has moved, mostly forwards.
     Ack {
-        /// The offset after the last record that it holds.
+        /// The offset after the last record that the secondary holds.
         durable_end: Offset,
     },
-    /// The faults that the node is told to have were replaced.
+    /// The node's fault settings were replaced.
     FaultsSet {
-        /// All that hold now.
+        /// All settings that apply now.
         faults: FaultSettings,
     },
-    /// Faults happened, as the node was told.
+    /// Faults were injected, as the settings ask for.
     FaultsHappened {
-        /// Which.
+        /// Kind of fault.
         fault: Fault,
-        /// How often since this was told last.
+        /// Number of times since the last report.
         count: u64,
     },
 }
 
 impl Change {
-    /// Its kind, as it stands in the HTTP interface: `status`, `mode`, `epoch`, `retry`, `gap`,
-    /// `append`, `ack` or `fault`.
+    /// Returns the kind of change as it is written in the HTTP interface: `status`, `mode`, `epoch`, `retry`,
+    /// `gap`, `append`, `ack` or `fault`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -135,15 +135,15 @@ impl Change {
     }
 }
 
-/// What a master sent to a secondary in vain.
+/// A kind of request from a master to a secondary that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FailedRequest {
-    /// A heartbeat, or what is sent in its place until the secondary follows: a question of the recovery or a
-    /// hello.
+    /// A heartbeat, or the request sent in its place until the secondary follows: a query of the recovery or
+    /// a hello.
     Heartbeat,
-    /// Records.
+    /// Records of the log.
     Records,
 }
 
@@ -152,20 +152,20 @@ pub enum FailedRequest {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Fault {
-    /// An error before anything was stored.
+    /// Failure before anything was stored.
     ErrorBeforeAppend,
-    /// An error after the records were stored.
+    /// Failure after the records were stored.
     ErrorAfterAppend,
-    /// A delay.
+    /// Delay of an answer.
     DelayMs,
-    /// Replication failed.
+    /// Failure of replication.
     BlockReplication,
-    /// Replication or a heartbeat failed, as behind a cut cable.
+    /// Failure of replication and heartbeats, as behind a cut cable.
     Isolate,
 }
 
 impl Fault {
-    /// All of them, each at its own place.
+    /// All faults, each at the index of its discriminant.
     pub(crate) const ALL: [Fault; 5] = [
         Fault::ErrorBeforeAppend,
         Fault::ErrorAfterAppend,
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_told_under_the_names_of_the_interface() {
+    fn events_are_serialized_under_the_names_of_the_interface() {
         let table = [
             (
                 Change::Status {

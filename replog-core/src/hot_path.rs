@@ -1,8 +1,9 @@
-//! What an append costs, in instructions: cases for `scripts/instructions`.
+//! Cost of an append in instructions: cases for `scripts/instructions`.
 //!
-//! Each case does its work as often as the environment says, and prints how many appends that were.
-//! A run under callgrind counts the instructions of the whole process; the difference of a short and a
-//! long run is what the appends between cost. The counts do not depend on what else the machine does.
+//! Each case does its work the number of times that the environment says, and prints the number of
+//! appends. A run under callgrind counts the instructions of the whole process; the difference between
+//! a short and a long run is the cost of the appends in between. The counts do not depend on what else
+//! the machine does.
 
 use std::{env, sync::Arc};
 
@@ -28,11 +29,11 @@ use crate::{
     types::{Concern, Epoch, NodeName, Offset},
 };
 
-/// Appends that are under way together, as from so many clients.
+/// Appends in flight together, as from that many clients.
 const GROUP: u64 = 64;
 const PAYLOAD: [u8; 100] = [b'x'; 100];
 
-/// How often the work is done: a multiple of [`GROUP`].
+/// Returns the number of repetitions: a multiple of [`GROUP`].
 fn groups() -> u64 {
     let times = env::var("REPLOG_GROUPS").unwrap_or_else(|_| "1".to_owned());
     times.parse().unwrap()
@@ -73,7 +74,7 @@ fn encode() {
     say(groups() * GROUP);
 }
 
-/// Batches of [`GROUP`] records.
+/// Returns batches of [`GROUP`] records.
 fn batches() -> Vec<RecordBatch> {
     let records = Records::new(0, (0..groups() * GROUP).map(|_| (1, PAYLOAD.len())));
     records.batches(&[GROUP as usize])

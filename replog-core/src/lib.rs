@@ -1,4 +1,5 @@
-// The front page is in `docs/`, in this order; a part that is about a feature is there with it.
+// The crate's front page is in `docs/`, in this order; a part about an optional feature is included
+// only with that feature.
 #![doc = include_str!("../docs/1-cluster.md")]
 #![cfg_attr(feature = "net", doc = include_str!("../docs/2-net.md"))]
 #![cfg_attr(feature = "http", doc = include_str!("../docs/2-client.md"))]
@@ -54,7 +55,7 @@ pub use types::*;
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
-/// And the book's.
+/// The book's code is compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/src/embedding.md")]
 struct Book;

@@ -1,48 +1,48 @@
-//! Every fixed limit: unit, reason, and what is answered when it is reached.
+//! All fixed limits: unit, reason, and the answer when the limit is reached.
 //!
-//! Limits that an operator may set are in `config.rs`; here are those that formats and protocol
-//! rest on. Keeps rule 11.
+//! Limits that an operator may set are in `config.rs`; these are the ones that formats and the protocol rest
+//! on. Keeps rule 11.
 
 use std::time::Duration;
 
-/// Bytes of one encoded record, at most. A length field beyond it is damage, not a reason to
-/// allocate. A message that would not fit is refused as too large.
+/// The longest encoded record, in bytes. A longer length field is damage, not a reason to allocate. A message
+/// that would not fit is refused as too large.
 pub const RECORD_BYTES_MAX: usize = 128 << 20;
 
-/// Bytes of one message's payload that `max_message_bytes` may be set to, at most.
+/// The highest allowed setting of `max_message_bytes`, the limit on one message's payload.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// Bytes of records in one replication batch; one record always fits, however long. Large
-/// enough that a round trip costs little beside it, small enough that a retry costs little too.
+/// Bytes of records in one replication batch; one record always fits, however long. Large enough that a round
+/// trip costs little in comparison, small enough that a retry costs little too.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// The least that a batch shrinks to after time-outs: a single record still goes, since a batch
-/// always carries at least one.
+/// The smallest size in bytes that a batch shrinks to after time-outs: a single record is still sent, since a
+/// batch always carries at least one.
 pub const BATCH_BYTES_MIN: usize = 1;
 
-/// Batches in flight to one Healthy secondary. Enough to keep a secondary's disk busy while
-/// answers travel; the reorder window must hold as many.
+/// Batches in flight to one Healthy secondary. Enough to keep a secondary's disk busy while answers travel; the
+/// reorder window must hold the same number.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 4;
 
-/// Heartbeats or hellos in flight to one secondary: one that hangs must not delay the next, but
-/// a secondary that swallows them all must not collect them without end. The next is skipped.
+/// Heartbeats or hellos in flight to one secondary. One that hangs must not delay the next, but they must not
+/// pile up without end at a secondary that never answers: at the limit, the next is skipped.
 pub const PROBES_IN_FLIGHT_MAX: usize = 4;
 
-/// Bytes that a secondary holds back behind a gap. A batch beyond it is refused and sent again.
+/// Bytes that a secondary holds back behind a gap. A batch that exceeds it is refused and sent again.
 pub const REORDER_BYTES_MAX: usize = 16 << 20;
 
-/// Records that a secondary holds back behind a gap, at most this far ahead of its end.
+/// Furthest distance, in records, of a held-back record from the secondary's end.
 pub const REORDER_RECORDS_MAX: u64 = 1 << 20;
 
 /// Bytes of recent records that a node keeps in memory for links and readers. Older ones are
 /// read from the files.
 pub const TAIL_BYTES_MAX: usize = 4 << 20;
 
-/// Zeros ahead of the records of a log.
+/// Bytes of zeros written ahead of the records of a log.
 pub const PREALLOCATE_BYTES: u64 = 1 << 20;
 
-/// Bytes of one segment file: the record that would pass it opens the next. Part of the format:
-/// the files of two nodes are equal only if they roll at the same records.
+/// Bytes of one segment file: a record that would exceed it opens the next. Part of the format: the files of
+/// two nodes are equal only if they roll at the same records.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// (epoch, first offset) pairs in a hello and in a segment's header. A node that needs older
@@ -53,63 +53,61 @@ pub const EPOCH_STARTS_MAX: usize = 64;
 /// are read from the files.
 pub const EPOCH_STARTS_KEPT: usize = 1024;
 
-/// How often a node's writer checks that its directory is still in its place: within a heartbeat of the
+/// Interval at which a node's writer checks that its directory is still in its place: within a heartbeat of the
 /// default settings, and a few system calls each time.
 pub const PLACE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often the same is checked before what was written is reported as durable: no append is acknowledged
-/// that began when the directory was gone for longer. A few system calls, beside a sync.
+/// Greatest age of the same check when written records are reported as durable: no append is acknowledged that
+/// began when the directory had been gone for longer. A few system calls per sync.
 pub const PLACE_CHECK_AGE_MAX: Duration = Duration::from_millis(5);
 
-/// Bytes of a segment between two entries of its index: what a read scans, at most, to find
-/// its first record.
+/// Bytes of a segment between two entries of its index: the most that a read scans to find its first record.
 pub const INDEX_STEP_BYTES: u64 = 64 << 10;
 
-/// Older segments that are kept open for readers, each with its index. One more closes the one
-/// that was read the longest time ago.
+/// Older segments kept open for readers, each with its index. One more closes the least recently read one.
 pub const SEGMENTS_OPEN_MAX: usize = 8;
 
-/// Bytes that the log writer takes from its queue for one write and one sync. What is more
-/// waits for the next turn, so that a group never makes its first record wait without end.
+/// Bytes that the log writer takes from its queue for one write and one sync. The rest waits for the next turn,
+/// so that a group never makes its first record wait without end.
 pub const WRITE_GROUP_BYTES_MAX: usize = 8 << 20;
 
-/// Bytes that must be free on a disk that was full before its node takes records again: enough for
-/// more than a batch, so that it does not run full with the next one.
+/// Bytes that must be free on a disk that was full before its node takes records again: enough for more than a
+/// batch, so that the next one does not fill it again.
 pub const ROOM_PROBE_BYTES: usize = 2 << 20;
 
-/// How long a node waits before it looks for room on a disk that was full: at first, and at most.
-/// Somebody has to make room, so that sooner would mostly be for nothing.
+/// The shortest delay before a node checks for space on a disk that was full. Somebody has to free space, so
+/// that a shorter delay would mostly be in vain.
 pub const ROOM_PROBE_DELAY_MIN: Duration = Duration::from_millis(200);
-/// See [`ROOM_PROBE_DELAY_MIN`].
+/// The longest such delay; see [`ROOM_PROBE_DELAY_MIN`].
 pub const ROOM_PROBE_DELAY_MAX: Duration = Duration::from_secs(5);
 
-/// A disk that took writes for this long counts as one that was not full lately.
+/// Time of successful writes after which a disk no longer counts as recently full.
 pub const ROOM_CALM: Duration = Duration::from_secs(10);
 
-/// Cuts of its log that a node tells apart, for those who follow it. Beyond it the two oldest count as one:
-/// a follower that missed as many may be told to go back further than it had to.
+/// Cuts of its log that a node distinguishes for its followers. Beyond it the two oldest count as one: a
+/// follower that missed that many may be told to go back further than necessary.
 pub const CUTS_KEPT: usize = 64;
 
-/// How long a stream of messages is silent, at most: whoever sends it says then that it is still there, so
-/// that either end notices when the other is gone.
+/// The longest silence on a stream of messages: the sender then sends a sign of life, so that either end
+/// notices when the other is gone.
 pub const FOLLOW_SIGN_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Nodes of a cluster, the master included: a set of nodes is one 64-bit word.
+/// Nodes of a cluster, including the master: a set of nodes is one 64-bit word.
 pub const NODES_MAX: usize = 64;
 
-/// Bytes of a message between nodes beside its records. More is refused as malformed.
+/// Bytes of a message between nodes, not counting its records. A longer one is refused as malformed.
 pub const WIRE_HEADER_BYTES_MAX: usize = 256 << 10;
 
-/// How far one request raises the epoch that a node has durably promised: 2^33, so that no single message
+/// The most that one request raises the epoch that a node has durably promised: 2^33, so that no single message
 /// uses up the epochs of a cluster. A request for a higher one is not refused for good, since a node may have
-/// been away for any number of forced recoveries: it raises the promise by this much and is to be sent again.
+/// been away for any number of forced recoveries: it raises the promise by this much and has to be sent again.
 pub const EPOCH_LEAP_MAX: u64 = 1 << 33;
 
-/// How far above its own epoch a recovering master follows one round of answers. Nodes that were part of that
-/// round promise what it asks for next without a second request, whatever one of them made up.
+/// The most by which a recovering master raises its epoch after one round of answers. Nodes that took part in
+/// that round promise the epoch it asks for next without a second request, whatever one of them made up.
 pub const EPOCH_FOLLOW_MAX: u64 = EPOCH_LEAP_MAX - 1;
 
-/// How far a forced recovery raises the epoch: 2^32, beyond what nodes that do not answer can have
+/// The amount by which a forced recovery raises the epoch: 2^32, beyond what nodes that do not answer can have
 /// promised in ordinary recoveries.
 pub const EPOCH_FORCED_STEP: u64 = 1 << 32;
 
@@ -117,97 +115,99 @@ pub const EPOCH_FORCED_STEP: u64 = 1 << 32;
 /// raising a believed epoch never passes that.
 pub const EPOCH_BELIEVABLE_MAX: u64 = (1 << 62) - (1 << 34);
 
-/// The highest epoch of another node that a recovering master follows: the epochs that it takes above can
+/// The highest epoch of another node that a recovering master follows: the epochs that it starts above that can
 /// still be believed.
 pub const EPOCH_FOLLOWED_MAX: u64 = EPOCH_BELIEVABLE_MAX - EPOCH_LEAP_MAX;
 
-/// How often one life of a node may promise a log in a master's recovery and not give it, before the
-/// recovery does without where the others are enough. Once or twice is bad luck, and the node's log is longer.
+/// Number of times that one run of a node may promise a log in a master's recovery and fail to deliver it,
+/// before the recovery goes on without that log where the others are enough. Once or twice is bad luck, and the
+/// node's log is longer.
 pub const SOURCE_FAILURES_MAX: u32 = 3;
 
-/// Files of records that a master's hello made a node cut, at most: one more removes the oldest.
+/// Files of records that were cut because of a master's hello: one more removes the oldest.
 pub const SET_ASIDE_FILES_MAX: usize = 64;
 
-/// Parked batch answers on a secondary: requests whose records are not durable yet. Beyond it a
-/// batch is refused and sent again.
+/// Parked batch answers on a secondary: requests whose records are not durable yet. Beyond it a batch is
+/// refused and sent again.
 pub const PARKED_ANSWERS_MAX: usize = 256;
 
-/// Refused senders that a node remembers, to say once in its log why it refuses each of them.
+/// Refused senders that a node remembers, so that it logs the reason only once for each of them.
 pub const REFUSED_SENDERS_MAX: usize = 16;
 
-/// Appends of several records that a master remembers until they are committed. Beyond it neighbours
-/// count as one: they are committed later than they could be.
+/// Appends of several records that a master remembers until they are committed. Beyond it neighbours are
+/// merged: they are committed later than they could be.
 pub const UNBROKEN_MAX: usize = 64 << 10;
 
-/// Bytes of an idempotency key. More is refused as malformed.
+/// Bytes of an idempotency key. A longer one is refused as malformed.
 pub const KEY_BYTES_MAX: usize = 128;
 
-/// Records that `key_horizon` may be set to, at most. A keyed record among them costs the master
-/// about a hundred bytes of memory.
+/// The highest allowed setting of `key_horizon`, in records. A keyed record among them costs the master about a
+/// hundred bytes of memory.
 pub const KEY_HORIZON_MAX: u64 = 100_000_000;
 
-/// Bytes of the log that are read at once to find out which keys it has, before a master serves.
+/// Bytes of the log read at once to find out which keys it has, before a master serves.
 pub const KEY_READ_BYTES_MAX: usize = 4 << 20;
 
-/// Events that a node keeps for listeners who are slower than they come. One who is slower still is told
-/// how many it missed.
+/// Events that a node keeps for listeners that fall behind. A listener that falls further behind is told how
+/// many it missed.
 pub const EVENTS_KEPT: usize = 256;
 
-/// How long a listener is told nothing more of ends and counts after it was: 20 times a second is as fast
-/// as anybody looks, and ten thousand appends cost no more than one.
+/// The shortest interval between two reports of ends and counts to a listener: 20 times a second is as fast as
+/// anybody looks, and ten thousand appends cost no more than one.
 pub const EVENT_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
-/// Findings of each class that a check of a directory lists. What is more is counted: whoever reads a
-/// thousand lines has seen that the disk is not to be trusted.
+/// Findings of each class that a check of a directory lists. Further ones are only counted: a thousand lines
+/// are proof enough that the disk is not to be trusted.
 pub const FINDINGS_MAX: u64 = 1000;
 
 /// Replaced instances of a master that a node remembers and refuses.
 pub const REPLACED_INSTANCES_MAX: usize = 1 << 10;
 
-/// Connections to a node's cluster listener that have not proved yet whose they are. One more ends the
-/// oldest one of the address that has the most.
+/// Connections to a node's cluster listener that have not authenticated yet. One more ends the oldest
+/// connection of the address that has the most.
 pub const CLUSTER_HANDSHAKES_MAX: usize = 64;
 
-/// How long a connection to the cluster listener may take to prove whose it is. Then it is closed.
+/// Time that a connection to the cluster listener has to authenticate before it is closed.
 pub const CLUSTER_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// TLS handshakes that a node computes at once for connections that have proved nothing, of one address and of
-/// all: as many as may be under way. Those that come after wait for their turn, each as long as any handshake
-/// may take.
+/// TLS handshakes that a node computes at once for connections that have not authenticated, for one address and
+/// for all: as many as may be in progress. Later ones wait for their turn, each for at most the time that a
+/// handshake may take.
 pub const CLUSTER_HANDSHAKE_BURST: u32 = CLUSTER_HANDSHAKES_MAX as u32;
 
-/// The time that one handshake more becomes available in, for one address: 20 a second. Nodes connect once
-/// and stay.
+/// Time in which one more handshake becomes available to one address: 20 a second. Nodes connect once and stay
+/// connected.
 pub const CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS: Duration = Duration::from_millis(50);
 
-/// The time that one handshake more becomes available in, for all addresses: 100 a second, which take some
-/// percent of a slow core from the thread of the node's actors.
+/// Time in which one more handshake becomes available to all addresses: 100 a second, which take a few percent
+/// of a slow core from the thread of the node's actors.
 pub const CLUSTER_HANDSHAKE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Streams of one name that a node serves at once, each of another instance: a master, its successor, and one
-/// that has not spoken yet. One more ends the oldest.
+/// that has not sent anything yet. One more ends the oldest.
 pub const CLUSTER_STREAMS_OF_NAME_MAX: usize = 3;
 
-/// Nodes that may have a stream to one node at once; each has one. Another is refused with the reason.
+/// Nodes that may have a stream to one node at once; each has one. A further one is refused with the reason.
 /// More than a cluster has, since nodes are renamed.
 pub const CLUSTER_STREAMS_MAX: usize = 2 * NODES_MAX;
 
-/// Requests of one stream under way at once. What comes behind them is not read yet, heartbeats included: a
-/// stream keeps its order. Links keep far fewer under way; where more hang, on a disk that hangs, the
-/// silence ends the contact, as it should.
+/// Requests of one stream in flight at once. Requests behind them are not read yet, heartbeats included: a
+/// stream keeps its order. Links keep far fewer in flight; where more hang, because a disk hangs, the silence
+/// ends the contact, as it should.
 pub const CLUSTER_CALLS_MAX: usize = 64;
 
-/// Bytes of one stream's requests under way, and of what waits to be sent on one. What comes behind them is not
-/// read yet, heartbeats included: heartbeats and records share one stream in one order, and so one budget. The
-/// receipts for the bytes that still come keep the contact meanwhile. The longest message
-/// fits behind as many records as may wait for a gap to be filled: else the gap's own would not be read.
+/// Bytes of one stream's requests in flight, and of the data waiting to be sent on one stream. Requests behind
+/// them are not read yet, heartbeats included: heartbeats and records share one stream in one order, and so one
+/// budget. The receipts for the bytes that still arrive keep the contact meanwhile. The longest message fits
+/// behind as many records as may wait for a gap to be filled: otherwise the records that fill it would not be
+/// read.
 pub const CLUSTER_BUFFER_BYTES_MAX: usize =
     RECORD_BYTES_MAX + WIRE_HEADER_BYTES_MAX + REORDER_BYTES_MAX + (1 << 20);
 
-/// How long a stream is kept on which nothing comes: a master sends heartbeats all the time.
+/// Time that a stream without incoming data is kept open: a master sends heartbeats all the time.
 pub const CLUSTER_IDLE_TIME_MAX: Duration = Duration::from_secs(75);
 
-/// How often the end that receives a long message says how much of it has come: far more often than any
+/// Interval at which the receiver of a long message reports the number of bytes received: far shorter than any
 /// time-out, so that a slow line is not taken for a dead node.
 pub const CLUSTER_RECEIPT_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -219,7 +219,7 @@ const _: () = assert!(BATCH_BYTES_MAX * BATCHES_IN_FLIGHT_MAX <= REORDER_BYTES_M
 const _: () = assert!(BATCHES_IN_FLIGHT_MAX <= PARKED_ANSWERS_MAX);
 const _: () = assert!(BATCHES_IN_FLIGHT_MAX + PROBES_IN_FLIGHT_MAX < CLUSTER_CALLS_MAX);
 const _: () = assert!(CLUSTER_STREAMS_OF_NAME_MAX < CLUSTER_STREAMS_MAX);
-// Addresses that are short of a token at once, each for its interval at least, are fewer than buckets are kept.
+// The addresses that can lack a token at once, each for at least its interval, are fewer than the buckets kept.
 const _: () = assert!(
     CLUSTER_HANDSHAKE_BURST as u128
         + CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS.as_nanos() * CLUSTER_HANDSHAKE_BURST as u128

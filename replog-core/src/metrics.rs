@@ -1,8 +1,8 @@
-//! What a node counts and measures, for whoever watches it: plain values, taken at one instant.
+//! Counts and measurements of a node, for monitoring: plain values, taken at one instant.
 //!
-//! Owns the shapes and the words. Never counts on its own: actors, rules and the log writer do, each
-//! in a tally of its own (`metrics/tally.rs`), and a snapshot copies them. Counts begin at 0 with the
-//! node and only grow. Whoever watches a node's state alone has [`views`](crate::views).
+//! Owns the shapes and the words. Never counts on its own: actors, rules and the log writer do, each in a
+//! tally of its own (`metrics/tally.rs`), and a snapshot copies them. Counts begin at 0 with the node and
+//! only grow. The node's state alone is in [`views`](crate::views).
 
 use std::time::Duration;
 
@@ -14,40 +14,40 @@ use crate::{
 
 pub(crate) mod tally;
 
-/// What a master counts and measures.
+/// Counts and measurements of a master.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct MasterMetrics {
-    /// How it does.
+    /// Health of the master.
     pub health: MasterHealth,
-    /// Whether its own log counts.
+    /// `true` if the master's own log counts.
     pub intact: bool,
-    /// Answers of other nodes that made no sense: they counted for nothing, and ended the conversation.
+    /// Malformed answers of other nodes: each counted for nothing and ended the conversation.
     pub malformed: u64,
-    /// Its log.
+    /// The master's log.
     pub log: LogMetrics,
-    /// What became of appends.
+    /// Outcomes of appends.
     pub appends: AppendMetrics,
-    /// How long the one has waited longest of those in
+    /// Waiting time of the append that has waited longest of those in
     /// [`Master::waiting_appends`](crate::Master::waiting_appends); `None` where none waits.
     pub oldest_waiting: Option<Duration>,
-    /// Idempotency keys that it knows; 0 before it took the office.
+    /// Number of idempotency keys that the master knows; 0 before it first leads an epoch.
     pub keys: u64,
-    /// Its links, in the order of `health.secondaries`.
+    /// The master's links, in the order of `health.secondaries`.
     pub links: Vec<LinkMetrics>,
 }
 
-/// What a secondary counts and measures.
+/// Counts and measurements of a secondary.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SecondaryMetrics {
-    /// How it does.
+    /// Health of the secondary.
     pub health: SecondaryHealth,
-    /// Its log.
+    /// The secondary's log.
     pub log: LogMetrics,
-    /// Bytes of the records that it holds back behind a gap; `health.buffered` are the records.
+    /// Size in bytes of the records held back behind a gap; `health.buffered` is their number.
     pub buffered_bytes: u64,
-    /// Requests of other nodes that made no sense, and were refused for that.
+    /// Malformed requests of other nodes, which were refused.
     pub malformed: u64,
 }
 
@@ -57,43 +57,42 @@ pub struct SecondaryMetrics {
 pub struct LogMetrics {
     /// The offset after the last record that the node holds.
     pub durable_end: Offset,
-    /// Segment files.
+    /// Number of segment files.
     pub segments: u64,
-    /// Segment headers that the node's start could not read and made again from the log.
+    /// Number of segment headers that could not be read at the node's start and were rebuilt from the log.
     pub repaired_headers: u64,
-    /// Marks that were missing or unreadable at the node's start and were made again, 0 or 1. Where
-    /// the log had passed for whole it was refilled from other nodes.
+    /// Number of marks, 0 or 1, that were missing or unreadable at the node's start and were rebuilt. A log
+    /// that had passed for intact was refilled from other nodes.
     pub repaired_marks: u64,
-    /// Records that were quarantined in a file below `quarantine` before they were cut, because of a master's
-    /// hello or a forced recovery.
+    /// Number of records that were quarantined in a file below `quarantine` before they were cut, because of
+    /// a master's hello or a forced recovery.
     pub quarantined_records: u64,
-    /// How long it took to make a group of records durable, in seconds: the group's sync alone,
-    /// without its write. Nothing is recorded under a policy that does not sync each group.
+    /// Time to make a group of records durable, in seconds: the group's sync alone, without its write.
+    /// Nothing is recorded under a policy that does not sync each group.
     pub syncs: Histogram,
 }
 
-/// What became of appends, a batch of messages being one. Each is counted once, when it is answered.
+/// Outcomes of appends, where a batch of messages is one append. Each is counted once, when it is answered.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct AppendMetrics {
-    /// Appended, and the concern met.
+    /// Appended, with the concern met.
     pub acknowledged: u64,
-    /// In the log already by its key, and the concern met.
+    /// Already in the log by its key, with the concern met.
     pub replayed: u64,
-    /// In the log, new or by its key, and the time was up before the concern was met.
+    /// In the log, new or by its key, but the time was up before the concern was met.
     pub timed_out: u64,
     /// Answered with an error that leaves open whether the message is in the log.
     pub unknown: u64,
-    /// Refused, so that nothing was appended, by reason: every reason, in the order of
-    /// [`RefusalReason::ALL`].
+    /// Refused with nothing appended, by reason: every reason, in the order of [`RefusalReason::ALL`].
     pub refused: Vec<(RefusalReason, u64)>,
-    /// How long those that are `acknowledged` took from their arrival to their answer, in seconds: an
-    /// item for each concern, from 1 up to the number of nodes.
+    /// Time of `acknowledged` appends from their arrival to their answer, in seconds: an item for each
+    /// concern, from 1 up to the number of nodes.
     pub latency: Vec<Histogram>,
 }
 
 impl AppendMetrics {
-    /// Refused for whatever reason.
+    /// Returns the number of appends refused for any reason.
     #[must_use]
     pub fn refused_total(&self) -> u64 {
         self.refused.iter().map(|(_, count)| count).sum()
@@ -104,25 +103,26 @@ impl AppendMetrics {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LinkMetrics {
-    /// Bytes of the log that the secondary lacks; all of them while nothing is known. Exact where what it
-    /// lacks begins in memory, or with a file; elsewhere as if all records of that file were as long.
+    /// Bytes of the log that the secondary lacks; all of them while nothing is known. Exact where the missing
+    /// part begins in memory or at the start of a file; elsewhere estimated as if all records of that file
+    /// had the same length.
     pub lag_bytes: u64,
-    /// Batches that it acknowledged.
+    /// Number of batches that the secondary acknowledged.
     pub acks: u64,
-    /// Attempts that failed, batches, heartbeats and what else is asked of it: each is followed by
-    /// another. Every reason that there is for that.
+    /// Number of failed attempts, of batches, heartbeats and any other request, each of which is followed by
+    /// another. Holds every reason that an attempt can fail for.
     pub retries: Vec<(WaitReason, u64)>,
-    /// Heartbeats that were sent.
+    /// Number of heartbeats sent.
     pub heartbeats: u64,
-    /// How long heartbeats took that were answered, in seconds.
+    /// Round-trip time of heartbeats that were answered, in seconds.
     pub round_trips: Histogram,
-    /// Records of each batch that was sent, again or for the first time.
+    /// Number of records in each batch sent, including resends.
     pub batch_records: Histogram,
-    /// Bytes of each batch that was sent.
+    /// Size in bytes of each batch sent.
     pub batch_bytes: Histogram,
 }
 
-/// How many values were measured, by size.
+/// Number of measured values, by size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
     buckets: Vec<(f64, u64)>,
@@ -130,31 +130,31 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// The buckets, ascending: the largest value that belongs there, and how many values lie in this
-    /// bucket alone. The last one's bound is infinite.
+    /// Returns the buckets in ascending order: the largest value that belongs there, and the number of values
+    /// in this bucket alone. The last bound is infinite.
     #[must_use]
     pub fn buckets(&self) -> &[(f64, u64)] {
         &self.buckets
     }
 
-    /// How many values were measured.
+    /// Returns the number of measured values.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|(_, count)| count).sum()
     }
 
-    /// All values together.
+    /// Returns the sum of all values.
     #[must_use]
     pub fn sum(&self) -> f64 {
         self.sum
     }
 }
 
-/// Why an append was refused.
+/// The reason why an append was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusalReason {
-    /// A concern that this cluster cannot have.
+    /// A concern that is impossible in this cluster.
     Concern,
     /// A message that is too long.
     TooLarge,
@@ -166,24 +166,24 @@ pub enum RefusalReason {
     Overloaded,
     /// The key of another message.
     KeyReused,
-    /// Another offset is next than was expected.
+    /// The next offset is not the expected one.
     OffsetMismatch,
-    /// Too few nodes are in contact.
+    /// Less than a majority of the nodes is in contact.
     NoQuorum,
-    /// The master recovers.
+    /// The master is recovering.
     WaitingForNodes,
-    /// Another master holds the office.
+    /// Another master leads a newer epoch.
     Fenced,
-    /// The master was asked to take no appends.
+    /// An operator paused appends.
     Asked,
-    /// The master's disk takes no more.
+    /// The master's disk does not accept writes.
     Storage,
     /// The node is stopping.
     Stopping,
 }
 
 impl RefusalReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [RefusalReason; 13] = [
         RefusalReason::Concern,
         RefusalReason::TooLarge,
@@ -200,7 +200,7 @@ impl RefusalReason {
         RefusalReason::Stopping,
     ];
 
-    /// The reason as a word; where a mode is the reason, its word in JSON.
+    /// Returns the reason as a word; where a mode is the reason, its word in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -220,7 +220,7 @@ impl RefusalReason {
         }
     }
 
-    /// Why nothing was appended; `None` where that is not known.
+    /// Returns the reason why nothing was appended; `None` where that is not known.
     #[must_use]
     pub fn of(error: &AppendError) -> Option<RefusalReason> {
         if error.outcome() == Outcome::Unknown {

@@ -1,6 +1,6 @@
-//! The record codec: one log entry as it stands on disk and on the wire, encoded once.
+//! The record codec: one log entry as stored on disk and sent on the wire, encoded once.
 //!
-//! Owns the format and its checks; knows nothing of files or nodes. All integers are
+//! Owns the format and its checks; knows nothing about files or nodes. All integers are
 //! little-endian.
 //!
 //! | at | bytes | field |
@@ -10,8 +10,8 @@
 //! | 8 | 8 | offset |
 //! | 16 | 8 | epoch of the author |
 //! | 24 | 8 | timestamp, milliseconds since 1970, by the master's clock |
-//! | 32 | 1 | kind: 0 is a message; others are kept and copied, and not shown |
-//! | 33 | 1 | flags: bit 0, the same append goes on in the next record; others are kept |
+//! | 32 | 1 | kind: 0 is a message; other kinds are kept and copied, and not shown |
+//! | 33 | 1 | flags: bit 0, the same append continues in the next record; others are kept |
 //! | 34 | 2 | length of the key in bytes |
 //! | 36 | | key, then payload |
 
@@ -31,31 +31,31 @@ use crate::{
 pub const HEADER_BYTES: usize = 36;
 /// Bytes that the length field does not count: itself and the checksum.
 const PREFIX_BYTES: usize = 8;
-/// The kind of a message.
+/// Kind of a message.
 pub const KIND_MESSAGE: u8 = 0;
-/// Flag: the same append goes on in the next record.
+/// Flag: the same append continues in the next record.
 pub const FLAG_APPEND_GOES_ON: u8 = 1;
 
-/// One record's fields, borrowed from its bytes or about to be encoded.
+/// Fields of one record, borrowed from its bytes or about to be encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Its position.
+    /// Position in the log.
     pub offset: Offset,
-    /// Its author's epoch.
+    /// Epoch of its author.
     pub epoch: Epoch,
-    /// When it was appended, by the master's clock.
+    /// Time of the append, by the master's clock.
     pub timestamp_ms: u64,
-    /// What it is: [`KIND_MESSAGE`] or something newer.
+    /// Kind: [`KIND_MESSAGE`] or something newer.
     pub kind: u8,
-    /// [`FLAG_APPEND_GOES_ON`] or something newer.
+    /// Flags: [`FLAG_APPEND_GOES_ON`] or something newer.
     pub flags: u8,
-    /// The idempotency key; empty where there is none.
+    /// Idempotency key; empty where there is none.
     pub key: &'a [u8],
-    /// The payload, opaque.
+    /// Payload, opaque.
     pub payload: &'a [u8],
 }
 
-/// Why bytes are no record.
+/// Reason why bytes are not a valid record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
@@ -65,13 +65,13 @@ pub enum RecordError {
     /// The bytes end before the record does.
     #[error("the record needs {} and has only {have}", counted(needed, "byte"))]
     Incomplete {
-        /// Bytes that the record has by its length, or that its header needs.
+        /// Bytes that the record takes by its length field, or that its header needs.
         needed: usize,
         /// Bytes that are there.
         have: usize,
     },
-    /// A length that no record has.
-    #[error("a length of {} is no record's", counted(length, "byte"))]
+    /// The length field has a value that no record has.
+    #[error("no record has a length of {}", counted(length, "byte"))]
     Length {
         /// The length field.
         length: u32,
@@ -81,25 +81,25 @@ pub enum RecordError {
     Checksum {
         /// The checksum that was read.
         found: u32,
-        /// The checksum of what was read.
+        /// The checksum computed over the bytes that were read.
         expected: u32,
     },
-    /// The key's length passes the record's end.
-    #[error("a key of {} passes the record's end", counted(key_bytes, "byte"))]
+    /// The key's length exceeds the record.
+    #[error("a key of {} exceeds the record", counted(key_bytes, "byte"))]
     Key {
         /// The key's length field.
         key_bytes: u16,
     },
-    /// A record of another offset than the one that belongs here.
+    /// The record has another offset than the one expected here.
     #[error("the record has offset {found} where {expected} belongs")]
     Offset {
         /// The offset that was read.
         found: Offset,
-        /// The offset that belongs here.
+        /// The offset that is expected here.
         expected: Offset,
     },
-    /// An older epoch behind a newer one, which no master writes.
-    #[error("the record has epoch {found} behind epoch {before}")]
+    /// The record has an older epoch than the one before it; no master writes that.
+    #[error("the record has epoch {found} after epoch {before}")]
     Epoch {
         /// The epoch that was read.
         found: Epoch,
@@ -109,18 +109,18 @@ pub enum RecordError {
 }
 
 impl<'a> Record<'a> {
-    /// Bytes that it takes when encoded.
+    /// Returns the number of bytes that the record takes when encoded.
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
         HEADER_BYTES + self.key.len() + self.payload.len()
     }
 
-    /// Appends its encoding to `into`.
+    /// Appends the encoded record to `into`.
     ///
     /// # Panics
     ///
-    /// When it is longer than [`RECORD_BYTES_MAX`] or its key longer than a key can be: both
-    /// are refused before an offset is given out.
+    /// If the record is longer than [`RECORD_BYTES_MAX`] or its key longer than a key can be:
+    /// both are refused before an offset is assigned.
     pub fn encode(&self, into: &mut BytesMut) {
         let total = self.encoded_bytes();
         assert!(
@@ -145,12 +145,12 @@ impl<'a> Record<'a> {
         into[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// Reads the record at the beginning of `bytes` and checks all of it.
+    /// Decodes the record at the beginning of `bytes` and checks all of it.
     ///
     /// # Errors
     ///
-    /// Any [`RecordError`] but those about neighbours. `Incomplete` says how many bytes it
-    /// would take.
+    /// Any [`RecordError`] except those about neighbouring records. `Incomplete` says how many
+    /// bytes are needed.
     pub fn decode(bytes: &'a [u8]) -> Result<Record<'a>, RecordError> {
         let total = encoded_len(bytes)?;
         let bytes = match bytes.get(..total) {
@@ -170,8 +170,8 @@ impl<'a> Record<'a> {
         Record::parse(bytes)
     }
 
-    /// Reads the fields of bytes that were checked before: [`Record::decode`] without the
-    /// checksum. `bytes` is exactly one record.
+    /// Decodes bytes that were checked before: [`Record::decode`] without the checksum. `bytes` is
+    /// exactly one record.
     fn parse(bytes: &'a [u8]) -> Result<Record<'a>, RecordError> {
         let key_bytes = u16::from_le_bytes([bytes[34], bytes[35]]);
         let Some((key, payload)) = bytes[HEADER_BYTES..].split_at_checked(key_bytes.into()) else {
@@ -188,26 +188,26 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// Whether the same append goes on in the next record.
+    /// Returns `true` if the same append continues in the next record.
     #[must_use]
     pub fn append_goes_on(&self) -> bool {
         self.flags & FLAG_APPEND_GOES_ON != 0
     }
 
-    /// Where the append begins that goes on behind this record, given where the one does that goes
-    /// on behind the record before.
+    /// Returns the first offset of the append that continues after this record, given that of the
+    /// append that continues after the record before.
     fn open_from(&self, before: Option<Offset>) -> Option<Offset> {
         let goes_on = self.append_goes_on();
         goes_on.then(|| before.unwrap_or(self.offset))
     }
 }
 
-/// The whole length of the record that begins `bytes`, by its length field.
+/// Returns the total length of the record at the beginning of `bytes`, by its length field.
 ///
 /// # Errors
 ///
-/// [`RecordError::Absent`], [`RecordError::Incomplete`] when not even a header is there, or
-/// [`RecordError::Length`].
+/// [`RecordError::Absent`], [`RecordError::Incomplete`] when not even a complete header is there,
+/// or [`RecordError::Length`].
 pub fn encoded_len(bytes: &[u8]) -> Result<usize, RecordError> {
     if bytes.is_empty() {
         return Err(RecordError::Absent);
@@ -235,27 +235,27 @@ pub fn encoded_len(bytes: &[u8]) -> Result<usize, RecordError> {
     Ok(total)
 }
 
-/// Consecutive records in one buffer: what the master encodes at once, a link sends, a writer
-/// writes. Cheap to clone; never empty; always checked.
+/// Consecutive records in one buffer, as the master encodes them together, a link sends them and a
+/// writer writes them. Cheap to clone; never empty; always checked.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RecordBatch {
     first: Offset,
     count: u64,
     first_epoch: Epoch,
     last_epoch: Epoch,
-    /// Where the append begins, among these records, that goes on behind them.
+    /// First offset, among these records, of the append that continues after them.
     open_from: Option<Offset>,
     bytes: Bytes,
 }
 
 impl RecordBatch {
-    /// Takes bytes that came from a disk or another node: every record is checked, offsets must
-    /// follow each other from `first`, epochs must not fall.
+    /// Checks bytes that came from a disk or another node: every record is checked, offsets must be
+    /// consecutive from `first`, epochs must not decrease.
     ///
     /// # Errors
     ///
-    /// The first [`RecordError`], with its position in `bytes`; [`RecordError::Absent`] when
-    /// there is no record at all.
+    /// The first [`RecordError`], with its position in `bytes`; [`RecordError::Absent`] when there
+    /// is no record at all.
     pub fn check(first: Offset, bytes: Bytes) -> Result<RecordBatch, (usize, RecordError)> {
         let (mut at, mut next) = (0, first);
         let mut epochs: Option<(Epoch, Epoch)> = None;
@@ -296,8 +296,8 @@ impl RecordBatch {
         })
     }
 
-    /// Takes bytes that this process has encoded itself: `count` records of one epoch from
-    /// `first`, each an append of its own.
+    /// Wraps bytes that this process has encoded itself: `count` records of one epoch from `first`,
+    /// each an append of its own.
     pub(crate) fn encoded_here(first: Offset, count: u64, epoch: Epoch, bytes: Bytes) -> Self {
         debug_assert!(RecordBatch::check(first, bytes.clone()).is_ok_and(|b| b.count == count));
         assert!(count > 0, "an empty batch was encoded at {first}");
@@ -311,56 +311,56 @@ impl RecordBatch {
         }
     }
 
-    /// With a mistake: the last append seems to end with these records.
+    /// Plants a bug: the last append seems to end with these records.
     #[cfg(feature = "sim")]
     pub(crate) fn forget_that_it_goes_on(&mut self) {
         self.open_from = None;
     }
 
-    /// The first record's offset.
+    /// Returns the first record's offset.
     #[must_use]
     pub fn first(&self) -> Offset {
         self.first
     }
 
-    /// The offset after the last record.
+    /// Returns the offset after the last record.
     #[must_use]
     pub fn end(&self) -> Offset {
         self.first.plus(self.count)
     }
 
-    /// How many records.
+    /// Returns the number of records.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The first record's epoch.
+    /// Returns the first record's epoch.
     #[must_use]
     pub fn first_epoch(&self) -> Epoch {
         self.first_epoch
     }
 
-    /// The last record's epoch.
+    /// Returns the last record's epoch.
     #[must_use]
     pub fn last_epoch(&self) -> Epoch {
         self.last_epoch
     }
 
-    /// Where the append begins, as far as these records tell, that goes on behind the last of them;
-    /// `None` where an append ends there.
+    /// Returns the first offset, as far as these records show, of the append that continues after
+    /// the last of them; `None` where an append ends there.
     #[must_use]
     pub fn open_from(&self) -> Option<Offset> {
         self.open_from
     }
 
-    /// The records as they stand on disk and on the wire.
+    /// Returns the records as stored on disk and sent on the wire.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The records in order, each with the buffer that holds it.
+    /// Returns an iterator over the records, in order, borrowing from the buffer.
     pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -371,7 +371,7 @@ impl RecordBatch {
         })
     }
 
-    /// The records of `from..until` that it holds, sharing the buffer; `None` when none.
+    /// Returns its records within `from..until`, sharing the buffer; `None` if there are none.
     #[must_use]
     pub fn slice(&self, from: Offset, until: Offset) -> Option<RecordBatch> {
         let (from, until) = (from.max(self.first), until.min(self.end()));
@@ -410,7 +410,7 @@ impl RecordBatch {
         })
     }
 
-    /// The longest beginning of at most `bytes_max` bytes, and at least one record.
+    /// Returns the longest prefix of at most `bytes_max` bytes, and at least one record.
     #[must_use]
     pub fn head(&self, bytes_max: usize) -> RecordBatch {
         if self.bytes.len() <= bytes_max {
@@ -428,7 +428,7 @@ impl RecordBatch {
         self.slice(self.first, until).expect("at least one record")
     }
 
-    /// Where each epoch begins in it.
+    /// Returns the first offset of each epoch among these records.
     pub fn epoch_starts(&self) -> impl Iterator<Item = crate::types::EpochStart> {
         let mut before = None;
         let single = self.first_epoch == self.last_epoch;
@@ -473,8 +473,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 pub(crate) mod testing {
     use super::*;
 
-    /// The records of `range`, all of one epoch, each with the payload `x`; those in `go_on` are
-    /// followed by one of the same append.
+    /// Returns the records of `range`, all of one epoch, each with the payload `x`; those in
+    /// `go_on` are followed by another record of the same append.
     pub(crate) fn appends(range: std::ops::Range<u64>, epoch: u64, go_on: &[u64]) -> RecordBatch {
         let mut bytes = BytesMut::new();
         for offset in range.clone() {
@@ -495,7 +495,7 @@ pub(crate) mod testing {
         RecordBatch::check(Offset(range.start), bytes.freeze()).unwrap()
     }
 
-    /// The records of `range`, all of one epoch, each with the payload `x`.
+    /// Returns the records of `range`, all of one epoch, each with the payload `x`.
     pub(crate) fn batch(range: std::ops::Range<u64>, epoch: u64) -> RecordBatch {
         let mut bytes = BytesMut::new();
         for offset in range.clone() {
@@ -523,7 +523,7 @@ mod tests {
     use crate::types::EpochStart;
 
     #[test]
-    fn a_record_is_byte_for_byte_this() {
+    fn the_encoding_of_a_record_is_fixed_byte_for_byte() {
         let record = Record {
             offset: Offset(0x0102_0304_0506_0708),
             epoch: Epoch(0x1112_1314_1516_1718),
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_says_why() {
+    fn invalid_bytes_are_refused_with_the_reason() {
         let good = encoded(&[plain(4, 1, b"payload")]);
         let needed = good.len();
         assert_eq!(Record::decode(&[]), Err(RecordError::Absent));
@@ -596,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_and_flags_of_the_future_are_kept() {
+    fn unknown_kinds_and_flags_are_kept() {
         let record = Record {
             kind: 200,
             flags: 0xfe,
@@ -615,7 +615,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_takes_only_records_that_follow_each_other() {
+    fn a_batch_takes_only_consecutive_records() {
         let check = |records: &[Record<'_>]| RecordBatch::check(Offset(5), encoded(records));
         let length = HEADER_BYTES + 1;
         let good = check(&[plain(5, 2, b"a"), plain(6, 2, b"b"), plain(7, 3, b"c")]).unwrap();
@@ -658,7 +658,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_knows_whether_its_last_append_goes_on_behind_it() {
+    fn a_batch_knows_if_its_last_append_continues_after_it() {
         let all = testing::appends(3..9, 1, &[4, 5, 7, 8]);
         let table = [
             (3, 9, Some(7)),
@@ -701,7 +701,7 @@ mod tests {
         bytes.freeze()
     }
 
-    /// Fields of a record but for its offset and epoch.
+    /// Fields of a record except its offset and epoch.
     type Fields = (u64, u8, u8, Vec<u8>, Vec<u8>);
 
     fn fields() -> impl Strategy<Value = Fields> {
@@ -732,7 +732,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
         #[test]
-        fn any_record_survives_the_trip(
+        fn any_record_survives_a_round_trip(
             offset in any::<u64>(), epoch in any::<u64>(), fields in fields(),
         ) {
             let record = record(offset, epoch, &fields);
@@ -745,7 +745,7 @@ mod tests {
         }
 
         #[test]
-        fn any_few_changed_bytes_are_noticed(
+        fn a_few_changed_bytes_are_always_noticed(
             fields in fields(),
             changes in prop::collection::vec((any::<prop::sample::Index>(), 1..=255_u8), 1..4),
         ) {
@@ -761,7 +761,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_decoded_without_a_panic(
+        fn decoding_any_bytes_does_not_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             length in 0..220_u32,
             right_checksum in any::<bool>(),
@@ -781,7 +781,7 @@ mod tests {
             let _ = RecordBatch::check(Offset(0), bytes.into());
         }
 
-        /// Rule 10: damage is found where it is, and nothing behind it is believed.
+        /// Rule 10: damage is found where it is, and nothing after it is trusted.
         #[test]
         fn a_changed_byte_in_a_batch_is_found_in_its_record(
             all in prop::collection::vec(fields(), 1..8),
@@ -805,9 +805,9 @@ mod tests {
             prop_assert_eq!(&bytes[..begin], &encoded(&before)[..]);
         }
 
-        /// Rule 10: what is left of a batch is its first records, or it is refused.
+        /// Rule 10: the rest of a truncated batch is its first records, or is refused.
         #[test]
-        fn a_batch_that_was_cut_short_is_refused_unless_between_records(
+        fn a_truncated_batch_is_refused_unless_cut_between_records(
             all in prop::collection::vec(fields(), 1..8),
             keep in any::<prop::sample::Index>(),
         ) {
@@ -834,7 +834,7 @@ mod tests {
         }
 
         #[test]
-        fn parts_of_a_batch_are_the_records_they_name(
+        fn slices_of_a_batch_are_the_records_asked_for(
             all in prop::collection::vec((fields(), 0..3_u64), 1..12),
             from in 0..20_u64, until in 0..20_u64, bytes_max in 0..2000_usize,
         ) {

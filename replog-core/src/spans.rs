@@ -1,9 +1,9 @@
-//! What a tracer sees of a master: a span of `tracing` for each append, and one for each request of a link.
+//! Tracing of a master: a `tracing` span for each append, and one for each request of a link.
 //!
-//! Owns the names of spans and fields. Payloads and idempotency keys are in none. A link's heartbeats are
-//! not among them: they go on whatever happens. Without the feature `spans` nothing is made and nothing
-//! costs; with it, somebody must subscribe to spans of this module, at the level `TRACE`, which keeps them
-//! out of log lines. Fields that begin with `otel.` are what `tracing-opentelemetry` reads.
+//! Owns the names of spans and fields. None contains a payload or an idempotency key. A link's heartbeats
+//! have no spans: they are sent all the time. Without the feature `spans` nothing is created, at no cost;
+//! with it, a subscriber must enable spans of this module at the level `TRACE`, which keeps them out of log
+//! lines. Fields that begin with `otel.` are for `tracing-opentelemetry`.
 
 use tracing::{Span, field, trace_span};
 
@@ -15,14 +15,15 @@ use crate::{
     views::Receipt,
 };
 
-/// An append from its hand-over to its answer. Dropped before, as when its caller is gone, it ends there.
+/// An append from its hand-over to its answer. If dropped before that, as when its caller is gone, it ends
+/// there.
 ///
-/// Whatever is the current context of a tracer when it begins is its parent.
+/// Its parent is the tracer's current context at its beginning.
 #[derive(Debug)]
 pub(crate) struct AppendSpan(Span);
 
 impl AppendSpan {
-    /// Of `count` messages that take `bytes` bytes while they are queued.
+    /// Starts the span of an append of `count` messages that take `bytes` bytes while they are queued.
     pub(crate) fn begin(
         node: &NodeName,
         count: u64,
@@ -91,7 +92,7 @@ impl AttemptSpan {
             RequestBody::Fetch(_) => "fetch",
         };
         let span = trace_span!(
-            // Records of many appends are in one: it is nobody's child.
+            // One request holds records of many appends, so it has no parent.
             parent: None,
             "link attempt",
             "otel.kind" = "client",

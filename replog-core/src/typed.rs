@@ -1,9 +1,9 @@
-//! Messages of one type: values go in and come out, JSON is what the log holds.
+//! Messages of one type: values go in and come out, and the log holds them as JSON.
 //!
-//! Owns the way between values and payloads, and nothing else: [`TypedMaster`] and [`TypedReader`] are a
-//! [`Master`] and a [`Reader`] with that way before them. Knows no schema and no version of one: a value
-//! that was appended by an older program is read with what serde makes of it. JSON, so that every
-//! client of the HTTP interface reads the same messages.
+//! Owns the conversion between values and payloads, and nothing else: [`TypedMaster`] and [`TypedReader`] are
+//! a [`Master`] and a [`Reader`] behind that conversion. Knows no schema and no schema version: serde decides
+//! how to read a value that was appended by an older program. JSON, so that every client of the HTTP
+//! interface reads the same messages.
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};
@@ -60,36 +60,36 @@ pub struct TypedReader<T> {
     values: PhantomData<fn() -> T>,
 }
 
-/// One message, read as a value.
+/// A message read as a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TypedMessage<T> {
-    /// Its position.
+    /// Position of the message.
     pub offset: Offset,
     /// The epoch in which it was appended.
     pub epoch: Epoch,
     /// Milliseconds since 1970, by the master's clock.
     pub timestamp_ms: u64,
-    /// Its idempotency key, where it has one.
+    /// Idempotency key of the message, if it has one.
     pub key: Option<String>,
-    /// The value.
+    /// The decoded value.
     pub value: T,
 }
 
-/// Why a value was not appended.
+/// Error of an append of a value.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TypedAppendError {
     /// Nothing was appended: the value cannot be written as JSON.
     #[error("the value cannot be written as JSON")]
     Encode(#[source] serde_json::Error),
-    /// What the master said.
+    /// Error of the master.
     #[error(transparent)]
     Append(#[from] AppendError),
 }
 
 impl TypedAppendError {
-    /// What is known of the message.
+    /// Returns what is known about the message.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -99,49 +99,48 @@ impl TypedAppendError {
     }
 }
 
-/// Why a value was not read.
+/// Error of a read of a value.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TypedReadError {
     /// The log could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The message was read and is no such value.
+    /// The message was read and does not decode as the type.
     #[error(transparent)]
     Decode(#[from] DecodeError),
 }
 
-/// A message that is no value of the type that is asked for: the log is as it should be, and the
-/// messages behind it can be read.
+/// Error of a message that does not decode as the requested type: the log is intact, and the messages after
+/// it can be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the message at offset {offset} is no such value", offset = .message.offset)]
+#[error("the message at offset {offset} is not a value of the expected type", offset = .message.offset)]
 #[non_exhaustive]
 pub struct DecodeError {
     /// The message as it is in the log.
     pub message: Message,
-    /// What is wrong with it.
+    /// Error of the decoder.
     #[source]
     pub source: serde_json::Error,
 }
 
 impl<T: Serialize> TypedMaster<T> {
-    /// The same master, for values. Nothing is looked at: what is in the log may be anything.
+    /// Wraps the master, for values. Nothing is checked: the log may hold anything.
     #[must_use]
     pub fn new(master: Master) -> TypedMaster<T> {
         let values = PhantomData;
         TypedMaster { master, values }
     }
 
-    /// The master itself, for all that has nothing to do with values.
+    /// Returns the master itself, for everything that does not involve values.
     #[must_use]
     pub fn master(&self) -> &Master {
         &self.master
     }
 
-    /// Appends a value, as [`Master::append`] does its payload. An idempotency key covers the value's
-    /// JSON: the same value must be written in the same way, as serde does for structs, and as it does
-    /// not for a `HashMap`. A value that is nested more than 128 deep is appended and can be read as a
-    /// message only.
+    /// Appends a value, as [`Master::append`] does its payload. An idempotency key covers the value's JSON:
+    /// the same value must be serialized in the same way, as serde does for structs but not for a `HashMap`.
+    /// A value that is nested more than 128 levels deep is appended but can only be read as a message.
     ///
     /// # Errors
     ///
@@ -163,7 +162,7 @@ impl<T: Serialize> TypedMaster<T> {
     ///
     /// # Errors
     ///
-    /// As [`TypedMaster::append`]; where one of them cannot be written, none is appended.
+    /// As [`TypedMaster::append`]; if one of them cannot be written, none is appended.
     ///
     /// # Cancel safety
     ///
@@ -182,7 +181,7 @@ impl<T: Serialize> TypedMaster<T> {
 }
 
 impl<T: DeserializeOwned> TypedMaster<T> {
-    /// Reads its log.
+    /// Returns a reader of the master's log.
     #[must_use]
     pub fn reader(&self) -> TypedReader<T> {
         TypedReader::new(self.master.reader())
@@ -190,20 +189,20 @@ impl<T: DeserializeOwned> TypedMaster<T> {
 }
 
 impl<T: DeserializeOwned> TypedReader<T> {
-    /// The same reader, for values.
+    /// Wraps the reader, for values.
     #[must_use]
     pub fn new(reader: Reader) -> TypedReader<T> {
         let values = PhantomData;
         TypedReader { reader, values }
     }
 
-    /// The reader itself, for ends and waits.
+    /// Returns the reader itself, for ends and waits.
     #[must_use]
     pub fn reader(&self) -> &Reader {
         &self.reader
     }
 
-    /// One message; `None` when the node holds none there.
+    /// Returns the message at an offset; `None` when the node holds none there.
     ///
     /// # Errors
     ///
@@ -213,9 +212,9 @@ impl<T: DeserializeOwned> TypedReader<T> {
         Ok(message.map(decode).transpose()?)
     }
 
-    /// The messages of `from..until` that the node holds, up to `bytes_max` bytes of records and at
-    /// least one; none where it holds none of them. Each for itself: one that is no such value hides
-    /// no other.
+    /// Returns the messages of `from..until` that the node holds, up to `bytes_max` bytes of records and at
+    /// least one; none where it holds none of them. Each is decoded on its own: one that fails to decode
+    /// hides no other.
     ///
     /// # Errors
     ///
@@ -230,7 +229,7 @@ impl<T: DeserializeOwned> TypedReader<T> {
         Ok(decode_all(&batches))
     }
 
-    /// Reads from `from` on, and goes on as the log grows at `level`.
+    /// Reads from `from` on, and continues as the log grows at `level`.
     #[must_use]
     pub fn follow(&self, from: Offset, level: ReadLevel) -> TypedFollower<T> {
         TypedFollower {
@@ -273,27 +272,27 @@ pub struct TypedFollower<T> {
     values: PhantomData<fn() -> T>,
 }
 
-/// What a [`TypedFollower`] finds in the log.
+/// An item returned by a [`TypedFollower`].
 #[derive(Debug)]
 pub enum TypedFollowed<T> {
-    /// The next messages, in order. Each for itself: one that is no such value hides no other. None where the
-    /// records that were read hold no message.
+    /// The next messages, in order. Each is decoded on its own: one that fails to decode hides no other.
+    /// Empty where the records that were read hold no message.
     Messages(Vec<Result<TypedMessage<T>, DecodeError>>),
-    /// As [`Followed::Cut`].
+    /// The log was cut, as in [`Followed::Cut`].
     Cut {
-        /// The first offset that was given and is not in the log any more.
+        /// The first offset that was delivered and is no longer in the log.
         offset: Offset,
     },
 }
 
 impl<T: DeserializeOwned> TypedFollower<T> {
-    /// The offset of the next record that it reads.
+    /// Returns the offset of the next record that it reads.
     #[must_use]
     pub fn offset(&self) -> Offset {
         self.follower.offset()
     }
 
-    /// As [`Follower::next`], for values.
+    /// Returns the next item, as [`Follower::next`] does, with values.
     ///
     /// # Errors
     ///
@@ -316,8 +315,7 @@ fn decode_all<T: DeserializeOwned>(
     batches.iter().flat_map(messages).map(decode).collect()
 }
 
-/// Reads a message's payload as a value: for messages that came in another way than by a
-/// [`TypedReader`].
+/// Decodes a message's payload as a value: for messages that did not come from a [`TypedReader`].
 ///
 /// # Errors
 ///
@@ -340,7 +338,7 @@ fn encode<T: Serialize>(value: &T) -> Result<Bytes, TypedAppendError> {
     Ok(json.into())
 }
 
-// Derived, these would ask the same of `T`.
+// If derived, these would require the same of `T`.
 impl<T> Clone for TypedMaster<T> {
     fn clone(&self) -> TypedMaster<T> {
         TypedMaster {
@@ -414,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn values_come_back_as_they_were_alone_and_in_batches() {
+    async fn values_round_trip_alone_and_in_batches() {
         let events = TypedMaster::<Event>::new(master().await);
         events.append(&event(0), options()).await.unwrap();
         let batch = [event(1), event(2)];
@@ -430,7 +428,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_in_the_log_is_the_json_of_the_value() {
+    async fn the_log_holds_the_json_of_the_value() {
         let events = TypedMaster::<Event>::new(master().await);
         events.append(&event(7), options()).await.unwrap();
         let message = events.master().reader().get(Offset(0)).await.unwrap();
@@ -441,7 +439,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_is_no_such_value_is_named_and_hides_no_other() {
+    async fn a_message_that_does_not_decode_is_reported_and_hides_no_other() {
         let master = master().await;
         let events = TypedMaster::<Event>::new(master.clone());
         events.append(&event(0), options()).await.unwrap();
@@ -460,7 +458,7 @@ mod tests {
         let error = reader.get(Offset(1)).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the message at offset 1 is no such value"
+            "the message at offset 1 is not a value of the expected type"
         );
         let TypedReadError::Decode(error) = error else {
             panic!("{error}");
@@ -469,7 +467,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_follows_has_each_value_as_it_comes() {
+    async fn a_follower_gets_each_value_as_it_is_appended() {
         let master = master().await;
         let events = TypedMaster::<Event>::new(master.clone());
         let mut follower = events.reader().follow(Offset(0), ReadLevel::Local);
@@ -499,8 +497,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_value_that_is_no_json_is_not_appended_nor_is_its_batch() {
-        // JSON has no keys that are not texts.
+    async fn a_value_that_json_cannot_hold_is_not_appended_nor_is_its_batch() {
+        // JSON has only strings as keys.
         let maps = TypedMaster::<BTreeMap<Vec<u8>, u8>>::new(master().await);
         let (good, bad) = (BTreeMap::new(), BTreeMap::from([(vec![1], 1)]));
         let alone = maps.append(&bad, options()).await.unwrap_err();
@@ -515,7 +513,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_master_refuses_is_said_as_it_says_it() {
+    async fn an_error_of_the_master_is_passed_on_unchanged() {
         let events = TypedMaster::<Event>::new(master().await);
         let next = options().expected_offset(Offset(3));
         let error = events.append(&event(0), next).await.unwrap_err();
@@ -526,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn handles_go_anywhere_whatever_the_values_are() {
+    fn handles_are_send_and_clone_even_if_the_values_are_not() {
         fn anywhere<T: Send + Sync + Clone + 'static>() {}
         // Neither Send nor Clone.
         struct Here(#[expect(dead_code, reason = "only its type matters")] *const ());

@@ -1,4 +1,4 @@
-//! The words of the system as types: offsets, epochs, names, identities, concerns, states.
+//! The system's basic types: offsets, epochs, names, identities, concerns, states.
 //!
 //! Owns no behaviour beyond the few operations that make sense for each. Every end is exclusive
 //! and every range half-open.
@@ -24,11 +24,11 @@ impl Offset {
     /// The first offset of every log.
     pub const ZERO: Offset = Offset(0);
 
-    /// The offset `count` records further on.
+    /// Returns the offset `count` records further on.
     ///
     /// # Panics
     ///
-    /// When the sum does not fit 64 bits, which no log reaches.
+    /// If the sum does not fit 64 bits, which no log reaches.
     #[must_use]
     pub fn plus(self, count: u64) -> Offset {
         Offset(
@@ -38,7 +38,7 @@ impl Offset {
         )
     }
 
-    /// How many records lie in `earlier..self`; 0 when `earlier` is not earlier.
+    /// Returns the number of records in `earlier..self`; 0 when `earlier` is not earlier.
     #[must_use]
     pub fn records_since(self, earlier: Offset) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -51,7 +51,7 @@ impl fmt::Display for Offset {
     }
 }
 
-/// Number of a master's term of office. Grows with each start of a master; 0 is before all.
+/// Number of a master's term of office. Grows with each start of a master; 0 comes before the first.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -59,11 +59,11 @@ impl fmt::Display for Offset {
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// The highest epoch that a message between nodes may carry: 2^62. A cluster that takes a new
-    /// epoch every millisecond reaches it after 146 million years.
+    /// The highest epoch that a message between nodes may carry: 2^62. A cluster that starts a new epoch
+    /// every millisecond reaches it after 146 million years.
     pub const MAX: Epoch = Epoch(1 << 62);
 
-    /// The epoch after this one.
+    /// Returns the epoch after this one.
     ///
     /// # Panics
     ///
@@ -73,25 +73,26 @@ impl Epoch {
         self.raised_by(1)
     }
 
-    /// Returns an epoch so far after this one that no node that did not answer can have promised it:
-    /// for a forced recovery.
+    /// Returns an epoch so far above this one that no node that did not answer can have promised it: for a
+    /// forced recovery.
     pub(crate) fn forced(self) -> Epoch {
         self.raised_by(EPOCH_FORCED_STEP)
     }
 
-    /// Whether a node may promise this epoch at all: it leaves room for [`Epoch::next`] and for forced
-    /// recoveries.
+    /// Returns `true` if a node may promise this epoch at all: it leaves room for [`Epoch::next`] and for
+    /// forced recoveries.
     pub(crate) fn is_believable(self) -> bool {
         self.0 <= EPOCH_BELIEVABLE_MAX
     }
 
-    /// Returns how far towards this epoch one request may raise a node that has durably promised `durable`.
+    /// Returns the epoch up to which one request for this epoch may raise a node that has durably promised
+    /// `durable`.
     pub(crate) fn within_a_leap_of(self, durable: Epoch) -> Epoch {
         self.min(Epoch(durable.0.saturating_add(EPOCH_LEAP_MAX)))
     }
 
-    /// Returns how far a recovering master that has durably promised `durable` follows another node that
-    /// names this epoch. Where that is not far enough, the next round goes on from there.
+    /// Returns the epoch up to which a recovering master that has durably promised `durable` follows
+    /// another node that names this one. Where that is not far enough, the next round goes on from there.
     pub(crate) fn followed_from(self, durable: Epoch) -> Epoch {
         let limit = durable.0.saturating_add(EPOCH_FOLLOW_MAX);
         self.min(Epoch(limit.min(EPOCH_FOLLOWED_MAX)))
@@ -115,7 +116,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Where the records of one epoch begin in a log: the pairs that two logs compare to find out
+/// The offset at which the records of one epoch begin in a log: two logs compare these pairs to find out
 /// how far they agree.
 ///
 /// As KIP-101 (leader epochs) and KIP-279 describe it for Kafka.
@@ -127,14 +128,14 @@ pub struct EpochStart {
     pub first: Offset,
 }
 
-/// The log that a damaged node held before: what it may have acknowledged, and is to be found in the
-/// log that a recovery adopts in its place.
+/// The log that a damaged node held before: what it may have acknowledged, which has to be found in the log
+/// that a recovery adopts in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LastWhole {
-    /// Its log epoch then.
+    /// Log epoch of that log.
     pub log_epoch: Epoch,
-    /// The offset after the last record that it held.
+    /// The offset after the last record of that log.
     pub end: Offset,
 }
 
@@ -143,13 +144,13 @@ pub struct LastWhole {
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(Arc<str>);
 
-/// A text that is no node name.
+/// Error of a text that is not a valid node name.
 #[derive(Debug, thiserror::Error)]
 #[error("a node name has 1 to 64 letters, digits, '-', '_' or '.', not {0:?}")]
 pub struct BadNodeName(pub String);
 
 impl NodeName {
-    /// Checks and keeps a name.
+    /// Checks a name and wraps it.
     ///
     /// # Errors
     ///
@@ -163,7 +164,7 @@ impl NodeName {
         Ok(NodeName(name.into()))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -202,18 +203,18 @@ impl fmt::Debug for NodeName {
     }
 }
 
-/// A client's name for one append, however often it is sent: 1 to 128 printable ASCII characters.
-/// The same key is appended once, as long as its message is within the key horizon.
+/// A client's key for one append, the same however often the append is sent: 1 to 128 printable ASCII
+/// characters. A message with the same key is appended only once, as long as it is within the key horizon.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
-/// A text that is no idempotency key.
+/// Error of a text that is not a valid idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an idempotency key has 1 to 128 printable ASCII characters, not {0:?}")]
 pub struct BadIdempotencyKey(pub String);
 
 impl IdempotencyKey {
-    /// Checks and keeps a key.
+    /// Checks a key and wraps it.
     ///
     /// # Errors
     ///
@@ -226,7 +227,7 @@ impl IdempotencyKey {
         Ok(IdempotencyKey(key.into()))
     }
 
-    /// The key as text.
+    /// Returns the key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -252,7 +253,7 @@ impl fmt::Debug for IdempotencyKey {
     }
 }
 
-/// A 128-bit identity as 32 hexadecimal digits, in text and JSON.
+/// Defines a type for a 128-bit identity, written as 32 hexadecimal digits in text and JSON.
 macro_rules! identity {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -261,18 +262,18 @@ macro_rules! identity {
         pub struct $name(u128);
 
         impl $name {
-            /// Draws a new one.
+            /// Draws a new identity.
             pub(crate) fn draw(rng: &mut impl rand::Rng) -> $name {
                 $name(rng.random())
             }
 
-            /// The one with these bytes.
+            /// Returns the identity with these bytes.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> $name {
                 $name(u128::from_be_bytes(bytes))
             }
 
-            /// Its 16 bytes.
+            /// Returns the 16 bytes of the identity.
             #[must_use]
             pub const fn to_bytes(self) -> [u8; 16] {
                 self.0.to_be_bytes()
@@ -315,16 +316,16 @@ identity! {
     ClusterId
 }
 identity! {
-    /// Identity of a node's data directory, drawn when the directory is made.
+    /// Identity of a node's data directory, drawn when the directory is created.
     InstanceId
 }
 
-/// One life of a node: which directory, and the how manyth start from it.
+/// One run of a node: its data directory and the number of times the node was started from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Incarnation {
     /// The data directory's identity.
     pub instance: InstanceId,
-    /// Raised and synced before the first message of each start.
+    /// Number of the start, raised and synced before the first message of each start.
     pub start: u64,
 }
 
@@ -338,7 +339,7 @@ impl fmt::Display for Incarnation {
 /// The master is always one of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Concern {
-    /// This many nodes: 1 is the master alone.
+    /// This number of nodes: 1 is the master alone.
     Count(u64),
     /// More than half of the nodes.
     #[default]
@@ -348,8 +349,8 @@ pub enum Concern {
 }
 
 impl Concern {
-    /// The number of nodes that it means in a cluster of `nodes`, or `None` when there are
-    /// not as many or it is 0.
+    /// Returns the number of nodes that the concern means in a cluster of `nodes`, or `None` when it is 0
+    /// or more than `nodes`.
     #[must_use]
     pub fn resolve(self, nodes: u32) -> Option<u32> {
         match self {
@@ -372,18 +373,18 @@ impl fmt::Display for Concern {
     }
 }
 
-/// The smallest number of `nodes` that is more than half of them: a quorum.
+/// Returns the size of a quorum: the smallest number that is more than half of `nodes`.
 #[must_use]
 pub const fn majority(nodes: u32) -> u32 {
     nodes / 2 + 1
 }
 
-/// What the master thinks of a secondary.
+/// The master's view of a secondary's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Status {
-    /// In contact, and taking records when records are due.
+    /// In contact, and accepting records when there are records to send.
     Healthy,
-    /// No contact for `suspect_after`, or records due and none taken for that long.
+    /// No contact for `suspect_after`, or records to send and none accepted for that long.
     Suspected,
     /// No contact for `unhealthy_after`. Does not count towards the quorum.
     Unhealthy,
@@ -399,13 +400,13 @@ impl fmt::Display for Status {
     }
 }
 
-/// What the master does with appends.
+/// State of a master with regard to appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Agreeing with the other nodes on an epoch and on the log; takes no appends yet.
+    /// Agreeing with the other nodes on an epoch and on the log; does not accept appends yet.
     Recovering,
-    /// Takes appends.
+    /// Accepts appends.
     ReadWrite,
     /// Refuses appends; reads go on.
     ReadOnly,
@@ -421,18 +422,18 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Why a master does not take appends.
+/// The reason why a master does not accept appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ModeReason {
-    /// Fewer nodes than a majority are in contact.
+    /// Less than a majority of the nodes is in contact.
     NoQuorum,
-    /// Recovery waits for answers of other nodes.
+    /// Recovery waits for other nodes to answer.
     WaitingForNodes,
     /// The disk is full or failed.
     Storage,
-    /// Another master holds a newer epoch.
+    /// Another master leads a newer epoch.
     Fenced,
     /// An operator asked for it.
     Asked,
@@ -450,7 +451,7 @@ impl fmt::Display for ModeReason {
     }
 }
 
-/// What a recovery lacks that can never end by itself.
+/// The obstacle because of which a recovery can never end by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -475,16 +476,16 @@ impl fmt::Display for StuckReason {
     }
 }
 
-/// How a node's disk does.
+/// Condition of a node's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DiskState {
-    /// Takes writes.
+    /// Accepts writes.
     Ok,
-    /// Has no room.
+    /// Has no space left.
     Full,
-    /// A write or a sync failed: what was not durable by then is not known.
+    /// A write or a sync failed: it is not known what became of anything that was not durable by then.
     Failed,
 }
 
@@ -498,31 +499,31 @@ impl fmt::Display for DiskState {
     }
 }
 
-/// How up to date a reader wants what it reads.
+/// The part of the log that a reader sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadLevel {
-    /// All that this node holds.
+    /// Everything that this node holds.
     #[default]
     Local,
     /// Only what a majority holds, as far as this node knows.
     Committed,
 }
 
-/// When a write counts as held.
+/// Sync policy: the point at which a write counts as held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncPolicy {
-    /// Once synced: survives a power cut. The default.
+    /// Once synced: it survives a power cut. The default.
     #[default]
     Always,
-    /// Once written; synced at this interval: survives a crash of the process.
+    /// Once written, and synced at this interval: it survives a crash of the process.
     Interval(std::time::Duration),
-    /// Once written; the operating system syncs when it likes.
+    /// Once written; the operating system syncs when it chooses.
     Never,
 }
 
 impl SyncPolicy {
-    /// Whether a message that a node holds under this policy survives a power cut there.
+    /// Returns `true` if a message that a node holds under this policy survives a power cut there.
     #[must_use]
     pub fn is_durable(self) -> bool {
         self == SyncPolicy::Always
@@ -534,7 +535,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_concern_names_between_one_and_all_nodes() {
+    fn a_concern_is_between_one_and_all_nodes() {
         let table = [
             (Concern::Count(0), 3, None),
             (Concern::Count(1), 3, Some(1)),
@@ -553,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_is_taken_from_another_node_only_so_far_above_what_is_durable() {
+    fn an_epoch_named_by_another_node_raises_the_durable_one_by_a_limited_step() {
         let (leap, follow) = (EPOCH_LEAP_MAX, EPOCH_FOLLOW_MAX);
         // Named, durable, promised on request, followed by a recovering master.
         let table = [
@@ -605,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_is_the_same_after_a_trip_through_text() {
+    fn an_identity_survives_a_round_trip_through_text() {
         let id = ClusterId::from_bytes([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
         assert_eq!(id.to_string(), "000102030405060708090a0b0c0d0eff");
         assert_eq!(ClusterId::try_from(id.to_string()), Ok(id));

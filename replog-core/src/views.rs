@@ -1,7 +1,8 @@
-//! What a node says about itself and its messages: receipts, health, who waits for what.
+//! A node's view of itself and its messages: receipts, health, waiting appends and the nodes they wait
+//! for.
 //!
-//! Plain data for embedders, serialized under the names of the HTTP interface. Durations become
-//! whole milliseconds in fields that end in `_ms`.
+//! Plain data for embedders, serialized under the names of the HTTP interface. Durations become whole
+//! milliseconds in fields that end in `_ms`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,82 +15,82 @@ use crate::types::{
     StuckReason,
 };
 
-/// One message as readers see it.
+/// A message as readers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Message {
-    /// Its position.
+    /// Position of the message.
     pub offset: Offset,
-    /// The epoch in which it was appended.
+    /// The epoch in which the message was appended.
     pub epoch: Epoch,
     /// Milliseconds since 1970, by the master's clock.
     pub timestamp_ms: u64,
-    /// Its idempotency key, where it has one.
+    /// Idempotency key of the message, if it has one.
     pub key: Option<String>,
     /// The payload, byte for byte.
     pub payload: Bytes,
 }
 
-/// What a caller knows about its message.
+/// A caller's knowledge about its message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// The message's position.
+    /// Position of the message.
     pub offset: Offset,
     /// The epoch in which it was appended.
     pub epoch: Epoch,
     /// The concern, as a number of nodes.
     pub concern: u32,
-    /// Whether that many nodes hold it. `false`: the time was up before; it is in the log and
-    /// still being copied, so do not send it again.
+    /// `true` once that many nodes hold the message. `false`: the time was up first; the message is in
+    /// the log and still being copied, so do not send it again.
     pub concern_met: bool,
-    /// The nodes that hold it now.
+    /// The nodes that hold the message now.
     pub acks: Arc<[NodeName]>,
-    /// The others, and why.
+    /// The other nodes, and the reason why each of them does not hold it yet.
     pub waiting_for: Arc<[WaitingFor]>,
-    /// Whether what the nodes hold survives a power cut there, by their sync policy.
+    /// `true` if what the nodes hold survives a power cut there, by their sync policy.
     pub durable: bool,
-    /// Whether an earlier append with the same key had put the message there. Told over HTTP by
-    /// the status and a header.
+    /// `true` if an earlier append with the same key had put the message there. The HTTP interface
+    /// reports it by the status and a header.
     #[serde(skip)]
     pub replayed: bool,
-    /// From the append to this answer.
+    /// Time from the append to this answer.
     #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
     pub elapsed: Duration,
 }
 
-/// What a caller knows about messages that it appended together.
+/// A caller's knowledge about messages that it appended together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct BatchReceipt {
-    /// The first message's position; the others follow it.
+    /// Position of the first message; the others follow it.
     pub first_offset: Offset,
-    /// How many messages.
+    /// Number of messages.
     pub count: u64,
     /// The epoch in which they were appended.
     pub epoch: Epoch,
     /// The concern, as a number of nodes.
     pub concern: u32,
-    /// Whether that many nodes hold all of them. `false`: the time was up before; they are in the log
-    /// and still being copied, so do not send them again.
+    /// `true` once that many nodes hold all of the messages. `false`: the time was up first; the
+    /// messages are in the log and still being copied, so do not send them again.
     pub concern_met: bool,
-    /// The nodes that hold all of them now.
+    /// The nodes that hold all of the messages now.
     pub acks: Arc<[NodeName]>,
-    /// The others, and why.
+    /// The other nodes, and the reason why each of them does not hold them yet.
     pub waiting_for: Arc<[WaitingFor]>,
-    /// Whether what the nodes hold survives a power cut there, by their sync policy.
+    /// `true` if what the nodes hold survives a power cut there, by their sync policy.
     pub durable: bool,
-    /// Whether an earlier append with the same key had put them there. Told over HTTP by the status
-    /// and a header.
+    /// `true` if an earlier append with the same key had put the messages there. The HTTP interface
+    /// reports it by the status and a header.
     #[serde(skip)]
     pub replayed: bool,
-    /// From the append to this answer.
+    /// Time from the append to this answer.
     #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
     pub elapsed: Duration,
 }
 
 impl BatchReceipt {
-    /// What the receipt of an append says, where that was of `count` messages.
+    /// Converts the receipt of an append that was of `count` messages.
     pub(crate) fn of(receipt: Receipt, count: u64) -> BatchReceipt {
         let Receipt {
             offset: first_offset,
@@ -117,47 +118,47 @@ impl BatchReceipt {
     }
 }
 
-/// Which nodes hold a message, and which do not.
+/// The nodes that hold a message, and those that do not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Holders {
-    /// The nodes that hold it.
+    /// The nodes that hold the message.
     pub acks: Arc<[NodeName]>,
-    /// The others, and why.
+    /// The other nodes, and the reason why each of them does not hold it yet.
     pub waiting_for: Arc<[WaitingFor]>,
 }
 
-/// What a wait for the concern of a message that was appended before came to.
+/// Result of a wait for the concern of a message that was appended earlier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ConcernStatus {
     /// The concern, as a number of nodes.
     pub concern: u32,
-    /// Whether that many nodes hold it.
+    /// `true` if that many nodes hold the message.
     pub concern_met: bool,
-    /// The nodes that hold it, and the others.
+    /// The nodes that hold the message, and the others.
     #[serde(flatten)]
     pub holders: Holders,
 }
 
-/// Why a node does not hold a message yet.
+/// A node that does not hold a message yet, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WaitingFor {
-    /// The node.
+    /// Name of the node.
     pub name: NodeName,
-    /// Its status; a master that waits for its own disk is Healthy.
+    /// Status of the node; a master that waits for its own disk is Healthy.
     pub status: Status,
     /// The reason, as a word.
     pub reason: WaitReason,
     /// The reason, as a sentence.
     pub detail: Option<Arc<str>>,
-    /// When it is tried next; absent while a request is under way.
+    /// Time until the next attempt; absent while a request is in flight.
     #[serde(rename = "next_retry_ms", serialize_with = "milliseconds_or_null")]
     pub next_retry: Option<Duration>,
 }
 
-/// Why a node does not hold a record, or does not answer.
+/// The reason why a node does not hold a record, or does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -166,30 +167,30 @@ pub enum WaitReason {
     InFlight,
     /// Earlier records come first.
     CatchingUp,
-    /// Nobody listens there, or the connection broke.
+    /// The node's port is not listening, or the connection broke.
     ConnectionRefused,
     /// The node's host name has no address, or the resolver does not answer.
     NameNotResolved,
     /// The two nodes have different cluster secrets, or certificates of different authorities.
     WrongSecret,
-    /// No answer in time.
+    /// No answer within the time-out.
     TimedOut,
     /// The node failed the request, by a fault that was injected there.
     HttpStatus,
-    /// An answer that is none.
+    /// An answer that cannot be understood.
     BadAnswer,
     /// Another node answers there, or one of another cluster.
     WrongNode,
     /// The node has promised a newer epoch.
     Fenced,
-    /// The node's disk takes no records.
+    /// The node's disk does not accept records.
     Storage,
-    /// Never reached since this master started.
+    /// Not reached since this master started.
     NotReachedYet,
 }
 
 impl WaitReason {
-    /// The reason as it stands in JSON.
+    /// Returns the reason as it is written in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -219,25 +220,25 @@ impl std::fmt::Display for WaitReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WaitingAppends {
-    /// The oldest ones.
+    /// The oldest appends.
     pub appends: Vec<WaitingAppend>,
-    /// How many there are in all.
+    /// Number of all waiting appends.
     pub total: usize,
 }
 
-/// One append that waits.
+/// An append that waits for its concern.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WaitingAppend {
-    /// Its position.
+    /// Position of the message.
     pub offset: Offset,
     /// The concern, as a number of nodes.
     pub concern: u32,
-    /// The nodes that hold it.
+    /// The nodes that hold the message.
     pub acks: Arc<[NodeName]>,
-    /// The others, and why.
+    /// The other nodes, and the reason why each of them does not hold it yet.
     pub waiting_for: Arc<[WaitingFor]>,
-    /// How long it has waited.
+    /// Time that the append has waited.
     #[serde(rename = "waiting_ms", serialize_with = "milliseconds")]
     pub waiting: Duration,
 }
@@ -246,29 +247,30 @@ pub struct WaitingAppend {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct MasterHealth {
-    /// Its name.
+    /// Name of the master.
     pub name: NodeName,
-    /// `master`.
+    /// Always `master`.
     pub role: &'static str,
     /// The library's version.
     pub version: &'static str,
-    /// Its cluster; absent until it is founded or learned.
+    /// Identity of the cluster; absent until it is founded or learned.
     pub cluster_id: Option<ClusterId>,
-    /// Its epoch; 0 before the first.
+    /// Epoch of the master; 0 before the first.
     pub epoch: Epoch,
-    /// What it does with appends.
+    /// State of the master with regard to appends.
     pub mode: Mode,
-    /// Why it takes none.
+    /// The reason why it does not accept appends.
     pub mode_reason: Option<ModeReason>,
-    /// Whether its own log counts. A master in office goes on beside damage in its own log.
+    /// `true` if the master's own log counts. A leading master carries on despite damage in its own
+    /// log.
     pub intact: bool,
-    /// How the recovery goes, while it goes.
+    /// Progress of the recovery, while one is going on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryHealth>,
-    /// Who took its office.
+    /// The master that fenced this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fenced_by: Option<FencedByHealth>,
-    /// The epoch that a forced recovery began.
+    /// The epoch that a forced recovery started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forced_epoch: Option<Epoch>,
     /// The quorum.
@@ -281,25 +283,26 @@ pub struct MasterHealth {
     pub secondaries: Vec<SecondaryStatus>,
 }
 
-/// How a recovery goes.
+/// Progress of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RecoveryHealth {
-    /// The nodes whose answers it waits for.
+    /// The nodes whose answers the recovery waits for.
     pub waiting_for: Vec<NodeName>,
-    /// The nodes that answered and do not count, the master among them: they were wiped, or their logs
-    /// are damaged or only partly refilled.
+    /// The nodes that answered and do not count, possibly the master itself: they were wiped, or their
+    /// logs are damaged or only partly refilled.
     pub not_intact: Vec<NodeName>,
-    /// The node whose log it adopts.
+    /// The node whose log is adopted.
     pub from: Option<NodeName>,
-    /// The end of what it has of that log.
+    /// End of the part of that log that has been adopted.
     pub adopted: Option<Offset>,
-    /// The end of that log.
+    /// End of that log.
     pub of: Option<Offset>,
-    /// Why it can never end by itself, whoever still answers; absent while it can.
+    /// The reason why the recovery can never end by itself, whatever other nodes still answer; absent
+    /// while it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stuck: Option<StuckRecovery>,
-    /// The master that other nodes hear, where this one is blank and waits for that one's silence.
+    /// The master that other nodes hear, while this one is blank and waits for that one to go silent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_master: Option<OtherMaster>,
 }
@@ -308,9 +311,9 @@ pub struct RecoveryHealth {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StuckRecovery {
-    /// What is missing.
+    /// The obstacle, as a word.
     pub reason: StuckReason,
-    /// The same as a sentence, with the nodes and the way out.
+    /// The obstacle as a sentence, with the nodes and the way out.
     pub detail: String,
 }
 
@@ -318,23 +321,23 @@ pub struct StuckRecovery {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct OtherMaster {
-    /// Its name.
+    /// Name of the master.
     pub name: NodeName,
-    /// Its directory.
+    /// Identity of its data directory.
     pub instance: InstanceId,
     /// The node that hears it.
     pub heard_by: NodeName,
 }
 
-/// Who fenced a master.
+/// The newer master by which a master is fenced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FencedByHealth {
-    /// The newer master's name.
+    /// Name of the newer master.
     pub name: NodeName,
-    /// Its directory.
+    /// Identity of its data directory.
     pub instance: InstanceId,
-    /// Its epoch.
+    /// Epoch of the newer master.
     pub epoch: Epoch,
 }
 
@@ -342,11 +345,11 @@ pub struct FencedByHealth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct QuorumHealth {
-    /// Nodes of the cluster.
+    /// Number of nodes in the cluster.
     pub nodes: u32,
-    /// Nodes that make a quorum.
+    /// Number of nodes that make a quorum.
     pub needed: u32,
-    /// Nodes in contact, the master included.
+    /// Number of nodes in contact, including the master.
     pub alive: u32,
 }
 
@@ -354,44 +357,44 @@ pub struct QuorumHealth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LogHealth {
-    /// The offset that the next record gets; on a secondary, and on a master that is not in office, the
+    /// The offset that the next record gets; on a secondary, and on a master that leads no epoch, the
     /// durable end.
     pub next: Offset,
-    /// The offset after the last record that a majority holds, once known.
+    /// The offset after the last record that a majority holds (high watermark), once known.
     pub committed: Option<Offset>,
-    /// Bytes of the log.
+    /// Size of the log in bytes.
     pub bytes: u64,
-    /// The disk.
+    /// Condition of the disk.
     pub disk: DiskState,
 }
 
-/// A secondary, as its master sees it.
+/// A secondary as its master sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SecondaryStatus {
-    /// Its name.
+    /// Name of the secondary.
     pub name: NodeName,
     /// The address at which the master finds it.
     pub address: String,
-    /// The URL at which clients reach it, once it said.
+    /// The URL at which clients reach the secondary, once it has sent one.
     pub url: Option<NodeUrl>,
-    /// What the master thinks of it. A fenced master asks nobody any more: `Suspected`, for the reason
-    /// `fenced`.
+    /// Status of the secondary. A fenced master no longer contacts any node: `Suspected`, with the
+    /// reason `fenced`.
     pub status: Status,
-    /// Whether its log counts; `None` while the master does not know.
+    /// `true` if the secondary's log counts; `None` while the master does not know.
     pub intact: Option<bool>,
-    /// The offset after the last record that it holds, once known.
+    /// The offset after the last record that the secondary holds, once known.
     pub durable_end: Option<Offset>,
-    /// Records that it lacks; all of them while nothing is known.
+    /// Number of records that the secondary lacks; all of them while nothing is known.
     pub lag: u64,
-    /// Since the last contact.
+    /// Time since the last contact.
     #[serde(rename = "last_contact_ms", serialize_with = "milliseconds_or_null")]
     pub last_contact: Option<Duration>,
-    /// Failures in a row.
+    /// Number of failures in a row.
     pub failed_attempts: u64,
-    /// Why the last attempt failed.
+    /// The reason why the last attempt failed.
     pub reason: Option<WaitReason>,
-    /// When records or a heartbeat are tried next, after a failure.
+    /// Time until records or a heartbeat are sent again, after a failure.
     #[serde(rename = "next_retry_ms", serialize_with = "milliseconds_or_null")]
     pub next_retry: Option<Duration>,
 }
@@ -400,36 +403,37 @@ pub struct SecondaryStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SecondaryHealth {
-    /// Its name.
+    /// Name of the secondary.
     pub name: NodeName,
-    /// `secondary`.
+    /// Always `secondary`.
     pub role: &'static str,
     /// The library's version.
     pub version: &'static str,
-    /// Its cluster; absent until a master has founded it.
+    /// Identity of the cluster; absent until a master has founded it.
     pub cluster_id: Option<ClusterId>,
-    /// The highest epoch that it has promised; 0 before the first.
+    /// The highest epoch that the secondary has promised; 0 before the first.
     pub epoch: Epoch,
-    /// Its log.
+    /// The secondary's log.
     pub log: LogHealth,
-    /// Whether its log counts: it agrees with a master's and covers what that had adopted.
+    /// `true` if the secondary's log counts: it agrees with a master's and covers what that master had
+    /// adopted.
     pub intact: bool,
-    /// Records held back behind a gap.
+    /// Number of records held back behind a gap.
     pub buffered: u64,
-    /// The master that it last promised to.
+    /// The master to which the secondary last made a promise.
     pub master: Option<MasterAddress>,
-    /// Since the master's last message.
+    /// Time since the master's last message.
     #[serde(rename = "last_contact_ms", serialize_with = "milliseconds_or_null")]
     pub last_contact: Option<Duration>,
 }
 
-/// Where a master is.
+/// A master and its URL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct MasterAddress {
-    /// Its name.
+    /// Name of the master.
     pub name: NodeName,
-    /// The URL at which clients reach it, if it said.
+    /// The URL at which clients reach it, if it has sent one.
     pub url: Option<NodeUrl>,
 }
 

@@ -1,8 +1,9 @@
-//! A value of which only the newest state counts, for any number of tasks that wait for it to change.
+//! A value of which only the newest state counts, and any number of tasks that wait for it to change.
 //!
-//! Owns the value, how often it has changed, and who waits. Used as `tokio::sync::watch` is, with one difference:
-//! who waits is woken in an order that follows from the order in which they came. `tokio` spreads them over eight
-//! lists by chance that no seed reaches, and so no simulation with two followers of one node would repeat itself.
+//! Owns the value, its number of changes, and the waiting tasks. Used like `tokio::sync::watch`, with one
+//! difference: tasks are woken in an order that follows from the order in which they began to wait. `tokio`
+//! spreads them over eight lists by a random choice that no seed controls, and so no simulation with two
+//! followers of one node would be reproducible.
 
 use std::{
     fmt,
@@ -15,31 +16,32 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Lists over which those who wait are spread, so that thousands on several threads do not queue for one lock.
+/// Number of lists over which waiting tasks are spread, so that thousands on several threads do not queue for one
+/// lock.
 const LISTS: usize = 8;
 
-/// Changes the value. Dropping it ends every wait.
+/// The sending half, which changes the value. Dropping it ends every wait.
 pub(crate) struct Sender<T> {
     shared: Arc<Shared<T>>,
 }
 
-/// Waits for changes of the value. A clone has seen what the original has seen.
+/// The receiving half, which waits for changes of the value. A clone has seen what the original has seen.
 pub(crate) struct Receiver<T> {
     shared: Arc<Shared<T>>,
     seen: u64,
 }
 
-/// The sender is gone, and the value stays what it is.
+/// Error of a wait after the sender is gone: the value no longer changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closed;
 
-/// The value, which does not change while this exists.
+/// A borrow of the value, which does not change while this exists.
 pub(crate) struct Ref<'a, T>(RwLockReadGuard<'a, Newest<T>>);
 
 struct Shared<T> {
     newest: RwLock<Newest<T>>,
     lists: [Notify; LISTS],
-    /// Taken in turn.
+    /// The next list in round-robin order.
     next_list: AtomicUsize,
 }
 
@@ -49,7 +51,7 @@ struct Newest<T> {
     is_closed: bool,
 }
 
-/// A sender and a receiver of a value.
+/// Creates a sender and a receiver of a value.
 pub(crate) fn channel<T>(value: T) -> (Sender<T>, Receiver<T>) {
     let sender = Sender::new(value);
     let receiver = sender.subscribe();
@@ -72,7 +74,7 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Returns a receiver that has seen the present value.
+    /// Returns a receiver that has seen the current value.
     pub(crate) fn subscribe(&self) -> Receiver<T> {
         Receiver {
             seen: self.shared.read().version,
@@ -84,14 +86,14 @@ impl<T> Sender<T> {
         Ref(self.shared.read())
     }
 
-    /// Replaces the value, and returns the one before.
+    /// Replaces the value and returns the previous one.
     pub(crate) fn send_replace(&self, value: T) -> T {
         let mut before = value;
         self.send_modify(|known| std::mem::swap(known, &mut before));
         before
     }
 
-    /// Changes the value in place. It passes for changed whatever `change` does.
+    /// Changes the value in place. It counts as changed whatever `change` does.
     pub(crate) fn send_modify(&self, change: impl FnOnce(&mut T)) {
         self.send_if_modified(|value| {
             change(value);
@@ -99,7 +101,7 @@ impl<T> Sender<T> {
         });
     }
 
-    /// Changes the value in place, and wakes those who wait if `change` says that it did.
+    /// Changes the value in place, and wakes the waiting tasks if `change` returns `true`.
     pub(crate) fn send_if_modified(&self, change: impl FnOnce(&mut T) -> bool) -> bool {
         let has_changed = {
             let mut newest = self.shared.write();
@@ -119,19 +121,19 @@ impl<T> Receiver<T> {
         Ref(self.shared.read())
     }
 
-    /// Returns the value, which passes for seen from now on.
+    /// Returns the value, which counts as seen from now on.
     pub(crate) fn borrow_and_update(&mut self) -> Ref<'_, T> {
         let newest = self.shared.read();
         self.seen = newest.version;
         Ref(newest)
     }
 
-    /// Lets the present value pass for seen.
+    /// Marks the current value as seen.
     pub(crate) fn mark_unchanged(&mut self) {
         self.seen = self.shared.read().version;
     }
 
-    /// Whether the value has changed since it was seen.
+    /// Returns `true` if the value has changed since it was seen.
     #[cfg(test)]
     pub(crate) fn has_changed(&self) -> Result<bool, Closed> {
         let newest = self.shared.read();
@@ -141,18 +143,18 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// Waits until the value is another than the one that was seen, which it is from then on.
+    /// Waits until the value differs from the one last seen, and marks it as seen.
     ///
     /// # Errors
     ///
-    /// [`Closed`]: it has not changed, and never will.
+    /// [`Closed`] if it has not changed and never will.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future misses no change.
     pub(crate) async fn changed(&mut self) -> Result<(), Closed> {
         loop {
-            // Told of every change from here on, looked at or not.
+            // Registered for every change from here on, before the value is checked.
             let woken = self.shared.next_list().notified();
             {
                 let newest = self.shared.read();
@@ -168,11 +170,11 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// Waits until this is so of the value. What is returned is the newest value, which may be a later one.
+    /// Waits until the value meets a condition. Returns the newest value, which may be a later one.
     ///
     /// # Errors
     ///
-    /// [`Closed`]: it is not so, and never will be.
+    /// [`Closed`] if it does not meet the condition and never will.
     ///
     /// # Cancel safety
     ///
@@ -253,7 +255,7 @@ mod tests {
 
     use super::*;
 
-    /// The order in which twenty tasks run that wait for one change after the other.
+    /// Returns the order in which twenty tasks run that wait for one change after another.
     async fn order_of_wake_ups() -> Vec<usize> {
         let (sender, receiver) = channel(0);
         let order: Rc<RefCell<Vec<usize>>> = Rc::default();
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_woken_in_the_same_order_every_time() {
+    async fn waiting_tasks_are_woken_in_the_same_order_every_time() {
         let order = order_of_wake_ups().await;
         assert_eq!(order.len(), 200);
         for _ in 0..5 {
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_value_can_still_be_seen_when_the_sender_is_gone() {
+    async fn the_last_value_can_still_be_read_when_the_sender_is_gone() {
         let (sender, mut receiver) = channel(1);
         sender.send_replace(2);
         drop(sender);
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_told_that_the_sender_is_gone() {
+    async fn waits_end_with_an_error_when_the_sender_is_gone() {
         let (sender, mut receiver) = channel(1);
         let waits = tokio::spawn(async move { receiver.changed().await });
         yield_now().await;
@@ -329,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn many_on_other_threads_all_see_the_last_value() {
+    async fn many_receivers_on_other_threads_all_see_the_last_value() {
         let (sender, receiver) = channel(0);
         let waiters: Vec<_> = (0..64)
             .map(|_| {

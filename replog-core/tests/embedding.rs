@@ -1,8 +1,8 @@
-//! What the library promises to the program around it, through its public interface alone.
+//! The library's promises to the program around it, tested through its public interface alone.
 //!
-//! Under which runtimes it works, what becomes of nodes, appends and readers whose handles and
-//! futures are dropped, and that clusters in one process know nothing of each other. In memory; every
-//! wait is for a condition, with a deadline.
+//! Covers the runtimes under which it works, the fate of nodes, appends and readers whose handles and
+//! futures are dropped, and the isolation of clusters in one process. In memory; every wait is for a
+//! condition, with a deadline.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -30,17 +30,17 @@ use replog_core::{
 };
 use tokio::{runtime, sync::oneshot, task::LocalSet};
 
-/// How long anything here may take before a test fails.
+/// Maximum time of anything here before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A master and one secondary, and what they stand on.
+/// A master and one secondary, and their surroundings.
 struct Cluster {
     master: Master,
     secondary: Secondary,
     disks: Disks,
 }
 
-/// What outlives the nodes.
+/// State that outlives the nodes.
 #[derive(Clone, Default)]
 struct Disks {
     network: LocalNetwork,
@@ -81,7 +81,7 @@ impl Cluster {
         }
     }
 
-    /// Appends, and reads on both nodes what was appended.
+    /// Appends, and reads the message on both nodes.
     async fn works(&self) {
         let payload = "payload";
         let receipt = self.master.append(payload, all()).await.expect("a quorum");
@@ -114,7 +114,7 @@ fn master_config() -> MasterConfig {
         retry_min: Duration::from_millis(1),
         retry_max: Duration::from_millis(20),
     };
-    // Nothing is kept in memory beside the log: reads go through the files.
+    // Nothing but the log is kept in memory: reads go through the files.
     config.log.tail_bytes = 0;
     config
 }
@@ -137,12 +137,12 @@ fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Polls a future once, which must wait.
+/// Polls a future once; it must not be ready.
 fn begin<F: Future>(future: Pin<&mut F>) {
     assert!(poll_once(future).is_pending(), "it was done at once");
 }
 
-/// Waits until no node has the directory: each has ended, with all that it wrote on disk.
+/// Waits until no node holds the directory: each has ended, with everything that it wrote on disk.
 fn wait_until_free(storage: &MemoryStorage) {
     until("a node to give its directory back", || {
         storage.lock().is_ok()
@@ -152,12 +152,12 @@ fn wait_until_free(storage: &MemoryStorage) {
 fn until(what: &str, done: impl Fn() -> bool) {
     let begun = Instant::now();
     while !done() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begun.elapsed() < PATIENCE, "timed out waiting for {what}");
         thread::yield_now();
     }
 }
 
-/// Runs a test on a runtime as most programs have it; its deadline is the thread's own, so that a test
+/// Runs a test on a runtime as most programs have it; the deadline is kept by a thread, so that a test
 /// needs no timer.
 fn run(test: impl Future<Output = ()> + Send + 'static) {
     run_on(runtime::Builder::new_multi_thread().worker_threads(2), test);
@@ -168,7 +168,7 @@ fn run_on(builder: &mut runtime::Builder, test: impl Future<Output = ()> + Send 
     in_time(move || runtime.block_on(test));
 }
 
-/// Runs it on a thread of its own, and fails where it takes too long.
+/// Runs a test on a thread of its own; fails if it takes too long.
 fn in_time(test: impl FnOnce() + Send + 'static) {
     let (done, is_done) = std::sync::mpsc::channel();
     let test = thread::spawn(move || {
@@ -176,7 +176,7 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
         let _ = done.send(());
     });
     if is_done.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-        panic!("the test is not done in time");
+        panic!("the test did not end in time");
     }
     if let Err(panic) = test.join() {
         std::panic::resume_unwind(panic);
@@ -251,7 +251,7 @@ mod runtimes {
     }
 
     #[test]
-    fn it_is_the_state_of_an_actix_web_service() {
+    fn it_works_as_state_of_an_actix_web_service() {
         async fn append(master: Data<Master>, payload: Bytes) -> HttpResponse {
             match master.append(payload, all()).await {
                 Ok(receipt) => HttpResponse::Created().body(receipt.offset.to_string()),
@@ -279,7 +279,7 @@ mod runtimes {
     }
 
     #[test]
-    fn nodes_live_on_the_callers_thread_where_it_asks_for_that() {
+    fn start_here_runs_nodes_on_the_callers_thread() {
         async fn nodes_here() {
             let network = LocalNetwork::new();
             let storage = Arc::new(MemoryStorage::new());
@@ -308,7 +308,7 @@ mod runtimes {
     }
 
     #[test]
-    fn handles_and_their_futures_go_to_any_thread() {
+    fn handles_and_their_futures_can_be_sent_to_any_thread() {
         fn anywhere<T: Send + Sync + Clone + 'static>() {}
         fn to_another_thread<T: Send>(_: T) {}
         anywhere::<Master>();
@@ -339,7 +339,7 @@ mod dropped_futures {
     use super::*;
 
     #[test]
-    fn an_append_that_is_dropped_while_it_waits_goes_on() {
+    fn an_append_that_is_dropped_while_it_waits_is_carried_out() {
         run(async {
             let cluster = Cluster::start().await;
             let name = cluster.secondary.name();
@@ -361,7 +361,7 @@ mod dropped_futures {
     }
 
     #[test]
-    fn who_is_dropped_while_it_waits_waits_no_more_and_is_counted_with_nobody() {
+    fn a_dropped_wait_leaves_the_queue_and_is_not_counted() {
         run(async {
             let cluster = Cluster::start().await;
             let (master, name) = (&cluster.master, cluster.secondary.name());
@@ -375,7 +375,7 @@ mod dropped_futures {
                 begin(one.as_mut());
                 begin(more.as_mut());
                 let mut wait = pin!(master.wait_for_concern(Offset(0), Concern::All, None));
-                // It looks at the log first.
+                // It reads the log first.
                 while master.health().await.expect("it runs").waiting_appends < 3 {
                     begin(wait.as_mut());
                 }
@@ -406,7 +406,7 @@ mod dropped_futures {
     }
 
     #[test]
-    fn an_append_that_is_dropped_before_it_was_polled_never_was() {
+    fn an_append_that_is_dropped_before_its_first_poll_never_happens() {
         run(async {
             let cluster = Cluster::start().await;
             drop(cluster.master.append("never", all()));
@@ -416,7 +416,7 @@ mod dropped_futures {
     }
 
     #[test]
-    fn waits_and_questions_are_dropped_without_a_trace() {
+    fn dropped_waits_and_queries_leave_no_trace() {
         run(async {
             let cluster = Cluster::start().await;
             let (master, reader) = (&cluster.master, cluster.secondary.reader());
@@ -433,7 +433,7 @@ mod dropped_futures {
     }
 
     #[test]
-    fn a_stop_that_is_dropped_is_carried_out() {
+    fn a_dropped_stop_is_still_carried_out() {
         run(async {
             let cluster = Cluster::start().await;
             let _ = poll_once(pin!(cluster.master.stop()));
@@ -443,13 +443,13 @@ mod dropped_futures {
     }
 
     #[test]
-    fn a_start_that_is_dropped_leaves_no_node_behind() {
+    fn a_dropped_start_leaves_no_node_behind() {
         run(async {
             let (storage, network) = (Arc::new(MemoryStorage::new()), LocalNetwork::new());
             for _ in 0..10 {
                 let network = Arc::new(network.clone());
                 let start = Master::start(master_config(), storage.clone(), network);
-                // It may be done at once: then it is the handle that is dropped.
+                // It may be done at once: then the handle is dropped.
                 let _ = poll_once(pin!(start));
             }
             until("the nodes to be gone", || Arc::strong_count(&storage) == 1);
@@ -462,7 +462,7 @@ mod dropped_handles {
     use super::*;
 
     #[test]
-    fn a_master_runs_as_long_as_one_of_its_handles_is_there() {
+    fn a_master_runs_as_long_as_one_of_its_handles_exists() {
         run(async {
             let Cluster {
                 master,
@@ -474,7 +474,7 @@ mod dropped_handles {
             last.append("kept", all()).await.expect("a quorum");
             drop(last);
             wait_until_free(&disks.master);
-            // The secondary has nothing to do with that, and the next master goes on with the log.
+            // The secondary plays no part in that, and the next master continues the log.
             assert_eq!(payload_at(&secondary.reader(), Offset(0)).await, "kept");
             let master = disks.start_master().await;
             master
@@ -487,7 +487,7 @@ mod dropped_handles {
     }
 
     #[test]
-    fn a_reader_keeps_no_node_alive_and_reads_on_what_the_node_held() {
+    fn a_reader_keeps_no_node_alive_and_can_still_read_its_log() {
         run(async {
             let Cluster { master, disks, .. } = Cluster::start().await;
             master.append("kept", all()).await.expect("a quorum");
@@ -501,7 +501,7 @@ mod dropped_handles {
     }
 
     #[test]
-    fn a_network_keeps_the_secondaries_that_are_on_it() {
+    fn a_network_keeps_its_registered_secondaries_alive() {
         run(async {
             let Cluster {
                 master,
@@ -519,7 +519,7 @@ mod dropped_handles {
                 secondary: secondary_disk,
             } = disks;
             drop(network);
-            // The master's way to it is a part of the network.
+            // The master's transport is a part of the network.
             master
                 .append("kept", all())
                 .await
@@ -531,7 +531,7 @@ mod dropped_handles {
     }
 
     #[test]
-    fn whoever_waits_when_a_node_ends_is_answered() {
+    fn every_waiting_caller_is_answered_when_a_node_ends() {
         run(async {
             let Cluster {
                 master,
@@ -555,7 +555,7 @@ mod dropped_handles {
             assert_eq!(refused.outcome(), Outcome::Unknown);
             assert_eq!(refused.offset(), Some(Offset(0)));
             assert!(reads.await.expect("no panic").is_err());
-            // And from now on at once.
+            // And later ones at once.
             let refused = master
                 .append("late", alone())
                 .await
@@ -588,7 +588,7 @@ mod ends_of_runtimes {
     }
 
     #[test]
-    fn a_runtime_that_ends_takes_with_it_the_nodes_whose_handles_its_tasks_had() {
+    fn a_runtime_that_ends_ends_the_nodes_whose_handles_its_tasks_held() {
         in_time(|| {
             let runtime = runtime::Builder::new_multi_thread().build();
             let runtime = runtime.expect("the system has room for a runtime");
@@ -608,7 +608,7 @@ mod ends_of_runtimes {
     }
 
     #[test]
-    fn a_node_that_was_started_here_ends_with_its_tasks_and_its_handles_say_so() {
+    fn a_node_started_here_ends_with_its_tasks_and_its_handles_report_that() {
         in_time(|| {
             let storage = MemoryStorage::new();
             let runtime = runtime::Builder::new_current_thread().enable_time().build();
@@ -647,7 +647,7 @@ mod several_clusters {
     use super::*;
 
     #[test]
-    fn clusters_of_the_same_names_know_nothing_of_each_other() {
+    fn clusters_with_the_same_names_are_independent() {
         run(async {
             let mut clusters = Vec::new();
             for _ in 0..3 {
@@ -677,7 +677,7 @@ mod several_clusters {
     }
 
     #[test]
-    fn one_that_is_blocked_or_ends_disturbs_no_other() {
+    fn a_cluster_that_is_blocked_or_ends_disturbs_no_other() {
         run(async {
             let (blocked, other) = (Cluster::start().await, Cluster::start().await);
             blocked.disks.network.cut(blocked.secondary.name());
@@ -691,7 +691,7 @@ mod several_clusters {
     }
 
     #[test]
-    fn a_directory_is_one_nodes() {
+    fn a_directory_belongs_to_one_node() {
         run(async {
             let cluster = Cluster::start().await;
             let storage = Arc::new(cluster.disks.master.clone());
@@ -703,12 +703,12 @@ mod several_clusters {
     }
 
     #[test]
-    fn a_cluster_takes_no_node_of_another_one() {
+    fn a_cluster_accepts_no_node_of_another_one() {
         run(async {
             let (one, other) = (Cluster::start().await, Cluster::start().await);
             one.works().await;
             other.works().await;
-            // As if the address of one was given to the other.
+            // As if one cluster had been given an address of the other.
             one.disks.network.register(other.secondary.clone());
             let mut waits = pin!(one.master.append("waits", all()));
             begin(waits.as_mut());
@@ -724,7 +724,7 @@ mod several_clusters {
 mod payloads {
     use super::*;
 
-    /// Nothing, every byte there is, what is no text, and what looks like a record or a line.
+    /// No bytes, every byte value, non-text, and text that looks like a record or a line.
     fn payloads() -> Vec<Vec<u8>> {
         let every_byte = (0..=255).cycle().take(1000).collect();
         vec![
@@ -752,7 +752,7 @@ mod payloads {
     }
 
     #[test]
-    fn any_bytes_come_back_as_they_were_one_by_one_in_batches_and_after_a_restart() {
+    fn payloads_of_any_bytes_are_read_back_unchanged_from_batches_and_after_a_restart_too() {
         run(async {
             let Cluster {
                 master,

@@ -6,7 +6,7 @@ use actix_web::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 
 /// JSON.
 pub(crate) const JSON: &str = "application/json";
-/// One JSON value a line.
+/// One JSON value per line.
 pub(crate) const NDJSON: &str = "application/x-ndjson";
 /// Server-sent events.
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
@@ -16,17 +16,17 @@ pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 pub(crate) enum Form {
     /// One JSON document.
     Json,
-    /// One message a line.
+    /// One message per line.
     Ndjson,
-    /// One message an event.
+    /// One message per event.
     Events,
 }
 
 impl Form {
-    /// The one that is sent to who likes several equally comes first.
+    /// All forms. For a reader that likes several equally, the first of them is sent.
     const ALL: [Form; 3] = [Form::Json, Form::Ndjson, Form::Events];
 
-    /// Its media type.
+    /// Returns its media type.
     pub(crate) fn media_type(self) -> &'static str {
         match self {
             Form::Json => JSON,
@@ -45,26 +45,25 @@ impl Form {
     }
 }
 
-/// The form that a reader likes best, or `None` when it takes none that is there. JSON where it
-/// does not care.
+/// Returns the form that a reader likes best, or `None` if it accepts none of them. JSON if it has no preference.
 pub(crate) fn negotiate(headers: &HeaderMap) -> Option<Form> {
     let Some(ranges) = ranges(headers) else {
         return Some(Form::Json);
     };
     let forms = Form::ALL.map(|form| (form, quality(&ranges, form.media_type())));
     let liked = forms.into_iter().filter(|(_, quality)| *quality > 0);
-    // Of equals the first: the last one of the reversed.
+    // The first of equals: the last one in reverse order.
     let best = liked.rev().max_by_key(|(_, quality)| *quality);
     best.map(|(form, _)| form)
 }
 
-/// Whether a reader takes an answer of this media type.
+/// Returns `true` if a reader accepts an answer of this media type.
 pub(crate) fn takes(headers: &HeaderMap, media_type: &str) -> bool {
     ranges(headers).is_none_or(|ranges| quality(&ranges, media_type) > 0)
 }
 
-/// Whether a reader of metrics asks for OpenMetrics by name, and likes it no less than the text of Prometheus. What
-/// is not asked for is not sent: older readers do not know it.
+/// Returns `true` if a reader of metrics asks for OpenMetrics by name, with a quality no lower than that of the text
+/// format of Prometheus. It is sent only on request: older readers do not know it.
 pub(crate) fn prefers_open_metrics(headers: &HeaderMap) -> bool {
     let ranges = ranges(headers).unwrap_or_default();
     let is_named = |range: &Range<'_>| range.precision("application", "openmetrics-text") == 3;
@@ -73,7 +72,7 @@ pub(crate) fn prefers_open_metrics(headers: &HeaderMap) -> bool {
     liked > 0 && liked >= quality(&ranges, "text/plain")
 }
 
-/// What `Accept` says; `None` where it says nothing.
+/// Returns the media ranges of `Accept`; `None` without that header.
 fn ranges(headers: &HeaderMap) -> Option<Vec<Range<'_>>> {
     let values: Vec<&str> = headers
         .get_all(ACCEPT)
@@ -86,14 +85,14 @@ fn ranges(headers: &HeaderMap) -> Option<Vec<Range<'_>>> {
     Some(each.filter_map(Range::parse).collect())
 }
 
-/// The media type of a body, lower case and without parameters; `None` where it is not said.
+/// Returns the media type of a body, in lower case and without parameters; `None` if it is not given.
 pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     let essence = value.split(';').next().unwrap_or_default().trim();
     (!essence.is_empty()).then(|| essence.to_ascii_lowercase())
 }
 
-/// One media range of an `Accept` header. Parameters but the quality are not looked at.
+/// One media range of an `Accept` header. Parameters other than the quality are ignored.
 #[derive(Debug)]
 struct Range<'a> {
     kind: &'a str,
@@ -120,7 +119,7 @@ impl<'a> Range<'a> {
         })
     }
 
-    /// How closely it names a media type: 0 where it does not.
+    /// Returns the precision with which it names a media type: 0 if it does not.
     fn precision(&self, kind: &str, subtype: &str) -> u32 {
         let same_kind = self.kind.eq_ignore_ascii_case(kind);
         match (self.kind, self.subtype) {
@@ -132,7 +131,7 @@ impl<'a> Range<'a> {
     }
 }
 
-/// The quality of the range that names the media type most closely; 0 where none does.
+/// Returns the quality of the range that names the media type most precisely; 0 if none does.
 fn quality(ranges: &[Range<'_>], media_type: &str) -> u32 {
     let (kind, subtype) = media_type.split_once('/').unwrap_or((media_type, ""));
     ranges
@@ -143,7 +142,7 @@ fn quality(ranges: &[Range<'_>], media_type: &str) -> u32 {
         .map_or(0, |(_, quality)| quality)
 }
 
-/// Reads `1`, `0.5`, `0.125`.
+/// Parses `1`, `0.5`, `0.125`.
 fn thousandths(text: &str) -> Option<u32> {
     let value: f32 = text.parse().ok()?;
     (0.0..=1.0)
@@ -157,7 +156,7 @@ mod tests {
     use actix_web::http::header::HeaderValue;
 
     #[test]
-    fn the_form_follows_the_reader_and_is_json_where_it_does_not_care() {
+    fn the_form_follows_the_reader_and_is_json_without_a_preference() {
         let table = [
             (None, Some(Form::Json)),
             (Some(""), Some(Form::Json)),
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn open_metrics_is_for_those_who_ask_for_it() {
+    fn open_metrics_is_sent_only_on_request() {
         let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;\
                           version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
         let table = [
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_media_type_is_read_without_case_and_parameters() {
+    fn a_media_type_is_parsed_without_case_and_parameters() {
         let table = [
             (Some("application/json"), Some("application/json")),
             (

@@ -1,6 +1,6 @@
-//! The application of one node: which path leads to which route.
+//! The application of one node: the mapping from paths to routes.
 //!
-//! Made as a function that configures, so that tests run the same routes without a socket.
+//! A function that configures, so that tests run the same routes without a socket.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     routes::{admin, appends, events, faults, health, messages, metrics, openapi, page},
 };
 
-/// A path that is served, and its methods as a header `Allow` names them.
+/// A path that is served, and its methods as in a header `Allow`.
 pub(crate) type Served = (&'static str, &'static str);
 
 /// Adds every route of a node.
@@ -21,7 +21,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, state: &Arc<NodeState>)
     add_routes(config, state);
 }
 
-/// As [`configure`], and returns what is served.
+/// Does what [`configure`] does, and returns the served paths.
 pub(crate) fn add_routes(config: &mut web::ServiceConfig, state: &Arc<NodeState>) -> Vec<Served> {
     config.app_data(web::Data::from(Arc::clone(state)));
     let mut table = Table {
@@ -116,7 +116,7 @@ pub(crate) fn add_routes(config: &mut web::ServiceConfig, state: &Arc<NodeState>
     served
 }
 
-/// The routes, and which there are.
+/// The routes, and the list of them.
 struct Table<'a> {
     config: &'a mut web::ServiceConfig,
     served: Vec<Served>,
@@ -130,7 +130,7 @@ impl Table<'_> {
     }
 }
 
-/// A path with its methods; every other method is answered with those that there are.
+/// Adds a path with its methods; every other method is answered with the list of them.
 fn resource<const N: usize>(
     path: &'static str,
     allow: &'static str,
@@ -143,7 +143,7 @@ fn resource<const N: usize>(
     ((path, allow), resource.default_service(web::to(refuse)))
 }
 
-/// A route for GET, and for HEAD, whose answer loses its body later.
+/// Returns a route for GET, and for HEAD, whose answer loses its body later.
 fn get() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }

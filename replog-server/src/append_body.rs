@@ -1,8 +1,8 @@
 //! The body of `POST /messages`: JSON in, payload and options out.
 //!
-//! Owns the shape of an append request and the words for what is wrong with one. The payload is
-//! a slice of the body, byte for byte as it was sent; no tree of it is built, so nesting costs no
-//! stack and numbers lose no digit. Knows no HTTP.
+//! Owns the shape of an append request and the text of its errors. The payload is a slice of the
+//! body, byte for byte as it was sent; no tree of it is built, so nesting costs no stack and
+//! numbers lose no digit. Knows no HTTP.
 
 use std::{fmt, time::Duration};
 
@@ -11,37 +11,37 @@ use replog_core::{Concern, IdempotencyKey, Offset};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Arrays and objects within each other that `data` may have, itself included: what every
-/// common parser reads back without being told to.
+/// Maximum nesting of arrays and objects in `data`, itself included: every common parser reads back
+/// this depth without special settings.
 pub(crate) const DATA_DEPTH_MAX: usize = 128;
-/// The longest wait that is told apart from one without end: thirty years.
+/// The longest wait that is distinguished from one without end: thirty years.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-/// What `meta` may have.
+/// The members of `meta`.
 const META_MEMBERS: &str = "concern, timeout_ms, idempotency_key and expected_offset";
-/// Characters of a client's own words that are repeated to it.
+/// Maximum number of characters of a client's own text that are repeated to it.
 const QUOTED_CHARS_MAX: usize = 60;
 
-/// What an append request asks for.
+/// The contents of an append request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AppendBody {
-    /// `data`, as it was sent.
+    /// `data`, as sent.
     pub(crate) payload: Bytes,
-    /// `meta.concern`. An integer that no cluster has nodes for is kept as one: the library
+    /// `meta.concern`. An integer beyond any cluster's number of nodes is kept as one: the library
     /// refuses it with the number of nodes.
     pub(crate) concern: Concern,
-    /// `meta.timeout_ms`, where given.
+    /// `meta.timeout_ms`, if given.
     pub(crate) timeout: Option<Duration>,
-    /// `meta.idempotency_key`, where given.
+    /// `meta.idempotency_key`, if given.
     pub(crate) idempotency_key: Option<IdempotencyKey>,
-    /// `meta.expected_offset`, where given.
+    /// `meta.expected_offset`, if given.
     pub(crate) expected_offset: Option<Offset>,
 }
 
-/// Reads the body of an append.
+/// Parses the body of an append.
 ///
 /// # Errors
 ///
-/// What is wrong, and where, as a sentence.
+/// The mistake and its place, as a sentence.
 pub(crate) fn parse(body: &Bytes) -> Result<AppendBody, String> {
     let text = std::str::from_utf8(body)
         .map_err(|error| format!("the body is not UTF-8 from byte {} on", error.valid_up_to()))?;
@@ -68,7 +68,7 @@ pub(crate) fn parse(body: &Bytes) -> Result<AppendBody, String> {
     })
 }
 
-/// `meta`, checked.
+/// `meta`, validated.
 #[derive(Debug, Default)]
 struct Meta {
     concern: Option<Concern>,
@@ -83,7 +83,7 @@ impl<'de> Visitor<'de> for TopVisitor {
     type Value = (&'de RawValue, Meta);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with data and, if need be, meta")
+        f.write_str("an object with data and, optionally, meta")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -159,7 +159,7 @@ fn unknown<E: de::Error>(member: &str, known: &str) -> E {
     de::Error::custom(format!("the member {member} is unknown; there are {known}"))
 }
 
-/// Reads `meta.concern` from its JSON text, whose syntax is known to be good.
+/// Parses `meta.concern` from its JSON text, whose syntax is known to be valid.
 fn concern(text: &str) -> Result<Concern, String> {
     if let Some(count) = concern_count(text) {
         return Ok(count);
@@ -174,10 +174,10 @@ fn concern(text: &str) -> Result<Concern, String> {
     }
 }
 
-/// A concern that is an integer.
+/// Returns a concern that is an integer.
 pub(crate) fn concern_count(text: &str) -> Option<Concern> {
     let digits = integer_digits(text)?;
-    // Nothing below 1 and nothing too long for 64 bits is ever a number of nodes: 0 stands for the
+    // No number below 1 and none too long for 64 bits is ever a number of nodes: 0 stands for the
     // former, the largest number for the latter.
     let negative = text.starts_with('-');
     let count = if negative {
@@ -188,12 +188,12 @@ pub(crate) fn concern_count(text: &str) -> Option<Concern> {
     Some(Concern::Count(count))
 }
 
-/// Reads `meta.timeout_ms` from its JSON text, whose syntax is known to be good.
+/// Parses `meta.timeout_ms` from its JSON text, whose syntax is known to be valid.
 fn timeout(text: &str) -> Result<Duration, String> {
     milliseconds(text, "meta.timeout_ms")
 }
 
-/// Reads a time to wait; `what` names where it was given.
+/// Parses a time to wait; `what` names the place where it was given.
 pub(crate) fn milliseconds(text: &str, what: &str) -> Result<Duration, String> {
     match integer_digits(text) {
         Some(digits) if !text.starts_with('-') => {
@@ -201,13 +201,13 @@ pub(crate) fn milliseconds(text: &str, what: &str) -> Result<Duration, String> {
             Ok(timeout.min(TIMEOUT_MAX))
         }
         _ => Err(format!(
-            "{what} must be a whole number of milliseconds from 0 on, not {}",
+            "{what} must be a whole number of milliseconds, 0 or more, not {}",
             quoted(text)
         )),
     }
 }
 
-/// Reads `meta.idempotency_key` from its JSON text, whose syntax is known to be good.
+/// Parses `meta.idempotency_key` from its JSON text, whose syntax is known to be valid.
 fn idempotency_key(text: &str) -> Result<IdempotencyKey, String> {
     match serde_json::from_str::<String>(text) {
         Ok(key) => IdempotencyKey::new(&key).map_err(|_| key_rule("meta.idempotency_key", &key)),
@@ -215,36 +215,36 @@ fn idempotency_key(text: &str) -> Result<IdempotencyKey, String> {
     }
 }
 
-/// What an idempotency key must be, and is not.
+/// Returns the rule for idempotency keys that `found` breaks, as an error text.
 pub(crate) fn key_rule(what: &str, found: &str) -> String {
     let found = quoted(found);
     format!("{what} must be 1 to 128 printable ASCII characters, not {found}")
 }
 
-/// Reads `meta.expected_offset` from its JSON text, whose syntax is known to be good.
+/// Parses `meta.expected_offset` from its JSON text, whose syntax is known to be valid.
 fn expected_offset(text: &str) -> Result<Offset, String> {
     let digits = integer_digits(text).filter(|_| !text.starts_with('-'));
     let offset = digits.and_then(|digits| digits.parse().ok().map(Offset));
     offset.ok_or_else(|| {
         let found = quoted(text);
-        format!("meta.expected_offset must be a whole number of 64 bits, not {found}")
+        format!("meta.expected_offset must be a 64-bit whole number, not {found}")
     })
 }
 
-/// The digits of an integer literal: without a fraction, without an exponent.
+/// Returns the digits of an integer literal: without a fraction, without an exponent.
 fn integer_digits(text: &str) -> Option<&str> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     all_digits.then_some(digits)
 }
 
-/// A client's own words, shortened and without control characters.
+/// Quotes a client's own text, shortened and without control characters.
 pub(crate) fn quoted(text: &str) -> String {
     let shown: String = text
         .chars()
         .take(QUOTED_CHARS_MAX)
         .map(|character| match character {
-            // Between the marks around it these mean themselves.
+            // Between the quotation marks these need no escape.
             '"' | '\'' | '\\' => character.to_string(),
             _ => character.escape_debug().to_string(),
         })
@@ -257,15 +257,15 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("`{shown}{more}`")
 }
 
-/// Whether JSON text of good syntax is nested deeper than `data` may be.
+/// Returns `true` if JSON text of valid syntax is nested deeper than `data` may be.
 pub(crate) fn is_too_deep(json: &str) -> bool {
-    // Counting is many times faster than following strings, and mostly enough.
+    // Counting is many times faster than following strings, and usually enough.
     let opens = |byte: &&u8| matches!(byte, b'[' | b'{');
     json.as_bytes().iter().filter(opens).count() > DATA_DEPTH_MAX && depth(json) > DATA_DEPTH_MAX
 }
 
-/// How many arrays and objects lie within each other in JSON text of good syntax. Looks at each
-/// byte once and keeps no stack.
+/// Returns the nesting depth of arrays and objects in JSON text of valid syntax. Looks at each byte
+/// once and keeps no stack.
 pub(crate) fn depth(json: &str) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in json.bytes() {
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_a_whole_number_from_zero_on() {
+    fn a_timeout_is_a_whole_number_of_0_or_more() {
         let good = [
             ("0", Duration::ZERO),
             ("2500", Duration::from_millis(2500)),
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expected_offset_is_a_whole_number_from_zero_on() {
+    fn an_expected_offset_is_a_whole_number_of_0_or_more() {
         let parse = |text: &str| {
             let body = format!(r#"{{"data":1,"meta":{{"expected_offset":{text}}}}}"#);
             parse_text(&body).map(|body| body.expected_offset)
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_said_with_its_place() {
+    fn malformed_bodies_are_reported_with_the_place_of_the_mistake() {
         let million = format!("{{{}}}", vec![r#""k":1"#; 100_000].join(","));
         let table = [
             ("", "the body is empty"),

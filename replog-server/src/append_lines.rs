@@ -1,7 +1,7 @@
-//! The body of `POST /messages` as NDJSON: one `data` value a line, appended together.
+//! The body of `POST /messages` as NDJSON: one `data` value per line, appended together.
 //!
-//! Owns what a line must be and the words for what is wrong with one. Each value is copied once, byte for
-//! byte as it was sent and without the white space around it, to where it will be stored. Knows no HTTP.
+//! Owns the rules for a line and the text of its errors. Each value is copied once, byte for byte as it was sent and
+//! without the white space around it, to the place where it will be stored. Knows no HTTP.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use replog_core::MessageBatch;
@@ -9,56 +9,56 @@ use serde_json::value::RawValue;
 
 use crate::append_body::{DATA_DEPTH_MAX, is_too_deep};
 
-/// What a line stands for.
+/// Encoding of a message in a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Encoding {
-    /// The JSON value that it is.
+    /// The line's JSON value is the message.
     #[default]
     Json,
-    /// The bytes that its JSON string has in base64, which need be no JSON: what a program that embeds a node appended
-    /// is restored so.
+    /// The line is a JSON string with bytes in base64, which need not be JSON: this restores what a program that embeds
+    /// a node appended.
     Base64,
 }
 
 impl Encoding {
-    /// Bytes that a line may have, where what it stands for may have so many.
+    /// Returns the maximum number of bytes of a line, if its message may have `bytes`.
     fn line_bytes(self, bytes: usize) -> usize {
         match self {
             Encoding::Json => bytes,
-            // With the quotes.
+            // Including the quotation marks.
             Encoding::Base64 => bytes.div_ceil(3).saturating_mul(4).saturating_add(2),
         }
     }
 }
 
-/// What a batch may be.
+/// Limits of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LineLimits {
-    /// Bytes of a line, its end not among them.
+    /// Bytes of a line, without its end.
     pub(crate) line_bytes: usize,
-    /// Bytes that the batch takes until it is written.
+    /// Bytes of memory that the batch takes until it is written.
     pub(crate) batch_bytes: usize,
 }
 
-/// Why a body is no batch.
+/// Reason why a body is not a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LinesError {
-    /// What is wrong, and in which line, as a sentence.
+    /// The mistake and its line, as a sentence.
     Malformed(String),
     /// This line is longer than a message may be.
     TooLong {
         /// Counted from 1.
         line: usize,
     },
-    /// The batch takes more memory than all appends together may.
+    /// The batch takes more memory than all appends together may take.
     TooMuch,
 }
 
-/// Reads the messages of a body.
+/// Parses the messages of a body.
 ///
 /// # Errors
 ///
-/// [`LinesError`]: about the first line that has something wrong.
+/// [`LinesError`]: about the first line with a mistake.
 pub(crate) fn parse(
     body: &[u8],
     encoding: Encoding,
@@ -67,11 +67,11 @@ pub(crate) fn parse(
     let malformed = |what: String| Err(LinesError::Malformed(what));
     let body = body.strip_suffix(b"\n").unwrap_or(body);
     if body.trim_ascii().is_empty() {
-        return malformed("the body is empty; expected a JSON value a line".to_owned());
+        return malformed("the body is empty; expected one JSON value per line".to_owned());
     }
     let mut batch = MessageBatch::new();
     for (line, bytes) in (1..).zip(body.split(|byte| *byte == b'\n')) {
-        // With the line ends of some systems.
+        // Some systems write these line ends.
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
         if bytes.len() > encoding.line_bytes(limits.line_bytes) {
             return Err(LinesError::TooLong { line });
@@ -93,15 +93,15 @@ pub(crate) fn parse(
     Ok(batch)
 }
 
-/// The bytes that a JSON string has in base64.
+/// Returns the bytes that a JSON string holds in base64.
 fn decoded(value: &str) -> Result<Vec<u8>, String> {
-    let text: String =
-        serde_json::from_str(value).map_err(|_| "is no string, which base64 is".to_owned())?;
+    let text: String = serde_json::from_str(value)
+        .map_err(|_| "is not a string, as base64 requires".to_owned())?;
     let bytes = STANDARD.decode(text);
-    bytes.map_err(|error| format!("is no base64: {error}"))
+    bytes.map_err(|error| format!("is not base64: {error}"))
 }
 
-/// The JSON value of a line, without the white space around it.
+/// Returns the JSON value of a line, without the white space around it.
 fn value(line: &[u8]) -> Result<&str, String> {
     let text = std::str::from_utf8(line)
         .map_err(|error| format!("is not UTF-8 from byte {} on", error.valid_up_to()))?;
@@ -114,7 +114,7 @@ fn value(line: &[u8]) -> Result<&str, String> {
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
         let what = error.to_string();
         let what = what.split(" at line ").next().unwrap_or_default();
-        format!("is no JSON value: {what} at column {}", error.column())
+        format!("is not a JSON value: {what} at column {}", error.column())
     })?;
     if is_too_deep(raw.get()) {
         return Err(format!("is nested more than {DATA_DEPTH_MAX} deep"));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_names_the_line() {
+    fn errors_name_the_line() {
         let table: [(&[u8], &str); 12] = [
             (b"", "the body is empty"),
             (b"\n", "the body is empty"),
@@ -175,13 +175,16 @@ mod tests {
             (b"1\n\n", "line 2 is blank"),
             (
                 b"1\n{\"a\":}\n2",
-                "line 2 is no JSON value: expected value at column 6",
+                "line 2 is not a JSON value: expected value at column 6",
             ),
             (
                 b"1 2",
-                "line 1 is no JSON value: trailing characters at column 3",
+                "line 1 is not a JSON value: trailing characters at column 3",
             ),
-            (b"{\"a\":\n1}", "line 1 is no JSON value: EOF while parsing"),
+            (
+                b"{\"a\":\n1}",
+                "line 1 is not a JSON value: EOF while parsing",
+            ),
             (b"1\n\"\xff\"", "line 2 is not UTF-8 from byte 1"),
             (b"\xef\xbb\xbf1", "line 1 begins with a byte order mark"),
         ];
@@ -213,8 +216,8 @@ mod tests {
             LinesError::TooLong { line: 1 }
         );
         for (body, expected) in [
-            ("1", "line 1 is no string"),
-            ("\"=\"", "line 1 is no base64"),
+            ("1", "line 1 is not a string"),
+            ("\"=\"", "line 1 is not base64"),
         ] {
             match parse(body) {
                 Err(LinesError::Malformed(what)) => assert!(what.starts_with(expected), "{what}"),
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_for_a_line_and_for_what_all_of_them_take() {
+    fn limits_apply_to_each_line_and_to_the_memory_of_the_batch() {
         let line = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
         assert_eq!(messages(&format!("1\n{}\r\n", line(500))).len(), 2);
         let error = parse(format!("1\n{}", line(501)).as_bytes()).unwrap_err();

@@ -38,9 +38,9 @@ use crate::{
 
 /// Exit code of wrong usage.
 const USAGE: u8 = 2;
-/// What is said to one who gives no command.
+/// Message for a missing command.
 const COMMANDS: &str = "say what to run: master, secondary, cluster, demo, probe or check-config";
-/// Secondaries that `cluster` starts at most: the library knows clusters of up to 64 nodes.
+/// Maximum number of secondaries of `cluster`: the library supports clusters of up to 64 nodes.
 const SECONDARIES_MAX: u64 = 63;
 
 /// A replicated log over HTTP.
@@ -51,28 +51,28 @@ pub(crate) struct Cli {
     command: Command,
 }
 
-/// What the program shall be.
+/// The program's commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Takes appends and copies the log to its secondaries.
     Master(MasterArgs),
     /// Holds a copy of the log and serves reads.
     Secondary(SecondaryArgs),
-    /// A master and its secondaries in this one process: the quick start.
+    /// Runs a master and its secondaries in this one process: the quick start.
     Cluster(ClusterArgs),
     /// Shows what the log does, step by step, with nodes in this process.
     Demo,
     /// Asks a node whether it is ready: exit code 0 or 1.
     Probe(ProbeArgs),
-    /// Checks the settings of a command as its start would, and starts nothing: exit code 0 or 2.
+    /// Checks the settings of a command as its start would, without starting anything: exit code 0 or 2.
     CheckConfig(CheckConfigArgs),
 }
 
 /// Flags of `master`.
 #[derive(Debug, Args)]
 pub(crate) struct MasterArgs {
-    /// A secondary's name and the host and port of its cluster listener, such as
-    /// `secondary-1=10.0.0.2:6000`; once for each.
+    /// A secondary's name and the host and port of its cluster listener, such as `secondary-1=10.0.0.2:6000`; repeat
+    /// the flag for each secondary.
     #[arg(long = "secondary", env = "REPLOG_SECONDARY", value_name = "NAME=HOST:PORT", required = true,
           value_delimiter = ',', value_parser = parse_peer)]
     pub(crate) secondaries: Vec<Peer>,
@@ -83,19 +83,19 @@ pub(crate) struct MasterArgs {
     #[arg(long, env = "REPLOG_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5000",
           value_parser = parse_listen)]
     pub(crate) listen: HostPort,
-    /// Address and port to listen on for other nodes; port 0 takes a free one [default: the
-    /// address of --listen, port + 1000].
+    /// Address and port to listen on for other nodes; port 0 takes a free one [default: the address of --listen, port +
+    /// 1000].
     #[arg(long, env = "REPLOG_CLUSTER_LISTEN", value_name = "HOST:PORT", value_parser = parse_listen)]
     pub(crate) cluster_listen: Option<HostPort>,
     /// The directory of the log [default: ./replog-data/NAME].
     #[arg(long, env = "REPLOG_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// The URL at which clients reach this master: secondaries send them there.
+    /// The URL at which clients reach this master: secondaries redirect them to it.
     #[arg(long, env = "REPLOG_PUBLIC_URL", value_name = "URL", value_parser = parse_url)]
     pub(crate) public_url: Option<NodeUrl>,
-    /// Where no majority answers within --unhealthy-after, recover from those that do. What only the
-    /// others hold is lost, acknowledged or not: for when they are lost for good. Nothing is forced
-    /// where a majority answers; take the flag away once the cluster is whole.
+    /// If no majority answers within --unhealthy-after, recover from the nodes that do. Messages that only the other
+    /// nodes hold are lost, acknowledged or not: use it only when those nodes are lost for good. Nothing is forced
+    /// where a majority answers; remove the flag once the cluster is complete again.
     #[arg(long, env = "REPLOG_FORCE_RECOVERY_AND_LOSE_ACKNOWLEDGED_MESSAGES", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
@@ -107,13 +107,13 @@ pub(crate) struct MasterArgs {
 /// Flags of `secondary`.
 #[derive(Debug, Args)]
 pub(crate) struct SecondaryArgs {
-    /// Its name, as its master's `--secondary` has it.
+    /// This node's name, as in its master's `--secondary`.
     #[arg(long, env = "REPLOG_NAME", value_parser = parse_name)]
     pub(crate) name: NodeName,
-    /// The URL at which clients reach this node, for its master to show.
+    /// The URL at which clients reach this node; the master shows it.
     #[arg(long, env = "REPLOG_PUBLIC_URL", value_name = "URL", value_parser = parse_url)]
     pub(crate) public_url: Option<NodeUrl>,
-    /// Where the master is: told to clients, and used for nothing else.
+    /// The master's URL: returned to clients, and used for nothing else.
     #[arg(long, env = "REPLOG_MASTER", value_name = "URL", value_parser = parse_url)]
     pub(crate) master: Option<NodeUrl>,
     /// Address and port to listen on for clients; port 0 takes a free one.
@@ -134,15 +134,15 @@ pub(crate) struct SecondaryArgs {
 /// Flags of `cluster`.
 #[derive(Debug, Args)]
 pub(crate) struct ClusterArgs {
-    /// How many secondaries.
+    /// Number of secondaries.
     #[arg(long, env = "REPLOG_SECONDARIES", default_value_t = 2,
           value_parser = value_parser!(u16).range(0..=SECONDARIES_MAX as i64))]
     pub(crate) secondaries: u16,
-    /// The master's port for clients; the secondaries take those after it. For each other the nodes listen
-    /// 1000 ports above. 0: each takes free ones.
+    /// The master's port for clients; the secondaries take the ports after it. The ports for other nodes are 1000
+    /// higher. 0: each node takes free ports.
     #[arg(long, env = "REPLOG_PORT", default_value_t = 5000)]
     pub(crate) port: u16,
-    /// The directory below which each node has its own.
+    /// The directory that contains one directory for each node.
     #[arg(long, env = "REPLOG_DATA_DIR", default_value = "./replog-data")]
     pub(crate) data_dir: PathBuf,
     #[command(flatten)]
@@ -152,7 +152,7 @@ pub(crate) struct ClusterArgs {
 /// Arguments of `check-config`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckConfigArgs {
-    /// The command and its flags, as they would start it.
+    /// The command and its flags, exactly as they would be used to start it.
     #[arg(value_name = "COMMAND", required = true, num_args = 1.., trailing_var_arg = true,
           allow_hyphen_values = true)]
     command: Vec<OsString>,
@@ -161,21 +161,21 @@ pub(crate) struct CheckConfigArgs {
 /// Arguments of `probe`.
 #[derive(Debug, Args)]
 pub(crate) struct ProbeArgs {
-    /// Ask whether it takes appends, which only a master does, not whether it serves reads.
+    /// Ask whether the node takes appends, which only a master does, instead of whether it serves reads.
     #[arg(long, env = "REPLOG_WRITE", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
     pub(crate) write: bool,
-    /// The node to ask [default: where --listen says, else http://localhost:5000].
+    /// The node to ask [default: the address of --listen, else http://localhost:5000].
     #[arg(env = "REPLOG_URL", value_parser = parse_http_url)]
     url: Option<String>,
-    /// The address that the node listens on, where no URL is given: the environment of a container has it already.
+    /// The address that the node listens on, used where no URL is given: a container's environment already has it.
     #[arg(long, env = "REPLOG_LISTEN", value_name = "HOST:PORT")]
     listen: Option<String>,
 }
 
 impl ProbeArgs {
-    /// The URL of the node to ask.
+    /// Returns the URL of the node to ask.
     pub(crate) fn url(&self) -> Result<String, String> {
         match (&self.url, &self.listen) {
             (Some(url), _) => Ok(url.clone()),
@@ -183,7 +183,7 @@ impl ProbeArgs {
             (None, Some(listen)) => {
                 let address: HostPort = listen
                     .parse()
-                    .map_err(|error| format!("{error}; a URL says where to ask"))?;
+                    .map_err(|error| format!("{error}; give the URL of the node instead"))?;
                 let address = match address.is_unspecified() {
                     true => address.with_host_localhost(),
                     false => address,
@@ -194,74 +194,71 @@ impl ProbeArgs {
     }
 }
 
-/// Flags that every node knows. Those about replication change what a master does, and a
-/// secondary has no use for them.
+/// Flags that every node knows. Those about replication change what a master does and have no effect on a secondary.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CommonArgs {
-    /// A TOML file with settings: a key a flag, as in `retry-max = "1s"`. Flags and the environment
-    /// win over it.
+    /// A TOML file with settings, one key per flag, as in `retry-max = "1s"`. Flags and the environment override it.
     #[arg(long, env = "REPLOG_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Print all settings that hold, as such a file, and end.
+    /// Print all settings in effect as such a file, and exit.
     #[arg(long, env = "REPLOG_PRINT_CONFIG", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
     print_config: bool,
-    /// How log lines look: `text` for people, `json` for programs, one object a line.
+    /// Format of log lines: `text` for people, `json` for programs, one object per line.
     #[arg(long, env = "REPLOG_LOG_FORMAT", default_value = "text", value_parser = parse_log_format,
           value_name = "FORMAT")]
     log_format: LogFormat,
-    /// How often the master asks each secondary how it is.
+    /// Interval between the master's heartbeats to each secondary.
     #[arg(long, env = "REPLOG_HEARTBEAT_INTERVAL", default_value = "500ms",
           value_parser = parse_duration, value_name = "DURATION")]
     heartbeat_interval: Duration,
-    /// How long the master waits for an answer of a secondary.
+    /// Time that the master waits for a secondary's answer.
     #[arg(long, env = "REPLOG_REQUEST_TIMEOUT", default_value = "1s",
           value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) request_timeout: Duration,
-    /// Without contact for this long a secondary is Suspected.
+    /// A secondary is Suspected after this long without contact.
     #[arg(long, env = "REPLOG_SUSPECT_AFTER", default_value = "1s",
           value_parser = parse_duration, value_name = "DURATION")]
     suspect_after: Duration,
-    /// Without contact for this long a secondary is Unhealthy.
+    /// A secondary is Unhealthy after this long without contact.
     #[arg(long, env = "REPLOG_UNHEALTHY_AFTER", default_value = "3s",
           value_parser = parse_duration, value_name = "DURATION")]
     unhealthy_after: Duration,
-    /// The first delay before a failed batch is tried again.
+    /// The first delay before a failed batch is retried.
     #[arg(long, env = "REPLOG_RETRY_MIN", default_value = "50ms",
           value_parser = parse_duration, value_name = "DURATION")]
     retry_min: Duration,
-    /// The longest such delay.
+    /// The longest delay before a failed batch is retried.
     #[arg(long, env = "REPLOG_RETRY_MAX", default_value = "5s",
           value_parser = parse_duration, value_name = "DURATION")]
     retry_max: Duration,
-    /// How long an append waits for its concern when the request does not say [default: for
-    /// ever].
+    /// Time that an append waits for its concern when the request does not set one [default: for ever].
     #[arg(long, env = "REPLOG_APPEND_TIMEOUT", value_parser = parse_duration,
           value_name = "DURATION")]
     pub(crate) append_timeout: Option<Duration>,
-    /// Bytes of a message's request, and of each line of a batch, at most.
+    /// Maximum size of the request for one message, and of each line of a batch.
     #[arg(long, env = "REPLOG_MAX_MESSAGE_BYTES", default_value = "1MiB",
           value_parser = parse_size, value_name = "SIZE")]
     pub(crate) max_message_bytes: usize,
-    /// Bytes of a batch, at most: of all its lines together. Of any request that is too large so many are
+    /// Maximum size of a batch, all its lines together. Up to this many bytes of any request that is too large are
     /// read, so that its sender sees the answer.
     #[arg(long, env = "REPLOG_MAX_REQUEST_BYTES", default_value = "64MiB",
           value_parser = parse_size, value_name = "SIZE")]
     pub(crate) max_request_bytes: usize,
-    /// Appends that may wait, for each concern.
+    /// Maximum number of waiting appends, for each concern.
     #[arg(long, env = "REPLOG_MAX_WAITING_APPENDS", default_value_t = 100_000,
           value_parser = parse_count, value_name = "COUNT")]
     pub(crate) max_waiting_appends: usize,
-    /// Bytes that may be on their way to the disk.
+    /// Maximum number of bytes queued for the disk.
     #[arg(long, env = "REPLOG_MAX_QUEUED_BYTES", default_value = "256MiB",
           value_parser = parse_size, value_name = "SIZE")]
     pub(crate) max_queued_bytes: usize,
-    /// An idempotency key is known while its message is among this many last ones.
+    /// An idempotency key is remembered while its message is among this many most recent ones.
     #[arg(long, env = "REPLOG_KEY_HORIZON", default_value_t = 1_000_000,
           value_parser = value_parser!(u64).range(1..=KEY_HORIZON_MAX), value_name = "COUNT")]
     key_horizon: u64,
-    /// When a message counts as held: `always` (synced), `interval:50ms` or `never`.
+    /// The point at which a message counts as held: `always` (synced), `interval:50ms` or `never`.
     #[arg(long, env = "REPLOG_SYNC", default_value = "always", value_parser = parse_sync,
           value_name = "POLICY")]
     sync: SyncPolicy,
@@ -275,48 +272,48 @@ pub(crate) struct CommonArgs {
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
     existing: bool,
-    /// Take over at once where the own directory is blank, also from a master that other nodes hear.
+    /// Take over at once if this node's own directory is blank, even from a master that other nodes can hear.
     #[arg(long, env = "REPLOG_TAKE_OVER", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
     take_over: bool,
-    /// Take `/faults`: make this node fail on purpose.
+    /// Accept `/faults`: make this node fail on purpose.
     #[arg(long, env = "REPLOG_ALLOW_FAULTS", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
     pub(crate) allow_faults: bool,
-    /// A name by which clients may reach this node, such as `log.example.com`; once for each. Others are refused, but for
-    /// `localhost`, addresses, the machine's own name and that of --public-url: pages of other sites must not read the
-    /// node by a name that leads to it (DNS rebinding). Where none is given and the node does not listen on a loopback
-    /// address, names that no stranger can register are taken too: without a dot, or below `.internal`, `.svc` and
-    /// `.cluster.local`.
+    /// A name by which clients may reach this node, such as `log.example.com`; repeat the flag for each name. Requests
+    /// for other names are refused, except for `localhost`, addresses, the machine's own name and that of --public-url:
+    /// otherwise a page of another site could read the node through a name that resolves to it (DNS rebinding). Without
+    /// this flag, a node that does not listen on a loopback address also accepts names that no stranger can register:
+    /// without a dot, or below `.internal`, `.svc` and `.cluster.local`.
     #[arg(long = "allowed-host", env = "REPLOG_ALLOWED_HOST", value_name = "NAME",
           value_delimiter = ',', value_parser = parse_host)]
     pub(crate) allowed_hosts: Vec<String>,
-    /// The file with the cluster's secret, by which nodes prove who they are to each other: the same on
-    /// all nodes, made where it is missing and the node is new [default: cluster.secret beside the data directory].
+    /// The file with the cluster's secret, by which nodes authenticate each other: the same on all nodes, created if it
+    /// is missing and the node is new [default: cluster.secret next to the data directory].
     #[arg(long, env = "REPLOG_CLUSTER_SECRET_FILE", value_name = "FILE")]
     pub(crate) cluster_secret_file: Option<PathBuf>,
-    /// Instead of a secret: this node's certificate of your own authority, which names the node, as a
-    /// PEM file. Read again when it changes.
+    /// Instead of a secret: this node's certificate, issued by your own authority for the node's name, as a PEM file.
+    /// Read again when it changes.
     #[arg(long, env = "REPLOG_CLUSTER_CERT", value_name = "FILE")]
     pub(crate) cluster_cert: Option<PathBuf>,
     /// The private key of --cluster-cert, as a PEM file.
     #[arg(long, env = "REPLOG_CLUSTER_KEY", value_name = "FILE")]
     pub(crate) cluster_key: Option<PathBuf>,
-    /// The authority that signed the certificates of all nodes, as a PEM file.
+    /// The certificate of the authority that signed the certificates of all nodes, as a PEM file.
     #[arg(long, env = "REPLOG_CLUSTER_CA", value_name = "FILE")]
     pub(crate) cluster_ca: Option<PathBuf>,
-    /// No encryption and no proof between nodes, for measuring: only where every address between nodes
-    /// is a loopback address.
+    /// No encryption and no authentication between nodes, for measurements: only if every address between nodes is a
+    /// loopback address.
     #[arg(long, env = "REPLOG_CLUSTER_INSECURE", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
           num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true",
           hide_default_value = true, value_name = "BOOL")]
     pub(crate) cluster_insecure: bool,
 }
 
-/// Reads the arguments and the environment of this process. Where they are help, a version or
-/// wrong, prints what there is to say and returns the exit code.
+/// Reads the arguments and the environment of this process. If they ask for help or the version, or are wrong, prints
+/// the text and returns the exit code.
 pub(crate) fn from_process() -> Result<Command, ExitCode> {
     match parse_settings(std::env::args_os()) {
         Ok((command, None)) => Ok(command),
@@ -329,8 +326,8 @@ pub(crate) fn from_process() -> Result<Command, ExitCode> {
     }
 }
 
-/// Prints what clap has to say to the user of a program whose commands are `commands`, and gives
-/// the exit code: help and version go to stdout, wrong usage to stderr.
+/// Prints clap's message to the user of a program whose commands are `commands`, and returns the exit code: help and
+/// version go to stdout, wrong usage to stderr.
 pub(crate) fn explain(program: &str, commands: &str, error: &clap::Error) -> ExitCode {
     if error.exit_code() == 0 {
         // A closed pipe is no reason to fail.
@@ -349,12 +346,12 @@ pub(crate) fn parse(
     parse_settings(args).map(|(command, _)| command)
 }
 
-/// The program as clap knows it.
+/// Returns the program as a clap command.
 pub(crate) fn program() -> clap::Command {
     Cli::command()
 }
 
-/// As `parse`, with all settings as text where that was asked for.
+/// Does what `parse` does, and returns all settings as text if that was requested.
 pub(crate) fn parse_settings(
     args: impl IntoIterator<Item = impl Into<OsString>>,
 ) -> Result<(Command, Option<String>), clap::Error> {
@@ -362,11 +359,11 @@ pub(crate) fn parse_settings(
     Ok((parsed.command, parsed.printed))
 }
 
-/// What a command line, the environment and a file came to.
+/// Result of reading a command line, the environment and a file.
 struct Parsed {
     command: Command,
     printed: Option<String>,
-    /// The settings that are given and change nothing, by the names that they were given under.
+    /// Settings that are given but have no effect, by the names under which they were given.
     without_effect: Vec<String>,
 }
 
@@ -398,7 +395,7 @@ fn parse_all(args: Vec<OsString>) -> Result<Parsed, clap::Error> {
     })
 }
 
-/// Settings of every node that change what a master does, and nothing on a secondary.
+/// Settings of every node that change what a master does and have no effect on a secondary.
 const OF_MASTERS: [&str; 11] = [
     "heartbeat_interval",
     "request_timeout",
@@ -413,7 +410,7 @@ const OF_MASTERS: [&str; 11] = [
     "take_over",
 ];
 
-/// The settings that are given and change nothing for this command.
+/// Returns the settings that are given but have no effect for this command.
 fn without_effect(command: &Command, settings: &Settings) -> Vec<String> {
     let Command::Secondary(_) = command else {
         return Vec::new();
@@ -431,7 +428,7 @@ fn without_effect(command: &Command, settings: &Settings) -> Vec<String> {
     OF_MASTERS.iter().filter_map(named).collect()
 }
 
-/// The name under which a setting is given: its flag, or its variable.
+/// Returns the name under which a setting is given: its flag, or its variable.
 fn named(matches: &ArgMatches, id: &str) -> String {
     match matches.value_source(id) {
         Some(ValueSource::EnvVariable) => format!("REPLOG_{}", id.to_uppercase()),
@@ -439,7 +436,7 @@ fn named(matches: &ArgMatches, id: &str) -> String {
     }
 }
 
-/// What is said of settings that are fine.
+/// Returns the message for settings that are valid.
 fn settings_are_fine(checked: &Parsed) -> String {
     let mut text = String::new();
     for ignored in ignored_variables(&checked.command) {
@@ -454,8 +451,8 @@ fn settings_are_fine(checked: &Parsed) -> String {
     text
 }
 
-/// The variables named `REPLOG_…` that change nothing for this command. Those of `probe` and of `replog` are in the
-/// same environments.
+/// Returns the variables named `REPLOG_…` that have no effect for this command. Those of `probe` and of `replog` belong
+/// in the same environments.
 pub(crate) fn ignored_variables(command: &Command) -> Vec<Ignored> {
     let program = Cli::command();
     let probe = program.find_subcommand("probe");
@@ -463,15 +460,15 @@ pub(crate) fn ignored_variables(command: &Command) -> Vec<Ignored> {
     variables::ignored(&program, command.name(), &others)
 }
 
-/// The ways in which a node may prove who it is, by their settings. One is instead of the others.
+/// The ways in which a node may prove its identity, by their settings. They exclude each other.
 const WAYS: [&[&str]; 3] = [
     &["cluster_secret_file"],
     &["cluster_cert", "cluster_key", "cluster_ca"],
     &["cluster_insecure"],
 ];
 
-/// How much a setting weighs: a flag wins over the environment, which an image of containers has, and that over a file.
-/// `None`: it is not given.
+/// Returns the weight of a setting: a flag wins over the environment, which a container image may set, and the
+/// environment over a file. `None`: it is not given.
 fn weight(matches: &ArgMatches, id: &str) -> Option<u8> {
     let is_given = match id {
         "cluster_insecure" => matches.try_get_one::<bool>(id).ok()?.copied()?,
@@ -485,7 +482,7 @@ fn weight(matches: &ArgMatches, id: &str) -> Option<u8> {
     })
 }
 
-/// Each way that is given: how much it weighs, and the setting that does.
+/// Returns the weight of each way that is given, and the setting with that weight.
 fn given_ways(matches: &ArgMatches) -> Vec<(usize, u8, &'static str)> {
     let ways = WAYS.iter().enumerate();
     ways.filter_map(|(nth, ids)| {
@@ -498,7 +495,7 @@ fn given_ways(matches: &ArgMatches) -> Vec<(usize, u8, &'static str)> {
     .collect()
 }
 
-/// The settings of a command for ways to prove who the node is that another way weighs more than.
+/// Returns the settings for identity that are overruled by another way of greater weight.
 pub(crate) fn overruled(matches: &ArgMatches) -> Vec<&'static str> {
     let given = given_ways(matches);
     let most = given.iter().map(|(_, weight, _)| *weight).max();
@@ -506,7 +503,7 @@ pub(crate) fn overruled(matches: &ArgMatches) -> Vec<&'static str> {
     lighter.flat_map(|(nth, ..)| WAYS[*nth]).copied().collect()
 }
 
-/// Refuses two ways that weigh the same.
+/// Refuses two ways of the same weight.
 fn check_ways(matches: &ArgMatches) -> Result<(), String> {
     let mut given = given_ways(matches);
     given.sort_by_key(|(_, weight, _)| std::cmp::Reverse(*weight));
@@ -520,8 +517,8 @@ fn check_ways(matches: &ArgMatches) -> Result<(), String> {
     }
 }
 
-/// A directory is of no use to a node that keeps everything in memory. One in the environment, as images
-/// of containers have it, says no more than where there would be one.
+/// Refuses a directory for a node that keeps everything in memory. One in the environment, as container images set it,
+/// only says where the directory would be, and is accepted.
 fn check_directory(matches: &ArgMatches, command: &Command) -> Result<(), String> {
     let in_memory = match command {
         Command::Master(args) => args.common.memory,
@@ -531,19 +528,19 @@ fn check_directory(matches: &ArgMatches, command: &Command) -> Result<(), String
     };
     let source = matches
         .subcommand()
-        // Of the commands that have such a flag.
+        // Only for commands that have such a flag.
         .filter(|(_, matches)| matches.try_contains_id("data_dir").is_ok())
         .and_then(|(_, matches)| matches.value_source("data_dir"));
     match in_memory && source == Some(ValueSource::CommandLine) {
         true => Err(
-            "--memory keeps nothing on disk, and --data-dir says where: leave one of them out"
+            "--memory keeps nothing on disk, so --data-dir has no effect: leave one of them out"
                 .to_owned(),
         ),
         false => Ok(()),
     }
 }
 
-/// What contradicts itself is wrong usage, as what cannot be read is.
+/// Treats settings that contradict each other as wrong usage, like those that cannot be parsed.
 fn validate(command: &Command, matches: &ArgMatches) -> Result<(), clap::Error> {
     let checked = match command {
         Command::Master(args) => args.check(),
@@ -577,17 +574,17 @@ fn validate(command: &Command, matches: &ArgMatches) -> Result<(), clap::Error> 
     checked.map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))
 }
 
-/// What clap has to say, in one line.
+/// Returns clap's message in one line.
 fn usage_line(commands: &str, error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return format!("{commands} (--help shows more)");
+        return format!("{commands} (see --help)");
     }
     format!("{} (--help shows what there is)", message_of(error))
 }
 
-/// What clap has to say, without the usage and the hints below it.
+/// Returns clap's message without the usage and the hints below it.
 pub(crate) fn message_of(error: &clap::Error) -> String {
-    // An address with an `@` may hold a password, which is not repeated.
+    // An address with an `@` may contain a password, which must not be repeated.
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
         && value.contains('@')
         && let (Some(what), Some(ContextValue::String(arg))) =
@@ -603,12 +600,12 @@ pub(crate) fn message_of(error: &clap::Error) -> String {
         && error.kind() == ErrorKind::UnknownArgument
         && arg == "--url"
     {
-        // As `replog` has it, which people type more often.
+        // `replog` has this flag, and people type it more often.
         return one_line(&format!(
             "{message}: the URL of a node stands alone, as in probe http://localhost:5000"
         ));
     }
-    // What was probably meant, which is never a value that looks like a flag.
+    // Suggestions for what was meant; a value that looks like a flag is never one.
     let tips = parts
         .flat_map(str::lines)
         .filter_map(|line| line.trim().strip_prefix("tip: "))
@@ -626,7 +623,7 @@ impl MasterArgs {
         for (peer, address) in self.secondaries.iter().zip(&addresses) {
             if is_listener(address, &own) {
                 return Err(format!(
-                    "--secondary {}={address}: there this master itself listens for other nodes: say where {} does",
+                    "--secondary {}={address}: this master itself listens there for other nodes: give the address of {}",
                     peer.name, peer.name
                 ));
             }
@@ -637,7 +634,7 @@ impl MasterArgs {
     }
 }
 
-/// Whether who connects to `address` from this machine reaches `listener`.
+/// Returns `true` if a connection to `address` from this machine reaches `listener`.
 fn is_listener(address: &HostPort, listener: &HostPort) -> bool {
     let ip = |of: &HostPort| match of.host() {
         "localhost" => Some(IpAddr::from(Ipv4Addr::LOCALHOST)),
@@ -658,7 +655,7 @@ impl SecondaryArgs {
     }
 }
 
-/// Where a node listens for other nodes.
+/// Returns the address at which a node listens for other nodes.
 pub(crate) fn cluster_listen(
     listen: &HostPort,
     given: Option<&HostPort>,
@@ -677,7 +674,7 @@ pub(crate) fn cluster_listen(
     };
     if address == *listen && address.port() != 0 {
         return Err(format!(
-            "--listen and --cluster-listen are both {address}: nodes and clients have a listener each"
+            "--listen and --cluster-listen are both {address}: nodes and clients need a listener each"
         ));
     }
     Ok(address)
@@ -688,7 +685,7 @@ impl ClusterArgs {
         let last = self.port.checked_add(self.secondaries);
         if self.port != 0 && last.and_then(cluster_port_of).is_none() {
             return Err(format!(
-                "there are no {} after {}, and as many 1000 above them",
+                "there are no {} after {}, or none 1000 above them",
                 counted(self.secondaries, "port"),
                 self.port
             ));
@@ -706,14 +703,14 @@ impl CommonArgs {
         let given = files.iter().filter(|file| file.is_some()).count();
         if ![0, files.len()].contains(&given) {
             return Err(
-                "--cluster-cert, --cluster-key and --cluster-ca are given all three or not at all"
+                "--cluster-cert, --cluster-key and --cluster-ca must be given all three or not at all"
                     .to_owned(),
             );
         }
         Ok(())
     }
 
-    /// Without encryption nothing between nodes may leave this machine.
+    /// Refuses addresses beyond this machine between nodes without encryption.
     fn check_between_nodes(
         &self,
         addresses: impl IntoIterator<Item = HostPort>,
@@ -721,14 +718,14 @@ impl CommonArgs {
         let mut addresses = addresses.into_iter();
         match addresses.find(|address| !address.is_loopback()) {
             Some(far) if self.cluster_insecure => Err(format!(
-                "--cluster-insecure is for loopback addresses only, and {far} is none"
+                "--cluster-insecure is for loopback addresses only, and {far} is not one"
             )),
             _ => Ok(()),
         }
     }
 
-    /// A node that keeps nothing on disk has no place for a secret of its own, and one in its memory
-    /// would be known to no other process.
+    /// Refuses a node that keeps nothing on disk and is given no secret: it has no place for one of its own, and one in
+    /// its memory would be known to no other process.
     fn check_alone(&self) -> Result<(), String> {
         let proves = self.cluster_secret_file.is_some()
             || self.cluster_cert.is_some()
@@ -743,7 +740,7 @@ impl CommonArgs {
         }
     }
 
-    /// The settings of a master, but for the limit that open files put on waiting appends.
+    /// Returns the settings of a master, except for the limit that open files put on waiting appends.
     pub(crate) fn master_config(&self, name: NodeName, secondaries: Vec<Peer>) -> MasterConfig {
         let mut config = MasterConfig::new(name, secondaries);
         config.founding = if self.existing {
@@ -771,7 +768,7 @@ impl CommonArgs {
         config
     }
 
-    /// The settings of a secondary.
+    /// Returns the settings of a secondary.
     pub(crate) fn secondary_config(&self, name: NodeName) -> SecondaryConfig {
         let mut config = SecondaryConfig::new(name);
         config.sync = self.sync;
@@ -779,7 +776,7 @@ impl CommonArgs {
     }
 }
 
-/// Reads a name without a port, as the header `Host` has it.
+/// Parses a name without a port, as in the header `Host`.
 fn parse_host(text: &str) -> Result<String, String> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     match text.strip_suffix('.').unwrap_or(text) {
@@ -820,12 +817,12 @@ fn parse_listen(text: &str) -> Result<HostPort, String> {
     })
 }
 
-/// Reads the URL at which clients reach a node.
+/// Parses the URL at which clients reach a node.
 fn parse_url(text: &str) -> Result<NodeUrl, BadUrl> {
     text.parse()
 }
 
-/// Checks an `http` URL of a host, and cuts a slash at its end: paths are appended to it.
+/// Checks an `http` URL of a host and removes a slash at its end: paths are appended to it.
 fn parse_http_url(text: &str) -> Result<String, String> {
     match Client::new(text) {
         Ok(client) => Ok(client.url().to_owned()),
@@ -833,9 +830,9 @@ fn parse_http_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads `500ms`, `3s`, `2m`, `1h`.
+/// Parses `500ms`, `3s`, `2m`, `1h`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("expected a duration as in 500ms, 3s or 2m, not {text:?}");
+    let expected = || format!("expected a duration such as 500ms, 3s or 2m, not {text:?}");
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| expected())?;
@@ -852,7 +849,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(total_ms))
 }
 
-/// Reads `64MiB`, `16KiB`, `1024`.
+/// Parses `64MiB`, `16KiB`, `1024`.
 fn parse_size(text: &str) -> Result<usize, String> {
     let expected = || format!("expected a size as in 64MiB, 16KiB or 1024, not {text:?}");
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -882,7 +879,7 @@ fn parse_count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogFormat {
     Text,
@@ -890,7 +887,7 @@ pub(crate) enum LogFormat {
 }
 
 impl Command {
-    /// Its name on the command line.
+    /// Returns its name on the command line.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Command::Master(_) => "master",
@@ -902,7 +899,7 @@ impl Command {
         }
     }
 
-    /// Takes settings away that others are instead of.
+    /// Removes settings that are overruled by others.
     fn leave_out(&mut self, overruled: &[&str]) {
         let common = match self {
             Command::Master(args) => &mut args.common,
@@ -921,7 +918,7 @@ impl Command {
         }
     }
 
-    /// How the log lines of its nodes look.
+    /// Returns the format of its nodes' log lines.
     pub(crate) fn log_format(&self) -> LogFormat {
         match self {
             Command::Master(args) => args.common.log_format,
@@ -940,7 +937,7 @@ fn parse_log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-/// Reads `always`, `interval:50ms`, `never`.
+/// Parses `always`, `interval:50ms`, `never`.
 fn parse_sync(text: &str) -> Result<SyncPolicy, String> {
     match (text, text.strip_prefix("interval:")) {
         ("always", _) => Ok(SyncPolicy::Always),
@@ -1015,7 +1012,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_asks_where_it_is_told_else_where_the_node_listens() {
+    fn a_probe_asks_the_given_url_else_the_address_that_the_node_listens_on() {
         let table = [
             ("", "http://localhost:5000"),
             ("http://a:7", "http://a:7"),
@@ -1040,7 +1037,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_probably_meant_is_said() {
+    fn usage_errors_suggest_what_was_meant() {
         let message = parsed("replog-server clustr").expect_err("no command");
         assert!(message.contains("'cluster'"), "{message}");
         let message = parsed("replog-server cluster --secondarys 2").expect_err("no flag");
@@ -1048,7 +1045,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_is_said_in_one_line() {
+    fn wrong_usage_is_reported_in_one_line() {
         let table = [
             (
                 "",
@@ -1077,11 +1074,11 @@ mod tests {
             ),
             (
                 "master --secondary a=localhost:6000",
-                "there this master itself listens",
+                "this master itself listens there",
             ),
             (
                 "master --secondary a=127.0.0.1:6000 --listen 0.0.0.0:5000",
-                "there this master itself listens",
+                "this master itself listens there",
             ),
             (
                 "master --secondary a=b:1 --listen c:1 --cluster-listen c:1",
@@ -1153,7 +1150,7 @@ mod tests {
             ("cluster --log-format xml", "expected text or json"),
             ("cluster extra", "extra"),
             ("probe ftp://x", "expected a URL"),
-            // Not port 80, whatever reads the URL in the end.
+            // Not port 80, whichever parser finally reads the URL.
             ("secondary --name a --master http://a:99999", "a port is"),
             (
                 "secondary --name a --public-url http://a:65536",
@@ -1171,7 +1168,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_sizes_and_policies_are_read_as_documented() {
+    fn durations_sizes_and_policies_are_parsed_as_documented() {
         let durations = [
             ("500ms", 500),
             ("3s", 3_000),
@@ -1216,7 +1213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recovery_is_forced_only_where_a_master_is_told_so_at_full_length() {
+    fn a_recovery_is_forced_only_by_the_full_flag_on_a_master() {
         let flag = "--force-recovery-and-lose-acknowledged-messages";
         let line = "replog-server master --secondary s=b:6000";
         for (line, expected) in [(line.to_owned(), false), (format!("{line} {flag}"), true)] {
@@ -1265,7 +1262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_may_say_what_it_is_switched_to() {
+    fn a_switch_may_be_given_a_value() {
         let table = [
             ("", Ok(false)),
             ("--memory", Ok(true)),
@@ -1273,7 +1270,7 @@ mod tests {
             ("--memory=false", Ok(false)),
             ("--memory=off", Ok(false)),
             ("--memory=2", Err("--memory")),
-            // A value only behind an equals sign.
+            // A value only after an equals sign.
             ("--memory false", Err("'false'")),
         ];
         for (flag, expected) in table {

@@ -1,9 +1,8 @@
 //! The body of a request: read whole, within limits of bytes and of time.
 //!
-//! Owns the limits on reading. Memory for bodies is bounded by a budget that all requests of a
-//! node share, so that a thousand clients that send slowly cost no more than a few that send
-//! fast. Each address has a part of it, and a body that stands still loses its place to one that needs it.
-//! Keeps rule 11.
+//! Owns the limits on reading. Memory for bodies is bounded by a budget that all requests of a node share, so that a
+//! thousand clients that send slowly cost no more than a few that send fast. Each address has a part of it, and a
+//! stalled body loses its memory to one that needs it. Keeps rule 11.
 
 use std::{
     cmp::Reverse,
@@ -26,24 +25,24 @@ use crate::{
     words::counted,
 };
 
-/// How long a body may make no progress.
+/// Time limit for a body without progress.
 const BODY_STALL_MAX: Duration = Duration::from_secs(30);
-/// How long a body may take in all: the largest that a client may send takes no longer at
-/// 2 Mbit/s. Without it a byte every half minute would hold a connection for ever.
+/// Time limit for a whole body: the largest that a client may send takes no longer at 2 Mbit/s. Without it a byte every
+/// half minute would hold a connection for ever.
 const BODY_TIME_MAX: Duration = Duration::from_secs(300);
-/// How long a body makes no progress before others may take its place in memory, where they need it.
+/// Time without progress after which others may take a body's memory, if they need it.
 const STANDSTILL_MIN: Duration = Duration::from_secs(1);
 
-/// Bytes of bodies that a node holds at once, at most.
+/// Maximum number of bytes of bodies that a node holds at once.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bodies: Mutex<Bodies>,
     limit_bytes: usize,
-    /// The setting that it comes from, as the answer names it.
+    /// The setting that it comes from, as named in the answer.
     limit_name: &'static str,
 }
 
-/// The bodies that are there.
+/// The bodies being read.
 #[derive(Debug, Default)]
 struct Bodies {
     held: Held,
@@ -55,14 +54,14 @@ struct Bodies {
 struct Body {
     client: Client,
     bytes: usize,
-    /// When it last grew.
+    /// Time of its last growth.
     grew_at: Instant,
-    /// Told when it has lost its place.
+    /// Notified when it has lost its memory.
     lost: Arc<Notify>,
 }
 
 impl Budget {
-    /// A budget that nothing has been taken from.
+    /// Returns a budget from which nothing has been taken.
     pub(crate) fn new(limit_name: &'static str, limit_bytes: usize) -> Arc<Budget> {
         Arc::new(Budget {
             bodies: Mutex::default(),
@@ -71,7 +70,7 @@ impl Budget {
         })
     }
 
-    /// Bytes that are taken of it.
+    /// Returns the bytes that are taken.
     #[cfg(test)]
     pub(crate) fn used_bytes(&self) -> usize {
         self.bodies().held.total()
@@ -96,8 +95,8 @@ impl Bodies {
         number
     }
 
-    /// Makes room where a body has stood still for long: of the client that holds most, where all is taken, and of
-    /// this one, where it has its part. Of those the one that has stood longest. `false`: there is none.
+    /// Makes space if a body has been stalled for long: of the client that holds most, if everything is taken, and of
+    /// this one, if it has its part. Of those, ends the one that has been stalled longest. `false`: there is none.
     fn end_stalled(&mut self, own_number: u64, is_all_taken: bool, now: Instant) -> bool {
         let own = self.by_number[&own_number].client;
         let stalled = self.by_number.iter().filter_map(|(number, body)| {
@@ -121,7 +120,7 @@ impl Bodies {
     }
 }
 
-/// A part of a [`Budget`], given back when dropped.
+/// A part of a [`Budget`], released when dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,
@@ -130,7 +129,7 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// Nothing yet, for the body of a client that is being read: where it stands still, others may take its place.
+    /// Returns an empty share, for the body of a client that is being read: if it stalls, others may take its memory.
     pub(crate) fn of(budget: &Arc<Budget>, client: Client) -> Share {
         let mut bodies = budget.bodies();
         let number = bodies.add(client, Instant::now());
@@ -147,8 +146,8 @@ impl Share {
     ///
     /// # Errors
     ///
-    /// 429 where all shares together would be more than the budget, or those of the client more than its part, and
-    /// no body stands still. Nothing is taken then.
+    /// 429 if all shares together would exceed the budget, or those of the client its part, and no body is stalled.
+    /// Nothing is taken then.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         let budget = &self.budget;
         let now = Instant::now();
@@ -171,7 +170,7 @@ impl Share {
         Ok(())
     }
 
-    /// Waits until another body has taken its place.
+    /// Waits until another body has taken its memory.
     async fn lost(&self) {
         self.lost.notified().await;
     }
@@ -189,12 +188,12 @@ impl Drop for Share {
 /// Limits on one body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyLimits {
-    /// Bytes that are kept: more is too large.
+    /// Bytes that are kept: a larger body is too large.
     pub(crate) keep_bytes: usize,
-    /// Bytes that are read and dropped, those kept among them, so that the sender of a body that
-    /// is refused sees the answer and not a broken connection.
+    /// Bytes that are read and dropped, including those kept, so that the sender of a refused body sees the answer and
+    /// not a broken connection.
     pub(crate) drain_bytes: usize,
-    /// Bytes that are made room for at once, at most, where so many are announced.
+    /// Maximum number of bytes that are allocated at once, if that many are announced.
     pub(crate) room_bytes: usize,
 }
 
@@ -202,8 +201,8 @@ pub(crate) struct BodyLimits {
 ///
 /// # Errors
 ///
-/// 413 when it is too large, 408 when it does not arrive in time, 429 when all bodies together
-/// take too much memory, 400 when it breaks off.
+/// 413 if it is too large, 408 if it does not arrive in time, 429 if all bodies together take too much memory, 400 if
+/// it breaks off.
 pub(crate) async fn read(
     request: &HttpRequest,
     payload: &mut web::Payload,
@@ -246,14 +245,14 @@ pub(crate) async fn read(
     Ok(body.freeze())
 }
 
-/// Reads and drops a body whose request is refused whatever it says.
+/// Reads and drops a body whose request is refused whatever its contents.
 pub(crate) async fn drain(request: &HttpRequest, payload: &mut web::Payload, bytes_max: usize) {
     Source::new(payload)
         .drain(content_length(request), bytes_max)
         .await;
 }
 
-/// Reads and drops the body of a request that shall have none; whether it has none.
+/// Reads and drops the body of a request that must have none; returns `true` if it has none.
 pub(crate) async fn is_absent(
     request: &HttpRequest,
     payload: &mut web::Payload,
@@ -290,7 +289,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The next bytes; `None` at the end.
+    /// Returns the next bytes; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         let deadline = self.deadline.min(Instant::now() + BODY_STALL_MAX);
         match timeout_at(deadline, self.payload.next()).await {
@@ -449,7 +448,7 @@ mod tests {
         first.grow(40).expect("there is room");
         second.grow(20).expect("there is room");
         tokio::time::sleep(STANDSTILL_MIN).await;
-        // Its own older one goes, and the other client's stays.
+        // Its own older body ends, and the other client's stays.
         second.grow(9).expect("room was made");
         assert_eq!(budget.used_bytes(), 39);
         assert!(timeout_at(Instant::now(), first.lost()).await.is_ok());

@@ -1,4 +1,4 @@
-//! The pages of the book that say what the program says: the settings, and the HTTP interface.
+//! The pages of the book that repeat what the program says: the settings, and the HTTP interface.
 //!
 //! Made by `cargo test -p replog-server --lib write_the_pages -- --ignored`; a test compares them
 //! with the program, so that neither changes alone.
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{args::Cli, routes::openapi};
 
-/// What stands above the settings.
+/// Text above the settings.
 const SETTINGS_HEAD: &str = "\
 # Settings
 
@@ -93,7 +93,7 @@ fn table<'a>(page: &mut String, args: impl Iterator<Item = &'a Arg>) {
     }
 }
 
-/// What stands above the HTTP interface.
+/// Text above the HTTP interface.
 const HTTP_HEAD: &str = "\
 # HTTP reference
 
@@ -179,7 +179,7 @@ fn responses(page: &mut String, document: &Value, responses: &Value) {
     }
 }
 
-/// The members of an object.
+/// Writes the members of an object.
 fn object(page: &mut String, schema: &Value, required: &[&str]) {
     page.push_str("\n| member | required | type | meaning |\n| --- | --- | --- | --- |\n");
     for (member, schema) in members(&schema["properties"]) {
@@ -214,7 +214,7 @@ fn parameters(page: &mut String, parameters: &Value) {
     }
 }
 
-/// What something is for, and what holds without it.
+/// Describes an item, and its default.
 fn about(described: &Value, schema: &Value) -> String {
     let about = text(&described["description"]);
     match schema.get("default") {
@@ -225,7 +225,7 @@ fn about(described: &Value, schema: &Value) -> String {
     }
 }
 
-/// What a body holds: of a stream also what each part of it is.
+/// Describes the contents of a body: for a stream also those of each part.
 fn kind_of_content(content: &Value) -> String {
     let kind = kind_of(&content["schema"]);
     if let Some(line) = content.get("x-each-line") {
@@ -240,7 +240,7 @@ fn kind_of_content(content: &Value) -> String {
     }
 }
 
-/// What values a schema takes, in a few words.
+/// Describes the values that a schema allows, in a few words.
 fn kind_of(schema: &Value) -> String {
     let list = |values: &Value, each: &dyn Fn(&Value) -> String| {
         let values = values.as_array().into_iter().flatten();
@@ -306,7 +306,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// With an end.
+/// Returns the text with a full stop.
 fn sentence(text: &str) -> String {
     match text.ends_with(['.', '?', '!']) {
         true => text.to_owned(),
@@ -314,12 +314,12 @@ fn sentence(text: &str) -> String {
     }
 }
 
-/// As a cell of a table.
+/// Returns the text as a cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
 
-/// Every page that is made, and where it is.
+/// Returns every generated page and its path.
 fn pages() -> [(PathBuf, String); 2] {
     let book = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src"));
     [
@@ -329,17 +329,22 @@ fn pages() -> [(PathBuf, String); 2] {
 }
 
 #[test]
-fn the_pages_say_what_the_program_says() {
+fn the_pages_match_the_program() {
     for (path, page) in pages() {
         let written = fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(written, page, "{} is old: see book.rs", path.display());
+        assert_eq!(
+            written,
+            page,
+            "{} is out of date: see book.rs",
+            path.display()
+        );
     }
 }
 
 #[test]
 fn the_http_reference_names_every_body() {
     let page = http_page();
-    // What a message is, and the document of the interface itself.
+    // The data of a message, and the document of the interface itself.
     let (mut heading, mut vague) = ("", Vec::new());
     for line in page.lines() {
         if line.starts_with('#') {
@@ -362,7 +367,8 @@ fn the_http_reference_names_every_body() {
     assert!(!page.contains("?."));
 }
 
-/// The log lines in the table of `watching.md`, and what of them is where in the library.
+/// The log lines in the table of `watching.md`, and the places in the library where their parts
+/// are.
 const LOG_LINES: [(&str, &[(&str, &str)]); 14] = [
     (
         "secondary is Suspected",
@@ -460,7 +466,7 @@ const LOG_LINES: [(&str, &[(&str, &str)]); 14] = [
 ];
 
 #[test]
-fn the_log_lines_that_the_book_explains_are_those_that_are_written() {
+fn the_log_lines_that_the_book_explains_exist_in_the_source() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let read = |path: &str| {
         let text = fs::read_to_string(format!("{root}/{path}"));

@@ -14,8 +14,9 @@
 //! end answers with a reset, and the request is dropped. A client that leaves later than that, or that knows of no interim
 //! answers (HTTP/1.0), is noticed at the next sign in its body, or by the system's keep-alive probes within minutes.
 //!
-//! Owns also the answer to what is no HTTP at all, such as TLS: that crate would log an error and say nothing. And the
-//! words of its answer to a head that it cannot read, which reaches no route: it sends the status and an empty body.
+//! Owns also the answer to input that is not HTTP at all, such as TLS: that crate would log an error and send nothing.
+//! And the problem document in its answer to a head that it cannot read, which reaches no route: the crate sends the
+//! status and an empty body.
 //!
 //! ```text
 //!   system ──▶ ClientSocket ──▶ dispatcher ──▶ handler
@@ -53,8 +54,8 @@ use crate::{
     problem::{Kind, PROBLEM_JSON, Problem},
 };
 
-/// Bytes that the dispatcher gets ahead of what is answered. Together with [`TURN_BYTES_MAX`] far less than 128 KiB:
-/// its own limit, at which it wakes itself.
+/// Bytes that the dispatcher gets ahead of the request being answered. Together with [`TURN_BYTES_MAX`] far less than
+/// 128 KiB: its own limit, at which it wakes itself.
 const READ_AHEAD_BYTES_MAX: usize = 16 << 10;
 
 /// Bytes that the dispatcher gets in one turn while nothing is answered. It serves all requests in them before it lets
@@ -74,14 +75,14 @@ const NOT_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; ch
 /// The longest answer of the crate's own: a status, and headers of one line each.
 const OWN_ANSWER_BYTES_MAX: usize = 256;
 
-/// How far a connection is read ahead of what is answered.
+/// The limit on reading ahead of the request being answered, for one connection.
 #[derive(Debug, Default)]
 pub(crate) struct ReadAhead {
     /// Requests that are being answered: at most one, and the one that follows it at the moment of change.
     answering: Cell<usize>,
-    /// The client takes no more of what it is sent.
+    /// The client does not take the answer it is being sent.
     is_write_blocked: Cell<bool>,
-    /// Bytes that were given since the dispatcher last had to look at all it has.
+    /// Bytes that were given since the dispatcher last had to process everything it has.
     given_bytes: Cell<usize>,
     /// The handler of the request waits for its body.
     wants_body: Cell<bool>,
@@ -114,9 +115,9 @@ pub(crate) enum Probe {
 /// What may be read now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Allowance {
-    /// So many bytes.
+    /// This many bytes.
     Bytes(usize),
-    /// None until the dispatcher has looked at what it has, and others had their turn.
+    /// None until the dispatcher has processed what it has, and others have had their turn.
     NextTurn,
     /// None until an answer is finished, or the turn that is awaited has come.
     Hold,
@@ -237,14 +238,14 @@ impl ReadAhead {
         self.has_news.set(true);
     }
 
-    /// All was read that there is. Without a request under way the dispatcher looks at it next.
+    /// Records that everything available was read. Without a request in progress the dispatcher processes it next.
     fn note_empty(&self) {
         if !self.is_busy() {
             self.given_bytes.set(0);
         }
     }
 
-    /// Remembers whom to wake once more may be read or looked at.
+    /// Remembers the task to wake once more may be read or processed.
     fn hold(&self, waker: &Waker) {
         let mut held = self.held.borrow_mut();
         match &mut *held {
@@ -259,7 +260,7 @@ impl ReadAhead {
         }
     }
 
-    /// Lets the dispatcher go on with what it was given behind the last request, and read.
+    /// Lets the dispatcher continue with what it was given after the last request, and read.
     fn release(&self) {
         if let Some(waker) = self.held.take() {
             waker.wake();
@@ -272,7 +273,7 @@ impl ReadAhead {
 pub(crate) struct Answering(Rc<OpenConnection>);
 
 impl Answering {
-    /// How far its connection is read ahead.
+    /// Returns the read-ahead state of its connection.
     pub(crate) fn read_ahead(&self) -> &ReadAhead {
         &self.0.read_ahead
     }
@@ -293,14 +294,14 @@ pub(crate) struct ClientSocket {
     connection: Rc<OpenConnection>,
     /// Something was read: it looked like HTTP.
     has_begun: bool,
-    /// There may be more to read than the runtime knows of: it was made to forget, in order to be told of news.
+    /// There may be more to read than the runtime knows of: its readiness was cleared, in order to be notified of news.
     has_unseen: bool,
     /// When a client that sends nothing more is looked after next.
     look: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientSocket {
-    /// The socket of this connection.
+    /// Returns the socket of this connection.
     pub(crate) fn new(stream: TcpStream, connection: OpenConnection) -> ClientSocket {
         ClientSocket {
             stream,
@@ -311,12 +312,12 @@ impl ClientSocket {
         }
     }
 
-    /// Its connection.
+    /// Returns its connection.
     pub(crate) fn connection(&self) -> &Rc<OpenConnection> {
         &self.connection
     }
 
-    /// Reads at most so many bytes.
+    /// Reads at most this many bytes.
     fn poll_some(
         &mut self,
         cx: &mut Context<'_>,
@@ -335,7 +336,7 @@ impl ClientSocket {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                // From here on the runtime knows again.
+                // From here on the runtime's readiness is correct again.
                 Err(rustix::io::Errno::WOULDBLOCK) => self.has_unseen = false,
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
@@ -368,7 +369,8 @@ impl ClientSocket {
             if ready.is_read_closed() {
                 return self.poll_look(cx);
             }
-            // There are only bytes. The runtime forgets them, or it would tell of them for ever; it does not forget an end.
+            // There are only bytes. Their readiness is cleared, or the runtime would report them for ever; it does not
+            // forget an end.
             self.has_unseen = true;
             let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
             let _ = self.stream.try_io(Interest::READABLE, forget);
@@ -461,8 +463,8 @@ impl AsyncRead for ClientSocket {
     }
 }
 
-/// The answer to a head that could not be read, with the problem in words; `None` where `bytes` are anything else. Routes
-/// send no such status without a body.
+/// Returns the answer to a head that could not be read, with the problem as a document; `None` if `bytes` are anything
+/// else. Routes never send such a status without a body.
 fn refusal_in_words(bytes: &[u8]) -> Option<String> {
     if bytes.len() > OWN_ANSWER_BYTES_MAX {
         return None;
@@ -511,11 +513,11 @@ fn refusal_start(bytes: &[u8]) -> usize {
 /// Wakes the task of this connection once the runtime has looked at other sockets and timers: one that wakes itself at
 /// once may keep the runtime from that for many turns.
 fn wake_next_turn(cx: &mut Context<'_>) {
-    // It is never ready when it is first asked.
+    // It is never ready at the first poll.
     let _ = pin!(yield_now()).poll(cx);
 }
 
-/// Whether a request may begin so: with its method, or an empty line, which is passed over.
+/// Returns `true` if a request may begin with this byte: with its method, or an empty line, which is skipped.
 fn may_begin_request(first: u8) -> bool {
     first.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~\r\n".contains(&first)
 }
@@ -526,7 +528,7 @@ impl AsyncWrite for ClientSocket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // One that takes no answers sees no words either.
+        // A client that takes no answers would not see the document either.
         if !self.connection.read_ahead.is_write_blocked.get()
             && let Some(answer) = refusal_in_words(bytes)
         {
@@ -584,7 +586,7 @@ mod tests {
     use super::*;
     use crate::connections::Connections;
 
-    /// Both ends of a connection: the node's and the client's.
+    /// Returns both ends of a connection: the node's and the client's.
     async fn pair() -> (ClientSocket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");

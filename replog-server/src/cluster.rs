@@ -1,7 +1,7 @@
 //! `replog-server cluster`: all nodes in one process, each with its own ports and directory.
 //!
-//! The nodes talk over encrypted connections as if they were far apart. Every port is bound before any
-//! node starts: the master must be told the real addresses.
+//! The nodes talk over encrypted connections as if they were far apart. Every port is bound before any node starts: the
+//! master must be told the real addresses.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -28,12 +28,12 @@ const WORKERS: usize = 1;
 ///
 /// # Errors
 ///
-/// Which node did not start, and why.
+/// The node that did not start, and the reason.
 pub(crate) async fn start(
     args: &ClusterArgs,
     files: FileLimit,
 ) -> Result<Vec<RunningNode>, String> {
-    // They are files of one process: each may fill its own part.
+    // All nodes share the files of one process: each may use its own part.
     let nodes = 1 + usize::from(args.secondaries);
     let files = files.share(nodes, nodes, WORKERS);
     let master_listeners = listen_on(args, 0)?;
@@ -47,7 +47,7 @@ pub(crate) async fn start(
         });
         listeners.push(listener);
     }
-    // Of all of them, before anything is made for one: a start that is refused leaves nothing behind.
+    // All nodes are checked before anything is created for one: a start that is refused leaves nothing behind.
     for node in planned(args) {
         node.check_directory(&args.common)?;
     }
@@ -78,7 +78,7 @@ pub(crate) async fn start(
     Ok(std::iter::once(master).chain(secondaries).collect())
 }
 
-/// Its nodes, as their directories have to know them: where they will listen is not known yet.
+/// Returns the cluster's nodes, as their directories must know them: their addresses are not known yet.
 pub(crate) fn planned(args: &ClusterArgs) -> Vec<Planned> {
     let peers = (1..=args.secondaries).map(|number| Peer {
         name: secondary_name(number),
@@ -98,7 +98,7 @@ pub(crate) fn planned(args: &ClusterArgs) -> Vec<Planned> {
     nodes
 }
 
-/// Checks the files by which its nodes prove who they are.
+/// Checks the files by which the cluster's nodes prove their identity.
 ///
 /// # Errors
 ///
@@ -108,11 +108,11 @@ pub(crate) fn check_files(args: &ClusterArgs) -> Result<(), String> {
     check_identity(&args.common, &name("master"), &place)
 }
 
-/// Where the cluster's secret is.
+/// Place of the cluster's secret.
 enum Secret {
-    /// In memory, as all that the nodes keep: it ends with them.
+    /// In memory, like everything that the nodes keep: it ends with them.
     InMemory(ClusterSecret),
-    /// In a file, or there are certificates in files.
+    /// In a file, or replaced by certificates in files.
     InFiles,
 }
 
@@ -143,7 +143,7 @@ impl Secret {
 fn listen_on(args: &ClusterArgs, number: u16) -> Result<Listeners, String> {
     let port = match args.port {
         0 => 0,
-        // Checked with the arguments: there are as many ports.
+        // Checked with the arguments: there are enough ports.
         first => first.saturating_add(number),
     };
     let clients = HostPort::from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));

@@ -1,8 +1,8 @@
-//! A file of settings, and all settings that hold as such a file.
+//! A file of settings, and all settings in effect as such a file.
 //!
-//! Owns the form: TOML, a key a flag, without the dashes before it. What a value means is the flag's own
-//! business: what the file says becomes its default, so that flags and the environment win over it, and
-//! every value is read by one and the same parser. A key that is no flag of the command is an error.
+//! Owns the form: TOML, one key per flag, without the leading dashes. The meaning of a value is up to the flag: the
+//! file's value becomes the flag's default, so that flags and the environment override it, and one and the same parser
+//! reads every value. A key that is not a flag of the command is an error.
 
 use std::{
     any::TypeId,
@@ -20,7 +20,7 @@ use crate::{
     variables,
 };
 
-/// What is about the file itself, and stands in none.
+/// Flags about the file itself, which cannot be in one.
 const NOT_IN_A_FILE: [&str; 2] = ["config", "print-config"];
 
 /// The settings of one file.
@@ -30,29 +30,29 @@ struct ConfigFile {
     settings: Vec<Setting>,
 }
 
-/// One of them.
+/// One setting of a file.
 #[derive(Debug)]
 struct Setting {
     /// The flag's name.
     key: String,
-    /// As they would stand behind the flag.
+    /// Its values, as they would follow the flag.
     values: Vec<String>,
 }
 
-/// What a command line, the environment and a file came to.
+/// Result of reading a command line, the environment and a file.
 pub(crate) struct Settings {
     pub(crate) matches: ArgMatches,
-    /// All that holds, as a file, where that was asked for.
+    /// All settings in effect, as a file, if requested.
     pub(crate) printed: Option<String>,
-    /// The keys that the file has.
+    /// The keys in the file.
     pub(crate) keys_of_file: Vec<String>,
 }
 
-/// Reads a command line, and the file that it or the environment names.
+/// Parses a command line, and the file that it or the environment names.
 ///
 /// # Errors
 ///
-/// Wrong usage, of the file too: then with its line.
+/// Wrong usage, in the file too: then with its line.
 pub(crate) fn parse(program: &clap::Command, args: &[OsString]) -> Result<Settings, clap::Error> {
     let program = &variables::without_those_that_say_nothing(program.clone());
     let refused = |text| clap::Error::raw(clap::error::ErrorKind::ValueValidation, text);
@@ -79,10 +79,10 @@ pub(crate) fn parse(program: &clap::Command, args: &[OsString]) -> Result<Settin
     })
 }
 
-/// The file that is named, and the command that it is for. What is wrong in another way is seen to when
-/// everything is read.
+/// Returns the file that is named, and the command that it is for. Other mistakes are reported when everything is
+/// parsed.
 fn named_file(program: &clap::Command, args: &[OsString]) -> Option<(String, PathBuf)> {
-    // What must be given may be given by the file.
+    // Required flags may be in the file.
     let program = program.clone();
     let lenient = program.mut_subcommands(|command| command.mut_args(|arg| arg.required(false)));
     let matches = lenient.try_get_matches_from(args).ok()?;
@@ -103,7 +103,7 @@ impl ConfigFile {
         })
     }
 
-    /// Makes what the file says the defaults of the flags.
+    /// Makes the file's values the defaults of the flags.
     fn become_defaults(&self, program: clap::Command) -> clap::Command {
         program.mut_subcommands(|command| {
             command.mut_args(|arg| {
@@ -121,7 +121,7 @@ impl ConfigFile {
     }
 }
 
-/// The settings in a file's text; or the number of the line that is wrong, and how.
+/// Returns the settings in a file's text; or the number of the line with a mistake, and the mistake.
 fn settings_of(
     text: &str,
     program: &clap::Command,
@@ -133,7 +133,7 @@ fn settings_of(
         (line_of(position), error.message().to_owned())
     })?;
     let mut entries: Vec<_> = table.get_ref().iter().collect();
-    // What is wrong first is told first.
+    // The first mistake is reported first.
     entries.sort_by_key(|(key, _)| key.span().start);
     let mut settings = Vec::new();
     for (key, value) in entries {
@@ -152,7 +152,7 @@ fn settings_of(
     Ok(settings)
 }
 
-/// The flag of a command that a key names.
+/// Returns the flag of a command that a key names.
 fn flag<'a>(program: &'a clap::Command, command: &str, key: &str) -> Option<&'a Arg> {
     let command = program.find_subcommand(command)?;
     let is_it = |arg: &&Arg| arg.get_long() == Some(key) && !NOT_IN_A_FILE.contains(&key);
@@ -172,13 +172,13 @@ fn unknown(program: &clap::Command, command: &str, key: &str) -> String {
     format!("there is no setting {key:?} for {command}{hint}")
 }
 
-/// What stands behind the flag for this value.
+/// Returns the text that follows the flag for this value.
 fn values_of(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, String> {
     let is_list = matches!(arg.get_action(), ArgAction::Append);
     let one = match value {
         DeValue::Boolean(value) if is_switch(arg) => Some(value.to_string()),
         DeValue::Integer(number) if is_number(arg) => {
-            // With another radix, or longer than any setting is: its digits will do to refuse it.
+            // With another radix, or longer than any setting is: its digits are enough to refuse it.
             let read = i128::from_str_radix(number.as_str(), number.radix());
             Some(read.map_or_else(|_| number.to_string(), |number| number.to_string()))
         }
@@ -207,7 +207,7 @@ fn is_number(arg: &Arg) -> bool {
     is_plain_number(arg) || arg.get_value_parser().type_id() == TypeId::of::<usize>()
 }
 
-/// Whether it is a number and nothing else: a size has a unit.
+/// Returns `true` if it is a number and nothing else: a size has a unit.
 fn is_plain_number(arg: &Arg) -> bool {
     let parsed = arg.get_value_parser().type_id();
     [TypeId::of::<u16>(), TypeId::of::<u64>()]
@@ -220,7 +220,7 @@ fn is_integer(text: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// What a file may say for the flag.
+/// Describes the values that a file may give the flag.
 fn wanted(arg: &Arg) -> String {
     let kind = if is_switch(arg) {
         return "true or false".to_owned();
@@ -249,12 +249,12 @@ fn kind_of(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Whether the flag takes these values: asked one by one, so that the line is known.
+/// Checks the flag's values one by one, so that the line of a mistake is known.
 fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
     if is_switch(arg) {
         return Ok(());
     }
-    // As if it were not there; but then a flag that must be given would count as given.
+    // As if the key were absent; but then a required flag would count as given.
     if values.is_empty() && arg.is_required_set() {
         return Err("expected at least one".to_owned());
     }
@@ -270,7 +270,7 @@ fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
             let values = values.join(", ");
             Err(format!("expected an integer, not {values:?}"))
         }
-        // Its source is what the flag's own parser said, without the value: that may hold a password.
+        // Its source is the message of the flag's own parser, without the value: that may contain a password.
         Err(error) => Err(match error.source() {
             Some(what) => what.to_string(),
             None => message_of(&error),
@@ -278,7 +278,7 @@ fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
     }
 }
 
-/// All settings of a command that hold, as a file that can be fed back.
+/// Returns all settings of a command in effect, as a file that can be read back.
 fn show(command: &clap::Command, matches: &ArgMatches, file: Option<&ConfigFile>) -> String {
     let mut text = format!("# replog-server {}\n", command.get_name());
     let overruled = overruled(matches);
@@ -288,7 +288,7 @@ fn show(command: &clap::Command, matches: &ArgMatches, file: Option<&ConfigFile>
         };
         if overruled.contains(&arg.get_id().as_str()) {
             text.push_str(&format!(
-                "# {key} is not used: another setting is instead of it\n"
+                "# {key} is not used: another setting replaces it\n"
             ));
             continue;
         }
@@ -296,7 +296,7 @@ fn show(command: &clap::Command, matches: &ArgMatches, file: Option<&ConfigFile>
         let line = match shown(arg, matches) {
             Shown::Value(value) => format!("{key} = {value}{from}"),
             Shown::Absent => format!("# {key} is not set"),
-            Shown::Unwritable => format!("# {key} is no UTF-8, and cannot be written here{from}"),
+            Shown::Unwritable => format!("# {key} is not UTF-8 and cannot be written here{from}"),
         };
         text.push_str(&line);
         text.push('\n');
@@ -337,13 +337,13 @@ fn shown(arg: &Arg, matches: &ArgMatches) -> Shown {
     })
 }
 
-/// A string of TOML. One of JSON is one, but for a character that must not stand in it as it is.
+/// Returns a string of TOML. A JSON string is one, except for a character that must not stand in it unescaped.
 fn quoted(text: &str) -> String {
     let json = serde_json::Value::from(text).to_string();
     json.replace('\u{7f}', "\\u007f")
 }
 
-/// Where a setting that is no default comes from, as a comment.
+/// Returns the origin of a setting that is not a default, as a comment.
 fn origin(arg: &Arg, matches: &ArgMatches, file: Option<&ConfigFile>) -> String {
     let key = arg.get_long().unwrap_or_default();
     let by_file = file.filter(|file| file.get(key).is_some());

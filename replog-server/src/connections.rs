@@ -1,13 +1,12 @@
-//! The connections of one web server that are open.
+//! The open connections of one web server.
 //!
-//! Owns their number, and how many of them are listened on: they carry an answer that has no end but the
-//! node's. The web server itself looks once a second whether a connection is left when it shall end, and waits
-//! for each of them alike; who waits here goes on with the last one's end, and leaves listeners behind that
-//! take nothing.
+//! Owns their number and, among them, the number of listeners: those that carry an answer that ends only with the node.
+//! The web server itself checks once a second whether a connection is left when it is to stop, and waits for each of
+//! them alike; a wait here ends with the last finite one, and leaves behind listeners that do not read.
 //!
-//! Owns also the part of them that each address may have: one that opens more is told so, and closed. It would
-//! otherwise leave none for others, with nothing but silence. Such a connection never reaches the web server, so
-//! that no request on it is carried out.
+//! Owns also the part of the connections that each address may have: an address that opens more is told so, and that
+//! connection closed. It would otherwise leave none for others, which would see nothing but silence. Such a connection
+//! never reaches the web server, so that no request on it is carried out.
 
 use std::{
     cell::Cell,
@@ -37,42 +36,42 @@ use crate::{
     shares::{Client, Place, Places},
 };
 
-/// How long no listener's connection ends before those that are left are taken for ones that read nothing:
-/// many times what it takes to write the last words to one that does.
+/// Time without the end of any listener's connection after which the remaining ones are taken for ones that do not
+/// read: many times what it takes to write the last text to one that does.
 const SILENT_LISTENERS: Duration = Duration::from_millis(500);
 
-/// What limits the connections of an address: no setting of the node, but the system's.
+/// Name of the limit on the connections of an address: it is not a setting of the node but the system's.
 const OPEN_FILES: &str = "open-files";
 
-/// Connections that are refused and still open, at most, so that the client can read why. Further ones are closed at
-/// once, and it may find its connection reset instead.
+/// Maximum number of connections that are refused and still open, so that the client can read why. Further ones are
+/// closed at once, and their clients may find them reset instead.
 pub(crate) const REFUSED_OPEN_MAX: usize = 4;
-/// How long a refused connection waits for the first bytes of its client, and then for its end: a client that is told
-/// before it asks may not listen, and one that is cut off while it sends may not read.
+/// Time that a refused connection waits for the first bytes of its client, and then for its end: a client that is
+/// answered before it asks may not listen, and one that is cut off while it sends may not read.
 const REFUSED_TIME_MAX: Duration = Duration::from_millis(500);
 /// Bytes that are read, at most, of what a client has sent in vain.
 const DROPPED_BYTES_MAX: usize = 256 << 10;
 /// Bytes of it that are in memory at once.
 const DROPPED_AT_ONCE_BYTES: usize = 4 << 10;
 
-/// How many connections are open. Clones share it.
+/// Number of open connections. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Connections {
     open: Arc<watch::Sender<Open>>,
     places: Places,
     counted: Arc<Counted>,
-    /// For refused ones.
+    /// Permits for refused connections.
     refused_open: Arc<Semaphore>,
 }
 
-/// Counts connections that came to nothing.
+/// Counters of connections that were closed without a request.
 #[derive(Debug, Default)]
 struct Counted {
     open_files: AtomicU64,
     not_http: AtomicU64,
 }
 
-/// Connections that came to nothing, by the reason.
+/// Connections that were closed without a request, by reason.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RefusedClients {
     /// Their address had its part.
@@ -98,19 +97,19 @@ struct Open {
     listened_on: usize,
 }
 
-/// One of them, open until it is dropped.
+/// An open connection, counted until it is dropped.
 #[derive(Debug)]
 pub(crate) struct OpenConnection {
     open: Arc<watch::Sender<Open>>,
     listened_on: Cell<bool>,
-    /// How far it is read ahead of what is answered.
+    /// The limit on reading ahead of the request being answered.
     pub(crate) read_ahead: ReadAhead,
     counted: Arc<Counted>,
     _place: Place,
 }
 
 impl Connections {
-    /// One more, of at most `max`; `None` where its address has its part.
+    /// Counts one more connection, of at most `max`; `None` if its address has its part.
     pub(crate) fn open(&self, peer: Option<SocketAddr>, max: usize) -> Option<OpenConnection> {
         let place = self.places.take(Client::at(peer), max)?;
         self.open.send_modify(|open| open.all += 1);
@@ -123,11 +122,11 @@ impl Connections {
         })
     }
 
-    /// Tells the client of a connection that got no place why, and closes it. None of its requests is carried out.
+    /// Tells the client of a connection that got no slot why, and closes it. None of its requests is carried out.
     pub(crate) async fn refuse(&self, stream: TcpStream, max: usize) {
         self.counted.open_files.fetch_add(1, Ordering::Relaxed);
         let answer = refusal(max);
-        // Where too many are refused at once, there is no time for the rest of them.
+        // If too many are refused at once, there is no time for the rest of them.
         let permit = self.refused_open.try_acquire();
         if permit.is_ok() {
             let _ = timeout(REFUSED_TIME_MAX, stream.readable()).await;
@@ -143,7 +142,7 @@ impl Connections {
         }
     }
 
-    /// Those that came to nothing, from the start on.
+    /// Returns the connections that were closed without a request, since the start.
     pub(crate) fn refused(&self) -> RefusedClients {
         RefusedClients {
             open_files: self.counted.open_files.load(Ordering::Relaxed),
@@ -151,8 +150,8 @@ impl Connections {
         }
     }
 
-    /// Waits, once the node has stopped, until no connection is open, or only those of listeners that take
-    /// nothing any more: returns how many.
+    /// Waits, once the node has stopped, until no connection is open, or only those of listeners that no longer read;
+    /// returns their number.
     pub(crate) async fn finished(&self) -> usize {
         let mut open = self.open.subscribe();
         loop {
@@ -187,7 +186,7 @@ pub(crate) fn send_at_once(stream: &TcpStream, answer: &[u8]) -> bool {
     send(stream, answer, flags).is_ok_and(|bytes| bytes == answer.len())
 }
 
-/// The answer to whatever a client asks whose address has its part of the connections.
+/// Returns the answer to any request from an address that has its part of the connections.
 fn refusal(max: usize) -> String {
     let problem = Problem::overloaded(OPEN_FILES, max as u64).not_appended();
     let body = problem.body();
@@ -206,20 +205,20 @@ async fn wait_until<'a>(
     waited.expect("the number is there while it is looked at")
 }
 
-/// The answer to this request has no end but the node's: from now on its connection is a listener's.
+/// Marks the request's connection as a listener's from now on: its answer ends only with the node.
 pub(crate) fn listen_on_connection_of(request: &HttpRequest) {
     // The answer to HEAD has no body, and ends at once.
     if request.method() == Method::HEAD {
         return;
     }
-    // There is none where a request does not come by a socket, as in tests.
+    // There is none if a request does not arrive by a socket, as in tests.
     if let Some(connection) = request.conn_data::<Rc<OpenConnection>>() {
         connection.listen();
     }
 }
 
 impl OpenConnection {
-    /// What came on it was no HTTP.
+    /// Counts a connection whose input was not HTTP.
     pub(crate) fn count_not_http(&self) {
         self.counted.not_http.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
-//! `replog-server demo`: what the log does, shown in the terminal, one Enter a step.
+//! `replog-server demo`: the log's behaviour, shown in the terminal, one Enter per step.
 //!
 //! Owns a cluster of three in memory, with its nodes in this process and a network whose cables can be cut, and the
-//! story that it tells of it. Each step says what is about to happen, does it, and checks that it happened.
+//! story that it tells with it. Each step says what is about to happen, does it, and checks that it happened.
 
 use std::{
     io::{self, BufRead as _, IsTerminal as _},
@@ -21,11 +21,11 @@ use replog_core::{
 
 use crate::process::say;
 
-/// How long a step may take before it has failed.
+/// Time after which a step has failed.
 const STEP_TIME_MAX: Duration = Duration::from_secs(30);
-/// How often a step looks whether it has happened.
+/// Interval at which a step checks whether it has happened.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Bytes of the log that are shown at once, at most.
+/// Maximum number of bytes of the log that are shown at once.
 const SHOWN_BYTES: usize = 64 << 10;
 const SECONDARIES: [&str; 2] = ["secondary-1", "secondary-2"];
 
@@ -33,7 +33,7 @@ const SECONDARIES: [&str; 2] = ["secondary-1", "secondary-2"];
 ///
 /// # Errors
 ///
-/// What did not happen as it should.
+/// The step that did not happen as expected.
 pub(crate) fn run() -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -48,7 +48,7 @@ struct Demo {
     network: LocalNetwork,
     master: Master,
     secondaries: Vec<Secondary>,
-    /// Whether somebody presses Enter.
+    /// Steps wait for a person to press Enter.
     waits: bool,
 }
 
@@ -64,7 +64,7 @@ impl Demo {
             secondaries.push(secondary);
         }
         let mut config = MasterConfig::new("master".parse()?, peers);
-        // Faster than the defaults: somebody watches.
+        // Faster than the defaults: somebody is watching.
         config.timing = Timing {
             heartbeat_interval: Duration::from_millis(200),
             request_timeout: Duration::from_millis(400),
@@ -125,7 +125,7 @@ impl Demo {
         ensure(!waiting.is_finished(), "Msg3 still waits")?;
         self.show().await?;
 
-        self.step("4. The cable is whole again. secondary-2 receives what it missed, in order, and Msg3 is answered.")
+        self.step("4. The cable is repaired. secondary-2 receives what it missed, in order, and Msg3 is answered.")
             .await?;
         self.heal("secondary-2")?;
         let receipt = in_time("Msg3 is answered", waiting).await???;
@@ -170,7 +170,7 @@ impl Demo {
         say("   Reads go on:");
         self.show().await?;
 
-        self.step("6. The cables are whole again, and the master takes appends by itself.")
+        self.step("6. The cables are repaired, and the master takes appends by itself.")
             .await?;
         for name in SECONDARIES {
             self.heal(name)?;
@@ -232,7 +232,7 @@ impl Demo {
 
     fn heal(&self, name: &str) -> Result<(), Report> {
         self.network.heal(&NodeName::new(name)?);
-        say(&format!("   the cable of {name} is whole again"));
+        say(&format!("   the cable of {name} is repaired"));
         Ok(())
     }
 
@@ -254,7 +254,7 @@ impl Demo {
         in_time(what, look).await?
     }
 
-    /// Prints what each node shows, and returns it.
+    /// Prints the visible messages of each node, and returns them.
     async fn show(&self) -> Result<Vec<Vec<String>>, Report> {
         let mut shown = vec![show("master", &self.master.reader()).await?];
         for secondary in &self.secondaries {
@@ -264,7 +264,7 @@ impl Demo {
     }
 }
 
-/// Waits for what a step expects, or says that it did not happen in time.
+/// Waits for the expected result of a step, or reports that it did not happen in time.
 async fn in_time<T>(what: &str, expected: impl Future<Output = T>) -> Result<T, Report> {
     match tokio::time::timeout(STEP_TIME_MAX, expected).await {
         Ok(happened) => Ok(happened),
@@ -294,7 +294,7 @@ async fn show(name: &str, reader: &Reader) -> Result<Vec<String>, Report> {
 fn ensure(is_so: bool, what: &str) -> Result<(), Report> {
     match is_so {
         true => Ok(()),
-        false => Err(format!("this should be so, and is not: {what}").into()),
+        false => Err(format!("expected, but not the case: {what}").into()),
     }
 }
 
@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_step_that_does_not_happen_in_time_says_which() {
+    async fn a_step_that_does_not_happen_in_time_is_named() {
         let never = std::future::pending::<()>();
         let error = in_time("secondary-1 shows Msg4", never).await.unwrap_err();
         assert!(
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_story_is_told_and_happens_as_it_says() {
+    fn the_whole_story_is_told_and_happens_as_told() {
         run().expect("each step happens");
     }
 }

@@ -1,8 +1,7 @@
 //! A node's events as a body of server-sent events (WHATWG HTML, section 9.2).
 //!
-//! Owns the text of an event and when a comment is due. Nothing is queued here: an event is taken
-//! from the node when the connection has room for it, and a reader who is too slow is told how many
-//! it missed. Keeps rule 11.
+//! Owns the text of an event and the time of a comment. Nothing is queued here: an event is taken from the node when
+//! the connection has space for it, and a reader that is too slow is told how many it missed. Keeps rule 11.
 
 use std::{convert::Infallible, fmt::Write as _, time::Duration};
 
@@ -13,15 +12,14 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-/// How often a comment is sent: it keeps whatever lies between from closing the connection, and shows
-/// the node one that is gone.
+/// Interval between comments: they keep intermediaries from closing the connection, and show the node one that is gone.
 pub(crate) const COMMENT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// What goes first: the reader sees that it listens.
+/// The first text: it shows the reader that the stream works.
 const GREETING: &str = ": listening\n\n";
 const COMMENT: &str = ":\n\n";
 
-/// The body: events of `node` until it ends, then `bye`. `kept` is dropped with it.
+/// Returns the body: events of `node` until it ends, then `bye`. `kept` is dropped with it.
 pub(crate) fn body<K: 'static>(
     node: NodeName,
     events: Events,
@@ -62,7 +60,7 @@ struct Listening<K> {
 }
 
 impl<K> Listening<K> {
-    /// The next part of the body; `None` after the last one.
+    /// Returns the next part of the body; `None` after the last one.
     async fn next_text(&mut self) -> Option<Bytes> {
         match self.phase {
             Phase::Begin => {
@@ -119,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_who_does_not_read_misses_events_and_is_told_how_many() {
+    async fn a_slow_reader_misses_events_and_is_told_how_many() {
         let (master, injector) = (master().await, FaultInjector::new());
         master.publish_faults(&injector);
         let mut body = Box::pin(body(master.name().clone(), master.events(), ()));

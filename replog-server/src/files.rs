@@ -1,8 +1,8 @@
 //! The process's limit on open files, and the limits that follow from it.
 //!
-//! Every connection is an open file. Where they run out, new connections hang without an answer, and the log cannot
-//! begin its next segment: the node ends. So what nodes need for themselves and for each other is set aside first, and
-//! appends that wait are refused long before the rest runs out.
+//! Every connection is an open file. When they run out, new connections hang without an answer, and the log cannot
+//! begin its next segment: the node ends. So the files that nodes need for themselves and for each other are reserved
+//! first, and appends that wait are refused long before the rest runs out.
 
 use std::fmt;
 
@@ -11,38 +11,38 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::connections::REFUSED_OPEN_MAX;
 
-/// What is assumed where the system sets no limit: more than it has memory for.
+/// Assumed limit if the system sets none: more than it has memory for.
 const UNLIMITED: usize = 1 << 20;
-/// Files that a node opens for itself: its segments, two more of them for a moment, the mark, the lock, its listeners, the
-/// standard streams, and what its own threads wake up by.
+/// Files that a node opens for itself: its segments, two more of them for a moment, the mark, the lock, its listeners,
+/// the standard streams, and the descriptors that wake its own threads.
 const OWN_FILES: usize = SEGMENTS_OPEN_MAX + 16;
-/// What one more thread of the web server wakes up by.
+/// Descriptors that wake one more thread of the web server.
 const FILES_OF_WORKER: usize = 4;
-/// Connections with each other node: one, and the next one that takes its place.
+/// Connections with each other node: one, and the next one that replaces it.
 const FILES_OF_PEER: usize = 2;
-/// The least number of connections of unknown peers to the cluster listener that a node lets in at once.
+/// Minimum number of connections of unknown peers to the cluster listener that a node admits at once.
 const HANDSHAKES_MIN: usize = 4;
-/// The part of the files that they may take.
+/// Divisor for the part of the files that those connections may take.
 const HANDSHAKES_PART: usize = 32;
-/// The least that one of several nodes counts with: with fewer it would answer nobody, and they may still be
-/// there, since hardly ever all nodes have as many clients as they may.
+/// Minimum for one of several nodes: with fewer files it would answer nobody, and they may still be there, since hardly
+/// ever all nodes have as many clients as they may.
 const PART_MIN: usize = 32;
 
-/// How many files a node may have open, and who may take how many of them.
+/// Number of files that a node may have open, and its division.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpenFiles {
-    /// What is left for clients.
+    /// Files left for clients.
     limit: usize,
     /// Connections of unknown peers to the cluster listener.
     handshakes_max: usize,
 }
 
-/// How many files this process may have open.
+/// Number of files that this process may have open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileLimit(usize);
 
 impl FileLimit {
-    /// Raises this process's limit as far as it is allowed to, and takes what holds then.
+    /// Raises this process's limit as far as allowed, and returns the resulting limit.
     pub(crate) fn raise() -> FileLimit {
         let mut limit = getrlimit(Resource::Nofile);
         if limit.current != limit.maximum {
@@ -59,7 +59,8 @@ impl FileLimit {
         FileLimit(current.unwrap_or(UNLIMITED).min(UNLIMITED))
     }
 
-    /// The part of each node with so many `workers`, where so many nodes `here` share the process, of a cluster of `nodes`.
+    /// Returns the part of each node with this number of `workers`, where `here` nodes of a cluster of `nodes` share
+    /// the process.
     pub(crate) fn share(self, here: usize, nodes: usize, workers: usize) -> OpenFiles {
         let each = self.0 / here;
         let handshakes_max = (each / HANDSHAKES_PART).clamp(HANDSHAKES_MIN, CLUSTER_HANDSHAKES_MAX);
@@ -71,28 +72,28 @@ impl FileLimit {
     }
 }
 
-/// Files that nobody else may take.
+/// Returns the number of files reserved for the node itself.
 fn own_files(nodes: usize, workers: usize) -> usize {
     OWN_FILES + FILES_OF_PEER * (nodes - 1) + FILES_OF_WORKER * (workers - 1)
 }
 
 impl OpenFiles {
-    /// Connections of unknown peers that the cluster listener may let in at once.
+    /// Returns the number of connections of unknown peers that the cluster listener may admit at once.
     pub(crate) fn handshakes_max(&self) -> usize {
         self.handshakes_max
     }
 
-    /// Appends that may wait for one concern: a quarter of the files stays free.
+    /// Returns the number of appends that may wait for one concern: a quarter of the files stays free.
     pub(crate) fn waiting_max(&self, wanted: usize) -> usize {
         wanted.min(self.limit / 4 * 3).max(1)
     }
 
-    /// Appends that other nodes may block, of all concerns together.
+    /// Returns the number of appends that other nodes may block, of all concerns together.
     pub(crate) fn blockable_max(&self) -> usize {
         (self.limit / 8 * 7).max(1)
     }
 
-    /// Connections of one listener.
+    /// Returns the number of connections of one listener.
     pub(crate) fn connections_max(&self) -> usize {
         (self.limit / 16 * 15).max(1)
     }
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_and_strangers_together_leave_every_node_its_own_files() {
+    fn clients_and_unknown_peers_together_leave_every_node_its_own_files() {
         for (limit, here, nodes, workers) in [
             (256, 1, 3, 1),
             (256, 1, 5, 4),
@@ -151,18 +152,18 @@ mod tests {
             assert!(all <= limit, "{limit} {here} {nodes}");
             assert!(part.connections_max() > PART_MIN, "{limit} {here} {nodes}");
         }
-        // As many strangers as ever where there are files for them.
+        // As many unknown peers as ever if there are files for them.
         assert_eq!(
             FileLimit(4096).share(1, 3, 4).handshakes_max(),
             CLUSTER_HANDSHAKES_MAX
         );
-        // Where there are too few for all of them, each still answers somebody.
+        // If there are too few for all of them, each still answers somebody.
         let part = FileLimit(256).share(64, 64, 1);
         assert!(part.waiting_max(usize::MAX) > 1 && part.connections_max() < PART_MIN);
     }
 
     #[test]
-    fn the_limit_of_this_process_is_raised_as_far_as_it_goes() {
+    fn the_limit_of_this_process_is_raised_as_far_as_possible() {
         let files = FileLimit::raise();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);

@@ -1,11 +1,11 @@
-//! What `cluster` tells a person at a terminal besides the lines that programs rely on.
+//! Text that `cluster` shows to a person at a terminal, besides the lines that programs rely on.
 
 use std::{fmt::Display, path::Path};
 
-/// A port that is as good as any, for a hint.
+/// An arbitrary port, for a hint.
 const OTHER_PORT: u16 = 7_000;
 
-/// The line below `ready`: the page, the data, the way to stop.
+/// Returns the line below `ready`: the page, the data, and the way to stop.
 pub(crate) fn line(page: impl Display, directory: Option<&Path>) -> String {
     let data = match directory {
         Some(directory) => format!("data in {}", directory.display()),
@@ -14,10 +14,10 @@ pub(crate) fn line(page: impl Display, directory: Option<&Path>) -> String {
     format!("open {page}/ for a live page; {data}; Ctrl-C stops it")
 }
 
-/// A reason why a cluster did not start; where a port is taken, with the way out.
+/// Returns the reason why a cluster did not start; if a port is taken, with a way out.
 pub(crate) fn with_port(reason: String) -> String {
     match reason.starts_with("cannot listen") {
-        true => format!("{reason}; take other ports, as with --port {OTHER_PORT}"),
+        true => format!("{reason}; choose other ports, as with --port {OTHER_PORT}"),
         false => reason,
     }
 }
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_person_is_told_of_the_page_the_data_and_the_way_out() {
+    fn the_first_screen_names_the_page_the_data_and_the_way_out() {
         let page = "http://127.0.0.1:5000";
         let with_disk = line(page, Some(Path::new("./replog-data")));
         assert_eq!(

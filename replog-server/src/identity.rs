@@ -1,7 +1,8 @@
-//! How a node proves to others who it is: by files of an operator's own authority, or by the cluster's secret.
+//! The proof of a node's identity to others: files of an operator's own authority, or the cluster's secret.
 //!
-//! Owns when a secret is drawn: for a node that is new, and for no other. A node that belongs to a cluster has lost
-//! the cluster's secret where its file is missing, and another one would only part it from the others.
+//! Owns the decision when a secret is drawn: for a node that is new, and for no other. If the file is missing for a
+//! node that belongs to a cluster, the node has lost the cluster's secret, and another one would only separate it from
+//! the others.
 
 use std::{
     fs, io,
@@ -20,17 +21,17 @@ use crate::args::CommonArgs;
 /// The file of the cluster's secret, unless a flag names another one.
 const SECRET_FILE: &str = "cluster.secret";
 
-/// Where the secret of a node is.
+/// Place of a node's secret.
 pub(crate) struct SecretPlace {
     file: PathBuf,
-    /// Whether a flag names it.
+    /// A flag names it.
     is_named: bool,
-    /// The node's directory; `None` where that says nothing of what others know.
+    /// The node's directory; `None` where it says nothing about what others know.
     directory: Option<PathBuf>,
 }
 
 impl SecretPlace {
-    /// That of a node that has a process to itself.
+    /// Returns the place for a node that has a process to itself.
     pub(crate) fn of_node(common: &CommonArgs, directory: &Path) -> SecretPlace {
         SecretPlace {
             directory: (!common.memory).then(|| directory.to_owned()),
@@ -38,8 +39,8 @@ impl SecretPlace {
         }
     }
 
-    /// That of nodes that are all in this process and have their directories in this one: no other node has to know
-    /// the same secret.
+    /// Returns the place for nodes that are all in this process and have their directories in this one: no other node
+    /// has to know the same secret.
     pub(crate) fn of_cluster(common: &CommonArgs, directory: &Path) -> SecretPlace {
         SecretPlace::at(common, directory.join(SECRET_FILE))
     }
@@ -52,7 +53,7 @@ impl SecretPlace {
         }
     }
 
-    /// The secret; `None` where one is to be drawn.
+    /// Returns the secret; `None` if one is to be drawn.
     fn look(&self) -> Result<Option<ClusterSecret>, String> {
         let file = self.file.display();
         match fs::symlink_metadata(&self.file) {
@@ -86,7 +87,7 @@ impl SecretPlace {
     }
 }
 
-/// The identity that a node shows to others. Draws the cluster's secret where there is none yet.
+/// Returns the identity that a node shows to others. Draws the cluster's secret if there is none yet.
 ///
 /// # Errors
 ///
@@ -110,7 +111,7 @@ pub(crate) fn identity(
         .map_err(|error| told(error.to_string()))
 }
 
-/// Checks what [`identity`] would read, and makes nothing.
+/// Checks the files that [`identity`] would read, and creates nothing.
 pub(crate) fn check_identity(
     common: &CommonArgs,
     name: &NodeName,
@@ -122,7 +123,7 @@ pub(crate) fn check_identity(
     }
 }
 
-/// The identity of a node that uses no secret.
+/// Returns the identity of a node that uses no secret.
 fn without_secret(common: &CommonArgs, name: &NodeName) -> Option<Result<ClusterIdentity, String>> {
     if common.cluster_insecure {
         return Some(Ok(ClusterIdentity::insecure(name)));
@@ -136,11 +137,11 @@ fn without_secret(common: &CommonArgs, name: &NodeName) -> Option<Result<Cluster
     Some(identity.map_err(|error| error.to_string()))
 }
 
-/// Whose directory it is; `None` where no node has run in it.
+/// Returns the owner of a directory; `None` if no node has run in it.
 ///
 /// # Errors
 ///
-/// The directory, and why that cannot be told.
+/// The directory, and the reason why its owner is not known.
 pub(crate) fn owner(directory: &Path) -> Result<Option<DirectoryOwner>, String> {
     let told = |what: String| format!("{}: {what}", directory.display());
     if !directory.exists() {
@@ -151,7 +152,7 @@ pub(crate) fn owner(directory: &Path) -> Result<Option<DirectoryOwner>, String> 
     check::owner(&storage).map_err(|error| told(error.to_string()))
 }
 
-/// Where the cluster's secret is kept by default: nodes with directories side by side share it.
+/// Returns the default place of the cluster's secret: nodes with directories side by side share it.
 fn beside(directory: &Path) -> PathBuf {
     // `.` and `..` have a name elsewhere.
     let resolved = match directory.file_name() {
@@ -169,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_secret_is_beside_the_directory_however_that_is_written() {
+    fn the_secret_is_next_to_the_directory_however_the_path_is_written() {
         let table = [
             ("replog-data/master", "replog-data/cluster.secret"),
             ("replog-data/master/", "replog-data/cluster.secret"),

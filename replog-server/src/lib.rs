@@ -2,8 +2,8 @@
 //! `replog`, the program for people and scripts.
 //!
 //! Owns the command lines, the HTTP interface, and the way a process starts and stops. No rule of
-//! replication lives here. Everything but [`run`] and [`run_client`] is private: whoever wants to
-//! embed a node uses `replog-core`.
+//! replication lives here. Everything but [`run`] and [`run_client`] is private: embed a node with
+//! `replog-core` instead.
 
 mod args;
 mod client;
@@ -90,7 +90,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Says why a program without log lines failed, if it did.
+/// Prints why a program without log lines failed, if it did.
 fn finish(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -111,7 +111,7 @@ fn run_nodes(command: Command) -> Result<(), String> {
         log_lines::write_json();
     }
     log_lines::install()?;
-    // Before there is a runtime: the exporter has its own.
+    // Before the runtime starts: the exporter has its own.
     telemetry::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

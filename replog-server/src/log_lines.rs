@@ -1,7 +1,7 @@
-//! Log lines of this process on stderr: their filter, their look, and the way there.
+//! Log lines of this process on stderr: their filter, their format, and their delivery.
 //!
-//! Owns the filter, which can be changed while the process runs, and the one logger of the process. Nodes in
-//! one process share both. Never waits for stderr: `queue` hands the lines to a thread of its own.
+//! Owns the filter, which can be changed while the process runs, and the one logger of the process. Nodes in one
+//! process share both. Never waits for stderr: `queue` hands the lines to a thread of its own.
 
 mod queue;
 mod time;
@@ -26,20 +26,21 @@ use serde::Serialize;
 use self::{queue::Queue, time::Rfc3339};
 use crate::{client::eyes::escaped, stderr::one_line};
 
-/// What is let through where `RUST_LOG` does not say.
+/// The default filter, without `RUST_LOG`.
 const FILTER_DEFAULT: &str = "info,actix_server=warn";
-/// The same for a cluster in one process, at which a person looks who wants to see where it answers.
+/// The default filter of a cluster in one process, where a person wants to see its URLs.
 const FILTER_OF_CLUSTER: &str = "warn";
-/// Whether this process is such a one.
+/// This process is a cluster and has its filter.
 static IS_CLUSTER: AtomicBool = AtomicBool::new(false);
-/// Whether log lines are JSON.
+/// Log lines are written as JSON.
 static IS_JSON: AtomicBool = AtomicBool::new(false);
-/// The web server tells of each of its threads at `info`: nothing that is below this level is of use.
+/// The maximum level for the web server's crate, which reports each of its threads at `info`: nothing below this level
+/// is of use.
 const ACTIX_SERVER_MAX: LevelFilter = LevelFilter::Warn;
-/// The crate that reads what clients send calls it an error of the server where a client speaks something else, once a
-/// connection and without its address: of use only to those who look for just that.
+/// The minimum level for the crate that reads client requests: it reports a client that speaks another protocol as an
+/// error of the server, once per connection and without its address, which is of use only when looking for just that.
 const OF_CLIENTS_MIN: Level = Level::Debug;
-/// How long a process that ends waits for its last lines to be written.
+/// Time that a process waits at its end for its last lines to be written.
 const LAST_LINES_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Lines on their way to stderr.
@@ -59,21 +60,20 @@ thread_local! {
     static NODE: RefCell<Option<NodeName>> = const { RefCell::new(None) };
 }
 
-/// The filter that holds.
+/// The filter in effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct LogFilter {
     /// The most verbose level of any part.
     level: String,
-    /// In the words of `RUST_LOG`.
+    /// In the syntax of `RUST_LOG`.
     filter: String,
 }
 
-/// Sends log lines to stderr from now on. `RUST_LOG` says which. Does nothing where the process has
-/// another logger.
+/// Sends log lines to stderr from now on, filtered by `RUST_LOG`. Does nothing if the process has another logger.
 ///
 /// # Errors
 ///
-/// When the system gives no thread for it.
+/// If the system gives no thread for it.
 pub(crate) fn install() -> Result<(), String> {
     let lines = Lines::of_process();
     QUEUE
@@ -85,17 +85,17 @@ pub(crate) fn install() -> Result<(), String> {
     Ok(())
 }
 
-/// Says of this thread's lines from now on that they are of this node: several may share the process.
+/// Marks this thread's lines from now on with this node: several nodes may share the process.
 pub(crate) fn are_of_node(name: &NodeName) {
     NODE.with(|node| *node.borrow_mut() = Some(name.clone()));
 }
 
-/// Writes a sentence of the program itself, whatever the filter.
+/// Writes a sentence of the program itself, regardless of the filter.
 pub(crate) fn say(sentence: &str) {
     QUEUE.push(self::sentence(sentence));
 }
 
-/// A line that says a sentence of the program itself.
+/// Returns a line with a sentence of the program itself.
 fn sentence(text: &str) -> Vec<u8> {
     let line = match IS_JSON.load(Ordering::Relaxed) {
         true => json(SystemTime::now(), Level::Error, "replog_server", None, text),
@@ -104,17 +104,17 @@ fn sentence(text: &str) -> Vec<u8> {
     line.into_bytes()
 }
 
-/// Waits for the last lines to be written; not for long, since nobody may read them.
+/// Waits for the last lines to be written; not for long, since nothing may be reading them.
 pub(crate) fn finish() {
     QUEUE.flush(LAST_LINES_TIME_MAX);
 }
 
-/// Counts the lines that were dropped because stderr took none.
+/// Returns the number of lines that were dropped because stderr took none.
 pub(crate) fn dropped_total() -> u64 {
     QUEUE.dropped_total()
 }
 
-/// Lets only warnings through where `RUST_LOG` does not say otherwise. To be called before [`install`].
+/// Lets only warnings through unless `RUST_LOG` says otherwise. Must be called before [`install`].
 pub(crate) fn be_quiet() {
     IS_CLUSTER.store(true, Ordering::Relaxed);
 }
@@ -124,19 +124,19 @@ pub(crate) fn write_json() {
     IS_JSON.store(true, Ordering::Relaxed);
 }
 
-/// The filter that holds.
+/// Returns the filter in effect.
 pub(crate) fn filter() -> LogFilter {
     Lines::of_process().part().shown()
 }
 
-/// Lets through what is at `level` or above it, of all parts but the web server's own.
+/// Lets through lines at `level` or above, of all parts except the web server's own.
 pub(crate) fn set(level: LevelFilter) -> LogFilter {
     let web_server = level.min(ACTIX_SERVER_MAX);
     let text = format!("{level},actix_server={web_server}").to_lowercase();
     Lines::of_process().exchange(text)
 }
 
-/// Goes back to what `RUST_LOG` said at the start.
+/// Restores the filter of the start.
 pub(crate) fn reset() -> LogFilter {
     Lines::of_process().exchange(filter_of_environment())
 }
@@ -155,7 +155,7 @@ fn filter_of_environment() -> String {
 /// The logger of the process.
 struct Lines(RwLock<Arc<Part>>);
 
-/// What is exchanged as a whole: each line is let through by the filter of before or by the one of after.
+/// The part that is replaced as a whole: each line passes either the old filter or the new one.
 struct Part {
     logger: Logger,
     filter: String,
@@ -169,7 +169,7 @@ impl Part {
         builder
             .parse_filters(&filter)
             .target(Target::Pipe(Box::new(&QUEUE)))
-            // The lines have their colours already: nothing is taken out of them.
+            // The lines already have their colours: none are removed.
             .write_style(WriteStyle::Always)
             .format(move |line, record| write_line(line, record, coloured, for_eyes));
         Part {
@@ -197,11 +197,11 @@ impl Lines {
     }
 
     fn exchange(&self, filter: String) -> LogFilter {
-        log::info!("log lines are filtered by {filter} from now on");
+        log::info!("log lines are now filtered by {filter}");
         let part = Arc::new(Part::new(filter));
         let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
         *held = Arc::clone(&part);
-        // Under the lock: of two at once, both are of the same one in the end.
+        // Under the lock: after two concurrent calls, filter and level belong to the same one.
         log::set_max_level(part.logger.filter());
         part.shown()
     }
@@ -229,7 +229,7 @@ impl Log for Lines {
     }
 }
 
-/// Whether a line of this target is about what a client sends.
+/// Returns `true` if lines of this target are about client requests.
 fn is_of_clients(target: &str) -> bool {
     target == "actix_http" || target.starts_with("actix_http::")
 }
@@ -241,7 +241,7 @@ fn write_line(
     coloured: bool,
     for_eyes: bool,
 ) -> io::Result<()> {
-    // A thread that is ending has none any more.
+    // A thread that is ending no longer has one.
     let node = NODE.try_with(|node| node.borrow().clone()).ok().flatten();
     let time = SystemTime::now();
     if IS_JSON.load(Ordering::Relaxed) {
@@ -261,7 +261,7 @@ fn write_line(
     write!(to, "{line}")
 }
 
-/// One line as a JSON object, its line end included.
+/// Returns one line as a JSON object, including its line end.
 fn json(
     time: SystemTime,
     level: Level,
@@ -282,7 +282,7 @@ fn json(
     format!("{line}\n")
 }
 
-/// Whether stderr shows colours: `RUST_LOG_STYLE`, else where it is a terminal that may have them.
+/// Returns `true` if stderr shows colours: by `RUST_LOG_STYLE`, else if it is a terminal that may have them.
 fn wants_colours() -> bool {
     match env::var(env_logger::DEFAULT_WRITE_STYLE_ENV).as_deref() {
         Ok("always") => true,
@@ -295,7 +295,7 @@ fn wants_colours() -> bool {
     }
 }
 
-/// One line as it is written, its line end included.
+/// One line as it is written, including its line end.
 struct Line<'a> {
     time: SystemTime,
     level: Level,
@@ -303,7 +303,7 @@ struct Line<'a> {
     node: Option<&'a NodeName>,
     text: &'a fmt::Arguments<'a>,
     coloured: bool,
-    /// A terminal shows it: what others said must not command that.
+    /// The line goes to a terminal: text from others must not control it.
     for_eyes: bool,
 }
 
@@ -332,7 +332,7 @@ impl fmt::Display for Line<'_> {
             true => "\x1b[90m]\x1b[0m ",
             false => "] ",
         })?;
-        // What follows a line break is indented, so that nothing looks like a line of its own.
+        // Text after a line break is indented, so that it cannot look like a line of its own.
         for (number, part) in self.text.to_string().split('\n').enumerate() {
             if number > 0 {
                 f.write_str("\n    ")?;
@@ -351,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_looks_like_this() {
+    fn a_line_has_the_documented_format() {
         let node = NodeName::new("master").expect("a name");
         let line = |node, coloured, text: &str| {
             let line = Line {

@@ -1,8 +1,8 @@
-//! The name of the log that offsets are of: the identity of the cluster that it was founded with.
+//! The name of the log that offsets belong to: the identity of the cluster that it was founded with.
 //!
-//! An offset is a place in one log. A node that lost its directory, or never had one, comes back with another log
+//! An offset is a position in one log. A node that lost its directory, or never had one, comes back with another log
 //! whose offsets begin at 0 again. So every answer about messages names the log, and a request may name the log that
-//! its offsets are of: by the header, or by a parameter where a browser's event stream can send no header.
+//! its offsets belong to: in the header, or in a parameter, because a browser's event stream can send no header.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -21,7 +21,7 @@ const HEADER: HeaderName = HeaderName::from_static("replog-cluster");
 /// Names the log in the query of a read.
 pub(crate) const PARAMETER: &str = "cluster_id";
 
-/// The log that the request's offsets are of, where it says so.
+/// Returns the log that the request's offsets belong to, if the request names it.
 pub(crate) fn named_by(request: &HttpRequest) -> Result<Option<ClusterId>, Problem> {
     let mut given = request.headers().get_all(HEADER);
     let Some(value) = given.next() else {
@@ -36,7 +36,7 @@ pub(crate) fn named_by(request: &HttpRequest) -> Result<Option<ClusterId>, Probl
     query::cluster_id(&text, "the header Replog-Cluster").map(Some)
 }
 
-/// As [`named_by`], where the query may name it too.
+/// Does what [`named_by`] does, for requests whose query may name the log too.
 pub(crate) fn named_by_read(
     request: &HttpRequest,
     query: &Query,
@@ -49,7 +49,7 @@ pub(crate) fn named_by_read(
     }
 }
 
-/// Refuses a request whose offsets are of another log than the node's.
+/// Refuses a request whose offsets belong to another log than the node's.
 pub(crate) fn check(state: &NodeState, named: Option<ClusterId>) -> Result<(), Problem> {
     let own = state.node.reader().cluster_id();
     match named {
@@ -58,7 +58,7 @@ pub(crate) fn check(state: &NodeState, named: Option<ClusterId>) -> Result<(), P
     }
 }
 
-/// The answer, with the name of the node's log.
+/// Returns the answer, with the name of the node's log.
 pub(crate) fn answered(state: &NodeState, answer: Result<HttpResponse, Problem>) -> HttpResponse {
     let mut response = answer.unwrap_or_else(|problem| problem.response());
     if let Some(own) = state.node.reader().cluster_id()

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// The system's allocator was seen to keep what ten thousand connections had needed for as long as
-/// the process lived (`scripts/bench` shows it); this one gives it back within seconds.
+/// The system's allocator was seen to keep the memory of ten thousand connections for as long as
+/// the process lived (`scripts/bench` shows it); this one returns it within seconds.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

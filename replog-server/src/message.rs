@@ -1,9 +1,9 @@
 //! A message as JSON text: the one form that every route and stream sends.
 //!
-//! Written straight into a buffer. The payload goes in as it was stored, so no digit, space or
-//! repeated member of it is lost; only line breaks between its tokens become spaces where a
-//! message must be one line. A payload that is no JSON, which only a program that embeds a node can append, goes in as
-//! base64: what is sent is JSON whatever the log holds.
+//! Written straight into a buffer. The payload is written as it was stored, so that no digit, space or repeated member
+//! of it is lost; only line breaks between its tokens become spaces where a message must be one line. A payload that is
+//! not JSON, which only a program that embeds a node can append, is written as base64: the output is JSON whatever the
+//! log holds.
 
 use std::fmt::Write as _;
 
@@ -16,10 +16,10 @@ use replog_core::{
 };
 use serde_json::value::RawValue;
 
-/// Bytes of a message beside key and payload, at most.
+/// Maximum number of bytes of a message besides key and payload.
 pub(crate) const FIELDS_BYTES_MAX: usize = 160;
 
-/// Whether the line breaks of a payload are kept.
+/// Treatment of line breaks in a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LineBreaks {
     /// Byte for byte.
@@ -28,7 +28,7 @@ pub(crate) enum LineBreaks {
     Spaces,
 }
 
-/// A message's fields, wherever they are.
+/// A message's fields, wherever they are stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fields<'a> {
     offset: Offset,
@@ -39,7 +39,7 @@ pub(crate) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Those of a record; `None` where it is no message.
+    /// Returns the fields of a record; `None` if it is not a message.
     pub(crate) fn of_record(record: &Record<'a>) -> Option<Fields<'a>> {
         (record.kind == KIND_MESSAGE).then_some(Fields {
             offset: record.offset,
@@ -50,7 +50,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Those of a message.
+    /// Returns the fields of a message.
     pub(crate) fn of_message(message: &'a Message) -> Fields<'a> {
         Fields {
             offset: message.offset,
@@ -61,7 +61,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Writes the message as an object that is still open, so that members may follow.
+    /// Writes the message as an object without its closing brace, so that members may follow.
     pub(crate) fn write_open(&self, into: &mut BytesMut, line_breaks: LineBreaks) {
         let Fields {
             offset,
@@ -75,11 +75,12 @@ impl<'a> Fields<'a> {
             into,
             r#"{{"offset":{offset},"epoch":{epoch},"timestamp_ms":{timestamp_ms}"#
         )
-        .expect("a buffer that grows takes every text");
+        .expect("a growing buffer takes every text");
         if !key.is_empty() {
             into.put_slice(br#","idempotency_key":"#);
             let text = String::from_utf8_lossy(key);
-            serde_json::to_writer(into.writer(), &text).expect("a text is JSON, a buffer grows");
+            serde_json::to_writer(into.writer(), &text)
+                .expect("a string is valid JSON, and the buffer grows");
         }
         if is_json(payload) {
             into.put_slice(br#","data":"#);
@@ -121,7 +122,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Its position.
+    /// Returns the message's offset.
     pub(crate) fn offset(&self) -> Offset {
         self.offset
     }
@@ -133,7 +134,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Whether a payload can stand in JSON as it is.
+/// Returns `true` if a payload can stand in JSON unchanged.
 fn is_json(payload: &[u8]) -> bool {
     let text = std::str::from_utf8(payload);
     text.is_ok_and(|text| serde_json::from_str::<&RawValue>(text).is_ok())
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_its_fields_and_the_payload_as_it_came() {
+    fn a_message_is_its_fields_and_the_unchanged_payload() {
         assert_eq!(
             written(b"", b"{ \"a\":1e400 }", LineBreaks::Kept),
             r#"{"offset":17,"epoch":4,"timestamp_ms":1700000000000,"data":{ "a":1e400 }}"#
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_is_no_json_is_written_as_base64_and_the_message_stays_json() {
+    fn a_payload_that_is_not_json_is_written_as_base64_and_the_message_stays_json() {
         let payloads: [&[u8]; 8] = [
             b"hello",
             b"",
@@ -209,13 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn line_breaks_become_spaces_only_where_a_message_is_a_line() {
+    fn line_breaks_become_spaces_only_where_a_message_must_be_one_line() {
         assert!(written(b"", b"[1,\r\n2]", LineBreaks::Kept).contains("[1,\r\n2]"));
         assert!(written(b"", b"[1,\r\n2]", LineBreaks::Spaces).contains("[1,  2]"));
     }
 
     #[test]
-    fn a_record_of_another_kind_is_no_message() {
+    fn a_record_of_another_kind_is_not_a_message() {
         let record = Record {
             offset: Offset(0),
             epoch: Epoch(1),

@@ -1,12 +1,12 @@
-//! What `GET /metrics` shows: a node's snapshot as text, in the form of Prometheus or of OpenMetrics.
+//! The text of `GET /metrics`: a node's snapshot in the format of Prometheus or of OpenMetrics.
 //!
-//! Owns the names, helps and labels of all series. Counts nothing and keeps nothing: each answer is made
-//! of one snapshot of the library and one look at the process, so that a node's series are there from
-//! its start, every label with 0, and end with it.
+//! Owns the names, help texts and labels of all series. Counts nothing and keeps nothing: each answer is made of one
+//! snapshot of the library and one look at the process, so that a node's series are there from its start, every label
+//! with 0, and end with it.
 //!
-//! The text is written by `prometheus-client`, the Prometheus project's own crate for OpenMetrics: of the
-//! others `prometheus` writes the older text format alone, and both it and `metrics` want to do the
-//! counting, in registries of the process. A collector of this one takes what was counted elsewhere.
+//! The text is written by `prometheus-client`, the Prometheus project's own crate for OpenMetrics. The alternatives:
+//! `prometheus` writes only the older text format, and both it and `metrics` want to do the counting, in registries of
+//! the process. A collector of this one takes values that were counted elsewhere.
 
 use std::fmt;
 
@@ -33,14 +33,14 @@ mod plain;
 /// A format of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// The text format of Prometheus, version 0.0.4: what everybody reads.
+    /// The text format of Prometheus, version 0.0.4: every reader knows it.
     Plain,
     /// OpenMetrics 1.0.0.
     OpenMetrics,
 }
 
 impl Format {
-    /// Its name as a `Content-Type`.
+    /// Returns its name as a `Content-Type`.
     pub(crate) fn content_type(self) -> &'static str {
         match self {
             Format::Plain => "text/plain; version=0.0.4; charset=utf-8",
@@ -49,22 +49,22 @@ impl Format {
     }
 }
 
-/// What one answer shows.
+/// Values of one answer.
 #[derive(Debug)]
 pub(crate) struct Scrape {
     pub(crate) node: NodeMetrics,
     pub(crate) faults: FaultSettings,
-    /// Of the connections with other nodes.
+    /// Counters of the connections with other nodes.
     pub(crate) between_nodes: NetSnapshot,
-    /// Connections of clients that came to nothing.
+    /// Connections of clients that were closed without a request.
     pub(crate) refused_clients: RefusedClients,
-    /// Where the system tells.
+    /// Values of the process, if the system provides them.
     pub(crate) process: Option<ProcessMetrics>,
     /// Log lines of the process that were dropped.
     pub(crate) log_lines_dropped: u64,
 }
 
-/// What a node measures.
+/// Metrics of a node, by its role.
 #[derive(Debug)]
 pub(crate) enum NodeMetrics {
     Master(Box<MasterMetrics>),
@@ -72,12 +72,13 @@ pub(crate) enum NodeMetrics {
 }
 
 impl Scrape {
-    /// The text in a format.
+    /// Returns the text in a format.
     pub(crate) fn text(self, format: Format) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
         let mut text = String::new();
-        text::encode(&mut text, &registry).expect("a string takes all that is written to it");
+        text::encode(&mut text, &registry)
+            .expect("a string takes everything that is written to it");
         match format {
             Format::Plain => plain::of(&text),
             Format::OpenMetrics => text,
@@ -105,7 +106,7 @@ impl Collector for Scrape {
         )?;
         page.counters(
             "replog_client_connections_refused",
-            "Connections of clients that were closed without a request, by the reason.",
+            "Connections of clients that were closed without a request, by reason.",
             [
                 ([("reason", "open_files")], self.refused_clients.open_files),
                 ([("reason", "not_http")], self.refused_clients.not_http),
@@ -130,7 +131,7 @@ fn show_master(page: &mut Page<'_>, metrics: &MasterMetrics) -> fmt::Result {
     )?;
     page.states(
         "replog_mode",
-        "1 for what the master does with appends.",
+        "1 for the master's current mode.",
         ("mode", &[Mode::Recovering, Mode::ReadWrite, Mode::ReadOnly]),
         Some(&health.mode),
     )?;
@@ -153,7 +154,7 @@ fn show_master(page: &mut Page<'_>, metrics: &MasterMetrics) -> fmt::Result {
     page.gauge("replog_quorum_nodes", "Nodes of the cluster.", quorum.nodes)?;
     page.gauge(
         "replog_quorum_needed",
-        "Nodes that make a quorum.",
+        "Nodes needed for a quorum.",
         quorum.needed,
     )?;
     page.gauge(
@@ -170,7 +171,7 @@ fn show_master(page: &mut Page<'_>, metrics: &MasterMetrics) -> fmt::Result {
     )?;
     page.gauge(
         "replog_waiting_appends_oldest_age_seconds",
-        "How long the one of the waiting appends has waited that came first, 0 where none waits.",
+        "Time that the oldest waiting append has waited, 0 if none waits.",
         metrics.oldest_waiting.unwrap_or_default().as_secs_f64(),
     )?;
     page.gauge(
@@ -204,7 +205,7 @@ fn show_secondary(page: &mut Page<'_>, metrics: &SecondaryMetrics) -> fmt::Resul
 fn show_malformed(page: &mut Page<'_>, count: u64) -> fmt::Result {
     page.counters(
         "replog_malformed_messages",
-        "Messages of other nodes that made no sense: refused or not believed, and the end of the conversation.",
+        "Malformed messages of other nodes: refused or not believed, and the conversation is ended.",
         [([], count)],
     )
 }
@@ -223,12 +224,12 @@ fn show_node(
     )?;
     page.gauge(
         "replog_epoch",
-        "The epoch of the master; on a secondary the highest that it has promised.",
+        "The epoch of the master; on a secondary the highest epoch that it has promised.",
         epoch.0,
     )?;
     page.gauge(
         "replog_intact",
-        "1 where the node's log counts: it agrees with a master's and covers what that had adopted.",
+        "1 if the node's log is intact: it agrees with a master's and covers what that master had adopted.",
         u64::from(intact),
     )
 }
@@ -247,7 +248,7 @@ fn show_log(page: &mut Page<'_>, health: &LogHealth, log: &LogMetrics) -> fmt::R
     )?;
     page.gauge(
         "replog_log_committed_offset",
-        "The offset after the last record that a majority holds, 0 until that is known.",
+        "The offset after the last record that a majority holds (high watermark), 0 until that is known.",
         known(health.committed),
     )?;
     page.gauge("replog_log_bytes", "Bytes of the log.", health.bytes)?;
@@ -258,7 +259,7 @@ fn show_log(page: &mut Page<'_>, health: &LogHealth, log: &LogMetrics) -> fmt::R
     )?;
     page.counters(
         "replog_log_repairs",
-        "Files of the log that the node's start could not read and made again, by part.",
+        "Files of the log that the node could not read at its start and rebuilt, by part.",
         [
             ("header", log.repaired_headers),
             ("mark", log.repaired_marks),
@@ -272,12 +273,12 @@ fn show_log(page: &mut Page<'_>, health: &LogHealth, log: &LogMetrics) -> fmt::R
     )?;
     page.histogram(
         "replog_log_sync_seconds",
-        "How long it took to sync a group of records.",
+        "Time to sync a group of records.",
         [([], &log.syncs)],
     )?;
     page.states(
         "replog_disk",
-        "1 for how the node's disk does.",
+        "1 for the state of the node's disk.",
         (
             "state",
             &[DiskState::Ok, DiskState::Full, DiskState::Failed],
@@ -313,7 +314,7 @@ fn show_appends(page: &mut Page<'_>, appends: &AppendMetrics) -> fmt::Result {
         .collect();
     page.histogram(
         "replog_append_seconds",
-        "How long acknowledged appends took, by concern.",
+        "Time that acknowledged appends took, by concern.",
         concerns
             .iter()
             .zip(&appends.latency)
@@ -321,7 +322,8 @@ fn show_appends(page: &mut Page<'_>, appends: &AppendMetrics) -> fmt::Result {
     )
 }
 
-/// The concern of `count` nodes as a label: the words mean numbers, so a number that has a word goes by it.
+/// Returns the concern of `count` nodes as a label: words mean numbers, so a number that has a word is labelled with
+/// it.
 fn concern_label(count: usize, nodes: usize) -> String {
     let majority = u32::try_from(nodes).map_or(nodes, |nodes| majority(nodes) as usize);
     match count {
@@ -332,7 +334,7 @@ fn concern_label(count: usize, nodes: usize) -> String {
     }
 }
 
-/// The secondaries as the master sees them.
+/// Writes the secondaries as the master sees them.
 fn show_secondaries(
     page: &mut Page<'_>,
     links: &[(&SecondaryStatus, &LinkMetrics)],
@@ -341,7 +343,7 @@ fn show_secondaries(
     let words = statuses.map(|status| (status, status.to_string()));
     page.gauges(
         "replog_secondary_status",
-        "1 for what the master thinks of the secondary.",
+        "1 for the secondary's status as the master sees it.",
         links.iter().flat_map(|(health, _)| {
             words.iter().map(|(status, word)| {
                 let labels = [("secondary", health.name.as_str()), ("status", word)];
@@ -367,12 +369,12 @@ fn show_secondaries(
     )?;
     page.gauges(
         "replog_secondary_lag_bytes",
-        "Bytes that the secondary lacks; an estimate where that begins in what is no longer in memory.",
+        "Bytes that the secondary lacks; an estimate if the first of them are no longer in memory.",
         each(|_, link| link.lag_bytes),
     )
 }
 
-/// What the links sent, and what came of it.
+/// Writes what the links sent, and the results.
 fn show_links(page: &mut Page<'_>, links: &[(&SecondaryStatus, &LinkMetrics)]) -> fmt::Result {
     let counts = |value: fn(&LinkMetrics) -> u64| {
         links.iter().map(move |(health, link)| {
@@ -393,7 +395,7 @@ fn show_links(page: &mut Page<'_>, links: &[(&SecondaryStatus, &LinkMetrics)]) -
     )?;
     page.counters(
         "replog_secondary_retries",
-        "Attempts that failed and are repeated, batches and heartbeats, by reason.",
+        "Failed attempts that are retried, batches and heartbeats, by reason.",
         links.iter().flat_map(|(health, link)| {
             link.retries.iter().map(|(reason, count)| {
                 let labels = [
@@ -449,22 +451,22 @@ fn show_between_nodes(page: &mut Page<'_>, net: &NetSnapshot) -> fmt::Result {
     )?;
     page.gauge(
         "replog_cluster_handshakes",
-        "Connections to the cluster listener that have not proved yet whose they are.",
+        "Connections to the cluster listener that have not proved yet which node they belong to.",
         net.handshakes,
     )?;
     page.counters(
         "replog_cluster_connections_accepted",
-        "Connections to the cluster listener that proved to be a node's.",
+        "Connections to the cluster listener that proved to belong to a node.",
         [([], net.accepted)],
     )?;
     page.counters(
         "replog_cluster_connections_replaced",
-        "Connections of other nodes that ended since the same node opened a newer one.",
+        "Connections of other nodes that ended because the same node opened a newer one.",
         [([], net.replaced)],
     )?;
     page.counters(
         "replog_cluster_connections_refused",
-        "Connections with other nodes that were refused or ended, by the reason.",
+        "Connections with other nodes that were refused or ended, by reason.",
         net.refused
             .iter()
             .map(|(why, count)| ([("reason", why.as_str())], *count)),
@@ -479,12 +481,12 @@ fn show_between_nodes(page: &mut Page<'_>, net: &NetSnapshot) -> fmt::Result {
     )?;
     page.counters(
         "replog_cluster_received_bytes",
-        "Bytes of messages of other nodes, without what encryption adds.",
+        "Bytes of messages from other nodes, without the overhead of encryption.",
         [([], net.received_bytes)],
     )?;
     page.counters(
         "replog_cluster_sent_bytes",
-        "Bytes of messages to other nodes, without what encryption adds.",
+        "Bytes of messages to other nodes, without the overhead of encryption.",
         [([], net.sent_bytes)],
     )
 }
@@ -512,17 +514,17 @@ fn show_process(page: &mut Page<'_>, process: &ProcessMetrics) -> fmt::Result {
     )?;
     page.gauge(
         "process_open_fds",
-        "Files and connections that are open.",
+        "Open files and connections.",
         process.open_files,
     )?;
     page.gauge(
         "process_max_fds",
-        "How many files and connections may be open.",
+        "Maximum number of open files and connections.",
         process.open_files_max,
     )?;
     page.gauge(
         "process_start_time_seconds",
-        "When the process started, since 1970.",
+        "Start time of the process, since 1970.",
         process.start_time_seconds,
     )
 }

@@ -1,4 +1,4 @@
-//! One node behind HTTP: the library's handle and what the routes need to know beside it.
+//! One node behind HTTP: the library's handle and the other state that routes need.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -26,23 +26,24 @@ use crate::{
     shares::{Client, Wait, Waits},
 };
 
-/// Room made at once for the body of an append: what a client announces is no reason to allocate much.
+/// Buffer allocated at once for the body of an append: the length that a client announces is no reason to allocate
+/// much.
 const APPEND_ROOM_BYTES: usize = 64 << 10;
 
-/// What limits readers that wait or follow: no setting of the node, but the system's.
+/// Name of the limit on readers that wait or follow: it is not a setting of the node but the system's.
 const OPEN_FILES: &str = "open-files";
 
-/// What a node is.
+/// A node's handle, by its role.
 #[derive(Clone)]
 pub(crate) enum Node {
-    /// The one that takes appends.
+    /// The node that takes appends.
     Master(Master),
-    /// One that holds a copy.
+    /// A node that holds a copy.
     Secondary(Secondary),
 }
 
 impl Node {
-    /// Its name.
+    /// Returns the node's name.
     pub(crate) fn name(&self) -> &NodeName {
         match self {
             Node::Master(master) => master.name(),
@@ -50,7 +51,7 @@ impl Node {
         }
     }
 
-    /// Reads its log.
+    /// Returns a reader of the node's log.
     pub(crate) fn reader(&self) -> Reader {
         match self {
             Node::Master(master) => master.reader(),
@@ -58,7 +59,7 @@ impl Node {
         }
     }
 
-    /// Listens to it.
+    /// Returns the node's stream of events.
     pub(crate) fn events(&self) -> Events {
         match self {
             Node::Master(master) => master.events(),
@@ -66,7 +67,7 @@ impl Node {
         }
     }
 
-    /// Its events tell of these faults too.
+    /// Reports these faults in the node's events too.
     fn publish_faults(&self, faults: &FaultInjector) {
         match self {
             Node::Master(master) => master.publish_faults(faults),
@@ -74,7 +75,7 @@ impl Node {
         }
     }
 
-    /// Answers what waits and takes nothing new; reads go on.
+    /// Answers every waiting append and takes nothing new; reads go on.
     pub(crate) async fn drain(&self) {
         match self {
             Node::Master(master) => master.drain().await,
@@ -82,7 +83,7 @@ impl Node {
         }
     }
 
-    /// Syncs the log and ends.
+    /// Syncs the log and ends the node.
     pub(crate) async fn stop(&self) {
         match self {
             Node::Master(master) => master.stop().await,
@@ -90,7 +91,7 @@ impl Node {
         }
     }
 
-    /// Waits for its end, whoever caused it.
+    /// Waits for the node's end, whatever its cause.
     pub(crate) async fn stopped(&self) -> Stopped {
         match self {
             Node::Master(master) => master.stopped().await,
@@ -99,11 +100,11 @@ impl Node {
     }
 }
 
-/// The node's side that faces other nodes.
+/// The node's interface to other nodes.
 pub(crate) struct BetweenNodes {
-    /// Where its cluster listener is.
+    /// The address of its cluster listener.
     pub(crate) address: HostPort,
-    /// What is counted there, in both directions.
+    /// Counters of both directions.
     pub(crate) counters: Arc<NetCounters>,
     /// The listener, until it is stopped.
     serving: Mutex<Option<Serving>>,
@@ -118,7 +119,7 @@ impl BetweenNodes {
         }
     }
 
-    /// Closes the listener and every connection to it. Without effect where it is closed already.
+    /// Closes the listener and every connection to it. Has no effect if it is closed already.
     pub(crate) async fn stop(&self) {
         let serving = self
             .serving
@@ -131,19 +132,19 @@ impl BetweenNodes {
     }
 }
 
-/// What the routes of one node share.
+/// State shared by the routes of one node.
 pub(crate) struct NodeState {
     /// The node itself.
     pub(crate) node: Node,
-    /// Where clients find the master, as this node was told at its start.
+    /// URL of the master for clients, as this node was told at its start.
     pub(crate) master_url: Option<NodeUrl>,
-    /// Where clients reach this node by another name than its machine's.
+    /// The public URL of this node, for clients that reach it by another name than its machine's.
     pub(crate) public_url: Option<NodeUrl>,
-    /// Names by which clients may reach this node, besides those that always may.
+    /// Names by which clients may reach this node, besides those that are always allowed.
     pub(crate) allowed_hosts: Vec<String>,
-    /// Where clients reach this node, as it tells others: the public URL, else that of its listener.
+    /// URL of this node for clients, as told to others: the public URL, else that of its listener.
     pub(crate) own_url: Option<NodeUrl>,
-    /// How long an append waits when it does not say.
+    /// Time that an append waits when the request does not set one.
     pub(crate) append_timeout: Option<Duration>,
     /// Limits on the body of an append.
     pub(crate) append_limits: BodyLimits,
@@ -151,23 +152,24 @@ pub(crate) struct NodeState {
     pub(crate) line_limits: LineLimits,
     /// Memory for the bodies of appends.
     pub(crate) append_budget: Arc<Budget>,
-    /// Where other nodes find this one, and what is counted there.
+    /// This node's address for other nodes, and the counters of that interface.
     pub(crate) between_nodes: Option<BetweenNodes>,
-    /// Faults made on purpose, where they are allowed.
+    /// Faults injected on purpose, where allowed.
     pub(crate) faults: Option<FaultInjector>,
-    /// Connections of clients.
+    /// Connections from clients.
     pub(crate) connections: Connections,
-    /// Nodes of the cluster, where this node knows: what a concern of a majority means.
+    /// Number of nodes of the cluster, as far as this node knows: it defines the concern `majority`.
     nodes: u32,
     /// Only this machine can reach the node.
     listens_here: bool,
-    /// Places of requests that last as long as others like: appends that another node may block, waits, followers
-    /// and listeners. All together they leave connections for everybody else, and readers leave some for appends.
+    /// Slots for requests that last as long as others like: appends that another node may block, waits, followers and
+    /// listeners. All slots together leave connections for everything else, and those of readers leave some for
+    /// appends.
     waits: Waits,
 }
 
 impl NodeState {
-    /// The state of `node`, by its settings.
+    /// Returns the state of `node`, by its settings.
     pub(crate) fn new(
         node: Node,
         common: &CommonArgs,
@@ -208,8 +210,8 @@ impl NodeState {
         }
     }
 
-    /// The same, of a node that was given this public URL, and tells others that clients reach it at
-    /// `own_url`. `listens_here`: only this machine reaches it.
+    /// Returns the state of a node with this public URL, which tells others that clients reach it at `own_url`.
+    /// `listens_here`: only this machine reaches it.
     pub(crate) fn reached_at(
         self,
         public_url: Option<NodeUrl>,
@@ -224,7 +226,7 @@ impl NodeState {
         }
     }
 
-    /// The same, of a node that other nodes reach there.
+    /// Returns the state of a node with this interface to other nodes.
     pub(crate) fn reached_by_nodes(self, between_nodes: BetweenNodes) -> NodeState {
         let between_nodes = Some(between_nodes);
         NodeState {
@@ -240,18 +242,19 @@ impl NodeState {
         }
     }
 
-    /// Where clients find the master: as it said itself, else as this node was told.
+    /// Returns the URL of the master for clients: the one that the master published, else the one that this node was
+    /// told.
     pub(crate) fn url_of_master(&self, said: Option<NodeUrl>) -> Option<NodeUrl> {
         said.or_else(|| self.master_url.clone())
     }
 
-    /// The same, of a node of a cluster of so many.
+    /// Returns the state of a node of a cluster with this number of nodes.
     pub(crate) fn of_nodes(self, nodes: usize) -> NodeState {
         let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
         NodeState { nodes, ..self }
     }
 
-    /// The same, of a node whose clients have these connections.
+    /// Returns the state of a node with these client connections.
     pub(crate) fn connected_by(self, connections: Connections) -> NodeState {
         NodeState {
             connections,
@@ -259,7 +262,7 @@ impl NodeState {
         }
     }
 
-    /// The names that it goes by.
+    /// Returns the names that the node is known by.
     pub(crate) fn names(&self) -> Names<'_> {
         Names {
             public_url: self.public_url.as_ref(),
@@ -268,10 +271,10 @@ impl NodeState {
         }
     }
 
-    /// Lets an append in that other nodes may block, until the result is dropped.
+    /// Admits an append that other nodes may block, until the result is dropped.
     ///
-    /// The library limits what waits for each concern, and knows no clients. This gives each client its share of
-    /// that, and limits all concerns together, below the number of connections that the process can have: past that
+    /// The library limits the waiting appends of each concern, and knows no clients. This gives each client its share
+    /// of that, and limits all concerns together, below the number of connections that the process can have: past that
     /// one, nobody would be answered at all, `/health` included.
     pub(crate) fn enter(&self, client: Client, concern: Concern) -> Result<Wait, Problem> {
         let limit = LimitName::MaxWaitingAppends.as_str();
@@ -279,7 +282,7 @@ impl NodeState {
         entered.map_err(|max| Problem::overloaded(limit, max as u64).not_appended())
     }
 
-    /// Lets a reader in that waits or follows, or takes long, until the result is dropped.
+    /// Admits a reader that waits, follows or takes long, until the result is dropped.
     pub(crate) fn enter_reader(&self, client: Client) -> Result<Wait, Problem> {
         let entered = self.waits.reader(client);
         entered.map_err(|max| Problem::overloaded(OPEN_FILES, max as u64))

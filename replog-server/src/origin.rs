@@ -1,17 +1,18 @@
-//! Whether a request may come from a page that another site has put into somebody's browser.
+//! Protection against requests from a page that another site has put into somebody's browser.
 //!
 //! Owns two checks of every request that changes a node. The first, of `Sec-Fetch-Site` and `Origin`, refuses pages of
-//! other sites (CSRF). A request with a body also needs a `Content-Type` before which a browser asks the node (a CORS
-//! preflight), which refuses: two defences, so that a mistake in one, the browser's included, is not enough.
+//! other sites (CSRF). A request with a body also needs a `Content-Type` for which a browser asks the node first (a
+//! CORS preflight), and the node refuses that: two defences, so that a mistake in one, the browser's included, is not
+//! enough.
 //!
-//! The second, of the page's name, is against DNS rebinding: a site can point its name at this node after its page
-//! has loaded. The browser then takes the node for the page's own site, and asks nothing. So a page's name must be one
-//! that the node goes by. TLS is proof enough: where the node is reached by it, what stands before the node has a
-//! certificate for the name. Tells pages apart, not people: programs send none of these headers, and are let through.
+//! The second, of the page's name, is against DNS rebinding: a site can point its name at this node after its page has
+//! loaded. The browser then takes the node for the page's own site, and asks nothing. So a page's name must be a name
+//! of this node. TLS is proof enough: if the node is reached by TLS, the proxy before the node has a certificate for
+//! the name. The checks tell pages apart, not people: programs send none of these headers, and are let through.
 //!
-//! A third check is that of `Host`, for every request, reads too: such a page says nothing of itself but the name by
-//! which it came. A node that other machines reach also goes by names that it cannot know, of services and
-//! containers: it takes those that no stranger can have, unless it was told which ones it has.
+//! A third check is that of `Host`, for every request, reads too: such a page reveals nothing about itself but the name
+//! by which it came. A node that other machines reach also has names that it cannot know, of services and containers:
+//! it accepts those that no stranger can have, unless it was told which ones it has.
 
 use std::{fs, sync::LazyLock};
 
@@ -30,26 +31,25 @@ use crate::{
     protocol::address_of,
 };
 
-/// Set by browsers, where they reach the node by `https` or at `localhost`, and by no page: its name is
-/// reserved.
+/// Set by browsers, if they reach the node by `https` or at `localhost`, and by no page: its name is reserved.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
-/// Names below these are given away by no registry: they are resolved within a machine, a network or a cluster.
+/// Suffixes below which no registry gives away names: they are resolved within a machine, a network or a cluster.
 const PRIVATE_SUFFIXES: [&str; 3] = ["internal", "svc", "cluster.local"];
 
-/// The names that a node goes by.
+/// The names that a node is known by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names<'a> {
-    /// Its public URL.
+    /// The public URL.
     pub(crate) public_url: Option<&'a NodeUrl>,
-    /// Those that it was told besides.
+    /// Names that it was given besides.
     pub(crate) allowed: &'a [String],
-    /// Only this machine can reach it: it has no other names.
+    /// Only this machine can reach the node: it has no other names.
     pub(crate) listens_here: bool,
 }
 
 impl Names<'_> {
     fn include(&self, host: &str) -> bool {
-        // A dot at the end means the same name.
+        // A trailing dot does not change the name.
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         let is_told = |own: &str| own.eq_ignore_ascii_case(&host);
         address_of(&host).is_some()
@@ -62,7 +62,7 @@ impl Names<'_> {
     }
 }
 
-/// Whether no stranger can have this name: it has no dot, or is below a suffix that is not given away.
+/// Returns `true` if no stranger can have this name: it has no dot, or is below a suffix that no registry gives away.
 fn is_private(host: &str) -> bool {
     let is_below = |suffix: &&str| {
         let name = host.strip_suffix(*suffix);
@@ -71,7 +71,7 @@ fn is_private(host: &str) -> bool {
     !host.contains('.') || PRIVATE_SUFFIXES.iter().any(is_below)
 }
 
-/// Refuses what a page of another site sent.
+/// Refuses a request from a page of another site.
 ///
 /// # Errors
 ///
@@ -85,7 +85,7 @@ pub(crate) fn check(request: &HttpRequest, names: Names<'_>) -> Result<(), Probl
     check_name(request, names)
 }
 
-/// Refuses what a page sent whose name is not this node's.
+/// Refuses a request from a page whose name is not this node's.
 fn check_name(request: &HttpRequest, names: Names<'_>) -> Result<(), Problem> {
     let origin = request.headers().get(header::ORIGIN);
     let page = origin.and_then(|origin| Uri::try_from(origin.as_bytes()).ok());
@@ -114,10 +114,7 @@ pub(crate) fn check_host(host: &str, names: Names<'_>) -> Result<(), Problem> {
     if names.include(host) {
         return Ok(());
     }
-    let text = format!(
-        "this node does not go by the name {host}: {}",
-        way_out(host)
-    );
+    let text = format!("{host} is not a name of this node: {}", way_out(host));
     Err(Problem::new(Kind::CrossOrigin, text))
 }
 
@@ -128,7 +125,7 @@ fn way_out(host: &str) -> String {
     )
 }
 
-/// Whether the system goes by this name, with its domain or without. Elsewhere than on Linux it does not say.
+/// Returns `true` if the system has this name, with its domain or without. Systems other than Linux do not say.
 fn is_name_of_machine(host: &str) -> bool {
     static NAME: LazyLock<String> = LazyLock::new(|| {
         let name = fs::read_to_string("/proc/sys/kernel/hostname");
@@ -138,18 +135,18 @@ fn is_name_of_machine(host: &str) -> bool {
     !host.is_empty() && (host == *NAME || host == short)
 }
 
-/// Whether no page sent it, or one that this node or the proxy before it served.
+/// Returns `true` if no page sent the request, or one that this node or the proxy before it served.
 fn is_own(headers: &HeaderMap, public_url: Option<&NodeUrl>) -> bool {
-    // Behind a proxy, `Host` may not be what the browser knows: what it says itself goes first.
+    // Behind a proxy, `Host` may differ from what the browser knows: the browser's own statement goes first.
     if let Some(site) = headers.get(SEC_FETCH_SITE) {
-        // "none": a person did it, and no page.
+        // "none": a person made the request, not a page.
         return ["same-origin", "none"].iter().any(|own| site == own);
     }
     let Some(origin) = headers.get(header::ORIGIN) else {
         return true;
     };
     let origin = origin.to_str().ok();
-    // A proxy may give the request a `Host` of its own: then the page's is known from the settings alone.
+    // A proxy may replace `Host`: then the page's own name is known from the settings only.
     let page = origin.and_then(|origin| origin.parse::<NodeUrl>().ok());
     if page
         .zip(public_url)
@@ -253,7 +250,7 @@ mod tests {
                 may,
                 "{public_url} {page}"
             );
-            // What a browser says itself goes first.
+            // The browser's own statement goes first.
             headers.insert(
                 HeaderName::from_static(SEC_FETCH_SITE),
                 HeaderValue::from_static("cross-site"),
@@ -263,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_only_leads_to_the_node_is_not_its_own() {
+    fn a_name_that_merely_resolves_to_the_node_is_not_its_own() {
         let table = [
             // (the name, may on this machine, may from others, may where names were told)
             ("evil.example", [false, false, false]),
@@ -310,7 +307,7 @@ mod tests {
             allowed: &[],
             listens_here: true,
         };
-        // No one else has a certificate for that name.
+        // Nobody else has a certificate for that name.
         let page = TestRequest::post()
             .insert_header((header::ORIGIN, "https://front.example"))
             .insert_header((SEC_FETCH_SITE, "same-origin"));

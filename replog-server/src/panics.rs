@@ -1,8 +1,8 @@
-//! The end of the process at a panic, in whichever thread.
+//! The end of the process after a panic in any thread.
 //!
-//! A thread that panics leaves others waiting for it: for a worker that does not start, for a date that is not
-//! counted on. Such a process answers some and not others, and no supervisor knows that it should be started
-//! again. So it ends, with the reason in one line. Only the program does this: the library never ends its host.
+//! A thread that panics leaves others waiting for it: for a worker that does not start, for a date that is no longer
+//! updated. Such a process answers some requests and not others, and no supervisor knows that it should be restarted.
+//! So it ends, with the reason in one line. Only the program does this: the library never ends its host.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -12,7 +12,7 @@ use std::{
 
 use crate::log_lines;
 
-/// Exit code of a process that panicked: as of one that could not start or had to stop.
+/// Exit code of a process that panicked: the same as of one that could not start or had to stop.
 const PANICKED: i32 = 1;
 
 /// Makes every panic from now on end the process with exit code 1.
@@ -33,7 +33,7 @@ fn reason(info: &PanicHookInfo<'_>) -> String {
     let thread = thread.name().unwrap_or("without a name");
     let what = info.payload_as_str().unwrap_or("no reason was given");
     let place = info.location().map_or(String::new(), |location| {
-        // From the crate on: the directories before it are those of the machine that built it.
+        // From the crate's directory on: the directories before it are those of the build machine.
         let parts: Vec<&str> = location.file().rsplit('/').take(3).collect();
         let file = parts.into_iter().rev().collect::<Vec<_>>().join("/");
         format!(" ({file}:{})", location.line())

@@ -1,34 +1,34 @@
 //! Every path of the HTTP interface.
 
-/// A page for people.
+/// The page for people.
 pub(crate) const PAGE: &str = "/";
-/// The icon of a tab, which browsers ask for beside whatever they show.
+/// The icon of a tab, which browsers request along with any page.
 pub(crate) const ICON: &str = "/favicon.ico";
-/// Append, and read.
+/// Appends and reads.
 pub(crate) const MESSAGES: &str = "/messages";
 /// One message.
 pub(crate) const MESSAGE: &str = "/messages/{offset}";
-/// Who waits for what.
+/// Waiting appends, and the nodes that they wait for.
 pub(crate) const APPENDS: &str = "/appends";
-/// The truth, always 200.
+/// The node's state, always with status 200.
 pub(crate) const HEALTH: &str = "/health";
-/// Does the process work?
+/// Liveness: the process works.
 pub(crate) const LIVE: &str = "/livez";
-/// Can it serve reads?
+/// Readiness for reads.
 pub(crate) const READY: &str = "/readyz";
-/// Can it take appends?
+/// Readiness for appends.
 pub(crate) const READY_WRITE: &str = "/readyz/write";
-/// What the node counts and measures.
+/// The node's metrics.
 pub(crate) const METRICS: &str = "/metrics";
-/// What changes, as it changes.
+/// Changes, as they happen.
 pub(crate) const EVENTS: &str = "/events";
-/// No appends, until that is lifted.
+/// Pauses appends until they are resumed.
 pub(crate) const ADMIN_READ_ONLY: &str = "/admin/read-only";
-/// Appends again.
+/// Resumes appends.
 pub(crate) const ADMIN_READ_WRITE: &str = "/admin/read-write";
-/// Which log lines are written.
+/// The filter of log lines.
 pub(crate) const ADMIN_LOG_LEVEL: &str = "/admin/log-level";
-/// This interface, for programs.
+/// The description of this interface, for programs.
 pub(crate) const OPENAPI: &str = "/openapi.json";
 /// Fault injection.
 pub(crate) const FAULTS: &str = "/faults";

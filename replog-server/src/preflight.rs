@@ -1,7 +1,7 @@
-//! What a start checks before it makes anything, and all that `check-config` checks.
+//! The checks of a start before it creates anything, and all checks of `check-config`.
 //!
-//! Owns the order of these checks. Makes no file, no directory and no listener: a start that is refused leaves nothing
-//! behind, and a node with the same settings may run meanwhile.
+//! Owns the order of these checks. Creates no file, no directory and no listener: a start that is refused leaves
+//! nothing behind, and a node with the same settings may run meanwhile.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ pub(crate) struct Planned {
     pub(crate) role: Role,
 }
 
-/// What it will be.
+/// Role of the planned node.
 pub(crate) enum Role {
     Master(MasterConfig),
     Secondary(SecondaryConfig),
@@ -38,7 +38,7 @@ impl Planned {
         }
     }
 
-    /// Checks that its directory is its own, or could be made.
+    /// Checks that the node's directory is its own, or could be created.
     ///
     /// # Errors
     ///
@@ -62,11 +62,12 @@ impl Planned {
     }
 }
 
-/// Checks what the start of a command would refuse, but for ports that are taken: a node with these settings may run.
+/// Checks everything that the start of a command would refuse, except for ports that are taken: a node with these
+/// settings may be running.
 ///
 /// # Errors
 ///
-/// What is wrong, and with which setting or file.
+/// The mistake, and the setting or file that has it.
 pub(crate) fn check(command: &Command) -> Result<(), String> {
     match command {
         Command::Master(args) => {

@@ -13,16 +13,16 @@ use std::{
 
 use crate::paths;
 
-/// How long a probe takes in all: less than the time-outs that container engines set.
+/// Time limit of a probe: less than the time-outs that container engines set.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(3);
-/// Bytes of an answer that a probe reads: the status and one sentence are in them.
+/// Bytes of an answer that a probe reads: they include the status and one sentence.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
 
 /// Asks the node at `url` for `/readyz`.
 ///
 /// # Errors
 ///
-/// Why it is not ready, or that it does not answer.
+/// The reason why it is not ready, or that it does not answer.
 pub(crate) fn run(url: &str) -> Result<(), String> {
     run_at(url, paths::READY)
 }
@@ -31,7 +31,7 @@ pub(crate) fn run(url: &str) -> Result<(), String> {
 ///
 /// # Errors
 ///
-/// Why it takes no appends, or that it does not answer.
+/// The reason why it takes no appends, or that it does not answer.
 pub(crate) fn run_write(url: &str) -> Result<(), String> {
     run_at(url, paths::READY_WRITE)
 }
@@ -39,7 +39,7 @@ pub(crate) fn run_write(url: &str) -> Result<(), String> {
 fn run_at(url: &str, path: &str) -> Result<(), String> {
     let rest = url
         .strip_prefix("http://")
-        .ok_or("a URL begins with http://")?;
+        .ok_or("a URL must begin with http://")?;
     let (authority, base) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let host = if has_port(authority) {
         authority.to_owned()
@@ -51,7 +51,7 @@ fn run_at(url: &str, path: &str) -> Result<(), String> {
     match answer.split_whitespace().nth(1) {
         Some("200") => Ok(()),
         Some(status) => Err(format!("{url} is not ready: {status} {}", body(&answer))),
-        None => Err(format!("{url}: not an answer of HTTP")),
+        None => Err(format!("{url}: not an HTTP answer")),
     }
 }
 
@@ -83,7 +83,7 @@ fn ask(host: &str, authority: &str, path: &str) -> io::Result<String> {
             }
         };
         stream.set_write_timeout(Some(left()?))?;
-        // In one piece: `write!` on a socket would send each part on its own.
+        // In one write: `write!` on a socket would send each part on its own.
         let request =
             format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
@@ -93,12 +93,12 @@ fn ask(host: &str, authority: &str, path: &str) -> io::Result<String> {
     Err(error)
 }
 
-/// Reads an answer to its end, in the time that `left` says there is before each part of it.
+/// Reads an answer to its end. `left` returns the time left before each part of it.
 fn read(stream: &mut TcpStream, left: impl Fn() -> io::Result<Duration>) -> io::Result<Vec<u8>> {
     let mut answer = vec![0; ANSWER_BYTES_MAX];
     let mut length = 0;
     while length < answer.len() {
-        // The time-out of a socket is that of each read.
+        // A socket's time-out applies to each read.
         stream.set_read_timeout(Some(left()?))?;
         match stream.read(&mut answer[length..]) {
             Ok(0) => break,
@@ -111,8 +111,8 @@ fn read(stream: &mut TcpStream, left: impl Fn() -> io::Result<Duration>) -> io::
     Ok(answer)
 }
 
-/// The addresses of a name. A name server that hangs is not waited for longer than that: the thread that asks it ends
-/// with the program.
+/// Returns the addresses of a name. Waits no longer than `time` for a name server that hangs: the thread that asks it
+/// ends with the program.
 fn resolved(host: &str, time: Duration) -> io::Result<Vec<SocketAddr>> {
     let asked = host.to_owned();
     within(time, move || Ok(asked.to_socket_addrs()?.collect()))
@@ -124,7 +124,7 @@ fn within<T: Send + 'static>(
 ) -> io::Result<T> {
     let (answer, answered) = channel();
     thread::Builder::new().spawn(move || {
-        // Nobody may listen any more.
+        // The receiver may be gone.
         let _ = answer.send(ask());
     })?;
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the name server does not answer");
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_comes_byte_by_byte_is_read_while_there_is_time_and_no_longer() {
+    fn an_answer_that_arrives_byte_by_byte_is_read_until_the_time_limit() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let mut stream = TcpStream::connect(address).expect("it listens");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_not_ready() {
+    fn a_node_that_does_not_listen_is_not_ready() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         drop(listener);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_server_that_hangs_is_not_waited_for() {
+    fn a_hanging_name_server_is_not_waited_for() {
         let (hangs, until) = channel::<()>();
         let asked = within(Duration::from_millis(10), move || {
             let _ = until.recv();

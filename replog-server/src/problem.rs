@@ -1,8 +1,7 @@
 //! Every error as an answer: `application/problem+json` (RFC 9457).
 //!
-//! Owns the types of problems, their statuses and members, and the one `match` from the
-//! library's errors to answers. Everything that goes wrong meets HTTP here: what a route refuses,
-//! what the library refuses, and what the framework refuses.
+//! Owns the types of problems, their statuses and members, and the one `match` from the library's errors to answers.
+//! Every error meets HTTP here: the refusals of a route, of the library and of the framework.
 
 use std::fmt;
 
@@ -22,13 +21,13 @@ use serde_json::{Map, Value};
 
 use crate::words::counted;
 
-/// Seconds after which a refused append is worth another try: a quorum comes back with the next
-/// heartbeats, a queue drains at the speed of a disk.
+/// Seconds after which a refused append is worth a retry: a quorum comes back with the next heartbeats, a queue drains
+/// at the speed of a disk.
 const RETRY_AFTER_S: &str = "1";
 /// The media type of every error.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
-/// What kind of problem: its type, title and status.
+/// Kind of a problem: its type, title and status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Malformed,
@@ -68,7 +67,7 @@ impl Kind {
             ),
             Kind::NotFound => (
                 "/problems/not-found",
-                "There is nothing here",
+                "Nothing exists at this path",
                 StatusCode::NOT_FOUND,
             ),
             Kind::NoSuchOffset => (
@@ -113,12 +112,12 @@ impl Kind {
             ),
             Kind::AnotherLog => (
                 "/problems/another-log",
-                "The offsets are of another log",
+                "The offsets belong to another log",
                 StatusCode::PRECONDITION_FAILED,
             ),
             Kind::KeyReused => (
                 "/problems/key-reused",
-                "The idempotency key is that of another message",
+                "The idempotency key belongs to another message",
                 StatusCode::UNPROCESSABLE_ENTITY,
             ),
             Kind::Concern => (
@@ -153,7 +152,7 @@ impl Kind {
             ),
             Kind::Storage => (
                 "/problems/storage",
-                "The data directory takes no more",
+                "The data directory accepts no more writes",
                 StatusCode::INSUFFICIENT_STORAGE,
             ),
         }
@@ -164,7 +163,7 @@ impl Kind {
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     kind: Kind,
-    /// The status, where it is not the kind's own.
+    /// The status, if it is not the kind's own.
     status: StatusCode,
     detail: String,
     members: Map<String, Value>,
@@ -172,7 +171,7 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// A problem of this kind; `detail` is one sentence that a person can act on.
+    /// Returns a problem of this kind; `detail` is one sentence that a person can act on.
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Problem {
         let (_, _, status) = kind.describe();
         Problem {
@@ -189,11 +188,11 @@ impl Problem {
         Problem::new(Kind::Malformed, detail)
     }
 
-    /// 405, with the methods that there are.
+    /// 405, with the methods of the path.
     pub(crate) fn method_not_allowed(allow: &'static str) -> Problem {
         Problem::new(
             Kind::MethodNotAllowed,
-            format!("the methods here are {allow}"),
+            format!("the allowed methods are {allow}"),
         )
         .header(header::ALLOW, HeaderValue::from_static(allow))
     }
@@ -213,7 +212,7 @@ impl Problem {
         Problem::new(Kind::NoSuchOffset, detail).member("next", next)
     }
 
-    /// 404: `offset` is not known to be committed. The log may have it all the same.
+    /// 404: `offset` is not known to be committed. The log may still have it.
     pub(crate) fn not_committed(offset: Offset, committed: Option<Offset>) -> Problem {
         let end = committed.map_or("not known".to_owned(), |end| end.to_string());
         let detail = format!(
@@ -222,14 +221,14 @@ impl Problem {
         Problem::new(Kind::NoSuchOffset, detail).member("next", committed.unwrap_or_default())
     }
 
-    /// 412: the request's offsets are of the log of `named`, and this node has another one, or none yet.
+    /// 412: the request's offsets belong to the log of `named`, and this node has another one, or none yet.
     pub(crate) fn another_log(named: ClusterId, own: Option<ClusterId>) -> Problem {
         let detail = match own {
             Some(own) => format!(
-                "this node has the log of cluster {own}, not that of {named}: offsets of the one mean nothing in the other"
+                "this node has the log of cluster {own}, not that of {named}: offsets in one mean nothing in the other"
             ),
             None => format!(
-                "this node has not joined a cluster yet, and has nothing of the log of cluster {named}"
+                "this node has not joined a cluster yet and has nothing of the log of cluster {named}"
             ),
         };
         Problem::new(Kind::AnotherLog, detail).member("cluster_id", own)
@@ -244,7 +243,7 @@ impl Problem {
             .retry_after()
     }
 
-    /// 503: the mode of the master does not allow it.
+    /// 503: the mode of the master does not allow the append.
     pub(crate) fn read_only(state: &ModeState) -> Problem {
         let detail = format!("the master is {}: {}", state.mode, state.detail);
         Problem::new(Kind::ReadOnly, detail)
@@ -259,7 +258,7 @@ impl Problem {
     /// Adds a member.
     pub(crate) fn member(mut self, name: &str, value: impl Serialize) -> Problem {
         let value = serde_json::to_value(value)
-            .expect("members are numbers, texts and structs of them, which JSON can say");
+            .expect("members are numbers, strings and structs of them, which JSON can represent");
         self.members.insert(name.to_owned(), value);
         self
     }
@@ -270,18 +269,18 @@ impl Problem {
         self
     }
 
-    /// Says when another try makes sense.
+    /// Adds the time after which a retry makes sense.
     pub(crate) fn retry_after(self) -> Problem {
         self.header(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))
     }
 
-    /// Answers with another status than the kind's own.
+    /// Sets another status than the kind's own.
     pub(crate) fn status(mut self, status: StatusCode) -> Problem {
         self.status = status;
         self
     }
 
-    /// Says that it is the answer to an append that left nothing behind.
+    /// Marks it as the answer to an append that left nothing behind.
     pub(crate) fn not_appended(self) -> Problem {
         let retriable = matches!(
             self.kind,
@@ -295,13 +294,13 @@ impl Problem {
         }
     }
 
-    /// Says that an earlier request with the same key may have appended the message: this one
-    /// was refused before the key was looked up.
+    /// Marks that an earlier request with the same key may have appended the message: this one was refused before the
+    /// key was looked up.
     pub(crate) fn unsettled(self) -> Problem {
         self.member("outcome", "unknown")
     }
 
-    /// As an answer.
+    /// Returns it as an answer.
     pub(crate) fn response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         response.content_type(PROBLEM_JSON);
@@ -311,7 +310,7 @@ impl Problem {
         response.body(self.body())
     }
 
-    /// The body of the answer.
+    /// Returns the body of the answer.
     pub(crate) fn body(&self) -> String {
         let (path, title, _) = self.kind.describe();
         let mut body = Map::new();
@@ -359,7 +358,7 @@ impl From<AppendError> for Problem {
 }
 
 impl Problem {
-    /// Why an append failed, without what became of its message.
+    /// Returns the reason for a failed append, without the outcome for its message.
     fn of_refusal(error: AppendError) -> Problem {
         match error {
             AppendError::Concern { nodes } => {
@@ -379,7 +378,7 @@ impl Problem {
             AppendError::Stopping { offset } => {
                 let detail = match offset {
                     Some(offset) => format!("message {offset} was still waiting for its concern"),
-                    None => "it takes no more appends".to_owned(),
+                    None => "it accepts no more appends".to_owned(),
                 };
                 Problem::new(Kind::Stopping, detail).retry_after()
             }
@@ -429,7 +428,7 @@ impl From<WaitError> for Problem {
             WaitError::Overloaded { limit, value } => Problem::overloaded(limit.as_str(), value),
             WaitError::ReadOnly { state } => Problem::read_only(&state),
             WaitError::Storage { detail: _ } => Problem::new(Kind::Storage, detail),
-            // Of those that may be added nothing is known but that there is no answer.
+            // Variants added later: nothing is known about them except that there is no answer.
             _ => Problem::new(Kind::Stopping, detail).retry_after(),
         }
     }
@@ -452,7 +451,7 @@ impl From<ReadError> for Problem {
     }
 }
 
-/// An error and what caused it, in one line.
+/// Returns an error and its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -500,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn every_failed_append_says_what_became_of_the_message() {
+    fn every_failed_append_reports_the_outcome_for_its_message() {
         let at = Some(Offset(7));
         let table = [
             (
@@ -639,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_for_want_of_a_quorum_carries_the_numbers() {
+    fn a_refusal_without_a_quorum_carries_the_numbers() {
         let error = AppendError::ReadOnly {
             state: no_quorum(),
             offset: None,
@@ -658,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_was_used_names_its_message_and_a_wrong_offset_the_right_one() {
+    fn a_reused_key_names_its_message_and_a_wrong_offset_the_right_one() {
         let error = AppendError::KeyReused { offset: Offset(7) };
         let (status, _, body) = answer(error.into());
         assert_eq!(
@@ -690,7 +689,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_framework_refuses_looks_the_same() {
+    fn refusals_of_the_framework_are_problem_documents_too() {
         let (status, response, body) = answer(Problem::method_not_allowed("GET, POST"));
         assert_eq!(
             (status, &body["type"]),

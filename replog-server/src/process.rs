@@ -1,6 +1,6 @@
 //! A process from its command to its end: nodes, signals.
 //!
-//! Owns what goes to stdout: a line a node, and `ready` from a cluster.
+//! Owns the output on stdout: one line per node, and `ready` from a cluster.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -23,22 +23,22 @@ use crate::{
     shutdown::{self, Signals},
 };
 
-/// Web workers of a node that has a process to itself, at most: they parse, hand over and wait. The node
-/// lives on the first one's thread.
+/// Maximum number of web workers of a node that has a process to itself: they parse, hand over and wait. The node lives
+/// on the first one's thread.
 const WORKERS_MAX: usize = 4;
 
 /// Runs a node, or a cluster, until it is asked to stop.
 ///
 /// # Errors
 ///
-/// Why it could not start or had to stop.
+/// The reason why it could not start or had to stop.
 pub(crate) async fn run(command: Command) -> Result<(), String> {
     let signals = Signals::take().map_err(|error| format!("no signals: {error}"))?;
     let files = FileLimit::raise();
     for ignored in args::ignored_variables(&command) {
         match ignored.is_unknown() {
             true => log::warn!("{ignored}"),
-            // In an image of containers, or where several commands share an environment.
+            // In a container image, or where several commands share an environment.
             false => log::info!("{ignored}"),
         }
     }
@@ -79,7 +79,7 @@ pub(crate) async fn run(command: Command) -> Result<(), String> {
     shutdown::wait_and_stop(nodes, signals).await
 }
 
-/// One line on stdout, at once. Who started the process may have closed it: no reason to stop.
+/// Prints one line on stdout at once. The process's parent may have closed it: no reason to stop.
 pub(crate) fn say(line: &str) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
@@ -136,7 +136,7 @@ async fn start_secondary_process(
         &args.name,
         &SecretPlace::of_node(&args.common, &directory),
     )?;
-    // Whatever is wrong with the directory, the start says in more words.
+    // The start reports in more words whatever is wrong with the directory.
     if let Ok(Some(owner)) = owner_of(&args.common, &directory)
         && owner.was_master
     {
@@ -159,7 +159,7 @@ async fn start_secondary_process(
     start_secondary(start, &args.common, &files, listeners).await
 }
 
-/// Whose directory it is, where it is one of a node that keeps anything.
+/// Returns the owner of the directory, for a node that keeps anything on disk.
 fn owner_of(common: &CommonArgs, directory: &Path) -> Result<Option<DirectoryOwner>, String> {
     match common.memory {
         true => Ok(None),
@@ -167,7 +167,7 @@ fn owner_of(common: &CommonArgs, directory: &Path) -> Result<Option<DirectoryOwn
     }
 }
 
-/// The directory of a node: the given one, or its default.
+/// Returns the directory of a node: the given one, or its default.
 pub(crate) fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
     match given {
         Some(directory) => directory.to_owned(),
@@ -176,7 +176,7 @@ pub(crate) fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
 }
 
 fn workers() -> usize {
-    // On few cores a second one costs more than it brings: the log writer has its own thread.
+    // On few cores a second worker costs more than it brings: the log writer has its own thread.
     let cores = available_parallelism().map_or(1, NonZeroUsize::get);
     (cores / 2).clamp(1, WORKERS_MAX)
 }

@@ -1,7 +1,7 @@
-//! What the system says of this process: time, memory, files, start.
+//! The system's figures of this process: time, memory, files, start.
 //!
-//! Read by hand out of `/proc`: six numbers of three files are not worth a dependency. Elsewhere than on
-//! Linux there is nothing to read, and the figures are left out.
+//! Read directly from `/proc`: six numbers of three files are not worth a dependency. On systems other than Linux there
+//! is nothing to read, and the figures are left out.
 
 use std::{fs, io, sync::OnceLock};
 
@@ -25,7 +25,7 @@ pub(crate) struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    /// Looks. May take some milliseconds where thousands of files are open.
+    /// Reads the figures. May take some milliseconds if thousands of files are open.
     pub(crate) fn read() -> Option<ProcessMetrics> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
         let own = Stat::parse(&stat)?;
@@ -42,13 +42,13 @@ impl ProcessMetrics {
     }
 }
 
-/// Files that are open, but for the directory that is read for it.
+/// Returns the number of open files, except for the directory that is read for it.
 fn open_files() -> io::Result<u64> {
     let all = fs::read_dir("/proc/self/fd")?.count();
     Ok(all.saturating_sub(1) as u64)
 }
 
-/// What is taken out of `/proc/self/stat`; proc_pid_stat(5) numbers the fields.
+/// Fields of `/proc/self/stat`, numbered as in proc_pid_stat(5).
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     cpu_ticks: u64,
@@ -60,7 +60,7 @@ struct Stat {
 
 impl Stat {
     fn parse(text: &str) -> Option<Stat> {
-        // The name of the program, field 2, may have spaces and brackets in it: the last one ends it.
+        // The name of the program, field 2, may contain spaces and brackets: the last bracket ends it.
         let (_, behind) = text.rsplit_once(')')?;
         let fields: Vec<&str> = behind.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
@@ -74,8 +74,8 @@ impl Stat {
     }
 }
 
-/// When a process started that did so this long after the system. Found out once: the time of the system's
-/// start changes when its clock is set, and whoever watches would take that for a restart.
+/// Returns the start time of a process that started this long after the system. Computed once: the time of the system's
+/// start changes when its clock is set, and a monitor would take that for a restart.
 fn start_time_seconds(after_boot: f64) -> Option<f64> {
     static FIRST: OnceLock<f64> = OnceLock::new();
     if let Some(first) = FIRST.get() {
@@ -85,7 +85,7 @@ fn start_time_seconds(after_boot: f64) -> Option<f64> {
     Some(*FIRST.get_or_init(|| boot_seconds as f64 + after_boot))
 }
 
-/// When the system started, since 1970, as `/proc/stat` says it.
+/// Returns the system's start time, since 1970, from `/proc/stat`.
 fn boot_seconds(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("btime "));
     line?.trim().parse().ok()
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fields_are_found_behind_any_name_of_the_program() {
+    fn the_fields_are_found_after_any_name_of_the_program() {
         let text = "42 (a) b (c)) S 1 42 42 0 -1 4194560 100 0 0 0 700 50 0 0 20 0 5 0 1234 \
                     987654321 555 18446744073709551615 1 1 0\n";
         let expected = Stat {

@@ -1,9 +1,9 @@
-//! What HTTP/1 asks of every request and answer, and the web server's crate leaves to others.
+//! Requirements of HTTP/1 for every request and answer that the web server's crate leaves to others.
 //!
-//! Owns one step around all routes. `Host` is checked before any of them (RFC 9112, section 3.2). A request to
-//! upgrade is ignored, since no route has another protocol (RFC 9110, section 7.8): that crate would take what
-//! follows its head for an endless body. An answer to HEAD is the one to GET without its body (RFC 9110,
-//! section 9.3.2). One of unknown length to an HTTP/1.0 client ends with the connection (RFC 9112, section 6.1).
+//! Owns one step around all routes. `Host` is checked before any of them (RFC 9112, section 3.2). A request to upgrade
+//! is ignored, since no route has another protocol (RFC 9110, section 7.8): that crate would take the bytes after its
+//! head for an endless body. An answer to HEAD is the one to GET without its body (RFC 9110, section 9.3.2). An answer
+//! of unknown length to an HTTP/1.0 client ends with the connection (RFC 9112, section 6.1).
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -37,7 +37,7 @@ use crate::{
     problem::Problem,
 };
 
-/// Serves a request, as HTTP/1 wants it.
+/// Serves a request according to HTTP/1.
 ///
 /// # Errors
 ///
@@ -46,7 +46,7 @@ pub(crate) async fn serve(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    // There is none where a request does not come by a socket, as in tests.
+    // There is none if a request does not arrive by a socket, as in tests.
     let connection = request.conn_data::<Rc<OpenConnection>>().cloned();
     let Some(connection) = connection else {
         return answer(request, next).await;
@@ -94,7 +94,7 @@ async fn answer(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     if let Err(problem) = check_host(&request) {
         let mut refused = problem.response();
-        // Its body was not looked at.
+        // Its body was not read.
         refused
             .head_mut()
             .set_connection_type(ConnectionType::Close);
@@ -141,7 +141,7 @@ impl MessageBody for Answer {
     }
 }
 
-/// Lets the connection be read on while the handler waits for the body of its request.
+/// Lets the connection be read further while the handler waits for the body of its request.
 fn watch_body(request: &mut ServiceRequest, connection: Rc<OpenConnection>) {
     let mut payload = match request.take_payload() {
         Payload::None => return,
@@ -157,14 +157,14 @@ fn watch_body(request: &mut ServiceRequest, connection: Rc<OpenConnection>) {
     });
 }
 
-/// What the form of an answer depends on.
+/// Properties of a request that decide the form of its answer.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     is_head: bool,
     is_http_1_0: bool,
-    /// It asks for another protocol.
+    /// The request asks for another protocol.
     is_upgrade: bool,
-    /// The web server's crate found no end of its body.
+    /// The web server's crate found no end of the request's body.
     has_endless_body: bool,
 }
 
@@ -186,13 +186,13 @@ impl Asked {
             head.set_connection_type(ConnectionType::Close);
         }
         if self.is_upgrade || self.has_endless_body {
-            // Where the next request begins is not known to that crate.
+            // That crate does not know where the next request begins.
             head.set_connection_type(ConnectionType::Close);
         }
     }
 }
 
-/// As the web server's crate decides it: by any `Upgrade`, where the body is not chunked.
+/// Decides as the web server's crate does: by any `Upgrade`, if the body is not chunked.
 fn is_taken_for_web_socket(headers: &HeaderMap) -> bool {
     let mut upgrades = headers.get_all(header::UPGRADE);
     let wanted = upgrades.any(|value| {
@@ -204,7 +204,7 @@ fn is_taken_for_web_socket(headers: &HeaderMap) -> bool {
     wanted && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-/// Ends the body where its announced length ends.
+/// Ends the body at its announced length.
 fn bound_body(request: &mut ServiceRequest) {
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced
@@ -234,7 +234,7 @@ fn first_bytes(payload: Payload, count: u64) -> impl Stream<Item = Result<Bytes,
     })
 }
 
-/// A body that is not sent: only its size is told.
+/// A body that is not sent: only its size is.
 struct NoBody(BodySize);
 
 impl MessageBody for NoBody {
@@ -252,14 +252,14 @@ impl MessageBody for NoBody {
     }
 }
 
-/// Refuses a `Host` that is none, and one that this node does not go by.
+/// Refuses a malformed `Host`, and one that is not a name of this node.
 fn check_host(request: &ServiceRequest) -> Result<(), Problem> {
     let Some(given) = request.headers().get(header::HOST) else {
         return Ok(());
     };
     let Some(host) = host_of(given.as_bytes()) else {
         return Err(Problem::malformed(
-            "the header Host is no name or address with a port",
+            "the header Host is not a name or address with an optional port",
         ));
     };
     let state = request.app_data::<web::Data<NodeState>>();
@@ -269,8 +269,8 @@ fn check_host(request: &ServiceRequest) -> Result<(), Problem> {
     }
 }
 
-/// The name or address in a `Host`, without its port; empty where it names none, `None` where it is malformed
-/// (RFC 9110, section 7.2; RFC 3986, section 3.2.2).
+/// Returns the name or address in a `Host`, without its port; empty if it names none, `None` if it is malformed (RFC
+/// 9110, section 7.2; RFC 3986, section 3.2.2).
 fn host_of(value: &[u8]) -> Option<&str> {
     let value = std::str::from_utf8(value).ok()?;
     let (host, port) = match value.strip_prefix('[') {
@@ -300,7 +300,7 @@ fn host_of(value: &[u8]) -> Option<&str> {
     is_port.then_some(host)
 }
 
-/// The address that stands in a host, if one does.
+/// Returns the address in a host, if it is one.
 pub(crate) fn address_of(host: &str) -> Option<IpAddr> {
     let address = host
         .strip_prefix('[')
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_body_ends_where_its_length_does() {
+    async fn a_body_ends_at_its_announced_length() {
         let chunks = ["12", "345", "GET / HTTP/1.1"];
         for (count, expected) in [(0, ""), (2, "12"), (4, "1234"), (5, "12345")] {
             let payload = Payload::Stream {

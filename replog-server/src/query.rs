@@ -1,7 +1,6 @@
 //! The query of a request: known parameters, each at most once, each of its type.
 //!
-//! Owns the reading of parameters and the words for what is wrong with one. A parameter that is
-//! unknown is refused and never ignored.
+//! Owns the parsing of parameters and the text of its errors. An unknown parameter is refused, never ignored.
 
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ impl Query {
         Ok(Query(pairs))
     }
 
-    /// The whole number given as `name`.
+    /// Returns the whole number given as `name`.
     pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
         match self.text(name) {
             Some(text) => number(text, &format!("the parameter {name}")).map(Some),
@@ -49,8 +48,8 @@ impl Query {
         }
     }
 
-    /// The idempotency key given as `idempotency_key`: also one that begins or ends with spaces, which no header can
-    /// carry.
+    /// Returns the idempotency key given as `idempotency_key`, even one that begins or ends with spaces, which no
+    /// header can carry.
     pub(crate) fn idempotency_key(&self) -> Result<Option<IdempotencyKey>, Problem> {
         let key = self.text("idempotency_key").map(|text| {
             let what = "the parameter idempotency_key";
@@ -59,14 +58,14 @@ impl Query {
         key.transpose()
     }
 
-    /// The identity of a cluster given as `name`.
+    /// Returns the identity of a cluster given as `name`.
     pub(crate) fn cluster_id(&self, name: &str) -> Result<Option<ClusterId>, Problem> {
         let text = self.text(name);
         text.map(|text| cluster_id(text, &format!("the parameter {name}")))
             .transpose()
     }
 
-    /// The concern given as `concern`. An integer that no cluster has nodes for is kept as one: the
+    /// Returns the concern given as `concern`. An integer beyond any cluster's number of nodes is kept as one: the
     /// library refuses it with the number of nodes.
     pub(crate) fn concern(&self) -> Result<Option<Concern>, Problem> {
         let Some(text) = self.text("concern") else {
@@ -85,14 +84,14 @@ impl Query {
         })
     }
 
-    /// The time to wait given as `timeout_ms`.
+    /// Returns the time to wait given as `timeout_ms`.
     pub(crate) fn timeout(&self) -> Result<Option<Duration>, Problem> {
         let timeout = self.text("timeout_ms");
         let timeout = timeout.map(|text| milliseconds(text, "the parameter timeout_ms"));
         timeout.transpose().map_err(Problem::malformed)
     }
 
-    /// Which of these words is given as `name`, with what it stands for.
+    /// Returns the meaning of the word given as `name`, which must be one of `words`.
     pub(crate) fn word<T: Copy>(
         &self,
         name: &str,
@@ -114,7 +113,7 @@ impl Query {
         pair.map(|(_, text)| text.as_str())
     }
 
-    /// The whole number given as `name`, which must not be 0.
+    /// Returns the whole number given as `name`, which must not be 0.
     pub(crate) fn positive(&self, name: &str) -> Result<Option<u64>, Problem> {
         match self.number(name)? {
             Some(0) => Err(Problem::malformed(format!(
@@ -125,7 +124,7 @@ impl Query {
     }
 }
 
-/// Reads the identity of a cluster.
+/// Parses the identity of a cluster.
 pub(crate) fn cluster_id(text: &str, what: &str) -> Result<ClusterId, Problem> {
     ClusterId::try_from(text.to_owned()).map_err(|_| {
         let text = quoted(text);
@@ -135,7 +134,7 @@ pub(crate) fn cluster_id(text: &str, what: &str) -> Result<ClusterId, Problem> {
     })
 }
 
-/// Reads a whole number: digits and nothing else.
+/// Parses a whole number: digits and nothing else.
 pub(crate) fn number(text: &str, what: &str) -> Result<u64, Problem> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
@@ -143,7 +142,7 @@ pub(crate) fn number(text: &str, what: &str) -> Result<u64, Problem> {
         _ => {
             let text = quoted(text);
             Err(Problem::malformed(format!(
-                "{what} must be a whole number of 64 bits, not {text}"
+                "{what} must be a 64-bit whole number, not {text}"
             )))
         }
     }
@@ -154,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_and_everything_else_is_refused() {
+    fn numbers_are_parsed_and_everything_else_is_refused() {
         let good = [
             ("", None),
             ("limit=7", Some(7)),
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_one_of_those_that_there_are() {
+    fn a_word_must_be_one_of_the_known_ones() {
         let words = [("yes", 1), ("no", 0)];
         let of = |text| Query::parse(text, &["a"]).expect(text).word("a", &words);
         let table = [("a=yes", Some(1)), ("a=no", Some(0)), ("", None)];

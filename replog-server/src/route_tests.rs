@@ -1,5 +1,5 @@
-//! The routes of real nodes, without a socket: what each answers, and that no request, however
-//! mangled, makes a node fail.
+//! The routes of real nodes, without a socket: the answer of each; and no request, however mangled,
+//! makes a node fail.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::{
     shares::Client,
 };
 
-/// Who asks where nobody connects.
+/// The client's address when nobody connects.
 const NOBODY: Option<std::net::SocketAddr> = None;
 
 /// A master and a secondary in this process.
@@ -72,7 +72,7 @@ impl Pair {
     }
 }
 
-/// The application of a node, without a server around it.
+/// Returns the application of a node, without a server around it.
 macro_rules! application {
     ($state:expr) => {
         test::init_service(App::new().configure(|config| app::configure(config, &$state))).await
@@ -125,7 +125,7 @@ async fn an_append_is_answered_with_a_receipt_and_can_be_read_back() {
         answer.body["acks"],
         serde_json::json!(["master", "secondary-1"])
     );
-    assert_eq!(answer.body["durable"], false, "memory is no disk");
+    assert_eq!(answer.body["durable"], false, "memory is not a disk");
     let secondary = application!(pair.secondary);
     for service in [&master, &secondary] {
         let read = call(service, test::TestRequest::get().uri("/messages")).await;
@@ -207,7 +207,7 @@ async fn a_key_whose_concern_is_not_met_in_time_is_answered_as_being_copied() {
 }
 
 #[actix_web::test]
-async fn keys_and_expected_offsets_that_are_wrong_are_refused_by_name() {
+async fn wrong_keys_and_expected_offsets_are_refused_by_name() {
     let pair = Pair::start(None).await;
     let master = application!(pair.master);
     let with_header = |value: &[u8]| {
@@ -246,7 +246,7 @@ async fn a_secondary_sends_clients_to_the_master() {
         let pair = Pair::start(public_url).await;
         let master = application!(pair.master);
         let secondary = application!(pair.secondary);
-        // Once it holds a message, the secondary has been told who its master is.
+        // Once it holds a message, the secondary knows its master.
         let answer = call(&master, post(r#"{"data":1,"meta":{"concern":2}}"#)).await;
         assert_eq!(answer.status, 201, "{}", answer.body);
         let answer = call(&secondary, post(r#"{"data":1}"#)).await;
@@ -257,7 +257,7 @@ async fn a_secondary_sends_clients_to_the_master() {
             .headers
             .get(header::LOCATION)
             .map(|value| value.as_bytes().to_vec());
-        // It says the same of itself.
+        // Its health reports the same.
         let health = call(&secondary, test::TestRequest::get().uri("/health")).await;
         assert_eq!(health.body["master"], answer.body["master"]);
         match public_url {
@@ -339,7 +339,7 @@ async fn no_mangled_request_makes_a_node_fail() {
     pair.stop().await;
 }
 
-/// A request that was good once, with a few bytes changed; and the same for people.
+/// Returns a valid request with a few bytes changed; and the same for people.
 fn mangled(dice: &mut Dice) -> (test::TestRequest, String) {
     const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
     const PATHS: [&str; 12] = [
@@ -394,7 +394,7 @@ fn mangled(dice: &mut Dice) -> (test::TestRequest, String) {
     (request, shown)
 }
 
-/// Chance that is the same in every run: xorshift64.
+/// Pseudo-random numbers that are the same in every run: xorshift64.
 struct Dice(u64);
 
 impl Dice {

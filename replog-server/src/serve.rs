@@ -1,7 +1,7 @@
 //! From flags to a running node: a listener, a log, the library's node, a web server.
 //!
-//! Owns the order of a start. The listener comes first: a port that is taken is noticed before a
-//! directory is touched, and a free port that was asked for is known before anyone needs its URL.
+//! Owns the order of a start. The listener comes first: a port that is taken is noticed before a directory is touched,
+//! and a free port that was asked for is known before its URL is needed.
 
 use std::{
     io,
@@ -45,10 +45,10 @@ use crate::{
 
 /// Connections that wait to be accepted. The system may allow fewer.
 const BACKLOG: i32 = 4096;
-/// How long nothing comes on a connection before the system asks the other machine whether it is still there:
-/// one that is gone must not keep its place among those who wait.
+/// Idle time of a connection before the system probes whether the other machine is still there: a dead connection must
+/// not keep its slot among those that wait.
 const SILENT_TIME_MAX: Duration = Duration::from_secs(60);
-/// How long it waits for an answer, and how often it asks.
+/// Time that a probe waits for an answer, and the interval between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
 
@@ -56,17 +56,17 @@ const PROBES: u32 = 4;
 pub(crate) struct RunningNode {
     /// The node.
     pub(crate) state: Arc<NodeState>,
-    /// Where it answers.
+    /// URL of the node.
     pub(crate) url: NodeUrl,
-    /// Its web server.
+    /// Handle of its web server.
     pub(crate) server: ServerHandle,
-    /// The end of its web server.
+    /// End of its web server.
     pub(crate) server_end: ServerEnd,
-    /// The connections to it.
+    /// Connections to it.
     pub(crate) connections: Connections,
 }
 
-/// The end of a web server, for those who wait for it.
+/// The end of a web server, as a value that tasks can wait for.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerEnd(watch::Receiver<Option<String>>);
 
@@ -84,7 +84,7 @@ impl ServerEnd {
         ServerEnd(receiver)
     }
 
-    /// Waits for it, and says why it came.
+    /// Waits for the end, and returns its reason.
     pub(crate) async fn reason(mut self) -> String {
         match self.0.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or_default(),
@@ -93,7 +93,7 @@ impl ServerEnd {
     }
 }
 
-/// What a master's start needs beside the common settings.
+/// The settings of a master's start, besides the common ones.
 pub(crate) struct MasterStart {
     pub(crate) name: NodeName,
     pub(crate) secondaries: Vec<Peer>,
@@ -146,7 +146,7 @@ pub(crate) async fn start_master(
         log_lines::are_of_node(&name);
         let master = Master::start_here(config, storage, &*network)
             .map_err(|error| not_started(&name, &directory, &error))?;
-        // It takes no requests of others, and says so to those who prove that they are nodes.
+        // It takes no requests of other nodes, and tells that to those that prove that they are nodes.
         let options = ServeOptions::new(identity)
             .counters(Arc::clone(&counters))
             .handshakes_max(files.handshakes_max())
@@ -161,7 +161,7 @@ pub(crate) async fn start_master(
     .await
 }
 
-/// What a secondary's start needs beside the common settings.
+/// The settings of a secondary's start, besides the common ones.
 pub(crate) struct SecondaryStart {
     pub(crate) name: NodeName,
     pub(crate) master_url: Option<NodeUrl>,
@@ -268,7 +268,7 @@ fn listen_to_nodes(
     Ok(between_nodes)
 }
 
-/// The listeners of one node: bound, before anything else is done.
+/// The listeners of one node, bound before anything else is done.
 pub(crate) struct Listeners {
     /// For clients.
     pub(crate) clients: TcpListener,
@@ -281,7 +281,7 @@ impl Listeners {
     ///
     /// # Errors
     ///
-    /// Which address could not be bound, and why not.
+    /// The address that could not be bound, and the reason.
     pub(crate) fn bind(clients: &HostPort, nodes: &HostPort) -> Result<Listeners, String> {
         Ok(Listeners {
             clients: listen(clients)?,
@@ -290,7 +290,7 @@ impl Listeners {
     }
 }
 
-/// Says why a node did not start from its directory.
+/// Returns the reason why a node did not start from its directory.
 pub(crate) fn not_started(name: &NodeName, directory: &Path, error: &StartError) -> String {
     format!("{name} ({}): {}", directory.display(), chain(error))
 }
@@ -299,15 +299,14 @@ pub(crate) fn not_started(name: &NodeName, directory: &Path, error: &StartError)
 ///
 /// # Errors
 ///
-/// Which address it was, and why not.
+/// The address, and the reason.
 pub(crate) fn listen(address: &HostPort) -> Result<TcpListener, String> {
     let bind = || {
         let addresses = addresses_of(address)?;
         let listener = TcpListener::bind(&*addresses)?;
-        // Sets the backlog anew: the one that comes with binding is short, and thousands of
-        // clients may connect at once.
+        // Sets the backlog again: the one from binding is short, and thousands of clients may connect at once.
         rustix::net::listen(&listener, BACKLOG)?;
-        // What is accepted inherits it.
+        // Accepted connections inherit it.
         sockopt::set_socket_keepalive(&listener, true)?;
         sockopt::set_tcp_keepidle(&listener, SILENT_TIME_MAX)?;
         sockopt::set_tcp_keepintvl(&listener, PROBE_INTERVAL)?;
@@ -321,7 +320,7 @@ pub(crate) fn listen(address: &HostPort) -> Result<TcpListener, String> {
 ///
 /// # Errors
 ///
-/// Which address it was, and why not.
+/// The address, and the reason.
 fn listen_for_nodes(address: &HostPort) -> Result<ClusterListener, String> {
     let bind = || {
         let mut last = no_address();
@@ -341,16 +340,16 @@ fn addresses_of(address: &HostPort) -> io::Result<Vec<SocketAddr>> {
     Ok(addresses.collect())
 }
 
-/// Checks that both addresses are of this machine, and listens on none of them: a node with the same ports may run.
+/// Checks that both addresses are of this machine, and listens on neither: a node with the same ports may be running.
 ///
 /// # Errors
 ///
-/// As [`Listeners::bind`], but for ports that are taken or need a privilege.
+/// Those of [`Listeners::bind`], except for ports that are taken or need a privilege.
 pub(crate) fn check_listen(clients: &HostPort, nodes: &HostPort) -> Result<(), String> {
     let is_here = |address: &HostPort| {
         let mut last = no_address();
         for address in addresses_of(address)? {
-            // Any free port, and of a protocol without connections: nobody notices.
+            // Any free port of a connectionless protocol: it disturbs nothing.
             match UdpSocket::bind((address.ip(), 0)) {
                 Ok(_) => return Ok(()),
                 Err(error) => last = error,
@@ -374,7 +373,7 @@ fn cannot_listen_for_nodes(address: &HostPort, error: &io::Error) -> String {
     format!("cannot listen for other nodes on {address} (--cluster-listen): {error}")
 }
 
-/// The URL of a listener, for clients on this machine.
+/// Returns the URL of a listener, for clients on this machine.
 pub(crate) fn url_of(listener: &TcpListener) -> Result<NodeUrl, String> {
     let address = HostPort::from(address_of(listener)?);
     Ok(NodeUrl::http(match address.is_unspecified() {
@@ -383,7 +382,7 @@ pub(crate) fn url_of(listener: &TcpListener) -> Result<NodeUrl, String> {
     }))
 }
 
-/// Where a listener is reached, in words.
+/// Describes the address of a listener in words.
 fn listens_at(listener: &TcpListener) -> Result<String, String> {
     let (address, url) = (address_of(listener)?, url_of(listener)?);
     Ok(match (address.ip().is_unspecified(), address.is_ipv4()) {
@@ -397,7 +396,7 @@ fn listens_at(listener: &TcpListener) -> Result<String, String> {
     })
 }
 
-/// Whether only this machine reaches a listener.
+/// Returns `true` if only this machine reaches a listener.
 fn is_on_loopback(listener: &TcpListener) -> Result<bool, String> {
     let address = address_of(listener)?;
     Ok(address.ip().to_canonical().is_loopback())
@@ -409,8 +408,8 @@ fn address_of(listener: &TcpListener) -> Result<SocketAddr, String> {
         .map_err(|error| format!("no address: {error}"))
 }
 
-/// The URL that a node tells others as its own: its public one, else that of its listener; `None` where
-/// the listener has no address that others could use.
+/// Returns the URL that a node tells others as its own: its public one, else that of its listener; `None` if the
+/// listener has no address that others could use.
 fn own_url(public: Option<&NodeUrl>, listener: &TcpListener) -> Result<Option<NodeUrl>, String> {
     if let Some(public) = public {
         return Ok(Some(public.clone()));
@@ -419,15 +418,15 @@ fn own_url(public: Option<&NodeUrl>, listener: &TcpListener) -> Result<Option<No
     Ok((!address.ip().is_unspecified()).then(|| NodeUrl::http(address.into())))
 }
 
-/// Where a node answers, and by how many threads.
+/// A node's listener and its number of web workers.
 struct Site {
     listener: TcpListener,
     workers: usize,
 }
 
 impl Site {
-    /// Starts a web server and, on the thread of its first worker, the node behind it: a request that
-    /// comes in there reaches the node without waking another thread.
+    /// Starts a web server and, on the thread of its first worker, the node behind it: a request that arrives there
+    /// reaches the node without waking another thread.
     async fn serve(
         self,
         connections_max: usize,
@@ -446,9 +445,9 @@ impl Site {
             App::new()
                 .wrap(from_fn(protocol::serve))
                 .configure(|config| {
-                    // Where it did not start, nothing is served: the server is about to be stopped.
+                    // If the node did not start, nothing is served: the server is about to be stopped.
                     if let Ok(state) = state {
-                        // The node's own thread is one of them, and says so sooner.
+                        // The node's own thread is one of the workers, and sets its name earlier.
                         log_lines::are_of_node(state.node.name());
                         app::configure(config, &state);
                     }
@@ -486,7 +485,7 @@ impl Site {
     }
 }
 
-/// The node, or why it did not start.
+/// The node, or the reason why it did not start.
 type Started = Result<Arc<NodeState>, String>;
 
 /// Starts the node on whichever worker comes first; the others wait for it.
@@ -505,7 +504,7 @@ impl<F: FnOnce() -> Result<NodeState, String>> FirstWorker<F> {
         }
     }
 
-    /// On a worker: the node, which may be started here.
+    /// Returns the node on a worker, and starts it here if it is the first.
     fn state(&self) -> Started {
         let started = self.started.get_or_init(|| {
             let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
@@ -518,7 +517,7 @@ impl<F: FnOnce() -> Result<NodeState, String>> FirstWorker<F> {
         started.clone()
     }
 
-    /// Elsewhere: waits until a worker has started it.
+    /// Waits, elsewhere than on a worker, until a worker has started the node.
     async fn started(&self) -> Started {
         loop {
             if let Some(started) = self.started.get() {

@@ -1,9 +1,9 @@
-//! How much of what all clients have together one address may take: connections, waits, memory for bodies.
+//! Shares of what all clients may have together, by address: connections, waits, memory for bodies.
 //!
 //! Owns the rule and the counts by address. An address may hold seven times what is still free: alone it gets seven
 //! eighths, two get seven fifteenths each, and something is always left for one that comes later. So nothing is
-//! set aside for addresses that are not there, and none of them shuts others out. Fewer than eight places are not
-//! shared. What comes through one proxy is one address. Keeps rule 11.
+//! reserved for absent addresses, and none of them shuts others out. Fewer than eight slots are not shared. Everything
+//! that comes through one proxy is one address. Keeps rule 11.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,20 +18,20 @@ use tokio::time::Instant;
 /// How many times what stays free one address may hold.
 const TIMES_FREE: usize = 7;
 
-/// Who is counted as one client: an address; of IPv6 its network of 64 bits, of which one machine may have all
-/// addresses. Where a request does not come by a socket, as in tests, all are one.
+/// One client for counting: an address; for IPv6 its network of 64 bits, since one machine may have all addresses in
+/// it. Requests that do not arrive by a socket, as in tests, count as one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client(IpAddr);
 
 impl Client {
-    /// The one at the other end of a connection.
+    /// Returns the client at the other end of a connection.
     pub(crate) fn at(peer: Option<SocketAddr>) -> Client {
         let address = peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |peer| peer.ip());
         Client(owner_of(address))
     }
 }
 
-/// Counts by client. Pure: nothing here waits or is told.
+/// Counts by client. Pure: nothing here waits or is notified.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     total: usize,
@@ -39,18 +39,18 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// All that is held.
+    /// Returns the total of all clients.
     pub(crate) fn total(&self) -> usize {
         self.total
     }
 
-    /// What a client holds.
+    /// Returns the amount that a client holds.
     pub(crate) fn of(&self, client: Client) -> usize {
         self.by_client.get(&client).copied().unwrap_or(0)
     }
 
-    /// Whether a client may hold so much more, of at most `max` in all. Its first always finds room where there is any:
-    /// the rule is no reason to refuse one who has nothing.
+    /// Returns `true` if a client may hold this much more, of at most `max` in all. Its first is always allowed if
+    /// there is any: the rule is no reason to refuse a client that has nothing.
     pub(crate) fn may_take(&self, client: Client, amount: usize, max: usize) -> bool {
         let own = self.of(client);
         let Some(free) = max.checked_sub(self.total.saturating_add(amount)) else {
@@ -59,7 +59,7 @@ impl Held {
         own == 0 || own + amount <= free.saturating_add(1).saturating_mul(TIMES_FREE)
     }
 
-    /// Counts more.
+    /// Adds to a client's amount.
     pub(crate) fn add(&mut self, client: Client, amount: usize) {
         if amount == 0 {
             return;
@@ -68,9 +68,9 @@ impl Held {
         *self.by_client.entry(client).or_insert(0) += amount;
     }
 
-    /// Counts less: what was added before.
+    /// Removes what was added before.
     pub(crate) fn remove(&mut self, client: Client, amount: usize) {
-        // One who holds nothing is not listed.
+        // A client that holds nothing is not listed.
         if amount == 0 {
             return;
         }
@@ -84,12 +84,12 @@ impl Held {
     }
 }
 
-/// Places that clients share. Clones share them too.
+/// Slots that clients share. Clones share them too.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Places(Arc<Mutex<Held>>);
 
 impl Places {
-    /// Takes a place for a client, of at most `max` in all; `None`: it has its share, or there is none left.
+    /// Takes a slot for a client, of at most `max` in all; `None`: it has its share, or none is left.
     pub(crate) fn take(&self, client: Client, max: usize) -> Option<Place> {
         let mut held = self.held();
         held.may_take(client, 1, max).then(|| {
@@ -106,7 +106,7 @@ impl Places {
     }
 }
 
-/// A place, given back when dropped.
+/// A slot, released when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Places,
@@ -151,7 +151,7 @@ pub(crate) struct Waits {
     turns: Turns,
 }
 
-/// A place among [`Waits`], given back when dropped.
+/// A slot among [`Waits`], released when dropped.
 #[derive(Debug)]
 pub(crate) struct Wait {
     _of_all: Place,
@@ -167,7 +167,8 @@ impl Wait {
 }
 
 impl Waits {
-    /// All of them are free: `all_max` in all, `readers_max` of them for readers, `appends_max` for appends of one concern.
+    /// Returns slots that are all free: `all_max` in all, `readers_max` of them for readers, `appends_max` for appends
+    /// of one concern.
     pub(crate) fn new(all_max: usize, readers_max: usize, appends_max: usize) -> Waits {
         Waits {
             all: Places::default(),
@@ -180,7 +181,7 @@ impl Waits {
         }
     }
 
-    /// Takes the place of a reader that waits or follows.
+    /// Takes the slot of a reader that waits or follows.
     ///
     /// # Errors
     ///
@@ -189,7 +190,7 @@ impl Waits {
         self.take(client, &self.readers, self.readers_max)
     }
 
-    /// Takes the place of an append that waits for so many nodes.
+    /// Takes the slot of an append that waits for this many nodes.
     ///
     /// # Errors
     ///
@@ -221,7 +222,7 @@ mod tests {
         Client::at(Some(SocketAddr::new(address, 1)))
     }
 
-    /// Lets each of them take in turn as long as any may.
+    /// Lets each client take in turn as long as any may.
     fn fill(held: &mut Held, clients: &[Client], max: usize) -> Vec<usize> {
         loop {
             let before = held.total();
@@ -253,7 +254,7 @@ mod tests {
             thirds.iter().all(|own| (75..=77).contains(own)),
             "{thirds:?}"
         );
-        // One who has nothing gets the last one.
+        // A client that has nothing gets the last one.
         for max in 1..5 {
             let mut held = Held::default();
             assert!(held.may_take(a, 1, max));
@@ -313,7 +314,7 @@ mod tests {
             for first in takes {
                 let waits = waits();
                 let mut held = Vec::new();
-                // Of the kind, then of all the others.
+                // Of its kind, then of all the others.
                 for take in std::iter::once(first).chain(takes) {
                     held.extend(std::iter::from_fn(|| take(&waits, greedy).ok()));
                 }

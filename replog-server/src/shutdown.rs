@@ -1,7 +1,7 @@
 //! The end of a process: signals, and nodes that stop by themselves.
 //!
-//! Owns the order: what waits is answered, then the logs are synced, then the servers finish what is
-//! under way. A second signal ends the process at once.
+//! Owns the order: waiting requests are answered, then the logs are synced, then the servers finish the answers in
+//! progress. A second signal ends the process at once.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{log_lines, serve::RunningNode, words::counted};
 /// Exit code after a second signal: nothing was finished.
 const ENDED_AT_ONCE: i32 = 1;
 
-/// A signal that comes so soon after the first is no second one.
+/// A signal this soon after the first does not count as a second one.
 const AGAIN_TIME_MIN: Duration = Duration::from_millis(200);
 
 /// The signals that ask a process to end.
@@ -32,10 +32,10 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over: from now on none of them ends the process by itself. Nor does the signal at a
-    /// limit on the size of files, which becomes an error of the write, as on a full disk.
+    /// Takes over the signals: from now on none of them ends the process by itself. Nor does the signal for a limit on
+    /// file size, which becomes an error of the write, as on a full disk.
     pub(crate) fn take() -> io::Result<Signals> {
-        // It needs nobody who waits for it: with a handler in place the write fails.
+        // Nothing needs to wait for it: with a handler in place the write fails.
         drop(signal(SignalKind::from_raw(Sent::XFSZ.as_raw()))?);
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -48,7 +48,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one, and names it.
+    /// Waits for the next signal, and returns its name.
     pub(crate) async fn next(&mut self) -> &'static str {
         let hang_up = async {
             match &mut self.hang_up {
@@ -66,7 +66,7 @@ impl Signals {
     }
 }
 
-/// Whether the process was started with this signal ignored. `false` where the system does not say.
+/// Returns `true` if the process was started with this signal ignored. `false` if the system does not say.
 fn ignores(signal: Sent) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status
@@ -76,11 +76,11 @@ fn ignores(signal: Sent) -> bool {
         .is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
 }
 
-/// Waits until the process shall end, and ends every node.
+/// Waits until the process is asked to end or has to, and ends every node.
 ///
 /// # Errors
 ///
-/// Why it had to stop, where nobody asked for it.
+/// The reason why it had to stop, if nobody asked for it.
 pub(crate) async fn wait_and_stop(
     nodes: Vec<RunningNode>,
     mut signals: Signals,
@@ -109,8 +109,8 @@ pub(crate) async fn wait_and_stop(
     asked
 }
 
-/// Waits for the signal that says that nobody waits any more, and names it. One that comes with the first is the same
-/// wish: `timeout` sends it to the program and to its whole group, which the program is in.
+/// Waits for the signal to end without waiting any longer, and returns its name. A signal that comes with the first is
+/// the same wish: `timeout` sends it to the program and to its whole group, which the program is in.
 async fn asked_again(signals: &mut Signals, asked_at: Option<Instant>) -> &'static str {
     loop {
         let name = signals.next().await;
@@ -120,7 +120,7 @@ async fn asked_again(signals: &mut Signals, asked_at: Option<Instant>) -> &'stat
     }
 }
 
-/// Waits until a node or its web server stops by itself, and says why.
+/// Waits until a node or its web server stops by itself, and returns the reason.
 async fn first_stopped(nodes: &[RunningNode]) -> String {
     let stopped = nodes.iter().map(|running| {
         Box::pin(async {
@@ -133,14 +133,14 @@ async fn first_stopped(nodes: &[RunningNode]) -> String {
         })
     });
     let (reason, _, _) = select_all(stopped).await;
-    // At once: the end may take a while, and the program's last line comes behind it.
+    // At once: the end may take a while, and the program's last line comes after it.
     log::error!("{reason}");
     reason
 }
 
 async fn stop(nodes: &[RunningNode]) {
-    // The waiting first: their answers still need the servers. And the nodes before the servers, on
-    // whose threads they live: reads that are under way go on without them.
+    // Waiting requests first: their answers still need the servers. And the nodes before the servers, on whose threads
+    // they live: reads in progress go on without them.
     join_all(nodes.iter().map(|running| running.state.node.drain())).await;
     join_all(nodes.iter().map(|running| running.state.node.stop())).await;
     join_all(
@@ -152,14 +152,13 @@ async fn stop(nodes: &[RunningNode]) {
     join_all(nodes.iter().map(graceful)).await;
 }
 
-/// Takes no new connections, ends those without a request, and waits for the answers under way, but for
-/// those that nobody reads.
+/// Takes no new connections, closes those without a request, and waits for the answers in progress, except for those
+/// that nobody reads.
 async fn graceful(running: &RunningNode) {
     tokio::select! {
         biased;
         () = running.server.stop(true) => {}
-        // The server would notice within a second that nothing is left, and would wait for who listens and
-        // does not read.
+        // The server would notice within a second that nothing is left, and would wait for listeners that do not read.
         left = running.connections.finished() => {
             if left > 0 {
                 log::info!(

@@ -1,5 +1,5 @@
-//! Messages as a streamed body: JSON, NDJSON or server-sent events, in memory that does not grow with the
-//! answer, nor with what a follower has not taken.
+//! Messages as a streamed body: JSON, NDJSON or server-sent events, in memory that grows neither with the answer nor
+//! with what a follower has not taken.
 //!
 //! A batch of records is read, written out as text and sent before the next one is read; the
 //! connection's own pace decides when that is, and who is slow reads on from the log. Those who follow take
@@ -39,9 +39,9 @@ use crate::{
     shares::Wait,
 };
 
-/// Bytes of records that are read at once: a few times what a socket takes, so that reading
-/// costs few wake-ups, and little beside it in memory, however many read at the same time. One
-/// record always comes, however long.
+/// Bytes of records that are read at once: a few times what a socket takes, so that reading costs few wake-ups and,
+/// besides that, little memory, however many readers there are at the same time. One record is always read, however
+/// long.
 const READ_BYTES: usize = 256 << 10;
 
 /// The shortest time that the runtime's clock tells.
@@ -51,36 +51,36 @@ const CLOCK_TICK: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Span {
     pub(crate) until: Until,
-    /// Messages wanted at most.
+    /// Maximum number of messages.
     pub(crate) limit: u64,
-    /// The place that it has among those who take long, for as long as it lasts.
+    /// The slot of a slow reader, which it holds for as long as it lasts.
     pub(crate) place: Option<Wait>,
-    /// The log that is followed, where the reader was in another one.
+    /// The log that is followed, if the reader was in another one.
     pub(crate) other: Option<ClusterId>,
 }
 
-/// Where a body ends.
+/// The end of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// At what was shown when the request came.
+    /// At the end that was visible when the request came.
     End(Offset),
-    /// With the node, or with who follows.
+    /// With the node, or with the follower's connection.
     Stopped,
 }
 
-/// Where records come from: a log, or what a test makes up.
+/// A source of records: a log, or a test's own.
 pub(crate) trait Source: 'static {
-    /// The next offset.
+    /// Returns the next offset.
     fn offset(&self) -> Offset;
 
-    /// The next records before `until`, up to `bytes_max` and at least one; `None` where there are none.
+    /// Returns the next records before `until`, up to `bytes_max` and at least one; `None` if there are none.
     fn read_on(
         &mut self,
         until: Offset,
         bytes_max: usize,
     ) -> impl Future<Output = Result<Option<Followed>, ReadError>>;
 
-    /// As `read_on`; waits where there is nothing. Loses nothing where it is dropped.
+    /// Does what `read_on` does, and waits if there is nothing. Loses nothing if the future is dropped.
     fn next(&mut self, bytes_max: usize) -> impl Future<Output = Result<Followed, ReadError>>;
 }
 
@@ -102,12 +102,12 @@ impl Source for Follower {
     }
 }
 
-/// Answers with the messages of `span`. Where they are more than one chunk, `enter` gives them a place, if
-/// they have none: nobody knows how long a reader takes for the rest.
+/// Answers with the messages of `span`. If they are more than one chunk, `enter` gives them a slot, unless they have
+/// one: nobody knows how long a reader takes for the rest.
 ///
 /// # Errors
 ///
-/// A problem, where not even the first records can be read, or there is no place.
+/// A problem, if not even the first records can be read, or there is no slot.
 pub(crate) async fn respond(
     source: impl Source,
     span: Span,
@@ -121,10 +121,10 @@ pub(crate) async fn respond(
         response.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")));
     }
     let first = match messages.follows() {
-        // Who follows is told at once that this works, whether there is a message or not.
+        // A follower learns at once that this works, whether there is a message or not.
         true => None,
-        // Read before the status is sent: what fails here is an error answer, and what fails later
-        // can only break the transfer off.
+        // Read before the status is sent: a failure here is an error answer, while a later failure can only abort the
+        // transfer.
         false => messages.next_chunk().await?,
     };
     if messages.phase == Phase::Done {
@@ -153,7 +153,7 @@ fn chunks<S: Source>(
     })
 }
 
-/// How far an answer has come.
+/// Progress of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Nothing was written.
@@ -169,14 +169,14 @@ struct Messages<S> {
     source: S,
     frame: Frame,
     phase: Phase,
-    /// The offset to go on from.
+    /// The offset to continue from.
     next: Offset,
     until: Until,
-    /// Messages that are still wanted.
+    /// Number of messages still wanted.
     left: u64,
-    /// Whether a message was written, from which the next one is separated.
+    /// A message was written, from which the next one must be separated.
     any: bool,
-    /// The log that is followed, where that is still to be said.
+    /// The log that is followed, if that is still to be announced.
     other: Option<ClusterId>,
     /// When it is its turn to look for more.
     turn: Instant,
@@ -204,7 +204,7 @@ impl<S: Source> Messages<S> {
         self.until == Until::Stopped
     }
 
-    /// The next part of the body; `None` when all of it was written.
+    /// Returns the next part of the body; `None` after the last one.
     async fn next_chunk(&mut self) -> Result<Option<Bytes>, ReadError> {
         if self.phase == Phase::Done {
             return Ok(None);
@@ -224,9 +224,9 @@ impl<S: Source> Messages<S> {
         Ok((!text.is_empty()).then(|| text.freeze()))
     }
 
-    /// Writes a part of what lies before `end`.
+    /// Writes a part of the messages before `end`.
     async fn write_to(&mut self, end: Offset, text: &mut BytesMut) -> Result<(), ReadError> {
-        // A batch may hold nothing to show; an empty chunk would cost a wake-up for nothing.
+        // A batch may contain nothing to show; an empty chunk would cost a wake-up for nothing.
         while text.len() < READ_BYTES / 4 {
             let until = Offset(self.next.0.saturating_add(self.left)).min(end);
             let followed = match self.source.read_on(until, READ_BYTES).await {
@@ -254,7 +254,7 @@ impl<S: Source> Messages<S> {
         Ok(())
     }
 
-    /// Waits for something to write: messages, a sign that nothing happened for a while, or an end.
+    /// Waits for something to write: messages, a sign of life after a while without any, or an end.
     async fn write_next(&mut self, text: &mut BytesMut) -> Result<(), ReadError> {
         while text.is_empty() && self.phase != Phase::Done {
             // Where few follow, its turn comes before any clock could wake it.

@@ -1,4 +1,4 @@
-//! OpenTelemetry, in a program that is built with the feature `otel`. In every other: nothing, at no cost.
+//! OpenTelemetry, in a program built with the feature `otel`. In any other: nothing, at no cost.
 
 #[cfg(not(feature = "otel"))]
 mod absent;
@@ -12,13 +12,13 @@ pub(crate) use absent::{end, start, within};
 #[cfg(feature = "otel")]
 pub(crate) use pipeline::{end, start, within};
 
-/// Where one of these is set, there is a collector.
+/// Variables that name a collector.
 const ENDPOINTS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
 ];
 
-/// The variable that names a collector, where spans shall be sent to one.
+/// Returns the variable that names a collector, if spans are to be sent to one.
 fn wanted_by() -> Option<&'static str> {
     let says = |name: &str, word: &str| {
         env::var(name).is_ok_and(|value| value.trim().eq_ignore_ascii_case(word))

@@ -1,7 +1,7 @@
-//! The environment of both programs: which variables say something, whose settings they are, and which one a wrong
+//! The environment of both programs: which variables are set, which commands they belong to, and which one a wrong
 //! value came from.
 //!
-//! Owns no setting: what a variable means is its argument's business.
+//! Owns no setting: the meaning of a variable is up to its argument.
 
 use std::{
     error::Error as _,
@@ -27,16 +27,16 @@ const OTHERS_VARIABLES: [&str; 6] = [
     "REPLOG_KIND",
 ];
 
-/// A variable named `REPLOG_…` that changes nothing.
+/// A variable named `REPLOG_…` that has no effect.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ignored {
     name: String,
-    /// The commands that it is a setting of.
+    /// The commands that have it as a setting.
     commands: Vec<String>,
 }
 
 impl Ignored {
-    /// Whether it is a setting of nothing at all, as a mistyped one is.
+    /// Returns `true` if it is not a setting of any command, as a mistyped one is.
     pub(crate) fn is_unknown(&self) -> bool {
         self.commands.is_empty()
     }
@@ -56,8 +56,8 @@ impl fmt::Display for Ignored {
     }
 }
 
-/// The program without the variables that say nothing: an empty one, as Compose makes of `${X:-}`, is not
-/// set, and `REPLOG_PORT=tcp://10.96.0.1:5000` is what Kubernetes sets for a Service called `replog`.
+/// Returns the program without the variables that carry no value: an empty one, as Compose makes of `${X:-}`, is not
+/// set, and Kubernetes sets `REPLOG_PORT=tcp://10.96.0.1:5000` for a Service called `replog`.
 pub(crate) fn without_those_that_say_nothing(program: clap::Command) -> clap::Command {
     with_args(program, &|arg| {
         let value = arg.get_env().and_then(std::env::var_os);
@@ -71,8 +71,8 @@ pub(crate) fn without_those_that_say_nothing(program: clap::Command) -> clap::Co
     })
 }
 
-/// The same error, under the name of the variable that the wrong value comes from, where it is none of the
-/// command line. `program` is as it read `args`.
+/// Returns the same error under the name of the variable that the wrong value comes from, if it does not come from the
+/// command line. `program` must be the one that parsed `args`.
 pub(crate) fn under_its_variable(
     error: clap::Error,
     program: &clap::Command,
@@ -90,7 +90,7 @@ pub(crate) fn under_its_variable(
     let Some(variable) = variable_of(&built, &argument) else {
         return error;
     };
-    // Without the variable it is wrong all the same where it comes from elsewhere.
+    // Without the variable it is still wrong if it comes from elsewhere.
     let without = with_args(
         program.clone(),
         &|arg| match arg.get_env() == Some(&variable) {
@@ -112,8 +112,8 @@ pub(crate) fn under_its_variable(
     clap::Error::raw(error.kind(), format!("{variable}: {what}"))
 }
 
-/// The variables named `REPLOG_…` that `command` does not know, in ascending order. What any command of the `others`
-/// knows is nobody's mistake: they share an environment.
+/// Returns the variables named `REPLOG_…` that `command` does not know, in ascending order. Those that any command of
+/// the `others` knows are no mistake: the commands share an environment.
 pub(crate) fn ignored(
     program: &clap::Command,
     command: &str,
@@ -159,8 +159,8 @@ fn has_variable(command: &clap::Command, name: &str) -> bool {
             .any(|command| has_variable(command, name))
 }
 
-/// What Kubernetes sets for a Service whose name begins with `replog`: `X_SERVICE_HOST`, `X_SERVICE_PORT`, and
-/// `X_PORT` and `X_PORT_…` with an address in a form of their own.
+/// Recognises the variables that Kubernetes sets for a Service whose name begins with `replog`: `X_SERVICE_HOST`,
+/// `X_SERVICE_PORT`, and `X_PORT` and `X_PORT_…` with an address in a form of their own.
 fn is_of_a_service(name: &str, value: &OsStr) -> bool {
     let schemes = ["tcp://", "udp://", "sctp://"];
     let is_address = value
@@ -170,7 +170,7 @@ fn is_of_a_service(name: &str, value: &OsStr) -> bool {
     names.iter().any(|part| name.contains(part)) || (name.ends_with("_PORT") && is_address)
 }
 
-/// The variable of the argument that is shown so, of whichever command, where it is set.
+/// Returns the variable of the argument that is shown so, of any command, if it is set.
 fn variable_of(program: &clap::Command, argument: &str) -> Option<OsString> {
     let found = program
         .get_arguments()
@@ -183,7 +183,7 @@ fn variable_of(program: &clap::Command, argument: &str) -> Option<OsString> {
     })
 }
 
-/// The program with each argument of it and of its commands changed.
+/// Returns the program with `change` applied to each argument of it and of its commands.
 fn with_args(program: clap::Command, change: &impl Fn(Arg) -> Arg) -> clap::Command {
     program
         .mut_args(change)
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_has_the_form_and_the_name_is_of_a_service() {
+    fn a_variable_of_a_service_is_recognised_by_its_form_and_name() {
         let table = [
             ("REPLOG_PORT", "tcp://10.96.0.1:5000", true),
             ("REPLOG_PORT", "5000", false),

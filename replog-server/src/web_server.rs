@@ -1,7 +1,7 @@
-//! The web server's crate, put together around sockets of our own.
+//! The web server's crate, set up around sockets of our own.
 //!
-//! Owns its settings: times, the number of connections, and that each connection is a [`ClientSocket`]. It does what
-//! `actix_web::HttpServer` does, which takes no other socket than the system's.
+//! Owns its settings: times, the number of connections, and that each connection is a [`ClientSocket`]. Does what
+//! `actix_web::HttpServer` does, which accepts no other socket than the system's.
 
 use std::{
     io,
@@ -24,24 +24,23 @@ use crate::{
     connections::{Connections, REFUSED_OPEN_MAX},
 };
 
-/// How long a client may take to send a request's head. It never ends a request that is under
-/// way: an append may wait for ever.
+/// Time limit for a client to send a request's head. It never ends a request in progress: an append may wait for ever.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long an idle connection is kept.
+/// Time for which an idle connection is kept.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
-/// How long a connection may take to end, once it shall: time to read what a refused client is
-/// still sending, so that it sees the answer.
+/// Time limit for a connection to close: long enough to read what a refused client is still sending, so that it sees
+/// the answer.
 const DISCONNECT_TIME_MAX: Duration = Duration::from_secs(3);
-/// How long answers that have an end may take when the node stops: less than container engines wait.
+/// Time limit for finite answers when the node stops: less than container engines wait.
 const STOP_TIME_MAX_S: u64 = 5;
 
-/// What differs from one web server to the other.
+/// Settings that differ between web servers.
 pub(crate) struct Settings {
-    /// Its connections.
+    /// Connections of the server.
     pub(crate) connections: Connections,
-    /// How many there may be.
+    /// Maximum number of connections.
     pub(crate) connections_max: usize,
-    /// Its threads.
+    /// Number of its threads.
     pub(crate) workers: usize,
 }
 
@@ -49,7 +48,7 @@ pub(crate) struct Settings {
 ///
 /// # Errors
 ///
-/// The system's, where the listener cannot be served.
+/// The system's, if the listener cannot be served.
 pub(crate) fn run<A, I, S, B>(
     listener: TcpListener,
     settings: Settings,
@@ -76,7 +75,7 @@ where
         .workers(workers)
         .disable_signals()
         .shutdown_timeout(STOP_TIME_MAX_S)
-        // Past this many connections the others would hang: as many as there can be files.
+        // Beyond this many connections the others would hang: there can be no more files.
         .max_concurrent_connections((connections_max + REFUSED_OPEN_MAX).div_ceil(workers));
     let stopping = builder.graceful_shutdown_signal();
     let builder = builder.listen(format!("clients at {address}"), listener, move || {
@@ -110,10 +109,10 @@ where
     Ok(builder.run())
 }
 
-/// What the crate's own service is called with.
+/// Arguments of the crate's own service.
 type Entered = (ClientSocket, Protocol, Option<SocketAddr>);
 
-/// Gives a connection its place. One that gets none ends here.
+/// Gives a connection its slot. A connection that gets none ends here.
 async fn enter(
     stream: TcpStream,
     connections: Connections,
@@ -122,10 +121,10 @@ async fn enter(
     let peer = stream.peer_addr().ok();
     let Some(connection) = connections.open(peer, connections_max) else {
         connections.refuse(stream, connections_max).await;
-        // Nobody looks at it: the connection has ended.
+        // The error is not read by anything: the connection has ended.
         return Err(DispatchError::DisconnectTimeout);
     };
-    // Where it fails, answers only come a little later.
+    // If it fails, answers only arrive a little later.
     let _ = stream.set_nodelay(true);
     let socket = ClientSocket::new(stream, connection);
     Ok((socket, Protocol::Http1, peer))

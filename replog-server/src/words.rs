@@ -1,6 +1,6 @@
-//! Words that depend on a number.
+//! Nouns with a number.
 //!
-//! Owns the plural of regular nouns, for everything that people read.
+//! Owns the plural of regular nouns, for all text that people read.
 
 use std::fmt::Display;
 
@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_is_no_plural_and_none_is_one() {
+    fn only_one_takes_the_singular() {
         for (count, expected) in [(0, "0 nodes"), (1, "1 node"), (2, "2 nodes")] {
             assert_eq!(counted(count, "node"), expected);
         }

@@ -4,13 +4,13 @@
 //! bare-files DIRECTORY
 //! ```
 //!
-//! Leaves out what a read of a log does: decoding records, checking them, writing JSON.
+//! Leaves out the work of reading a log: decoding records, checking them, writing JSON.
 
 use std::{io, net::TcpListener};
 
 use actix_web::{App, HttpServer};
 
-/// As replog-server has.
+/// The same as replog-server's.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,4 +1,4 @@
-//! The least that an append to one disk costs: parse, append, sync a group, answer.
+//! The minimum cost of an append to one disk: parse, append, sync a group, answer.
 //!
 //! ```text
 //! bare-one DIRECTORY
@@ -6,8 +6,9 @@
 //! web worker ── channel ──> one thread: write a group, fdatasync, answer each
 //! ```
 //!
-//! Leaves out: checksums, segments, an index, reading, recovery, limits on what waits, keys, time
-//! limits, and everything that could tell a torn end from a whole one. A write that fails ends it.
+//! Leaves out: checksums, segments, an index, reading, recovery, limits on waiting appends, keys,
+//! time limits, and everything that could tell a torn end from an intact one. A write that fails
+//! ends it.
 
 use std::{
     fs::File,
@@ -56,7 +57,7 @@ fn write(mut file: File, appends: &Receiver<Append>) -> io::Result<()> {
         file.sync_data()?;
         bytes.clear();
         for answer in group.drain(..) {
-            // Who asked may have gone.
+            // The caller may be gone.
             let _ = answer.send(next);
             next += 1;
         }

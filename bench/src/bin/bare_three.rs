@@ -1,5 +1,5 @@
-//! The least that an append to three disks costs: as `bare-one`, and each batch to two followers
-//! that append and sync it.
+//! The minimum cost of an append to three disks: as in `bare-one`, with each batch also sent to two
+//! followers that append and sync it.
 //!
 //! ```text
 //! bare-three follower DIRECTORY
@@ -10,9 +10,9 @@
 //!                             └──> follower 2: one batch in flight ────┘    leader and one hold it
 //! ```
 //!
-//! Leaves out, beside what `bare-one` leaves out: elections, epochs and fences, any check that a
-//! follower's log agrees, catching up, time limits, retries, heartbeats. A connection that breaks
-//! or a write that fails ends it. A follower that hangs costs memory without limit.
+//! Leaves out, in addition to what `bare-one` leaves out: elections, epochs and fencing, any check
+//! that a follower's log agrees, catching up, time limits, retries, heartbeats. A connection that
+//! breaks or a write that fails ends it. A follower that hangs costs memory without limit.
 
 use std::{
     collections::VecDeque,
@@ -32,7 +32,7 @@ use tokio::sync::oneshot;
 
 const USAGE: &str =
     "usage: bare-three follower DIRECTORY | bare-three leader DIRECTORY FOLLOWER FOLLOWER";
-/// In front of each batch: its length, and the offset after it.
+/// Header of each batch: its length, and the offset after it.
 const HEAD_BYTES: usize = 16;
 
 /// Encoded messages, and the offset after them.
@@ -42,7 +42,7 @@ struct Batch {
     end: u64,
 }
 
-/// Who holds what, and who waits for it.
+/// The synced ends, and the waiting callers.
 #[derive(Default)]
 struct Ends {
     /// The offset after the last message that the leader, and each follower, has synced.
@@ -54,12 +54,12 @@ struct Ends {
 }
 
 impl Ends {
-    /// Answers what the leader and one follower hold.
+    /// Answers the messages that the leader and one follower hold.
     fn release(&mut self) {
         let end = self.own.min(self.followers[0].max(self.followers[1]));
         while self.next < end {
             let answer = self.waiting.pop_front();
-            // Who asked may have gone.
+            // The caller may be gone.
             let _ = answer.map(|answer| answer.send(self.next));
             self.next += 1;
         }
@@ -82,7 +82,7 @@ fn main() -> io::Result<()> {
     }
 }
 
-/// Appends and syncs each batch of one leader, and says up to where.
+/// Appends and syncs each batch of one leader, and acknowledges its end.
 fn follow(directory: &Path) -> io::Result<()> {
     let mut file = open_log(directory)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -162,7 +162,7 @@ fn write(
     Ok(())
 }
 
-/// Sends what there is as one batch, and waits for its ack before it sends more.
+/// Sends the pending messages as one batch, and waits for its ack before it sends more.
 fn replicate(
     mut follower: TcpStream,
     index: usize,
@@ -190,7 +190,7 @@ fn replicate(
     Ok(())
 }
 
-/// A thread whose end is the program's.
+/// Starts a thread whose end is the program's.
 fn spawn(work: impl FnOnce() -> io::Result<()> + Send + 'static) {
     thread::spawn(move || {
         if let Err(error) = work() {

@@ -1,4 +1,4 @@
-//! The bare programs: yardsticks beside this program.
+//! The bare programs: yardsticks next to this program.
 
 use std::ffi::OsString;
 
@@ -9,7 +9,7 @@ use crate::{
     wire::Protocol,
 };
 
-/// They wait for what they wait for; the concern is theirs to read.
+/// They wait as each is built to wait; the concern is only parsed.
 const PROTOCOL: Protocol = Protocol::Http { concern: 2 };
 
 pub(super) async fn http(places: Places<'_>) -> Result<Running, String> {

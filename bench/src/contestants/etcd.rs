@@ -13,7 +13,7 @@ use crate::{
 };
 
 const NODES: usize = 3;
-/// The least room that it must have: its own default is 2 GiB, and a log only grows.
+/// The minimum space that it must have: its own default is 2 GiB, and a log only grows.
 const QUOTA_BYTES: &str = "8589934592";
 
 pub(super) async fn start(places: Places<'_>) -> Result<Running, String> {
@@ -65,7 +65,7 @@ pub(super) async fn start(places: Places<'_>) -> Result<Running, String> {
     })
 }
 
-/// Which of them leads, once they agree on it.
+/// Returns the index of the leader, once the members agree on it.
 async fn leader(clients: &[SocketAddr]) -> Result<usize, String> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -83,7 +83,7 @@ async fn leader(clients: &[SocketAddr]) -> Result<usize, String> {
     }
 }
 
-/// What a member says about itself, by the JSON gateway.
+/// Returns the status that a member reports by the JSON gateway.
 async fn status(client: SocketAddr) -> Result<Value, String> {
     let said = |error: std::io::Error| error.to_string();
     let mut connection = http::Connection::open(client).await.map_err(said)?;

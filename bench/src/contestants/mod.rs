@@ -1,8 +1,8 @@
-//! Who is measured beside whom: replog by concern, bare programs, and peers as clusters of three.
+//! The contestants: replog by concern, bare programs, and peers as clusters of three.
 //!
-//! Owns how each is started: with its own documented defaults for durability, on loopback, its
-//! data in a fresh directory of the same file system. Never installs anything: who cannot be had
-//! is said to be missing, and the others are measured.
+//! Owns the start of each: with its own documented defaults for durability, on loopback, its data
+//! in a fresh directory of the same file system. Never installs anything: a contestant that is not
+//! available is reported as missing, and the others are measured.
 
 mod bare;
 #[cfg(feature = "peers")]
@@ -20,7 +20,7 @@ use crate::{
     wire::{Protocol, Work},
 };
 
-/// One of those that are measured.
+/// A contestant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Contestant {
@@ -42,24 +42,24 @@ pub(crate) enum Contestant {
     RedisAlways,
 }
 
-/// Where everything is that a contestant needs.
+/// Locations of everything that a contestant needs.
 #[derive(Clone, Copy)]
 pub(crate) struct Places<'a> {
     pub(crate) replog: Replog<'a>,
-    /// The bare programs.
+    /// Directory of the bare programs.
     pub(crate) own: &'a Path,
-    /// What `scripts/bench-peers` got: `bin` and `lib`.
+    /// Directory that `scripts/bench-peers` fills: `bin` and `lib`.
     pub(crate) peers: &'a Path,
 }
 
-/// A contestant that runs, and how it is spoken to.
+/// A running contestant, and its protocol.
 pub(crate) struct Running {
     pub(crate) cluster: Cluster,
     protocol: Protocol,
 }
 
 impl Running {
-    /// So many clients' work on it.
+    /// Returns the work of this many clients on it.
     pub(crate) fn work(&self, clients: usize, payload_bytes: usize) -> Result<Work, String> {
         Ok(Work {
             address: self.cluster.master_address()?,
@@ -71,7 +71,7 @@ impl Running {
 }
 
 impl Contestant {
-    /// As people call it.
+    /// Returns the name for people.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Contestant::ReplogW1 => "replog w=1",
@@ -90,7 +90,7 @@ impl Contestant {
         }
     }
 
-    /// What it does before it answers, and what it is set to.
+    /// Describes what it does before it answers, and its settings.
     pub(crate) fn settings(self) -> &'static str {
         match self {
             Contestant::ReplogW1 => {
@@ -126,7 +126,7 @@ impl Contestant {
         }
     }
 
-    /// The contestant that it is compared with: the one that promises most nearly the same.
+    /// Returns the contestant that it is compared with: the one with the most similar promise.
     pub(crate) fn reference(self) -> Contestant {
         match self {
             Contestant::ReplogW1 => Contestant::ReplogW1,
@@ -145,7 +145,7 @@ impl Contestant {
         }
     }
 
-    /// Whether it is the product itself, whose failure is a failure.
+    /// Returns true if it is the product itself, whose failure fails the run.
     pub(crate) fn is_replog(self) -> bool {
         self.reference() == self
     }
@@ -154,7 +154,7 @@ impl Contestant {
     ///
     /// # Errors
     ///
-    /// Why it cannot be had here, or why it did not start.
+    /// The reason why it is not available here, or did not start.
     pub(crate) async fn start(self, places: Places<'_>) -> Result<Running, String> {
         let replog = async |concern| {
             Ok(Running {
@@ -188,7 +188,7 @@ impl Contestant {
         }
     }
 
-    /// What its program says about its version.
+    /// Returns the version that its program reports.
     pub(crate) fn version(self, places: Places<'_>) -> String {
         let (program, argument) = match self {
             Contestant::ReplogW1
@@ -215,13 +215,13 @@ impl Contestant {
         let text = output.map_or_else(|error| error.to_string().into_bytes(), |said| said.stdout);
         let text = String::from_utf8_lossy(&text);
         let line = text.lines().next().unwrap_or("unknown");
-        // Redis goes on with sums and settings of its build.
+        // Redis appends checksums and settings of its build.
         line.split(" sha=").next().unwrap_or(line).trim().to_owned()
     }
 }
 
 impl Places<'_> {
-    /// A peer's program: the one that was got for this, or else the system's.
+    /// Returns the path of a peer's program: the one in this directory, or else the system's.
     fn peer(&self, name: &str) -> Result<PathBuf, String> {
         let own = self.peers.join("bin").join(name);
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -231,7 +231,7 @@ impl Places<'_> {
             .ok_or_else(|| format!("there is no {name}: scripts/bench-peers gets it"))
     }
 
-    /// Libraries that came with the peers.
+    /// Returns the directory of libraries that came with the peers.
     fn libraries(&self) -> Option<PathBuf> {
         let libraries = self.peers.join("lib");
         libraries.is_dir().then_some(libraries)

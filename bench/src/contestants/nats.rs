@@ -1,6 +1,6 @@
 //! NATS JetStream: three servers, one stream with three replicas in files.
 //!
-//! Clients publish to the server that leads the stream, as replog's publish to the master.
+//! Clients publish to the server that leads the stream, as replog's append to the master.
 
 use std::{net::SocketAddr, path::Path, time::Instant};
 
@@ -19,7 +19,7 @@ use crate::{
 
 const NODES: usize = 3;
 const STREAM: &str = "LOG";
-/// Numbers of connections that no client of a load has.
+/// Connection number that no client of a load has.
 const OWN_NUMBER: usize = usize::MAX;
 
 pub(super) async fn start(
@@ -55,7 +55,7 @@ pub(super) async fn start(
         format!("nats: {error}: {}", words.join("\n"))
     })?;
     let position = nodes.iter().position(|node| node.name == leader);
-    let leader = nodes.remove(position.ok_or("nats: the stream's leader is no known server")?);
+    let leader = nodes.remove(position.ok_or("nats: the stream's leader is not a known server")?);
     Ok(Running {
         cluster: Cluster::of(leader, nodes, directory),
         protocol: Protocol::Nats,
@@ -84,8 +84,8 @@ fn config(
     )
 }
 
-/// Creates the stream once the servers agree on anything, waits until all replicas are there, and
-/// gives the name of the server that leads it.
+/// Creates the stream once the servers agree, waits until all replicas are there, and returns the
+/// name of the server that leads it.
 async fn created_stream(server: SocketAddr) -> Result<String, String> {
     let deadline = Instant::now() + PATIENCE;
     let said = |error: std::io::Error| error.to_string();
@@ -101,7 +101,7 @@ async fn created_stream(server: SocketAddr) -> Result<String, String> {
             false => (&create, &wanted),
             true => (&info, &Value::Null),
         };
-        // Until they have a leader nobody serves the API, and what is asked may stay unanswered.
+        // Until they have a leader no server answers the API, and a request may stay unanswered.
         let answer = tokio::time::timeout(LOOK_INTERVAL * 200, connection.call(subject, request));
         let answer = match answer.await {
             Ok(Ok(answer)) => answer,
@@ -124,7 +124,7 @@ async fn created_stream(server: SocketAddr) -> Result<String, String> {
     }
 }
 
-/// The leader, once it has all its replicas.
+/// Returns the leader, once it has all its replicas.
 fn leader_of_whole(answer: &Value) -> Option<&str> {
     let cluster = &answer["cluster"];
     let replicas = cluster["replicas"].as_array()?;

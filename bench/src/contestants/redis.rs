@@ -11,7 +11,7 @@ use crate::{
     wire::{Protocol, redis::Connection},
 };
 
-/// Replicas that must have an entry before it counts, beside the master.
+/// Replicas, in addition to the master, that must have an entry before it counts.
 const REPLICAS: u32 = 1;
 
 pub(super) async fn start(places: Places<'_>, appendfsync: &str) -> Result<Running, String> {
@@ -26,7 +26,8 @@ pub(super) async fn start(places: Places<'_>, appendfsync: &str) -> Result<Runni
         std::fs::create_dir(&data).map_err(|error| format!("{}: {error}", data.display()))?;
         let (port, data) = (address.port().to_string(), data.display().to_string());
         let mut args = vec!["--port", &port, "--bind", "127.0.0.1", "--dir", &data];
-        // Snapshots beside the append-only file would be a second copy that nobody here needs.
+        // Snapshots in addition to the append-only file would be a second copy that is not needed
+        // here.
         args.extend([
             "--appendonly",
             "yes",

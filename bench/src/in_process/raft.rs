@@ -1,5 +1,5 @@
-//! Three nodes of openraft with the in-memory store that it is tested with, which reach each other
-//! by calls.
+//! Three nodes of openraft with the in-memory store that it is tested with, connected by function
+//! calls.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use openraft_memstore::{ClientRequest, MemStore, TypeConfig};
 use super::Append;
 
 const NODES: [u64; 3] = [1, 2, 3];
-/// How long they may take to choose a leader.
+/// Maximum time for choosing a leader.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 type Node = Raft<TypeConfig>;
@@ -33,7 +33,7 @@ type CallError<E> = RPCError<u64, (), E>;
 #[derive(Clone, Default)]
 struct Router(Arc<Mutex<BTreeMap<u64, Node>>>);
 
-/// The way to one of them.
+/// The transport to one node.
 struct Way {
     router: Router,
     target: u64,
@@ -74,7 +74,7 @@ impl Cluster {
             .map_err(text)?;
         let leader = metrics.current_leader.and_then(|id| router.node(id));
         Ok(Cluster {
-            leader: leader.ok_or("a leader that is no node")?,
+            leader: leader.ok_or("a leader that is not a node")?,
             router,
             payload: crate::wire::payload(payload_bytes),
         })

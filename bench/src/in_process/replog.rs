@@ -1,4 +1,4 @@
-//! Three nodes of replog-core that reach each other by calls.
+//! Three nodes of replog-core, connected by function calls.
 
 use std::{path::PathBuf, sync::Arc};
 

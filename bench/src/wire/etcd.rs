@@ -32,7 +32,7 @@ impl Connection {
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(stream).await.map_err(io::Error::other)?;
         let driver = tokio::spawn(async move {
-            // What breaks the connection breaks the call that waits on it, which says so.
+            // An error of the connection fails the call that waits on it, which reports it.
             let _ = connection.await;
         });
         Ok(Connection {
@@ -44,7 +44,7 @@ impl Connection {
         })
     }
 
-    /// Puts the value under a key that was never used before: a log has no other.
+    /// Puts the value with a key that was never used before: a log has no other.
     pub(crate) async fn put(&mut self) -> Result<(), String> {
         let key = format!("log/{}/{}", self.number, self.puts);
         self.puts += 1;
@@ -73,7 +73,7 @@ impl Connection {
         let (response, mut body) = sender.send_request(request, false)?;
         body.send_data(message, true)?;
         let response = response.await?;
-        // A refusal may have no body and its status in front.
+        // A refusal may have no body and its status in the head.
         let early = grpc_status(response.headers());
         let mut body = response.into_body();
         while let Some(chunk) = body.data().await {
@@ -96,11 +96,11 @@ fn grpc_status(headers: &HeaderMap) -> Option<String> {
     Some(headers.get("grpc-status")?.to_str().ok()?.to_owned())
 }
 
-/// One message of gRPC: not compressed, its length, a `PutRequest`.
+/// Encodes one gRPC message: uncompressed, its length, a `PutRequest`.
 fn frame(key: &[u8], value: &[u8]) -> Bytes {
     let mut message = Vec::with_capacity(key.len() + value.len() + 20);
     for (field, bytes) in [(1_u8, key), (2, value)] {
-        // Wire type 2: bytes with their length in front.
+        // Wire type 2: bytes preceded by their length.
         message.push(field << 3 | 2);
         varint(&mut message, bytes.len());
         message.extend_from_slice(bytes);
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_put_is_framed_as_grpc_wants_it() {
+    fn a_put_is_framed_as_grpc_requires() {
         let expected = [0, 0, 0, 0, 8, 0x0a, 1, b'k', 0x12, 3, b'v', b'a', b'l'];
         assert_eq!(frame(b"k", b"val")[..], expected);
         let long = frame(b"k", &[0; 300]);

@@ -1,7 +1,8 @@
-//! HTTP/1.1 over one kept connection, no more of it than replog's answers need.
+//! HTTP/1.1 over one kept-alive connection, only as much of it as replog's answers need.
 //!
-//! Written by hand so that the load costs little beside what it measures: a request is bytes made
-//! once, an answer is its status and its body. Never follows, never decompresses, never retries.
+//! Written by hand so that the load costs little compared with what it measures: a request is bytes
+//! made once, an answer is its status and its body. Never follows redirects, never decompresses,
+//! never retries.
 
 use std::{io, net::SocketAddr, ops::Range};
 
@@ -10,15 +11,15 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Room for an answer at first: a receipt with its head. It grows with longer ones.
+/// Initial buffer for an answer: a receipt with its head. It grows with longer ones.
 const BUFFER_BYTES: usize = 1 << 10;
-/// The longest answer that is taken.
+/// The longest answer that is accepted.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// How an answer in chunks ends.
+/// End of a chunked answer.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// A connection, with room for one answer.
+/// A connection, with a buffer for one answer.
 pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -30,7 +31,7 @@ pub(crate) struct Answer<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// What a head says, once it is there in full.
+/// A complete head, parsed.
 struct Head {
     status: u16,
     body: Range<usize>,
@@ -60,7 +61,7 @@ impl Connection {
             filled += self.read(filled).await?;
         }
         if filled > head.body.end {
-            return Err(bad("more than the answer came"));
+            return Err(bad("more data than the answer"));
         }
         Ok(Answer {
             status: head.status,
@@ -68,7 +69,7 @@ impl Connection {
         })
     }
 
-    /// Sends an append and expects that its answer is 201.
+    /// Sends an append and expects the answer 201.
     pub(crate) async fn created(&mut self, request: &[u8]) -> Result<(), String> {
         let answer = self
             .exchange(request)
@@ -84,8 +85,8 @@ impl Connection {
         ))
     }
 
-    /// Sends a request that ends the connection, and gives the length of its answer's body, which
-    /// is dropped as it comes. The lines between its chunks count with it.
+    /// Sends a request that ends the connection, and returns the length of its answer's body, which
+    /// is discarded as it comes. Chunk framing is included.
     pub(crate) async fn read_through(mut self, request: &[u8]) -> io::Result<u64> {
         self.stream.write_all(request).await?;
         self.buffer.resize(ANSWER_BYTES_MAX, 0);
@@ -136,7 +137,7 @@ impl Connection {
     }
 }
 
-/// The request that appends a message of `payload_bytes` of JSON text.
+/// Returns the request that appends a message of `payload_bytes` of JSON text.
 pub(crate) fn append_request(concern: u32, payload_bytes: usize) -> Vec<u8> {
     let data = super::payload(payload_bytes);
     let body = format!(r#"{{"data":{data},"meta":{{"concern":{concern}}}}}"#);
@@ -148,7 +149,7 @@ pub(crate) fn append_request(concern: u32, payload_bytes: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The request that appends so many messages at once, each as [`append_request`]'s.
+/// Returns the request that appends `messages` messages at once, each as [`append_request`]'s.
 pub(crate) fn batch_request(concern: u32, messages: usize, payload_bytes: usize) -> Vec<u8> {
     let line = super::payload(payload_bytes) + "\n";
     let length = line.len() * messages;
@@ -159,12 +160,12 @@ pub(crate) fn batch_request(concern: u32, messages: usize, payload_bytes: usize)
     (head + &line.repeat(messages)).into_bytes()
 }
 
-/// The request that reads `path`.
+/// Returns the request that reads `path`.
 pub(crate) fn get_request(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes()
 }
 
-/// The request that reads all of `path` in some form, and nothing after it.
+/// Returns the request that reads all of `path` in some form, and then closes the connection.
 pub(crate) fn get_once_request(path: &str, accept: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
@@ -172,7 +173,7 @@ pub(crate) fn get_once_request(path: &str, accept: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// `None` while the head is not complete.
+/// Parses a head; `None` while it is not complete.
 fn parse_head(bytes: &[u8]) -> io::Result<Option<Head>> {
     let Some(head_bytes) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return Ok(None);
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_an_error() {
+    fn a_malformed_answer_is_an_error() {
         for text in [
             "HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n",
             "HTTP/1.1 200 OK\r\n\r\n",
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_has_the_length_that_was_asked_for() {
+    fn a_message_has_the_requested_length() {
         let request = String::from_utf8(append_request(2, 100)).unwrap();
         let (head, body) = request.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("Content-Length: {}", body.len())));
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_breaks_off_is_not_read_through() {
+    async fn an_answer_that_breaks_off_is_an_error() {
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n";
         let whole = chunked.to_owned() + "0\r\n\r\n";
         assert_eq!(read_through(&whole).await.unwrap(), 12);
@@ -260,7 +261,7 @@ mod tests {
         assert!(read_through(&long[..long.len() - 1]).await.is_err());
     }
 
-    /// What a client makes of an answer after which the connection ends.
+    /// Reads an answer after which the connection ends.
     async fn read_through(answer: &str) -> io::Result<u64> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let connection = Connection::open(listener.local_addr()?).await?;

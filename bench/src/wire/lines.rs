@@ -1,6 +1,6 @@
 //! Lines that end in CR and LF, and bytes of known length between them.
 //!
-//! What Redis and NATS have in common. Never takes more than a buffer's worth at once.
+//! Shared by Redis and NATS. Never reads more than a buffer's worth at once.
 
 use std::{io, net::SocketAddr};
 
@@ -9,12 +9,12 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Room for answers at first; it grows with longer ones.
+/// Initial buffer for answers; it grows with longer ones.
 const BUFFER_BYTES: usize = 1 << 10;
-/// The longest answer that is taken.
+/// The longest answer that is accepted.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// A connection, and what of its answers was not taken yet.
+/// A connection, and the part of its answers that was not consumed yet.
 pub(super) struct Lines {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -38,7 +38,7 @@ impl Lines {
         self.stream.write_all(bytes).await
     }
 
-    /// The next line, without its end.
+    /// Returns the next line, without its end.
     pub(super) async fn line(&mut self) -> io::Result<&[u8]> {
         let mut looked_at = self.taken;
         loop {
@@ -55,7 +55,7 @@ impl Lines {
         }
     }
 
-    /// The next bytes, so many, and the line's end after them, which is left out.
+    /// Returns the next `length` bytes, without the line end that follows them.
     pub(super) async fn bytes(&mut self, length: usize) -> io::Result<&[u8]> {
         while self.filled - self.taken < length + 2 {
             self.more().await?;
@@ -87,7 +87,7 @@ impl Lines {
     }
 }
 
-/// An answer that was not understood.
+/// Makes the error for an answer that was not understood.
 pub(super) fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn lines_and_bytes_are_found_however_they_are_cut() {
+    async fn lines_and_bytes_are_found_however_they_are_split() {
         const TEXT: &[u8] = b"+OK\r\n$5\r\nab\r\nc\r\n:12\r\n";
         for cut in 0..TEXT.len() {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,8 +1,8 @@
-//! One append, in the words of each peer, over a kept connection of its own.
+//! One append, in the protocol of each peer, over a kept-alive connection of its own.
 //!
 //! Owns the choice of the protocol, and nothing about time. Written by hand so that the load costs
-//! little beside what it measures: requests are bytes made once, answers are looked at no further
-//! than to know that they are yes. Never retries.
+//! little compared with what it measures: requests are bytes made once, answers are parsed only far
+//! enough to know that they are a success. Never retries.
 
 #[cfg(feature = "peers")]
 mod etcd;
@@ -13,14 +13,14 @@ pub(crate) mod redis;
 
 use std::net::SocketAddr;
 
-/// How a peer is spoken to.
+/// Protocol of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// `POST /messages` with a message as JSON.
     Http { concern: u32 },
     /// `POST /messages` with many messages as NDJSON.
     HttpBatch { concern: u32, messages: usize },
-    /// `XADD`, and `WAIT` for so many replicas where there are any.
+    /// `XADD`, and `WAIT` for this many replicas if there are any.
     Redis { replicas: u32 },
     /// A publication with a reply subject, which JetStream acknowledges.
     Nats,
@@ -29,17 +29,17 @@ pub(crate) enum Protocol {
     Etcd,
 }
 
-/// What every client does.
+/// The work of every client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Work {
     pub(crate) address: SocketAddr,
     pub(crate) protocol: Protocol,
     pub(crate) clients: usize,
-    /// Of one message.
+    /// Size of one message.
     pub(crate) payload_bytes: usize,
 }
 
-/// A connection, and what is sent over it again and again.
+/// A connection, and the request that is sent over it repeatedly.
 pub(crate) enum Client {
     Http(http::Connection, Vec<u8>),
     Redis(redis::Connection, Vec<u8>),
@@ -49,7 +49,7 @@ pub(crate) enum Client {
 }
 
 impl Client {
-    /// Connects; `number` is the client's own among all of one load.
+    /// Connects; `number` is unique among the clients of one load.
     pub(crate) async fn open(work: Work, number: usize) -> Result<Client, String> {
         let no_connection = |error| format!("no connection to {}: {error}", work.address);
         let payload = payload(work.payload_bytes);
@@ -91,7 +91,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// What the answer was, where it was no yes.
+    /// The answer, if it was not a success.
     pub(crate) async fn append(&mut self) -> Result<(), String> {
         match self {
             Client::Http(connection, request) => connection.created(request).await,
@@ -103,7 +103,8 @@ impl Client {
     }
 }
 
-/// A message of so many bytes of JSON text: the same for all, whether they want JSON or not.
+/// Returns a message of this many bytes of JSON text: the same for all, whether they want JSON or
+/// not.
 pub(crate) fn payload(bytes: usize) -> String {
     format!(r#""{}""#, "x".repeat(bytes.saturating_sub(2)))
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::lines::{Lines, bad};
 
-/// Of the stream under test.
+/// Subject of the stream under test.
 pub(crate) const SUBJECT: &str = "log.messages";
 
 const CONNECT: &str = concat!(
@@ -35,7 +35,7 @@ impl Connection {
         Ok(Connection { lines, inbox })
     }
 
-    /// A publication that asks for an answer.
+    /// Encodes a publication that asks for an answer.
     pub(crate) fn publication(&self, subject: &str, payload: &[u8]) -> Vec<u8> {
         let head = format!("PUB {subject} {} {}\r\n", self.inbox, payload.len());
         let mut text = head.into_bytes();
@@ -76,7 +76,7 @@ impl Connection {
                 let length = last_number(line).ok_or_else(|| bad("a MSG without a length"))?;
                 return self.lines.bytes(length).await;
             } else if line.starts_with(b"HMSG ") {
-                return Err(bad("nobody serves this subject"));
+                return Err(bad("no server answers this subject"));
             } else if line.starts_with(b"-ERR") {
                 return Err(bad(&String::from_utf8_lossy(line)));
             }

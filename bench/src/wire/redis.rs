@@ -1,4 +1,4 @@
-//! Redis: `XADD` and `WAIT` in one round trip, as a client sends them that wants both.
+//! Redis: `XADD` and `WAIT` in one round trip, as a client that wants both sends them.
 
 use std::{io, net::SocketAddr};
 
@@ -10,11 +10,11 @@ const STREAM: &str = "log";
 /// A connection of one client.
 pub(crate) struct Connection {
     lines: Lines,
-    /// That must hold an entry before it counts.
+    /// Number of replicas that must hold an entry before it counts.
     replicas: u32,
 }
 
-/// `XADD`, and `WAIT` without an end where there are replicas to wait for.
+/// Encodes `XADD`, and `WAIT` without a time-out if there are replicas to wait for.
 pub(crate) fn request(payload: &str, replicas: u32) -> Vec<u8> {
     let mut request = command(&["XADD", STREAM, "*", "d", payload]);
     if replicas > 0 {
@@ -23,7 +23,7 @@ pub(crate) fn request(payload: &str, replicas: u32) -> Vec<u8> {
     request
 }
 
-/// A command as an array of strings.
+/// Encodes a command as an array of strings.
 pub(crate) fn command(words: &[&str]) -> Vec<u8> {
     let mut text = format!("*{}\r\n", words.len());
     for word in words {
@@ -38,7 +38,7 @@ impl Connection {
         Ok(Connection { lines, replicas })
     }
 
-    /// Sends what [`request`] made and waits for the answers.
+    /// Sends a [`request`] and waits for the answers.
     pub(crate) async fn added(&mut self, request: &[u8]) -> Result<(), String> {
         match self.try_add(request).await {
             Ok(reached) if reached >= self.replicas => Ok(()),
@@ -69,7 +69,7 @@ impl Connection {
     }
 }
 
-/// A line of a number: anything else is an error, and says what it is.
+/// Parses a line with a number: anything else is an error that contains the line.
 fn number(line: &[u8], kind: u8) -> io::Result<u32> {
     line.strip_prefix(&[kind])
         .and_then(|number| std::str::from_utf8(number).ok()?.parse().ok())
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_no_number() {
+    fn an_error_is_not_a_number() {
         assert_eq!(number(b":2", b':').unwrap(), 2);
         let error = number(b"-ERR no", b':').unwrap_err();
         assert_eq!(error.to_string(), "-ERR no");

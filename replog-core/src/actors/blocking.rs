@@ -1,4 +1,4 @@
-//! Work that may block, off the actors' thread: the one way by which an actor reads files.
+//! Work that may block, off the actors' thread: the only way for an actor to read files.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use crate::{
     handle::host::{self, Host},
 };
 
-/// Runs what may block off the actor's thread; an error becomes its text.
+/// Runs work that may block off the actor's thread; an error becomes its text.
 pub(super) async fn blocking<T: Send + 'static>(
     host: Arc<dyn Host>,
     work: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, String> {
     match host::off_thread(&host, work).await {
         Some(done) => done.map_err(|error| error.to_string()),
-        None => Err("the node is going down".to_owned()),
+        None => Err("the node is shutting down".to_owned()),
     }
 }

@@ -1,7 +1,7 @@
-//! The master's coordinator, as an actor: quorum, mode, appends, and the recovery before them.
+//! The master's coordinator as an actor: quorum, mode, appends, and the recovery before them.
 //!
-//! Delivers appends, reports and time to [`Leader`] and [`Recovery`], and carries out what they
-//! say. Decides nothing. Answers to clients leave through one-shot channels, never through
+//! Delivers appends, reports and time to [`Leader`] and [`Recovery`], and carries out their
+//! actions. Decides nothing. Answers to clients leave through one-shot channels, never through
 //! futures of the actor: ten thousand parked futures would be polled at every wake-up.
 
 use std::{ops::Range, sync::Arc};
@@ -55,38 +55,38 @@ use crate::{
 pub(crate) struct Coordinator {
     config: MasterConfig,
     leader: Leader<Caller>,
-    /// The recovery, while it goes on.
+    /// The current recovery, if one is going on.
     recovery: Option<Recovery>,
-    /// What a recovery needs to begin, at the start or later.
+    /// Settings for a recovery at the start or later.
     settings: Settings,
-    /// Answers to the recovery that made no sense.
+    /// Number of malformed answers to the recovery.
     malformed: u64,
-    /// As it is on disk.
+    /// Metadata as stored on disk.
     meta: Meta,
-    /// As it is about to be.
+    /// Metadata that is being saved.
     saving: Option<Meta>,
-    /// The number of the last question of a recovery.
+    /// Number of a recovery's last query.
     asked: u64,
     links: Vec<Addr<SecondaryLink>>,
-    /// What each link counted, when it reported last.
+    /// Counts of each link at its last report.
     link_tallies: Vec<LinkTally>,
     append_tally: AppendTally,
-    /// What the own log lacks, while in office.
+    /// Holes in the own log that are found while leading.
     repair: Repair,
     inspection: Option<Inspection>,
-    /// The record that it is about.
+    /// The record that is being inspected.
     inspected: Option<Offset>,
-    /// Another that could not be read, and could not be seen to yet.
+    /// Another record that could not be read and has not been inspected yet.
     noticed: Option<Offset>,
-    /// The epoch is too low for one of the others: another must follow once the inspection is done.
+    /// The epoch is too low for another node: a new one must follow once the inspection is done.
     raise_epoch: bool,
     inbox: Arc<Inbox>,
-    /// The inbox's other buffer: the two take turns.
+    /// The inbox's second buffer, swapped with the first.
     spare: Vec<NewAppend<Caller>>,
     view: Arc<LogView>,
     storage: Arc<dyn Storage>,
     writer: LogWriter,
-    /// The writer was told to end.
+    /// The writer has been told to stop.
     closing: bool,
     shared: Arc<Shared>,
     host: Arc<dyn Host>,
@@ -96,16 +96,16 @@ pub(crate) struct Coordinator {
     timer: Timer,
 }
 
-/// A record could not be read: its segment is being read through.
+/// Purpose of an inspection: a record could not be read, and its segment is being read through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inspection {
-    /// In office, or about to be: it goes on.
+    /// While the master leads or is about to: it goes on meanwhile.
     Beside,
-    /// Before that: the recovery begins anew, with a log that is not intact.
+    /// Before that: the recovery starts over, with a log that is not intact.
     BeforeRecovery,
 }
 
-/// An office that a recovery has won.
+/// An epoch that a recovery has won.
 #[derive(Clone, Copy, Debug)]
 struct WonEpoch {
     cluster: ClusterId,
@@ -114,7 +114,7 @@ struct WonEpoch {
     forced_epoch: Option<Epoch>,
 }
 
-/// What a coordinator is made of.
+/// Parts that a coordinator is made of.
 pub(crate) struct CoordinatorParts {
     pub(crate) config: MasterConfig,
     pub(crate) settings: Settings,
@@ -133,12 +133,12 @@ pub(crate) struct CoordinatorParts {
 }
 
 impl Coordinator {
-    /// Whether it leads an epoch, so that another master may take its place.
+    /// Returns `true` if the master leads an epoch, which it can lose to another master.
     fn leads(&self) -> bool {
         self.recovery.is_none() && self.leader.may_be_lost()
     }
 
-    /// Makes the coordinator and its links, which start with it.
+    /// Creates the coordinator and its links, which start with it.
     pub(crate) fn new(parts: CoordinatorParts, own: &Addr<Coordinator>) -> Coordinator {
         let CoordinatorParts {
             config,
@@ -227,7 +227,7 @@ impl Coordinator {
         }
     }
 
-    /// After every event: recovery, answers, mode, timer.
+    /// Brings recovery, answers, mode and timer up to date after every event.
     fn settle(&mut self, ctx: &mut Context<Self>) {
         #[cfg(test)]
         self.shared.count_wake_up();
@@ -282,7 +282,7 @@ impl Coordinator {
                 body,
             } => {
                 self.asked = serial;
-                // The others go on with what they were asked before: it keeps them in contact.
+                // The other links go on with their previous query: it keeps their nodes in contact.
                 for (peer, link) in self.config.secondaries.iter().zip(&self.links) {
                     if to.contains(&peer.name) {
                         link.do_send(Ask {
@@ -330,7 +330,7 @@ impl Coordinator {
             RecoveryAction::BecomeFenced(by) => self.lose_leadership(now, by),
             RecoveryAction::Malformed { from, detail } => {
                 self.malformed += 1;
-                warn!(%from, detail, "recovery: an answer makes no sense and counts for nothing");
+                warn!(%from, detail, "recovery: a malformed answer is ignored");
             }
             RecoveryAction::Note(text) => info!("recovery: {text}"),
             RecoveryAction::Warning(text) => warn!("recovery: {text}"),
@@ -338,8 +338,8 @@ impl Coordinator {
         }
     }
 
-    /// The log is settled and nothing is appended to it: which keys does it have? Until that is
-    /// known the master does not serve, and no link is told to (rule 3).
+    /// Reads the keys of the log, which is settled and not appended to. Until they are known the
+    /// master does not serve, and no link is told to replicate (rule 3).
     fn read_keys(&mut self, ctx: &mut Context<Self>, won: WonEpoch) {
         let source = self.key_source(won.cluster, won.adopted_end);
         let read = read_keys(source).into_actor(self);
@@ -358,7 +358,7 @@ impl Coordinator {
     }
 
     fn on_keys(&mut self, ctx: &mut Context<Self>, won: WonEpoch, keys: Result<Keys, String>) {
-        // It failed, was told to stop, or began anew meanwhile.
+        // The recovery failed, was told to stop, or started over meanwhile.
         let current = |recovery: &Recovery| recovery.epoch() == won.epoch;
         if self.closing || !self.recovery.as_ref().is_some_and(current) {
             return;
@@ -366,7 +366,7 @@ impl Coordinator {
         match keys {
             Ok(keys) => self.serve(ctx, won, keys),
             Err(error) => {
-                error!(%error, "the keys of the log could not be read: this node ends");
+                error!(%error, "the keys of the log could not be read: this node stops");
                 self.fail(ctx, error.into());
                 return;
             }
@@ -418,16 +418,16 @@ impl Coordinator {
         }
     }
 
-    /// A write was refused: what it was for is not in the log, and the links go on as they are
-    /// until there is room and the next recovery asks.
+    /// Steps down after a refused write: the record is not in the log, and the links stay as they
+    /// are until there is space and the next recovery sends queries.
     fn step_down(&mut self, now: Instant, error: &std::io::Error) {
         if self.leader.disk() == DiskState::Ok {
-            warn!(%error, "the disk refuses writes: appends are refused until there is room");
+            warn!(%error, "the disk refuses writes: appends are refused until there is space");
         } else {
             debug!(%error, "the disk still refuses writes");
         }
         (self.recovery, self.saving, self.inspection) = (None, None, None);
-        // What could not be seen to is, once there is room.
+        // An inspection that could not be completed is made up for once there is space.
         self.noticed = self.inspected.take().or(self.noticed);
         self.repair = Repair::default();
         let outage = WriteOutage {
@@ -507,7 +507,7 @@ impl Coordinator {
                 nodes = state.nodes,
                 "mode is read-write"
             ),
-            // Every start recovers: what is wrong on the way has lines of its own.
+            // Every start recovers: problems on the way have their own log lines.
             mode @ Mode::Recovering => info!(%mode, "mode is {mode}: {}", state.detail),
             mode @ Mode::ReadOnly => warn!(%mode, "mode is {mode}: {}", state.detail),
         }
@@ -546,7 +546,7 @@ impl Coordinator {
                     recovery.on_last_append(now, end);
                 }
             }
-            // Then the log is not whole, and the recovery begins anew.
+            // The log is not intact then, and the recovery starts over.
             WriteReport::LastAppend(LastAppend::Damaged(offset)) => self.on_damage(offset),
             WriteReport::MetaSaved { .. } => {
                 if let Some(meta) = self.saving.take() {
@@ -568,7 +568,7 @@ impl Coordinator {
                 }
             }
             WriteReport::Failed { error } => {
-                error!(%error, "the disk failed: this node ends");
+                error!(%error, "the disk failed: this node stops");
                 self.fail(ctx, error.to_string().into());
                 return;
             }
@@ -587,8 +587,8 @@ impl Coordinator {
         self.end(ctx, Some(detail));
     }
 
-    /// What the next start need not read again. A disk that does not outlive the process has no
-    /// next start.
+    /// Saves the keys, so that the next start need not read them again. A disk that does not
+    /// outlive the process has no next start.
     fn save_keys(&self) {
         let (Some(keys), Some(cluster)) = (self.leader.keys(), &self.meta.cluster) else {
             return;
@@ -602,7 +602,7 @@ impl Coordinator {
 
     fn end(&mut self, ctx: &mut Context<Self>, reason: Option<Arc<str>>) {
         self.inbox.close();
-        // It has reported its last: with its thread the directory is given back.
+        // The writer has sent its last report: the end of its thread releases the directory.
         self.writer.join();
         self.ended.send_replace(Some(Stopped { reason }));
         ctx.stop();
@@ -615,7 +615,7 @@ impl Coordinator {
             Some(recovery) => recovery.epoch(),
             None => self.leader.epoch(),
         };
-        // Out of office there is no next offset, and a log that is shown all the same.
+        // A master that leads no epoch has no next offset, but a log that it reports all the same.
         let next = match self.leads() {
             true => self.leader.next_offset(),
             false => self.view.durable_end(),
@@ -671,7 +671,7 @@ impl Coordinator {
 }
 
 impl Drop for Coordinator {
-    /// However it ends, nobody may wait in the inbox of one that is gone.
+    /// Closes the inbox, so that no caller waits for a coordinator that is gone, however it ended.
     fn drop(&mut self) {
         self.inbox.close();
     }
@@ -730,8 +730,9 @@ impl Handler<LeadershipLost> for Coordinator {
     fn handle(&mut self, lost: LeadershipLost, ctx: &mut Context<Self>) {
         let (now, by) = (Instant::now(), lost.0);
         if self.leads() {
-            // A directory that is gone may have had a promise of this very epoch, from a node that
-            // did not know of this one. A majority has promised it to this one: no fence.
+            // A directory that is gone may have got a promise of this very epoch, from a node that
+            // did not know of this master. A majority has promised it to this master: not a reason
+            // to be fenced.
             if by.epoch > self.leader.epoch() || by.instance == self.meta.instance {
                 self.lose_leadership(now, by);
             } else if self.inspection.is_some() {
@@ -784,7 +785,8 @@ impl Handler<AskMode> for Coordinator {
             AskedMode::ReadOnly => self.leader.pause_appends(),
             AskedMode::ReadWrite => self.leader.resume_appends(),
         }
-        // First everybody else is told: who has the answer may wait for the mode to change again.
+        // Everybody else is informed first: the caller that gets the answer may wait for the mode
+        // to change again.
         self.settle(ctx);
         let _ = ask.answer_to.send(self.leader.mode(Instant::now()));
     }
@@ -793,7 +795,7 @@ impl Handler<AskMode> for Coordinator {
 impl Handler<Drain> for Coordinator {
     type Result = ();
     fn handle(&mut self, drain: Drain, ctx: &mut Context<Self>) {
-        // What is queued has no offset yet: it is refused as stopping by the next hand-over.
+        // Queued appends have no offset yet: the next hand-over refuses them as stopping.
         let answered = self.leader.become_stopping();
         self.answer(answered);
         let _ = drain.done.send(());

@@ -1,7 +1,7 @@
-//! Where appends wait for the coordinator: handed over in groups, one wake-up for all.
+//! The queue of appends for the coordinator: handed over in groups, with one wake-up for all.
 //!
-//! Owns the door: the limit on bytes that are on their way to the disk. A mailbox is not a
-//! limit, so what waits is counted here and refused by name. Keeps rule 11.
+//! Owns admission: the limit on bytes that are on their way to the disk. A mailbox is not a limit,
+//! so queued bytes are counted here and appends are refused by name. Keeps rule 11.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -16,15 +16,15 @@ use crate::{
     views::Receipt,
 };
 
-/// Where an answer goes.
+/// Sender of an answer to a caller.
 pub(crate) type AnswerTo = oneshot::Sender<Result<Receipt, AppendError>>;
 
-/// Who waits for an answer, and for which.
+/// A caller that waits for an answer, by the kind of answer.
 #[derive(Debug)]
 pub(crate) enum Caller {
-    /// That of an append, which is counted.
+    /// The answer to an append, which is counted.
     Append(AnswerTo),
-    /// When a message meets a concern that was there before.
+    /// The answer to a wait for the concern of a message that was in the log before.
     Concern(AnswerTo),
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Inbox {
     queue: Mutex<Queue>,
     queued_bytes: AtomicUsize,
     max_queued_bytes: usize,
-    /// Whoever waits has its number from here.
+    /// Source of the numbers that identify waiting callers.
     waiters: AtomicU64,
 }
 
@@ -54,13 +54,13 @@ impl Inbox {
         }
     }
 
-    /// A name for one who will wait.
+    /// Returns a new number for a caller that is about to wait.
     pub(crate) fn next_waiter(&self) -> WaiterId {
-        // Relaxed: that no two are the same is all that is asked of it.
+        // Relaxed: the numbers only have to differ.
         WaiterId(self.waiters.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Queues an append. `Ok(true)`: the coordinator must be woken, since nothing waited before.
+    /// Queues an append. `Ok(true)`: the coordinator must be woken, since the queue was empty.
     pub(crate) fn push(&self, append: NewAppend<Caller>) -> Result<bool, AppendError> {
         let bytes = append.queued_bytes();
         let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -82,19 +82,19 @@ impl Inbox {
         Ok(queue.appends.len() == 1)
     }
 
-    /// Takes all that waits; `empty` is what takes its place.
+    /// Takes everything that is queued and leaves `empty` in its place.
     pub(crate) fn take(&self, empty: Vec<NewAppend<Caller>>) -> Vec<NewAppend<Caller>> {
         debug_assert!(empty.is_empty());
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut queue.appends, empty)
     }
 
-    /// These queued bytes are written, or were refused.
+    /// Releases queued bytes, which have been written or refused.
     pub(crate) fn release(&self, bytes: usize) {
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Nobody takes anything out any more.
+    /// Closes the queue: nothing is taken out of it any more.
     pub(crate) fn close(&self) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.closed = true;
@@ -102,7 +102,8 @@ impl Inbox {
     }
 }
 
-/// Nobody here knows what became of an earlier append with the same key.
+/// Returns the error for a refused append. The queue does not know what became of an earlier append
+/// with the same key.
 fn refused(append: &NewAppend<Caller>, refusal: AppendError) -> AppendError {
     if append.claim.is_none() {
         return refusal;

@@ -1,8 +1,8 @@
-//! Finds out which idempotency keys a log has, before its master serves.
+//! Reading of a log's idempotency keys before its master serves.
 //!
-//! Carries out what [`KeyReading`] wants: takes the snapshot of the last clean stop if it agrees
-//! with the log, and reads the rest of the log off the actor's thread, some records at a time.
-//! Decides nothing about a key.
+//! Carries out the requests of [`KeyReading`]: uses the snapshot of the last clean stop if it
+//! agrees with the log, and reads the rest of the log off the actor's thread, some records at a
+//! time. Decides nothing about a key.
 
 use std::sync::Arc;
 
@@ -18,31 +18,31 @@ use crate::{
     types::{ClusterId, Offset},
 };
 
-/// Which log to read, and how far back.
+/// The log to read, and the number of records to go back.
 #[derive(Clone, Debug)]
 pub(super) struct KeySource {
     pub(super) host: Arc<dyn Host>,
     pub(super) view: Arc<LogView>,
     pub(super) storage: Arc<dyn Storage>,
     pub(super) cluster: ClusterId,
-    /// The end of the log. Nothing is appended to it meanwhile.
+    /// The end of the log, which is not appended to meanwhile.
     pub(super) end: Offset,
     pub(super) horizon: u64,
 }
 
-/// Makes the table of a log's keys.
+/// Builds the table of a log's keys.
 ///
 /// # Errors
 ///
-/// When the work itself was lost, with its thread. A record or a snapshot that cannot be read is
-/// none: of the former the table says so, the latter is made again.
+/// Returns an error if the work itself was lost, with its thread. A record or a snapshot that
+/// cannot be read is not an error: the table reports the former, and the latter is rebuilt.
 pub(super) async fn read_keys(source: KeySource) -> Result<Keys, String> {
     let from = source.clone();
     let mut reading = blocking(source.host.clone(), move || Ok(from.begin())).await?;
     let records = reading
         .wanted()
         .map_or(0, |(from, until)| until.records_since(from));
-    // Said here, on the node's own thread: loggers know by it whose line it is.
+    // Logged on the node's own thread: loggers identify the node by its thread.
     info!(end = %source.end, records, "reading the keys of the log's last records");
     while let Some((from, until)) = reading.wanted() {
         let view = source.view.clone();
@@ -74,7 +74,7 @@ impl KeySource {
         KeyReading::new(self.horizon, self.end, snapshot)
     }
 
-    /// The snapshot, if there is one; an error says why it is of no use.
+    /// Returns the snapshot, if there is one; an error says why it cannot be used.
     fn snapshot(&self) -> Result<Option<Snapshot>, String> {
         let bytes = keys_file::load(&*self.storage).map_err(|error| error.to_string())?;
         let Some(bytes) = bytes else { return Ok(None) };
@@ -108,7 +108,7 @@ mod tests {
         format!("key {offset}")
     }
 
-    /// Appends records with a key each; with small segments, a few of them.
+    /// Appends records that each have a key; with small segments, a few of them.
     fn append(files: &mut LogFiles, range: std::ops::Range<u64>, epoch: u64) {
         for offset in range {
             let (mut bytes, key) = (BytesMut::new(), key(offset));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_a_snapshot_only_what_followed_it_is_read() {
+    async fn with_a_snapshot_only_later_records_are_read() {
         let storage = MemoryStorage::new();
         let (mut files, view, _) = open_log(&storage).unwrap();
         append(&mut files, 0..20, 1);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_snapshot_that_cannot_be_read_costs_nothing_but_time() {
+    async fn an_unreadable_snapshot_costs_only_time() {
         let storage = MemoryStorage::new();
         let (mut files, view, _) = open_log(&storage).unwrap();
         append(&mut files, 0..5, 1);
@@ -217,7 +217,7 @@ mod tests {
         }
     }
 
-    /// Rules 3 and 10: whether a key was used is not known where its record may be damaged.
+    /// Rules 3 and 10: a key whose record may be damaged is reported as uncertain.
     #[tokio::test]
     async fn damage_makes_unknown_keys_uncertain_and_hides_no_other() -> io::Result<()> {
         let storage = MemoryStorage::new();

@@ -1,4 +1,4 @@
-//! What the actors tell each other, in the order of the write path.
+//! Messages between the actors, in the order of the write path.
 //!
 //! A request is an imperative, a fact is past tense and carries the newest state, so that a fact
 //! that is late, repeated or merged does no harm.
@@ -25,14 +25,14 @@ use crate::{
 #[rtype(result = "()")]
 pub(crate) struct AppendsQueued;
 
-/// To the coordinator: nobody is there any more to take this one's answer.
+/// To the coordinator: this waiting caller is gone, and its answer has no receiver.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct CallerGone {
     pub(crate) waiter: WaiterId,
 }
 
-/// To the coordinator or a replica: the log writer did something.
+/// To the coordinator or a replica: a report of the log writer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct WriterReported(pub(crate) WriteReport);
@@ -44,7 +44,7 @@ pub(crate) struct DamageNoticed {
     pub(crate) offset: Offset,
 }
 
-/// To a link: the master's log was written further, or committed further.
+/// To a link: the written end or the committed end of the master's log advanced.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct LogAdvanced {
@@ -52,7 +52,7 @@ pub(crate) struct LogAdvanced {
     pub(crate) committed: Option<Offset>,
 }
 
-/// To the coordinator: how a link stands now.
+/// To the coordinator: the current state of a link.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct LinkReported {
@@ -61,7 +61,7 @@ pub(crate) struct LinkReported {
     pub(crate) tally: LinkTally,
 }
 
-/// To a link: ask this for a recovery, until something else is to be asked.
+/// To a link: send this query of a recovery, and repeat it until another replaces it.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Ask {
@@ -71,7 +71,7 @@ pub(crate) struct Ask {
     pub(crate) body: RequestBody,
 }
 
-/// To the coordinator: an answer to what the recovery asked.
+/// To the coordinator: an answer to a query of the recovery.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct RecoveryAnswered {
@@ -79,7 +79,7 @@ pub(crate) struct RecoveryAnswered {
     pub(crate) response: Box<Response>,
 }
 
-/// To a link: the office is taken, replicate.
+/// To a link: the master leads an epoch; start to replicate.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Serve {
@@ -89,40 +89,40 @@ pub(crate) struct Serve {
     pub(crate) forced_epoch: Option<Epoch>,
 }
 
-/// To a link: the master's own log lacks this; fetch it if the secondary has it.
+/// To a link: the master's own log lacks these records; fetch them if the secondary has them.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct FetchMissing {
     pub(crate) lack: Option<MissingRange>,
 }
 
-/// To the coordinator: records for its own log, from a secondary that holds what follows them.
+/// To the coordinator: records for its own log, from a secondary that holds the records after them.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct RecordsFetched {
     pub(crate) records: Vec<RecordBatch>,
 }
 
-/// To the coordinator: another master holds the office.
+/// To the coordinator: another master leads a newer epoch.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct LeadershipLost(pub(crate) FencedBy);
 
-/// To a link: bytes of a request, or of what stands before it, have arrived.
+/// To a link: bytes of a request, or of the data queued before it, have arrived.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct RequestMoved {
     pub(crate) attempt: u64,
-    /// The run of the node that has them, where it is known.
+    /// The run of the node that has received them, where it is known.
     pub(crate) incarnation: Option<Incarnation>,
 }
 
-/// To a link: send nothing more.
+/// To a link: stop sending.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct FallSilent;
 
-/// To a replica: a request of a master; whoever asked takes the answer.
+/// To a replica: a request of a master, with the sender of its answer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Answer {
@@ -130,21 +130,21 @@ pub(crate) struct Answer {
     pub(crate) answer_to: oneshot::Sender<Response>,
 }
 
-/// To the coordinator: describe yourself.
+/// To the coordinator: report your health.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct DescribeMaster {
     pub(crate) answer_to: oneshot::Sender<MasterHealth>,
 }
 
-/// To the coordinator: what did you count?
+/// To the coordinator: report your metrics.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct MeasureMaster {
     pub(crate) answer_to: oneshot::Sender<MasterMetrics>,
 }
 
-/// To the coordinator: who holds this offset?
+/// To the coordinator: report the nodes that hold this offset.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct DescribeHolders {
@@ -156,7 +156,7 @@ pub(crate) struct DescribeHolders {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct AwaitConcern {
-    /// The last message of its append.
+    /// Offset of the last message of the append.
     pub(crate) last: Offset,
     pub(crate) concern: Concern,
     pub(crate) timeout: Option<Duration>,
@@ -164,7 +164,7 @@ pub(crate) struct AwaitConcern {
     pub(crate) answer_to: AnswerTo,
 }
 
-/// To the coordinator: which appends wait?
+/// To the coordinator: report the waiting appends.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct DescribeWaiting {
@@ -172,14 +172,14 @@ pub(crate) struct DescribeWaiting {
     pub(crate) answer_to: oneshot::Sender<WaitingAppends>,
 }
 
-/// To a replica: describe yourself.
+/// To a replica: report your health.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct DescribeSecondary {
     pub(crate) answer_to: oneshot::Sender<SecondaryHealth>,
 }
 
-/// To the coordinator: an operator asks for read-only, or lifts that.
+/// To the coordinator: an operator pauses or resumes appends.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct AskMode {
@@ -187,30 +187,30 @@ pub(crate) struct AskMode {
     pub(crate) answer_to: oneshot::Sender<ModeState>,
 }
 
-/// What an operator asks for.
+/// Mode that an operator asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AskedMode {
-    /// No appends.
+    /// Refuse appends.
     ReadOnly,
-    /// Appends, where nothing else forbids them.
+    /// Accept appends, where nothing else forbids them.
     ReadWrite,
 }
 
-/// To a replica: what did you count?
+/// To a replica: report your metrics.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct MeasureSecondary {
     pub(crate) answer_to: oneshot::Sender<SecondaryMetrics>,
 }
 
-/// To the coordinator: refuse new appends and answer those that wait.
+/// To the coordinator: refuse new appends and answer the waiting ones.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Drain {
     pub(crate) done: oneshot::Sender<()>,
 }
 
-/// To the coordinator or a replica: sync and end.
+/// To the coordinator or a replica: sync and stop.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Stop;

@@ -1,8 +1,9 @@
-//! The thin shells: actors that deliver events to the pure rules and carry out what comes back.
+//! Thin shells: actors that deliver events to the pure rules and carry out the actions that come
+//! back.
 //!
-//! Each owns a mailbox, one armed timer and nothing to decide. No actor awaits another in a
-//! handler, none blocks, none does anything in `stopped()` that matters: a killed process does
-//! not run it.
+//! Each owns a mailbox and one armed timer, and decides nothing. No actor awaits another in a
+//! handler, none blocks, and none does anything important in `stopped()`: a killed process does not
+//! run it.
 
 mod blocking;
 mod coordinator;

@@ -1,7 +1,7 @@
-//! A secondary, as an actor: requests in, answers out, the log writer beside it.
+//! A secondary as an actor: requests in, answers out, the log writer next to it.
 //!
-//! Delivers requests and the writer's reports to [`Replica`], and carries out what it says.
-//! Decides nothing.
+//! Delivers requests and the writer's reports to [`Replica`], and carries out its actions. Decides
+//! nothing.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -57,16 +57,16 @@ pub(crate) struct ReplicaActor {
     writer: LogWriter,
     shared: Arc<Shared>,
     host: Arc<dyn Host>,
-    /// Who waits for which answer.
+    /// Senders of the answers that are waited for, by request.
     waiting: BTreeMap<RequestId, oneshot::Sender<Response>>,
     next_request: RequestId,
-    /// Listeners were told that records are held back.
+    /// Listeners have been informed that records are held back.
     published_gap: bool,
     ended: watch::Sender<Option<Stopped>>,
     timer: Timer,
 }
 
-/// What a replica is made of.
+/// Parts that a replica is made of.
 pub(crate) struct ReplicaParts {
     pub(crate) replica: Replica,
     pub(crate) view: Arc<LogView>,
@@ -170,7 +170,8 @@ impl ReplicaActor {
         }
     }
 
-    /// Where it begins and where it ends: while it lasts, `/health` has the number.
+    /// Publishes the beginning and the end of a gap: in between, `/health` has the number of
+    /// records.
     fn publish_gap(&mut self) {
         let gap = self.replica.gap();
         if gap.is_some() == self.published_gap {
@@ -219,7 +220,7 @@ impl ReplicaActor {
                 warn!(from = %fetch.from, %detail, "records for a recovery cannot be read");
                 transport::Answer::Refused(Refusal::Storage { detail })
             };
-            // A newer epoch was promised meanwhile, and the log perhaps cut: rule 9.
+            // A newer epoch was promised meanwhile, and the log may have been cut: rule 9.
             let fenced = replica.replica.state().promised != response.state.promised;
             response.answer = match read {
                 _ if fenced => transport::Answer::Refused(Refusal::HelloFirst),
@@ -230,7 +231,7 @@ impl ReplicaActor {
         }));
     }
 
-    /// Reads all own epoch starts that there are below `before`, off this thread.
+    /// Reads all the own epoch starts below `before`, off this thread.
     fn read_starts(
         &mut self,
         ctx: &mut Context<Self>,
@@ -255,7 +256,7 @@ impl ReplicaActor {
     }
 
     fn end(&mut self, ctx: &mut Context<Self>, reason: Option<Arc<str>>) {
-        // It has reported its last: with its thread the directory is given back.
+        // The writer has sent its last report: the end of its thread releases the directory.
         self.writer.join();
         self.ended.send_replace(Some(Stopped { reason }));
         ctx.stop();
@@ -320,7 +321,7 @@ fn log(change: &ReplicaChange) {
             warn!(%from, why, "a request is refused");
         }
         ReplicaChange::OutOfRoom(outage) => {
-            warn!(error = %outage.detail, "the disk refuses writes: no records until there is room");
+            warn!(error = %outage.detail, "the disk refuses writes: no records are accepted until there is space");
         }
         ReplicaChange::Resumed { end } => info!(%end, "the disk takes writes again"),
         ReplicaChange::Damaged { offset } => {
@@ -329,21 +330,21 @@ fn log(change: &ReplicaChange) {
     }
 }
 
-/// Why this node refuses a sender, for people.
+/// Describes for people why this node refuses a sender.
 fn why_refused(refusal: &Refusal) -> String {
     match refusal {
         Refusal::WrongNode => {
-            "it is for a node of another name: does its URL lead here?".to_owned()
+            "it is meant for a node of another name: does its URL lead here?".to_owned()
         }
         Refusal::WrongCluster => "it comes from another cluster".to_owned(),
         Refusal::OtherNodes { nodes } => {
-            format!("its list of nodes is not the one of this cluster, {nodes:?}")
+            format!("its list of nodes is not that of this cluster, {nodes:?}")
         }
         Refusal::Replaced(by) => format!("its directory was replaced: {}", by.describe()),
-        Refusal::OutOfDate(by) => format!("its directory is from the past: {}", by.describe()),
+        Refusal::OutOfDate(by) => format!("its directory is outdated: {}", by.describe()),
         Refusal::Malformed { detail } => detail.clone(),
         Refusal::BelowCommitted { committed } => format!(
-            "its log ends before {committed}, up to where this node holds messages that a majority has \
+            "its log ends before {committed}, and this node holds messages up to there that a majority has \
              acknowledged: something was lost"
         ),
         other => format!("{other:?}"),
@@ -397,7 +398,7 @@ impl Handler<WriterReported> for ReplicaActor {
                 self.replica.on_resumed(Instant::now(), whole_end);
             }
             WriteReport::Failed { error } => {
-                error!(%error, "the disk failed: this node ends");
+                error!(%error, "the disk failed: this node stops");
                 self.replica.on_failed(&error.to_string());
                 self.carry_out_all(ctx);
                 self.end(ctx, Some(error.to_string().into()));

@@ -1,6 +1,6 @@
-//! The link to one secondary, as an actor: its own mailbox, its own timer, its own connection.
+//! The link to one secondary as an actor: its own mailbox, its own timer, its own connection.
 //!
-//! Delivers answers, reads and time to [`Link`], and carries out what it says. Decides nothing.
+//! Delivers answers, reads and time to [`Link`], and carries out its actions. Decides nothing.
 
 use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
@@ -38,10 +38,10 @@ use crate::{
     types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset, Status},
 };
 
-/// Failures in a row are logged for people at these counts, and at debug otherwise.
+/// Numbers of failures in a row that are logged as warnings; the others are logged at debug.
 const FAILURES_LOGGED: [u64; 3] = [100, 10_000, 1_000_000];
 
-/// What every request of a master carries.
+/// Fields that every request of a master carries.
 #[derive(Clone, Debug)]
 pub(crate) struct MasterIdentity {
     pub(crate) name: NodeName,
@@ -65,12 +65,12 @@ pub(crate) struct SecondaryLink {
     cluster: Option<ClusterId>,
     adopted_end: Offset,
     forced_epoch: Option<Epoch>,
-    /// The failures in a row at the last report.
+    /// Number of failures in a row at the last report.
     published_failures: u64,
     timer: Timer,
 }
 
-/// What a link is made of.
+/// Parts that a link is made of.
 pub(crate) struct LinkParts {
     pub(crate) secondary: usize,
     pub(crate) name: NodeName,
@@ -117,7 +117,7 @@ impl SecondaryLink {
         }
     }
 
-    /// Carries out what the link wants until it wants nothing, then arms the timer.
+    /// Carries out the link's actions until none is left, then arms the timer.
     fn pump(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         while let Some(action) = self.link.poll(now) {
@@ -225,7 +225,7 @@ impl SecondaryLink {
         older_before: Option<Offset>,
     ) {
         let Some(before) = older_before else {
-            // The end first: what is written meanwhile only makes the newest run longer.
+            // The end is taken first: records written after that only make the newest run longer.
             let end = self.view.written_end();
             let starts = self.view.epoch_starts(EPOCH_STARTS_MAX);
             let body = self.hello_body(epoch, end, starts, end);
@@ -243,7 +243,7 @@ impl SecondaryLink {
                 link.call(ctx, attempt, epoch, body);
             }
             Err(error) => {
-                warn!(node = %link.name, %error, "the epochs of the own log cannot be read");
+                warn!(node = %link.name, %error, "the epochs of this master's log cannot be read");
                 let failed = TransportError::Connection(error);
                 link.link.on_answer(Instant::now(), attempt, Err(failed));
                 link.pump(ctx);
@@ -270,7 +270,7 @@ impl SecondaryLink {
         })
     }
 
-    /// Sends records out of memory at once; older ones are read off this thread first.
+    /// Sends records from memory at once; older ones are read off this thread first.
     fn send_batch(
         &mut self,
         ctx: &mut Context<Self>,
@@ -312,7 +312,7 @@ impl SecondaryLink {
         progress: Progress,
     ) {
         let Some(end) = records.last().map(RecordBatch::end) else {
-            let detail = "the own log ends before what was wanted".into();
+            let detail = "this master's log ends before the requested records".into();
             self.link.on_read_failed(Instant::now(), attempt, detail);
             return;
         };
@@ -395,8 +395,8 @@ impl SecondaryLink {
         self.log_failure(failure, report.failed_attempts);
     }
 
-    /// One line a change, not one a retry: a change of status names the reason, and repeats stay
-    /// at debug until a threshold.
+    /// Logs one line per change, not per retry: a change of status names the reason, and repeats
+    /// stay at debug until a threshold.
     fn log_failure(&self, failure: &Failure, failed_attempts: u64) {
         let (node, reason, detail) = (&self.name, failure.reason, &failure.detail);
         if FAILURES_LOGGED.contains(&failed_attempts) {
@@ -407,7 +407,7 @@ impl SecondaryLink {
     }
 }
 
-/// Awaits a call up to its deadline, which moves as long as its bytes do.
+/// Awaits a call up to its deadline, which moves as long as its bytes arrive.
 async fn until(
     deadline: &Cell<Instant>,
     call: CallFuture,

@@ -1,7 +1,7 @@
 //! The one armed timer of an actor.
 //!
-//! Re-armed from the rules' next deadline after every event; never an interval, which would fire
-//! in a burst after a pause.
+//! Re-armed from the rules' next deadline after every event; never an interval, which would fire in
+//! a burst after a pause.
 
 use actix::{Actor, AsyncContext, Context, SpawnHandle};
 use tokio::time::Instant;
@@ -13,8 +13,8 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// Calls `fire` at `deadline`, and not at the one that was armed before. The callback must
-    /// arm again, after [`Timer::fired`].
+    /// Calls `fire` at `deadline`, in place of the deadline that was armed before. The callback
+    /// must arm the timer again, after [`Timer::fired`].
     pub(crate) fn arm<A>(
         &mut self,
         ctx: &mut Context<A>,
@@ -35,7 +35,7 @@ impl Timer {
         }
     }
 
-    /// The armed deadline has come.
+    /// Notes that the armed deadline has come.
     pub(crate) fn fired(&mut self) {
         self.armed = None;
     }

@@ -1,7 +1,7 @@
-//! What a node answers to a client, as types.
+//! Types of the answers that a node gives to clients.
 //!
-//! Members that are not known here are ignored, and words that may grow in number stay text: a
-//! newer node can be read by an older client. Durations are milliseconds, as they are sent.
+//! Unknown members are ignored, and words of which there may be more later stay text: an older
+//! client can read a newer node. Durations are milliseconds, as they are sent.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,102 +9,102 @@ use serde_json::value::RawValue;
 use super::message::AsSent;
 use crate::types::{ClusterId, DiskState, Epoch, InstanceId, Mode, NodeName, Offset, Status};
 
-/// A message that is in the log.
+/// Result of an append: a message that is in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Appended {
-    /// 201: the concern is met. 202: it was not in time; the message is in the log and is
-    /// being copied, so do not send it again. 200: its key was there before.
+    /// HTTP status. 201: the concern is met. 202: it was not met in time; the message is in the log and
+    /// is being copied, so do not send it again. 200: its idempotency key was seen before.
     pub status: u16,
-    /// Whether the idempotency key was seen before: the receipt is of the message then.
+    /// True if the idempotency key was seen before: the receipt is then of the earlier message.
     pub replayed: bool,
-    /// The URL of the node that answered: the master's, where a secondary sent the append on to it.
+    /// The URL of the node that answered: the master's, if a secondary redirected the append.
     pub url: String,
-    /// The log that the message is in, where the node says so.
+    /// The log that the message is in, if the node names it.
     pub cluster_id: Option<ClusterId>,
-    /// Where the message is and who holds it.
+    /// The message's position and the nodes that hold it.
     pub receipt: Receipt,
 }
 
-/// What a node knows of an appended message.
+/// Receipt of an appended message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// Its position.
+    /// The message's offset.
     pub offset: Offset,
     /// The epoch in which it was appended.
     pub epoch: Epoch,
-    /// The concern, as a number of nodes.
+    /// The concern as a number of nodes.
     pub concern: u32,
-    /// Whether that many nodes hold it.
+    /// True if that many nodes hold it.
     pub concern_met: bool,
     /// The nodes that hold it.
     pub acks: Vec<NodeName>,
-    /// The others, and why.
+    /// The other nodes, each with the reason.
     pub waiting_for: Vec<WaitingFor>,
-    /// Whether what the nodes hold survives a power cut there.
+    /// True if what the nodes hold survives a power cut there.
     pub durable: bool,
-    /// From the append to the answer.
+    /// Time from the append to the answer.
     pub elapsed_ms: u64,
 }
 
-/// Messages that were appended together and are in the log.
+/// Result of a batch: messages that were appended together and are in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AppendedBatch {
-    /// As in [`Appended`].
+    /// HTTP status, as in [`Appended`].
     pub status: u16,
-    /// Whether the idempotency key was seen before: the receipt is of those messages then.
+    /// True if the idempotency key was seen before: the receipt is then of the earlier messages.
     pub replayed: bool,
-    /// As in [`Appended`].
+    /// URL of the node that answered, as in [`Appended`].
     pub url: String,
-    /// As in [`Appended`].
+    /// The log that the messages are in, as in [`Appended`].
     pub cluster_id: Option<ClusterId>,
-    /// Where the messages are and who holds them.
+    /// The messages' positions and the nodes that hold them.
     pub receipt: BatchReceipt,
 }
 
-/// What a node knows of messages that were appended together.
+/// Receipt of messages that were appended together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BatchReceipt {
-    /// The first one's position; the others follow it.
+    /// The first message's offset; the others follow it.
     pub first_offset: Offset,
-    /// How many messages.
+    /// Number of messages.
     pub count: u64,
     /// The epoch in which they were appended.
     pub epoch: Epoch,
-    /// The concern, as a number of nodes.
+    /// The concern as a number of nodes.
     pub concern: u32,
-    /// Whether that many nodes hold all of them.
+    /// True if that many nodes hold all of them.
     pub concern_met: bool,
     /// The nodes that hold all of them.
     pub acks: Vec<NodeName>,
-    /// The others, and why.
+    /// The other nodes, each with the reason.
     pub waiting_for: Vec<WaitingFor>,
-    /// Whether what the nodes hold survives a power cut there.
+    /// True if what the nodes hold survives a power cut there.
     pub durable: bool,
-    /// From the append to the answer.
+    /// Time from the append to the answer.
     pub elapsed_ms: u64,
 }
 
-/// Why a node does not hold a message yet.
+/// A node that does not hold a message yet, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WaitingFor {
-    /// The node.
+    /// The node's name.
     pub name: NodeName,
-    /// Its status.
+    /// The node's status.
     pub status: Status,
     /// The reason, as a word such as `connection_refused`.
     pub reason: String,
     /// The reason, as a sentence.
     pub detail: Option<String>,
-    /// When it is tried next; `None`: a request is under way.
+    /// Time until the next attempt; `None`: a request is in flight.
     pub next_retry_ms: Option<u64>,
 }
 
-/// Messages, and where to read on.
+/// Consecutive messages, and the offset to read on from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Page {
@@ -112,7 +112,7 @@ pub struct Page {
     pub messages: Vec<Message>,
     /// The offset to read from next.
     pub next: Offset,
-    /// The log that they are of, where the node says so.
+    /// The log that they belong to, if the node names it.
     #[serde(skip)]
     pub cluster_id: Option<ClusterId>,
 }
@@ -122,52 +122,52 @@ pub struct Page {
 #[serde(try_from = "AsSent", into = "AsSent")]
 #[non_exhaustive]
 pub struct Message {
-    /// Its position.
+    /// The message's offset.
     pub offset: Offset,
     /// The epoch in which it was appended.
     pub epoch: Epoch,
     /// Milliseconds since 1970, by the master's clock.
     pub timestamp_ms: u64,
-    /// The JSON as it was appended; `null` where the payload is no JSON, and is in `data_base64`.
+    /// The JSON as it was appended; `null` if the payload is not JSON, and is in `data_base64`.
     pub data: Box<RawValue>,
-    /// A payload that is no JSON, in base64: a program that embeds a node may append any bytes.
+    /// A payload that is not JSON, in base64: a program that embeds a node may append any bytes.
     pub data_base64: Option<String>,
-    /// Its idempotency key, where it has one.
+    /// The message's idempotency key, if it has one.
     pub idempotency_key: Option<String>,
-    /// The nodes that hold it: of a single message, from the master.
+    /// The nodes that hold it: only for a single message, from the master.
     pub acks: Option<Vec<NodeName>>,
-    /// The others, and why: of a single message, from the master.
+    /// The other nodes, each with the reason: only for a single message, from the master.
     pub waiting_for: Option<Vec<WaitingFor>>,
-    /// How many nodes were to hold it: of a message whose concern was
-    /// [waited for](super::Client::wait_for_concern).
+    /// Number of nodes that were to hold it: only for a message whose concern was [waited
+    /// for](super::Client::wait_for_concern).
     pub concern: Option<u32>,
-    /// Whether they do: of such a message.
+    /// True if that many nodes hold it: only for such a message.
     pub concern_met: Option<bool>,
 }
 
-/// The appends that wait for their concern.
+/// Appends that wait for their concern.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Appends {
-    /// The oldest ones.
+    /// The oldest waiting appends.
     pub appends: Vec<WaitingAppend>,
-    /// How many there are in all.
+    /// Number of all waiting appends.
     pub total: u64,
 }
 
-/// One append that waits.
+/// One append that waits for its concern.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WaitingAppend {
-    /// Its position.
+    /// The message's offset.
     pub offset: Offset,
-    /// The concern, as a number of nodes.
+    /// The concern as a number of nodes.
     pub concern: u32,
     /// The nodes that hold it.
     pub acks: Vec<NodeName>,
-    /// The others, and why.
+    /// The other nodes, each with the reason.
     pub waiting_for: Vec<WaitingFor>,
-    /// How long it has waited.
+    /// Time that it has waited.
     pub waiting_ms: u64,
 }
 
@@ -175,41 +175,41 @@ pub struct WaitingAppend {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MasterStatus {
-    /// Its name.
+    /// The master's name.
     pub name: NodeName,
     /// `master`.
     pub role: String,
-    /// Its version.
+    /// The version of its software.
     pub version: String,
-    /// Its cluster, once known.
+    /// The cluster, once known.
     pub cluster_id: Option<ClusterId>,
-    /// Its epoch; 0 before the first.
+    /// The master's epoch; 0 before the first.
     pub epoch: Epoch,
-    /// What it does with appends.
+    /// The master's mode: its treatment of appends.
     pub mode: Mode,
-    /// Why it takes none, as a word such as `no_quorum`.
+    /// The reason why it takes no appends, as a word such as `no_quorum`.
     pub mode_reason: Option<String>,
-    /// How the recovery goes, while it goes.
+    /// Progress of the recovery, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Recovery>,
-    /// Who took its office.
+    /// The newer master that fenced this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced_by: Option<FencedBy>,
-    /// The epoch that a forced recovery began.
+    /// The epoch that a forced recovery started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forced_epoch: Option<Epoch>,
-    /// The quorum.
+    /// The numbers of the quorum.
     pub quorum: Quorum,
-    /// The log.
+    /// The master's log.
     pub log: LogStatus,
-    /// Appends that wait for their concern.
+    /// Number of appends that wait for their concern.
     pub waiting_appends: u64,
-    /// The secondaries.
+    /// The secondaries, as the master sees them.
     pub secondaries: Vec<SecondaryStatus>,
 }
 
 impl MasterStatus {
-    /// The secondary of this name.
+    /// Returns the secondary of this name.
     #[must_use]
     pub fn secondary(&self, name: &str) -> Option<&SecondaryStatus> {
         self.secondaries
@@ -218,7 +218,7 @@ impl MasterStatus {
     }
 }
 
-/// How a recovery goes.
+/// Progress of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Recovery {
@@ -229,14 +229,15 @@ pub struct Recovery {
     pub not_intact: Vec<NodeName>,
     /// The node whose log it adopts.
     pub from: Option<NodeName>,
-    /// The end of what it has of that log.
+    /// The end of the part of that log that it has so far.
     pub adopted: Option<Offset>,
     /// The end of that log.
     pub of: Option<Offset>,
-    /// Why it can never end by itself, whoever still answers; absent while it can.
+    /// The reason why it can never end by itself, whatever nodes still answer; absent while it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stuck: Option<StuckRecovery>,
-    /// The master that other nodes hear, where this one is blank and waits for that one's silence.
+    /// The master that other nodes are in contact with, if this one is blank and waits until that
+    /// one is silent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_master: Option<OtherMaster>,
 }
@@ -245,45 +246,45 @@ pub struct Recovery {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StuckRecovery {
-    /// What is missing, as a word such as `too_few_intact`.
+    /// The missing condition, as a word such as `too_few_intact`.
     pub reason: String,
     /// The same as a sentence, with the nodes and the way out.
     pub detail: String,
 }
 
-/// A master that other nodes hear.
+/// A master that other nodes are in contact with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OtherMaster {
-    /// Its name.
+    /// That master's name.
     pub name: NodeName,
-    /// Its directory.
+    /// That master's data directory.
     pub instance: InstanceId,
-    /// The node that hears it.
+    /// The node that is in contact with it.
     pub heard_by: NodeName,
 }
 
-/// Who fenced a master.
+/// The newer master that fenced a master.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FencedBy {
     /// The newer master's name.
     pub name: NodeName,
-    /// Its directory.
+    /// The newer master's data directory.
     pub instance: InstanceId,
-    /// Its epoch.
+    /// The newer master's epoch.
     pub epoch: Epoch,
 }
 
-/// The numbers of a quorum.
+/// Numbers of a quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Quorum {
-    /// Nodes of the cluster.
+    /// Number of nodes in the cluster.
     pub nodes: u32,
-    /// Nodes that make a quorum.
+    /// Number of nodes that make a quorum.
     pub needed: u32,
-    /// Nodes in contact, the master included.
+    /// Number of nodes in contact, the master included.
     pub alive: u32,
 }
 
@@ -293,11 +294,11 @@ pub struct Quorum {
 pub struct LogStatus {
     /// The offset that the next record gets; on a secondary its durable end.
     pub next: Offset,
-    /// The offset after the last record that a majority holds, once known.
+    /// The offset after the last record that a majority holds (high watermark), once known.
     pub committed: Option<Offset>,
-    /// Bytes of the log.
+    /// Size of the log in bytes.
     pub bytes: u64,
-    /// How the disk does.
+    /// State of the disk.
     pub disk: DiskState,
 }
 
@@ -305,77 +306,77 @@ pub struct LogStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SecondaryStatus {
-    /// Its name.
+    /// The secondary's name.
     pub name: NodeName,
-    /// The address at which the master finds it.
+    /// The address at which the master reaches it.
     pub address: String,
-    /// The URL at which clients reach it, once it said.
+    /// The URL at which clients reach it, once it has announced one.
     pub url: Option<String>,
-    /// What the master thinks of it.
+    /// The status that the master gives it.
     pub status: Status,
     /// The offset after the last record that it holds, once known.
     pub durable_end: Option<Offset>,
-    /// Records that it lacks.
+    /// Number of records that it lacks.
     pub lag: u64,
-    /// Since the last contact.
+    /// Time since the last contact.
     pub last_contact_ms: Option<u64>,
-    /// Failures in a row.
+    /// Number of consecutive failures.
     pub failed_attempts: u64,
-    /// Why the last attempt failed, as a word.
+    /// The reason of the last failure, as a word.
     pub reason: Option<String>,
-    /// When it is tried next, after a failure.
+    /// Time until the next attempt, after a failure.
     pub next_retry_ms: Option<u64>,
 }
 
-/// A secondary's health, by itself.
+/// A secondary's health, as it reports it itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SecondaryHealth {
-    /// Its name.
+    /// The secondary's name.
     pub name: NodeName,
     /// `secondary`.
     pub role: String,
-    /// Its version.
+    /// The version of its software.
     pub version: String,
-    /// Its cluster, once known.
+    /// The cluster, once known.
     pub cluster_id: Option<ClusterId>,
     /// The highest epoch that it has promised; 0 before the first.
     pub epoch: Epoch,
-    /// Its log.
+    /// The secondary's log.
     pub log: LogStatus,
-    /// Whether its log counts.
+    /// True if its log is intact and counts.
     pub intact: bool,
-    /// Records held back behind a gap.
+    /// Number of records held back behind a gap.
     pub buffered: u64,
     /// The master that it last promised to.
     pub master: Option<MasterAddress>,
-    /// Since the master's last message.
+    /// Time since the master's last message.
     pub last_contact_ms: Option<u64>,
-    /// The last connection that its listener for other nodes refused because nodes are set up wrong.
+    /// The last connection that its listener for other nodes refused because of a wrong setup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_refusal: Option<LastRefusal>,
 }
 
-/// A connection that a node refused because nodes are set up wrong.
+/// A connection that a node refused because of a wrong setup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LastRefusal {
-    /// Where it came from.
+    /// The address that it came from.
     pub address: String,
-    /// Why, as a word.
+    /// The reason, as a word.
     pub reason: String,
-    /// Why, and what to do about it, in one sentence.
+    /// The reason, and what to do about it, in one sentence.
     pub detail: String,
-    /// Since then.
+    /// Time since the refusal.
     pub elapsed_ms: u64,
 }
 
-/// Where a master is.
+/// Name and URL of a master.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MasterAddress {
-    /// Its name.
+    /// The master's name.
     pub name: NodeName,
-    /// Where clients reach it, if it said.
+    /// The URL at which clients reach the master, if it announced one.
     pub url: Option<String>,
 }

@@ -1,6 +1,6 @@
-//! Appends: what is asked of them, how that is put into words, and the way to the master.
+//! Appends: their options, their encoding in a request, and the redirect to the master.
 //!
-//! Never sends one twice, but on to the master where a secondary says so.
+//! Never sends one twice, but forwards it to the master if a secondary redirects it there.
 
 use std::{cell::RefCell, fmt::Write as _, time::Duration};
 
@@ -18,48 +18,48 @@ use super::{
 };
 use crate::types::{Concern, Offset};
 
-/// Where appends are taken, below a node's URL.
+/// Path, below a node's URL, that takes appends.
 const MESSAGES: &str = "/messages";
-/// Says that an idempotency key was seen before.
+/// Header that says that an idempotency key was seen before.
 const REPLAYED: &str = "idempotent-replayed";
 
-/// What an append asks for. The default leaves everything to the server.
+/// Options of an append. The default leaves everything to the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppendRequest {
-    /// How many nodes must hold the message; `None`: a majority.
+    /// Number of nodes that must hold the message; `None`: a majority.
     pub concern: Option<Concern>,
-    /// How long to wait for that; `None`: as long as the server does by default. Zero: be
-    /// answered as soon as the master holds it.
+    /// Maximum wait for that; `None`: the server's default. Zero: answered as soon as the master
+    /// holds it.
     pub timeout: Option<Duration>,
-    /// The same key is appended once.
+    /// Key under which the message is appended only once.
     pub idempotency_key: Option<String>,
-    /// Append only if the message gets this offset; [`ClientBuilder::cluster_id`](super::ClientBuilder::cluster_id)
-    /// says of which log.
+    /// Appends only if the message gets this offset, in the log that
+    /// [`ClientBuilder::cluster_id`](super::ClientBuilder::cluster_id) names.
     pub expected_offset: Option<Offset>,
-    /// Of a batch: its messages are JSON strings with bytes in base64, and those bytes are appended, which need not be
-    /// JSON.
+    /// For a batch: its messages are JSON strings of base64, and the bytes that they encode, which need not be JSON,
+    /// are appended.
     pub base64: bool,
 }
 
-/// Which node an append is sent to, while it is under way.
+/// The node that an append is sent to, while it is in flight.
 pub(super) struct Asked {
     url: RefCell<String>,
 }
 
 impl Asked {
-    /// The client's own.
+    /// Starts with the client's own node.
     pub(super) fn of(client: &Client) -> Asked {
         Asked {
             url: RefCell::new(client.base.clone()),
         }
     }
 
-    /// Its URL, as a client's.
+    /// Returns its URL in the form that a client's has.
     pub(super) fn url(&self) -> String {
         self.url.borrow().clone()
     }
 
-    /// It is sent on, to where a node takes appends.
+    /// Records that the append is redirected to another node's path for appends.
     fn is_now(&self, there: &str) {
         let path = there.split(['?', '#']).next().unwrap_or_default();
         let base = path.strip_suffix(MESSAGES).unwrap_or(path);
@@ -69,25 +69,26 @@ impl Asked {
 }
 
 impl Client {
-    /// Appends a JSON value, which is stored as it is written, without the white space around
-    /// it. Waits as long as the request and the server say; follows one redirect of a
-    /// secondary to its master.
+    /// Appends a JSON value, which is stored as it is written, without the white space around it.
+    /// Waits as long as the request and the server say; follows one redirect from a secondary to
+    /// its master.
     ///
     /// # Errors
     ///
-    /// [`ClientError`]; [`ClientError::outcome`] says whether the message was appended. A text
-    /// that is no JSON is not sent.
+    /// [`ClientError`]; [`ClientError::outcome`] says whether the message was appended. A text that
+    /// is not JSON is not sent.
     pub async fn append(
         &self,
         json: &str,
         request: &AppendRequest,
     ) -> Result<Appended, ClientError> {
-        let data: &RawValue = serde_json::from_str(json)
-            .map_err(|error| ClientError::Unsendable(format!("the message is no JSON: {error}")))?;
+        let data: &RawValue = serde_json::from_str(json).map_err(|error| {
+            ClientError::Unsendable(format!("the message is not JSON: {error}"))
+        })?;
         self.append_raw(data, request).await
     }
 
-    /// As [`append`](Client::append), for anything that becomes JSON.
+    /// Appends any value that serializes to JSON, as [`append`](Client::append) does.
     ///
     /// # Errors
     ///
@@ -97,12 +98,13 @@ impl Client {
         value: &impl Serialize,
         request: &AppendRequest,
     ) -> Result<Appended, ClientError> {
-        let data = serde_json::value::to_raw_value(value)
-            .map_err(|error| ClientError::Unsendable(format!("the message is no JSON: {error}")))?;
+        let data = serde_json::value::to_raw_value(value).map_err(|error| {
+            ClientError::Unsendable(format!("the message is not JSON: {error}"))
+        })?;
         self.append_raw(&data, request).await
     }
 
-    /// As [`append`](Client::append), for JSON that was checked before.
+    /// Appends JSON that was checked before, as [`append`](Client::append) does.
     ///
     /// # Errors
     ///
@@ -115,7 +117,7 @@ impl Client {
         self.append_at(&Asked::of(self), data, request).await
     }
 
-    /// As [`append_raw`](Client::append_raw); `asked` is the node that it is sent to.
+    /// Appends as [`append_raw`](Client::append_raw) does; `asked` is the node that it is sent to.
     pub(super) async fn append_at(
         &self,
         asked: &Asked,
@@ -123,7 +125,7 @@ impl Client {
         request: &AppendRequest,
     ) -> Result<Appended, ClientError> {
         if request.base64 {
-            let why = "bytes are sent as a batch".to_owned();
+            let why = "raw bytes can only be sent in a batch".to_owned();
             return Err(ClientError::Unsendable(why));
         }
         let body = Bytes::from(append_body(data, request));
@@ -139,14 +141,14 @@ impl Client {
         })
     }
 
-    /// Appends JSON values together: all of them get a place in the log, next to each other, or none
-    /// does. Each is stored as it is written, but for line breaks between its tokens, which become
-    /// spaces. In all else it is as [`append`](Client::append).
+    /// Appends JSON values together, at consecutive offsets: all of them or none. Each is stored as
+    /// it is written, except that line breaks between its tokens become spaces. Otherwise the same
+    /// as [`append`](Client::append).
     ///
     /// # Errors
     ///
-    /// As [`append`](Client::append). [`AppendRequest::expected_offset`] cannot be asked for: nothing
-    /// is sent then.
+    /// The same as [`append`](Client::append). [`AppendRequest::expected_offset`] is not supported:
+    /// nothing is sent then.
     pub async fn append_batch<'a>(
         &self,
         messages: impl IntoIterator<Item = &'a RawValue>,
@@ -156,7 +158,8 @@ impl Client {
             .await
     }
 
-    /// As [`append_batch`](Client::append_batch); `asked` is the node that it is sent to.
+    /// Appends as [`append_batch`](Client::append_batch) does; `asked` is the node that it is sent
+    /// to.
     pub(super) async fn append_batch_at<'a>(
         &self,
         asked: &Asked,
@@ -169,7 +172,7 @@ impl Client {
         }
         let mut body = String::new();
         for message in messages {
-            // None after the last one: a message that is as long as a request may be has no room for it.
+            // None after the last one: it would not fit behind a message of the maximum length.
             if !body.is_empty() {
                 body.push('\n');
             }
@@ -193,7 +196,7 @@ impl Client {
         })
     }
 
-    /// Sends an append, and on to the master where a secondary says so.
+    /// Sends an append, and forwards it to the master if a secondary redirects it.
     async fn post(
         &self,
         asked: &Asked,
@@ -217,18 +220,18 @@ impl Client {
             outgoing.uri = uri(&there)?;
             asked.is_now(&there);
             let followed = within(deadline, self.exchange(&outgoing)).await;
-            // Whoever reads of it knows another URL, where a node answered.
+            // The reader of the error knows another URL, at which a node did answer.
             answer = followed.map_err(|error| error.at(&there))?;
         }
         answer.checked()
     }
 
-    /// How long the answer may take, where the request says how long the node may wait.
+    /// Returns the time limit of the answer, if the request limits the time that the node may wait.
     fn deadline_of(&self, request: &AppendRequest) -> Option<Duration> {
         Some(request.timeout? + self.settings.timeout?)
     }
 
-    /// Where a 307 sends an append. Only to HTTP: nothing else can be spoken here.
+    /// Returns the target of a 307. Only HTTP: nothing else is spoken here.
     fn redirected(&self, answer: &RawAnswer) -> Result<String, ClientError> {
         let location = answer.header(LOCATION.as_str()).unwrap_or_default();
         let there = match location.strip_prefix('/') {
@@ -242,7 +245,7 @@ impl Client {
             }
             _ => location.to_owned(),
         };
-        // The message is not there: the node that was asked only pointed somewhere.
+        // The message is not there: the node that was asked only redirected it.
         let checked = http_uri(&there);
         let unsendable =
             |why| ClientError::Unsendable(format!("redirected to {location:?}: {why}"));
@@ -250,7 +253,8 @@ impl Client {
     }
 }
 
-/// The body of an append. The data is put in as it is written: it must come back byte for byte.
+/// Builds the body of an append. The data is put in as it is written: it must come back byte for
+/// byte.
 fn append_body(data: &RawValue, request: &AppendRequest) -> String {
     let mut meta = serde_json::Map::new();
     if let Some(concern) = request.concern {
@@ -280,12 +284,13 @@ fn append_body(data: &RawValue, request: &AppendRequest) -> String {
     }
 }
 
-/// Whether a header can carry a key: spaces around it are no part of a header's value.
+/// Returns true if a header can carry this key: spaces around it would not be part of the header's
+/// value.
 fn in_header(key: &str) -> bool {
     key.trim_ascii() == key
 }
 
-/// A text in a query.
+/// Percent-encodes a text for a query.
 fn encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
@@ -299,7 +304,7 @@ fn encoded(text: &str) -> String {
     encoded
 }
 
-/// What a batch asks for, which has no place in its body.
+/// Builds the query of a batch: its options, which have no place in its body.
 fn batch_query(request: &AppendRequest) -> String {
     let concern = request.concern.map(|concern| format!("concern={concern}"));
     let timeout = request

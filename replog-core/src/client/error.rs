@@ -1,6 +1,6 @@
-//! Why a request of the client failed, and what that says about a message.
+//! Errors of client requests, and what each says about a message.
 //!
-//! "Not known" is never reported as "failed".
+//! "Unknown" is never reported as "failed".
 
 use std::time::Duration;
 
@@ -12,55 +12,54 @@ use crate::{
     types::{ClusterId, Offset},
 };
 
-/// Characters of a body that is no problem and stands in for its detail, at most.
+/// Maximum characters of a body that is no problem document and stands in for its detail.
 const DETAIL_CHARS_MAX: usize = 300;
 
-/// Why there is no answer as it should be.
+/// Reasons why a request has no successful answer.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nothing was sent, since no connection could be made. Nothing was appended.
+    /// Nothing was sent, because no connection could be made. Nothing was appended.
     #[error("not sent: {0}")]
     NotSent(String),
-    /// Nothing was sent, since this is nothing that can be: a URL, a key or a header that is none, a message that
-    /// is no JSON, a redirect to where no HTTP is spoken. Nothing was appended.
+    /// Nothing was sent, because the request cannot be: an invalid URL, key or header, a message that is not
+    /// JSON, a redirect to somewhere that does not speak HTTP. Nothing was appended.
     #[error("{0}")]
     Unsendable(String),
-    /// The request was sent and no whole answer came, in time or at all. Whether it was carried
-    /// out is not known: an append may be in the log.
+    /// The request was sent and no complete answer came, in time or at all. Its outcome is unknown:
+    /// an append may be in the log.
     #[error("no answer: {0}")]
     NoAnswer(String),
-    /// The node answered that it could not. What that means for an append is in
-    /// [`Problem::outcome`].
+    /// The node answered that it could not. [`Problem::outcome`] says what that means for an
+    /// append.
     #[error("{0}")]
     Problem(Box<Problem>),
-    /// Messages that a [`Follow`](super::Follow) gave are not in the node's log any more: it adopted that of
-    /// another node. But for a forced recovery, no majority ever held them.
+    /// Messages that a [`Follow`](super::Follow) gave are not in the node's log any more: the node adopted
+    /// the log of another one. Except after a forced recovery, no majority ever held them.
     #[error("the messages from {offset} on were cut from the node's log")]
     Cut {
-        /// The first offset that was given and is not there any more. After more than a thousand epochs it may
-        /// be a later one.
+        /// The first offset that was given and is gone. After more than a thousand epochs it may be a later
+        /// one.
         offset: Offset,
     },
-    /// The node that a [`Follow`](super::Follow) follows has another log than the one it followed: a node without
-    /// a disk was started again, or the cluster was founded anew. What was given before is not in it.
+    /// The node that a [`Follow`](super::Follow) follows now has another log than the one followed so far: a node
+    /// without a disk was restarted, or the cluster was founded again. The messages given before are not in it.
     #[error("the node has another log now, of cluster {cluster_id}")]
     AnotherLog {
-        /// The log that it has now, and that is given from offset 0 on.
+        /// The log that the node has now, which is given from offset 0 on.
         cluster_id: ClusterId,
     },
-    /// An answer that this client does not understand. Whether an append is in the log is not
-    /// known.
+    /// The client does not understand the answer. An append may be in the log.
     #[error("the answer of status {status} cannot be read: {detail}")]
     Unreadable {
         /// Its HTTP status.
         status: u16,
-        /// What is wrong with it.
+        /// The part that could not be read.
         detail: String,
     },
 }
 
-/// What is true of a message after an error.
+/// State of a message after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -70,15 +69,15 @@ pub enum Outcome {
     Unknown,
 }
 
-/// An error as a node tells it, by RFC 9457.
+/// An error as a node reports it (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[non_exhaustive]
 pub struct Problem {
-    /// What kind of problem, a path such as `/problems/read-only`; `about:blank` where the
-    /// status says it all.
+    /// The problem type, a path such as `/problems/read-only`; `about:blank` if the status says it
+    /// all.
     #[serde(rename = "type", default = "blank")]
     pub kind: String,
-    /// The kind in words.
+    /// The type in words.
     #[serde(default)]
     pub title: String,
     /// The HTTP status.
@@ -87,22 +86,22 @@ pub struct Problem {
     /// One sentence that a person can act on.
     #[serde(default)]
     pub detail: String,
-    /// What is true of the message, for an append.
+    /// For an append, the state of the message.
     #[serde(default)]
     pub outcome: Option<Outcome>,
-    /// Whether the same append may succeed later.
+    /// True if the same append may succeed later.
     #[serde(default)]
     pub retriable: Option<bool>,
-    /// How long to wait before asking again, where the node says so.
+    /// Time to wait before asking again, if the node says so.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
-    /// Everything else that it says.
+    /// All other members.
     #[serde(flatten)]
     pub members: Map<String, Value>,
 }
 
 impl ClientError {
-    /// What is true of the message, if this answers an append.
+    /// Returns the state of the message, if this answers an append.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -115,15 +114,15 @@ impl ClientError {
         }
     }
 
-    /// Whether the same request may succeed later. An append whose outcome is not known may be
-    /// in the log twice then, unless it has an idempotency key.
+    /// Returns true if the same request may succeed later. An append whose outcome is unknown may
+    /// then be in the log twice, unless it has an idempotency key.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
             ClientError::NotSent(_) | ClientError::NoAnswer(_) => true,
             ClientError::Problem(problem) => problem
                 .retriable
-                // 429 of a proxy: it takes no more just now.
+                // A 429 from a proxy: it is overloaded for now.
                 .unwrap_or(problem.status == 429 || problem.status >= 500),
             ClientError::Unsendable(_)
             | ClientError::Cut { .. }
@@ -132,7 +131,8 @@ impl ClientError {
         }
     }
 
-    /// The same, of a request that was sent on to this URL by the node that was asked.
+    /// Adds that the error occurred at this URL, to which the node that was asked redirected the
+    /// request.
     pub(super) fn at(self, url: &str) -> ClientError {
         match self {
             ClientError::NotSent(why) => {
@@ -145,7 +145,7 @@ impl ClientError {
         }
     }
 
-    /// The problem that the node told, if that is what it is.
+    /// Returns the problem that the node reported, if this is one.
     #[must_use]
     pub fn problem(&self) -> Option<&Problem> {
         match self {
@@ -161,8 +161,8 @@ impl ClientError {
 }
 
 impl Problem {
-    /// The problem that an answer tells; one made of its status and its first words, where it
-    /// tells none.
+    /// Returns the problem in an answer; if it contains none, one made of its status and the start
+    /// of its body.
     pub(super) fn of(answer: &RawAnswer) -> Problem {
         let essence = answer
             .header("content-type")
@@ -170,7 +170,7 @@ impl Problem {
         if essence.is_some_and(|essence| essence.trim() == "application/problem+json")
             && let Ok(mut problem) = answer.json::<Problem>()
         {
-            // What was sent counts, whatever the body says.
+            // The status that was sent counts, whatever the body says.
             problem.status = answer.status;
             problem.retry_after = retry_after(answer);
             return problem;
@@ -190,14 +190,14 @@ impl Problem {
 }
 
 impl Problem {
-    /// What is true of the message, if this answers an append: what it says, or what its kind does. Where no
-    /// append is taken at all, none was made.
+    /// Returns the state of the message, if this answers an append: as the answer says, or as its type
+    /// implies. A resource that takes no appends at all has appended nothing.
     fn known_outcome(&self) -> Outcome {
         let is_elsewhere = ["/problems/not-found", "/problems/method-not-allowed"];
         match self.outcome {
             Some(outcome) => outcome,
             None if is_elsewhere.contains(&self.kind.as_str()) => Outcome::NotAppended,
-            // Said before anything looks at the body, whoever says it.
+            // Refused before anything looks at the body, even if by a proxy.
             None if self.status == 405 => Outcome::NotAppended,
             None => Outcome::Unknown,
         }
@@ -209,7 +209,7 @@ impl std::fmt::Display for Problem {
         match (self.title.is_empty(), self.detail.is_empty()) {
             (_, true) => write!(f, "{} ({})", self.title, self.status),
             (true, false) => write!(f, "{} ({})", self.detail, self.status),
-            // Whoever answers may have no more to say than the title does.
+            // A detail that only repeats the title is printed once.
             (false, false) if self.title.eq_ignore_ascii_case(&self.detail) => {
                 write!(f, "{} ({})", self.detail, self.status)
             }

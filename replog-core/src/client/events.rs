@@ -1,6 +1,6 @@
-//! [`EventStream`]: the changes of a node that a person would want to see, as they happen.
+//! [`EventStream`]: the events of a node that a person would want to see, as they happen.
 //!
-//! Owns one connection, and no more: what happened while there is none is not told later.
+//! Owns one connection and nothing else: events that happen without one are not reported later.
 
 use serde_json::value::RawValue;
 
@@ -10,30 +10,30 @@ use super::{
 };
 
 const EVENT_STREAM: &str = "text/event-stream";
-/// Bytes of one event, at most.
+/// Maximum bytes of one event.
 const EVENT_BYTES_MAX: usize = 64 << 10;
 
-/// One change of a node, as `GET /events` tells it.
+/// One change of a node, as `GET /events` reports it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NodeEvent {
-    /// What happened: `status`, `mode`, `epoch`, `retry`, `gap`, `append`, `ack` or `fault`; `missed` where this client
-    /// was too slow, and `bye` before the node stops. More kinds may come.
+    /// The kind of event: `status`, `mode`, `epoch`, `retry`, `gap`, `append`, `ack` or `fault`; `missed` if this
+    /// client was too slow, and `bye` before the node stops. More kinds may come.
     pub kind: String,
-    /// Its members, as JSON.
+    /// The members of the event, as JSON.
     pub data: Box<RawValue>,
 }
 
-/// The events of one node; made by [`Client::events`].
+/// Stream of the events of one node; made by [`Client::events`].
 pub struct EventStream {
     lines: Streamed,
-    /// What came of the next event.
+    /// Kind of the next event, received before its data.
     kind: String,
     data: String,
 }
 
 impl Client {
-    /// Listens to the events of the node. What happened before is not told.
+    /// Listens to the events of the node. Earlier events are not reported.
     ///
     /// ```no_run
     /// use replog_core::client::Client;
@@ -49,7 +49,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As for every request.
+    /// The same as for every request.
     pub async fn events(&self) -> Result<EventStream, ClientError> {
         let url = format!("{}/events", self.base);
         Ok(EventStream {
@@ -65,12 +65,12 @@ impl EventStream {
     ///
     /// # Errors
     ///
-    /// [`ClientError::NoAnswer`] when the connection broke or the node has stopped: listen anew.
-    /// [`ClientError::Unreadable`] for what is no event.
+    /// [`ClientError::NoAnswer`] if the connection broke or the node has stopped: listen again.
+    /// [`ClientError::Unreadable`] for anything that is not an event.
     ///
     /// # Cancel safety
     ///
-    /// No event is lost with a future.
+    /// Dropping the future loses no event.
     pub async fn next(&mut self) -> Result<NodeEvent, ClientError> {
         loop {
             let line = self.lines.next_line(EVENT_BYTES_MAX).await?;
@@ -80,7 +80,8 @@ impl EventStream {
         }
     }
 
-    /// A line of the stream (WHATWG HTML, section 9.2.6), as far as nodes write them: an empty one ends an event.
+    /// Handles a line of the stream (WHATWG HTML, section 9.2.6), as far as nodes write them: an empty one ends
+    /// an event.
     fn on_line(&mut self, line: &str) -> Result<Option<NodeEvent>, ClientError> {
         let line = line.trim_end_matches(['\r', '\n']);
         if let Some(kind) = line.strip_prefix("event: ") {
@@ -97,7 +98,7 @@ impl EventStream {
         );
         let data = RawValue::from_string(data).map_err(|error| ClientError::Unreadable {
             status: 200,
-            detail: format!("an event is no JSON: {error}"),
+            detail: format!("an event is not JSON: {error}"),
         })?;
         Ok(Some(NodeEvent { kind, data }))
     }

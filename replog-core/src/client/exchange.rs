@@ -1,7 +1,8 @@
-//! One request and its answer: what was sent, what came back, and how it is told where nothing did.
+//! One request and its answer: what was sent, what came back, and the error to report if nothing
+//! did.
 //!
-//! Owns the difference between what was not sent and what was not answered. Sends once more only what may
-//! arrive twice without harm.
+//! Owns the distinction between "not sent" and "not answered". Resends, once, only what may arrive twice
+//! without harm.
 
 use std::time::Duration;
 
@@ -30,20 +31,20 @@ use crate::{
 pub struct RawAnswer {
     /// The HTTP status.
     pub status: u16,
-    /// Names, in lower case, and values of the headers; a value that is no text is left out.
+    /// Names, in lower case, and values of the headers; a value that is not text is left out.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Bytes,
 }
 
 impl Client {
-    /// Any request, as it stands: for tests and tools. `path` begins with a slash and carries
-    /// its query. The answer is not judged, and no redirect is followed.
+    /// Sends any request as it stands: for tests and tools. `path` begins with a slash and includes
+    /// its query. The answer is not checked, and no redirect is followed.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Unsendable`] for a method, path or header that HTTP does not know, else as
-    /// for every request; never a [`Problem`].
+    /// [`ClientError::Unsendable`] for a method, path or header that is invalid in HTTP, otherwise
+    /// the same as for every request; never a [`Problem`].
     pub async fn request(
         &self,
         method: &str,
@@ -81,8 +82,8 @@ impl Client {
         within(deadline, self.exchange(&outgoing)).await?.checked()
     }
 
-    /// Sends a request and reads its answer. What may arrive twice without harm is sent once
-    /// more when a kept connection breaks before any answer.
+    /// Sends a request and reads its answer. A request that may arrive twice without harm is sent
+    /// once more if a kept-alive connection breaks before any answer.
     pub(super) async fn exchange(&self, outgoing: &Outgoing<'_>) -> Result<RawAnswer, ClientError> {
         match self.exchange_once(outgoing).await {
             Err((_, OnReuse::Yes)) if outgoing.repeatable => self.exchange_once(outgoing).await,
@@ -136,28 +137,29 @@ impl Client {
 }
 
 impl RawAnswer {
-    /// The first value of a header; `name` in lower case.
+    /// Returns the first value of a header; `name` in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(other, _)| other == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    /// The log that the node has, where it says so: offsets in the answer are of that log.
+    /// Returns the log that the node has, if it names one: offsets in the answer belong to that
+    /// log.
     #[must_use]
     pub fn cluster_id(&self) -> Option<ClusterId> {
         ClusterId::try_from(self.header(CLUSTER)?.to_owned()).ok()
     }
 
-    /// The body as JSON.
+    /// Parses the body as JSON.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Unreadable`] when it is none, or other JSON than `T`; [`ClientError::NoAnswer`] when it
-    /// ends within a value and did not say how long it is: then it broke off.
+    /// [`ClientError::Unreadable`] if it is not JSON, or not a `T`; [`ClientError::NoAnswer`] if it ends
+    /// within a value and did not announce its length: then it was cut off.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         serde_json::from_slice(&self.body).map_err(|error| {
-            // A body in chunks is given without an error where the connection ends before the last one.
+            // A chunked body is returned without an error if the connection ends before the last chunk.
             let may_be_cut = self.header(CONTENT_LENGTH.as_str()).is_none();
             match error.is_eof() && may_be_cut {
                 true => ClientError::NoAnswer(format!("the answer broke off: {error}")),
@@ -169,12 +171,12 @@ impl RawAnswer {
         })
     }
 
-    /// This answer, where it is a success.
+    /// Returns this answer if it is a success.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Problem`] for a status of 400 and above, also where the body is not one;
-    /// [`ClientError::Unreadable`] for any other that is no success.
+    /// [`ClientError::Problem`] for a status of 400 and above, even if the body is not a problem
+    /// document; [`ClientError::Unreadable`] for any other status that is not a success.
     pub fn checked(self) -> Result<RawAnswer, ClientError> {
         match self.status {
             200..=299 => Ok(self),
@@ -193,19 +195,19 @@ pub(super) struct Outgoing<'a> {
     pub(super) uri: Uri,
     pub(super) headers: &'a [(&'a str, &'a str)],
     pub(super) body: Bytes,
-    /// Whether it may arrive twice without harm.
+    /// True if it may arrive twice without harm.
     pub(super) repeatable: bool,
 }
 
-/// Whether a kept connection broke before any answer.
+/// Tells that a kept-alive connection broke before any answer.
 enum OnReuse {
     Yes,
     No,
 }
 
-/// What a request that got no answer is reported as.
+/// Returns the error to report for a request that got no answer.
 pub(super) fn unanswered(error: &SendRequestError) -> ClientError {
-    // Both are about what was asked for, and nobody was.
+    // Both are about the request itself, which reached no node.
     match error {
         SendRequestError::Url(error) => {
             return ClientError::Unsendable(format!("bad URL: {error}"));
@@ -235,20 +237,21 @@ pub(super) async fn within<T>(
     }
 }
 
-/// Reads `[http://]HOST[:PORT][/PREFIX]`, below which the paths are. Has no slash at its end.
+/// Parses `[http://]HOST[:PORT][/PREFIX]`, the prefix of all paths. Returns it without a trailing
+/// slash.
 pub(super) fn base_of(url: &str) -> Result<String, ClientError> {
     let read = NodeUrl::from_user(url).map_err(|error| error.to_string());
     let read = read.and_then(|url| spoken_with(&url).map(|()| url.to_string()));
     read.map_err(ClientError::Unsendable)
 }
 
-/// Checks that this is a URL, of a resource perhaps, of a host that HTTP is spoken with.
+/// Checks that this is a URL, possibly of a resource, of a host reached over plain HTTP.
 pub(super) fn http_uri(url: &str) -> Result<Uri, String> {
-    // A resource may have a query, and the rest is checked as in every other URL.
+    // A resource may have a query; the rest is checked as in every other URL.
     let node = url.split(['?', '#']).next().unwrap_or_default();
     let node: NodeUrl = node.parse().map_err(|error: BadUrl| error.to_string())?;
     spoken_with(&node)?;
-    Uri::try_from(url).map_err(|error| format!("{url:?} is no URL: {error}"))
+    Uri::try_from(url).map_err(|error| format!("{url:?} is not a URL: {error}"))
 }
 
 fn spoken_with(url: &NodeUrl) -> Result<(), String> {

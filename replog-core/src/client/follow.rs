@@ -1,14 +1,14 @@
 //! [`Follow`]: follows the log of a node over HTTP, across broken connections and restarts of the node.
 //!
-//! Owns the place in the log, one connection at a time, and the delays between attempts. Gives each offset at
-//! most once, in order.
+//! Owns the position in the log, one connection at a time, and the delays between attempts. Gives each offset
+//! at most once, in order.
 //!
-//! It names the log that it follows with each request: a node that has another one says so, and gives that one from its
-//! start. An offset means nothing in another log.
+//! Each request names the log that is followed: a node that has another one says so, and gives that one from its start.
+//! An offset means nothing in another log.
 //!
-//! It asks again from the last message that it gave, and compares: within an epoch an offset is given out once,
-//! so that the same offset and epoch are the same message with the same ones before it. Only so it notices a
-//! cut that was made while it was not connected; then it looks for where the logs part, by halves.
+//! A reconnect asks again from the last message that was given, and compares: within an epoch an offset is
+//! assigned once, so the same offset and epoch are the same message with the same ones before it. Only this
+//! detects a cut made while no connection was open; a binary search then finds where the logs diverge.
 
 mod connection;
 mod delivered;
@@ -50,23 +50,24 @@ use crate::{
 pub struct Follow {
     client: Client,
     level: ReadLevel,
-    /// No offset below it is given any more.
+    /// No offset below this one is given any more.
     next: Offset,
     delivered: Delivered,
-    /// The log that all this is of, once the node has said so.
+    /// The log that all this belongs to, once the node has named it.
     cluster_id: Option<ClusterId>,
-    /// It was asked again because a message came on a connection that named no log.
+    /// Set after a reconnect made because a message came on a connection that named no log.
     asked_for_log: bool,
     connection: Option<Connection>,
-    /// The next one, under way: kept here, so that a dropped future does not begin anew.
+    /// The next connection while it is being made: kept here so that dropping a future does not
+    /// restart it.
     connecting: Option<Connecting>,
-    /// The last message is not there any more: looks for the first one that is not.
+    /// The search for the first message that is gone, after the last one was found to be.
     parting: Option<Parting>,
     backoff: Backoff,
-    /// Attempts in a row that made no connection, or of which nothing came.
+    /// Consecutive attempts that made no connection, or whose connection gave nothing.
     failures: u32,
     on_interruption: Option<OnInterruption>,
-    /// When to try again.
+    /// Time of the next attempt.
     retry_at: Option<Instant>,
 }
 
@@ -77,8 +78,8 @@ type Parting = Pin<Box<dyn Future<Output = Result<Offset, ClientError>>>>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ClientError>>>>;
 
 impl Client {
-    /// Follows the messages of the node from `from` on, at level `local`, waiting for each. Connects when it is
-    /// first asked.
+    /// Follows the messages of the node from `from` on, at level `local`, waiting for each. Connects on the
+    /// first call of [`Follow::next`].
     #[must_use]
     pub fn follow(&self, from: Offset) -> Follow {
         let delays = &self.settings.retry_delays;
@@ -106,7 +107,8 @@ impl Client {
 }
 
 impl Follow {
-    /// Follows at this level instead: at `committed` no message is ever cut, but by a forced recovery.
+    /// Follows at this level instead: at `committed` no message is ever cut, except by a forced
+    /// recovery.
     #[must_use]
     pub fn level(mut self, level: ReadLevel) -> Follow {
         self.level = level;
@@ -114,29 +116,29 @@ impl Follow {
         self
     }
 
-    /// Says why nothing comes: `tell` is called once whenever the connection broke and the attempt to make another
-    /// one failed too. It goes on by itself.
+    /// Reports interruptions: `tell` is called once each time the connection broke and the attempt to make another
+    /// one failed too. Following goes on by itself.
     #[must_use]
     pub fn on_interruption(mut self, tell: impl FnMut(&ClientError) + 'static) -> Follow {
         self.on_interruption = Some(Box::new(tell));
         self
     }
 
-    /// The next message. Waits for it, for ever, and connects again as often as it takes: while the node is
-    /// down, restarts, or has less than this follower was given.
+    /// Returns the next message. Waits for it without limit, and reconnects as often as it takes: while the
+    /// node is down, restarts, or has less than this follower was given.
     ///
     /// # Errors
     ///
-    /// [`ClientError::AnotherLog`] when the node has another log than the one that was followed: asked again, it gives
-    /// that one from offset 0 on.
+    /// [`ClientError::AnotherLog`] if the node has another log than the one followed so far: the next call gives that
+    /// one from offset 0 on.
     ///
-    /// [`ClientError::Cut`] when messages that were given are not in the node's log any more; asked again, it
-    /// gives what replaced them, from that offset on. Everything else is an answer that will not change by itself, such as a
-    /// [`Problem`] of status 400: asked again, it tries again.
+    /// [`ClientError::Cut`] if messages that were given are not in the node's log any more: the next call gives what
+    /// replaced them, from that offset on. Any other error is an answer that will not change by itself, such as a
+    /// [`Problem`] of status 400: the next call tries again.
     ///
     /// # Cancel safety
     ///
-    /// No message is lost with a future.
+    /// Dropping the future loses no message.
     pub async fn next(&mut self) -> Result<Message, ClientError> {
         loop {
             let step = match &mut self.parting {
@@ -161,7 +163,7 @@ impl Follow {
         }
     }
 
-    /// The next whole line, of a connection that is made where there is none.
+    /// Returns the next complete line, connecting first if there is no connection.
     async fn next_line(&mut self) -> Result<Line, ClientError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
@@ -187,7 +189,7 @@ impl Follow {
             .await
     }
 
-    /// A line came: what there is to say.
+    /// Handles a line and returns what there is to report.
     fn on_line(&mut self, line: Line) -> Option<Result<Message, ClientError>> {
         match line {
             Line::Message(message) => self.on_message(message),
@@ -203,7 +205,7 @@ impl Follow {
 
     fn on_message(&mut self, message: Message) -> Option<Result<Message, ClientError>> {
         if self.cluster_id.is_none() && !self.asked_for_log {
-            // The node had no log when it answered, and has one now: asked again, it says which.
+            // The node had no log when it answered, and has one now: asked again, it names it.
             self.asked_for_log = true;
             self.connection = None;
             return None;
@@ -241,7 +243,8 @@ impl Follow {
         Some(Ok(message))
     }
 
-    /// Begins anew in another log: what there is to say, where there was a place in the one before.
+    /// Starts over in another log; returns an error to report if there was a position in the one
+    /// before.
     fn another_log(&mut self, cluster_id: ClusterId) -> Option<ClientError> {
         if let Some(connection) = &mut self.connection {
             connection.compares = false;
@@ -252,7 +255,7 @@ impl Follow {
         had_a_place.then_some(ClientError::AnotherLog { cluster_id })
     }
 
-    /// Goes back to `offset`: what there is to say, where something was given from there on.
+    /// Goes back to `offset`; returns an error to report if messages from there on were given.
     fn cut(&mut self, offset: Offset) -> Option<ClientError> {
         self.connection = None;
         self.delivered.cut(offset);
@@ -297,8 +300,8 @@ impl Follow {
     }
 }
 
-/// The first offset of what was given that the node has something else at, now that this is known of the last
-/// one. Where it parts before all that is remembered, the first of that.
+/// Returns the first given offset at which the node has something else, once this is known of the last one.
+/// If the logs diverge before everything that is remembered, returns the first remembered offset.
 async fn parting(
     client: Client,
     level: ReadLevel,
@@ -320,15 +323,15 @@ async fn parting(
             .messages(&query)
             .await
             .map_err(|error| match &error {
-                // To be connected again says so.
+                // The next connection reports this.
                 ClientError::Problem(problem) if is_another_log(problem) => {
                     ClientError::NoAnswer(problem.to_string())
                 }
                 _ => error,
             })?;
         let Some(message) = page.messages.first() else {
-            // It had more a moment ago, and may have again: nothing is concluded from that.
-            let less = format!("it shows nothing from offset {middle} on");
+            // It had more a moment ago, and may again: nothing is concluded from that.
+            let less = format!("the node shows nothing from offset {middle} on");
             return Err(ClientError::NoAnswer(less));
         };
         match delivered.has(message.offset, message.epoch) {
@@ -343,9 +346,9 @@ fn is_another_log(problem: &Problem) -> bool {
     matches!(problem.reason(), Reason::AnotherLog { .. })
 }
 
-/// Whether it may go well next time, with nobody's help.
+/// Returns true if the next attempt may succeed without anyone's help.
 fn may_pass(error: &ClientError) -> bool {
-    // A node that has joined no cluster yet will have a log, and then says which.
+    // A node that has joined no cluster yet will get a log, and then names it.
     let is_blank = |problem: &Problem| problem.reason() == Reason::AnotherLog { cluster_id: None };
     let refused =
         |problem: &Problem| problem.status == 429 || problem.status >= 500 || is_blank(problem);

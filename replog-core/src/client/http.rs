@@ -1,10 +1,11 @@
-//! HTTP/1.1 by awc, as a client of nodes uses it.
+//! HTTP/1.1 by awc, set up for clients of nodes.
 //!
-//! Owns how connections are made and what their failures mean. Never follows a redirect, never decompresses,
-//! never times out but while it connects: callers put their time-outs around the requests and drop them.
+//! Owns the way connections are made and the meaning of their failures. Never follows a redirect, never
+//! decompresses, never times out except while connecting: callers put their time-outs around the requests
+//! and drop them.
 //!
-//! `TCP_NODELAY` is set on every connection: where a request takes more than one write, its last and short
-//! segment may otherwise wait for the node's delayed acknowledgement, 40 ms on Linux.
+//! `TCP_NODELAY` is set on every connection: without it, the last, short segment of a request that takes
+//! more than one write may wait for the node's delayed acknowledgement, 40 ms on Linux.
 
 use std::{cell::Cell, future::poll_fn, io, pin::Pin, time::Duration};
 
@@ -21,16 +22,17 @@ use tokio::net::TcpStream;
 
 use crate::{transport::TransportError, words::counted};
 
-/// Room made at once for an answer, at most: a length that a node claims is no reason to
-/// allocate. Beyond it the buffer grows with what arrives.
+/// Maximum bytes allocated at once for an answer: a length that a node claims is no reason to
+/// allocate more. Beyond it the buffer grows with what arrives.
 const ANSWER_CAPACITY_MAX: usize = 2 << 20;
 
 tokio::task_local! {
-    /// Whether a connection was made for the request under way in this task.
+    /// True once a connection was made for the request in flight in this task.
     static CONNECTED: Cell<bool>;
 }
 
-/// An awc client for one node, without time-outs but while it connects, and without redirects.
+/// Returns an awc client for one node, without redirects, and without time-outs except while
+/// connecting.
 pub(super) fn client(connect_timeout: Duration, keep_alive: Duration) -> Client {
     let connector = awc::Connector::new()
         .connector(tcp_connector())
@@ -43,7 +45,7 @@ pub(super) fn client(connect_timeout: Duration, keep_alive: Duration) -> Client 
         .finish()
 }
 
-/// Makes TCP connections that do not wait for acknowledgements, and notes that it made one.
+/// Makes TCP connections that do not wait for acknowledgements, and records that it made one.
 fn tcp_connector()
 -> impl Service<ConnectInfo<Uri>, Response = Connection<Uri, TcpStream>, Error = TcpConnectError> + Clone
 {
@@ -52,13 +54,13 @@ fn tcp_connector()
         if let Err(error) = connection.io_ref().set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-        // An error: the connection is made outside of `tracked`.
+        // An error means that the connection is made outside of `tracked`.
         let _ = CONNECTED.try_with(|connected| connected.set(true));
         connection
     })
 }
 
-/// Awaits `sending`; beside its outcome, whether a connection was made for it.
+/// Awaits `sending`; returns its outcome, and whether a connection was made for it.
 pub(super) async fn tracked<T>(sending: impl Future<Output = T>) -> (T, bool) {
     let observed = async {
         let outcome = sending.await;
@@ -67,7 +69,7 @@ pub(super) async fn tracked<T>(sending: impl Future<Output = T>) -> (T, bool) {
     CONNECTED.scope(Cell::new(false), observed).await
 }
 
-/// Whether a request ended because its connection broke, without a byte of an answer.
+/// Returns true if a request ended because its connection broke before the first byte of an answer.
 pub(super) fn broke_before_answer(error: &SendRequestError) -> bool {
     use awc::error::SendRequestError as E;
     match error {
@@ -85,7 +87,7 @@ pub(super) fn broke_before_answer(error: &SendRequestError) -> bool {
     }
 }
 
-/// Whether a request ended before it could be sent, and why.
+/// Returns the reason if a request ended before it could be sent.
 pub(super) fn not_sent(error: &SendRequestError) -> Option<TransportError> {
     use awc::error::SendRequestError as E;
     let connect = match error {
@@ -131,7 +133,7 @@ pub(super) async fn read_body<S: Chunks>(
         }
         match &mut joined {
             Some(joined) => joined.extend_from_slice(&chunk),
-            // Most answers are short and come as one chunk: those are not copied.
+            // Most answers are one short chunk: those are not copied.
             None if body.is_empty() => body = chunk,
             None => {
                 let room = announced
@@ -156,12 +158,12 @@ pub(super) async fn read_body<S: Chunks>(
     }
 }
 
-/// A body as awc gives it: another type where a crate beside this one turns decompression on.
+/// A body as awc gives it: its type changes if another crate turns decompression on.
 pub(super) trait Chunks: Stream<Item = Result<Bytes, PayloadError>> + Unpin {}
 
 impl<S: Stream<Item = Result<Bytes, PayloadError>> + Unpin> Chunks for S {}
 
-/// Why a body could not be read.
+/// Reasons why a body could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
     #[error("the answer is longer than {bytes_max} bytes")]
@@ -170,7 +172,7 @@ pub(super) enum BodyError {
     Broken(String),
 }
 
-/// What a request that got no answer is reported as.
+/// Returns the error to report for a request that got no answer.
 pub(super) fn failed(error: &SendRequestError) -> TransportError {
     if let Some(error) = not_sent(error) {
         return error;
@@ -190,7 +192,8 @@ pub(super) fn failed(error: &SendRequestError) -> TransportError {
     }
 }
 
-/// The kind of the I/O error below an error of awc's parser, whose type awc does not name.
+/// Returns the kind of the I/O error below an error of awc's parser, whose type awc does not
+/// export.
 fn parse_io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
     let mut cause = error.source();
     while let Some(inner) = cause {

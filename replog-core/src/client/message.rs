@@ -1,4 +1,4 @@
-//! A message as it is sent: with `data`, or with `data_base64` where its payload is no JSON.
+//! A message as it is sent: with `data`, or with `data_base64` if its payload is not JSON.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -6,13 +6,13 @@ use serde_json::value::RawValue;
 use super::answers::{Message, WaitingFor};
 use crate::types::{Epoch, NodeName, Offset};
 
-/// The members, each where it is known.
+/// The members, each present if known.
 #[derive(Deserialize, Serialize)]
 pub(super) struct AsSent {
     offset: Offset,
     epoch: Epoch,
     timestamp_ms: u64,
-    // Not `Option`: a payload `null` is there.
+    // Not `Option`: a payload of `null` is present.
     #[serde(default = "Absent::new", skip_serializing_if = "Absent::is_absent")]
     data: Absent,
     #[serde(default, skip_serializing_if = "Option::is_none")]

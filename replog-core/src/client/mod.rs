@@ -1,12 +1,13 @@
-//! [`Client`]: talks to a cluster from outside, by its HTTP interface.
+//! [`Client`]: talks to a cluster from outside, over its HTTP interface.
 //!
-//! Owns requests and how their outcome is told: refused before anything was sent, answered,
-//! or not known. Keeps no state but connections; never retries an append by itself, because
-//! only the caller knows whether a message may be there twice, unless it is told to and
-//! the message has a key ([`Client::append_retrying`]). Reads are sent once more when a kept connection
-//! turns out to be closed, and a [`Follow`] connects again as often as it takes.
+//! Owns requests and the way their outcome is reported: refused before anything was sent, answered, or
+//! unknown. Keeps no state but connections. Never retries an append by itself, because only the caller
+//! knows whether the message may be stored twice, unless it is told to and the message has a key
+//! ([`Client::append_retrying`]). A read is repeated once when a kept-alive connection turns out to be
+//! closed, and a [`Follow`] reconnects as often as it takes.
 //!
-//! A client lives on one thread, in a tokio `LocalSet` (or an actix runtime) with I/O and time:
+//! A client lives on one thread, in a tokio `LocalSet` (or an actix runtime) with I/O and time
+//! enabled:
 //!
 //! ```no_run
 //! use replog_core::{Concern, client::{AppendRequest, Client, ReadQuery}};
@@ -65,17 +66,18 @@ use crate::{
     types::{ClusterId, Concern, Offset, ReadLevel},
 };
 
-/// Bytes of one answer, at most, unless [`ClientBuilder::answer_bytes_max`] says otherwise.
+/// Maximum bytes of one answer, unless [`ClientBuilder::answer_bytes_max`] says otherwise.
 pub const ANSWER_BYTES_MAX: usize = 256 << 20;
 
-/// How long a connection is kept without use: less than servers keep it.
+/// Time that an unused connection is kept: shorter than servers keep it.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
-/// How long a [`Follow`] waits before it connects again, and between attempts of an append, unless [`ClientBuilder::retry_delays`] says otherwise.
+/// Delays before a [`Follow`] reconnects and between attempts of an append, unless [`ClientBuilder::retry_delays`] says
+/// otherwise.
 pub const RETRY_DELAYS: RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(5);
 
-/// Names the log that positions are of, in requests and in answers.
+/// Header, of requests and of answers, that names the log that offsets belong to.
 const CLUSTER: &str = "replog-cluster";
 
 const JSON: &str = "application/json";
@@ -85,8 +87,8 @@ const NDJSON: &str = "application/x-ndjson";
 ///
 /// # Cancel safety
 ///
-/// Every future may be dropped. A request that was under way may still be carried out: to drop
-/// an append is to know nothing about it.
+/// Every future may be dropped. A request in flight may still be carried out: after an append is
+/// dropped, its outcome is unknown.
 #[derive(Clone)]
 pub struct Client {
     awc: awc::Client,
@@ -94,7 +96,7 @@ pub struct Client {
     settings: Settings,
 }
 
-/// Makes a [`Client`].
+/// Builder of a [`Client`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ClientBuilder {
@@ -108,64 +110,66 @@ struct Settings {
     timeout: Option<Duration>,
     answer_bytes_max: usize,
     retry_delays: RangeInclusive<Duration>,
-    /// The log that all positions are of.
+    /// The log that all offsets belong to.
     cluster_id: Option<ClusterId>,
 }
 
-/// Which messages to read. The default is all that the node holds.
+/// The messages to read. The default is all that the node holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadQuery {
-    /// The first offset; `None`: 0. Not together with `last`.
+    /// The first offset; `None`: 0. Excludes `last`.
     pub from: Option<Offset>,
-    /// How many messages at most, at least 1; `None`: to the current end.
+    /// Maximum number of messages, at least 1; `None`: to the current end.
     pub limit: Option<u64>,
-    /// This many messages before the end, instead of `from`.
+    /// Reads this many messages before the end, instead of `from`.
     pub last: Option<u64>,
-    /// How up to date they must be; `None`: what the node holds.
+    /// The level to read at: how up to date they must be; `None`: whatever the node holds.
     pub level: Option<ReadLevel>,
-    /// First wait until the node shows this offset.
+    /// Waits until the node shows this offset before it reads.
     pub wait_for: Option<Offset>,
-    /// How long to wait for `wait_for`; `None`: for ever.
+    /// Maximum wait for `wait_for`; `None`: unlimited.
     pub timeout: Option<Duration>,
 }
 
 impl ClientBuilder {
-    /// How long making a connection may take. Default: 5 s.
+    /// Sets the time-out for making a connection. Default: 5 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> ClientBuilder {
         self.settings.connect_timeout = timeout;
         self
     }
 
-    /// How long to wait for an answer beyond the time that the request itself gives the server;
-    /// `None`: for ever. Default: 30 s. Where a request gives the server no limit (an append or
-    /// a read with `wait_for`, and without a time-out), there is none here either.
+    /// Sets the time to wait for an answer beyond the time that the request itself gives the
+    /// server; `None`: unlimited. Default: 30 s. A request that gives the server no limit (an
+    /// append, or a read with `wait_for`, without a time-out) has none here either.
     pub fn timeout(mut self, timeout: Option<Duration>) -> ClientBuilder {
         self.settings.timeout = timeout;
         self
     }
 
-    /// How long a [`Follow`] whose connection broke waits before it connects again, and
-    /// [`Client::append_retrying`] before it sends again: the first time not at all, then from the least to the most, twice as long each time. Default: [`RETRY_DELAYS`].
+    /// Sets the delays before a [`Follow`] whose connection broke reconnects, and before [`Client::append_retrying`]
+    /// sends again: none the first time, then from the shortest to the longest, doubling each time. Default:
+    /// [`RETRY_DELAYS`].
     pub fn retry_delays(mut self, delays: RangeInclusive<Duration>) -> ClientBuilder {
         self.settings.retry_delays = delays;
         self
     }
 
-    /// Makes every request name this log as the one that its offsets are of. A node that has another log then
-    /// refuses it with [`Reason::AnotherLog`] instead of taking the offset for one of its own; a [`Follow`] says so and
-    /// gives that log from its start. Default: whichever log the node has.
+    /// Makes every request name this log as the one that its offsets belong to. A node that has another log then
+    /// refuses it with [`Reason::AnotherLog`] instead of taking the offset for one of its own; a [`Follow`] reports
+    /// that and gives that log from its start. Default: whichever log the node has.
     pub fn cluster_id(mut self, cluster_id: ClusterId) -> ClientBuilder {
         self.settings.cluster_id = Some(cluster_id);
         self
     }
 
-    /// Bytes of one answer, or of one line that is followed, at most. Default: [`ANSWER_BYTES_MAX`].
+    /// Sets the maximum bytes of one answer, or of one line of a stream. Default:
+    /// [`ANSWER_BYTES_MAX`].
     pub fn answer_bytes_max(mut self, bytes: usize) -> ClientBuilder {
         self.settings.answer_bytes_max = bytes;
         self
     }
 
-    /// Makes the client. Connects when it is first used.
+    /// Builds the client. It connects on first use.
     ///
     /// # Errors
     ///
@@ -182,7 +186,7 @@ impl ClientBuilder {
 }
 
 impl Client {
-    /// A client of the node at this URL, with the default settings.
+    /// Returns a client of the node at this URL, with the default settings.
     ///
     /// # Errors
     ///
@@ -191,7 +195,7 @@ impl Client {
         Client::builder(url).build()
     }
 
-    /// Makes a client with other settings.
+    /// Returns a builder of a client of the node at this URL, for other settings.
     pub fn builder(url: &str) -> ClientBuilder {
         let settings = Settings {
             connect_timeout: Duration::from_secs(5),
@@ -206,8 +210,8 @@ impl Client {
         }
     }
 
-    /// Returns a client of the same node, with the same connections, whose offsets are of this log:
-    /// [`ClientBuilder::cluster_id`].
+    /// Returns a client of the same node, sharing its connections, whose offsets belong to this
+    /// log: see [`ClientBuilder::cluster_id`].
     #[must_use]
     pub fn in_log(&self, cluster_id: ClusterId) -> Client {
         let mut client = self.clone();
@@ -215,7 +219,7 @@ impl Client {
         client
     }
 
-    /// The URL of the node, without a slash at its end.
+    /// Returns the URL of the node, without a trailing slash.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.base
@@ -243,11 +247,11 @@ impl Client {
         })
     }
 
-    /// The message at `offset`; on the master also who holds it.
+    /// Returns the message at `offset`; from the master, also which nodes hold it.
     ///
     /// # Errors
     ///
-    /// [`ClientError`]; a [`Problem`] of status 404 while there is none.
+    /// [`ClientError`]; a [`Problem`] of status 404 if there is no such message yet.
     pub async fn message(&self, offset: Offset) -> Result<Message, ClientError> {
         self.get(&format!("/messages/{offset}"), self.settings.timeout)
             .await?
@@ -255,17 +259,17 @@ impl Client {
     }
 
     /// Waits until as many nodes as `concern` says hold the message at `offset`, or until `timeout` is over;
-    /// `None`: as long as an append waits by default. Then [`Message::concern_met`] says which it was. On
-    /// the master.
+    /// `None`: as long as an append waits by default. [`Message::concern_met`] then says which came first.
+    /// Only on the master.
     ///
     /// # Errors
     ///
-    /// [`ClientError`]; a [`Problem`] of status 404 while there is no such message.
+    /// [`ClientError`]; a [`Problem`] of status 404 if there is no such message.
     ///
     /// # Cancel safety
     ///
-    /// Nothing changes. The node may keep the place of who waited until the message is held, or `timeout`
-    /// is over.
+    /// Changes nothing. The node may keep the dropped wait in its queue until the message is held or
+    /// `timeout` is over.
     pub async fn wait_for_concern(
         &self,
         offset: Offset,
@@ -280,8 +284,8 @@ impl Client {
         self.get(&path, deadline).await?.json()
     }
 
-    /// The appends that wait for their concern, oldest first, at most `limit`; `None`: as many
-    /// as the server gives. On the master.
+    /// Returns the appends that wait for their concern, oldest first, at most `limit`; `None`: as
+    /// many as the server gives. Only on the master.
     ///
     /// # Errors
     ///
@@ -295,7 +299,7 @@ impl Client {
             .json()
     }
 
-    /// The node's health, whatever its role.
+    /// Returns the node's health, whatever its role.
     ///
     /// # Errors
     ///
@@ -304,7 +308,7 @@ impl Client {
         self.get("/health", self.settings.timeout).await?.json()
     }
 
-    /// The health of a master.
+    /// Returns the health of a master.
     ///
     /// # Errors
     ///
@@ -313,7 +317,7 @@ impl Client {
         self.get("/health", self.settings.timeout).await?.json()
     }
 
-    /// The health of a secondary.
+    /// Returns the health of a secondary.
     ///
     /// # Errors
     ///
@@ -322,7 +326,7 @@ impl Client {
         self.get("/health", self.settings.timeout).await?.json()
     }
 
-    /// The faults that are set on the node.
+    /// Returns the faults that are set on the node.
     ///
     /// # Errors
     ///
@@ -331,14 +335,15 @@ impl Client {
         self.get("/faults", self.settings.timeout).await?.json()
     }
 
-    /// Replaces the faults of the node; returns those that now hold.
+    /// Replaces the faults of the node and returns those now in effect.
     ///
     /// # Errors
     ///
     /// As [`faults`](Client::faults), and a [`Problem`] of status 400 where they make no sense.
     pub async fn set_faults(&self, faults: &FaultSettings) -> Result<FaultSettings, ClientError> {
-        let body = serde_json::to_vec(faults)
-            .map_err(|error| ClientError::Unsendable(format!("the faults are no JSON: {error}")))?;
+        let body = serde_json::to_vec(faults).map_err(|error| {
+            ClientError::Unsendable(format!("the faults are not JSON: {error}"))
+        })?;
         let headers = [("content-type", JSON)];
         self.request("PUT", "/faults", &headers, body.into())
             .await?
@@ -346,7 +351,7 @@ impl Client {
             .json()
     }
 
-    /// Clears the faults of the node; returns those that now hold: none.
+    /// Clears the faults of the node and returns those now in effect: none.
     ///
     /// # Errors
     ///
@@ -358,7 +363,7 @@ impl Client {
             .json()
     }
 
-    /// A text below the node's URL, such as `/metrics`.
+    /// Returns a text below the node's URL, such as `/metrics`.
     ///
     /// # Errors
     ///
@@ -388,7 +393,7 @@ impl std::fmt::Debug for Client {
 }
 
 impl ReadQuery {
-    /// The query, with its question mark; empty where nothing is asked for.
+    /// Formats the query with its question mark; empty if nothing is asked for.
     fn to_text(&self) -> String {
         let level = self.level.map(|level| match level {
             ReadLevel::Local => "local".to_owned(),

@@ -1,14 +1,15 @@
-//! [`Reason`]: what a node's problem says, as values that a program can decide by.
+//! [`Reason`]: the meaning of a node's problem, as values that a program can branch on.
 //!
-//! A problem that lacks what its kind should have, or of a kind that came later, is [`Reason::Other`]:
-//! nothing is guessed.
+//! A problem without the members of its type, or of a newer type, is [`Reason::Other`]: nothing is
+//! guessed.
 
 use serde::de::DeserializeOwned;
 
 use super::Problem;
 use crate::types::{ClusterId, Mode, NodeName, Offset};
 
-/// Why a node did not do what it was asked for. What that means for a message is in [`Problem::outcome`].
+/// Reasons why a node did not do what it was asked to. [`Problem::outcome`] says what that means for a
+/// message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
@@ -24,34 +25,34 @@ pub enum Reason {
         /// The offset that it would have got.
         next: Offset,
     },
-    /// The offsets of the request are of another log than the node's.
+    /// The offsets of the request belong to another log than the node's.
     AnotherLog {
         /// The log that the node has; `None`: it has never joined a cluster.
         cluster_id: Option<ClusterId>,
     },
     /// The message or the request is too long.
     TooLarge {
-        /// Bytes that it may have.
+        /// Maximum bytes.
         limit_bytes: u64,
     },
     /// The node is a secondary, and only the master can do this.
     NotMaster {
-        /// The master's name, where the secondary knows it.
+        /// The master's name, if the secondary knows it.
         name: Option<NodeName>,
-        /// Where clients reach the master, where the secondary knows it.
+        /// The URL at which clients reach the master, if the secondary knows it.
         url: Option<String>,
     },
-    /// More nodes were to hold the message than there are.
+    /// The concern asks for more nodes than there are.
     Concern {
         /// Nodes of the cluster.
         nodes: u32,
     },
     /// The idempotency key belongs to a message with other data.
     KeyReused {
-        /// Where that message is.
+        /// The offset of that message.
         offset: Offset,
     },
-    /// Too much waits already.
+    /// Too many requests are waiting already.
     Overloaded {
         /// The flag that sets the limit.
         limit: String,
@@ -60,9 +61,9 @@ pub enum Reason {
     },
     /// The master takes no appends now.
     ReadOnly {
-        /// What it does instead.
+        /// The master's mode.
         mode: Mode,
-        /// Why, as a word such as `no_quorum`.
+        /// The reason for it, as a word such as `no_quorum`.
         mode_reason: Option<String>,
         /// Nodes in contact, the master included.
         alive: u32,
@@ -75,12 +76,12 @@ pub enum Reason {
     Stopping,
     /// The node's disk is full or failing.
     Storage,
-    /// Anything else: [`Problem::kind`] says what.
+    /// Any other reason: see [`Problem::kind`].
     Other,
 }
 
 impl Problem {
-    /// What it says, as values.
+    /// Returns the reason and its values.
     ///
     /// ```
     /// use replog_core::{Offset, client::{Problem, Reason}};
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_says_why_in_values_and_nothing_is_guessed() {
+    fn a_problem_gives_its_reason_as_values_and_nothing_is_guessed() {
         let read_only = Reason::ReadOnly {
             mode: Mode::ReadOnly,
             mode_reason: Some("no_quorum".to_owned()),

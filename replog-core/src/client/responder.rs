@@ -1,7 +1,8 @@
-//! A tiny HTTP/1.1 server for tests, that answers anything, well or badly.
+//! A tiny HTTP/1.1 server for tests that answers anything, well or badly.
 //!
-//! Owns threads and sockets of its own and ends them all when it is dropped. Takes a free port.
-//! It knows just enough HTTP for awc: a head, a body with a content length, and kept connections.
+//! Owns threads and sockets of its own and ends them all when it is dropped. Takes a free port. It
+//! knows just enough HTTP for awc: a head, a body with a content length, and kept-alive
+//! connections.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -18,9 +19,9 @@ use bytes::Bytes;
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    /// The how manyth connection, from 0.
+    /// Index of the connection, from 0.
     pub(super) connection: usize,
-    /// The how manyth request on that connection, from 0.
+    /// Index of the request on that connection, from 0.
     pub(super) nth: usize,
     /// Request line and headers.
     pub(super) head: String,
@@ -28,7 +29,7 @@ pub(super) struct Asked {
     pub(super) body: Bytes,
 }
 
-/// What is done about a request.
+/// Reaction to a request.
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
     /// These bytes are sent and the connection is kept.
@@ -60,14 +61,14 @@ impl Responder {
         Responder::bind(Box::new(reply))
     }
 
-    /// A URL where nobody listens.
+    /// Returns a URL at which nothing listens.
     pub(super) fn nobody() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
         let address = listener.local_addr().expect("it is bound");
         format!("http://{address}")
     }
 
-    /// An answer as it goes over the wire.
+    /// Formats an answer as it goes over the wire.
     pub(super) fn answer(status: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
         let length = body.len();
         let head = format!(
@@ -76,17 +77,17 @@ impl Responder {
         [head.as_bytes(), body].concat()
     }
 
-    /// Where it listens.
+    /// Returns the URL at which it listens.
     pub(super) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// How many requests have come.
+    /// Returns how many requests have come.
     pub(super) fn asked(&self) -> usize {
         self.shared.asked.load(Ordering::SeqCst)
     }
 
-    /// How many connections have been made.
+    /// Returns how many connections have been made.
     pub(super) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
@@ -141,7 +142,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let served = Arc::clone(shared);
         let Ok(ours) = stream.try_clone() else { return };
         let thread = thread::spawn(move || {
-            // An error: the other end is gone, which is what many tests are about.
+            // An error means that the other end is gone, which is the point of many tests.
             let _ = serve(&stream, connection, &served);
             // The clone below keeps the socket open, so it is closed by hand.
             let _ = stream.shutdown(Shutdown::Both);
@@ -176,7 +177,7 @@ fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<(
     Ok(())
 }
 
-/// The next request; `None` when the other end has closed.
+/// Reads the next request; `None` if the other end has closed.
 fn read_request(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<(String, Bytes)>> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

@@ -1,10 +1,10 @@
-//! Appends that are sent again until it is known what became of them.
+//! Appends that are sent again until their outcome is known.
 //!
-//! Owns the key that makes that safe, the delays between attempts, and what all attempts together say of the
-//! message. Never sends anything twice without a key.
+//! Owns the key that makes that safe, the delays between attempts, and what all attempts together say about
+//! the message. Never sends anything twice without a key.
 //!
-//! Once an attempt's outcome is unknown, the outcome of the whole is, until an attempt is answered well: what
-//! was sent may still arrive after a later attempt was refused.
+//! Once the outcome of one attempt is unknown, the outcome of the whole is unknown until an attempt succeeds:
+//! an earlier request may still arrive after a later one was refused.
 
 use std::time::{Duration, Instant};
 
@@ -20,40 +20,40 @@ use super::{
 };
 use crate::{config::Timing, rules::backoff::Backoff, words::counted};
 
-/// How long nothing may come before a node is asked whether it lives: an append may wait for its concern for
-/// ever, and a node that hangs says nothing either.
+/// Maximum silence before a node is asked whether it is alive: an append may wait for its concern without
+/// limit, and a node that hangs is silent too.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-/// How long it may take to say so, unless answers may take less.
+/// Maximum time for the answer to that, unless the time-out for answers is shorter.
 const SIGN_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Why an append that was sent again and again was given up.
+/// Error of a retried append that was given up.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("given up after {}", counted(attempts, "attempt"))]
 #[non_exhaustive]
 pub struct GivenUp {
-    /// What is true of the message after all attempts: not appended only where none of them can have put it
-    /// into the log.
+    /// State of the message after all attempts: not appended only if none of them can have put it into the
+    /// log.
     pub outcome: Outcome,
-    /// How often it was sent, or was tried to be.
+    /// Number of attempts, including those that could not be sent.
     pub attempts: u32,
-    /// The key that it was sent with: with the same one it may be sent again later.
+    /// The key of all attempts: the message may be sent again later with the same one.
     pub idempotency_key: String,
-    /// What the last attempt came to.
+    /// Error of the last attempt.
     #[source]
     pub last: ClientError,
 }
 
 impl Client {
-    /// As [`append_raw`](Client::append_raw), and sends the message again where that may help: after a broken
-    /// connection, while the master is down, recovers, or is read-only. It is appended once: each attempt
-    /// has the same idempotency key, the request's or else a random one. That holds while the
-    /// message is among the last ones whose keys the cluster knows (`--key-horizon` of its nodes).
+    /// Appends as [`append_raw`](Client::append_raw) does, and sends the message again where that may help:
+    /// after a broken connection, and while the master is down, recovering, or read-only. The message is
+    /// appended once: each attempt has the same idempotency key, the request's or else a random one. That
+    /// holds while the message is among the last ones whose keys the cluster remembers (`--key-horizon` of
+    /// its nodes).
     ///
-    /// No attempt begins when `within` is over; `None`: it never is. An attempt that waits for its concern is not cut
-    /// short ([`AppendRequest::timeout`] limits that) but where the node hangs: one that is silent for a while is
-    /// asked beside it whether it lives. Between attempts it waits as
-    /// [`ClientBuilder::retry_delays`](super::ClientBuilder::retry_delays) says, and as long as the
-    /// node asks it to.
+    /// No attempt begins after `within` is over; `None`: attempts are not limited. An attempt that waits for its
+    /// concern is not cut short ([`AppendRequest::timeout`] limits that) unless the node hangs: a node that is silent
+    /// for a while is asked on another connection whether it is alive. Between attempts it waits as
+    /// [`ClientBuilder::retry_delays`](super::ClientBuilder::retry_delays) says, and as long as the node asks it to.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -72,12 +72,12 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`GivenUp`]: when `within` is over, or at once where another attempt would be refused too.
+    /// [`GivenUp`]: when `within` is over, or at once if another attempt would be refused too.
     ///
     /// # Cancel safety
     ///
-    /// To drop the future is to know nothing about the message, unless the request has a key of its own, with
-    /// which it can be sent again.
+    /// After the future is dropped nothing is known about the message, unless the request has a key of its
+    /// own, with which it can be sent again.
     pub async fn append_retrying(
         &self,
         data: &RawValue,
@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    /// As [`append_batch`](Client::append_batch), sent again as
+    /// Appends as [`append_batch`](Client::append_batch) does, and sends again as
     /// [`append_retrying`](Client::append_retrying) does.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl Client {
         }
     }
 
-    /// Whether the node at this URL says anything at all.
+    /// Checks that the node at this URL answers anything at all.
     async fn sign_of_life(&self, url: &str) -> Result<(), ClientError> {
         let time = self.settings.timeout.unwrap_or(SIGN_TIME_MAX);
         let outgoing = Outgoing {
@@ -133,7 +133,7 @@ impl Client {
         answered.await.map(drop)
     }
 
-    /// No attempt yet, and the request with a key.
+    /// Returns the state before the first attempt, and the request with a key.
     fn attempts(
         &self,
         request: &AppendRequest,
@@ -161,7 +161,7 @@ impl Client {
     }
 }
 
-/// What the attempts so far say.
+/// Combined outcome of the attempts so far.
 struct Attempts {
     count: u32,
     outcome: Outcome,
@@ -171,7 +171,7 @@ struct Attempts {
 }
 
 impl Attempts {
-    /// An attempt failed: how long to wait before the next one; `None`: give up.
+    /// Handles a failed attempt; returns the time to wait before the next one; `None`: give up.
     fn on_error(&mut self, now: Instant, error: &ClientError) -> Option<Duration> {
         self.count = self.count.saturating_add(1);
         if error.outcome() == Outcome::Unknown {
@@ -186,7 +186,7 @@ impl Attempts {
         (!self.deadline.is_some_and(is_over)).then_some(delay)
     }
 
-    /// What an attempt comes to, or that its node hangs: then nothing is known of it.
+    /// Returns the outcome of an attempt, or that its node hangs: then the outcome is unknown.
     async fn unless_it_hangs<T>(
         &self,
         client: &Client,
@@ -213,7 +213,7 @@ impl Attempts {
         }
     }
 
-    /// Waits for the time of the next attempt.
+    /// Waits until the next attempt is due.
     async fn go_on_after(&mut self, error: ClientError) -> Result<(), GivenUp> {
         match self.on_error(Instant::now(), &error) {
             Some(delay) => {
@@ -262,7 +262,8 @@ mod tests {
         Reply::Answer(Responder::answer(status, content_type, body.as_bytes()))
     }
 
-    /// What an append comes to that is answered so, one after the other and the last for ever, and what was sent.
+    /// Makes an append that gets these answers one after the other, the last one repeatedly; returns its result
+    /// and what was sent.
     fn appended(
         replies: Vec<Reply>,
         request: &AppendRequest,
@@ -272,7 +273,7 @@ mod tests {
             let seen = Arc::new(Mutex::new(Vec::new()));
             let asked = Arc::clone(&seen);
             let responder = Responder::start(move |request| {
-                let mut asked = asked.lock().expect("nobody panicked");
+                let mut asked = asked.lock().expect("no thread panicked");
                 let reply = &replies[asked.len().min(replies.len() - 1)];
                 asked.push(request);
                 reply.clone()
@@ -282,7 +283,7 @@ mod tests {
             let client = client.build().expect("a URL");
             let data = serde_json::value::to_raw_value("x").expect("JSON");
             let appended = client.append_retrying(&data, request, within).await;
-            let seen = std::mem::take(&mut *seen.lock().expect("nobody panicked"));
+            let seen = std::mem::take(&mut *seen.lock().expect("no thread panicked"));
             (appended, seen)
         })
     }
@@ -309,13 +310,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_once_stays_so_and_no_attempt_begins_after_the_time() {
+    fn an_unknown_outcome_stays_unknown_and_no_attempt_begins_after_the_deadline() {
         let client = Client::new("http://localhost:5000").expect("a URL");
         let attempts = |within: u64| {
             let within = Some(Duration::from_millis(within));
             client.attempts(&AppendRequest::default(), within).0
         };
-        let not_sent = ClientError::NotSent("nobody there".to_owned());
+        let not_sent = ClientError::NotSent("nothing there".to_owned());
         let no_answer = ClientError::NoAnswer("broken".to_owned());
         let now = Instant::now();
 
@@ -350,23 +351,23 @@ mod tests {
             let client = client.build().expect("a URL");
             let request = AppendRequest::default();
             let hangs = client.append_retrying(&data, &request, Some(moment)).await;
-            let given_up = hangs.expect_err("nobody answers");
+            let given_up = hangs.expect_err("nothing answers");
             assert_eq!(given_up.outcome, Outcome::Unknown);
             assert!(given_up.last.to_string().contains("hangs"), "{given_up:?}");
 
-            // Says that it lives, and then answers the append.
+            // Answers that it is alive, and then answers the append.
             let lives = Arc::new((Mutex::new(false), std::sync::Condvar::new()));
             let told = Arc::clone(&lives);
             let responder = Responder::start(move |asked| {
                 let (lives, changed) = &*told;
-                let mut lives = lives.lock().expect("nobody panicked");
+                let mut lives = lives.lock().expect("no thread panicked");
                 if asked.head.starts_with("GET /livez ") {
                     *lives = true;
                     changed.notify_all();
                     return problem("503 Busy", "{}");
                 }
                 let waited = changed.wait_while(lives, |lives| !*lives);
-                drop(waited.expect("nobody panicked"));
+                drop(waited.expect("no thread panicked"));
                 receipt()
             });
             let client = Client::new(&responder.url()).expect("a URL");
@@ -377,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_takes_no_more_just_now_is_asked_again() {
+    fn a_429_from_a_proxy_is_retried() {
         let busy = Reply::Answer(Responder::answer(
             "429 Too Many Requests",
             "text/html",
@@ -389,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_refused_again_is_not_sent_again() {
+    fn an_append_that_would_be_refused_again_is_not_retried() {
         let request = AppendRequest {
             idempotency_key: Some("mine".to_owned()),
             ..AppendRequest::default()

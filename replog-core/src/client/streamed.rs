@@ -1,7 +1,7 @@
-//! An answer that does not end: the lines that come on one connection.
+//! An endless answer: the lines that come on one connection.
 //!
-//! Owns what came and is no whole line yet. A line counts only with its end: a body that ends within one is
-//! one that broke off.
+//! Owns the bytes that are not a complete line yet. A line counts only with its line break: a body that
+//! ends within a line was cut off.
 
 use std::{future::poll_fn, pin::Pin, time::Duration};
 
@@ -22,26 +22,26 @@ use super::{
 };
 use crate::{limits::FOLLOW_SIGN_INTERVAL, types::ClusterId};
 
-/// How long nothing at all may come on a connection before it counts as broken: a node says something at
-/// least every [`FOLLOW_SIGN_INTERVAL`].
+/// Maximum silence before a connection counts as broken: a node sends something at least every
+/// [`FOLLOW_SIGN_INTERVAL`].
 const SILENCE_MAX: Duration = FOLLOW_SIGN_INTERVAL.saturating_mul(4);
 
-/// Bytes of an error's body, at most.
+/// Maximum bytes of an error's body.
 const PROBLEM_BYTES_MAX: usize = 64 << 10;
 
 /// A body that is being read.
 pub(super) struct Streamed {
     body: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>>,
-    /// What came and is no whole line yet.
+    /// Bytes received that are not a complete line yet.
     part: BytesMut,
-    /// How much of it was searched for the line's end.
+    /// Number of those bytes already searched for a line break.
     searched: usize,
-    /// The log that the node had when it answered, where it said so.
+    /// The log that the node had when it answered, if it named one.
     pub(super) cluster_id: Option<ClusterId>,
 }
 
-/// Asks for a body of this content type at `url`, and waits until it begins. Where `cluster_id` is given, positions in
-/// the URL are of that log.
+/// Asks for a body of this content type at `url`, and waits until it begins. If `cluster_id` is given, offsets in the
+/// URL belong to that log.
 pub(super) async fn open(
     client: &Client,
     url: &str,
@@ -86,12 +86,12 @@ pub(super) async fn open(
         body,
     };
     answer.checked()?;
-    let detail = "no stream".to_owned();
+    let detail = "not a stream".to_owned();
     Err(ClientError::Unreadable { status, detail })
 }
 
 impl Streamed {
-    /// The next whole line, its end included.
+    /// Returns the next complete line, including its line break.
     pub(super) async fn next_line(&mut self, bytes_max: usize) -> Result<BytesMut, ClientError> {
         loop {
             if let Some(line) = self.take_line() {
@@ -110,7 +110,7 @@ impl Streamed {
                 Ok(Some(Ok(chunk))) => self.part.extend_from_slice(&chunk),
                 Ok(Some(Err(error))) => return Err(broke(&error.to_string())),
                 Ok(None) => return Err(broke("it ended")),
-                Err(_) => return Err(broke(&format!("nothing came for {SILENCE_MAX:?}"))),
+                Err(_) => return Err(broke(&format!("nothing received for {SILENCE_MAX:?}"))),
             }
         }
     }
@@ -120,7 +120,7 @@ impl Streamed {
             .iter()
             .position(|byte| *byte == b'\n');
         let Some(found) = found else {
-            // A sign that the node is there, and no part of a line yet.
+            // A keep-alive of the node, not part of a line.
             if self.part.iter().all(|byte| *byte == b' ') {
                 self.part.clear();
             }

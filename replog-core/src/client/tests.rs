@@ -1,4 +1,4 @@
-//! Tests of the client against a server that answers by hand.
+//! Tests of the client against a server with canned answers.
 
 use std::sync::{Arc, Mutex};
 
@@ -32,7 +32,7 @@ fn problem(status: &str, body: &str) -> Reply {
     Reply::Answer(Responder::answer(status, content_type, body.as_bytes()))
 }
 
-/// A server that answers everything with `reply`, and what it was asked.
+/// Starts a server that answers everything with `reply`; returns it and the requests that it got.
 fn answering(reply: Reply) -> (Responder, Arc<Mutex<Vec<Asked>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let asked = Arc::clone(&seen);
@@ -47,7 +47,7 @@ fn of(responder: &Responder) -> Client {
     Client::new(&responder.url()).unwrap()
 }
 
-/// The error of an append that is answered so.
+/// Returns the error of an append that gets this answer.
 fn append_error(reply: Reply) -> ClientError {
     suite::run(async {
         let (responder, seen) = answering(reply);
@@ -108,7 +108,7 @@ fn an_append_is_sent_as_it_is_written() {
 }
 
 #[test]
-fn a_batch_is_a_line_a_message_and_asks_in_query_and_head() {
+fn a_batch_is_one_line_per_message_with_options_in_query_and_headers() {
     suite::run(async {
         let receipt = RECEIPT.replace(r#""offset":17"#, r#""first_offset":17,"count":2"#);
         let (responder, seen) = answering(json("201 Created", &receipt));
@@ -156,7 +156,7 @@ fn a_batch_is_a_line_a_message_and_asks_in_query_and_head() {
 }
 
 #[test]
-fn what_is_no_json_is_not_sent() {
+fn a_message_that_is_not_json_is_not_sent() {
     suite::run(async {
         let (responder, seen) = answering(json("201 Created", RECEIPT));
         for bad in ["", "{", r#"1,"meta":{"concern":1}"#, "1 2"] {
@@ -175,7 +175,7 @@ fn what_is_no_json_is_not_sent() {
 }
 
 #[test]
-fn a_replayed_append_says_so() {
+fn a_replayed_append_is_reported_as_replayed() {
     suite::run(async {
         let answer = format!(
             "HTTP/1.1 200 OK\r\nIdempotent-Replayed: true\r\ncontent-length: {}\r\n\r\n{RECEIPT}",
@@ -213,7 +213,7 @@ fn a_problem_comes_with_all_its_members() {
 }
 
 #[test]
-fn an_error_that_is_no_problem_is_one_all_the_same() {
+fn an_error_without_a_problem_document_becomes_a_problem() {
     let table = [
         Reply::Answer(Responder::answer(
             "502 Bad",
@@ -235,7 +235,7 @@ fn an_error_that_is_no_problem_is_one_all_the_same() {
 }
 
 #[test]
-fn what_was_not_sent_is_told_from_what_was_not_answered() {
+fn not_sent_is_distinguished_from_not_answered() {
     suite::run(async {
         let nobody = Client::new(&Responder::nobody()).unwrap();
         let error = nobody
@@ -329,7 +329,7 @@ fn an_append_follows_one_redirect_to_the_master() {
 }
 
 #[test]
-fn a_body_in_chunks_that_breaks_off_is_no_answer() {
+fn a_chunked_body_that_breaks_off_is_not_an_answer() {
     suite::run(async {
         let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
         let body = r#"{"messages":[{"offset":3,"#;
@@ -343,7 +343,7 @@ fn a_body_in_chunks_that_breaks_off_is_no_answer() {
 }
 
 #[test]
-fn what_a_redirect_leads_to_is_named_where_nobody_answers_there() {
+fn an_error_names_the_redirect_target_that_does_not_answer() {
     suite::run(async {
         let there = format!("{}/messages", Responder::nobody());
         let head = format!("HTTP/1.1 307 There\r\nlocation: {there}\r\ncontent-length: 0\r\n\r\n");
@@ -357,7 +357,7 @@ fn what_a_redirect_leads_to_is_named_where_nobody_answers_there() {
 }
 
 #[test]
-fn a_key_that_no_header_can_carry_is_not_sent_and_never_will_be() {
+fn a_key_that_no_header_can_carry_is_never_sent() {
     suite::run(async {
         let (responder, seen) = answering(json("201 Created", RECEIPT));
         let request = AppendRequest {
@@ -378,7 +378,7 @@ fn a_key_that_no_header_can_carry_is_not_sent_and_never_will_be() {
 }
 
 #[test]
-fn where_no_append_is_taken_at_all_none_was_made() {
+fn resources_that_take_no_appends_have_appended_nothing() {
     let table = [
         (
             404,
@@ -391,7 +391,7 @@ fn where_no_append_is_taken_at_all_none_was_made() {
             Outcome::NotAppended,
         ),
         (405, "<h1>proxy</h1>", Outcome::NotAppended),
-        // Whoever says so may have asked the node before.
+        // A proxy that answers this may have asked the node before.
         (404, "<h1>proxy</h1>", Outcome::Unknown),
         (408, "<h1>proxy</h1>", Outcome::Unknown),
     ];
@@ -441,7 +441,7 @@ fn messages_come_back_byte_for_byte() {
 }
 
 #[test]
-fn one_message_says_on_the_master_who_holds_it() {
+fn a_message_from_the_master_names_its_holders() {
     suite::run(async {
         let body = concat!(
             r#"{"offset":3,"epoch":4,"timestamp_ms":5,"data":1,"acks":["master"],"#,
@@ -494,7 +494,7 @@ fn the_health_of_either_role_can_be_read() {
 }
 
 #[test]
-fn a_concern_is_waited_for_as_long_as_is_asked() {
+fn a_concern_is_waited_for_as_long_as_requested() {
     suite::run(async {
         let body = concat!(
             r#"{"offset":3,"epoch":1,"timestamp_ms":5,"data":1,"concern":2,"concern_met":false,"#,
@@ -523,7 +523,7 @@ fn a_concern_is_waited_for_as_long_as_is_asked() {
 }
 
 #[test]
-fn events_come_one_by_one_and_their_end_is_told() {
+fn events_come_one_by_one_and_their_end_is_reported() {
     suite::run(async {
         let body = concat!(
             ": listening\n\n",
@@ -544,7 +544,7 @@ fn events_come_one_by_one_and_their_end_is_told() {
         let end = events.next().await.unwrap_err();
         assert!(matches!(end, ClientError::NoAnswer(_)), "{end:?}");
         assert_eq!(line(&seen.lock().unwrap()[0]), "GET /events HTTP/1.1");
-        // What is no stream is an error.
+        // Anything but a stream is an error.
         let refused = Responder::answer("404 Not Found", "text/plain", b"no");
         let (responder, _) = answering(Reply::Answer(refused));
         assert!(of(&responder).events().await.is_err());
@@ -590,7 +590,7 @@ fn waiting_appends_faults_and_texts_have_their_paths() {
 }
 
 #[test]
-fn a_raw_request_is_not_judged() {
+fn a_raw_request_is_not_checked() {
     suite::run(async {
         let (responder, seen) = answering(problem("405 No", "{}"));
         let client = of(&responder);
@@ -652,7 +652,7 @@ fn an_answer_that_takes_too_long_or_is_too_long_is_given_up() {
 }
 
 #[test]
-fn a_url_that_is_none_is_refused_at_once() {
+fn an_invalid_url_is_refused_at_once() {
     let table = [
         ("", "expected a URL"),
         (

@@ -1,4 +1,4 @@
-//! Batches in whole clusters in one process.
+//! Tests of batches in entire clusters in one process.
 
 use super::tests::{Cluster, concern, payloads, until, within};
 use crate::{
@@ -43,7 +43,7 @@ async fn a_batch_is_one_append_on_every_node_and_across_restarts() {
 }
 
 #[tokio::test]
-async fn who_holds_a_message_of_a_batch_holds_all_of_it() {
+async fn a_node_that_holds_a_message_of_a_batch_holds_all_of_it() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     within(master.append_batch(batch(0..9), concern(3)))
@@ -74,7 +74,7 @@ async fn who_holds_a_message_of_a_batch_holds_all_of_it() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_refused_leaves_nothing_behind() {
+async fn a_refused_batch_leaves_nothing_behind() {
     let mut cluster = Cluster::new(0);
     cluster.config.max_message_bytes = 100;
     cluster.config.max_queued_bytes = 1000;

@@ -1,4 +1,4 @@
-//! Listening to nodes: real actors, real writer threads, memory for disks.
+//! Tests of listening to nodes: real actors, real writer threads, in-memory disks.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
     views::{MasterHealth, WaitReason},
 };
 
-/// The next event that `wanted` makes something of.
+/// Waits for the next event for which `wanted` returns a value.
 async fn find<T>(events: &mut Events, mut wanted: impl FnMut(&NodeEvent) -> Option<T>) -> T {
     let found = async {
         loop {
@@ -29,7 +29,7 @@ async fn find<T>(events: &mut Events, mut wanted: impl FnMut(&NodeEvent) -> Opti
     within(found).await
 }
 
-/// All notices until the node has ended.
+/// Collects all notices until the node has ended.
 async fn rest(mut events: Events) -> Vec<Notice> {
     let mut all = Vec::new();
     while let Some(notice) = within(events.next()).await {
@@ -52,7 +52,7 @@ async fn append(master: &Master, nodes: u64) -> Offset {
 }
 
 #[tokio::test]
-async fn a_secondary_that_goes_and_comes_back_is_told_step_by_step() {
+async fn the_outage_and_return_of_a_secondary_are_reported_step_by_step() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     let healthy = |health: &MasterHealth| {
@@ -83,7 +83,7 @@ async fn a_secondary_that_goes_and_comes_back_is_told_step_by_step() {
                 assert_eq!(*reason, Some(WaitReason::ConnectionRefused));
                 steps.push((*from, *to));
             }
-            // Of the start.
+            // From the start.
             Change::Ack { .. } => {}
             other => panic!("{other:?}"),
         }
@@ -111,7 +111,7 @@ async fn a_secondary_that_goes_and_comes_back_is_told_step_by_step() {
 }
 
 #[tokio::test]
-async fn without_a_majority_the_mode_is_told_with_its_reason() {
+async fn without_a_majority_the_mode_is_reported_with_its_reason() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     let mut events = master.events();
@@ -130,7 +130,7 @@ async fn without_a_majority_the_mode_is_told_with_its_reason() {
 }
 
 #[tokio::test]
-async fn appends_and_acks_are_told_without_a_gap_and_merged() {
+async fn appends_and_acks_are_merged_and_reported_without_gaps() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     let mut events = [master.events(), secondaries[0].events()];
@@ -153,7 +153,7 @@ async fn appends_and_acks_are_told_without_a_gap_and_merged() {
                 assert!(acked[nth] < Some(*durable_end), "{event:?}");
                 acked[nth] = Some(*durable_end);
             }
-            // Of the start.
+            // From the start.
             Change::Status { .. } => {}
             other => panic!("{other:?}"),
         }
@@ -174,7 +174,7 @@ async fn appends_and_acks_are_told_without_a_gap_and_merged() {
 }
 
 #[tokio::test]
-async fn a_slow_listener_is_told_how_many_it_missed_and_goes_on_with_the_newest() {
+async fn a_slow_listener_is_told_how_many_events_it_missed_and_continues_with_the_newest() {
     let cluster = Cluster::new(0);
     let (master, _) = cluster.start_all().await;
     let injector = FaultInjector::new();
@@ -201,7 +201,7 @@ async fn a_slow_listener_is_told_how_many_it_missed_and_goes_on_with_the_newest(
 }
 
 #[tokio::test]
-async fn faults_are_told_when_they_are_set_and_when_they_happen() {
+async fn faults_are_reported_when_they_are_set_and_when_they_happen() {
     let cluster = Cluster::new(1);
     let injector = FaultInjector::new();
     let secondary = cluster.start_failing(0, injector.clone()).await;
@@ -232,7 +232,7 @@ async fn faults_are_told_when_they_are_set_and_when_they_happen() {
 }
 
 #[tokio::test]
-async fn a_secondary_tells_the_epoch_that_it_promised_and_the_gaps_in_what_comes() {
+async fn a_secondary_reports_its_promised_epoch_and_gaps_in_what_it_receives() {
     let cluster = Cluster::new(1);
     let injector = FaultInjector::new();
     let secondary = cluster.start_failing(0, injector.clone()).await;
@@ -250,7 +250,7 @@ async fn a_secondary_tells_the_epoch_that_it_promised_and_the_gaps_in_what_comes
     let promised = find(&mut events, epoch).await;
     assert_eq!(promised, (name("secondary-1"), taken, by));
 
-    // Batches overtake each other: some time one comes before what it follows.
+    // Batches overtake each other: at some point one arrives before its predecessor.
     let delays = FaultSettings {
         delay_ms: Some([0, 20]),
         ..FaultSettings::default()
@@ -271,11 +271,11 @@ async fn a_secondary_tells_the_epoch_that_it_promised_and_the_gaps_in_what_comes
 }
 
 #[tokio::test]
-async fn a_listener_hears_all_until_the_end_and_keeps_no_node_running() {
+async fn a_listener_gets_all_events_until_the_end_and_keeps_no_node_running() {
     let cluster = Cluster::new(0);
     let (master, _) = cluster.start_all().await;
     let events = master.events();
-    // Faster than they are told.
+    // Faster than they are reported.
     for _ in 0..20 {
         append(&master, 1).await;
     }
@@ -297,14 +297,14 @@ async fn a_listener_hears_all_until_the_end_and_keeps_no_node_running() {
 }
 
 #[tokio::test]
-async fn a_wait_that_was_given_up_loses_no_event() {
+async fn an_abandoned_wait_loses_no_event() {
     let cluster = Cluster::new(0);
     let (master, _) = cluster.start_all().await;
     let mut events = master.events();
     let mut next = Offset(0);
     while next < Offset(50) {
         append(&master, 1).await;
-        // Shorter than the interval in which appends are told.
+        // Shorter than the interval at which appends are reported.
         let waited = tokio::time::timeout(Duration::from_millis(3), events.next());
         match waited.await {
             Ok(Some(Notice::Event(event))) => {

@@ -1,9 +1,9 @@
-//! [`Events`]: what a listener holds; and behind it, where a node's actors tell what has changed.
+//! [`Events`], a listener's handle, and the hub to which a node's actors publish changes.
 //!
-//! Changes go into a ring of a fixed length, which is made for the first listener: without one, to
-//! tell is to look at a pointer. Ends and counts, which change with every append, are kept as the
+//! Changes go into a ring of fixed length, created for the first listener: without a listener,
+//! publishing costs one pointer check. Ends and counts, which change with every append, are kept as the
 //! newest state, and each listener merges them at its own pace (`rules/merging.rs`). No actor has
-//! a timer or a message for it. Keeps rule 11.
+//! a timer or a message for events. Keeps rule 11.
 
 use std::{
     collections::VecDeque,
@@ -27,12 +27,12 @@ use crate::{
     watch,
 };
 
-/// Listens to a node, from when it was made on. What was before, [`Master::health`] says: whoever
-/// listens first and asks then misses nothing in between.
+/// A listener to a node's events, from its creation on. [`Master::health`] reports the state before: a caller
+/// that listens first and then asks misses nothing in between.
 ///
-/// A listener costs the node no memory, however slow it is: it misses events, and is told how
-/// many. Appends, acks and faults that happened are told at most 20 times a second each; what lies
-/// between is told as one.
+/// A slow listener costs the node no memory: it misses events, and is told how many. Appends, acks
+/// and faults that happened are each reported at most 20 times a second; several within that interval are
+/// merged into one event.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -74,9 +74,9 @@ pub struct Events {
     shown: watch::Receiver<Offset>,
     ended: runtime::Ended,
     merging: Merging,
-    /// Merged, and not taken yet: one of each kind and node at most.
+    /// Merged events that were not taken yet, at most one per kind and node.
     ready: VecDeque<NodeEvent>,
-    /// The node has ended, and its last word was merged.
+    /// True once the node has ended and its last state was merged.
     over: bool,
 }
 
@@ -104,11 +104,11 @@ impl Events {
         }
     }
 
-    /// Waits for the next event. `None`: the node has ended, and everything was told.
+    /// Waits for the next event. Returns `None` when the node has ended and all events were returned.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime whose time is enabled.
+    /// Panics outside a tokio runtime with time enabled.
     ///
     /// # Cancel safety
     ///
@@ -127,7 +127,7 @@ impl Events {
                 told = self.ring.recv() => match told {
                     Ok(event) => return Some(Notice::Event(event)),
                     Err(RecvError::Lagged(count)) => return Some(Notice::Missed { count }),
-                    Err(RecvError::Closed) => unreachable!("the ring is kept by what is kept here"),
+                    Err(RecvError::Closed) => unreachable!("`shared` keeps the ring's sender"),
                 },
                 () = moved(next_at, &mut self.counts, &mut self.shown) => {
                     let newest = self.newest();
@@ -170,8 +170,8 @@ impl fmt::Debug for Events {
     }
 }
 
-/// Waits until an end or a count has changed, and not before `next_at`: whoever was just told is
-/// not woken by each of ten thousand appends.
+/// Waits until `next_at` and then until an end or a count has changed, so that a listener is not woken
+/// by each of ten thousand appends.
 async fn moved(
     next_at: Instant,
     counts: &mut watch::Receiver<Counts>,
@@ -184,13 +184,13 @@ async fn moved(
         changed = shown.changed() => changed,
     };
     if changed.is_err() {
-        // The node has ended, which is told elsewhere.
+        // The node has ended, which `end_of` reports.
         std::future::pending::<()>().await;
     }
 }
 
 async fn end_of(ended: &mut runtime::Ended) {
-    // An error: the node is gone without a word.
+    // An error means that the node is gone without reporting its end.
     let _ = ended.wait_for(Option::is_some).await;
 }
 
@@ -202,14 +202,14 @@ fn ends(counts: &Counts, own: Offset) -> Ends {
     }
 }
 
-/// The newest state of what changes often.
+/// The newest values of frequently changing state.
 #[derive(Debug)]
 struct Counts {
     acked: Vec<Option<Offset>>,
     faults: [u64; Fault::ALL.len()],
 }
 
-/// Where a node tells what has changed.
+/// The hub through which a node publishes changes to its listeners.
 #[derive(Debug)]
 pub(crate) struct EventHub {
     node: NodeName,
@@ -232,12 +232,12 @@ impl EventHub {
         }
     }
 
-    /// Tells what has changed for `node` to whoever listens.
+    /// Publishes a change of `node` to all listeners.
     pub(crate) fn tell(&self, host: &dyn Host, node: &NodeName, what: impl FnOnce() -> Change) {
         let Some(ring) = self.ring.get().filter(|ring| ring.receiver_count() > 0) else {
             return;
         };
-        // An error: the last one has just gone.
+        // An error means that the last listener has just gone.
         let _ = ring.send(NodeEvent {
             at_ms: host.wall_ms(),
             node: node.clone(),
@@ -245,12 +245,12 @@ impl EventHub {
         });
     }
 
-    /// As [`EventHub::tell`], for the node itself.
+    /// Publishes a change of the node itself, as [`EventHub::tell`] does for any node.
     pub(crate) fn publish_own(&self, host: &dyn Host, what: impl FnOnce() -> Change) {
         self.tell(host, &self.node, what);
     }
 
-    /// The end of a secondary that counts is this.
+    /// Sets the durable end of a secondary; `None` while it does not count.
     pub(crate) fn set_acked(&self, secondary: usize, durable_end: Option<Offset>) {
         self.counts.send_if_modified(|counts| {
             let known = &mut counts.acked[secondary];
@@ -259,7 +259,7 @@ impl EventHub {
     }
 
     fn count_fault(&self, fault: Fault) {
-        // Each at its own place in `ALL`.
+        // Each fault's discriminant is its index in `ALL`.
         self.counts
             .send_modify(|counts| counts.faults[fault as usize] += 1);
     }
@@ -272,7 +272,7 @@ impl EventHub {
     }
 }
 
-/// The node's events tell of the faults of `injector` from now on.
+/// Includes the faults of `injector` in the node's events from now on.
 pub(crate) fn publish_faults(shared: &Arc<Shared>, host: &Arc<dyn Host>, injector: &FaultInjector) {
     let (shared, host) = (shared.clone(), host.clone());
     injector.on_news(move |news| match news {

@@ -1,7 +1,7 @@
 //! [`Follower`]: reads a log and goes on reading as it grows.
 //!
-//! Owns a place in the log, and nothing of what lies behind it: a slow follower reads on from the log, never
-//! from a queue of its own. What cuts mean is [`Following`]'s to say. Keeps rules 1, 2, 10 and 11.
+//! Owns a position in the log and buffers nothing beyond it: a slow follower reads on from the log, never from
+//! a queue of its own. [`Following`] decides what cuts mean. Keeps rules 1, 2, 10 and 11.
 
 use std::fmt;
 
@@ -14,13 +14,13 @@ use crate::{
     watch,
 };
 
-/// Reads the log of a node from an offset on, and waits for more at its end.
+/// A reader that starts at an offset of a node's log and waits for more records at its end.
 ///
-/// Its memory is constant: what it gives was read from the log when it was asked for, the newest records out
-/// of memory that all readers share. A follower that is never asked costs nothing but its place.
+/// Its memory is constant: it reads from the log only when asked, the newest records from memory that all
+/// readers share. A follower that is never asked costs only its position.
 ///
 /// At level `local` a node may show a record that is later cut from its log, when it adopts another master's:
-/// a follower that gave such a record says so, once, and goes back.
+/// a follower that delivered such a record reports the cut once and goes back.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -53,20 +53,20 @@ pub struct Follower {
     following: Following,
     local: watch::Receiver<Offset>,
     committed: watch::Receiver<Option<Offset>>,
-    /// Where a record could not be read.
+    /// The offset of a record that could not be read.
     damaged_at: Option<Offset>,
 }
 
-/// What a follower finds in the log.
+/// A result of a follower: records, or a cut.
 #[derive(Clone, Debug)]
 pub enum Followed {
-    /// The next records, at least one, without a gap to those before. What was appended together is there
-    /// together: no part of it is given before all of it is shown, though one call may not give all of it.
+    /// The next records, at least one, without a gap after the previous ones. No part of a batch that was
+    /// appended together is delivered before the node shows all of it, though one call may not deliver all of it.
     Records(Vec<RecordBatch>),
-    /// Everything from `offset` on that this follower gave was cut from the log. It is there again if the
-    /// follower gives it again: it goes on at `offset`.
+    /// Everything from `offset` on that this follower delivered was cut from the log. The follower continues
+    /// at `offset`: a record exists again only if it is delivered again.
     Cut {
-        /// The first offset that was given and is not in the log any more.
+        /// The first offset that was delivered and is no longer in the log.
         offset: Offset,
     },
 }
@@ -84,41 +84,41 @@ impl Follower {
         }
     }
 
-    /// The offset of the next record that it gives.
+    /// Returns the offset of the next record to deliver.
     #[must_use]
     pub fn offset(&self) -> Offset {
         self.following.next()
     }
 
-    /// Gives the next records, up to `bytes_max` bytes and at least one record, or says that some that it
-    /// gave were cut. Waits until there is something to say: also from beyond the log's end on, while
-    /// `committed` is not known, and before a record that cannot be read, which the node mends from
-    /// another one by itself.
+    /// Returns the next records, up to `bytes_max` bytes and at least one record, or reports that delivered
+    /// records were cut. Waits until there is something to return: also when it starts beyond the log's end,
+    /// while `committed` is not known, and before an unreadable record, which the node repairs from another
+    /// one by itself.
     ///
-    /// At level `committed` nothing that was given is ever cut, but by a forced recovery.
+    /// At level `committed` only a forced recovery can cut what was delivered.
     ///
     /// # Errors
     ///
-    /// [`ReadError::Stopped`] when the node has ended, at once, whatever is left to read.
-    /// [`ReadError::Io`] when the disk refuses; it may be asked again.
+    /// [`ReadError::Stopped`] as soon as the node has ended, whatever is left to read.
+    /// [`ReadError::Io`] when the disk fails; the call may be repeated.
     ///
     /// # Cancel safety
     ///
-    /// A future that is dropped took nothing: the next one gives the same.
+    /// A dropped future consumes nothing: the next one returns the same.
     pub async fn next(&mut self, bytes_max: usize) -> Result<Followed, ReadError> {
         loop {
             if self.reader.ended.borrow().is_some() {
                 return Err(ReadError::Stopped);
             }
-            // What changes from here on wakes it, also while it reads.
+            // Any change from here on wakes it, even one during the read.
             self.local.mark_unchanged();
             self.committed.mark_unchanged();
             if !self.is_before_known_damage() {
                 match self.read_on(Offset(u64::MAX), bytes_max).await {
                     Ok(Some(followed)) => return Ok(followed),
                     Ok(None) => {}
-                    // The node was told and sees to it. To read it again and again helps nobody, and to end
-                    // here would only make whoever follows come back to the same record.
+                    // The node is already repairing this record: wait for it instead of re-reading. Ending
+                    // here would only make the caller come back to the same record.
                     Err(ReadError::Damaged { offset, .. }) => self.damaged_at = Some(offset),
                     Err(error) => return Err(error),
                 }
@@ -127,16 +127,16 @@ impl Follower {
         }
     }
 
-    /// As [`Follower::next`] without waiting, and no record from `until` on: `None` where the node shows
-    /// nothing more before it.
+    /// Returns the next records below `until`, as [`Follower::next`] does but without waiting: `None` if the
+    /// node shows no more of them.
     ///
     /// # Errors
     ///
-    /// [`ReadError`]. Before a damaged record it ends, with [`ReadError::Damaged`].
+    /// [`ReadError`]. At a damaged record it fails with [`ReadError::Damaged`] instead of waiting.
     ///
     /// # Cancel safety
     ///
-    /// As [`Follower::next`].
+    /// The same as for [`Follower::next`].
     pub async fn read_on(
         &mut self,
         until: Offset,
@@ -150,8 +150,8 @@ impl Follower {
                 .unwrap_or(Offset::ZERO)
                 .min(until);
             let read = self.reader.read(next, end, bytes_max).await;
-            // After the read, so that no cut can come between: what was read is of the log that this
-            // follower knows, or it is read again.
+            // Checked after the read, so that no cut can slip in between: either the records are of the log
+            // that this follower knows, or they are read again.
             let (cuts, lowest) = self.reader.view.cuts_since(self.following.cuts());
             match self.following.on_cut_check(cuts, lowest) {
                 CutCheck::CutBehind(offset) => return Ok(Some(Followed::Cut { offset })),
@@ -160,7 +160,7 @@ impl Follower {
             }
             let records = match read {
                 Ok(records) => records,
-                // Known to be cut, and the end that is shown is about to be lowered.
+                // Already cut; the visible end is about to be lowered.
                 Err(ReadError::Cut { .. }) => return Ok(None),
                 Err(error) => return Err(error),
             };
@@ -173,12 +173,12 @@ impl Follower {
         }
     }
 
-    /// Waits until something changes that may concern it.
+    /// Waits until something changes that may affect this follower.
     async fn wait(&mut self) -> Result<(), ReadError> {
         tokio::select! {
             biased;
             _ = self.reader.ended.wait_for(Option::is_some) => Err(ReadError::Stopped),
-            // An error: the log is gone, which its reader here prevents.
+            // An error would mean that the log is gone, which `reader` prevents.
             Ok(()) = self.local.changed() => Ok(()),
             Ok(()) = self.committed.changed(), if self.level == ReadLevel::Committed => Ok(()),
         }

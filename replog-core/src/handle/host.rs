@@ -1,7 +1,7 @@
-//! What a node takes from where it runs: threads, the wall clock, and chance.
+//! The services of a node's environment: threads, the wall clock, and randomness.
 //!
-//! The one place that takes them from the system, to hand them in. In a simulation all of them
-//! come from the seed, and nothing runs on a thread of its own.
+//! The only module that takes them from the system and passes them in. In a simulation all of them
+//! come from the seed, and nothing runs on its own thread.
 
 use std::{
     fmt,
@@ -26,42 +26,42 @@ use crate::{
 /// Work that may block.
 pub(crate) type Work = Box<dyn FnOnce() + Send>;
 
-/// Where a writer's reports go.
+/// The receiver of a writer's reports.
 pub(crate) type Reports = Box<dyn FnMut(WriteReport) + Send>;
 
-/// Where a node runs.
+/// The environment in which a node runs.
 pub(crate) trait Host: fmt::Debug + Send + Sync {
-    /// Whether nodes live where they are started, on no thread of their own.
+    /// Reports whether nodes run on the thread that starts them, not on their own.
     fn is_simulated(&self) -> bool {
         false
     }
 
-    /// Milliseconds since 1970.
+    /// Returns the wall-clock time in milliseconds since 1970.
     fn wall_ms(&self) -> u64;
 
-    /// A new source of chance.
+    /// Returns a new random number generator.
     fn rng(&self) -> ChaCha8Rng;
 
-    /// Runs what may block where it blocks no actor. The work is dropped where the host is going
+    /// Runs work that may block where it blocks no actor. The work is dropped if the host is shutting
     /// down.
     fn off_thread(&self, work: Work) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-    /// Starts a writer, which calls `report` for everything it did.
+    /// Starts a writer, which reports everything it did through `report`.
     ///
     /// # Errors
     ///
-    /// When the system gives no thread.
+    /// The system's error if it cannot start a thread.
     fn start_writer(&self, writer: WriterLoop, report: Reports) -> io::Result<LogWriter>;
 
-    /// A node has opened its log: whoever checks it may look at what it shows.
+    /// Registers a node that has opened its log, so that a checker can inspect what it shows.
     fn watch(&self, node: Watched);
 }
 
-/// What a node shows, to whoever checks it.
+/// The state that a node shows to a checker.
 #[derive(Debug)]
 #[cfg_attr(
     not(feature = "sim"),
-    expect(dead_code, reason = "a system does not look")
+    expect(dead_code, reason = "only a simulation checks nodes")
 )]
 pub(crate) struct Watched {
     pub(crate) role: Role,
@@ -69,11 +69,11 @@ pub(crate) struct Watched {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// What a node is.
+/// The role of a node.
 #[derive(Debug)]
 #[cfg_attr(
     not(feature = "sim"),
-    expect(dead_code, reason = "a system does not look")
+    expect(dead_code, reason = "only a simulation checks nodes")
 )]
 pub(crate) enum Role {
     Master {
@@ -101,7 +101,7 @@ impl Host for System {
 
     fn off_thread(&self, work: Work) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            // An error: the work panicked, and whoever waits for its result finds none.
+            // An error means that the work panicked; the caller that waits for its result finds none.
             let _ = tokio::task::spawn_blocking(work).await;
         })
     }
@@ -113,7 +113,7 @@ impl Host for System {
     fn watch(&self, _: Watched) {}
 }
 
-/// Where the calling code runs: in a simulation, or on the system.
+/// Returns the host of the calling code: a simulation, or the system.
 pub(crate) fn current() -> Arc<dyn Host> {
     #[cfg(feature = "sim")]
     if let Some(host) = crate::sim::current_host() {
@@ -122,8 +122,8 @@ pub(crate) fn current() -> Arc<dyn Host> {
     Arc::new(System)
 }
 
-/// Runs what may block off the actors' thread and brings its result back; `None` when the host
-/// is going down, or the work panicked.
+/// Runs blocking work off the actors' thread and returns its result; `None` if the host is shutting
+/// down or the work panicked.
 pub(crate) async fn off_thread<T: Send + 'static>(
     host: &Arc<dyn Host>,
     work: impl FnOnce() -> T + Send + 'static,

@@ -1,4 +1,4 @@
-//! Idempotency keys in whole clusters in one process.
+//! Tests of idempotency keys in entire clusters in one process.
 
 use std::{sync::Arc, time::Instant};
 
@@ -50,7 +50,7 @@ async fn an_append_with_a_key_is_made_once_across_restarts_of_the_master() {
 }
 
 #[tokio::test]
-async fn an_append_with_a_key_that_waits_is_joined() {
+async fn an_append_joins_a_waiting_one_with_the_same_key() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     cluster.stop_secondary(&secondaries[1]).await;
@@ -74,7 +74,7 @@ async fn an_append_with_a_key_that_waits_is_joined() {
 }
 
 #[tokio::test]
-async fn an_append_is_made_only_at_the_offset_that_it_expects() {
+async fn an_append_is_made_only_at_its_expected_offset() {
     let cluster = Cluster::new(0);
     let (master, _) = cluster.start_all().await;
     let expecting = |offset| concern(1).expected_offset(Offset(offset));
@@ -187,7 +187,7 @@ async fn a_million_keys_are_appended_kept_and_read_again() {
     }
 }
 
-/// The process's memory, where the system tells it.
+/// Returns the memory usage of the process, if the system reports it.
 fn memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

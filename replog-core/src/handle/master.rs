@@ -1,4 +1,4 @@
-//! [`Master`]: the handle of a master node.
+//! [`Master`]: the handle to a master node.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -38,10 +38,10 @@ mod waits;
 
 use waits::Waits;
 
-/// A running master. Clones share it; when the last one is dropped it stops by itself.
+/// A running master. Clones share it; dropping the last one stops it.
 ///
-/// Its actors run on a thread of their own, so that it works in any tokio program. Every future
-/// may be dropped at any time: an append that was handed over goes on, nobody is told, and nobody waits.
+/// Its actors run on their own thread, so it works in any tokio program. Every future may be dropped at any
+/// time: an append that was handed over proceeds, its answer is discarded, and nothing waits for it.
 #[derive(Clone)]
 pub struct Master {
     inner: Arc<Inner>,
@@ -52,7 +52,7 @@ struct Inner {
     max_message_bytes: usize,
     coordinator: Addr<Coordinator>,
     inbox: Arc<Inbox>,
-    /// The appends that came no further than this handle.
+    /// Counts of the appends that this handle refused itself.
     door_tally: DoorTally,
     view: Arc<LogView>,
     shared: Arc<Shared>,
@@ -60,23 +60,23 @@ struct Inner {
     ended: runtime::Ended,
 }
 
-/// What an append asks for beside its payload.
+/// Options of an append.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct AppendOptions {
-    /// How many nodes must hold the message.
+    /// The number of nodes that must hold the message.
     pub concern: Concern,
-    /// How long to wait for the concern; `None`: for ever. Zero: answer once the master holds it.
+    /// The longest time to wait for the concern; `None`: no limit. Zero: answer once the master holds the message.
     pub timeout: Option<Duration>,
-    /// The same key is appended once, with the same payload, while its message is among the last
-    /// `key_horizon` ones; `None`: sent twice is appended twice.
+    /// A key under which the message is appended only once: a repeat with the same payload appends nothing while
+    /// the message is among the last `key_horizon` ones. `None`: sending twice appends twice.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// Append only if the message gets this offset. Not asked of a message whose key is known.
+    /// The only offset at which the message may be appended. Not checked for a message whose key is known.
     pub expected_offset: Option<Offset>,
 }
 
 impl AppendOptions {
-    /// Waits for `concern`, for ever.
+    /// Returns options that wait for `concern` without a time limit.
     #[must_use]
     pub fn concern(concern: Concern) -> AppendOptions {
         AppendOptions {
@@ -85,7 +85,7 @@ impl AppendOptions {
         }
     }
 
-    /// Waits no longer than this.
+    /// Limits the wait to `timeout`.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> AppendOptions {
         AppendOptions {
@@ -94,7 +94,7 @@ impl AppendOptions {
         }
     }
 
-    /// Appends it once, however often this key is sent.
+    /// Appends the message once, however often this key is sent.
     #[must_use]
     pub fn idempotency_key(self, key: IdempotencyKey) -> AppendOptions {
         AppendOptions {
@@ -103,7 +103,7 @@ impl AppendOptions {
         }
     }
 
-    /// Appends it only at this offset.
+    /// Appends the message only at this offset.
     #[must_use]
     pub fn expected_offset(self, offset: Offset) -> AppendOptions {
         AppendOptions {
@@ -114,14 +114,14 @@ impl AppendOptions {
 }
 
 impl Master {
-    /// Starts a master on its own thread. Returns once its directory is open; the recovery goes
-    /// on behind, and [`Master::wait_until_writable`] waits for its end.
+    /// Starts a master on its own thread. Returns once its directory is open; recovery continues in the
+    /// background, and [`Master::wait_until_writable`] waits for its end.
     ///
     /// # Errors
     ///
-    /// [`StartError`]: settings that contradict each other, or a directory that is in use, another
-    /// node's, or contradicts itself. Nothing was changed then. Damage is no error: the log counts
-    /// for nothing until it is mended from other nodes.
+    /// [`StartError`]: settings that contradict each other, or a directory that is in use, belongs to another
+    /// node, or contradicts itself. Nothing was changed then. Damage is not an error: the log does not count
+    /// until it has been repaired from other nodes.
     pub async fn start(
         config: MasterConfig,
         storage: Arc<dyn Storage>,
@@ -143,10 +143,9 @@ impl Master {
         .await
     }
 
-    /// As [`Master::start`], on the calling thread: its actors are tasks of the `LocalSet`, or of the
-    /// actix arbiter, that this is called within, and end with it. For a program whose requests come in
-    /// on that thread: an append is handed over without waking another. Blocks while the directory is
-    /// opened.
+    /// Starts a master on the calling thread, otherwise as [`Master::start`] does: its actors are tasks of the
+    /// surrounding `LocalSet` or actix arbiter, and end with it. Suits a program whose requests arrive on that
+    /// thread: an append is handed over without waking another. Blocks while the directory is opened.
     ///
     /// # Errors
     ///
@@ -154,7 +153,7 @@ impl Master {
     ///
     /// # Panics
     ///
-    /// Outside of a `LocalSet`.
+    /// Panics outside a `LocalSet`.
     pub fn start_here(
         config: MasterConfig,
         storage: Arc<dyn Storage>,
@@ -168,32 +167,31 @@ impl Master {
         })
     }
 
-    /// Checks whether a start with these settings would refuse the directory, by what it says of its node. Changes
-    /// nothing and takes no lock. The log itself is only read by a start.
+    /// Checks whether a start with these settings would refuse the directory because of what it says about its node.
+    /// Changes nothing and takes no lock. Only a start reads the log itself.
     ///
     /// # Errors
     ///
-    /// [`StartError`]: settings that contradict each other, or a directory that is another node's, was made for another
-    /// list of nodes, or has no meta file that can be read.
+    /// [`StartError`]: settings that contradict each other, or a directory that belongs to another node, was made for
+    /// another list of nodes, or has no readable meta file.
     pub fn check_start(config: &MasterConfig, storage: &dyn Storage) -> Result<(), StartError> {
         config.validate()?;
         let nodes = config.node_names();
         runtime::known_meta(storage, &config.name, Some(&nodes)).map(drop)
     }
 
-    /// Its name.
+    /// Returns the node's name.
     #[must_use]
     pub fn name(&self) -> &NodeName {
         &self.inner.name
     }
 
-    /// Appends a message and waits until its concern is met, or its time is up.
+    /// Appends a message and waits until its concern is met or its timeout expires.
     ///
-    /// A receipt whose time was up says `concern_met: false`: the message is in the log and
-    /// still being copied. Appending the same payload twice appends two messages, but for an
-    /// idempotency key: the second is answered with a receipt of the first then, once the
-    /// concern of the second is met, and `replayed` says so. To send an append with a key again
-    /// is safe whatever became of it.
+    /// After a timeout the receipt says `concern_met: false`: the message is in the log and still being
+    /// copied. Appending the same payload twice appends two messages, except under one idempotency key:
+    /// then the second is answered with a receipt for the first, marked `replayed`, once the concern of
+    /// the second is met. Sending an append with a key again is safe whatever became of it.
     ///
     /// # Errors
     ///
@@ -201,8 +199,8 @@ impl Master {
     ///
     /// # Cancel safety
     ///
-    /// Once polled, the append is handed over: dropping the future changes nothing about it. Who
-    /// waited for it does not any more: it is not in [`Master::waiting_appends`], and its place below
+    /// Once polled, the append is handed over: dropping the future changes nothing about it. It no longer
+    /// counts as waiting: it is not in [`Master::waiting_appends`], and its place below
     /// `max_waiting_appends` is free.
     pub async fn append(
         &self,
@@ -222,14 +220,14 @@ impl Master {
         self.hand_over(payload, None, claim, options).await
     }
 
-    /// Appends all messages of a batch, next to each other, and waits until its concern is met for all
-    /// of them, or its time is up.
+    /// Appends all messages of a batch at consecutive offsets and waits until its concern is met for all
+    /// of them or its timeout expires.
     ///
-    /// They are one append: whatever crashes when, either all of them are in the log or none is, and no
-    /// node shows some of them before it shows all. The concern is met once as many nodes hold the
-    /// last one; a key covers all of them; the offset that is expected is the first one's. In all
-    /// else it is as [`Master::append`]. What a batch takes beside others is
-    /// [`MessageBatch::bytes`] of `max_queued_bytes`: one that is larger than that is never taken.
+    /// They are one append: whatever crashes and when, either all of them are in the log or none is, and no
+    /// node shows some of them before it shows all. The concern is met once enough nodes hold the last
+    /// message; a key covers all of them; `expected_offset` is that of the first. In everything else it
+    /// behaves as [`Master::append`]. A batch takes up [`MessageBatch::bytes`] of `max_queued_bytes`, and is
+    /// never accepted if it is larger than that limit.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -255,13 +253,13 @@ impl Master {
     /// # Errors
     ///
     /// [`AppendError`]; [`AppendError::outcome`] says whether the messages may be in the log, all of
-    /// them. [`AppendError::TooLarge`] for the longest message, [`AppendError::EmptyBatch`] for none,
-    /// and [`AppendError::BatchBeyondHorizon`] for a key that would be forgotten at once.
+    /// them. [`AppendError::TooLarge`] if the longest message is too large, [`AppendError::EmptyBatch`] if
+    /// there are no messages, and [`AppendError::BatchBeyondHorizon`] for a key that would be forgotten at once.
     ///
     /// # Cancel safety
     ///
-    /// Once polled, the append is handed over: dropping the future changes nothing about it. Who
-    /// waited for it does not any more: it is not in [`Master::waiting_appends`], and its place below
+    /// Once polled, the append is handed over: dropping the future changes nothing about it. It no longer
+    /// counts as waiting: it is not in [`Master::waiting_appends`], and its place below
     /// `max_waiting_appends` is free.
     pub async fn append_batch(
         &self,
@@ -344,20 +342,20 @@ impl Master {
         error
     }
 
-    /// Which nodes hold the message at `offset`, and why the others do not. One that was appended in a
-    /// batch is held by those that hold all of it.
+    /// Reports which nodes hold the message at `offset`, and why the others do not. A node holds a message
+    /// of a batch once it holds the whole batch.
     ///
     /// # Errors
     ///
     /// [`Stopped`] when the node has ended.
     pub async fn holders(&self, offset: Offset) -> Result<Holders, Stopped> {
-        // What cannot be read belongs to nothing else, as far as anyone can tell.
+        // An unreadable message is not known to belong to a batch, so it is taken to stand alone.
         let offset = self.reader().last_of_append(offset).await.unwrap_or(offset);
         self.describe(|answer_to| DescribeHolders { offset, answer_to })
             .await
     }
 
-    /// The appends that wait for their concern, the `limit` oldest ones.
+    /// Reports the `limit` oldest appends that wait for their concern.
     ///
     /// # Errors
     ///
@@ -367,7 +365,7 @@ impl Master {
             .await
     }
 
-    /// How it does.
+    /// Reports the node's health.
     ///
     /// # Errors
     ///
@@ -377,8 +375,8 @@ impl Master {
             .await
     }
 
-    /// What it counts and measures. Its parts are not of exactly the same instant: what a link
-    /// counted is as of its last report.
+    /// Returns the node's metrics. They are not all taken at exactly the same instant: a link's counts are
+    /// as of its last report.
     ///
     /// # Errors
     ///
@@ -391,7 +389,7 @@ impl Master {
         Ok(metrics)
     }
 
-    /// Reads its log.
+    /// Returns a reader of the node's log.
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader::new(
@@ -402,8 +400,8 @@ impl Master {
         )
     }
 
-    /// Listens to it: every change of mode and epoch, of each secondary's
-    /// status, and of what all of them hold, from now on. Listening keeps no node running.
+    /// Listens to the node's events from now on: every change of mode, of epoch, of each secondary's status,
+    /// and of what all of the nodes hold. Listening does not keep a node running.
     #[must_use]
     pub fn events(&self) -> Events {
         Events::new(
@@ -414,13 +412,13 @@ impl Master {
         )
     }
 
-    /// Its events tell of the faults of `injector` too, from now on: when they are set, and when they
-    /// happen. An injector tells one node, the last one that asked.
+    /// Includes the faults of `injector` in the node's events from now on: when they are set, and when they
+    /// happen. An injector reports to one node only, the last one that asked.
     pub fn publish_faults(&self, injector: &FaultInjector) {
         events::publish_faults(&self.inner.shared, &self.inner.host, injector);
     }
 
-    /// Waits until it takes appends.
+    /// Waits until the master accepts appends.
     ///
     /// # Errors
     ///
@@ -429,21 +427,21 @@ impl Master {
         let mut mode = self.inner.shared.watch_mode();
         let mut ended = self.inner.ended.clone();
         tokio::select! {
-            // The mode of a node that ended without a word stays what it was.
+            // The mode of a node that ended without reporting stays what it was.
             biased;
             _ = ended.wait_for(Option::is_some) => Err(runtime::why_ended(&self.inner.ended)),
             Ok(_) = mode.wait_for(|mode| *mode == Mode::ReadWrite) => Ok(()),
         }
     }
 
-    /// Asks for read-only: for the time before this process is stopped, or another is looked at.
+    /// Makes the master read-only, for example before this process is stopped or while another is examined.
     ///
-    /// Once this returns no append gets an offset any more, in no later epoch of this process either, until
-    /// [`Master::resume_appends`]: they are refused with [`AppendError::ReadOnly`] and
-    /// [`ModeReason::Asked`](crate::types::ModeReason::Asked). Those that have an offset go on waiting
-    /// and are answered as ever; so is a known idempotency key. Reads, heartbeats and copying go on.
-    /// Forgotten at the next start. Calling it twice is as calling it once. Returns the mode that holds
-    /// now: where the master recovers, or is fenced, that is told first.
+    /// Once this returns, no append gets an offset until [`Master::resume_appends`], not even in a later epoch
+    /// of this process: appends are refused with [`AppendError::ReadOnly`] and
+    /// [`ModeReason::Asked`](crate::types::ModeReason::Asked). Those that have an offset keep waiting and are
+    /// answered as usual; so is a known idempotency key. Reads, heartbeats and copying go on. The next start
+    /// forgets it. Calling it twice is the same as calling it once. Returns the current mode: that the master is
+    /// recovering or fenced takes precedence over the pause.
     ///
     /// # Errors
     ///
@@ -452,8 +450,8 @@ impl Master {
         self.ask_mode(AskedMode::ReadOnly).await
     }
 
-    /// Lifts what [`Master::pause_appends`] asked for, and no other reason for which the master takes
-    /// no appends. Calling it without that, or twice, changes nothing. Returns the mode that holds now.
+    /// Ends the pause that [`Master::pause_appends`] began; any other reason for refusing appends remains.
+    /// Calling it without a pause, or twice, changes nothing. Returns the current mode.
     ///
     /// # Errors
     ///
@@ -467,25 +465,26 @@ impl Master {
             .await
     }
 
-    /// Refuses new appends from now on and answers those that wait, all with
-    /// [`AppendError::Stopping`]. Calling it twice is as calling it once.
+    /// Refuses new appends from now on and answers waiting ones, all with [`AppendError::Stopping`].
+    /// Calling it twice is the same as calling it once.
     pub async fn drain(&self) {
-        // An error: the node has ended, and nobody waits any more.
+        // An error means that the node has ended, so no append waits any more.
         let _ = self.describe(|done| Drain { done }).await;
     }
 
-    /// Drains, syncs the log and ends; waits for the end. Calling it twice is as calling it once.
+    /// Drains the node, syncs its log, stops it and waits until it has ended. Calling it twice is the same as
+    /// calling it once.
     pub async fn stop(&self) {
         self.inner.coordinator.do_send(Stop);
         self.stopped().await;
     }
 
-    /// Waits for the end of the node, whoever caused it.
+    /// Waits until the node has ended, for whatever reason.
     pub async fn stopped(&self) -> Stopped {
         runtime::wait_for_end(self.inner.ended.clone()).await
     }
 
-    /// How often its coordinator woke up.
+    /// Returns the number of times that the coordinator woke up.
     #[cfg(test)]
     pub(crate) fn wake_ups(&self) -> u64 {
         self.inner.shared.wake_ups()

@@ -1,4 +1,4 @@
-//! What nodes measure: real actors, real writer threads, memory for disks.
+//! Tests of nodes' metrics: real actors, real writer threads, in-memory disks.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ async fn measure(master: &Master) -> MasterMetrics {
     within(master.metrics()).await.unwrap()
 }
 
-/// Looks until what is measured is as wanted: links tell what they count when they report.
+/// Polls until the metrics are as wanted: links deliver their counts only when they report.
 async fn until_measured(master: &Master, wanted: impl Fn(&MasterMetrics) -> bool) -> MasterMetrics {
     let looked = async {
         let mut tick = tokio::time::interval(Duration::from_millis(2));
@@ -93,7 +93,7 @@ async fn appends_are_counted_by_result_and_timed_by_concern() {
 }
 
 #[tokio::test]
-async fn a_wait_for_a_concern_is_no_append_and_counted_as_none() {
+async fn a_wait_for_a_concern_is_not_counted_as_an_append() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     within(master.append("m", concern(3))).await.unwrap();
@@ -113,7 +113,7 @@ async fn a_wait_for_a_concern_is_no_append_and_counted_as_none() {
 }
 
 #[tokio::test]
-async fn a_link_counts_what_it_sends_and_why_it_tries_again() {
+async fn a_link_counts_what_it_sends_and_why_it_retries() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     within(master.append("all", concern(3))).await.unwrap();

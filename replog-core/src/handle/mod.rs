@@ -1,7 +1,7 @@
-//! The public handles: what an embedder holds instead of actors.
+//! The public handles, which an embedder holds instead of actors.
 //!
-//! Cheap to clone, usable from any tokio program, and safe to drop at any time, futures
-//! included. Each node runs on a thread of its own, whatever runs outside.
+//! They are cheap to clone, usable from any tokio program, and safe to drop at any time, as are their
+//! futures. Each node runs on its own thread, independently of the embedder's runtime.
 
 #[cfg(test)]
 mod batch_tests;

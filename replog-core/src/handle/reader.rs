@@ -1,4 +1,4 @@
-//! [`Reader`]: reads a node's log.
+//! [`Reader`]: read access to a node's log.
 
 use std::{fmt, sync::Arc};
 
@@ -16,8 +16,8 @@ use crate::{
     views::Message,
 };
 
-/// Reads a node's log, and sees only what the node holds, never a part of an append: the end goes from
-/// the first message of a batch to behind its last at once. Clones share it.
+/// A reader of a node's log. It sees only what the node holds, never a part of an append: the end moves from
+/// the first message of a batch past its last in one step. Clones share the log.
 #[derive(Clone)]
 pub struct Reader {
     pub(super) view: Arc<LogView>,
@@ -41,7 +41,7 @@ impl Reader {
         }
     }
 
-    /// The end of what is shown at `level`; `None` while `committed` is not known.
+    /// Returns the end of the records visible at `level`; `None` while `committed` is not known.
     #[must_use]
     pub fn end(&self, level: ReadLevel) -> Option<Offset> {
         let local = self.view.visible_end();
@@ -54,20 +54,20 @@ impl Reader {
         }
     }
 
-    /// Returns the identity of the log that this node has; `None` while it has never joined a cluster. An offset means
-    /// something only within one log: another founding is another log, whose offsets begin at 0 again.
+    /// Returns the identity of this node's log; `None` until the node joins a cluster. Offsets are meaningful only
+    /// within one log: a newly founded cluster has another log, whose offsets begin at 0 again.
     #[must_use]
     pub fn cluster_id(&self) -> Option<ClusterId> {
         self.view.cluster()
     }
 
     /// Reads the records of `from..until` that this node holds, up to `bytes_max` bytes and at
-    /// least one record; none where it holds none of them.
+    /// least one record; none if it holds none of them.
     ///
     /// # Errors
     ///
-    /// [`ReadError`]: a damaged record or a disk that refuses. What lies before it was read by
-    /// earlier calls, and nothing behind it is shown.
+    /// [`ReadError`]: a damaged record or a failing disk. Earlier calls returned what precedes the
+    /// damage, and nothing after it is shown.
     pub async fn read(
         &self,
         from: Offset,
@@ -88,7 +88,7 @@ impl Reader {
                     read.await.unwrap_or(Err(ReadError::Stopped))?
                 }
             };
-            // Where the log was cut meanwhile, other records may be there and not be shown yet. The end is
+            // If the log was cut meanwhile, other records may be there that are not shown yet. The end is
             // lowered before they are written.
             let end = records.last().map(RecordBatch::end);
             if end.is_none_or(|end| end <= self.view.visible_end()) {
@@ -97,11 +97,11 @@ impl Reader {
         }
     }
 
-    /// One message; `None` when this node holds none there.
+    /// Reads one message; `None` if this node holds no message at `offset`.
     ///
     /// # Errors
     ///
-    /// As [`Reader::read`].
+    /// The same as for [`Reader::read`].
     pub async fn get(&self, offset: Offset) -> Result<Option<Message>, ReadError> {
         let records = self
             .read(offset, Offset(offset.0.saturating_add(1)), 1)
@@ -109,14 +109,14 @@ impl Reader {
         Ok(records.first().and_then(|batch| messages(batch).next()))
     }
 
-    /// Reads from `from` on, and goes on as the log grows at `level`.
+    /// Returns a follower that reads from `from` on and continues as the log grows at `level`.
     #[must_use]
     pub fn follow(&self, from: Offset, level: ReadLevel) -> Follower {
         Follower::new(self.clone(), from, level)
     }
 
-    /// The last message of the append that the one at `offset` belongs to: the same one, unless it was
-    /// appended with others. Where this node does not show it, `offset`.
+    /// Returns the offset of the last message of the append to which the message at `offset` belongs: `offset`
+    /// itself, unless the message was appended in a batch. Also `offset` if this node does not show the message.
     pub(crate) async fn last_of_append(&self, offset: Offset) -> Result<Offset, ReadError> {
         let (mut next, mut bytes_max) = (offset, 1);
         loop {
@@ -141,7 +141,7 @@ impl Reader {
         let mut ended = self.ended.clone();
         let (mut local, mut committed) = (self.view.shown_watch(), self.shared.watch_committed());
         let shown = async {
-            // An error: the node has ended, which the other branch tells.
+            // An error means that the node has ended, which the other branch reports.
             local.wait_for(|end| offset < *end).await.is_ok()
                 && (level == ReadLevel::Local
                     || committed
@@ -157,7 +157,7 @@ impl Reader {
     }
 }
 
-/// The messages of a batch, in order.
+/// Iterates over the messages of a batch, in order.
 pub fn messages(batch: &RecordBatch) -> impl Iterator<Item = Message> {
     let bytes = batch.bytes();
     batch

@@ -1,4 +1,4 @@
-//! Where a node runs and what it starts from: its thread, its directory, its meta.
+//! The surroundings in which a node runs and starts: its thread, its directory, its meta.
 
 use std::{sync::Arc, thread};
 
@@ -18,11 +18,11 @@ use crate::{
     watch,
 };
 
-/// Why a node ended, once it has.
+/// The reason why a node ended, once it has.
 pub(crate) type Ended = watch::Receiver<Option<Stopped>>;
 
-/// Starts a thread with a runtime of its own, builds a node on it, and keeps it until the node
-/// has ended. In a simulation there is no thread: the node lives where this is called.
+/// Starts a thread with its own runtime, builds a node on it, and keeps the thread until the node
+/// has ended. In a simulation there is no thread: the node runs on the calling one.
 pub(crate) async fn start_node<T: Send + 'static>(
     name: &NodeName,
     build: impl FnOnce(Arc<dyn Host>) -> Result<(T, Ended), StartError> + Send + 'static,
@@ -47,7 +47,7 @@ pub(crate) async fn start_node<T: Send + 'static>(
             match build(host) {
                 Ok((node, mut ended)) => {
                     let _ = built.send(Ok(node));
-                    // An error: the actor is gone without a word, by a panic.
+                    // An error means that the actor panicked without reporting its end.
                     let _ = ended.wait_for(Option::is_some).await;
                 }
                 Err(error) => {
@@ -67,7 +67,7 @@ pub(crate) async fn start_node<T: Send + 'static>(
     })
 }
 
-/// Builds a node where this is called: its actors are tasks of the caller's `LocalSet`.
+/// Builds a node on the calling thread: its actors are tasks of the caller's `LocalSet`.
 pub(crate) fn start_node_here<T>(
     build: impl FnOnce(Arc<dyn Host>) -> Result<T, StartError>,
 ) -> Result<T, StartError> {
@@ -82,31 +82,31 @@ pub(crate) async fn wait_for_end(mut ended: Ended) -> Stopped {
     }
 }
 
-/// Why a node that does not answer has ended.
+/// Returns the reason why a node that does not answer has ended.
 pub(crate) fn why_ended(ended: &Ended) -> Stopped {
     ended.borrow().clone().unwrap_or_else(crashed)
 }
 
 fn crashed() -> Stopped {
     Stopped {
-        reason: Some("its actor ended without a word; the log of the process says more".into()),
+        reason: Some("its actor ended without giving a reason; see the log of the process".into()),
     }
 }
 
-/// A directory, opened and taken.
+/// A directory that was opened and locked.
 pub(crate) struct Opened {
     pub(crate) files: LogFiles,
     pub(crate) view: Arc<LogView>,
-    /// Up to here the log can be read.
+    /// The offset up to which the log can be read.
     pub(crate) whole_end: Offset,
     pub(crate) meta: Meta,
     pub(crate) lock: Box<dyn StorageLock>,
     pub(crate) durable: bool,
 }
 
-/// Takes the directory, checks whose it is, raises and syncs the start, opens the log.
+/// Locks the directory, checks which node it belongs to, raises and syncs the start number, and opens the log.
 ///
-/// `nodes` is the list that the settings name; a secondary learns it from its master.
+/// `nodes` is the list in the settings; a secondary learns it from its master.
 pub(crate) fn open(
     host: &dyn Host,
     storage: &Arc<dyn Storage>,
@@ -127,7 +127,7 @@ pub(crate) fn open(
         None => blank(host, name),
     };
     meta.start += 1;
-    // Left behind by a process that was ended while it looked for room.
+    // Left behind by a process that ended while it probed for disk space.
     match storage.remove(PROBE_PATH) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             warn!(node = %name, %error, "{PROBE_PATH} cannot be removed");
@@ -145,8 +145,8 @@ pub(crate) fn open(
         sync,
     };
     let cluster = meta.cluster.as_ref().map(|cluster| cluster.id);
-    // A log that is not known to be whole is read through: damage that was found once and not
-    // mended lies anywhere.
+    // A log that is not known to be intact is read from beginning to end: damage that was found before
+    // and not repaired may be anywhere.
     let look = match meta.log_epoch {
         Some(_) => Look::AtTheEnd,
         None => Look::Through,
@@ -170,7 +170,7 @@ pub(crate) fn open(
     })
 }
 
-/// Reads what a directory says of its node, and checks that it is this one; `None` where no node has run in it. Changes
+/// Reads the meta of a directory's node and checks that it is this node's; `None` if no node has run in it. Changes
 /// nothing.
 pub(crate) fn known_meta(
     storage: &dyn Storage,
@@ -206,8 +206,8 @@ pub(crate) fn known_meta(
     Ok(Some(meta))
 }
 
-/// Takes the condition of the log into the meta, and saves it where that changes it: opening the log takes
-/// the signs of damage away, and brings the mark down to what can be read.
+/// Records the condition of the log in the meta, and saves the meta if that changes it: opening the log removes
+/// the signs of damage and lowers the mark to what can be read.
 fn take_condition(
     meta: &mut Meta,
     condition: &LogCondition,
@@ -238,14 +238,14 @@ fn take_condition(
     }
 }
 
-/// Says how to go on without a meta file that can be read.
+/// Adds advice for the case that there is no readable meta file.
 fn what_to_do(error: OpenError) -> OpenError {
     match error {
         OpenError::Format { path, what } => {
             let what = format!(
                 "{what}. Only this file says what the node has promised and how far its log counts, so \
-                 that it cannot start from this directory. Move the directory away and start with an \
-                 empty one: the node is refilled from the others. Where it was the only node, or the \
+                 the node cannot start from this directory. Move the directory away and start with an \
+                 empty one: the node is refilled from the others. If it was the only node, or the \
                  others are lost too, restore a backup"
             );
             OpenError::Format { path, what }
@@ -274,7 +274,7 @@ fn blank(host: &dyn Host, name: &NodeName) -> Meta {
     }
 }
 
-/// Starts the writer; the directory is given back when it ends.
+/// Starts the writer, which holds the lock on the directory until it ends.
 pub(crate) fn start_writer(
     host: &dyn Host,
     storage: Arc<dyn Storage>,
@@ -303,8 +303,8 @@ mod tests {
     const MASTER: u8 = 1;
     const SECONDARY: u8 = 2;
 
-    /// A node with a damaged log of 10 records in small segments, of which the first `whole_end` were whole
-    /// once, and which has promised its epoch to that directory.
+    /// A node that has promised its epoch to directory `promised_to`, with a damaged log of 10 records in
+    /// small segments, of which the first `whole_end` were intact once.
     fn damaged_node(promised_to: u8, whole_end: u64) -> FaultyStorage {
         let storage = FaultyStorage::new();
         let nodes = ["m", "s"].map(|name| NodeName::new(name).unwrap());
@@ -357,7 +357,7 @@ mod tests {
         file.sync().unwrap();
     }
 
-    /// Starts the node and gives its end and what its meta says.
+    /// Starts the node; returns its end and the last intact end in its meta.
     fn started(storage: &FaultyStorage) -> (Option<Offset>, Option<LastWhole>) {
         let end = start(storage);
         let meta = Meta::load(storage).unwrap().unwrap();
@@ -365,7 +365,7 @@ mod tests {
         (end, meta.last_whole)
     }
 
-    /// Starts the node and gives its end; `None` where the start fails.
+    /// Starts the node and returns its end; `None` if the start fails.
     fn start(storage: &FaultyStorage) -> Option<Offset> {
         let shared: Arc<dyn Storage> = Arc::new(storage.clone());
         let log = LogConfig {
@@ -377,18 +377,18 @@ mod tests {
         opened.ok().map(|opened| opened.files.end())
     }
 
-    /// What it acknowledged beside the first damage counts, whatever can still be read of it.
+    /// Records that the master acknowledged after the first damage count, whether or not they are still readable.
     #[test]
-    fn a_second_damage_of_a_master_leaves_what_it_knows_of_its_end() {
+    fn a_master_that_is_damaged_twice_still_knows_its_end() {
         let storage = damaged_node(MASTER, 7);
         damage_the_end(&storage);
         assert_eq!(started(&storage), (Some(Offset(9)), last_whole(10)));
-        // The log is shorter now, and its mark says so.
+        // The log is shorter now, and so is its mark.
         assert_eq!(started(&storage), (Some(Offset(9)), last_whole(10)));
     }
 
     #[test]
-    fn a_start_that_is_cut_off_leaves_what_a_damaged_master_knows_of_its_end() {
+    fn a_damaged_master_still_knows_its_end_after_an_interrupted_start() {
         let mut starts = 0;
         loop {
             let storage = damaged_node(MASTER, 7);
@@ -421,10 +421,10 @@ mod tests {
         }
     }
 
-    /// It acknowledges nothing until it is intact again: what is written to its log meanwhile, and what
-    /// becomes of that, says nothing about what it had acknowledged.
+    /// The secondary acknowledges nothing until it is intact again: neither what is written to its log
+    /// meanwhile nor what becomes of that says anything about what it had acknowledged.
     #[test]
-    fn what_a_damaged_secondary_had_acknowledged_is_as_it_was() {
+    fn further_damage_does_not_change_what_a_damaged_secondary_had_acknowledged() {
         let storage = damaged_node(SECONDARY, 7);
         assert_eq!(started(&storage), (Some(Offset(10)), last_whole(7)));
         damage_the_end(&storage);

@@ -1,4 +1,4 @@
-//! [`Secondary`]: the handle of a secondary node.
+//! [`Secondary`]: the handle to a secondary node.
 
 use std::{fmt, sync::Arc};
 
@@ -27,7 +27,7 @@ use crate::{
     watch,
 };
 
-/// A running secondary. Clones share it; when the last one is dropped it stops by itself.
+/// A running secondary. Clones share it; dropping the last one stops it.
 #[derive(Clone)]
 pub struct Secondary {
     inner: Arc<Inner>,
@@ -43,14 +43,14 @@ struct Inner {
 }
 
 impl Secondary {
-    /// Starts a secondary on its own thread. Returns once its directory is open; it shows what
-    /// it holds at once, and takes records when a master finds it.
+    /// Starts a secondary on its own thread. Returns once its directory is open; the node shows what it
+    /// holds at once, and takes records when a master connects to it.
     ///
     /// # Errors
     ///
-    /// [`StartError`]: settings that contradict each other, or a directory that is in use, another
-    /// node's, or contradicts itself. Nothing was changed then. Damage is no error: the log counts
-    /// for nothing until it is mended from other nodes.
+    /// [`StartError`]: settings that contradict each other, or a directory that is in use, belongs to another
+    /// node, or contradicts itself. Nothing was changed then. Damage is not an error: the log does not count
+    /// until it has been repaired from other nodes.
     pub async fn start(
         config: SecondaryConfig,
         storage: Arc<dyn Storage>,
@@ -70,8 +70,8 @@ impl Secondary {
         .await
     }
 
-    /// As [`Secondary::start`], on the calling thread: its actors are tasks of the `LocalSet`, or of the
-    /// actix arbiter, that this is called within, and end with it. For a program whose requests come in
+    /// Starts a secondary on the calling thread, otherwise as [`Secondary::start`] does: its actors are tasks
+    /// of the surrounding `LocalSet` or actix arbiter, and end with it. Suits a program whose requests arrive
     /// on that thread. Blocks while the directory is opened.
     ///
     /// # Errors
@@ -80,7 +80,7 @@ impl Secondary {
     ///
     /// # Panics
     ///
-    /// Outside of a `LocalSet`.
+    /// Panics outside a `LocalSet`.
     pub fn start_here(
         config: SecondaryConfig,
         storage: Arc<dyn Storage>,
@@ -92,26 +92,26 @@ impl Secondary {
         })
     }
 
-    /// Checks whether a start with these settings would refuse the directory, by what it says of its node. Changes
-    /// nothing and takes no lock. The log itself is only read by a start.
+    /// Checks whether a start with these settings would refuse the directory because of what it says about its node.
+    /// Changes nothing and takes no lock. Only a start reads the log itself.
     ///
     /// # Errors
     ///
-    /// [`StartError`]: settings that contradict each other, or a directory that is another node's or has no meta file
-    /// that can be read.
+    /// [`StartError`]: settings that contradict each other, or a directory that belongs to another node or has no
+    /// readable meta file.
     pub fn check_start(config: &SecondaryConfig, storage: &dyn Storage) -> Result<(), StartError> {
         config.validate()?;
         runtime::known_meta(storage, &config.name, None).map(drop)
     }
 
-    /// Its name.
+    /// Returns the node's name.
     #[must_use]
     pub fn name(&self) -> &NodeName {
         &self.inner.name
     }
 
-    /// Answers a request of a master. May take as long as the disk does, and as long as a gap
-    /// before the records lasts: callers give up when they like.
+    /// Answers a request from a master. May take as long as the disk does, and as long as a gap
+    /// before the records lasts: callers set their own time limit.
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl Secondary {
             .await
     }
 
-    /// How it does.
+    /// Reports the node's health.
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ impl Secondary {
             .await
     }
 
-    /// What it counts and measures.
+    /// Returns the node's metrics.
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl Secondary {
             .await
     }
 
-    /// Reads its log.
+    /// Returns a reader of the node's log.
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader::new(
@@ -156,8 +156,8 @@ impl Secondary {
         )
     }
 
-    /// Listens to it: every change of epoch, of gaps and of what it holds, from now on. Listening keeps no
-    /// node running.
+    /// Listens to the node's events from now on: every change of epoch, of gaps and of what it holds.
+    /// Listening does not keep a node running.
     #[must_use]
     pub fn events(&self) -> Events {
         Events::new(
@@ -168,19 +168,20 @@ impl Secondary {
         )
     }
 
-    /// Its events tell of the faults of `injector` too, from now on: when they are set, and when they
-    /// happen. An injector tells one node, the last one that asked.
+    /// Includes the faults of `injector` in the node's events from now on: when they are set, and when they
+    /// happen. An injector reports to one node only, the last one that asked.
     pub fn publish_faults(&self, injector: &FaultInjector) {
         events::publish_faults(&self.inner.shared, &self.inner.host, injector);
     }
 
-    /// Syncs the log and ends; waits for the end. Calling it twice is as calling it once.
+    /// Syncs the log, stops the node and waits until it has ended. Calling it twice is the same as calling it
+    /// once.
     pub async fn stop(&self) {
         self.inner.replica.do_send(Stop);
         self.stopped().await;
     }
 
-    /// Waits for the end of the node, whoever caused it.
+    /// Waits until the node has ended, for whatever reason.
     pub async fn stopped(&self) -> Stopped {
         runtime::wait_for_end(self.inner.ended.clone()).await
     }
@@ -249,7 +250,7 @@ fn build(
     let replica = actix::AsyncContext::address(&ctx);
     let reports_to = replica.clone();
     let writer = runtime::start_writer(&*host, storage, files, lock, move |report| {
-        // Answers wait for what is durable: each wake-up for less would be for nothing.
+        // Answers wait until records are durable, so waking up for less would be useless.
         if !matches!(report, WriteReport::Written { .. }) {
             reports_to.do_send(WriterReported(report));
         }

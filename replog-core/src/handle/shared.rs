@@ -1,4 +1,4 @@
-//! What a node's actors publish for readers on any thread: committed end, mode, and events.
+//! State that a node's actors publish for readers on any thread: committed end, mode, and events.
 
 use crate::{
     handle::events::EventHub,
@@ -12,13 +12,13 @@ pub(crate) struct Shared {
     committed: watch::Sender<Option<Offset>>,
     mode: watch::Sender<Mode>,
     events: EventHub,
-    /// How often the coordinator woke up.
+    /// The number of times that the coordinator woke up.
     #[cfg(test)]
     wake_ups: std::sync::atomic::AtomicU64,
 }
 
 impl Shared {
-    /// Of the node of this name; a master has secondaries.
+    /// Creates the state of the node of this name; only a master has secondaries.
     pub(crate) fn new(node: NodeName, secondaries: Vec<NodeName>) -> Shared {
         Shared {
             committed: watch::Sender::new(None),

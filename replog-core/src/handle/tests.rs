@@ -1,4 +1,4 @@
-//! Whole clusters in one process: real actors, real writer threads, memory for disks.
+//! Tests of entire clusters in one process: real actors, real writer threads, in-memory disks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,16 +13,16 @@ use crate::{
     views::{MasterHealth, WaitReason},
 };
 
-/// How long anything here may take before a test fails.
+/// The time limit for each step before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A cluster of which any node can be stopped and started again on its disk.
+/// A cluster in which any node can be stopped and restarted on its disk.
 pub(super) struct Cluster {
     pub(super) network: LocalNetwork,
     pub(super) config: MasterConfig,
     master_disk: MemoryStorage,
     disks: Vec<MemoryStorage>,
-    /// Whether secondaries keep their logs as the master does.
+    /// True if secondaries use the master's log settings.
     small_segments: bool,
 }
 
@@ -76,7 +76,7 @@ impl Cluster {
         secondary.stop().await;
     }
 
-    /// Everything started, and writable.
+    /// Starts all nodes and waits until the master is writable.
     pub(super) async fn start_all(&self) -> (Master, Vec<Secondary>) {
         let mut secondaries = Vec::new();
         for number in 0..self.disks.len() {
@@ -102,7 +102,7 @@ pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
         .expect("in time")
 }
 
-/// Looks until the master's health is as wanted.
+/// Polls until the master's health is as wanted.
 pub(super) async fn until(master: &Master, wanted: impl Fn(&MasterHealth) -> bool) -> MasterHealth {
     let looked = async {
         let mut tick = tokio::time::interval(Duration::from_millis(2));
@@ -133,7 +133,7 @@ pub(super) async fn payloads(reader: &crate::Reader) -> Vec<String> {
     all
 }
 
-/// Appends these numbers, one after the other, each held by so many nodes.
+/// Appends these numbers one after the other, each held by `nodes` nodes.
 async fn append_numbers(master: &Master, numbers: std::ops::Range<u64>, nodes: u64) {
     for number in numbers {
         within(master.append(number.to_string(), concern(nodes)))
@@ -198,7 +198,7 @@ async fn ten_thousand_waiting_appends_cost_the_others_no_wake_up() {
         }
         wake_ups.push((master.wake_ups() - before) / appends);
     }
-    // Inbox, written, durable; and from each link a few reports: none of it grows with the crowd.
+    // Inbox, written, durable; and a few reports from each link: none of it grows with the number of waiting appends.
     assert!(
         wake_ups.iter().all(|per_append| *per_append <= 12),
         "{wake_ups:?}"
@@ -211,7 +211,7 @@ async fn ten_thousand_waiting_appends_cost_the_others_no_wake_up() {
 }
 
 #[tokio::test]
-async fn every_node_restarts_and_nothing_is_lost_or_doubled() {
+async fn every_node_restarts_and_nothing_is_lost_or_duplicated() {
     let cluster = Cluster::new(2);
     let mut expected = Vec::new();
     let mut epochs = Vec::new();
@@ -242,7 +242,7 @@ async fn every_node_restarts_and_nothing_is_lost_or_doubled() {
 }
 
 #[tokio::test]
-async fn a_secondary_that_was_emptied_is_filled_again_and_counts_only_then() {
+async fn a_wiped_secondary_is_refilled_and_counts_only_then() {
     let mut cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     append_numbers(&master, 0..50, 3).await;
@@ -319,7 +319,7 @@ async fn without_a_quorum_appends_are_refused_and_waiting_ones_go_on_waiting() {
 }
 
 #[tokio::test]
-async fn faults_before_and_after_storing_lose_nothing_and_double_nothing() {
+async fn faults_before_and_after_storing_lose_nothing_and_duplicate_nothing() {
     let cluster = Cluster::new(2);
     let mut settings = FaultSettings::default();
     (settings.error_before_append, settings.error_after_append) = (0.3, 0.5);
@@ -357,7 +357,7 @@ async fn faults_before_and_after_storing_lose_nothing_and_double_nothing() {
 }
 
 #[tokio::test]
-async fn a_time_out_answers_that_the_message_is_kept_and_the_concern_not_met() {
+async fn a_timeout_answers_that_the_message_is_kept_and_the_concern_not_met() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     cluster.stop_secondary(&secondaries[0]).await;
@@ -373,7 +373,7 @@ async fn a_time_out_answers_that_the_message_is_kept_and_the_concern_not_met() {
 }
 
 #[tokio::test]
-async fn a_stopping_master_tells_those_who_wait_that_nothing_is_known() {
+async fn a_stopping_master_answers_waiting_appends_with_unknown() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     cluster.stop_secondary(&secondaries[0]).await;
@@ -426,12 +426,12 @@ async fn a_directory_serves_one_node_of_one_cluster_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
+async fn a_replaced_master_that_returns_is_fenced_and_takes_no_appends() {
     let mut cluster = Cluster::new(2);
     let (old, _secondaries) = cluster.start_all().await;
     within(old.append("before", concern(3))).await.unwrap();
     let old_disk = std::mem::replace(&mut cluster.master_disk, MemoryStorage::new());
-    // A blank directory deposes nobody whom the others hear.
+    // A blank directory does not depose a master that the others are in contact with.
     let waiting = cluster.start_master().await;
     let has_told = |health: &MasterHealth| {
         let recovery = health.recovery.as_ref();
@@ -440,7 +440,7 @@ async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
     until(&waiting, has_told).await;
     within(old.append("goes on", concern(3))).await.unwrap();
     waiting.stop().await;
-    // Told to, it takes the office while the old process still lives.
+    // With take-over set, it becomes leader while the old process still runs.
     cluster.config.take_over = TakeOver::AtOnce;
     let new = cluster.start_master().await;
     within(new.wait_until_writable()).await.unwrap();
@@ -452,14 +452,14 @@ async fn a_replaced_master_that_comes_back_is_fenced_and_takes_nothing() {
     let refused = within(old.append("late", concern(1))).await.unwrap_err();
     assert_eq!(refused.outcome(), Outcome::NotAppended);
     old.stop().await;
-    // Nor does its restart take the office back.
+    // Nor does its restart regain leadership.
     cluster.master_disk = old_disk;
     let again = cluster.start_master().await;
     let health = until(&again, |health| {
         health.mode_reason == Some(ModeReason::Fenced)
     })
     .await;
-    // It tells of the log that it shows, and nothing of nodes that it asks no more.
+    // It reports the log that it shows, and nothing about nodes that it no longer asks.
     assert_eq!(payloads(&again.reader()).await, ["before", "goes on"]);
     assert_eq!(health.log.next, Offset(2));
     let later = cluster.config.timing.unhealthy_after;
@@ -480,7 +480,7 @@ mod full_disks;
 mod strangers;
 
 #[tokio::test]
-async fn a_handle_that_is_dropped_stops_its_node_and_gives_the_directory_back() {
+async fn dropping_a_handle_stops_its_node_and_releases_the_directory() {
     let cluster = Cluster::new(1);
     let (master, secondaries) = cluster.start_all().await;
     drop((master, secondaries));

@@ -1,14 +1,13 @@
-//! A look at a node's whole directory from outside: what is damaged, what is torn, what is left over.
+//! Offline check of a node's whole directory: damage, torn tails and leftovers.
 //!
-//! Owns what is told of a directory, and reads every byte of its log to tell it. Changes nothing,
-//! starts nothing, mends nothing. Keeps rule 10: damage is reported wherever it lies, where a node
-//! would meet it only when it reads there, and what a torn tail is follows the same mark as at a
-//! start. Memory does not grow with the log (rule 11).
+//! Owns the report on a directory, and reads every byte of its log for it. Changes nothing, starts nothing, repairs
+//! nothing. Keeps rule 10: damage is reported wherever it is, while a node would meet it only when it reads there,
+//! and a torn tail is defined by the same mark as at a start. Memory does not grow with the log (rule 11).
 //!
-//! | class | what it means | the node |
+//! | class | meaning | the node |
 //! | --- | --- | --- |
 //! | damage | a file or a record that was synced is not as it was written, or is missing | does not serve it |
-//! | torn tail | what a crash left behind the mark | cuts it away at its next start |
+//! | torn tail | left after the mark by a crash | cuts it away at its next start |
 //! | note | leftovers, and files that can be made again | loses nothing by it |
 
 use std::{fmt, io};
@@ -34,18 +33,17 @@ use crate::{
 
 mod segments;
 
-/// Reads all that a node keeps in `storage` and tells what is there, and what is wrong with it.
+/// Reads everything that a node keeps in `storage` and reports its content and its defects.
 ///
-/// Takes the directory's lock for as long as it reads, so that no node starts meanwhile, and writes
-/// nothing. Files on disk are best opened by
-/// [`FileStorage::open_read_only`](crate::storage::FileStorage::open_read_only), which makes no lock
-/// file either.
+/// Holds the directory's lock while it reads, so that no node starts meanwhile, and writes nothing. Files on disk
+/// are best opened with [`FileStorage::open_read_only`](crate::storage::FileStorage::open_read_only), which does
+/// not create a lock file either.
 ///
 /// # Errors
 ///
-/// [`CheckError::Locked`] while a node runs in it, [`CheckError::NoNode`] where none ever did,
-/// [`CheckError::Io`] when a directory cannot be listed or the lock not be asked for. A file that
-/// cannot be read is no error but a finding.
+/// [`CheckError::Locked`] while a node runs in it, [`CheckError::NoNode`] where none ever did, [`CheckError::Io`]
+/// when a directory cannot be listed or the lock cannot be requested. A file that cannot be read is not an error
+/// but a finding.
 pub fn directory(storage: &dyn Storage) -> Result<Report, CheckError> {
     let _lock = storage.lock().map_err(|source| refused("lock", source))?;
     let names = list(storage, "")?;
@@ -60,7 +58,7 @@ pub fn directory(storage: &dyn Storage) -> Result<Report, CheckError> {
         return Err(CheckError::NoNode);
     }
     let meta = Meta::load(storage);
-    // Also where the node knows how far a damaged log went: without a mark it does not any more.
+    // Also where the node knows how far a damaged log went: without a mark it no longer does.
     let needs_mark =
         |meta: &Meta| meta.log_epoch.is_some() || meta.last_whole.is_some() && meta.is_masters();
     let needs_mark = matches!(&meta, Ok(Some(meta)) if needs_mark(meta));
@@ -77,9 +75,9 @@ pub fn directory(storage: &dyn Storage) -> Result<Report, CheckError> {
     Ok(report)
 }
 
-/// Says whose directory it is, by its meta file alone; `None` where no node has run in it.
+/// Returns the owner of a directory, from its meta file alone; `None` if no node has run in it.
 ///
-/// Reads one small file and takes no lock: a node may run in it.
+/// Reads one small file and takes no lock: a node may be running in it.
 ///
 /// # Errors
 ///
@@ -97,62 +95,62 @@ pub fn owner(storage: &dyn Storage) -> Result<Option<DirectoryOwner>, OpenError>
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DirectoryOwner {
-    /// Its name.
+    /// Name of the node.
     pub name: NodeName,
-    /// The cluster that it belongs to; `None` where it never joined one.
+    /// Cluster that the node belongs to; `None` if it never joined one.
     pub cluster_id: Option<ClusterId>,
-    /// Whether the last epoch that it promised was its own: as a master it led that epoch, or tried to.
+    /// `true` if the last epoch that it promised was its own: as a master it led that epoch, or tried to.
     pub was_master: bool,
 }
 
-/// What a directory holds.
+/// Content of a node's directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// Whose directory it is; absent where that cannot be read.
+    /// Name of the node; absent where it cannot be read.
     pub name: Option<NodeName>,
-    /// The cluster that the node belongs to; absent on one that never joined.
+    /// Cluster that the node belongs to; absent if it never joined one.
     pub cluster_id: Option<ClusterId>,
     /// The newest epoch with whose master the log agrees.
     pub log_epoch: Option<Epoch>,
-    /// Whether it has one: a node that is not intact counts for nothing until it is refilled.
+    /// `true` if it has a log epoch: a node that is not intact counts for nothing until it is refilled.
     pub intact: bool,
-    /// Segment files.
+    /// Number of segment files.
     pub segments: u64,
-    /// Records that can be read.
+    /// Number of records that can be read.
     pub records: u64,
     /// Bytes of the segment files.
     pub bytes: u64,
     /// The offset after the last record that can be read.
     pub end: Offset,
-    /// Everything below is known to be synced. Absent where the mark is missing or unreadable.
+    /// Everything below this offset is known to be synced. Absent if the mark is missing or unreadable.
     pub mark: Option<Offset>,
-    /// How many findings there are of each class.
+    /// Number of findings of each class.
     pub counts: Counts,
     /// The findings, file by file: the first [`FINDINGS_MAX`] of each class.
     pub findings: Vec<Finding>,
 }
 
-/// How many findings there are.
+/// Number of findings of each class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Of class [`Class::Damage`].
+    /// Findings of class [`Class::Damage`].
     pub damage: u64,
-    /// Of class [`Class::TornTail`].
+    /// Findings of class [`Class::TornTail`].
     pub torn_tail: u64,
-    /// Of class [`Class::Note`].
+    /// Findings of class [`Class::Note`].
     pub note: u64,
 }
 
 impl Report {
-    /// Whether anything was found that a node does not serve.
+    /// Returns `true` if anything was found that a node does not serve.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.counts.damage > 0
     }
 
-    /// Findings that are not listed, since there are too many.
+    /// Returns the number of findings that are not listed because there are too many.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         let Counts {
@@ -175,42 +173,41 @@ impl Report {
         }
     }
 
-    /// Adds what is said of a whole file.
+    /// Adds a finding about a whole file.
     fn add_file(&mut self, class: Class, path: &str, what: impl Into<String>) {
         self.add(Finding::of_file(class, path, what));
     }
 }
 
-/// One thing that is not as it should be.
+/// One defect or irregularity.
 ///
-/// Its text is one line: `FILE at byte N, offset O: what`, as much of it as there is.
+/// Displayed as one line: `FILE at byte N, offset O: what`, with the parts that are known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
-    /// What it means for the node.
+    /// Severity for the node.
     pub class: Class,
-    /// The file, below the node's directory.
+    /// Path of the file, below the node's directory.
     pub path: String,
-    /// Where in the file; absent where it is the whole file.
+    /// Position in the file; absent if the whole file is meant.
     pub position: Option<u64>,
-    /// The first offset that it concerns.
+    /// The first offset affected.
     pub offset: Option<Offset>,
-    /// The first offset behind `offset` that can be read again, where that is known: the records
-    /// between cannot.
+    /// The first offset after `offset` that can be read again, if known: the records between cannot be read.
     pub until: Option<Offset>,
-    /// Bytes of a torn tail, up to the last one that is not zero.
+    /// Bytes of a torn tail, up to its last byte that is not zero.
     pub torn_bytes: Option<u64>,
-    /// What is wrong, for people.
+    /// Description of the problem, for people.
     pub what: String,
 }
 
-/// What a finding means for the node.
+/// Severity of a finding for the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// Something that was synced is not as it was written, or is missing: the node does not serve it.
+    /// Synced data is not as it was written, or is missing: the node does not serve it.
     Damage,
-    /// A crash left it above the mark: the next start cuts it away, and nothing was promised of it.
+    /// Data that a crash left above the mark: the next start cuts it away, and none of it was promised.
     TornTail,
     /// A leftover, or a file that can be made again.
     Note,
@@ -239,19 +236,19 @@ impl Finding {
         }
     }
 
-    /// The same at a place of the file: offset and byte.
+    /// Adds the place in the file: offset and byte.
     fn at(mut self, (offset, position): (Offset, u64)) -> Finding {
         (self.offset, self.position) = (Some(offset), Some(position));
         self
     }
 
-    /// The same from an offset on that no byte belongs to.
+    /// Adds the first offset affected, to which no byte of the file belongs.
     fn at_offset(mut self, offset: Offset) -> Finding {
         self.offset = Some(offset);
         self
     }
 
-    /// The same for the records from its offset up to `until`, where there are any.
+    /// Extends the finding to the records from its offset up to `until`, if there are any.
     fn up_to(mut self, until: Offset) -> Finding {
         self.until = Some(until).filter(|until| self.offset.is_some_and(|from| from < *until));
         self
@@ -278,18 +275,19 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Whose segments are expected.
+/// Expected owner of the segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
-    /// Those of this cluster.
+    /// This cluster.
     Cluster(ClusterId),
-    /// None at all: the node never joined one.
+    /// No cluster: the node never joined one.
     Nobody,
-    /// Meta does not say.
+    /// Unknown: the meta file does not say.
     Unknown,
 }
 
-/// Without a mark, a log that passes for whole does not any more: a start of its node takes that back.
+/// Reads the mark. Without one, a log that counts as intact no longer does: the next start of its node takes that
+/// back.
 fn look_at_mark(
     storage: &dyn Storage,
     report: &mut Report,
@@ -305,7 +303,7 @@ fn look_at_mark(
     report.mark = mark.map(|mark| mark.end);
     if mark.is_none() {
         let what = if is_there {
-            "it cannot be made out"
+            "it is unreadable"
         } else {
             "it is missing"
         };
@@ -330,7 +328,7 @@ fn look_at_meta(
     let meta = match meta {
         Ok(Some(meta)) => meta,
         Ok(None) if log_is_empty => {
-            let what = "it is missing: no start of a node got as far as that here";
+            let what = "it is missing: no start of a node has got as far as writing it";
             report.add_file(Class::Note, meta::PATH, what);
             return Owner::Nobody;
         }
@@ -357,8 +355,8 @@ fn look_at_meta(
     }
     if let Some(whole) = meta.last_whole {
         let what = format!(
-            "the log was whole up to {} in log epoch {}, before damage was found: the node counts for nothing \
-             until it is mended from another",
+            "the log was intact up to {} in log epoch {}, before damage was found: the node counts for nothing \
+             until it is repaired from another",
             whole.end, whole.log_epoch
         );
         report.add_file(Class::Note, meta::PATH, what);
@@ -369,7 +367,7 @@ fn look_at_meta(
     report.cluster_id.map_or(Owner::Nobody, Owner::Cluster)
 }
 
-/// The keys' snapshot is never the truth: whatever is wrong with it costs time alone.
+/// Checks the snapshot of the keys. It is never the source of truth: any error in it only costs time.
 fn look_at_keys(storage: &dyn Storage, report: &mut Report) {
     let wrong = match keys_file::load(storage) {
         Ok(None) => return,
@@ -394,10 +392,10 @@ fn look_at_leftovers(report: &mut Report, names: &[String]) {
     ];
     for name in names.iter().filter(|name| !known.contains(&name.as_str())) {
         let what = if name == PROBE_PATH {
-            "left by a node that looked for room on a full disk: the next start removes it"
+            "left by a node that probed a full disk for space: the next start removes it"
         } else if [meta::PATH_NEW, keys_file::PATH_NEW, unproven::PATH_NEW].contains(&name.as_str())
         {
-            "a save that was cut off: nothing relied on it, and the next one takes its place"
+            "an interrupted save: nothing relied on it, and the next one replaces it"
         } else {
             "it is not a node's file, and no node touches it"
         };

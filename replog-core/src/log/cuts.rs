@@ -1,13 +1,13 @@
-//! How far back a log was cut, since whatever moment one asks about.
+//! History of cuts: how far back a log was cut since any given moment.
 //!
-//! Owns a count and a short list. Never reads the log and never takes a lock. Whoever showed a part of the
-//! log remembers the count of that moment; later it asks how far back the log was cut since, however many
-//! cuts there were, and knows whether what it showed is still there. Keeps rules 2 and 11.
+//! Owns a count and a short list. Never reads the log and never takes a lock. A reader remembers the count at the
+//! moment when it showed a part of the log; later it asks how far back the log was cut since then, over all cuts,
+//! and so knows if what it showed is still there. Keeps rules 2 and 11.
 //!
-//! Of the ends that the log was cut to, the list keeps those below all later ones: to anyone, no other
-//! matters. They ascend, the oldest being the lowest, so that the answer is the first one behind the count that
-//! is asked about. A list of all who follow the log, with the lowest end of each, was left aside: it would
-//! grow with them, and a cut would go through it.
+//! Of the ends that the log was cut to, the list keeps only those below all later ones: no other matters to any
+//! reader. They ascend, oldest first, so that the answer is the first one after the given count. A list of all
+//! readers, each with the lowest end since its start, was rejected: it would grow with them, and every cut would
+//! walk it.
 
 use std::collections::VecDeque;
 
@@ -17,17 +17,17 @@ use crate::{limits::CUTS_KEPT, types::Offset};
 #[derive(Debug, Default)]
 pub(crate) struct Cuts {
     count: u64,
-    /// The how manyth cut it was, from 1, and the end that it left. Both ascend.
+    /// Number of the cut, from 1, and the end that it left. Both ascend.
     lowest: VecDeque<(u64, Offset)>,
 }
 
 impl Cuts {
-    /// How many there were.
+    /// Returns the number of cuts so far.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
-    /// The log was cut and ends at `to`.
+    /// Adds a cut, after which the log ends at `to`.
     pub(crate) fn on_cut(&mut self, to: Offset) {
         self.count += 1;
         while self.lowest.back().is_some_and(|(_, end)| *end >= to) {
@@ -38,20 +38,20 @@ impl Cuts {
             && let Some((_, oldest)) = self.lowest.pop_front()
             && let Some((_, end)) = self.lowest.front_mut()
         {
-            // The two oldest count as one, which went as far back as both: who saw the first of them is
-            // told of more than it missed, and nobody of less.
+            // The two oldest count as one, which went as far back as both: a reader that saw the first of them is
+            // told of more than it missed, and no reader of less.
             *end = oldest;
         }
     }
 
-    /// The lowest end that the log had since there were `count` cuts; `None` where it was not cut since.
-    /// Of very many it may be one that was lower and earlier.
+    /// Returns the lowest end that the log had since the given number of cuts; `None` if it was not cut since.
+    /// After very many cuts it may be the end of an earlier, lower cut.
     pub(crate) fn lowest_since(&self, count: u64) -> Option<Offset> {
         let first = self.lowest.partition_point(|(nth, _)| *nth <= count);
         self.lowest.get(first).map(|(_, end)| *end)
     }
 
-    /// Checks what always holds.
+    /// Checks the invariants.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         let pairs = self.lowest.iter().zip(self.lowest.iter().skip(1));
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_of_the_cuts_since_counts() {
+    fn the_lowest_cut_since_then_counts() {
         let table: [(&[u64], &[Option<u64>]); 5] = [
             (&[], &[None]),
             (&[7], &[Some(7), None]),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn of_very_many_cuts_the_newest_are_told_apart_and_none_is_missed() {
+    fn of_very_many_cuts_the_newest_are_kept_apart_and_none_is_missed() {
         let many = 3 * CUTS_KEPT as u64;
         let cuts = cuts(0..many);
         assert_eq!(cuts.lowest_since(0), Some(Offset(0)));
@@ -112,7 +112,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_cuts_are_known_as_if_all_were_kept(
+        fn any_cuts_give_the_same_answers_as_a_full_list(
             ends in prop::collection::vec(0..50_u64, 0..CUTS_KEPT),
         ) {
             let cuts = cuts(ends.iter().copied());

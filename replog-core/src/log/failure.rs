@@ -1,25 +1,25 @@
-//! What failed, told apart by what may be done next: a write that was refused, or anything else.
+//! Failures of the log, by what may be done next: a refused write, or anything else.
 //!
-//! A refused write leaves everything that was synced as it was, so the log can be mended and the
-//! same tried again: a disk that is full becomes one that is not. After a failed sync nobody
-//! knows what is on the disk, and asking again proves nothing: final. Whatever is not known to be
-//! a refused write is final. Keeps rule 10.
+//! A refused write leaves everything that was synced as it was, so the log can be repaired and the
+//! write retried: a full disk may get space again. After a failed sync the content of the disk is
+//! unknown, and another sync proves nothing: final. Any error that is not known to be a refused
+//! write is final. Keeps rule 10.
 
 use std::{fmt, io};
 
 use crate::types::DiskState;
 
-/// Why the writer's work was not done.
+/// Reason why the writer's work was not done.
 #[derive(Debug)]
 pub(crate) enum LogError {
-    /// The storage refused a write. What was synced before is as it was.
+    /// The storage refused a write. Everything synced before is as it was.
     Write(io::Error),
-    /// A sync failed, or something after which the files are not known to be in order.
+    /// A sync failed, or something else after which the files are not known to be in order.
     Final(io::Error),
 }
 
 impl LogError {
-    /// The same again, to be remembered.
+    /// Copies the error, to be remembered.
     pub(crate) fn again(&self) -> LogError {
         let copy = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
         match self {
@@ -28,10 +28,13 @@ impl LogError {
         }
     }
 
-    /// What is said to one who asks for more afterwards.
+    /// Returns the answer to any later request.
     pub(crate) fn refusal(&self) -> LogError {
         let more = |error: &io::Error| {
-            io::Error::new(error.kind(), format!("the log takes no more: {error}"))
+            io::Error::new(
+                error.kind(),
+                format!("the log accepts no more writes: {error}"),
+            )
         };
         match self {
             LogError::Write(error) => LogError::Write(more(error)),
@@ -39,7 +42,7 @@ impl LogError {
         }
     }
 
-    /// What kind of error it is.
+    /// Returns the kind of the error.
     #[cfg(test)]
     pub(crate) fn kind(&self) -> io::ErrorKind {
         match self {
@@ -48,7 +51,7 @@ impl LogError {
     }
 }
 
-/// What a storage says of its disk when it refuses a write: no room, or something else.
+/// Returns the state of the disk by the error of a refused write: full, or failed.
 pub(crate) fn disk_state(error: &io::Error) -> DiskState {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
@@ -58,7 +61,7 @@ pub(crate) fn disk_state(error: &io::Error) -> DiskState {
     }
 }
 
-/// What is not known to be a refused write is final.
+/// Any error not known to be a refused write is final.
 impl From<io::Error> for LogError {
     fn from(error: io::Error) -> LogError {
         LogError::Final(error)

@@ -1,26 +1,26 @@
 //! The write side of a log: opening, appending, syncing, truncating.
 //!
-//! Owns the order in which bytes reach the disk, which is what makes a start after any stop
-//! possible. After an error it does nothing any more. A failed sync is final; where only a write
-//! was refused, [`LogFiles::mend`] undoes what came of it. Keeps rules 2 and 10.
+//! Owns the order in which bytes reach the disk, which makes a start after any stop possible. After an error it
+//! does nothing any more. A failed sync is final; after a refused write, [`LogFiles::mend`] undoes the effects.
+//! Keeps rules 2 and 10.
 //!
-//! What opening rests on, and every change here keeps:
+//! Invariants that opening relies on, and every change here keeps:
 //!
-//! - A segment is synced to its end before the next one is made, whatever the sync policy is.
-//!   So only the last one can be torn, and only the last one is read at a start.
-//! - A header and the directory are synced before a record is written behind the header.
-//! - There is a mark, synced with its directory, before anything passes for whole: a log epoch without
-//!   one means that the log was damaged.
-//! - The mark is raised after a sync, and lowered and synced before a cut. Before a file is made
-//!   shorter in place it says so, and the next start believes that file only once it has copied it.
-//! - A segment without records is removed at a start, unless it is the first: where the next one
-//!   begins depends on the records alone, not on where a stop came.
+//! - A segment is synced to its end before the next one is created, whatever the sync policy. So only the last one
+//!   can be torn, and only the last one is read at a start.
+//! - A header and the directory are synced before a record is written after the header.
+//! - A mark is written and synced with its directory before a log counts as intact: a log epoch without a mark
+//!   means that the log was damaged.
+//! - The mark is raised after a sync, and lowered and synced before a cut. Before a file is truncated in place the
+//!   mark says so, and the next start trusts that file only once it has copied it.
+//! - A segment without records is removed at a start, unless it is the first: the beginning of the next one depends
+//!   on the records alone, not on the moment of a stop.
 //!
-//! What cannot be read below the mark is damage. Records between others that can be read are a
-//! hole: they stay as they are, and [`LogFiles::append`] fills the hole in place with the same
-//! records from another node (`holes.rs`). Where nothing readable follows, the log ends. What lies
-//! behind a segment that is missing, or cannot be opened, is moved aside as a whole. Whose log is
-//! damaged must know it before a byte is changed: [`open`] says so first.
+//! Unreadable records below the mark are damage. Between readable records they are a hole: they stay as they are,
+//! and [`LogFiles::append`] fills the hole in place with the same records from another node (`holes.rs`). If
+//! nothing readable follows, the log ends there. Segments after one that is missing, or cannot be opened, are moved
+//! to quarantine as a whole. The owner of a damaged log must know of the damage before a byte is changed: [`open`]
+//! reports it first.
 
 use std::{
     io::{self, IoSlice},
@@ -45,48 +45,48 @@ use crate::{
     types::{ClusterId, Offset, SyncPolicy},
 };
 
-/// Zeros are written ahead only of groups so short that at least as many find room in them.
+/// Zeros are preallocated only for groups so short that at least this many fit in them.
 const PREALLOCATED_GROUPS_MIN: u64 = 4;
 
-/// How a log is kept.
+/// Settings of a log.
 #[derive(Clone, Debug)]
 pub(crate) struct LogOptions {
     pub(crate) segment_bytes: u64,
     pub(crate) tail_bytes: usize,
-    /// Zeros ahead of the records, at most.
+    /// Most bytes of zeros ahead of the records.
     pub(crate) preallocate_bytes: u64,
     pub(crate) sync: SyncPolicy,
 }
 
-/// What a truncation took away.
+/// Effect of a truncation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
-    /// The new end of the log; where nothing was cut, its end as it was.
+    /// The new end of the log; if nothing was cut, its unchanged end.
     pub(crate) from: Offset,
-    /// Records that are gone.
+    /// Number of records that were cut.
     pub(crate) records: u64,
 }
 
-/// What came of a truncation.
+/// Outcome of a truncation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Truncation {
     /// The cut is durable.
     Cut(Cut),
-    /// Nothing was cut: the record at this offset cannot be read, which must be known first, or a log
-    /// that passes for intact would lose more than it is told to.
+    /// Nothing was cut: the record at this offset cannot be read. That must be known first, or a log that counts as
+    /// intact would lose more than it is told to.
     Damaged(Offset),
 }
 
-/// Where the last append of a log ends that is whole.
+/// End of the last complete append of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LastAppend {
-    /// At the log's end, unless that is inside an append.
+    /// The last complete append ends here: at the log's end, unless that is inside an append.
     Ends(Offset),
-    /// Not known: the record at this offset cannot be read.
+    /// Unknown: the record at this offset cannot be read.
     Damaged(Offset),
 }
 
-/// The files of a log, owned by the one that writes.
+/// The files of a log, owned by the writer.
 #[derive(Debug)]
 pub(crate) struct LogFiles {
     storage: Arc<dyn Storage>,
@@ -102,27 +102,27 @@ pub(crate) struct LogFiles {
     holes: Holes,
     /// Segments that were written to below the end.
     unproven: Unproven,
-    /// The segment that is being made: a leftover of it belongs to nobody.
+    /// The segment that is being created: a leftover of it belongs to nobody.
     half_made: Option<Offset>,
-    /// Why nothing is done any more.
+    /// Failure after which nothing is done any more.
     failure: Option<LogError>,
 }
 
-/// The segment that is written.
+/// The segment that is being written.
 #[derive(Debug)]
 struct Active {
     first: Offset,
     file: Arc<dyn StorageFile>,
-    /// Bytes written, the header included: where the next record goes.
+    /// Bytes written, including the header: the position of the next record.
     bytes: u64,
-    /// How long the file is: zeros follow what is written.
+    /// Length of the file: zeros follow the written bytes.
     size: u64,
     header_bytes: u64,
     number: u64,
 }
 
 impl Active {
-    /// Takes away what lies behind the last record, durably.
+    /// Truncates the file after the last record, durably.
     fn cut_to_written(&mut self) -> Result<(), LogError> {
         self.file.truncate(self.bytes).map_err(LogError::Write)?;
         self.file.sync()?;
@@ -132,11 +132,11 @@ impl Active {
 }
 
 impl LogFiles {
-    /// Names the cluster that new segments belong to; before it, nothing can be appended.
+    /// Sets the cluster that new segments belong to; before that, nothing can be appended.
     ///
     /// # Panics
     ///
-    /// When the log belongs to another one already.
+    /// If the log already belongs to another one.
     pub(crate) fn set_cluster(&mut self, cluster: ClusterId) {
         let before = self.cluster.replace(cluster);
         let same = before.is_none_or(|before| before == cluster);
@@ -147,23 +147,23 @@ impl LogFiles {
         self.view.set_cluster(cluster);
     }
 
-    /// The offset after the last written record.
+    /// Returns the offset after the last written record.
     pub(crate) fn end(&self) -> Offset {
         self.written_end
     }
 
-    /// The offset after the last record that this node holds under its sync policy.
+    /// Returns the offset after the last record that this node holds under its sync policy.
     pub(crate) fn durable_end(&self) -> Offset {
         self.view.durable_end()
     }
 
-    /// The end of what can be read from the beginning on, and is held.
+    /// Returns the end of the records that are held and can be read without a gap from the beginning.
     pub(crate) fn whole_end(&self) -> Offset {
         let held = self.held_end();
         self.holes.first().map_or(held, |hole| hole.min(held))
     }
 
-    /// The end of what is held, holes before it or not.
+    /// Returns the end of what is held, regardless of holes before it.
     fn held_end(&self) -> Offset {
         match self.options.sync.is_durable() {
             true => self.synced_end,
@@ -171,11 +171,11 @@ impl LogFiles {
         }
     }
 
-    /// Where the last append ends that is in the log as a whole.
+    /// Finds the end of the last complete append in the log.
     ///
     /// # Errors
     ///
-    /// The storage's, where older files must be read and cannot be.
+    /// The storage's, if older files must be read and cannot be.
     pub(crate) fn last_append(&mut self) -> Result<LastAppend, LogError> {
         self.attempt(|files| match files.view.whole_appends_end() {
             Ok(end) => Ok(LastAppend::Ends(end)),
@@ -184,55 +184,54 @@ impl LogFiles {
         })
     }
 
-    /// Whether everything written is synced.
+    /// Returns `true` if everything written is synced.
     pub(crate) fn is_synced(&self) -> bool {
         self.synced_end == self.written_end
     }
 
-    /// When a written record counts as held.
+    /// Returns the sync policy, which defines when a written record counts as held.
     pub(crate) fn sync_policy(&self) -> SyncPolicy {
         self.options.sync
     }
 
-    /// Writes batches that follow the written end, in order, with as few calls as there are
-    /// segments. A record that would make its segment longer than `segment_bytes` opens the
-    /// next, however the records were batched; a longer one has a segment for itself.
+    /// Writes batches that follow the written end, in order, with one call per segment. A record that would make
+    /// its segment longer than `segment_bytes` starts the next one, regardless of batching; a longer record gets a
+    /// segment of its own.
     ///
-    /// While the log has holes, and after, batches may also be of records below the end: those
-    /// that belong into a hole are written there, and those that are held are passed over.
+    /// Once the log has had holes, batches may also contain records below the end: those that belong into a hole
+    /// are written there, and those already held are skipped.
     ///
     /// # Errors
     ///
-    /// The storage's. Some of the records may be written; nothing is done here any more, after
-    /// [`LogError::Write`] until it is mended.
+    /// The storage's. Some of the records may have been written; nothing more is done here, after
+    /// [`LogError::Write`] until the log is mended.
     ///
     /// # Panics
     ///
-    /// When a batch does not follow, or no cluster is set.
+    /// If a batch does not follow, or no cluster is set.
     pub(crate) fn append(&mut self, batches: &[RecordBatch]) -> Result<(), LogError> {
         self.attempt(|files| files.try_append(batches))
     }
 
-    /// Makes all that is written durable, then writes the mark. Does nothing when nothing was
-    /// written since.
+    /// Makes everything written durable, then writes the mark. Does nothing if nothing was written since the last
+    /// sync.
     ///
     /// # Errors
     ///
-    /// The storage's. A failed sync is final: what was not durable before is not known to be, and
-    /// nothing is done here any more.
+    /// The storage's. A failed sync is final: records that were not durable before are not known to be, and nothing
+    /// more is done here.
     pub(crate) fn sync(&mut self) -> Result<(), LogError> {
         self.attempt(LogFiles::try_sync)
     }
 
-    /// Cuts the log back to `to`: mark lowered and synced, newest segment first, directory
-    /// synced. When it returns, the cut and every record below `to` are durable. A `to` at or
-    /// beyond the end cuts nothing and syncs nothing; where damage is found on the way that nobody
-    /// knows of, nothing is cut either.
+    /// Cuts the log back to `to`: mark lowered and synced, newest segment first, directory synced. When it returns,
+    /// the cut and every record below `to` are durable. A `to` at or beyond the end cuts nothing and syncs nothing;
+    /// if unknown damage is found on the way, nothing is cut either.
     ///
     /// # Errors
     ///
-    /// The storage's; nothing is done here any more. All of them are final but one: when the mark
-    /// cannot be lowered, nothing was cut and the log can be mended.
+    /// The storage's; nothing more is done here. All of them are final but one: if the mark cannot be lowered,
+    /// nothing was cut and the log can be mended.
     pub(crate) fn truncate(&mut self, to: Offset) -> Result<Truncation, LogError> {
         self.attempt(|files| files.try_truncate(to))
     }
@@ -241,7 +240,7 @@ impl LogFiles {
     ///
     /// # Errors
     ///
-    /// Where one of them is known to be gone. Final: what is written from then on is found by no start.
+    /// If one of them is known to be gone. Final: no start finds anything that is written from then on.
     pub(crate) fn check_place(&mut self) -> Result<(), LogError> {
         self.attempt(|files| {
             files.storage.check_place()?;
@@ -253,11 +252,11 @@ impl LogFiles {
         })
     }
 
-    /// Syncs and leaves a mark that says the stop was clean. Nothing can be done afterwards.
+    /// Syncs and leaves a mark that records a clean stop. Nothing can be done afterwards.
     ///
     /// # Errors
     ///
-    /// The storage's: then the stop was not clean.
+    /// The storage's: the stop was then not clean.
     pub(crate) fn close(&mut self) -> Result<(), LogError> {
         self.attempt(|files| {
             files.try_sync()?;
@@ -271,7 +270,7 @@ impl LogFiles {
         Ok(())
     }
 
-    /// Does something unless anything failed before, and remembers a failure.
+    /// Runs an operation unless anything failed before, and remembers a failure.
     fn attempt<T>(
         &mut self,
         what: impl FnOnce(&mut LogFiles) -> Result<T, LogError>,
@@ -332,7 +331,7 @@ impl LogFiles {
         self.write(&group)
     }
 
-    /// The end of those `records` that belong into the last segment, behind `queued_bytes`.
+    /// Returns the end of those `records` that fit into the last segment, after `queued_bytes`.
     fn fitting_end(&self, records: &RecordBatch, queued_bytes: u64) -> Offset {
         let active = self.active.as_ref().expect("a segment was started");
         let used = active.bytes + queued_bytes;
@@ -353,7 +352,7 @@ impl LogFiles {
         until
     }
 
-    /// Writes a group that fits into the last segment, and tells the view.
+    /// Writes a group that fits into the last segment, and updates the view.
     fn write(&mut self, group: &[RecordBatch]) -> Result<(), LogError> {
         let Some(last) = group.last() else {
             return Ok(());
@@ -365,7 +364,7 @@ impl LogFiles {
             .collect();
         let group_bytes = parts.iter().map(|part| part.len() as u64).sum::<u64>();
         let end = active.bytes + group_bytes;
-        // A long group pays for its own length.
+        // A long group is not preallocated for: its sync pays for the change of length.
         let ahead = self.options.preallocate_bytes;
         if end > active.size && group_bytes <= ahead / PREALLOCATED_GROUPS_MIN {
             let segment_end = self.options.segment_bytes.max(end);
@@ -384,9 +383,12 @@ impl LogFiles {
         Ok(())
     }
 
-    /// Makes the segment that begins at the written end. All before it is synced.
+    /// Creates the segment that begins at the written end. Everything before it is synced.
     fn start_segment(&mut self) -> Result<(), LogError> {
-        assert!(self.is_synced(), "a segment is left before it is synced");
+        assert!(
+            self.is_synced(),
+            "the segment is not synced, and the next one is started"
+        );
         self.trim()?;
         let first = self.written_end;
         let cluster = self
@@ -423,8 +425,8 @@ impl LogFiles {
         Ok(())
     }
 
-    /// Takes the zeros behind the last record away. All before them is synced, and nothing is written
-    /// there any more: whether a power cut brings them back makes no difference.
+    /// Truncates the zeros after the last record. Everything before them is synced, and nothing more is written
+    /// there: it makes no difference if a power cut brings them back.
     fn trim(&mut self) -> Result<(), LogError> {
         if let Some(active) = &mut self.active
             && active.size > active.bytes
@@ -441,10 +443,10 @@ impl LogFiles {
         let active = self
             .active
             .as_ref()
-            .expect("what was written is in a segment");
+            .expect("written records are in a segment");
         active.file.sync()?;
         self.synced_end = self.written_end;
-        // The mark may lag: these records are durable whether or not it can be written.
+        // The mark may lag: these records are durable even if it cannot be written.
         self.view.synced(self.synced_end);
         self.mark
             .write(Mark {
@@ -455,7 +457,7 @@ impl LogFiles {
     }
 
     fn try_truncate(&mut self, to: Offset) -> Result<Truncation, LogError> {
-        // Nobody knows where a record in a hole begins: the hole goes as a whole.
+        // The position of a record in a hole is unknown: the hole is cut as a whole.
         let to = self.holes.cut_at(to);
         if to >= self.written_end {
             return Ok(Truncation::Cut(Cut {
@@ -463,7 +465,7 @@ impl LogFiles {
                 records: 0,
             }));
         }
-        // The segment that ends the log then. One that begins at `to` would be empty, and goes.
+        // The segment that then ends the log. One that begins at `to` would be empty, and is removed.
         let firsts = self.view.segment_firsts();
         let last = firsts
             .partition_point(|first| *first < to)
@@ -500,7 +502,7 @@ impl LogFiles {
         self.publish_holes();
         for first in removed.iter().rev() {
             self.storage.remove(&segment::path(*first))?;
-            // Each by itself: a power cut must not bring back a newer one without an older.
+            // Each separately: a power cut must not bring back a newer one without an older one.
             self.storage.sync_dir(DIR)?;
         }
         file.truncate(bytes)?;

@@ -1,19 +1,19 @@
-//! The file `keys`: a snapshot of the keys that a log has, left by a clean stop.
+//! The file `keys`: a snapshot of the keys in the log, written by a clean stop.
 //!
-//! Owns how the file is replaced, not what is in it. The log can always give the same, so that a
-//! missing or unreadable file costs time at the next start and nothing else.
+//! Owns the replacement of the file, not its content. The same can always be read from the log, so
+//! a missing or unreadable file only costs time at the next start.
 
 use std::io;
 
 use super::replace::replace;
 use crate::storage::{Storage, read_file};
 
-/// The file.
+/// Path of the file.
 pub(super) const PATH: &str = "keys";
-/// Where the next one is written before it takes the place of the file.
+/// Path of the next version, until it replaces the file.
 pub(super) const PATH_NEW: &str = "keys.new";
 
-/// Reads the file; `None` where there is none.
+/// Reads the file; `None` if there is none.
 pub(crate) fn load(storage: &dyn Storage) -> io::Result<Option<Vec<u8>>> {
     read_file(storage, PATH)
 }
@@ -22,11 +22,11 @@ pub(crate) fn load(storage: &dyn Storage) -> io::Result<Option<Vec<u8>>> {
 ///
 /// # Errors
 ///
-/// What the storage says. The file before it is still there then.
+/// The storage's. The old file is then still there.
 pub(crate) fn save(storage: &dyn Storage, bytes: &[u8]) -> io::Result<()> {
     let written = replace(storage, PATH, PATH_NEW, bytes).map_err(io::Error::from);
     if written.is_err() {
-        // It may have filled the disk, and nobody will ever read it.
+        // It may have filled the disk, and nothing will ever read it.
         let _ = storage.remove(PATH_NEW);
     }
     written
@@ -41,7 +41,7 @@ mod tests {
     };
 
     #[test]
-    fn what_was_saved_last_is_what_is_loaded() {
+    fn the_last_save_is_loaded() {
         let storage = MemoryStorage::new();
         assert_eq!(load(&storage).unwrap(), None);
         for bytes in [&b"first"[..], b"", b"third"] {
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_save_that_fails_leaves_the_file_before_it_or_the_new_one() {
+    fn a_failed_save_leaves_the_old_file_or_the_new_one() {
         for step in 0.. {
             let storage = FaultyStorage::new();
             save(&storage, b"before").unwrap();

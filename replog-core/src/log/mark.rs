@@ -1,22 +1,21 @@
-//! The mark: how far the log is known to be synced.
+//! The mark: the end up to which the log is known to be synced.
 //!
-//! Owns the file `mark` beside the log. It is written after each sync of the log and not synced
-//! itself, so it may lag and never leads; before a cut it is lowered and synced. What is bad
-//! below it is damage, what is bad above it is a torn tail: rule 10 rests on it.
+//! Owns the file `mark` next to the log. It is written after each sync of the log and not synced itself, so it may
+//! lag and never leads; before a cut it is lowered and synced. A bad record below it is damage, above it a torn
+//! tail: rule 10 rests on it.
 //!
-//! Before a file is made shorter in place the mark says that too. Where the sync of that file fails, the
-//! file is shorter in the cache alone: the next start would believe the cache, and a power cut bring
-//! back what was cut.
+//! Before a file is truncated in place, the mark records that too. If the sync of that file fails, the file is
+//! shorter in the cache only: the next start would trust the cache, and a power cut could bring back what was cut.
 //!
-//! All integers are little-endian. The file is shorter than a sector and is written by one call,
-//! so that a disk has the old one or the new one.
+//! All integers are little-endian. The file is shorter than a sector and is written by one call, so that a disk
+//! holds either the old one or the new one.
 //!
 //! | at | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 4 | `RLMK` |
 //! | 4 | 4 | version, 1 |
 //! | 8 | 8 | end: the offset after the last record that is known to be synced |
-//! | 16 | 4 | 0 while records are written, 1 after a clean stop, 2 while the last segment is made shorter |
+//! | 16 | 4 | 0 while records are written, 1 after a clean stop, 2 while the last segment is truncated |
 //! | 20 | 4 | CRC-32C over all before |
 
 use std::{io, sync::Arc};
@@ -27,34 +26,34 @@ use crate::{
     types::Offset,
 };
 
-/// The file.
+/// Path of the file.
 pub(crate) const PATH: &str = "mark";
 
 const MAGIC: [u8; 4] = *b"RLMK";
 const VERSION: u32 = 1;
 pub(crate) const BYTES: usize = 24;
 
-/// What the file says.
+/// Content of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
-    /// Everything below is synced.
+    /// Everything below this offset is synced.
     pub(crate) end: Offset,
     pub(crate) state: MarkState,
 }
 
-/// What was being done when a mark was left.
+/// State of the log when the mark was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MarkState {
-    /// Records were written, or nothing was.
+    /// Records were being written, or nothing was.
     Open,
-    /// The stop was a clean one. A hint for people: it survives in the file until the next mark does.
+    /// The log was stopped cleanly. A hint for people: it stays in the file until the next mark is written.
     Clean,
-    /// The last segment was made shorter in place: the next start proves its length with a copy.
+    /// The last segment was being truncated in place: the next start proves its length by copying it.
     Cutting,
 }
 
 impl MarkState {
-    /// What stands in the file.
+    /// Returns the number that is stored in the file.
     fn number(self) -> u32 {
         match self {
             MarkState::Open => 0,
@@ -65,16 +64,16 @@ impl MarkState {
 }
 
 impl Mark {
-    /// Reads the mark; `None` where it is missing or cannot be made out.
+    /// Reads the mark; `None` if it is missing or unreadable.
     ///
     /// # Errors
     ///
-    /// What the storage says, a missing file aside.
+    /// The storage's, except for a missing file.
     pub(crate) fn load(storage: &dyn Storage) -> io::Result<Option<Mark>> {
         Ok(read_file(storage, PATH)?.and_then(|bytes| Mark::decode(&bytes)))
     }
 
-    /// The bytes of the file.
+    /// Encodes the content of the file.
     pub(crate) fn encode(self) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
         bytes[..4].copy_from_slice(&MAGIC);
@@ -86,7 +85,7 @@ impl Mark {
         bytes
     }
 
-    /// What the file says; `None` where it cannot be made out.
+    /// Decodes the content of the file; `None` if it is unreadable.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Mark> {
         let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
         let end = u64::from_le_bytes(bytes[8..16].try_into().ok()?);
@@ -98,44 +97,44 @@ impl Mark {
         };
         let end = Offset(end);
         let mark = Mark { end, state };
-        // What is not exactly what would be written is not understood, newer versions included.
+        // Anything that differs from what would be written is not understood, newer versions included.
         (mark.encode() == *bytes).then_some(mark)
     }
 }
 
-/// The open file, owned by the one that writes the log.
+/// The open file, owned by the writer of the log.
 #[derive(Debug)]
 pub(crate) struct MarkFile {
     file: Arc<dyn StorageFile>,
 }
 
 impl MarkFile {
-    /// Opens the file, or makes it.
+    /// Opens the file, or creates it.
     pub(crate) fn open(storage: &dyn Storage) -> io::Result<MarkFile> {
         Ok(MarkFile {
             file: storage.open(PATH, OpenHow::Create)?,
         })
     }
 
-    /// Writes a mark. A power cut may bring back the one before: for raising only.
+    /// Writes a mark without a sync. A power cut may bring back the old one: for raising only.
     pub(crate) fn write(&self, mark: Mark) -> io::Result<()> {
         self.file.write_at(0, &mark.encode())
     }
 
-    /// Checks that it is still in the directory.
+    /// Checks that the file is still in the directory.
     ///
     /// # Errors
     ///
-    /// Where it is known to be gone.
+    /// If it is known to be gone.
     pub(crate) fn check_place(&self) -> io::Result<()> {
         self.file.check_place(PATH)
     }
 
-    /// Writes a mark and syncs it: for lowering, for what a start must know, and for the last one.
+    /// Writes a mark and syncs it: for lowering, for anything that a start must know, and for the last mark.
     ///
     /// # Errors
     ///
-    /// [`LogError::Write`] while nothing but the mark itself may have suffered.
+    /// [`LogError::Write`] as long as nothing but the mark itself may have been affected.
     pub(crate) fn write_synced(&self, mark: Mark) -> Result<(), LogError> {
         if self.file.size()? != BYTES as u64 {
             self.file.truncate(0).map_err(LogError::Write)?;
@@ -152,7 +151,7 @@ mod tests {
     use crate::storage::MemoryStorage;
 
     #[test]
-    fn the_file_is_byte_for_byte_this() {
+    fn the_file_format_is_fixed_byte_for_byte() {
         let mark = Mark {
             end: Offset(0x0102_0304_0506_0708),
             state: MarkState::Clean,
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_mark_is_the_one_that_is_read() {
+    fn the_newest_mark_is_read() {
         let storage = MemoryStorage::new();
         assert_eq!(Mark::load(&storage).unwrap(), None);
         let file = MarkFile::open(&storage).unwrap();
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn any_changed_or_missing_byte_makes_it_unreadable() {
+    fn any_changed_or_missing_byte_makes_the_mark_unreadable() {
         let good = Mark {
             end: Offset(1234),
             state: MarkState::Open,

@@ -1,8 +1,7 @@
-//! `meta.json`: who a node is and what it has promised, synced before anything that relies on
-//! it is sent.
+//! `meta.json`: a node's identity and its promises, synced before any message that relies on it is sent.
 //!
-//! Owns the file and its checks. Written to a new file, synced, renamed, directory synced; the
-//! same on every kind of node. Keeps rules 5 and 9.
+//! Owns the file and its checks. Written to a new file, synced, renamed, directory synced; the same on every kind
+//! of node. Keeps rules 5 and 9.
 //!
 //! The file is JSON for people to read, not to edit:
 //!
@@ -22,47 +21,47 @@ use crate::{
     types::{ClusterId, Epoch, InstanceId, LastWhole, NodeName, Offset},
 };
 
-/// The file.
+/// Path of the file.
 pub(super) const PATH: &str = "meta.json";
-/// Where the next one is written before it takes the place of the file. A leftover says that a
-/// save was cut off: nothing relied on it, so it is written over.
+/// Path of the next version, until it replaces the file. A leftover means that a save was cut off: nothing relied
+/// on it, so it is overwritten.
 pub(super) const PATH_NEW: &str = "meta.json.new";
-/// The version that is written, and the newest that is read.
+/// The version that is written, and the newest that can be read.
 const FORMAT: u64 = 1;
 
-/// What a node must remember across restarts beside its log.
+/// State that a node must remember across restarts besides its log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Meta {
     /// The node's own name.
     pub(crate) name: NodeName,
-    /// The directory's identity: random, made with the directory.
+    /// Identity of the directory: random, created with it.
     pub(crate) instance: InstanceId,
-    /// Starts from this directory: raised and synced before the first message of each.
+    /// Number of starts from this directory: raised and synced before the first message of each.
     pub(crate) start: u64,
-    /// Cluster and node list, drawn or learned at the founding; absent on a blank node.
+    /// Cluster and node list, drawn or learned when the cluster is founded; absent on a blank node.
     pub(crate) cluster: Option<ClusterIdentity>,
-    /// The highest epoch promised, and to whom.
+    /// The highest epoch promised, and the master that it was promised to.
     pub(crate) promised: Option<Promised>,
-    /// The newest epoch with whose master this log agrees and whose adopted end it covers.
-    /// Absent: this node is not intact, and counts for nothing.
+    /// The newest epoch with whose master this log agrees and whose adopted end it covers. Absent: this node is not
+    /// intact, and counts for nothing.
     pub(crate) log_epoch: Option<Epoch>,
-    /// Of a node whose log was intact until damage was found in it: how far it held which log. Goes
-    /// when the node is intact again.
+    /// On a node whose log was intact until damage was found in it: the log epoch and the end up to which the node
+    /// held the log. Cleared when the node is intact again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_whole: Option<LastWhole>,
-    /// Set by a forced recovery: the epoch that it began.
+    /// The epoch that a forced recovery began; set by that recovery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) forced_epoch: Option<Epoch>,
 }
 
-/// Which cluster a node belongs to.
+/// The cluster that a node belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ClusterIdentity {
-    /// Drawn by the founder.
+    /// Cluster id, drawn by the founder.
     pub(crate) id: ClusterId,
-    /// The names of all nodes, in ascending order, the master's among them.
+    /// The names of all nodes, in ascending order, the master's included.
     pub(crate) nodes: Vec<NodeName>,
 }
 
@@ -84,18 +83,18 @@ pub(crate) struct Promised {
 }
 
 impl Meta {
-    /// Damage was found in the log, which ended at `end`, where that is known: it does not count any
-    /// more. What was known of an earlier time, when it did, stays.
+    /// Notes that damage was found in the log, which ended at `end`, where that is known: the log does not count
+    /// any more. Anything known from an earlier time, when it did count, stays.
     pub(crate) fn lose_log_epoch(&mut self, end: Option<Offset>) {
         if let Some(log_epoch) = self.log_epoch.take() {
             self.last_whole = end.map(|end| LastWhole { log_epoch, end });
         }
     }
 
-    /// The log, damaged before, ended at `end`, where that is known. A master goes on beside damage and
-    /// acknowledges what it appends, so that the log it may have acknowledged reaches as far, and is not
-    /// known where `end` is not. A secondary acknowledges nothing until it is intact again, whatever is
-    /// written to its log.
+    /// Notes that the log, damaged before, ended at `end`, where that is known. A master continues despite damage
+    /// and acknowledges its appends, so the log that it may have acknowledged reaches as far, and its end is
+    /// unknown if `end` is. A secondary acknowledges nothing until it is intact again, no matter what is written to
+    /// its log.
     pub(crate) fn extend_last_whole(&mut self, end: Option<Offset>) {
         if self.is_masters() {
             let known = self.last_whole.zip(end);
@@ -106,22 +105,22 @@ impl Meta {
         }
     }
 
-    /// Whether the promise is to this directory itself, as only a master's is.
+    /// Returns `true` if the promise is to this directory itself, as only a master's is.
     pub(crate) fn is_masters(&self) -> bool {
         let promised = self.promised.as_ref();
         promised.is_some_and(|to| to.name == self.name && to.instance == self.instance)
     }
 
-    /// The log agrees with the master of this epoch, and covers what that had adopted.
+    /// Notes that the log agrees with the master of this epoch and covers the end that it adopted.
     pub(crate) fn take_log_epoch(&mut self, epoch: Epoch) {
         (self.log_epoch, self.last_whole) = (Some(epoch), None);
     }
 
-    /// Reads the directory's meta; `None` where none was ever saved.
+    /// Reads the directory's meta; `None` if none was ever saved.
     ///
     /// # Errors
     ///
-    /// [`OpenError::Format`] when the file is damaged, [`OpenError::Version`] when it is of another version,
+    /// [`OpenError::Format`] when the file is damaged, [`OpenError::Version`] when it has another version,
     /// [`OpenError::Io`] when it cannot be read.
     pub(crate) fn load(storage: &dyn Storage) -> Result<Option<Meta>, OpenError> {
         let bytes = read_file(storage, PATH).map_err(|source| OpenError::Io {
@@ -143,24 +142,24 @@ impl Meta {
         decode(&bytes).map(Some).map_err(refuse)
     }
 
-    /// Reads what a meta file holds.
+    /// Decodes the content of a meta file.
     #[cfg(feature = "sim")]
     pub(crate) fn decode(bytes: &[u8]) -> Result<Meta, String> {
         decode(bytes).map_err(|refused| format!("{refused:?}"))
     }
 
-    /// Saves it in place of the one before. When this returns, it is durable.
+    /// Saves the meta in place of the old one. When this returns, it is durable.
     ///
     /// # Errors
     ///
-    /// What the storage says. After [`LogError::Write`] the one before is still in its place;
-    /// else it is not known which of the two the next start will find.
+    /// The storage's. After [`LogError::Write`] the old one is still in place; otherwise it is not known which of
+    /// the two the next start will find.
     pub(crate) fn save(&self, storage: &dyn Storage) -> Result<(), LogError> {
         replace(storage, PATH, PATH_NEW, encode(self).as_bytes())
     }
 }
 
-/// What stands around the fields.
+/// The JSON around the fields.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     crc32c: String,
@@ -180,7 +179,7 @@ fn encode(meta: &Meta) -> String {
     format!("{{\n\"format\": {FORMAT},\n\"crc32c\": \"{crc:08x}\",\n\"meta\": {body}\n}}\n")
 }
 
-/// Why a meta file is not read.
+/// Reason why a meta file is not read.
 #[derive(Debug)]
 enum Refused {
     Format(String),
@@ -214,7 +213,7 @@ mod tests {
     use crate::storage::{MemoryStorage, OpenHow};
 
     #[test]
-    fn the_file_is_byte_for_byte_this() {
+    fn the_file_format_is_fixed_byte_for_byte() {
         let expected = r#"{
 "format": 1,
 "crc32c": "09c1ae92",
@@ -268,7 +267,7 @@ mod tests {
         };
         meta.lose_log_epoch(Some(Offset(10)));
         assert_eq!((meta.log_epoch, meta.last_whole), (None, whole(10)));
-        // Found again, the log may be shorter: what it may have acknowledged is not.
+        // When damage is found again, the log may be shorter: what it may have acknowledged is not.
         meta.lose_log_epoch(Some(Offset(3)));
         meta.lose_log_epoch(None);
         assert_eq!((meta.log_epoch, meta.last_whole), (None, whole(10)));
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_last_is_what_is_loaded() {
+    fn the_last_save_is_loaded() {
         let storage = MemoryStorage::new();
         assert_eq!(Meta::load(&storage).unwrap(), None);
         for meta in [blank(), full(), blank()] {
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_while_saving_comes_out() {
+    fn a_failure_while_saving_is_returned() {
         use crate::log::testing::{Fault, FaultyStorage};
         for step in 0.. {
             let storage = Arc::new(FaultyStorage::new());

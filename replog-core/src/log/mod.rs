@@ -1,7 +1,7 @@
 //! One node's log: segments on a [`Storage`](crate::storage::Storage), the recent tail in
 //! memory, and the one thread that writes.
 //!
-//! Owns every byte on disk. Knows nothing of epochs beyond what records carry, nothing of other
+//! Owns every byte on disk. Knows nothing about epochs except those in records, nothing about other
 //! nodes, and no actor. Keeps rules 2, 10 and 11.
 //!
 //! ```text

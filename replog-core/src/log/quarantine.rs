@@ -1,12 +1,12 @@
-//! Records that a node must give up, quarantined first: those that it cuts because of a master's hello
-//! or a forced recovery, and segments that damage has separated from the log.
+//! Quarantine of records that a node must give up: those that it cuts because of a master's handshake or a forced
+//! recovery, copied before the cut, and segments that damage has separated from the log.
 //!
-//! Owns the files below `quarantine/`. The latter are there as they were, under their old names. Each
-//! of the former is a segment, header and records as they stood in the log, named by its first offset,
-//! its end, the epoch of the master because of which they were cut, and, from the second on, the number of
-//! the file. Written to a new file, synced, renamed, directory synced; never written over, never used by a
-//! node again. They are for a person, who alone can say what of them is to be appended again. The newest
-//! [`SET_ASIDE_FILES_MAX`] are kept: by their numbers, since a cluster whose epochs were repaired goes on with
+//! Owns the files below `quarantine/`. Separated segments are kept as they were, under their old names. Records
+//! before a cut are written as a segment, header and records as they stood in the log, named by its first offset,
+//! its end, the epoch of the master that caused the cut, and, from the second on, the number of the file. It is
+//! written to a new file, synced, renamed, directory synced; never overwritten, and never used by a node again. The
+//! files are for a person, who alone can decide which of the records are to be appended again. The newest
+//! [`SET_ASIDE_FILES_MAX`] are kept: newest by number, since a cluster whose epochs were repaired continues with
 //! lower ones.
 
 use std::io::{self, IoSlice};
@@ -26,20 +26,20 @@ use crate::{
     types::{ClusterId, Epoch, Offset},
 };
 
-/// Where they are kept.
+/// Directory of the quarantined files.
 pub(super) const DIR: &str = "quarantine";
-/// Where the next one is written.
+/// Path of the next file while it is written.
 const PATH_NEW: &str = "quarantine/new";
 /// Bytes that are read and written at once.
 const COPY_BYTES: usize = 1 << 20;
 
-/// Keeps the records from `from` up to `end` aside. When this returns, the file is durable. What
-/// is damaged, and all behind it, cannot be copied and is said in the log. Returns whether a file was made:
-/// none is where there is nothing to keep, or a file that is there has the same.
+/// Quarantines the records from `from` up to `end`. When this returns, the file is durable. Damaged records, and
+/// all behind them, cannot be copied; that is logged. Returns `true` if a file was made: none is made if there is
+/// nothing to keep, or an existing file has the same content.
 ///
 /// # Errors
 ///
-/// The storage's. After [`LogError::Write`] there is no file, or one that is whole.
+/// The storage's. After [`LogError::Write`] there is no file, or a complete one.
 pub(super) fn quarantine(
     storage: &dyn Storage,
     view: &Arc<LogView>,
@@ -74,7 +74,7 @@ pub(super) fn quarantine(
                 }
             }
             Err(error @ ReadError::Damaged { .. }) => {
-                error!(%error, "records that are cut cannot be quarantined");
+                error!(%error, "records that are about to be cut cannot be quarantined");
                 break;
             }
             Err(error) => return Err(LogError::Final(io::Error::other(error))),
@@ -104,8 +104,8 @@ pub(super) fn quarantine(
     Ok(true)
 }
 
-/// Removes the oldest files of cuts where there are too many, but none of the `made` that the cut of the moment
-/// needs. Segments that damage has separated stay. What cannot be removed is said, and stays.
+/// Removes the oldest files of cuts if there are too many, but none of the `made` that the current cut needs.
+/// Segments that damage has separated stay. A file that cannot be removed is logged, and stays.
 pub(super) fn remove_oldest(storage: &dyn Storage, made: usize) {
     let remove = || -> io::Result<()> {
         let files = files_of_cuts(storage)?;
@@ -115,7 +115,7 @@ pub(super) fn remove_oldest(storage: &dyn Storage, made: usize) {
             storage.remove(&path)?;
             warn!(
                 path,
-                "records that were quarantined are removed: newer ones are there"
+                "an old file of quarantined records is removed: there are enough newer ones"
             );
         }
         match surplus {
@@ -124,11 +124,11 @@ pub(super) fn remove_oldest(storage: &dyn Storage, made: usize) {
         }
     };
     if let Err(error) = remove() {
-        warn!(%error, "older files of records that were quarantined cannot be removed");
+        warn!(%error, "old files of quarantined records cannot be removed");
     }
 }
 
-/// The files of records that were cut, with their numbers, oldest first.
+/// Returns the files of records that were cut, with their numbers, oldest first.
 fn files_of_cuts(storage: &dyn Storage) -> io::Result<Vec<(u64, String)>> {
     let names = storage.list(DIR)?.into_iter();
     let mut files: Vec<_> = names
@@ -138,7 +138,7 @@ fn files_of_cuts(storage: &dyn Storage) -> io::Result<Vec<(u64, String)>> {
     Ok(files)
 }
 
-/// The number of a file of records that were cut.
+/// Returns the number of a file of records that were cut; `None` for other files.
 fn number_of(name: &str) -> Option<u64> {
     let (_, rest) = name.strip_suffix(".log")?.split_once("-epoch-")?;
     match rest.split_once('-') {
@@ -147,7 +147,7 @@ fn number_of(name: &str) -> Option<u64> {
     }
 }
 
-/// Whether two files hold the same bytes.
+/// Returns `true` if two files hold the same bytes.
 fn is_same(one: &dyn StorageFile, other: &dyn StorageFile) -> io::Result<bool> {
     let size = one.size()?;
     if size != other.size()? {
@@ -165,7 +165,8 @@ fn is_same(one: &dyn StorageFile, other: &dyn StorageFile) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Moves a whole segment aside: the log before it has a gap. When this returns, the move is durable.
+/// Moves a whole segment into quarantine, because the log before it has a gap. When this returns, the move is
+/// durable.
 ///
 /// # Errors
 ///
@@ -182,7 +183,7 @@ pub(super) fn move_to_quarantine(storage: &dyn Storage, first: Offset) -> io::Re
     let free = (0..).map(name).find(|name| !taken.contains(name));
     let free = free.expect("a directory does not hold endless files");
     let to = format!("{DIR}/{free}");
-    error!(path, to, "a segment behind a gap is quarantined");
+    error!(path, to, "a segment after a gap is quarantined");
     storage.rename(&path, &to)?;
     storage.sync_dir(DIR)?;
     storage.sync_dir(segment::DIR)
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_aside_is_a_segment_with_exactly_these_records() {
+    fn a_quarantined_file_is_a_segment_with_exactly_these_records() {
         let storage = MemoryStorage::new();
         let (mut files, view) = written(&storage);
         files.quarantine(Offset(12), Epoch(9)).unwrap();
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_over_and_nothing_is_kept_of_nothing() {
+    fn no_file_is_overwritten_and_an_empty_range_makes_none() {
         let storage = MemoryStorage::new();
         let (mut files, _) = written(&storage);
         files.quarantine(Offset(40), Epoch(9)).unwrap();
@@ -253,16 +254,16 @@ mod tests {
         let other = "00000000000000000039-00000000000000000040-epoch-10-2.log";
         let names = storage.list(DIR).unwrap();
         assert_eq!(names, [other.to_owned(), name("-1"), name("")]);
-        // The log opens beside them as ever.
+        // The log still opens as usual.
         files.close().unwrap();
         assert_eq!(open_log(&storage).unwrap().2.end, Offset(40));
     }
 
     #[test]
-    fn the_newest_files_are_kept_whatever_their_epochs_and_what_damage_separated() {
+    fn the_newest_files_are_kept_whatever_their_epochs_and_so_are_separated_segments() {
         let storage = MemoryStorage::new();
         let (mut files, view) = written(&storage);
-        // Of a master whose epoch could not be believed: its file is the oldest all the same.
+        // From a master whose epoch could not be believed: its file is still the oldest.
         files.quarantine(Offset(39), Epoch(1 << 61)).unwrap();
         let separated = format!("{DIR}/{:020}.log", 7);
         storage.open(&separated, OpenHow::Create).unwrap();
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_write_leaves_no_part_of_a_file_and_is_tried_again() {
+    fn a_refused_write_leaves_no_partial_file_and_can_be_retried() {
         for step in 0.. {
             let storage = FaultyStorage::new();
             let (mut files, _) = written(&storage);

@@ -1,9 +1,8 @@
-//! The way back for a cluster whose epochs were raised so far that no master can follow.
+//! Repair of a cluster whose epochs were raised so far that no master can follow.
 //!
-//! Owns the rewriting of the promises in all directories of a stopped cluster, and nothing of their logs.
-//! Works only on all directories at once, each taken for itself: with no process left, no promise protects
-//! anybody any more, and the promises can be given anew, to the master whose directory is there. Keeps
-//! rules 5 and 9.
+//! Owns rewriting the promises in all directories of a stopped cluster, and nothing of their logs. Works only on
+//! all directories at once, each locked: with no process left, no promise protects anyone any more, and new
+//! promises can be written, to the master whose directory is among them. Keeps rules 5 and 9.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -15,64 +14,63 @@ use crate::{
     types::{Epoch, NodeName},
 };
 
-/// What became of one directory.
+/// Outcome for one directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepairedNode {
-    /// The node's name.
+    /// Name of the node.
     pub name: NodeName,
-    /// The epoch that it had promised.
+    /// Epoch that the node had promised before.
     pub promised_before: Option<Epoch>,
-    /// The epoch that it has promised now, to the cluster's master.
+    /// Epoch that the node has promised now, to the cluster's master.
     pub promised: Epoch,
-    /// Whether its log counts for nothing from now on: it is filled from the log that the master recovers.
+    /// `true` if its log counts for nothing from now on: it is filled from the log that the master recovers.
     pub is_refilled: bool,
-    /// Whether its log counts. Where the master's does not, the recovery of its next start may have to be
-    /// forced.
+    /// `true` if its log counts. If the master's does not, the recovery of its next start may have to be forced.
     pub is_intact: bool,
 }
 
-/// Why epochs are not repaired. Nothing was changed, but by [`RepairEpochError::Save`].
+/// Reason why epochs are not repaired. Nothing was changed, except in the case of [`RepairEpochError::Save`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepairEpochError {
-    /// A directory cannot be read, or a node that runs has it.
+    /// A directory cannot be read, or is in use by a running node.
     #[error("directory {nth}: {source}")]
     Open {
-        /// Which of those that were given, from 0.
+        /// Index of the directory among those given, from 0.
         nth: usize,
-        /// Why.
+        /// The cause.
         source: OpenError,
     },
-    /// The directories are not what this works on.
+    /// The directories are not those of one complete cluster with exactly one master.
     #[error("{0}")]
     Refused(String),
-    /// A meta file could not be written. Those before it are; to try again does no harm.
+    /// A meta file could not be written. Those before it were; trying again is harmless.
     #[error("the meta of {name} cannot be saved: {detail}")]
     Save {
-        /// The node.
+        /// Name of the node.
         name: NodeName,
-        /// What the storage said.
+        /// The storage's error.
         detail: String,
     },
 }
 
-/// Gives the promises of a cluster anew, where some are of epochs that its master cannot follow: above
-/// 2^62, or more than 2^33 above the master's log.
+/// Rewrites the promises of a cluster where some are for epochs that its master cannot follow: above 2^62, or more
+/// than 2^33 above the epoch of the master's log.
 ///
-/// `directories` are those of all nodes of the cluster, none of which may run. Every one of them promises
-/// then the epoch after the highest that can be believed, to the master whose directory is among them. A
-/// secondary that had promised an epoch that cannot be believed may have obeyed a stranger: its log counts
-/// for nothing any more, and is filled from the master's at the next start. No log is changed. A master's log
-/// that is not intact stays so: its next start recovers as any other, and may have to be forced.
+/// `directories` are those of all nodes of the cluster, none of which may run. Afterwards each of them promises the
+/// epoch after the highest believable one, to the master whose directory is among them. A secondary that had
+/// promised an epoch that is not believable may have obeyed a stranger: its log no longer counts, and is filled
+/// from the master's at the next start. No log is changed. A master's log that is not intact stays so: its next
+/// start recovers like any other, and may have to be forced.
 ///
-/// Returns what became of each directory, in their order; empty where there was nothing to repair, and
+/// Returns the outcome for each directory, in their order; empty if there was nothing to repair, in which case
 /// nothing was changed.
 ///
 /// # Errors
 ///
-/// [`RepairEpochError`]: a directory that is missing, doubled, another cluster's or in use; none that is
-/// the master's.
+/// [`RepairEpochError`] when a directory is missing, given twice, another cluster's or in use, or when none is the
+/// master's.
 pub fn repair_epoch(
     directories: &[Arc<dyn Storage>],
 ) -> Result<Vec<RepairedNode>, RepairEpochError> {
@@ -97,7 +95,7 @@ pub fn repair_epoch(
     let master = the_master(&metas)
         .map_err(RepairEpochError::Refused)?
         .clone();
-    // Without the master's own, the lowest log epoch: what a stranger did only raised them.
+    // Without the master's own, the lowest log epoch: a stranger only ever raised them.
     let own = master.log_epoch.filter(|epoch| epoch.is_believable());
     let known = metas.iter().flat_map(log_epochs_of);
     let base = own.or_else(|| known.filter(|epoch| epoch.is_believable()).min());
@@ -155,11 +153,11 @@ pub fn repair_epoch(
     Ok(repaired)
 }
 
-/// Whether a node may start with this: what it has promised leaves room for the epochs to come.
+/// Checks that a node may start with this meta: its promises leave room for the epochs to come.
 ///
 /// # Errors
 ///
-/// A sentence that says what to do.
+/// A message that says what to do.
 pub(crate) fn check_epochs(meta: &Meta) -> Result<(), String> {
     match epochs_of(meta).find(|epoch| !epoch.is_believable()) {
         None => Ok(()),
@@ -176,13 +174,13 @@ fn epochs_of(meta: &Meta) -> impl Iterator<Item = Epoch> {
     all.into_iter().flatten().chain(log_epochs_of(meta))
 }
 
-/// The epoch of its log, and of the log that it had before damage.
+/// Returns the epoch of its log, and of the log that it had before damage.
 fn log_epochs_of(meta: &Meta) -> impl Iterator<Item = Epoch> {
     let last_whole = meta.last_whole.map(|whole| whole.log_epoch);
     meta.log_epoch.into_iter().chain(last_whole)
 }
 
-/// The cluster of which these are all directories, each once.
+/// Returns the cluster, if these are the directories of all its nodes, each once.
 fn the_cluster(metas: &[Meta]) -> Result<ClusterIdentity, String> {
     let Some(cluster) = metas.first().and_then(|meta| meta.cluster.clone()) else {
         return Err("the first directory belongs to no cluster".to_owned());
@@ -192,7 +190,7 @@ fn the_cluster(metas: &[Meta]) -> Result<ClusterIdentity, String> {
         .find(|meta| meta.cluster.as_ref() != Some(&cluster))
     {
         return Err(format!(
-            "{} and {} are not of one cluster",
+            "{} and {} do not belong to one cluster",
             metas[0].name, other.name
         ));
     }
@@ -207,7 +205,7 @@ fn the_cluster(metas: &[Meta]) -> Result<ClusterIdentity, String> {
     Ok(cluster)
 }
 
-/// The directory that has promised an epoch to itself, as only a master does.
+/// Returns the meta that has promised an epoch to its own directory, as only a master does.
 fn the_master(metas: &[Meta]) -> Result<&Meta, String> {
     let masters: Vec<&Meta> = metas.iter().filter(|meta| meta.is_masters()).collect();
     match masters[..] {
@@ -271,8 +269,8 @@ mod tests {
         metas.iter().map(save).collect()
     }
 
-    /// What one request to one secondary did to a whole cluster before epochs had bounds: its own
-    /// master's directory counts as replaced, and the master overbids in vain.
+    /// State of a whole cluster after one request to one secondary, before epochs had bounds: its own master's
+    /// directory counts as replaced, and the master overbids in vain.
     fn poisoned() -> Vec<Meta> {
         let mut stranger = meta("s1", 2, u64::MAX, 99, Some(7));
         stranger
@@ -289,7 +287,8 @@ mod tests {
     }
 
     #[test]
-    fn every_node_promises_the_next_epoch_to_the_master_and_who_obeyed_a_stranger_is_refilled() {
+    fn every_node_promises_the_next_epoch_to_the_master_and_nodes_that_obeyed_a_stranger_are_refilled()
+     {
         let storages = saved(&poisoned());
         let repaired = repair_epoch(&storages).unwrap();
         let of = |nth: usize| (repaired[nth].promised.0, repaired[nth].is_refilled);
@@ -306,12 +305,12 @@ mod tests {
             assert_eq!(meta.log_epoch, log_epoch.map(Epoch));
             assert_eq!(check_epochs(&meta), Ok(()));
         }
-        // Again, there is nothing to do.
+        // A second time, there is nothing to do.
         assert_eq!(repair_epoch(&storages).unwrap(), []);
     }
 
     #[test]
-    fn one_that_was_interrupted_is_taken_up_again() {
+    fn an_interrupted_repair_can_be_repeated() {
         let storages = saved(&poisoned());
         repair_epoch(&storages).unwrap();
         poisoned()[1].save(&*storages[1]).unwrap();
@@ -358,15 +357,15 @@ mod tests {
             assert_eq!(check_epochs(&meta), Ok(()));
         }
         assert_eq!(repair_epoch(&storages).unwrap(), []);
-        // A log that is of such an epoch itself counts for nothing.
+        // A log whose own epoch is that high counts for nothing.
         metas[0].log_epoch = Some(Epoch::MAX);
         let storages = saved(&metas);
         assert!(!repair_epoch(&storages).unwrap()[0].is_intact);
     }
 
-    /// It would answer the repaired master for ever that its log is newer.
+    /// Otherwise it would tell the repaired master for ever that its log is newer.
     #[test]
-    fn what_a_damaged_node_held_for_a_stranger_is_forgotten() {
+    fn the_log_that_a_damaged_node_held_for_a_stranger_is_forgotten() {
         let mut metas = poisoned();
         metas[0] = meta("m", 1, 9, 1, Some(7));
         metas[1] = meta("s1", 2, 9, 1, None);
@@ -383,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused() {
+    fn incomplete_or_foreign_directories_are_refused() {
         let all = poisoned;
         let mut other = all();
         other[2].cluster.as_mut().unwrap().id = ClusterId::from_bytes([2; 16]);
@@ -395,7 +394,7 @@ mod tests {
         let table = [
             (all()[..2].to_vec(), "all nodes are needed"),
             (twice, "each once"),
-            (other, "not of one cluster"),
+            (other, "do not belong to one cluster"),
             (blank, "no cluster"),
             (no_master, "the directory of a master"),
             (Vec::new(), "no cluster"),

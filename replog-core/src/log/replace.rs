@@ -1,17 +1,17 @@
-//! How a small file is replaced as a whole: written anew, synced, renamed, directory synced.
+//! Atomic replacement of a small file: write a new file, sync, rename, sync the directory.
 
 use std::io::IoSlice;
 
 use super::LogError;
 use crate::storage::{OpenHow, Storage};
 
-/// Puts `bytes` in place of the file at `path`, by way of `path_new`, both in the node's directory.
-/// When this returns, they are durable.
+/// Replaces the content of the file at `path` with `bytes`, by way of `path_new`; both are in the
+/// node's directory. When this returns, the new content is durable.
 ///
 /// # Errors
 ///
-/// What the storage says. After [`LogError::Write`] the file before is still in its place; else it
-/// is not known which of the two the next start will find.
+/// The storage's. After [`LogError::Write`] the old file is still in place; otherwise it is not
+/// known which of the two the next start will find.
 pub(super) fn replace(
     storage: &dyn Storage,
     path: &str,

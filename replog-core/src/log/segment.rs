@@ -1,21 +1,20 @@
 //! Segments: the files that hold the records, each named by its first offset.
 //!
-//! Owns names, the header, the walk over a file's records and the index of one open file.
-//! Never writes by itself, and knows nothing of the mark: what a bad record means is for
-//! [`files`](super::files) to say. Keeps rule 10: nothing comes out of a file unchecked.
+//! Owns names, the header, the walk over a file's records and the index of one open file. Never
+//! writes by itself, and knows nothing of the mark: [`files`](super::files) decides what a bad
+//! record means. Keeps rule 10: nothing comes out of a file unchecked.
 //!
-//! A segment is a header and then records, one after the other. Zeros up to the end of the
-//! file are room for more. All that a file contains depends on the records of the log and the
-//! segment size alone, so the files of two nodes are equal for the same offsets. All integers
-//! are little-endian.
+//! A segment is a header followed by records. Zeros up to the end of the file are preallocated
+//! space. The content of a file depends only on the records of the log and the segment size, so the
+//! files of two nodes are equal for the same offsets. All integers are little-endian.
 //!
 //! | at | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 8 | `REPLOGSG` |
 //! | 8 | 4 | format version, 1 |
-//! | 12 | 4 | length of the header, the checksum included |
+//! | 12 | 4 | length of the header, including the checksum |
 //! | 16 | 16 | cluster id |
-//! | 32 | 8 | first offset, the one of the name |
+//! | 32 | 8 | first offset, the one in the name |
 //! | 40 | 8 | segments before this one |
 //! | 48 | 4 | number of pairs, at most 64 |
 //! | 52 | 16 each | epoch and its first offset: the newest pairs of the log before this segment |
@@ -35,11 +34,11 @@ use crate::{
     words::counted,
 };
 
-/// The directory of all segments.
+/// Directory of all segments.
 pub(crate) const DIR: &str = "log";
-/// What a segment's name ends with.
+/// Suffix of a segment's name.
 const SUFFIX: &str = ".log";
-/// What the name of a copy in the making ends with.
+/// Suffix of the name of an unfinished copy.
 const COPY_SUFFIX: &str = ".log.new";
 
 const MAGIC: [u8; 8] = *b"REPLOGSG";
@@ -48,40 +47,40 @@ const VERSION: u32 = 1;
 const FIXED_BYTES: usize = 52;
 const PAIR_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
-/// A header without pairs.
+/// Bytes of a header without pairs.
 pub(crate) const HEADER_BYTES_MIN: usize = FIXED_BYTES + CRC_BYTES;
-/// A header of another version may be longer, but not beyond this.
+/// Limit for the header of another version, which may be longer.
 const HEADER_BYTES_MAX: usize = 64 << 10;
 /// Bytes that a walk over the records reads at once.
 const SCAN_BYTES: usize = 256 << 10;
 
 const _: () = assert!(HEADER_BYTES_MIN + EPOCH_STARTS_MAX * PAIR_BYTES <= HEADER_BYTES_MAX);
 
-/// Path of the segment that begins at `first`.
+/// Returns the path of the segment that begins at `first`.
 pub(crate) fn path(first: Offset) -> String {
     format!("{DIR}/{:020}{SUFFIX}", first.0)
 }
 
-/// Path of a copy of it in the making.
+/// Returns the path of an unfinished copy of that segment.
 pub(crate) fn copy_path(first: Offset) -> String {
     format!("{DIR}/{:020}{COPY_SUFFIX}", first.0)
 }
 
-/// What a name in the directory of the segments is.
+/// Kind of a name in the directory of segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileName {
     /// A segment.
     Segment(Offset),
     /// A copy that was never finished.
     Copy,
-    /// Something that ends like a segment and is none.
+    /// A name with the suffix of a segment that is not one.
     Malformed,
-    /// Not ours.
+    /// Not a file of the node.
     Foreign,
 }
 
 impl FileName {
-    /// Tells what `name` is.
+    /// Classifies `name`.
     pub(crate) fn of(name: &str) -> FileName {
         if name.ends_with(COPY_SUFFIX) {
             return FileName::Copy;
@@ -97,21 +96,21 @@ impl FileName {
     }
 }
 
-/// What stands before the first record.
+/// Header of a segment, before the first record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
-    /// Whose log it is.
+    /// The cluster that the log belongs to.
     pub(crate) cluster: ClusterId,
     /// Offset of the first record, present or not yet.
     pub(crate) first: Offset,
-    /// How many segments there are before it: tells when one of them is missing.
+    /// Number of segments before this one: reveals a missing one.
     pub(crate) number: u64,
-    /// The newest [`EPOCH_STARTS_MAX`] pairs of the log before `first`, ascending; fewer where
-    /// the log has no more.
+    /// The newest [`EPOCH_STARTS_MAX`] pairs of the log before `first`, ascending; fewer if the log
+    /// has no more.
     pub(crate) epoch_starts: Vec<EpochStart>,
 }
 
-/// Why bytes are no header that this program reads.
+/// Reason why bytes are not a header that this program reads.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeaderError {
     /// The file ends before the header does.
@@ -120,7 +119,7 @@ pub(crate) enum HeaderError {
         /// Bytes that are there.
         have: usize,
     },
-    /// It does not begin as a segment does, or has an impossible length.
+    /// The file does not begin as a segment does, or has an impossible length.
     #[error("it does not begin as a segment does")]
     Shape,
     /// The checksum does not match.
@@ -128,25 +127,25 @@ pub(crate) enum HeaderError {
     Checksum {
         /// The checksum that was read.
         found: u32,
-        /// The checksum of what was read.
+        /// The checksum computed over the bytes that were read.
         expected: u32,
     },
-    /// Intact, and of another version.
+    /// The header is intact, and of another version.
     #[error("it has format {0}, and this program reads {VERSION}")]
     Version(u32),
 }
 
 impl SegmentHeader {
-    /// Bytes that it takes in the file.
+    /// Returns the bytes that the header takes in the file.
     pub(crate) fn encoded_bytes(&self) -> u64 {
         (HEADER_BYTES_MIN + self.epoch_starts.len() * PAIR_BYTES) as u64
     }
 
-    /// Its bytes.
+    /// Encodes the header.
     ///
     /// # Panics
     ///
-    /// When it has more than [`EPOCH_STARTS_MAX`] pairs.
+    /// If it has more than [`EPOCH_STARTS_MAX`] pairs.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let pairs = self.epoch_starts.len();
         assert!(pairs <= EPOCH_STARTS_MAX, "{pairs} pairs for a header");
@@ -168,7 +167,7 @@ impl SegmentHeader {
         bytes
     }
 
-    /// Reads a header at the beginning of `bytes`.
+    /// Decodes the header at the beginning of `bytes`.
     pub(crate) fn decode(bytes: &[u8]) -> Result<SegmentHeader, HeaderError> {
         let incomplete = HeaderError::Incomplete { have: bytes.len() };
         let fixed = bytes.get(..HEADER_BYTES_MIN).ok_or(incomplete.clone())?;
@@ -208,11 +207,11 @@ impl SegmentHeader {
     ///
     /// # Errors
     ///
-    /// The outer one is the storage's.
+    /// The outer error is the storage's.
     pub(crate) fn read(file: &dyn StorageFile) -> io::Result<Result<SegmentHeader, HeaderError>> {
         let mut bytes = vec![0; HEADER_BYTES_MIN + EPOCH_STARTS_MAX * PAIR_BYTES];
         let mut read = file.read_at(0, &mut bytes)?;
-        // Only another version has a longer one.
+        // Only another version has a longer header.
         let length = if read >= HEADER_BYTES_MIN {
             u32_at(&bytes, 12) as usize
         } else {
@@ -226,30 +225,30 @@ impl SegmentHeader {
     }
 }
 
-/// Walks over the records of a segment file, in order.
+/// Walk over the records of a segment file, in order.
 ///
-/// Reads in chunks and keeps one, or one record where it is longer.
+/// Reads in chunks and keeps one of them, or one record where that is longer.
 pub(crate) struct Scan<'a> {
     file: &'a dyn StorageFile,
-    /// The file's end, or where to stop.
+    /// The file's end, or an earlier limit.
     limit: u64,
-    /// Bytes that are read at once, where one record does not need more.
+    /// Bytes per read, unless one record needs more.
     chunk_bytes: usize,
-    /// Where the next record begins in the file.
+    /// Position of the next record in the file.
     position: u64,
     /// The offset that the next record must have.
     offset: Offset,
     buffer: Vec<u8>,
-    /// Where `buffer` begins in the file.
+    /// Position of `buffer` in the file.
     buffer_at: u64,
 }
 
-/// Why a walk cannot go on.
+/// Reason why a walk cannot continue.
 #[derive(Debug)]
 pub(crate) enum ScanError {
     /// The storage refused.
     Io(io::Error),
-    /// No good record is where the walk stands.
+    /// There is no good record at the position of the walk.
     Bad(RecordError),
 }
 
@@ -260,7 +259,7 @@ impl From<io::Error> for ScanError {
 }
 
 impl<'a> Scan<'a> {
-    /// A walk from the record of `offset`, which begins at `position`, to the byte `limit`.
+    /// Creates a walk from the record of `offset`, which begins at `position`, to the byte `limit`.
     pub(crate) fn new(
         file: &'a dyn StorageFile,
         (offset, position): (Offset, u64),
@@ -279,24 +278,24 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The same walk in steps of the index, for one that ends soon.
+    /// Makes the walk read in steps of the index, for one that ends soon.
     fn in_small_chunks(mut self) -> Scan<'a> {
         self.chunk_bytes = INDEX_STEP_BYTES as usize;
         self
     }
 
-    /// Where the next record begins.
+    /// Returns the position of the next record.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// The offset of the next record.
+    /// Returns the offset of the next record.
     pub(crate) fn offset(&self) -> Offset {
         self.offset
     }
 
-    /// The next record and its bytes, checked; `None` at the limit. After an error the walk
-    /// stands where it stood.
+    /// Returns the next record and its bytes, checked; `None` at the limit. After an error the walk
+    /// has not moved.
     pub(crate) fn next(&mut self) -> Result<Option<(Record<'_>, &[u8])>, ScanError> {
         let expected = self.offset;
         let Some(total) = self.next_len()? else {
@@ -317,9 +316,9 @@ impl<'a> Scan<'a> {
         Ok(Some((record, &self.buffer[start..start + total])))
     }
 
-    /// Passes checked records up to the offset `until`, as long as epochs do not fall: `epochs`
-    /// learns where they begin, `each` where each record does. Gives what is wrong where the walk
-    /// stands; `None` at `until` or at the limit.
+    /// Passes over checked records up to the offset `until`, as long as epochs do not decrease:
+    /// `epochs` receives the beginnings of epochs, `each` the position of every record. Returns the
+    /// error at the position where the walk stopped; `None` at `until` or at the limit.
     ///
     /// # Errors
     ///
@@ -339,7 +338,7 @@ impl<'a> Scan<'a> {
                 Err(ScanError::Bad(error)) => return Ok(Some(error)),
             };
             if let Some(before) = epochs.last_epoch().filter(|before| epoch < *before) {
-                // The walk has passed the record already; it ends before it.
+                // The walk has already passed the record; it must stop before it.
                 (self.offset, self.position) = (offset, position);
                 let found = epoch;
                 return Ok(Some(RecordError::Epoch { found, before }));
@@ -353,8 +352,8 @@ impl<'a> Scan<'a> {
         Ok(None)
     }
 
-    /// Passes one record by its length and offset alone, without reading all of it: damage in
-    /// its payload does not keep anyone from what comes after it. `false` at the limit.
+    /// Passes over one record by its length and offset alone, without reading all of it: damage in
+    /// its payload does not hide the records after it. `false` at the limit.
     pub(crate) fn skip(&mut self) -> Result<bool, ScanError> {
         let Some(total) = self.next_len()? else {
             return Ok(false);
@@ -378,15 +377,15 @@ impl<'a> Scan<'a> {
         Ok(true)
     }
 
-    /// Passes records that cannot be read, up to the next good one of an offset below `below` and
-    /// an epoch that is not before `epoch`, where the walk stands then. `None` where there is none:
-    /// the walk stands where it stood.
+    /// Passes over unreadable records, up to the next good one with an offset below `below` and an
+    /// epoch not older than `epoch`, where the walk then stands. `None` if there is none: the walk
+    /// has not moved.
     ///
-    /// Whoever writes records into the payloads of records can deceive this after damage, and is
-    /// found out by whoever fills the hole: what belongs there does not fit.
+    /// A client that embeds records in the payloads of records can deceive this after damage. That
+    /// is discovered when the hole is filled: the right records do not fit.
     fn pass_damage(&mut self, below: Offset, epoch: Option<Epoch>) -> io::Result<Option<Hole>> {
         let (first, position) = (self.offset, self.position);
-        // No more records than this are there.
+        // There are no more records than this.
         let most = (self.limit - position) / RECORD_HEADER_BYTES as u64;
         let below = below.min(Offset(first.0.saturating_add(most)));
         if below <= first || !self.search(below, epoch)? {
@@ -405,8 +404,8 @@ impl<'a> Scan<'a> {
         }))
     }
 
-    /// The last byte before the limit that is not zero, and at or behind the next record; its
-    /// end is returned. `None` when there are only zeros.
+    /// Returns the end of the last byte before the limit that is not zero and not before the next
+    /// record. `None` if there are only zeros.
     pub(crate) fn last_content(&mut self) -> io::Result<Option<u64>> {
         let mut chunk = vec![0; SCAN_BYTES];
         let (mut at, mut last) = (self.position, None);
@@ -424,8 +423,8 @@ impl<'a> Scan<'a> {
         Ok(last)
     }
 
-    /// Length of the next record, by its header, which is then in the buffer; `None` at the
-    /// limit.
+    /// Returns the length of the next record by its header, which is then in the buffer; `None` at
+    /// the limit.
     fn next_len(&mut self) -> Result<Option<usize>, ScanError> {
         if self.position >= self.limit {
             return Ok(None);
@@ -437,12 +436,12 @@ impl<'a> Scan<'a> {
             .map_err(ScanError::Bad)
     }
 
-    /// Where the next record begins in the buffer.
+    /// Returns the position of the next record in the buffer.
     fn start(&self) -> usize {
         (self.position - self.buffer_at) as usize
     }
 
-    /// Has at least `wanted` bytes from the position on in the buffer, where the file has them.
+    /// Fills the buffer with at least `wanted` bytes from the position on, if the file has them.
     fn fill(&mut self, wanted: usize) -> io::Result<()> {
         let left = usize::try_from(self.limit - self.position).unwrap_or(usize::MAX);
         let start = usize::try_from(self.position - self.buffer_at).unwrap_or(usize::MAX);
@@ -462,34 +461,34 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Records of a segment that cannot be read, before one that can.
+/// Unreadable records of a segment, before a readable one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hole {
-    /// The first record that cannot be read.
+    /// The first unreadable record.
     pub(crate) first: Offset,
-    /// The record behind the last of them; it can be read, or begins the next segment.
+    /// The record after the last of them; it can be read, or begins the next segment.
     pub(crate) end: Offset,
-    /// Where they begin in the file.
+    /// Position of their beginning in the file.
     pub(crate) position: u64,
-    /// Where they end in the file; `None` where they are its last ones.
+    /// Position of their end in the file; `None` if they are its last ones.
     pub(crate) end_position: Option<u64>,
 }
 
-/// What a walk over a whole segment found.
+/// Result of a walk over a whole segment.
 #[derive(Debug)]
 pub(crate) struct Scanned {
     /// The offset after the last good record.
     pub(crate) end: Offset,
-    /// Where that record ends in the file.
+    /// Position of the end of that record in the file.
     pub(crate) position: u64,
-    /// The newest pairs of the log up to `end`, those of the header included.
+    /// The newest pairs of the log up to `end`, including those of the header.
     pub(crate) epochs: Epochs,
     /// Positions of some records.
     pub(crate) index: Index,
-    /// Records before `end` that cannot be read, ascending. An epoch that begins among them is
-    /// known only from the first readable record behind.
+    /// Unreadable records before `end`, ascending. An epoch that begins among them is known only
+    /// from the first readable record after it.
     pub(crate) holes: Vec<Hole>,
-    /// What is wrong with what follows; `None` where nothing or only zeros follow.
+    /// The error of the bytes that follow; `None` if nothing or only zeros follow.
     pub(crate) bad: Option<RecordError>,
     /// Bytes after `position`, up to the last that is not zero.
     pub(crate) rest_bytes: u64,
@@ -510,7 +509,8 @@ pub(crate) fn scan(
     scan_past_damage(file, header, (until, limit), Offset::ZERO)
 }
 
-/// As [`scan`], and past bad records where a good one of an offset below `below` follows.
+/// Like [`scan`], but continues past bad records if a good one with an offset below `below`
+/// follows.
 ///
 /// # Errors
 ///
@@ -558,14 +558,14 @@ pub(crate) fn scan_past_damage(
     })
 }
 
-/// Where epochs begin, ascending: the newest [`EPOCH_STARTS_KEPT`] of a log.
+/// Beginnings of epochs, ascending: the newest [`EPOCH_STARTS_KEPT`] of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Epochs {
     pairs: VecDeque<EpochStart>,
 }
 
 impl Epochs {
-    /// Those of the log before a segment, as far as its header has them.
+    /// Returns those of the log before a segment, as far as its header has them.
     pub(crate) fn before(header: &SegmentHeader) -> Epochs {
         let mut epochs = Epochs::default();
         header
@@ -575,7 +575,7 @@ impl Epochs {
         epochs
     }
 
-    /// Notes a record: a pair where its epoch is a new one.
+    /// Adds a record: a pair if its epoch is a new one.
     pub(crate) fn push(&mut self, pair: EpochStart) {
         if self.last_epoch() == Some(pair.epoch) {
             return;
@@ -586,11 +586,12 @@ impl Epochs {
         self.pairs.push_back(pair);
     }
 
-    /// Notes a record that lies among those already noted, and could not be read before.
+    /// Adds a record that lies among those already added and could not be read before.
     pub(crate) fn fill(&mut self, pair: EpochStart) {
         let at = self.pairs.partition_point(|known| known.epoch < pair.epoch);
         let is_full = self.pairs.len() == EPOCH_STARTS_KEPT;
-        // What lies between it and the oldest that is kept is known only of a log's first record.
+        // It is unknown what lies between it and the oldest pair that is kept, unless it is the
+        // log's first record.
         let is_older = at == 0 && (is_full || pair.first > Offset::ZERO);
         match self.pairs.get_mut(at) {
             Some(known) if known.epoch == pair.epoch => known.first = known.first.min(pair.first),
@@ -604,12 +605,12 @@ impl Epochs {
         }
     }
 
-    /// The epoch of the newest record.
+    /// Returns the epoch of the newest record.
     pub(crate) fn last_epoch(&self) -> Option<Epoch> {
         self.pairs.back().map(|pair| pair.epoch)
     }
 
-    /// The newest `limit` pairs whose first offset is below `before`, ascending.
+    /// Returns the newest `limit` pairs whose first offset is below `before`, ascending.
     pub(crate) fn newest_before(&self, before: Offset, limit: usize) -> Vec<EpochStart> {
         let end = self.pairs.partition_point(|pair| pair.first < before);
         self.pairs
@@ -618,13 +619,13 @@ impl Epochs {
             .collect()
     }
 
-    /// The epoch of the record at `offset`, if it is not older than all pairs.
+    /// Returns the epoch of the record at `offset`, unless that is older than all pairs.
     pub(crate) fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
         let after = self.pairs.partition_point(|pair| pair.first <= offset);
         Some(self.pairs[after.checked_sub(1)?].epoch)
     }
 
-    /// Checks what always holds.
+    /// Checks the invariants.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         for (before, after) in self.pairs.iter().zip(self.pairs.iter().skip(1)) {
@@ -634,7 +635,7 @@ impl Epochs {
     }
 }
 
-/// Positions of some records of a segment: one about every [`INDEX_STEP_BYTES`].
+/// Positions of some records of a segment: about one every [`INDEX_STEP_BYTES`].
 #[derive(Clone, Debug)]
 pub(crate) struct Index {
     /// Ascending; the first is the first record of the segment.
@@ -648,7 +649,7 @@ impl Index {
         }
     }
 
-    /// Learns that the record at `offset` begins at `position`; kept where it is worth it.
+    /// Adds the position of the record at `offset`, if it is far enough from the last entry.
     pub(crate) fn add(&mut self, offset: Offset, position: u64) {
         let (_, last) = *self.entries.last().expect("never empty");
         if position >= last + INDEX_STEP_BYTES {
@@ -656,7 +657,7 @@ impl Index {
         }
     }
 
-    /// As [`Index::add`], and always kept: no walk leads there.
+    /// Like [`Index::add`], but always keeps the entry: no walk leads there.
     pub(crate) fn add_behind_damage(&mut self, offset: Offset, position: u64) {
         let at = self.entries.partition_point(|(known, _)| *known < offset);
         if self
@@ -668,7 +669,7 @@ impl Index {
         }
     }
 
-    /// The last known record at or before `offset`.
+    /// Returns the last known record at or before `offset`.
     pub(crate) fn floor(&self, offset: Offset) -> (Offset, u64) {
         let after = self.entries.partition_point(|(first, _)| *first <= offset);
         assert!(after > 0, "offset {offset} lies before the segment");
@@ -676,11 +677,11 @@ impl Index {
     }
 }
 
-/// One open segment file and what is known of the positions in it.
+/// One open segment file and the known positions in it.
 #[derive(Debug)]
 pub(crate) struct OpenSegment {
-    /// Distinguishes it from another file that had the same name: after a cut, what was opened
-    /// before it must not be taken for what is there now.
+    /// Distinguishes it from another file that had the same name: after a cut, a file opened before
+    /// it must not be mistaken for the current one.
     pub(crate) id: u64,
     pub(crate) first: Offset,
     pub(crate) file: Arc<dyn StorageFile>,
@@ -697,16 +698,17 @@ impl OpenSegment {
         }
     }
 
-    /// The index, for a moment: never kept over I/O.
+    /// Locks the index, briefly: never held across I/O.
     pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where the record of `offset` begins, in a file that is read up to the byte `limit`.
+    /// Returns the position of the record of `offset`, in a file that is read up to the byte
+    /// `limit`.
     ///
     /// # Errors
     ///
-    /// The record that could not be passed, with its position.
+    /// The record that could not be passed over, with its position.
     pub(crate) fn find(
         &self,
         offset: Offset,
@@ -727,8 +729,8 @@ impl OpenSegment {
         Ok(scan.position())
     }
 
-    /// The chain of lengths broke where `broken` stands: the record to blame may be one that
-    /// was passed before it, so that all of them are checked in full.
+    /// Finds the first bad record when the chain of lengths broke at `broken`: the fault may be in
+    /// a record passed before it, so all of them are checked in full.
     fn first_bad(
         &self,
         begin: (Offset, u64),
@@ -764,7 +766,7 @@ mod tests {
     };
 
     #[test]
-    fn the_header_is_byte_for_byte_this() {
+    fn the_header_format_is_fixed_byte_for_byte() {
         let header = SegmentHeader {
             cluster: ClusterId::from_bytes(std::array::from_fn(|n| n as u8)),
             first: Offset(0x0102_0304_0506_0708),
@@ -815,7 +817,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_header_of_a_newer_version_is_told_from_damage() {
+    fn a_longer_header_of_a_newer_version_is_not_mistaken_for_damage() {
         let (first, epoch_starts) = (Offset(0), Vec::new());
         let header = SegmentHeader {
             cluster: CLUSTER,
@@ -908,7 +910,7 @@ mod tests {
         let opened = OpenSegment::new(0, Offset(0), file, index);
         let third = second + records.encoded[1].1.len() as u64;
         assert_eq!(opened.find(Offset(2), limit).unwrap(), third);
-        // A length that leads elsewhere is blamed on the record that has it.
+        // A wrong length is blamed on the record that has it.
         opened.file.write_at(second, &90_u32.to_le_bytes()).unwrap();
         let (at, error) = opened.find(Offset(3), limit).unwrap_err();
         assert_eq!(at, (Offset(1), second));
@@ -919,7 +921,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_longer_than_the_chunk_is_read_and_passed() {
+    fn a_record_longer_than_the_chunk_is_read_and_passed_over() {
         let records = Records::new(0, [(1, 10), (1, 3 * SCAN_BYTES), (1, 10), (2, SCAN_BYTES)]);
         let (file, index) = file_of(&records);
         let limit = file.size().unwrap();
@@ -936,7 +938,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_that_falls_ends_the_walk_before_it() {
+    fn a_decreasing_epoch_ends_the_walk_before_it() {
         let mut records = Records::new(0, [(5, 10), (6, 10)]);
         let good = (HEADER_BYTES_MIN + records.bytes().len()) as u64;
         records.push(4, 10);

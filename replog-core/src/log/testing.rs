@@ -1,5 +1,5 @@
-//! What the tests of the log share: a storage that fails when asked and forgets what was not
-//! synced, and records to write.
+//! Shared by the tests of the log: a storage that fails on demand and forgets what was not synced, and records to
+//! write.
 
 use std::{
     collections::BTreeMap,
@@ -21,18 +21,18 @@ use crate::{
     types::{ClusterId, Epoch, EpochStart, Offset, SyncPolicy},
 };
 
-/// Writes at a position of at most this length reach the disk as a whole or not at all.
+/// Writes at a position of at most this length reach the disk completely or not at all.
 const SECTOR_BYTES: usize = 512;
 
-/// What goes wrong at the chosen step.
+/// Fault at the chosen step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     /// The operation does nothing and fails.
     Error(io::ErrorKind),
     /// An append writes this many bytes and fails; any other operation does nothing and fails.
     Short(usize, io::ErrorKind),
-    /// A sync fails, and what it was to make durable passes for clean: the last change is in the cache
-    /// alone, for good, those before it reached the disk. Any other operation does nothing and fails.
+    /// A sync fails, and the data that it should have made durable is considered clean: the last change stays in
+    /// the cache only, for good; those before it reached the disk. Any other operation does nothing and fails.
     LostSync,
     /// The machine stops: this operation and all later ones fail and do nothing.
     Stop,
@@ -49,7 +49,7 @@ impl Fault {
 }
 
 impl Truncation {
-    /// The cut that was made.
+    /// Returns the cut that was made.
     pub(crate) fn cut(self) -> Cut {
         match self {
             Truncation::Cut(cut) => cut,
@@ -62,7 +62,7 @@ type Hook = Box<dyn FnOnce() + Send>;
 
 /// A storage in memory that counts, fails on demand, and knows what a power cut would leave.
 ///
-/// Steps are the operations that change something or sync; reads are none.
+/// Steps are the operations that change something or sync; reads do not count.
 #[derive(Clone)]
 pub(crate) struct FaultyStorage {
     shared: Arc<Mutex<Shared>>,
@@ -85,7 +85,7 @@ struct Shared {
     hook: Option<(usize, HookTime, Hook)>,
 }
 
-/// When a hook runs.
+/// Time when a hook runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HookTime {
     BeforeRead,
@@ -130,14 +130,14 @@ impl FaultyStorage {
         }
     }
 
-    /// Makes the step go wrong that comes after `steps` more.
+    /// Makes the step fail that comes after `steps` more.
     pub(crate) fn fail_at(&self, steps: usize, fault: Fault) {
         let mut shared = self.shared();
         shared.fault = Some((shared.steps + steps, fault));
         shared.has_failed = false;
     }
 
-    /// Takes back what [`FaultyStorage::fail_at`] has planned and not done.
+    /// Cancels the fault that [`FaultyStorage::fail_at`] planned, if it did not happen yet.
     pub(crate) fn fail_no_more(&self) {
         self.shared().fault = None;
     }
@@ -150,12 +150,12 @@ impl FaultyStorage {
         self.shared().steps
     }
 
-    /// Syncs of files so far.
+    /// Returns the number of syncs of files so far.
     pub(crate) fn file_syncs(&self) -> usize {
         self.shared().file_syncs
     }
 
-    /// Appends to files so far.
+    /// Returns the number of appends to files so far.
     pub(crate) fn appends(&self) -> usize {
         self.shared().appends
     }
@@ -171,13 +171,13 @@ impl FaultyStorage {
         shared.hook = Some((shared.reads + reads, time, Box::new(hook)));
     }
 
-    /// Whether the hook has still to run.
+    /// Returns `true` if the hook has still to run.
     pub(crate) fn is_hooked(&self) -> bool {
         self.shared().hook.is_some()
     }
 
-    /// What a power cut leaves: all that was synced, and some of the rest: of each directory's
-    /// changes the first few, of each file's any, appends torn at any byte.
+    /// Returns what a power cut leaves: everything synced, and some of the rest: of each directory's changes the
+    /// first few, of each file's any, appends torn at any byte.
     pub(crate) fn after_power_cut(&self, seed: u64) -> FaultyStorage {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let shared = self.shared();
@@ -229,7 +229,7 @@ impl FaultyStorage {
         self.shared.lock().unwrap()
     }
 
-    /// Counts a step; says what goes wrong at it.
+    /// Counts a step and returns its fault, if there is one.
     fn step(&self) -> Result<Option<Fault>, io::Error> {
         let mut shared = self.shared();
         if shared.stopped {
@@ -247,7 +247,7 @@ impl FaultyStorage {
         }
     }
 
-    /// A step that does nothing when it goes wrong.
+    /// Counts a step that does nothing when it fails.
     fn plain_step(&self) -> io::Result<()> {
         match self.step()? {
             None => Ok(()),
@@ -431,7 +431,7 @@ impl ContentChange {
         }
     }
 
-    /// What of it reached the disk.
+    /// Returns the part of the change that reached the disk.
     fn part(&self, rng: &mut ChaCha8Rng) -> Option<ContentChange> {
         match (rng.random_range(0..3), self) {
             (0, _) => None,
@@ -471,7 +471,7 @@ impl FaultyFile {
         self.content.lock().unwrap()
     }
 
-    /// Writes them at `position`, or behind the last byte.
+    /// Writes the parts at `position`, or after the last byte.
     fn write_parts(&self, position: Option<usize>, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let fault = self.storage.step()?;
         self.storage.shared().appends += 1;
@@ -480,7 +480,7 @@ impl FaultyFile {
         match fault {
             Some(Fault::Error(_) | Fault::LostSync) => return result,
             Some(Fault::Short(length, _)) => bytes.truncate(length),
-            // What was on its way when the machine stopped may or may not arrive.
+            // A write in flight when the machine stopped may or may not arrive.
             Some(Fault::Stop) | None => {}
         }
         let mut content = self.content();
@@ -578,10 +578,10 @@ fn dir_of(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 
-/// The cluster of all logs in tests.
+/// Cluster of all logs in tests.
 pub(crate) const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 
-/// Small segments, so that a few records roll, and a sync for each write.
+/// Returns options with small segments, so that a few records roll, and a sync for each write.
 pub(crate) fn options() -> LogOptions {
     LogOptions {
         segment_bytes: 500,
@@ -597,7 +597,7 @@ pub(crate) fn open_log(
     open_log_looking(storage, look_of(storage))
 }
 
-/// As [`open_log`], with up to so many zeros ahead of the records.
+/// Like [`open_log`], with up to this many zeros ahead of the records.
 pub(crate) fn open_log_ahead(
     storage: &(impl Storage + Clone),
     preallocate_bytes: u64,
@@ -625,7 +625,7 @@ fn look_of(storage: &dyn Storage) -> Look {
     }
 }
 
-/// Opens a log whose damage, if it has any, nobody has to know of.
+/// Opens a log without reporting its damage, if it has any.
 pub(crate) fn open_with(
     storage: Arc<dyn Storage>,
     options: LogOptions,
@@ -635,16 +635,16 @@ pub(crate) fn open_with(
     super::open(storage, options, cluster, look, |_| Ok(()))
 }
 
-/// Some records, which follow each other.
+/// Some consecutive records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Records {
     pub(crate) first: u64,
-    /// Epoch and bytes.
+    /// Epoch and bytes of each record.
     pub(crate) encoded: Vec<(u64, Vec<u8>)>,
 }
 
 impl Records {
-    /// Records from `first`, each of an epoch and with a payload of that many bytes.
+    /// Creates records from `first`, each of an epoch and with a payload of that many bytes.
     pub(crate) fn new(first: u64, each: impl IntoIterator<Item = (u64, usize)>) -> Records {
         let mut records = Records {
             first,
@@ -686,7 +686,7 @@ impl Records {
             .collect()
     }
 
-    /// Those of `from..until`.
+    /// Returns the bytes of the records in `from..until`.
     pub(crate) fn bytes_of(&self, from: u64, until: u64) -> Vec<u8> {
         let range = (from - self.first) as usize..(until - self.first) as usize;
         self.encoded[range]
@@ -695,12 +695,12 @@ impl Records {
             .collect()
     }
 
-    /// All of them in one batch.
+    /// Returns all of them in one batch.
     pub(crate) fn batch(&self) -> RecordBatch {
         RecordBatch::check(Offset(self.first), self.bytes().into()).unwrap()
     }
 
-    /// All of them in batches of these many records, over and over.
+    /// Returns all of them in batches of these sizes, repeated.
     pub(crate) fn batches(&self, sizes: &[usize]) -> Vec<RecordBatch> {
         let mut batches = Vec::new();
         let mut sizes = sizes.iter().copied().cycle();
@@ -718,7 +718,7 @@ impl Records {
         batches
     }
 
-    /// Those below `end`.
+    /// Returns the records below `end`.
     pub(crate) fn truncated(&self, end: u64) -> Records {
         let mut records = self.clone();
         records
@@ -727,7 +727,7 @@ impl Records {
         records
     }
 
-    /// All pairs with a first offset below `before`, the slow way.
+    /// Returns all pairs with a first offset below `before`, the slow way.
     pub(crate) fn epoch_starts(&self, before: u64) -> Vec<EpochStart> {
         let mut pairs: Vec<EpochStart> = Vec::new();
         for (at, (epoch, _)) in self.encoded.iter().enumerate() {
@@ -744,7 +744,7 @@ impl Records {
     }
 }
 
-/// Everything that a view shows, read in steps of `bytes_max`.
+/// Reads everything that a view shows, in steps of `bytes_max`.
 pub(crate) fn read_all(view: &Arc<LogView>, bytes_max: usize) -> Vec<u8> {
     let (mut next, end) = (Offset::ZERO, view.written_end());
     let mut bytes = Vec::new();
@@ -766,7 +766,7 @@ pub(crate) fn read_all(view: &Arc<LogView>, bytes_max: usize) -> Vec<u8> {
     bytes
 }
 
-/// Every file and its content.
+/// Returns every file and its content.
 pub(crate) fn dump(storage: &dyn Storage) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for dir in ["", "log", "quarantine"] {
@@ -784,7 +784,7 @@ pub(crate) fn dump(storage: &dyn Storage) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// The segments of a dump.
+/// Returns the segments of a dump.
 pub(crate) fn segments(storage: &dyn Storage) -> BTreeMap<String, Vec<u8>> {
     let mut files = dump(storage);
     files.retain(|path, _| path.starts_with("log/"));
@@ -803,7 +803,7 @@ pub(crate) fn set_content(storage: &dyn Storage, path: &str, bytes: &[u8]) {
     file.append(&[IoSlice::new(bytes)]).unwrap();
 }
 
-/// A storage with these files.
+/// Creates a storage with these files.
 pub(crate) fn storage_of(files: &BTreeMap<String, Vec<u8>>) -> MemoryStorage {
     let storage = MemoryStorage::new();
     files
@@ -822,7 +822,7 @@ mod tests {
     crate::storage::suite::conformance!(super::fresh());
 
     #[test]
-    fn a_power_cut_keeps_what_was_synced_and_no_more_for_sure() {
+    fn a_power_cut_keeps_synced_data_and_guarantees_nothing_more() {
         let storage = FaultyStorage::new();
         let file = storage.open("file", OpenHow::Create).unwrap();
         file.append(&[IoSlice::new(b"synced")]).unwrap();

@@ -1,9 +1,9 @@
-//! Which segments were written to below their end: the file `unproven`.
+//! The file `unproven`: segments that were written to below their end.
 //!
-//! Owns that file and its format. Where a hole is filled and the sync fails, the cache has what the
-//! disk has not, and the next start would believe the cache. So a segment is noted here, durably,
-//! before the first such write, and the next start copies it to a new file, as it copies what lies
-//! above the mark. Keeps rule 10.
+//! Owns that file and its format. When a hole is filled and the sync fails, the cache holds data
+//! that the disk does not, and the next start would trust the cache. So a segment is noted here,
+//! durably, before the first such write, and the next start copies it to a new file, as it does
+//! with records above the mark. Keeps rule 10.
 //!
 //! All integers are little-endian.
 //!
@@ -22,24 +22,24 @@ use crate::{
     types::Offset,
 };
 
-/// The file.
+/// Path of the file.
 pub(crate) const PATH: &str = "unproven";
-/// Where the next one is written before it takes the place of the file.
+/// Path of the next version, until it replaces the file.
 pub(super) const PATH_NEW: &str = "unproven.new";
 
 const HEAD: [u8; 8] = *b"RLUP\x01\0\0\0";
 const CRC_BYTES: usize = 4;
 
-/// The segments that the next start copies.
+/// Segments that the next start copies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unproven {
     firsts: BTreeSet<Offset>,
-    /// The file could not be made out: any segment may have been in it.
+    /// The file could not be parsed: any segment may have been in it.
     all: bool,
 }
 
 impl Unproven {
-    /// Reads the file; where there is none, nothing is unproven.
+    /// Reads the file; if there is none, nothing is unproven.
     ///
     /// # Errors
     ///
@@ -54,12 +54,12 @@ impl Unproven {
         }))
     }
 
-    /// Whether the segment that begins at `first` is unproven.
+    /// Returns `true` if the segment that begins at `first` is unproven.
     pub(super) fn contains(&self, first: Offset) -> bool {
         self.all || self.firsts.contains(&first)
     }
 
-    /// Whether there is nothing to be copied.
+    /// Returns `true` if nothing is to be copied.
     pub(super) fn is_empty(&self) -> bool {
         !self.all && self.firsts.is_empty()
     }
@@ -68,7 +68,7 @@ impl Unproven {
     ///
     /// # Errors
     ///
-    /// The storage's, as in [`replace`].
+    /// The storage's, as for [`replace`].
     pub(super) fn add(&mut self, storage: &dyn Storage, first: Offset) -> Result<(), LogError> {
         if !self.contains(first) {
             let mut with = self.clone();
@@ -109,7 +109,7 @@ mod tests {
     use crate::{log::testing::set_content, storage::MemoryStorage};
 
     #[test]
-    fn the_file_is_byte_for_byte_this() {
+    fn the_file_format_is_fixed_byte_for_byte() {
         let mut unproven = Unproven::default();
         unproven.firsts.insert(Offset(0x0102));
         let expected = [
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_noted_is_there_at_the_next_start() {
+    fn noted_segments_are_there_at_the_next_start() {
         let storage = MemoryStorage::new();
         let mut unproven = Unproven::load(&storage).unwrap();
         assert!(unproven.is_empty());
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_file_cannot_be_made_out_every_segment_is_unproven() {
+    fn an_unreadable_file_makes_every_segment_unproven() {
         let storage = MemoryStorage::new();
         let mut unproven = Unproven::default();
         unproven.add(&storage, Offset(9)).unwrap();

@@ -1,10 +1,9 @@
-//! The shared, read-only side of a log: its ends, the recent tail, where epochs begin, and
-//! reads from tail and files.
+//! The shared, read-only side of a log: its ends, the recent tail, the beginnings of epochs, and reads from tail
+//! and files.
 //!
-//! Owns what is known of the log in memory, and the handles that readers use. Only
-//! [`LogFiles`](super::LogFiles) changes it, after the files; a cut is the exception: it is
-//! known here before the files change, so that whoever read meanwhile notices. No lock is held
-//! across I/O. Keeps rules 2, 10 and 11.
+//! Owns the in-memory state of the log, and the handles that readers use. Only [`LogFiles`](super::LogFiles)
+//! changes it, after the files; a cut is the exception: it is published here before the files change, so that
+//! concurrent readers notice. No lock is held across I/O. Keeps rules 2, 10 and 11.
 
 use std::{
     collections::VecDeque,
@@ -32,33 +31,33 @@ use crate::{
     watch,
 };
 
-/// What everyone but the writer sees of a log. `Send + Sync`; no lock is held across I/O.
+/// View of a log for everyone but the writer. `Send + Sync`; no lock is held across I/O.
 #[derive(Debug)]
 pub(crate) struct LogView {
     storage: Arc<dyn Storage>,
     options: LogOptions,
-    /// Copies of what `state` says, for those who only want an end.
+    /// Copies of the ends in `state`, for readers that only want an end.
     written_end: AtomicU64,
     durable_end: AtomicU64,
-    /// Up to here readers see the log: durable, and no append in part.
+    /// End of the log that readers see: durable, and without a part of an append.
     visible_end: AtomicU64,
     shown: watch::Sender<Offset>,
-    /// The end of the last append that is written as a whole.
+    /// End of the last completely written append.
     whole_end: AtomicU64,
-    /// Nothing from here on is held, because of a hole; `u64::MAX` where there is none.
+    /// Nothing from here on is held, because of a hole; `u64::MAX` if there is none.
     readable_limit: AtomicU64,
-    /// Where the append with that hole begins: nothing from here on is shown.
+    /// Beginning of the append with that hole: nothing from here on is shown.
     visible_limit: AtomicU64,
-    /// Records that were quarantined before they were cut, since the log was opened.
+    /// Number of records quarantined before a cut, since the log was opened.
     quarantined: AtomicU64,
-    /// Who is told of records that cannot be read.
+    /// Callback for records that cannot be read.
     on_damage: OnceLock<OnDamage>,
-    /// What the start made anew.
+    /// Parts that the start rebuilt.
     repairs: OnceLock<Repairs>,
     state: Mutex<State>,
 }
 
-/// Told of an offset that cannot be read.
+/// Callback for an offset that cannot be read.
 struct OnDamage(Box<dyn Fn(Offset) + Send + Sync>);
 
 impl fmt::Debug for OnDamage {
@@ -67,7 +66,7 @@ impl fmt::Debug for OnDamage {
     }
 }
 
-/// The log as it is at one instant.
+/// State of the log at one instant.
 #[derive(Debug, Default)]
 struct State {
     written_end: Offset,
@@ -75,22 +74,22 @@ struct State {
     segments: Vec<Segment>,
     /// The last segment's file.
     active: Option<Arc<OpenSegment>>,
-    /// Older segments that readers have opened, the one used last at the back.
+    /// Older segments that readers have opened, the most recently used one last.
     opened: VecDeque<Arc<OpenSegment>>,
     /// The newest records, without gaps, up to `written_end`.
     tail: VecDeque<RecordBatch>,
     tail_bytes: usize,
     epochs: Epochs,
     cluster: Option<ClusterId>,
-    /// What is known not to be readable, by segment, ascending.
+    /// Known holes, with the segment of each, ascending.
     holes: Vec<(Offset, Hole)>,
-    /// Cuts since the log was opened: what was read across one may be of two branches.
+    /// Cuts since the log was opened: records read across a cut may be of two branches.
     cuts: Cuts,
-    /// The next segment's.
+    /// Id of the next segment.
     next_id: u64,
 }
 
-/// A segment as far as everyone needs to know it, opened or not.
+/// Position of a segment in the log, opened or not.
 #[derive(Clone, Copy, Debug)]
 struct Segment {
     id: u64,
@@ -99,7 +98,7 @@ struct Segment {
     bytes: u64,
 }
 
-/// Where some records lie, at the instant of `cuts`.
+/// Location of some records, at the instant of `cuts`.
 #[derive(Debug)]
 struct Place {
     segment: Segment,
@@ -110,7 +109,7 @@ struct Place {
     opened: Option<Arc<OpenSegment>>,
 }
 
-/// Where records begin behind the holes of a segment.
+/// Returns the offset and position of the first record after each hole of a segment.
 fn holes_of(
     holes: &[(Offset, Hole)],
     segment: Offset,
@@ -120,29 +119,29 @@ fn holes_of(
 }
 
 impl LogView {
-    /// The offset after the last written record: what links may ship.
+    /// Returns the offset after the last written record: links may ship up to here.
     pub(crate) fn written_end(&self) -> Offset {
         Offset(self.written_end.load(Ordering::Acquire))
     }
 
-    /// The offset after the last record that this node holds (synced, under
-    /// `SyncPolicy::Always`; else written).
+    /// Returns the offset after the last record that this node holds (synced, under `SyncPolicy::Always`; otherwise
+    /// written).
     pub(crate) fn durable_end(&self) -> Offset {
         Offset(self.durable_end.load(Ordering::Acquire))
     }
 
-    /// The end of what readers see: of the last append that this node holds as a whole.
+    /// Returns the end of the log that readers see: of the last append that this node holds completely.
     pub(crate) fn visible_end(&self) -> Offset {
         Offset(self.visible_end.load(Ordering::Acquire))
     }
 
-    /// Follows the shown end. It goes back when the log is cut; told of every cut and of every change of what
-    /// cannot be read, too.
+    /// Follows the visible end. It goes back when the log is cut; also notified of every cut and of every change of
+    /// holes.
     pub(crate) fn shown_watch(&self) -> watch::Receiver<Offset> {
         self.shown.subscribe()
     }
 
-    /// Bytes of all segments.
+    /// Returns the bytes of all segments.
     pub(crate) fn bytes(&self) -> u64 {
         self.state()
             .segments
@@ -151,19 +150,19 @@ impl LogView {
             .sum()
     }
 
-    /// Bytes of recent records in memory.
+    /// Returns the bytes of recent records in memory.
     #[cfg(feature = "sim")]
     pub(crate) fn tail_memory(&self) -> usize {
         self.state().tail_bytes
     }
 
-    /// How many segments there are.
+    /// Returns the number of segments.
     pub(crate) fn segments(&self) -> usize {
         self.state().segments.len()
     }
 
-    /// Bytes of the log from the record at `from` on: exact where that is in the tail or begins a
-    /// segment, and elsewhere as if all records of its segment were as long. 0 from the end on.
+    /// Returns the bytes of the log from the record at `from` on: exact if that is in the tail or begins a segment,
+    /// otherwise as if all records of its segment were equally long. 0 from the end on.
     pub(crate) fn bytes_from(&self, from: Offset) -> u64 {
         let (batch, behind) = {
             let state = self.state();
@@ -177,73 +176,72 @@ impl LogView {
             let behind = state.tail.range(at + 1..).map(|batch| batch.bytes().len());
             (state.tail[at].clone(), behind.sum::<usize>())
         };
-        // To find the record in its batch takes a while: not under the lock.
+        // Finding the record in its batch takes a while: not under the lock.
         let part = batch.slice(from, batch.end());
         part.map_or(0, |part| part.bytes().len() as u64) + behind as u64
     }
 
-    /// How many records were quarantined before they were cut, since the log was opened.
+    /// Returns the number of records quarantined before a cut, since the log was opened.
     pub(crate) fn records_quarantined(&self) -> u64 {
         self.quarantined.load(Ordering::Relaxed)
     }
 
-    /// So many records are quarantined.
+    /// Adds to the number of quarantined records.
     pub(super) fn quarantined(&self, records: u64) {
         self.quarantined.fetch_add(records, Ordering::Relaxed);
     }
 
-    /// How often the log was cut since it was opened. What was read before a cut and what was
-    /// read after it may be of two branches: who follows the log compares.
+    /// Returns the number of cuts since the log was opened. Records read before a cut and after it may be of two
+    /// branches: a reader that follows the log compares the numbers.
     pub(crate) fn cuts(&self) -> u64 {
         self.state().cuts.count()
     }
 
-    /// As [`LogView::cuts`], and the lowest end that a cut left since there were `count` of them.
+    /// Like [`LogView::cuts`], and also returns the lowest end that a cut left since there were `count` of them.
     pub(crate) fn cuts_since(&self, count: u64) -> (u64, Option<Offset>) {
         let state = self.state();
         (state.cuts.count(), state.cuts.lowest_since(count))
     }
 
-    /// Notes what the start made anew. Once only.
+    /// Stores the parts that the start rebuilt. Once only.
     pub(super) fn count_repairs(&self, repairs: Repairs) {
         let first = self.repairs.set(repairs);
         assert!(first.is_ok(), "a log is opened once");
     }
 
-    /// What the start made anew.
+    /// Returns the parts that the start rebuilt.
     pub(crate) fn repairs(&self) -> Repairs {
         self.repairs.get().copied().unwrap_or_default()
     }
 
-    /// Whether it is known that the record at `offset` cannot be read.
+    /// Returns `true` if the record at `offset` is known to be unreadable.
     pub(crate) fn is_hole(&self, offset: Offset) -> bool {
         self.state().is_hole(offset)
     }
 
-    /// Has `tell` called, from any thread, whenever somebody could not read a record and that was
-    /// not known before. Once only.
+    /// Registers `tell` to be called, from any thread, whenever a record could not be read and that was not known
+    /// before. Once only.
     pub(crate) fn on_damage(&self, tell: impl Fn(Offset) + Send + Sync + 'static) {
         let first = self.on_damage.set(OnDamage(Box::new(tell)));
-        assert!(first.is_ok(), "somebody else is told of damage");
+        assert!(first.is_ok(), "damage is reported to one callback only");
     }
 
-    /// The first offset of the tail in memory; the written end where the tail is empty.
+    /// Returns the first offset of the tail in memory; the written end if the tail is empty.
     #[cfg(test)]
     pub(crate) fn tail_first(&self) -> Offset {
         self.state().tail_first()
     }
 
-    /// The newest `limit` pairs of the written log, ascending.
+    /// Returns the newest `limit` pairs of the written log, ascending.
     pub(crate) fn epoch_starts(&self, limit: usize) -> Vec<EpochStart> {
         self.state().epochs.newest_before(Offset(u64::MAX), limit)
     }
 
-    /// The newest `limit` pairs whose first offset is below `before`, ascending; blocking: may
-    /// read files.
+    /// Returns the newest `limit` pairs whose first offset is below `before`, ascending; blocking: may read files.
     ///
     /// # Errors
     ///
-    /// As [`LogView::read`], where the pairs in memory do not reach.
+    /// Like [`LogView::read`], if the pairs in memory do not reach back far enough.
     pub(crate) fn epoch_starts_before(
         &self,
         before: Offset,
@@ -252,12 +250,12 @@ impl LogView {
         self.walk_in_peace(before, limit, &[])
     }
 
-    /// As [`LogView::epoch_starts_before`], all of them and across holes that are known: an epoch
-    /// that begins in one is there from the first readable record behind it, or not at all.
+    /// Like [`LogView::epoch_starts_before`], but returns all of them and reads across known holes: an epoch that
+    /// begins in a hole is listed from the first readable record after it, or not at all.
     ///
     /// # Errors
     ///
-    /// As [`LogView::read`].
+    /// Like [`LogView::read`].
     pub(crate) fn readable_epoch_starts_before(
         &self,
         before: Offset,
@@ -288,8 +286,7 @@ impl LogView {
         }
     }
 
-    /// Epoch of the record at `offset`; `None` when it is not held, or older than the pairs
-    /// kept in memory.
+    /// Returns the epoch of the record at `offset`; `None` if it is not held, or older than the pairs in memory.
     pub(crate) fn epoch_at(&self, offset: Offset) -> Option<Epoch> {
         let state = self.state();
         if offset >= state.written_end {
@@ -299,9 +296,9 @@ impl LogView {
         }
     }
 
-    /// Records of `from..until` out of the tail in memory, up to `bytes_max` and at least one
-    /// record; `None` when `from` is not in the tail. Empty when there is nothing to read:
-    /// `from >= until`, or `from` is the written end. Never blocks.
+    /// Returns records of `from..until` from the tail in memory, up to `bytes_max` and at least one record; `None`
+    /// if `from` is not in the tail. Empty if there is nothing to read: `from >= until`, or `from` is the written
+    /// end. Never blocks.
     pub(crate) fn read_tail(
         &self,
         from: Offset,
@@ -327,7 +324,7 @@ impl LogView {
                 .range(begin..)
                 .enumerate()
                 .take_while(|(nth, batch)| {
-                    // The first may have little behind `from`: it is not counted.
+                    // The first may have little after `from`: it is not counted.
                     let taken = bytes < bytes_max && batch.first() < until;
                     bytes += if *nth == 0 { 0 } else { batch.bytes().len() };
                     *nth == 0 || taken
@@ -354,14 +351,14 @@ impl LogView {
         Some(batches)
     }
 
-    /// As `read_tail`, and from the files where the tail does not reach: may block. Everything
-    /// from a file is checked. What comes back may end early, as at a segment's end.
+    /// Like `read_tail`, but also reads from the files if the tail does not reach back: may block. Everything from
+    /// a file is checked. The result may end early, as at a segment's end.
     ///
     /// # Errors
     ///
-    /// [`ReadError::Cut`] when `from` lies beyond the written end: it was cut away.
-    /// [`ReadError::Damaged`] when the record at `from` is damaged; what lies before damage is
-    /// returned first. [`ReadError::Io`] when the storage refuses.
+    /// [`ReadError::Cut`] when `from` is beyond the written end: it was cut away. [`ReadError::Damaged`] when the
+    /// record at `from` is damaged; records before damage are returned first. [`ReadError::Io`] when the storage
+    /// refuses.
     pub(crate) fn read(
         self: &Arc<Self>,
         from: Offset,
@@ -375,19 +372,19 @@ impl LogView {
             let Some(place) = self.locate(from) else {
                 return match self.written_end() {
                     end if end < from => Err(ReadError::Cut { offset: end }),
-                    // The log grew between two looks at it.
+                    // The log grew between the two checks.
                     _ => continue,
                 };
             };
             let batch = self.read_segment(&place, from, until, bytes_max);
-            // Only what was read while nothing was cut is of one branch, errors included.
+            // Only a result read while nothing was cut is of one branch, errors included.
             if self.cuts() == place.cuts {
                 return self.telling_damage(batch.map(|batch| vec![batch]));
             }
         }
     }
 
-    /// Checks what always holds.
+    /// Checks the invariants.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         let state = self.state();
@@ -444,7 +441,7 @@ impl LogView {
         );
     }
 
-    /// Passes on what was read, and tells of damage that was not known.
+    /// Passes on the result of a read, and reports damage that was not known.
     fn telling_damage<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
         if let Err(ReadError::Damaged { offset, .. }) = &read
             && !self.is_hole(*offset)
@@ -454,7 +451,7 @@ impl LogView {
         read
     }
 
-    /// Tells that the record at `offset` cannot be read.
+    /// Reports that the record at `offset` cannot be read.
     fn publish_damage(&self, offset: Offset) {
         if let Some(OnDamage(tell)) = self.on_damage.get() {
             tell(offset);
@@ -603,7 +600,7 @@ impl LogView {
         match RecordBatch::check(from, records.clone()) {
             Ok(batch) => Ok(batch),
             Err((0, error)) => Err(place.damaged((from, position), error)),
-            // What lies before the damage is fine; the next read will meet it.
+            // The records before the damage are good; the next read will meet it.
             Err((good, _)) => Ok(RecordBatch::check(from, records.slice(..good))
                 .expect("these bytes were just found to be good")),
         }
@@ -614,8 +611,8 @@ impl LogView {
     }
 }
 
-/// Bytes of whole records by their lengths, not checked: at most `count_max` records and
-/// `bytes_max` bytes, and at least one record.
+/// Reads the bytes of whole records by their lengths, not checked: at most `count_max` records and `bytes_max`
+/// bytes, and at least one record.
 fn read_records(
     file: &dyn StorageFile,
     position: u64,
@@ -650,7 +647,7 @@ fn read_records(
     while count < count_max {
         match encoded_len(&bytes[at..]) {
             Ok(total) if at + total <= bytes.len().min(bytes_max) => at += total,
-            // Too long for this read, the end, or damage that the next read will name.
+            // Too long for this read, the end, or damage that the next read will report.
             Ok(_) | Err(_) => break,
         }
         count += 1;
@@ -677,10 +674,9 @@ impl Place {
     }
 }
 
-/// What the writer tells of its work. Only [`LogFiles`](super::LogFiles) calls these, from one
-/// thread.
+/// Updates from the writer. Only [`LogFiles`](super::LogFiles) calls these, from one thread.
 impl LogView {
-    /// A view of a log that was just opened and whose records are all durable.
+    /// Creates the view of a log that was just opened and whose records are all durable.
     pub(super) fn new(
         storage: Arc<dyn Storage>,
         options: LogOptions,
@@ -708,7 +704,7 @@ impl LogView {
         }
     }
 
-    /// The segments that opening found, all but the last not opened: first offsets and bytes.
+    /// Adds the segments that opening found, as first offsets and bytes; only the last of them is open.
     pub(super) fn found_segments(&self, segments: &[(Offset, u64)]) {
         let mut state = self.state();
         for &(first, bytes) in segments {
@@ -717,7 +713,7 @@ impl LogView {
         }
     }
 
-    /// Opening or a cut made this file the last segment, with these records in it.
+    /// Sets the file of the last segment, after opening, with the records in it.
     pub(super) fn becomes_active(
         &self,
         first: Offset,
@@ -729,8 +725,8 @@ impl LogView {
         self.state().set_last(first, bytes, file, index, epochs);
     }
 
-    /// These offsets cannot be read, nothing from `readable_limit` on is shown, and the node holds
-    /// everything else below `held_end`.
+    /// Updates the holes: nothing from `readable_limit` on is shown, and the node holds everything else below
+    /// `held_end`.
     pub(super) fn damaged(
         self: &Arc<Self>,
         holes: &[(Offset, Hole)],
@@ -740,7 +736,7 @@ impl LogView {
         {
             let mut state = self.state();
             state.holes = holes.to_vec();
-            // No walk leads over them.
+            // No walk leads across them.
             for opened in state.opened.iter().chain(&state.active) {
                 let behind = holes_of(holes, opened.first);
                 behind.for_each(|(offset, at)| opened.index().add_behind_damage(offset, at));
@@ -752,7 +748,7 @@ impl LogView {
             readable_limit.unwrap_or(no_end),
             visible_limit.unwrap_or(no_end),
         );
-        // Where an append began could not be read, perhaps, and can now.
+        // The beginning of an append may have been unreadable, and may be readable now.
         if self.whole_end.load(Ordering::Acquire) < self.written_end().0 {
             self.look_at_end();
         }
@@ -760,11 +756,11 @@ impl LogView {
         self.readable_limit
             .store(readable_limit.0, Ordering::Release);
         self.publish_durable(held_end);
-        // Where everything is shown but what cannot be read, that may have changed all the same.
+        // Even if the end is unchanged, the readable records below it may have changed.
         self.shown.send_modify(|_| {});
     }
 
-    /// Finds out whether a log that was just opened ends inside an append.
+    /// Determines the visible end of a log that was just opened and may end inside an append.
     pub(super) fn found_end(self: &Arc<Self>) {
         self.look_at_end();
         self.publish_durable(self.durable_end());
@@ -775,7 +771,7 @@ impl LogView {
         self.whole_end.store(whole_end.0, Ordering::Release);
     }
 
-    /// A hole was filled with these records, up to `position` in its segment.
+    /// Updates the view after a hole was filled with these records, up to `position` in its segment.
     pub(super) fn filled(&self, segment: Offset, position: u64, batch: &RecordBatch) {
         let mut state = self.state();
         batch
@@ -787,7 +783,7 @@ impl LogView {
         }
     }
 
-    /// The cluster whose log this is; `None` while the node has joined none.
+    /// Returns the cluster that the log belongs to; `None` while the node has joined none.
     pub(crate) fn cluster(&self) -> Option<ClusterId> {
         self.state().cluster
     }
@@ -796,7 +792,7 @@ impl LogView {
         self.state().cluster = Some(cluster);
     }
 
-    /// A new segment follows, with nothing but its header so far.
+    /// Adds a new segment, with nothing but its header so far.
     pub(super) fn rolled(&self, first: Offset, bytes: u64, file: Arc<dyn StorageFile>) {
         let mut state = self.state();
         assert_eq!(
@@ -812,7 +808,7 @@ impl LogView {
         state.active = Some(Arc::new(OpenSegment::new(id, first, file, index)));
     }
 
-    /// These batches are written behind the last segment's bytes.
+    /// Adds these batches, written after the last segment's bytes.
     pub(super) fn wrote(&self, batches: &[RecordBatch]) {
         let end = {
             let mut state = self.state();
@@ -832,14 +828,14 @@ impl LogView {
         }
     }
 
-    /// Everything below `end` is synced.
+    /// Marks everything below `end` as synced.
     pub(super) fn synced(&self, end: Offset) {
         if self.options.sync.is_durable() {
             self.publish_durable(end);
         }
     }
 
-    /// The log now ends at `to`, in the middle of this file or at its end; the files follow.
+    /// Cuts the view to `to`, in the middle of this file or at its end; the files follow.
     pub(super) fn cut(
         self: &Arc<Self>,
         to: Offset,
@@ -858,7 +854,7 @@ impl LogView {
             state.segments.truncate(kept);
             let id = state.draw_id();
             state.segments.push(Segment { id, first, bytes });
-            // Handles of files that are about to go, or to change.
+            // Handles of files that are about to be removed or changed.
             state.opened.retain(|opened| opened.first < first);
             state.set_last(first, bytes, file, index, epochs);
             state.cut_tail(to);
@@ -870,11 +866,11 @@ impl LogView {
         };
         self.whole_end.store(whole_end.0, Ordering::Release);
         self.publish_durable(self.durable_end().min(to));
-        // Whoever showed more than is shown now looks, whether or not that changed.
+        // Readers that showed more than is visible now are notified, even if the end did not change.
         self.shown.send_modify(|_| {});
     }
 
-    /// The first offsets of all segments, ascending.
+    /// Returns the first offsets of all segments, ascending.
     pub(super) fn segment_firsts(&self) -> Vec<Offset> {
         self.state()
             .segments
@@ -883,7 +879,7 @@ impl LogView {
             .collect()
     }
 
-    /// The epoch of the newest record.
+    /// Returns the epoch of the newest record.
     pub(super) fn last_epoch(&self) -> Option<Epoch> {
         self.state().epochs.last_epoch()
     }
@@ -891,8 +887,8 @@ impl LogView {
     fn publish_durable(&self, end: Offset) {
         let load = |known: &AtomicU64| Offset(known.load(Ordering::Acquire));
         let durable_end = end.min(load(&self.readable_limit));
-        // What is written as a whole is durable as one too where all that is written is. Else nothing
-        // is known of appends beyond what was shown.
+        // A completely written append is also completely durable if all that is written is durable. Otherwise
+        // nothing is known of appends beyond the visible end.
         let whole_end = match end >= self.written_end() {
             true => load(&self.whole_end),
             false => self.visible_end().min(load(&self.whole_end)),
@@ -922,7 +918,7 @@ impl State {
             .map_or(self.written_end, RecordBatch::first)
     }
 
-    /// Bytes of the log from a record on, by the segments alone.
+    /// Returns the bytes of the log from a record on, by the segments alone.
     fn bytes_from(&self, from: Offset) -> u64 {
         let at = self
             .segments
@@ -948,7 +944,7 @@ impl State {
         self.next_id
     }
 
-    /// The open file of a segment, which becomes the one used last.
+    /// Returns the open file of a segment, which becomes the most recently used one.
     fn opened(&mut self, id: u64) -> Option<Arc<OpenSegment>> {
         if let Some(active) = self.active.as_ref().filter(|active| active.id == id) {
             return Some(active.clone());
@@ -962,7 +958,7 @@ impl State {
     fn keep_open(&mut self, opened: Arc<OpenSegment>) {
         let behind = holes_of(&self.holes, opened.first);
         behind.for_each(|(offset, at)| opened.index().add_behind_damage(offset, at));
-        // What was opened before a cut may be gone; what two readers opened is kept once.
+        // A file opened before a cut may be gone; a file that two readers opened is kept once.
         let known = self
             .segments
             .iter()

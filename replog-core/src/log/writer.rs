@@ -1,8 +1,8 @@
-//! The log writer: the one that writes, a group at a time.
+//! The log writer: writes the log, one group of commands at a time.
 //!
-//! Takes all that is queued, writes it with one call, reports the written end, syncs once,
-//! reports the durable end. Commands and reports keep their order. A loop over [`LogFiles`]: on
-//! a thread of its own in production.
+//! Takes everything that is queued, writes it with one call, reports the written end, syncs once, reports the
+//! durable end. Commands and reports keep their order. A loop over [`LogFiles`]: on a thread of its own in
+//! production.
 //!
 //! ```text
 //!   Append Append Append  Truncate  Append  SaveMeta
@@ -10,12 +10,12 @@
 //!   write, Written, sync, Durable; cut, Truncated; write, Written, sync, Durable; save, MetaSaved
 //! ```
 //!
-//! [`WriterLoop`] has no clock and no thread: it is given what is queued, works it off step by
-//! step, and is told when a sync is due. A simulation lets time pass between the steps. Keeps
-//! rules 4 and 10: what is reported as durable is, and a failed sync is final.
+//! [`WriterLoop`] has no clock and no thread: it receives the queued commands, processes them step by step, and is
+//! called when a sync is due. A simulation lets time pass between the steps. Keeps rules 4 and 10: everything
+//! reported as durable is, and a failed sync is final.
 //!
-//! A write that is refused, as on a full disk, is not: the rest of the queue is dropped, since it
-//! was asked for by one who did not know, and so is what follows, up to a [`WriteCommand::Resume`].
+//! A refused write, as on a full disk, is not final: the rest of the queue is dropped, because its senders did not
+//! know of the refusal, and so is everything that follows, up to a [`WriteCommand::Resume`].
 
 use std::{
     collections::VecDeque,
@@ -45,72 +45,68 @@ use crate::{
     types::{Epoch, Offset, SyncPolicy},
 };
 
-/// Written and removed again, to see whether there is room.
+/// Path of the file that is written and removed again to probe for space.
 pub(crate) const PROBE_PATH: &str = "room.probe";
 
-/// What the writer is asked to do, in order.
+/// Commands for the writer, in order.
 #[derive(Debug)]
 pub(crate) enum WriteCommand {
-    /// Write these records behind the written end.
+    /// Write these records after the written end.
     Append(RecordBatch),
     /// Cut the log back; everything before it in the queue is written first.
     Truncate { ticket: u64, to: Offset },
-    /// Keep the records from here on aside in a file: a cut follows, because of the master of this
-    /// epoch. Nothing is reported.
+    /// Copy the records from here on to the quarantine: a cut follows, because of the master of this epoch. Nothing
+    /// is reported.
     Quarantine { from: Offset, epoch: Epoch },
-    /// Write and sync everything before it, then save this. Also sets the files' cluster id from
-    /// it.
+    /// Write and sync everything before it, then save this meta. Also sets the files' cluster id from it.
     SaveMeta { ticket: u64, meta: Box<Meta> },
-    /// Somebody could not read this record: write and sync everything before it, then read its
-    /// segment through, and report what cannot be read.
+    /// A record could not be read: write and sync everything before the command, then read the record's whole
+    /// segment, and report its holes.
     Inspect { offset: Offset, held_back: HeldBack },
-    /// Write and sync everything before it, then see whether the log ends inside an append.
+    /// Write and sync everything before it, then check if the log ends inside an append.
     FindLastAppend,
-    /// After a refused write: undo what came of it, see whether there is room, and take commands
-    /// again.
+    /// After a refused write: undo its effects, probe for space, and accept commands again.
     Resume,
-    /// Write and sync everything before it, then leave this for the next start. Not a failure
-    /// when it cannot be left, and not reported.
+    /// Write and sync everything before it, then save this snapshot for the next start. A failure to save it is not
+    /// a failure of the writer, and not reported.
     SaveKeys { snapshot: Vec<u8> },
     /// Sync everything, leave a clean mark, end.
     Close,
 }
 
-/// What the writer has done, in the order of the commands.
+/// Reports of the writer, in the order of the commands.
 #[derive(Debug)]
 pub(crate) enum WriteReport {
-    /// Everything below is written.
+    /// Everything below `end` is written.
     Written { end: Offset },
-    /// Everything below `end` is held as the sync policy defines it; up to `whole_end` without a
-    /// hole.
+    /// Everything below `end` is held as the sync policy defines it; up to `whole_end` without a hole.
     Durable { end: Offset, whole_end: Offset },
     /// The cut of `ticket` is done and durable.
     Truncated { ticket: u64, cut: Cut },
-    /// Nothing was cut: on the way is damage that nobody knew of.
+    /// Nothing was cut: damage that was not known was found on the way.
     NotTruncated { ticket: u64, offset: Offset },
-    /// Where the last append ends that is in the log as a whole.
+    /// The end of the last complete append in the log.
     LastAppend(LastAppend),
     /// The meta of `ticket` is durable, and so is every record before it.
     MetaSaved { ticket: u64, durable_end: Offset },
-    /// A write was refused. Nothing of what it was for counts as done, and what is queued behind
-    /// it is dropped, until it shall resume.
+    /// A write was refused. None of the work that it was for counts as done, and everything queued behind it is
+    /// dropped, until the writer is told to resume.
     WriteFailed { error: io::Error },
-    /// There is room, and commands are taken again. The log is durable, up to here without a hole.
+    /// There is space, and commands are accepted again. The log is durable, up to here without a hole.
     Resumed { whole_end: Offset },
-    /// The inspection is done: these records cannot be read, and all before `whole_end` can.
+    /// The inspection is done: these records cannot be read, and all records before `whole_end` can.
     Inspected {
         holes: Vec<Range<Offset>>,
         whole_end: Offset,
     },
-    /// Final: a sync failed, or worse. Nothing is done any more; every later command is
-    /// dropped.
+    /// Final: a sync failed, or worse. Nothing is done any more; every later command is dropped.
     Failed { error: io::Error },
     /// The clean end.
     Closed,
 }
 
 impl WriteCommand {
-    /// Bytes that it brings into a group.
+    /// Returns the bytes that the command adds to a group.
     fn bytes(&self) -> usize {
         match self {
             WriteCommand::Append(batch) => batch.bytes().len(),
@@ -126,37 +122,37 @@ impl WriteCommand {
     }
 }
 
-/// What the writer does, without a thread: commands in, reports out.
+/// The writer without a thread: commands in, reports out.
 #[derive(Debug)]
 pub(crate) struct WriterLoop {
     files: LogFiles,
     storage: Arc<dyn Storage>,
-    /// What is still to be done, in order.
+    /// Commands still to be done, in order.
     queued: VecDeque<WriteCommand>,
-    /// A group was written, and nobody was told yet how far the log is durable.
+    /// A group was written, and the durable end was not reported yet.
     group_written: bool,
-    /// A write was refused: commands are dropped until it resumes.
+    /// A write was refused: commands are dropped until the writer resumes.
     refusing: bool,
     ended: bool,
 }
 
-/// What comes after a step of a [`WriterLoop`].
+/// Kind of the next step of a [`WriterLoop`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NextStep {
     /// Nothing is queued.
     Idle,
-    /// To write the records that are next in the queue, as one group.
+    /// Write the records that are next in the queue, as one group.
     Write,
-    /// To make the group that was written durable.
+    /// Make the written group durable.
     Sync,
-    /// To carry out a command that stands alone.
+    /// Carry out a command that stands alone.
     Alone,
-    /// Nothing, ever: it has ended or failed.
+    /// None, ever: the writer has ended or failed.
     Ended,
 }
 
 impl WriterLoop {
-    /// A writer of `files`, and of the meta in `storage`.
+    /// Creates a writer of `files`, and of the meta in `storage`.
     pub(crate) fn new(files: LogFiles, storage: Arc<dyn Storage>) -> WriterLoop {
         WriterLoop {
             files,
@@ -168,9 +164,8 @@ impl WriterLoop {
         }
     }
 
-    /// Carries out what was taken from the queue at once, in order. Appends next to each other
-    /// are one group: one write for each segment, and one sync. `Break` after the end or a
-    /// failure, and for ever after.
+    /// Carries out commands that were taken from the queue together, in order. Adjacent appends form one group: one
+    /// write for each segment, and one sync. `Break` after the end or a failure, and ever after.
     #[cfg(test)]
     pub(crate) fn run(
         &mut self,
@@ -195,7 +190,7 @@ impl WriterLoop {
         }
     }
 
-    /// Drops what was asked for by one who did not know that writes are refused.
+    /// Drops commands from callers that did not know that writes are refused.
     fn drop_refused(&mut self) {
         let stays = |command: &mut WriteCommand| {
             matches!(command, WriteCommand::Resume | WriteCommand::Close)
@@ -205,7 +200,7 @@ impl WriterLoop {
         {}
     }
 
-    /// What [`WriterLoop::step`] would do.
+    /// Returns the step that [`WriterLoop::step`] would do.
     pub(crate) fn next_step(&self) -> NextStep {
         match self.queued.front() {
             _ if self.ended => NextStep::Ended,
@@ -216,12 +211,12 @@ impl WriterLoop {
         }
     }
 
-    /// Whether each group is synced before it is reported as durable.
+    /// Returns `true` if each group is synced before it is reported as durable.
     fn syncs_groups(&self) -> bool {
         self.files.sync_policy() == SyncPolicy::Always
     }
 
-    /// The ticket of the meta that the next step saves, and the durable end then.
+    /// Returns the ticket of the meta that the next step saves, and the durable end at that time.
     #[cfg(feature = "sim")]
     pub(crate) fn meta_next(&self) -> Option<(u64, Offset)> {
         match self.queued.front() {
@@ -235,7 +230,7 @@ impl WriterLoop {
     /// Does the next step.
     pub(crate) fn step(&mut self, report: &mut dyn FnMut(WriteReport)) {
         let step = self.next_step();
-        // The outcome is in `ended`, which the next look at `next_step` tells.
+        // The outcome is in `ended`, which the next call of `next_step` reports.
         let _ = self.until_failure(report, |writer, report| match step {
             NextStep::Write => writer.write_group(report),
             NextStep::Sync => writer.sync_group(report),
@@ -247,7 +242,7 @@ impl WriterLoop {
         });
     }
 
-    /// How long after the first write that is not synced a sync is due; `None` where none is.
+    /// Returns the delay after the first unsynced write at which a sync is due; `None` if none is due.
     pub(crate) fn sync_delay(&self) -> Option<Duration> {
         match self.files.sync_policy() {
             SyncPolicy::Interval(interval)
@@ -259,7 +254,7 @@ impl WriterLoop {
         }
     }
 
-    /// Syncs what is written: the delay has passed.
+    /// Syncs the written records: the delay has passed.
     pub(crate) fn on_sync_due(&mut self, report: &mut dyn FnMut(WriteReport)) -> ControlFlow<()> {
         self.until_failure(report, |writer, _| match writer.refusing {
             true => Ok(()),
@@ -267,15 +262,15 @@ impl WriterLoop {
         })
     }
 
-    /// Whether the directory may be lost while this runs.
+    /// Returns `true` if the directory may be lost while this runs.
     fn may_lose_its_place(&self) -> bool {
         self.storage.survives_the_process()
     }
 
-    /// Checks that the directory is still in its place. Where it is not, that is a failure for good.
+    /// Checks that the directory is still in its place. If it is not, the failure is final.
     pub(crate) fn check_place(&mut self, report: &mut dyn FnMut(WriteReport)) -> ControlFlow<()> {
         self.until_failure(report, |writer, _| match writer.refusing {
-            // What was refused comes first: the directory is looked at again once there is room.
+            // The refused write comes first: the files are checked again once there is space.
             true => Ok(writer.storage.check_place()?),
             false => writer.files.check_place(),
         })
@@ -326,7 +321,7 @@ impl WriterLoop {
         Ok(())
     }
 
-    /// Makes what was written durable, as the sync policy has it.
+    /// Makes the written group durable, as the sync policy demands.
     fn sync_group(&mut self, report: &mut dyn FnMut(WriteReport)) -> Result<(), LogError> {
         self.group_written = false;
         if self.syncs_groups() {
@@ -348,12 +343,12 @@ impl WriterLoop {
             return self.close(report);
         }
         if matches!(command, WriteCommand::Resume) {
-            // First what gives room back.
+            // First the step that frees space.
             self.files.mend()?;
             probe_room(&*self.storage).map_err(LogError::Write)?;
             self.refusing = false;
         }
-        // What follows relies on all before it, whatever the sync policy is.
+        // The commands below rely on everything before them, whatever the sync policy.
         self.files.sync()?;
         match command {
             WriteCommand::Append(batch) => unreachable!("{batch:?} belongs to a group"),
@@ -377,7 +372,7 @@ impl WriterLoop {
             }
             WriteCommand::SaveKeys { snapshot } => {
                 if let Err(error) = keys_file::save(&*self.storage, &snapshot) {
-                    warn!(%error, "no snapshot of keys was left: the next start reads the log");
+                    warn!(%error, "the snapshot of keys was not saved: the next start reads the log");
                 }
             }
             WriteCommand::Inspect { offset, held_back } => {
@@ -393,14 +388,14 @@ impl WriterLoop {
             WriteCommand::Resume => report(WriteReport::Resumed {
                 whole_end: self.files.whole_end(),
             }),
-            WriteCommand::Close => unreachable!("it is done already"),
+            WriteCommand::Close => unreachable!("close was handled above"),
         }
         Ok(())
     }
 
     fn close(&mut self, report: &mut dyn FnMut(WriteReport)) -> Result<(), LogError> {
-        // On a full disk too: what was written in part goes, and the mark has its room. There
-        // is nobody left to try again, so whatever fails is final.
+        // On a full disk too: partial writes are removed, and the mark has its space. Nobody is left to retry, so
+        // any failure is final.
         let closed = self.files.mend().and_then(|()| self.files.close());
         closed.map_err(|error| LogError::Final(error.into()))?;
         self.ended = true;
@@ -409,8 +404,8 @@ impl WriterLoop {
     }
 }
 
-/// Writes a file and removes it: whether there is room for more than the next record. Nothing
-/// relies on that file, so that a failed sync of it is a refused write like any other.
+/// Writes a file and removes it, to check for space for more than the next record. Nothing relies on that file, so
+/// a failed sync of it is a refused write like any other.
 fn probe_room(storage: &dyn Storage) -> io::Result<()> {
     let file = storage.open(PROBE_PATH, OpenHow::Truncated)?;
     let chunk = [0xa5; 64 << 10];
@@ -425,14 +420,13 @@ fn probe_room(storage: &dyn Storage) -> io::Result<()> {
     written.and(removed)
 }
 
-/// Where commands for a writer go. Cheap to clone; dropping the last one ends the writer
-/// without a clean mark.
+/// Handle to send commands to a writer. Cheap to clone; dropping the last one ends the writer without a clean mark.
 #[derive(Clone)]
 pub(crate) struct LogWriter {
     way: Way,
 }
 
-/// How commands reach the writer.
+/// Route of commands to the writer.
 #[derive(Clone)]
 enum Way {
     Thread {
@@ -440,20 +434,20 @@ enum Way {
         thread: Arc<Mutex<Option<JoinHandle<()>>>>,
         syncs: Arc<Syncs>,
     },
-    /// Whoever drives it.
+    /// A host that drives the writer.
     #[cfg_attr(
         not(feature = "sim"),
-        expect(dead_code, reason = "a system has threads")
+        expect(dead_code, reason = "a production node has threads")
     )]
     Hosted(Arc<dyn Fn(WriteCommand) + Send + Sync>),
 }
 
 impl LogWriter {
-    /// Starts a thread for `writer` that calls `report` for everything it did.
+    /// Starts a thread for `writer` that calls `report` for everything that it did.
     ///
     /// # Errors
     ///
-    /// When the system gives no thread.
+    /// If the system cannot create a thread.
     pub(crate) fn spawn(
         writer: WriterLoop,
         mut report: Box<dyn FnMut(WriteReport) + Send>,
@@ -462,7 +456,7 @@ impl LogWriter {
         let syncs = Arc::new(Syncs::new());
         let measured = syncs.clone();
         let body = move || {
-            // Without this, a broken assertion would leave everybody waiting for a report.
+            // Without this, a failed assertion would leave everyone waiting for a report.
             let drive = AssertUnwindSafe(|| drive(writer, &queue, &measured, &mut *report));
             if catch_unwind(drive).is_err() {
                 report(WriteReport::Failed {
@@ -483,7 +477,7 @@ impl LogWriter {
         })
     }
 
-    /// A writer that somebody else drives: `submit` takes the commands, and never blocks.
+    /// Creates a handle for a writer that somebody else drives: `submit` takes the commands, and never blocks.
     #[cfg(feature = "sim")]
     pub(crate) fn hosted(submit: Arc<dyn Fn(WriteCommand) + Send + Sync>) -> LogWriter {
         LogWriter {
@@ -495,14 +489,14 @@ impl LogWriter {
     pub(crate) fn submit(&self, command: WriteCommand) {
         match &self.way {
             Way::Thread { commands, .. } => {
-                // Nobody is there to take it after the end, which was reported.
+                // Nothing receives it after the end, which was reported.
                 let _ = commands.send(command);
             }
             Way::Hosted(submit) => submit(command),
         }
     }
 
-    /// What the log of `view` and its writer measure; a hosted one measures no syncs.
+    /// Returns the metrics of the log of `view` and of its writer; a hosted writer measures no syncs.
     pub(crate) fn metrics(&self, view: &LogView) -> LogMetrics {
         let syncs = match &self.way {
             Way::Thread { syncs, .. } => *syncs.tally(),
@@ -518,9 +512,8 @@ impl LogWriter {
         }
     }
 
-    /// Waits until the thread has ended, once `Closed` or `Failed` was reported: before that,
-    /// it waits for them. To call it from the report itself would wait for ever. Calling it
-    /// twice does no harm.
+    /// Waits until the thread has ended, which it does after reporting `Closed` or `Failed`; before that, this
+    /// waits for the report too. Calling it from the report callback would deadlock. Calling it twice is harmless.
     pub(crate) fn join(&self) {
         let Way::Thread { thread, .. } = &self.way else {
             return;
@@ -540,7 +533,7 @@ impl fmt::Debug for LogWriter {
     }
 }
 
-/// How long syncs took: the thread adds to it once a group, whoever measures copies it.
+/// Durations of syncs: the thread adds one per group, readers of the metrics copy it.
 #[derive(Debug)]
 struct Syncs(Mutex<Tally<{ SECONDS.len() }>>);
 
@@ -554,11 +547,11 @@ impl Syncs {
     }
 }
 
-/// When the directory was last found in its place.
+/// Time when the directory was last found in its place.
 #[derive(Debug)]
 struct Place {
     checked_at: Instant,
-    /// How old that may be when something is reported as durable; `None` where a directory cannot be lost.
+    /// Maximum age of that check when something is reported as durable; `None` if the directory cannot be lost.
     age_max: Option<Duration>,
 }
 
@@ -570,7 +563,7 @@ impl Place {
         }
     }
 
-    /// When to check while nothing is written.
+    /// Returns the time of the next check while nothing is written.
     fn due_at(&self) -> Option<Instant> {
         self.age_max.map(|_| self.checked_at + PLACE_CHECK_INTERVAL)
     }
@@ -580,12 +573,12 @@ impl Place {
         writer: &mut WriterLoop,
         report: &mut dyn FnMut(WriteReport),
     ) -> ControlFlow<()> {
-        // From before: what happens while it is checked may be missed.
+        // Taken before the check, which may miss changes that happen while it runs.
         self.checked_at = Instant::now();
         writer.check_place(report)
     }
 
-    /// Checks where the last check is too old for what is about to be reported.
+    /// Checks the place if the last check is too old for the next report.
     fn check_before_report(
         &mut self,
         writer: &mut WriterLoop,
@@ -598,7 +591,7 @@ impl Place {
     }
 }
 
-/// Carries out what was taken from the queue at once, with what the loop has no clock for: the syncs of groups
+/// Carries out commands that were taken from the queue together, and adds what needs a clock: the syncs of groups
 /// are measured, and nothing is reported as durable in a directory that is gone.
 fn run_measured(
     writer: &mut WriterLoop,
@@ -618,7 +611,7 @@ fn run_measured(
             NextStep::Ended => return ControlFlow::Break(()),
             NextStep::Sync if writer.syncs_groups() => {
                 let began = Instant::now();
-                // Measured when it reports, which it does once: who is told of a sync finds it counted.
+                // Measured when it reports, which it does once: the receiver of the report finds the sync counted.
                 writer.step(&mut |done| {
                     syncs.tally().record_seconds(began.elapsed());
                     report(done);
@@ -629,7 +622,7 @@ fn run_measured(
     }
 }
 
-/// Feeds a writer from a queue until it ends or nobody is left who could send.
+/// Feeds a writer from a queue until it ends or no sender is left.
 fn drive(
     mut writer: WriterLoop,
     queue: &Receiver<WriteCommand>,
@@ -668,7 +661,7 @@ fn drive(
     }
 }
 
-/// All that is queued behind `first`, as long as it is one group's worth of bytes.
+/// Takes everything queued behind `first`, up to one group's worth of bytes.
 fn take_group(first: WriteCommand, queue: &Receiver<WriteCommand>) -> Vec<WriteCommand> {
     let mut bytes = first.bytes();
     let mut commands = vec![first];

@@ -1,9 +1,9 @@
-//! Counts while they are made: each tally belongs to one actor, rule or thread, which alone adds to it.
+//! Counts in the making: each tally belongs to one actor, rule or thread, which alone adds to it.
 //!
-//! Plain numbers, so that a message costs an addition: a snapshot is a copy that their owner makes.
-//! Where there is no owner, on the way of callers to the coordinator, atomics take their place, and
-//! only for those who are refused there. Never reads a clock: durations come from times that the
-//! owner has anyway.
+//! Plain numbers, so that a message costs an addition: a snapshot is a copy that the owner makes. Where
+//! there is no owner, on the callers' way to the coordinator, atomics are used instead, and only for
+//! appends that are refused there. Never reads a clock: durations come from times that the owner has
+//! anyway.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -17,16 +17,16 @@ use crate::{
     views::{Receipt, WaitReason},
 };
 
-/// Bounds of durations, from a round trip in one machine's memory to an append that waits for a node.
+/// Bounds for durations, from a round trip in one machine's memory to an append that waits for a node.
 pub(crate) const SECONDS: [f64; 18] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0,
 ];
 
-/// Bounds of the records of a batch.
+/// Bounds for the records of a batch.
 pub(crate) const RECORDS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0];
 
-/// Bounds of the bytes of a batch. Beyond the last lies a single record that is longer.
+/// Bounds for the bytes of a batch. Only a single, longer record exceeds the last.
 pub(crate) const BYTES: [f64; 7] = [
     256.0,
     1024.0,
@@ -37,7 +37,7 @@ pub(crate) const BYTES: [f64; 7] = [
     BATCH_BYTES_MAX as f64,
 ];
 
-/// Why an attempt can fail.
+/// The reasons for which an attempt can fail.
 pub(crate) const RETRY_REASONS: [WaitReason; 10] = [
     WaitReason::CatchingUp,
     WaitReason::ConnectionRefused,
@@ -51,18 +51,18 @@ pub(crate) const RETRY_REASONS: [WaitReason; 10] = [
     WaitReason::Storage,
 ];
 
-/// A histogram.
+/// A histogram that is being filled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tally<const N: usize> {
     bounds: &'static [f64; N],
     counts: [u64; N],
-    /// Values above all bounds.
+    /// Number of values above all bounds.
     above: u64,
     sum: f64,
 }
 
 impl<const N: usize> Tally<N> {
-    /// Of values that lie at or below these bounds, which ascend, or above them all.
+    /// Creates a histogram of values at or below these bounds, which ascend, or above them all.
     pub(crate) fn new(bounds: &'static [f64; N]) -> Tally<N> {
         debug_assert!(bounds.is_sorted(), "{bounds:?}");
         Tally {
@@ -104,7 +104,7 @@ pub(crate) struct AppendTally {
 }
 
 impl AppendTally {
-    /// In a cluster of this many nodes.
+    /// Creates the tally for a cluster of this many nodes.
     pub(crate) fn new(nodes: usize) -> AppendTally {
         AppendTally {
             acknowledged: 0,
@@ -116,7 +116,7 @@ impl AppendTally {
         }
     }
 
-    /// This is what an append is answered with.
+    /// Counts an append that is answered with this result.
     pub(crate) fn count(&mut self, result: &Result<Receipt, AppendError>) {
         match result {
             Ok(receipt) if !receipt.concern_met => self.timed_out += 1,
@@ -152,7 +152,7 @@ pub(crate) struct DoorTally {
 }
 
 impl DoorTally {
-    /// An append is answered with this.
+    /// Counts an append that is answered with this error.
     pub(crate) fn count(&self, error: &AppendError) {
         let count = match RefusalReason::of(error) {
             Some(reason) => &self.refused[reason as usize],
@@ -162,7 +162,7 @@ impl DoorTally {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Adds what was counted to what the coordinator has.
+    /// Adds these counts to the coordinator's.
     pub(crate) fn add_to(&self, metrics: &mut AppendMetrics) {
         for ((_, all), own) in metrics.refused.iter_mut().zip(&self.refused) {
             *all += own.load(Ordering::Relaxed);
@@ -171,11 +171,11 @@ impl DoorTally {
     }
 }
 
-/// What a link sends and what comes of it.
+/// Counts of a link's requests and their results.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinkTally {
     pub(crate) acks: u64,
-    /// Answers that made no sense.
+    /// Number of malformed answers.
     pub(crate) malformed: u64,
     pub(crate) retries: Retries,
     pub(crate) heartbeats: u64,
@@ -197,7 +197,7 @@ impl LinkTally {
         }
     }
 
-    /// Of a secondary that lacks this much.
+    /// Returns the metrics of a link whose secondary lacks this many bytes.
     pub(crate) fn snapshot(&self, lag_bytes: u64) -> LinkMetrics {
         LinkMetrics {
             lag_bytes,
@@ -216,16 +216,16 @@ impl LinkTally {
 pub(crate) struct Retries([u64; RETRY_REASONS.len()]);
 
 impl Retries {
-    /// An attempt failed.
+    /// Counts a failed attempt.
     pub(crate) fn count(&mut self, reason: WaitReason) {
         let known = RETRY_REASONS.iter().position(|known| *known == reason);
-        debug_assert!(known.is_some(), "{reason} is no failure");
+        debug_assert!(known.is_some(), "{reason} is not a failure");
         if let Some(at) = known {
             self.0[at] += 1;
         }
     }
 
-    /// Those of both.
+    /// Returns the sums of both.
     pub(crate) fn plus(self, other: Retries) -> Retries {
         Retries(std::array::from_fn(|at| self.0[at] + other.0[at]))
     }

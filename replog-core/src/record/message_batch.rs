@@ -1,9 +1,9 @@
-//! Messages that are appended together: records that are encoded but for what the master gives them.
+//! Messages that are appended together: records encoded except for the fields that the master assigns.
 //!
-//! Owns the bytes from the caller on: each payload is copied once, into the record that will be on every
-//! disk and wire, and the master only stamps offset, epoch, time and checksum into them. Kept in
-//! chunks of one replication batch each, so that no memory hangs on a part that is done with. Never
-//! gives out an offset. Keeps rule 11.
+//! Owns the bytes from the caller on: each payload is copied once, into the record that will be on every disk and
+//! wire, and the master only stamps offset, epoch, time and checksum into it. Stored in chunks of one replication
+//! batch each, so that a part that is no longer needed keeps no other memory alive. Never assigns an offset. Keeps
+//! rule 11.
 
 use bytes::{BufMut as _, BytesMut};
 
@@ -17,8 +17,7 @@ use crate::{
     words::counted,
 };
 
-/// The messages of one append, in order: all of them get a place in the log, next to each other, or
-/// none does.
+/// The messages of one append, in order: all of them get consecutive offsets in the log, or none gets any.
 ///
 /// ```
 /// use replog_core::MessageBatch;
@@ -36,7 +35,7 @@ pub struct MessageBatch {
     longest: usize,
 }
 
-/// Records next to each other, of about one replication batch.
+/// Consecutive records, of about one replication batch.
 #[derive(Clone, Default)]
 struct Chunk {
     count: u64,
@@ -44,19 +43,19 @@ struct Chunk {
 }
 
 impl MessageBatch {
-    /// No message yet.
+    /// Creates an empty batch.
     #[must_use]
     pub fn new() -> MessageBatch {
         MessageBatch::default()
     }
 
-    /// Adds a message behind the others.
+    /// Adds a message after the others.
     pub fn push(&mut self, payload: impl AsRef<[u8]>) {
         let payload = payload.as_ref();
         self.count += 1;
         self.longest = self.longest.max(payload.len());
         if payload.len() > MESSAGE_BYTES_MAX {
-            // No master takes it: it is refused for its longest message.
+            // No master takes it: the batch is refused for its longest message.
             return;
         }
         let total = HEADER_BYTES + payload.len();
@@ -70,7 +69,7 @@ impl MessageBatch {
         let into = &mut chunk.bytes;
         into.reserve(total);
         into.put_u32_le(length_field(total));
-        // Checksum, offset, epoch and timestamp are the master's.
+        // The master fills in checksum, offset, epoch and timestamp.
         into.put_bytes(0, 28);
         into.put_u8(KIND_MESSAGE);
         into.put_u8(FLAG_APPEND_GOES_ON);
@@ -78,36 +77,36 @@ impl MessageBatch {
         into.put_slice(payload);
     }
 
-    /// How many messages.
+    /// Returns the number of messages.
     #[must_use]
     pub fn len(&self) -> usize {
         usize::try_from(self.count).unwrap_or(usize::MAX)
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there is no message.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The same, as the number of offsets that it takes.
+    /// Returns the number of messages, which is the number of offsets that they take.
     pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
-    /// Bytes that it takes in memory and in the log: each message its payload and 36 beside it. What
-    /// counts for `max_queued_bytes`.
+    /// Returns the bytes that the batch takes in memory and in the log: for each message its payload and 36 more.
+    /// They count towards `max_queued_bytes`.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Bytes of the longest payload.
+    /// Returns the bytes of the longest payload.
     pub(crate) fn longest(&self) -> usize {
         self.longest
     }
 
-    /// The payloads, in order.
+    /// Returns the payloads, in order.
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         self.chunks.iter().flat_map(|chunk| {
             let mut rest = &chunk.bytes[..];
@@ -121,7 +120,7 @@ impl MessageBatch {
         })
     }
 
-    /// Puts an idempotency key into the first record, which has none yet.
+    /// Writes an idempotency key into the first record, which has none yet.
     pub(crate) fn set_key(&mut self, key: &[u8]) {
         assert!(key.len() <= KEY_BYTES_MAX, "a key of {} bytes", key.len());
         let Some(chunk) = self.chunks.first_mut() else {
@@ -139,7 +138,7 @@ impl MessageBatch {
         self.bytes += key.len();
     }
 
-    /// The records, from `first` on, in batches of about [`BATCH_BYTES_MAX`].
+    /// Returns the records, from `first` on, in batches of about [`BATCH_BYTES_MAX`].
     pub(crate) fn stamp(
         self,
         first: Offset,
@@ -188,7 +187,7 @@ impl MessageBatch {
     }
 }
 
-/// The length of the record that begins `bytes`; `None` at their end.
+/// Returns the length of the record at the beginning of `bytes`; `None` at their end.
 fn record_len(bytes: &[u8]) -> Option<usize> {
     let total = (!bytes.is_empty()).then(|| encoded_len(bytes));
     total.map(|total| total.expect("these records were encoded here"))
@@ -227,7 +226,7 @@ mod tests {
     use crate::record::Record;
 
     #[test]
-    fn a_batch_of_one_is_the_same_bytes_as_a_message_alone() {
+    fn a_batch_of_one_has_the_same_bytes_as_a_single_message() {
         let mut batch: MessageBatch = [b"payload"].into_iter().collect();
         batch.set_key(b"k");
         let stamped: Vec<RecordBatch> = batch.stamp(Offset(7), Epoch(2), 9).collect();
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn many_small_messages_take_chunks_and_no_allocation_each() {
+    fn many_small_messages_share_chunks_instead_of_allocating_each() {
         let batch: MessageBatch = std::iter::repeat_n("1", 100_000).collect();
         assert_eq!((batch.len(), batch.bytes()), (100_000, 3_700_000));
         let chunks: Vec<RecordBatch> = batch.stamp(Offset(5), Epoch(1), 0).collect();
@@ -271,11 +270,11 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
         #[test]
-        fn the_records_are_the_messages_in_order_and_all_but_the_last_go_on(
+        fn the_records_are_the_messages_in_order_and_all_but_the_last_are_flagged(
             payloads in prop::collection::vec((0..3_usize, any::<u8>()), 1..12),
             key in prop::option::of("[a-z]{1,9}"),
         ) {
-            // Some of them as long as a chunk, or nearly.
+            // Some of them are as long as a chunk, or nearly.
             let lengths = [5, BATCH_BYTES_MAX / 2 - 50, BATCH_BYTES_MAX + 1];
             let payloads: Vec<Vec<u8>> = payloads
                 .into_iter()

@@ -1,10 +1,10 @@
-//! Which waiting appends are satisfied, given every node's durable end.
+//! Waiting appends, and the decision which of them are satisfied, given every node's durable end.
 //!
-//! Owns the ends that count and the appends that wait, by concern and offset. Never compares
-//! clocks beyond the deadlines it is given, never sends an answer: it hands back who is to be
-//! answered. A release takes from the front of a queue, never scans it, and who is gone is found by its
-//! name. A record that the master cannot read is one that it does not hold: who waits for it stands aside
-//! until it is mended. Keeps rules 4 and 6.
+//! Owns the ends that count and the appends that wait, by concern and offset. Never compares clocks beyond the
+//! deadlines it is given, and never sends an answer: it returns the appends to answer. A release takes from
+//! the front of a queue and never scans it, and a caller that is gone is found by its id. A record that the
+//! master cannot read is one that it does not hold: appends that wait for it are blocked until it is repaired.
+//! Keeps rules 4 and 6.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -40,14 +40,13 @@ impl NodeSet {
         self.0.count_ones()
     }
 
-    /// Whether a record that these nodes hold meets this concern: the master is always one.
+    /// Returns `true` if a record that these nodes hold meets this concern: the master is always one of them.
     pub(crate) fn meets(self, concern: u32) -> bool {
         self.has_master() && self.count() >= concern
     }
 }
 
-/// Names whoever waits. Nobody else who waits has the same one; the lower one is answered first of two
-/// who wait for the same.
+/// Unique id of a waiting caller; of two that wait for the same, the lower id is answered first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WaiterId(pub(crate) u64);
 
@@ -55,11 +54,12 @@ impl WaiterId {
     const FIRST: WaiterId = WaiterId(0);
 }
 
-/// Concern and offset of those who wait: nothing is asked of it but one at a time, so that its order, which is
-/// none, is nowhere seen. A tree would allocate as appends come and go; this does not once it is large enough.
+/// Concern and offset of each waiting caller. Only single entries are looked up, so that the arbitrary order
+/// of the map is never visible. A tree would allocate as appends come and go; this does not once it is large
+/// enough.
 type Places = HashMap<WaiterId, (u32, Offset), BuildHasherDefault<InTurn>>;
 
-/// A hash of numbers that are given out in turn: chance is neither needed nor wanted.
+/// A hash of numbers that are assigned in sequence: randomness is neither needed nor wanted.
 #[derive(Debug, Default)]
 struct InTurn(u64);
 
@@ -80,7 +80,7 @@ impl Hasher for InTurn {
     }
 }
 
-/// Where one stands who waits.
+/// Position of a waiting append in its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct WaitKey {
     concern: u32,
@@ -94,28 +94,28 @@ struct Waiting<W> {
     deadline: Option<Instant>,
 }
 
-/// The ends of all nodes, and the appends that wait for them. `W` is whoever gets the answer.
+/// The ends of all nodes, and the appends that wait for them. `W` is the receiver of the answer.
 #[derive(Debug)]
 pub(crate) struct Acks<W> {
     own_end: Offset,
-    /// Of each secondary the end that counts; `None` while its log does not.
+    /// End of each secondary's log, if it counts; `None` while it does not.
     ends: Vec<Option<Offset>>,
     committed: Option<Offset>,
-    /// Nothing is committed in part.
+    /// Appends that must not be committed in part.
     unbroken: Unbroken,
     waiting: BTreeMap<WaitKey, Waiting<W>>,
-    /// What the master's own log lacks below its end.
+    /// Records below the end of the master's own log that cannot be read.
     own_holes: Vec<Range<Offset>>,
-    /// Those who wait for a record there.
+    /// Appends that wait for a record in one of those holes.
     blocked: BTreeMap<WaitKey, Waiting<W>>,
-    /// How many wait, by concern.
+    /// Number of waiting appends, by concern.
     counts: Vec<usize>,
     deadlines: BTreeSet<(Instant, WaitKey)>,
-    /// Where each stands, to find those who are gone.
+    /// Position of each waiting caller, to find those that are gone.
     places: Places,
 }
 
-/// An append that need not wait any more.
+/// An append that need not wait any longer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Released<W> {
     pub(crate) offset: Offset,
@@ -123,7 +123,7 @@ pub(crate) struct Released<W> {
 }
 
 impl<W> Acks<W> {
-    /// For a master whose log is durable to `own_end`, with this many secondaries.
+    /// Creates the state for a master whose log is durable to `own_end`, with this number of secondaries.
     pub(crate) fn new(own_end: Offset, secondaries: usize) -> Acks<W> {
         Acks {
             own_end,
@@ -139,12 +139,12 @@ impl<W> Acks<W> {
         }
     }
 
-    /// Nodes of the cluster.
+    /// Returns the number of nodes in the cluster.
     pub(crate) fn nodes(&self) -> u32 {
         u32::try_from(self.ends.len()).expect("bounded by NODES_MAX") + 1
     }
 
-    /// An append waits until `concern` nodes hold `offset`, or until the deadline.
+    /// Adds an append that waits until `concern` nodes hold `offset`, or until the deadline.
     pub(crate) fn wait(
         &mut self,
         concern: u32,
@@ -164,7 +164,7 @@ impl<W> Acks<W> {
             id,
         };
         let other = self.places.insert(id, (concern, offset));
-        assert_eq!(other, None, "{id:?} waits already");
+        assert_eq!(other, None, "{id:?} is already waiting");
         self.counts[concern as usize] += 1;
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, key));
@@ -176,12 +176,12 @@ impl<W> Acks<W> {
         };
     }
 
-    /// The records of `first..end` are one append: none of them is committed before all are.
+    /// Notes that `first..end` is one append: none of its records is committed before all are.
     pub(crate) fn keep_whole(&mut self, first: Offset, end: Offset) {
         self.unbroken.push(first, end);
     }
 
-    /// Takes out one that nobody answers any more. One that was answered is none.
+    /// Removes a caller that is gone. Does nothing if it was already answered.
     pub(crate) fn forget(&mut self, id: WaiterId) {
         if let Some(&(concern, offset)) = self.places.get(&id) {
             self.remove(WaitKey {
@@ -192,23 +192,23 @@ impl<W> Acks<W> {
         }
     }
 
-    /// How many wait for this concern.
+    /// Returns the number of appends that wait for this concern.
     pub(crate) fn waiting_for_concern(&self, concern: u32) -> usize {
         self.counts[concern as usize]
     }
 
-    /// How many wait in all.
+    /// Returns the number of all waiting appends.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len() + self.blocked.len()
     }
 
-    /// The master's own log is durable to here.
+    /// Sets the end to which the master's own log is durable.
     pub(crate) fn on_own_end(&mut self, end: Offset) {
         self.own_end = self.own_end.max(end);
         self.advance_committed();
     }
 
-    /// These records cannot be read in the master's own log, and all others can.
+    /// Sets the ranges that cannot be read in the master's own log; all other records can.
     pub(crate) fn on_own_holes(&mut self, holes: Vec<Range<Offset>>) {
         self.own_holes = holes;
         let blocked = mem::take(&mut self.blocked);
@@ -222,14 +222,14 @@ impl<W> Acks<W> {
         }
     }
 
-    /// The end that counts of a secondary, or that none does: its log does not agree yet, or
-    /// another life of it began. May go back: what was released stays released.
+    /// Sets a secondary's end, or `None` if its log does not count: it does not agree yet, or another run of
+    /// the secondary began. May go back: a released append stays released.
     pub(crate) fn on_end(&mut self, secondary: usize, end: Option<Offset>) {
         self.ends[secondary] = end;
         self.advance_committed();
     }
 
-    /// Takes out the appends whose concern is met, each concern's in the order of offsets.
+    /// Removes and returns the appends whose concern is met, in the order of offsets for each concern.
     pub(crate) fn release(&mut self) -> Vec<Released<W>> {
         let mut released = Vec::new();
         for concern in 1..=self.nodes() {
@@ -258,8 +258,8 @@ impl<W> Acks<W> {
         released
     }
 
-    /// Takes out the appends whose time is up and that the master itself holds; the others go
-    /// on waiting, now only for the master.
+    /// Removes and returns the appends whose time is up and that the master itself holds; the others go on
+    /// waiting, now only for the master.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Released<W>> {
         let mut expired = Vec::new();
         while let Some(&(deadline, key)) = self.deadlines.first() {
@@ -268,7 +268,7 @@ impl<W> Acks<W> {
             }
             let waiter = self.remove(key);
             if key.offset < self.own_end {
-                // Where the record cannot be read its message is still in the log.
+                // If the record cannot be read, its message is still in the log.
                 expired.push(Released {
                     offset: key.offset,
                     waiter,
@@ -280,8 +280,8 @@ impl<W> Acks<W> {
         expired
     }
 
-    /// Takes out all that wait, oldest offset first within each concern: nobody will answer
-    /// them later.
+    /// Removes and returns all waiting appends, oldest offset first within each concern: they will not be
+    /// answered later.
     pub(crate) fn drain(&mut self) -> Vec<Released<W>> {
         self.deadlines.clear();
         self.places.clear();
@@ -297,12 +297,12 @@ impl<W> Acks<W> {
             .collect()
     }
 
-    /// When the next one's time is up.
+    /// Returns the next deadline of a waiting append.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// The nodes that hold `offset`.
+    /// Returns the nodes that hold `offset`.
     pub(crate) fn holders(&self, offset: Offset) -> NodeSet {
         let mut set = u64::from(offset < self.own_end && !self.is_lacking(offset));
         for (index, end) in self.ends.iter().enumerate() {
@@ -313,21 +313,21 @@ impl<W> Acks<W> {
         NodeSet(set)
     }
 
-    /// The end of the last append that a majority holds as a whole, with all before it; `None` until
-    /// a majority's logs count. Never goes back.
+    /// Returns the end of the last append that a majority holds as a whole, with everything before it (the
+    /// high watermark); `None` until the logs of a majority count. Never goes back.
     pub(crate) fn committed(&self) -> Option<Offset> {
         self.committed
     }
 
-    /// All that wait.
+    /// Returns all waiting callers.
     pub(crate) fn waiters(&self) -> impl Iterator<Item = &W> {
         let all = self.waiting.values().chain(self.blocked.values());
         all.map(|waiting| &waiting.waiter)
     }
 
-    /// Those that wait, in the order of offsets, at most `limit`.
+    /// Returns the oldest waiting callers in the order of offsets, at most `limit`.
     pub(crate) fn oldest(&self, limit: usize) -> Vec<(Offset, &W)> {
-        // One front per concern, each in order; the next is the smallest of the fronts.
+        // One queue per concern, each in order; the next is the smallest of the heads.
         let queues = [&self.waiting, &self.blocked];
         let concerns = 1..=self.nodes();
         let mut fronts: Vec<_> = concerns
@@ -361,7 +361,7 @@ impl<W> Acks<W> {
         oldest
     }
 
-    /// The end below which `count` nodes hold everything, the master always among them.
+    /// Returns the end below which `count` nodes hold everything, always including the master.
     fn held_by(&self, count: u32) -> Option<Offset> {
         let others = count as usize - 1;
         if others == 0 {
@@ -394,12 +394,12 @@ impl<W> Acks<W> {
         waiting.waiter
     }
 
-    /// Whether the master cannot read this one in its own log.
+    /// Returns `true` if the master cannot read this record in its own log.
     fn is_lacking(&self, offset: Offset) -> bool {
         self.own_holes.iter().any(|hole| hole.contains(&offset))
     }
 
-    /// Asserts what always holds.
+    /// Asserts the invariants.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         assert_eq!(self.counts.iter().sum::<usize>(), self.waiting());
@@ -428,7 +428,7 @@ mod tests {
     use super::*;
 
     impl Acks<u32> {
-        /// Of those who wait here each has its own number.
+        /// Adds a wait; each here has its own number.
         fn waits(&mut self, concern: u32, offset: u64, deadline: Option<Instant>, number: u32) {
             let id = WaiterId(number.into());
             self.wait(concern, Offset(offset), deadline, id, number);
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn an_append_is_released_once_as_many_nodes_hold_it_as_it_asked_for() {
+    fn an_append_is_released_once_its_concern_is_met() {
         let mut acks = Acks::new(Offset(0), 2);
         for concern in 1..=3 {
             acks.waits(concern, 0, None, concern);
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn an_append_that_waits_delays_no_other() {
+    fn a_waiting_append_delays_no_other() {
         let mut acks = Acks::new(Offset(0), 2);
         for offset in 0..1000 {
             acks.waits(3, offset, None, offset as u32);
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_does_not_count_any_more_releases_nobody() {
+    fn an_end_that_no_longer_counts_releases_no_append() {
         let mut acks = Acks::new(Offset(10), 2);
         acks.on_end(0, Some(Offset(5)));
         acks.waits(2, 5, None, 1);
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_the_master_cannot_read_is_acknowledged_once_it_is_mended() {
+    fn a_record_that_the_master_cannot_read_is_acknowledged_once_it_is_repaired() {
         let now = Instant::now();
         let mut acks = Acks::new(Offset(4), 2);
         acks.on_end(0, Some(Offset(4)));
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_record_that_can_not_be_read_any_more_goes_on_waiting() {
+    fn an_append_whose_record_becomes_unreadable_goes_on_waiting() {
         let mut acks = Acks::new(Offset(0), 2);
         acks.waits(2, 0, None, 7);
         acks.on_own_end(Offset(1));
@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_waits_no_more_wherever_it_stood() {
+    fn a_caller_that_is_gone_is_removed_from_any_queue() {
         let now = Instant::now();
         let mut acks = Acks::new(Offset(0), 2);
         acks.on_own_holes(vec![Offset(1)..Offset(2)]);
@@ -580,7 +580,7 @@ mod tests {
         acks.on_end(0, Some(Offset(3)));
         acks.on_own_end(Offset(3));
         assert_eq!(released(&mut acks), [5, 3]);
-        // Who was answered, was gone before or never waited is nobody to forget.
+        // Removing a caller that was answered, is already gone or never waited does nothing.
         for nobody in [1, 3, 9] {
             acks.forget(WaiterId(nobody));
             acks.check();
@@ -589,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_come_first_whatever_they_wait_for() {
+    fn the_oldest_waiting_appends_come_first_whatever_their_concern() {
         let mut acks = Acks::new(Offset(0), 2);
         for (concern, offset) in [(3, 0), (2, 1), (3, 2), (2, 3), (1, 4)] {
             acks.waits(concern, offset, None, offset as u32);

@@ -1,47 +1,47 @@
-//! How far two logs agree, from the places where their epochs begin.
+//! Agreement of two logs, from the offsets at which their epochs begin.
 //!
-//! Owns one comparison. Rests on the log matching property: within an epoch an offset is given
-//! out once, ever, so two logs that hold the same epoch at the same offset agree up to there.
+//! Owns one comparison. Rests on the log matching property: within an epoch an offset is assigned
+//! only once, ever, so two logs that hold the same epoch at the same offset agree up to there.
 //! Compares (epoch, offset) pairs, never lengths (KIP-101, KIP-279). Keeps rules 1 and 5.
 
 use crate::types::{EpochStart, Offset};
 
-/// A log as far as its end and the beginnings of its newest epochs tell.
+/// Outline of a log: its end and the beginnings of its newest epochs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outline<'a> {
-    /// Where epochs begin, ascending; the newest ones.
+    /// Starts of the newest epochs, ascending.
     pub(crate) starts: &'a [EpochStart],
     /// The log's end.
     pub(crate) end: Offset,
 }
 
-/// What a comparison found.
+/// Result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Agreement {
     /// The logs agree below this offset, and not at it.
     Below(Offset),
-    /// The pairs of the other log do not reach back to a common epoch: those with a first
-    /// offset below this one are needed.
+    /// The pairs of the other log do not reach back to a common epoch: those with a first offset
+    /// below this one are needed.
     OlderNeeded {
-        /// Where the known pairs of the other log begin.
+        /// The beginning of the known pairs of the other log.
         before: Offset,
     },
-    /// The same of the own log.
+    /// The pairs of the own log do not reach back to a common epoch, likewise.
     OwnOlderNeeded {
-        /// Where the known pairs of the own log begin.
+        /// The beginning of the known pairs of the own log.
         before: Offset,
     },
 }
 
 impl Outline<'_> {
-    /// Whether the pairs reach back to the log's beginning.
+    /// Returns `true` if the pairs reach back to the log's beginning.
     fn is_complete(&self) -> bool {
         self.starts
             .first()
             .is_none_or(|oldest| oldest.first == Offset::ZERO)
     }
 
-    /// The end of the run of records that begins with pair `index`.
+    /// Returns the end of the run of records that begins with pair `index`.
     fn run_end(&self, index: usize) -> Offset {
         self.starts
             .get(index + 1)
@@ -49,7 +49,7 @@ impl Outline<'_> {
     }
 }
 
-/// How far `own` agrees with `other`.
+/// Returns the offset up to which `own` agrees with `other`.
 ///
 /// The newest epoch that both hold decides: they agree to the end of the shorter of its two
 /// runs. Without a common epoch they agree nowhere, if the pairs of `other` are complete.
@@ -66,7 +66,7 @@ pub(crate) fn agreement(own: Outline<'_>, other: Outline<'_>) -> Agreement {
             theirs -= 1;
         }
     }
-    // What is left on one side is older than all that is known of the other.
+    // The remaining pairs of one side are older than everything known of the other.
     match (own.starts.first(), other.starts.first()) {
         (_, Some(oldest)) if theirs == 0 && !other.is_complete() => Agreement::OlderNeeded {
             before: oldest.first,
@@ -95,7 +95,7 @@ mod tests {
             .collect()
     }
 
-    /// Pairs and end.
+    /// Pairs and end of a log.
     type Case = (&'static [(u64, u64)], u64);
 
     fn compare(own: Case, other: Case) -> Agreement {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn older_pairs_are_asked_for_where_the_known_ones_do_not_reach_back() {
+    fn older_pairs_are_requested_if_the_known_ones_do_not_reach_back() {
         let asked = compare((&[(1, 0)], 50), (&[(7, 100), (8, 120)], 130));
         assert_eq!(
             asked,
@@ -151,7 +151,7 @@ mod tests {
         );
     }
 
-    /// A naive log: the epoch of each record.
+    /// Returns the epoch starts of a naive log: the epoch of each record.
     fn outline(log: &[u64]) -> Vec<EpochStart> {
         let mut starts: Vec<EpochStart> = Vec::new();
         for (first, &epoch) in log.iter().enumerate() {
@@ -166,9 +166,9 @@ mod tests {
     }
 
     proptest! {
-        /// Two logs grow from a common stem, each with epochs of its own after it.
+        /// Two logs grow from a common prefix, each with its own epochs after it.
         #[test]
-        fn logs_with_a_common_stem_agree_exactly_on_it(
+        fn logs_with_a_common_prefix_agree_exactly_on_it(
             stem in prop::collection::vec(1u64..4, 0..20),
             mine in prop::collection::vec(0u64..3, 0..10),
             theirs in prop::collection::vec(0u64..3, 0..10),

@@ -1,10 +1,9 @@
-//! When to try again: at once after the first failure, then with exponential, jittered, capped
-//! delays.
+//! Retry delays: none after the first failure, then exponential, jittered and capped.
 //!
-//! Owns the count of failures in a row and a seeded generator. "Equal jitter": half of the delay
-//! is fixed, half is drawn, so that links neither march in step nor ever retry in a burst. After
-//! "Exponential Backoff And Jitter" (M. Brooker, 2015); full jitter was left aside because it
-//! draws delays near zero.
+//! Owns the count of failures in a row and a seeded generator. "Equal jitter": half of the delay is
+//! fixed, half is random, so that links neither retry in step nor ever in a burst. After
+//! "Exponential Backoff And Jitter" (M. Brooker, 2015); full jitter was rejected because it
+//! produces delays near zero.
 
 use std::time::Duration;
 
@@ -32,7 +31,7 @@ impl Backoff {
         }
     }
 
-    /// An attempt failed: how long to wait before the next one.
+    /// Counts a failed attempt and returns the delay before the next one.
     pub(crate) fn on_failure(&mut self) -> Duration {
         let failures = self.failures;
         self.failures = self.failures.saturating_add(1);
@@ -47,12 +46,12 @@ impl Backoff {
         delay / 2 + delay.mul_f64(self.rng.random_range(0.0..=0.5))
     }
 
-    /// An attempt succeeded, or the other side is known to be back.
+    /// Resets the delays: an attempt succeeded, or the other side is known to be back.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// Failures since the last success.
+    /// Returns the number of failures since the last success.
     pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
@@ -63,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_retry_is_at_once_and_later_ones_grow_to_the_cap() {
+    fn the_first_retry_is_immediate_and_later_delays_grow_to_the_cap() {
         let timing = Timing::default();
         let mut backoff = Backoff::new(&timing, 1);
         assert_eq!(backoff.on_failure(), Duration::ZERO);

@@ -1,10 +1,10 @@
-//! What another node may say at all: the bounds that a message must keep before any rule acts on it.
+//! Validation of messages between nodes: the bounds that a message must keep before any rule acts on it.
 //!
-//! Owns checks of one message against itself and, of an answer, against the epoch that was asked for. Every one
-//! of them holds for whatever a correct node sends; what fails one is answered `malformed` or counts as no
-//! answer, and is counted. How far an epoch is followed is the business of [`Epoch::within_a_leap_of`] and
-//! [`Epoch::followed_from`]. Whether a message that passes is *true*, nobody
-//! can tell: the rules behind believe no more of it than they must. Keeps rules 5, 9 and 11.
+//! Owns checks of one message against itself and, for an answer, against the epoch that was asked for. Every
+//! message of a correct node passes all of them; one that fails is answered `malformed` or counts as no answer,
+//! and is counted. [`Epoch::within_a_leap_of`] and [`Epoch::followed_from`] limit the rise of an epoch. No
+//! check can tell if a message that passes is *true*: the rules behind believe no more of it than they must.
+//! Keeps rules 5, 9 and 11.
 
 use crate::{
     transport::{Answer, Hello, Progress, Refusal, Request, RequestBody, Response},
@@ -15,7 +15,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// A sentence that says what is wrong.
+/// A sentence that describes the defect.
 pub(crate) fn check_request(request: &Request) -> Result<(), String> {
     let epoch = request.epoch;
     match &request.body {
@@ -39,7 +39,7 @@ pub(crate) fn check_request(request: &Request) -> Result<(), String> {
             }
             let mut pairs = append.records.windows(2);
             if pairs.any(|pair| pair[1].first_epoch() < pair[0].last_epoch()) {
-                return Err("the epochs of the records fall".to_owned());
+                return Err("the epochs of the records decrease".to_owned());
             }
             let end = append.progress.end;
             if last.end() > end {
@@ -54,20 +54,20 @@ pub(crate) fn check_request(request: &Request) -> Result<(), String> {
     }
 }
 
-/// Checks a response to a request of epoch `asked`, which this node has durably promised itself; 0 where
-/// it asked who is there.
+/// Checks a response to a request of epoch `asked`, which this node has durably promised itself; 0 for a
+/// request that asked for the node's identity.
 ///
 /// # Errors
 ///
-/// A sentence that says what is wrong.
+/// A sentence that describes the defect.
 pub(crate) fn check_response(asked: Epoch, response: &Response) -> Result<(), String> {
     let promised = response.state.promised;
     check_not_above(response.state.log_epoch, promised, "log epoch")?;
-    // What is done for an epoch is done by a node that has promised it, and no newer one.
+    // A node acts on a request of an epoch only if it has promised that epoch, and no newer one.
     let is_done = || match promised == asked {
         true => Ok(()),
         false => Err(format!(
-            "done for epoch {asked} by a node that has promised {promised}"
+            "answer for epoch {asked} from a node that has promised {promised}"
         )),
     };
     match &response.answer {
@@ -79,7 +79,7 @@ pub(crate) fn check_response(asked: Epoch, response: &Response) -> Result<(), St
             if let Some(whole) = granted.last_whole {
                 check_not_above(Some(whole.log_epoch), asked, "log epoch before damage")?;
                 if response.state.log_epoch.is_some() {
-                    return Err("intact, and damaged".to_owned());
+                    return Err("both intact and damaged".to_owned());
                 }
             }
             let newest = granted.epoch_starts.last();
@@ -98,7 +98,7 @@ pub(crate) fn check_response(asked: Epoch, response: &Response) -> Result<(), St
             }
             let mut pairs = fetched.records.windows(2);
             if pairs.any(|pair| pair[1].first_epoch() < pair[0].last_epoch()) {
-                return Err("the epochs of the records fall".to_owned());
+                return Err("the epochs of the records decrease".to_owned());
             }
             let newest = fetched.records.last().map(|batch| batch.last_epoch());
             check_not_above(newest, asked, "epoch of a record")
@@ -114,20 +114,22 @@ pub(crate) fn check_response(asked: Epoch, response: &Response) -> Result<(), St
     }
 }
 
-/// A promise or a hello raises what this node promises.
+/// Checks the epoch of a promise request or a hello, which raises this node's promise.
 fn check_raise(epoch: Epoch) -> Result<(), String> {
     if epoch == Epoch(0) {
-        return Err("epoch 0 is nobody's".to_owned());
+        return Err("epoch 0 belongs to no master".to_owned());
     }
     match epoch.is_believable() {
         true => Ok(()),
-        false => Err(format!("epoch {epoch} is higher than any cluster comes to")),
+        false => Err(format!(
+            "epoch {epoch} is higher than any that a cluster can reach"
+        )),
     }
 }
 
 fn check_hello(epoch: Epoch, hello: &Hello) -> Result<(), String> {
     if hello.log_epoch != Some(epoch) {
-        return Err("a hello before the log epoch was taken".to_owned());
+        return Err("a hello before its sender took the log epoch".to_owned());
     }
     check_not_above(hello.forced_epoch, epoch, "forced epoch")?;
     let within = [
@@ -137,10 +139,10 @@ fn check_hello(epoch: Epoch, hello: &Hello) -> Result<(), String> {
     for (what, offset) in within {
         if offset > hello.end {
             let end = hello.end;
-            return Err(format!("{what} {offset} lies behind the log's end, {end}"));
+            return Err(format!("{what} {offset} lies beyond the log's end, {end}"));
         }
     }
-    // The first record of the epoch may be written after the end was looked at.
+    // The first record of the epoch may be written after the end was read.
     check_starts(&hello.epoch_starts, hello.epoch_starts_end.plus(1))?;
     let newest = hello.epoch_starts.last().map(|newest| newest.epoch);
     check_not_above(newest, epoch, "epoch of a record")
@@ -154,13 +156,13 @@ fn check_progress(progress: &Progress) -> Result<(), String> {
     for (what, offset) in within {
         if let Some(offset) = offset.filter(|offset| *offset > progress.end) {
             let end = progress.end;
-            return Err(format!("{what} {offset} lies behind the log's end, {end}"));
+            return Err(format!("{what} {offset} lies beyond the log's end, {end}"));
         }
     }
     Ok(())
 }
 
-/// Epochs ascend, each with a record of its own below `end`.
+/// Checks that epochs ascend, each with a record of its own below `end`.
 fn check_starts(starts: &[EpochStart], end: Offset) -> Result<(), String> {
     let ascends =
         |pair: &[EpochStart]| pair[0].epoch < pair[1].epoch && pair[0].first < pair[1].first;

@@ -1,13 +1,13 @@
-//! A whole cluster of the pure parts in virtual time: crashes, wiped disks, a bad network, and
-//! after each step the rules.
+//! A cluster of the pure parts in virtual time: crashes, wiped disks, a bad network, and a check of the rules
+//! after each step.
 //!
-//! Everything comes from one seed. After the faults everything heals, and then it must converge.
-//! The checks are tested too: with a mistake planted around the rules, some seed must fail.
+//! Everything comes from one seed. After the faults everything heals, and then the cluster must converge. The
+//! checks are tested too: with a mistake planted around the rules, some seed must fail.
 //!
 //! | to | command |
 //! | --- | --- |
 //! | run more seeds | `REPLOG_SEEDS=10000 cargo test -p replog-core --lib cluster_tests` |
-//! | begin elsewhere | `REPLOG_FIRST_SEED=5000` beside it |
+//! | start from another seed | additionally `REPLOG_FIRST_SEED=5000` |
 //! | see one run | `REPLOG_TRACE=1 REPLOG_SEEDS=1 REPLOG_FIRST_SEED=17 ... -- --nocapture` |
 
 mod disk;
@@ -60,7 +60,7 @@ fn a_cluster_keeps_its_rules_under_faults_and_converges_after_them() {
         failed.len(),
         failed.join("\n")
     );
-    // The faults must reach what they are for.
+    // The faults must have the effects that they are for.
     if seeds >= 300 {
         assert!(total.acks_at_majority > seeds * 10, "{total:?}");
         assert!(
@@ -72,8 +72,8 @@ fn a_cluster_keeps_its_rules_under_faults_and_converges_after_them() {
 
 #[test]
 fn a_mistake_around_the_rules_is_found() {
-    // What is planted, whether only what clients and readers see is checked, what finds it, and
-    // a seed to begin with: from it on the search is short, and any other finds it later.
+    // Columns: the planted mistake; true to check only what clients and readers see; the violations that find
+    // it; and the first seed: from there the search is short, while any other seed finds it later.
     let table: [(Planted, bool, &[&str], u64); 14] = [
         (Planted::SecondaryDurableTooEarly, false, &["rule 4"], 0),
         (
@@ -95,7 +95,7 @@ fn a_mistake_around_the_rules_is_found() {
         (Planted::NoRefillTarget, true, &["rule 1", "rule 5"], 3),
         (Planted::NothingCut, false, &["rule"], 416),
         (Planted::NothingCut, true, &["rule 1"], 416),
-        // Clients see nothing of it: the master does not believe a node that is longer than its own log.
+        // Clients see nothing of it: the master does not believe a node whose log is longer than its own.
         (Planted::EndlessHello, false, &["rule"], 416),
         (Planted::FullMasterGoesOn, false, &["rule 1", "rule 4"], 2),
         (Planted::KeysForgotten, true, &["rule 3"], 2),

@@ -1,8 +1,8 @@
-//! A disk that refuses writes: when to see whether there is room again.
+//! A disk that refuses writes: the times at which to check for space again.
 //!
-//! Owns what the disk last said and the time of the next probe. Never writes: the log writer
-//! probes when told to, and both its answers come back. A node that has just found room and
-//! loses it again waits longer each time, so that it does not flap. Keeps rule 10.
+//! Owns the disk's last error and the time of the next probe. Never writes: the log writer probes
+//! when told to, and both results come back. A node that has just found space and loses it again
+//! waits longer each time, so that it does not flap. Keeps rule 10.
 //!
 //! ```text
 //!   Ok ──on_write_failed──▶ short, probe after a delay ──on_resumed──▶ Ok
@@ -19,27 +19,27 @@ use crate::{
     types::DiskState,
 };
 
-/// Whether a node's disk takes writes.
+/// Disk space and write outages of a node's disk.
 #[derive(Debug)]
 pub(crate) struct DiskSpace {
     outage: Option<WriteOutage>,
-    /// How long it waited last before it looked.
+    /// Length of the last delay before a probe.
     delay: Duration,
     probe_at: Option<Instant>,
     resumed_at: Option<Instant>,
 }
 
-/// What a disk that refuses writes said.
+/// The refusal of writes by a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WriteOutage {
     /// Full, or failing in another way.
     pub(crate) disk: DiskState,
-    /// What the disk said.
+    /// The disk's error.
     pub(crate) detail: Arc<str>,
 }
 
 impl DiskSpace {
-    /// Of a disk that takes writes.
+    /// Creates the state of a disk that accepts writes.
     pub(crate) fn new() -> DiskSpace {
         DiskSpace {
             outage: None,
@@ -49,9 +49,10 @@ impl DiskSpace {
         }
     }
 
-    /// A write was refused, that of a probe too. True: it was not known to be so before.
+    /// Records a refused write, or a failed probe. Returns `true` if the outage was not known
+    /// before.
     pub(crate) fn on_write_failed(&mut self, now: Instant, outage: WriteOutage) -> bool {
-        assert_ne!(outage.disk, DiskState::Ok, "a refusal says why");
+        assert_ne!(outage.disk, DiskState::Ok, "an outage has a cause");
         let is_news = self.outage.replace(outage).is_none();
         let calm = self.resumed_at.is_none_or(|at| now >= at + ROOM_CALM);
         self.delay = match is_news && calm {
@@ -62,29 +63,29 @@ impl DiskSpace {
         is_news
     }
 
-    /// A probe found room.
+    /// Ends the outage: a probe found space.
     pub(crate) fn on_resumed(&mut self, now: Instant) {
         self.outage = None;
         self.probe_at = None;
         self.resumed_at = Some(now);
     }
 
-    /// Whether to probe now; true once for each time that comes.
+    /// Returns `true` if it is time to probe; only once per deadline.
     pub(crate) fn should_probe(&mut self, now: Instant) -> bool {
         self.probe_at.take_if(|at| *at <= now).is_some()
     }
 
-    /// When [`Room::should_probe`] says yes.
+    /// Returns the next time at which [`DiskSpace::should_probe`] returns `true`.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.probe_at
     }
 
-    /// What the disk said, while it refuses writes.
+    /// Returns the outage while the disk refuses writes.
     pub(crate) fn outage(&self) -> Option<&WriteOutage> {
         self.outage.as_ref()
     }
 
-    /// How the disk does.
+    /// Returns the condition of the disk.
     pub(crate) fn disk(&self) -> DiskState {
         self.outage
             .as_ref()
@@ -93,7 +94,7 @@ impl DiskSpace {
 }
 
 impl WriteOutage {
-    /// One sentence for people.
+    /// Describes the outage in one sentence for people.
     pub(crate) fn describe(&self) -> String {
         match self.disk {
             DiskState::Full => format!("its disk is full: {}", self.detail),
@@ -115,7 +116,7 @@ mod tests {
         }
     }
 
-    /// Lets time pass up to the next probe; how long that took.
+    /// Lets time pass up to the next probe; returns the time that it took.
     fn wait(disk_space: &mut DiskSpace, now: &mut Instant) -> Duration {
         assert!(!disk_space.should_probe(*now));
         let at = disk_space.next_deadline().unwrap();
@@ -125,13 +126,13 @@ mod tests {
         assert_eq!(
             disk_space.next_deadline(),
             None,
-            "none while one is under way"
+            "no second probe while one is in progress"
         );
         waited
     }
 
     #[test]
-    fn probes_come_less_often_up_to_a_limit_while_there_is_no_room() {
+    fn the_probe_delay_grows_up_to_a_limit_while_the_disk_is_full() {
         let (mut disk_space, mut now) = (DiskSpace::new(), Instant::now());
         assert_eq!(
             (disk_space.disk(), disk_space.next_deadline()),
@@ -142,7 +143,10 @@ mod tests {
         let mut expected = ROOM_PROBE_DELAY_MIN;
         for _ in 0..10 {
             assert_eq!(wait(&mut disk_space, &mut now), expected);
-            assert!(!disk_space.on_write_failed(now, full()), "that is no news");
+            assert!(
+                !disk_space.on_write_failed(now, full()),
+                "the outage is already known"
+            );
             expected = (expected * 2).min(ROOM_PROBE_DELAY_MAX);
         }
         assert_eq!(expected, ROOM_PROBE_DELAY_MAX);
@@ -155,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_runs_full_again_at_once_waits_longer_each_time() {
+    fn a_disk_that_fills_up_again_at_once_waits_longer_each_time() {
         let (mut disk_space, mut now) = (DiskSpace::new(), Instant::now());
         let mut waited = Vec::new();
         for _ in 0..8 {

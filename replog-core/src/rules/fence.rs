@@ -1,4 +1,4 @@
-//! What a node has promised, and whom it refuses because of it.
+//! A node's promise, and the senders that it refuses because of it.
 //!
 //! Owns the checks on identity and epoch that every request passes before anything in it is
 //! believed. Changes nothing: the replica saves a new promise before it answers. Keeps rule 9.
@@ -10,9 +10,9 @@ use crate::{
     types::{Epoch, Incarnation, NodeName},
 };
 
-/// Whether the request is for this node and from its cluster.
+/// Checks that the request is for this node and from its cluster.
 ///
-/// A blank node takes any cluster; a request without a cluster asks only who is there.
+/// A blank node accepts any cluster; a request without a cluster asks only for the node's identity.
 pub(crate) fn check_identity(meta: &Meta, request: &Request) -> Result<(), Refusal> {
     if request.to != meta.name {
         return Err(Refusal::WrongNode);
@@ -23,7 +23,8 @@ pub(crate) fn check_identity(meta: &Meta, request: &Request) -> Result<(), Refus
     }
 }
 
-/// Whether the node list of a promise request or hello is the one of this node, or may become it.
+/// Checks that the node list of a promise request or hello is the one of this node, or may become
+/// it.
 pub(crate) fn check_nodes(
     meta: &Meta,
     sender: &NodeName,
@@ -42,8 +43,8 @@ pub(crate) fn check_nodes(
     }
 }
 
-/// Whether the sender may have the promise of its epoch: a higher epoch, or the same again, and
-/// neither a replaced directory nor one from the past.
+/// Checks that the sender may have the promise of its epoch: a higher epoch, or the same one again,
+/// and neither a replaced directory nor an outdated one.
 pub(crate) fn check_promise(
     meta: &Meta,
     request: &Request,
@@ -57,7 +58,8 @@ pub(crate) fn check_promise(
         if request.epoch <= promised.epoch && !again {
             return Err(Refusal::Fenced(fenced_by(promised)));
         }
-        // Also of the holder: a directory from the past may come to the same epoch and start again.
+        // Applies to the holder as well: an outdated directory may reach the same epoch and start
+        // again.
         let last_whole = meta.last_whole.map(|whole| whole.log_epoch);
         if let (Some(own), Some(theirs)) = (meta.log_epoch.or(last_whole), log_epoch)
             && theirs < own
@@ -71,8 +73,8 @@ pub(crate) fn check_promise(
     Ok(())
 }
 
-/// Whether the sender speaks for the promised epoch: what every message but a promise request
-/// and a hello must do.
+/// Checks that the sender speaks for the promised epoch, as every message except a promise request
+/// and a hello must.
 pub(crate) fn check_epoch(meta: &Meta, request: &Request) -> Result<(), Refusal> {
     match &meta.promised {
         None => Err(Refusal::HelloFirst),
@@ -85,7 +87,7 @@ pub(crate) fn check_epoch(meta: &Meta, request: &Request) -> Result<(), Refusal>
     }
 }
 
-/// The promise to a sender that passed [`check_promise`].
+/// Returns the promise to a sender that passed [`check_promise`].
 pub(crate) fn promise_to(
     before: Option<&Promised>,
     epoch: Epoch,
@@ -111,7 +113,7 @@ pub(crate) fn promise_to(
     }
 }
 
-/// Who holds the promise, for the ones it shuts out.
+/// Returns the holder of the promise, for the senders that it shuts out.
 pub(crate) fn fenced_by(promised: &Promised) -> FencedBy {
     FencedBy {
         name: promised.name.clone(),
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_is_given_for_a_higher_epoch_or_again_to_the_same_life() {
+    fn a_promise_is_given_for_a_higher_epoch_or_again_to_the_same_run() {
         let meta = meta(Some((5, 1, 3)), Some(5));
         let granted = |epoch, by, start| check_promise(&meta, &request(epoch, by, start), None);
         assert_eq!(granted(6, 1, 4), Ok(()));
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_directory_and_one_from_the_past_are_refused_whatever_the_epoch() {
+    fn a_replaced_or_outdated_directory_is_refused_whatever_the_epoch() {
         let meta = meta(Some((5, 1, 3)), Some(5));
         let refused = check_promise(&meta, &request(9, 50, 1), None);
         assert!(matches!(refused, Err(Refusal::Replaced(_))));

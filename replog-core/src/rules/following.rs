@@ -1,13 +1,13 @@
-//! How far a follower of a log has come, and what a cut means to it.
+//! Position of a follower in a log, and the effect of a cut on it.
 //!
-//! Owns which records it gave and how many cuts it knows of. Never reads and never waits. What was read
-//! counts only once it is known that the log was not cut meanwhile: it may be of two branches, or replace what
-//! was given. Keeps rules 1 and 2.
+//! Owns the range of delivered records and the number of known cuts. Never reads and never waits. A read
+//! counts only once it is known that the log was not cut meanwhile: it may mix two branches, or replace
+//! records that were delivered. Keeps rules 1 and 2.
 //!
 //! ```text
-//!   read ──▶ how often was it cut, how far back? ──▶ on_cut_check ──▶ SameLog: give it, on_delivered
-//!                                                              ├─▶ Changed: read again
-//!                                                              └─▶ Cut: what was given is gone from here on
+//!   read ──▶ number of cuts, and their lowest ──▶ on_cut_check ──▶ NoCut: deliver it, on_delivered
+//!                                                              ├─▶ CutAhead: read again
+//!                                                              └─▶ CutBehind: delivered records are gone from here on
 //! ```
 
 use crate::types::Offset;
@@ -15,27 +15,27 @@ use crate::types::Offset;
 /// A follower's place in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Following {
-    /// It began here: of what lies before, it gave nothing.
+    /// The start of the follower: it delivered nothing before this offset.
     from: Offset,
-    /// All of `from..next` was given.
+    /// The end of the delivered records: all of `from..next`.
     next: Offset,
-    /// How often the log had been cut when that was so.
+    /// The number of times that the log had been cut by then.
     cuts: u64,
 }
 
-/// What the cuts of the log say about what was read.
+/// The effect of the log's cuts on a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CutCheck {
-    /// There were none.
+    /// The log was not cut.
     NoCut,
-    /// There were some, of nothing that was given; what was read may be of two branches.
+    /// The log was cut, but no delivered record; the read may mix two branches.
     CutAhead,
-    /// What was given from here on is not in the log any more.
+    /// The delivered records from this offset on are no longer in the log.
     CutBehind(Offset),
 }
 
 impl Following {
-    /// From `from` on, in a log that has been cut so often.
+    /// Starts at `from`, in a log that has been cut this number of times.
     pub(crate) fn new(from: Offset, cuts: u64) -> Following {
         Following {
             from,
@@ -44,22 +44,22 @@ impl Following {
         }
     }
 
-    /// The next record to give.
+    /// Returns the offset of the next record to deliver.
     pub(crate) fn next(&self) -> Offset {
         self.next
     }
 
-    /// How many cuts it knows of: ask for the lowest since.
+    /// Returns the number of known cuts: ask for the lowest cut since.
     pub(crate) fn cuts(&self) -> u64 {
         self.cuts
     }
 
-    /// Something was read, or nothing, and after that the log had been cut `cuts` times; since the ones it
-    /// knows of it ended as early as `lowest`.
+    /// Checks a read, even an empty one, after which the log had been cut `cuts` times; since the known cuts
+    /// its end had fallen as low as `lowest`.
     pub(crate) fn on_cut_check(&mut self, cuts: u64, lowest: Option<Offset>) -> CutCheck {
         assert!(
             self.cuts <= cuts,
-            "{cuts} cuts, and there had been {}",
+            "{cuts} cuts, fewer than the {} known",
             self.cuts
         );
         let Some(lowest) = lowest else {
@@ -76,9 +76,9 @@ impl Following {
         }
     }
 
-    /// It gave the records up to `end`.
+    /// Records the delivery of all records up to `end`.
     pub(crate) fn on_delivered(&mut self, end: Offset) {
-        assert!(self.next < end, "{end} was given after {}", self.next);
+        assert!(self.next < end, "{end} was delivered after {}", self.next);
         self.next = end;
     }
 }
@@ -91,9 +91,9 @@ mod tests {
     use crate::log::cuts::Cuts;
 
     #[test]
-    fn only_a_cut_of_what_was_given_is_one() {
+    fn only_a_cut_of_delivered_records_is_reported() {
         let table = [
-            // from, next, lowest, what it says, next after that
+            // from, next, lowest, result, next after that
             (3, 7, None, CutCheck::NoCut, 7),
             (3, 7, Some(9), CutCheck::CutAhead, 7),
             (3, 7, Some(7), CutCheck::CutAhead, 7),
@@ -112,19 +112,19 @@ mod tests {
             let looked = following.on_cut_check(cuts, lowest.map(Offset));
             assert_eq!(looked, expected, "{from}..{next}, {lowest:?}");
             assert_eq!(following.next(), Offset(next_after));
-            // The same cuts are no news.
+            // The same cuts are not reported again.
             assert_eq!(following.on_cut_check(cuts, None), CutCheck::NoCut);
         }
     }
 
-    /// One step of a log and those who follow it.
+    /// One step of a log and its follower.
     #[derive(Clone, Debug)]
     enum Step {
         Append(usize),
         Cut(usize),
         /// A follower reads this many records.
         Read(usize),
-        /// It looks at the cuts, and gives what it read if it may.
+        /// It checks the cuts, and delivers the read if it may.
         Look,
     }
 
@@ -139,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_goes_back_at_each_cut_ends_with_the_log_as_it_is(
+        fn a_follower_that_goes_back_at_each_cut_ends_with_the_actual_log(
             steps in prop::collection::vec(step(), 0..120), from in 0..12_usize,
         ) {
             let (mut log, mut drawn) = (Vec::new(), 0);

@@ -1,10 +1,10 @@
-//! Well-formed messages with right checksums and wrong content, from a seed: requests at a secondary, answers
-//! at a master's recovery, and answers at its link to a secondary; the first two with the real log and its writer
-//! behind.
+//! Well-formed messages with correct checksums and wrong content, generated from a seed: requests to a
+//! secondary, answers to a master's recovery, and answers to its link to a secondary; the first two with the
+//! real log and its writer behind them.
 //!
-//! Nothing that another node says may make a node panic or break a rule, and a right master, or honest
-//! nodes, are served afterwards. Every message passes through its encoding, as between nodes. 20,000 a
-//! direction in the gate; `REPLOG_FUZZ=1000000 cargo test --release -p replog-core --lib fuzz` for a campaign.
+//! Nothing that another node says may make a node panic or break a rule, and a correct master, or honest nodes,
+//! are served afterwards. Every message passes through its encoding, as between nodes. 20,000 per direction in
+//! the gate; `REPLOG_FUZZ=1000000 cargo test --release -p replog-core --lib fuzz` for a campaign.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ use crate::{
     types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, LastWhole, NodeName, Offset},
 };
 
-/// How many messages a direction.
+/// Returns how many messages to send per direction.
 fn messages() -> u64 {
     std::env::var("REPLOG_FUZZ").map_or(20_000, |count| count.parse().expect("a number"))
 }
@@ -74,7 +74,7 @@ fn meta(node: &str, own: u8, log_epoch: Option<u64>) -> Meta {
     }
 }
 
-/// Wrong content, near the right one.
+/// Generator of wrong content close to correct content.
 struct Chaos(ChaCha8Rng);
 
 impl Chaos {
@@ -223,7 +223,7 @@ struct Secondary {
     replica: Replica,
     writer: WriterLoop,
     view: Arc<LogView>,
-    /// What the writer was not given time for yet.
+    /// Commands that the writer has not run yet.
     commands: Vec<WriteCommand>,
     asked: BTreeMap<RequestId, Epoch>,
     next: RequestId,
@@ -250,7 +250,7 @@ impl Secondary {
         promised.map_or(Epoch(0), |promised| promised.epoch)
     }
 
-    /// Returns what is answered; to other requests too, that waited.
+    /// Handles a request and returns the answers, including those to earlier requests that waited.
     fn ask(&mut self, request: Request) -> Vec<(RequestId, Response)> {
         let id = self.next;
         self.next += 1;
@@ -259,7 +259,7 @@ impl Secondary {
         self.carry_out()
     }
 
-    /// Gives the writer its time, until nothing is left to do.
+    /// Runs the writer until nothing is left to do.
     fn write(&mut self) -> Vec<(RequestId, Response)> {
         let mut answers = Vec::new();
         while !self.commands.is_empty() {
@@ -268,7 +268,7 @@ impl Secondary {
             let flow = self
                 .writer
                 .run(commands, &mut |report| reports.push(report));
-            assert!(flow.is_continue(), "the writer has ended: {reports:?}");
+            assert!(flow.is_continue(), "the writer ended: {reports:?}");
             for report in reports {
                 self.on_report(report);
                 answers.extend(self.carry_out());
@@ -287,7 +287,7 @@ impl Secondary {
                 ticket,
                 durable_end,
             } => self.replica.on_saved(ticket, durable_end, &*self.view),
-            other => panic!("a memory takes everything, and keeps it: {other:?}"),
+            other => panic!("memory accepts and keeps everything: {other:?}"),
         }
     }
 
@@ -319,7 +319,7 @@ impl Secondary {
                     } => {
                         let bytes_max = (fetch.bytes_max as usize).clamp(1, BATCH_BYTES_MAX);
                         let until = response.state.durable_end;
-                        // Refused or not: it must not panic.
+                        // It may be refused or not, but must not panic.
                         let _ = self.view.read(fetch.from, until, bytes_max);
                         let _ = self.view.epoch_starts_before(fetch.from, EPOCH_STARTS_MAX);
                     }
@@ -347,7 +347,7 @@ impl Secondary {
         }
     }
 
-    /// Rule 9: what is done is done for the epoch that is promised.
+    /// Checks rule 9: everything done is done for the promised epoch.
     fn check_answer(&mut self, request: RequestId, response: &Response) {
         let epoch = self.asked.remove(&request).expect("each is answered once");
         match response.answer {
@@ -358,7 +358,7 @@ impl Secondary {
         assert!(state.log_epoch <= Some(state.promised), "{state:?}");
     }
 
-    /// What may come from anybody.
+    /// Returns a request as any sender may send it.
     fn wrong_request(&self, chaos: &mut Chaos) -> Request {
         let meta = self.replica.meta();
         let promised = meta.promised.clone().expect("it has promised something");
@@ -426,7 +426,7 @@ impl Secondary {
         }
     }
 
-    /// A new directory of the master goes on from this node's log, and is served.
+    /// Checks that the node serves a correct master: a new directory that goes on from this node's log.
     fn serves_the_right_master(&mut self, chaos: &mut Chaos) {
         self.write();
         let epoch = self.promised().next();
@@ -503,7 +503,7 @@ impl Secondary {
 }
 
 #[test]
-fn requests_with_wrong_content_break_no_rule_and_the_right_master_is_served() {
+fn requests_with_wrong_content_break_no_rule_and_a_correct_master_is_served() {
     let mut chaos = Chaos(ChaCha8Rng::seed_from_u64(1));
     let mut node = Secondary::new("s1", 7);
     let mut arrived = 0;
@@ -521,7 +521,7 @@ fn requests_with_wrong_content_break_no_rule_and_the_right_master_is_served() {
         if !chaos.one_in(3) {
             node.write();
         }
-        assert!(node.promised() >= before, "rule 9: a promise is taken back");
+        assert!(node.promised() >= before, "rule 9: a promise is withdrawn");
         node.now += Duration::from_millis(chaos.up_to(50));
         if nth % 200 == 199 {
             node.serves_the_right_master(&mut chaos);
@@ -530,14 +530,14 @@ fn requests_with_wrong_content_break_no_rule_and_the_right_master_is_served() {
     assert!(arrived > messages() / 2, "only {arrived} are well-formed");
     assert!(
         node.replica.malformed() > messages() / 20,
-        "most make some sense"
+        "too few requests are malformed"
     );
 }
 
 /// A master that recovers.
 struct Recovering {
     recovery: Recovery,
-    /// Two nodes with a log, who say what is true.
+    /// Two nodes with a log that answer truthfully.
     honest: [Secondary; 2],
     writer: WriterLoop,
     view: Arc<LogView>,
@@ -595,7 +595,7 @@ impl Recovering {
         self.carry_out();
     }
 
-    /// As [`Recovering::restart`], perhaps damaged, or with an empty directory.
+    /// Restarts as [`Recovering::restart`] does, but perhaps damaged, or with an empty directory.
     fn restart_somehow(&mut self, chaos: &mut Chaos) {
         let end = self.view.written_end();
         match chaos.up_to(7) {
@@ -646,7 +646,7 @@ impl Recovering {
                         assert!(
                             meta.promised.as_ref().map(|to| to.epoch)
                                 >= self.meta.promised.as_ref().map(|to| to.epoch),
-                            "rule 9: a promise is taken back"
+                            "rule 9: a promise is withdrawn"
                         );
                         self.meta = meta.clone();
                         let (ticket, meta) = (0, Box::new(meta));
@@ -677,7 +677,7 @@ impl Recovering {
             let flow = self
                 .writer
                 .run(commands, &mut |report| reports.push(report));
-            assert!(flow.is_continue(), "the writer has ended: {reports:?}");
+            assert!(flow.is_continue(), "the writer ended: {reports:?}");
             for report in reports {
                 self.on_report(report);
             }
@@ -696,7 +696,7 @@ impl Recovering {
             WriteReport::LastAppend(LastAppend::Ends(end)) => {
                 self.recovery.on_last_append(self.now, end);
             }
-            other => panic!("a memory takes everything, and keeps it: {other:?}"),
+            other => panic!("memory accepts and keeps everything: {other:?}"),
         }
     }
 
@@ -713,7 +713,7 @@ impl Recovering {
         self.carry_out();
     }
 
-    /// What any node may answer.
+    /// Returns an answer that any node may give.
     fn wrong_response(&self, chaos: &mut Chaos, asked: Epoch, body: &RequestBody) -> Response {
         let end = self.view.written_end();
         let known = self.view.epoch_starts(EPOCH_STARTS_MAX);
@@ -752,7 +752,7 @@ impl Recovering {
                 last_whole: chaos.last_whole(log_epoch, end),
             }),
         };
-        // Which cluster a blank master joins it takes from whoever answers.
+        // A blank master joins the cluster that any answer names.
         let is_asked_by_blank = matches!(body, RequestBody::Identify);
         let usual = if chaos.one_in(2) { "s1" } else { "s2" };
         Response {
@@ -775,7 +775,8 @@ impl Recovering {
         }
     }
 
-    /// Two nodes that were away while others lied answer as real ones do, bounds and all.
+    /// Checks that the master recovers with two nodes that were away while others lied, and that answer as real
+    /// ones do, bounds and all.
     fn recovers_with_honest_nodes(&mut self) {
         self.restart(ForcedRecovery::Never);
         let before = self.served;
@@ -813,8 +814,8 @@ impl Recovering {
     }
 }
 
-/// Each lie may raise the epochs of a cluster, and a master whose directory is emptied follows them in steps, a round
-/// each. A longer campaign goes on with a new cluster.
+/// Messages sent to one cluster. Each lie may raise its epochs, and a master whose directory is emptied follows
+/// them in steps, one per round; so a longer campaign goes on with a new cluster.
 const MESSAGES_OF_A_CLUSTER: u64 = 20_000;
 
 #[test]
@@ -856,15 +857,15 @@ fn answers_with_wrong_content_break_no_rule_and_a_master_recovers_with_honest_no
     );
     assert!(
         master.served > messages() / 200,
-        "it recovers now and then by itself"
+        "it must recover by itself now and then"
     );
 }
 
-/// A master's link to a secondary, and what a master does with records that it fetches.
+/// A master's link to a secondary, and the repair that takes the records it fetches.
 struct Linked {
     link: Link,
     repair: Repair,
-    /// What was sent and has no answer yet.
+    /// Requests in flight, not answered yet.
     under_way: Vec<(u64, Epoch, RequestBody)>,
     epoch: Epoch,
     written_end: Offset,
@@ -888,7 +889,7 @@ impl Linked {
         linked
     }
 
-    /// Takes the office of an epoch, with a hole in its log.
+    /// Begins leadership of an epoch, with a hole in the log.
     fn serve(&mut self, epoch: Epoch) {
         self.epoch = epoch;
         self.under_way.clear();
@@ -903,7 +904,7 @@ impl Linked {
         self.link.on_missing(self.now, self.repair.lack());
     }
 
-    /// Carries out what comes out of the link.
+    /// Carries out the link's actions.
     fn carry_out(&mut self) {
         for _ in 0..1000 {
             self.link.check_invariants();
@@ -953,7 +954,7 @@ impl Linked {
                     }
                 }
                 LinkAction::Fetched(records) => self.take_fetched(&records),
-                // Whoever lies about an epoch ends the office; the next one begins above.
+                // A lie about an epoch ends leadership; the next one begins above it.
                 LinkAction::BecomeFenced(_) => self.serve(self.epoch.next()),
                 LinkAction::Changed(_) | LinkAction::Report => {}
             }
@@ -961,7 +962,7 @@ impl Linked {
         panic!("there is always something to do");
     }
 
-    /// Nothing but what is lacking, of the right epochs and without a gap, gets into the log.
+    /// Checks that only missing records, of the right epochs and without a gap, get into the log.
     fn take_fetched(&mut self, records: &[RecordBatch]) {
         let Some(MissingRange { from, until }) = self.repair.lack() else {
             return;
@@ -1031,7 +1032,7 @@ impl Linked {
         self.opened += u64::from(self.link.report(self.now).counted.is_some());
     }
 
-    /// The node tells the truth from now on, and counts with all that it holds.
+    /// Checks that a node that tells the truth from now on counts with everything that it holds.
     fn counts_an_honest_node(&mut self) {
         self.under_way.clear();
         self.serve(self.epoch.next());

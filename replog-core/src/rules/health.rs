@@ -1,8 +1,8 @@
 //! Status of one secondary, as the master sees it: `Healthy`, `Suspected`, `Unhealthy`.
 //!
-//! Owns the times of the last contact and of the last records taken, and nothing else. Never
-//! reads a clock, never sends, never logs: the link does. Keeps rule 8: the status is a function
-//! of the time asked about, so a master that was paused does not go by old news.
+//! Owns the times of the last contact and of the last records accepted, and nothing else. Never
+//! reads a clock, never sends, never logs: the link does. Keeps rule 8: the status is a function of
+//! the time asked about, so a master that was paused does not act on outdated information.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use tokio::time::Instant;
 
 use crate::{config::Timing, types::Status};
 
-/// When a secondary was last heard, and whether it takes what it is sent. Small, and copied to
-/// whoever needs the status at another time.
+/// Times of a secondary's last contact and of its last progress. Small, and copied to parts that
+/// need the status at another time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Health {
     suspect_after: Duration,
     unhealthy_after: Duration,
     watched_since: Instant,
     last_contact: Option<Instant>,
-    /// Since when records have been due and none was taken.
+    /// The time since which records have been due and none was accepted.
     stalled_since: Option<Instant>,
 }
 
@@ -33,8 +33,8 @@ impl Health {
         }
     }
 
-    /// A valid answer of the right node came. After an absence the time starts anew in which it must
-    /// take what is due: what it could not be sent says nothing against it.
+    /// Records a valid answer of the right node. After an absence the time in which it must accept
+    /// the records due starts anew: records that could not be sent do not count against it.
     pub(crate) fn on_contact(&mut self, now: Instant) {
         if self.silence(now) >= self.suspect_after
             && let Some(stalled_since) = &mut self.stalled_since
@@ -44,17 +44,17 @@ impl Health {
         self.last_contact = Some(self.last_contact.map_or(now, |before| before.max(now)));
     }
 
-    /// Records are due at this secondary. Repeated while they are, it changes nothing.
+    /// Notes that there are records to send to this secondary. Repeated calls change nothing.
     pub(crate) fn on_records_due(&mut self, now: Instant) {
         self.stalled_since.get_or_insert(now);
     }
 
-    /// The secondary took records; `more_due` says whether it still lacks some.
+    /// Notes that the secondary accepted records; `more_due` says if it still lacks some.
     pub(crate) fn on_records_taken(&mut self, now: Instant, more_due: bool) {
         self.stalled_since = more_due.then_some(now);
     }
 
-    /// The status at `now`.
+    /// Returns the status at `now`.
     pub(crate) fn status(&self, now: Instant) -> Status {
         if self.silence(now) >= self.unhealthy_after {
             Status::Unhealthy
@@ -68,18 +68,19 @@ impl Health {
         }
     }
 
-    /// Whether the secondary answers, but has taken none of the records due for `suspect_after`.
+    /// Returns `true` if the secondary answers, but has accepted none of the records due for
+    /// `suspect_after`.
     pub(crate) fn is_stalled(&self, now: Instant) -> bool {
         self.stalled_since
             .is_some_and(|since| now.duration_since(since) >= self.suspect_after)
     }
 
-    /// When the last contact was.
+    /// Returns the time of the last contact.
     pub(crate) fn last_contact(&self) -> Option<Instant> {
         self.last_contact
     }
 
-    /// When the status changes next if nothing happens until then.
+    /// Returns the time of the next change of status if nothing happens until then.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let heard = self.last_contact.unwrap_or(self.watched_since);
         let moments = [
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secondary_that_answers_but_takes_no_records_is_suspected() {
+    fn a_secondary_that_answers_but_accepts_no_records_is_suspected() {
         let (mut health, t0) = watched();
         health.on_records_due(t0);
         for tenth in 0..=20 {
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secondary_that_is_back_is_healthy_at_once_and_has_its_time_to_take_what_is_due() {
+    fn a_secondary_that_returns_is_healthy_at_once_and_gets_time_to_accept_records() {
         let (mut health, t0) = watched();
         health.on_contact(t0);
         health.on_records_due(t0);
@@ -165,7 +166,7 @@ mod tests {
         assert_eq!(health.status(back), Status::Unhealthy);
         health.on_contact(back);
         assert_eq!(health.status(back), Status::Healthy);
-        // It answers, and takes nothing.
+        // It answers but accepts nothing.
         for tenth in 1..=10 {
             health.on_contact(back + tenth * SECOND / 10);
         }
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_deadline_is_when_the_status_changes() {
+    fn the_status_changes_at_the_next_deadline() {
         let (mut health, t0) = watched();
         health.on_contact(t0);
         assert_eq!(health.next_deadline(t0), Some(t0 + SECOND));
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_contact_that_is_told_late_changes_nothing() {
+    fn an_older_contact_that_is_reported_late_changes_nothing() {
         let (mut health, t0) = watched();
         health.on_contact(t0 + SECOND);
         health.on_contact(t0);

@@ -1,8 +1,8 @@
 //! `Recovery` and `agreement` on logs that a long history left behind, in clusters of up to five.
 //!
-//! The history is naive: terms of office on plain lists of epochs, each with a majority of its
-//! own, secondaries that got a part, power cuts, wiped and damaged disks. It remembers what a majority held,
-//! and whichever nodes answer afterwards, the log that is adopted must hold that: rule 5.
+//! The history is naive: terms of office on plain lists of epochs, each with its own majority, secondaries
+//! that got a part, power cuts, wiped and damaged disks. It remembers what a majority held, and whichever
+//! nodes answer afterwards, the adopted log must hold that: rule 5.
 
 use proptest::{prelude::*, test_runner::TestRunner};
 use tokio::time::Instant;
@@ -49,13 +49,13 @@ fn common(one: &[u64], other: &[u64]) -> usize {
 struct Node {
     log: Log,
     log_epoch: Option<u64>,
-    /// Of one that is damaged and knows what it held.
+    /// The earlier log of a damaged node that knows what it held.
     last_whole: Option<LastWhole>,
 }
 
 impl Node {
-    /// Damage leaves so much of the log. Once damaged, a secondary acknowledges nothing more: what it knows of
-    /// the first time stays.
+    /// Damages the log down to `left` records. Once damaged, a secondary acknowledges nothing more: its memory
+    /// of the first damage stays.
     fn damage(&mut self, left: usize) {
         if let Some(held) = self.held() {
             self.last_whole = Some(held);
@@ -64,7 +64,7 @@ impl Node {
         self.log.truncate(left);
     }
 
-    /// The log of one that is intact.
+    /// Returns the log that an intact node holds.
     fn held(&self) -> Option<LastWhole> {
         self.log_epoch.map(|log_epoch| LastWhole {
             log_epoch: Epoch(log_epoch),
@@ -79,12 +79,12 @@ struct Term {
     /// Bit n: node n answers the promise, if it is needed.
     answer: u8,
     appends: usize,
-    /// How much of what it lacks each secondary gets; none, if the hello did not reach it.
+    /// The part of its missing records that each secondary gets; none if the hello did not reach it.
     fills: Vec<Option<prop::sample::Index>>,
-    /// The master loses power and up to so many records that no majority has.
+    /// The master loses power and up to this number of records that no majority has.
     lost: usize,
-    /// This secondary is wiped at the end, if that leaves a majority that never was; or damaged, and so much
-    /// of its log is left.
+    /// This secondary is wiped at the end, if that leaves a majority that was never wiped; or it is damaged,
+    /// and this part of its log is left.
     wiped: Option<(usize, Option<prop::sample::Index>)>,
 }
 
@@ -109,12 +109,12 @@ fn any_term(nodes: usize) -> impl Strategy<Value = Term> {
         })
 }
 
-/// A cluster of which node 0 is the master.
+/// A cluster with node 0 as its master.
 #[derive(Clone, Debug)]
 struct History {
     nodes: Vec<Node>,
     epoch: u64,
-    /// What was ever held by a majority whose logs count.
+    /// All records ever held by a majority whose logs count.
     acknowledged: Log,
     wipes: usize,
 }
@@ -142,7 +142,7 @@ impl History {
         self.epoch += 1;
         let epoch = self.epoch;
         let mut asked: Vec<usize> = (0..self.nodes.len()).collect();
-        // Who answers comes first; the others only as far as a majority needs them.
+        // Nodes that answer come first; the others only as far as a majority needs them.
         asked[1..].sort_by_key(|node| term.answer & (1 << node) == 0);
         let answers = asked[1..]
             .iter()
@@ -190,7 +190,7 @@ impl History {
         if committed > self.acknowledged.len() {
             self.acknowledged = log[..committed].to_vec();
         }
-        // What the master had not synced was never acknowledged.
+        // Records that the master had not synced were never acknowledged.
         let kept = log.len() - term.lost.min(log.len() - adopted.max(committed));
         log.truncate(kept);
         self.nodes[0] = Node {
@@ -238,7 +238,7 @@ fn cluster() -> ClusterId {
     ClusterId::from_bytes([9; 16])
 }
 
-/// The records of `from..until`, as few of a log as one answer carries.
+/// Returns the records of `from..until`, limited to what one answer carries.
 fn records(log: &[u64], from: usize, until: usize) -> Vec<RecordBatch> {
     let mut batches = Vec::new();
     let mut from = from;
@@ -253,15 +253,15 @@ fn records(log: &[u64], from: usize, until: usize) -> Vec<RecordBatch> {
     batches
 }
 
-/// The recovery of node 0 with what the other nodes answer.
+/// The recovery of node 0 with the answers of the other nodes.
 struct Start {
     recovery: Recovery,
     now: Instant,
     own: Log,
     nodes: Vec<Node>,
-    /// Who answers at all.
+    /// The nodes that answer at all.
     answers: u8,
-    /// Records in one answer.
+    /// Number of records in one answer.
     at_once: usize,
 }
 
@@ -306,7 +306,7 @@ impl Start {
         }
     }
 
-    /// Goes on until it serves, or until nothing happens any more.
+    /// Runs until it serves, or until nothing more happens.
     fn run(&mut self) -> Option<Offset> {
         for _ in 0..500 {
             let actions = self.recovery.take_actions();
@@ -354,7 +354,7 @@ impl Start {
                 }
             }
         }
-        panic!("it never ends: {:?}", self.recovery);
+        panic!("the recovery never ends: {:?}", self.recovery);
     }
 
     fn ask(&mut self, to: &[NodeName], promised: Epoch, serial: u64, body: &RequestBody) {
@@ -399,14 +399,14 @@ impl Start {
         }
     }
 
-    /// Whether enough answer, by the letter of the protocol.
+    /// Returns `true` if enough nodes answer, by the letter of the protocol.
     fn may_serve(&self) -> bool {
         let intact = self.nodes[0].log_epoch.is_some();
         let answer = |node: &usize| self.answers & (1 << node) != 0;
         let counts = |node: &usize| intact || self.nodes[*node].log_epoch.is_some();
         let others = (1..self.nodes.len()).filter(|node| answer(node) && counts(node));
         let promises = others.count() + usize::from(intact);
-        // Or of a majority it is known that they held no more than the best intact log.
+        // It is also enough if a majority is known to have held no more than the best intact log.
         let there = || (0..self.nodes.len()).filter(|node| *node == 0 || answer(node));
         let nodes = || there().map(|node| &self.nodes[node]);
         let best = nodes().filter_map(Node::held).max();
@@ -419,12 +419,12 @@ impl Start {
     }
 }
 
-/// What happens to the nodes at the end of a history, before the start that is looked at.
+/// Damage to the nodes at the end of a history, before the start under test.
 #[derive(Clone, Debug)]
 struct Harm {
-    /// The master is wiped, or half refilled: so much of its log is left, and it knows of none.
+    /// The master is wiped, or half refilled: this part of its log is left, and it does not know what it held.
     master: Option<prop::sample::Index>,
-    /// So much is left of the log of each node, where its disk is damaged.
+    /// The part of each node's log that is left where its disk is damaged.
     damaged: Vec<Option<prop::sample::Index>>,
 }
 
@@ -435,11 +435,11 @@ fn any_harm() -> impl Strategy<Value = Harm> {
     (master, damaged).prop_map(|(master, damaged)| Harm { master, damaged })
 }
 
-/// How well a damaged node remembers what it held.
+/// A damaged node's memory of what it held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Memory {
     Right,
-    /// Of an earlier moment: as a master's would be that went on beside damage, and was damaged again.
+    /// Memory of an earlier moment: as of a master that went on despite damage and was damaged again.
     OutOfDate,
 }
 
@@ -464,7 +464,7 @@ impl History {
     }
 }
 
-/// Rule 5 for one start behind a history; whether it serves is a matter of the letter of the protocol.
+/// Checks rule 5 for one start after a history; the letter of the protocol decides if it serves.
 fn check_start(history: &History, answers: u8, at_once: usize) -> Result<(), TestCaseError> {
     let mut start = Start::new(history, answers, at_once);
     let may_serve = start.may_serve();
@@ -484,9 +484,9 @@ fn check_start(history: &History, answers: u8, at_once: usize) -> Result<(), Tes
     Ok(())
 }
 
-/// The checks see it where a damaged node remembers less than it held.
+/// The checks detect a damaged node that remembers less than it held.
 #[test]
-fn a_memory_of_damage_that_is_out_of_date_loses_what_was_acknowledged() {
+fn an_outdated_memory_of_damage_loses_acknowledged_records() {
     let config = ProptestConfig {
         cases: 20_000,
         max_shrink_iters: 0,
@@ -512,7 +512,7 @@ proptest! {
 
     /// Rule 5, and that an intact master never cuts its own log.
     #[test]
-    fn whoever_answers_the_adopted_log_holds_what_a_majority_held(
+    fn the_adopted_log_holds_what_a_majority_held_whichever_nodes_answer(
         history in any_history(),
         answers in any::<u8>(),
         at_once in 1..5_usize,
@@ -523,10 +523,9 @@ proptest! {
         check_start(&history, answers, at_once)?;
     }
 
-    /// Rule 1: agreement is the common beginning, however few of the newest pairs are told at a
-    /// time.
+    /// Rule 1: agreement is the common prefix, however few of the newest pairs are sent at a time.
     #[test]
-    fn agreement_is_the_common_beginning(
+    fn agreement_is_the_common_prefix(
         history in any_history(),
         at_a_time in 1..4_usize,
         own_at_a_time in 1..4_usize,
@@ -540,7 +539,7 @@ proptest! {
     }
 }
 
-/// Asks for older pairs as a secondary does, of the other log and of its own.
+/// Asks for older pairs, of the other log and of its own, as a secondary does.
 fn asked_until_known(own: &[u64], other: &[u64], own_at_a_time: usize, at_a_time: usize) -> usize {
     let newest_before = |log: &[u64], before: Offset, count: usize| -> Vec<EpochStart> {
         let mut pairs = starts(log);
@@ -571,5 +570,5 @@ fn asked_until_known(own: &[u64], other: &[u64], own_at_a_time: usize, at_a_time
             }
         }
     }
-    panic!("it asks for ever");
+    panic!("it never stops asking");
 }

@@ -1,9 +1,9 @@
-//! Which idempotency keys are known, and for which records.
+//! The known idempotency keys and their records.
 //!
-//! Owns the table from keys to records. A key is known while its record is among the last
-//! `horizon` ones of the log: a number and no age, so that every node makes the same table from
-//! the same log. Entries are made in the order of offsets and go only with their record. Never
-//! reads a log and never refuses an append: `Leader` does the latter. Keeps rules 3 and 11.
+//! Owns the table from keys to records. A key is known while its record is among the last `horizon`
+//! ones of the log: a number and not an age, so that every node builds the same table from the same
+//! log. Entries are added in the order of offsets and removed only with their record. Never reads a
+//! log and never refuses an append: `Leader` does the latter. Keeps rules 3 and 11.
 //!
 //! ```text
 //!   entries   │ 17 a │ 18 b │ 21 c │ 40 a' │     in the order of offsets: the oldest go first
@@ -11,11 +11,11 @@
 //! ```
 //!
 //! Neither keys nor payloads are kept, only digests of them, so that an entry is small and of one
-//! size: 64 bytes, and about 40 in the index. Keys are told apart by 128 bits of their SHA-256. A
-//! payload's whole SHA-256 stands for comparing it byte for byte with the one before: no two
-//! payloads with the same one are known, and who finds two only fools himself. The index is a
-//! B-tree rather than a hash table: it never moves as a whole, which would hold up every append
-//! for as long, and nobody can choose keys that make it slow.
+//! size: 64 bytes, and about 40 in the index. Keys are distinguished by 128 bits of their SHA-256. A
+//! payload's full SHA-256 replaces a comparison byte for byte with the previous one: no two payloads
+//! with the same one are known, and anybody who finds two fools only himself. The index is a B-tree
+//! rather than a hash table: it never moves as a whole, which would hold up every append for that
+//! long, and nobody can choose keys that make it slow.
 
 mod digest;
 mod reading;
@@ -32,7 +32,7 @@ use crate::{
     types::{Epoch, IdempotencyKey, Offset},
 };
 
-/// An append's key with its payload. Made where the append comes from: to digest a long payload
+/// An append's key with its payload. Created on the append's own thread: digesting a long payload
 /// takes milliseconds, which no other append should wait for.
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
@@ -50,7 +50,7 @@ impl Claim {
         }
     }
 
-    /// Of messages that are appended together: the key covers all of them.
+    /// Creates the claim of messages that are appended together: the key covers all of them.
     pub(crate) fn of_batch(key: IdempotencyKey, batch: &MessageBatch) -> Claim {
         Claim {
             digest: KeyDigest::of(key.as_str().as_bytes()),
@@ -59,7 +59,7 @@ impl Claim {
         }
     }
 
-    /// The key as it stands in a record.
+    /// Returns the key as it is written in a record.
     pub(crate) fn key_bytes(&self) -> &[u8] {
         self.key.as_str().as_bytes()
     }
@@ -74,16 +74,16 @@ struct Entry {
     epoch: Epoch,
 }
 
-/// What is known of a key.
+/// Result of looking a key up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// No record within the horizon has it.
     New,
     /// This record has it, and the same payload.
     Same { offset: Offset, epoch: Epoch },
-    /// This record has it, and another payload.
+    /// This record has it, with another payload.
     Other { offset: Offset },
-    /// No record that could be read has it; those from this offset on could not all be read.
+    /// No readable record has it; some records from this offset on could not be read.
     Unreadable { from: Offset },
 }
 
@@ -91,20 +91,20 @@ pub(crate) enum Found {
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     horizon: u64,
-    /// The end of the log that it knows the keys of.
+    /// The end of the log whose keys are known.
     end: Offset,
-    /// The epoch of the record before the end; `None` where that was not seen.
+    /// The epoch of the record before the end; `None` where it is not known.
     last_epoch: Option<Epoch>,
-    /// Ascending by offset.
+    /// Entries in ascending order of offsets.
     entries: VecDeque<Entry>,
-    /// How many entries have gone: the number of the oldest that is there.
+    /// Number of removed entries, which is the number of the oldest remaining one.
     gone: u64,
-    /// By key, the number of its newest entry. With a horizon that was raised, a key may be in
-    /// the log twice: the older record was forgotten before the newer one came.
+    /// Number of the newest entry of each key. With a horizon that was raised, a key may be in the log
+    /// twice: the older record was forgotten before the newer one was appended.
     newest: BTreeMap<KeyDigest, u64>,
     /// Records that could not be read, from the first to the end of the last.
     unread: Option<(Offset, Offset)>,
-    /// An append with a key that was read so far, and goes on: its digest is not known yet.
+    /// An append with a key of which only a part was read so far: its digest is not known yet.
     open: Option<Open>,
 }
 
@@ -118,9 +118,9 @@ struct Open {
 }
 
 impl Keys {
-    /// Knows of no record; follows a log from `end` on.
+    /// Creates an empty table that follows a log from `end` on.
     pub(crate) fn new(horizon: u64, end: Offset) -> Keys {
-        assert!(horizon > 0, "a horizon of no record at all");
+        assert!(horizon > 0, "a horizon of 0 records");
         Keys {
             horizon,
             end,
@@ -133,22 +133,22 @@ impl Keys {
         }
     }
 
-    /// For how many records behind it a key is known.
+    /// Returns the number of last records for which keys are known.
     pub(crate) fn horizon(&self) -> u64 {
         self.horizon
     }
 
-    /// How many keys it knows.
+    /// Returns the number of known keys.
     pub(crate) fn count(&self) -> usize {
         self.newest.len()
     }
 
-    /// The end of the log that it knows the keys of.
+    /// Returns the end of the log whose keys are known.
     pub(crate) fn end(&self) -> Offset {
         self.end
     }
 
-    /// Which record has the key of this append, if any.
+    /// Returns the record that has the key of this append, if any.
     pub(crate) fn find(&self, claim: &Claim) -> Found {
         match (self.newest.get(&claim.digest), self.unread) {
             (Some(number), _) => {
@@ -165,12 +165,12 @@ impl Keys {
         }
     }
 
-    /// The log grows by a record, with the key of an append or without one.
+    /// Extends the log by a record, with the key of an append or without one.
     pub(crate) fn push(&mut self, epoch: Epoch, claim: Option<&Claim>) {
         self.push_append(epoch, claim, 1);
     }
 
-    /// The log grows by an append of this many records, the first of them with the key.
+    /// Extends the log by an append of this number of records, the first of them with the key.
     pub(crate) fn push_append(&mut self, epoch: Epoch, claim: Option<&Claim>, records: u64) {
         if let Some(claim) = claim {
             self.enter(Entry {
@@ -183,7 +183,7 @@ impl Keys {
         self.advance(self.end.plus(records), Some(epoch));
     }
 
-    /// The log goes on with these records, which were read from it.
+    /// Extends the log by these records, which were read from it.
     pub(crate) fn push_records(&mut self, batch: &RecordBatch) {
         assert_eq!(batch.first(), self.end, "records that do not follow");
         for record in batch.records() {
@@ -197,7 +197,7 @@ impl Keys {
         let Some(mut open) = self.open.take() else {
             let (key, offset, epoch) = (KeyDigest::of, record.offset, record.epoch);
             match (record.key, goes_on) {
-                // One without a key, or the rest of one whose key was not read.
+                // A record without a key, or the rest of an append whose key was not read.
                 ([], _) => {}
                 (known, false) => self.enter(Entry {
                     key: key(known),
@@ -236,23 +236,23 @@ impl Keys {
         });
     }
 
-    /// The log goes on with records that cannot be read, up to `end`: any key that is not known
-    /// may be one of theirs.
+    /// Extends the log up to `end` by records that cannot be read: any key that is not known may be
+    /// one of theirs.
     fn skip(&mut self, end: Offset) {
         let from = self.unread.map_or(self.end, |(from, _)| from);
         self.unread = Some((from, end));
-        // What is missing of it is in there, so that its key is as uncertain as one that was not read.
+        // The missing records of that append are among them, so that its key is as uncertain as one
+        // that was not read.
         self.open = None;
         self.advance(end, None);
     }
 
-    /// Whether some of the last records could not be read.
+    /// Returns `true` if some of the last records could not be read.
     pub(crate) fn has_unread(&self) -> bool {
         self.unread.is_some()
     }
 
-    /// The log has gone on since these were read from it: takes over what `newer` learned of it
-    /// meanwhile.
+    /// Takes over what `newer` has learned of the log since this table was read from it.
     pub(crate) fn catch_up(&mut self, newer: &Keys) {
         assert!(self.end <= newer.end, "keys from beyond the log's end");
         assert!(self.open.is_none(), "an append was read in part");
@@ -266,7 +266,7 @@ impl Keys {
         self.advance(newer.end, newer.last_epoch);
     }
 
-    /// Looks no further back than this.
+    /// Reduces the horizon to this number of records.
     fn narrow(&mut self, horizon: u64) {
         assert!(
             (1..=self.horizon).contains(&horizon),
@@ -300,7 +300,7 @@ impl Keys {
         }
     }
 
-    /// Asserts what always holds.
+    /// Asserts the invariants.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         let first = Offset(self.end.0.saturating_sub(self.horizon));

@@ -1,8 +1,8 @@
-//! A master's office: whether it takes appends, which offset each gets, who is answered when.
+//! A leader: takes or refuses appends, gives each its offset, and decides when each is answered.
 //!
-//! Owns the mode, the next offset, the keys, the appends that wait, and what the links last
-//! reported. Never reads a clock, never writes, never sends: it hands back batches to write and
-//! answers to give. `W` is whoever gets an answer. Keeps rules 1, 3, 4, 6, 8 and 11.
+//! Owns the mode, the next offset, the keys, the waiting appends, and the links' last reports. Never reads a
+//! clock, never writes, never sends: it returns batches to write and answers to give. `W` is the recipient of
+//! an answer. Keeps rules 1, 3, 4, 6, 8 and 11.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// The state of a master's office.
+/// State of a master as leader.
 #[derive(Debug)]
 pub(crate) struct Leader<W> {
     name: NodeName,
@@ -37,17 +37,17 @@ pub(crate) struct Leader<W> {
     max_waiting_appends: usize,
     state: State,
     disk_space: DiskSpace,
-    /// Why the recovery can never end by itself, while that is so.
+    /// The reason why the recovery can never end by itself, while there is one.
     stuck: Option<String>,
-    /// An operator asked for read-only, until that is lifted.
+    /// An operator asked for read-only and has not lifted that yet.
     asked: bool,
     stopping: bool,
     epoch: Epoch,
     next: Offset,
-    /// The keys of the log up to `next`; absent until the office is taken.
+    /// The keys of the log up to `next`; absent until leadership begins.
     keys: Option<Keys>,
     acks: Acks<Waiter<W>>,
-    /// Batches that are not written yet: their ends and how many queued bytes they hold.
+    /// Batches that are not written yet: their ends and the queued bytes that they hold.
     unwritten: VecDeque<(Offset, usize)>,
     secondaries: Vec<Secondary>,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Leader<W> {
 enum State {
     Recovering,
     Serving,
-    /// A write was refused: the office is given up, and the next start waits for room.
+    /// A write was refused: the leader has stepped down, and the next start waits for disk space.
     OutOfRoom,
     Fenced(FencedBy),
     Failed {
@@ -77,28 +77,28 @@ struct Waiter<W> {
     arrived: Instant,
 }
 
-/// An append at the door.
+/// An append to be admitted.
 #[derive(Debug)]
 pub(crate) struct NewAppend<W> {
-    /// Empty where there is a batch.
+    /// Empty if there is a batch.
     pub(crate) payload: Bytes,
     /// Several messages instead of one.
     pub(crate) batch: Option<Box<MessageBatch>>,
     pub(crate) concern: Concern,
-    /// How long its caller waits for the concern, from its arrival.
+    /// Maximum wait of its caller for the write concern, from its arrival.
     pub(crate) timeout: Option<Duration>,
     pub(crate) arrived: Instant,
-    /// Appended once, however often it comes.
+    /// The claim of its key: appended once, however often it arrives.
     pub(crate) claim: Option<Claim>,
-    /// Appended only if it gets this offset.
+    /// The only offset at which it may be appended.
     pub(crate) expected_offset: Option<Offset>,
-    /// Of nobody else who waits.
+    /// Unique among those that wait.
     pub(crate) waiter: WaiterId,
     pub(crate) caller: W,
 }
 
 impl<W> NewAppend<W> {
-    /// Bytes that it takes until it is written.
+    /// Returns the bytes that it takes up until it is written.
     pub(crate) fn queued_bytes(&self) -> usize {
         match &self.batch {
             None => self.payload.len(),
@@ -106,7 +106,7 @@ impl<W> NewAppend<W> {
         }
     }
 
-    /// Bytes that its record takes, if it is one.
+    /// Returns the bytes of its record, if it is a single one.
     fn encoded_bytes(&self) -> usize {
         let key_bytes = self
             .claim
@@ -118,22 +118,22 @@ impl<W> NewAppend<W> {
         }
     }
 
-    /// How many offsets it takes.
+    /// Returns how many offsets it takes.
     fn count(&self) -> u64 {
         self.batch.as_ref().map_or(1, |batch| batch.count())
     }
 }
 
-/// Where an append's messages are or will be, and what its caller waits for.
+/// Position of an append's messages in the log, now or later, and the concern that its caller waits for.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     concern: u32,
-    /// The first one's.
+    /// Offset of the first message.
     offset: Offset,
-    /// The last one's: who holds that holds all of them.
+    /// Offset of the last message: a node that holds it holds all of them.
     last: Offset,
     epoch: Epoch,
-    /// It is in the log already, by an earlier request with the same key.
+    /// It is in the log already, from an earlier request with the same key.
     replayed: bool,
 }
 
@@ -144,20 +144,21 @@ pub(crate) struct Answered<W> {
     pub(crate) result: Result<Receipt, AppendError>,
 }
 
-/// What became of a group of appends.
+/// Outcome of admitting a group of appends.
 #[derive(Debug)]
 pub(crate) struct Admitted<W> {
-    /// To be written, in order.
+    /// Batches to write, in order.
     pub(crate) batches: Vec<RecordBatch>,
-    /// Refused, with the reason.
+    /// Refused appends, with the reason.
     pub(crate) refused: Vec<Answered<W>>,
-    /// Queued bytes that are not in `batches`: of those that were refused, and of those that
-    /// are in the log already.
+    /// Queued bytes that are not in `batches`: those of refused appends, and of appends that are in the log
+    /// already.
     pub(crate) dropped_bytes: usize,
 }
 
 impl<W> Leader<W> {
-    /// For a master that recovers; `initial` is what each link reports before it does anything.
+    /// Creates the state of a recovering master; `initial` holds the report of each link before it does
+    /// anything.
     pub(crate) fn new(config: &MasterConfig, durable: bool, initial: Vec<LinkReport>) -> Leader<W> {
         assert_eq!(
             initial.len(),
@@ -186,25 +187,29 @@ impl<W> Leader<W> {
         }
     }
 
-    /// The recovery is done: appends are taken from the end of these keys' log on, in this epoch.
+    /// Begins leadership of `epoch` after the recovery: takes appends from the end of these keys' log on.
     pub(crate) fn serve(&mut self, epoch: Epoch, keys: Keys) {
-        assert_eq!(self.state, State::Recovering, "an office is taken once");
+        assert_eq!(
+            self.state,
+            State::Recovering,
+            "only a recovering master can become leader"
+        );
         assert_eq!(
             self.acks.waiting(),
             0,
-            "nobody waits before the office is taken"
+            "no append waits before leadership begins"
         );
         (self.state, self.epoch, self.next) = (State::Serving, epoch, keys.end());
         self.acks = Acks::new(self.next, self.secondaries.len());
         self.keys = Some(keys);
     }
 
-    /// The recovery can never end by itself, with the reason, or can again.
+    /// Sets the reason why the recovery can never end by itself, or clears it.
     pub(crate) fn set_stuck(&mut self, stuck: Option<String>) {
         self.stuck = stuck;
     }
 
-    /// Mode, reason and numbers at `now`.
+    /// Returns mode, reason and numbers at `now`.
     pub(crate) fn mode(&self, now: Instant) -> ModeState {
         let quorum = self.quorum(now);
         let QuorumHealth {
@@ -217,10 +222,10 @@ impl<W> Leader<W> {
                 Mode::Recovering,
                 Some(ModeReason::WaitingForNodes),
                 match &self.stuck {
-                    Some(detail) => format!("it waits in vain: {detail}"),
+                    Some(detail) => format!("it cannot recover by itself: {detail}"),
                     None => format!(
-                        "it agrees with the other nodes on an epoch, for which {needed} of {nodes} with an \
-                         intact log must answer, and reads the keys of its log"
+                        "it is agreeing on an epoch with the other nodes ({needed} of {nodes} with an intact \
+                         log must answer) and reading the keys of its log"
                     ),
                 },
             ),
@@ -237,8 +242,8 @@ impl<W> Leader<W> {
                 Some(ModeReason::Storage),
                 format!("its disk failed: {detail}"),
             ),
-            // Before the quorum, whose numbers are told beside it: whoever looks learns of both, and
-            // that a quorum alone would not be enough.
+            // Checked before the quorum, whose numbers are reported as well: a reader learns of both, and that
+            // a quorum alone would not be enough.
             State::Serving if self.asked => (
                 Mode::ReadOnly,
                 Some(ModeReason::Asked),
@@ -261,7 +266,7 @@ impl<W> Leader<W> {
         }
     }
 
-    /// Gives offsets to the appends that may have one, and encodes them. Takes them all out.
+    /// Gives offsets to the appends that may have one, and encodes them. Drains `appends`.
     pub(crate) fn admit(
         &mut self,
         now: Instant,
@@ -323,18 +328,18 @@ impl<W> Leader<W> {
         admitted
     }
 
-    /// An operator asks for read-only: no append gets an offset any more, in no epoch of this
-    /// process, until [`Leader::resume_appends`]. Who has an offset goes on waiting.
+    /// Pauses appends at an operator's request: no append gets an offset, in any epoch of this process, until
+    /// [`Leader::resume_appends`]. Appends that have an offset go on waiting.
     pub(crate) fn pause_appends(&mut self) {
         self.asked = true;
     }
 
-    /// What was asked for is lifted, and no other reason.
+    /// Lifts the operator's request, and no other reason for read-only.
     pub(crate) fn resume_appends(&mut self) {
         self.asked = false;
     }
 
-    /// The writer has written to `end`: how many payload bytes are not queued any more.
+    /// Notes that the writer has written up to `end`. Returns how many payload bytes are no longer queued.
     pub(crate) fn on_written(&mut self, end: Offset) -> usize {
         let mut freed = 0;
         while let Some((_, bytes)) = self
@@ -346,26 +351,26 @@ impl<W> Leader<W> {
         freed
     }
 
-    /// The master's own log is durable to `end`.
+    /// Notes that the master's own log is durable up to `end`.
     pub(crate) fn on_durable(&mut self, end: Offset) {
         self.acks.on_own_end(end);
     }
 
-    /// What the master's own log lacks, all of it.
+    /// Sets all ranges that are missing from the master's own log.
     pub(crate) fn on_own_holes(&mut self, holes: &[Range<Offset>]) {
         self.acks.on_own_holes(holes.to_vec());
     }
 
-    /// A link reports how things stand.
+    /// Takes over a link's report.
     pub(crate) fn on_report(&mut self, secondary: usize, report: LinkReport) {
-        // What counted in an earlier epoch of this master says nothing in this one.
+        // An end that counted in an earlier epoch of this master says nothing in this one.
         let counts = self.may_be_lost() && report.epoch == Some(self.epoch);
         let counted = report.counted.filter(|_| counts);
         self.acks.on_end(secondary, counted);
         self.secondaries[secondary].report = report;
     }
 
-    /// The ends of the secondaries that are intact and aligned in this epoch.
+    /// Returns the ends of the secondaries that are intact and aligned in this epoch.
     pub(crate) fn intact_ends(&self) -> Vec<Offset> {
         let reports = self.secondaries.iter().map(|secondary| &secondary.report);
         reports
@@ -374,7 +379,7 @@ impl<W> Leader<W> {
             .collect()
     }
 
-    /// The keys were read again, after what could not be read before was mended.
+    /// Takes over keys that were read again after unreadable records were repaired.
     pub(crate) fn on_keys_read_again(&mut self, mut keys: Keys) {
         if let Some(known) = &self.keys {
             keys.catch_up(known);
@@ -382,7 +387,7 @@ impl<W> Leader<W> {
         }
     }
 
-    /// The office is given up for an epoch of its own choice: nothing is known of what waits.
+    /// Steps down to start a new epoch. Every waiting append is answered with outcome `unknown`.
     pub(crate) fn become_recovering(&mut self, now: Instant) -> Vec<Answered<W>> {
         if self.state != State::Serving {
             return Vec::new();
@@ -397,7 +402,7 @@ impl<W> Leader<W> {
         answered
     }
 
-    /// Takes out everyone who is to be answered at `now`: concern met, or time up.
+    /// Removes and answers the appends that are due at `now`: concern met, or time up.
     pub(crate) fn settle(&mut self, now: Instant) -> Vec<Answered<W>> {
         let mut done = self.acks.release();
         done.extend(self.acks.expire(now));
@@ -425,12 +430,12 @@ impl<W> Leader<W> {
             .collect()
     }
 
-    /// Nobody is there any more to take this one's answer: it waits no longer. Its message stays where it is.
+    /// Drops a waiter whose caller is gone. Its message stays in the log.
     pub(crate) fn forget(&mut self, waiter: WaiterId) {
         self.acks.forget(waiter);
     }
 
-    /// Another master holds the office: whoever waits is told that nothing is known.
+    /// Becomes fenced by another leader. Every waiting append is answered with outcome `unknown`.
     pub(crate) fn become_fenced(&mut self, now: Instant, by: FencedBy) -> Vec<Answered<W>> {
         self.state = State::Fenced(by);
         let state = Box::new(self.mode(now));
@@ -440,9 +445,9 @@ impl<W> Leader<W> {
         })
     }
 
-    /// A write was refused. The log ends at `end`, and offsets were given out beyond it: the
-    /// office is given up, whoever waits is told that nothing is known, and an epoch begins anew
-    /// once there is room. Also says how many payload bytes are not queued any more.
+    /// Steps down after a refused write, with the log ending at `end` and offsets given out beyond it. Every
+    /// waiting append is answered with outcome `unknown`, and a new epoch begins once there is disk space. Also
+    /// returns how many payload bytes are no longer queued.
     pub(crate) fn become_out_of_room(
         &mut self,
         now: Instant,
@@ -463,7 +468,7 @@ impl<W> Leader<W> {
         (answered, freed)
     }
 
-    /// There is room again. True: the master is to go through its start.
+    /// Notes that there is disk space again. Returns true if the master must go through its start.
     pub(crate) fn on_resumed(&mut self, now: Instant) -> bool {
         self.disk_space.on_resumed(now);
         let was_out = self.state == State::OutOfRoom;
@@ -475,12 +480,12 @@ impl<W> Leader<W> {
         was_out
     }
 
-    /// Whether to see now whether there is room; true once for each time that comes.
+    /// Reports whether to probe for disk space now; true once each time a probe is due.
     pub(crate) fn should_probe(&mut self, now: Instant) -> bool {
         self.disk_space.should_probe(now)
     }
 
-    /// The disk failed for good.
+    /// Handles a permanent disk failure.
     pub(crate) fn become_failed(&mut self, detail: &Arc<str>) -> Vec<Answered<W>> {
         self.state = State::Failed {
             detail: detail.clone(),
@@ -491,7 +496,7 @@ impl<W> Leader<W> {
         })
     }
 
-    /// The node is stopping: whoever waits is told so.
+    /// Stops the leader: every waiting append is answered with [`AppendError::Stopping`].
     pub(crate) fn become_stopping(&mut self) -> Vec<Answered<W>> {
         self.stopping = true;
         self.dismiss(|offset| AppendError::Stopping {
@@ -499,7 +504,7 @@ impl<W> Leader<W> {
         })
     }
 
-    /// When [`Leader::settle`] has something to do even if nothing happens.
+    /// Returns when [`Leader::settle`] has something to do even if nothing happens.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         // The mode follows from statuses, which change with time alone.
         let statuses = self
@@ -510,37 +515,38 @@ impl<W> Leader<W> {
         deadlines.into_iter().flatten().chain(statuses).min()
     }
 
-    /// Whether it has been taken: the recovery is done and nobody else took it since.
+    /// Reports whether this master leads its epoch: the recovery is done and no other master has taken over
+    /// since.
     pub(crate) fn is_serving(&self) -> bool {
         self.state == State::Serving
     }
 
-    /// Whether there is an office that another master may have taken.
+    /// Reports whether there is a leadership that another master may have taken over.
     pub(crate) fn may_be_lost(&self) -> bool {
         matches!(self.state, State::Serving | State::OutOfRoom)
     }
 
-    /// The epoch of the office.
+    /// Returns the epoch that this master leads.
     pub(crate) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// The offset that the next record gets.
+    /// Returns the offset that the next record gets.
     pub(crate) fn next_offset(&self) -> Offset {
         self.next
     }
 
-    /// The end of what a majority holds, with no append in part, once known.
+    /// Returns the end of what a majority holds (high watermark), never inside an append; `None` until known.
     pub(crate) fn committed(&self) -> Option<Offset> {
         self.acks.committed()
     }
 
-    /// The keys of its log; `None` before the office was taken.
+    /// Returns the keys of its log; `None` until leadership begins.
     pub(crate) fn keys(&self) -> Option<&Keys> {
         self.keys.as_ref()
     }
 
-    /// How the disk does.
+    /// Returns the state of the disk.
     pub(crate) fn disk(&self) -> DiskState {
         match self.state {
             State::Failed { .. } => DiskState::Failed,
@@ -548,19 +554,19 @@ impl<W> Leader<W> {
         }
     }
 
-    /// How many appends wait.
+    /// Returns how many appends wait.
     pub(crate) fn waiting(&self) -> usize {
         self.acks.waiting()
     }
 
-    /// How long the one has waited that has waited longest. Looks at all of them: who retries with a key, or
-    /// waits after the fact, may have come last and wait for the lowest offset.
+    /// Returns how long the longest-waiting append has waited. Examines all of them: a retry with a key, or a
+    /// wait for a record appended before, may arrive last and wait for the lowest offset.
     pub(crate) fn oldest_waiting(&self, now: Instant) -> Option<Duration> {
         let arrived = self.acks.waiters().map(|waiter| waiter.arrived).min()?;
         Some(now.saturating_duration_since(arrived))
     }
 
-    /// Who holds the office, where it is not this master.
+    /// Returns the leader that fenced this master, if one did.
     pub(crate) fn fenced_by(&self) -> Option<FencedByHealth> {
         match &self.state {
             State::Fenced(by) => Some(FencedByHealth {
@@ -572,7 +578,7 @@ impl<W> Leader<W> {
         }
     }
 
-    /// The quorum's numbers.
+    /// Returns the quorum's numbers.
     pub(crate) fn quorum(&self, now: Instant) -> QuorumHealth {
         quorum(
             self.secondaries
@@ -581,12 +587,12 @@ impl<W> Leader<W> {
         )
     }
 
-    /// The secondaries as they stand.
+    /// Returns the current status of the secondaries.
     pub(crate) fn secondaries(&self, now: Instant, next: Offset) -> Vec<SecondaryStatus> {
         let status = |secondary: &Secondary| {
             let status = secondary.status(now, next);
             match self.state {
-                // Nobody is asked any more, so that silence says nothing about them.
+                // Nodes are no longer contacted, so silence says nothing about them.
                 State::Fenced(_) => SecondaryStatus {
                     status: Status::Suspected,
                     reason: Some(WaitReason::Fenced),
@@ -599,12 +605,12 @@ impl<W> Leader<W> {
         self.secondaries.iter().map(status).collect()
     }
 
-    /// Which nodes hold `offset`, and why the others do not.
+    /// Returns which nodes hold `offset`, and why the others do not.
     pub(crate) fn holders(&self, now: Instant, offset: Offset) -> Holders {
         Views::default().of(self, self.acks.holders(offset), offset, now)
     }
 
-    /// The appends that wait, the oldest `limit` of them.
+    /// Returns the oldest `limit` of the waiting appends.
     pub(crate) fn waiting_appends(&self, now: Instant, limit: usize) -> WaitingAppends {
         let mut views = Views::default();
         let appends = self.acks.oldest(limit).into_iter().map(|(offset, waiter)| {
@@ -623,7 +629,7 @@ impl<W> Leader<W> {
         }
     }
 
-    /// Why nobody is admitted, if so.
+    /// Returns why no append is admitted, if none is.
     fn refusal(&self, now: Instant) -> Option<AppendError> {
         if self.stopping {
             return Some(AppendError::Stopping { offset: None });
@@ -647,7 +653,7 @@ impl<W> Leader<W> {
         })
     }
 
-    /// Where the append's message is or will be, if it may have a place: its key decides first,
+    /// Returns the place of the append's messages, now or later, if it may have one: its key decides first,
     /// then the mode, then the offset that it expects, then the limits.
     fn check(
         &self,
@@ -664,7 +670,7 @@ impl<W> Leader<W> {
             let place = Place {
                 concern,
                 offset,
-                // The same payloads are as many.
+                // The same payloads are the same number of messages.
                 last: last_of(offset, append.count()),
                 epoch,
                 replayed: true,
@@ -688,14 +694,14 @@ impl<W> Leader<W> {
         })
     }
 
-    /// The record that has this key, if any does: its offset and epoch.
+    /// Returns offset and epoch of the record that has this key, if there is one.
     fn look_up(
         &self,
         claim: &Claim,
         closed: Option<&AppendError>,
     ) -> Result<Option<(Offset, Epoch)>, AppendError> {
-        // Out of room, some of the keys may be of records that were never written, or only so far
-        // that a start would find them: what is in the log is known after the recovery.
+        // Without disk space, some keys may be of records that were never written, or only so far that a start
+        // would find them: the contents of the log are known after the recovery.
         let keys = self
             .keys
             .as_ref()
@@ -714,7 +720,9 @@ impl<W> Leader<W> {
                     offset: None,
                 }
             }),
-            None => closed.cloned().expect("without its keys it does not serve"),
+            None => closed
+                .cloned()
+                .expect("a leader without keys does not serve"),
         };
         let refusal = Box::new(refusal);
         Err(AppendError::Unsettled {
@@ -723,9 +731,8 @@ impl<W> Leader<W> {
         })
     }
 
-    /// Whether an append may wait for a record that is in the log already. Nothing is appended
-    /// for it, so a lack of a quorum is no reason against it; but who would never be answered
-    /// must not wait.
+    /// Checks that an append may wait for a record that is in the log already. Nothing is appended for it, so a
+    /// missing quorum is no reason against it; but waits that can never complete are refused.
     fn check_wait(
         &self,
         append: &NewAppend<W>,
@@ -748,8 +755,8 @@ impl<W> Leader<W> {
         }
     }
 
-    /// A key is known by its first record: with more behind that than it is known for, it would be
-    /// forgotten at once, and a retry appended again.
+    /// Refuses a batch with a key that has more messages than the key horizon. A key is remembered by its first
+    /// record, so this one would be forgotten at once, and a retry appended again.
     fn check_horizon(&self, append: &NewAppend<W>) -> Result<(), AppendError> {
         let horizon = self.keys.as_ref().map_or(u64::MAX, Keys::horizon);
         match append.count() {
@@ -771,7 +778,7 @@ impl<W> Leader<W> {
         })
     }
 
-    /// Gives the next offset to an append.
+    /// Gives the next offset to an append and encodes it.
     fn encode(&mut self, wall_ms: u64, append: &NewAppend<W>, into: &mut BytesMut) {
         let claim = append.claim.as_ref();
         Record {
@@ -785,7 +792,7 @@ impl<W> Leader<W> {
         }
         .encode(into);
         self.next = self.next.plus(1);
-        let keys = self.keys.as_mut().expect("who serves has the keys");
+        let keys = self.keys.as_mut().expect("a serving leader has the keys");
         keys.push(self.epoch, claim);
         debug_assert_eq!(keys.end(), self.next, "keys of another log");
     }
@@ -812,7 +819,7 @@ impl<W> Leader<W> {
         if count > 1 {
             self.acks.keep_whole(first, self.next);
         }
-        let keys = self.keys.as_mut().expect("who serves has the keys");
+        let keys = self.keys.as_mut().expect("a serving leader has the keys");
         keys.push_append(self.epoch, claim, count);
         debug_assert_eq!(keys.end(), self.next, "keys of another log");
     }
@@ -847,14 +854,14 @@ impl<W> Leader<W> {
     }
 }
 
-/// The last of `count` offsets from `first` on.
+/// Returns the last of `count` offsets from `first` on.
 fn last_of(first: Offset, count: u64) -> Offset {
     assert!(count > 0, "an append without a message at {first}");
     first.plus(count - 1)
 }
 
-/// The concern that an append waits by: one that does not wait for others waits for the master
-/// alone.
+/// Returns the concern under which an append is queued: one that does not wait for other nodes waits for the
+/// master alone.
 fn queue_of(concern: u32, timeout: Option<Duration>) -> u32 {
     if timeout == Some(Duration::ZERO) {
         1
@@ -863,13 +870,13 @@ fn queue_of(concern: u32, timeout: Option<Duration>) -> u32 {
     }
 }
 
-/// Until when an append waits for its concern; `None`: for ever, or not at all.
+/// Returns until when an append waits for its concern; `None`: for ever, or not at all.
 fn deadline_of(timeout: Option<Duration>, arrived: Instant) -> Option<Instant> {
     let timeout = timeout.filter(|timeout| !timeout.is_zero())?;
     arrived.checked_add(timeout)
 }
 
-/// Lists of holders, made once for all messages that would get the same ones.
+/// Lists of holders, built once for all messages that would get the same ones.
 #[derive(Default)]
 struct Views {
     last: Option<(NodeSet, u64, Holders)>,
@@ -894,7 +901,7 @@ impl Views {
 }
 
 impl<W> Leader<W> {
-    /// To which secondaries `offset` may be on its way, a bit for each.
+    /// Returns a bit for each secondary to which `offset` may be in flight.
     fn in_flight(&self, offset: Offset) -> u64 {
         let flies = |secondary: &Secondary| offset < secondary.report.in_flight_end;
         self.secondaries

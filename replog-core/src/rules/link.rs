@@ -1,14 +1,13 @@
-//! A master's conversation with one secondary: who is probed when, what is sent, what its
-//! answers mean.
+//! A master's conversation with one secondary: when to probe it, what to send, and what its answers mean.
 //!
-//! Owns the phase of the conversation, the times of probes and retries, and with `Health`,
-//! `Backoff` and `Progress` everything the master believes of the secondary. Never reads a
-//! clock or the log, never sends: [`Link::poll`] says what to do next, one thing at a time, and
-//! every event comes back in. Keeps rules 4, 5, 7 and 9.
+//! Owns the phase of the conversation, the times of probes and retries, and with `Health`, `Backoff` and
+//! `Progress` everything the master believes about the secondary. Never reads a clock or the log, never sends:
+//! [`Link::poll`] says what to do next, one thing at a time, and every event comes back in. Keeps rules 4, 5, 7
+//! and 9.
 //!
 //! ```text
 //!            ask(), from any  serve()            Aligned            WrongIncarnation, HelloFirst,
-//!  (start) ───────▶ Asking ───────────▶ Greeting ───────▶ Open ──── NotAligned, an end gone back
+//!  (start) ───────▶ Asking ───────────▶ Handshake ──────▶ Open ──── NotAligned, an end gone back
 //!                      │ answers            ▲                │          │
 //!                      ▼                    └────────────────┼──────────┘
 //!                 to the recovery                            └─ Fenced, Replaced: to the coordinator
@@ -38,7 +37,7 @@ use crate::{
     words::counted,
 };
 
-/// The link's state.
+/// State of a link.
 #[derive(Debug)]
 pub(crate) struct Link {
     name: NodeName,
@@ -49,9 +48,9 @@ pub(crate) struct Link {
     health: Health,
     published_status: Status,
     backoff: Backoff,
-    /// No batch before this moment.
+    /// No batch is sent before this moment.
     retry_at: Option<Instant>,
-    /// Batches up to this attempt were under way when one failed: their failures tell nothing new.
+    /// Batches up to this attempt were in flight when one failed: their failures add nothing new.
     failed_with: u64,
     next_probe_at: Instant,
     last_hello_at: Option<Instant>,
@@ -59,27 +58,27 @@ pub(crate) struct Link {
     attempt: u64,
     probe_failures: Failures,
     batch_failures: Failures,
-    /// Which of them grew last: that one says why it is waited for.
+    /// The kind of failure that grew last, which is the reported reason for waiting.
     failed_last: FailedRequest,
-    /// Where clients reach the secondary, as it last said.
+    /// The secondary's URL for clients, as it last gave it.
     public_url: Option<Arc<NodeUrl>>,
-    /// The master's own ends, for what is sent.
+    /// The end of the master's written log, up to which records are sent.
     written_end: Offset,
     committed: Option<Offset>,
     pending: Vec<LinkAction>,
     report_due: bool,
-    /// What the master's own log lacks.
+    /// The range that is missing from the master's own log.
     lack: Option<MissingRange>,
     next_fetch_at: Instant,
-    /// Without the retries.
+    /// Tally without the retries.
     tally: LinkTally,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// Nothing to say yet, or nothing any more.
+    /// Nothing to send, not yet or no longer.
     Idle,
-    /// A recovery asks; the same again until it asks something else.
+    /// A recovery asks, and repeats the question until it asks another.
     Asking {
         epoch: Epoch,
         body: RequestBody,
@@ -91,7 +90,7 @@ enum Phase {
         epoch: Epoch,
         older_before: Option<Offset>,
     },
-    /// The hello was answered by this life of the secondary.
+    /// The hello was answered by this incarnation of the secondary.
     Open(Conversation),
 }
 
@@ -109,7 +108,7 @@ struct Conversation {
 struct Probe {
     kind: ProbeKind,
     sent_at: Instant,
-    /// What the secondary was known to hold when it was sent: an answer with less is news.
+    /// The end that the secondary was known to hold when the probe was sent: an answer with less is news.
     held_before: Offset,
 }
 
@@ -121,23 +120,23 @@ enum ProbeKind {
     Fetch,
 }
 
-/// Failures in a row of one kind, and the last one's reason.
+/// Consecutive failures of one kind, and the reason of the last.
 #[derive(Clone, Debug, Default)]
 struct Failures {
     count: u64,
     last: Option<Failure>,
-    /// All that ever were, by reason.
+    /// All failures ever, by reason.
     retries: Retries,
 }
 
-/// Why an attempt failed.
+/// Reason why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) reason: WaitReason,
     pub(crate) detail: Arc<str>,
 }
 
-/// What the shell is to do.
+/// A step for the actor to carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LinkAction {
     /// Send this and report its answer under `attempt`.
@@ -165,18 +164,18 @@ pub(crate) enum LinkAction {
         wanted: Wanted,
         progress: transport::Progress,
     },
-    /// An answer to what the recovery asks under `serial`.
+    /// An answer to the recovery's question with `serial`.
     Answered {
         serial: u64,
         response: Box<Response>,
     },
-    /// Records that the master's own log lacks.
+    /// Records that are missing from the master's own log.
     Fetched(Vec<RecordBatch>),
-    /// The master has lost its office.
+    /// The master is fenced and no longer leader.
     BecomeFenced(FencedBy),
-    /// The secondary began, or lost, its standing in this epoch.
+    /// The secondary gained or lost its standing in this epoch.
     Changed(Change),
-    /// Tell the coordinator how things stand.
+    /// Report the link's state to the coordinator.
     Report,
 }
 
@@ -198,7 +197,7 @@ pub(crate) enum Change {
     },
 }
 
-/// How a link stands: the newest state, told to the coordinator.
+/// The newest state of a link, reported to the coordinator.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkReport {
     pub(crate) health: Health,
@@ -210,14 +209,14 @@ pub(crate) struct LinkReport {
     pub(crate) durable_end: Option<Offset>,
     pub(crate) failed_attempts: u64,
     pub(crate) failure: Option<Failure>,
-    /// What failed last.
+    /// The kind of request that failed last.
     pub(crate) failed_request: FailedRequest,
     pub(crate) next_retry_at: Option<Instant>,
-    /// Records up to here are on their way.
+    /// The end of the records in flight.
     pub(crate) in_flight_end: Offset,
-    /// Whether the secondary is aligned, and was intact when it was greeted or has become so.
+    /// True if the secondary is aligned, and was intact at the handshake or has become so.
     pub(crate) intact: bool,
-    /// Where clients reach the secondary, as it last said.
+    /// The secondary's URL for clients, as it last gave it.
     pub(crate) public_url: Option<Arc<NodeUrl>>,
 }
 
@@ -251,7 +250,7 @@ impl Link {
         }
     }
 
-    /// The recovery asks this from now on, at once and until it asks something else.
+    /// Asks the recovery's question, at once and repeatedly until the next one.
     pub(crate) fn ask(
         &mut self,
         now: Instant,
@@ -262,8 +261,7 @@ impl Link {
     ) {
         self.cluster = cluster;
         self.leave_conversation();
-        // Nothing is due while a recovery asks, also where the office was given up with a batch
-        // under way.
+        // Nothing is due while a recovery asks, even if the master stepped down with a batch in flight.
         self.health.on_records_taken(now, false);
         self.phase = Phase::Asking {
             epoch,
@@ -274,32 +272,33 @@ impl Link {
         self.next_probe_at = now;
     }
 
-    /// The recovery is done: the conversation of `epoch` begins.
+    /// Begins the conversation of `epoch` after the recovery.
     pub(crate) fn serve(&mut self, now: Instant, cluster: ClusterId, epoch: Epoch) {
         self.cluster = Some(cluster);
         self.greet(now, epoch, None);
     }
 
-    /// The master has lost its office, or stops: nothing more is sent.
+    /// Stops sending: the master is no longer leader, or stops.
     pub(crate) fn stop(&mut self) {
         self.leave_conversation();
         self.phase = Phase::Idle;
         self.report_due = true;
     }
 
-    /// The master's log has grown, or its committed end.
+    /// Notes that the master's log or its committed end has grown.
     pub(crate) fn on_log(&mut self, now: Instant, written_end: Offset, committed: Option<Offset>) {
         self.written_end = written_end;
         self.committed = committed;
         self.note_due(now);
     }
 
-    /// The master's own log lacks this, or nothing any more.
+    /// Sets or clears the range that is missing from the master's own log.
     pub(crate) fn on_missing(&mut self, now: Instant, lack: Option<MissingRange>) {
         (self.lack, self.next_fetch_at) = (lack, now);
     }
 
-    /// The records of `attempt` were read and are being sent. False: not wanted any more.
+    /// Notes that the records of `attempt` were read and are being sent. Returns false if they are no longer
+    /// wanted.
     pub(crate) fn on_read(&mut self, attempt: u64, end: Offset, bytes: usize) -> bool {
         self.report_due = true;
         match &mut self.phase {
@@ -316,7 +315,7 @@ impl Link {
         }
     }
 
-    /// The records of `attempt` could not be read from the master's own log.
+    /// Handles a failure to read the records of `attempt` from the master's own log.
     pub(crate) fn on_read_failed(&mut self, now: Instant, attempt: u64, detail: Arc<str>) {
         let failure = Failure {
             reason: WaitReason::Storage,
@@ -325,7 +324,7 @@ impl Link {
         self.on_batch_failed(now, attempt, false, failure);
     }
 
-    /// A probe or a batch was answered, or not.
+    /// Handles the answer to a probe or a batch, or its failure.
     pub(crate) fn on_answer(
         &mut self,
         now: Instant,
@@ -336,8 +335,8 @@ impl Link {
         let probe = self.probes.remove(&attempt);
         let in_flight = |open: &Conversation| open.progress.is_in_flight(attempt);
         if probe.is_none() && !self.open().is_some_and(in_flight) {
-            // Answered before, or asked by a phase that is over: a promise request that comes
-            // late is refused because of this very epoch, which must not pass for a fence.
+            // Answered before, or asked in a phase that is over: a late promise request is refused because of
+            // this very epoch, which must not be taken for a fence.
             return;
         }
         let checked = result
@@ -350,7 +349,7 @@ impl Link {
             return;
         }
         match (probe, checked) {
-            // A probe from before the last contact tells nothing new.
+            // A failed probe from before the last contact tells nothing new.
             (Some(probe), Err(_)) if self.health.last_contact() > Some(probe.sent_at) => {}
             (Some(_), Err(failure)) => self.on_probe_failed(failure),
             (Some(probe), Ok(response)) => self.on_probe_answer(now, &probe, response),
@@ -362,9 +361,9 @@ impl Link {
         }
     }
 
-    /// Bytes of `attempt`, or of what stands before it, have arrived at a node whose run is `incarnation`,
-    /// if that is known. From the run that was greeted it is a sign of life, as an answer is: a long record
-    /// on a slow line keeps every answer waiting behind it.
+    /// Notes that bytes of `attempt`, or of requests before it, have arrived at a node whose run is
+    /// `incarnation`, if that is known. From the incarnation of this conversation that is a sign of life, as an
+    /// answer is: a long record on a slow line delays every answer behind it (head-of-line blocking).
     pub(crate) fn on_bytes_moved(
         &mut self,
         now: Instant,
@@ -376,7 +375,8 @@ impl Link {
             return;
         };
         let is_under_way = is_probe || open.progress.is_in_flight(attempt);
-        // A node that refuses what arrives, its disk full perhaps, is in no contact however well bytes move.
+        // A node that refuses what arrives, for example because its disk is full, is not in contact however
+        // well bytes move.
         let failures = &self.probe_failures;
         let refuses = failures.count > 0
             && failures
@@ -389,14 +389,14 @@ impl Link {
         }
     }
 
-    /// An answer makes no sense: the conversation ends, and another hello begins the next one.
+    /// Handles an answer that makes no sense: the conversation ends, and another hello begins the next one.
     fn on_malformed(&mut self, now: Instant, failure: Failure) {
         self.tally.malformed += 1;
         self.on_probe_failed(failure);
         self.restart_handshake(now);
     }
 
-    /// What to do next; `None` when there is nothing until the next event or deadline.
+    /// Returns what to do next; `None` if there is nothing until the next event or deadline.
     pub(crate) fn poll(&mut self, now: Instant) -> Option<LinkAction> {
         if !self.pending.is_empty() {
             return Some(self.pending.remove(0));
@@ -421,7 +421,7 @@ impl Link {
         std::mem::take(&mut self.report_due).then_some(LinkAction::Report)
     }
 
-    /// When [`Link::poll`] has something to do even if nothing happens.
+    /// Returns when [`Link::poll`] has something to do even if nothing happens.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let probe = match &self.phase {
             Phase::Idle => None,
@@ -437,13 +437,13 @@ impl Link {
             .min()
     }
 
-    /// How things stand.
+    /// Returns the state of the link.
     pub(crate) fn report(&self, now: Instant) -> LinkReport {
         let (last, other) = match self.failed_last {
             FailedRequest::Heartbeat => (&self.probe_failures, &self.batch_failures),
             FailedRequest::Records => (&self.batch_failures, &self.probe_failures),
         };
-        // A contact ends the row of the probes, and not that of the batches.
+        // A contact ends the series of probe failures, but not that of batch failures.
         let failures = if last.count > 0 { last } else { other };
         let open = self.open();
         LinkReport {
@@ -461,7 +461,7 @@ impl Link {
         }
     }
 
-    /// What was counted since the beginning.
+    /// Returns what was counted since the beginning.
     pub(crate) fn tally(&self) -> LinkTally {
         let retries = self
             .probe_failures
@@ -572,20 +572,20 @@ impl Link {
         Some(action)
     }
 
-    /// What to fetch, from which life: only where the secondary, which is aligned, holds the record
-    /// behind too, or all that there is. Its end need not count.
+    /// Returns the range to fetch and the conversation to fetch it in: only if the secondary, which is aligned,
+    /// also holds the record behind the range, or all that there is. Its end need not count.
     fn fetchable(&self) -> Option<(MissingRange, &Conversation)> {
         let (lack, open) = (self.lack?, self.open()?);
         let needed = lack.until.plus(1).min(self.written_end);
         (open.progress.durable_end() >= needed).then_some((lack, open))
     }
 
-    /// Asks for what the master's own log lacks, as often as for signs of life.
+    /// Fetches the range missing from the master's own log, as often as heartbeats are sent.
     fn poll_fetch(&mut self, now: Instant) -> Option<LinkAction> {
         if now < self.next_fetch_at || self.fetchable().is_none() {
             return None;
         }
-        // Whether or not it can be sent: what is due and not done would be due again at once.
+        // Even if it cannot be sent: a fetch that is due and not sent would be due again at once.
         self.next_fetch_at = now + self.timing.heartbeat_interval;
         if self.probes.len() >= PROBES_IN_FLIGHT_MAX {
             return None;
@@ -612,8 +612,8 @@ impl Link {
         })
     }
 
-    /// Sends the batch that is due: several in flight to a Healthy secondary, one to a Suspected
-    /// one or after a failure, none to an Unhealthy one.
+    /// Sends the batch that is due: several in flight to a Healthy secondary, one to a Suspected one or after a
+    /// failure, none to an Unhealthy one.
     fn poll_batch(&mut self, now: Instant) -> Option<LinkAction> {
         let window = match self.health.status(now) {
             Status::Unhealthy => return None,
@@ -628,8 +628,8 @@ impl Link {
         let Phase::Open(open) = &mut self.phase else {
             return None;
         };
-        // What was sent behind a gap is answered once the gap is filled: it must not keep back
-        // the batch that fills it.
+        // Batches sent behind a gap are answered once the gap is filled: they must not hold back the batch that
+        // fills it.
         let ahead = open.progress.batches_ahead();
         if ahead >= window || open.progress.batches_in_flight() >= BATCHES_IN_FLIGHT_MAX {
             return None;
@@ -656,7 +656,7 @@ impl Link {
         }
     }
 
-    /// Whether the answer is one of the right node; what a stranger says is a failure.
+    /// Checks that the answer is from the right node; a stranger's answer is a failure.
     fn check(&self, response: Response) -> Result<Response, Failure> {
         let wrong = |detail: String| Failure {
             reason: WaitReason::WrongNode,
@@ -679,8 +679,8 @@ impl Link {
         }
     }
 
-    /// Whether the answer makes sense in an open conversation, or as an answer to a hello; what a
-    /// recovery asked, it checks itself.
+    /// Checks that the answer makes sense in an open conversation, or as an answer to a hello; answers to a
+    /// recovery are checked by the recovery.
     fn check_bounds(&self, response: &Response) -> Result<(), Failure> {
         let epoch = match &self.phase {
             Phase::Idle | Phase::Asking { .. } => return Ok(()),
@@ -719,7 +719,8 @@ impl Link {
         }
     }
 
-    /// Records for the master's own log, from the life whose end counts.
+    /// Handles fetched records for the master's own log, accepted only from the incarnation of this
+    /// conversation.
     fn on_fetch_answer(&mut self, now: Instant, response: Response) {
         let same_life = |open: &Conversation| open.incarnation == response.incarnation;
         if !self.open().is_some_and(same_life) {
@@ -731,11 +732,13 @@ impl Link {
                 self.pending.push(LinkAction::Fetched(fetched.records));
             }
             Answer::Refused(refusal) => self.on_refused(now, refusal),
-            _ => self.on_probe_failed(Failure::bad_answer("not records for the own log")),
+            _ => self.on_probe_failed(Failure::bad_answer(
+                "expected records for the master's own log",
+            )),
         }
     }
 
-    /// An answer to a recovery: contact, and the recovery's to judge.
+    /// Handles an answer to a recovery: it is a contact, and the recovery judges its content.
     fn on_asked(&mut self, now: Instant, asked: u64, response: Response) {
         let Phase::Asking {
             serial, answered, ..
@@ -807,8 +810,8 @@ impl Link {
             intact,
             cut_records,
         }));
-        // The master's end at this moment lies beyond everything that an earlier life of this
-        // node may have acknowledged.
+        // The master's end at this moment lies beyond everything that an earlier incarnation of this node may
+        // have acknowledged.
         let refill_target = (!intact).then_some(self.written_end);
         self.phase = Phase::Open(Conversation {
             epoch,
@@ -817,7 +820,7 @@ impl Link {
             counted: None,
             refill_target,
         });
-        // A node that is back begins afresh, without waiting out the backoff of its absence.
+        // A node that is back starts afresh, without waiting out the backoff of its absence.
         self.resume_batches();
         self.next_probe_at = if intact {
             now + self.timing.heartbeat_interval
@@ -827,14 +830,14 @@ impl Link {
         self.on_state(now, response, false);
     }
 
-    /// Whether an answer of an open conversation may be believed; what it says about the
-    /// conversation itself is dealt with here.
+    /// Returns an answer of an open conversation if it may be believed; handles what it says about the
+    /// conversation itself.
     fn accept(&mut self, now: Instant, response: Response) -> Option<Response> {
         let Phase::Open(open) = &self.phase else {
             return None;
         };
         if response.incarnation != open.incarnation {
-            // Another life answers: a new hello, never belief.
+            // Another incarnation answers: send a new hello, and never believe the answer.
             self.restart_handshake(now);
             return None;
         }
@@ -891,7 +894,7 @@ impl Link {
         }
     }
 
-    /// The secondary named its end and its log epoch.
+    /// Takes over the end and log epoch that the secondary named.
     fn on_state(&mut self, now: Instant, response: &Response, gone_back: bool) {
         let state = response.state;
         let Phase::Open(open) = &mut self.phase else {
@@ -899,7 +902,7 @@ impl Link {
         };
         let counts = state.log_epoch == Some(open.epoch);
         if gone_back && !counts {
-            // It was cut by a late hello: what was sent above its end is not there any more.
+            // Its log was cut by a late hello: records sent above its end are gone.
             self.restart_handshake(now);
             return;
         }
@@ -931,7 +934,7 @@ impl Link {
             Refusal::HelloFirst | Refusal::WrongIncarnation | Refusal::NotAligned => {
                 self.restart_handshake(now);
             }
-            // The node is there and accepts the epoch; the batch is tried again.
+            // The node is there and accepts the epoch; the batch is retried.
             Refusal::BeyondWindow => self.on_contact(now),
             Refusal::WrongNode
             | Refusal::WrongCluster
@@ -970,13 +973,13 @@ impl Link {
         self.health.on_contact(now);
         self.probe_failures.forget();
         if was_away {
-            // Back after an absence: replication starts at once. One that answers and takes no
-            // records keeps its backoff.
+            // Back after an absence: replication starts at once. A node that answers but takes no records keeps
+            // its backoff.
             self.resume_batches();
         }
     }
 
-    /// The secondary is back after an absence, or takes records: no delay holds them back.
+    /// Lifts all delay from batches: the secondary is back after an absence, or takes records.
     fn resume_batches(&mut self) {
         self.backoff.reset();
         self.retry_at = None;
@@ -988,8 +991,8 @@ impl Link {
         if self.lacks_records() {
             self.health.on_records_due(now);
         } else if self.open().is_some() {
-            // Nothing is due, whether or not the answer to the last batch arrived: no other batch
-            // would come to end the stall.
+            // Nothing is due, even if the answer to the last batch is missing: no other batch would come to end
+            // the stall.
             self.health.on_records_taken(now, false);
         }
     }
@@ -1002,8 +1005,7 @@ impl Link {
         }
     }
 
-    /// Begins the conversation anew, at once, but not in a loop with a node that refuses what
-    /// follows each hello.
+    /// Restarts the conversation at once, but not in a loop with a node that refuses what follows each hello.
     fn greet(&mut self, now: Instant, epoch: Epoch, last: Option<Instant>) {
         self.leave_conversation();
         self.phase = Phase::Handshake {
@@ -1014,7 +1016,7 @@ impl Link {
         self.next_probe_at = now.max(earliest);
     }
 
-    /// Nothing under way is believed any more, and no end counts.
+    /// Leaves the conversation: answers to probes in flight are not believed any more, and no end counts.
     fn leave_conversation(&mut self) {
         self.probes.clear();
         self.retry_at = None;
@@ -1043,7 +1045,7 @@ impl Failures {
         self.last = Some(failure);
     }
 
-    /// The row has ended.
+    /// Ends the series of failures.
     fn forget(&mut self) {
         (self.count, self.last) = (0, None);
     }
@@ -1057,7 +1059,7 @@ impl Failure {
         }
     }
 
-    /// A refusal that makes the answer one of a stranger.
+    /// Returns the failure if the refusal shows that the answer came from a stranger.
     fn of_stranger(refusal: &Refusal) -> Option<Failure> {
         match refusal {
             Refusal::WrongNode | Refusal::WrongCluster | Refusal::OtherNodes { .. } => {
@@ -1128,7 +1130,7 @@ impl From<TransportError> for Failure {
 }
 
 impl FencedBy {
-    /// One sentence for people.
+    /// Describes the leader in one sentence for people.
     pub(crate) fn describe(&self) -> String {
         let FencedBy {
             name,

@@ -1,8 +1,10 @@
-//! What changes with every append is told in intervals: the newest state, not each step to it.
+//! Merging of events: frequent changes are reported in intervals, as the newest state and not each
+//! step to it.
 //!
-//! Owns what one listener was told of ends and counts, and when. Never reads a clock and knows
-//! nobody who listens: the same newest state, however many steps led to it, makes the same
-//! events. Keeps rule 11: what a listener has not heard yet is two states, not a queue.
+//! Owns the ends and counts that one listener was last told, and the time. Never reads a clock and
+//! knows no listener itself: the same newest state, whatever number of steps led to it, yields the
+//! same events. Keeps rule 11: changes that a listener has not been told yet are two states, not a
+//! queue.
 
 use tokio::time::Instant;
 
@@ -12,27 +14,27 @@ use crate::{
     types::Offset,
 };
 
-/// How far a node and its secondaries are.
+/// Ends and counts of a node and its secondaries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ends {
-    /// The end of what the node shows.
+    /// The end of the records that the node shows.
     pub(crate) own: Offset,
-    /// The ends that count of its secondaries; `None` while one's does not.
+    /// The ends of its secondaries' logs; `None` for one whose log does not count.
     pub(crate) acked: Vec<Option<Offset>>,
-    /// How often each fault has happened, in the order of [`Fault::ALL`].
+    /// Number of times that each fault has happened, in the order of [`Fault::ALL`].
     pub(crate) faults: [u64; Fault::ALL.len()],
 }
 
-/// Whom an event is about.
+/// Subject of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
-    /// The node that tells it.
+    /// The node that reports it.
     Own,
-    /// The secondary of this number.
+    /// The secondary with this index.
     Secondary(usize),
 }
 
-/// What one listener was told.
+/// The last report to one listener.
 #[derive(Debug)]
 pub(crate) struct Merging {
     told: Ends,
@@ -40,7 +42,7 @@ pub(crate) struct Merging {
 }
 
 impl Merging {
-    /// A listener who knows how things stand when it begins.
+    /// Creates the state of a listener that knows the current ends when it begins.
     pub(crate) fn new(now: Instant, known: Ends) -> Merging {
         Merging {
             told: known,
@@ -48,12 +50,12 @@ impl Merging {
         }
     }
 
-    /// Nothing is told before this moment.
+    /// Returns the time before which nothing is reported.
     pub(crate) fn next_at(&self) -> Instant {
         self.next_at
     }
 
-    /// What to tell of the newest state: at most one event of a kind and a node, and none before
+    /// Returns the events for the newest state: at most one per kind and node, and none before
     /// [`Merging::next_at`].
     pub(crate) fn tell(&mut self, now: Instant, newest: &Ends) -> Vec<(About, Change)> {
         if now < self.next_at {
@@ -66,18 +68,18 @@ impl Merging {
         events
     }
 
-    /// As [`Merging::tell`], for the last time: without the wait.
+    /// Returns the last events, as [`Merging::tell`] does, but without the wait.
     pub(crate) fn publish_now(&mut self, newest: &Ends) -> Vec<(About, Change)> {
         let mut events = Vec::new();
         let from = std::mem::replace(&mut self.told.own, newest.own);
-        // A cut is no append. What is appended behind it is told from there on.
+        // A cut is not an append. Records appended after it are reported from there on.
         if from < newest.own {
             let next = newest.own;
             events.push((About::Own, Change::Append { from, next }));
         }
         self.told.acked.resize(newest.acked.len(), None);
         for (secondary, acked) in newest.acked.iter().enumerate() {
-            // While an end does not count, nothing new is known about it.
+            // While an end does not count, there is nothing new to report about it.
             if let Some(durable_end) = *acked
                 && self.told.acked[secondary] != Some(durable_end)
             {
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_known_at_the_beginning_is_not_told() {
+    fn the_state_known_at_the_beginning_is_not_reported() {
         let (t0, known) = (Instant::now(), ends(7, &[Some(5), None]));
         let mut merging = Merging::new(t0, known.clone());
         assert_eq!(merging.next_at(), t0, "nothing has to be waited for");
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_between_are_merged_and_no_kind_is_told_more_than_twenty_times_a_second() {
+    fn steps_are_merged_and_no_kind_is_reported_more_than_twenty_times_a_second() {
         let t0 = Instant::now();
         let mut merging = Merging::new(t0, ends(0, &[Some(0)]));
         let (mut appends, mut acks) = (Vec::new(), 0);
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_new_makes_nobody_wait() {
+    fn an_unchanged_state_delays_no_later_event() {
         let t0 = Instant::now();
         let mut merging = Merging::new(t0, ends(0, &[]));
         assert_eq!(merging.tell(t0, &ends(0, &[])), []);
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_log_is_told_from_the_cut_on_and_an_end_that_does_not_count_is_not_told() {
+    fn a_cut_log_is_reported_from_the_cut_on_and_an_end_that_does_not_count_is_not() {
         let t0 = Instant::now();
         let mut merging = Merging::new(t0, ends(9, &[Some(9)]));
         let mut tell = |newest| merging.publish_now(&newest);

@@ -1,8 +1,8 @@
-//! The decisions, as plain structs: no clock, no I/O, no actor.
+//! Decisions as plain structs: no clock, no I/O, no actor.
 //!
-//! Each takes an event and the time and returns what to do; the actors around them deliver the
-//! events and carry out what comes back. Nothing here imports actix, reads a clock, draws
-//! unseeded chance or iterates an unordered map: that is what makes a run repeatable.
+//! Each takes an event and the time and returns actions; the actors around them deliver the events
+//! and carry out the actions. Nothing here imports actix, reads a clock, draws unseeded random
+//! numbers or iterates over an unordered map: that makes a run repeatable.
 
 pub(crate) mod acks;
 pub(crate) mod alignment;

@@ -1,15 +1,14 @@
 //! A model of the whole protocol for three nodes, explored exhaustively within small bounds.
 //!
-//! Owns a second, much smaller telling of `recovery.rs`, `replica.rs`, `link.rs` and `fence.rs`,
-//! and the rules that no reachable state may break: 1, 4, 5 and 9, that an intact master never
-//! cuts its own log, and that equal log epochs mean logs that agree. Shares with the product what
-//! can be called on small values (`alignment`, `acks`, the majority), and is held against it where
-//! it cannot (`product.rs`: the fence, the choice of what to adopt). Each [`Mistake`] leaves one
-//! sentence out, and the checker must find what that breaks: a model that finds nothing proves
-//! little.
+//! Owns a second, much smaller version of `recovery.rs`, `replica.rs`, `link.rs` and `fence.rs`, and the rules
+//! that no reachable state may break: 1, 4, 5 and 9, that an intact master never cuts its own log, and that
+//! equal log epochs mean logs that agree. Shares with the product what can be called on small values
+//! (`alignment`, `acks`, the majority), and is compared with it where sharing is not possible (`product.rs`:
+//! the fence, the choice of the log to adopt). Each [`Mistake`] omits one sentence of the protocol, and the
+//! checker must find what that breaks: a model that finds nothing proves little.
 //!
-//! What can happen is in `steps.rs`: power cuts that spare any part of what was not synced, wiped
-//! and damaged disks, a master replaced by an empty directory while its old process lives on, questions and
+//! The possible events are in `steps.rs`: power cuts that spare any part of what was not synced, wiped and
+//! damaged disks, a master replaced by an empty directory while its old process still runs, questions and
 //! answers that are late, repeated or lost.
 //!
 //! The gate explores small bounds. The larger ones take minutes and several gigabytes:
@@ -39,7 +38,7 @@ struct Protocol {
     replacing: Replacing,
 }
 
-/// How much may happen.
+/// Bounds on what may happen.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
     /// The highest epoch; each start of a master takes at least one.
@@ -50,52 +49,52 @@ struct Bounds {
     crashes: u8,
     /// Wiped disks of secondaries.
     wipes: u8,
-    /// Disks, the master's too, of which a part cannot be read any more.
+    /// Disks, the master's included, of which a part becomes unreadable.
     damages: u8,
-    /// Empty directories in the master's place.
+    /// Empty directories that replace the master's.
     replacements: u8,
-    /// Whether the process of a replaced master lives on.
+    /// True if the process of a replaced master keeps running.
     paused: bool,
-    /// Messages that may be late at one time.
+    /// Messages that may be late at the same time.
     late: u8,
 }
 
-/// How a node learns whom a new directory of the master replaces.
+/// Way in which a node learns which instances a new directory of the master replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Replacing {
-    /// As the product does: it files the instance that held its own promise before.
+    /// As in the product: it files the instance that held its own promise before.
     Filed,
-    /// A thought: a blank master first asks all who is there, and its promise requests and hellos
+    /// An idea: a blank master first asks all nodes for their identities, and its promise requests and hellos
     /// name all instances that any node had met by then.
     Told,
 }
 
-/// A sentence of the protocol, left out.
+/// A sentence of the protocol that is omitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mistake {
-    /// A master counts the ends it saw in the promises.
+    /// A master counts the ends that it saw in the promises.
     EndsCountBeforeAlignment,
-    /// An end counts whatever log epoch the answer names.
+    /// An end counts with any log epoch in the answer.
     EndsCountWithoutLogEpoch,
     /// The log of the newest record is adopted, not that of the highest log epoch.
     AdoptedByRecordEpoch,
-    /// Promises of nodes that are not intact count beside a master that is not.
+    /// Promises of nodes that are not intact count even if the master is not intact either.
     WipedPromisesCount,
     /// A master says hello while its log epoch is not synced.
     HelloBeforeLogEpoch,
-    /// When the epoch is raised, promises of the lower one still count.
+    /// Promises of a lower epoch still count after the epoch is raised.
     PromisesForLowerEpochsCount,
-    /// A hello of a higher epoch is acted on without being saved as a promise.
+    /// A hello of a higher epoch takes effect without being saved as a promise.
     HelloIsNoPromise,
     /// A replaced instance is refused only once the one in its place has said hello.
     ReplacedByHelloOnly,
     /// Records of an older epoch are taken.
     LateBatchIsTaken,
-    /// What is meant for another life of a node is taken.
+    /// A message for another incarnation of a node is taken.
     IncarnationIsIgnored,
-    /// A secondary cuts its log by any hello, whatever its log epoch.
+    /// A secondary cuts its log at any hello, with any log epoch of its own.
     HelloCutsAgain,
-    /// A secondary cuts to the master's end and compares no epochs.
+    /// A secondary cuts to the master's end without comparing epochs.
     LengthsAreCompared,
     /// A secondary takes the log epoch before its log covers what was adopted.
     LogEpochBeforeAdoptedEnd,
@@ -103,9 +102,9 @@ enum Mistake {
     IntactBeforeRefilled,
     /// A secondary names the end of what it has written.
     WrittenEndIsNamed,
-    /// What the master has not synced is answered.
+    /// Appends that the master has not synced are acknowledged.
     MasterIsNoPartOfAcks,
-    /// A damaged node takes what it can read for all that it held.
+    /// A damaged node takes the records it can read for all that it held.
     DamagedEndForgotten,
 }
 
@@ -138,16 +137,17 @@ impl Model for Protocol {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("rule 1: one record an offset", |_, s: &State| one_order(s)),
+            Property::always("rule 1: one record per offset", |_, s: &State| one_order(s)),
             Property::always("rule 4: concern", |_, s: &State| {
                 unbroken(s, Broken::Concern)
             }),
             Property::always("rule 5: a majority holds what was acknowledged", |_, s| {
                 any_majority_holds_what_was_acknowledged(s)
             }),
-            Property::always("rule 5: who serves holds what was acknowledged", |_, s| {
-                who_serves_holds_what_was_acknowledged(s)
-            }),
+            Property::always(
+                "rule 5: the serving master holds what was acknowledged",
+                |_, s| who_serves_holds_what_was_acknowledged(s),
+            ),
             Property::always("rule 9: fencing", |_, s: &State| unbroken(s, Broken::Fence)),
             Property::always("an intact master never cuts its own log", |_, s: &State| {
                 unbroken(s, Broken::MasterCut)
@@ -156,7 +156,7 @@ impl Model for Protocol {
                 log_epochs_agree(s)
             }),
             Property::always(
-                "a replaced directory shuts no newer one out",
+                "a replaced directory does not shut out a newer one",
                 |_, s: &State| unbroken(s, Broken::NewestReplaced),
             ),
             Property::sometimes("acknowledged after a recovery", |_, s: &State| {
@@ -171,7 +171,7 @@ fn unbroken(state: &State, broken: Broken) -> bool {
     state.seen.broken != Some(broken)
 }
 
-/// Rule 1: no offset was acknowledged twice, and no node shows at `committed` anything else.
+/// Checks rule 1: no offset was acknowledged twice, and no node shows anything else below `committed`.
 fn one_order(state: &State) -> bool {
     // A node shows at most what the master of the epoch to which it is aligned has committed.
     let shows_only_that = |epoch: u8, held: Log| {
@@ -184,12 +184,10 @@ fn one_order(state: &State) -> bool {
         && aligned.all(|(epoch, disk)| shows_only_that(epoch, disk.held()))
 }
 
-/// Rule 5, the state as it is: whichever majority is left, the log to adopt among them holds
-/// everything.
+/// Checks rule 5 in the current state: in every majority that may be left, the log to adopt holds everything.
 fn any_majority_holds_what_was_acknowledged(state: &State) -> bool {
     let acknowledged = state.seen.acknowledged;
-    // Of directories that replaced each other, the one that was last in office: whoever asks for
-    // the others is refused.
+    // Of directories that replaced each other, the one that led last: requests of the others are refused.
     let masters = state.masters.iter().flatten().map(|master| master.disk);
     let master = masters.max_by_key(|disk| disk.log_epoch);
     let [a, b] = state.secondaries.map(|secondary| secondary.disk);
@@ -213,7 +211,8 @@ fn any_majority_holds_what_was_acknowledged(state: &State) -> bool {
     })
 }
 
-/// Rule 5 as it went: the master of the newest epoch has what others acknowledged before it.
+/// Checks rule 5 in what happened: the master of the newest epoch has everything that was acknowledged before
+/// it.
 fn who_serves_holds_what_was_acknowledged(state: &State) -> bool {
     state.masters.iter().flatten().all(|master| {
         let newest =
@@ -222,9 +221,9 @@ fn who_serves_holds_what_was_acknowledged(state: &State) -> bool {
     })
 }
 
-/// Two logs of one log epoch are the beginning of one log, and cover what its master had adopted.
-/// Newer records do not count: a secondary that a newer master fills takes that one's epoch when
-/// all that was adopted is there.
+/// Checks that any two logs of one log epoch agree, one being the beginning of the other, and cover what its
+/// master had adopted. Newer records do not count: a secondary that a newer master fills takes the newer epoch
+/// once everything adopted is there.
 fn log_epochs_agree(state: &State) -> bool {
     let masters = state.masters.iter().flatten().map(|master| &master.disk);
     let secondaries = state.secondaries.iter().map(|secondary| &secondary.disk);
@@ -239,7 +238,7 @@ fn log_epochs_agree(state: &State) -> bool {
     })
 }
 
-/// The steps to a state, one a line, and the states where they end.
+/// Returns the steps to a state, one per line, and the states where they end.
 fn described(path: &Path<State, Action>) -> String {
     let mut text = String::new();
     let steps = path.clone().into_vec();
@@ -253,7 +252,7 @@ fn described(path: &Path<State, Action>) -> String {
     text
 }
 
-/// Explores everything within the bounds; fails with the steps to what is broken.
+/// Explores everything within the bounds; fails with the steps to a broken rule.
 fn explore(protocol: Protocol) {
     let bounds = protocol.bounds;
     let checker = protocol
@@ -269,14 +268,14 @@ fn explore(protocol: Protocol) {
             let path = found.as_ref().map(described).unwrap_or_default();
             assert!(found.is_none(), "{}, broken by\n{path}", property.name);
         } else {
-            assert!(found.is_some(), "never seen: {}", property.name);
+            assert!(found.is_some(), "never reached: {}", property.name);
         }
     }
     let states = checker.unique_state_count();
     println!("{bounds:?}: {states} states");
 }
 
-/// Expects that this breaks first, by the shortest way there is.
+/// Expects that this property breaks first, on the shortest path.
 fn expect_broken(protocol: Protocol, expected: &str) {
     let checker = protocol
         .checker()
@@ -317,7 +316,7 @@ fn explore_within(bounds: Bounds) {
     });
 }
 
-/// Expects that a mistake breaks this.
+/// Expects that a mistake breaks this property.
 fn expect_missed(mistake: Mistake, bounds: Bounds, expected: &str) {
     let protocol = Protocol {
         bounds,
@@ -391,7 +390,7 @@ fn a_replaced_master_that_lives_on_breaks_no_rule() {
 }
 
 #[test]
-fn a_sentence_left_out_is_missed_when_power_is_cut() {
+fn an_omitted_sentence_is_missed_when_power_is_cut() {
     use Mistake::*;
     let table = [
         (EndsCountBeforeAlignment, "rule 4"),
@@ -409,7 +408,7 @@ fn a_sentence_left_out_is_missed_when_power_is_cut() {
 }
 
 #[test]
-fn a_sentence_left_out_is_missed_when_messages_are_late() {
+fn an_omitted_sentence_is_missed_when_messages_are_late() {
     let late = Bounds {
         records: 1,
         late: 1,
@@ -420,7 +419,7 @@ fn a_sentence_left_out_is_missed_when_messages_are_late() {
 }
 
 #[test]
-fn a_sentence_left_out_is_missed_when_disks_are_wiped() {
+fn an_omitted_sentence_is_missed_when_disks_are_wiped() {
     let wiped = Bounds {
         epochs: 2,
         wipes: 1,
@@ -447,7 +446,7 @@ fn a_sentence_left_out_is_missed_when_disks_are_wiped() {
 
 #[test]
 #[ignore = "minutes and gigabytes: run in release"]
-fn explored_further() {
+fn larger_bounds_break_no_rule() {
     let late = Bounds { late: 1, ..FEW };
     let all = [
         Bounds {
@@ -501,7 +500,7 @@ fn explored_further() {
     expect_missed(Mistake::ReplacedByHelloOnly, paused, "rule 5");
 }
 
-/// Three directories one after the other, the processes of the first two alive.
+/// Three successive directories, with the processes of the first two still running.
 const THREE_DIRECTORIES: Bounds = Bounds {
     records: 1,
     replacements: 2,
@@ -509,22 +508,25 @@ const THREE_DIRECTORIES: Bounds = Bounds {
     ..FEW
 };
 
-/// Not kept yet: a secondary that never met the second of three directories takes it for newer
-/// than the third. Nothing acknowledged is lost, but that secondary refuses the third for ever.
+/// A known gap: a secondary that never met the second of three directories takes it for newer than the third.
+/// Nothing acknowledged is lost, but that secondary refuses the third for ever.
 #[test]
-fn a_directory_that_was_replaced_unseen_can_shut_out_the_one_in_its_place() {
+fn a_directory_replaced_unseen_can_shut_out_its_successor() {
     let protocol = Protocol {
         bounds: THREE_DIRECTORIES,
         mistake: None,
         replacing: Replacing::Filed,
     };
-    expect_broken(protocol, "a replaced directory shuts no newer one out");
+    expect_broken(
+        protocol,
+        "a replaced directory does not shut out a newer one",
+    );
 }
 
-/// What would close it.
+/// The change that would close this gap.
 #[test]
 #[ignore = "a minute: run in release"]
-fn a_directory_that_names_whom_it_replaces_is_not_shut_out() {
+fn a_directory_that_names_the_instances_it_replaces_is_not_shut_out() {
     explore(Protocol {
         bounds: THREE_DIRECTORIES,
         mistake: None,

@@ -1,8 +1,8 @@
-//! Per secondary: what to send next, what is in flight, what is durable there.
+//! Progress of one secondary: the records to send next, in flight, and durable there.
 //!
-//! Owns a cursor into the log, not a queue: what a secondary lacks is in the log already. Knows
-//! record sizes only as the reads report them. Never decides whether to send (`link.rs` does,
-//! by status and backoff), only what. Keeps rules 7 and 11.
+//! Owns a cursor into the log, not a queue: the records that a secondary lacks are already in the
+//! log. Knows record sizes only as the reads report them. Never decides whether to send (`link.rs`
+//! does, by status and backoff), only what. Keeps rules 7 and 11.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,15 @@ use crate::{
     types::Offset,
 };
 
-/// What one secondary has, lacks, and is being sent.
+/// The records that one secondary has, lacks, and is being sent.
 #[derive(Debug)]
 pub(crate) struct Progress {
     /// The next offset that was never sent in this conversation.
     cursor: Offset,
-    /// Ranges that were sent and must be sent again: disjoint, below the cursor.
+    /// Ranges that must be sent again: disjoint, below the cursor.
     resend: BTreeMap<Offset, Offset>,
     in_flight: BTreeMap<u64, InFlight>,
-    /// The end that the secondary last named: a hint, never an ack.
+    /// The end that the secondary last reported: a hint, never an ack.
     durable_end: Offset,
     /// Bytes that the next batch may have: halved by time-outs, doubled by successes.
     batch_bytes: usize,
@@ -28,9 +28,9 @@ pub(crate) struct Progress {
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     first: Offset,
-    /// Not known until the records were read.
+    /// The end of the batch, not known until the records were read.
     end: Option<Offset>,
-    /// How far the read may go.
+    /// The limit of the read.
     until: Offset,
     bytes: usize,
 }
@@ -44,7 +44,7 @@ pub(crate) struct Wanted {
 }
 
 impl Progress {
-    /// Begins where the secondary says that its log ends.
+    /// Starts at the end that the secondary reports for its log.
     pub(crate) fn new(durable_end: Offset) -> Progress {
         Progress {
             cursor: durable_end,
@@ -55,22 +55,22 @@ impl Progress {
         }
     }
 
-    /// The end that the secondary last named.
+    /// Returns the end that the secondary last reported.
     pub(crate) fn durable_end(&self) -> Offset {
         self.durable_end
     }
 
-    /// How many batches are in flight.
+    /// Returns the number of batches in flight.
     pub(crate) fn batches_in_flight(&self) -> usize {
         self.in_flight.len()
     }
 
-    /// Whether the records of `attempt` are in flight.
+    /// Returns `true` if the records of `attempt` are in flight.
     pub(crate) fn is_in_flight(&self, attempt: u64) -> bool {
         self.in_flight.contains_key(&attempt)
     }
 
-    /// How many batches are in flight that lie before what is sent next.
+    /// Returns the number of batches in flight before the records that are sent next.
     pub(crate) fn batches_ahead(&self) -> usize {
         let next = self
             .resend
@@ -82,7 +82,7 @@ impl Progress {
             .count()
     }
 
-    /// The offset after the last record that is on its way.
+    /// Returns the offset after the last record in flight.
     pub(crate) fn in_flight_end(&self) -> Offset {
         self.in_flight
             .values()
@@ -91,9 +91,9 @@ impl Progress {
             .unwrap_or(Offset::ZERO)
     }
 
-    /// The next records to send, if there are any below `written_end`; they count as in flight
-    /// under `attempt` from now on. Where a read is still under way nothing is wanted: its end
-    /// decides what comes next.
+    /// Returns the next records to send, if there are any below `written_end`; they count as in
+    /// flight under `attempt` from now on. Returns nothing during a read: its end decides what
+    /// comes next.
     pub(crate) fn next(&mut self, attempt: u64, written_end: Offset) -> Option<Wanted> {
         if self.in_flight.values().any(|batch| batch.end.is_none()) {
             return None;
@@ -119,8 +119,8 @@ impl Progress {
         })
     }
 
-    /// The records of `attempt` were read: they go to `end`, which is past their beginning.
-    /// False when the attempt is not wanted any more.
+    /// Notes that the records of `attempt` were read: they end at `end`, which is past their
+    /// beginning. Returns `false` if the attempt is no longer wanted.
     pub(crate) fn on_read(&mut self, attempt: u64, end: Offset, bytes: usize) -> bool {
         let Some(batch) = self.in_flight.get_mut(&attempt) else {
             return false;
@@ -132,8 +132,8 @@ impl Progress {
             batch.first
         );
         (batch.end, batch.bytes) = (Some(end), bytes);
-        // What lies beyond the cursor is found there. It may have passed a fresh batch while that
-        // was read, when the secondary named an end further on.
+        // Records beyond the cursor are sent from there. The cursor may have passed a fresh batch
+        // during its read, when the secondary reported a later end.
         let until = batch.until.min(self.cursor);
         if end < until {
             self.resend.insert(end, until);
@@ -143,14 +143,16 @@ impl Progress {
         true
     }
 
-    /// How many records `attempt` brings; 0 before they were read, or when that is not in flight.
+    /// Returns the number of records in `attempt`; 0 before they were read, or if it is not in
+    /// flight.
     pub(crate) fn records_in(&self, attempt: u64) -> u64 {
         let batch = self.in_flight.get(&attempt);
         let end = batch.and_then(|batch| batch.end.map(|end| end.records_since(batch.first)));
         end.unwrap_or(0)
     }
 
-    /// The secondary holds the records of `attempt`. False when that was not in flight.
+    /// Notes that the secondary holds the records of `attempt`. Returns `false` if it was not in
+    /// flight.
     pub(crate) fn on_taken(&mut self, attempt: u64) -> bool {
         let Some(batch) = self.in_flight.remove(&attempt) else {
             return false;
@@ -161,8 +163,8 @@ impl Progress {
         true
     }
 
-    /// The records of `attempt` must be sent again; after a time-out in smaller batches, or a
-    /// slow disk and a large batch would repeat for ever. False when that was not in flight.
+    /// Queues the records of `attempt` to be sent again; after a time-out in smaller batches, or a
+    /// slow disk and a large batch would repeat for ever. Returns `false` if it was not in flight.
     pub(crate) fn on_failed(&mut self, attempt: u64, timed_out: bool) -> bool {
         let Some(batch) = self.in_flight.remove(&attempt) else {
             return false;
@@ -172,8 +174,8 @@ impl Progress {
         }
         let end = match batch.end {
             Some(end) => end,
-            // The read failed. A range to be sent again is wanted still; a fresh one begins at
-            // the cursor and is found there.
+            // The read failed. A range to be sent again is still wanted; a fresh one begins at the
+            // cursor and is sent from there.
             None if batch.first < self.cursor => batch.until.min(self.cursor),
             None => return true,
         };
@@ -182,7 +184,7 @@ impl Progress {
         true
     }
 
-    /// The secondary named its end: what lies below need not be sent again.
+    /// Sets the end that the secondary reported: records below it need not be sent again.
     pub(crate) fn on_durable_end(&mut self, durable_end: Offset) {
         if durable_end > self.durable_end {
             self.durable_end = durable_end;
@@ -203,7 +205,7 @@ impl Progress {
         }
     }
 
-    /// Asserts what always holds.
+    /// Asserts the invariants.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         let mut before = self.durable_end;
@@ -224,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fresh_records_are_sent_in_turn_and_failed_ones_again_first() {
+    fn fresh_records_are_sent_in_order_and_failed_ones_are_resent_first() {
         let mut progress = Progress::new(Offset(10));
         let wanted = progress.next(1, Offset(30)).unwrap();
         assert_eq!((wanted.from, wanted.until), (Offset(10), Offset(30)));
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_secondary_holds_is_not_sent_again() {
+    fn records_that_the_secondary_holds_are_not_sent_again() {
         let mut progress = Progress::new(Offset(0));
         progress.next(1, Offset(10));
         progress.on_read(1, Offset(10), 100);
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_is_read_while_the_secondary_names_a_later_end_is_sent_on_only_once() {
+    fn a_batch_read_while_the_secondary_reports_a_later_end_is_sent_only_once() {
         let mut progress = Progress::new(Offset(10));
         progress.next(1, Offset(100));
         progress.on_durable_end(Offset(20));
@@ -286,7 +288,7 @@ mod tests {
     }
 
     proptest! {
-        /// A naive secondary takes each read range or not; in the end it must hold everything.
+        /// A naive secondary accepts each read range or not; in the end it must hold everything.
         #[test]
         fn everything_is_sent_in_the_end_whatever_fails(
             script in prop::collection::vec((0u64..5, 1u64..7, any::<bool>()), 0..200),

@@ -16,11 +16,11 @@ const SECONDARIES: usize = 3;
 
 #[derive(Clone, Debug)]
 enum Arrival {
-    /// So far from the end, or before it, with so many records.
+    /// A batch at this distance from the end, or before it, with this number of records.
     Batch { ahead: i64, count: u64 },
-    /// As far ahead as may be held back, and about as far as may not.
+    /// A batch about as far ahead as may be held back, just within or beyond the limit.
     Far { beyond: i64, count: u64 },
-    /// A promise, or a cut of so many records.
+    /// A promise, or a cut of this number of records.
     Reset { cut: u64 },
 }
 
@@ -35,8 +35,8 @@ fn any_arrival() -> impl Strategy<Value = Arrival> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
-    /// Rules 2, 3 and 11: what passes continues the log, each record once, and the window bounds
-    /// what is held back.
+    /// Rules 2, 3 and 11: batches that pass continue the log, each record once, and the window
+    /// limits what is held back.
     #[test]
     fn a_reorder_buffer_is_a_set_of_offsets(
         arrivals in prop::collection::vec(any_arrival(), 1..60),
@@ -83,7 +83,7 @@ proptest! {
     }
 }
 
-/// An append that waits: concern, offset, deadline, and who.
+/// A waiting append: concern, offset, deadline, and caller.
 type Waiting = (u32, u64, Option<u64>, u32);
 
 #[derive(Clone, Debug)]
@@ -91,9 +91,9 @@ enum Event {
     OwnEnd(u64),
     End(usize, Option<u64>),
     Wait(u32, u64, Option<u64>),
-    /// The time is so many seconds later.
+    /// This number of seconds passes.
     Expire(u64),
-    /// That one is gone, if it waits.
+    /// This caller is gone, if it waits.
     Gone(u32),
     Drain,
 }
@@ -111,7 +111,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Every append that waits, and every end, compared one by one.
+/// Every waiting append and every end, compared one by one.
 #[derive(Default)]
 struct NaiveAcks {
     own: u64,
@@ -130,7 +130,7 @@ impl NaiveAcks {
         offset < self.own && self.holders(offset) >= concern
     }
 
-    /// Two of three others and the master are a majority of four.
+    /// Two of three secondaries and the master are a majority of four.
     fn commit(&mut self) {
         let mut ends: Vec<u64> = self.ends.iter().flatten().copied().collect();
         ends.sort_unstable();
@@ -152,9 +152,9 @@ impl NaiveAcks {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
-    /// Rules 4 and 6: who is answered, and when, is what a count of the ends says.
+    /// Rules 4 and 6: appends are answered when a count of the ends says so.
     #[test]
-    fn acks_answer_whom_a_count_would_answer(
+    fn acks_answer_the_appends_that_a_count_would_answer(
         events in prop::collection::vec(any_event(), 1..100),
     ) {
         let start = Instant::now();
@@ -221,20 +221,21 @@ proptest! {
     }
 }
 
-/// What happens to one of the batches, or around them.
+/// An event of one of the batches, or around them.
 #[derive(Clone, Debug)]
 enum Flight {
     Next,
-    /// The read under way comes back with so many records, or fails.
+    /// The current read returns with this number of records, or fails.
     Read(u64),
     ReadFailed,
     Taken(usize),
     Failed(usize, bool),
     /// The master writes more.
     Written(u64),
-    /// The secondary names its end.
+    /// The secondary reports its end.
     Named,
-    /// It holds more than this conversation sent it: an older one's batch arrived late.
+    /// The secondary holds more than this conversation sent it: a batch of an older one arrived
+    /// late.
     Late(u64),
 }
 
@@ -255,7 +256,7 @@ fn any_flight() -> impl Strategy<Value = Flight> {
 #[derive(Default)]
 struct NaiveFlight {
     written: u64,
-    /// Offsets that the secondary has, behind gaps too.
+    /// Offsets that the secondary has, including those behind gaps.
     has: BTreeSet<u64>,
     /// The attempt that is being read, and its range.
     reading: Option<(u64, u64, u64)>,
@@ -285,7 +286,7 @@ impl NaiveFlight {
                 };
                 let end = until.min(from + count);
                 assert!(progress.on_read(attempt, Offset(end), 100));
-                // Rule 7: nothing twice. What is under way is not sent again until it failed.
+                // Rule 7: nothing twice. Records in flight are not sent again until they failed.
                 let mut others = self.sent.iter();
                 assert!(others.all(|(_, first, until)| end <= *first || *until <= from));
                 self.sent.push((attempt, from, end));
@@ -319,9 +320,9 @@ impl NaiveFlight {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
-    /// Rule 7: whatever fails, and whenever, all of it arrives, and nothing is under way twice.
+    /// Rule 7: whatever fails, and whenever, everything arrives, and nothing is in flight twice.
     #[test]
-    fn progress_sends_all_and_nothing_twice_at_a_time(
+    fn progress_sends_everything_and_has_nothing_in_flight_twice(
         flights in prop::collection::vec(any_flight(), 1..150),
     ) {
         let mut naive = NaiveFlight { written: 10, ..NaiveFlight::default() };
@@ -332,7 +333,7 @@ proptest! {
             naive.step(&mut progress, flight, attempt);
             progress.check();
         }
-        // Then everything goes well, and ends.
+        // After that, everything succeeds and completes.
         let good = [Flight::Next, Flight::Read(8), Flight::Taken(0), Flight::Named];
         for _ in 0..2 * naive.written {
             for flight in &good {

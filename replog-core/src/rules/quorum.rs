@@ -1,4 +1,4 @@
-//! The quorum: how many nodes are in contact, and whether that is a majority.
+//! Quorum: the number of nodes in contact, and the check that it is a majority.
 //!
 //! Pure arithmetic on statuses. Keeps rule 8: computed from the clock at every admission, so a
 //! master that was paused refuses at once.
@@ -23,7 +23,7 @@ pub(crate) fn quorum(statuses: impl Iterator<Item = Status>) -> QuorumHealth {
 }
 
 impl QuorumHealth {
-    /// Whether a majority is in contact.
+    /// Returns `true` if a majority is in contact.
     #[must_use]
     pub fn is_met(&self) -> bool {
         self.alive >= self.needed
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_master_and_all_that_are_not_unhealthy_count() {
+    fn the_master_and_all_nodes_that_are_not_unhealthy_count() {
         use Status::{Healthy as H, Suspected as S, Unhealthy as U};
         let table: [(&[Status], u32, bool); 8] = [
             (&[], 1, true),

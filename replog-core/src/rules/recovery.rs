@@ -1,8 +1,7 @@
-//! A master's start: found or recover, collect promises, adopt a log, and only then serve.
+//! Start of a master: found a cluster or recover, collect promises, adopt a log, and only then serve.
 //!
-//! Owns the order of the steps in which nothing acknowledged can be lost. Never sends, saves or
-//! fetches itself: it says what to ask, save, cut and append, and is told when that is done.
-//! Keeps rules 5, 7 and 9.
+//! Owns the order of the steps that keeps every acknowledged message. Never sends, saves or fetches itself: it
+//! says what to ask, save, cut and append, and is told when that is done. Keeps rules 5, 7 and 9.
 //!
 //! ```text
 //!  blank: Identifying ──▶ Saving(identity) ─┐
@@ -12,22 +11,22 @@
 //!                                                  Serving ◀─ Saving(log epoch) ◀─ Closing ◀────┘
 //! ```
 //!
-//! A log that ends inside an append of several records is cut back to its beginning before the office is
-//! taken (`Closing`), an intact master's own too: the only cut of one that there is. A master answers for
-//! an append only when it holds all of it, and adopts at least what any node of its majority holds; so
-//! nobody was told that such an append is there. What others have of it goes as any record does that was
-//! not adopted.
+//! A log that ends inside an append of several records is cut back to the beginning of that append before
+//! leadership begins (`Closing`); this is the only cut that an intact master makes in its own log. A master
+//! acknowledges an append only when it holds all of it, and adopts at least what any node of its majority
+//! holds; so no client was told that such an append is there. Copies of it on other nodes are treated like any
+//! record that was not adopted.
 //!
-//! A round that is refused is followed by another at once, and then after growing delays: two masters that
-//! overbid each other do not fill the disks of all nodes at full speed. What a node answers must make
-//! sense (`bounds.rs`), or it counts as no answer; a life that sent records that cannot be those it
-//! promised is not adopted from again.
+//! A refused round is followed by another at once, and then after growing delays, so that two masters that
+//! outbid each other do not fill the disks of all nodes at full speed. An answer must make sense (`bounds.rs`),
+//! or it counts as none; an incarnation that sent records that contradict its promise is not adopted from
+//! again.
 //!
-//! A blank master asks all nodes whom they hear, and deposes no master that one of them has heard within
-//! `unhealthy_after`: its directory may be the wrong one.
+//! A blank master asks all nodes which master they hear from, and deposes none that one of them has heard
+//! within `unhealthy_after`: its own directory may be the wrong one.
 //!
-//! Where a recovery may be forced and no majority answers, it goes through the same steps with those
-//! that do, in an epoch far above; `config.rs` says what that means.
+//! If forced recovery is allowed and no majority answers, the same steps run with the nodes that do, in an
+//! epoch far above; `config.rs` says what that means.
 //!
 //! After Viewstamped Replication's view change and Zab's recovery phase: the log of the highest
 //! (log epoch, end) among a majority holds everything that was acknowledged at a majority.
@@ -60,49 +59,49 @@ use crate::{
 
 /// The flag of a forced recovery.
 const FORCE: &str = "--force-recovery-and-lose-acknowledged-messages";
-/// The page for operators, in the repository.
+/// The operators' page in the repository.
 const PAGE: &str = "docs/src/operating/recovery.md";
 
-/// The recovery of one start.
+/// Recovery of one start of a master.
 #[derive(Debug)]
 pub(crate) struct Recovery {
     settings: Settings,
     meta: Meta,
-    /// The end of the own log before its first hole, all of it durable.
+    /// The end of this node's log before its first hole, all of it durable.
     own_end: Offset,
-    /// The own log's end, holes before it or not. The same as `own_end` where the log is intact.
+    /// The end of this node's log, with or without holes before it. Equals `own_end` if the log is intact.
     log_end: Offset,
     step: Step,
     step_since: Instant,
     started: Instant,
-    /// Stamped on what is asked, so that a late answer to an earlier question is known.
+    /// Stamped on each question, so that a late answer to an earlier one is recognised.
     serial: u64,
-    /// The latest answer of each other node to the present question.
+    /// The latest answer of each other node to the current question.
     answers: BTreeMap<NodeName, Heard>,
     /// The highest epoch seen anywhere, as far as it is followed.
     highest: Epoch,
-    /// How long to wait before the next round.
+    /// Delays between rounds.
     backoff: Backoff,
-    /// Lives that promised one log and sent another.
+    /// Incarnations that promised one log and sent another.
     liars: BTreeMap<NodeName, Incarnation>,
-    /// Lives that did not give the log that they promised, and how often.
+    /// Incarnations that did not deliver the log that they promised, and how often.
     failed_sources: BTreeMap<NodeName, (Incarnation, u32)>,
-    /// It was said that another master is heard.
+    /// Set once the warning about another master was published.
     published_other_master: bool,
-    /// The end of what was last fetched, until it is durable.
+    /// The end of the records fetched last, until they are durable.
     appending_to: Offset,
-    /// A majority was waited for in vain: those that had answered by then, and are asked for the
-    /// promise of a forced epoch.
+    /// Set when no majority answered in time: the nodes that had answered by then, which are asked to promise
+    /// the forced epoch.
     forced_with: Option<BTreeSet<NodeName>>,
-    /// The state of which an operator was warned last.
+    /// The stuck state of the last warning.
     warned_stuck: Option<StuckRecovery>,
     out: Vec<RecoveryAction>,
 }
 
-/// How far the own log goes.
+/// Extent of this node's own log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OwnLog {
-    /// Up to here it can be read.
+    /// The offset up to which it can be read.
     pub(crate) whole_end: Offset,
     /// The offset after its last record.
     pub(crate) end: Offset,
@@ -119,7 +118,7 @@ impl OwnLog {
     }
 }
 
-/// What a recovery needs to know of the settings.
+/// Settings that a recovery depends on.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) nodes: Vec<NodeName>,
@@ -127,15 +126,15 @@ pub(crate) struct Settings {
     pub(crate) forced_recovery: ForcedRecovery,
     pub(crate) take_over: TakeOver,
     pub(crate) timing: Timing,
-    /// The identity that a founder would give the cluster.
+    /// The id given to the cluster if this master founds it.
     pub(crate) drawn: ClusterId,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
-    /// A blank master asks who is there.
+    /// A blank master asks the other nodes for their identities.
     Identifying,
-    /// Founding, or joining the cluster of which this is the wiped master.
+    /// Founding a cluster, or rejoining one whose master was wiped.
     SavingIdentity,
     SavingPromise {
         epoch: Epoch,
@@ -143,7 +142,7 @@ enum Step {
     Promising {
         epoch: Epoch,
     },
-    /// A round failed: the next one begins at this moment.
+    /// A round failed; the next one begins at `until`.
     BackingOff {
         until: Instant,
     },
@@ -156,7 +155,7 @@ enum Step {
         epoch: Epoch,
         source: Source,
     },
-    /// The log is whole: does it end inside an append?
+    /// The log is complete; checks whether it ends inside an append.
     Closing {
         epoch: Epoch,
     },
@@ -167,7 +166,7 @@ enum Step {
     Fenced,
 }
 
-/// Whose log is adopted.
+/// The node whose log is adopted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Source {
     name: NodeName,
@@ -175,11 +174,11 @@ struct Source {
     end: Offset,
 }
 
-/// How good a log is: compared in the order of the fields.
+/// Quality of a log, compared in the order of the fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     log_epoch: Option<Epoch>,
-    /// The epoch of its last record, where it is not intact.
+    /// The epoch of its last record, if the log is not intact.
     newest: Option<Epoch>,
     end: Offset,
 }
@@ -192,7 +191,7 @@ struct OtherContact {
     heard_at: Instant,
 }
 
-/// What another node answered.
+/// Answer of another node.
 #[derive(Clone, Debug)]
 enum Heard {
     /// It has no identity.
@@ -203,19 +202,19 @@ enum Heard {
     Promised {
         incarnation: Incarnation,
         log_epoch: Option<Epoch>,
-        /// Where it is not intact because of damage.
+        /// Its log before damage made it not intact.
         last_whole: Option<LastWhole>,
         end: Offset,
         starts: Vec<EpochStart>,
     },
-    /// It is another cluster's, or otherwise of no help.
+    /// It belongs to another cluster, or its answer is of no use otherwise.
     Stranger,
 }
 
-/// What the shell is to do, in order.
+/// Steps for the actor to carry out, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RecoveryAction {
-    /// Ask these nodes until told otherwise; ask the others nothing.
+    /// Ask these nodes until told otherwise, and no others.
     Ask {
         to: Vec<NodeName>,
         cluster: Option<ClusterId>,
@@ -225,13 +224,13 @@ pub(crate) enum RecoveryAction {
     },
     /// Save this and report it.
     Save(Meta),
-    /// Keep aside what is about to be cut from the own log.
+    /// Quarantine the records that are about to be cut from this node's log.
     Quarantine { from: Offset, epoch: Epoch },
-    /// Cut the own log and report it.
+    /// Cut this node's log and report it.
     Truncate(Offset),
-    /// Append to the own log and report when it is durable.
+    /// Append to this node's log and report when the records are durable.
     Append(Vec<RecordBatch>),
-    /// Find out where the last append ends that is whole, and call [`Recovery::on_last_append`].
+    /// Find the end of the last complete append and call [`Recovery::on_last_append`].
     FindLastAppend,
     /// The recovery is done.
     Serve {
@@ -239,25 +238,26 @@ pub(crate) enum RecoveryAction {
         epoch: Epoch,
         adopted_end: Offset,
     },
-    /// Another master holds the office.
+    /// Another master is the leader.
     BecomeFenced(FencedBy),
-    /// A node's answer makes no sense: to be counted, and not believed.
+    /// A node's answer makes no sense: count it, but do not believe it.
     Malformed { from: NodeName, detail: String },
-    /// Something that an operator would want to read.
+    /// A message of interest to an operator.
     Note(String),
-    /// Something that an operator may have to do something about.
+    /// A message that may call for action by an operator.
     Warning(String),
-    /// Something that an operator must read.
+    /// A message that an operator must read.
     Alarm(String),
 }
 
 impl Recovery {
-    /// Begins with what the directory holds.
+    /// Starts from the contents of the directory.
     pub(crate) fn new(settings: Settings, meta: Meta, own: OwnLog, now: Instant) -> Recovery {
         Recovery::again(settings, meta, own, 0, now)
     }
 
-    /// As [`Recovery::new`], later in the same life, behind one that asked under `serial` last.
+    /// Starts as [`Recovery::new`] does, but later in the same run, after a recovery whose last question had
+    /// `serial`.
     pub(crate) fn again(
         settings: Settings,
         mut meta: Meta,
@@ -270,8 +270,8 @@ impl Recovery {
             "an intact log with a hole: {own:?}"
         );
         if meta.log_epoch.is_none() {
-            // What a master appended beside damage, it acknowledged too. Saved with the promise of the first
-            // round: before anything is cut, and behind it a restart would find less.
+            // Whatever a master appended despite damage, it acknowledged too. Saved with the promise of the first
+            // round, before anything is cut: after a cut, a restart would find less.
             meta.extend_last_whole(Some(own.end));
         }
         let highest = meta
@@ -304,7 +304,7 @@ impl Recovery {
             out: Vec::new(),
             meta,
         };
-        // One that has joined and promised nothing yet may still depose somebody.
+        // A master that has joined but promised nothing yet may still depose another.
         if recovery.meta.cluster.is_some() && recovery.meta.promised.is_some() {
             recovery.choose_epoch(now);
         } else {
@@ -313,12 +313,12 @@ impl Recovery {
         recovery
     }
 
-    /// What is to be done now.
+    /// Takes the pending actions.
     pub(crate) fn take_actions(&mut self) -> Vec<RecoveryAction> {
         std::mem::take(&mut self.out)
     }
 
-    /// A node answered what was asked under `serial`.
+    /// Handles a node's answer to the question with `serial`.
     pub(crate) fn on_answer(
         &mut self,
         now: Instant,
@@ -354,7 +354,7 @@ impl Recovery {
         }
     }
 
-    /// The meta that was to be saved is durable.
+    /// Continues once the requested meta is durable.
     pub(crate) fn on_saved(&mut self, now: Instant) {
         match self.step.clone() {
             Step::SavingIdentity => self.choose_epoch(now),
@@ -379,7 +379,7 @@ impl Recovery {
         }
     }
 
-    /// The own log was cut to `end`.
+    /// Continues once this node's log was cut to `end`.
     pub(crate) fn on_truncated(&mut self, now: Instant, end: Offset) {
         if let Step::Cutting { epoch, source } = self.step.clone() {
             self.own_end = self.own_end.min(end);
@@ -388,7 +388,7 @@ impl Recovery {
         }
     }
 
-    /// The last append in the own log that is whole ends here.
+    /// Continues once it is known that the last complete append in this node's log ends at `end`.
     pub(crate) fn on_last_append(&mut self, now: Instant, end: Offset) {
         let Step::Closing { epoch } = self.step else {
             return;
@@ -406,7 +406,7 @@ impl Recovery {
         let text = format!("the log ends at {own_end} inside an append: cutting it back to {end}");
         let source = self.own_log_to(end);
         match self.forced_with {
-            // The rest of it may have been acknowledged: it is not known what was lost.
+            // The rest of the append may have been acknowledged: it is not known what was lost.
             Some(_) => {
                 let text = format!("{text}, so that records from offset {end} on may be lost");
                 self.out.push(RecoveryAction::Alarm(text));
@@ -419,10 +419,10 @@ impl Recovery {
         }
     }
 
-    /// The own log is durable to `end`, without a hole.
+    /// Notes that this node's log is durable up to `end`, without a hole.
     pub(crate) fn on_durable(&mut self, now: Instant, end: Offset) {
-        // Whatever the step: what was fetched may become durable only after its round was given
-        // up, and the next round must not take the log for shorter than it is.
+        // In every step: fetched records may become durable only after their round was given up, and the next
+        // round must not take the log for shorter than it is.
         let grown = end > self.own_end;
         self.own_end = self.own_end.max(end);
         self.log_end = self.log_end.max(end);
@@ -434,7 +434,7 @@ impl Recovery {
         }
     }
 
-    /// The time of [`Recovery::next_deadline`] has come.
+    /// Acts when the time of [`Recovery::next_deadline`] has come.
     pub(crate) fn on_deadline(&mut self, now: Instant, own_starts: &[EpochStart]) {
         if self.next_deadline().is_none_or(|deadline| now < deadline) {
             return;
@@ -442,7 +442,7 @@ impl Recovery {
         match self.step.clone() {
             Step::Identifying => self.decide_identity(now),
             Step::Promising { epoch } => self.decide_promises(now, epoch, own_starts),
-            // The source is gone: a round without it, and with a majority if there is one now.
+            // The source is gone: start a round without it, and with a majority if there is one now.
             Step::Adopting { source, .. } => {
                 self.forced_with = None;
                 self.count_failure(&source);
@@ -457,7 +457,7 @@ impl Recovery {
         }
     }
 
-    /// When to call [`Recovery::on_deadline`], if nothing happens before.
+    /// Returns when to call [`Recovery::on_deadline`] if nothing happens before.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let patience = self.patience();
         match self.step {
@@ -471,7 +471,7 @@ impl Recovery {
             }
             Step::Identifying if self.founders() => Some(patience),
             Step::Promising { .. } if self.may_decide() || self.may_force() => Some(patience),
-            // Then it is said. Who answers before may still change what there is to say.
+            // The warning is due then; answers that arrive earlier may still change it.
             Step::Promising { .. }
                 if self
                     .stuck()
@@ -485,9 +485,8 @@ impl Recovery {
         }
     }
 
-    /// How long nodes that have not answered are waited for. Who was silent for
-    /// `unhealthy_after` since the start is waited for in a later round no longer than a request
-    /// takes.
+    /// Returns until when to wait for nodes that have not answered. Nodes that were silent for
+    /// `unhealthy_after` since the start get no longer than one request takes in later rounds.
     fn patience(&self) -> Instant {
         let Timing {
             unhealthy_after,
@@ -495,7 +494,7 @@ impl Recovery {
             ..
         } = self.settings.timing;
         match self.step {
-            // Whoever takes part in a forced recovery is not left out for being slow.
+            // A slow node that takes part in a forced recovery is not left out.
             Step::Promising { .. } if self.forced_with.is_some() => {
                 self.step_since + unhealthy_after
             }
@@ -506,18 +505,18 @@ impl Recovery {
         }
     }
 
-    /// Whether the office is won.
+    /// Reports whether the recovery is done: this master leads its epoch.
     pub(crate) fn is_done(&self) -> bool {
         self.step == Step::Done
     }
 
-    /// The end of the own log before its first hole.
+    /// Returns the end of this node's log before its first hole.
     #[cfg(test)]
     pub(crate) fn own_end(&self) -> Offset {
         self.own_end
     }
 
-    /// How it goes, for people.
+    /// Returns the progress of the recovery for people to read.
     pub(crate) fn health(&self) -> RecoveryHealth {
         let answered =
             |name: &&NodeName| !matches!(self.answers.get(*name), None | Some(Heard::Stranger));
@@ -556,7 +555,7 @@ impl Recovery {
         }
     }
 
-    /// Warns once of a recovery that can never end, and again only when something else is wrong.
+    /// Warns once of a recovery that can never end, and again only when the reason changes.
     fn warn_if_stuck(&mut self) {
         let stuck = self.stuck();
         if let Some(stuck) = stuck.filter(|stuck| Some(stuck) != self.warned_stuck.as_ref()) {
@@ -566,8 +565,8 @@ impl Recovery {
         }
     }
 
-    /// Why the recovery can never end by itself, even if every node that is still missing answered with a
-    /// log that is intact and has everything; `None` while it can.
+    /// Returns why the recovery can never end by itself, even if every missing node answered with a complete,
+    /// intact log; `None` while it can.
     pub(crate) fn stuck(&self) -> Option<StuckRecovery> {
         let reason = match self.step {
             Step::Identifying => self.stuck_without_cluster()?,
@@ -603,7 +602,7 @@ impl Recovery {
         (!may_end).then_some(StuckReason::TooFewIntact)
     }
 
-    /// The other nodes of which no promise is there that can be used.
+    /// Returns the other nodes that have given no usable promise.
     fn without_promise(&self) -> impl Iterator<Item = &NodeName> {
         self.others()
             .filter(|name| !matches!(self.answers.get(*name), Some(Heard::Promised { .. })))
@@ -653,7 +652,7 @@ impl Recovery {
         }
     }
 
-    /// Those that answered and whose logs do not count, this master first.
+    /// Returns the nodes that answered but whose logs do not count, this master first.
     fn not_intact(&self) -> Vec<NodeName> {
         let own = self.meta.cluster.is_some() && self.meta.log_epoch.is_none();
         let own = own.then(|| self.meta.name.clone());
@@ -670,7 +669,7 @@ impl Recovery {
         own.into_iter().chain(others).collect()
     }
 
-    /// The epoch that it tries for, or the highest seen.
+    /// Returns the epoch that this master tries to lead, or the highest seen.
     pub(crate) fn epoch(&self) -> Epoch {
         self.meta
             .promised
@@ -698,8 +697,8 @@ impl Recovery {
         self.step_since = now;
     }
 
-    /// The epoch for which the others are asked, durably promised by this node; 0 where they are asked
-    /// who they are.
+    /// Returns the epoch that the other nodes are asked for, durably promised by this node; 0 while they are
+    /// asked for their identities.
     fn asked_epoch(&self) -> Epoch {
         match self.step {
             Step::Identifying => Epoch(0),
@@ -707,7 +706,7 @@ impl Recovery {
         }
     }
 
-    /// The answer of a node makes no sense: it is as good as none, and nobody waits for a better one.
+    /// Counts an answer that makes no sense as no answer, without waiting for a better one.
     fn on_malformed(&mut self, from: NodeName, detail: String) {
         if matches!(self.step, Step::Identifying | Step::Promising { .. }) {
             self.answers.entry(from.clone()).or_insert(Heard::Stranger);
@@ -759,8 +758,8 @@ impl Recovery {
                 let known = matches!(self.answers.get(name), Some(Heard::Stranger));
                 if !known {
                     let text = format!(
-                        "{name} belongs to cluster {id} of the nodes {nodes:?}, not of {:?}: nothing is \
-                         founded, and nothing taken from it",
+                        "{name} belongs to cluster {id} of the nodes {nodes:?}, not of {:?}: founding \
+                         nothing, and taking nothing from it",
                         self.settings.nodes
                     );
                     self.out.push(RecoveryAction::Alarm(text));
@@ -781,7 +780,7 @@ impl Recovery {
         }
     }
 
-    /// The cluster that exists already, as far as this blank master knows.
+    /// Returns the existing cluster, as far as this blank master knows.
     fn known_cluster(&self) -> Option<ClusterIdentity> {
         let answered = self.answers.values().find_map(|heard| match heard {
             Heard::Identity(identity, _) => Some(identity.clone()),
@@ -790,7 +789,7 @@ impl Recovery {
         self.meta.cluster.clone().or(answered)
     }
 
-    /// The master that a node heard last, and which node did.
+    /// Returns the other master heard most recently, and the node that heard it.
     fn other_master(&self) -> Option<(&NodeName, &OtherContact)> {
         let heard = self.answers.iter().filter_map(|(by, heard)| match heard {
             Heard::Identity(_, other) => Some((by, other.as_ref()?)),
@@ -801,13 +800,13 @@ impl Recovery {
             .max_by_key(|(_, other)| other.heard_at)
     }
 
-    /// When no node has heard another master for long enough; `None` where none has.
+    /// Returns when every other master will have been silent for long enough; `None` if no node has heard one.
     fn others_silent_at(&self) -> Option<Instant> {
         let (_, other) = self.other_master()?;
         Some(other.heard_at + self.settings.timing.unhealthy_after)
     }
 
-    /// The cluster exists: a blank master joins it, but deposes nobody whom the others hear.
+    /// Joins the existing cluster, but deposes no master that the other nodes still hear.
     fn join(&mut self, now: Instant, cluster: ClusterIdentity) {
         if self.others_silent_at().is_some_and(|at| now < at) {
             self.warn_of_other_master();
@@ -833,16 +832,16 @@ impl Recovery {
             return;
         };
         let text = format!(
-            "{by} hears the master {name} (directory {instance}), which this one would depose: its own \
-             directory is blank. Is it the right one? It waits until that master has been silent for \
-             {:?}; with --take-over it does not",
+            "{by} still hears master {name} (directory {instance}), which this one would depose: its own \
+             directory is blank. Is it the right one? Waiting until that master has been silent for \
+             {:?}; --take-over skips the wait",
             self.settings.timing.unhealthy_after
         );
         self.out.push(RecoveryAction::Warning(text));
     }
 
-    /// Whether this master may found: every answer came from a blank node, and they and it are
-    /// a majority.
+    /// Reports whether this master may found a cluster: every answer came from a blank node, and with this one
+    /// they are a majority.
     fn founders(&self) -> bool {
         let all_blank = self
             .answers
@@ -871,13 +870,13 @@ impl Recovery {
 
     fn save(&mut self, now: Instant, step: Step) {
         self.enter(now, step);
-        // Nothing is asked while a promise is not durable.
+        // Ask nothing while a promise is not durable.
         self.serial += 1;
         self.out.push(RecoveryAction::Save(self.meta.clone()));
     }
 
-    /// Another node names an epoch: the next one that this node takes is above it, or above what it may
-    /// follow of it.
+    /// Follows an epoch that another node names: the next one that this node takes is above it, or above as
+    /// much of it as this node may follow.
     fn follow(&mut self, named: Epoch) {
         self.highest = self.highest.max(named.followed_from(self.epoch()));
     }
@@ -892,7 +891,7 @@ impl Recovery {
         self.highest = self.highest.max(epoch);
     }
 
-    /// The round has failed. The first time another follows at once, and then after growing delays.
+    /// Ends a failed round. The first time another follows at once, and then after growing delays.
     fn begin_another_round(&mut self, now: Instant) {
         let delay = self.backoff.on_failure();
         if delay.is_zero() {
@@ -903,7 +902,7 @@ impl Recovery {
         }
     }
 
-    /// Takes an epoch above all seen. Promises for a lower one count for nothing from here on.
+    /// Takes an epoch above all seen. Promises for lower ones no longer count.
     fn choose_epoch(&mut self, now: Instant) {
         let epoch = self.highest.next();
         self.take_epoch(now, epoch);
@@ -941,7 +940,7 @@ impl Recovery {
             {
                 Heard::Stranger
             }
-            // It would have refused an older log than its own.
+            // It would have refused a log older than its own.
             Answer::Promised(_)
                 if self.meta.log_epoch.is_some()
                     && response.state.log_epoch > self.meta.log_epoch =>
@@ -985,7 +984,7 @@ impl Recovery {
         self.decide_if_all_answered(now, own_starts);
     }
 
-    /// Decides where nobody is waited for any more.
+    /// Decides once no further answer is awaited.
     fn decide_if_all_answered(&mut self, now: Instant, own_starts: &[EpochStart]) {
         match self.step {
             Step::Identifying => self.decide_when_all_answered(now),
@@ -996,7 +995,7 @@ impl Recovery {
         }
     }
 
-    /// Whether nobody is waited for any more.
+    /// Reports whether every node that was asked has answered.
     fn all_promised(&self) -> bool {
         let is_there = |name: &NodeName| self.answers.contains_key(name);
         match &self.forced_with {
@@ -1009,13 +1008,13 @@ impl Recovery {
         self.promises() >= self.needed()
     }
 
-    /// Whether it may go on without a majority: it was told to, and somebody has a log. A log that
-    /// is not intact and has nothing in it is none: it may have had everything.
+    /// Reports whether to go on without a majority: the settings allow it, and some node has a log. An empty
+    /// log that is not intact does not count: it may have had everything.
     fn may_force(&self) -> bool {
         self.settings.forced_recovery == ForcedRecovery::LoseAcknowledged && self.has_log()
     }
 
-    /// Whether this master or a node that answered has a log that is intact or has something in it.
+    /// Reports whether this master or a node that answered has a log that is intact or not empty.
     fn has_log(&self) -> bool {
         let has_log = |log_epoch: Option<Epoch>, end| log_epoch.is_some() || end > Offset::ZERO;
         let promised = |heard: &Heard| match heard {
@@ -1025,7 +1024,7 @@ impl Recovery {
         has_log(self.meta.log_epoch, self.own_end) || self.answers.values().any(promised)
     }
 
-    /// Gives a majority up, and asks those that answered for an epoch above everything that the
+    /// Gives up on a majority, and asks the nodes that answered to promise an epoch above everything that the
     /// others can have promised.
     fn force(&mut self, now: Instant, own_starts: &[EpochStart]) {
         self.forced_with = Some(self.answers.keys().cloned().collect());
@@ -1035,7 +1034,7 @@ impl Recovery {
         self.take_epoch(now, epoch);
     }
 
-    /// Says what a forced recovery goes on with, which nodes it leaves out, and which records may be lost.
+    /// Describes what a forced recovery goes on with, which nodes it leaves out, and which records may be lost.
     fn describe_forced(&self, own_starts: &[EpochStart]) -> String {
         let (rank, source) = self.best_log(own_starts);
         let (name, end) = match &source {
@@ -1071,8 +1070,8 @@ impl Recovery {
         )
     }
 
-    /// How many promises count. Beside an intact master those of nodes that are not intact do
-    /// too; a master that is not intact counts for nothing itself.
+    /// Counts the promises that are valid. With an intact master, those of nodes that are not intact count too;
+    /// a master that is not intact does not count itself.
     fn promises(&self) -> u32 {
         let intact = self.meta.log_epoch.is_some();
         let counts = |heard: &&Heard| match heard {
@@ -1083,19 +1082,19 @@ impl Recovery {
         u32::from(intact) + u32::try_from(others).expect("bounded by NODES_MAX")
     }
 
-    /// Whether there is a log that surely has everything.
+    /// Reports whether some log surely has everything.
     fn may_decide(&self) -> bool {
         self.has_majority() || self.covered() >= self.needed()
     }
 
-    /// How many nodes' logs the best intact log covers: those of intact nodes, and those that damaged nodes
-    /// held when they were last whole.
+    /// Counts the nodes whose logs the best intact log covers: the logs of intact nodes, and those that damaged
+    /// nodes held when they were last whole.
     ///
     /// A damaged node kept its promises, and knows what it had acknowledged as well as an intact one does: only
-    /// its records are lacking. So the log of the highest (log epoch, end) among a majority of both has
-    /// everything that was acknowledged at a majority, as it would have if no damage had been done, and
-    /// where that log is an intact one, it can be adopted. Where it is not, it cannot: what is only on
-    /// damaged disks must come from another node, or be given up by force.
+    /// its records are missing. So the log of the highest (log epoch, end) among a majority of both has
+    /// everything that was acknowledged at a majority, as it would without any damage, and if that log is
+    /// intact, it can be adopted. If it is not, it cannot: what is only on damaged disks must come from another
+    /// node, or be given up by force.
     fn covered(&self) -> u32 {
         let best = self.logs().filter_map(|(intact, _)| intact).max();
         let covered = self
@@ -1104,13 +1103,14 @@ impl Recovery {
         u32::try_from(covered.count()).expect("bounded by NODES_MAX")
     }
 
-    /// How many nodes' logs are known, from now or from before their damage.
+    /// Counts the nodes whose logs are known, from now or from before their damage.
     fn known_logs(&self) -> u32 {
         let known = self.logs().filter(|(_, whole)| whole.is_some());
         u32::try_from(known.count()).expect("bounded by NODES_MAX")
     }
 
-    /// The log of each node that promised, and of this one: where it is intact, and as it was last whole.
+    /// Returns the logs of this node and of each that promised: as it is, if intact, and as it was when last
+    /// whole.
     fn logs(&self) -> impl Iterator<Item = (Option<LastWhole>, Option<LastWhole>)> {
         let others = self.answers.values().filter_map(|heard| match heard {
             Heard::Promised {
@@ -1147,8 +1147,8 @@ impl Recovery {
             return;
         };
         let agree = if own {
-            // An intact master never cuts its own log: what it holds is the adopted log's
-            // beginning, since its log epoch is the highest.
+            // An intact master never cuts its own log here: it holds the beginning of the adopted log, since
+            // its log epoch is the highest.
             let adopted = best.and_then(|best| best.log_epoch);
             assert_eq!(
                 adopted, self.meta.log_epoch,
@@ -1156,7 +1156,7 @@ impl Recovery {
             );
             assert!(
                 source.end > self.own_end,
-                "adopting a shorter log than the own one"
+                "adopting a log that is not longer than this node's"
             );
             self.own_end
         } else {
@@ -1172,7 +1172,7 @@ impl Recovery {
             );
             match agreement(own, adopted) {
                 Agreement::Below(end) => end.min(self.log_end),
-                // Not intact, it may be refilled from the beginning: nothing of it counts.
+                // A log that is not intact may be refilled from the beginning: nothing of it counts.
                 Agreement::OlderNeeded { .. } | Agreement::OwnOlderNeeded { .. } => Offset::ZERO,
             }
         };
@@ -1187,7 +1187,7 @@ impl Recovery {
         }
     }
 
-    /// The best rank among the logs that answered and the own one, and the log that has it where it is
+    /// Returns the best rank among the logs that answered and this node's own, and the log that has it if it is
     /// another node's.
     fn best_log(
         &self,
@@ -1226,7 +1226,8 @@ impl Recovery {
         (best, source)
     }
 
-    /// Nobody has a better log. One with a hole, which only a forced recovery adopts, ends there.
+    /// Adopts this node's own log, as no other is better. A log with a hole, which only a forced recovery
+    /// adopts, ends at the hole.
     fn adopt_own(&mut self, now: Instant, epoch: Epoch) {
         if self.own_end == self.log_end {
             self.become_closing(now, epoch);
@@ -1247,21 +1248,21 @@ impl Recovery {
         }
     }
 
-    /// Cuts the own log, and quarantines what goes: it may have been acknowledged below a majority.
+    /// Cuts this node's log and quarantines the records cut: they may have been acknowledged below a majority.
     fn cut(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
         self.out
             .push(RecoveryAction::Quarantine { from: to, epoch });
         self.cut_half_append(now, to, epoch, source);
     }
 
-    /// Cuts an append in part, which nobody was told of.
+    /// Cuts an incomplete append, which no client was told of.
     fn cut_half_append(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
         self.enter(now, Step::Cutting { epoch, source });
         self.out.push(RecoveryAction::Truncate(to));
     }
 
-    /// What makes a log the one to adopt. Where a recovery is forced and nobody is intact, the
-    /// newest records decide; else a log that is not intact has no rank.
+    /// Returns the rank by which logs are compared for adoption. In a forced recovery without an intact log,
+    /// the newest records decide; otherwise a log that is not intact has no rank.
     fn rank(&self, log_epoch: Option<Epoch>, starts: &[EpochStart], end: Offset) -> Option<Rank> {
         let newest = match log_epoch {
             Some(_) => None,
@@ -1314,7 +1315,7 @@ impl Recovery {
                     .iter()
                     .filter_map(|batch| batch.slice(batch.first(), source.end))
                     .collect();
-                // The same answer again must not be appended again.
+                // A repeated answer must not be appended again.
                 self.serial += 1;
                 self.appending_to = end.min(source.end);
                 self.out.push(RecoveryAction::Append(wanted));
@@ -1324,8 +1325,8 @@ impl Recovery {
                 self.serial += 1;
                 self.out.push(RecoveryAction::BecomeFenced(by));
             }
-            // It promised a newer epoch, or restarted, or has less than it said, or cannot read it: a new
-            // round.
+            // It promised a newer epoch, or restarted, or has less than it said, or cannot read its log: start
+            // a new round.
             _ => {
                 self.count_failure(source);
                 self.note(format!(
@@ -1337,7 +1338,7 @@ impl Recovery {
         }
     }
 
-    /// Whether records of another node continue the own log: they begin where it ends, and their epochs
+    /// Checks that records of another node continue this node's log: they begin where it ends, and their epochs
     /// do not fall.
     fn check_fetched(
         &self,
@@ -1348,7 +1349,7 @@ impl Recovery {
             return Ok(());
         };
         if first.first() != end {
-            return Err(format!("{first:?} where {end} belongs"));
+            return Err(format!("{first:?} instead of offset {end}"));
         }
         let before = own_starts.partition_point(|start| start.first < end);
         let before = before.checked_sub(1).map(|nth| own_starts[nth].epoch);
@@ -1361,8 +1362,8 @@ impl Recovery {
         }
     }
 
-    /// A source did not give what it had promised. One that never does must not be asked for ever where the
-    /// others are enough.
+    /// Counts a failure of a source to deliver the log that it had promised. A source that never delivers must
+    /// not be asked for ever if the others are enough.
     fn count_failure(&mut self, source: &Source) {
         let failed = self.failed_sources.entry(source.name.clone());
         let (life, failures) = failed.or_insert((source.incarnation, 0));
@@ -1372,7 +1373,7 @@ impl Recovery {
         *failures += 1;
     }
 
-    /// Leaves out those that failed as a source again and again, if what the others say is enough.
+    /// Leaves out nodes that failed repeatedly as a source, if the answers of the others are enough.
     fn leave_out_failed_sources(&mut self) {
         let has_failed = |name: &NodeName, heard: &Heard| match heard {
             Heard::Promised { incarnation, .. } => {
@@ -1394,7 +1395,7 @@ impl Recovery {
                 .filter(|name| !self.answers.contains_key(*name))
                 .collect();
             self.note(format!(
-                "{without:?} did not give the log that they promised: going on without"
+                "{without:?} did not give the log that they promised: going on without them"
             ));
         } else {
             self.answers = all;
@@ -1402,9 +1403,12 @@ impl Recovery {
     }
 
     fn become_closing(&mut self, now: Instant, epoch: Epoch) {
-        assert_eq!(self.own_end, self.log_end, "an office without a whole log");
+        assert_eq!(
+            self.own_end, self.log_end,
+            "a leader's log must have no hole"
+        );
         self.enter(now, Step::Closing { epoch });
-        // Nothing is asked of others any more.
+        // Answers to earlier questions no longer count.
         self.serial += 1;
         self.out.push(RecoveryAction::FindLastAppend);
     }
@@ -1423,7 +1427,7 @@ fn list<'a>(names: impl IntoIterator<Item = &'a NodeName>) -> String {
     names.join(", ")
 }
 
-/// Describes what a node has, for a person.
+/// Describes a node's log for people to read.
 fn describe_log(log_epoch: Option<Epoch>, last_whole: Option<LastWhole>, end: Offset) -> String {
     match (log_epoch, last_whole) {
         (Some(log_epoch), _) => format!("intact, log epoch {log_epoch}, end {end}"),

@@ -1,8 +1,9 @@
-//! On a secondary: which records are new, which duplicates, which must wait for a gap.
+//! Reordering on a secondary: sorts records into new ones, duplicates, and those that must wait for a
+//! gap.
 //!
-//! Owns what is held back and its limits. Knows nothing of epochs' authority (`fence.rs` did
-//! that before) nor of disks: what it lets through goes to the log writer in order, with epochs
-//! that never fall. Keeps rules 1, 2, 3 and 11.
+//! Owns the held-back batches and their limits. Knows nothing of the authority of epochs (`fence.rs`
+//! has checked it before) or of disks: batches that pass go to the log writer in order, with epochs
+//! that never decrease. Keeps rules 1, 2, 3 and 11.
 
 use std::collections::BTreeMap;
 
@@ -15,25 +16,25 @@ use crate::{
 /// The reorder buffer of one secondary.
 #[derive(Debug, Default)]
 pub(crate) struct Reorder {
-    /// The offset after the last record that was let through.
+    /// The offset after the last record that passed.
     end: Offset,
-    /// The epoch of that record, where it was let through since the last reset.
+    /// The epoch of that record, if it passed since the last reset.
     last_epoch: Option<Epoch>,
     /// Batches behind a gap, by their first offset; they may overlap.
     held: BTreeMap<Offset, RecordBatch>,
     held_bytes: usize,
 }
 
-/// What became of an offered batch.
+/// Result of offering a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Offered {
-    /// It continues the log, with what waited behind it: to be written now.
+    /// The batch continues the log, along with the batches that waited behind it: to be written now.
     Continues(Vec<RecordBatch>),
-    /// All of it is there already.
+    /// All of its records have already passed.
     Duplicate,
     /// It lies behind a gap and is held back.
     Held,
-    /// It lies behind a gap, and further or larger than may be held back.
+    /// It lies behind a gap, and is too far ahead or too large to be held back.
     BeyondWindow,
 }
 
@@ -45,19 +46,20 @@ impl Reorder {
         }
     }
 
-    /// The offset after the last record that was let through.
+    /// Returns the offset after the last record that passed.
     pub(crate) fn end(&self) -> Offset {
         self.end
     }
 
-    /// The epoch of the last record that was let through; `None` where that was before the last reset
-    /// and only the log knows.
+    /// Returns the epoch of the last record that passed; `None` if that was before the last reset and
+    /// only the log knows.
     pub(crate) fn last_epoch(&self) -> Option<Epoch> {
         self.last_epoch
     }
 
-    /// Whether the batch and what is held back can be of one log: the same epoch wherever both have a
-    /// record, and epochs that never fall. What was let through is the caller's to compare.
+    /// Returns `true` if the batch and the held-back ones can be of one log: the same epoch wherever
+    /// both have a record, and epochs that never decrease. The caller has to compare with the records
+    /// that passed.
     pub(crate) fn agrees(&self, batch: &RecordBatch) -> bool {
         let before = self.held.range(..=batch.first()).next_back();
         let among = self.held.range(batch.first()..batch.end());
@@ -68,7 +70,7 @@ impl Reorder {
             .all(|held| agree(held, batch))
     }
 
-    /// How many records are held back.
+    /// Returns the number of records held back.
     pub(crate) fn held_records(&self) -> u64 {
         let mut counted_to = self.end;
         let mut records = 0;
@@ -80,12 +82,12 @@ impl Reorder {
         records
     }
 
-    /// How many bytes are held back.
+    /// Returns the number of bytes held back.
     pub(crate) fn held_bytes(&self) -> usize {
         self.held_bytes
     }
 
-    /// Forgets what is held back: a promise was given, or the log was cut to `end`.
+    /// Discards the held-back batches: a promise was given, or the log was cut to `end`.
     pub(crate) fn reset(&mut self, end: Offset) {
         let last_epoch = self.last_epoch.filter(|_| end == self.end);
         *self = Reorder {
@@ -94,7 +96,7 @@ impl Reorder {
         };
     }
 
-    /// A batch arrived.
+    /// Offers a batch that arrived.
     pub(crate) fn offer(&mut self, batch: RecordBatch) -> Offered {
         if batch.end() <= self.end {
             return Offered::Duplicate;
@@ -108,8 +110,8 @@ impl Reorder {
         Offered::Continues(released)
     }
 
-    /// The log is held up to `end` already, without what lies before it having been offered.
-    /// Returns what waited behind.
+    /// Moves the end to `end`, because the log already holds everything below it without it having
+    /// been offered. Returns the batches that waited for that.
     pub(crate) fn skip_to(&mut self, end: Offset) -> Vec<RecordBatch> {
         let mut released = Vec::new();
         if end > self.end {
@@ -158,7 +160,7 @@ impl Reorder {
         Offered::Held
     }
 
-    /// Asserts what always holds.
+    /// Asserts the invariants.
     #[cfg(test)]
     pub(crate) fn check(&self) {
         let bytes: usize = self.held.values().map(|batch| batch.bytes().len()).sum();
@@ -175,7 +177,7 @@ impl Reorder {
     }
 }
 
-/// Whether two batches can be of one log.
+/// Returns `true` if two batches can be of one log.
 fn agree(one: &RecordBatch, other: &RecordBatch) -> bool {
     let (first, second) = match one.first() <= other.first() {
         true => (one, other),
@@ -183,8 +185,8 @@ fn agree(one: &RecordBatch, other: &RecordBatch) -> bool {
     };
     let both = (second.first(), first.end().min(second.end()));
     match (first.slice(both.0, both.1), second.slice(both.0, both.1)) {
-        // Epochs do not fall within a batch: where the ends are the same, so is what lies between, as
-        // far as anything here rests on it.
+        // Epochs do not decrease within a batch: where the epochs at both ends are equal, so are
+        // those in between, as far as anything here rests on it.
         (Some(a), Some(b)) => {
             (a.first_epoch(), a.last_epoch()) == (b.first_epoch(), b.last_epoch())
         }
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_behind_a_gap_waits_until_the_gap_is_filled() {
+    fn records_behind_a_gap_wait_until_it_is_filled() {
         let mut reorder = Reorder::new(Offset(0));
         assert_eq!(offsets(&reorder.offer(batch(0..2))), [0, 1]);
         assert_eq!(reorder.offer(batch(3..4)), Offered::Held);
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duplicate_is_recognised_whole_or_in_part() {
+    fn a_full_or_partial_duplicate_is_recognised() {
         let mut reorder = Reorder::new(Offset(5));
         assert_eq!(reorder.offer(batch(0..5)), Offered::Duplicate);
         assert_eq!(offsets(&reorder.offer(batch(3..7))), [5, 6]);
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_far_ahead_is_refused_and_nothing_is_kept_of_it() {
+    fn a_batch_too_far_ahead_is_refused_and_none_of_it_is_kept() {
         let mut reorder = Reorder::new(Offset(0));
         let far = REORDER_RECORDS_MAX + 1;
         assert_eq!(reorder.offer(batch(far..far + 1)), Offered::BeyondWindow);
@@ -239,12 +241,12 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_must_agree_with_what_is_held_back() {
+    fn a_batch_must_agree_with_those_held_back() {
         let of = |range, epoch| crate::record::testing::batch(range, epoch);
         let mut reorder = Reorder::new(Offset(0));
         assert_eq!(reorder.offer(of(4..8, 3)), Offered::Held);
         assert_eq!(reorder.offer(of(12..14, 5)), Offered::Held);
-        // A batch, whether it can be of the same log.
+        // A batch, and if it can be of the same log.
         let table = [
             (of(0..4, 3), true),
             (of(0..4, 4), false),
@@ -277,7 +279,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_order_and_repetition_each_record_passes_once_and_in_order(
+        fn each_record_passes_once_and_in_order_whatever_arrives_twice_or_late(
             mut cuts in prop::collection::vec(0u64..40, 0..12),
             order in prop::collection::vec((0usize..64, 0usize..3), 1..80),
         ) {

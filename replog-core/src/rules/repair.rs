@@ -1,8 +1,8 @@
-//! What a master in office lacks in its own log, and how it gets it back.
+//! Repair of a leading master's own log: the missing records, and their return from a secondary.
 //!
-//! Owns the list of holes that were found while the master serves. Only a secondary that holds the
-//! record behind a hole too can fill it: it is aligned, so its log is this master's up to there.
-//! Never reads or sends: it says what is lacking and is given what was fetched. Keeps rule 10.
+//! Owns the list of holes that were found while the master serves. Only a secondary that also holds
+//! the record after a hole can fill it: it is aligned, so its log is this master's up to there. Never
+//! reads or sends: it names the missing records and is given the fetched ones. Keeps rule 10.
 
 use std::ops::Range;
 
@@ -11,36 +11,36 @@ use crate::{
     types::{Epoch, Offset},
 };
 
-/// The holes of a master in office.
+/// The holes in the log of a leading master.
 #[derive(Debug, Default)]
 pub(crate) struct Repair {
-    /// Ascending.
+    /// The holes in ascending order.
     holes: Vec<Range<Offset>>,
     /// Records up to here are on their way to the disk.
     filled_to: Offset,
 }
 
-/// What is lacking next.
+/// A range of records that the master's log lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MissingRange {
-    /// The first record that is lacking.
+    /// The first missing record.
     pub(crate) from: Offset,
-    /// The end of the last.
+    /// The end of the last missing record.
     pub(crate) until: Offset,
 }
 
 impl Repair {
-    /// Whether anything is lacking.
+    /// Returns `true` if any record is missing.
     pub(crate) fn is_needed(&self) -> bool {
         !self.holes.is_empty()
     }
 
-    /// All that is lacking, ascending.
+    /// Returns all missing ranges in ascending order.
     pub(crate) fn holes(&self) -> &[Range<Offset>] {
         &self.holes
     }
 
-    /// What is lacking next; `None` where nothing is.
+    /// Returns the next missing range; `None` if there is none.
     pub(crate) fn lack(&self) -> Option<MissingRange> {
         let first = self.holes.first()?;
         Some(MissingRange {
@@ -49,9 +49,10 @@ impl Repair {
         })
     }
 
-    /// Whether nobody has what is lacking: so many others as a majority needs do not, by the `ends` of
-    /// logs that are intact and agree with this one. Then it was never acknowledged at a majority,
-    /// no secondary can get past it, and without this node they are enough for a recovery.
+    /// Returns `true` if no node has the missing records. As many other nodes as a majority needs lack
+    /// them, by the `ends` of logs that are intact and agree with this one: then the records were
+    /// never acknowledged at a majority, no secondary can get past them, and without this node the
+    /// others are enough for a recovery.
     pub(crate) fn is_hopeless(&self, ends: &[Offset], needed: u32) -> bool {
         let Some(lack) = self.lack() else {
             return false;
@@ -60,13 +61,13 @@ impl Repair {
         lacking.count() >= needed as usize
     }
 
-    /// An inspection found these and no others.
+    /// Sets the holes that an inspection found; there are no others.
     pub(crate) fn on_inspected(&mut self, holes: Vec<Range<Offset>>) {
         (self.holes, self.filled_to) = (holes, Offset::ZERO);
     }
 
-    /// A secondary sent these. Returns what belongs into the log, if they do: the same answer
-    /// again does not.
+    /// Accepts records from a secondary. Returns those that belong in the log, if any: a repeated
+    /// answer has none.
     pub(crate) fn on_fetched(
         &mut self,
         records: &[RecordBatch],
@@ -95,7 +96,8 @@ impl Repair {
         wanted
     }
 
-    /// All before `whole_end` can be read. Whether that changed what is lacking.
+    /// Notes that everything before `whole_end` can be read. Returns `true` if that changed the
+    /// missing ranges.
     pub(crate) fn on_whole(&mut self, whole_end: Offset) -> bool {
         let before = self.lack();
         self.holes.retain(|hole| hole.end > whole_end);
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_majority_of_others_lacks_is_hopeless() {
+    fn records_that_a_majority_of_others_lacks_cannot_be_repaired() {
         let repair = with_holes();
         assert!(repair.is_hopeless(&[Offset(3), Offset(2)], 2));
         assert!(
@@ -155,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_comes_twice_fills_once() {
+    fn a_repeated_answer_fills_a_hole_once() {
         let mut repair = with_holes();
         assert_eq!(repair.on_fetched(&[batch(3..6, 1)], |_| None).len(), 1);
         assert_eq!(repair.on_fetched(&[batch(3..6, 1)], |_| None), []);
     }
 
     #[test]
-    fn records_that_are_not_those_that_were_there_are_not_taken() {
+    fn records_that_differ_from_the_missing_ones_are_refused() {
         let mut repair = with_holes();
         let other_epoch = repair.on_fetched(&[batch(3..6, 2)], |_| Some(Epoch(1)));
         assert_eq!(other_epoch, []);

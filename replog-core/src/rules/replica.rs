@@ -1,12 +1,11 @@
-//! A secondary: what it promises, how it aligns its log, what it takes and what it answers.
+//! A secondary: its promises, the alignment of its log, the records it takes and the answers it gives.
 //!
-//! Owns the node's meta, the reorder buffer, and the answers that wait for a disk. Never writes
-//! or answers itself: it returns what to do, and the log writer's reports come back in. Keeps
-//! rules 1, 2, 3, 5, 9 and 11.
+//! Owns the node's meta, the reorder buffer, and the answers that wait for a disk. Never writes or answers
+//! itself: it returns what to do, and the log writer reports back. Keeps rules 1, 2, 3, 5, 9 and 11.
 //!
-//! Everything that changes the log or the meta goes through the one queue of the log writer, in
-//! the order of the decisions: a promise is answered after every write before it, and nothing of
-//! an older epoch is written behind it.
+//! Everything that changes the log or the meta goes through the one queue of the log writer, in the order of
+//! the decisions: a promise is answered after every write before it, and nothing of an older epoch is written
+//! after it.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -31,37 +30,36 @@ use crate::{
     types::{ClusterId, Epoch, EpochStart, Incarnation, NodeName, Offset},
 };
 
-/// What a replica needs to know of its log beside the reports. The written log, not what is
-/// queued.
+/// Facts about the written log, without what is queued, that a replica needs besides the writer's reports.
 pub(crate) trait LogFacts {
-    /// The newest pairs, ascending.
+    /// Returns the newest pairs, ascending.
     fn epoch_starts(&self, limit: usize) -> Vec<EpochStart>;
-    /// The epoch of a record, as far as it is known without reading files.
+    /// Returns the epoch of a record, as far as it is known without reading files.
     fn epoch_at(&self, offset: Offset) -> Option<Epoch>;
-    /// The offset after the last record, holes before it or not.
+    /// Returns the offset after the last record, with or without holes before it.
     fn end(&self) -> Offset;
 }
 
-/// Names a request until it is answered.
+/// Identifies a request until it is answered.
 pub(crate) type RequestId = u64;
 
-/// The state of a secondary.
+/// State of a secondary.
 #[derive(Debug)]
 pub(crate) struct Replica {
-    /// As it is on disk.
+    /// The meta as it is on disk.
     meta: Meta,
-    /// As it will be once every save that was asked for is done.
+    /// The meta as it will be once every requested save is done.
     staged: Meta,
     incarnation: Incarnation,
     durable_end: Offset,
     reorder: Reorder,
-    /// The hello whose alignment is under way.
+    /// The hello whose alignment is in progress.
     greeting: Option<Greeting>,
-    /// The epoch for which this start's log is aligned.
+    /// The epoch for which the log is aligned in this start.
     aligned: Option<Alignment>,
     refill_target: Option<Offset>,
     committed: Option<Offset>,
-    /// What is to be done when the writer reports the next save or cut, in order.
+    /// Continuations for the writer's next reports of a save or cut, in order.
     queued: VecDeque<(u64, Continuation)>,
     ticket: u64,
     /// Answers that wait until records below an end are durable.
@@ -69,23 +67,23 @@ pub(crate) struct Replica {
     /// Answers that wait until the log epoch is saved.
     held_answers: Vec<(RequestId, Answer)>,
     intact_save: Option<Epoch>,
-    /// A record that cannot be read: its segment is being read through.
+    /// An unreadable record whose segment is being read through.
     inspecting: Option<Offset>,
-    /// Another, that could not be seen to yet.
+    /// Another unreadable record, not inspected yet.
     noticed: Option<Offset>,
-    /// Where clients reach the master, as it said.
+    /// The master's URL for clients, as the master gave it.
     master_url: Option<NodeUrl>,
-    /// Where clients reach this node.
+    /// This node's URL for clients.
     public_url: Option<NodeUrl>,
     last_contact: Option<Instant>,
     failed: Option<String>,
     disk_space: DiskSpace,
-    /// Up to here this node has held the log and known it to be committed, in whatever epoch since it
-    /// started.
+    /// The offset up to which this node, since it started, has held the log and known it to be committed, in
+    /// any epoch.
     known_committed: Offset,
-    /// Requests that made no sense.
+    /// Count of requests that made no sense.
     malformed: u64,
-    /// Who was refused lately, and why: said once each.
+    /// Recent refusals by sender, each published once.
     published_refusals: VecDeque<(NodeName, Refusal)>,
     cut_records: u64,
     out: Vec<ReplicaAction>,
@@ -97,8 +95,8 @@ struct Alignment {
     adopted_end: Offset,
 }
 
-/// A hello on its way: promise saved, log compared, log cut. The same hello again joins it, or
-/// a slow disk and an eager master would begin anew for ever.
+/// A hello in progress: promise saved, log compared, log cut. A repeated hello joins it; otherwise a slow disk
+/// and an eager master would start over for ever.
 #[derive(Debug)]
 struct Greeting {
     serial: u64,
@@ -106,33 +104,33 @@ struct Greeting {
     requests: Vec<RequestId>,
 }
 
-/// How many of the own epoch starts are known.
+/// Extent of this node's epoch starts that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OwnStarts {
-    /// Those in memory.
+    /// The newest ones, in memory.
     Newest,
     /// All that can be read.
     All,
 }
 
-/// What follows a report of the writer.
+/// Continuation after a report of the writer.
 #[derive(Debug)]
 enum Continuation {
-    /// A promise is durable: answer it, to all who asked meanwhile.
+    /// A promise is durable: answer everyone who asked for it meanwhile.
     AnswerPromise {
         requests: Vec<RequestId>,
         epoch: Epoch,
         meta: Meta,
     },
-    /// The promise was raised part of the way to the epoch that was asked for.
+    /// The promise was raised part of the way to the requested epoch.
     AskAgain { request: RequestId, meta: Meta },
-    /// The promise of a hello is durable, and all writes before it: align.
+    /// The promise of a hello, and every write before it, is durable: align.
     Align {
         serial: u64,
         hello: Box<Hello>,
         meta: Meta,
     },
-    /// The log was cut to agree.
+    /// The log was cut to agree with the master's.
     Cut {
         serial: u64,
         to: Offset,
@@ -141,11 +139,11 @@ enum Continuation {
     },
     /// The log epoch is durable.
     Intact { meta: Meta },
-    /// That the log is damaged is durable.
+    /// The record that the log is damaged is durable.
     Damaged { meta: Meta },
 }
 
-/// What the shell is to do, in order.
+/// Steps for the actor to carry out, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ReplicaAction {
     /// Send this answer.
@@ -155,19 +153,19 @@ pub(crate) enum ReplicaAction {
     },
     /// Hand these records to the writer.
     Write(RecordBatch),
-    /// Save this meta; the ticket comes back.
+    /// Save this meta and report with the ticket.
     Save { ticket: u64, meta: Box<Meta> },
-    /// Keep aside what is about to be cut, because of a hello of this epoch.
+    /// Quarantine the records that are about to be cut because of a hello of this epoch.
     Quarantine { from: Offset, epoch: Epoch },
-    /// Cut the log; the ticket comes back.
+    /// Cut the log and report with the ticket.
     Truncate { ticket: u64, to: Offset },
-    /// Read records for a recovery and answer with them, then.
+    /// Read records for a recovery, then answer with them.
     Fetch {
         request: RequestId,
         fetch: Fetch,
         response: Response,
     },
-    /// Read own epoch starts below an offset and call [`Replica::on_older_starts`].
+    /// Read this node's epoch starts below an offset and call [`Replica::on_older_starts`].
     ReadStarts {
         serial: u64,
         hello: Box<Hello>,
@@ -175,9 +173,9 @@ pub(crate) enum ReplicaAction {
     },
     /// Read the segment of this record through, and call [`Replica::on_inspected`].
     Inspect { offset: Offset },
-    /// See whether the disk takes writes again.
+    /// Check whether the disk accepts writes again.
     Resume,
-    /// Something happened that is worth a line in the log.
+    /// A change that is worth a line in the log.
     Changed(ReplicaChange),
 }
 
@@ -193,7 +191,7 @@ pub(crate) enum ReplicaChange {
     },
     Cut {
         cut: Cut,
-        /// The epoch of a forced recovery, where that is why.
+        /// The epoch of the forced recovery that caused the cut, if one did.
         forced: Option<Epoch>,
     },
     Aligned {
@@ -204,7 +202,7 @@ pub(crate) enum ReplicaChange {
         epoch: Epoch,
         end: Offset,
     },
-    /// Somebody who has no business here asks.
+    /// A sender that should not be sending here was refused.
     Refused {
         from: NodeName,
         refusal: Refusal,
@@ -220,7 +218,7 @@ pub(crate) enum ReplicaChange {
 }
 
 impl Replica {
-    /// Begins with what the directory holds; `meta` is durable, with this start's number in it.
+    /// Starts from the contents of the directory; `meta` is durable and contains this start's number.
     pub(crate) fn new(meta: Meta, durable_end: Offset) -> Replica {
         let incarnation = Incarnation {
             instance: meta.instance,
@@ -256,17 +254,17 @@ impl Replica {
         }
     }
 
-    /// The same, of a node that clients reach at this URL.
+    /// Sets the URL at which clients reach this node.
     pub(crate) fn reached_at(self, public_url: Option<NodeUrl>) -> Replica {
         Replica { public_url, ..self }
     }
 
-    /// What is to be done now.
+    /// Takes the pending actions.
     pub(crate) fn take_actions(&mut self) -> Vec<ReplicaAction> {
         std::mem::take(&mut self.out)
     }
 
-    /// A request arrived.
+    /// Handles a request.
     pub(crate) fn on_request(
         &mut self,
         now: Instant,
@@ -282,14 +280,14 @@ impl Replica {
         }
     }
 
-    /// Everything below `end` is held.
+    /// Notes that everything below `end` is held.
     pub(crate) fn on_durable(&mut self, end: Offset) {
         self.hold(end);
         self.settle();
     }
 
-    /// Takes over how far the log is held. Where a hole was filled, that may be further than what
-    /// was offered: the records behind it were there.
+    /// Records how far the log is held. After a hole was filled, that may be further than what was offered: the
+    /// records behind the hole were already there.
     fn hold(&mut self, end: Offset) {
         self.durable_end = self.durable_end.max(end);
         let released = self.reorder.skip_to(self.durable_end);
@@ -297,7 +295,7 @@ impl Replica {
             .extend(released.into_iter().map(ReplicaAction::Write));
     }
 
-    /// A save is durable, and every record before it.
+    /// Continues after a save, which is durable with every record before it.
     pub(crate) fn on_saved(&mut self, ticket: u64, durable_end: Offset, log: &impl LogFacts) {
         self.hold(durable_end);
         match self.next_continuation(ticket) {
@@ -330,7 +328,7 @@ impl Replica {
             }
             Continuation::Damaged { meta } => {
                 self.become_saved(meta);
-                // What is on its way knows nothing of the damage: it is meant for another life.
+                // Requests in flight do not know of the damage: they are meant for another incarnation.
                 self.incarnation.start = self.meta.start;
             }
             Continuation::Intact { meta } => {
@@ -346,7 +344,8 @@ impl Replica {
         self.settle();
     }
 
-    /// The meta is durable. Damage that was found since it was asked for makes it claim too much.
+    /// Takes over the meta now durable. If damage was found after the save was requested, that meta claims too
+    /// much and is corrected.
     fn become_saved(&mut self, meta: Meta) {
         self.meta = meta;
         if self.staged.log_epoch.is_none() {
@@ -354,7 +353,7 @@ impl Replica {
         }
     }
 
-    /// A cut is durable.
+    /// Continues after a cut, which is durable.
     pub(crate) fn on_truncated(&mut self, ticket: u64, cut: Cut) {
         let Continuation::Cut {
             serial,
@@ -374,8 +373,8 @@ impl Replica {
         self.settle();
     }
 
-    /// Own epoch starts from below what [`ReplicaAction::ReadStarts`] named up to the newest;
-    /// empty where they could not be read.
+    /// Continues an alignment with this node's epoch starts, from below the offset that
+    /// [`ReplicaAction::ReadStarts`] named up to the newest; empty if they could not be read.
     pub(crate) fn on_older_starts(
         &mut self,
         serial: u64,
@@ -384,7 +383,7 @@ impl Replica {
         log: &impl LogFacts,
     ) {
         if starts.is_empty() {
-            let detail = "the epochs of the own log cannot be read".to_owned();
+            let detail = "the epochs of this node's log cannot be read".to_owned();
             self.answer_greeting(serial, &Answer::Refused(Refusal::Storage { detail }));
         } else {
             let own = Outline {
@@ -396,49 +395,49 @@ impl Replica {
         self.settle();
     }
 
-    /// The disk failed: nothing more is written or acknowledged.
+    /// Handles the failure of the disk: nothing more is written or acknowledged.
     pub(crate) fn on_failed(&mut self, detail: &str) {
         self.failed = Some(detail.to_owned());
         let detail = detail.to_owned();
         self.refuse_waiting(&Refusal::Storage { detail });
     }
 
-    /// The durable meta.
+    /// Returns the durable meta.
     pub(crate) fn meta(&self) -> &Meta {
         &self.meta
     }
 
-    /// The offset after the last record that a majority holds, as far as this epoch's master
-    /// said; never more than this node holds.
+    /// Returns the offset after the last record that a majority holds, as far as this epoch's master said;
+    /// never more than this node holds.
     pub(crate) fn committed(&self) -> Option<Offset> {
         self.committed
             .map(|committed| committed.min(self.durable_end))
     }
 
-    /// The same as the master said it, for readers, who see no more than is shown anyway. It breaks no
-    /// append, and how far this node holds its log may.
+    /// Returns [`Replica::committed`] as the master said it, for readers, who see no more than is visible
+    /// anyway. It does not split an append, whereas the end of what this node holds may.
     pub(crate) fn leader_committed(&self) -> Option<Offset> {
         self.committed
     }
 
-    /// The first offset that has not come, and how many records wait behind it, while any do.
+    /// Returns the first missing offset and how many records wait behind it, if any do.
     pub(crate) fn gap(&self) -> Option<(Offset, u64)> {
         let records = self.reorder.held_records();
         (records > 0).then_some((self.reorder.end(), records))
     }
 
-    /// How many requests made no sense, and were refused for that.
+    /// Returns how many requests were refused because they made no sense.
     pub(crate) fn malformed(&self) -> u64 {
         self.malformed
     }
 
-    /// How many bytes wait behind a gap.
+    /// Returns how many bytes wait behind a gap.
     pub(crate) fn buffered_bytes(&self) -> usize {
         self.reorder.held_bytes()
     }
 
-    /// The newest state of the log. What is about to be cut is not held any more: an answer may
-    /// leave after the cut and before its report.
+    /// Returns the newest state of the log. Records that are about to be cut no longer count as held: an answer
+    /// may leave after the cut and before its report.
     pub(crate) fn state(&self) -> NodeState {
         let cuts = self.queued.iter().filter_map(|(_, next)| match next {
             Continuation::Cut { to, .. } => Some(*to),
@@ -456,17 +455,17 @@ impl Replica {
         }
     }
 
-    /// Where clients reach the master, if it said.
+    /// Returns the URL at which clients reach the master, if it gave one.
     pub(crate) fn master_url(&self) -> Option<&NodeUrl> {
         self.master_url.as_ref()
     }
 
-    /// When the master was last heard.
+    /// Returns when the master was last heard from.
     pub(crate) fn last_contact(&self) -> Option<Instant> {
         self.last_contact
     }
 
-    /// Whom it has heard since it started, and how long ago.
+    /// Returns the master it has heard since it started, and how long ago.
     fn master_contact(&self, now: Instant) -> Option<MasterContact> {
         let (heard, promised) = (self.last_contact?, self.staged.promised.as_ref()?);
         let elapsed = now.saturating_duration_since(heard);
@@ -513,7 +512,7 @@ impl Replica {
                 }
                 self.stage_promise(&message, message.epoch, &promise.nodes)?;
                 let (epoch, meta) = (message.epoch, self.staged.clone());
-                // The same promise again joins one on its way, or a slow disk and an eager master
+                // A repeated promise request joins one in progress; otherwise a slow disk and an eager master
                 // would wait for ever.
                 if let Some((
                     _,
@@ -577,7 +576,7 @@ impl Replica {
         }
     }
 
-    /// The epoch of the promise, and this life.
+    /// Checks that the message is of the promised epoch and meant for this incarnation.
     fn check_conversation(&self, message: &Request, to: Incarnation) -> Result<(), Refusal> {
         check_epoch(&self.staged, message)?;
         if message.cluster.is_none() {
@@ -589,8 +588,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Refuses a request that makes no sense. Where it came from the one in conversation with this node,
-    /// that conversation ends: it begins with another hello, if the sender has better to say.
+    /// Refuses a request that makes no sense. If its sender is in conversation with this node, that
+    /// conversation ends; a new hello can begin another.
     fn refuse_malformed(&mut self, message: &Request, detail: String) -> Refusal {
         if check_epoch(&self.staged, message).is_ok() {
             self.end_conversation(&Refusal::HelloFirst);
@@ -598,14 +597,15 @@ impl Replica {
         Refusal::Malformed { detail }
     }
 
-    /// How far a request for this epoch may raise the promise, where that is not all of it.
+    /// Returns how far a request for this epoch may raise the promise, if that is only part of the way.
     fn part_of_the_way(&self, epoch: Epoch) -> Option<Epoch> {
         let durable = self.meta.promised.as_ref()?.epoch;
         Some(epoch.within_a_leap_of(durable)).filter(|part| *part < epoch)
     }
 
-    /// Raises the promise part of the way to what the sender asked for, which asks again then. To promise it
-    /// an older epoch than its own is safe: it takes nothing away that a promise of its own would leave.
+    /// Raises the promise part of the way to what the sender asked for; the sender then asks again. Promising
+    /// it an epoch older than its own is safe: this takes away nothing that promising its own epoch would
+    /// leave.
     fn raise_to(
         &mut self,
         part: Epoch,
@@ -619,7 +619,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes the promise of `epoch` into what will be saved; a new epoch ends the old one's conversation.
+    /// Adds the promise of `epoch` to what will be saved; a new epoch ends the old one's conversation.
     fn stage_promise(
         &mut self,
         message: &Request,
@@ -649,7 +649,7 @@ impl Replica {
         Ok(())
     }
 
-    /// What waits behind a gap is forgotten, and whoever waits for it told so.
+    /// Drops what waits behind a gap and refuses every request that waits for it.
     fn end_conversation(&mut self, refusal: &Refusal) {
         self.aligned = None;
         self.refill_target = None;
@@ -694,7 +694,7 @@ impl Replica {
         self.staged.forced_epoch = self.staged.forced_epoch.max(hello.forced_epoch);
         self.master_url.clone_from(&hello.public_url);
         if is_settled {
-            // Aligned, and the log epoch is the sender's: nothing is ever cut any more.
+            // Aligned, and the log epoch is the sender's: nothing is cut any more.
             let cut_records = 0;
             self.answer(request, self.aligned_answer(cut_records));
             return Ok(());
@@ -728,8 +728,8 @@ impl Replica {
         })
     }
 
-    /// Whether the hello leaves what this node holds and knows to be committed. A correct recovery has
-    /// adopted all of that, unless it was forced since: then it is given up from the returned offset on.
+    /// Checks that the hello keeps what this node holds and knows to be committed. A correct recovery has
+    /// adopted all of that, unless one was forced since: then it is given up from the returned offset on.
     fn check_committed(&self, hello: &Hello) -> Result<Option<Offset>, Refusal> {
         let forced_epoch = self.staged.forced_epoch.max(hello.forced_epoch);
         let committed = self.known_to_be_committed();
@@ -742,17 +742,18 @@ impl Replica {
         Err(Refusal::BelowCommitted { committed })
     }
 
-    /// Up to here this node has held the log and knows it to be committed, since it started.
+    /// Returns the offset up to which this node, since it started, has held the log and knows it to be
+    /// committed.
     fn known_to_be_committed(&self) -> Offset {
         self.known_committed
             .max(self.committed().unwrap_or_default())
     }
 
-    /// Cuts the log to where the pairs agree, and to the master's end: by its own comparison,
+    /// Cuts the log to where the pairs agree and at most to the master's end, by this node's own comparison,
     /// and never once its log epoch is the sender's.
     ///
-    /// Holes in the own log make no difference: it agrees beyond one only if it agrees about a
-    /// record behind it, and a cut within one is made at its beginning.
+    /// Holes in this node's log make no difference: it agrees beyond one only if it agrees about a record
+    /// behind it, and a cut within one is made at its beginning.
     fn align(&mut self, serial: u64, hello: Box<Hello>, own: Outline<'_>, known: OwnStarts) {
         let Some(greeting) = self
             .greeting
@@ -811,8 +812,8 @@ impl Replica {
         }
     }
 
-    /// The epoch of a forced recovery that this log has not seen yet: what it must cut may have
-    /// been acknowledged.
+    /// Returns the epoch of a forced recovery that this log has not seen yet: what it must cut may have been
+    /// acknowledged.
     fn forced_since(&self) -> Option<Epoch> {
         let forced = self.meta.forced_epoch;
         forced.filter(|_| self.meta.log_epoch < forced)
@@ -828,7 +829,7 @@ impl Replica {
             return;
         };
         self.aligned = Some(Alignment { epoch, adopted_end });
-        // Every hello sets the target anew, in the messages that follow it.
+        // Each hello resets the target, in the messages that follow it.
         self.refill_target = None;
         self.changed(ReplicaChange::Aligned {
             epoch,
@@ -837,7 +838,7 @@ impl Replica {
         self.answer_greeting(serial, &self.aligned_answer(cut_records));
     }
 
-    /// Ends the greeting: what is good waits with other answers for the log epoch.
+    /// Ends the handshake: a positive answer waits with others for the log epoch.
     fn answer_greeting(&mut self, serial: u64, answer: &Answer) {
         let Some(greeting) = self.greeting.take_if(|known| known.serial == serial) else {
             return;
@@ -896,8 +897,8 @@ impl Replica {
         Ok(())
     }
 
-    /// A duplicate is the same offset and epoch; another epoch at a held offset means that the
-    /// logs differ after all.
+    /// Checks records that are held already. A duplicate has the same offset and epoch; another epoch at a held
+    /// offset means that the logs differ after all.
     fn check_duplicates(&self, batch: &RecordBatch, log: &impl LogFacts) -> Result<(), Refusal> {
         let Some(held) = batch.slice(batch.first(), self.reorder.end()) else {
             return Ok(());
@@ -915,8 +916,8 @@ impl Replica {
         }
     }
 
-    /// The epochs of new records never fall, from the log over what is on its way to it and what waits
-    /// behind a gap.
+    /// Checks that the epochs of new records never fall, across the log, the records being written to it, and
+    /// those that wait behind a gap.
     fn check_record_epochs(&self, batch: &RecordBatch, log: &impl LogFacts) -> Result<(), String> {
         let end = self.reorder.end();
         let Some(new) = batch.slice(end, batch.end()) else {
@@ -936,12 +937,12 @@ impl Replica {
         Ok(())
     }
 
-    /// Does what has become possible: takes the log epoch, answers what is durable.
+    /// Does what has become possible: takes the log epoch, sends answers whose records are durable.
     fn settle(&mut self) {
         self.take_log_epoch();
         if self.intact_save.is_some() {
-            // An end counts only from an answer that names the log epoch: the answers wait for
-            // it, rather than make the master wait for the next heartbeat.
+            // An end counts only in an answer that names the log epoch: the answers wait for it, rather than
+            // make the master wait for the next heartbeat.
             return;
         }
         for (request, answer) in std::mem::take(&mut self.held_answers) {
@@ -956,8 +957,8 @@ impl Replica {
         }
     }
 
-    /// Takes the master's epoch as the log epoch, once the log agrees with the master's and
-    /// covers what that had adopted; a log that is not intact must reach its refill target.
+    /// Takes the master's epoch as the log epoch, once the log agrees with the master's and covers what the
+    /// master had adopted; a log that is not intact must reach its refill target.
     fn take_log_epoch(&mut self) {
         let Some(Alignment { epoch, adopted_end }) = self.aligned else {
             return;
@@ -999,7 +1000,8 @@ impl Replica {
         next
     }
 
-    /// The promise of `epoch` is durable: granted, unless a newer one was asked for meanwhile.
+    /// Returns the answer to a promise of `epoch` that is durable: granted, unless a newer one was requested
+    /// meanwhile.
     fn answer_to_promise(&self, epoch: Epoch, log: &impl LogFacts) -> Answer {
         if let Some(promised) = &self.staged.promised
             && promised.epoch > epoch
@@ -1008,7 +1010,7 @@ impl Replica {
             return Answer::Refused(Refusal::Fenced(by));
         }
         let mut epoch_starts = log.epoch_starts(EPOCH_STARTS_MAX);
-        // What lies behind a hole is not there for others.
+        // Other nodes cannot have what lies behind a hole.
         let end = self.state().durable_end;
         epoch_starts.retain(|start| start.first < end);
         Answer::Promised(Promised {

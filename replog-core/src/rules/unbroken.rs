@@ -1,14 +1,14 @@
-//! Appends of several records, of which nothing is committed before all of it is.
+//! Appends of several records, none of which is committed before all are.
 //!
-//! Owns where those begin and end that are not committed yet. Never looks into a log: they are told when
-//! they get their offsets. Where there are too many, neighbours become one, which is committed later than
-//! it could be and never in part. Keeps rule 2, for appends too, and rule 11.
+//! Owns the bounds of those that are not committed yet. Never reads a log: it is told the bounds when an
+//! append gets its offsets. Where there are too many, neighbours are merged into one, which is committed
+//! later than it could be but never in part. Keeps rule 2, for appends too, and rule 11.
 
 use std::collections::VecDeque;
 
 use crate::{limits::UNBROKEN_MAX, types::Offset};
 
-/// Where nothing may end.
+/// The ranges inside which the committed end may not lie.
 #[derive(Debug, Default)]
 pub(crate) struct Unbroken {
     /// From the first record to the end of the last, ascending.
@@ -16,7 +16,7 @@ pub(crate) struct Unbroken {
 }
 
 impl Unbroken {
-    /// These belong together. Behind all that were told before.
+    /// Adds an append, which must come after all that were added before.
     pub(crate) fn push(&mut self, first: Offset, end: Offset) {
         assert!(first < end, "an append without a record at {first}");
         let before = self.spans.back().map_or(Offset::ZERO, |(_, end)| *end);
@@ -27,7 +27,7 @@ impl Unbroken {
         self.spans.push_back((first, end));
     }
 
-    /// The end, at or before `end`, that breaks nothing. Never asked for less than before.
+    /// Returns the largest end, at or before `end`, that splits no append. Calls must not go back.
     pub(crate) fn floor(&mut self, end: Offset) -> Offset {
         while self
             .spans
@@ -40,7 +40,7 @@ impl Unbroken {
         }
     }
 
-    /// Halves their number.
+    /// Halves the number of ranges.
     fn merge(&mut self) {
         let spans = std::mem::take(&mut self.spans);
         let mut spans = spans.into_iter();
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_ends_inside_an_append() {
+    fn the_committed_end_never_lies_inside_an_append() {
         let mut unbroken = Unbroken::default();
         unbroken.push(Offset(5), Offset(8));
         unbroken.push(Offset(8), Offset(10));
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn many_take_no_more_memory_and_are_committed_in_the_end() {
+    fn memory_is_bounded_and_all_appends_are_committed_in_the_end() {
         let mut unbroken = Unbroken::default();
         let many = 3 * UNBROKEN_MAX as u64;
         for nth in 0..many {
@@ -86,7 +86,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_floor_is_the_largest_end_that_breaks_nothing(
+        fn a_floor_is_the_largest_end_that_splits_no_append(
             appends in prop::collection::vec(1..5_u64, 1..40),
             steps in prop::collection::vec(0..6_u64, 1..40),
         ) {

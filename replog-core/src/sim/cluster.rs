@@ -1,7 +1,7 @@
 //! A replog cluster under load, ready to be simulated: a master, secondaries, clients.
 //!
-//! The clients append with all concerns, with and without keys, give up, retry what has a key
-//! until it is answered, and read from every node.
+//! The clients append with all concerns, with and without keys, give up, retry requests with a key
+//! until they are answered, and read from every node.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -26,23 +26,24 @@ use crate::{
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Cluster {
-    /// Secondaries beside the master.
+    /// Number of secondaries.
     pub secondaries: usize,
-    /// Masters with empty disks that take the place of the one before, one after the other.
+    /// Number of masters with empty disks that replace the previous master, one after the other.
     pub standby_masters: usize,
-    /// When a standby whose directory is blank takes over from a master that others hear.
+    /// Condition on which a standby with a blank directory takes over from a master that other
+    /// nodes are in contact with.
     pub take_over: TakeOver,
-    /// Clients that append and read.
+    /// Number of clients that append and read.
     pub clients: usize,
     /// The longest pause of a client between two requests.
     pub think: Duration,
-    /// Bytes of a segment file: small ones are many.
+    /// Size of a segment file: a small size gives many of them.
     pub segment_bytes: u64,
     /// Bytes of recent records that a node keeps in memory.
     pub tail_bytes: usize,
-    /// Zeros that each log writes ahead, at most.
+    /// Maximum bytes of zeros that each log writes ahead.
     pub preallocate_bytes: u64,
-    /// Whether clients hang up now and then, before they are answered. Off in drawn clusters.
+    /// True if clients now and then hang up before they are answered. Off in drawn clusters.
     pub hang_ups: bool,
 }
 
@@ -62,18 +63,18 @@ impl Default for Cluster {
     }
 }
 
-/// What a client sends to append.
+/// Append request of a client.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     pub(crate) payload: Bytes,
-    /// Further ones, appended together with it.
+    /// Further payloads, appended together with the first.
     pub(crate) more: Vec<Bytes>,
     pub(crate) options: AppendOptions,
-    /// After this time the connection has gone, and with it the future that answers.
+    /// The connection is gone after this time, and with it the future that answers.
     pub(crate) hangs_up_after: Option<Duration>,
 }
 
-/// What a client sends to read.
+/// Read request of a client.
 #[derive(Clone, Debug)]
 pub(crate) struct Read {
     pub(crate) from: Offset,
@@ -81,7 +82,7 @@ pub(crate) struct Read {
 }
 
 impl Cluster {
-    /// A shape drawn from `seed`: mostly three nodes, sometimes two, four or five.
+    /// Draws a shape from `seed`: mostly three nodes, sometimes two, four or five.
     #[must_use]
     pub fn drawn(seed: u64) -> Cluster {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xc1_05_7e_12);
@@ -106,7 +107,7 @@ impl Cluster {
         }
     }
 
-    /// Puts its machines into a simulation.
+    /// Adds its machines to a simulation.
     #[must_use]
     pub fn build(&self, simulation: Simulation) -> Simulation {
         let names: Vec<String> = (1..=self.secondaries)
@@ -158,7 +159,7 @@ impl Cluster {
     }
 }
 
-/// Where clients turn to.
+/// The nodes that clients send requests to.
 struct Nodes {
     masters: Vec<String>,
     secondaries: Vec<String>,
@@ -169,14 +170,14 @@ struct Nodes {
 #[derive(Debug, Default)]
 struct Callers {
     turns: Turns,
-    /// How many ever came.
+    /// Number of callers that ever came.
     came: Cell<usize>,
-    /// How many of them were answered, or hung up.
+    /// Number of callers that were answered, or hung up.
     went: Cell<usize>,
 }
 
 impl Nodes {
-    /// One of the masters, or of all nodes.
+    /// Draws one of the masters, or one of all nodes.
     fn draw(&self, machine: &Machine, masters_only: bool) -> &str {
         let mut all = self.masters.iter().chain(&self.secondaries);
         let count = self.masters.len()
@@ -186,7 +187,7 @@ impl Nodes {
                 self.secondaries.len()
             };
         let nth = machine.random(0, count as u64 - 1) as usize;
-        all.nth(nth).expect("there are so many")
+        all.nth(nth).expect("the number is below the count")
     }
 }
 
@@ -202,7 +203,7 @@ fn peers(names: &[String]) -> Vec<Peer> {
     names.iter().map(peer).collect()
 }
 
-/// A machine that runs a master.
+/// Runs a master on a machine.
 async fn master(machine: Machine, mut config: MasterConfig) {
     mistakes::on_start(&machine, &mut config);
     let started = Master::start(config, machine.storage(), machine.network()).await;
@@ -226,14 +227,15 @@ async fn master(machine: Machine, mut config: MasterConfig) {
     machine.note(format!("the master has ended: {:?}", stopped.reason));
 }
 
-/// Appends for a client, and tells the checks what it is told; `None`: it hung up before that.
+/// Appends for a client, and reports to the checks what the client is told; `None`: it hung up
+/// first.
 async fn append(
     machine: &Machine,
     master: &Master,
     callers: &Callers,
     ask: Ask,
 ) -> Option<Result<Receipt, AppendError>> {
-    // However long it takes, an append is answered.
+    // An append is answered, however long it takes.
     let answered = machine.goal();
     let began = machine.elapsed();
     let _turn = mistakes::turn(&callers.turns).await;
@@ -272,7 +274,7 @@ async fn append(
     answered.reached();
     match &result {
         Ok(receipt) => {
-            // Each message of a batch as if it had been alone.
+            // Each message of a batch as if it had been appended alone.
             for (payload, nth) in std::iter::once(&payload).chain(&more).zip(0..) {
                 let offset = receipt.offset.plus(nth);
                 let receipt = Receipt {
@@ -304,7 +306,7 @@ async fn append(
     Some(result)
 }
 
-/// What the receipt of a batch says about its first message.
+/// Returns the part of a batch's receipt that is about its first message.
 fn first_of(receipt: &BatchReceipt) -> Receipt {
     let receipt = receipt.clone();
     Receipt {
@@ -320,7 +322,7 @@ fn first_of(receipt: &BatchReceipt) -> Receipt {
     }
 }
 
-/// A machine that runs a secondary.
+/// Runs a secondary on a machine.
 async fn secondary(machine: Machine, config: SecondaryConfig) {
     match Secondary::start(config, machine.storage()).await {
         Ok(secondary) => {
@@ -363,7 +365,7 @@ fn serve_reads(machine: &Machine, reader: Reader) {
     });
 }
 
-/// Follows a node at both levels for as long as it lives, and tells the checks what is told.
+/// Follows a node at both levels while it runs, and reports to the checks what is delivered.
 fn follow(machine: &Machine, reader: &Reader) {
     for level in [ReadLevel::Local, ReadLevel::Committed] {
         let (machine, mut follower) = (machine.clone(), reader.follow(Offset::ZERO, level));
@@ -388,9 +390,9 @@ fn follow(machine: &Machine, reader: &Reader) {
     }
 }
 
-/// A client: appends, reads, gives up, retries.
+/// Runs a client: appends, reads, gives up, retries.
 async fn client(machine: Machine, nodes: Rc<Nodes>, think: Duration) {
-    // Its process stays: a client that is done is no crash.
+    // Its process stays up: a client that is done is not a crash.
     ask_on(&machine, &nodes, think).await;
     std::future::pending().await
 }
@@ -427,7 +429,7 @@ async fn read(machine: &Machine, nodes: &Nodes) {
 }
 
 async fn send(machine: &Machine, nodes: &Nodes, serial: u64) {
-    // Mostly several to a page, sometimes one over several.
+    // Mostly several to a page, sometimes one over several pages.
     let longest = match machine.random(0, 15) {
         0 => 10_000,
         _ => 300,
@@ -473,7 +475,7 @@ async fn send(machine: &Machine, nodes: &Nodes, serial: u64) {
     }
 }
 
-/// Sends an append with a key until it is answered for good, as a client does that must know.
+/// Sends an append with a key until it gets a final answer, as a client does that must know.
 async fn insist(machine: &Machine, nodes: &Nodes, payloads: &[Bytes], options: AppendOptions) {
     while !machine.winding_down() {
         match ask(machine, nodes, payloads, options.clone()).await {
@@ -495,7 +497,7 @@ async fn insist(machine: &Machine, nodes: &Nodes, payloads: &[Bytes], options: A
     }
 }
 
-/// One request and its answer; `None`: there was none in time.
+/// Sends one request and returns its answer; `None`: no answer came in time.
 async fn ask(
     machine: &Machine,
     nodes: &Nodes,

@@ -1,8 +1,8 @@
-//! What a schedule has laid out in the world: conditions it waits for, orders, a trap.
+//! The pending parts of a schedule in the world: awaited conditions, orders, a trap.
 //!
-//! Owns nothing of the story itself (`schedules/`). A condition is looked at after every step of
-//! anybody, and who waits for it runs before anybody else does: so a schedule can strike between
-//! any two steps of the nodes.
+//! Owns nothing of the story itself (`schedules/`). A condition is checked after every step of any
+//! machine, and its waiter runs before anything else does: so a schedule can intervene between any
+//! two steps of the nodes.
 
 use std::{collections::VecDeque, fmt};
 
@@ -17,10 +17,10 @@ use super::{
 };
 use crate::types::{Epoch, Mode, Offset};
 
-/// A condition of a schedule.
+/// An awaited condition of a schedule.
 pub(crate) type Condition = Box<dyn Fn(Look<'_>) -> bool>;
 
-/// What a schedule has laid out.
+/// The pending parts of a schedule.
 #[derive(Default)]
 pub(crate) struct Direction {
     /// The machine whose program is the story: it runs before all others.
@@ -30,15 +30,15 @@ pub(crate) struct Direction {
     trap: Option<Trap>,
 }
 
-/// What is done at once, before anything else runs.
+/// An order that is carried out at once, before anything else runs.
 pub(crate) enum Order {
     Doom(Doom),
     Boot(MachineId),
-    /// The story is told: all faults end, and the cluster has a while to become well.
+    /// Ends the story: all faults end, and the cluster has a while to recover.
     Finish,
 }
 
-/// A machine crashes at the line that has this text, for the so-manyth time.
+/// Crashes a machine at the `nth` line that has this text.
 struct Trap {
     machine: MachineId,
     text: String,
@@ -56,7 +56,7 @@ impl Direction {
         self.trap = Some(Trap { machine, text, nth });
     }
 
-    /// Whom a line of the trace fells.
+    /// Returns the machine that crashes at this line of the trace.
     pub(crate) fn springs(&mut self, line: &str) -> Option<MachineId> {
         let trap = self
             .trap
@@ -69,14 +69,14 @@ impl Direction {
 }
 
 impl World {
-    /// Wakes whoever waits for what is true now.
+    /// Wakes the waiters of all conditions that are true now.
     pub(crate) fn look_around(&mut self) {
         if self.direction.watches.is_empty() {
             return;
         }
         let all = std::mem::take(&mut self.direction.watches);
         for (condition, wake) in all {
-            // A receiver that is gone was not willing to wait so long.
+            // A receiver that is gone gave up waiting.
             if wake.is_closed() {
                 continue;
             }
@@ -97,7 +97,7 @@ impl fmt::Debug for Direction {
     }
 }
 
-/// The world as a schedule sees it: every disk, and what every node shows.
+/// The world as a schedule sees it: every disk, and everything that nodes show.
 #[derive(Clone, Copy)]
 pub(crate) struct Look<'a>(&'a World);
 
@@ -110,88 +110,88 @@ impl<'a> Look<'a> {
         self.0.id(name)
     }
 
-    /// Whether its process runs.
+    /// Returns true if its process runs.
     pub(crate) fn is_up(&self, name: &str) -> bool {
         self.0.machines[self.id(name).0].up
     }
 
-    /// How often it was started.
+    /// Returns how often it was started.
     pub(crate) fn boots(&self, name: &str) -> u64 {
         self.0.machines[self.id(name).0].boot
     }
 
-    /// The mode that its master shows; `None` where none runs.
+    /// Returns the mode that its master shows; `None` if none runs.
     pub(crate) fn mode(&self, name: &str) -> Option<Mode> {
         self.0.checks.mode(self.id(name))
     }
 
-    /// Whether it is a master that takes appends.
+    /// Returns true if it is a master that takes appends.
     pub(crate) fn serves(&self, name: &str) -> bool {
         self.mode(name) == Some(Mode::ReadWrite)
     }
 
-    /// The end of what its process has written; zero where none runs.
+    /// Returns the end of what its process has written; zero if none runs.
     pub(crate) fn written(&self, name: &str) -> Offset {
         let view = self.0.checks.view(self.id(name));
         view.map_or(Offset::ZERO, |view| view.written_end())
     }
 
-    /// The end of what its disk holds for good.
+    /// Returns the end of what its disk holds durably.
     pub(crate) fn held(&self, name: &str) -> Offset {
         self.0.machines[self.id(name).0].disk.held_end()
     }
 
-    /// The record that its disk holds for good at `offset`.
+    /// Returns the record that its disk holds durably at `offset`.
     pub(crate) fn record(&self, name: &str, offset: Offset) -> Option<RecordId> {
         self.0.machines[self.id(name).0].disk.held(offset)
     }
 
-    /// The message that its disk holds for good at `offset`.
+    /// Returns the message that its disk holds durably at `offset`.
     pub(crate) fn payload(&self, name: &str, offset: Offset) -> Option<Bytes> {
         let id = self.record(name, offset)?;
         self.0.checks.payload(offset, id)
     }
 
-    /// Whether a node runs there that has opened its log.
+    /// Returns true if a node runs there that has opened its log.
     pub(crate) fn is_open(&self, name: &str) -> bool {
         self.0.checks.view(self.id(name)).is_some()
     }
 
-    /// What it shows as committed.
+    /// Returns the committed end that it shows.
     pub(crate) fn committed(&self, name: &str) -> Option<Offset> {
         self.0.checks.committed(self.id(name))
     }
 
-    /// The log epoch on its disk: `None` where it is not intact.
+    /// Returns the log epoch on its disk: `None` if it is not intact.
     pub(crate) fn log_epoch(&self, name: &str) -> Option<Epoch> {
         let meta = self.0.machines[self.id(name).0].disk.meta.as_ref()?;
         meta.log_epoch
     }
 
-    /// The epoch that its disk has promised; zero where it is blank.
+    /// Returns the epoch that its disk has promised; zero if it is blank.
     pub(crate) fn promised(&self, name: &str) -> Epoch {
         let meta = self.0.machines[self.id(name).0].disk.meta.as_ref();
         let promised = meta.and_then(|meta| meta.promised.as_ref());
         promised.map_or(Epoch(0), |promised| promised.epoch)
     }
 
-    /// Whether its disk knows a cluster.
+    /// Returns true if its disk knows a cluster.
     pub(crate) fn has_identity(&self, name: &str) -> bool {
         let meta = self.0.machines[self.id(name).0].disk.meta.as_ref();
         meta.is_some_and(|meta| meta.cluster.is_some())
     }
 
-    /// Whether its disk may be lost, by what the system promises.
+    /// Returns true if its disk may be lost, by the promises of the system.
     pub(crate) fn may_lose(&self, name: &str) -> bool {
         self.0.may_lose_disk(self.id(name))
     }
 
-    /// How many packets of this kind are kept on this way.
+    /// Returns how many packets of this kind are held on this route.
     pub(crate) fn kept(&self, from: &str, to: &str, label: Label) -> usize {
         self.0.hands.kept(self.id(from), self.id(to), label)
     }
 
-    /// How often it occurred so far.
+    /// Returns how often it has occurred so far.
     pub(crate) fn count(&self, what: &'static str) -> u64 {
         self.0.counted(what)
     }

@@ -1,9 +1,9 @@
-//! The simulated disk: what was not synced may be gone, in part, or torn after a power cut.
+//! The simulated disk: unsynced data may be gone, in part, or torn after a power cut.
 //!
-//! Per file and per directory: content is durable after a sync of the file, entries after a sync
-//! of the directory. What was written and not synced survives a killed process and may not survive
-//! a power cut: whole, by its beginning, or page by page in any order. A failed sync drops what it
-//! should have kept, and the next one says yes (as Linux does; Rebello et al., ATC 2020).
+//! Per file and per directory: content is durable after a sync of the file, entries after a sync of
+//! the directory. Unsynced data survives a killed process and may not survive a power cut: all of
+//! it, a prefix, or single pages in any order do. A failed sync drops what it should have kept, and
+//! the next one succeeds (as on Linux; Rebello et al., ATC 2020).
 
 use std::{
     collections::BTreeMap,
@@ -31,16 +31,16 @@ use crate::{
     types::{Epoch, Offset},
 };
 
-/// What a disk writes in one piece.
+/// Unit in which a disk writes.
 const PAGE_BYTES: usize = 4096;
 
-/// What a disk never tears.
+/// Unit that a disk never tears.
 const SECTOR_BYTES: usize = 512;
 
-/// What a power cut leaves of what was not synced.
+/// The part of unsynced data that a power cut leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spared {
-    /// As the seed will have it.
+    /// Drawn from the seed.
     Drawn,
     Nothing,
     Everything,
@@ -48,7 +48,7 @@ pub(crate) enum Spared {
     Pages,
 }
 
-/// What identifies a record: the epoch of its author and its checksum.
+/// Identity of a record: the epoch of its author and its checksum.
 pub(crate) type RecordId = (Epoch, u32);
 
 /// The disk of one machine.
@@ -58,23 +58,23 @@ pub(crate) struct Disk {
     entries: BTreeMap<String, Entry>,
     /// As it is after a power cut.
     durable: BTreeMap<String, Entry>,
-    /// What differs, in order.
+    /// The changes between the two, in order.
     unsynced: Vec<EntryChange>,
     files: BTreeMap<u64, File>,
     next_file: u64,
-    /// The life that has it.
+    /// The life that holds the lock.
     locked: Option<u64>,
-    /// Whether it has no room for more.
+    /// True if it has no space for more.
     pub(crate) full: bool,
-    /// The meta that it holds for good.
+    /// The meta that it holds durably.
     pub(crate) meta: Option<Meta>,
     /// The last log epoch of any meta.
     pub(crate) had_log_epoch: Option<Epoch>,
-    /// Whether its node starts with a log that is not intact, and so reads all of it.
+    /// True if its node starts with a log that is not intact, and therefore reads all of it.
     looks_through: bool,
-    /// It rotted, or a sync failed: what its node reads may be damaged.
+    /// Set after rot or a failed sync: its node may read damaged data.
     harmed: bool,
-    /// The next sync of a file whose path begins so fails.
+    /// The next sync of a file whose path begins with this fails.
     pub(crate) sync_to_fail: Option<&'static str>,
 }
 
@@ -87,7 +87,7 @@ enum Entry {
 #[derive(Clone, Debug)]
 struct EntryChange {
     dir: String,
-    /// Applied as one.
+    /// Applied atomically.
     changes: Vec<(String, Option<Entry>)>,
 }
 
@@ -106,7 +106,7 @@ enum Change {
     Size(usize),
 }
 
-/// The good records of a segment, from its beginning.
+/// The valid records of a segment, from its beginning.
 #[derive(Clone, Debug, Default)]
 struct Held {
     first: Option<Offset>,
@@ -116,26 +116,26 @@ struct Held {
     rots: Vec<Rot>,
 }
 
-/// Where a bit flipped: the record's place in its file.
+/// A flipped bit: the place of its record in the file.
 #[derive(Clone, Copy, Debug)]
 struct Rot {
     nth: usize,
     position: usize,
     length: usize,
-    /// The record that it was.
+    /// The record before it rotted.
     id: Option<RecordId>,
-    /// Whether its node must have read it since.
+    /// True if its node must have read it since.
     known: bool,
 }
 
 impl Held {
-    /// Which of its records has this offset, if it comes that far.
+    /// Returns the index of the record at this offset, if the segment reaches that far.
     fn nth(&self, offset: Offset) -> Option<usize> {
         let nth = offset.0.checked_sub(self.first?.0)?;
         usize::try_from(nth).ok()
     }
 
-    /// Reads on behind what was read before.
+    /// Reads on from the end of what was read before.
     fn read_on(&mut self, bytes: &[u8]) {
         if self.first.is_none() {
             let Ok(header) = SegmentHeader::decode(bytes) else {
@@ -164,7 +164,7 @@ impl Held {
         }
     }
 
-    /// Reads everything anew.
+    /// Reads everything again.
     fn read_again(&mut self, bytes: &[u8]) {
         let mut rots = std::mem::take(&mut self.rots);
         rots.retain(|rot| rot.position + rot.length <= bytes.len());
@@ -176,7 +176,7 @@ impl Held {
     }
 }
 
-/// The good record at the beginning of `bytes`, and its length.
+/// Returns the valid record at the beginning of `bytes`, and its length.
 fn record_of(bytes: &[u8]) -> Option<(RecordId, usize)> {
     let length = encoded_len(bytes).ok()?;
     let encoded = bytes.get(..length)?;
@@ -215,7 +215,7 @@ impl File {
         }
     }
 
-    /// With [`Mistake::NoChecksumAtStart`]: whatever stands where a record could, is one.
+    /// With [`Mistake::NoChecksumAtStart`]: accepts whatever is in the place of a record as one.
     fn pass_checks(&mut self, from: usize) {
         let Ok(header) = SegmentHeader::decode(&self.synced) else {
             return;
@@ -234,7 +234,7 @@ impl File {
         }
     }
 
-    /// What a power cut leaves.
+    /// Applies a power cut.
     fn lose_power(&mut self, rng: &mut ChaCha8Rng, spared: Spared, checked: bool) -> bool {
         let mut torn = false;
         let synced_before = self.synced.len();
@@ -259,7 +259,7 @@ impl File {
                     }
                 }
                 (2, change @ Change::Size(_)) => File::apply(&mut self.synced, &change),
-                // In place and small: a sector is written as a whole or not at all.
+                // In place and small: a sector is written whole or not at all.
                 (_, Change::Write { at, bytes })
                     if at + bytes.len() <= self.synced.len()
                         && at / SECTOR_BYTES
@@ -288,7 +288,7 @@ impl File {
         torn && self.held.first.is_some()
     }
 
-    /// Flips a bit of the record that is the `nth` of this segment.
+    /// Flips a bit of the `nth` record of this segment.
     fn flip(&mut self, rng: &mut ChaCha8Rng, nth: usize) -> Option<()> {
         let header = SegmentHeader::decode(&self.synced).ok()?;
         let mut position = usize::try_from(header.encoded_bytes()).ok()?;
@@ -317,8 +317,7 @@ impl File {
         Some(())
     }
 
-    /// Pages reach the disk in any order, and not all of them do; whether one is there behind one
-    /// that is not.
+    /// Writes some pages, in any order; returns true if one is written behind one that is not.
     fn write_some_pages(&mut self, rng: &mut ChaCha8Rng, at: usize, bytes: &[u8]) -> bool {
         let (mut from, mut hole, mut torn) = (0, false, false);
         while from < bytes.len() {
@@ -349,12 +348,13 @@ fn write(to: &mut Vec<u8>, at: usize, bytes: &[u8]) {
 }
 
 impl Disk {
-    /// The process is gone, the machine is not.
+    /// Applies the end of the process; the machine goes on.
     pub(crate) fn lose_process(&mut self) {
         self.locked = None;
     }
 
-    /// The machine went down: what was not synced is lost, or torn; whether a log has a hole then.
+    /// Applies a power cut: unsynced data is lost or torn; returns true if this left a hole in a
+    /// log.
     pub(crate) fn lose_power(
         &mut self,
         rng: &mut ChaCha8Rng,
@@ -382,7 +382,7 @@ impl Disk {
         torn
     }
 
-    /// Everything is gone.
+    /// Erases everything.
     pub(crate) fn wipe(&mut self) {
         *self = Disk {
             next_file: self.next_file,
@@ -391,13 +391,13 @@ impl Disk {
         };
     }
 
-    /// What a file holds for good; `None` where it does not exist for good.
+    /// Returns the durable content of a file; `None` if it does not exist durably.
     fn durable_file(&self, path: &str) -> Option<&[u8]> {
         let id = self.durable.get(path).and_then(file_of)?;
         Some(&self.files.get(&id)?.synced)
     }
 
-    /// The record at `offset`, if it is on disk for good.
+    /// Returns the record at `offset`, if it is durable.
     pub(crate) fn held(&self, offset: Offset) -> Option<RecordId> {
         let upto = segment::path(offset);
         let mut older = self.durable.range(..=upto).rev();
@@ -407,7 +407,7 @@ impl Disk {
         held.records.get(index).copied().flatten()
     }
 
-    /// The offset after the last record of the log that is on disk for good and has no gap.
+    /// Returns the offset after the last record of the log that is durable and not behind a gap.
     pub(crate) fn held_end(&self) -> Offset {
         let mut end = Offset::ZERO;
         for (path, entry) in self.durable.range("log/".to_owned()..) {
@@ -425,13 +425,13 @@ impl Disk {
         end
     }
 
-    /// The segments that are on disk for good.
+    /// Returns the durable segments.
     fn durable_segments(&self) -> impl Iterator<Item = &File> {
         let segments = self.durable.iter().filter(|(path, _)| is_segment(path));
         segments.filter_map(|(_, entry)| self.files.get(&file_of(entry)?))
     }
 
-    /// Whether the record at `offset` rotted and is not mended yet.
+    /// Returns true if the record at `offset` rotted and is not repaired yet.
     pub(crate) fn rotted(&self, offset: Offset) -> bool {
         self.durable_segments().any(|file| {
             !file.held.rots.is_empty()
@@ -442,7 +442,7 @@ impl Disk {
         })
     }
 
-    /// What the record at `offset` was, where it rotted and is not mended yet.
+    /// Returns the identity that the record at `offset` had, if it rotted and is not repaired yet.
     pub(crate) fn rotted_id(&self, offset: Offset) -> Option<RecordId> {
         self.durable_segments().find_map(|file| {
             let nth = file.held.nth(offset)?;
@@ -451,8 +451,8 @@ impl Disk {
         })
     }
 
-    /// Its node has started. With a log that was not intact it has read all of it, and knows of all
-    /// rot.
+    /// Notes that its node has started. With a log that was not intact it has read all of it, and
+    /// knows of all rot.
     pub(crate) fn on_started(&mut self) {
         if !self.looks_through {
             return;
@@ -462,30 +462,30 @@ impl Disk {
         }
     }
 
-    /// Whether its node is intact; `None` where it has no meta.
+    /// Returns true if its node is intact; `None` if it has no meta.
     fn is_intact(&self) -> Option<bool> {
         let meta = self.meta.as_ref()?;
         Some(meta.log_epoch.is_some())
     }
 
-    /// Whether there is rot that its node must have read.
+    /// Returns true if there is rot that its node must have read.
     fn has_known_rot(&self) -> bool {
         let mut rots = self.durable_segments().flat_map(|file| &file.held.rots);
         rots.any(|rot| rot.known)
     }
 
-    /// Whether any record rotted.
+    /// Returns true if any record rotted.
     pub(crate) fn has_rot(&self) -> bool {
         self.durable_segments()
             .any(|file| !file.held.rots.is_empty())
     }
 
-    /// Flips a bit of a record that is on disk for good, lies below the mark and is not the last of
-    /// its segment; returns its offset. Rot above a mark that a power cut left behind cannot be told
-    /// from a torn tail, so that the system promises nothing about it.
+    /// Flips a bit of a record that is durable, below the mark, and not the last of its segment;
+    /// returns its offset. Rot above a mark that a power cut left behind cannot be told from a torn
+    /// tail, so the system promises nothing about it.
     pub(crate) fn rot(&mut self, rng: &mut ChaCha8Rng) -> Option<Offset> {
         let mark = self.durable.get(mark::PATH).and_then(file_of)?;
-        // The mark has long been written back, as far as it was written at all.
+        // The mark was written back long ago, as far as it was written at all.
         self.files.get_mut(&mark)?.sync();
         let mark = Mark::decode(self.durable_file(mark::PATH)?)?;
         let logs = self.durable.iter().filter(|(path, _)| is_segment(path));
@@ -493,7 +493,7 @@ impl Disk {
         if rng.random_bool(0.5) {
             logs.shuffle(rng);
         } else {
-            // The newest, which a start reads.
+            // The newest one, which a start reads.
             logs.reverse();
         }
         let file = self.files.get_mut(logs.first()?)?;
@@ -510,7 +510,7 @@ impl Disk {
         Some(first.plus(nth as u64))
     }
 
-    /// Flips a bit of the record at `offset`, if it is on disk for good.
+    /// Flips a bit of the record at `offset`, if it is durable.
     pub(crate) fn rot_at(&mut self, rng: &mut ChaCha8Rng, offset: Offset) -> Option<()> {
         let upto = segment::path(offset);
         let mut older = self.durable.range(..=upto).rev();
@@ -522,7 +522,7 @@ impl Disk {
         file.flip(rng, nth)
     }
 
-    /// Flips a bit of the last record that is on disk for good; returns its offset.
+    /// Flips a bit of the last durable record; returns its offset.
     pub(crate) fn rot_last(&mut self, rng: &mut ChaCha8Rng) -> Option<Offset> {
         let mut logs = self.durable.iter().rev();
         let (_, entry) = logs.find(|(path, _)| is_segment(path))?;
@@ -533,7 +533,7 @@ impl Disk {
         Some(first.plus(last as u64))
     }
 
-    /// The mark is gone.
+    /// Removes the mark.
     pub(crate) fn lose_mark(&mut self) {
         for entries in [&mut self.entries, &mut self.durable] {
             entries.remove(mark::PATH);
@@ -543,8 +543,8 @@ impl Disk {
         self.harmed = true;
     }
 
-    /// With [`Mistake::MissingMarkBelieved`]: a mark that says of nothing that it was synced, which is all
-    /// that a missing one tells.
+    /// With [`Mistake::MissingMarkBelieved`]: makes a mark that claims no synced records, which is all
+    /// that a missing one says.
     fn make_mark(&mut self) {
         self.next_file += 1;
         let id = self.next_file;
@@ -624,7 +624,7 @@ fn gone() -> io::Error {
     io::Error::other("this life of the machine is over")
 }
 
-/// Does something on a disk, if the life that wants it is not over.
+/// Changes a disk, unless the life that wants it is over.
 fn act<T>(
     life: Life,
     text: fmt::Arguments<'_>,
@@ -636,7 +636,7 @@ fn act<T>(
             return Err(gone());
         }
         world.note_of(life.machine, format_args!("disk: {text}"));
-        // The planned crash may be just here.
+        // The planned crash may be exactly here.
         if !world.lives(life) {
             return Err(gone());
         }
@@ -644,7 +644,7 @@ fn act<T>(
     })
 }
 
-/// Looks at a disk, which leaves no trace.
+/// Reads a disk, which leaves no trace.
 fn look<T>(life: Life, what: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
     world::with(|world| {
         if !world.lives(life) {
@@ -654,7 +654,7 @@ fn look<T>(life: Life, what: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Res
     })
 }
 
-/// The disk of one life of a machine.
+/// The disk as one life of a machine sees it.
 #[derive(Debug)]
 pub(crate) struct SimulatedStorage {
     pub(crate) life: Life,
@@ -753,7 +753,7 @@ impl Storage for SimulatedStorage {
             let entry = disk.entries.get(from).copied();
             let entry = entry.ok_or(io::ErrorKind::NotFound)?;
             let mut changes = vec![(from.to_owned(), None)];
-            // No copy was made: the old file stays what it was.
+            // No copy was made: the old file stays as it is.
             if disk.entries.get(to) != Some(&entry) {
                 changes.push((to.to_owned(), Some(entry)));
             }
@@ -834,7 +834,7 @@ impl Drop for Lock {
 }
 
 impl SimulatedStorage {
-    /// With [`Mistake::CutOldestFirst`]: the oldest segment that the present cut removes.
+    /// With [`Mistake::CutOldestFirst`]: returns the oldest segment that the present cut removes.
     fn oldest_to_be_cut(&self, path: &str) -> Option<String> {
         if !is_segment(path) || !world::with(|world| world.planted(Mistake::CutOldestFirst)) {
             return None;
@@ -848,7 +848,7 @@ impl SimulatedStorage {
         oldest.ok().flatten()
     }
 
-    /// With [`Mistake::CacheBelieved`] a copy is the file that it should be a copy of.
+    /// With [`Mistake::CacheBelieved`], returns the original file in place of its copy.
     fn believed(&self, path: &str) -> io::Result<Option<Entry>> {
         if !world::with(|world| world.planted(Mistake::CacheBelieved)) {
             return Ok(None);
@@ -867,7 +867,7 @@ impl SimulatedStorage {
 }
 
 impl OpenFile {
-    /// Whether this is a copy that is not one.
+    /// Returns true if this file is such a false copy.
     fn is_believed(&self, world: &World) -> bool {
         let disk = &world.machines[self.life.machine.0].disk;
         world.planted(Mistake::CacheBelieved)
@@ -896,7 +896,7 @@ impl OpenFile {
 }
 
 impl OpenFile {
-    /// What is read of the mark by a node that makes a mistake.
+    /// Returns the mark as a node with a planted mistake reads it.
     fn mistaken_mark(&self) -> Option<[u8; mark::BYTES]> {
         let planted = |mistake| world::with(|world| world.planted(mistake));
         let mark = match () {
@@ -1001,7 +1001,7 @@ impl StorageFile for OpenFile {
                 let path = &self.path;
                 world.note_of(machine, format_args!("disk: the sync of {path} fails"));
                 let disk = &mut world.machine(machine).disk;
-                // The pages pass for clean from now on.
+                // The pages count as clean from now on.
                 disk.file(self.id).pending.clear();
                 disk.harmed = true;
                 if world.planted(Mistake::FailedSyncTriedAgain) {

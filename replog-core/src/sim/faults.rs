@@ -1,11 +1,11 @@
-//! The faults of a run: which, how often, and when the next one comes.
+//! The faults of a run: their kinds, their rates, and the time of the next one.
 
 use super::{
     disk::Spared,
     world::{Event, Machine, MachineId, Part, World},
 };
 
-/// How often each fault occurs. Rates are per simulated minute over the whole cluster,
+/// Rates and probabilities of faults. Rates are per simulated minute over the whole cluster,
 /// probabilities are per occasion.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -20,13 +20,13 @@ pub struct Faults {
     pub delay_us: (u64, u64),
     /// Processes that are killed.
     pub kills: f64,
-    /// Machines that lose power: what was not synced is lost or torn.
+    /// Machines that lose power: unsynced data is lost or torn.
     pub power_cuts: f64,
     /// Power cuts of all machines at once.
     pub blackouts: f64,
-    /// Ways that are cut: between two machines, or around one; both ways or one way.
+    /// Connections that are cut: between two machines, or around one; both ways or one way.
     pub partitions: f64,
-    /// Machines that stand still for a while, as after SIGSTOP.
+    /// Machines that freeze for a while, as after SIGSTOP.
     pub pauses: f64,
     /// Disks that become ten to a hundred times slower for a while.
     pub slow_disks: f64,
@@ -36,20 +36,20 @@ pub struct Faults {
     pub full_disks: f64,
     /// Disks that are lost for good, as far as the promise allows.
     pub wipes: f64,
-    /// Bits that flip in what was synced, as far as the promise allows.
+    /// Bits that flip in synced data, as far as the promise allows.
     pub flipped_bits: f64,
     /// Wall clocks that jump by up to ten years.
     pub clock_jumps: f64,
     /// Probability of trouble just after a step that others will rely on: after a write of the
     /// master and before its sync, after a promise, a log epoch, a cut.
     pub ambushes: f64,
-    /// Nodes that are replaced by their standby while they stand still, are cut off or down, and
-    /// that come back without knowing.
+    /// Nodes that are replaced by their standby while they are frozen, cut off or down, and that
+    /// come back unaware of it.
     pub replacements: f64,
 }
 
 impl Faults {
-    /// None at all: a network that takes its time, and nothing else.
+    /// Returns no faults at all: a network with delays, and nothing else.
     #[must_use]
     pub fn none() -> Faults {
         Faults {
@@ -73,7 +73,7 @@ impl Faults {
         }
     }
 
-    /// All of them, often.
+    /// Returns all faults, often.
     #[must_use]
     pub fn all() -> Faults {
         Faults {
@@ -97,7 +97,7 @@ impl Faults {
         }
     }
 
-    /// A mix drawn from `seed`: each fault is there or not, so that none hides another (Groce et
+    /// Draws a mix from `seed`: each fault is present or not, so that none hides another (Groce et
     /// al., Swarm Testing, ISSTA 2012).
     #[must_use]
     pub fn drawn(seed: u64) -> Faults {
@@ -131,7 +131,7 @@ impl Faults {
     }
 }
 
-/// A kind of fault that comes by itself.
+/// A kind of fault that occurs by itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     Kill,
@@ -147,7 +147,7 @@ pub(crate) enum Fault {
     Replacement,
 }
 
-/// What comes because of something that was: the end of a fault, or trouble that was laid out.
+/// A consequence of an earlier event: the end of a fault, or planned trouble.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Sequel {
     Ambush(MachineId),
@@ -160,7 +160,7 @@ pub(crate) enum Sequel {
     RoomAgain(MachineId),
 }
 
-/// All of them.
+/// All kinds.
 const KINDS: [Fault; 11] = [
     Fault::Kill,
     Fault::PowerCut,
@@ -193,7 +193,7 @@ impl Faults {
     }
 }
 
-/// What the scheduler does to a machine's process.
+/// The end of a machine's process, as the scheduler carries it out.
 pub(crate) enum Doom {
     Kill(MachineId),
     PowerCut(MachineId, Spared),
@@ -214,7 +214,7 @@ impl World {
         use rand::RngExt as _;
         let per_minute = self.faults.per_minute(kind);
         if per_minute > 0.0 {
-            // The time to the next event of a Poisson process.
+            // Time to the next event of a Poisson process.
             let uniform: f64 = self.rng.random_range(f64::EPSILON..1.0);
             let minutes = -uniform.ln() / per_minute;
             let us = (minutes * 60e6) as u64;
@@ -222,7 +222,7 @@ impl World {
         }
     }
 
-    /// The time of what followed has come: changes the world, and says whose process ends.
+    /// Carries out a sequel that is due: changes the world, and returns the processes that end.
     pub(crate) fn follow(&mut self, sequel: Sequel) -> Vec<Doom> {
         match sequel {
             Sequel::MendWay(from, to) => self.wires.mend(from, to),
@@ -233,8 +233,8 @@ impl World {
             }
             Sequel::RoomAgain(machine) => self.machine(machine).disk.full = false,
             Sequel::Retire { old, new } => {
-                // Two that fight for the office may fence each other, and fenced is for good:
-                // whoever takes the old one away starts the new one again.
+                // Two masters that compete for leadership may fence each other, and fenced is for
+                // good: removing the old one restarts the new one.
                 return vec![Doom::Retire(old), Doom::Kill(new)];
             }
             Sequel::Plug(machine) => return vec![Doom::PowerCut(machine, Spared::Drawn)],
@@ -245,7 +245,7 @@ impl World {
         Vec::new()
     }
 
-    /// A fault's time has come: changes the world, and says whose process ends.
+    /// Carries out a fault that is due: changes the world, and returns the processes that end.
     pub(crate) fn strike(&mut self, kind: Fault) -> Vec<Doom> {
         if !self.faults_on {
             return Vec::new();
@@ -312,7 +312,7 @@ impl World {
         Vec::new()
     }
 
-    /// A step that others will rely on was done on `machine`: there may be trouble at once.
+    /// Notes a step on `machine` that others will rely on: there may be trouble at once.
     pub(crate) fn lie_in_wait(&mut self, machine: MachineId, times: f64) {
         if self.faults_on && self.chance(self.faults.ambushes * times) {
             let us = self.between(0, 5_000);
@@ -320,8 +320,8 @@ impl World {
         }
     }
 
-    /// A master has written and not synced: what it ships now may be all that is left of it, and
-    /// on one secondary only, which is away when the others go on.
+    /// Notes that a master has written and not synced: a record that it ships now may be all that
+    /// is left of it, and on one secondary only, which is away when the others go on.
     pub(crate) fn divide(&mut self, master: MachineId) {
         if !self.faults_on || !self.chance(self.faults.ambushes) {
             return;
@@ -373,7 +373,7 @@ impl World {
         dooms
     }
 
-    /// A standby takes the place of its node.
+    /// Replaces a node by its standby.
     fn replace_node(&mut self) -> Vec<Doom> {
         let is_leader = |of: MachineId| self.machines[of.0].part == Part::Node;
         let standby = self
@@ -437,14 +437,14 @@ impl World {
         }
     }
 
-    /// A standby takes the place of a node that may still run.
+    /// Replaces a node, which may still run, by a standby.
     pub(crate) fn put_in_place(&mut self, of: MachineId, standby: MachineId) {
         self.count("fault: replaced node");
         let old = self.machine(of).name.clone();
         self.note_of(standby, format_args!("takes the place of {old}"));
         self.machine(of).part = Part::Replaced;
         self.machine(standby).part = Part::Node;
-        // Another that waits for the same place waits for the new one's.
+        // Another standby for the same node now waits to replace the new one.
         for machine in &mut self.machines {
             if machine.part == (Part::Standby { of }) {
                 machine.part = Part::Standby { of: standby };
@@ -481,7 +481,7 @@ impl World {
         }
     }
 
-    /// Cuts every way to and from `victim`.
+    /// Cuts every connection to and from `victim`.
     fn isolate(&mut self, victim: MachineId, us: u64) {
         self.note_of(victim, format_args!("is cut off from all"));
         for other in self.others(victim) {
@@ -518,7 +518,7 @@ impl World {
         }
     }
 
-    /// Up to ten seconds, mostly a few.
+    /// Returns up to ten seconds, mostly a few.
     pub(crate) fn some_time(&mut self) -> u64 {
         let longest = if self.chance(0.2) {
             10_000_000
@@ -546,13 +546,13 @@ impl World {
         self.one_of(&targets)
     }
 
-    /// One of these, drawn from the seed.
+    /// Draws one of these machines from the seed.
     fn one_of(&mut self, machines: &[MachineId]) -> Option<MachineId> {
         let last = machines.len().checked_sub(1)?;
         Some(machines[self.between(0, last as u64) as usize])
     }
 
-    /// Ends all faults that last.
+    /// Ends all lasting faults.
     pub(crate) fn heal(&mut self) {
         self.faults_on = false;
         self.wires.heal();

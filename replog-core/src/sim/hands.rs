@@ -1,6 +1,6 @@
-//! What a schedule does to packets on their way: keep them back, copy them, let them go.
+//! Control of a schedule over packets in flight: holding, copying and releasing them.
 //!
-//! Knows a packet by its way and by what it is about, and nothing else of it.
+//! Knows a packet by its route and its subject, and nothing else of it.
 
 use std::any::Any;
 
@@ -9,14 +9,14 @@ use super::{
     world::MachineId,
 };
 
-/// What a packet is about, as far as a schedule tells packets apart.
+/// Subject of a packet, as far as schedules distinguish packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Label {
     pub(crate) about: About,
     pub(crate) side: Side,
 }
 
-/// What a request asks.
+/// Subject of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
     Identify,
@@ -25,11 +25,11 @@ pub(crate) enum About {
     Heartbeat,
     Append,
     Fetch,
-    /// No request of a master's.
+    /// Any request that is not a master's.
     Other,
 }
 
-/// Whether a packet asks or answers.
+/// Direction of a packet: request or answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Request,
@@ -53,7 +53,7 @@ impl About {
     }
 }
 
-/// A hand on a way: what passes there is kept back, or copied, until it is let go.
+/// A hold on a route: packets there are kept back, or copied, until it is released.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grip {
     pub(crate) from: MachineId,
@@ -62,18 +62,18 @@ pub(crate) struct Grip {
     pub(crate) how: Grasp,
 }
 
-/// What a hand does.
+/// Mode of a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grasp {
-    /// Keeps what comes.
+    /// Keeps every packet.
     Hold,
-    /// Keeps the next one, and lets the others pass.
+    /// Keeps the next packet, and lets the others pass.
     HoldOne,
-    /// Lets it pass and keeps a copy.
+    /// Lets packets pass and keeps a copy.
     Copy,
 }
 
-/// The hands that a schedule has on the network, and what is in them.
+/// All holds of a schedule, and the packets in them.
 #[derive(Default)]
 pub(crate) struct Hands {
     grips: Vec<Grip>,
@@ -85,13 +85,13 @@ impl Hands {
         self.grips.push(grip);
     }
 
-    /// How many packets of this kind are kept.
+    /// Returns how many packets of this kind are kept.
     pub(crate) fn kept(&self, from: MachineId, to: MachineId, label: Label) -> usize {
         let is = |packet: &&Packet| packet.is(from, to, label);
         self.kept.iter().filter(is).count()
     }
 
-    /// Opens the hands on this way for this kind, and hands out what was kept of it.
+    /// Releases the holds on this route for this kind, and returns the packets kept there.
     pub(crate) fn open(&mut self, from: MachineId, to: MachineId, label: Label) -> Vec<Packet> {
         self.grips
             .retain(|grip| (grip.from, grip.to, grip.label) != (from, to, label));
@@ -103,7 +103,7 @@ impl Hands {
         out
     }
 
-    /// Hands out the oldest packet of this kind.
+    /// Returns the oldest packet of this kind.
     pub(crate) fn take_one(
         &mut self,
         from: MachineId,
@@ -115,13 +115,13 @@ impl Hands {
         Some(self.kept.remove(nth))
     }
 
-    /// Opens all hands.
+    /// Releases all holds.
     pub(crate) fn open_all(&mut self) -> Vec<Packet> {
         self.grips.clear();
         std::mem::take(&mut self.kept)
     }
 
-    /// A packet sets out; comes back where it goes on.
+    /// Passes a packet that sets out; returns it if it goes on.
     pub(crate) fn pass(&mut self, packet: Packet) -> Option<Packet> {
         let on = |grip: &Grip| packet.is(grip.from, grip.to, grip.label);
         let Some(nth) = self.grips.iter().position(on) else {

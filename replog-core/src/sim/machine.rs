@@ -1,4 +1,4 @@
-//! [`Machine`]: what a simulated program has in its hands.
+//! [`Machine`]: the interface of a simulated program to its world.
 
 use std::{
     any::{Any, TypeId},
@@ -36,9 +36,9 @@ use crate::{
     views::Receipt,
 };
 
-/// One life of a simulated machine: its disk, its network, its clock and its chance.
+/// One life of a simulated machine: its disk, its network, its clock and its randomness.
 ///
-/// Clones are the same. After a crash a program is started anew with a new one, and nothing that
+/// Clones share all of it. After a crash a program is restarted with a new one, and nothing that
 /// the old one still does has any effect.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -54,25 +54,25 @@ impl Machine {
         }
     }
 
-    /// Its name: what peers have as its URL.
+    /// Returns its name, which peers use as its URL.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How often it was started, this time included.
+    /// Returns how often it was started, this time included.
     #[must_use]
     pub fn boots(&self) -> u64 {
         self.life.boot
     }
 
-    /// Its disk, which survives crashes as far as it was synced.
+    /// Returns its disk, which survives crashes as far as it was synced.
     #[must_use]
     pub fn storage(&self) -> Arc<dyn Storage> {
         Arc::new(SimulatedStorage { life: self.life })
     }
 
-    /// Its network, for a master: the URL of a peer is the name of its machine.
+    /// Returns its network, for a master: the URL of a peer is the name of its machine.
     #[must_use]
     pub fn network(&self) -> Arc<dyn Network> {
         Arc::new(SimulatedNetwork { life: self.life })
@@ -101,7 +101,7 @@ impl Machine {
     }
 
     /// Serves requests of type `Req`; `None` breaks the connection. A later listener for the same
-    /// type takes the place of this one.
+    /// type replaces this one.
     pub fn listen<Req, Resp, F>(&self, handler: impl Fn(Req) -> F + 'static)
     where
         Req: Clone + 'static,
@@ -126,8 +126,8 @@ impl Machine {
         });
     }
 
-    /// Sends a request to a machine and waits for the answer, if need be for ever: the network
-    /// loses what it likes.
+    /// Sends a request to a machine and waits for the answer, without limit if necessary: the
+    /// network may lose any packet.
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ impl Machine {
     ///
     /// # Panics
     ///
-    /// When the listener answers with another type.
+    /// If the listener answers with another type.
     pub async fn call<Req, Resp>(&self, to: &str, request: Req) -> Result<Resp, CallError>
     where
         Req: Clone + 'static,
@@ -149,20 +149,20 @@ impl Machine {
         world::sleep(duration).await;
     }
 
-    /// A number of `low..=high`, from the seed.
+    /// Returns a random number in `low..=high`, from the seed.
     #[must_use]
     pub fn random(&self, low: u64, high: u64) -> u64 {
         world::with(|world| world.between(low, high))
     }
 
-    /// The time since the beginning of the simulation.
+    /// Returns the time since the start of the simulation.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         Duration::from_micros(world::with(|world| world.now_us))
     }
 
-    /// Pulls the plug: what was not synced is lost or torn, and the program starts anew a while
-    /// later. Takes effect once this life waits.
+    /// Cuts the power: unsynced data is lost or torn, and the program is restarted a while later.
+    /// Takes effect once this life waits.
     pub fn lose_power(&self) {
         world::with(|world| {
             if world.lives(self.life) {
@@ -171,8 +171,8 @@ impl Machine {
         });
     }
 
-    /// Whether the run comes to its end, half-way through its calm time: what is asked for
-    /// from now on may not be done before it.
+    /// Returns true once the run is winding down, half-way through its calm time: requests made
+    /// from now on may not be done before it ends.
     #[must_use]
     pub fn winding_down(&self) -> bool {
         world::with(|world| world.now_us >= world.quiet_us)
@@ -187,18 +187,19 @@ impl Machine {
         });
     }
 
-    /// Counts that something occurred, for the report of the run.
+    /// Counts an occurrence for the report of the run.
     pub fn count(&self, what: &'static str) {
         world::with(|world| world.count(what));
     }
 
-    /// The run has failed: the program saw what must not be.
+    /// Fails the run: the program saw something that must not happen.
     pub fn fail(&self, text: impl fmt::Display) {
         world::with(|world| world.violate(text.to_string()));
     }
 
-    /// Tells the rules what an append's caller is told, when it is told. Checks what rules 4 and
-    /// 5 promise from this moment on; without it only what nodes do among themselves is checked.
+    /// Reports a receipt to the checks, at the time the append's caller gets it. Checks what rules
+    /// 4 and 5 promise from this moment on; without it only the nodes' behaviour towards each other
+    /// is checked.
     pub fn acknowledged(&self, receipt: &Receipt) {
         world::with(|world| {
             if world.lives(self.life) {
@@ -207,18 +208,19 @@ impl Machine {
         });
     }
 
-    /// A client sends `payload`, which nobody sends a second time: no log may hold it twice, and
-    /// from the first of these calls on no log may hold what nobody sent.
+    /// Reports that a client sends `payload`, which is never sent by anyone else: no log may hold
+    /// it twice, and from the first of these calls on no log may hold anything that was not sent.
     pub fn sends(&self, payload: &[u8]) {
         world::with(|world| world.checks.on_sent(payload));
     }
 
-    /// A client was told that what it sent alone is in no log: it must be in none.
+    /// Reports that a client was told that a payload that only it sent, once, is in no log: it must be
+    /// in none.
     pub fn was_refused(&self, payload: &[u8]) {
         world::with(|world| world.checks.on_refused(payload));
     }
 
-    /// A caller of the master is told where its message is.
+    /// Reports that a caller of the master is told the position of its message.
     pub(crate) fn answered(&self, receipt: &Receipt, payload: &Bytes) {
         world::with(|world| {
             if world.lives(self.life) {
@@ -227,7 +229,7 @@ impl Machine {
         });
     }
 
-    /// A node shows these messages to a client.
+    /// Reports that a node shows these messages to a client.
     pub(crate) fn read(&self, shown: &[(Offset, Bytes)]) {
         world::with(|world| {
             if world.lives(self.life) {
@@ -236,7 +238,7 @@ impl Machine {
         });
     }
 
-    /// Somebody follows the node from now on.
+    /// Reports that a follower of the node starts at this level.
     pub(crate) fn follows(&self, level: ReadLevel) {
         world::with(|world| {
             if world.lives(self.life) {
@@ -245,7 +247,7 @@ impl Machine {
         });
     }
 
-    /// Who follows the node is told this.
+    /// Reports what a follower of the node is given.
     pub(crate) fn followed(&self, level: ReadLevel, followed: &Followed) {
         world::with(|world| {
             if world.lives(self.life) {
@@ -254,13 +256,14 @@ impl Machine {
         });
     }
 
-    /// A caller of the master has waited for its concern since then.
+    /// Reports that a caller of the master has waited for its concern since then.
     pub(crate) fn waited(&self, concern: u32, since: Duration) {
         let since_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
         world::with(|world| world.on_waited(self.life.machine, concern, since_us));
     }
 
-    /// Says that something must be done by the end of the run; the result says when it is done.
+    /// Registers something that must be done by the end of the run; the caller reports on the
+    /// result when it is done.
     #[must_use]
     pub fn goal(&self) -> Goal {
         world::with(|world| {
@@ -276,19 +279,19 @@ impl Machine {
     }
 }
 
-/// Something that must be done by the end of the run. Dropping it takes it back.
+/// Something that must be done by the end of the run. Dropping it withdraws it.
 #[derive(Debug)]
 pub struct Goal(u64);
 
 impl Goal {
-    /// It is done.
+    /// Reports that it is done.
     pub fn reached(self) {
         drop(self);
     }
 }
 
 impl Drop for Goal {
-    /// Reached, or wanted by nobody any more.
+    /// Reached, or withdrawn.
     fn drop(&mut self) {
         if world::exists() {
             world::with(|world| world.goals.remove(&self.0));
@@ -296,7 +299,7 @@ impl Drop for Goal {
     }
 }
 
-/// Where a simulated node runs.
+/// The host of a simulated node.
 #[derive(Debug)]
 struct SimulatedHost {
     life: Life,
@@ -353,7 +356,7 @@ impl Host for SimulatedHost {
     }
 }
 
-/// How long the disk of a machine takes, in microseconds.
+/// Returns a duration of a disk operation of a machine, in microseconds.
 fn disk_us(life: Life, low: u64, high: u64) -> u64 {
     world::with(|world| {
         let slowness = world.machine(life.machine).slowness;
@@ -361,14 +364,14 @@ fn disk_us(life: Life, low: u64, high: u64) -> u64 {
     })
 }
 
-/// What a writer has to do.
+/// Pending work of a writer.
 #[derive(Default)]
 struct Queue {
     commands: Mutex<VecDeque<WriteCommand>>,
     arrived: Notify,
 }
 
-/// A writer in the simulation: time passes before each of its steps, and each step is one
+/// Runs a writer in the simulation: time passes before each of its steps, and each step is one
 /// instant, in which it can crash between any two operations on the disk.
 async fn drive(life: Life, mut writer: WriterLoop, mut report: Reports, queue: Arc<Queue>) {
     loop {

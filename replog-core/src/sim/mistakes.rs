@@ -1,8 +1,8 @@
-//! Mistakes to plant: each check must find those that it is there for.
+//! Planted mistakes: each check must find those that it is there for.
 //!
-//! They change what passes between a node and its surroundings (requests, answers, the commands
-//! and reports of its writer, its disk), so that the node behaves as one would that has the
-//! mistake; the code of the nodes knows nothing of them.
+//! They change what passes between a node and its surroundings (requests, answers, the commands and
+//! reports of its writer, its disk), so that the node behaves as if it had the mistake; the code of
+//! the nodes knows nothing of them.
 
 mod messages;
 
@@ -42,7 +42,7 @@ impl Mistake {
         name
     }
 
-    /// Returns what a node does that makes this mistake.
+    /// Returns the behaviour of a node with this mistake.
     #[must_use]
     pub fn about(self) -> &'static str {
         let known = Mistake::TEXTS.iter().find(|(known, _)| *known == self);
@@ -198,18 +198,18 @@ mistakes! {
     NewerLogPassedOver,
 }
 
-/// What mistakes remember.
+/// State that mistakes keep.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     best_end: BTreeMap<Epoch, Offset>,
     first_life: BTreeMap<NodeName, Incarnation>,
     last_answer: BTreeMap<(MachineId, String), Response>,
     best_of_node: BTreeMap<NodeName, (Epoch, Offset)>,
-    /// What came behind a gap, in which epoch.
+    /// Records that came behind a gap, with their epoch.
     behind_gap: BTreeMap<MachineId, Vec<(Epoch, RecordBatch)>>,
-    /// Where the present cut of a machine goes.
+    /// Target of the present cut of a machine.
     pub(crate) cut_to: BTreeMap<MachineId, Offset>,
-    /// The end of what a writer was given.
+    /// The end of the records that a writer was given.
     given_to_writer: BTreeMap<MachineId, Offset>,
     last_receipt: Option<Receipt>,
     /// Nodes that were not intact when they last saved their meta.
@@ -218,18 +218,18 @@ pub(crate) struct Memory {
     quarantined: BTreeMap<MachineId, (u64, u64)>,
     /// Metas that were reported before they were saved.
     reported_early: BTreeMap<MachineId, u64>,
-    /// An epoch that no node may believe, by who believes it.
+    /// An epoch that no node may believe, by the machine that believes it.
     unbounded: BTreeMap<MachineId, Epoch>,
-    /// The newest epoch of a heartbeat that came to a node: whose it was, and the life that it was meant for.
+    /// The newest epoch of a heartbeat that came to a node: its sender, and the life that it was meant for.
     heartbeats: BTreeMap<MachineId, (Epoch, Incarnation, Incarnation)>,
 }
 
-/// The one that was planted, not what was planted beside it.
+/// Returns the mistake that was planted, not the one planted with it.
 fn planted() -> Option<Mistake> {
     world::with(|world| world.mistakes.first().copied())
 }
 
-/// What a master is started with.
+/// Changes the configuration that a master is started with.
 pub(crate) fn on_start(machine: &Machine, config: &mut MasterConfig) {
     if planted() == Some(Mistake::KeysForgotten) && machine.boots() > 1 {
         config.key_horizon = 1;
@@ -239,7 +239,7 @@ pub(crate) fn on_start(machine: &Machine, config: &mut MasterConfig) {
     }
 }
 
-/// What a caller is told, before it hears it.
+/// Changes a caller's answer before it is delivered.
 pub(crate) fn on_answered_client(
     result: Result<Receipt, AppendError>,
 ) -> Result<Receipt, AppendError> {
@@ -260,7 +260,7 @@ pub(crate) fn on_answered_client(
     })
 }
 
-/// What one who follows is told, before it hears it.
+/// Changes what a follower is given before it is delivered.
 pub(crate) fn on_followed(followed: Followed) -> Option<Followed> {
     match (planted(), followed) {
         (Some(Mistake::CutNotTold), Followed::Cut { .. }) => None,
@@ -268,10 +268,10 @@ pub(crate) fn on_followed(followed: Followed) -> Option<Followed> {
     }
 }
 
-/// Whose turn it is.
+/// Lock that lets appends take turns.
 pub(crate) type Turns = tokio::sync::Mutex<()>;
 
-/// Waits for the turn, where appends take turns.
+/// Waits for the turn, if appends take turns.
 pub(crate) async fn turn(turns: &Turns) -> Option<tokio::sync::MutexGuard<'_, ()>> {
     match planted() {
         Some(Mistake::OneAfterTheOther) => Some(turns.lock().await),
@@ -279,13 +279,13 @@ pub(crate) async fn turn(turns: &Turns) -> Option<tokio::sync::MutexGuard<'_, ()
     }
 }
 
-/// Where a command goes in the queue of a writer.
+/// Place of a command in the queue of a writer.
 pub(crate) enum Place {
     Back,
     Front,
 }
 
-/// What a node asks its writer to do.
+/// Changes a command of a node to its writer.
 pub(crate) fn on_command(
     life: Life,
     command: WriteCommand,
@@ -345,7 +345,7 @@ pub(crate) fn on_command(
     }
 }
 
-/// What a writer tells its node.
+/// Changes a report of a writer to its node.
 pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(WriteReport)) {
     world::with(|world| match &done {
         WriteReport::Written { .. } if world.checks.is_master(life.machine) => {
@@ -354,7 +354,7 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
         }
         WriteReport::MetaSaved { .. } => {
             if world.memory.unbounded.remove(&life.machine).is_some() {
-                // It goes on from what its disk says.
+                // It goes on from the state of its disk.
                 world.machine(life.machine).dying = true;
             }
             world.note_whether_intact(life.machine);
@@ -416,7 +416,7 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
     }
 }
 
-/// Before a step of a writer; true when something else was done in its place.
+/// Runs before a step of a writer; returns true if something else was done in its place.
 pub(crate) fn on_step(
     life: Life,
     step: NextStep,
@@ -438,7 +438,7 @@ pub(crate) fn on_step(
     let Some((ticket, durable_end)) = writer.meta_next() else {
         return false;
     };
-    // A master numbers nothing: whether this one was reported is known by its being there.
+    // A master numbers nothing: presence is enough to know that this one was reported.
     let told = world::with(|world| {
         let early = &mut world.memory.reported_early;
         early.insert(life.machine, ticket) == Some(ticket)
@@ -453,7 +453,7 @@ pub(crate) fn on_step(
 }
 
 impl World {
-    /// Counts that a node has become intact that was not.
+    /// Counts that a node that was not intact has become so.
     fn note_whether_intact(&mut self, machine: MachineId) {
         let meta = self.machines[machine.0].disk.meta.as_ref();
         let intact = meta.is_some_and(|meta| meta.log_epoch.is_some());
@@ -462,13 +462,13 @@ impl World {
         } else if self.memory.not_intact.remove(&machine) {
             let is_master = self.checks.is_master(machine);
             self.count(match is_master {
-                true => "log: a wiped master's is whole",
+                true => "log: a wiped master's is intact",
                 false => "log: a secondary has reached its refill target",
             });
         }
     }
 
-    /// A secondary has cut records: it must have quarantined what it could read of them.
+    /// Checks that a secondary that has cut records quarantined those that it could read.
     fn check_kept_aside(&mut self, machine: MachineId, records: u64) {
         let Some(view) = self.checks.view(machine) else {
             return;
@@ -484,12 +484,12 @@ impl World {
         if records > 0 && new == 0 && !is_master && self.faults.flipped_bits == 0.0 {
             let name = self.machine(machine).name.clone();
             self.violate(format!(
-                "rule 10: {name} cuts {records} records and keeps none of them aside"
+                "rule 10: {name} cuts {records} records and quarantines none of them"
             ));
         }
     }
 
-    /// The life that a node on `machine` says it is.
+    /// Returns the life that a node on `machine` claims.
     fn own_life(&self, machine: MachineId) -> Option<Incarnation> {
         let meta = self.machines[machine.0].disk.meta.as_ref()?;
         Some(Incarnation {
@@ -498,8 +498,8 @@ impl World {
         })
     }
 
-    /// The log epoch to name to the master on `machine`, so that it compares the newest records of
-    /// two logs where it compares their log epochs.
+    /// Returns the log epoch to name to the master on `machine`, so that it compares the newest
+    /// records of two logs where it compares their log epochs.
     fn rank_by_records(&self, machine: MachineId, newest: Epoch) -> Epoch {
         let meta = self.machines[machine.0].disk.meta.as_ref();
         let Some(own_log_epoch) = meta.and_then(|meta| meta.log_epoch) else {
@@ -514,13 +514,13 @@ impl World {
         }
     }
 
-    /// The name of the node on `machine`.
+    /// Returns the name of the node on `machine`.
     fn own_name(&self, machine: MachineId) -> Option<NodeName> {
         let meta = self.machines[machine.0].disk.meta.as_ref()?;
         Some(meta.name.clone())
     }
 
-    /// The epoch that the disk of `machine` has promised.
+    /// Returns the epoch that the disk of `machine` has promised.
     fn promised(&self, machine: MachineId) -> Option<Promised> {
         let meta = self.machines[machine.0].disk.meta.as_ref()?;
         meta.promised.clone()

@@ -1,10 +1,10 @@
 //! Simulation: whole clusters on one thread, from one seed, with faults and checks.
 //!
 //! The actors, the rules and the log are those of production; time, network, disks, clocks and
-//! chance are simulated. A minute of a cluster under faults takes milliseconds, the same seed
+//! randomness are simulated. A minute of a cluster under faults takes milliseconds, the same seed
 //! gives the same run to the last byte of its trace, and the rules of the system are checked at
-//! every step by one who sees every disk. After FoundationDB's simulation (Zhou et al., SIGMOD
-//! 2021).
+//! every step by an observer that sees every disk. After FoundationDB's simulation (Zhou et al.,
+//! SIGMOD 2021).
 //!
 //! ```
 //! use std::time::Duration;
@@ -50,34 +50,37 @@
 //! }
 //! ```
 //!
-//! # What is simulated
+//! # Simulated parts
 //!
 //! - A [`Machine`] runs a program, a future, which starts nodes with [`Machine::storage`] and
-//!   [`Machine::network`]. A crash drops all that runs on the machine; what was not synced to its
-//!   disk is lost or torn; its program is started again a while later.
-//! - The network loses, delays, doubles and reorders packets and is cut, both ways or one way.
-//! - Clocks jump, machines stand still, disks are slow, full, fail to sync, or are lost for good
-//!   as far as the promise of the system allows. See [`Faults`].
+//!   [`Machine::network`]. A crash drops everything that runs on the machine; data that was not
+//!   synced to its disk is lost or torn; its program is restarted a while later.
+//! - The network loses, delays, duplicates and reorders packets and is cut, both ways or one way.
+//! - Clocks jump, machines freeze, disks are slow, full, fail to sync, or are lost for good as far
+//!   as the promise of the system allows. See [`Faults`].
 //!
-//! # Which runs there are
+//! # Kinds of runs
 //!
-//! - Drawn ones: a cluster, a load and a mix of faults from a seed ([`cluster::Cluster::drawn`],
-//!   [`Faults::drawn`]). They find what nobody thought of. What never happened in a thousand of
-//!   them was not tried: [`OCCURRENCES`] names what must happen, and a campaign fails without it.
+//! - Drawn runs: a cluster, a load and a mix of faults from a seed ([`cluster::Cluster::drawn`],
+//!   [`Faults::drawn`]). They find what no one thought of. Anything that never happened in a
+//!   thousand of them was not tested: [`OCCURRENCES`] names what must happen, and a campaign fails
+//!   without it.
 //! - Crash points: short [`Scenario`]s in which every event times every node is a run of its own,
-//!   in which that node crashes just there, and runs with a second crash in the recovery.
-//! - [`Schedule`]s: exact stories that broke lesser protocols, told with the real actors. Chance
-//!   finds some of them once in a million seeds.
+//!   in which that node crashes at exactly that event, and runs with a second crash in the
+//!   recovery.
+//! - [`Schedule`]s: exact event sequences that broke lesser protocols, replayed with the real
+//!   actors. Random runs find some of them once in a million seeds.
 //!
-//! Mistakes are planted to see that the checks find them: `MISTAKES.md` says which finds what. What
-//! a node writes to its log is part of the trace, and counted: so a report of a campaign says how
-//! often each outcome of a recovery, each status and each cut occurred.
+//! Mistakes are planted to verify that the checks find them: `MISTAKES.md` lists which check finds
+//! which mistake. The log lines of a node are part of the trace, and counted: so a campaign's
+//! report says how often each outcome of a recovery, each status and each cut occurred.
 //!
-//! # What a program must not do
+//! # Restrictions on programs
 //!
-//! Anything that is not from the seed: threads, sockets, the system's clock or chance, the order
-//! of a `HashMap`, `tokio::select!` without `biased`, `tokio::sync::watch` with several that wait (it wakes
-//! them in an order of its own chance). `tokio::time` is simulated.
+//! A program must not use anything that does not come from the seed: threads, sockets, the system's clock
+//! or randomness, the iteration order of a `HashMap`, `tokio::select!` without `biased`,
+//! `tokio::sync::watch` with several waiters (it wakes them in a random order of its own). `tokio::time` is
+//! simulated.
 
 mod checks;
 pub mod cluster;
@@ -112,7 +115,7 @@ pub use schedules::Schedule;
 
 use crate::handle::host::Host;
 
-/// The host of the machine whose code runs now, if a simulation does.
+/// Returns the host of the machine whose code runs now, if this thread runs a simulation.
 pub(crate) fn current_host() -> Option<Arc<dyn Host>> {
     world::current().map(|life| Machine::new(life, "").host())
 }

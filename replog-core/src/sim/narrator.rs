@@ -1,7 +1,7 @@
-//! What nodes write to their logs: in the trace, under the machine that says it, and counted.
+//! The log lines of nodes: written to the trace, under the name of their machine, and counted.
 //!
-//! The lines that people read are where a node says what it decided: so they tell which branches
-//! of the rules a run has been through, and the nodes need not know that they are watched.
+//! In the lines that people read a node says what it decided: so they tell which branches of the
+//! rules a run went through, and the nodes need not know that they are watched.
 
 use std::fmt::{self, Write as _};
 
@@ -15,7 +15,7 @@ use tracing::{
 
 use super::world::{self, MachineId, World};
 
-/// The beginning of a line, or what is in it, and what it counts as.
+/// The beginning or a part of a log line, and the occurrence that it counts as.
 const COUNTED: &[(&str, &str)] = &[
     ("recovery: founding cluster", "recovery: founding"),
     (
@@ -75,8 +75,8 @@ const COUNTED: &[(&str, &str)] = &[
         "damage: found by a master",
     ),
     ("the log is mended here", "damage: mended"),
-    ("the log is whole", "damage: a master mended in office"),
-    ("no secondary has the records", "damage: nobody has it"),
+    ("the log is whole", "damage: mended by a leading master"),
+    ("no secondary has the records", "damage: no node has it"),
     (
         "a segment that was written to in place is copied",
         "damage: a mended segment copied",
@@ -125,7 +125,7 @@ impl Subscriber for Narrator {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// A line as it is read.
+/// A log line being read.
 #[derive(Debug, Default)]
 struct Line {
     message: String,
@@ -148,7 +148,7 @@ impl World {
         if let Some((_, what)) = counted {
             self.count(what);
         }
-        // Whose log was adopted: the own one, if nothing said otherwise before it serves.
+        // Source of the adopted log: the node's own, if nothing else was logged before it serves.
         if message.contains("recovery: adopting the log of") {
             self.adopting.insert(machine);
         } else if message.contains("recovered: serving") {

@@ -1,8 +1,8 @@
-//! The simulated network: packets that are late, lost, doubled, out of order, or cut off.
+//! The simulated network: packets that are late, lost, duplicated, reordered, or cut off.
 //!
-//! A packet in flight belongs to the world and outlives its sender; what a request starts on the
-//! machine that it reaches dies with that machine. Calls are typed: a machine listens for a type
-//! of request, which takes the place of a port.
+//! A packet in flight belongs to the world and outlives its sender; whatever a request starts on
+//! the machine that it reaches dies with that machine. Calls are typed: a machine listens for a
+//! type of request, which takes the place of a port.
 
 use std::{
     any::{Any, TypeId},
@@ -26,17 +26,17 @@ use crate::{
     transport::{CallFuture, Network, Request, Response, Transport, TransportError},
 };
 
-/// What a machine listens for.
+/// Type of the requests that a machine listens for.
 pub(crate) type PortId = TypeId;
 
-/// Serves requests of one type.
+/// Handler of requests of one type.
 pub(crate) type Listener =
     Rc<dyn Fn(Box<dyn Any>) -> Pin<Box<dyn Future<Output = Option<Box<dyn Any>>>>>>;
 
-/// What comes back.
+/// Result of a call.
 pub(crate) type Reply = Result<Box<dyn Any>, CallError>;
 
-/// Why a call brought no answer.
+/// Reasons why a call got no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
@@ -64,7 +64,7 @@ impl<T: Clone + 'static> Payload for T {
     }
 }
 
-/// Something on its way.
+/// A packet in flight.
 pub(crate) struct Packet {
     pub(crate) from: MachineId,
     pub(crate) to: MachineId,
@@ -77,8 +77,8 @@ impl Packet {
         (self.from, self.to, self.label) == (from, to, label)
     }
 
-    /// The same replication request once more: whoever gets two replies takes the first. What
-    /// clients send comes as over a connection, once or not at all.
+    /// Returns a copy of a replication request: a caller that gets two replies takes the first.
+    /// Requests of clients come as over a connection: once or not at all.
     pub(crate) fn copy(&self) -> Option<Packet> {
         let label = self.label;
         match &self.content {
@@ -103,7 +103,7 @@ impl Packet {
         }
     }
 
-    /// The same replication request with something else in it; any other packet as it is.
+    /// Returns the same replication request with changed content; any other packet as it is.
     pub(crate) fn forged(mut self, change: impl FnOnce(&mut Request)) -> Packet {
         if let Content::Request { port, payload, .. } = &mut self.content
             && *port == TypeId::of::<Replication>()
@@ -130,10 +130,10 @@ pub(crate) enum Content {
     },
 }
 
-/// Which ways are cut.
+/// The directions that are cut.
 #[derive(Debug, Default)]
 pub(crate) struct Wires {
-    /// From, to.
+    /// Pairs of sender and receiver.
     cut: BTreeSet<(MachineId, MachineId)>,
 }
 
@@ -195,7 +195,7 @@ impl World {
         self.schedule(delay, Event::Deliver(packet));
     }
 
-    /// A packet arrives. A request comes back as what is to be run on its machine.
+    /// Delivers a packet; returns the work that it starts, such as a request to run on its machine.
     pub(crate) fn deliver(&mut self, packet: Packet) -> Option<Arrival> {
         let Packet {
             from,
@@ -275,13 +275,13 @@ impl World {
     }
 }
 
-/// What a packet sets going.
+/// Work that a packet starts.
 pub(crate) enum Arrival {
     Request { at: Life, serve: Serve },
     Reply(oneshot::Sender<Reply>, Reply),
 }
 
-/// A request, being served.
+/// A request being served.
 pub(crate) struct Serve {
     from: MachineId,
     call: u64,
@@ -292,7 +292,7 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
-    /// Serves it, on the machine that it reached. Dropping this breaks the connection.
+    /// Serves it on the machine that it reached. Dropping this breaks the connection.
     pub(crate) async fn run(self, at: Life) {
         let Serve {
             from,
@@ -311,7 +311,7 @@ impl Serve {
     }
 }
 
-/// Calls a machine by its name.
+/// Calls a machine by name.
 pub(crate) async fn call<Req, Resp>(from: Life, to: &str, request: Req) -> Result<Resp, CallError>
 where
     Req: Clone + 'static,
@@ -365,7 +365,7 @@ impl Network for SimulatedNetwork {
         })
     }
 
-    /// Every address is good: peers are found by the names of machines.
+    /// Accepts every address: peers are found by the names of machines.
     fn check(&self, _: &[Peer]) -> Result<(), ConfigError> {
         Ok(())
     }
@@ -377,7 +377,7 @@ struct Way {
 }
 
 impl World {
-    /// Whether a batch is one that was sent before, as it was or smaller.
+    /// Counts a batch that was sent before, in the same or a smaller size.
     fn compare_batch(&mut self, from: MachineId, to: &str, request: &Request) {
         let crate::transport::RequestBody::Append(append) = &request.body else {
             return;
@@ -400,7 +400,7 @@ impl World {
     }
 }
 
-/// What carries a replication request.
+/// Packet content of a replication request.
 #[derive(Clone)]
 pub(crate) struct Replication(pub(crate) Request);
 
@@ -431,7 +431,7 @@ impl Transport for Way {
     }
 }
 
-/// A request in a few words.
+/// One-line display of a request.
 pub(crate) struct Brief<'a>(pub(crate) &'a Request);
 
 impl std::fmt::Display for Brief<'_> {
@@ -462,7 +462,7 @@ impl std::fmt::Display for Brief<'_> {
     }
 }
 
-/// A response in a few words.
+/// One-line display of a response.
 pub(crate) struct BriefAnswer<'a>(pub(crate) &'a Response);
 
 impl std::fmt::Display for BriefAnswer<'_> {

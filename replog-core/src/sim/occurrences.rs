@@ -1,16 +1,15 @@
-//! What must occur: faults, states, requests, answers and refusals, branches of the rules.
+//! Required occurrences: faults, states, requests, answers and refusals, branches of the rules.
 
-/// What occurs in every thousand seeds of a cluster under all faults, by its name in
-/// [`Outcome::counts`](super::Outcome::counts). Where one of them does not, the simulator, not the
-/// system, has a defect.
+/// Occurrences that every thousand seeds of a cluster under all faults must have, by their names in
+/// [`Outcome::counts`](super::Outcome::counts). If one is missing, the simulator, not the system, has
+/// a defect.
 ///
-/// Not here: what takes several thousand seeds (damage that nobody can mend, an epoch that was
-/// promised to a lost directory too); what only a schedule brings about ([`SCHEDULED`]); a list of
-/// nodes or a cluster that is not the own one and a node that is about to stop, which take an operator
-/// or a program that is no replog (tested in `rules/`); a window that
-/// is full and more than 64 epochs, which take more records and starts than a run has (tested in
-/// `rules/`); forced recoveries, which lose messages by their nature (tested in `rules/recovery` and
-/// `rules/cluster_tests`).
+/// Not listed: occurrences that take several thousand seeds (damage that no node can repair, an epoch
+/// that was also promised to a lost directory); those that only a schedule brings about
+/// ([`SCHEDULED`]); a different list of nodes or cluster, and a node that is about to stop, which take
+/// an operator or a program that is not replog (tested in `rules/`); a full window and more than 64
+/// epochs, which take more records and starts than a run has (tested in `rules/`); forced recoveries,
+/// which lose messages by their nature (tested in `rules/recovery` and `rules/cluster_tests`).
 pub const OCCURRENCES: &[&str] = &[
     "answer: aligned",
     "answer: aligned, not intact",
@@ -36,12 +35,12 @@ pub const OCCURRENCES: &[&str] = &[
     "client: keyed batch replayed",
     "client: no connection",
     "client: read answered",
-    "damage: a master mended in office",
     "damage: a mended segment copied",
     "damage: found at a start",
     "damage: found by a master",
     "damage: found by a secondary",
     "damage: mended",
+    "damage: mended by a leading master",
     "disk: failed for good",
     "disk: refuses writes",
     "disk: takes writes again",
@@ -76,7 +75,7 @@ pub const OCCURRENCES: &[&str] = &[
     "keys: read from the log",
     "log cut",
     "log: a secondary has reached its refill target",
-    "log: a wiped master's is whole",
+    "log: a wiped master's is intact",
     "log: quarantined",
     "master: fenced",
     "mode: read-only",
@@ -112,7 +111,7 @@ pub const OCCURRENCES: &[&str] = &[
     "status: unhealthy",
 ];
 
-/// What occurs in the schedules, each from twenty seeds, and hardly elsewhere.
+/// Occurrences of the schedules, each within twenty seeds, that are rare elsewhere.
 pub const SCHEDULED: &[&str] = &[
     "fault: log torn in the middle",
     "refusal: below committed",

@@ -1,17 +1,17 @@
 //! Short scenarios in which every step is a point to crash at.
 //!
-//! Each is run once to count its events; then every event times every node is a run of its own,
-//! in which that node crashes just there, between any two operations on its disk.
+//! Each is run once to count its events; then every event times every node is a run of its own, in
+//! which that node crashes at exactly that event, between any two operations on its disk.
 
 use std::time::Duration;
 
 use super::{Faults, Simulation, cluster::Cluster};
 
-/// A scenario: a cluster, its load and its troubles, all from one seed.
+/// A scenario: a cluster, its load and its faults, all from one seed.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Scenario {
-    /// What happens in it.
+    /// The events in it.
     pub name: &'static str,
     seed: u64,
     secondaries: usize,
@@ -19,7 +19,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// All of them.
+    /// Returns all scenarios.
     #[must_use]
     pub fn all() -> Vec<Scenario> {
         let none = Faults::none;
@@ -158,7 +158,7 @@ impl Scenario {
         ]
     }
 
-    /// The names of the machines that can crash.
+    /// Returns the names of the machines that can crash.
     #[must_use]
     pub fn nodes(&self) -> Vec<String> {
         let secondaries = (1..=self.secondaries).map(|nth| format!("secondary-{nth}"));
@@ -167,7 +167,7 @@ impl Scenario {
             .collect()
     }
 
-    /// The run of it, without a crash that it does not bring itself.
+    /// Returns the run of it, without a crash other than its own.
     #[must_use]
     pub fn simulation(&self) -> Simulation {
         let cluster = Cluster {

@@ -1,8 +1,8 @@
 //! [`Simulation`]: one run, from one seed. Decides what runs next.
 //!
 //! A machine is a [`LocalSet`]: dropping it is `kill -9`, not polling it is SIGSTOP. The code of
-//! all machines runs until each waits; only then the next event of the world happens, and only
-//! where none is due time moves on, to the next event or timer of anybody.
+//! all machines runs until each waits; only then the next event of the world happens, and only if
+//! none is due does time advance, to the next event or timer of any machine.
 
 use std::{
     cell::RefCell,
@@ -37,15 +37,15 @@ use super::{
     world::{self, Event, Life, MachineId, Part, World},
 };
 
-/// Turns without time moving on that mean that it never will.
+/// Maximum turns without time advancing; more mean that it never will.
 const TURNS_MAX: u64 = 10_000;
 
-/// No story takes so long.
+/// Time that no story takes.
 const STORY_MAX: Duration = Duration::from_hours(2);
 
 type Program = Rc<dyn Fn(Machine) -> Pin<Box<dyn Future<Output = ()>>>>;
 
-/// A run to be: its machines, its faults, how long.
+/// A run to be started: its machines, its faults, its duration.
 pub struct Simulation {
     seed: u64,
     faults: Faults,
@@ -57,42 +57,42 @@ pub struct Simulation {
     mistakes: Vec<Mistake>,
 }
 
-/// What a machine is, as it is given.
+/// Kind of a machine, as configured.
 enum Kind {
     Node,
     Standby {
         of: String,
     },
     Client,
-    /// Its program is the story of a schedule: no fault comes by itself, and the run ends a while
+    /// Its program is the story of a schedule: no fault occurs by itself, and the run ends a while
     /// after the story.
     Director,
 }
 
-/// What came of a run.
+/// Result of a run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// The seed it came from.
+    /// The seed of the run.
     pub seed: u64,
     /// The first rule that was broken, in one sentence.
     pub violation: Option<String>,
-    /// Lines of the trace.
+    /// Number of lines of the trace.
     pub events: u64,
-    /// Lines of it when the run began to wind down, half-way through its calm time.
+    /// Number of those lines when the run began to wind down, half-way through its calm time.
     pub events_until_quiet: u64,
-    /// Hash of the trace: equal runs have equal ones.
+    /// Hash of the trace: equal runs have equal hashes.
     pub hash: u64,
-    /// How much time was simulated.
+    /// The simulated time.
     pub simulated: Duration,
-    /// How often each fault, state and branch occurred.
+    /// Number of occurrences of each fault, state and branch.
     pub counts: BTreeMap<&'static str, u64>,
-    /// The trace, where [`Simulation::keep_trace`] asked for it.
+    /// The trace, if [`Simulation::keep_trace`] asked for it.
     pub trace: Vec<String>,
 }
 
 impl Simulation {
-    /// A run without machines and faults, of a minute and half a minute of calm.
+    /// Makes a run without machines and faults, of a minute and half a minute of calm.
     #[must_use]
     pub fn new(seed: u64) -> Simulation {
         Simulation {
@@ -107,14 +107,14 @@ impl Simulation {
         }
     }
 
-    /// Which faults occur, and how often.
+    /// Sets which faults occur, and how often.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Simulation {
         self.faults = faults;
         self
     }
 
-    /// How long faults occur, and how long the cluster has afterwards to become well.
+    /// Sets how long faults occur, and how long the cluster then has to recover.
     #[must_use]
     pub fn lasting(mut self, with_faults: Duration, calm: Duration) -> Simulation {
         (self.with_faults, self.calm) = (with_faults, calm);
@@ -135,8 +135,8 @@ impl Simulation {
         self
     }
 
-    /// A machine that faults hit. `program` runs at each of its starts; when it ends, the process
-    /// has ended, and is started again.
+    /// Adds a machine that is subject to faults. `program` runs at each of its starts; when it
+    /// ends, the process has ended, and is restarted.
     #[must_use]
     pub fn node<F>(self, name: &str, program: impl Fn(Machine) -> F + 'static) -> Simulation
     where
@@ -145,7 +145,7 @@ impl Simulation {
         self.machine(name, Kind::Node, program)
     }
 
-    /// A machine that faults spare; the network between it and the others is as bad.
+    /// Adds a machine that faults spare; the network between it and the others is just as bad.
     #[must_use]
     pub fn client<F>(self, name: &str, program: impl Fn(Machine) -> F + 'static) -> Simulation
     where
@@ -154,9 +154,9 @@ impl Simulation {
         self.machine(name, Kind::Client, program)
     }
 
-    /// A machine with an empty disk that is off until it takes the place of the node on the
-    /// machine `of`, which stands still, is cut off or is down meanwhile, and comes back for a
-    /// while without knowing. Then that one is gone for good.
+    /// Adds a machine with an empty disk that is off until it replaces the node on the machine
+    /// `of`, which is frozen, cut off or down meanwhile, and comes back for a while unaware of it.
+    /// Then that one is gone for good.
     #[must_use]
     pub fn standby<F>(
         self,
@@ -170,7 +170,7 @@ impl Simulation {
         self.machine(name, Kind::Standby { of: of.to_owned() }, program)
     }
 
-    /// As [`Simulation::client`], for a story that says itself what happens.
+    /// Adds a machine as [`Simulation::client`] does, for a story that decides itself what happens.
     pub(crate) fn director<F>(
         self,
         name: &str,
@@ -204,22 +204,25 @@ impl Simulation {
         self
     }
 
-    /// Lets every node of the run make a mistake, which a check must then find. Of two that are planted together, the
-    /// second one must be one that changes messages only.
+    /// Makes every node of the run make a mistake, which a check must then find. Of two that are planted together,
+    /// the second one must be one that changes messages only.
     #[must_use]
     pub fn plant(mut self, mistake: Mistake) -> Simulation {
         self.mistakes.push(mistake);
         self
     }
 
-    /// Runs it. Takes the thread until the end; a simulated minute is some milliseconds.
+    /// Runs it. Occupies the thread until the end; a simulated minute takes some milliseconds.
     ///
     /// # Panics
     ///
-    /// When called inside a simulation or a tokio runtime.
+    /// If called inside a simulation or a tokio runtime.
     #[must_use]
     pub fn run(self) -> Outcome {
-        assert!(!world::exists(), "a simulation runs inside of no other");
+        assert!(
+            !world::exists(),
+            "a simulation cannot run inside another one"
+        );
         install_panic_hook();
         let mut world = World::new(self.seed, self.faults, Trace::new(self.keep));
         let mut programs = Vec::new();
@@ -281,7 +284,7 @@ impl Simulation {
             .enable_time()
             .start_paused(true)
             .build()
-            .expect("a runtime without I/O needs nothing of the system");
+            .expect("a runtime without I/O needs no system resources");
         let narrator = narrator::listen();
         runtime.block_on(async {
             let mut scheduler = Scheduler::new(programs);
@@ -315,7 +318,7 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Says that a machine has something to do, and wakes the scheduler.
+/// Flags that a machine has something to do, and wakes the scheduler.
 #[derive(Default)]
 struct Flag {
     ready: AtomicBool,
@@ -349,12 +352,12 @@ struct Process {
 
 struct Scheduler {
     processes: Vec<Process>,
-    /// Lives whose program came to its end.
+    /// Lives whose program has ended.
     ended: Rc<RefCell<Vec<Life>>>,
     began: Instant,
     sleep: Pin<Box<Sleep>>,
     turns: u64,
-    /// When time last moved on.
+    /// Simulated time of the last advance, in microseconds.
     turned_at: u64,
 }
 
@@ -379,7 +382,7 @@ impl Scheduler {
         }
     }
 
-    /// Runs until nothing can happen before time moves on, or the run is over.
+    /// Runs until nothing can happen before time advances, or the run is over.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for process in &self.processes {
             let mut scheduler = process
@@ -404,7 +407,7 @@ impl Scheduler {
             world::with(World::look_around);
             self.turns += 1;
             if self.turns > TURNS_MAX {
-                world::with(|world| world.violate("time does not move on".to_owned()));
+                world::with(|world| world.violate("time does not advance".to_owned()));
                 continue;
             }
             if self.run_one() {
@@ -439,7 +442,7 @@ impl Scheduler {
         }
     }
 
-    /// Lets one machine run that has something to do, drawn from the seed.
+    /// Runs one machine that has something to do, drawn from the seed.
     fn run_one(&mut self) -> bool {
         let chosen = world::with(|world| {
             let ready = |world: &World, nth: &usize| {
@@ -472,7 +475,10 @@ impl Scheduler {
         process.flag.ready.store(false, Ordering::Relaxed);
         let machine = MachineId(nth);
         let boot = world::with(|world| world.machine(machine).boot);
-        let tasks = process.tasks.as_mut().expect("only who runs is chosen");
+        let tasks = process
+            .tasks
+            .as_mut()
+            .expect("only a running machine is chosen");
         let before = world::set_current(Some(Life { machine, boot }));
         let _ = Pin::new(tasks).poll(&mut Context::from_waker(&process.waker));
         world::set_current(before);
@@ -529,7 +535,7 @@ impl Scheduler {
             entry.dying = false;
             entry.boot += 1;
             let (name, boot) = (entry.name.clone(), entry.boot);
-            world.note_of(machine, format_args!("starts, for the {boot}. time"));
+            world.note_of(machine, format_args!("starts (boot {boot})"));
             Some((Life { machine, boot }, name))
         });
         let Some((life, name)) = life else { return };
@@ -614,7 +620,7 @@ impl Scheduler {
         });
     }
 
-    /// Does what the story has ordered.
+    /// Carries out the orders of the story.
     fn obey(&mut self) {
         while let Some(order) = world::with(|world| world.direction.orders.pop_front()) {
             match order {
@@ -633,7 +639,7 @@ impl Scheduler {
         }
     }
 
-    /// Crashes whoever is to crash, and starts again whose program has ended.
+    /// Crashes the machines that are to crash, and restarts those whose program has ended.
     fn bury(&mut self) {
         let dying = world::with(|world| {
             let dying = world
@@ -674,7 +680,7 @@ impl Scheduler {
         }
     }
 
-    /// Drops all that still runs.
+    /// Drops everything that still runs.
     fn end(&mut self) {
         for (nth, process) in self.processes.iter_mut().enumerate() {
             world::with(|world| world.machine(MachineId(nth)).up = false);
@@ -684,7 +690,8 @@ impl Scheduler {
 }
 
 impl World {
-    /// All faults end after `with_faults_us`, and the run once it was calm.
+    /// Schedules the end of all faults after `with_faults_us`, and the end of the run after the
+    /// calm.
     fn plan_end(&mut self, with_faults_us: u64) {
         let calm_us = self.calm_us;
         self.quiet_us = self.now_us + with_faults_us + calm_us / 2;
@@ -702,7 +709,7 @@ impl World {
 }
 
 thread_local! {
-    /// What a simulated machine panicked with: its task would swallow it.
+    /// The panic of a simulated machine: its task would swallow it.
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 

@@ -1,10 +1,10 @@
-//! [`Stage`]: what a story has in its hands.
+//! [`Stage`]: the interface of a schedule's story to the simulation.
 //!
 //! A story is an async function that drives the real actors through one exact schedule: it cuts
-//! ways, keeps packets back and lets them go, crashes, wipes and starts machines, appends, and
-//! waits for what it relies on. Every wait has a limit, and what must have happened is claimed: a
-//! story that does not come to pass is a violation of its own (`story: ..`), never a silent success.
-//! All rules are checked at every step, as in every simulation.
+//! connections, holds packets and releases them, crashes, wipes and starts machines, appends, and
+//! waits for what it relies on. Every wait has a limit, and every expected event is claimed: a story
+//! that does not come to pass is a violation of its own (`story: ..`), never a silent success. All
+//! rules are checked at every step, as in every simulation.
 
 use std::{
     cell::{Cell, RefCell},
@@ -35,16 +35,16 @@ use crate::{
     views::Receipt,
 };
 
-/// How long a story waits for what must happen.
+/// Maximum time that a story waits for an expected event.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between two reads of one who follows.
+/// Pause between two reads of a follower.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The answer to an append, or none: the connection broke.
+/// The answer to an append; `None` if the connection broke.
 pub(crate) type Answered = Option<Result<Receipt, AppendError>>;
 
-/// The hands of a story. Clones are the same.
+/// Control over the simulation. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Stage {
     machine: Machine,
@@ -59,13 +59,13 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Whether its client has heard anything, when asked.
+    /// Returns a condition that is true once its client has an answer.
     pub(crate) fn has_answer(&self) -> impl Fn() -> bool + use<> {
         let has_answer = self.has_answer.clone();
         move || has_answer.get()
     }
 
-    /// Whether its client heard nothing so far.
+    /// Returns true if its client has no answer so far.
     pub(crate) fn is_unanswered(&self) -> bool {
         !self.has_answer.get()
     }
@@ -79,29 +79,29 @@ impl Stage {
         }
     }
 
-    /// Writes a line of the trace: where the story is.
+    /// Writes a line of the trace: the progress of the story.
     pub(crate) fn says(&self, text: &str) {
         world::with(|world| world.note(format_args!("STORY {text}")));
     }
 
-    /// What the story relies on has happened; where it has not, the run has failed.
+    /// Claims something that the story relies on; if it is not so, the run has failed.
     pub(crate) fn claim(&self, is_so: bool, text: &str) {
         if !is_so {
             self.machine.fail(format!("story: not so: {text}"));
         }
     }
 
-    /// A number of `low..=high`, from the seed.
+    /// Returns a random number in `low..=high`, from the seed.
     pub(crate) fn random(&self, low: u64, high: u64) -> u64 {
         self.machine.random(low, high)
     }
 
-    /// True every other time.
+    /// Returns true or false with equal probability.
     pub(crate) fn coin(&self) -> bool {
         self.random(0, 1) == 1
     }
 
-    /// Looks at the world.
+    /// Inspects the world.
     pub(crate) fn look<T>(&self, at: impl FnOnce(Look<'_>) -> T) -> T {
         world::with(|world| at(Look::new(world)))
     }
@@ -111,17 +111,17 @@ impl Stage {
         self.machine.sleep(time).await;
     }
 
-    /// Waits until this is so, and goes on before anybody else does.
+    /// Waits until this is so, and continues before anything else runs.
     pub(crate) async fn until(&self, text: &str, is_so: impl Fn(Look<'_>) -> bool + 'static) {
         let in_time = self.within(PATIENCE, is_so).await;
         self.claim(in_time, text);
         if !in_time {
-            // The run is over: nothing that follows would be the story.
+            // The run is over: anything that follows would not belong to the story.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Waits until this is so, up to so long; whether it was.
+    /// Waits until this is so, for at most this time; returns whether it was.
     pub(crate) async fn within(
         &self,
         time: Duration,
@@ -140,7 +140,7 @@ impl Stage {
         .await
     }
 
-    /// Cuts both ways between two machines.
+    /// Cuts both directions between two machines.
     pub(crate) fn part(&self, one: &str, other: &str) {
         world::with(|world| {
             world.note(format_args!(
@@ -152,7 +152,7 @@ impl Stage {
         });
     }
 
-    /// Mends both ways between two machines.
+    /// Restores both directions between two machines.
     pub(crate) fn join(&self, one: &str, other: &str) {
         world::with(|world| {
             world.note(format_args!("{one} and {other} reach each other"));
@@ -162,17 +162,17 @@ impl Stage {
         });
     }
 
-    /// Keeps back what passes on this way.
+    /// Holds the packets of this kind on this route.
     pub(crate) fn hold(&self, from: &str, to: &str, label: Label) {
         self.grip(from, to, label, Grasp::Hold);
     }
 
-    /// Keeps back the next packet of this kind, and no other.
+    /// Holds the next packet of this kind, and no other.
     pub(crate) fn hold_one(&self, from: &str, to: &str, label: Label) {
         self.grip(from, to, label, Grasp::HoldOne);
     }
 
-    /// Keeps a copy of each request that passes on this way.
+    /// Keeps a copy of each request of this kind on this route.
     pub(crate) fn copy(&self, from: &str, to: &str, about: About) {
         self.grip(from, to, asks(about), Grasp::Copy);
     }
@@ -189,7 +189,8 @@ impl Stage {
         });
     }
 
-    /// Lets go of what was kept, in its order, and keeps nothing more; how many there were.
+    /// Releases the packets that were held, in order, and ends the hold; returns how many there
+    /// were.
     pub(crate) fn release(&self, from: &str, to: &str, label: Label) -> usize {
         let kept = self.take(from, to, label);
         let count = kept.len();
@@ -198,7 +199,7 @@ impl Stage {
         count
     }
 
-    /// Lets go of the oldest packet of what is kept.
+    /// Releases the oldest of the packets that are held.
     pub(crate) fn release_one(&self, from: &str, to: &str, label: Label) {
         let packet = world::with(|world| {
             let (from, to) = (world.id(from), world.id(to));
@@ -211,8 +212,8 @@ impl Stage {
         }
     }
 
-    /// Lets go of the oldest packet of what is kept, with something else in it: as one that has the cluster's
-    /// secret and is no correct node.
+    /// Releases the oldest of the packets that are held, with changed content: as a node sends it that has
+    /// the cluster's secret and is not correct.
     pub(crate) fn forge(
         &self,
         from: &str,
@@ -232,12 +233,12 @@ impl Stage {
         }
     }
 
-    /// Takes what was kept into the hand, and keeps nothing more.
+    /// Removes and returns the packets that were held, and ends the hold.
     pub(crate) fn take_quarantined(&self, from: &str, to: &str, label: Label) -> Vec<Packet> {
         self.take(from, to, label)
     }
 
-    /// Lets go of what is in the hand.
+    /// Releases these packets.
     pub(crate) fn let_go(&self, packets: Vec<Packet>) {
         world::with(|world| {
             world.note(format_args!("{} late packets go on", packets.len()));
@@ -247,7 +248,7 @@ impl Stage {
         });
     }
 
-    /// Loses what was kept, and keeps nothing more.
+    /// Drops the packets that were held, and ends the hold; returns how many there were.
     pub(crate) fn lose(&self, from: &str, to: &str, label: Label) -> usize {
         self.take(from, to, label).len()
     }
@@ -259,25 +260,25 @@ impl Stage {
         })
     }
 
-    /// `kill -9`, and it stays down.
+    /// Kills it with `kill -9`; it stays down.
     pub(crate) async fn kill(&self, name: &str) {
         self.doom(name, Doom::Kill).await;
     }
 
-    /// Pulls the plug, and it stays down.
+    /// Cuts its power; it stays down.
     pub(crate) async fn power_cut(&self, name: &str, spared: Spared) {
         self.doom(name, |machine| Doom::PowerCut(machine, spared))
             .await;
     }
 
-    /// Its disk is lost, and it stays down: only as far as the promise of the system goes.
+    /// Loses its disk, only if the system promises to survive that; it stays down.
     pub(crate) async fn wipe(&self, name: &str) {
         let may = self.look(|look| look.may_lose(name));
         self.claim(may, &format!("the disk of {name} may be lost"));
         self.doom(name, Doom::Wipe).await;
     }
 
-    /// Its process and its directory are gone for good.
+    /// Removes its process and its directory for good.
     pub(crate) async fn retire(&self, name: &str) {
         self.doom(name, Doom::Retire).await;
     }
@@ -288,11 +289,11 @@ impl Stage {
             world.machine(machine).kept_down = true;
             world.direction.orders.push_back(Order::Doom(doom(machine)));
         });
-        // Orders are carried out before anybody else runs.
+        // Orders are carried out before anything else runs.
         tokio::task::yield_now().await;
     }
 
-    /// It does not start before the story says so.
+    /// Keeps it from starting before the story says so.
     pub(crate) fn keep_down(&self, name: &str) {
         world::with(|world| {
             let machine = world.id(name);
@@ -308,7 +309,7 @@ impl Stage {
         });
     }
 
-    /// A bit flips in this record on its disk.
+    /// Flips a bit in this record on its disk.
     pub(crate) fn rot(&self, name: &str, offset: Offset) {
         let rotten = world::with(|world| {
             let machine = world.id(name);
@@ -321,7 +322,7 @@ impl Stage {
         self.claim(rotten.is_some(), "there is a record to rot");
     }
 
-    /// The next sync of one of its files whose path begins so fails.
+    /// Makes the next sync of one of its files whose path begins with `path` fail.
     pub(crate) fn fail_sync(&self, name: &str, path: &'static str) {
         world::with(|world| {
             let machine = world.id(name);
@@ -329,7 +330,7 @@ impl Stage {
         });
     }
 
-    /// A bit flips in the last record that its disk holds.
+    /// Flips a bit in the last record that its disk holds.
     pub(crate) fn rot_last(&self, name: &str) -> Option<Offset> {
         world::with(|world| {
             let machine = world.id(name);
@@ -341,7 +342,7 @@ impl Stage {
         })
     }
 
-    /// Its mark is gone from its disk.
+    /// Removes the mark from its disk.
     pub(crate) fn lose_mark(&self, name: &str) {
         world::with(|world| {
             let machine = world.id(name);
@@ -351,7 +352,7 @@ impl Stage {
         });
     }
 
-    /// What its disk holds for good now.
+    /// Returns a copy of the durable content of its disk.
     pub(crate) fn copy_disk(&self, name: &str) -> Disk {
         world::with(|world| {
             let machine = world.id(name);
@@ -359,7 +360,7 @@ impl Stage {
         })
     }
 
-    /// Somebody puts an older copy in the place of its disk while it is down.
+    /// Replaces its disk by an older copy while it is down.
     pub(crate) fn put_disk(&self, name: &str, mut copy: Disk) {
         world::with(|world| {
             let machine = world.id(name);
@@ -369,7 +370,7 @@ impl Stage {
         });
     }
 
-    /// It stands still, as after SIGSTOP.
+    /// Freezes it, as SIGSTOP does.
     pub(crate) fn pause(&self, name: &str) {
         world::with(|world| {
             let machine = world.id(name);
@@ -378,7 +379,7 @@ impl Stage {
         });
     }
 
-    /// It goes on.
+    /// Resumes it.
     pub(crate) fn resume(&self, name: &str) {
         world::with(|world| {
             let machine = world.id(name);
@@ -386,7 +387,7 @@ impl Stage {
         });
     }
 
-    /// A standby takes the place of a node that does not know.
+    /// Lets a standby replace a node that is unaware of it.
     pub(crate) fn replace(&self, old: &str, standby: &str) {
         world::with(|world| {
             let (old, standby) = (world.id(old), world.id(standby));
@@ -394,7 +395,7 @@ impl Stage {
         });
     }
 
-    /// Its disk has room for more, or not.
+    /// Makes its disk full, or ends that.
     pub(crate) fn set_full(&self, name: &str, full: bool) {
         world::with(|world| {
             let machine = world.id(name);
@@ -404,7 +405,7 @@ impl Stage {
         });
     }
 
-    /// How many times slower than normal its disk is.
+    /// Makes its disk slower than normal by this factor.
     pub(crate) fn set_slowness(&self, name: &str, slowness: u64) {
         world::with(|world| {
             let machine = world.id(name);
@@ -414,8 +415,8 @@ impl Stage {
         });
     }
 
-    /// It crashes at the so-manyth line of the trace from now on that has this text, between two
-    /// operations, and stays down.
+    /// Makes it crash at the `nth` line of the trace from now on that has this text, between two
+    /// operations; it stays down.
     pub(crate) fn crash_at_line(&self, name: &str, text: &str, nth: u64) {
         world::with(|world| {
             let machine = world.id(name);
@@ -424,7 +425,7 @@ impl Stage {
         });
     }
 
-    /// The name `alias` leads to the machine `name` from now on.
+    /// Makes the name `alias` lead to the machine `name` from now on.
     pub(crate) fn lead(&self, alias: &str, name: &str) {
         world::with(|world| {
             let mut machines = world.machines.iter();
@@ -434,7 +435,7 @@ impl Stage {
         });
     }
 
-    /// A message that nobody sent before, so long.
+    /// Returns a message that was not sent before, of this length.
     pub(crate) fn message(&self, bytes: usize) -> Bytes {
         let serial = self.serial.replace(self.serial.get() + 1);
         let text = format!("message {serial} ");
@@ -450,7 +451,7 @@ impl Stage {
         self.send(master, payload, AppendOptions::concern(concern))
     }
 
-    /// Appends this message under this key.
+    /// Appends this message with this key.
     pub(crate) fn append_keyed(
         &self,
         master: &str,
@@ -490,13 +491,13 @@ impl Stage {
                 machine.was_refused(&asked);
             }
             told.set(true);
-            // An error: the story does not care.
+            // An error means that the story is not interested.
             let _ = answered.send(answer);
         });
         Asked { answer, has_answer }
     }
 
-    /// Appends so many messages, one after the other, each acknowledged at `concern`.
+    /// Appends `count` messages, one after the other, each acknowledged at `concern`.
     pub(crate) async fn fill(&self, master: &str, concern: Concern, count: u64) {
         for _ in 0..count {
             let asked = self.append(master, concern);
@@ -516,7 +517,7 @@ impl Stage {
         }
     }
 
-    /// Waits until an append is answered, or its connection broken.
+    /// Waits until an append is answered, or its connection breaks.
     pub(crate) async fn answered(&self, asked: Asked) -> Answered {
         match tokio::time::timeout(PATIENCE, asked.answer).await {
             Ok(answer) => answer.unwrap_or(None),
@@ -527,13 +528,13 @@ impl Stage {
         }
     }
 
-    /// Whether an append is answered within this time.
+    /// Returns true if an append is answered within this time.
     pub(crate) async fn answered_within(&self, time: Duration, asked: &Asked) -> bool {
         let has_answer = asked.has_answer();
         self.within(time, move |_| has_answer()).await
     }
 
-    /// Appends until an append is acknowledged at `concern`, as a client that insists.
+    /// Appends until an append is acknowledged at `concern`, as a persistent client does.
     pub(crate) async fn insist(&self, master: &str, concern: Concern) -> Receipt {
         for _ in 0..200 {
             let asked = self.append(master, concern);
@@ -554,7 +555,7 @@ impl Stage {
         self.until(&text, move |look| look.serves(master)).await;
     }
 
-    /// Waits until these nodes hold the log for good up to `end`, intact.
+    /// Waits until these nodes hold the log durably up to `end`, intact.
     pub(crate) async fn hold_all(&self, names: &'static [&'static str], end: Offset) {
         let text = format!("{names:?} hold everything below {end}");
         self.until(&text, move |look| {
@@ -564,7 +565,7 @@ impl Stage {
         .await;
     }
 
-    /// Reads what a node shows as committed, on and on, as it comes. What was shown is in the result.
+    /// Reads what a node shows as committed, continuously. The result collects what was shown.
     pub(crate) fn follow(&self, name: &'static str) -> Rc<RefCell<Vec<(Offset, Bytes)>>> {
         let shown: Rc<RefCell<Vec<(Offset, Bytes)>>> = Rc::default();
         let (machine, seen) = (self.machine.clone(), shown.clone());
@@ -585,26 +586,26 @@ impl Stage {
         shown
     }
 
-    /// The rule is broken: for what only the story can see.
+    /// Reports a broken rule that only the story can see.
     pub(crate) fn broken(&self, text: &str) {
         self.machine.fail(text);
     }
 
-    /// The story is told: all that was done to the network and the disks ends, and the run some
-    /// time later.
+    /// Ends the story: all its effects on the network and the disks end, and the run ends some time
+    /// later.
     pub(crate) fn finish(&self) {
         self.says("is told");
         world::with(|world: &mut World| world.direction.orders.push_back(Order::Finish));
     }
 }
 
-/// Requests about this.
+/// Returns the label of requests about this.
 pub(crate) fn asks(about: About) -> Label {
     let side = Side::Request;
     Label { about, side }
 }
 
-/// Answers to requests about this.
+/// Returns the label of answers to requests about this.
 pub(crate) fn answers(about: About) -> Label {
     let side = Side::Answer;
     Label { about, side }

@@ -1,4 +1,4 @@
-//! What runs found, each as the smallest run that shows it.
+//! Bugs that runs found, each as the smallest run that shows it.
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
@@ -18,7 +18,7 @@ fn open(machine: &Machine) -> Option<(log::LogFiles, Offset)> {
         preallocate_bytes: 0,
         sync: SyncPolicy::Always,
     };
-    // Without a mark yet nothing passes for whole.
+    // Without a mark nothing counts as intact yet.
     let storage = machine.storage();
     let names = storage.list("").ok()?;
     let look = match names.iter().any(|name| name == "mark") {
@@ -30,7 +30,7 @@ fn open(machine: &Machine) -> Option<(log::LogFiles, Offset)> {
 }
 
 /// A sync of the first segment's header failed, the process ended, and the next one read the header
-/// from the cache: it was never on the disk, and a power cut took all that was written behind it.
+/// from the cache: it was never on the disk, and a power cut took everything written after it.
 #[test]
 fn a_header_whose_sync_failed_is_not_believed_at_the_next_start() {
     let mut held = 0;
@@ -48,7 +48,7 @@ fn a_header_whose_sync_failed_is_not_believed_at_the_next_start() {
                     let Some((mut files, end)) = open(&machine) else {
                         return;
                     };
-                    // What was said to be durable is there at every later start.
+                    // Everything reported as durable is there at every later start.
                     let durable = seen.borrow().last().copied().unwrap_or(Offset::ZERO);
                     if end < durable {
                         machine.fail(format!("{durable} was durable, and the log ends at {end}"));

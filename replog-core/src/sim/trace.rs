@@ -1,8 +1,8 @@
-//! The trace of a run: a hash of all that happened, and the lines themselves where asked for.
+//! The trace of a run: a hash of everything that happened, and the lines themselves if asked for.
 
 use std::io::{self, Write as _};
 
-/// What happens to the lines.
+/// Hash and lines of a trace.
 #[derive(Debug)]
 pub(crate) struct Trace {
     hash: u64,
@@ -10,14 +10,14 @@ pub(crate) struct Trace {
     keep: Keep,
 }
 
-/// Which lines are kept.
+/// The lines that are kept.
 #[derive(Debug)]
 pub(crate) enum Keep {
     /// None: the hash is enough.
     Nothing,
-    /// All are printed as they come.
+    /// All, printed as they come.
     Print,
-    /// All are kept.
+    /// All, in memory.
     Lines(Vec<String>),
 }
 
@@ -39,24 +39,24 @@ impl Trace {
         match &mut self.keep {
             Keep::Nothing => {}
             Keep::Print => {
-                // Whoever reads may have seen enough.
+                // The reader may have closed the pipe.
                 let _ = writeln!(io::stdout(), "{line}");
             }
             Keep::Lines(lines) => lines.push(line.to_owned()),
         }
     }
 
-    /// How many lines there were.
+    /// Returns the number of lines so far.
     pub(crate) fn events(&self) -> u64 {
         self.events
     }
 
-    /// The hash of all lines so far.
+    /// Returns the hash of all lines so far.
     pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
 
-    /// The lines, where they were kept.
+    /// Returns the lines, if they were kept.
     pub(crate) fn into_lines(self) -> Vec<String> {
         match self.keep {
             Keep::Lines(lines) => lines,

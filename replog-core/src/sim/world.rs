@@ -1,7 +1,7 @@
-//! The simulated world: its time, its chance, its machines, and what happens next.
+//! The simulated world: its time, its randomness, its machines, and the events to come.
 //!
-//! One world a thread, while a simulation runs on it; handles are numbers that mean something
-//! only there. Nothing here runs the code of a node while the world is borrowed.
+//! There is one world per thread while a simulation runs on it; handles are numbers that are only
+//! valid there. Nothing here runs the code of a node while the world is borrowed.
 
 use std::{
     cell::RefCell,
@@ -32,50 +32,50 @@ thread_local! {
     static CURRENT: RefCell<Option<Life>> = const { RefCell::new(None) };
 }
 
-/// The wall clock at the beginning: 2001-09-09, so that a jump back stays behind 1970.
+/// Wall clock at the start: 2001-09-09, so that a jump back stays after 1970.
 const WALL_MS_AT_START: u64 = 1_000_000_000_000;
 
 /// A machine, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct MachineId(pub(crate) usize);
 
-/// One life of a machine: between a boot and the next crash. What belongs to a life that is over
-/// can do nothing any more.
+/// One life of a machine: from a boot to the next crash. Things that belong to a life that is over
+/// have no effect any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Life {
     pub(crate) machine: MachineId,
     pub(crate) boot: u64,
 }
 
-/// Something that happens at its time.
+/// Something that happens at a given time.
 pub(crate) enum Event {
-    /// Whoever sleeps goes on.
+    /// Wakes a sleeper.
     Wake(oneshot::Sender<()>),
     Deliver(Packet),
     Fault(Fault),
     Sequel(Sequel),
-    /// The machine, if it is down, starts.
+    /// Starts the machine if it is down.
     Boot(MachineId),
-    /// No more faults from here on; all is mended.
+    /// Ends all faults and repairs everything.
     Heal,
-    /// Clients ask nothing new.
+    /// Stops clients from sending new requests.
     Quiet,
     /// The end of the run.
     End,
 }
 
-/// What a machine is to the cluster.
+/// Role of a machine in the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// A node: faults hit it.
+    /// A node: subject to faults.
     Node,
-    /// Off, until it takes the place of another.
+    /// Off, until it replaces another machine.
     Standby { of: MachineId },
-    /// Another has taken its place; it may still be up, and not know.
+    /// Replaced by another machine; it may still be up, unaware of that.
     Replaced,
     /// Off for good.
     Retired,
-    /// No node: faults spare it.
+    /// Not a node: spared by faults.
     Client,
 }
 
@@ -85,18 +85,18 @@ pub(crate) struct Machine {
     pub(crate) boot: u64,
     pub(crate) up: bool,
     pub(crate) paused: bool,
-    /// Its disk refused at the planned point of a crash: nothing of it runs any more.
+    /// Its disk refused an operation at a planned crash point: nothing on it runs any more.
     pub(crate) dying: bool,
     /// It stays down until a schedule starts it.
     pub(crate) kept_down: bool,
-    /// What it is to the cluster.
+    /// Its role in the cluster.
     pub(crate) part: Part,
     pub(crate) disk: Disk,
     pub(crate) listeners: BTreeMap<PortId, Listener>,
     pub(crate) clock_offset_ms: i64,
-    /// How many times slower than normal its disk is.
+    /// Factor by which its disk is slower than normal.
     pub(crate) slowness: u64,
-    /// It stood still or was slow until then.
+    /// It was frozen or slow until then.
     pub(crate) troubled_until_us: u64,
 }
 
@@ -110,28 +110,29 @@ pub(crate) struct World {
     pub(crate) names: BTreeMap<String, MachineId>,
     pub(crate) wires: Wires,
     pub(crate) hands: Hands,
-    /// The records that were last sent, from which machine and whereto.
+    /// The records last sent, by sending machine and destination.
     pub(crate) batches: BTreeMap<(MachineId, String), (Offset, Offset)>,
     pub(crate) direction: Direction,
     pub(crate) replies: BTreeMap<u64, oneshot::Sender<Reply>>,
     pub(crate) next_call: u64,
     pub(crate) faults: Faults,
     pub(crate) faults_on: bool,
-    /// How long the cluster has to become well.
+    /// Time that the cluster has to recover.
     pub(crate) calm_us: u64,
-    /// From then on clients ask nothing new.
+    /// From then on clients send no new requests.
     pub(crate) quiet_us: u64,
     pub(crate) events_until_quiet: u64,
     pub(crate) trace: Trace,
     counts: BTreeMap<&'static str, u64>,
     pub(crate) checks: Checks,
     pub(crate) violation: Option<String>,
-    /// Crash these machines, one after the other, when the trace has so many events.
+    /// Planned crashes, one after the other: each machine crashes when the trace has that many
+    /// events.
     pub(crate) crashes: VecDeque<(u64, MachineId)>,
-    /// The mistake that was planted, and, where it needs another one to do harm, that.
+    /// The planted mistake, and a second one where it needs that to do harm.
     pub(crate) mistakes: Vec<Mistake>,
     pub(crate) memory: Memory,
-    /// Masters that adopt another's log.
+    /// Masters that are adopting another node's log.
     pub(crate) adopting: BTreeSet<MachineId>,
     pub(crate) goals: BTreeSet<u64>,
     line: String,
@@ -170,14 +171,14 @@ impl World {
         }
     }
 
-    /// Makes `event` happen after `delay_us`.
+    /// Schedules `event` to happen after `delay_us`.
     pub(crate) fn schedule(&mut self, delay_us: u64, event: Event) {
         self.seq += 1;
         self.heap
             .insert((self.now_us.saturating_add(delay_us), self.seq), event);
     }
 
-    /// When the next event happens.
+    /// Returns the time of the next event.
     pub(crate) fn next_event_us(&self) -> Option<u64> {
         self.heap.first_key_value().map(|((at, _), _)| *at)
     }
@@ -188,7 +189,7 @@ impl World {
         due.then(|| self.heap.pop_first().map(|(_, event)| event))?
     }
 
-    /// Writes a line of the trace: what happened, as a person would tell it.
+    /// Writes a line of the trace: what happened, in words.
     pub(crate) fn note(&mut self, text: fmt::Arguments<'_>) {
         self.line.clear();
         let _ = write!(self.line, "{:>11} {text}", Micros(self.now_us));
@@ -212,12 +213,12 @@ impl World {
         self.machine(machine).name = name;
     }
 
-    /// Counts that something occurred.
+    /// Counts an occurrence.
     pub(crate) fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    /// How often something occurred so far.
+    /// Returns how often something has occurred so far.
     pub(crate) fn counted(&self, what: &'static str) -> u64 {
         self.counts.get(what).copied().unwrap_or_default()
     }
@@ -226,23 +227,23 @@ impl World {
         std::mem::take(&mut self.counts)
     }
 
-    /// A rule was broken: the first one ends the run.
+    /// Reports a broken rule: the first one ends the run.
     pub(crate) fn violate(&mut self, text: String) {
         self.note(format_args!("VIOLATION {text}"));
         self.violation.get_or_insert(text);
     }
 
-    /// True with probability `p`. Draws nothing where it cannot be true.
+    /// Returns true with probability `p`. Draws no random number if it cannot be true.
     pub(crate) fn chance(&mut self, p: f64) -> bool {
         p > 0.0 && self.rng.random_bool(p.min(1.0))
     }
 
-    /// A number of `low..=high`.
+    /// Returns a random number in `low..=high`.
     pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         self.rng.random_range(low..=high.max(low))
     }
 
-    /// Whether this life still goes on.
+    /// Returns true while this life goes on.
     pub(crate) fn lives(&self, life: Life) -> bool {
         let machine = &self.machines[life.machine.0];
         machine.up && machine.boot == life.boot && !machine.dying
@@ -252,29 +253,29 @@ impl World {
         &mut self.machines[id.0]
     }
 
-    /// The machine of this name.
+    /// Returns the machine of this name.
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// If there is none.
     pub(crate) fn id(&self, name: &str) -> MachineId {
         let id = self.names.get(name).copied();
-        id.unwrap_or_else(|| panic!("no machine has the name {name}"))
+        id.unwrap_or_else(|| panic!("there is no machine {name}"))
     }
 
-    /// The wall clock of a machine.
+    /// Returns the wall clock of a machine.
     pub(crate) fn wall_ms(&self, machine: MachineId) -> u64 {
         (WALL_MS_AT_START + self.now_us / 1000)
             .saturating_add_signed(self.machines[machine.0].clock_offset_ms)
     }
 
-    /// Whether `mistake` was planted.
+    /// Returns true if `mistake` was planted.
     pub(crate) fn planted(&self, mistake: Mistake) -> bool {
         self.mistakes.contains(&mistake)
     }
 }
 
-/// Microseconds as seconds.
+/// Microseconds, displayed as seconds.
 struct Micros(u64);
 
 impl fmt::Display for Micros {
@@ -283,21 +284,21 @@ impl fmt::Display for Micros {
     }
 }
 
-/// Puts a world in place; what was there is returned.
+/// Installs a world and returns the previous one.
 pub(crate) fn replace(world: Option<World>) -> Option<World> {
     WORLD.with(|place| place.replace(world))
 }
 
-/// Whether a simulation runs on this thread.
+/// Returns true if a simulation runs on this thread.
 pub(crate) fn exists() -> bool {
     WORLD.with(|place| place.try_borrow().map_or(true, |world| world.is_some()))
 }
 
-/// Looks at the world, or changes it.
+/// Reads or changes the world.
 ///
 /// # Panics
 ///
-/// When no simulation runs on this thread.
+/// If no simulation runs on this thread.
 pub(crate) fn with<T>(what: impl FnOnce(&mut World) -> T) -> T {
     WORLD.with(|place| {
         let mut world = place.borrow_mut();
@@ -305,12 +306,12 @@ pub(crate) fn with<T>(what: impl FnOnce(&mut World) -> T) -> T {
     })
 }
 
-/// The machine whose code runs now.
+/// Returns the life whose code runs now.
 pub(crate) fn current() -> Option<Life> {
     CURRENT.with(|current| *current.borrow())
 }
 
-/// Says whose code runs from now on; returns whose ran before.
+/// Sets the life whose code runs from now on; returns the previous one.
 pub(crate) fn set_current(life: Option<Life>) -> Option<Life> {
     CURRENT.with(|current| current.replace(life))
 }
@@ -321,10 +322,10 @@ pub(crate) async fn sleep(duration: Duration) {
     sleep_us(us).await;
 }
 
-/// As [`sleep`], in microseconds.
+/// Lets simulated time pass, as [`sleep`] does, in microseconds.
 pub(crate) async fn sleep_us(us: u64) {
     let (wake, woken) = oneshot::channel();
     with(|world| world.schedule(us, Event::Wake(wake)));
-    // An error: the simulation ended, and this with it.
+    // An error means that the simulation ended, and this with it.
     let _ = woken.await;
 }

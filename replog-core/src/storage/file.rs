@@ -1,9 +1,8 @@
 //! [`Storage`] on a directory of the operating system's file system.
 //!
-//! Owns the translation of each operation to a system call, and who may touch the files (`access.rs`):
-//! it keeps no content, and never tries again what the system refused, an interrupted call aside.
-//! Keeps rule 10: every failure comes out as the system told it, and a directory that is no longer
-//! where it was opened is noticed.
+//! Owns the translation of each operation to a system call, and access control for the files (`access.rs`). It
+//! keeps no content, and retries nothing that the system refused, except interrupted calls. Keeps rule 10: every
+//! failure is returned as the system reported it, and a directory that is no longer where it was opened is noticed.
 
 mod access;
 
@@ -24,28 +23,26 @@ pub(crate) use access::sync_entry;
 
 use super::{OpenHow, Storage, StorageFile, StorageLock};
 
-/// Parts that one system call takes, at most: `IOV_MAX` of Linux. A longer list goes out in
-/// several calls.
+/// Most parts per system call: `IOV_MAX` on Linux. A longer list is written by several calls.
 const PARTS_PER_CALL_MAX: usize = 1024;
-/// Zeros written by one call.
+/// Bytes of zeros written per call.
 const ZEROS_BYTES: usize = 64 << 10;
 
-/// Name of the file that keeps a second process out.
+/// Name of the lock file, which keeps a second process out.
 pub(crate) const LOCK_FILE: &str = "lock";
 
-/// A [`Storage`] in a directory.
+/// A [`Storage`] in a directory of the file system.
 ///
-/// Two of them on one directory see the same files; [`Storage::lock`] is what keeps two nodes
-/// apart.
+/// Two instances on one directory see the same files; only [`Storage::lock`] keeps two nodes apart.
 #[derive(Clone, Debug)]
 pub struct FileStorage {
     root: Arc<Path>,
     access: Access,
-    /// The lock file, once it was taken.
+    /// Identity of the lock file, once it was locked.
     lock_file: Arc<Mutex<Option<FileId>>>,
 }
 
-/// What may be done to the directory.
+/// Kinds of access to the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     Change,
@@ -53,27 +50,26 @@ enum Access {
 }
 
 impl FileStorage {
-    /// Opens `dir`, which is made, with those above it, where it does not exist.
+    /// Opens `dir` and creates it, with its parents, where it does not exist.
     ///
-    /// Only the user that runs the process may read it: files get mode 0600 and directories 0700. Looser
-    /// modes from before are tightened, that of `dir` at once and those below when it is locked; not where
+    /// Only the user that runs the process may read it: files get mode 0600 and directories 0700. Looser modes from
+    /// before are tightened: that of `dir` at once, those below it when it is locked. They are left alone where
     /// `dir` belongs to another user, has the sticky bit, as `/tmp` has, or holds files and was never a node's.
-    /// Symbolic links below it are never followed; `dir` itself may be one.
+    /// Symbolic links below `dir` are never followed; `dir` itself may be one.
     ///
     /// # Errors
     ///
-    /// What the file system says when a directory cannot be made or its entry not be synced;
-    /// [`io::ErrorKind::NotADirectory`] where a file is in its place, and
-    /// [`io::ErrorKind::PermissionDenied`] where it belongs to another user than root and the one that
-    /// runs the process, unless that is root.
+    /// The file system's error when a directory cannot be created or its entry cannot be synced;
+    /// [`io::ErrorKind::NotADirectory`] where a file is in its place, and [`io::ErrorKind::PermissionDenied`] where
+    /// it belongs to another user than root and the one that runs the process, unless that is root.
     pub fn open(dir: impl Into<PathBuf>) -> io::Result<FileStorage> {
         let root = std::path::absolute(dir.into())?;
         access::check_usable(&root)?;
         let missing: Vec<&Path> = root.ancestors().take_while(|dir| !dir.exists()).collect();
         access::make_directory(&root)?;
         access::check_directory(&root)?;
-        // An entry is durable once the directory above it is synced. The root's own is synced
-        // even where it was there: an earlier start may have been cut off before it did.
+        // An entry is durable once its parent directory is synced. The root's own entry is synced even if the root
+        // existed: an earlier start may have been cut off before doing so.
         for made in missing.iter().copied().chain([root.as_path()]) {
             if let Some(parent) = made.parent() {
                 access::sync_entry(parent, &root, missing.contains(&made))?;
@@ -82,12 +78,13 @@ impl FileStorage {
         Ok(FileStorage::at(root, Access::Change))
     }
 
-    /// Checks whether [`FileStorage::open`] would refuse `dir`, and makes nothing: a file in its place, another user's
-    /// directory, or a place where this process may not write.
+    /// Checks whether [`FileStorage::open`] would refuse `dir`, and creates nothing. Reasons are a file in its
+    /// place, another user's directory, or a place where this process may not write.
     ///
     /// # Errors
     ///
-    /// As [`FileStorage::open`]. That it succeeds is no promise: only an attempt shows whether the file system has room.
+    /// Like [`FileStorage::open`]. Success is no promise: only a real attempt shows whether the file system has
+    /// space.
     pub fn check(dir: impl Into<PathBuf>) -> io::Result<()> {
         access::check_usable(&std::path::absolute(dir.into())?)
     }
@@ -100,8 +97,8 @@ impl FileStorage {
         }
     }
 
-    /// Where `path` is. The directory that it is in, below the root, must not be a symbolic link; of the
-    /// last part the call that opens it takes care.
+    /// Resolves `path` below the root. Its directory must not be a symbolic link; the last component is checked by
+    /// the call that opens it.
     fn resolve(&self, path: &str) -> io::Result<PathBuf> {
         if let Some((dir, _)) = path.split_once('/') {
             access::refuse_link(&self.root.join(dir))?;
@@ -117,14 +114,13 @@ impl FileStorage {
         Ok(path)
     }
 
-    /// Opens `dir`, which must exist, to read what is in it. Nothing is made or changed there, a
-    /// lock file included, and whoever asks for it is refused; it may lie on a medium that cannot
-    /// be written. Its lock keeps nodes out, and no other one who only reads.
+    /// Opens `dir`, which must exist, for reading. Nothing is created or changed there, not even a lock file, and
+    /// every operation that would do so is refused; `dir` may be on a read-only medium. Its lock keeps nodes out,
+    /// but not other readers.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::NotFound`] and [`io::ErrorKind::NotADirectory`], or what else the file
-    /// system says.
+    /// [`io::ErrorKind::NotFound`] and [`io::ErrorKind::NotADirectory`], or any other error of the file system.
     pub fn open_read_only(dir: impl Into<PathBuf>) -> io::Result<FileStorage> {
         let root = std::path::absolute(dir.into())?;
         if !fs::metadata(&root)?.is_dir() {
@@ -133,7 +129,7 @@ impl FileStorage {
         Ok(FileStorage::at(root, Access::ReadOnly))
     }
 
-    /// The directory.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.root
@@ -146,7 +142,8 @@ impl FileStorage {
         }
     }
 
-    /// A lock on a file that nothing is written to. Where there is none, no node was ever here.
+    /// Takes a shared lock on the lock file without writing to it. Where there is no such file, no node ever ran
+    /// here.
     fn lock_read_only(&self) -> io::Result<Box<dyn StorageLock>> {
         let file = match access::options().read(true).open(self.root.join(LOCK_FILE)) {
             Ok(file) => Some(file),
@@ -263,14 +260,14 @@ impl Storage for FileStorage {
     }
 }
 
-/// An open file and the position behind its last byte, as far as this handle has moved it.
+/// An open file and the position after its last byte, as far as this handle has moved it.
 #[derive(Debug)]
 struct SystemFile {
     /// The storage's directory.
     root: Arc<Path>,
     id: FileId,
     file: File,
-    /// Where the next append goes. Only the one writer changes it.
+    /// Position of the next append. Only the one writer changes it.
     end: AtomicU64,
 }
 
@@ -297,8 +294,8 @@ impl StorageFile for SystemFile {
 
     fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let mut file = &self.file;
-        // The cursor serves appends only; reads name their position. It is set each time, since
-        // the end may have moved without it.
+        // The cursor is used by appends only; reads pass their position. It is set each time, since the end may
+        // have moved without it.
         file.seek(SeekFrom::Start(self.end.load(Ordering::Relaxed)))?;
         let mut parts = parts.to_vec();
         let mut parts = &mut parts[..];
@@ -347,8 +344,8 @@ impl StorageFile for SystemFile {
     }
 
     fn allocate(&self, size: u64) -> io::Result<()> {
-        // Written, not only reserved: room that is reserved turns into content by a change of
-        // metadata, which a sync would have to make durable each time.
+        // Written, not only reserved: reserved space becomes content by a change of metadata, which a sync would
+        // have to make durable each time.
         let zeros = [0; ZEROS_BYTES];
         let mut at = self.size()?;
         while at < size {
@@ -362,7 +359,7 @@ impl StorageFile for SystemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // fdatasync: it covers the length, and leaves out times, which nobody reads.
+        // fdatasync: it covers the length and leaves out timestamps, which nothing reads.
         self.file.sync_data()
     }
 
@@ -377,7 +374,7 @@ impl StorageFile for SystemFile {
     }
 }
 
-/// The lock of the operating system; it goes with the file, and with the process.
+/// A lock of the operating system, released when the file is closed or the process ends.
 #[derive(Debug)]
 struct SystemLock {
     _file: Option<File>,
@@ -399,7 +396,7 @@ mod tests {
     crate::storage::suite::conformance!(super::fresh());
 
     #[test]
-    fn opening_makes_the_directory_and_those_above_it() {
+    fn opening_creates_the_directory_and_its_parents() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/c");
         let storage = FileStorage::open(&path).unwrap();
@@ -418,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_there_for_the_next_opening() {
+    fn written_content_is_there_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let storage = FileStorage::open(dir.path()).unwrap();
         let file = storage.open("file", OpenHow::Create).unwrap();
@@ -430,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_only_read_stays_as_it_is() {
+    fn a_directory_opened_read_only_stays_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let refused = FileStorage::open_read_only(dir.path().join("nowhere")).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::NotFound);
@@ -461,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_and_those_who_only_read_keep_each_other_out() {
+    fn nodes_and_readers_keep_each_other_out() {
         let dir = tempfile::tempdir().unwrap();
         let node = FileStorage::open(dir.path()).unwrap();
         let lock = node.lock().unwrap();
@@ -506,7 +503,7 @@ mod tests {
         fs::rename(&dir, &moved).unwrap();
         gone(storage.check_place());
         gone(file.check_place("log/1"));
-        // A directory that looks the same is another one.
+        // A directory that looks the same is a different one.
         fs::create_dir_all(dir.join("log")).unwrap();
         fs::write(dir.join("lock"), "").unwrap();
         fs::write(dir.join("log/1"), "").unwrap();
@@ -526,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_may_read_what_is_made() {
+    fn new_files_and_directories_are_private_to_their_owner() {
         let above = tempfile::tempdir().unwrap();
         let dir = above.path().join("a/data");
         let storage = FileStorage::open(&dir).unwrap();
@@ -543,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_could_read_before_is_tightened() {
+    fn loose_modes_from_before_are_tightened() {
         let above = tempfile::tempdir().unwrap();
         let dir = above.path().join("data");
         fs::create_dir_all(dir.join("log")).unwrap();
@@ -555,10 +552,14 @@ mod tests {
             set_mode(&path, 0o755);
         }
         FileStorage::open_read_only(&dir).unwrap();
-        assert_eq!(mode(&dir), 0o755, "who only reads changes nothing");
+        assert_eq!(mode(&dir), 0o755, "opening read-only changes nothing");
         let storage = FileStorage::open(&dir).unwrap();
         assert_eq!(mode(&dir), 0o700);
-        assert_eq!(mode(&dir.join("log")), 0o755, "another process may have it");
+        assert_eq!(
+            mode(&dir.join("log")),
+            0o755,
+            "another process may hold the lock"
+        );
         let _lock = storage.lock().unwrap();
         assert_eq!(mode(&dir.join("log")), 0o700);
         for path in ["lock", "log/1"] {
@@ -566,7 +567,7 @@ mod tests {
         }
         storage.open("meta", OpenHow::Existing).unwrap();
         assert_eq!(mode(&dir.join("meta")), 0o600);
-        // One that is shared on purpose, and one in which no node ever was.
+        // A directory that is shared on purpose, and one where no node ever ran.
         set_mode(&dir, 0o1777);
         FileStorage::open(&dir).unwrap();
         assert_eq!(mode(&dir), 0o1777);
@@ -580,7 +581,7 @@ mod tests {
 
     /// The root of a file system has a directory that only root may read; snapshots and the like come and go.
     #[test]
-    fn what_is_not_the_nodes_is_left_as_it_is_and_stops_no_start() {
+    fn files_that_are_not_the_nodes_are_left_alone_and_do_not_prevent_a_start() {
         let above = tempfile::tempdir().unwrap();
         let (dir, victim) = (above.path().join("data"), above.path().join("victim"));
         fs::create_dir_all(dir.join("lost+found")).unwrap();
@@ -641,13 +642,13 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_above_that_cannot_be_read_stops_nothing() {
+    fn an_unreadable_parent_directory_does_not_prevent_opening() {
         let above = tempfile::tempdir().unwrap();
         let parent = above.path().join("parent");
         fs::create_dir(&parent).unwrap();
         FileStorage::open(parent.join("there")).unwrap();
         set_mode(&parent, 0o311);
-        // Root reads it all the same; the whole way is a system test's.
+        // Root can read it regardless; a system test covers the complete case.
         FileStorage::open(parent.join("there")).unwrap();
         if !is_root() {
             FileStorage::open(parent.join("made")).unwrap();
@@ -672,8 +673,8 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_called_full() {
-        // A device that refuses every write for want of room, where the system has one.
+    fn a_full_disk_is_reported_as_full() {
+        // A device that refuses every write because it is full, where the system has one.
         let Ok(full) = File::options().write(true).open("/dev/full") else {
             return;
         };

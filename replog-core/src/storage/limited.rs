@@ -1,7 +1,7 @@
-//! A [`Storage`] in memory with as much room as a test gives it.
+//! A [`Storage`] in memory with limited space, for tests.
 //!
-//! Owns the room, not the files. Where a write does not fit, as much of it is written as fits,
-//! as a file system does. Counts the writes that it refused.
+//! Owns the space, not the files. Where a write does not fit, as much of it is written as fits, as
+//! on a real file system. Counts the writes that it refused.
 
 use std::{
     io::{self, IoSlice},
@@ -13,7 +13,7 @@ use std::{
 
 use super::{MemoryStorage, OpenHow, Storage, StorageFile, StorageLock};
 
-/// A disk in memory that can be full. Clones share files and room.
+/// A disk in memory that can be full. Clones share files and space.
 #[derive(Clone, Debug)]
 pub(crate) struct LimitedStorage {
     files: MemoryStorage,
@@ -22,13 +22,13 @@ pub(crate) struct LimitedStorage {
 
 #[derive(Debug)]
 struct DiskSpace {
-    /// Bytes that all files may have together.
+    /// Bytes that all files together may use.
     bytes_max: AtomicU64,
     refused: AtomicU64,
 }
 
 impl LimitedStorage {
-    /// With room for everything, so far.
+    /// Creates a storage with unlimited space.
     pub(crate) fn new() -> LimitedStorage {
         LimitedStorage {
             files: MemoryStorage::new(),
@@ -39,18 +39,18 @@ impl LimitedStorage {
         }
     }
 
-    /// Leaves room for this many bytes beside those that are used.
+    /// Leaves space for this many bytes besides those in use.
     pub(crate) fn leave(&self, bytes: u64) {
         let bytes_max = self.used().unwrap() + bytes;
         self.room.bytes_max.store(bytes_max, Ordering::SeqCst);
     }
 
-    /// Leaves room for everything.
+    /// Makes space unlimited again.
     pub(crate) fn make_room(&self) {
         self.room.bytes_max.store(u64::MAX, Ordering::SeqCst);
     }
 
-    /// How many writes were refused.
+    /// Returns the number of refused writes.
     pub(crate) fn refused(&self) -> u64 {
         self.room.refused.load(Ordering::SeqCst)
     }
@@ -206,7 +206,7 @@ mod tests {
     crate::storage::suite::conformance!(super::fresh());
 
     #[test]
-    fn what_does_not_fit_is_written_in_part_and_refused() {
+    fn a_write_that_does_not_fit_is_written_in_part_and_refused() {
         let storage = LimitedStorage::new();
         let file = storage.open("file", OpenHow::Create).unwrap();
         file.append(&[IoSlice::new(b"1234")]).unwrap();

@@ -1,8 +1,8 @@
 //! [`Storage`] in memory: for `--memory`, examples and tests.
 //!
-//! Owns the content of its files, in chunks, so that a file that grows is never moved as a
-//! whole. Never fails, and never forgets while a clone of it lives: a node that is started
-//! again on a clone finds what it left.
+//! Owns the content of its files, in chunks, so that a growing file is never moved as a whole.
+//! Never fails, and forgets nothing while a clone of it lives: a node restarted on a clone finds
+//! what it left.
 
 use std::{
     collections::BTreeMap,
@@ -15,18 +15,18 @@ use std::{
 
 use super::{OpenHow, Storage, StorageFile, StorageLock};
 
-/// Bytes of one chunk of a file. Small enough that the last one wastes little, large enough
-/// that a segment has few.
+/// Bytes of one chunk of a file: small enough that the last one wastes little, large enough that a
+/// segment has few.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// A [`Storage`] that lives as long as one of its clones does.
+/// A [`Storage`] in memory that lives as long as any of its clones.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStorage {
     shared: Arc<Shared>,
 }
 
 impl MemoryStorage {
-    /// An empty one.
+    /// Creates an empty storage.
     #[must_use]
     pub fn new() -> MemoryStorage {
         MemoryStorage::default()
@@ -42,7 +42,7 @@ impl MemoryStorage {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// By whole path. The node's directory itself, `""`, has no entry.
+    /// Entries by full path. The node's directory itself, `""`, has no entry.
     entries: Mutex<BTreeMap<String, Entry>>,
     locked: AtomicBool,
 }
@@ -107,7 +107,7 @@ impl Storage for MemoryStorage {
         let mut entries = self.entries();
         match entries.get(from) {
             Some(Entry::File(_)) => {
-                let entry = entries.remove(from).expect("it was just there");
+                let entry = entries.remove(from).expect("the entry was just found");
                 entries.insert(to.to_owned(), entry);
                 Ok(())
             }
@@ -151,8 +151,7 @@ impl Storage for MemoryStorage {
     }
 }
 
-/// One file. A handle keeps its content alive after the name is gone, as an operating system
-/// does.
+/// One file. A handle keeps its content alive after the name is gone, as in an operating system.
 #[derive(Debug, Default)]
 struct MemoryFile {
     content: RwLock<Content>,
@@ -248,7 +247,7 @@ impl Content {
             let last = self
                 .chunks
                 .last_mut()
-                .expect("one was just made where none was");
+                .expect("a chunk was just added where none had room");
             let (now, later) = bytes.split_at(bytes.len().min(CHUNK_BYTES - last.len()));
             last.extend_from_slice(now);
             bytes = later;
@@ -287,7 +286,7 @@ impl Content {
     }
 }
 
-/// Holds the storage until it is dropped.
+/// Holds the storage's lock until it is dropped.
 #[derive(Debug)]
 struct MemoryLock {
     shared: Arc<Shared>,
@@ -336,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn content_in_chunks_is_the_same_as_in_one_piece() {
+    fn content_in_chunks_equals_content_in_one_piece() {
         let mut content = Content::default();
         let mut plain: Vec<u8> = Vec::new();
         let piece: Vec<u8> = (0..=250).cycle().take(CHUNK_BYTES + 7).collect();

@@ -1,8 +1,8 @@
 //! The [`Storage`] trait: a small synchronous file system that holds one node's directory.
 //!
-//! All of `log/` lies above it, so that all of it runs on files, in memory and in a simulator.
-//! Paths are relative to the node's directory and use `/`. Nothing here retries: an error is
-//! the caller's to decide on. Keeps rule 10 by never hiding a failure.
+//! All of `log/` is built on it and therefore runs on files, in memory and in a simulator. Paths are relative to
+//! the node's directory and use `/`. Nothing here retries: the caller decides about an error. Keeps rule 10 by
+//! never hiding a failure.
 
 mod file;
 #[cfg(test)]
@@ -23,16 +23,16 @@ pub(crate) use file::LOCK_FILE;
 pub(crate) use file::sync_entry;
 pub use memory::MemoryStorage;
 
-/// A directory for one node, and the operations that a log needs on it.
+/// One node's directory, and the operations that a log needs on it.
 ///
-/// Every method may block. What [`StorageFile::sync`] and [`Storage::sync_dir`] have not
-/// confirmed may be lost, in any part and any order, when the machine stops.
+/// Every method may block. Anything that [`StorageFile::sync`] or [`Storage::sync_dir`] has not confirmed may be
+/// lost, in any part and any order, when the machine stops.
 pub trait Storage: fmt::Debug + Send + Sync + 'static {
-    /// Names of the entries in `dir` (`""` is the node's directory), in ascending order. A
-    /// directory that does not exist has none.
+    /// Returns the names of the entries in `dir` (`""` is the node's directory), in ascending order. A directory
+    /// that does not exist has none.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
 
-    /// Makes `dir` and those above it. Not an error when it exists.
+    /// Creates `dir` and its missing parents. Not an error when it exists.
     fn create_dir(&self, dir: &str) -> io::Result<()>;
 
     /// Opens a file for reading and writing.
@@ -42,73 +42,73 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// [`io::ErrorKind::NotFound`] when it does not exist and `how` is [`OpenHow::Existing`].
     fn open(&self, path: &str, how: OpenHow) -> io::Result<Arc<dyn StorageFile>>;
 
-    /// Renames a file; an existing file of the new name is replaced in one step.
+    /// Renames a file; an existing file with the new name is replaced atomically.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file.
     fn remove(&self, path: &str) -> io::Result<()>;
 
-    /// Makes the entries of `dir` durable: files made, renamed and removed in it.
+    /// Makes the entries of `dir` durable: files created, renamed and removed in it.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
 
-    /// Takes the directory for this process until the result is dropped.
+    /// Locks the directory for this process until the returned lock is dropped.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::WouldBlock`] when another holder has it.
     fn lock(&self) -> io::Result<Box<dyn StorageLock>>;
 
-    /// Checks that the directory is still the one that was opened and locked, under its name: somebody
-    /// may have removed it, moved it away or put another in its place. Called now and then while a
-    /// node runs; an error ends the node, which would go on writing to files that no start will find.
+    /// Checks that the directory that was opened and locked is still there under its name: it may have been
+    /// removed, moved away or replaced. Called now and then while a node runs; an error stops the node, because
+    /// what it writes from then on is found by no start.
     ///
     /// The default is for storages to which that cannot happen.
     ///
     /// # Errors
     ///
-    /// When the directory is known to be gone. A check that cannot be made is no error.
+    /// If the directory is known to be gone. A check that cannot be made is not an error.
     fn check_place(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Whether what was synced is still there after the process ends. Memory says no.
+    /// Returns `true` if synced data is still there after the process ends; in memory it is not.
     fn survives_the_process(&self) -> bool;
 }
 
-/// How [`Storage::open`] treats a file that is or is not there.
+/// Treatment of existing and missing files by [`Storage::open`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenHow {
-    /// It must exist.
+    /// The file must exist.
     Existing,
-    /// It is made empty, or emptied.
+    /// The file is created, or emptied where it exists.
     Truncated,
-    /// It is made where it is missing, and kept where it exists.
+    /// The file is created where it is missing, and kept as it is where it exists.
     Create,
 }
 
 /// One open file. Reads and writes may come from different threads; writes come from one.
 pub trait StorageFile: fmt::Debug + Send + Sync {
-    /// Its length in bytes.
+    /// Returns the length in bytes.
     fn size(&self) -> io::Result<u64>;
 
     /// Reads up to `buffer.len()` bytes at `position`; fewer only at the file's end.
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes all of `parts`, one after the other, behind the file's last byte.
+    /// Appends all of `parts`, in order, after the last byte of the file.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::StorageFull`] when there is no room. A part may have been written.
+    /// [`io::ErrorKind::StorageFull`] when there is no space left. Some of it may have been written.
     fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<()>;
 
     /// Writes all of `bytes` at `position`.
     fn write_at(&self, position: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Writes all of `parts`, one after the other, from `position` on; the file may end within them.
+    /// Writes all of `parts`, in order, starting at `position`; the file may end within them.
     ///
     /// # Errors
     ///
-    /// As [`StorageFile::append`].
+    /// Like [`StorageFile::append`].
     fn write_parts_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let mut at = position;
         for part in parts {
@@ -118,20 +118,19 @@ pub trait StorageFile: fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Makes the file `size` bytes long, if it is shorter, and fills it up with zeros that take their
-    /// room: what is written over them changes no length, so that a sync has nothing but content to
-    /// make durable.
+    /// Extends the file to `size` bytes, if it is shorter, with zeros that are really written: overwriting them
+    /// later does not change the length, so that a sync has only content to make durable.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::StorageFull`] when there is no room. Some of the zeros may be there.
+    /// [`io::ErrorKind::StorageFull`] when there is no space left. Some of the zeros may have been written.
     fn allocate(&self, size: u64) -> io::Result<()>;
 
-    /// Makes content and length durable. After an error nothing that was not synced before may
-    /// be believed to be on disk, and a second call proves nothing.
+    /// Makes content and length durable. After an error, nothing that was not synced before may be assumed to be on
+    /// disk, and a successful second call proves nothing.
     fn sync(&self) -> io::Result<()>;
 
-    /// Cuts or extends the file to `size` bytes.
+    /// Truncates or extends the file to `size` bytes.
     fn truncate(&self, size: u64) -> io::Result<()>;
 
     /// Checks that this very file is still in the storage's directory, under the name `path`. See
@@ -139,16 +138,16 @@ pub trait StorageFile: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// When it is known to be gone. A check that cannot be made is no error.
+    /// If the file is known to be gone. A check that cannot be made is not an error.
     fn check_place(&self, _path: &str) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// A directory taken by [`Storage::lock`]; dropping it gives it back.
+/// Lock on a directory, taken by [`Storage::lock`]; dropping it releases the lock.
 pub trait StorageLock: fmt::Debug + Send + Sync {}
 
-/// Reads a whole small file; `None` where it does not exist.
+/// Reads a small file as a whole; `None` if it does not exist.
 pub(crate) fn read_file(storage: &dyn Storage, path: &str) -> io::Result<Option<Vec<u8>>> {
     let file = match storage.open(path, OpenHow::Existing) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,7 +1,7 @@
-//! What every [`Storage`] does: one function per behaviour, for each implementation to be tried with.
+//! Conformance tests for every [`Storage`]: one function per behaviour, run against each implementation.
 //!
-//! [`check`] tries them all, for a storage of your own; this library's storages have a test for each.
-//! Nothing here tries a power cut: that what was synced is there afterwards is for the storage to know.
+//! [`check`] runs them all against a storage of your own; this library's storages have one test for each. None of
+//! them tests a power cut: that synced data survives it is up to the storage.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -12,7 +12,7 @@
 //! ```
 #![allow(
     clippy::unwrap_used,
-    reason = "a test fails by a panic that says where, in whatever program it runs"
+    reason = "a test fails by a panic that says where, in any program that runs it"
 )]
 
 use std::{
@@ -23,17 +23,17 @@ use std::{
 
 use super::{OpenHow, Storage, StorageFile};
 
-/// Tries all behaviours, each on an empty storage that `fresh` makes, with something to keep alive
-/// beside it: a directory that is removed when it is dropped, or `()`.
+/// Runs all behaviours, each on an empty storage from `fresh`, which also returns something to keep alive with it:
+/// a directory that is removed when it is dropped, or `()`.
 ///
 /// # Panics
 ///
-/// With the names of the behaviours that the storage does not have, after all were tried.
+/// If the storage fails in any behaviour; the message names all of those, after every one was run.
 pub fn check<K>(mut fresh: impl FnMut() -> (Arc<dyn Storage>, K)) {
     let mut failed = Vec::new();
     for (name, behaviour) in BEHAVIOURS {
         let (storage, _keep) = fresh();
-        // What panicked has said why by now.
+        // A panic has printed its reason by now.
         if catch_unwind(AssertUnwindSafe(|| behaviour(storage))).is_err() {
             failed.push(*name);
         }
@@ -41,7 +41,7 @@ pub fn check<K>(mut fresh: impl FnMut() -> (Arc<dyn Storage>, K)) {
     assert!(failed.is_empty(), "the storage fails in {failed:?}");
 }
 
-/// Hands all behaviours to the macro `to`, behind what is given.
+/// Passes all behaviours to the macro `to`, after the arguments given.
 macro_rules! behaviours {
     ($($to:ident)::+, $($given:tt)*) => {
         $($to)::+! {
@@ -85,8 +85,7 @@ type Behaviour = (&'static str, fn(Arc<dyn Storage>));
 
 const BEHAVIOURS: &[Behaviour] = behaviours!(table,);
 
-/// Makes one test of each behaviour. The argument gives an empty storage and something to keep
-/// alive beside it.
+/// Turns each behaviour into a test. The argument gives an empty storage and something to keep alive with it.
 #[cfg(test)]
 macro_rules! conformance {
     ($fresh:expr) => {
@@ -432,13 +431,13 @@ mod own_tests {
     use super::*;
 
     #[test]
-    fn a_storage_that_is_one_passes() {
+    fn a_correct_storage_passes() {
         check(|| (Arc::new(MemoryStorage::new()) as Arc<dyn Storage>, ()));
     }
 
     #[test]
     #[should_panic(expected = r#"the storage fails in ["a_missing_directory_has_no_entries"]"#)]
-    fn a_storage_that_is_none_is_told_by_all_that_it_fails_in() {
+    fn a_faulty_storage_is_reported_with_every_behaviour_that_fails() {
         let mut first = true;
         check(|| {
             let storage = MemoryStorage::new();

@@ -1,11 +1,11 @@
-//! Faults on purpose: what a node does wrong with replication requests while it is told to.
+//! Fault injection: deliberate failures of a node's replication requests.
 //!
 //! Owns the settings, their validation, and the dice. Knows no HTTP beyond status numbers and
-//! keeps nothing over a restart. [`FaultInjector::serve`] stands before a secondary,
-//! [`FaultyNetwork`] between a master and its network; reads and appends by clients pass neither.
+//! keeps nothing over a restart. [`FaultInjector::serve`] sits in front of a secondary,
+//! [`FaultyNetwork`] between a master and its network; clients' reads and appends pass through neither.
 //!
-//! Records are carried by `Append` and asked for by `Fetch`: these are the replication requests.
-//! All others count as heartbeats: only `isolate` touches them.
+//! The replication requests are `Append`, which carries records, and `Fetch`, which asks for them.
+//! All others count as heartbeats: only `isolate` affects them.
 //!
 //! | fault | on a secondary | on a master |
 //! | --- | --- | --- |
@@ -15,8 +15,8 @@
 //! | `error_before_append` | 500 to a replication request that is not handled | |
 //! | `error_after_append` | 500 to a replication request that was handled | |
 //!
-//! An isolated node is one behind a cut cable: callers wait until they give up. What was on its way to a
-//! secondary arrives when the cable is mended, late; what a master would have sent meanwhile is lost.
+//! An isolated node behaves as behind a cut cable: callers wait until they give up. What was in flight to a
+//! secondary arrives late, when the cable is repaired; what a master would have sent meanwhile is lost.
 
 use std::{
     future::Future,
@@ -40,14 +40,14 @@ use crate::{
     },
 };
 
-/// The longest delay that can be asked for, in milliseconds: ten minutes. A longer one is more
-/// likely a slip than a test.
+/// The longest delay that can be set, in milliseconds: ten minutes. A longer one is more
+/// likely a mistake than a test.
 pub const FAULT_DELAY_MS_MAX: u64 = 600_000;
 
-/// What a node answers to a replication request that it fails on purpose.
+/// The answer to a replication request that fails because of an injected fault.
 const FAILED: TransportError = TransportError::Injected;
 
-/// Which faults a node has. The default is none.
+/// The set of faults to inject into a node. The default is none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FaultSettings {
@@ -58,28 +58,28 @@ pub struct FaultSettings {
     /// The shortest and the longest delay before a replication request is handled, in
     /// milliseconds, both inclusive, at most [`FAULT_DELAY_MS_MAX`]; `None`: no delay.
     pub delay_ms: Option<[u64; 2]>,
-    /// Replication requests fail, heartbeats go on.
+    /// True to fail replication requests while heartbeats go on.
     pub block_replication: bool,
-    /// Replication requests and heartbeats fail, as behind a cut cable.
+    /// True to fail replication requests and heartbeats, as behind a cut cable.
     pub isolate: bool,
-    /// Where the dice start. `None`: anywhere; [`FaultInjector::set`] says where.
+    /// The seed of the dice. `None`: one is drawn, and [`FaultInjector::set`] returns it.
     pub seed: Option<u64>,
 }
 
-/// Settings that make no sense.
+/// Invalid fault settings.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FaultSettingsError {
-    /// A probability outside 0 to 1, or no number.
-    #[error("{field} is a probability from 0 to 1, not {value}")]
+    /// A probability outside 0 to 1, or not a number.
+    #[error("{field} must be a probability from 0 to 1, not {value}")]
     Probability {
         /// The field's name.
         field: &'static str,
-        /// Its value.
+        /// The field's value.
         value: f64,
     },
     /// A shortest delay that is longer than the longest.
-    #[error("delay_ms is [min, max] with min <= max, not [{min}, {max}]")]
+    #[error("delay_ms must be [min, max] with min <= max, not [{min}, {max}]")]
     DelayOrder {
         /// The shortest delay.
         min: u64,
@@ -87,7 +87,7 @@ pub enum FaultSettingsError {
         max: u64,
     },
     /// A longest delay beyond [`FAULT_DELAY_MS_MAX`].
-    #[error("delay_ms is at most {FAULT_DELAY_MS_MAX}, not {max}")]
+    #[error("delay_ms must be at most {FAULT_DELAY_MS_MAX}, not {max}")]
     DelayTooLong {
         /// The longest delay.
         max: u64,
@@ -99,7 +99,7 @@ impl FaultSettings {
     ///
     /// # Errors
     ///
-    /// The first [`FaultSettingsError`].
+    /// The first [`FaultSettingsError`] found.
     pub fn validate(&self) -> Result<(), FaultSettingsError> {
         let probabilities = [
             ("error_before_append", self.error_before_append),
@@ -120,7 +120,7 @@ impl FaultSettings {
         }
     }
 
-    /// Whether anything is left to chance.
+    /// Reports whether anything is left to chance.
     fn rolls_dice(&self) -> bool {
         self.error_before_append > 0.0
             || self.error_after_append > 0.0
@@ -128,7 +128,7 @@ impl FaultSettings {
     }
 }
 
-/// Makes the faults of one node happen. Clones share settings and dice.
+/// A fault injector of one node. Clones share settings and dice.
 #[derive(Clone, Debug, Default)]
 pub struct FaultInjector {
     state: Arc<Mutex<State>>,
@@ -139,20 +139,20 @@ struct State {
     settings: FaultSettings,
     dice: ChaCha8Rng,
     listener: Option<Listener>,
-    /// Whether the node is isolated, for those who wait for a change of it.
+    /// True while the node is isolated; watched by tasks that wait for a change.
     isolated: watch::Sender<bool>,
 }
 
-/// What there is to tell of faults.
+/// News about faults.
 #[derive(Clone, Debug)]
 pub(crate) enum FaultNews {
-    /// This set holds now.
+    /// This set of faults is now in effect.
     Set(FaultSettings),
-    /// One happened.
+    /// A fault happened.
     Happened(Fault),
 }
 
-/// Who is told of faults.
+/// The listener to news about faults.
 #[derive(Clone)]
 struct Listener(Arc<dyn Fn(FaultNews) + Send + Sync>);
 
@@ -193,7 +193,7 @@ impl Default for State {
     }
 }
 
-/// What happens to one replication request.
+/// The fate of one replication request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Fate {
     delay: Duration,
@@ -202,19 +202,19 @@ struct Fate {
 }
 
 impl FaultInjector {
-    /// No faults.
+    /// Creates an injector without faults.
     #[must_use]
     pub fn new() -> FaultInjector {
         FaultInjector::default()
     }
 
-    /// Replaces the whole set and starts the dice again, and returns the set that now holds.
-    /// Where something is left to chance and no seed was given, one is drawn and is in it:
-    /// setting what was returned repeats the sequence.
+    /// Replaces the whole set, restarts the dice, and returns the set that is now in effect.
+    /// If something is left to chance and no seed was given, a seed is drawn and included:
+    /// setting the returned set repeats the sequence.
     ///
     /// # Errors
     ///
-    /// [`FaultSettingsError`]; then the set is the one from before.
+    /// [`FaultSettingsError`]; the previous set then stays in effect.
     pub fn set(&self, mut settings: FaultSettings) -> Result<FaultSettings, FaultSettingsError> {
         settings.validate()?;
         if settings.seed.is_none() && settings.rolls_dice() {
@@ -229,13 +229,13 @@ impl FaultInjector {
         Ok(settings)
     }
 
-    /// The set that holds.
+    /// Returns the set that is in effect.
     #[must_use]
     pub fn get(&self) -> FaultSettings {
         self.lock().settings.clone()
     }
 
-    /// No faults any more; returns that set. Twice is as once.
+    /// Removes all faults and returns the empty set. Calling it twice is the same as calling it once.
     pub fn clear(&self) -> FaultSettings {
         let mut state = self.lock();
         state.dice = ChaCha8Rng::seed_from_u64(0);
@@ -245,22 +245,22 @@ impl FaultInjector {
         FaultSettings::default()
     }
 
-    /// Tells `listener` from now on, and nobody else: it is called while the injector is locked.
+    /// Sets the only listener to news from now on. It is called while the injector is locked.
     pub(crate) fn on_news(&self, listener: impl Fn(FaultNews) + Send + Sync + 'static) {
         self.lock().listener = Some(Listener(Arc::new(listener)));
     }
 
-    /// Lets `handler` answer a request of a master, with the faults that are set when it
-    /// arrives. Isolation that begins while `handler` works keeps the answer back too.
+    /// Answers a request of a master through `handler`, with the faults that are set when the request
+    /// arrives. Isolation that begins while `handler` works holds the answer back too.
     ///
     /// # Errors
     ///
-    /// [`TransportError::Injected`] for a fault. Else what `handler` failed with. While the node is isolated there is no answer at all.
+    /// [`TransportError::Injected`] for a fault; otherwise the error of `handler`. While the node is isolated there is
+    /// no answer at all.
     ///
     /// # Cancel safety
     ///
-    /// Dropped while it delays, nothing was handled; dropped later, `handler`'s future is
-    /// dropped.
+    /// If it is dropped during the delay, nothing was handled; if later, `handler`'s future is dropped.
     pub async fn serve<H, F, E>(
         &self,
         request: Request,
@@ -289,8 +289,8 @@ impl FaultInjector {
         }
     }
 
-    /// What happens to a request that arrives now. Every replication request rolls the dice
-    /// equally often, so that the sequence does not depend on how it falls.
+    /// Decides the fate of a request that arrives now. Every replication request rolls the dice
+    /// equally often, so that the sequence does not depend on earlier outcomes.
     fn fate(&self, request: &Request) -> Result<Fate, TransportError> {
         let mut state = self.lock();
         if !is_replication(request) {
@@ -320,7 +320,7 @@ impl FaultInjector {
         Ok(fate)
     }
 
-    /// Waits until the node is not isolated; at once where it is not.
+    /// Waits until the node is not isolated; returns at once if it is not.
     async fn until_whole(&self) {
         self.wait_for_isolation(false).await;
     }
@@ -333,18 +333,18 @@ impl FaultInjector {
 
     async fn wait_for_isolation(&self, wanted: bool) {
         let mut isolated = self.lock().isolated.subscribe();
-        // An error: the sender is in this very injector, so it cannot be gone.
+        // Never an error: this injector owns the sender, so it cannot be gone.
         let _ = isolated.wait_for(|isolated| *isolated == wanted).await;
     }
 
-    /// Waits as long as the node is isolated, and tells of it where it is.
+    /// Waits while the node is isolated, and reports the fault if it is.
     pub(crate) async fn pass_cable(&self) {
         if self.lock().isolates() {
             self.until_whole().await;
         }
     }
 
-    /// Why a master does not get this request out, if so.
+    /// Returns an error if replication is blocked and a master therefore must not send this request.
     fn blocks_sending(&self, request: &Request) -> Result<(), TransportError> {
         let state = self.lock();
         if state.settings.block_replication && is_replication(request) {
@@ -360,15 +360,15 @@ impl FaultInjector {
     }
 }
 
-/// A network on which a master's faults happen: `block_replication` and `isolate` cut what it
-/// sends; the other faults apply to nothing here.
+/// A network that injects a master's faults: `block_replication` and `isolate` cut what the master
+/// sends; the other faults have no effect here.
 pub struct FaultyNetwork {
     inner: Arc<dyn Network>,
     injector: FaultInjector,
 }
 
 impl FaultyNetwork {
-    /// `inner`, with the faults of `injector`.
+    /// Wraps `inner` with the faults of `injector`.
     #[must_use]
     pub fn new(inner: Arc<dyn Network>, injector: FaultInjector) -> FaultyNetwork {
         FaultyNetwork { inner, injector }
@@ -410,7 +410,7 @@ impl Transport for FaultyTransport {
     fn call_observed(&self, request: Request, moved: OnBytesMoved) -> CallFuture {
         let injector = self.injector.clone();
         if injector.lock().isolates() {
-            // Lost, as the caller finds out when its time is up.
+            // Lost, as the caller finds out when it times out.
             return Box::pin(async move {
                 injector.until_whole().await;
                 Err(TransportError::TimedOut)
@@ -428,14 +428,14 @@ impl Transport for FaultyTransport {
         let answer = self.inner.call_observed(request, moved);
         Box::pin(async move {
             let answer = answer.await;
-            // A cable that was cut meanwhile keeps the answer back.
+            // A cable that was cut meanwhile holds the answer back.
             injector.pass_cable().await;
             answer
         })
     }
 }
 
-/// A node that has stopped does not listen any more.
+/// A node that has stopped no longer listens.
 impl From<Stopped> for TransportError {
     fn from(_: Stopped) -> TransportError {
         TransportError::ConnectionRefused
@@ -473,7 +473,7 @@ mod tests {
         injector
     }
 
-    /// Whether it is answered, and not failed by a fault.
+    /// Reports whether the request is answered rather than failed by a fault.
     async fn serve(injector: &FaultInjector, fake: &StandIn, request: Request) -> bool {
         match injector.serve(request, |request| fake.serve(request)).await {
             Ok(_) => true,
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_read_as_a_whole_and_unknown_ones_are_refused() {
+    fn settings_are_read_as_a_whole_and_unknown_fields_are_refused() {
         let read = serde_json::from_str::<FaultSettings>;
         assert_eq!(read("{}").unwrap(), FaultSettings::default());
         let all = r#"{"error_before_append":0.5,"error_after_append":1,"delay_ms":[1,20],
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_make_no_sense_are_refused_and_change_nothing() {
+    fn invalid_settings_are_refused_and_change_nothing() {
         let none = FaultSettings::default;
         let injector = injector(FaultSettings {
             isolate: true,
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_falls_the_same_way_again() {
+    fn the_same_seed_repeats_the_sequence() {
         let settings = FaultSettings {
             error_before_append: 0.3,
             error_after_append: 0.3,
@@ -589,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_that_was_not_given_is_drawn_and_shown() {
+    fn a_missing_seed_is_drawn_and_returned() {
         let injector = FaultInjector::new();
         let settings = FaultSettings {
             error_before_append: 0.5,
@@ -635,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_before_handles_nothing_and_an_error_after_handles_all() {
+    fn an_error_before_append_handles_nothing_and_an_error_after_append_handles_everything() {
         suite::run(async {
             let fake = StandIn::new();
             let none = FaultSettings::default;
@@ -656,7 +656,7 @@ mod tests {
     }
 
     #[test]
-    fn isolation_keeps_back_requests_and_answers_until_it_ends() {
+    fn isolation_holds_back_requests_and_answers_until_it_ends() {
         suite::run(async {
             let (fake, injector) = (StandIn::new(), FaultInjector::new());
             let mut call = Box::pin(serve(&injector, &fake, suite::held_heartbeat(1)));
@@ -696,11 +696,11 @@ mod tests {
     }
 
     #[test]
-    fn a_network_with_faults_checks_addresses_as_it_does_without() {
+    fn a_faulty_network_checks_addresses_as_its_inner_network_does() {
         struct Strict;
         impl Network for Strict {
             fn connect(&self, _: &Peer) -> Rc<dyn Transport> {
-                unreachable!("nobody connects")
+                unreachable!("the test never connects")
             }
 
             fn check(&self, peers: &[Peer]) -> Result<(), ConfigError> {
@@ -757,7 +757,7 @@ mod tests {
             assert!(suite::is_pending(&mut lost).await);
             assert_eq!(fake.arrived(), 2);
 
-            // What was on its way arrives late; what would have been sent meanwhile is lost.
+            // What was in flight arrives late; what would have been sent meanwhile is lost.
             injector.clear();
             assert!(call.await.is_ok());
             assert_eq!(lost.await, Err(TransportError::TimedOut));

@@ -1,9 +1,9 @@
-//! [`LocalNetwork`]: nodes of one process that talk without sockets.
+//! [`LocalNetwork`]: a network of nodes in one process, without sockets.
 //!
-//! Owns who can be reached under which name, and cables that can be cut. Nothing is encoded: the
+//! Owns which node is reachable under which name, and cables that can be cut. Nothing is encoded: the
 //! typed request goes to [`Secondary::serve`] and its answer comes back, sharing the records'
-//! buffers. Never retries, never gives up by itself. For embedding, examples and tests; a
-//! simulator that loses and reorders brings its own network.
+//! buffers. Never retries, never times out. For embedding, examples and tests; a
+//! simulator that loses and reorders messages brings its own network.
 //!
 //! ```text
 //!   call ─▶ latency ─▶ cable whole? ─▶ registered? ─▶ faults ─▶ serve ─▶ cable whole? ─▶ answer
@@ -43,49 +43,48 @@ pub struct LocalNetwork {
 }
 
 impl LocalNetwork {
-    /// An empty network: every call is refused until someone is registered.
+    /// Creates an empty network: every call is refused until a node is registered.
     #[must_use]
     pub fn new() -> LocalNetwork {
         LocalNetwork::default()
     }
 
-    /// The same network, on which requests and answers each take `latency`. Holds for the ways
-    /// made from the result, not for those made before.
+    /// Returns the same network with requests and answers each delayed by `latency`. Applies to transports
+    /// created from the result, not to earlier ones.
     #[must_use]
     pub fn with_latency(self, latency: Duration) -> LocalNetwork {
         LocalNetwork { latency, ..self }
     }
 
-    /// Makes `secondary` reachable under its name. One of that name that was registered before
-    /// is replaced: calls that it has not answered yet fail, as when a process is restarted. A
-    /// cut cable stays cut.
+    /// Makes `secondary` reachable under its name. It replaces a node registered earlier under that name, whose
+    /// unanswered calls fail as if its process had restarted. A cut cable stays cut.
     pub fn register(&self, secondary: Secondary) {
         let name = secondary.name().clone();
         self.attach(&name, Arc::new(secondary), None);
     }
 
-    /// As [`register`](LocalNetwork::register), with faults: what `injector` is set to happens
-    /// to the requests before and after they are served.
+    /// Registers `secondary` as [`register`](LocalNetwork::register) does, with faults: `injector` acts on
+    /// requests before and after they are served.
     pub fn register_with(&self, secondary: Secondary, injector: FaultInjector) {
         let name = secondary.name().clone();
         self.attach(&name, Arc::new(secondary), Some(injector));
     }
 
-    /// Takes a node off the network, as if its process was gone: calls are refused, and those
-    /// that are not answered yet fail. Without effect where the name is not registered.
+    /// Removes a node from the network, as if its process was gone: calls are refused, and unanswered
+    /// ones fail. Has no effect if the name is not registered.
     pub fn unregister(&self, name: &NodeName) {
         self.place(name).exchange_node(None);
     }
 
-    /// Cuts the cable to a node: neither requests nor answers arrive, and nobody is told. Calls
-    /// hang until [`heal`](LocalNetwork::heal) or until they are dropped. Without effect where
-    /// it is cut already.
+    /// Cuts the cable to a node: requests and answers stop arriving without an error. Calls
+    /// hang until [`heal`](LocalNetwork::heal) or until they are dropped. Has no effect if
+    /// the cable is already cut.
     pub fn cut(&self, name: &NodeName) {
         self.place(name).cable.send_modify(|cable| cable.cut = true);
     }
 
-    /// Mends the cable to a node: what was on its way arrives, late. Without effect where it is
-    /// whole.
+    /// Repairs the cable to a node: messages in flight arrive late. Has no effect if the cable is
+    /// not cut.
     pub fn heal(&self, name: &NodeName) {
         self.place(name)
             .cable
@@ -117,7 +116,7 @@ impl Network for LocalNetwork {
         })
     }
 
-    /// Every address is good: peers are found by name.
+    /// Accepts every address, because peers are found by name.
     fn check(&self, _: &[Peer]) -> Result<(), ConfigError> {
         Ok(())
     }
@@ -146,16 +145,16 @@ struct Registered {
     injector: Option<FaultInjector>,
 }
 
-/// What a call must know of the way while it is under way.
+/// The state of a cable that affects calls in flight.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cable {
     cut: bool,
-    /// Grows whenever the node there goes away or is replaced.
+    /// A number that increases whenever the node there goes away or is replaced.
     life: u64,
 }
 
 impl Place {
-    /// Puts another node here, or none. The life ends after the exchange: a call that finds the
+    /// Puts another node here, or none. The life ends after the exchange, so a call that finds the
     /// old node has read the old life and ends with it.
     fn exchange_node(&self, registered: Option<Registered>) {
         *self.lock() = registered;
@@ -168,16 +167,16 @@ impl Place {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the cable is whole.
+    /// Waits until the cable is not cut.
     async fn whole(&self) {
-        // The sender is this place's own, so it cannot be gone before the wait is over.
+        // This place owns the sender, so it cannot be gone before the wait is over.
         let _ = self.cable.subscribe().wait_for(|cable| !cable.cut).await;
     }
 
     async fn exchange(&self, request: Request) -> Result<Response, TransportError> {
         self.whole().await;
-        // In this order: a node that comes between these two lines is taken for one that went
-        // away, and never the other way round.
+        // In this order, a node that arrives between these two lines is taken for one that went
+        // away, never the other way round.
         let life = self.cable.borrow().life;
         let Some(Registered { node, injector }) = self.lock().clone() else {
             return Err(TransportError::ConnectionRefused);
@@ -196,9 +195,9 @@ impl Place {
         self.unless_gone(life, answer).await
     }
 
-    /// The outcome of `answer`, unless the node of this life goes away before it is through. A
-    /// node that is gone says nothing through a cut cable either: the caller learns of it when
-    /// the cable is whole, as from a connection that was reset.
+    /// Returns the outcome of `answer`, unless the node of this life goes away before the answer has passed
+    /// the cable. A cut cable hides that too: the caller learns of it when the cable is repaired, as from a
+    /// connection reset.
     async fn unless_gone(
         &self,
         life: u64,
@@ -221,7 +220,7 @@ impl Place {
     }
 }
 
-/// The way to one name.
+/// The transport to one name.
 struct LocalTransport {
     place: Arc<Place>,
     latency: Duration,
@@ -276,7 +275,7 @@ mod tests {
     suite::conformance!(bench());
 
     #[test]
-    fn the_network_and_its_handles_go_anywhere() {
+    fn the_network_and_its_handles_are_send_and_sync() {
         fn anywhere<T: Send + Sync + Clone + 'static>() {}
         anywhere::<LocalNetwork>();
         anywhere::<FaultInjector>();
@@ -314,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_goes_away_fails_the_calls_that_it_has_not_answered() {
+    fn unanswered_calls_fail_when_the_node_goes_away() {
         suite::run(async {
             let (network, _fake) = network();
             let transport = network.connect(&peer("secondary-1"));
@@ -329,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_of_the_same_name_takes_over_the_ways_that_exist() {
+    fn a_node_of_the_same_name_takes_over_existing_transports() {
         suite::run(async {
             let (network, old) = network();
             let transport = network.connect(&peer("secondary-1"));
@@ -358,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn latency_is_paid_both_ways() {
+    async fn latency_applies_in_both_directions() {
         let (network, _fake) = network();
         let network = network.with_latency(Duration::from_millis(20));
         let transport = network.connect(&peer("secondary-1"));

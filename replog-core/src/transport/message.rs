@@ -1,8 +1,8 @@
-//! What nodes say to each other, as types: the words of the protocol.
+//! The messages of the protocol between nodes, as types.
 //!
-//! Owns no encoding (`wire.rs`) and no decision (`rules/`). Every request names its sender, the
-//! epoch, and whom it is for; every answer names who gave it, from which life, and where that
-//! node's log stands.
+//! Owns no encoding (`wire.rs`) and no decision (`rules/`). Every request names its sender, its
+//! receiver and the epoch; every answer names the node that gave it, its incarnation, and the state of that
+//! node's log.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,35 +19,35 @@ pub struct Request {
     pub cluster: Option<ClusterId>,
     /// The sender's name.
     pub from: NodeName,
-    /// The sender's life.
+    /// The sender's incarnation.
     pub incarnation: Incarnation,
-    /// The name of the node that it is for.
+    /// The receiver's name.
     pub to: NodeName,
     /// The epoch that the sender speaks for.
     pub epoch: Epoch,
-    /// What is asked.
+    /// The question or command itself.
     pub body: RequestBody,
 }
 
-/// What a request asks.
+/// The question or command of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestBody {
-    /// Who are you? Changes nothing.
+    /// Asks for the receiver's identity. Changes nothing.
     Identify,
-    /// Promise to refuse everything older than the epoch.
+    /// Asks for a promise to refuse everything older than the epoch.
     Promise(Promise),
-    /// The conversation of an epoch begins: align your log. A promise too, where the epoch is
-    /// new.
+    /// The handshake of an epoch: the receiver is to align its log. Asks for a promise too if the epoch is new
+    /// to the receiver.
     Hello(Hello),
-    /// Are you there? Carries the master's ends.
+    /// A heartbeat. Carries the master's ends.
     Heartbeat(Progress),
-    /// Take these records.
+    /// Carries records for the receiver to store.
     Append(Append),
-    /// Give me records of your log, for a recovery.
+    /// Asks for records of the receiver's log, for a recovery.
     Fetch(Fetch),
 }
 
-/// Asks for a promise of the request's epoch.
+/// A request to promise the request's epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promise {
     /// The names of all nodes, ascending.
@@ -56,12 +56,12 @@ pub struct Promise {
     pub log_epoch: Option<Epoch>,
 }
 
-/// Opens the conversation of an epoch.
+/// The handshake that opens the conversation of an epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The names of all nodes, ascending.
     pub nodes: Vec<NodeName>,
-    /// The sender's log epoch: the request's epoch.
+    /// The sender's log epoch, which is the request's epoch.
     pub log_epoch: Option<Epoch>,
     /// The URL at which clients reach the master, if it was given one.
     pub public_url: Option<NodeUrl>,
@@ -69,51 +69,51 @@ pub struct Hello {
     pub end: Offset,
     /// The end that the master had adopted when the epoch began.
     pub adopted_end: Offset,
-    /// Where the epochs of the master's log begin: the newest ones, or the newest before what
-    /// the secondary asked for; ascending.
+    /// The first offsets of epochs in the master's log, ascending: the newest ones, or the newest below
+    /// the offset that the secondary asked for.
     pub epoch_starts: Vec<EpochStart>,
-    /// Where the last of these epochs ends: the master's end, or where the pairs that were sent
-    /// before begin.
+    /// The end of the last of these epochs: the master's end, or the first offset of the pairs that were
+    /// sent before.
     pub epoch_starts_end: Offset,
-    /// The epoch of the last forced recovery, if there was one: who joined no epoch since then
+    /// The epoch of the last forced recovery, if there was one: a node that has joined no epoch since then
     /// quarantines what it must cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forced_epoch: Option<Epoch>,
 }
 
-/// What a master tells in every message of an open conversation.
+/// The master's progress, sent in every message of an open conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The life that this is meant for.
+    /// The incarnation that this is meant for.
     pub to_incarnation: Incarnation,
     /// The master's end.
     pub end: Offset,
-    /// The offset after the last record that a majority holds, once known.
+    /// The offset after the last record that a majority holds (high watermark), once known.
     pub committed: Option<Offset>,
-    /// The end that a node that is not intact must reach to become so. Belongs to the hello
-    /// that this life answered.
+    /// The end that a node that is not intact must reach to become intact. Belongs to the hello
+    /// that this incarnation answered.
     pub refill_target: Option<Offset>,
 }
 
-/// Carries records, in order and without a gap among them.
+/// Records to store, in order and without a gap among them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
-    /// As in every message.
+    /// The master's progress, as in every message.
     pub progress: Progress,
     /// The records; never empty.
     pub records: Vec<RecordBatch>,
 }
 
-/// Asks for records of the receiver's log.
+/// A request for records of the receiver's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetch {
-    /// The life that promised.
+    /// The incarnation that promised.
     pub to_incarnation: Incarnation,
     /// The first offset wanted.
     pub from: Offset,
-    /// Bytes wanted at most; one record always comes.
+    /// The most bytes wanted; at least one record always comes.
     pub bytes_max: u32,
-    /// Whether the answer shall carry the epochs of the log that begin below `from`.
+    /// True if the answer shall include the epochs of the log that begin below `from`.
     pub epoch_starts: bool,
 }
 
@@ -122,59 +122,59 @@ pub struct Fetch {
 pub struct Response {
     /// The cluster of the node that answers; absent while it is blank.
     pub cluster: Option<ClusterId>,
-    /// Its name.
+    /// The node's name.
     pub name: NodeName,
-    /// Its life.
+    /// The node's incarnation.
     pub incarnation: Incarnation,
-    /// Where it stands.
+    /// The state of the node's log.
     pub state: NodeState,
     /// The answer.
     pub answer: Answer,
 }
 
-/// Where the log of a node that answers stands.
+/// The state of the log of a node that answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeState {
-    /// The offset after the last record that it holds.
+    /// The offset after the last record that the node holds.
     pub durable_end: Offset,
-    /// Its log epoch; absent while it is not intact. The end counts only when this is the
+    /// The node's log epoch; absent while the node is not intact. The end counts only if this is the
     /// master's epoch.
     pub log_epoch: Option<Epoch>,
-    /// The highest epoch that it has promised.
+    /// The highest epoch that the node has promised.
     pub promised: Epoch,
-    /// Records that it holds back behind a gap.
+    /// The number of records that the node holds back behind a gap.
     pub buffered: u64,
 }
 
-/// What a node answers.
+/// The answer of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// To [`RequestBody::Identify`].
+    /// The answer to [`RequestBody::Identify`].
     Identity(Identity),
-    /// To [`RequestBody::Promise`]: granted, and synced.
+    /// The answer to [`RequestBody::Promise`]: granted, and synced.
     Promised(Promised),
-    /// To [`RequestBody::Hello`]: promised, and aligned.
+    /// The answer to [`RequestBody::Hello`]: promised, and aligned.
     Aligned(Aligned),
-    /// To [`RequestBody::Hello`]: the pairs do not reach back to a common epoch; send those
-    /// that begin below.
+    /// The answer to [`RequestBody::Hello`] if its pairs do not reach back to a common epoch: older ones
+    /// are needed.
     OlderStartsNeeded {
-        /// Pairs with a first offset below this one are wanted.
+        /// The offset below which the wanted pairs begin.
         before: Offset,
     },
-    /// To a heartbeat, or to records once they are held.
+    /// The answer to a heartbeat, or to records once they are held.
     Taken,
-    /// To [`RequestBody::Fetch`]: records from the wanted offset on; none when the log ends there.
+    /// The answer to [`RequestBody::Fetch`]: records from the wanted offset on; none if the log ends there.
     Records(Fetched),
-    /// Not done, and nothing was changed.
+    /// A refusal: nothing was done or changed.
     Refused(Refusal),
 }
 
-/// Who a node is.
+/// The identity of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The node list it was founded with; empty on a blank node.
+    /// The node list that its cluster was founded with; empty on a blank node.
     pub nodes: Vec<NodeName>,
-    /// The master that it has heard since it started, if any.
+    /// The last master that contacted the node since it started, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub master: Option<MasterContact>,
 }
@@ -184,30 +184,31 @@ pub struct Identity {
 pub struct MasterContact {
     /// The master's name.
     pub name: NodeName,
-    /// The master's directory.
+    /// The instance of the master's directory.
     pub instance: InstanceId,
-    /// Milliseconds since then.
+    /// Milliseconds since the contact.
     pub elapsed_ms: u64,
 }
 
 /// A granted promise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promised {
-    /// The newest pairs of its log, ascending.
+    /// The newest epoch starts of the node's log, ascending.
     pub epoch_starts: Vec<EpochStart>,
-    /// The epoch of the last forced recovery that it knows of: a master whose disk was replaced
+    /// The epoch of the last forced recovery that the node knows of: a master whose disk was replaced
     /// learns it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forced_epoch: Option<Epoch>,
-    /// Of a node that is not intact because its log was damaged: how far it held which log before.
+    /// The log that the node held before it was damaged, and up to which end. Set only by a node that is not
+    /// intact because of damage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_whole: Option<LastWhole>,
 }
 
-/// An aligned log.
+/// The result of aligning a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aligned {
-    /// Records that it cut away to be so.
+    /// The number of records that were cut to align the log.
     pub cut_records: u64,
     /// The URL at which clients reach the node that answers, if it was given one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -217,17 +218,17 @@ pub struct Aligned {
 /// Records for a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// Where epochs begin below the wanted offset, where asked for; ascending.
+    /// The starts of epochs below the wanted offset, ascending, if they were asked for.
     pub epoch_starts: Vec<EpochStart>,
     /// The records.
     pub records: Vec<RecordBatch>,
 }
 
-/// Why a node refuses.
+/// The reason why a node refuses a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
-    /// The request is for a node of another name.
+    /// The request is for a node with another name.
     WrongNode,
     /// The node belongs to another cluster.
     WrongCluster,
@@ -238,47 +239,48 @@ pub enum Refusal {
     },
     /// The node has promised a newer epoch.
     Fenced(FencedBy),
-    /// The sender's directory was replaced by another one. For ever.
+    /// The sender's directory was replaced by another one. Permanent.
     Replaced(FencedBy),
-    /// The sender is intact and its log older than the node's: a directory from the past. Names
+    /// The sender is intact but its log is older than the node's: an outdated directory. Names
     /// the master of the newer log's epoch.
     OutOfDate(FencedBy),
-    /// This life of the node has not been greeted in this epoch. Of a promise request or a hello: its epoch lies
-    /// further above than one message may raise a promise, which was raised part of the way; to be sent again.
+    /// The node's incarnation has had no handshake in this epoch. In answer to a promise request or a hello: its epoch
+    /// exceeds the promise by more than one message may raise it; the promise was raised part of the way, and the
+    /// request must be sent again.
     HelloFirst,
-    /// The request is meant for another life of the node.
+    /// The request is meant for another incarnation of the node.
     WrongIncarnation,
-    /// The hello's end lies below what this node holds and knows to be committed: to obey it would lose
-    /// messages that a majority has acknowledged, and nothing tells of a forced recovery.
+    /// The hello's end is below what this node holds and knows to be committed: obeying it would lose
+    /// messages that a majority has acknowledged, and there is no sign of a forced recovery.
     BelowCommitted {
-        /// Up to here the node holds the log and knows it to be committed.
+        /// The end up to which the node holds the log and knows it to be committed.
         committed: Offset,
     },
     /// The logs differ where they should agree.
     NotAligned,
-    /// The records lie further behind a gap than the node holds back.
+    /// The records are further beyond a gap than the node's window reaches.
     BeyondWindow,
-    /// The node's disk takes no records.
+    /// The node's disk accepts no records.
     Storage {
-        /// What the disk said.
+        /// The error of the disk.
         detail: String,
     },
     /// The request makes no sense.
     Malformed {
-        /// What is wrong with it.
+        /// The problem with the request.
         detail: String,
     },
     /// The node is stopping.
     Stopping,
 }
 
-/// To whom a node has promised a newer epoch.
+/// The master to which a node has promised a newer epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FencedBy {
     /// The master's name.
     pub name: NodeName,
-    /// The master's directory.
+    /// The instance of the master's directory.
     pub instance: InstanceId,
-    /// The epoch.
+    /// The promised epoch.
     pub epoch: Epoch,
 }

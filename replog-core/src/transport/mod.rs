@@ -1,8 +1,8 @@
-//! The [`Transport`] trait: one node's way to another, whatever carries it.
+//! The [`Transport`] trait: one node's connection to another, whatever carries the messages.
 //!
-//! Owns the messages, their encoding, and the implementations: the listener between nodes ([`net`]), in
+//! Owns the messages, their encoding, and the implementations: over the network ([`net`]), within one
 //! process, and a wrapper that injects faults. Never decides, never retries, never times out: links do. A
-//! transport may lose, delay, repeat and reorder; the rules above it hold all the same.
+//! transport may lose, delay, repeat and reorder messages; the rules above it hold all the same.
 
 mod faults;
 mod local;
@@ -28,87 +28,87 @@ use crate::{
     types::Incarnation,
 };
 
-/// The future of one request. Dropping it gives the request up; it may still arrive.
+/// The future of one request. Dropping it abandons the request, which may still arrive.
 pub type CallFuture = Pin<Box<dyn Future<Output = Result<Response, TransportError>>>>;
 
-/// The way to one node. Lives on its node's actor thread.
+/// A connection to one node. Lives on the actor thread of the node that uses it.
 pub trait Transport {
     /// Sends a request and waits for the answer, for as long as it takes.
     fn call(&self, request: Request) -> CallFuture;
 
-    /// As [`call`](Transport::call), and calls `moved` whenever bytes of this request or its answer, or
-    /// of what has to arrive before it, turn out to have arrived. A caller with a time-out counts it from
-    /// then: a long message on a slow line takes its time. A transport that cannot know tells nothing.
+    /// Sends a request as [`call`](Transport::call) does, and calls `moved` whenever bytes of this request or its
+    /// answer, or of what has to arrive before it, are found to have arrived. A caller restarts its timeout
+    /// then, because a long message may be slow. A transport that cannot know never calls `moved`.
     fn call_observed(&self, request: Request, moved: OnBytesMoved) -> CallFuture {
         drop(moved);
         self.call(request)
     }
 }
 
-/// Called when bytes of a request or its answer have arrived; see [`Transport::call_observed`].
+/// A callback for bytes of a request or its answer that have arrived; see [`Transport::call_observed`].
 pub type OnBytesMoved = Rc<dyn Fn(BytesMoved)>;
 
-/// Bytes of a request or its answer have arrived.
+/// A report that bytes of a request or its answer have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BytesMoved {
-    /// The run of the node that answered on this very connection before: the bytes have arrived there.
-    /// Absent where none has answered yet.
+    /// The incarnation of the node that has answered on this connection, and at which the bytes have arrived.
+    /// Absent if none has answered yet.
     pub incarnation: Option<Incarnation>,
 }
 
-/// The future of a request that a node answers.
+/// The future of a node's answer to one request.
 pub type ServeFuture = Pin<Box<dyn Future<Output = Result<Response, Stopped>> + Send>>;
 
-/// A node, or what stands for one, behind what carries requests to it.
+/// A node, or a stand-in for one, to which a transport delivers requests.
 pub trait Serve: Send + Sync {
-    /// Answers a request, or says that the node has stopped. The request is handed over when the future
+    /// Answers a request, or reports that the node has stopped. The request is handed over when the future
     /// is first polled.
     fn serve(&self, request: Request) -> ServeFuture;
 }
 
-/// Makes the ways to nodes, on the actor thread that will use them.
+/// A factory of transports, which it creates on the actor thread that will use them.
 pub trait Network: Send + Sync + 'static {
-    /// The way to `peer`. Connects lazily: a node that is not there makes calls fail, not this.
+    /// Returns a transport to `peer`. Connects lazily: if the node is unreachable, calls fail, not this.
     fn connect(&self, peer: &Peer) -> Rc<dyn Transport>;
 
-    /// Checks the addresses of all peers, before a node starts that will connect to them. A network that
-    /// finds peers by name accepts everything; one around another asks that.
+    /// Checks the addresses of all peers before a node starts that will connect to them. A network that
+    /// finds peers by name accepts everything; a wrapper asks the network that it wraps.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`], naming the address and what is wrong with it.
+    /// [`ConfigError`], which names the address and the problem.
     fn check(&self, peers: &[Peer]) -> Result<(), ConfigError>;
 }
 
-/// Why no answer came.
+/// The reason why a request got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
-    /// Nobody listens there.
+    /// Nothing listens at the address.
     #[error("connection refused")]
     ConnectionRefused,
-    /// The connection could not be made or broke: the request may or may not have arrived.
+    /// The connection could not be made or broke: the request may have arrived or not.
     #[error("connection failed: {0}")]
     Connection(String),
     /// The node's host name has no address, or the resolver does not answer.
-    #[error("the name is not resolved: {0}")]
+    #[error("cannot resolve the host name: {0}")]
     NameNotResolved(String),
-    /// One node's certificate is not of the other's authority: they have different cluster secrets.
+    /// One node's certificate is not from the other's authority: they have different cluster secrets.
     #[error("{0}")]
     WrongSecret(String),
-    /// Another node answers there than the one that was expected.
+    /// A node other than the expected one answers at the address.
     #[error("{0}")]
     WrongNode(String),
-    /// The node takes no stream of this one, or ended it, and said why.
+    /// The node refused or ended this node's stream, and gave the reason.
     #[error("refused: {0}")]
     Refused(String),
-    /// No connection or no answer in time. For the answer links keep the time, not transports.
+    /// No connection or no answer in time. Links, not transports, time out the wait for an answer.
     #[error("no answer in time")]
     TimedOut,
-    /// The node failed the request on purpose, by a fault that was injected there.
+    /// The node failed the request because of a fault that was injected there.
     #[error("failed by an injected fault")]
     Injected,
-    /// Something answered, and it was no answer of this protocol.
+    /// Something answered, but not in this protocol.
     #[error("not an answer of this protocol: {0}")]
     BadAnswer(String),
 }

@@ -1,8 +1,8 @@
-//! What every [`Transport`] does: one function per behaviour, for each implementation to be tried with.
+//! A conformance suite for every [`Transport`]: one function per behaviour.
 //!
-//! [`check`] tries them all, for a transport of your own; this library's transports have a test for
+//! [`check`] tries all of them on a transport of your own; this library's transports have a test for
 //! each. Owns a stand-in for a secondary that answers predictably and can hold requests back. Nothing
-//! here sleeps: it waits until the stand-in says what arrived.
+//! here sleeps: it waits until the stand-in reports what arrived.
 //!
 //! ```
 //! use std::rc::Rc;
@@ -62,23 +62,23 @@ use crate::{
     types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, NodeName, Offset},
 };
 
-/// Requests of this epoch are held back until [`StandIn::let_go`].
+/// The epoch of requests that are held back until [`StandIn::let_go`].
 const HELD: Epoch = Epoch(77);
 
-/// Longer than any test takes, even on a busy machine.
+/// The time limit of a test: longer than any takes, even on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Tries all behaviours, each with what `bench` makes: within a `LocalSet` on a runtime of one thread
-/// with timers and sockets, as a node's is.
+/// Tries all behaviours, each with a new bench from `bench`, within a `LocalSet` on a single-threaded runtime
+/// with timers and sockets, like a node's.
 ///
 /// # Panics
 ///
-/// With the names of the behaviours that the transport does not have, after all were tried.
+/// Panics after all behaviours were tried, with the names of those that the transport does not have.
 pub fn check(mut bench: impl FnMut() -> Bench) {
     let mut failed = Vec::new();
     for (name, behaviour) in BEHAVIOURS {
         let trial = || run(async { behaviour(bench()).await });
-        // What panicked has said why by now.
+        // The panic has already printed its reason.
         if catch_unwind(AssertUnwindSafe(trial)).is_err() {
             failed.push(*name);
         }
@@ -86,7 +86,7 @@ pub fn check(mut bench: impl FnMut() -> Bench) {
     assert!(failed.is_empty(), "the transport fails in {failed:?}");
 }
 
-/// Hands all behaviours to the macro `to`, behind what is given.
+/// Passes all behaviours to the macro `to`, after the given tokens.
 macro_rules! behaviours {
     ($($to:tt)::+, $($given:tt)*) => {
         $($to)::+! {
@@ -109,19 +109,19 @@ type Behaviour = (&'static str, fn(Bench) -> Pin<Box<dyn Future<Output = ()>>>);
 
 const BEHAVIOURS: &[Behaviour] = behaviours!(table,);
 
-/// A transport to try, and what stands at its other end.
+/// A transport to try, and the stand-in at its other end.
 pub struct Bench {
-    /// The way to the stand-in, which answers to the name `secondary-1`.
+    /// A transport to the stand-in, which answers to the name `secondary-1`.
     pub transport: Rc<dyn Transport>,
-    /// The way to where nobody listens.
+    /// A transport to an address where nothing listens.
     pub nobody: Rc<dyn Transport>,
     /// The stand-in.
     pub stand_in: Arc<StandIn>,
-    /// What must live as long as the trial.
+    /// Anything that must live as long as the trial.
     pub keep: Box<dyn Any>,
 }
 
-/// Stands in for a secondary: says what it was asked, and to a fetch gives a batch of
+/// A stand-in for a secondary: it repeats what it was asked, and answers a fetch with a batch of
 /// [`BATCH_BYTES_MAX`].
 pub struct StandIn {
     arrived: watch::Sender<usize>,
@@ -130,7 +130,7 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    /// A new one, which nobody has asked anything.
+    /// Creates a stand-in that has received no request.
     #[must_use]
     pub fn new() -> Arc<StandIn> {
         Arc::new(StandIn {
@@ -144,7 +144,7 @@ impl StandIn {
     ///
     /// # Errors
     ///
-    /// [`Stopped`], as a secondary; none that [`check`] tries stops.
+    /// [`Stopped`], as from a secondary; stand-ins in [`check`] never stop.
     pub fn serve(
         &self,
         request: Request,
@@ -156,33 +156,33 @@ impl StandIn {
                 return Err(Stopped { reason: None });
             }
             if request.epoch == HELD {
-                // An error: the stand-in is gone, so nobody waits for the answer.
+                // An error means that the stand-in is gone, so nothing waits for the answer.
                 let _ = open.wait_for(|open| *open).await;
             }
             Ok(answer(request))
         }
     }
 
-    /// How many requests have arrived.
+    /// Returns the number of requests that have arrived.
     pub(crate) fn arrived(&self) -> usize {
         *self.arrived.borrow()
     }
 
-    /// Waits until so many requests have arrived.
+    /// Waits until at least `count` requests have arrived.
     pub(crate) async fn has_arrived(&self, count: usize) {
         let mut arrived = self.arrived.subscribe();
         arrived
             .wait_for(|arrived| *arrived >= count)
             .await
-            .expect("the sender is ours");
+            .expect("the stand-in owns the sender");
     }
 
-    /// Answers what was held back, and holds nothing back any more.
+    /// Answers the requests that were held back, and holds back no more.
     pub(crate) fn let_go(&self) {
         self.open.send_replace(true);
     }
 
-    /// Answers nothing any more.
+    /// Stops answering requests.
     #[cfg(test)]
     pub(crate) fn stop(&self) {
         self.stopped.send_replace(true);
@@ -203,7 +203,7 @@ impl crate::transport::Serve for StandIn {
     }
 }
 
-/// What the stand-in answers.
+/// Returns the stand-in's answer to a request.
 pub(crate) fn answer(request: Request) -> Response {
     let epoch_starts = || {
         (0..64)
@@ -279,7 +279,7 @@ fn incarnation(byte: u8) -> Incarnation {
     }
 }
 
-/// As many records as fit a batch, of every byte there is.
+/// A batch of as many records as fit, which contain every byte value.
 pub(crate) fn large_batch(first: Offset) -> RecordBatch {
     let payload: Vec<u8> = (0..32_768_usize)
         .map(|n| n.wrapping_mul(31) as u8)
@@ -320,7 +320,7 @@ pub(crate) fn heartbeat(end: u64) -> Request {
     request(RequestBody::Heartbeat(progress(end)))
 }
 
-/// As [`heartbeat`], and not answered before [`StandIn::let_go`].
+/// A [`heartbeat`] that is not answered before [`StandIn::let_go`].
 pub(crate) fn held_heartbeat(end: u64) -> Request {
     Request {
         epoch: HELD,
@@ -345,7 +345,7 @@ pub(crate) fn small_append(end: u64) -> Request {
     append(RecordBatch::check(offset, bytes.freeze()).expect("encoded just now"))
 }
 
-/// An append of one record with a payload of so many bytes.
+/// An append of one record with a payload of `bytes` bytes.
 #[cfg(test)]
 pub(crate) fn long_append(bytes: usize) -> Request {
     let payload = vec![b'x'; bytes];
@@ -363,7 +363,7 @@ pub(crate) fn long_append(bytes: usize) -> Request {
     append(RecordBatch::check(Offset(0), encoded.freeze()).expect("encoded just now"))
 }
 
-/// As [`small_append`], and not answered before [`StandIn::let_go`].
+/// A [`small_append`] that is not answered before [`StandIn::let_go`].
 pub(crate) fn held_append(end: u64) -> Request {
     Request {
         epoch: HELD,
@@ -437,7 +437,7 @@ pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("the system has room for a runtime");
+        .expect("the system has resources for a runtime");
     let tasks = tokio::task::LocalSet::new();
     let outcome = tasks.block_on(&runtime, async {
         tokio::time::timeout(DEADLINE, test).await
@@ -445,7 +445,7 @@ pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     outcome.expect("the test takes far less than its deadline")
 }
 
-/// Polls a call until it has done all that it can do at once; whether it still waits.
+/// Polls a call until it can make no more immediate progress; reports whether it is still pending.
 #[cfg(test)]
 pub(crate) async fn is_pending<F: Future + ?Sized>(call: &mut Pin<Box<F>>) -> bool {
     for _ in 0..10 {
@@ -457,7 +457,7 @@ pub(crate) async fn is_pending<F: Future + ?Sized>(call: &mut Pin<Box<F>>) -> bo
     true
 }
 
-/// Waits for `event` while `call` goes on, which must not end before.
+/// Waits for `event` while `call` goes on; the call must not end first.
 pub(crate) async fn meanwhile<F: Future + ?Sized>(
     call: &mut Pin<Box<F>>,
     event: impl Future<Output = ()>,
@@ -488,7 +488,7 @@ pub(crate) async fn it_is_refused_where_nobody_listens(bench: Bench) {
 }
 
 pub(crate) async fn dropping_a_call_harms_nothing(bench: Bench) {
-    // Before its first poll, while it is under way, and while it waits for the answer.
+    // Before its first poll, while it is in flight, and while it waits for the answer.
     drop(bench.transport.call(heartbeat(1)));
     let mut early = bench.transport.call(append(large_batch(Offset(0))));
     poll_fn(|cx| Poll::Ready(early.as_mut().poll(cx).is_ready())).await;
@@ -527,7 +527,7 @@ pub(crate) async fn calls_do_not_wait_for_each_other(bench: Bench) {
     }
 }
 
-/// The conformance tests of a transport; the argument makes a [`Bench`].
+/// The conformance tests of a transport; the argument creates a [`Bench`].
 #[cfg(test)]
 macro_rules! conformance {
     ($bench:expr) => {
@@ -557,7 +557,7 @@ mod own_tests {
     use super::*;
     use crate::transport::CallFuture;
 
-    /// Reaches the stand-in wherever it should, and where nobody should be.
+    /// A transport that reaches the stand-in even where nothing should listen.
     struct Everywhere(Arc<StandIn>);
 
     impl Transport for Everywhere {
@@ -569,7 +569,7 @@ mod own_tests {
 
     #[test]
     #[should_panic(expected = r#"the transport fails in ["it_is_refused_where_nobody_listens"]"#)]
-    fn a_transport_that_is_none_is_told_by_all_that_it_fails_in() {
+    fn a_faulty_transport_is_reported_with_every_behaviour_that_fails() {
         check(|| {
             let stand_in = StandIn::new();
             Bench {

@@ -1,7 +1,8 @@
 //! The wire format: messages between nodes as bytes.
 //!
 //! Owns the encoding of [`Request`] and [`Response`] and every check that bytes from another
-//! node pass before anyone looks at them. Knows no connection; decides nothing. No bytes make it panic. Keeps rules 10 and 11.
+//! node must pass before they are used. Knows no connection; decides nothing. No bytes make it panic. Keeps rules 10
+//! and 11.
 //!
 //! One message is one body. All integers are little-endian.
 //!
@@ -10,20 +11,19 @@
 //! | 0 | 4 | magic, `RPLW` |
 //! | 4 | 2 | protocol version, 1 |
 //! | 6 | 1 | kind: 1 is a request, 2 a response |
-//! | 7 | 1 | reserved: sent as 0, not looked at |
+//! | 7 | 1 | reserved: sent as 0, ignored |
 //! | 8 | 4 | length of the header in bytes, at most [`WIRE_HEADER_BYTES_MAX`] |
 //! | 12 | 4 | CRC-32C over bytes 0..12 and the header |
 //! | 16 | | header: compact JSON, everything but the records |
-//! | | | records as they stand on disk, each with its own checksum, to the end of the body |
+//! | | | records as on disk, each with its own checksum, to the end of the body |
 //!
-//! The header says from which offset the records go and how many bytes they are, so that a body
-//! that ends early is noticed even where a record ends. Members that it does not know are
-//! ignored: a later version may add some without a new version number. What it may not do is
-//! change the meaning of those that are there.
+//! The header gives the first offset of the records and their length in bytes, so that a truncated body
+//! is detected even if it ends exactly after a record. Unknown members are ignored: a later version may
+//! add some without a new version number, but it may not change the meaning of existing ones.
 //!
-//! The records are the buffers of the log on the way out and a slice of the one body on the way
-//! in: they are copied nowhere here. The prefix is the same in every version up to the version
-//! number, so that a node of another version is told from damage.
+//! Outgoing records are the log's own buffers, incoming records a slice of the one body: this module never
+//! copies them. The prefix up to the version number is the same in every version, so that another version can be
+//! distinguished from damage.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -42,33 +42,35 @@ use crate::{
 /// The version of the protocol that this library speaks.
 pub const PROTOCOL_VERSION: u16 = 1;
 
-/// Bytes before the header.
+/// Length of the prefix before the header, in bytes.
 pub const PREFIX_BYTES: usize = 16;
 
-/// Bytes of one message, at most: the header, and either a batch or a single record that is
+/// The longest message, in bytes: the header, and either a batch or a single record that is
 /// longer than a batch. More is not read.
 pub const BODY_BYTES_MAX: usize = PREFIX_BYTES + WIRE_HEADER_BYTES_MAX + RECORD_BYTES_MAX;
 
-/// No log reaches this offset. What claims to is refused, so that sums of offsets cannot
-/// overflow anywhere behind this module.
+/// An offset that no log reaches. Messages with this or a higher offset are refused, so that sums of offsets
+/// cannot overflow in the code that uses them.
 const OFFSET_LIMIT: Offset = Offset(1 << 62);
 
 const MAGIC: [u8; 4] = *b"RPLW";
-/// Where the checksum stands: everything before it is covered by it.
+/// The position of the checksum, which covers everything before it.
 const CHECKSUM_AT: usize = 12;
 
 const _: () = assert!(crate::limits::BATCH_BYTES_MAX <= RECORD_BYTES_MAX);
 const _: () = assert!((BODY_BYTES_MAX as u64) < OFFSET_LIMIT.0);
 
-/// Why bytes are no message.
+/// The reason why bytes are not a valid message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// Something else answers or asks there.
+    /// The other end does not speak this protocol.
     #[error("not a message of this protocol")]
     NotThisProtocol,
     /// The other node speaks another version of the protocol.
-    #[error("the other node speaks version {theirs} of the protocol, this one version {ours}")]
+    #[error(
+        "the other node speaks version {theirs} of the protocol, this one speaks version {ours}"
+    )]
     Version {
         /// The version of the message.
         theirs: u16,
@@ -77,16 +79,16 @@ pub enum WireError {
     },
     /// The bytes end before the header does.
     #[error(
-        "the message needs {} up to its records and has {have}",
+        "the message needs {} before its records and has {have}",
         counted(needed, "byte")
     )]
     Truncated {
-        /// Bytes that prefix and header take.
+        /// The length of prefix and header in bytes.
         needed: usize,
-        /// Bytes that are there.
+        /// The number of bytes received.
         have: usize,
     },
-    /// A header longer than any node sends.
+    /// The header is longer than any node sends.
     #[error("a header of {bytes} bytes is longer than {WIRE_HEADER_BYTES_MAX}")]
     HeaderTooLong {
         /// The length field.
@@ -97,67 +99,67 @@ pub enum WireError {
     Checksum {
         /// The checksum that was read.
         found: u32,
-        /// The checksum of what was read.
+        /// The checksum computed from the bytes that were read.
         expected: u32,
     },
-    /// A response where a request belongs, the other way round, or neither.
-    #[error("the message is of kind {found} where kind {expected} belongs")]
+    /// A response where a request is expected, the reverse, or neither.
+    #[error("the message is of kind {found}, not of the expected kind {expected}")]
     Kind {
         /// The kind that was read.
         found: u8,
-        /// The kind that belongs here.
+        /// The expected kind.
         expected: u8,
     },
-    /// The header is not what a node of this version writes.
+    /// The header is not one that a node of this version writes.
     #[error("the header cannot be read: {detail}")]
     Header {
-        /// What is wrong with it.
+        /// The problem with the header.
         detail: String,
     },
     /// An append without records.
     #[error("records are missing")]
     RecordsMissing,
-    /// Bytes behind a header that announces none, or records where none belong.
-    #[error("{} too many: no records belong there", counted(bytes, "byte"))]
+    /// Bytes after a header that announces none, or records where none are expected.
+    #[error("{} too many: no records are expected here", counted(bytes, "byte"))]
     RecordsUnexpected {
-        /// Bytes behind the header.
+        /// The number of bytes after the header.
         bytes: usize,
     },
-    /// More or fewer bytes than the header announces: a body that was cut short or joined.
+    /// More or fewer bytes than the header announces: a truncated body, or several joined into one.
     #[error(
         "the header announces {} of records, not {found}",
         counted(announced, "byte")
     )]
     RecordsLength {
-        /// By the header.
+        /// The number of bytes that the header announces.
         announced: u64,
-        /// Behind the header.
+        /// The number of bytes after the header.
         found: usize,
     },
-    /// A damaged record, or one that does not belong where it stands.
+    /// A damaged record, or one in the wrong place.
     #[error("byte {position} of the records: {source}")]
     Records {
-        /// Where the record begins, from the first one on.
+        /// The byte position of the record, counted from the first record.
         position: usize,
-        /// What is wrong with it.
+        /// The problem with the record.
         source: RecordError,
     },
     /// More pairs of epoch and first offset than a node sends.
     #[error("{count} epoch starts are more than {EPOCH_STARTS_MAX}")]
     TooManyEpochStarts {
-        /// How many.
+        /// The number of pairs.
         count: usize,
     },
-    /// Pairs of epoch and first offset that do not ascend.
-    #[error("the start of epoch {epoch} does not ascend")]
+    /// Pairs of epoch and first offset that are not in ascending order.
+    #[error("the start of epoch {epoch} is not in ascending order")]
     EpochStartsOrder {
         /// The epoch of the first pair out of order.
         epoch: Epoch,
     },
-    /// A list of more nodes than a cluster has.
+    /// A list of more nodes than a cluster can have.
     #[error("{count} nodes are more than {NODES_MAX}")]
     TooManyNodes {
-        /// How many.
+        /// The number of nodes.
         count: usize,
     },
     /// An offset that no log reaches.
@@ -174,7 +176,7 @@ pub enum WireError {
     },
 }
 
-/// A request as the parts of one body: prefix and header, then the records' own buffers.
+/// Encodes a request as the parts of one body: prefix and header, then the records' own buffers.
 #[must_use]
 pub fn encode_request(request: &Request) -> Vec<Bytes> {
     let no_records: &[RecordBatch] = &[];
@@ -204,11 +206,11 @@ pub fn encode_request(request: &Request) -> Vec<Bytes> {
     encode(Kind::Request, &header, records)
 }
 
-/// Reads a request out of one body. Its records, if any, are one batch that shares `body`.
+/// Decodes a request from one body. Its records, if any, are one batch that shares `body`.
 ///
 /// # Errors
 ///
-/// Any [`WireError`]; nothing of the request is believed then.
+/// Any [`WireError`]; no part of the request is trusted then.
 pub fn decode_request(body: Bytes) -> Result<Request, WireError> {
     let (header, rest): (RequestHeader, Bytes) = decode(Kind::Request, &body)?;
     let has_records = matches!(header.body, RequestKind::Append(_));
@@ -254,7 +256,7 @@ pub fn decode_request(body: Bytes) -> Result<Request, WireError> {
     })
 }
 
-/// A response as the parts of one body: prefix and header, then the records' own buffers.
+/// Encodes a response as the parts of one body: prefix and header, then the records' own buffers.
 #[must_use]
 pub fn encode_response(response: &Response) -> Vec<Bytes> {
     let no_records: &[RecordBatch] = &[];
@@ -287,11 +289,11 @@ pub fn encode_response(response: &Response) -> Vec<Bytes> {
     encode(Kind::Response, &header, records)
 }
 
-/// Reads a response out of one body. Its records, if any, are one batch that shares `body`.
+/// Decodes a response from one body. Its records, if any, are one batch that shares `body`.
 ///
 /// # Errors
 ///
-/// Any [`WireError`]; nothing of the response is believed then.
+/// Any [`WireError`]; no part of the response is trusted then.
 pub fn decode_response(body: Bytes) -> Result<Response, WireError> {
     let (header, rest): (ResponseHeader, Bytes) = decode(Kind::Response, &body)?;
     check_offsets([header.state.durable_end])?;
@@ -357,7 +359,7 @@ enum Kind {
 }
 
 /// A request without its records. Variants that carry nothing are empty structs, so that a
-/// later version may put something in.
+/// later version may add members.
 #[derive(Serialize, Deserialize)]
 struct RequestHeader {
     cluster: Option<ClusterId>,
@@ -405,7 +407,7 @@ enum AnswerKind {
     Refused(Refusal),
 }
 
-/// Which records follow the header.
+/// The extent of the records that follow the header.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Span {
     first: Offset,
@@ -451,7 +453,7 @@ fn decode<H: DeserializeOwned>(expected: Kind, body: &Bytes) -> Result<(H, Bytes
     if !body.starts_with(&MAGIC) {
         return Err(WireError::NotThisProtocol);
     }
-    // The version comes before everything else: behind it another version may look different.
+    // The version is checked before everything else: another version may differ in all that follows.
     if let Some(version) = body.get(4..6) {
         let theirs = u16::from_le_bytes([version[0], version[1]]);
         if theirs != PROTOCOL_VERSION {
@@ -501,7 +503,7 @@ fn decode<H: DeserializeOwned>(expected: Kind, body: &Bytes) -> Result<(H, Bytes
     Ok((header, body.slice(needed..)))
 }
 
-/// Checks what follows the header against what the header announces.
+/// Checks the bytes after the header against what the header announces, and returns the records.
 fn take_records(
     span: Option<Span>,
     rest: Bytes,
@@ -521,11 +523,11 @@ fn take_records(
             found,
         });
     }
-    // Before the records are looked at: counting them up from here must not overflow.
+    // Before the records are checked, because counting them up from this offset must not overflow.
     check_offsets([span.first])?;
     let records = RecordBatch::check(span.first, rest)
         .map_err(|(position, source)| WireError::Records { position, source })?;
-    // Epochs do not fall within a batch: the last one is the highest.
+    // Epochs never decrease within a batch, so the last one is the highest.
     check_epochs([records.last_epoch()])?;
     Ok(vec![records])
 }
@@ -537,7 +539,7 @@ fn check_nodes(nodes: &[NodeName]) -> Result<(), WireError> {
     }
 }
 
-/// Epochs ascend; their first offsets do not fall.
+/// Checks that epochs ascend and that their first offsets never decrease.
 fn check_epoch_starts(starts: &[EpochStart]) -> Result<(), WireError> {
     if starts.len() > EPOCH_STARTS_MAX {
         return Err(WireError::TooManyEpochStarts {

@@ -1,4 +1,4 @@
-//! The simulator's own tests: it repeats itself, it finds what it must, and what it once found.
+//! Tests of the simulator: runs are reproducible, and planted mistakes and earlier bugs are found.
 
 mod planted;
 mod schedules;
@@ -15,7 +15,7 @@ use replog_core::sim::{
     Faults, Mistake, OCCURRENCES, SCHEDULED, Scenario, Simulation, cluster::Cluster,
 };
 
-/// A run of the size that a campaign has.
+/// Draws a run of the size that a campaign has.
 fn drawn(seed: u64) -> Simulation {
     Cluster::drawn(seed)
         .build(Simulation::new(seed))
@@ -28,7 +28,7 @@ fn hashes(seeds: std::ops::Range<u64>) -> Vec<u64> {
 }
 
 #[test]
-fn a_cluster_without_faults_does_its_work() {
+fn a_cluster_without_faults_works() {
     let outcome = Cluster::default().build(Simulation::new(1)).run();
     assert_eq!(outcome.violation, None);
     assert!(outcome.counts["append acknowledged"] > 100);
@@ -44,7 +44,7 @@ fn no_rule_is_broken_under_faults() {
 }
 
 #[test]
-fn clients_that_hang_up_break_no_rule_and_nobody_waits_for_them() {
+fn clients_that_hang_up_break_no_rule_and_no_append_waits_for_them() {
     let mut hung_up = 0;
     for seed in 0..10 {
         let mut cluster = Cluster::drawn(seed);
@@ -95,10 +95,10 @@ fn the_same_seeds_give_the_same_traces_on_other_threads_while_the_cpus_are_busy(
     }
 }
 
-/// Two who follow one node wait for the same value, and where both read files the one that is woken first draws
-/// first how long that takes: `tokio::sync::watch` woke them in an order of its own chance.
+/// Two followers of one node wait for the same value, and if both read files the one woken first is the first
+/// to draw how long that takes: `tokio::sync::watch` woke them in a random order of its own.
 #[test]
-fn a_run_with_many_that_follow_repeats_itself() {
+fn a_run_with_many_followers_is_reproducible() {
     let run = || drawn(59).plant(Mistake::RefillTargetIgnored).run().hash;
     let first = run();
     for _ in 0..8 {
@@ -140,7 +140,7 @@ fn a_node_may_crash_at_any_step() {
 }
 
 #[test]
-fn what_must_occur_is_named_once() {
+fn required_occurrences_are_listed_once() {
     for names in [OCCURRENCES, SCHEDULED] {
         assert!(names.windows(2).all(|pair| pair[0] < pair[1]));
     }
@@ -159,7 +159,7 @@ fn a_panic_on_a_machine_ends_the_run() {
 }
 
 #[test]
-fn a_goal_that_is_not_reached_ends_the_run() {
+fn a_goal_that_is_not_reached_fails_the_run() {
     let outcome = Simulation::new(1)
         .client("alone", async |machine| {
             let _goal = machine.goal();
@@ -171,7 +171,7 @@ fn a_goal_that_is_not_reached_ends_the_run() {
 }
 
 #[test]
-fn time_that_does_not_move_on_ends_the_run() {
+fn time_that_does_not_advance_ends_the_run() {
     let outcome = Simulation::new(1)
         .client("alone", async |_| {
             loop {
@@ -180,5 +180,5 @@ fn time_that_does_not_move_on_ends_the_run() {
         })
         .run();
     let violation = outcome.violation.expect("the standstill");
-    assert!(violation.contains("time does not move on"), "{violation}");
+    assert!(violation.contains("time does not advance"), "{violation}");
 }

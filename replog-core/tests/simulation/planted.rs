@@ -1,6 +1,6 @@
 //! Each check is tested by mistakes that it must find.
 //!
-//! The table is part of `MISTAKES.md` beside the simulator, and this keeps it true.
+//! The table is part of `MISTAKES.md` next to the simulator, and this test keeps it true.
 
 use std::{
     collections::BTreeMap,
@@ -16,13 +16,13 @@ use replog_core::sim::{Mistake, Schedule, Simulation};
 
 use super::drawn;
 
-/// What finds a mistake (a rule's check, or an assertion of the product), and from which seed.
+/// The finder of a mistake (a rule's check, or an assertion of the product), and the seed.
 type Found = (&'static str, u64);
 
-/// Mistake, the first of a thousand drawn seeds that finds it, and the schedules that do.
+/// A mistake, the first of a thousand drawn seeds that finds it, and the schedules that do.
 type Row = (Mistake, Option<Found>, &'static [(&'static str, Found)]);
 
-/// Which mistake is found how. `make_the_table` makes it.
+/// The findings for each mistake. `make_the_table` generates it.
 const TABLE: &[Row] = &[
     (Mistake::AnsweredBeforeSync, Some(("rule 10", 0)), &[]),
     (Mistake::OwnEndBeforeSync, Some(("rule 4", 0)), &[]),
@@ -232,13 +232,13 @@ const TABLE: &[Row] = &[
     (Mistake::NewerLogPassedOver, None, &[]),
 ];
 
-/// A mistake that another check catches before it breaks a rule, and what finds it where that check is turned off,
-/// by another mistake.
+/// A mistake that another check catches before it breaks a rule, and its finder when that check is turned off by
+/// another mistake.
 struct Caught {
     mistake: Mistake,
-    /// What catches it.
+    /// The check that catches it.
     by: &'static str,
-    /// That check, turned off.
+    /// The mistake that turns that check off.
     beside: Mistake,
     schedule: &'static str,
     found: Found,
@@ -268,7 +268,7 @@ const CAUGHT_ELSEWHERE: &[Caught] = &[
     },
 ];
 
-/// Which mistakes each schedule is there for.
+/// The mistakes that each schedule must find.
 const AIMS: &[(&str, &[Mistake])] = &[
     ("figure-8", &[Mistake::AdoptedByRecordsEpoch]),
     ("longer-log-whose-pairs-agree", &[Mistake::LongerLogKept]),
@@ -353,7 +353,7 @@ const AIMS: &[(&str, &[Mistake])] = &[
     ),
 ];
 
-/// Seeds in which a schedule must find its mistake.
+/// Seeds within which a schedule must find its mistake.
 const SCHEDULE_SEEDS: u64 = 20;
 
 #[test]
@@ -370,10 +370,10 @@ fn every_mistake_is_found() {
 }
 
 #[test]
-fn every_schedule_finds_what_it_is_there_for() {
+fn every_schedule_finds_its_mistakes() {
     for schedule in Schedule::all() {
         let aims = aims_of(schedule.name);
-        assert!(!aims.is_empty(), "{schedule:?} is there for nothing");
+        assert!(!aims.is_empty(), "{schedule:?} has no mistakes to find");
         for mistake in aims {
             let row = TABLE.iter().find(|(row, ..)| row == mistake);
             let found = row.is_some_and(|(_, _, found)| {
@@ -408,13 +408,13 @@ fn each_planted_mistake_is_found_by_its_check() {
     }
     assert!(
         wrong.is_empty(),
-        "make the table anew:\n{}",
+        "regenerate the table:\n{}",
         wrong.join("\n")
     );
 }
 
 #[test]
-fn what_another_check_catches_is_found_where_that_check_is_turned_off() {
+fn mistakes_caught_by_another_check_are_found_when_that_check_is_turned_off() {
     for caught in CAUGHT_ELSEWHERE {
         let Caught {
             mistake,
@@ -432,7 +432,7 @@ fn what_another_check_catches_is_found_where_that_check_is_turned_off() {
         );
         for alone in [*mistake, *beside] {
             let violation = run().plant(alone).run().violation;
-            // Whoever is caught may not do what the story claims: no rule is broken by that.
+            // A mistake that is caught may stop the story from coming to pass: that breaks no rule.
             let is_harmless = violation
                 .as_deref()
                 .map(finder_of)
@@ -443,7 +443,7 @@ fn what_another_check_catches_is_found_where_that_check_is_turned_off() {
 }
 
 #[test]
-fn the_table_for_people_says_the_same() {
+fn the_table_in_mistakes_md_is_up_to_date() {
     let document = include_str!("../../src/sim/MISTAKES.md");
     for row in TABLE {
         let line = line_of(row);
@@ -474,7 +474,7 @@ fn finder_of(violation: &str) -> &str {
         .map_or(violation, |(finder, _)| finder)
 }
 
-/// A row for people.
+/// Formats a row of the table in `MISTAKES.md`.
 fn line_of((mistake, drawn, schedules): &Row) -> String {
     let text = mistake.about();
     let (finder, seeds) = match drawn {
@@ -498,9 +498,9 @@ fn line_of((mistake, drawn, schedules): &Row) -> String {
     format!("| {text} | {finder} | {seeds} | {found} |")
 }
 
-/// Prints the table as it is now, for the constant, and writes it into `MISTAKES.md`.
+/// Prints the current table, for the constant, and writes it into `MISTAKES.md`.
 #[test]
-#[ignore = "makes the table anew"]
+#[ignore = "regenerates the table"]
 fn make_the_table() {
     let seeds: u64 = std::env::var("REPLOG_SEEDS").map_or(1_000, |seeds| seeds.parse().unwrap());
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
@@ -538,8 +538,8 @@ fn make_the_table() {
     );
 }
 
-/// Prints the trace of a run with a mistake: `REPLOG_MISTAKE=RefillTargetIgnored`,
-/// `REPLOG_SCHEDULE=figure-8` (or a drawn run without it), `REPLOG_SEED=0`; `REPLOG_BESIDE`: another mistake.
+/// Prints the trace of a run with a mistake: `REPLOG_MISTAKE=RefillTargetIgnored`, `REPLOG_SCHEDULE=figure-8`
+/// (or a drawn run without it), `REPLOG_SEED=0`; `REPLOG_BESIDE`: another mistake.
 #[test]
 #[ignore = "prints a trace"]
 fn print_a_planted_mistake() {
@@ -585,8 +585,8 @@ fn row_of(mistake: Mistake, seeds: u64) -> NewRow {
     (mistake, by_drawn, by_schedule.collect())
 }
 
-/// Puts `new` in the place of what stands in a file between `begin` and the next `end` at the
-/// beginning of a line.
+/// Replaces the text of a file between `begin` and the next `end` at the beginning of a line by
+/// `new`.
 fn rewrite(path: &str, begin: &str, end: &str, new: &str) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/").to_owned() + path;
     let text = std::fs::read_to_string(&path).expect("the file is there");

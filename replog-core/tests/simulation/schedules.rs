@@ -22,14 +22,14 @@ fn every_schedule_comes_to_pass_and_breaks_no_rule() {
 }
 
 #[test]
-fn schedules_have_names_of_their_own() {
+fn schedule_names_are_unique() {
     let mut names: Vec<&str> = Schedule::all().iter().map(|it| it.name).collect();
     names.sort_unstable();
     assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
 }
 
 #[test]
-fn a_schedule_repeats_itself_to_the_last_byte() {
+fn a_schedule_is_reproducible_to_the_last_byte() {
     for schedule in Schedule::all() {
         let (first, second) = (schedule.simulation(1).run(), schedule.simulation(1).run());
         assert_eq!(first.hash, second.hash, "{schedule:?}");

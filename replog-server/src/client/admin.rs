@@ -1,4 +1,4 @@
-//! `replog read-only`, `read-write`, `log-level`: what an operator asks of a node while it runs.
+//! `replog read-only`, `read-write`, `log-level`: an operator's requests to a running node.
 
 use std::process::ExitCode;
 
@@ -11,14 +11,14 @@ use crate::paths;
 /// Arguments of `log-level`.
 #[derive(Debug, Args)]
 pub(super) struct LogLevelArgs {
-    /// The most verbose level of lines that are written; without it, what holds is shown.
+    /// The most verbose level of lines that are written; without it, the current one is shown.
     level: Option<Level>,
-    /// Go back to what held at the start.
+    /// Restore the filter of the start.
     #[arg(long, conflicts_with = "level")]
     reset: bool,
 }
 
-/// A level, from none of the lines to all of them.
+/// A level, from no lines to all of them.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Level {
     Off,
@@ -34,7 +34,7 @@ pub(super) async fn read_only(context: &Context) -> Result<ExitCode, Failure> {
     mode(context, paths::ADMIN_READ_ONLY).await
 }
 
-/// Lifts that again.
+/// Asks the master to take appends again.
 pub(super) async fn read_write(context: &Context) -> Result<ExitCode, Failure> {
     mode(context, paths::ADMIN_READ_WRITE).await
 }
@@ -53,7 +53,7 @@ async fn mode(context: &Context, path: &str) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows or sets which log lines the node writes.
+/// Shows or sets the filter of the node's log lines.
 pub(super) async fn log_level(args: &LogLevelArgs, context: &Context) -> Result<ExitCode, Failure> {
     let path = paths::ADMIN_LOG_LEVEL;
     let filter = match args.level {

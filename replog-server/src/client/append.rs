@@ -24,42 +24,42 @@ use super::{
 };
 use crate::{stderr, words::counted};
 
-/// Lines that are sent together, at most.
+/// Maximum number of lines that are sent together.
 const BATCH_MAX: u64 = 100_000;
-/// Bytes of lines from which on they are sent, however many they are: together with the last one they are fewer
-/// than every node takes that was told nothing else.
+/// Bytes of lines after which they are sent, however many they are: including the last line, they are fewer than every
+/// node with default settings accepts.
 const BATCH_BYTES: usize = 32 << 20;
 
 /// Arguments of `append`.
 #[derive(Debug, Args)]
 pub(super) struct AppendArgs {
-    /// The message: JSON, or else a text; @FILE is what that file has. Without it, or with -, each line of stdin is one, and
-    /// must be JSON.
+    /// The message: JSON, or otherwise text; @FILE is the file's contents. Without it, or with -, each line of stdin is
+    /// a message and must be JSON.
     #[arg(allow_negative_numbers = true)]
     message: Option<String>,
-    /// Take what is given as text, also where it is JSON.
+    /// Treat the input as text, even if it is JSON.
     #[arg(long)]
     text: bool,
-    /// How many nodes must hold it before this returns: a number, `majority` or `all`.
+    /// Number of nodes that must hold it before this returns: a number, `majority` or `all`.
     #[arg(long, default_value = "majority", value_parser = ConcernParser, hide_possible_values = true)]
     concern: Concern,
-    /// How long to wait for that, such as `3s` [default: as long as the master does, which is for ever
-    /// unless it was told otherwise]. The message is in the log whether or not it was met in time.
+    /// Maximum time to wait for that, such as `3s` [default: as long as the master does, which is for ever unless
+    /// configured otherwise]. The message is in the log whether or not the concern was met in time.
     #[arg(long, value_parser = duration)]
     timeout: Option<Duration>,
-    /// The same key is appended once, however often it is sent. Of lines, the first one's gets `KEY-1`, the
-    /// second one's `KEY-2`.
+    /// Idempotency key: a message with the same key is appended once, however often it is sent. With lines, the first
+    /// one gets `KEY-1`, the second one `KEY-2`.
     #[arg(long, value_parser = key)]
     key: Option<String>,
-    /// Send it again for so long, such as `30s`, where that may help: while the master is down, recovers or
-    /// is read-only. It is appended once: it gets a key where it has none.
+    /// Retry for this long, such as `30s`, where that may help: while the master is down, recovering or read-only. The
+    /// message is appended once: it gets a key if it has none.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     retry: Option<Duration>,
-    /// Send so many lines of stdin as one append: all of them or none. Fewer, where these are 32 MiB already.
+    /// Send up to this many lines of stdin as one append: all of them or none. Fewer lines, if they reach 32 MiB.
     #[arg(long, value_name = "LINES", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=BATCH_MAX))]
     batch: u64,
-    /// Say on stderr which nodes hold the message, as they come to.
+    /// Report on stderr which nodes hold the message, as they come to hold it.
     #[arg(long, conflicts_with = "batch")]
     watch: bool,
 }
@@ -70,7 +70,7 @@ fn key(text: &str) -> Result<String, String> {
     Ok(key.as_str().to_owned())
 }
 
-/// Appends, and says where the messages are.
+/// Appends, and prints the positions of the messages.
 pub(super) async fn run(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure> {
     match args.message.as_deref() {
         Some(message) if message != "-" => {
@@ -86,14 +86,14 @@ pub(super) async fn run(args: &AppendArgs, context: &Context) -> Result<ExitCode
 
 async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure> {
     if io::stdin().is_terminal() {
-        super::complain("a message a line; ^D ends");
+        super::complain("one message per line; ^D ends");
     }
     let mut stdin = Lines::of(io::stdin().lock(), "stdin");
     let (mut sent, mut bytes) = (0_u64, 0);
     let mut batch: Vec<Box<RawValue>> = Vec::new();
     let mut code = ExitCode::SUCCESS;
     loop {
-        let before = |failure: Failure| failure.and(&format!("; appended before it: {sent}"));
+        let before = |failure: Failure| failure.and(&format!("; appended before that: {sent}"));
         let line = stdin.next().map_err(before)?;
         let is_end = line.is_none();
         if let Some((text, number, _)) = line
@@ -102,8 +102,8 @@ async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure
             bytes += data.get().len();
             batch.push(data);
         }
-        // While it waited for a line nothing looked at the connection: whether the node closed it is seen here, and then
-        // another one is opened.
+        // While this waited for a line, nothing watched the connection: if the node closed it, that is seen here, and
+        // then another one is opened.
         tokio::task::yield_now().await;
         let is_full = batch.len() as u64 >= args.batch || bytes >= BATCH_BYTES;
         if (is_full || is_end) && !batch.is_empty() {
@@ -129,7 +129,7 @@ async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure
     }
 }
 
-/// The message of a line of stdin; `None` where it is blank.
+/// Returns the message of a line of stdin; `None` if it is blank.
 fn of_line(text: &str, number: u64, as_text: bool) -> Result<Option<Box<RawValue>>, Failure> {
     if as_text {
         return text_of(text).map(Some);
@@ -140,26 +140,26 @@ fn of_line(text: &str, number: u64, as_text: bool) -> Result<Option<Box<RawValue
     let data = serde_json::from_str(text).map_err(|error| {
         let what = wrong_on_its_line(&error);
         Failure::new(format!(
-            "line {number} is no JSON: {what}; --text takes lines as texts"
+            "line {number} is not JSON: {what}; --text treats lines as text"
         ))
     })?;
     Ok(Some(data))
 }
 
-/// The message that a file has, which must be JSON.
+/// Returns the message in a file, which must be JSON.
 fn of_file(path: &str) -> Result<Box<RawValue>, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Failure::usage(format!(
-            "{path}: {error}; a text that begins with @ is appended with --text"
+            "{path}: {error}; to append text that begins with @, use --text"
         ))
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     serde_json::from_str(text)
-        .map_err(|error| Failure::usage(format!("{path} is no JSON: {error}")))
+        .map_err(|error| Failure::usage(format!("{path} is not JSON: {error}")))
 }
 
-/// What an argument is: JSON where it is that, else a text. What looks like JSON and is none was
-/// meant to be some, and a shell has taken its quotes.
+/// Returns the message of an argument: JSON if it is that, else text. An argument that looks like JSON but is not was
+/// probably meant to be JSON, and a shell has removed its quotes.
 fn one(message: &str, as_text: bool) -> Result<Box<RawValue>, Failure> {
     if as_text {
         return text_of(message);
@@ -168,7 +168,7 @@ fn one(message: &str, as_text: bool) -> Result<Box<RawValue>, Failure> {
         Ok(data) => Ok(data),
         Err(error) if message.trim_start().starts_with(['{', '[', '"']) => {
             Err(Failure::usage(format!(
-                "{message} looks like JSON and is none: {error}; quote it for the shell, or give --text"
+                "{message} looks like JSON but is not: {error}; quote it for the shell, or use --text"
             )))
         }
         Err(_) => text_of(message),
@@ -212,7 +212,7 @@ async fn append(
     };
     let mut receipt = appended.receipt;
     let watched = match args.watch {
-        // A secondary may have sent it on, and does not know who holds it.
+        // A secondary may have forwarded it, and does not know which nodes hold it.
         true => {
             let (url, log) = (&appended.url, appended.cluster_id);
             watch(args, url, log, &mut receipt, begun).await
@@ -254,7 +254,7 @@ async fn append(
     Ok(ExitCode::from(NOT_IN_TIME))
 }
 
-/// Follows a message that is in the log of the node at `url`, and tells who comes to hold it.
+/// Follows a message that is in the log of the node at `url`, and reports each node that comes to hold it.
 async fn watch(
     args: &AppendArgs,
     url: &str,

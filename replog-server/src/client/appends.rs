@@ -1,4 +1,4 @@
-//! `replog appends`: who waits, and for whom.
+//! `replog appends`: waiting appends, and the nodes that they wait for.
 
 use std::process::ExitCode;
 
@@ -14,12 +14,12 @@ use super::{
 /// Arguments of `appends`.
 #[derive(Debug, Args)]
 pub(super) struct AppendsArgs {
-    /// How many to show, the oldest ones.
+    /// Number of appends to show, the oldest ones.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
 }
 
-/// Shows them.
+/// Shows the waiting appends.
 pub(super) async fn run(args: &AppendsArgs, context: &Context) -> Result<ExitCode, Failure> {
     let appends = context.client.appends(Some(args.limit)).await;
     let appends = appends.map_err(|error| Failure::of(context.url(), &error))?;
@@ -49,7 +49,7 @@ pub(super) async fn run(args: &AppendsArgs, context: &Context) -> Result<ExitCod
     let shown = appends.appends.len() as u64;
     if appends.total > shown {
         super::complain(&format!(
-            "{} more wait: --limit shows more",
+            "{} more are waiting: --limit shows more",
             appends.total - shown
         ));
     }

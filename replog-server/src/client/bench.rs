@@ -1,4 +1,4 @@
-//! `replog bench`: appends as fast as so many clients can, each with one message under way.
+//! `replog bench`: appends as fast as a number of clients can, each with one message in flight.
 
 use std::{
     cell::RefCell,
@@ -23,15 +23,15 @@ use super::{
 };
 use crate::{stderr, words::counted};
 
-/// Between two live figures.
+/// Interval between two live figures.
 const TICK: Duration = Duration::from_millis(500);
-/// How long the appends that are under way at the end may take.
+/// Time limit for the appends in flight at the end.
 const GRACE: Duration = Duration::from_secs(5);
 /// The longest measurement: a week.
 const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Between an append that failed and the client's next.
+/// Pause between a failed append and the client's next.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The latencies that are told.
+/// Reported latencies.
 const QUANTILES: [(&str, f64); 5] = [
     ("p50", 0.5),
     ("p90", 0.9),
@@ -39,25 +39,26 @@ const QUANTILES: [(&str, f64); 5] = [
     ("p99.9", 0.999),
     ("max", 1.0),
 ];
-/// Latencies are counted up to this.
+/// Upper limit of counted latencies.
 const LATENCY_US_MAX: u64 = 600_000_000;
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// How many clients, each with one message under way.
+    /// Number of clients, each with one message in flight.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     clients: u32,
-    /// For how long.
+    /// Duration of the measurement, in seconds.
     #[arg(long, default_value = "10", value_parser = seconds)]
     seconds: Duration,
-    /// Bytes of a message, with its quotes.
+    /// Bytes of a message, including its quotes.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     bytes: u32,
-    /// How many nodes must hold each: a number, `majority` or `all`.
+    /// Number of nodes that must hold each message: a number, `majority` or `all`.
     #[arg(long, default_value = "majority", value_parser = ConcernParser, hide_possible_values = true)]
     concern: Concern,
-    /// Append to a log that has messages without asking. Without a terminal such a log is refused unless this is given.
+    /// Append to a log that has messages without asking. Without a terminal, such a log is refused unless this is
+    /// given.
     #[arg(long)]
     yes: bool,
 }
@@ -72,27 +73,27 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What was measured so far.
+/// Results so far.
 struct Measured {
     latencies_us: Histogram<u64>,
-    /// Of the appends that were answered well, when the last one was.
+    /// Time of the last append that succeeded.
     last: Instant,
     failed: u64,
     last_failure: String,
 }
 
-/// What a client does after an answer.
+/// A client's next action after an answer.
 enum Next {
     Message,
-    /// Something is wrong that may pass.
+    /// Wait: the problem may be temporary.
     Pause,
-    /// Its time is up.
+    /// End: its time is up.
     End,
 }
 
 impl Measured {
-    /// An append that began then was answered, or not in time. What fails before anything went well, and
-    /// what would fail again, is an error.
+    /// Records the answer, or time-out, of an append that began at the given time. A failure before anything succeeded,
+    /// and one that would repeat, is an error.
     fn on_answer(
         &mut self,
         begun: Instant,
@@ -127,7 +128,7 @@ impl Measured {
     }
 }
 
-/// Asks before a log that has messages gets more: they stay.
+/// Asks before appending to a log that has messages, because the new ones stay in it.
 ///
 /// # Errors
 ///
@@ -140,7 +141,7 @@ async fn ask_first(context: &Context) -> Result<(), Failure> {
         return Ok(());
     }
     let what = format!(
-        "{} has a log of {}, and those of the measurement stay in it",
+        "{} has a log of {}, and the messages of the measurement stay in it",
         context.url(),
         counted(messages, "message")
     );
@@ -158,7 +159,7 @@ async fn ask_first(context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// Measures. The messages stay in the log. Exit code 1 where appends failed.
+/// Runs the measurement. The messages stay in the log. Exit code 1 if appends failed.
 pub(super) async fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode, Failure> {
     let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
         .map_err(|error| Failure::new(format!("a histogram: {error}")))?;
@@ -189,7 +190,7 @@ pub(super) async fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode,
             let latencies = &measured.latencies_us;
             let per_second = latencies.len() as f64 / begun.elapsed().as_secs_f64();
             bar.set_message(format!(
-                "{}, {per_second:.0} a second, p50 {} ms, p99 {} ms",
+                "{}, {per_second:.0} per second, p50 {} ms, p99 {} ms",
                 counted(latencies.len(), "append"),
                 ms(latencies.value_at_quantile(0.5)),
                 ms(latencies.value_at_quantile(0.99))
@@ -215,7 +216,7 @@ pub(super) async fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode,
     Ok(ExitCode::FAILURE)
 }
 
-/// One client. An error ends the measurement.
+/// Runs one client. An error ends the measurement.
 async fn one(
     client: Result<Client, ClientError>,
     data: &RawValue,
@@ -293,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_measurement_takes_some_time_and_at_most_a_week() {
+    fn a_measurement_takes_more_than_0_seconds_and_at_most_a_week() {
         let second = Duration::from_secs(1);
         assert_eq!(seconds("0.5"), Ok(second / 2));
         assert_eq!(seconds("604800"), Ok(TIME_MAX));

@@ -1,8 +1,7 @@
-//! `replog check DIR`: what the library's check says of a directory, for people and for machines. Nodes
-//! that run are compared by [`compare`](super::compare).
+//! `replog check DIR`: the library's check of a directory, for people and for machines. Running nodes are compared by
+//! [`compare`](super::compare).
 //!
-//! A directory that has a folder a node, as `replog-server cluster` makes them, is checked node by
-//! node.
+//! A directory with one folder per node, as `replog-server cluster` makes them, is checked node by node.
 
 use std::{
     collections::BTreeMap,
@@ -27,35 +26,33 @@ use crate::words::counted;
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// A node's directory, or one with a folder for each of several nodes; or the URLs of two nodes or
-    /// more.
+    /// A node's directory, or one with a folder for each of several nodes; or the URLs of two or more nodes.
     #[arg(value_name = "DIR|URL", required = true, num_args = 1..)]
     targets: Vec<String>,
-    /// Of nodes: compare what was appended alone, and not epochs, timestamps and keys: whether a log that was exported and
-    /// imported is the same.
+    /// Of nodes: compare only the messages' data, and not epochs, timestamps and keys, to see whether a log that was
+    /// exported and imported is the same.
     #[arg(long)]
     data: bool,
 }
 
 impl CheckArgs {
-    /// Whether what was appended alone is compared.
+    /// Returns `true` if only data is compared.
     pub(super) fn data_alone(&self) -> bool {
         self.data
     }
 
-    /// Whether nodes that run are to be compared.
+    /// Returns `true` if running nodes are to be compared.
     pub(super) fn is_of_nodes(&self) -> bool {
         self.targets.iter().any(|target| target.contains("://"))
     }
 
-    /// The directories, or the URLs.
+    /// Returns the directories, or the URLs.
     pub(super) fn targets(&self) -> &[String] {
         &self.targets
     }
 }
 
-/// Checks directories and prints what was found. Exit code 1 where anything is damaged, or a
-/// directory could not be read.
+/// Checks directories and prints the findings. Exit code 1 if anything is damaged, or a directory could not be read.
 ///
 /// # Errors
 ///
@@ -85,7 +82,7 @@ pub(super) fn run(args: &CheckArgs, form: Form) -> Result<ExitCode, String> {
     Ok(code)
 }
 
-/// The clusters that directories belong to: of each, the first directory.
+/// The clusters that directories belong to: for each, the first directory.
 #[derive(Default)]
 struct Clusters(BTreeMap<ClusterId, PathBuf>);
 
@@ -97,7 +94,7 @@ impl Clusters {
         }
     }
 
-    /// What is to be said where there is more than one.
+    /// Returns the warning about more than one cluster.
     fn warning(&self) -> Option<String> {
         let named = self
             .0
@@ -114,7 +111,7 @@ impl Clusters {
     }
 }
 
-/// Checks one directory, or each folder of it; the reason where nothing could be checked.
+/// Checks one directory, or each folder of it; returns the reason if nothing could be checked.
 fn check(directory: &Path, form: Form, clusters: &mut Clusters) -> Result<ExitCode, String> {
     if let Some(report) = report_of(directory)? {
         clusters.see(directory, &report);
@@ -148,7 +145,7 @@ fn check(directory: &Path, form: Form, clusters: &mut Clusters) -> Result<ExitCo
     Ok(exit_code(all_good))
 }
 
-/// What is to be said of a directory; `None` where it is no node's.
+/// Returns the report about a directory; `None` if it is not a node's.
 fn report_of(directory: &Path) -> Result<Option<Report>, String> {
     let opened = FileStorage::open_read_only(directory);
     let storage = opened.map_err(|error| told(directory, error))?;
@@ -187,7 +184,7 @@ fn exit_code(is_good: bool) -> ExitCode {
     }
 }
 
-/// A report and where it comes from, for machines.
+/// A report and its directory, for machines.
 #[derive(Serialize)]
 struct Located<'a> {
     directory: String,
@@ -208,7 +205,7 @@ impl Form {
     }
 }
 
-/// A summary, then one line for each finding.
+/// Returns a summary, then one line for each finding.
 fn text(directory: &Path, report: &Report) -> String {
     let or = |value: Option<String>, otherwise: &str| value.unwrap_or_else(|| otherwise.to_owned());
     let mut text = format!(

@@ -1,4 +1,4 @@
-//! `replog check URL…`: whether nodes that run have the same messages, read side by side.
+//! `replog check URL…`: compares the messages of running nodes, read side by side.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{Failure, Form, pages::Pages, position::Position, progress, tell};
 use crate::words::counted;
 
-/// Compares the logs of these nodes up to the lowest of their ends. Exit code 1 where two differ.
+/// Compares the logs of these nodes up to the lowest of their ends. Exit code 1 if two differ.
 pub(super) async fn run(
     urls: &[String],
     data_alone: bool,
@@ -24,9 +24,9 @@ pub(super) async fn run(
         ));
     }
     let client = |url: &String| {
-        // Beside a URL, what has no scheme is a directory.
+        // Next to a URL, an argument without a scheme is a directory.
         if !url.contains("://") {
-            let text = format!("{url}: give URLs of nodes alone, or directories alone");
+            let text = format!("{url}: give either URLs of nodes or directories");
             return Err(Failure::usage(text));
         }
         let client = Client::new(url);
@@ -51,7 +51,7 @@ pub(super) async fn run(
         bar.set_position(pages[0].next().0);
     }
     bar.finish_and_clear();
-    // A restore is whole, or it is none.
+    // A restored log must be complete.
     let length = ends.iter().max().copied().unwrap_or_default();
     if data_alone && difference.is_none() && length > end {
         difference = Some(end);
@@ -79,7 +79,7 @@ pub(super) async fn run(
     Ok(ExitCode::from(u8::from(difference.is_some())))
 }
 
-/// The first offset at which not all have the same.
+/// Returns the first offset at which not all nodes have the same message.
 fn first_difference(read: &[Vec<Message>], data_alone: bool) -> Option<Offset> {
     let (first, others) = read.split_first()?;
     for other in others {

@@ -1,4 +1,4 @@
-//! `replog events`: what happens on a node, a line each.
+//! `replog events`: events on a node, one per line.
 
 use std::{pin::pin, process::ExitCode};
 
@@ -16,15 +16,15 @@ use super::{
 /// Arguments of `events`.
 #[derive(Debug, Args)]
 pub(super) struct EventsArgs {
-    /// Only events of this kind, such as `status`; once for each.
+    /// Only events of this kind, such as `status`; repeat the flag for each kind.
     #[arg(long, value_name = "KIND")]
     kind: Vec<String>,
-    /// So many at most.
+    /// Maximum number of events.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 }
 
-/// Prints each event as it comes, until the node stops or there are enough.
+/// Prints each event as it arrives, until the node stops or there are enough.
 pub(super) async fn run(args: &EventsArgs, context: &Context) -> Result<ExitCode, Failure> {
     let failed = |error| Failure::of(context.url(), &error);
     let mut events = context.client.events().await.map_err(failed)?;

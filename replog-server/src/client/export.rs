@@ -1,4 +1,4 @@
-//! `replog export`: messages as NDJSON, with all that is known of each.
+//! `replog export`: messages as NDJSON, with all their fields.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -18,14 +18,14 @@ use super::{
 /// Arguments of `export`.
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// The first offset; as OFFSET@CLUSTER it is one of that log only.
+    /// The first offset; as OFFSET@CLUSTER it refers to that log only.
     #[arg(long, value_name = "OFFSET", default_value = "0")]
     from: Position,
-    /// So many at most.
+    /// Maximum number of messages.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// `committed`: what the node knows a majority to hold, which is never taken back; `local`: all that it
-    /// holds.
+    /// `committed`: messages that the node knows a majority to hold, which are never taken back; `local`: all messages
+    /// that it holds.
     #[arg(long, default_value = "committed", value_parser = level())]
     level: ReadLevel,
 }
@@ -34,12 +34,12 @@ pub(super) struct ExportArgs {
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) message: Message,
-    /// Where the message comes from; what `read` writes does not say it.
+    /// The log that the message comes from; `read` does not write it.
     pub(super) cluster_id: Option<ClusterId>,
 }
 
 impl Line {
-    /// Reads what [`Line::text`] writes.
+    /// Parses a line that [`Line::text`] wrote.
     pub(super) fn parse(text: &str) -> serde_json::Result<Line> {
         #[derive(Deserialize)]
         struct Origin {
@@ -53,7 +53,7 @@ impl Line {
         })
     }
 
-    /// It as JSON on one line.
+    /// Returns it as JSON on one line.
     fn text(&self) -> Result<String, Failure> {
         let mut text = on_one_line(&self.message)?;
         if let Some(cluster_id) = self.cluster_id
@@ -65,21 +65,21 @@ impl Line {
     }
 }
 
-/// Writes them to stdout, up to the end that the log had at the beginning.
+/// Writes the messages to stdout, up to the end that the log had at the beginning.
 pub(super) async fn run(args: &ExportArgs, context: &Context) -> Result<ExitCode, Failure> {
     let pages = Pages::from(&context.client, args.from, Some(args.level)).await?;
     let mut pages = pages.at_most(args.limit);
     let cluster_id = pages.cluster_id();
     let (first, total) = (pages.next(), pages.end().records_since(pages.next()));
     let bar = match io::stdout().is_terminal() {
-        // The messages themselves are there to look at.
+        // The messages themselves are on the screen.
         true => ProgressBar::hidden(),
         false => progress::messages(total),
     };
     loop {
         let page = pages.page().await;
         let page = page.map_err(|failure| {
-            failure.and(&format!("; export --from {} goes on", pages.position()))
+            failure.and(&format!("; export --from {} continues", pages.position()))
         })?;
         let Some(messages) = page else { break };
         let mut text = String::new();

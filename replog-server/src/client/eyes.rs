@@ -1,12 +1,12 @@
-//! Text of others for a terminal: what would change what a person sees is written out.
+//! Text from others for a terminal: characters that would change what a person sees are escaped.
 //!
-//! A message, a key or a name may have control characters, which move the cursor, colour, or answer the terminal's
-//! owner, and characters that turn the direction of writing. They are shown as JSON writes them, `\\u001b`, so that JSON
-//! stays JSON. Only for eyes: a pipe or a file gets the bytes.
+//! A message, a key or a name may contain control characters, which move the cursor, change colours, or make the
+//! terminal answer in its owner's name, and characters that reverse the direction of writing. They are shown as JSON
+//! writes them, `\\u001b`, so that JSON stays JSON. Only for terminals: a pipe or a file gets the bytes.
 
 use std::fmt::Write as _;
 
-/// The same text, safe to look at.
+/// Returns the text, safe to look at.
 pub(crate) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_change_what_is_seen_is_written_out_and_nothing_else() {
+    fn only_characters_that_change_what_is_seen_are_escaped() {
         let table = [
             ("\u{9b}31m", "\\u009b31m"),
             ("a\u{202e}b", "a\\u202eb"),

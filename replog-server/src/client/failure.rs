@@ -1,4 +1,5 @@
-//! Why a command failed: the exit code for scripts, and a sentence for people that says what to do.
+//! The failure of a command: an exit code for scripts, and a sentence for people that says what to
+//! do.
 
 use std::process::ExitCode;
 
@@ -14,7 +15,7 @@ pub(super) const UNHEALTHY: u8 = 10;
 /// Wrong usage.
 const USAGE: u8 = 2;
 
-/// Why a command failed.
+/// Reason why a command failed.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) code: ExitCode,
@@ -23,7 +24,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// It could not be done.
+    /// Returns a failure of the operation.
     pub(super) fn new(reason: impl Into<String>) -> Failure {
         Failure {
             code: ExitCode::FAILURE,
@@ -31,12 +32,12 @@ impl Failure {
         }
     }
 
-    /// It was asked for wrongly.
+    /// Returns a failure because of wrong usage.
     pub(super) fn usage(reason: impl Into<String>) -> Failure {
         Failure::with(USAGE, reason)
     }
 
-    /// With an exit code of its own.
+    /// Returns a failure with its own exit code.
     pub(super) fn with(code: u8, reason: impl Into<String>) -> Failure {
         Failure {
             code: ExitCode::from(code),
@@ -44,7 +45,8 @@ impl Failure {
         }
     }
 
-    /// Nobody reads what it is there to show: it is over, and nothing is to be said.
+    /// Returns the failure of a command whose output nobody reads any more: it is over, and nothing
+    /// is to be reported.
     pub(super) fn unread() -> Failure {
         Failure {
             code: ExitCode::SUCCESS,
@@ -52,19 +54,19 @@ impl Failure {
         }
     }
 
-    /// With more words behind those that it has.
+    /// Appends `more` to the reason.
     pub(super) fn and(mut self, more: &str) -> Failure {
         self.reason += more;
         self
     }
 
-    /// What this is about: the node at `url`.
+    /// Names the node that the failure is about, the one at `url`.
     pub(super) fn of_node(mut self, url: &str) -> Failure {
         self.reason = format!("{url}: {}", self.reason);
         self
     }
 
-    /// What a request to the node at `url` came to.
+    /// Returns the failure of a request to the node at `url`.
     pub(super) fn of(url: &str, error: &ClientError) -> Failure {
         let Some(problem) = error.problem() else {
             let advice = match error {
@@ -82,23 +84,25 @@ impl Failure {
         match problem.reason() {
             Reason::ReadOnly { .. } => Failure::with(READ_ONLY, format!("{url}: {problem}")),
             Reason::NotMaster { url: master, .. } => Failure::of_secondary(url, master.as_deref()),
-            // No cluster of that size will have so many nodes.
+            // No cluster of that size will have that many nodes.
             Reason::Concern { .. } => Failure::usage(format!("{url}: {problem}")),
             _ => Failure::new(format!("{url}: {problem}")),
         }
     }
 
-    /// What only a master can do was asked of a secondary, whose master is there.
+    /// Returns the failure of asking a secondary for something that only a master can do; `master`
+    /// is its master's URL.
     pub(super) fn of_secondary(url: &str, master: Option<&str>) -> Failure {
         Failure::new(match master {
             Some(master) => format!("{url} is a secondary: try --url {master}"),
             None => format!(
-                "{url} is a secondary, and does not know where its master is: give the master's --url"
+                "{url} is a secondary and does not know where its master is: give the master's --url"
             ),
         })
     }
 
-    /// As [`Failure::of`], for an append: it says too whether the message may be in the log.
+    /// Does what [`Failure::of`] does, for an append: also says whether the message may be in the
+    /// log.
     pub(super) fn of_append(url: &str, error: &ClientError, has_key: bool) -> Failure {
         let mut failure = Failure::of(url, error);
         if error.outcome() == Outcome::Unknown {
@@ -111,7 +115,7 @@ impl Failure {
         failure
     }
 
-    /// As [`Failure::of_append`], after several attempts.
+    /// Does what [`Failure::of_append`] does, after several attempts.
     pub(super) fn of_attempts(url: &str, given_up: &GivenUp) -> Failure {
         let mut failure = Failure::of(url, &given_up.last);
         if given_up.attempts > 1 {
@@ -127,7 +131,7 @@ impl Failure {
     }
 }
 
-/// Where an append was in the log when it failed, where the node says so: its first message.
+/// Returns the position in the log of a failed append's first message, if the node reports it.
 fn place_of(error: &ClientError) -> String {
     let unknown = |problem: &&Problem| problem.outcome == Some(Outcome::Unknown);
     let problem = error.problem().filter(unknown);

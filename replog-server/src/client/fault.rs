@@ -13,19 +13,19 @@ use super::{Context, Failure, Form, holders::duration, tell};
 pub(super) struct FaultArgs {
     #[command(subcommand)]
     command: Option<FaultCommand>,
-    /// The node whose faults are meant, by its name: the one at --url knows where it is.
+    /// The name of the node whose faults are meant: the node at --url knows its address.
     #[arg(long, global = true)]
     node: Option<NodeName>,
 }
 
-/// What to do with them; nothing: show them.
+/// Action on the faults; none: show them.
 #[derive(Debug, Subcommand)]
 enum FaultCommand {
     /// Shows the faults that the node has.
     Show,
-    /// Gives the node these faults and no others.
+    /// Gives the node exactly these faults.
     Set(SetArgs),
-    /// Takes all faults from the node.
+    /// Removes all faults from the node.
     Clear,
 }
 
@@ -69,7 +69,7 @@ fn delays(text: &str) -> Result<Delays, String> {
     Ok(Delays([ms(min)?, ms(max)?]))
 }
 
-/// Does it, and shows the faults that now hold.
+/// Carries out the command, and shows the resulting faults.
 pub(super) async fn run(args: &FaultArgs, context: &Context) -> Result<ExitCode, Failure> {
     let client = &match &args.node {
         Some(name) => at_node(name, context).await?,
@@ -108,7 +108,7 @@ pub(super) async fn run(args: &FaultArgs, context: &Context) -> Result<ExitCode,
     Ok(ExitCode::SUCCESS)
 }
 
-/// A client of the node of this name.
+/// Returns a client of the node of this name.
 async fn at_node(name: &NodeName, context: &Context) -> Result<Client, Failure> {
     let health = context.client.health().await;
     let health = health.map_err(|error| Failure::of(context.url(), &error))?;
@@ -120,7 +120,7 @@ async fn at_node(name: &NodeName, context: &Context) -> Result<Client, Failure> 
     let master = Some(&health["master"]).filter(|master| is_it(master));
     let found = others.find(|node| is_it(node)).or(master);
     let Some(found) = found else {
-        let why = format!("{} knows no node {name}", context.url());
+        let why = format!("{} does not know a node {name}", context.url());
         return Err(Failure::usage(why));
     };
     let Some(url) = found["url"].as_str() else {
@@ -131,7 +131,7 @@ async fn at_node(name: &NodeName, context: &Context) -> Result<Client, Failure> 
         return Err(Failure::new(why));
     };
     let client = Client::new(url).map_err(|error| Failure::of(url, &error))?;
-    // What a node says of itself is a loopback address where nobody said more: on this machine another node may be there.
+    // Without a public URL, a node's own URL is a loopback address: on this machine another node may be there.
     let there = client.health().await;
     let there = there.map_err(|error| Failure::of(url, &error))?;
     // A node that never joined has none yet.
@@ -152,7 +152,7 @@ async fn at_node(name: &NodeName, context: &Context) -> Result<Client, Failure> 
     Ok(client)
 }
 
-/// A line a fault.
+/// Returns one line per fault.
 fn text(faults: &FaultSettings) -> String {
     let mut lines = Vec::new();
     if faults.isolate {

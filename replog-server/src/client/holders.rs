@@ -1,4 +1,4 @@
-//! Who holds a message and who does not yet: asking until enough do, and saying it.
+//! Nodes that hold a message and nodes that do not yet: asks until enough do, and reports it.
 
 use std::{
     ffi::OsStr,
@@ -17,10 +17,10 @@ use replog_core::{
 use super::{Context, Failure, table::span};
 use crate::words::counted;
 
-/// How long the master is asked to wait, before it is asked again.
+/// Time that the master is asked to wait, before it is asked again.
 const WAIT_TIME: Duration = Duration::from_secs(10);
 
-/// Reads a concern: a number, `majority` or `all`, of which a shell completes the words.
+/// Parses a concern: a number, `majority` or `all`, of which a shell completes the words.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConcernParser;
 
@@ -50,12 +50,12 @@ fn concern(text: &str) -> Result<Concern, String> {
         "all" => Ok(Concern::All),
         _ => match text.parse() {
             Ok(count @ 1..) => Ok(Concern::Count(count)),
-            _ => Err("a number of nodes from 1 on, majority or all".to_owned()),
+            _ => Err("a number of nodes from 1 up, majority or all".to_owned()),
         },
     }
 }
 
-/// Reads a level: `local` or `committed`, which a shell completes.
+/// Parses a level: `local` or `committed`, which a shell completes.
 pub(super) fn level() -> impl TypedValueParser<Value = ReadLevel> {
     PossibleValuesParser::new(["local", "committed"]).map(|level| match level.as_str() {
         "committed" => ReadLevel::Committed,
@@ -63,16 +63,16 @@ pub(super) fn level() -> impl TypedValueParser<Value = ReadLevel> {
     })
 }
 
-/// Reads a time, such as `500ms` or `3s`.
+/// Parses a time, such as `500ms` or `3s`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     crate::args::parse_duration(text)
 }
 
-/// What is known of a message that somebody waits for.
+/// The state of a message that a command waits for.
 #[derive(Debug, serde::Serialize)]
 pub(super) struct Held {
     pub(super) offset: Offset,
-    /// How many nodes are to hold it.
+    /// Number of nodes that are to hold it.
     pub(super) concern: u32,
     pub(super) concern_met: bool,
     pub(super) acks: Vec<NodeName>,
@@ -80,7 +80,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Why it is not held by enough nodes, for people.
+    /// Explains to people why too few nodes hold it.
     pub(super) fn lacking(&self) -> String {
         format!(
             "offset {} is held by {} of {} so far; it is waiting for {}",
@@ -92,8 +92,8 @@ impl Held {
     }
 }
 
-/// Waits until `concern` nodes hold the message at `offset`, or until the deadline. `tell` is called for
-/// each node that is found to hold it.
+/// Waits until `concern` nodes hold the message at `offset`, or until the deadline. `tell` is called for each node that
+/// is found to hold it.
 pub(super) async fn until_held(
     client: &Client,
     offset: Offset,
@@ -103,7 +103,7 @@ pub(super) async fn until_held(
 ) -> Result<Held, Failure> {
     let mut told: Vec<NodeName> = Vec::new();
     loop {
-        // Answered when one node more holds it.
+        // Answered when one more node holds it.
         let more = (told.len() as u64 + 1).min(u64::from(concern));
         let left = deadline.map(|deadline| deadline - Instant::now());
         let time = left.map_or(WAIT_TIME, |left| left.min(WAIT_TIME));
@@ -113,7 +113,9 @@ pub(super) async fn until_held(
             .map_err(|error| Failure::of(client.url(), &error))?;
         let Some(held) = held(&message, concern) else {
             let url = client.url();
-            return Err(Failure::new(format!("{url} does not say who holds it")));
+            return Err(Failure::new(format!(
+                "{url} does not say which nodes hold it"
+            )));
         };
         for name in &held.acks {
             if !told.contains(name) {
@@ -127,7 +129,7 @@ pub(super) async fn until_held(
     }
 }
 
-/// Who holds it, and whether that is `concern` nodes; `None` from a secondary, which does not know.
+/// Returns the nodes that hold it, and whether they are `concern` nodes; `None` from a secondary, which does not know.
 pub(super) fn held(message: &Message, concern: u32) -> Option<Held> {
     let (acks, waiting_for) = (message.acks.as_ref()?, message.waiting_for.as_ref()?);
     Some(Held {
@@ -139,23 +141,23 @@ pub(super) fn held(message: &Message, concern: u32) -> Option<Held> {
     })
 }
 
-/// That this node is a secondary, and where its master is, as far as it knows.
+/// Returns the failure that says that this node is a secondary, and where its master is, as far as it knows.
 pub(super) async fn ask_the_master(context: &Context) -> Failure {
-    // Its refusal of what only a master has names the master's URL, also where its health does not.
+    // Its refusal of a master's route names the master's URL, even if its health does not.
     match context.client.appends(Some(1)).await {
         Err(error) => Failure::of(context.url(), &error),
-        // It was made the master since.
+        // It has become the master since.
         Ok(_) => Failure::of_secondary(context.url(), None),
     }
 }
 
-/// Names with commas between them.
+/// Returns the names with commas between them.
 pub(super) fn names(names: &[NodeName]) -> String {
     let names: Vec<&str> = names.iter().map(NodeName::as_str).collect();
     names.join(", ")
 }
 
-/// Who is waited for, and why.
+/// Describes the nodes that are waited for, and why.
 pub(super) fn waits(waiting_for: &[WaitingFor]) -> String {
     let each: Vec<String> = waiting_for
         .iter()

@@ -1,9 +1,10 @@
-//! `replog import`: what `export` wrote, appended again, in the same order.
+//! `replog import`: appends what `export` wrote, in the same order.
 //!
-//! Each batch has a key made of where its first message came from: one that is there already is not appended
-//! again, while the cluster knows its key. It forgets those of all but the last messages, so a run that ends
-//! early says where the next one goes on: at the first offset of a whole batch, since from there on the borders are
-//! the same. Parts of a batch have other borders than a batch that begins where they do: they are no such place.
+//! Each batch has a key derived from the position that its first message came from: a batch that is there already is
+//! not appended again, as long as the cluster remembers its key. The cluster forgets all keys but those of the last
+//! messages, so a run that ends early says where the next one continues: at the first offset of a whole batch, since
+//! from there on the borders are the same. Parts of a batch have other borders than a batch that begins where they do:
+//! a run cannot continue there.
 
 mod batches;
 
@@ -39,34 +40,33 @@ use super::{
     progress, tell,
 };
 
-/// How long the master waits for a batch's concern before it is asked again, whatever its own limit: it is known
-/// soon that it hangs, and asked no more often than this.
+/// Time that the master waits for a batch's concern before it is asked again, whatever its own limit: a hanging master
+/// is noticed soon, and asked no more often than this.
 const CONCERN_TIME: Duration = Duration::from_secs(10);
 
 /// Arguments of `import`.
 #[derive(Debug, Args)]
 pub(super) struct ImportArgs {
-    /// What `export` wrote; - is stdin.
+    /// The file that `export` wrote; - is stdin.
     file: PathBuf,
-    /// How many nodes must hold each batch before the next is sent: a number, `majority` or `all`.
+    /// Number of nodes that must hold each batch before the next is sent: a number, `majority` or `all`.
     #[arg(long, default_value = "majority", value_parser = ConcernParser, hide_possible_values = true)]
     concern: Concern,
-    /// How long to send a batch again where that may help: while the master is down, hangs, recovers or is
-    /// read-only.
+    /// Time to retry a batch where that may help: while the master is down, hanging, recovering or read-only.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     retry: Duration,
-    /// Leave out the messages of the file before this offset. A run that ended early says where the next one
-    /// goes on; at another place it may append again what is there. As OFFSET@CLUSTER it goes on only in the log of that
-    /// cluster, which has what is left out.
+    /// Skip the messages of the file before this offset. A run that ended early says where to continue; starting
+    /// elsewhere may append messages again that are there already. As OFFSET@CLUSTER it continues only in the log of
+    /// that cluster, which has the skipped messages.
     #[arg(long, value_name = "OFFSET", default_value = "0")]
     from: Position,
-    /// Leave out the messages' idempotency keys: faster, since each message that has one is else sent alone, but
+    /// Drop the messages' idempotency keys: faster, since otherwise each message that has one is sent alone, but
     /// clients that send such a message again append it again.
     #[arg(long)]
     without_keys: bool,
 }
 
-/// Where what was appended is.
+/// Position of appended messages.
 #[derive(Debug)]
 struct Placed {
     first: Offset,
@@ -74,20 +74,20 @@ struct Placed {
     was_there: bool,
 }
 
-/// Why a batch was not appended.
+/// Reason why a batch was not appended.
 enum Refused {
-    /// Its only message has a key that belongs to another message, there.
+    /// The key of its only message belongs to another message, at this offset.
     OwnKey(Offset),
-    /// It may be taken in parts.
+    /// It may be accepted in parts.
     InParts {
-        /// Whether it is too long.
+        /// The batch is too long.
         is_too_long: bool,
         failure: Failure,
     },
     Failed(Failure),
 }
 
-/// Appends them, and says how many there were.
+/// Appends the messages, and prints their number.
 pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode, Failure> {
     let told = |error| Failure::new(format!("{}: {error}", args.file.display()));
     let (file, length): (Box<dyn BufRead>, _) = match args.file.as_os_str() == "-" {
@@ -160,26 +160,26 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-/// A run, and how far it is.
+/// A run, and its progress.
 struct Import<'a> {
     args: &'a ImportArgs,
     context: &'a Context,
     place: Arc<Place>,
-    /// The end of what is in the log.
+    /// The end of the messages placed in the log.
     end: Option<Offset>,
     /// The shortest batch that was refused for its length, in bytes: longer ones are not tried.
     too_long: usize,
     counts: Counts,
 }
 
-/// How far a run is.
+/// Progress of a run.
 struct Place {
-    /// The log that all of it goes into, once it is known: a node that comes back with another one has nothing of what
-    /// went before.
+    /// The log that all of it goes into, once it is known: a node that comes back with another one has none of the
+    /// earlier messages.
     log: OnceLock<ClusterId>,
-    /// Where the run began.
+    /// Start of the run.
     start: Offset,
-    /// Everything from there to before this offset of the file is in it.
+    /// Everything from the start to before this offset of the file is in the log.
     offset: AtomicU64,
 }
 
@@ -199,7 +199,7 @@ impl Place {
         }
     }
 
-    /// Says where the next run goes on: the batch that was under way may be there or not, and its key says so.
+    /// Says where the next run continues: the batch in flight may be in the log or not, and its key decides that.
     fn going_on(&self) -> String {
         let position = self.position();
         match position.offset == self.start {
@@ -208,24 +208,24 @@ impl Place {
                 self.start
             ),
             false => format!(
-                "everything of the file from offset {} to before offset {} is imported: --from {position} goes on",
+                "everything of the file from offset {} to before offset {} is imported: --from {position} continues",
                 self.start, position.offset
             ),
         }
     }
 }
 
-/// How many messages there were.
+/// Numbers of messages.
 #[derive(Debug, Default)]
 struct Counts {
     appended: u64,
     known: u64,
-    /// Where this run appended first.
+    /// Offset of the first message that this run appended.
     appended_from: Option<Offset>,
 }
 
 impl Import<'_> {
-    /// Appends a batch of the file. Only behind the whole of it is there another place to go on from.
+    /// Appends a batch of the file. A run can continue only after the whole of it.
     async fn append_whole(&mut self, batch: Batch) -> Result<(), Failure> {
         let end = batch.end();
         self.append_parts(batch).await?;
@@ -233,8 +233,8 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Appends a batch, by halves where the whole is too long for what lies between here and the log, or where an
-    /// earlier run appended it by halves. The borders depend on the file and the limits alone.
+    /// Appends a batch, by halves if the whole is too long for something on the way to the log, or if an earlier run
+    /// appended it by halves. The borders depend only on the file and the limits.
     async fn append_parts(&mut self, batch: Batch) -> Result<(), Failure> {
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
@@ -273,9 +273,10 @@ impl Import<'_> {
 
     async fn append(&mut self, batch: &Batch) -> Result<(), Refused> {
         let mut placed = self.send(batch, batch.own_key.as_deref()).await;
-        // A log knows a key for so long only, so a file may have it twice. Its second message would be taken for the
-        // first one, which is in the log before all that was placed since; without the key it is not. Where nothing was
-        // placed yet, what is there is taken for the first one: a message twice is better than one that is lost.
+        // A log remembers a key only for so long, so a file may contain it twice. Its second message would be taken for
+        // the first one, which is in the log before everything that was placed since; without the key it is not. If
+        // nothing was placed yet, the message found is taken for the first one: a duplicated message is better than a
+        // lost one.
         let is_first = |offset: Offset| self.end.is_none_or(|end| offset < end);
         let is_taken = batch.repeats_key
             && match &placed {
@@ -326,24 +327,24 @@ impl Import<'_> {
                     was_there,
                 });
             }
-            // With the same key the master goes on waiting.
+            // With the same key the master continues to wait.
         }
     }
 
-    /// Why a batch could not be appended, and how to go on.
+    /// Returns the reason why a batch could not be appended, and how to continue.
     fn told(&self, batch: &Batch, has_own_key: bool, given_up: &GivenUp) -> Refused {
         let failure = Failure::of(self.context.url(), &given_up.last);
         let reason = given_up.last.problem().map(|problem| problem.reason());
         let status = given_up.last.problem().map(|problem| problem.status);
-        // Whoever says so: a proxy has limits of its own, and says it in its own words. That it takes no more
-        // just now (429) was waited out already: what is refused all the same may be too much at once.
+        // Whatever the source: a proxy has limits of its own, and its own wording. A temporary overload (429) was
+        // waited out already: what is still refused may be too much at once.
         let is_too_long = match reason {
             Some(Reason::Overloaded { .. }) => !given_up.last.is_retryable(),
             _ => matches!(status, Some(413 | 429)),
         };
         let failure = match reason {
             Some(Reason::KeyReused { offset }) if has_own_key => return Refused::OwnKey(offset),
-            // The same first message, with others behind it: an earlier run may have sent it by halves.
+            // The same first message, with others after it: an earlier run may have sent it by halves.
             Some(Reason::KeyReused { .. }) => {
                 return Refused::InParts {
                     is_too_long: false,
@@ -362,7 +363,7 @@ impl Import<'_> {
                     true => "--max-message-bytes",
                     false => "--max-request-bytes",
                 };
-                let more = format!(": start the master with a greater {flag}");
+                let more = format!(": start the master with a larger {flag}");
                 self.with_place(failure.and(&more))
             }
             _ => self.with_place(failure),
@@ -376,7 +377,7 @@ impl Import<'_> {
         }
     }
 
-    /// With the words where to go on.
+    /// Adds where to continue.
     fn with_place(&self, failure: Failure) -> Failure {
         failure.and(&format!("; {}", self.place.going_on()))
     }
@@ -384,8 +385,8 @@ impl Import<'_> {
 
 impl Counts {
     fn on_placed(&mut self, placed: &Placed, count: u64) {
-        // What is there behind what this run appended, this run appended too: a batch arrived, its answer was lost,
-        // and it was found there when it was sent again. Where that is so of the first one, nothing tells it.
+        // What is found after this run's own appends, this run appended too: a batch arrived, its answer was lost, and
+        // it was found when it was sent again. For the first batch, nothing shows that.
         let was_there =
             placed.was_there && self.appended_from.is_none_or(|from| placed.first < from);
         if was_there {
@@ -397,8 +398,8 @@ impl Counts {
     }
 }
 
-/// Says where to go on when the program is asked to end. In a thread of its own: the input may be one that the
-/// program waits for.
+/// Says where to continue when the program is asked to end. In a thread of its own: the program may be waiting for its
+/// input.
 fn tell_place_when_interrupted(place: Arc<Place>) {
     thread::spawn(move || {
         actix_web::rt::System::new().block_on(async {
@@ -406,7 +407,7 @@ fn tell_place_when_interrupted(place: Arc<Place>) {
                 signal(SignalKind::interrupt()),
                 signal(SignalKind::terminate()),
             );
-            // Without them it ends as the system has it, and says nothing.
+            // Without these handlers the system ends the program, without a message.
             let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
                 return;
             };
@@ -425,7 +426,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_whose_answer_alone_was_lost_is_counted_as_appended_and_not_as_there_already() {
+    fn a_batch_of_which_only_the_answer_was_lost_is_counted_as_appended_not_as_already_there() {
         let mut counts = Counts::default();
         let table = [
             // First offset, whether it was found there; appended and known so far.

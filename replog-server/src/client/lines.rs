@@ -1,5 +1,5 @@
-//! Lines of an input, numbered: UTF-8, and never more of them in memory than one that a node could take. A byte order
-//! mark at the input's beginning, which some editors write, is no part of the first line.
+//! Numbered lines of an input: UTF-8, with no more of them in memory than one that a node could take. A byte order mark
+//! at the input's beginning, which some editors write, is not part of the first line.
 
 use std::io::{BufRead, Read as _};
 
@@ -8,13 +8,13 @@ use replog_core::limits::MESSAGE_BYTES_MAX;
 use super::Failure;
 use crate::words::counted;
 
-/// Bytes of a line, at most: the longest message that there can be, and room for what stands beside it.
+/// Maximum number of bytes of a line: the longest possible message, and space for the other fields.
 const LINE_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (1 << 20);
 
 /// An input that is read line by line.
 pub(super) struct Lines<R> {
     input: R,
-    /// What it is called where it cannot be read.
+    /// Name of the input in errors.
     name: String,
     line: Vec<u8>,
     line_bytes_max: usize,
@@ -32,7 +32,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The next line, without its end, its number from 1 on, and how many bytes it took; `None` at the end.
+    /// Returns the next line, without its end, its number from 1 on, and its length in bytes; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<(&str, u64, usize)>, Failure> {
         self.line.clear();
         let mut limited = (&mut self.input).take(self.line_bytes_max as u64 + 1);
@@ -62,8 +62,8 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-/// What is wrong with the JSON of one line, without the line's number in it, which is always 1: whoever says this
-/// knows the number in the input.
+/// Returns the error in the JSON of one line, without that line's number, which is always 1: the caller knows the
+/// number in the input.
 pub(super) fn wrong_on_its_line(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
@@ -78,13 +78,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_with_a_line_is_said_with_its_column_and_no_other_number_of_a_line() {
+    fn an_error_in_a_line_is_reported_with_its_column_and_without_a_line_number() {
         let error = serde_json::from_str::<u64>("no line").expect_err("no number");
         assert_eq!(wrong_on_its_line(&error), "expected ident at column 2");
     }
 
     #[test]
-    fn lines_are_numbered_and_what_is_wrong_with_one_is_said_with_its_number() {
+    fn lines_are_numbered_and_errors_name_the_number() {
         let mut lines = Lines::of("\u{feff}one\r\n\ntwo".as_bytes(), "it");
         let mut all = Vec::new();
         while let Some((line, number, bytes)) = lines.next().expect("text") {

@@ -1,6 +1,6 @@
-//! The program `replog`, for people and scripts: a file a command.
+//! The program `replog`, for people and scripts, one file per command.
 //!
-//! Owns its command line, its exit codes, and where its words go: data to stdout, everything else to
+//! Owns its command line, its exit codes, and the destinations of its output: data to stdout, everything else to
 //! stderr. Starts no node.
 
 mod admin;
@@ -46,7 +46,7 @@ use crate::{
     paths, variables,
 };
 
-/// What is said to one who gives no command.
+/// Message for a missing command.
 const COMMANDS: &str = "say what to do: append, read, status, appends, wait, check, export, import, \
                         bench, events, read-only, read-write, log-level, fault, repair-epoch, completions or man";
 
@@ -77,53 +77,53 @@ struct Cli {
     json: bool,
 }
 
-/// What the program shall do.
+/// The program's commands.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Appends a message, or each line of stdin.
     ///
-    /// Prints where each is: the offset alone where stdout is no terminal.
+    /// Prints the position of each: only the offset if stdout is not a terminal.
     Append(append::AppendArgs),
-    /// Prints messages, a line each.
+    /// Prints messages, one per line.
     Read(read::ReadArgs),
-    /// Shows how the node does, and on the master every other node.
+    /// Shows a node's state, and on the master that of every other node.
     ///
-    /// The exit code is 10 where a master takes no appends or a node is not well.
+    /// The exit code is 10 if a master takes no appends or a node is not well.
     Status(status::StatusArgs),
-    /// Shows the appends that wait for their concern, oldest first, and for whom they wait.
+    /// Shows the appends that wait for their concern, oldest first, and the nodes that they wait for.
     Appends(appends::AppendsArgs),
-    /// Waits until enough nodes hold a message, also one that is still to come.
+    /// Waits until enough nodes hold a message, even one that is still to be appended.
     Wait(wait::WaitArgs),
-    /// Looks for damage in a stopped node's directory, or compares the logs of nodes that run.
+    /// Looks for damage in a stopped node's directory, or compares the logs of running nodes.
     ///
-    /// Changes nothing. The exit code is 1 where there is damage, or two nodes differ; a torn tail, which
-    /// a node's next start cuts away, is none.
+    /// Changes nothing. The exit code is 1 if there is damage, or two nodes differ; a torn tail, which a node's next
+    /// start cuts off, is not damage.
     Check(check::CheckArgs),
-    /// Makes a stopped cluster usable again whose nodes have promised an epoch that no master can follow.
+    /// Makes a stopped cluster usable again if its nodes have promised an epoch that no master can follow.
     ///
-    /// Takes the directories of all its nodes, none of which may run; changes what they have promised, and
-    /// no log. Refuses where a directory is missing, in use or another cluster's, where none is the
-    /// master's, and where the master's log is not intact.
+    /// Takes the directories of all its nodes, none of which may be running; changes their promises, and no log.
+    /// Refuses if a directory is missing, in use or another cluster's, if none is the master's, or if the master's log
+    /// is not intact.
     RepairEpoch(repair_epoch::RepairEpochArgs),
-    /// Writes messages as NDJSON, with all that is known of each.
+    /// Writes messages as NDJSON, with all their fields.
     Export(export::ExportArgs),
     /// Appends what `export` wrote, in the same order.
     ///
-    /// Offsets and timestamps are new, idempotency keys are kept. A run that ends early says where the next one
-    /// goes on, with `--from`. Run again without that, the same file appends nothing twice only while all of
-    /// it is among the last messages that the cluster knows the keys of (`--key-horizon` of its nodes).
+    /// Offsets and timestamps are new, idempotency keys are kept. A run that ends early says where to continue with
+    /// `--from`. Repeating the whole run appends nothing twice only as long as the cluster remembers the keys of
+    /// everything in the file (`--key-horizon` of its nodes).
     Import(import::ImportArgs),
-    /// Appends as fast as so many clients can, and says how fast that was.
+    /// Appends as fast as a number of clients can, and reports the speed.
     Bench(bench::BenchArgs),
-    /// Shows what happens on the node, as it happens: changes of status and mode, retries, appends, acks, faults.
+    /// Shows events on the node as they happen: changes of status and mode, retries, appends, acks, faults.
     ///
     /// Ends with exit code 1 when the node stops.
     Events(events::EventsArgs),
-    /// Asks the master to take no appends, until `read-write`; reads go on.
+    /// Asks the master to take no appends until `read-write`; reads go on.
     ReadOnly,
-    /// Lets the master take appends again, where `read-only` was asked for.
+    /// Lets the master take appends again after `read-only`.
     ReadWrite,
-    /// Shows or sets which log lines the node writes, until it is restarted.
+    /// Shows or sets the filter of the node's log lines, until it is restarted.
     LogLevel(admin::LogLevelArgs),
     /// Shows, sets or clears the faults of a node that was started with `--allow-faults`.
     Fault(fault::FaultArgs),
@@ -133,33 +133,33 @@ enum Command {
     Man,
 }
 
-/// How data is written to stdout.
+/// Format of data on stdout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     /// For people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What every command has.
+/// Values that every command has.
 struct Context {
     client: Client,
     form: Form,
 }
 
 impl Context {
-    /// For people who look at it now: not a file, a pipe or a machine.
+    /// Returns `true` if a person is looking at the output now: not a file, a pipe or a machine.
     fn is_for_eyes(&self) -> bool {
         self.form == Form::Text && io::stdout().is_terminal()
     }
 
-    /// The URL of the node.
+    /// Returns the URL of the node.
     fn url(&self) -> &str {
         self.client.url()
     }
 
-    /// Tells a value as a line of JSON.
+    /// Prints a value as a line of JSON.
     fn print_json(&self, value: &impl serde::Serialize) -> Result<(), Failure> {
         tell(&line_of(value)?)
     }
@@ -186,7 +186,7 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// Reads the arguments and the environment of this process: and which of them says the URL.
+/// Parses the arguments and the environment of this process; also returns which of them gives the URL.
 fn parse() -> Result<(Cli, &'static str), clap::Error> {
     let args: Vec<OsString> = std::env::args_os().collect();
     let program = variables::without_those_that_say_nothing(definition());
@@ -209,7 +209,7 @@ fn dispatch(cli: Cli, url_setting: &str) -> Result<ExitCode, Failure> {
         let client = client.map_err(|what| Failure::usage(format!("{url_setting}: {what}")))?;
         Ok(Context { client, form })
     };
-    // It has no use for a runtime, and may take long.
+    // It does not need a runtime, and may take long.
     if let Command::Check(args) = &command
         && !args.is_of_nodes()
     {
@@ -237,13 +237,13 @@ fn dispatch(cli: Cli, url_setting: &str) -> Result<ExitCode, Failure> {
             Command::LogLevel(args) => admin::log_level(&args, &context()?).await,
         }
     });
-    // To end a runtime is to wait for its threads, one of which may still ask a name server that hangs. The process
-    // ends now, and they with it.
+    // Ending a runtime means waiting for its threads, one of which may still be asking a name server that hangs. The
+    // process ends now, and they with it.
     std::mem::forget(system);
     done
 }
 
-/// Refuses the URL of one of a node's paths where that of the node belongs.
+/// Refuses the URL of one of a node's paths in place of the node's own URL.
 fn check_base(url: &str) -> Result<(), String> {
     let paths = [
         paths::MESSAGES,
@@ -263,14 +263,14 @@ fn check_base(url: &str) -> Result<(), String> {
     }
 }
 
-/// The definition of the command line, for completions and the manual page.
+/// Returns the definition of the command line, for completions and the manual page.
 fn definition() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
 }
 
-/// A value as a line of JSON.
+/// Returns a value as a line of JSON.
 fn line_of(value: &impl serde::Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(value)
-        .map_err(|error| Failure::new(format!("the answer is no JSON: {error}")))?;
+        .map_err(|error| Failure::new(format!("the answer is not JSON: {error}")))?;
     Ok(text + "\n")
 }

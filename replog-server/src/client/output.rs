@@ -1,8 +1,7 @@
-//! Where a command's words go: data to stdout, everything else to stderr, and what is done where nobody reads
-//! them any more.
+//! The output of a command: data to stdout, everything else to stderr, and the behaviour after the reader is gone.
 //!
-//! Whoever closes a pipe has seen enough. A command that only reads is over then; one that changes something,
-//! or whose exit code says something, goes on without words.
+//! A reader that closes a pipe has seen enough. A command that only reads is over then; one that changes something, or
+//! whose exit code matters, goes on without output.
 
 use std::{future::pending, io, sync::Arc, thread};
 
@@ -15,11 +14,11 @@ use tokio::sync::Notify;
 use super::failure::Failure;
 use crate::stderr;
 
-/// Writes data that a command is there to show.
+/// Writes data that it is the command's purpose to show.
 ///
 /// # Errors
 ///
-/// What the system says; a failure that says nothing and is exit code 0, where nobody reads it any more.
+/// The system's error; if the reader is gone, a failure without a message and with exit code 0.
 pub(super) fn print(data: &str) -> Result<(), Failure> {
     let written = write(&mut io::stdout().lock(), data);
     written.map_err(|error| match error.kind() {
@@ -28,11 +27,11 @@ pub(super) fn print(data: &str) -> Result<(), Failure> {
     })
 }
 
-/// Writes what a command has done or found, which holds whether or not somebody reads it.
+/// Writes what a command has done or found, which holds whether or not anybody reads it.
 ///
 /// # Errors
 ///
-/// What the system says.
+/// The system's error.
 pub(super) fn tell(data: &str) -> Result<(), Failure> {
     match write(&mut io::stdout().lock(), data) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(told(&error)),
@@ -40,16 +39,16 @@ pub(super) fn tell(data: &str) -> Result<(), Failure> {
     }
 }
 
-/// Waits until nobody reads stdout any more, which is noticed when the pipe is closed and not only with the next
-/// write; for ever where that is never so.
+/// Waits until the reader of stdout is gone, which is noticed when the pipe is closed and not only at the next write;
+/// for ever if that never happens.
 pub(super) async fn unread() {
     let closed = Arc::new(Notify::new());
     let tell = Arc::clone(&closed);
-    // A thread of its own waits, for as long as the program lasts: stdout may be something that no runtime can wait on.
+    // A separate thread waits, for as long as the program lasts: a runtime may not be able to wait on stdout.
     let waiting = thread::Builder::new().spawn(move || {
         let stdout = io::stdout();
         loop {
-            // Nothing is asked for but what is always told: an error, or the other end's going.
+            // Requests no events; those that are always reported are enough: an error, or the other end's closing.
             let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
             match poll(&mut polled, None) {
                 Err(Errno::INTR) => {}
@@ -72,7 +71,7 @@ pub(super) async fn unread() {
     }
 }
 
-/// One line on stderr.
+/// Prints one line on stderr.
 pub(super) fn complain(reason: &str) {
     stderr::say("replog", reason);
 }

@@ -1,7 +1,7 @@
-//! A node's log, read page by page: never more of it in memory than a page.
+//! A node's log, read page by page: with no more than one page of it in memory.
 //!
-//! Each page is an answer of its own, so that a connection that breaks costs a page, and no part is ever
-//! taken for the whole.
+//! Each page is an answer of its own, so that a broken connection costs one page, and no part is ever taken for the
+//! whole.
 
 use replog_core::{
     Offset, ReadLevel,
@@ -12,22 +12,22 @@ use serde::Deserialize;
 
 use super::{Failure, position::Position};
 
-/// Messages of the first page, at most: nothing is known yet of how long they are.
+/// Maximum number of messages of the first page: their length is not known yet.
 const PAGE_FIRST: u64 = 64;
-/// Messages of a page, at most.
+/// Maximum number of messages of a page.
 const PAGE_MAX: u64 = 4096;
-/// Bytes of a page, about.
+/// Approximate number of bytes of a page.
 const PAGE_BYTES: u64 = 1 << 20;
-/// Bytes of a page's answer, at most, where it is of more than one message.
+/// Maximum number of bytes of a page's answer, if it has more than one message.
 const PAGE_BYTES_MAX: usize = 16 << 20;
-/// What a message takes beside its data.
+/// Bytes of a message besides its data.
 const MESSAGE_OVERHEAD: u64 = 100;
 
 /// A range of a log being read.
 pub(super) struct Pages {
-    /// For a message that is a page alone.
+    /// For a message that is a page of its own.
     client: Client,
-    /// For pages of more.
+    /// For pages of more than one message.
     limited: Client,
     level: Option<ReadLevel>,
     cluster_id: Option<ClusterId>,
@@ -35,11 +35,11 @@ pub(super) struct Pages {
     given: Option<(Offset, Epoch)>,
     next: Offset,
     end: Offset,
-    /// Messages of the next page, at most.
+    /// Maximum number of messages of the next page.
     page: u64,
 }
 
-/// What every node says of itself, whatever its role.
+/// Fields that every node reports, whatever its role.
 #[derive(Debug, Deserialize)]
 struct Health {
     cluster_id: Option<ClusterId>,
@@ -47,7 +47,7 @@ struct Health {
 }
 
 impl Pages {
-    /// Everything from `from` to the end that the node has now.
+    /// Reads from `from` to the end that the node has now.
     pub(super) async fn from(
         client: &Client,
         from: Position,
@@ -76,7 +76,7 @@ impl Pages {
         })
     }
 
-    /// As [`Pages::from`], the last `count` offsets.
+    /// Does what [`Pages::from`] does, for the last `count` offsets.
     pub(super) async fn last(
         client: &Client,
         count: u64,
@@ -87,13 +87,13 @@ impl Pages {
         Ok(pages)
     }
 
-    /// No further than this.
+    /// Limits the range to offsets before `end`.
     pub(super) fn until(mut self, end: Offset) -> Pages {
         self.end = self.end.min(end);
         self
     }
 
-    /// No more offsets than these.
+    /// Limits the range to this number of offsets.
     pub(super) fn at_most(self, count: Option<u64>) -> Pages {
         match count.and_then(|count| self.next.0.checked_add(count)) {
             Some(end) => self.until(Offset(end)),
@@ -101,12 +101,12 @@ impl Pages {
         }
     }
 
-    /// The offset to go on from.
+    /// Returns the offset to continue from.
     pub(super) fn next(&self) -> Offset {
         self.next
     }
 
-    /// The same, with the name of its log.
+    /// Returns the offset to continue from, with the name of its log.
     pub(super) fn position(&self) -> Position {
         Position {
             offset: self.next,
@@ -114,17 +114,17 @@ impl Pages {
         }
     }
 
-    /// The node's cluster, where it has one.
+    /// Returns the node's cluster, if it has one.
     pub(super) fn cluster_id(&self) -> Option<ClusterId> {
         self.cluster_id
     }
 
-    /// Where it ends.
+    /// Returns the end of the range.
     pub(super) fn end(&self) -> Offset {
         self.end
     }
 
-    /// The next messages; `None` at the end.
+    /// Returns the next messages; `None` at the end.
     pub(super) async fn page(&mut self) -> Result<Option<Vec<Message>>, Failure> {
         if self.next >= self.end {
             return Ok(None);
@@ -170,7 +170,7 @@ impl Pages {
         }
     }
 
-    /// The next page, of fewer messages where so many are too long together.
+    /// Requests the next page, with fewer messages if this many are too long together.
     async fn ask(&mut self) -> Result<Page, Failure> {
         loop {
             let limit = self.end.records_since(self.next).min(self.page);
@@ -194,8 +194,8 @@ impl Pages {
     }
 }
 
-/// How many messages to ask for after a page: as many of this length as make a page, but no sudden
-/// many.
+/// Returns the number of messages to request after a page: as many of this length as make a page, but without a sudden
+/// increase.
 fn page_after(page: u64, messages: &[Message]) -> u64 {
     let bytes = |message: &Message| {
         let base64 = message.data_base64.as_deref().map_or(0, str::len);
@@ -211,16 +211,16 @@ fn page_after(page: u64, messages: &[Message]) -> u64 {
     (PAGE_BYTES * count / bytes).clamp(1, (page * 4).min(PAGE_MAX))
 }
 
-/// The log of the node that is there, if it has one.
+/// Returns the log of the node that answers, if it has one.
 ///
 /// # Errors
 ///
-/// That nobody is there, or something else than a node.
+/// Nothing answers, or something other than a node does.
 pub(super) async fn find(client: &Client) -> Result<Option<ClusterId>, Failure> {
     Ok(health(client).await?.cluster_id)
 }
 
-/// Where who follows begins, to get the last `count` messages first.
+/// Returns the position where a follower begins, to get the last `count` messages first.
 pub(super) async fn last_to_follow(
     client: &Client,
     count: u64,
@@ -228,8 +228,8 @@ pub(super) async fn last_to_follow(
 ) -> Result<Position, Failure> {
     let health = health(client).await?;
     let shown = visible_end(client).await?;
-    // What is not known yet to be committed will be: the last ones that the node holds will be among those
-    // that are shown.
+    // What is not known to be committed yet will be: the last messages that the node holds will be among those that
+    // become visible.
     let end = end_of(&health.log, shown, level).unwrap_or(shown);
     Ok(Position {
         offset: Offset(end.0.saturating_sub(count)),
@@ -240,17 +240,17 @@ pub(super) async fn last_to_follow(
 async fn health(client: &Client) -> Result<Health, Failure> {
     let health = client.health().await;
     let health = health.map_err(|error| Failure::of(client.url(), &error))?;
-    // Whatever else answers with JSON has no log, and would look like an empty one.
+    // Anything else that answers with JSON has no log, and would look like an empty one.
     serde_json::from_value(health).map_err(|error| {
         let reason = format!("its health is not that of a node, is it one? {error}");
         Failure::new(reason).of_node(client.url())
     })
 }
 
-/// Where that ends which the node shows. A master counts a record from when it has its offset, and shows it
-/// once it is durable: until then nothing can be read there, and nothing is wrong.
+/// Returns the visible end of the node's log. A master counts a record as soon as it has its offset, and shows it once
+/// it is durable: until then nothing can be read there, and nothing is wrong.
 async fn visible_end(client: &Client) -> Result<Offset, Failure> {
-    // No log goes so far, and who asks for what is not there is told what is.
+    // No log goes that far, and the refusal of a missing message says where the log ends.
     match client.message(Offset(u64::MAX)).await {
         Err(error) => match error.problem().map(|problem| problem.reason()) {
             Some(Reason::NoSuchOffset { next }) => Ok(next),
@@ -263,8 +263,8 @@ async fn visible_end(client: &Client) -> Result<Offset, Failure> {
     }
 }
 
-/// Where that ends which can be read now, of a log that is shown so far. What is not known is not taken for
-/// nothing: an empty answer would look like all that there is.
+/// Returns the end that can be read now, of a log that is visible up to `shown`. An unknown end is not taken for an
+/// empty log: an empty answer would look like everything there is.
 fn end_of(log: &LogStatus, shown: Offset, level: Option<ReadLevel>) -> Result<Offset, Failure> {
     match level {
         Some(ReadLevel::Committed) => {
@@ -289,8 +289,8 @@ mod tests {
 
     use super::*;
 
-    /// Calls `check` with a client of a node that shows 7 messages. Its log has 10, of which 8 are committed, or
-    /// it does not know how many are.
+    /// Calls `check` with a client of a node that shows 7 messages. Its log has 10, of which 8 are committed, or it
+    /// does not know how many are.
     fn with_a_busy_node(committed: Option<u64>, check: impl AsyncFnOnce(Client)) {
         System::new().block_on(async {
             let health = Arc::new(json!({
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_read_to_the_end_of_what_is_shown_and_not_of_what_a_busy_master_counts() {
+    fn a_log_is_read_to_its_visible_end_and_not_to_what_a_busy_master_counts() {
         with_a_busy_node(Some(8), async |client| {
             for level in [None, Some(ReadLevel::Local), Some(ReadLevel::Committed)] {
                 let mut pages = Pages::last(&client, 3, level).await.expect("an end");
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn who_follows_gets_the_last_ones_also_where_it_is_not_known_what_is_committed() {
+    fn a_follower_gets_the_last_messages_even_if_the_committed_end_is_not_known() {
         with_a_busy_node(None, async |client| {
             let committed = Some(ReadLevel::Committed);
             let from = last_to_follow(&client, 3, committed).await;
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_or_is_no_node_is_not_taken_for_an_empty_log() {
+    fn an_unknown_end_or_something_else_than_a_node_is_not_taken_for_an_empty_log() {
         let health = |text: &str| serde_json::from_str::<Health>(text);
         for other in ["{}", "[]", "null", r#"{"status":"ok"}"#, r#"{"log":{}}"#] {
             assert!(health(other).is_err(), "{other}");
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_has_as_many_messages_as_make_about_so_many_bytes_and_grows_slowly() {
+    fn a_page_has_as_many_messages_as_fill_its_bytes_and_grows_slowly() {
         let messages = |count: u64, bytes: usize| -> Vec<Message> {
             let message = json!({
                 "offset": 0, "epoch": 1, "timestamp_ms": 0, "data": "x".repeat(bytes),
@@ -392,7 +392,7 @@ mod tests {
             (0..count).map(|_| message()).collect()
         };
         let table = [
-            // Messages asked for, those that came, bytes of each; messages to ask for next.
+            // Messages requested, messages received, bytes of each; messages to request next.
             (64, 64, 8, 256),
             (4096, 4096, 8, 4096),
             (64, 64, 1_000_000, 1),

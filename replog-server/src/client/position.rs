@@ -1,7 +1,7 @@
-//! A position in a log: an offset, and which log it is an offset of.
+//! A position in a log: an offset, and the log that it belongs to.
 //!
-//! An offset means something only within one log. What a program prints to go on from names the log too, so that what
-//! goes on later, from a log that was founded anew meanwhile, is refused instead of leaving out its beginning.
+//! An offset means something only within one log. A position that a program prints for continuing names the log too, so
+//! that continuing later, in a log that was founded anew meanwhile, is refused instead of skipping its beginning.
 
 use std::{fmt, str::FromStr};
 
@@ -11,12 +11,12 @@ use replog_core::{Offset, client::Client, types::ClusterId};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) offset: Offset,
-    /// The log; `None`: whichever the node has.
+    /// The log; `None`: the one that the node has.
     pub(super) log: Option<ClusterId>,
 }
 
 impl Position {
-    /// A client that asks for positions in this one's log.
+    /// Returns a client that asks for positions in this one's log.
     pub(super) fn client(self, client: &Client) -> Client {
         match self.log {
             Some(log) => client.in_log(log),
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_is_read_as_it_is_written() {
+    fn a_position_is_parsed_as_it_is_written() {
         let log = "000102030405060708090a0b0c0d0eff";
         for text in ["0", "17", &format!("17@{log}")] {
             let position: Position = text.parse().expect(text);

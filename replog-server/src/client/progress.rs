@@ -1,14 +1,14 @@
-//! How far long work has come, on stderr, where somebody sees it.
+//! Progress of long work, on stderr, if a person sees it.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar for so many messages; nothing where stderr is no terminal.
+/// Returns a bar for `total` messages; a hidden one if stderr is not a terminal.
 pub(super) fn messages(total: u64) -> ProgressBar {
     let template = "{wide_bar} {human_pos} of {human_len} messages, {per_sec}, {eta} left";
     styled(ProgressBar::new(total), template)
 }
 
-/// As [`messages`], for so many bytes; without a bar where nobody knows how many there will be.
+/// Does what [`messages`] does, for bytes; without a bar if the total is not known.
 pub(super) fn bytes(total: Option<u64>) -> ProgressBar {
     match total {
         Some(total) => styled(
@@ -22,7 +22,7 @@ pub(super) fn bytes(total: Option<u64>) -> ProgressBar {
     }
 }
 
-/// A line that says what it is told.
+/// Returns a line that shows the text it is given.
 pub(super) fn text() -> ProgressBar {
     styled(ProgressBar::new_spinner(), "{spinner} {msg}")
 }
@@ -30,7 +30,7 @@ pub(super) fn text() -> ProgressBar {
 fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
-        // A template that is not understood leaves the bar as it is by default.
+        // If the template is not understood, the bar keeps its default.
         Err(_) => bar,
     }
 }

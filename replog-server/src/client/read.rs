@@ -1,4 +1,4 @@
-//! `replog read`: messages, a line each.
+//! `replog read`: messages, one per line.
 
 use std::{pin::pin, process::ExitCode};
 
@@ -22,7 +22,7 @@ use super::{
 /// Arguments of `read`.
 #[derive(Debug, Args)]
 pub(super) struct ReadArgs {
-    /// The first offset; as OFFSET@CLUSTER it is one of that log only.
+    /// The first offset; as OFFSET@CLUSTER it refers to that log only.
     #[arg(
         long,
         value_name = "OFFSET",
@@ -30,30 +30,30 @@ pub(super) struct ReadArgs {
         conflicts_with = "last"
     )]
     from: Position,
-    /// So many before the end, instead; 0, with --follow: only those that come.
+    /// Instead, this many messages before the end; 0, with --follow: only messages to come.
     #[arg(long)]
     last: Option<u64>,
-    /// So many at most.
+    /// Maximum number of messages.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// `local`: what the node holds; `committed`: what it knows a majority to hold.
+    /// `local`: messages that the node holds; `committed`: those that it knows a majority to hold.
     #[arg(long, default_value = "local", value_parser = level())]
     level: ReadLevel,
-    /// Go on at the end, as messages come, and across restarts of the node.
+    /// Continue at the end, as messages arrive, and across restarts of the node.
     #[arg(long, short)]
     follow: bool,
 }
 
-/// Prints them: for eyes offset and data, else NDJSON with all fields.
+/// Prints the messages: for a terminal offset and data, else NDJSON with all fields.
 pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, Failure> {
     let (client, level) = (&context.client, Some(args.level));
     if args.last == Some(0) && !args.follow {
-        let why = "--last 0 asks for nothing but what comes: give --follow with it";
+        let why = "--last 0 asks only for messages to come: use it with --follow";
         return Err(Failure::usage(why));
     }
     if args.follow {
-        // A node that is not there is told at once, though it would be waited for later. What is committed may
-        // be found out later.
+        // A node that is not there is reported at once, although --follow would wait for it later. The committed end
+        // may become known later.
         let from = match args.last {
             Some(last) => pages::last_to_follow(client, last, level).await?,
             None => {
@@ -87,13 +87,13 @@ pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints each message as it comes, until there are enough.
+/// Prints each message as it arrives, until there are enough.
 async fn follow(from: Position, args: &ReadArgs, context: &Context) -> Result<ExitCode, Failure> {
     let url = context.url().to_owned();
     let client = from.client(&context.client);
     let follow = client.follow(from.offset).level(args.level);
     let mut follow = follow.on_interruption(move |error| {
-        complain(&format!("{url}: {error}; goes on once it is back"));
+        complain(&format!("{url}: {error}; continues once it is back"));
     });
     let for_eyes = context.is_for_eyes();
     let mut given = 0;
@@ -125,7 +125,7 @@ async fn follow(from: Position, args: &ReadArgs, context: &Context) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// One message as a line.
+/// Writes one message as a line.
 fn write(message: &Message, for_eyes: bool, text: &mut String) -> Result<(), Failure> {
     if for_eyes {
         let offset = format!("{:>8}", message.offset);
@@ -149,10 +149,10 @@ fn write(message: &Message, for_eyes: bool, text: &mut String) -> Result<(), Fai
     Ok(())
 }
 
-/// A message, or what has one, as JSON on one line.
+/// Returns a message, or a value that contains one, as JSON on one line.
 pub(super) fn on_one_line(message: &impl serde::Serialize) -> Result<String, Failure> {
     let line = serde_json::to_string(message)
-        .map_err(|error| Failure::new(format!("a message is no JSON: {error}")))?;
-    // JSON has line breaks nowhere but between tokens.
+        .map_err(|error| Failure::new(format!("a message is not JSON: {error}")))?;
+    // JSON has line breaks only between tokens.
     Ok(line.replace(['\r', '\n'], " "))
 }

@@ -1,7 +1,7 @@
-//! `replog repair-epoch DIR...`: the promises of a stopped cluster, given anew where some are of epochs that
-//! its master cannot follow.
+//! `replog repair-epoch DIR...`: renews the promises of a stopped cluster if some are of epochs that its master cannot
+//! follow.
 //!
-//! Owns the words around [`replog_core::repair_epoch`], which decides and writes. Makes no directory.
+//! Owns the text around [`replog_core::repair_epoch`], which decides and writes. Creates no directory.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use super::tell;
 /// Arguments of `repair-epoch`.
 #[derive(Debug, Args)]
 pub(super) struct RepairEpochArgs {
-    /// The directories of all nodes of the cluster, none of which runs.
+    /// The directories of all nodes of the cluster, none of which may be running.
     #[arg(value_name = "DIR", required = true, num_args = 1..)]
     directories: Vec<PathBuf>,
 }
@@ -31,7 +31,7 @@ pub(super) struct RepairEpochArgs {
 ///
 /// # Errors
 ///
-/// Why nothing was repaired, or that nothing can be printed.
+/// The reason why nothing was repaired, or that nothing can be printed.
 pub(super) fn run(args: &RepairEpochArgs) -> Result<ExitCode, String> {
     let open = |directory: &PathBuf| -> Result<Arc<dyn Storage>, String> {
         let told = |what: String| format!("{}: {what}", directory.display());
@@ -62,13 +62,13 @@ pub(super) fn run(args: &RepairEpochArgs) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says that a directory is no node's, and which of those in it are.
+/// Says that a directory is not a node's, and which directories in it are.
 fn no_node(directory: &Path) -> String {
     if !directory.exists() {
         return "there is no such directory".to_owned();
     }
-    let what = "this is no node's directory";
-    // What cannot be listed has none that could be named.
+    let what = "this is not a node's directory";
+    // A directory that cannot be listed has none that could be named.
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let nodes = entries.filter(|entry| entry.path().join("meta.json").is_file());
     let mut names: Vec<String> = nodes
@@ -79,14 +79,14 @@ fn no_node(directory: &Path) -> String {
         [] => what.to_owned(),
         [one] => format!("{what}, but {one} is: name it, and those of the other nodes"),
         _ => format!(
-            "{what}; those of nodes in it are {}: name all of them",
+            "{what}; the node directories in it are {}: name all of them",
             names.join(" ")
         ),
     }
 }
 
-/// What is written belongs to whoever runs this, and only that user may read it: for another one, the node
-/// could not start any more.
+/// Refuses to run as another user: the files written belong to the user who runs this, and only that user may read
+/// them, so that another user's node could not start any more.
 fn check_user(owner: u32, own: u32) -> Result<(), String> {
     match owner == own {
         true => Ok(()),
@@ -120,7 +120,7 @@ mod tests {
     fn a_directory_above_those_of_nodes_names_them() {
         let directory = tempfile::TempDir::new().expect("a temporary directory");
         let says = || no_node(directory.path());
-        assert_eq!(says(), "this is no node's directory");
+        assert_eq!(says(), "this is not a node's directory");
         let at = |name: &str| directory.path().join(name).display().to_string();
         let make = |name: &str| {
             fs::create_dir(at(name)).expect("a free name");

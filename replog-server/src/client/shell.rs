@@ -1,4 +1,4 @@
-//! What a shell and `man` know of the program, made from its own definition.
+//! Completions and the manual page, made from the program's own definition.
 
 use std::process::ExitCode;
 
@@ -21,7 +21,7 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
     written(&text)
 }
 
-/// Prints the manual page, the pages of all commands behind it.
+/// Prints the manual page, followed by the pages of all commands.
 pub(super) fn man() -> Result<ExitCode, Failure> {
     let mut text = Vec::new();
     let mut definition = definition();
@@ -33,7 +33,7 @@ pub(super) fn man() -> Result<ExitCode, Failure> {
             .render(&mut text)
             .map_err(|error| Failure::new(format!("the manual page: {error}")))?;
     }
-    // The pages of the commands are not apart, but below.
+    // The pages of the commands follow on the same page, not separately.
     let mut text = String::from_utf8_lossy(&text).into_owned();
     for command in definition.get_subcommands() {
         let name = command.get_name().replace('-', "\\-");

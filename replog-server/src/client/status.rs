@@ -1,4 +1,4 @@
-//! `replog status`: how a node does, and on the master every other; whether one may be stopped.
+//! `replog status`: a node's state, and on the master that of every other node; and whether a node may be stopped.
 
 mod safety;
 
@@ -24,36 +24,36 @@ use super::{
 };
 use crate::words::counted;
 
-/// Between two looks of `--watch`.
+/// Interval between two refreshes of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// A master that a secondary has not heard for longer is late: some heartbeats have not come.
+/// Time after which a secondary's master counts as late: some heartbeats have not arrived.
 const MASTER_LATE_MS: u64 = 3_000;
-/// As wide as most terminals are, at the least.
+/// Width of a line: most terminals are at least this wide.
 const LINE_CHARS_MAX: usize = 80;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// Show it again every second.
+    /// Refresh every second.
     #[arg(long)]
     watch: bool,
-    /// Say whether this node may be stopped: whether the others, without it, are a majority that is there and
-    /// holds all that is committed now. The exit code is 10 if not, or if that is not known.
+    /// Report whether this node may be stopped: whether the others, without it, are a majority that is alive and holds
+    /// everything committed now. The exit code is 10 if not, or if that is not known.
     #[arg(long, value_name = "NODE", conflicts_with = "watch")]
     safe_to_stop: Option<NodeName>,
-    /// How long the others may take to catch up, and to be heard of, before the answer is no. They are heard of
-    /// once in a `--heartbeat-interval` of the master: in less time it may not become known.
+    /// Time for the others to catch up, and to be heard from, before the answer is no. They are heard from once in a
+    /// `--heartbeat-interval` of the master: in less time the answer may not become known.
     #[arg(long, default_value = "5s", value_parser = duration, requires = "safe_to_stop")]
     timeout: Duration,
 }
 
-/// What a node says of itself.
+/// A node's report about itself.
 enum Node {
     Master(Box<MasterStatus>),
     Secondary(Box<SecondaryHealth>),
 }
 
-/// Shows it.
+/// Shows the status.
 pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode, Failure> {
     if let Some(name) = &args.safe_to_stop {
         return safety::safe_to_stop(name, args.timeout, context).await;
@@ -67,7 +67,7 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
             return Ok(verdict(&node));
         }
         if context.is_for_eyes() {
-            // Home, and clear what is below: no flicker, unlike clearing everything.
+            // Move home, and clear what is below: no flicker, unlike clearing everything.
             print("\x1b[H\x1b[J")?;
         }
         match node {
@@ -77,14 +77,14 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
                 }
                 print(&text(&node, context)?)?;
             }
-            // It may come back: that is what is watched for.
+            // It may come back: that is what is being watched.
             Err(failure) => complain(&failure.reason),
         }
         actix_web::rt::time::sleep(WATCH_INTERVAL).await;
     }
 }
 
-/// The time of day, in UTC.
+/// Returns the time of day, in UTC.
 fn clock() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let seconds = since.unwrap_or_default().as_secs() % (24 * 3600);
@@ -92,7 +92,7 @@ fn clock() -> String {
     format!("{hours:02}:{minutes:02}:{:02} UTC", seconds % 60)
 }
 
-/// How many messages a second came since the look before, where there was one.
+/// Returns the messages per second since the refresh before, if there was one.
 fn rate(before: &mut Option<(Instant, u64)>, node: &Node) -> String {
     let next = match node {
         Node::Master(status) => status.log.next.0,
@@ -136,7 +136,7 @@ fn text(node: &Node, context: &Context) -> Result<String, Failure> {
     }
 }
 
-/// 10, with the reasons, where something is not as it should be.
+/// Returns exit code 10, and prints the reasons, if something is not as it should be.
 fn verdict(node: &Node) -> ExitCode {
     let reasons = match node {
         Node::Master(status) => troubles_of_master(status),
@@ -191,13 +191,13 @@ fn troubles_of_secondary(health: &SecondaryHealth) -> Vec<String> {
     let mut troubles = Vec::new();
     if !health.intact {
         troubles.push(format!(
-            "{} is not intact: it is being filled, or mended",
+            "{} is not intact: it is being filled, or repaired",
             health.name
         ));
     }
     match health.last_contact_ms {
         None => troubles.push(format!(
-            "{} has heard of no master since it was started",
+            "{} has not heard from a master since it was started",
             health.name
         )),
         Some(ms) if ms > MASTER_LATE_MS => {
@@ -213,7 +213,7 @@ fn troubles_of_secondary(health: &SecondaryHealth) -> Vec<String> {
         }
         Some(_) => {}
     }
-    // Why it hears nothing, perhaps. One that hears its master is well, whatever strangers try.
+    // A possible reason why it hears nothing. A node that hears its master is well, whatever strangers try.
     let hears_master = health
         .last_contact_ms
         .is_some_and(|ms| ms <= MASTER_LATE_MS);
@@ -236,7 +236,7 @@ fn troubles_of_secondary(health: &SecondaryHealth) -> Vec<String> {
 }
 
 fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
-    // A program is told the unit, a person sees it.
+    // For a program the heading has the unit, for a person the value does.
     let (contact, retry) = match for_eyes {
         true => ("CONTACT", "RETRY"),
         false => ("CONTACT_MS", "RETRY_MS"),
@@ -376,12 +376,12 @@ mod tests {
     }
 
     #[test]
-    fn the_status_of_a_long_log_fits_80_columns_whatever_its_nodes_are_called() {
+    fn the_status_of_a_long_log_fits_80_columns_whatever_the_nodes_names() {
         for name in ["secondary-2", &"a-very-long-name-of-a-node-".repeat(2)] {
             let mut status = status();
             status.secondaries[1].name = name.parse().expect("a name");
             let text = master_text(&status, true);
-            // Colours take no room.
+            // Colours take no space.
             let mut lines = text.lines().map(|line| {
                 let words = line.split('\x1b').map(|word| match word.split_once('m') {
                     Some((colour, rest)) if colour.starts_with('[') => rest,
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_master_that_waits_for_another_one_to_fall_silent_says_which() {
+    fn a_master_that_waits_for_another_one_to_fall_silent_names_it() {
         let mut status = serde_json::to_value(status()).expect("JSON");
         status["mode"] = "recovering".into();
         status["recovery"] = json!({
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secondary_that_heard_of_no_master_is_not_well() {
+    fn a_secondary_that_has_heard_from_no_master_is_not_well() {
         let health = |contact: Option<u64>| -> SecondaryHealth {
             let health = json!({
                 "name": "secondary-1", "role": "secondary", "version": "0.1.0", "cluster_id": null,
@@ -440,7 +440,10 @@ mod tests {
         };
         assert!(troubles_of_secondary(&health(Some(3))).is_empty());
         let troubles = troubles_of_secondary(&health(None));
-        assert!(troubles[0].contains("no master"), "{troubles:?}");
+        assert!(
+            troubles[0].contains("not heard from a master"),
+            "{troubles:?}"
+        );
         // One that has a master, which is gone.
         let troubles = troubles_of_secondary(&health(Some(90_000)));
         let expected = "secondary-1 has heard nothing from its master for ";

@@ -1,10 +1,10 @@
-//! Tables: aligned columns for eyes, columns set off by tabs for programs.
+//! Tables: aligned columns for terminals, columns separated by tabs for programs.
 
 use std::fmt::Write as _;
 
-/// Between two columns, for eyes.
+/// Space between two columns, for terminals.
 const GAP: &str = "  ";
-/// A cell is not made shorter than this.
+/// Minimum length of a shortened cell.
 const CELL_CHARS_MIN: usize = 9;
 
 /// Rows under a heading.
@@ -13,21 +13,21 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// An empty one with these headings.
+    /// Returns an empty table with these headings.
     pub(super) fn new<const N: usize>(headings: [&str; N]) -> Table {
         Table {
             rows: vec![headings.map(str::to_owned).to_vec()],
         }
     }
 
-    /// Adds a row, of as many cells as there are headings.
+    /// Adds a row with as many cells as there are headings.
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(cells.len(), self.rows[0].len(), "a cell for each heading");
         self.rows.push(cells.to_vec());
     }
 
-    /// Shortens the cells of a column as far as it takes for the lines to fit, for eyes: their middle, since names
-    /// that belong together often begin or end in the same way.
+    /// For terminals, shortens the cells of a column as far as needed for the lines to fit. Cuts their middle, since
+    /// names that belong together often begin or end in the same way.
     pub(super) fn fit(&mut self, column: usize, line_chars_max: usize) {
         let excess = self.widths().iter().sum::<usize>() + GAP.len() * (self.rows[0].len() - 1);
         let excess = excess.saturating_sub(line_chars_max);
@@ -46,7 +46,7 @@ impl Table {
         (0..self.rows[0].len()).map(width).collect()
     }
 
-    /// The text, a line a row.
+    /// Returns the text, one line per row.
     pub(super) fn text(&self, for_eyes: bool) -> String {
         let mut text = String::new();
         let widths = self.widths();
@@ -66,7 +66,7 @@ impl Table {
     }
 }
 
-/// A text of so many characters at most, without its middle where it is longer.
+/// Returns a text of at most this many characters, without its middle if it is longer.
 fn shortened(text: &str, chars_max: usize) -> String {
     let chars: Vec<char> = text.chars().collect();
     if chars.len() <= chars_max {
@@ -77,7 +77,7 @@ fn shortened(text: &str, chars_max: usize) -> String {
     begin.iter().chain(&['\u{2026}']).chain(end).collect()
 }
 
-/// A time as people say it, in the unit that fits, rounded down.
+/// Returns a time for people, in the unit that fits, rounded down.
 pub(super) fn span(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),
@@ -87,8 +87,7 @@ pub(super) fn span(ms: u64) -> String {
     }
 }
 
-/// A word in colour, where somebody sees it and has not said that they want none
-/// (<https://no-color.org>).
+/// Returns a word in colour, if a person sees it and has not asked for no colour (<https://no-color.org>).
 pub(super) fn coloured(text: &str, colour: Colour, for_eyes: bool) -> String {
     let wanted = for_eyes && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     match wanted {
@@ -97,7 +96,7 @@ pub(super) fn coloured(text: &str, colour: Colour, for_eyes: bool) -> String {
     }
 }
 
-/// What a word means.
+/// Meaning of a colour.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Colour {
     Bad = 31,
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_for_eyes_and_set_off_by_tabs_for_programs() {
+    fn columns_are_aligned_for_terminals_and_separated_by_tabs_for_programs() {
         let mut table = Table::new(["node", "next"]);
         table.row(["a long name".to_owned(), "7".to_owned()]);
         assert_eq!(table.text(true), "node         next\na long name  7\n");
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_is_shortened_as_far_as_it_takes() {
+    fn a_column_is_shortened_as_far_as_needed() {
         let table = || {
             let mut table = Table::new(["node", "next"]);
             table.row(["secondary-in-the-east-17".to_owned(), "7".to_owned()]);
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_said_in_a_unit_that_fits() {
+    fn times_are_shown_in_a_unit_that_fits() {
         let table = [
             (0, "0 ms"),
             (999, "999 ms"),

@@ -1,4 +1,4 @@
-//! `replog wait`: until enough nodes hold a message, which may still have to be appended.
+//! `replog wait`: waits until enough nodes hold a message, which may still have to be appended.
 
 use std::{
     process::ExitCode,
@@ -22,13 +22,13 @@ use super::{
 /// Arguments of `wait`.
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
-    /// The message's offset; as OFFSET@CLUSTER it is one of that log only.
+    /// The message's offset; as OFFSET@CLUSTER it refers to that log only.
     offset: Position,
-    /// How many nodes must hold it: a number, `majority` or `all`.
+    /// Number of nodes that must hold it: a number, `majority` or `all`.
     #[arg(long, default_value = "majority", value_parser = ConcernParser, hide_possible_values = true)]
     concern: Concern,
-    /// How long to wait, such as `3s` [default: as long as the master does, which is for ever unless it was
-    /// told otherwise].
+    /// Maximum time to wait, such as `3s` [default: as long as the master does, which is for ever unless configured
+    /// otherwise].
     #[arg(long, value_parser = duration)]
     timeout: Option<Duration>,
 }
@@ -55,7 +55,7 @@ async fn for_one_that_comes(
     }
 }
 
-/// Waits, and says who holds it.
+/// Waits, and prints the nodes that hold it.
 pub(super) async fn run(args: &WaitArgs, context: &Context) -> Result<ExitCode, Failure> {
     let client = args.offset.client(&context.client);
     let begun = Instant::now();
@@ -85,9 +85,11 @@ pub(super) async fn run(args: &WaitArgs, context: &Context) -> Result<ExitCode, 
         .and_then(|concern| holders::held(&message, concern));
     let Some(mut held) = held else {
         let url = context.url();
-        return Err(Failure::new(format!("{url} does not say who holds it")));
+        return Err(Failure::new(format!(
+            "{url} does not say which nodes hold it"
+        )));
     };
-    // Whether it was met is told of the end of the wait, the names of the moment after it.
+    // `concern_met` refers to the end of the wait, the names to the moment after it.
     held.concern_met |= message.concern_met == Some(true);
     match context.form {
         Form::Json => context.print_json(&held)?,

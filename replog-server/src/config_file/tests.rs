@@ -1,4 +1,4 @@
-//! Files of settings in, settings or one line that says what is wrong out.
+//! Files of settings in; out come settings, or one line with the mistake.
 
 use super::*;
 use crate::args::{self, Command};
@@ -28,7 +28,7 @@ impl Case {
         args::parse(self.args(line)).map_err(|error| args::message_of(&error))
     }
 
-    /// What is printed for a command that is fine.
+    /// Returns the output for a valid command.
     fn printed(&self, line: &str) -> String {
         let args = self.args(&format!("{line} --print-config"));
         let (_, printed) = args::parse_settings(args).expect("good settings");
@@ -37,7 +37,7 @@ impl Case {
 }
 
 #[test]
-fn a_file_gives_what_flags_do_not() {
+fn a_file_sets_what_flags_do_not() {
     let case = Case::new(
         r#"
 # What a master needs.
@@ -99,17 +99,17 @@ cluster-secret-file = "x/cluster.secret"
     assert_eq!(
         args.secondaries.len(),
         1,
-        "flags are instead of it, not beside it"
+        "flags replace it, they do not add to it"
     );
 }
 
 #[test]
-fn what_a_command_must_have_may_stand_in_the_file() {
+fn a_required_flag_may_be_in_the_file() {
     let case = Case::new(r#"name = "s""#);
     assert!(matches!(case.parse("secondary"), Ok(Command::Secondary(_))));
     let case = Case::new(r#"secondary = "a=a:1,b=b:2""#);
     let Ok(Command::Master(args)) = case.parse("master") else {
-        panic!("a string is as the flag takes it")
+        panic!("a string is read as the flag's value")
     };
     assert_eq!(args.secondaries.len(), 2);
     let case = Case::new("port = 0\nsecondaries = \"3\"\n");
@@ -122,7 +122,7 @@ fn what_a_command_must_have_may_stand_in_the_file() {
 }
 
 #[test]
-fn a_switch_that_the_file_has_on_is_switched_off_by_its_flag() {
+fn a_switch_that_is_on_in_the_file_is_switched_off_by_its_flag() {
     let case = Case::new("memory = true\nexisting = true\n");
     let Ok(Command::Cluster(args)) = case.parse("cluster --memory=false") else {
         panic!("good settings")
@@ -140,7 +140,7 @@ fn a_switch_that_the_file_has_on_is_switched_off_by_its_flag() {
             "{line}\n---\n{printed}"
         );
     }
-    // What is printed says the same again.
+    // The printed settings give the same again.
     let again = Case::new(&printed);
     let Ok(Command::Cluster(args)) = again.parse("cluster") else {
         panic!("good settings")
@@ -149,7 +149,7 @@ fn a_switch_that_the_file_has_on_is_switched_off_by_its_flag() {
 }
 
 #[test]
-fn what_is_wrong_in_a_file_is_said_with_its_line() {
+fn a_mistake_in_a_file_is_reported_with_its_line() {
     let table = [
         (
             "secondary --name s",
@@ -282,7 +282,7 @@ fn what_is_wrong_in_a_file_is_said_with_its_line() {
 }
 
 #[test]
-fn all_that_holds_is_printed_as_a_file_that_says_the_same() {
+fn all_settings_in_effect_are_printed_as_a_file_that_gives_the_same() {
     let case = Case::new(
         "secondary = [\"a=a:1\", \"b=b:2\"]\nretry-max = \"4s\"\nmemory = true\n\
          cluster-secret-file = \"s\"\nkey-horizon = 77\ndata-dir = 'a \"b\\c'\n",
@@ -328,7 +328,7 @@ fn all_that_holds_is_printed_as_a_file_that_says_the_same() {
 }
 
 #[test]
-fn a_flag_for_one_way_to_prove_who_a_node_is_wins_over_a_file_that_has_another_way() {
+fn a_flag_for_one_way_to_prove_identity_wins_over_another_way_in_the_file() {
     let case = Case::new("cluster-secret-file = \"s\"\n");
     let pem = "--cluster-cert c --cluster-key k --cluster-ca a";
     for (line, uses_secret) in [
@@ -345,7 +345,7 @@ fn a_flag_for_one_way_to_prove_who_a_node_is_wins_over_a_file_that_has_another_w
         };
         let common = args.common;
         assert_eq!(common.cluster_secret_file.is_some(), uses_secret, "{line}");
-        // What is printed says the same again.
+        // The printed settings give the same again.
         let again = Case::new(&case.printed(&line));
         let Ok(Command::Secondary(args)) = again.parse("secondary") else {
             panic!("{line}");
@@ -362,7 +362,7 @@ fn a_flag_for_one_way_to_prove_who_a_node_is_wins_over_a_file_that_has_another_w
 }
 
 #[test]
-fn every_setting_can_stand_in_a_file_but_those_about_the_file() {
+fn every_setting_can_be_in_a_file_except_those_about_the_file() {
     let printed = Case::new("").printed("master --secondary a=a:1");
     let program = args::program();
     let master = program.find_subcommand("master").expect("a command");

@@ -1,8 +1,8 @@
-//! The queue of lines between those who log and stderr.
+//! The queue of lines between the threads that log and stderr.
 //!
-//! Owns one bounded queue and the thread that empties it. Whoever logs hands a line over and goes on: a log
-//! driver that hangs must not hold up a node. A line that finds no room is dropped and counted, and the next
-//! one that finds room stands behind a line that tells how many are missing. Keeps rule 11.
+//! Owns one bounded queue and the thread that empties it. A thread hands its line over and goes on: a log driver that
+//! hangs must not hold up a node. A line for which there is no space is dropped and counted, and the next one that is
+//! queued follows a line with the number of dropped lines. Keeps rule 11.
 
 use std::{
     collections::VecDeque,
@@ -21,7 +21,7 @@ use rustix::{
     io::Errno,
 };
 
-/// Bytes of lines that wait to be written, at most. A line beyond that is dropped.
+/// Maximum number of bytes of lines that wait to be written. A line beyond that is dropped.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 
 /// Lines that wait to be written.
@@ -36,11 +36,11 @@ struct Waiting {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
     bytes_max: usize,
-    /// The line that tells how many were dropped.
+    /// Makes the line with the number of dropped lines.
     notice_of: fn(u64) -> Vec<u8>,
     /// Lines dropped since the last one that was queued.
     dropped: u64,
-    /// There is a thread that writes.
+    /// A thread that writes was started.
     started: bool,
     /// A line was taken out and is being written.
     writing: bool,
@@ -59,7 +59,7 @@ impl Waiting {
         }
     }
 
-    /// Queues a line; `false`: there is no room, and it is dropped.
+    /// Queues a line; `false`: there is no space, and it is dropped.
     fn push(&mut self, line: Vec<u8>) -> bool {
         let notice = self.notice().unwrap_or_default();
         if self.bytes + notice.len() + line.len() > self.bytes_max {
@@ -80,7 +80,7 @@ impl Waiting {
         }
     }
 
-    /// Takes the next line out; at the end, the news of those that were dropped.
+    /// Takes the next line out; at the end, the notice about dropped lines.
     fn pop(&mut self) -> Option<Vec<u8>> {
         if let Some(line) = self.lines.pop_front() {
             self.bytes -= line.len();
@@ -100,7 +100,7 @@ impl Waiting {
     }
 }
 
-/// Each call hands one line over.
+/// Each call hands over one line.
 impl io::Write for &'static Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line.to_vec());
@@ -113,7 +113,8 @@ impl io::Write for &'static Queue {
 }
 
 impl Queue {
-    /// An empty queue that nobody empties yet. `notice_of` makes the line that tells how many were dropped.
+    /// Returns an empty queue without a thread that empties it. `notice_of` makes the line with the number of dropped
+    /// lines.
     pub(crate) const fn new(notice_of: fn(u64) -> Vec<u8>) -> Queue {
         Queue {
             waiting: Mutex::new(Waiting::new(QUEUE_BYTES_MAX, notice_of)),
@@ -126,7 +127,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// When the system gives no thread.
+    /// If the system gives no thread.
     pub(crate) fn start(&'static self) -> io::Result<()> {
         let thread = thread::Builder::new().name("replog-log".to_owned());
         thread.spawn(|| self.write_all(write_to_stderr))?;
@@ -134,7 +135,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Hands a line over, its line end included. Never waits for stderr.
+    /// Hands over a line, including its line end. Never waits for stderr.
     pub(crate) fn push(&self, line: Vec<u8>) {
         if !self.waiting().push(line) {
             self.dropped_total.fetch_add(1, Ordering::Relaxed);
@@ -142,13 +143,13 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Counts the lines that were dropped.
+    /// Returns the number of lines that were dropped.
     pub(crate) fn dropped_total(&self) -> u64 {
         self.dropped_total.load(Ordering::Relaxed)
     }
 
-    /// Waits until every line is written, at most for `time_max`; `false`: some are not. Writes them itself
-    /// where no thread could be started.
+    /// Waits until every line is written, for at most `time_max`; `false`: some are not. Writes them itself if no
+    /// thread could be started.
     pub(crate) fn flush(&self, time_max: Duration) -> bool {
         let deadline = Instant::now() + time_max;
         let mut waiting = self.waiting();
@@ -168,7 +169,7 @@ impl Queue {
         true
     }
 
-    /// Writes lines as they come, for ever. The lock is free while a line is written.
+    /// Writes lines as they arrive, for ever. The lock is free while a line is written.
     fn write_all(&self, write: impl Fn(&[u8])) {
         loop {
             let mut waiting = self.waiting();
@@ -192,8 +193,8 @@ impl Queue {
     }
 }
 
-/// Writes a line, as long as that takes. Without the lock of the standard library's stderr: one who
-/// waits here must not hold up others. What cannot be written is lost, as a closed pipe is no reason to stop.
+/// Writes a line, however long that takes. Without the lock of the standard library's stderr: a thread that waits here
+/// must not hold up others. What cannot be written is lost, since a closed pipe is no reason to stop.
 fn write_to_stderr(mut line: &[u8]) {
     let stderr = io::stderr();
     let stderr = stderr.as_fd();
@@ -201,7 +202,7 @@ fn write_to_stderr(mut line: &[u8]) {
         match rustix::io::write(stderr, line) {
             Ok(written) => line = &line[written..],
             Err(Errno::INTR) => {}
-            // Somebody made the other end of it non-blocking.
+            // The other end made it non-blocking.
             Err(Errno::AGAIN) => match poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => return,
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_room_is_dropped_and_the_next_one_tells_of_it() {
+    fn a_line_without_space_is_dropped_and_the_next_one_reports_it() {
         let mut waiting = Waiting::new(100, notice_of);
         assert!(waiting.push(vec![b'a'; 60]));
         assert!(!waiting.push(vec![b'b'; 60]));
@@ -238,15 +239,18 @@ mod tests {
         assert_eq!(lines(&mut waiting), [notice, "d\n"]);
         assert!(waiting.is_written() && waiting.bytes == 0);
 
-        assert!(!waiting.push(vec![b'e'; 101]), "longer than all room");
-        assert!(!waiting.is_written(), "that is still to be told");
+        assert!(
+            !waiting.push(vec![b'e'; 101]),
+            "longer than the whole queue"
+        );
+        assert!(!waiting.is_written(), "still to be reported");
         let notice = "1 dropped\n";
-        assert_eq!(lines(&mut waiting), [notice], "also where no line follows");
+        assert_eq!(lines(&mut waiting), [notice], "even if no line follows");
         assert!(waiting.is_written());
     }
 
     #[test]
-    fn nobody_waits_for_a_writer_that_hangs() {
+    fn no_thread_waits_for_a_writer_that_hangs() {
         let queue: &'static Queue = Box::leak(Box::new(Queue::new(notice_of)));
         let (go_on, hangs) = channel::<()>();
         let (sender, written) = channel();

@@ -1,7 +1,7 @@
-//! A time as text (RFC 3339, in UTC), whatever the clock says.
+//! A time as text (RFC 3339, in UTC), for every value of the clock.
 //!
-//! The clock of a machine may say anything, so every `SystemTime` has a text: beyond the years 0 to 9999 with a
-//! sign and more digits (ISO 8601, expanded representation).
+//! The clock of a machine may show anything, so every `SystemTime` has a text: beyond the years 0 to 9999 with a sign
+//! and more digits (ISO 8601, expanded representation).
 
 use std::{
     fmt,
@@ -22,7 +22,7 @@ impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = match self.0.duration_since(UNIX_EPOCH) {
             Ok(since) => since.as_millis() as i128,
-            // Rounded down as after 1970: the millisecond in which it lies.
+            // Rounded down as after 1970: the millisecond that contains it.
             Err(before) => -(before.duration().as_nanos().div_ceil(1_000_000) as i128),
         };
         let (days, ms) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS));
@@ -40,7 +40,7 @@ impl fmt::Display for Rfc3339 {
     }
 }
 
-/// The date of a day, counted from 1970. Years begin in March, so that the leap day is a year's last one.
+/// Returns the date of a day, counted from 1970. Years begin in March, so that the leap day is a year's last one.
 fn civil(days: i128) -> (i128, i128, i128) {
     let days = days + EPOCH_DAYS;
     let (era, day_of_era) = (days.div_euclid(ERA_DAYS), days.rem_euclid(ERA_DAYS));

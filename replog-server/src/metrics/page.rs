@@ -1,4 +1,4 @@
-//! Families of metrics, one after the other: the way from a value to `prometheus-client`.
+//! Families of metrics, one after the other: from values to `prometheus-client`.
 
 use prometheus_client::encoding::EncodeCounterValue;
 
@@ -33,7 +33,7 @@ impl<'a> Page<'a> {
         self.0.encode_descriptor(stem, help, unit, kind)
     }
 
-    /// Words that are what they are; `_info` follows the name.
+    /// Writes constant words as labels; `_info` follows the name.
     pub(super) fn info<const N: usize>(
         &mut self,
         name: &str,
@@ -44,7 +44,7 @@ impl<'a> Page<'a> {
             .encode_info(labels)
     }
 
-    /// One value of now.
+    /// Writes one current value.
     pub(super) fn gauge(
         &mut self,
         name: &str,
@@ -55,7 +55,7 @@ impl<'a> Page<'a> {
             .encode_gauge(&value)
     }
 
-    /// Values of now.
+    /// Writes current values.
     pub(super) fn gauges<'l, V: EncodeGaugeValue, const N: usize>(
         &mut self,
         name: &str,
@@ -69,7 +69,7 @@ impl<'a> Page<'a> {
         Ok(())
     }
 
-    /// 1 for the state that holds, 0 for all others.
+    /// Writes 1 for the current state, 0 for all others.
     pub(super) fn states<S: fmt::Display + PartialEq>(
         &mut self,
         name: &str,
@@ -86,7 +86,7 @@ impl<'a> Page<'a> {
         )
     }
 
-    /// Counts that only grow; `_total` follows the name.
+    /// Writes counts that only grow; `_total` follows the name.
     pub(super) fn counters<'l, V: EncodeCounterValue, const N: usize>(
         &mut self,
         name: &str,
@@ -101,7 +101,7 @@ impl<'a> Page<'a> {
         Ok(())
     }
 
-    /// Histograms.
+    /// Writes histograms.
     pub(super) fn histogram<'l, const N: usize>(
         &mut self,
         name: &str,

@@ -1,14 +1,14 @@
-//! The older text format of Prometheus (version 0.0.4), made of OpenMetrics text.
+//! The older text format of Prometheus (version 0.0.4), made from OpenMetrics text.
 //!
-//! Owns the differences: a counter's family there has the name of its series, an info is a gauge, units and the mark
-//! at the end are not known.
+//! Owns the differences: there, a counter's family has the name of its series, an info is a gauge, and units and the
+//! mark at the end are unknown.
 
 use std::fmt::Write as _;
 
-/// Rewrites a page. It is one of ours: each family has its help, its type and perhaps its unit before its series.
+/// Rewrites a page made by this program: each family has its help, its type and perhaps its unit before its series.
 pub(super) fn of(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
-    // A family's help stands before its type, which says what the family is called.
+    // A family's help stands before its type, which gives the family's name.
     let mut help = None;
     for line in open_metrics.lines() {
         if let Some(described) = line.strip_prefix("# HELP ") {

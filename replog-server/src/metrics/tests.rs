@@ -1,5 +1,5 @@
-//! Names, labels and values, of nodes that have done nothing yet; and that whoever names a series
-//! names one that there is.
+//! Names, labels and values, of nodes that have done nothing yet; and every series that is named
+//! elsewhere exists.
 
 use std::{collections::BTreeMap, fs};
 
@@ -8,11 +8,11 @@ use actix_web::{App, test as http};
 use super::*;
 use crate::{app, node::NodeState, route_tests::Pair};
 
-/// A page, read back.
+/// A page, parsed.
 struct Read {
     /// The type of each family.
     families: BTreeMap<String, String>,
-    /// By name and labels as they stand.
+    /// By name and labels as written.
     samples: BTreeMap<String, f64>,
 }
 
@@ -34,7 +34,7 @@ impl Read {
         Read { families, samples }
     }
 
-    /// The names that a query may use.
+    /// Returns the names that a query may use.
     fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self
             .samples
@@ -196,7 +196,7 @@ async fn a_node_that_has_stopped_shows_nothing() {
 }
 
 #[test]
-fn the_words_of_a_concern_go_before_its_number() {
+fn a_concern_with_a_word_is_labelled_with_the_word() {
     let labels = |nodes: usize| -> Vec<String> {
         (1..=nodes)
             .map(|count| concern_label(count, nodes))
@@ -224,7 +224,7 @@ fn each_alert_has_a_test() {
     );
 }
 
-/// What begins like a name of ours in a text.
+/// Returns the words of a text that begin like one of our names.
 fn names_in(text: &str) -> Vec<String> {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = text.split(|c: char| !is_of_name(c));
@@ -243,7 +243,7 @@ fn file(path: &str) -> String {
 }
 
 #[actix_web::test]
-async fn rules_dashboard_and_readme_name_only_what_there_is_and_the_readme_all_of_it() {
+async fn rules_dashboard_and_readme_name_only_existing_series_and_the_readme_all_of_them() {
     let pair = Pair::start(None).await;
     let pages = [page(&pair.master).await, page(&pair.secondary).await];
     pair.stop().await;
@@ -268,7 +268,7 @@ async fn rules_dashboard_and_readme_name_only_what_there_is_and_the_readme_all_o
             .is_some_and(|panels| !panels.is_empty())
     );
 
-    // As a reader of the README writes them: counters with `_total`, histograms without a suffix.
+    // In the README's notation: counters with `_total`, histograms without a suffix.
     let mut families: Vec<String> = pages
         .iter()
         .flat_map(|page| &page.families)

@@ -22,7 +22,7 @@ where
 }
 
 #[actix_web::test]
-async fn a_read_waits_until_the_node_shows_an_offset_or_its_time_is_up() {
+async fn a_read_waits_until_the_node_shows_an_offset_or_times_out() {
     let pair = Pair::start(None).await;
     let master = application!(pair.master);
     let secondary = application!(pair.secondary);
@@ -46,7 +46,7 @@ async fn a_read_waits_until_the_node_shows_an_offset_or_its_time_is_up() {
     let (waited, appended) = tokio::join!(waits, appends);
     assert_eq!((waited.status, appended.status), (200, 201));
     assert_eq!(waited.body["messages"][0]["data"], 3);
-    // With the node such a wait ends.
+    // Such a wait ends with the node.
     let waits = call(&secondary, read("/messages?wait_for=99"));
     let (waited, ()) = tokio::join!(waits, pair.secondary.node.stop());
     assert_eq!(waited.status, 503);
@@ -96,7 +96,7 @@ async fn a_follower_is_told_when_the_node_stops() {
 }
 
 #[actix_web::test]
-async fn a_concern_is_waited_for_after_the_fact_on_the_master() {
+async fn a_concern_can_be_waited_for_after_the_append_on_the_master() {
     let pair = Pair::start(None).await;
     let master = application!(pair.master);
     let secondary = application!(pair.secondary);
@@ -138,7 +138,7 @@ async fn a_concern_is_waited_for_after_the_fact_on_the_master() {
             answer.body
         );
     }
-    // One that nobody else gets.
+    // One that only the master gets.
     pair.secondary.node.stop().await;
     let body = r#"{"data":3,"meta":{"concern":1}}"#;
     assert_eq!(call(&master, post(body)).await.status, 201);
@@ -162,11 +162,11 @@ async fn a_concern_is_waited_for_after_the_fact_on_the_master() {
 }
 
 #[actix_web::test]
-async fn what_is_not_known_to_be_committed_is_not_called_missing() {
+async fn a_message_not_known_to_be_committed_is_not_called_missing() {
     let pair = Pair::start(None).await;
     let master = application!(pair.master);
     append_three(&master).await;
-    // One that nobody else gets.
+    // One that only the master gets.
     pair.secondary.node.stop().await;
     let body = r#"{"data":3,"meta":{"concern":1}}"#;
     assert_eq!(call(&master, post(body)).await.status, 201);
@@ -183,7 +183,7 @@ async fn what_is_not_known_to_be_committed_is_not_called_missing() {
 }
 
 #[actix_web::test]
-async fn a_read_that_is_more_than_one_chunk_takes_the_place_of_a_reader() {
+async fn a_read_of_more_than_one_chunk_takes_the_slot_of_a_reader() {
     let pair = Pair::start(None).await;
     let master = application!(pair.master);
     let line = format!("\"{}\"\n", "x".repeat(3_000));
@@ -209,7 +209,7 @@ async fn a_read_that_is_more_than_one_chunk_takes_the_place_of_a_reader() {
         let request = read("/messages").to_request();
         let response = master.call(request).await.expect("an answer");
         assert_eq!(response.status(), 200);
-        // As long as the rest of it is not taken.
+        // While the rest of it is not taken.
         assert!(pair.master.enter_reader(Client::at(NOBODY)).is_err());
         drop(response);
         assert!(pair.master.enter_reader(Client::at(NOBODY)).is_ok());
@@ -219,7 +219,7 @@ async fn a_read_that_is_more_than_one_chunk_takes_the_place_of_a_reader() {
 }
 
 #[actix_web::test]
-async fn readers_that_take_long_leave_room_for_appends() {
+async fn slow_readers_leave_slots_for_appends() {
     let pair = Pair::start(None).await;
     let master = application!(pair.master);
     append_three(&master).await;
@@ -244,12 +244,12 @@ async fn readers_that_take_long_leave_room_for_appends() {
             answer.body
         );
     }
-    // Whoever need not wait is served, and so is who appends.
+    // Reads that need not wait are served, and so are appends.
     for request in [read("/messages?wait_for=2"), read("/messages?from=1")] {
         assert_eq!(call(&master, request).await.status, 200);
     }
     append_three(&master).await;
-    // A follower gives its place back with its connection.
+    // A follower releases its slot with its connection.
     entered.pop();
     for _ in 0..2 {
         let request = read("/messages?follow=true").insert_header(EVENTS);

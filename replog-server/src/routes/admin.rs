@@ -1,4 +1,5 @@
-//! `/admin`: what an operator asks of a node while it runs. Nothing of it outlives the process.
+//! `/admin`: an operator's requests to a running node. None of them has an effect after its
+//! restart.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use log::LevelFilter;
@@ -18,7 +19,7 @@ use crate::{
     routes::{State, json_object, not_master, ok_json},
 };
 
-/// Asks the master for read-only.
+/// Pauses appends on the master.
 pub(crate) async fn read_only(
     state: State,
     request: HttpRequest,
@@ -28,7 +29,7 @@ pub(crate) async fn read_only(
     answer(master.pause_appends().await)
 }
 
-/// Lifts that again.
+/// Resumes appends on the master.
 pub(crate) async fn read_write(
     state: State,
     request: HttpRequest,
@@ -38,14 +39,14 @@ pub(crate) async fn read_write(
     answer(master.resume_appends().await)
 }
 
-/// What a request to change the log level says.
+/// The body of a request to change the log level.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LogLevel {
     level: Level,
 }
 
-/// A level, from none of the lines to all of them.
+/// A level, from no lines to all of them.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Level {
@@ -57,13 +58,13 @@ enum Level {
     Trace,
 }
 
-/// Which log lines are written.
+/// Shows the filter of log lines.
 pub(crate) async fn show_log_level(request: HttpRequest) -> Result<HttpResponse, Problem> {
     Query::of(&request, &[])?;
     Ok(ok_json(&log_lines::filter()))
 }
 
-/// Changes that.
+/// Sets the level of log lines.
 pub(crate) async fn set_log_level(
     state: State,
     request: HttpRequest,
@@ -82,7 +83,7 @@ pub(crate) async fn set_log_level(
     })))
 }
 
-/// Goes back to what held at the start.
+/// Restores the filter of the start.
 pub(crate) async fn reset_log_level(
     state: State,
     request: HttpRequest,
@@ -92,7 +93,7 @@ pub(crate) async fn reset_log_level(
     Ok(ok_json(&log_lines::reset()))
 }
 
-/// The master here, for a request that has nothing but its path.
+/// Returns this node's master, for a request that has nothing but its path.
 async fn addressed<'a>(
     state: &'a State,
     request: &HttpRequest,
@@ -101,7 +102,7 @@ async fn addressed<'a>(
     origin::check(request, state.names())?;
     Query::of(request, &[])?;
     if !body::is_absent(request, &mut payload, state.append_limits.drain_bytes).await {
-        return Err(Problem::malformed("this request has no body"));
+        return Err(Problem::malformed("this request must have no body"));
     }
     match &state.node {
         Node::Master(master) => Ok(master),

@@ -1,4 +1,4 @@
-//! `GET /appends`: who waits for what, on the master.
+//! `GET /appends`: the waiting appends and the nodes that they wait for, on the master.
 
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -9,10 +9,10 @@ use crate::{
     routes::{State, not_master, ok_json},
 };
 
-/// Appends that are shown when the request does not say how many.
+/// Number of appends that are shown when the request does not set one.
 const LIMIT_DEFAULT: u64 = 100;
 
-/// Lists the oldest appends that wait.
+/// Lists the oldest waiting appends.
 pub(crate) async fn list(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let limit = Query::of(&request, &["limit"])?
         .positive("limit")?

@@ -21,10 +21,10 @@ use crate::{
     words::counted,
 };
 
-/// Bodies beyond this are read off the thread that serves other clients too.
+/// Larger bodies are parsed off the thread that serves other clients too.
 const PARSED_AT_ONCE_BYTES: usize = 256 << 10;
 
-/// What a batch asks for beside its messages.
+/// The options of a batch.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) key: Option<IdempotencyKey>,
@@ -34,7 +34,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// As the query says.
+    /// Returns the options in the query.
     pub(super) fn of(request: &HttpRequest) -> Result<Asked, Problem> {
         let known = ["concern", "timeout_ms", "idempotency_key", "encoding"];
         let query = Query::of(request, &known)?;
@@ -88,7 +88,7 @@ pub(super) async fn append(
     Ok(json_body(&mut response, &receipt))
 }
 
-/// Reads the lines. What they become is all that is kept of the body.
+/// Parses the lines. Only the resulting messages of the body are kept.
 async fn parse(
     body: Bytes,
     encoding: Encoding,
@@ -99,7 +99,7 @@ async fn parse(
     } else {
         web::block(move || append_lines::parse(&body, encoding, limits))
             .await
-            .map_err(|_| Problem::new(Kind::Stopping, "it takes no more appends").retry_after())?
+            .map_err(|_| Problem::new(Kind::Stopping, "it accepts no more appends").retry_after())?
     };
     parsed.map_err(|error| match error {
         LinesError::Malformed(what) => Problem::malformed(what),
@@ -113,7 +113,7 @@ async fn parse(
         }
         LinesError::TooMuch => {
             let limit = LimitName::MaxQueuedBytes.as_str();
-            // However long it waits, so large a batch is never taken.
+            // A batch of this size is never accepted, however long it waits.
             Problem::overloaded(limit, limits.batch_bytes as u64).member("retriable", false)
         }
     })

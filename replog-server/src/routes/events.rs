@@ -1,4 +1,4 @@
-//! `GET /events`: what changes in this node, as it changes.
+//! `GET /events`: changes in this node, as they happen.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -15,14 +15,14 @@ use crate::{
     shares::Client,
 };
 
-/// Listens to the node.
+/// Streams the node's events.
 pub(crate) async fn listen(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Query::of(&request, &[])?;
     if !accept::takes(request.headers(), EVENT_STREAM) {
-        let text = format!("there is only {EVENT_STREAM}");
+        let text = format!("the only form here is {EVENT_STREAM}");
         return Err(Problem::new(Kind::NotAcceptable, text));
     }
-    // It lasts as long as its reader likes, as one does that follows.
+    // It lasts as long as its reader likes, like a follower.
     let entered = state.enter_reader(Client::at(request.peer_addr()))?;
     connections::listen_on_connection_of(&request);
     let node = &state.node;

@@ -1,4 +1,4 @@
-//! `/faults`: makes this node fail on purpose. Only where it was started with `--allow-faults`.
+//! `/faults`: makes this node fail on purpose. Only if it was started with `--allow-faults`.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use replog_core::transport::{FaultInjector, FaultSettings};
@@ -10,7 +10,7 @@ use crate::{
     routes::{State, json_object, ok_json},
 };
 
-/// Shows the faults that hold.
+/// Shows the active faults.
 pub(crate) async fn show(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Query::of(&request, &[])?;
     Ok(ok_json(&injector(&state)?.get()))

@@ -21,10 +21,10 @@ use crate::{
     words::counted,
 };
 
-/// How long a node may take to say how it is before it counts as hanging.
+/// Time after which a node that has not reported its state counts as hanging.
 pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// What a node says about itself.
+/// A node's report about itself.
 enum Health {
     Master(Box<MasterHealth>),
     Secondary(Box<SecondaryHealth>),
@@ -43,7 +43,7 @@ async fn ask(state: &NodeState) -> Result<Health, Stopped> {
     }
 }
 
-/// The truth about the node.
+/// Shows the node's state.
 pub(crate) async fn health(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Query::of(&request, &[])?;
     Ok(match ask(&state).await? {
@@ -52,16 +52,16 @@ pub(crate) async fn health(state: State, request: HttpRequest) -> Result<HttpRes
     })
 }
 
-/// A node's health, and where the node is.
+/// A node's health, and its addresses.
 #[derive(Serialize)]
 struct Shown<'a, H> {
     #[serde(flatten)]
     health: &'a H,
-    /// Its cluster listener.
+    /// Address of its cluster listener.
     address: Option<&'a HostPort>,
-    /// Where clients reach it, as far as it knows.
+    /// URL of the node for clients, as far as it knows.
     url: Option<&'a NodeUrl>,
-    /// The last node that its cluster listener refused, where the nodes are set up wrong.
+    /// The last node that its cluster listener refused, if the nodes are misconfigured.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_refusal: Option<ShownRefusal>,
 }
@@ -99,13 +99,13 @@ impl<'a, H> Shown<'a, H> {
     }
 }
 
-/// Does the process work?
+/// Reports whether the process works.
 pub(crate) async fn live(state: State) -> Result<HttpResponse, Problem> {
     probe(&state).await?;
     Ok(fine())
 }
 
-/// Can it serve reads?
+/// Reports whether the node can serve reads.
 pub(crate) async fn ready(state: State) -> Result<HttpResponse, Problem> {
     match probe(&state).await? {
         Health::Secondary(health) if health.cluster_id.is_none() => Err(Problem::new(
@@ -116,7 +116,7 @@ pub(crate) async fn ready(state: State) -> Result<HttpResponse, Problem> {
     }
 }
 
-/// Can it take appends?
+/// Reports whether the node can take appends.
 pub(crate) async fn ready_write(state: State) -> Result<HttpResponse, Problem> {
     let health = match probe(&state).await? {
         Health::Master(health) => health,
@@ -129,7 +129,9 @@ pub(crate) async fn ready_write(state: State) -> Result<HttpResponse, Problem> {
     }
     let reason = match health.mode_reason {
         Some(reason) => format!(" ({reason})"),
-        None if health.log.disk != DiskState::Ok => " and its disk takes no more".to_owned(),
+        None if health.log.disk != DiskState::Ok => {
+            " and its disk accepts no more writes".to_owned()
+        }
         None => String::new(),
     };
     let quorum = health.quorum;

@@ -33,9 +33,9 @@ use crate::{
     telemetry,
 };
 
-/// The key of an append, in its head.
+/// Header with the key of an append.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// Says that the message was there before the request.
+/// Header that marks a message that existed before the request.
 const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
 
 /// Appends a message and waits for its concern.
@@ -64,7 +64,7 @@ async fn append_here(
     let (master, Head { key, batch }) = match admitted {
         Ok(admitted) => admitted,
         Err(problem) => {
-            // Its sender may still be busy sending, and would not see the answer before.
+            // Its sender may still be sending, and would not see the answer until it is done.
             body::drain(&request, &mut payload, state.append_limits.drain_bytes).await;
             return Err(problem.not_appended());
         }
@@ -84,7 +84,7 @@ async fn append_here(
         append_body::parse(&body).map_err(|what| Problem::malformed(what).not_appended())?;
     parsed.idempotency_key = one_key("meta.idempotency_key", parsed.idempotency_key, key)
         .map_err(Problem::not_appended)?;
-    // The payload is a slice of it, and must not hold it longer than the library does.
+    // The payload is a slice of it, and must not keep it longer than the library does.
     drop(body);
     let appended = append_and_wait(state, master, Client::at(request.peer_addr()), parsed);
     let receipt = telemetry::within(request.headers(), appended).await?;
@@ -114,8 +114,8 @@ async fn append_and_wait(
     Ok(master.append(body.payload, options).await?)
 }
 
-/// Lets an append in that other nodes may block: one that waits for nobody but this node is over as
-/// soon as the disk is done.
+/// Admits an append that other nodes may block: one that waits only for this node ends as soon as
+/// the disk is done.
 pub(super) fn enter(
     state: &NodeState,
     client: Client,
@@ -139,7 +139,7 @@ fn receipt_response(receipt: &Receipt) -> HttpResponse {
     json_body(&mut response, receipt)
 }
 
-/// Status and headers of a receipt.
+/// Returns status and headers of a receipt.
 pub(super) fn answer(concern_met: bool, replayed: bool, offset: Offset) -> HttpResponseBuilder {
     let status = match (concern_met, replayed) {
         (true, false) => StatusCode::CREATED,
@@ -154,14 +154,14 @@ pub(super) fn answer(concern_met: bool, replayed: bool, offset: Offset) -> HttpR
     response
 }
 
-/// What an append's head says.
+/// Contents of an append's head.
 struct Head {
     key: Option<IdempotencyKey>,
-    /// What it asks for, where the body is a batch.
+    /// The options, if the body is a batch.
     batch: Option<Asked>,
 }
 
-/// Checks what an append's head says.
+/// Checks an append's head.
 fn check_head(request: &HttpRequest) -> Result<Head, Problem> {
     let headers = request.headers();
     let content = check_content(headers)?;
@@ -180,7 +180,7 @@ fn check_head(request: &HttpRequest) -> Result<Head, Problem> {
     Ok(Head { key, batch })
 }
 
-/// The header `Idempotency-Key` as it stands, without quotes around it.
+/// Returns the header `Idempotency-Key` as it stands, without quotes around it.
 fn key_of_head(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let mut given = headers.get_all(IDEMPOTENCY_KEY);
     let Some(value) = given.next() else {
@@ -197,7 +197,7 @@ fn key_of_head(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
         .map_err(|_| Problem::malformed(append_body::key_rule("the header Idempotency-Key", &text)))
 }
 
-/// The key of an append: the header and what it is called else may both give it, if they agree.
+/// Returns the key of an append: the header and `what` may both give it, if they agree.
 fn one_key(
     what: &str,
     in_body: Option<IdempotencyKey>,
@@ -211,11 +211,11 @@ fn one_key(
     }
 }
 
-/// What is in the body of an append.
+/// Contents of an append's body.
 enum Content {
-    /// A message and what is asked of it.
+    /// One message and its options.
     One,
-    /// A message a line.
+    /// One message per line.
     Lines,
 }
 
@@ -246,7 +246,7 @@ pub(crate) async fn read(state: State, request: HttpRequest) -> HttpResponse {
     log_name::answered(&state, reads::read(&state, &request).await)
 }
 
-/// Reads one message; on the master also who holds it, and whether that meets a concern.
+/// Reads one message; on the master also which nodes hold it, and whether that meets a concern.
 pub(crate) async fn get(state: State, request: HttpRequest) -> HttpResponse {
     log_name::answered(&state, get_here(&state, &request).await)
 }
@@ -255,7 +255,7 @@ async fn get_here(state: &NodeState, request: &HttpRequest) -> Result<HttpRespon
     let query = Query::of(request, &["concern", "timeout_ms", log_name::PARAMETER])?;
     let (concern, timeout) = (query.concern()?, query.timeout()?);
     if timeout.is_some() && concern.is_none() {
-        let text = "timeout_ms ends the wait for a concern, which is not given";
+        let text = "timeout_ms ends the wait for a concern, but concern is not given";
         return Err(Problem::malformed(text));
     }
     let offset = request.match_info().get("offset").unwrap_or_default();

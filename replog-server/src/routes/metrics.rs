@@ -1,4 +1,4 @@
-//! `GET /metrics`: what the node counts and measures, for Prometheus and its kin.
+//! `GET /metrics`: the node's metrics, for Prometheus and similar tools.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -18,7 +18,7 @@ use crate::{
     routes::{State, health::ANSWER_TIME_MAX},
 };
 
-/// All series of the node, and of its process.
+/// Shows all series of the node, and of its process.
 pub(crate) async fn show(state: State, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Query::of(&request, &[])?;
     let node = match timeout(ANSWER_TIME_MAX, measure(&state)).await {
@@ -33,7 +33,7 @@ pub(crate) async fn show(state: State, request: HttpRequest) -> Result<HttpRespo
     let scrape = Scrape {
         node,
         faults: faults.unwrap_or_default(),
-        // A node that other nodes do not reach by a listener has the series too, all 0.
+        // A node without a listener for other nodes has the series too, all 0.
         between_nodes: state.between_nodes.as_ref().map_or_else(
             || NetCounters::default().snapshot(),
             |between_nodes| between_nodes.counters.snapshot(),

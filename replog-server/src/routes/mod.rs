@@ -36,19 +36,19 @@ use crate::{
 /// The state that every route takes.
 pub(crate) type State = web::Data<NodeState>;
 
-/// 200 with JSON.
+/// Returns 200 with JSON.
 fn ok_json(value: &impl serde::Serialize) -> HttpResponse {
     json_body(&mut HttpResponse::Ok(), value)
 }
 
-/// This answer with JSON, which ends with a line end: a terminal's prompt comes after it.
+/// Returns this answer with JSON and a final line break: a terminal's prompt comes after it.
 fn json_body(response: &mut HttpResponseBuilder, value: &impl serde::Serialize) -> HttpResponse {
     let mut text = serde_json::to_vec(value).expect("names, numbers and reasons are JSON");
     text.push(b'\n');
     response.content_type(JSON).body(text)
 }
 
-/// The body of a request, which is a JSON object: `what` names it where it is something else.
+/// Returns the body of a request, which must be a JSON object: `what` names it in errors.
 async fn json_object<T: DeserializeOwned>(
     state: &NodeState,
     request: &HttpRequest,
@@ -62,16 +62,16 @@ async fn json_object<T: DeserializeOwned>(
         return Err(Problem::new(Kind::UnsupportedMediaType, text));
     }
     let body = body::read(request, &mut payload, limits, &state.append_budget).await?;
-    // Without this an array would do for an object: its items, in order, for the fields.
+    // Without this, serde would accept an array for an object: its items, in order, for the fields.
     if body.trim_ascii_start().first() != Some(&b'{') {
-        let text = format!("the body is no {what}: expected an object");
+        let text = format!("the body is not a {what}: expected an object");
         return Err(Problem::malformed(text));
     }
     serde_json::from_slice(&body)
-        .map_err(|error| Problem::malformed(format!("the body is no {what}: {error}")))
+        .map_err(|error| Problem::malformed(format!("the body is not a {what}: {error}")))
 }
 
-/// What a secondary knows about its master, for those who came to the wrong node.
+/// Returns what a secondary knows about its master, for clients that came to the wrong node.
 async fn known_master(secondary: &Secondary) -> Option<MasterAddress> {
     // A node that has stopped knows nothing any more, and the answer is the same.
     secondary
@@ -81,12 +81,13 @@ async fn known_master(secondary: &Secondary) -> Option<MasterAddress> {
         .and_then(|health| health.master)
 }
 
-/// 421: only the master has this route.
+/// Returns 421: only the master has this route.
 async fn not_master(state: &NodeState, secondary: &Secondary) -> Problem {
     misdirected(state, known_master(secondary).await)
 }
 
-/// As [`not_master`], but a client is sent on to a master that said where clients reach it.
+/// Does what [`not_master`] does, but redirects a client to a master that published its URL for
+/// clients.
 async fn send_on_to_master(state: &NodeState, secondary: &Secondary, query: &str) -> Problem {
     let master = known_master(secondary).await;
     let public_url = master.as_ref().and_then(|master| master.url.clone());

@@ -1,7 +1,7 @@
 //! `GET /openapi.json`: the interface of this server, for programs.
 //!
-//! The document is written by hand, and tests keep it true: here with the routes that there are, and
-//! in `tests/it/openapi.rs` with real answers.
+//! The document is written by hand, and tests keep it correct: here against the registered routes, and in
+//! `tests/it/openapi.rs` against real answers.
 
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -35,14 +35,14 @@ mod tests {
         let pair = Pair::start(None).await;
         let mut registered = Vec::new();
         let app = App::new().configure(|config| {
-            // One that allows faults.
+            // A node that allows faults.
             registered = app::add_routes(config, &pair.secondary);
         });
         drop(init_service(app).await);
         let registered: BTreeSet<(String, String)> = registered
             .iter()
             .flat_map(|(path, allow)| {
-                // Said once for all of them: HEAD is where GET is.
+                // Documented once for all of them: HEAD exists wherever GET does.
                 assert_eq!(allow.contains("HEAD"), allow.contains("GET"), "{path}");
                 let methods = allow.split(", ").filter(|method| *method != "HEAD");
                 methods.map(|method| ((*path).to_owned(), method.to_owned()))
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_is_of_this_version_and_all_that_it_refers_to_is_there_and_used() {
+    fn the_document_has_this_version_and_every_reference_is_defined_and_every_definition_used() {
         let document = document();
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
         let mut targets = BTreeSet::new();

@@ -1,7 +1,7 @@
-//! `GET /`: a page for people, made of what the other routes answer; `GET /favicon.ico`, its icon.
+//! `GET /`: a page for people, made from the answers of the other routes; `GET /favicon.ico`, its icon.
 //!
-//! One file, fetched from nowhere else. The policy that goes with it allows its own style and script
-//! by their digests, and nothing else.
+//! One file, with nothing fetched from elsewhere. Its content security policy allows its own style and script by their
+//! digests, and nothing else.
 
 use std::sync::LazyLock;
 
@@ -19,7 +19,7 @@ use crate::{problem::Problem, query::Query};
 const PAGE: &str = include_str!("../page.html");
 const ICON: &str = include_str!("../icon.svg");
 
-/// What a browser may do with the page.
+/// The policy: what a browser may do with the page.
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     let style = digest(between("<style>", "</style>"));
     let script = digest(between("<script>", "</script>"));
@@ -43,7 +43,7 @@ pub(crate) async fn show(request: HttpRequest) -> Result<HttpResponse, Problem> 
         .body(PAGE))
 }
 
-/// Sends the icon. Browsers ask for it also where they show another path of this node.
+/// Sends the icon. Browsers ask for it even when they show another path of this node.
 pub(crate) async fn icon() -> HttpResponse {
     HttpResponse::Ok()
         .content_type("image/svg+xml")
@@ -59,19 +59,19 @@ pub(crate) async fn icon() -> HttpResponse {
         .body(ICON)
 }
 
-/// What stands between the two in the page.
+/// Returns the text of the page between the two.
 fn between(begin: &str, end: &str) -> &'static str {
     let (_, from) = PAGE.split_once(begin).expect("the page has one");
     let (text, _) = from.split_once(end).expect("the page has its end");
     text
 }
 
-/// A source expression for this text (Content Security Policy Level 3, section 2.3.1).
+/// Returns a source expression for this text (Content Security Policy Level 3, section 2.3.1).
 fn digest(text: &str) -> String {
     format!("sha256-{}", base64(&Sha256::digest(text)))
 }
 
-/// RFC 4648, section 4.
+/// Encodes as in RFC 4648, section 4.
 fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
@@ -96,7 +96,7 @@ mod tests {
     use serde_json::Value;
 
     #[test]
-    fn base64_is_that_of_the_standard() {
+    fn base64_matches_the_standard() {
         let table = [
             ("", ""),
             ("f", "Zg=="),
@@ -115,14 +115,14 @@ mod tests {
     #[test]
     fn the_page_fetches_nothing_from_elsewhere_and_has_no_script_but_its_own() {
         for elsewhere in ["http:", "https:", "src=", "url(", "@import", "import("] {
-            // Where the page looks whether something is a URL of the web.
+            // The page's own check for URLs of the web.
             let known = PAGE.replace("/^https?:/", "");
             assert!(!known.contains(elsewhere), "{elsewhere}");
         }
         for once in ["<style>", "<script>", "</style>", "</script>"] {
             assert_eq!(PAGE.matches(once).count(), 1, "{once}");
         }
-        // No policy by digests allows these.
+        // A policy by digests allows none of these.
         for inline in [
             " style=",
             " onclick=",
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_knows_every_event_that_is_told() {
+    fn the_page_knows_every_published_event() {
         let document: Value = serde_json::from_str(include_str!("../openapi.json")).expect("JSON");
         let answer = &document["paths"]["/events"]["get"]["responses"]["200"];
         let events = &answer["content"]["text/event-stream"]["x-events"];

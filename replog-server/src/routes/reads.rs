@@ -1,7 +1,6 @@
-//! What `GET /messages` asks for, and how it is answered: from where, up to where, in which form, and after
-//! which wait.
+//! The query of `GET /messages` and its answer: from where, up to where, in which form, and after which wait.
 //!
-//! Owns the meaning of the query. Parameters that contradict each other, or do nothing without another, are
+//! Owns the meaning of the query. Parameters that contradict each other, or have no effect without another, are
 //! refused.
 
 use std::time::Duration;
@@ -25,29 +24,29 @@ use crate::{
     stream::{self, Frame, Span, Until, View},
 };
 
-/// What a browser that connects again had last.
+/// Header with the last event that a reconnecting browser received.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// A read as it is asked for.
+/// A read as requested.
 #[derive(Debug, PartialEq, Eq)]
 struct Asked {
     start: Start,
     limit: u64,
     level: ReadLevel,
-    /// First wait until the node shows this offset.
+    /// The offset that the node must show first.
     wait_for: Option<Offset>,
-    /// How long, at most.
+    /// Maximum time to wait for it.
     timeout: Option<Duration>,
     follow: bool,
     frame: Frame,
-    /// The log that its offsets are of.
+    /// The log that its offsets belong to.
     log: Option<ClusterId>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Start {
     At(Offset),
-    /// So many messages before the end.
+    /// This many messages before the end.
     BeforeEnd(u64),
 }
 
@@ -68,7 +67,7 @@ impl Asked {
             ],
         )?;
         let Some(form) = accept::negotiate(request.headers()) else {
-            let text = format!("there are {JSON}, {NDJSON} and {EVENT_STREAM}");
+            let text = format!("the forms here are {JSON}, {NDJSON} and {EVENT_STREAM}");
             return Err(Problem::new(Kind::NotAcceptable, text));
         };
         let levels = [
@@ -93,27 +92,28 @@ impl Asked {
             log: log_name::named_by_read(request, &query)?,
         };
         if asked.start == Start::BeforeEnd(0) && !asked.follow {
-            let text = "last=0 asks for nothing but what comes: it goes with follow=true";
+            let text = "last=0 asks only for messages to come: use it with follow=true";
             return Err(Problem::malformed(text));
         }
         if asked.timeout.is_some() && asked.wait_for.is_none() {
-            let text = "timeout_ms ends the wait of wait_for, which is not given";
+            let text = "timeout_ms ends the wait of wait_for, but wait_for is not given";
             return Err(Problem::malformed(text));
         }
         if asked.follow && form == Form::Json {
             let text = format!(
-                "{JSON} has an end, and follow=true has none: ask for {NDJSON} or {EVENT_STREAM} by Accept"
+                "{JSON} has an end and follow=true has none: send {NDJSON} or {EVENT_STREAM} in Accept"
             );
             return Err(Problem::malformed(text));
         }
         Ok(asked)
     }
 
-    /// Where its offsets are of another log than the node's: that one, for a follower, who is given it from its start.
+    /// Returns the node's log if the request's offsets belong to another one: a follower is then sent the node's log
+    /// from its start.
     ///
     /// # Errors
     ///
-    /// A problem, where the answer would have no words for that.
+    /// A problem, if the answer cannot express that.
     fn in_another_log(&mut self, own: Option<ClusterId>) -> Result<Option<ClusterId>, Problem> {
         match (self.log, own) {
             (None, _) => Ok(None),
@@ -128,16 +128,15 @@ impl Asked {
         }
     }
 
-    /// From where up to where, by the end of the log at each level.
+    /// Returns the range of offsets, by the end of the log at each level.
     fn range(&self, mut end_of: impl FnMut(ReadLevel) -> Option<Offset>) -> (Offset, Until) {
-        // Looked up once: the log grows meanwhile, and the last N before one end would be more before a later
-        // one.
+        // Looked up once: the log grows meanwhile, and the last N before one end would be more before a later one.
         let end = end_of(self.level);
         let from = match self.start {
             Start::At(offset) => offset,
             Start::BeforeEnd(count) => {
-                // Where committed is not known yet, its end is not either: the last ones that the node holds
-                // will be among those that are shown.
+                // While committed is not known, its end is not either: the last messages that the node holds will be
+                // among those that become visible.
                 let end = match self.follow {
                     true => end.or_else(|| end_of(ReadLevel::Local)),
                     false => end,
@@ -153,7 +152,8 @@ impl Asked {
     }
 }
 
-/// Where to begin. What a browser had last goes before its query, which is the one that it first came with.
+/// Returns the start. A browser's last event takes precedence over its query, which is still the one of its first
+/// request.
 fn start(query: &Query, headers: &HeaderMap, form: Form) -> Result<Start, Problem> {
     let from = query.number("from")?;
     let last = query.number("last")?;
@@ -189,7 +189,7 @@ pub(super) async fn read(
         .wait_for
         .filter(|offset| *offset >= visible_end(&reader));
     let client = Client::at(request.peer_addr());
-    // Who takes long must leave connections for others.
+    // Slow readers must leave connections for others.
     let entered = match asked.follow || awaited.is_some() {
         true => Some(state.enter_reader(client)?),
         false => None,
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_goes_on_behind_what_it_had_wherever_its_query_begins() {
+    fn a_browser_continues_after_its_last_event_whatever_its_query() {
         let at = |offset| Start::At(Offset(offset));
         let table = [
             ("", SENT_EVENTS, None, at(0)),
@@ -261,7 +261,7 @@ mod tests {
             ("last=3", SENT_EVENTS, Some("16"), at(17)),
             ("last=3", SENT_EVENTS, None, Start::BeforeEnd(3)),
             ("", SENT_EVENTS, Some("18446744073709551615"), at(u64::MAX)),
-            // It is said of events, and of nothing else.
+            // It applies to event streams, and to nothing else.
             ("from=3", NDJSON_LINES, Some("16"), at(3)),
         ];
         for (query, accept, had, expected) in table {
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_ones_are_so_many_however_the_log_grows_meanwhile() {
+    fn the_last_messages_are_as_many_as_requested_however_the_log_grows_meanwhile() {
         let mut ends = (10..).map(|end| Some(Offset(end)));
         let asked = asked("last=3", &[]).expect("a good query");
         let range = asked.range(|_| ends.next().flatten());
@@ -281,14 +281,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_0_of_a_follower_are_those_that_come() {
+    fn the_last_0_of_a_follower_are_those_to_come() {
         let asked = asked("last=0&follow=true", &[NDJSON_LINES]).expect("a good query");
         let range = asked.range(|_| Some(Offset(10)));
         assert_eq!(range, (Offset(10), Until::Stopped));
     }
 
     #[test]
-    fn what_contradicts_itself_or_does_nothing_is_refused() {
+    fn contradictory_and_useless_parameters_are_refused() {
         let table = [
             ("last=0", NDJSON_LINES, "follow=true"),
             ("from=1&last=2", SENT_EVENTS, "contradict"),
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_asked_for_is_taken() {
+    fn every_parameter_is_accepted() {
         let query = "from=3&limit=9&level=committed&wait_for=7&timeout_ms=50&follow=true&view=data";
         let expected = Asked {
             start: Start::At(Offset(3)),

@@ -1,6 +1,6 @@
-//! How messages look in a body: each form and view, and what stands before, between and behind them.
+//! The text of messages in a body: each form and view, and the text before, between and after them.
 //!
-//! Owns no message and no connection. What is one line stays one, whatever a message has.
+//! Owns no message and no connection. A line stays one line, whatever a message contains.
 
 use bytes::{BufMut as _, BytesMut};
 use replog_core::types::{ClusterId, Offset};
@@ -11,16 +11,16 @@ use crate::{
     message::{Fields, LineBreaks},
 };
 
-/// How much of a message is sent.
+/// The part of a message that is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum View {
     /// All its fields.
     Message,
-    /// Its data alone.
+    /// Only its data.
     Data,
 }
 
-/// The look of one body.
+/// Form and view of one body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) form: Form,
@@ -28,7 +28,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// Writes what stands before the first message.
+    /// Writes the text before the first message.
     pub(super) fn open(self, text: &mut BytesMut) {
         match (self.form, self.view) {
             (Form::Json, View::Message) => text.put_slice(br#"{"messages":["#),
@@ -37,7 +37,7 @@ impl Frame {
         }
     }
 
-    /// Writes what stands between two messages.
+    /// Writes the text between two messages.
     pub(super) fn separate(self, text: &mut BytesMut) {
         match self.form {
             Form::Json => text.put_u8(b','),
@@ -65,7 +65,7 @@ impl Frame {
         }
     }
 
-    /// Writes what stands behind the last message of a read that came to its end; `next` is where to go on.
+    /// Writes the text after the last message of a read that came to its end; `next` is the offset to continue from.
     pub(super) fn close(self, next: Offset, text: &mut BytesMut) {
         match (self.form, self.view) {
             (Form::Json, View::Message) => {
@@ -81,8 +81,8 @@ impl Frame {
         text.put_slice(self.form.sign().as_bytes());
     }
 
-    /// Writes that the node stops. Lines of bare data say it with their end alone: whoever takes each for a
-    /// message would take this for one.
+    /// Writes that the node stops. Lines of bare data announce it only by ending: a reader that takes each line for a
+    /// message would take the announcement for one.
     pub(super) fn bye(self, text: &mut BytesMut) {
         let end = json!({ "event": "bye" });
         match (self.form, self.view) {
@@ -94,7 +94,7 @@ impl Frame {
         }
     }
 
-    /// Whether a body has words for what is no message.
+    /// Returns `true` if a body can express notices besides messages.
     pub(crate) fn has_notices(self) -> bool {
         match (self.form, self.view) {
             (Form::Ndjson, View::Message) | (Form::Events, _) => true,
@@ -102,27 +102,27 @@ impl Frame {
         }
     }
 
-    /// Writes that the node has this log and not the one that was asked for, and that it follows from its start. Only
-    /// where the body [has words](Frame::has_notices) for that.
+    /// Writes that the node has this log and not the requested one, and that this log follows from its start. Only for
+    /// a body that [can express](Frame::has_notices) it.
     pub(super) fn another_log(self, log: ClusterId, text: &mut BytesMut) {
         let notice = json!({ "event": "another_log", "cluster_id": log });
         let notice = match self.form {
-            // What a browser had is of the other log: its last event's id goes with it.
+            // The last event's id, which a browser keeps, belongs to the other log: it is cleared.
             Form::Events => format!("event: another_log\nid\ndata: {notice}\n\n"),
             Form::Ndjson | Form::Json => format!("{notice}\n"),
         };
         text.put_slice(notice.as_bytes());
     }
 
-    /// Writes that messages that were sent are not in the log any more, from `offset` on; `false`: it has no
-    /// words for that, and the body must not end as if it were whole.
+    /// Writes that messages that were sent are no longer in the log, from `offset` on; `false`: the form cannot express
+    /// it, and the body must not end as if it were complete.
     #[must_use]
     pub(super) fn cut(self, offset: Offset, text: &mut BytesMut) -> bool {
         let end = json!({ "event": "cut", "offset": offset });
         match (self.form, self.view) {
             (Form::Ndjson, View::Message) => text.put_slice(format!("{end}\n").as_bytes()),
             (Form::Events, _) => {
-                // A browser that connects again goes on behind this: at the first one that was cut.
+                // A browser that reconnects continues after this one: at the first message that was cut.
                 let kept = offset.0.checked_sub(1);
                 let id = kept.map_or("id".to_owned(), |kept| format!("id: {kept}"));
                 text.put_slice(format!("event: cut\n{id}\ndata: {end}\n\n").as_bytes());
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn two_messages_look_like_this() {
+    fn two_messages_have_the_documented_text() {
         let record = |offset, payload| Record {
             offset: Offset(offset),
             epoch: Epoch(1),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn every_end_is_told_where_it_can_be() {
+    fn every_end_is_announced_where_the_form_allows_it() {
         let frame = |form, view| Frame { form, view };
         let lines = frame(Form::Ndjson, View::Message);
         let data = frame(Form::Ndjson, View::Data);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_changes_no_line_and_no_event() {
+    fn a_sign_of_life_changes_no_line_and_no_event() {
         let lines = Frame {
             form: Form::Ndjson,
             view: View::Message,

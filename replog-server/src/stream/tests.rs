@@ -1,4 +1,4 @@
-//! Bodies of a log that is made up.
+//! Bodies of a made-up log.
 
 use std::{future::pending, pin::pin};
 
@@ -10,8 +10,8 @@ use replog_core::{
 };
 use serde_json::{Value, json};
 
-/// A log of `count` messages; every third payload has a line break. What lies at `fails_at`
-/// cannot be read.
+/// A log of `count` messages; every third payload has a line break. The record at `fails_at` cannot
+/// be read.
 #[derive(Clone)]
 struct Made {
     next: u64,
@@ -152,7 +152,7 @@ fn damaged(offset: u64) -> ReadError {
 }
 
 #[tokio::test]
-async fn json_has_the_messages_and_where_to_go_on() {
+async fn json_has_the_messages_and_the_offset_to_continue_from() {
     let table = [
         (0, 3, u64::MAX, vec![0, 1, 2], 3),
         (1, 3, 1, vec![1], 2),
@@ -174,7 +174,7 @@ async fn json_has_the_messages_and_where_to_go_on() {
 }
 
 #[tokio::test]
-async fn ndjson_is_one_message_a_line_whatever_the_payload() {
+async fn ndjson_is_one_message_per_line_whatever_the_payload() {
     let (text, _) = text(made(10), to(10, u64::MAX), frame(Form::Ndjson))
         .await
         .expect("readable");
@@ -182,13 +182,13 @@ async fn ndjson_is_one_message_a_line_whatever_the_payload() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")))
         .collect();
-    assert_eq!(lines.len(), 9, "offset 4 is no message");
+    assert_eq!(lines.len(), 9, "offset 4 is not a message");
     assert_eq!(lines[3]["data"][0], json!(3));
     assert!(text.ends_with('\n'));
 }
 
 #[tokio::test]
-async fn events_end_where_the_log_did_unless_they_are_followed() {
+async fn events_end_where_the_log_did_unless_it_is_followed() {
     let (text, _) = text(made(10), to(3, u64::MAX), frame(Form::Events))
         .await
         .expect("readable");
@@ -235,7 +235,7 @@ async fn a_read_ends_before_a_damaged_record() {
 }
 
 #[tokio::test]
-async fn a_failed_read_breaks_the_transfer_off() {
+async fn a_failed_read_aborts_the_transfer() {
     let log = Made {
         payload_bytes: 100_000,
         fails_at: Some((7, ReadError::Cut { offset: Offset(7) })),
@@ -248,7 +248,7 @@ async fn a_failed_read_breaks_the_transfer_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_follower_is_sent_what_is_there_and_then_a_sign_now_and_then() {
+async fn a_follower_is_sent_the_existing_messages_and_then_occasional_signs_of_life() {
     let messages = Messages::new(made(2), following(u64::MAX), frame(Form::Ndjson));
     let mut parts = pin!(chunks(None, messages));
     let started = tokio::time::Instant::now();
@@ -262,7 +262,7 @@ async fn a_follower_is_sent_what_is_there_and_then_a_sign_now_and_then() {
 }
 
 #[tokio::test]
-async fn a_follower_ends_with_the_node_with_its_limit_and_with_a_cut() {
+async fn a_follower_ends_with_the_node_its_limit_or_a_cut() {
     let stopped = || Made {
         fails_at: Some((3, ReadError::Stopped)),
         ..made(10)
@@ -289,7 +289,7 @@ async fn a_follower_ends_with_the_node_with_its_limit_and_with_a_cut() {
     let (bare, _) = text(stopped(), following(u64::MAX), data(Form::Ndjson))
         .await
         .expect("a whole body");
-    assert_eq!(bare.lines().count(), 3, "nothing but data: {bare}");
+    assert_eq!(bare.lines().count(), 3, "only data: {bare}");
 
     let (limited, _) = text(made(10).from(3), following(2), frame(Form::Ndjson))
         .await

@@ -1,10 +1,10 @@
-//! What the pipeline of spans is where there is none.
+//! Stand-in for the pipeline of spans, in a program built without it.
 
 use actix_web::http::header::HeaderMap;
 
 use super::wanted_by;
 
-/// Starts nothing, and says so to one who waits for spans.
+/// Starts nothing, and warns if the environment asks for spans.
 #[expect(clippy::unnecessary_wraps, reason = "with a pipeline it may fail")]
 pub(crate) fn start() -> Result<(), String> {
     if let Some(name) = wanted_by() {
@@ -15,10 +15,10 @@ pub(crate) fn start() -> Result<(), String> {
     Ok(())
 }
 
-/// Ends nothing.
+/// Does nothing.
 pub(crate) fn end() {}
 
-/// The future itself.
+/// Returns the future unchanged.
 pub(crate) fn within<F: Future>(_: &HeaderMap, future: F) -> F {
     future
 }

@@ -1,8 +1,8 @@
 //! The library's spans, sent to a collector over HTTP.
 //!
-//! Owns the pipeline from spans to the collector, and its end. The exporter has a thread of its own and a
-//! queue with a limit; past that spans are dropped, and nothing of a node waits for a collector. What goes
-//! wrong there is a log line. Everything is set by the variables that OpenTelemetry has for that.
+//! Owns the pipeline from spans to the collector, and its end. The exporter has a thread of its own and a bounded
+//! queue; spans beyond its limit are dropped, and nothing in a node waits for a collector. Its failures are reported as
+//! log lines. Everything is set by the standard variables of OpenTelemetry.
 
 use std::{env, sync::OnceLock, time::Duration};
 
@@ -22,27 +22,27 @@ use tracing_subscriber::{Layer as _, filter::filter_fn, layer::SubscriberExt as 
 
 use super::{is_set, wanted_by};
 
-/// What it is called where `OTEL_SERVICE_NAME` does not say.
+/// Default service name, without `OTEL_SERVICE_NAME`.
 const SERVICE_NAME: &str = "replog";
-/// Where the library's spans come from: nothing else is sent.
+/// Target of the library's spans: nothing else is sent.
 const SPANS: &str = "replog_core::spans";
-/// The first of these that is set says how they are sent.
+/// Variables that set the protocol, in order: the first that is set wins.
 const PROTOCOLS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
     "OTEL_EXPORTER_OTLP_PROTOCOL",
 ];
-/// How long the last spans may take to be sent: a collector that hangs must not keep a node from
-/// stopping within the time that container engines wait.
+/// Time limit for sending the last spans: a collector that hangs must not keep a node from stopping within the time
+/// that container engines wait.
 const LAST_SPANS_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// The pipeline, once it is there.
+/// The pipeline, once started.
 static PIPELINE: OnceLock<SdkTracerProvider> = OnceLock::new();
 
-/// Sends spans from now on, where the environment names a collector.
+/// Sends spans from now on, if the environment names a collector.
 ///
 /// # Errors
 ///
-/// What the environment says cannot be followed.
+/// If the environment's settings cannot be followed.
 pub(crate) fn start() -> Result<(), String> {
     if wanted_by().is_none() {
         return Ok(());
@@ -69,12 +69,12 @@ pub(crate) fn start() -> Result<(), String> {
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|error| format!("OpenTelemetry: {error}"))?;
     log::info!("spans are sent to a collector");
-    // Nobody else sets it: the subscriber was the first.
+    // Nothing else sets it: the subscriber was the first.
     let _ = PIPELINE.set(provider);
     Ok(())
 }
 
-/// Sends what has not been sent yet, and ends.
+/// Sends the spans that have not been sent yet, and ends the pipeline.
 pub(crate) fn end() {
     if let Some(provider) = PIPELINE.get()
         && let Err(error) = provider.shutdown_with_timeout(LAST_SPANS_TIME_MAX)
@@ -83,7 +83,7 @@ pub(crate) fn end() {
     }
 }
 
-/// Makes what `future` does a part of the trace that a request's `traceparent` names.
+/// Makes the work of `future` a part of the trace that a request's `traceparent` names.
 pub(crate) fn within<F: Future>(headers: &HeaderMap, future: F) -> impl Future<Output = F::Output> {
     let context = match PIPELINE.get() {
         Some(_) => TraceContextPropagator::new().extract(&Headers(headers)),
@@ -92,7 +92,7 @@ pub(crate) fn within<F: Future>(headers: &HeaderMap, future: F) -> impl Future<O
     future.with_context(context)
 }
 
-/// How spans are sent: by default as the specification recommends.
+/// Returns the protocol for spans: by default the one that the specification recommends.
 fn protocol() -> Result<Protocol, String> {
     let Some(name) = PROTOCOLS.into_iter().find(|name| is_set(name)) else {
         return Ok(Protocol::HttpBinary);
@@ -107,9 +107,10 @@ fn protocol() -> Result<Protocol, String> {
     }
 }
 
-/// Who sends: by `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, and by default this program.
+/// Returns the sender's attributes: from `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, and by default those of
+/// this program.
 fn resource() -> Resource {
-    // The last one to name an attribute wins.
+    // The last value of an attribute wins.
     let resource = Resource::builder_empty()
         .with_service_name(SERVICE_NAME)
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
@@ -120,7 +121,7 @@ fn resource() -> Resource {
     }
 }
 
-/// The headers of a request, for whoever looks for a trace in them.
+/// The headers of a request, from which a trace is extracted.
 struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {

@@ -1,4 +1,4 @@
-//! What an operator asks of a running node.
+//! Operator requests to a running node.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ fn ask(node: SocketAddr, path: &str, headers: &[(&str, &str)], body: Option<&[u8
 }
 
 #[test]
-fn a_master_is_drained_by_read_only_and_stopped_without_anyone_left_waiting() {
+fn a_master_is_drained_by_read_only_and_stopped_with_no_append_waiting() {
     let mut cluster = Cluster::start(2, &[]);
     let node = cluster.master.address;
     let keyed = |data: &str| {
@@ -71,7 +71,7 @@ fn a_master_is_drained_by_read_only_and_stopped_without_anyone_left_waiting() {
 const MODE_ASKED: &str = "{\"mode\":\"read-only\",\"mode_reason\":\"asked\"}\n";
 
 #[test]
-fn what_was_asked_is_lifted_and_nothing_else_is() {
+fn read_write_lifts_what_read_only_asked_for_and_nothing_else() {
     let mut cluster = Cluster::start(2, &[]);
     let node = cluster.master.address;
     assert_eq!(ask(node, "/admin/read-only", &[], None).status, 200);
@@ -90,7 +90,7 @@ fn what_was_asked_is_lifted_and_nothing_else_is() {
 }
 
 #[test]
-fn who_may_not_or_says_too_much_changes_nothing() {
+fn a_request_that_is_not_allowed_or_too_long_changes_nothing() {
     let cluster = Cluster::start(1, &["--memory"]);
     let (master, secondary) = (cluster.master.address, cluster.secondaries[0].address);
     for path in ["/admin/read-only", "/admin/read-write"] {
@@ -175,7 +175,7 @@ fn the_log_level_is_changed_while_a_node_runs() {
 
     let off = put(r#"{"level": "off"}"#);
     assert_eq!(off.json()["filter"], "off,actix_server=off");
-    // A line that was let through before may still be on its way.
+    // A line that passed the filter earlier may still be on its way.
     assert_eq!(cluster.append("1", 2).status, 201);
     let before = log();
     assert_eq!(cluster.append("2", 2).status, 201);

@@ -1,5 +1,5 @@
-//! A position is valid within one log only: a node that comes back with another log says so to everyone who has a
-//! position in the one before.
+//! A position is valid within one log only: a node that comes back with another log says so to every client that
+//! holds a position in the old one.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -18,7 +18,7 @@ use crate::{
     nodes::{PATIENCE, Process, client, eventually, free_port},
 };
 
-/// A node without a disk: each start of it founds another log.
+/// A node without a disk: each start founds another log.
 pub(crate) struct Forgetful {
     pub(crate) address: SocketAddr,
     process: Option<Process>,
@@ -36,7 +36,7 @@ impl Forgetful {
         node
     }
 
-    /// Starts it, or ends it as a power cut would and starts it again.
+    /// Starts the node, or kills it as a power cut would and starts it again.
     pub(crate) fn restart(&mut self) {
         if let Some(process) = self.process.take() {
             process.kill();
@@ -80,7 +80,7 @@ impl Forgetful {
         self.replog(args).output().expect("the program runs")
     }
 
-    /// A request whose offsets are of this log.
+    /// Builds a request whose offsets belong to this log.
     fn ask_in(&self, log: &str, method: &str, path: &str, body: Option<&str>) -> Answer {
         let headers = [JSON, ("replog-cluster", log)];
         let body = body.map(str::as_bytes);
@@ -88,7 +88,7 @@ impl Forgetful {
     }
 }
 
-/// A program that goes on, and what it prints.
+/// A program that keeps running, and its output.
 struct Following {
     child: Child,
     out: Receiver<String>,
@@ -108,7 +108,7 @@ impl Following {
         Following { child, out, said }
     }
 
-    /// Offset and data of the next messages.
+    /// Returns offset and data of the next messages.
     fn messages(&self, count: usize) -> Vec<(u64, u64)> {
         let message = |line: String| -> Option<(u64, u64)> {
             let line: Value = serde_json::from_str(&line).ok()?;
@@ -140,19 +140,19 @@ fn heard(pipe: impl std::io::Read + Send + 'static) -> Receiver<String> {
     heard
 }
 
-/// Offsets and data where each message is its number and as many went before.
+/// Returns offsets and data of consecutive numbers, the first of them at offset 0.
 fn numbered(numbers: std::ops::Range<u64>) -> Vec<(u64, u64)> {
     let first = numbers.start;
     numbers.map(|number| (number - first, number)).collect()
 }
 
 #[test]
-fn a_follower_is_told_of_another_log_and_given_it_from_its_start() {
+fn a_follower_is_told_of_another_log_and_gets_it_from_its_start() {
     let mut node = Forgetful::start();
     node.append(0..3);
     let following = Following::start(node.replog(&["read", "--follow"]));
     assert_eq!(following.messages(3), numbered(0..3));
-    // Longer than the one before, and then shorter.
+    // First longer than the old log, then shorter.
     for numbers in [100..106, 200..202] {
         node.restart();
         node.append(numbers.clone());
@@ -168,7 +168,7 @@ fn a_follower_is_told_of_another_log_and_given_it_from_its_start() {
 }
 
 #[test]
-fn an_event_stream_that_names_its_log_is_told_of_another_one() {
+fn an_event_stream_that_names_its_log_reports_another_one() {
     let mut node = Forgetful::start();
     node.append(0..3);
     let log = node.log();
@@ -199,7 +199,7 @@ fn an_event_stream_that_names_its_log_is_told_of_another_one() {
     let mut stream = lines(node.address, &format!("{path}&from=3"));
     assert_eq!(stream.json(), notice);
     assert_eq!(stream.json()["data"], 100);
-    // Bare data have no words for it.
+    // A stream of bare data cannot express it.
     let headers = [("accept", "application/x-ndjson")];
     let path = format!("{path}&view=data");
     let refused = request(node.address, "GET", &path, &headers, None).expect("an answer");
@@ -210,7 +210,7 @@ fn an_event_stream_that_names_its_log_is_told_of_another_one() {
 }
 
 #[test]
-fn every_offset_of_another_log_is_refused_where_the_request_names_its_log() {
+fn every_offset_of_another_log_is_refused_if_the_request_names_its_log() {
     let mut node = Forgetful::start();
     node.append(0..3);
     let log = node.log();
@@ -263,7 +263,7 @@ fn every_offset_of_another_log_is_refused_where_the_request_names_its_log() {
 }
 
 #[test]
-fn what_goes_on_from_a_position_goes_on_only_in_its_log() {
+fn programs_that_resume_from_a_position_do_so_only_in_its_log() {
     let mut node = Forgetful::start();
     node.append(0..3);
     let log = node.log();
@@ -286,7 +286,7 @@ fn what_goes_on_from_a_position_goes_on_only_in_its_log() {
     let line = |offset: u64| {
         format!(r#"{{"offset":{offset},"epoch":1,"timestamp_ms":5,"data":{offset}}}"#) + "\n"
     };
-    // More than two batches: once the second is there, the first one's answer has named the log.
+    // More than two batches: once the second one is there, the first one's answer has named the log.
     for offset in 0..1_100 {
         file.write_all(line(offset).as_bytes()).expect("it reads");
     }
@@ -315,7 +315,7 @@ fn what_goes_on_from_a_position_goes_on_only_in_its_log() {
         assert!(said.contains("another log"), "{said}");
         assert!(output.stdout.is_empty(), "{output:?}");
     }
-    // One who follows from a position is told, and given all of it.
+    // A client that follows from a position is told, and gets all of the new log.
     let following = Following::start(node.replog(&["read", "--follow", "--from", &position]));
     assert_eq!(following.messages(3), numbered(100..103));
 }

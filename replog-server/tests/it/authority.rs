@@ -1,4 +1,4 @@
-//! Nodes that prove who they are by certificates of an operator's own authority.
+//! Nodes that prove who they are with certificates of an operator's own authority.
 
 use std::{fs, path::PathBuf};
 
@@ -40,7 +40,7 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
 }
 
-/// The files of the nodes, each of which has its own.
+/// The files of the nodes; each node has its own.
 struct Files(TempDir);
 
 impl Files {
@@ -48,7 +48,7 @@ impl Files {
         self.0.path().join(format!("{node}.{file}"))
     }
 
-    /// Gives a node a certificate with this name, in place of the one that it has.
+    /// Replaces a node's certificate with one for this name.
     fn issue(&self, node: &str, name: &str, authority: &Authority) {
         let mut params = CertificateParams::default();
         let dns = Ia5String::try_from(name.to_owned()).expect("ASCII");
@@ -64,7 +64,7 @@ impl Files {
         write("key", pem("PRIVATE KEY", &key.serialize_der()));
     }
 
-    /// Says whose certificates a node believes.
+    /// Sets the authority whose certificates a node believes.
     fn trust(&self, node: &str, authorities: &[&Authority]) {
         let text: String = authorities.iter().map(|one| one.pem()).collect();
         fs::write(self.at(node, "ca"), text).expect("room for it");
@@ -84,7 +84,7 @@ impl Files {
     }
 }
 
-/// A master and a secondary with certificates of this authority, which do not run yet.
+/// Prepares a master and a secondary with certificates of this authority, and starts neither.
 fn prepared(authority: &Authority) -> (Cluster, Files) {
     let mut cluster = Cluster::prepare(1, &[]);
     let files = Files(TempDir::new().expect("a temporary directory"));
@@ -113,7 +113,7 @@ fn certificates_and_their_authority_are_renewed_while_the_master_runs() {
     assert_eq!(cluster.append("by the old authority", 2).status, 201);
     assert!(!cluster.secret_file().exists(), "no secret is made");
 
-    // The master reads again whom it believes.
+    // The master reloads the authority that it believes.
     files.trust("master", &[&old, &new]);
     cluster.secondaries[0].terminate();
     // Its own certificate must be of an authority that it believes.
@@ -123,7 +123,7 @@ fn certificates_and_their_authority_are_renewed_while_the_master_runs() {
     secondary_is(&cluster, "status", "Healthy");
     assert_eq!(cluster.append("by both", 2).status, 201);
 
-    // And its own certificate: the secondary believes the new authority alone.
+    // And its own certificate: the secondary believes only the new authority.
     files.issue("master", "master", &new);
     files.trust("master", &[&new]);
     cluster.secondaries[0].terminate();
@@ -149,7 +149,7 @@ fn a_certificate_with_another_name_is_refused_by_its_own_node_and_by_others() {
     let log = process.log_text();
     assert!(log.contains("needs the DNS name secondary-1"), "{log}");
 
-    // A node that is right for itself, where another one is expected.
+    // A node that accepts its own certificate, at an address where another node is expected.
     let place = cluster.secondaries[0].cluster_address.to_string();
     let at = |file: &str| files.at("secondary-1", file).display().to_string();
     let (data, crt, key, ca) = (at("data"), at("crt"), at("key"), at("ca"));
@@ -180,7 +180,7 @@ fn a_certificate_with_another_name_is_refused_by_its_own_node_and_by_others() {
     assert_eq!(cluster.master.health()["mode"], "recovering");
     assert_eq!(other.terminate().code(), Some(0));
 
-    // And one of an authority of the same name that nobody knows.
+    // And a certificate of an unknown authority with the same name.
     let stranger = Authority::new("an operator");
     files.issue("secondary-1", "secondary-9", &stranger);
     files.trust("secondary-1", &[&stranger]);

@@ -1,4 +1,4 @@
-//! Bad input: the right status and problem, and the node goes on.
+//! Bad input gets the right status and problem, and the node goes on.
 
 use std::{
     io::{Read as _, Write as _},
@@ -12,7 +12,7 @@ use crate::{
     nodes::Cluster,
 };
 
-/// Nothing was appended, and the answer says so.
+/// Asserts that nothing was appended, and that the answer says so.
 fn assert_refused(answer: &Answer, status: u16, problem: &str, what: &str) {
     assert_eq!(answer.status, status, "{what:.100}: {}", answer.text());
     assert_eq!(
@@ -259,7 +259,7 @@ fn a_body_beyond_the_limit_is_refused_after_it_was_read() {
         assert_refused(&answer, 413, "too-large", "a long body");
         assert_eq!(answer.json()["limit_bytes"], 64 << 10);
     }
-    // The same without a length given beforehand.
+    // The same without an announced length.
     let mut connection = Connection::open(node).expect("a connection");
     let head = "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     connection
@@ -302,7 +302,7 @@ fn a_body_beyond_the_limit_is_refused_after_it_was_read() {
 }
 
 #[test]
-fn broken_transports_hurt_nobody_else() {
+fn broken_transports_hurt_no_other_client() {
     let cluster = Cluster::start(1, &["--memory"]);
     let node = cluster.master.address;
     let long_header = format!(
@@ -396,7 +396,7 @@ fn a_head_that_cannot_be_read_and_a_body_that_ends_early_are_answered_with_a_pro
 }
 
 #[test]
-fn slow_and_vanishing_clients_delay_nobody() {
+fn slow_and_vanishing_clients_delay_no_other_client() {
     let mut cluster = Cluster::start(2, &["--memory"]);
     let node = cluster.master.address;
     let head = b"POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
@@ -409,14 +409,14 @@ fn slow_and_vanishing_clients_delay_nobody() {
         })
         .collect();
     assert_well(node);
-    // One of those whose head is whole goes on, a byte at a time.
+    // One client whose head is complete goes on, a byte at a time.
     let mut steady = Connection::open(node).expect("a connection");
     for byte in [&head[..], br#"{"data":7}"#].concat() {
         steady.send(&[byte]).expect("sent");
         thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(steady.answer().expect("an answer").status, 201);
-    // One that never finishes its head is let go.
+    // One that never completes its head is disconnected.
     let stalled = &mut slow[0];
     stalled
         .socket()
@@ -441,7 +441,7 @@ fn slow_and_vanishing_clients_delay_nobody() {
             .send(&[head.as_bytes(), body].concat())
             .expect("sent");
         let _ = connection.socket().flush();
-        // Half of them only close their own direction.
+        // Half of them close only their own direction.
         let _ = connection.socket().shutdown(Shutdown::Write);
         let _ = connection.socket().set_nonblocking(true);
         let _ = connection.socket().read(&mut [0; 1]);

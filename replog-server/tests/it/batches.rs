@@ -1,4 +1,4 @@
-//! Batches: one append of several messages, whatever happens in the middle of it.
+//! Batches: one append of several messages, even if something fails in the middle of it.
 
 use std::{
     collections::BTreeMap,
@@ -34,7 +34,7 @@ fn send(node: &Node, query: &str, key: Option<&str>, body: &[u8]) -> Answer {
 }
 
 #[test]
-fn the_lines_of_a_body_are_appended_next_to_each_other() {
+fn the_lines_of_a_body_are_appended_at_consecutive_offsets() {
     let cluster = Cluster::start(2, &["--allow-faults"]);
     let node = &cluster.master;
     cluster.append("before", 3);
@@ -128,7 +128,7 @@ fn a_batch_that_is_refused_leaves_nothing_behind_and_says_where() {
 }
 
 #[test]
-fn a_batch_that_could_never_be_queued_is_refused_by_the_name_of_the_limit() {
+fn a_batch_that_could_never_be_queued_is_refused_and_the_limit_named() {
     let flags = ["--max-queued-bytes", "10000", "--max-message-bytes", "5000"];
     let cluster = Cluster::start(1, &flags);
     let answer = send(&cluster.master, "", None, "1\n".repeat(1000).as_bytes());
@@ -173,7 +173,7 @@ fn a_key_covers_all_lines_across_a_restart() {
 }
 
 #[test]
-fn a_secondary_sends_a_batch_on_to_its_master() {
+fn a_secondary_refers_a_batch_to_its_master() {
     let cluster = Cluster::start(1, &[]);
     let answer = send(&cluster.secondaries[0], "", None, b"1\n2");
     assert_eq!(
@@ -187,7 +187,7 @@ const CLIENTS: usize = 3;
 /// The longest batch: more than one write, and more than one replication request.
 const LINES: usize = 3_000;
 
-/// Which batch and line a message is, and how many lines the batch has.
+/// The batch and line of a message, and the number of lines of that batch.
 fn parts(message: &Value) -> (String, usize, usize) {
     let text = message["data"].as_str().expect("a text");
     let mut parts = text.split(' ');
@@ -197,7 +197,7 @@ fn parts(message: &Value) -> (String, usize, usize) {
     (batch, number(), number())
 }
 
-/// All or none of each batch, its lines in order and next to each other.
+/// Asserts that all or none of each batch is there, with its lines in order and at consecutive offsets.
 fn check_whole(node: &str, messages: &[Value]) -> BTreeMap<String, u64> {
     let mut first_offsets = BTreeMap::new();
     let mut rest = messages;
@@ -241,7 +241,7 @@ fn load(
             .collect();
         let open = connection.take().or_else(|| Connection::open(address).ok());
         let Some(mut open) = open else {
-            // Nobody listens: not a wait for anything, only no reason to spin.
+            // The node is down: not a wait for a condition, only a pause so as not to spin.
             thread::sleep(Duration::from_millis(5));
             continue;
         };
@@ -269,14 +269,14 @@ fn a_kill_in_the_middle_of_a_batch_leaves_all_of_it_or_none() {
             let (stop, acknowledged) = (&stop, &acknowledged);
             scope.spawn(move || load(client, address, stop, acknowledged));
         }
-        // Stops the load when an assertion below fails, too: the scope waits for it.
+        // Stops the load also when an assertion below fails, because the scope waits for it.
         let _stop = StopOnDrop(&stop);
         for kill in 0..KILLS {
             let before = count();
             eventually("batches are acknowledged", || {
                 (count() > before + 3).then_some(())
             });
-            // Under load, of every node: only the newest may be in the middle of anything.
+            // Under load, on every node: only the newest batch may be incomplete.
             for node in cluster.secondaries.iter().chain([&cluster.master]) {
                 let last = get(node.address, "/messages?last=1").json();
                 let last = &last["messages"][0];

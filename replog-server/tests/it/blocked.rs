@@ -1,4 +1,4 @@
-//! Ten thousand clients blocked by one secondary: the others notice nothing.
+//! Ten thousand clients blocked by one secondary, while all others are served as usual.
 
 use std::{
     env,
@@ -25,21 +25,21 @@ use crate::{
 };
 
 const CLIENTS_MAX: usize = 10_000;
-/// Connections that are being made at once.
+/// Maximum number of connections that are being opened at once.
 const OPENING_MAX: usize = 256;
-/// Where the load is sent, and by how many clients: set only by the test below.
+/// The address that the load is sent to, and the number of clients; set only by the test below.
 const LOAD: &str = "REPLOG_TEST_LOAD";
 
 #[test]
 fn ten_thousand_blocked_clients_delay_nobody() {
-    // Beside so many clients, a machine that other tests share may keep a heartbeat waiting for seconds.
+    // With so many clients, a machine that other tests share may delay a heartbeat for seconds.
     let patient = ["--suspect-after", "20s", "--unhealthy-after", "60s"];
     let mut cluster = Cluster::start(2, &patient);
     let master = cluster.master.address;
     assert_eq!(cluster.append("first", 3).status, 201);
     cluster.secondaries[1].kill();
 
-    // A quarter of the files stays free of them; the rest of the machine has to live, too.
+    // The node keeps a quarter of the files free; the rest of the machine needs some, too.
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let clients = CLIENTS_MAX.min(usize::try_from(files / 2).unwrap_or(CLIENTS_MAX));
     let mut load = Command::new(env::current_exe().expect("this program"))
@@ -87,7 +87,7 @@ fn ten_thousand_blocked_clients_delay_nobody() {
         })
         .collect();
     times.sort();
-    // Generous: other tests share the machine. Delayed by the blocked, it would be minutes.
+    // Generous, because other tests share the machine. If the blocked appends delayed it, it would be minutes.
     assert!(
         times[100] < Duration::from_secs(1),
         "median {:?}",
@@ -110,7 +110,7 @@ fn ten_thousand_blocked_clients_delay_nobody() {
     assert_eq!(cluster.wait_equal(), 201 + clients as u64);
 }
 
-/// Ends the load with the test, however it ends.
+/// Ends the load with the test, even if the test fails.
 struct Load(std::process::Child);
 
 impl Drop for Load {
@@ -121,7 +121,7 @@ impl Drop for Load {
 }
 
 #[test]
-fn a_limit_on_waiting_appends_is_refused_by_name_and_holds_for_one_concern() {
+fn the_limit_on_waiting_appends_is_named_and_holds_for_one_concern_only() {
     let mut cluster = Cluster::start(2, &["--max-waiting-appends", "5", "--memory"]);
     cluster.secondaries[1].kill();
     let waiting: Vec<_> = (0..5)
@@ -164,7 +164,7 @@ fn a_limit_on_waiting_appends_is_refused_by_name_and_holds_for_one_concern() {
 }
 
 #[test]
-fn a_client_that_hangs_up_leaves_its_place_to_another_and_its_message_in_the_log() {
+fn a_client_that_hangs_up_frees_its_place_and_its_message_stays_in_the_log() {
     let mut cluster = Cluster::start(2, &["--max-waiting-appends", "3", "--memory"]);
     assert_eq!(cluster.append("first", 3).status, 201);
     cluster.secondaries[1].kill();
@@ -184,7 +184,7 @@ fn a_client_that_hangs_up_leaves_its_place_to_another_and_its_message_in_the_log
     cluster.wait_waiting(3);
     assert_eq!(cluster.append("one too many", 3).status, 429);
     for mut client in clients {
-        // The other end is told at once, and not only when it answers.
+        // The other end learns it at once, not only when it answers.
         set_socket_linger(client.socket(), Some(Duration::ZERO)).expect("a socket");
     }
     cluster.wait_waiting(0);
@@ -203,8 +203,8 @@ fn a_client_that_hangs_up_leaves_its_place_to_another_and_its_message_in_the_log
     }
 }
 
-/// Not a test: the load of the test above, in a process of its own so that it has files of its
-/// own. Says `sent` when every request is on its way, and how many were answered with 201.
+/// Not a test: the load of the test above, in a separate process so that it has its own open
+/// files. Prints `sent` when every request has been sent, and the number of answers with 201.
 #[test]
 #[ignore = "the load generator of another test, which starts it"]
 fn load_process() {

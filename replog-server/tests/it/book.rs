@@ -1,18 +1,18 @@
-//! The README and the book: each command in them is run, and prints what the page says that it prints.
+//! The README and the book: runs each command in them, and compares the output with the page.
 //!
 //! A page is run from top to bottom in a directory of its own:
 //!
 //! - a block marked `sh server` starts a node with each line, and goes on once it listens;
-//! - a block marked `sh` is given to a shell, once the master takes appends, and must end well;
+//! - a block marked `sh` is given to a shell, once the master takes appends, and must succeed;
 //! - a block marked `sh endless` is one command that does not end by itself: it is ended when it has printed the
 //!   block below it;
-//! - a block marked `text` right below one of these is what that prints, where `…` stands for anything;
-//! - blocks marked `sh gate` are run by `.ci/run` as they stand, and a block marked `sh containers` is what
-//!   `docker/try` does;
-//! - the comments `<!-- stop NAME -->` and `<!-- kill NAME -->` end a node, or all without a name; nobody sees
-//!   them on the page, so the words beside them must ask for the same.
+//! - a block marked `text` right below one of these is the expected output, where `…` stands for any text;
+//! - blocks marked `sh gate` are run by `.ci/run` as they stand, and a block marked `sh containers` is covered by
+//!   `docker/try`;
+//! - the comments `<!-- stop NAME -->` and `<!-- kill NAME -->` end a node, or all nodes if there is no name. Readers
+//!   do not see them, so the text next to them must ask for the same.
 //!
-//! The book has the ports that people use. Here each is replaced by a free one.
+//! The book uses the default ports. Here each is replaced by a free one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,14 +31,14 @@ use crate::{
     nodes::{PATIENCE, Process, eventually, free_ports_of_node, program, program_path},
 };
 
-/// The port of the master in the book; the secondaries have those after it.
+/// The port of the master in the book; the secondaries have the ports after it.
 const MASTER_PORT: u16 = 5_000;
-/// How many ports of nodes the book uses.
+/// Number of ports of nodes that the book uses.
 const PORTS: u16 = 4;
-/// How far above its port for clients a node listens for other nodes.
+/// Distance from a node's port for clients to its port for other nodes.
 const CLUSTER_PORT_DISTANCE: u16 = 1_000;
 
-/// What a page asks for, and the line where it does.
+/// A step that a page asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Start(String),
@@ -60,25 +60,25 @@ fn book() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src")
 }
 
-/// The README, from the directory of the book.
+/// The README, relative to the directory of the book.
 const README: &str = "../../README.md";
-/// Marks of the blocks that are no commands.
+/// Marks of the blocks that are not commands.
 const NO_COMMANDS: [&str; 4] = ["text", "json", "toml", "yaml"];
 
-/// Every page that the table of contents names.
+/// Returns every page that the table of contents names.
 fn pages() -> Vec<String> {
     let summary = fs::read_to_string(book().join("SUMMARY.md")).expect("a table of contents");
     links(&summary).collect()
 }
 
-/// Every page whose commands are run.
+/// Returns every page whose commands are run.
 fn pages_to_run() -> Vec<String> {
     let mut pages = pages();
     pages.push(README.to_owned());
     pages
 }
 
-/// The bodies of the blocks that have a mark.
+/// Returns the bodies of the blocks that have a mark.
 fn blocks(page: &str, mark: &str) -> Vec<String> {
     let mut lines = page.lines();
     let mut blocks = Vec::new();
@@ -93,12 +93,12 @@ fn blocks(page: &str, mark: &str) -> Vec<String> {
     blocks
 }
 
-/// A command line without Cargo in front: the programs are built already.
+/// Replaces `cargo run` in a command line: the programs are already built.
 fn without_cargo(line: &str) -> String {
     line.replace("cargo run --release -- ", "replog-server ")
 }
 
-/// Where a page's links lead, but for those out of the book.
+/// Returns the targets of a page's links to other pages.
 fn links(text: &str) -> impl Iterator<Item = String> {
     let targets = text.split("](").skip(1);
     let targets = targets.filter_map(|rest| rest.split(')').next());
@@ -110,7 +110,7 @@ fn links(text: &str) -> impl Iterator<Item = String> {
 fn steps(page: &str) -> Vec<(usize, Step)> {
     let mut steps = Vec::new();
     let mut lines = page.lines().enumerate().map(|(at, line)| (at + 1, line));
-    // Whether the last thing on the page was a command, whose output may follow.
+    // True if the last element of the page was a command, whose output may follow.
     let mut printed = false;
     while let Some((at, line)) = lines.next() {
         if let Some(kind) = line.strip_prefix("```") {
@@ -170,8 +170,8 @@ fn steps(page: &str) -> Vec<(usize, Step)> {
     steps
 }
 
-/// What of the ends that a page asks for its reader does not see: the paragraph before the comment, or the one
-/// behind it, says so, and the node's name is on the page since the last heading.
+/// Returns the ends of nodes that a page performs without telling its reader. The reader is told if the paragraph
+/// before or after the comment says so, and the node's name is on the page since the last heading.
 fn untold_ends(page: &str) -> Vec<(usize, String)> {
     let mut untold = Vec::new();
     let lines: Vec<&str> = page.lines().collect();
@@ -224,7 +224,7 @@ fn untold_ends(page: &str) -> Vec<(usize, String)> {
     untold
 }
 
-/// Whether `printed` is `pattern`, in which `…` stands for anything.
+/// Reports whether `printed` matches `pattern`, in which `…` stands for any text.
 fn is_as_said(pattern: &str, printed: &str) -> bool {
     let (pattern, mut rest) = (pattern.trim(), printed.trim());
     let Some((first, others)) = pattern.split_once('…') else {
@@ -245,11 +245,11 @@ fn is_as_said(pattern: &str, printed: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// A command with each of the book's ports replaced by the one that stands for it.
+/// Replaces each of the book's ports in a command with the free one that stands for it.
 fn with_ports(script: &str, ports: &BTreeMap<u16, u16>) -> String {
     let mut replaced = String::new();
     let mut rest = script;
-    // Once over the text: a port that was put in may begin with the digits of another one.
+    // In a single pass over the text: a replacement may begin with the digits of another port.
     while let Some(at) = ["localhost:", "127.0.0.1:"]
         .iter()
         .filter_map(|host| rest.find(host).map(|at| at + host.len()))
@@ -268,7 +268,7 @@ fn with_ports(script: &str, ports: &BTreeMap<u16, u16>) -> String {
     replaced + rest
 }
 
-/// What starts nodes without its `--port`, and that port.
+/// Splits a command line that starts nodes into the line without its `--port`, and that port.
 fn without_port(line: &str) -> (String, u16) {
     let Some((before, after)) = line.split_once(" --port ") else {
         return (line.to_owned(), MASTER_PORT);
@@ -281,9 +281,9 @@ fn without_port(line: &str) -> (String, u16) {
 /// A page being run.
 struct Run {
     directory: TempDir,
-    /// By the names of their nodes; one process may have several.
+    /// By the names of their nodes; one process may run several.
     processes: Vec<(Vec<String>, Process)>,
-    /// The book's ports, and those that stand for them.
+    /// The book's ports, and the free ones that stand for them.
     ports: BTreeMap<u16, u16>,
 }
 
@@ -298,7 +298,7 @@ impl Run {
         run
     }
 
-    /// Puts free ports in place of those of the book: of each node two.
+    /// Chooses free ports in place of those of the book: two for each node.
     fn take_free_ports(&mut self) {
         self.ports.clear();
         for port in MASTER_PORT..MASTER_PORT + PORTS {
@@ -313,7 +313,7 @@ impl Run {
         format!("http://localhost:{}", self.ports[&port])
     }
 
-    /// A shell's command, with the book's ports replaced.
+    /// Builds a shell command in which the book's ports are replaced.
     fn shell(&self, script: &str) -> Command {
         let script = with_ports(script, &self.ports);
         let programs = program_path("replog-server");
@@ -340,14 +340,14 @@ impl Run {
 
     fn start(&mut self, line: &str) {
         let is_cluster = line.starts_with("replog-server cluster");
-        // Of several clusters on a page, all but one have a port of their own.
+        // If a page starts several clusters, all but one have their own port.
         let (line, first_port) = without_port(line);
         let mut command = self.shell(&format!("exec {line}"));
         match is_cluster {
             true => command.env("REPLOG_PORT", "0"),
             false => {
                 let listen = format!("127.0.0.1:{}", self.ports[&MASTER_PORT]);
-                // A flag goes before it: it is the master's.
+                // A flag overrides this; the variable is for the master.
                 command.env("REPLOG_LISTEN", listen)
             }
         };
@@ -372,7 +372,7 @@ impl Run {
         self.processes.push((names, process));
     }
 
-    /// Waits until the master, where there is one, takes appends.
+    /// Waits until the master, if there is one, takes appends.
     fn wait_for_master(&self) {
         let has_master = |(names, _): &(Vec<String>, _)| names.iter().any(|name| name == "master");
         if self.processes.iter().any(has_master) {
@@ -385,7 +385,7 @@ impl Run {
 
     fn run(&self, script: &str, prints: Option<&str>) {
         self.wait_for_master();
-        // No pipe: a command in the background would hold it open after the shell has ended.
+        // No pipe: a background command would keep it open after the shell has ended.
         let errors = self.directory.path().join("errors.log");
         let output = self
             .shell(script)
@@ -407,7 +407,7 @@ impl Run {
         }
     }
 
-    /// Runs a command that does not end by itself until it has printed what the page says.
+    /// Runs a command that does not end by itself until it has printed the expected output.
     fn watch(&self, command: &str, prints: Option<&str>) {
         let prints = prints.unwrap_or_else(|| panic!("{command}: nothing says when to end it"));
         self.wait_for_master();
@@ -470,7 +470,7 @@ impl Run {
             } else {
                 assert!(process.terminate().success(), "{names:?} ends well");
             }
-            // A cluster took ports that the system may give to anybody now.
+            // A cluster used ports that the system may give to any process now.
             if names.len() > 1 && self.processes.is_empty() {
                 self.take_free_ports();
             }
@@ -535,7 +535,7 @@ fn every_page_is_in_the_table_of_contents_and_every_link_leads_to_one() {
 }
 
 #[test]
-fn who_reads_a_page_is_told_of_every_node_that_is_ended() {
+fn readers_are_told_of_every_node_that_a_page_ends() {
     for page in pages_to_run() {
         let text = fs::read_to_string(book().join(&page)).expect("a page");
         assert_eq!(untold_ends(&text), [], "{page}");
@@ -576,7 +576,7 @@ fn the_gate_runs_the_first_commands_of_the_readme_as_they_stand() {
 }
 
 #[test]
-fn the_settings_in_deploy_are_taken_and_its_flags_are_there() {
+fn the_settings_and_flags_in_deploy_are_accepted() {
     let deploy = book().join("../../deploy");
     let said = |args: &[&str]| {
         let output = program().args(args).output().expect("the program starts");
@@ -595,7 +595,7 @@ fn the_settings_in_deploy_are_taken_and_its_flags_are_there() {
         let text = fs::read_to_string(deploy.join(file)).expect("a file");
         let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         let words = text.split(|c| !is_of_name(c));
-        // `--safe-to-stop` and `--from-file` are other programs'; REPLOG_KIND is the unit's own.
+        // `--safe-to-stop` and `--from-file` belong to other programs; REPLOG_KIND is the unit's own.
         let others = [
             "--safe-to-stop",
             "--from-file",
@@ -612,7 +612,7 @@ fn the_settings_in_deploy_are_taken_and_its_flags_are_there() {
     }
 }
 
-/// The value of a setting of the unit for systemd.
+/// Returns the value of a setting of the systemd unit.
 fn setting_of<'a>(unit: &'a str, name: &str) -> &'a str {
     let mut lines = unit.lines();
     lines
@@ -621,7 +621,7 @@ fn setting_of<'a>(unit: &'a str, name: &str) -> &'a str {
 }
 
 #[test]
-fn the_unit_starts_a_node_with_the_settings_and_the_environment_that_the_book_gives_it() {
+fn the_systemd_unit_starts_a_node_with_the_settings_and_environment_of_the_book() {
     let systemd = book().join("../../deploy/systemd");
     let read = |path: PathBuf| fs::read_to_string(path).expect("a file");
     let unit = read(systemd.join("replog@.service"));
@@ -651,14 +651,14 @@ fn the_unit_starts_a_node_with_the_settings_and_the_environment_that_the_book_gi
         let config = config.expect("the program starts");
         let text = String::from_utf8_lossy(&config.stdout).into_owned();
         assert!(config.status.success(), "{config:?}");
-        // The only directory that the unit lets it write to.
+        // The only directory that the unit may write to.
         let directory = format!("/var/lib/{}", of_instance("StateDirectory"));
         assert!(
             text.contains(&format!("data-dir = \"{directory}\"")),
             "{text}"
         );
         assert_eq!(of_instance("RequiresMountsFor"), directory);
-        // On addresses and in places that there are here; nothing of its environment is unknown to it.
+        // With addresses and paths that exist here. The program knows every variable of its environment.
         let place = TempDir::new().expect("a temporary directory");
         let at = |name: &str| place.path().join(name).display().to_string();
         let mut started = unit_program();
@@ -675,7 +675,7 @@ fn the_unit_starts_a_node_with_the_settings_and_the_environment_that_the_book_gi
         assert!(!log.contains("is ignored"), "{log}");
         node.kill();
     }
-    // What the unit takes for wrong usage is that.
+    // The unit's exit code for wrong usage is the program's.
     let mut wrong = program();
     wrong.env("REPLOG_KIND", "nothing").arg("nothing");
     let code = wrong.output().expect("the program starts").status.code();
@@ -695,7 +695,7 @@ fn each_port_of_the_book_is_replaced_once() {
 }
 
 #[test]
-fn a_page_is_read_as_the_steps_that_it_has() {
+fn a_page_is_parsed_into_its_steps() {
     let page = "# A\n```sh server\none\ntwo\n```\n\n<!-- kill one -->\n```sh\na\nb\n```\n```text\nx…\n```\n\
                 words\n```text\na picture\n```\n```json\n{}\n```\n<!-- stop -->\n<!-- another -->\n\
                 ```sh gate\nc\n```\n```sh endless\nd\n```\n```text\ny\n```\n";
@@ -723,7 +723,7 @@ fn a_page_is_read_as_the_steps_that_it_has() {
 }
 
 #[test]
-fn an_ellipsis_stands_for_anything() {
+fn an_ellipsis_matches_any_text() {
     let good = [
         ("a", "a\n"),
         ("…", ""),

@@ -1,5 +1,5 @@
-//! The page in a real browser: what waits is seen with its reason until it is answered, by a person with six
-//! connections. Skipped, with a line that says so, where there is no Chromium.
+//! The page in a real browser: a waiting append is shown with its reason until it is answered, to a person with six
+//! connections. Skipped, with a line that says so, if there is no Chromium.
 
 mod driver;
 mod hostile;
@@ -22,7 +22,7 @@ fn page_of(node: SocketAddr) -> String {
     format!("http://{node}/")
 }
 
-/// Fills in the form and sends it.
+/// Fills in the form and submits it.
 fn append(browser: &Browser, data: &str, concern: &str, seconds: &str) {
     eventually("the form may be sent", || {
         let is_ready = "return !document.getElementById('send').disabled";
@@ -35,7 +35,7 @@ fn append(browser: &Browser, data: &str, concern: &str, seconds: &str) {
     browser.run(script, &json!([data, concern, seconds]));
 }
 
-/// Waits until this element's text is as wanted, and returns it.
+/// Waits until this element has the wanted text, and returns it.
 fn shown(browser: &Browser, id: &str, what: &str, is_so: impl Fn(&str) -> bool) -> String {
     let mut last = String::new();
     let deadline = std::time::Instant::now() + crate::nodes::PATIENCE;
@@ -58,7 +58,7 @@ fn no_red_line(browser: &Browser) {
 }
 
 #[test]
-fn what_waits_is_shown_with_its_reason_until_it_is_answered() {
+fn a_waiting_append_is_shown_with_its_reason_until_it_is_answered() {
     let Some(browser) = Browser::start(NAME) else {
         return;
     };
@@ -83,17 +83,17 @@ fn what_waits_is_shown_with_its_reason_until_it_is_answered() {
     let receipt = browser.text("appended");
     let expected = "{\"number\": 1e400}: offset 1, held by master and secondary-1; waits for 1 more of secondary-2";
     assert!(receipt.starts_with(expected), "{receipt}");
-    // Not only on this page.
+    // Not only appends of this page.
     cluster.wait_waiting(1);
 
-    // Times go on between two answers of the node.
+    // Times advance between two answers of the node.
     let waited = "return [...document.querySelectorAll('#waiting [data-from]')].map(one => one.textContent).join()";
     let before = browser.run(waited, &json!([]));
     eventually("it counts", || {
         (browser.run(waited, &json!([])) != before).then_some(())
     });
 
-    // More than a browser has connections. Two nodes are enough for the last one, which nothing delays.
+    // More than a browser has connections. Two nodes are enough for the last one, which must not be delayed.
     for number in 2..10 {
         append(&browser, &format!("waits {number}"), "3", "");
         let offset = format!("offset {number},");
@@ -121,7 +121,7 @@ fn what_waits_is_shown_with_its_reason_until_it_is_answered() {
             "{width}: {beyond:?}"
         );
     }
-    // It waits on behind a reload.
+    // It still waits after a reload.
     browser.open(&page_of(master));
     shown(&browser, "waiting-total", "they still wait", |text| {
         text == "9"
@@ -170,7 +170,7 @@ fn retries_are_one_line_that_counts_and_can_be_hidden() {
 }
 
 #[test]
-fn what_is_appended_is_text_and_never_markup_and_what_is_no_json_breaks_nothing() {
+fn messages_are_text_and_never_markup_and_payloads_that_are_not_json_break_nothing() {
     let Some(browser) = Browser::start(NAME) else {
         return;
     };
@@ -182,7 +182,7 @@ fn what_is_appended_is_text_and_never_markup_and_what_is_no_json_breaks_nothing(
     });
     let markup = "<img src=x onerror=\"document.title='run'\">";
     browser.type_into("data", markup);
-    // What is typed stays, however much is shown meanwhile.
+    // The text in the form stays, however much is shown meanwhile.
     cluster.append("by another", 3);
     shown(&browser, "messages", "it is there", |text| {
         text.contains("by another")
@@ -231,7 +231,7 @@ fn what_is_appended_is_text_and_never_markup_and_what_is_no_json_breaks_nothing(
 }
 
 #[test]
-fn the_page_of_a_node_that_is_alone_says_so_and_leads_to_the_others() {
+fn the_page_of_an_isolated_node_says_so_and_links_to_the_others() {
     let Some(browser) = Browser::start(NAME) else {
         return;
     };
@@ -269,7 +269,7 @@ fn the_page_of_a_node_that_is_alone_says_so_and_leads_to_the_others() {
 }
 
 #[test]
-fn a_message_of_a_log_that_is_gone_is_not_taken_for_the_one_at_its_place_in_the_next() {
+fn a_message_of_a_lost_log_is_not_confused_with_the_one_at_the_same_offset_in_the_next_log() {
     let Some(browser) = Browser::start(NAME) else {
         return;
     };
@@ -279,13 +279,13 @@ fn a_message_of_a_log_that_is_gone_is_not_taken_for_the_one_at_its_place_in_the_
     shown(&browser, "appended", "it is held", |text| {
         text.ends_with("held by master")
     });
-    // Of the same offset and epoch, in another log. The page stays open.
+    // The same offset and epoch in another log. The page stays open.
     node.restart();
     node.append(0..1);
     shown(&browser, "appended", "it is gone", |text| {
         text.ends_with("the node has another log now: the message is not in it")
     });
-    // Nor does it come back with a reload.
+    // A reload does not bring it back either.
     browser.open(&page_of(node.address));
     shown(&browser, "messages", "the other one is there", |text| {
         text.contains('0')
@@ -293,7 +293,7 @@ fn a_message_of_a_log_that_is_gone_is_not_taken_for_the_one_at_its_place_in_the_
     assert_eq!(browser.text("appended"), "");
 }
 
-/// A refused request is a red line in every browser.
+/// Every browser shows a refused request as a red line.
 fn no_red_line_but(browser: &Browser, status: &str) {
     let lines = browser.console();
     let red = lines.iter().filter(|(level, _)| level == "SEVERE");

@@ -1,4 +1,4 @@
-//! A secondary that was away, or was emptied, gets all that it lacks.
+//! A secondary that was away, or was emptied, receives everything it lacks.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ fn a_secondary_that_was_away_or_emptied_gets_all_that_it_lacks() {
     for number in 0..200 {
         assert_eq!(cluster.append(&format!("away-{number}"), 2).status, 201);
     }
-    // Messages of which a few fill a batch.
+    // Messages so long that a few fill a batch.
     for number in 0..12 {
         let body = format!(r#"{{"data":"{number}{}"}}"#, "x".repeat(500_000));
         assert_eq!(post(cluster.master.address, &body).status, 201);

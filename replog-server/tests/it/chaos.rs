@@ -1,13 +1,13 @@
-//! Real processes, real sockets and real files under every trouble at once, and under load: after
+//! Real processes, real sockets and real files under every kind of trouble at once, and under load: after
 //! healing, every acknowledged message is on every node, once, at its offset, and nothing else
-//! is there but what some client sent and was not refused.
+//! is there except messages that some client sent and that were not refused.
 //!
 //! A run is one cluster and a number of rounds. In a round, troubles are dealt from a seeded deck,
-//! one over the other; then all of them end, the nodes have a while to become well, every client
-//! must be answered, and what all nodes show is compared with what the clients were told. The order
-//! of troubles comes from the seed, the moments at which they meet what the nodes do do not.
+//! one on top of the other; then all of them end, the nodes get time to recover, every client
+//! must be answered, and what all nodes show is compared with what the clients were told. The seed
+//! determines the order of the troubles, but not the moments at which they meet the nodes' work.
 //!
-//! `cargo test` makes a short run; `scripts/torture` makes runs as long as one likes.
+//! `cargo test` makes a short run; `scripts/torture` makes runs of any length.
 
 mod check;
 mod clients;
@@ -40,33 +40,33 @@ use troubles::{Deck, Kind};
 
 /// Time between the beginnings of two troubles.
 const GAP_MS: std::ops::Range<u64> = 50..800;
-/// Pause between two looks at something.
+/// Pause between two checks of a condition.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
-/// How long a reader waits for a node.
+/// Maximum time that a reader waits for a node.
 const READ_TIME_MAX: Duration = Duration::from_millis(500);
 
-/// What a run shall be like.
+/// Settings of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    /// Where every choice comes from.
+    /// Seed of every choice.
     pub(crate) seed: u64,
-    /// Nodes, the master among them.
+    /// Number of nodes, including the master.
     pub(crate) nodes: usize,
     pub(crate) clients: usize,
     pub(crate) rounds: u64,
     /// Troubles in each round.
     pub(crate) troubles: usize,
-    /// No round is begun after this.
+    /// No round begins after this.
     pub(crate) until: Option<Instant>,
 }
 
 /// Runs one cluster.
 ///
-/// `watch` is shown what has happened so far, several times a second.
+/// `watch` is shown the progress so far, several times a second.
 ///
 /// # Errors
 ///
-/// [`End::Violated`] when something is wrong; directories and logs are kept then.
+/// [`End::Violated`] when something is wrong; directories and logs are kept in that case.
 /// [`End::Interrupted`] when `interrupted` was set.
 pub(crate) fn run(
     plan: Plan,
@@ -114,7 +114,7 @@ pub(crate) fn run(
         }
         Err(Broken::Wrong(wrong)) => wrong,
     };
-    // Whoever still waits is let go by the end of the master.
+    // Waiting clients are released when the master ends.
     field.kill_all();
     clients.end();
     if reader.join().is_err() {
@@ -134,7 +134,7 @@ pub(crate) fn run(
     Err(End::Violated(Box::new(failure)))
 }
 
-/// Why a run does not go on.
+/// Reason why a run ends early.
 enum Broken {
     Interrupted,
     Wrong(Vec<String>),
@@ -146,7 +146,7 @@ struct Run<'a> {
     deck: Deck,
     field: Field,
     shared: Arc<Shared>,
-    /// What all nodes showed at the end of the last round.
+    /// The messages that all nodes showed at the end of the last round.
     shown: Vec<u8>,
     summary: Summary,
     interrupted: &'a AtomicBool,
@@ -155,7 +155,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn all_rounds(&mut self) -> Result<(), Broken> {
-        // What is promised holds from when every node has joined once.
+        // The promises hold once every node has joined once.
         self.wait_until_well()?;
         for round in 0..self.plan.rounds {
             if self.plan.until.is_some_and(|until| Instant::now() >= until) {
@@ -193,12 +193,12 @@ impl Run<'_> {
                 }
             }
         }
-        // A while for the last one; the others may be in the middle of theirs.
+        // Time for the last append; the others may be in the middle of theirs.
         at += self.gap();
         self.come_to(at)
     }
 
-    /// Lets the round's time come to `at`, and does what is to be done until then.
+    /// Advances the round's time to `at`, and does what is due until then.
     fn come_to(&mut self, at: Duration) -> Result<(), Broken> {
         while let Some(next) = self.field.next_at().filter(|next| *next <= at) {
             self.pass_time(next)?;
@@ -237,7 +237,7 @@ impl Run<'_> {
             let dumps: Vec<Vec<u8>> = dumps
                 .collect::<Result<_, _>>()
                 .map_err(|error| error.to_string())?;
-            // Someone who hung up may have sent what arrives only now.
+            // A client that hung up may have sent a message that arrives only now.
             match check::common_end(&run.field)? {
                 same if same == end => Ok((end, dumps)),
                 other => Err(format!("the end goes from {end} to {other}")),
@@ -278,7 +278,7 @@ impl Run<'_> {
         }
     }
 
-    /// Waits until something is so. That it never is, is a violation.
+    /// Waits until a condition holds. It is a violation if it never does.
     fn wait_for<T>(
         &mut self,
         what: &str,
@@ -298,7 +298,7 @@ impl Run<'_> {
         }
     }
 
-    /// Whether all is as it should be in the middle of trouble, too.
+    /// Checks what must hold in the middle of trouble, too.
     fn look(&mut self) -> Result<(), Broken> {
         if self.interrupted.load(Ordering::Relaxed) {
             return Err(Broken::Interrupted);
@@ -315,8 +315,8 @@ impl Run<'_> {
     }
 }
 
-/// Reads the newest messages of one node after the other, in the middle of trouble: no node ever
-/// shows a gap, or what nobody sent.
+/// Reads the newest messages of one node after the other, in the middle of trouble: no node may ever
+/// show a gap, or a message that was never sent.
 fn start_reader(field: &Field, shared: &Arc<Shared>) -> JoinHandle<()> {
     let nodes: Vec<_> = (0..field.nodes())
         .map(|node| (field::name_of(node), field.node(node).address))
@@ -335,7 +335,7 @@ fn start_reader(field: &Field, shared: &Arc<Shared>) -> JoinHandle<()> {
                 return;
             }
             thread::sleep(LOOK_PAUSE);
-            // It may be down, or standing still.
+            // It may be down or paused.
             let Some(answer) = read(*address) else {
                 continue;
             };
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trouble_that_cannot_be_made_in_a_round_keeps_no_other_back() {
+    fn a_trouble_that_is_impossible_in_a_round_does_not_hold_up_the_others() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut deck = Deck::new();
         let is_possible = |kind: &Kind| !kind.name().contains("wiped");
@@ -394,8 +394,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_is_on_every_node_after_every_trouble() {
-        // A round more than the deck has cards for: what cannot be done in one is done in the next.
+    fn acknowledged_messages_are_on_every_node_after_every_trouble() {
+        // One round more than the deck has cards for: what is impossible in one is done in the next.
         let plan = Plan {
             seed: 20,
             nodes: 3,

@@ -1,4 +1,4 @@
-//! `replog check`: what nodes left behind, looked at from outside.
+//! `replog check`: the directories of stopped nodes, inspected from outside.
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use crate::nodes::{Cluster, client};
 
-/// Messages in the log of every node here.
+/// Number of messages in the log of every node here.
 const MESSAGES: usize = 12;
 
-/// A master and a secondary that took messages and were stopped, and the epoch in which they did.
+/// Starts a master and a secondary, lets them take messages and stops them. Returns the epoch of those messages.
 fn stopped_cluster() -> (Cluster, u64) {
     let mut cluster = Cluster::start(1, &[]);
     for number in 0..MESSAGES {
@@ -38,7 +38,7 @@ fn check(args: &[&str], directory: &Path) -> Output {
         .expect("the program runs")
 }
 
-/// The lines on stdout of a check that ended with this exit code and said nothing else.
+/// Returns the lines on stdout of a check that ended with this exit code and printed nothing else.
 fn lines(output: &Output, code: i32) -> Vec<String> {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
@@ -46,7 +46,7 @@ fn lines(output: &Output, code: i32) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// The reason on stderr of a check that failed and had nothing to tell.
+/// Returns the reason on stderr of a check that failed and printed nothing on stdout.
 fn reason(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
@@ -58,7 +58,7 @@ fn reason(output: &Output, code: i32) -> String {
         .to_owned()
 }
 
-/// Every file below a directory, with its content.
+/// Returns every file below a directory, with its content.
 fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).expect("a directory") {
@@ -77,7 +77,7 @@ fn segment(directory: &Path) -> PathBuf {
     directory.join("log/00000000000000000000.log")
 }
 
-/// Where each record lies in a segment.
+/// Returns the position of each record in a segment.
 fn records(bytes: &[u8]) -> Vec<Range<usize>> {
     let mut at = u32::from_le_bytes(bytes[12..16].try_into().expect("four bytes")) as usize;
     let mut records = Vec::new();
@@ -89,7 +89,7 @@ fn records(bytes: &[u8]) -> Vec<Range<usize>> {
 }
 
 #[test]
-fn a_stopped_node_is_found_in_order_and_left_as_it_was() {
+fn a_stopped_node_is_found_in_order_and_left_unchanged() {
     let (cluster, epoch) = stopped_cluster();
     for node in [&cluster.master, &cluster.secondaries[0]] {
         fs::remove_file(node.directory.join("lock")).expect("a lock file");
@@ -115,7 +115,7 @@ fn a_stopped_node_is_found_in_order_and_left_as_it_was() {
 }
 
 #[test]
-fn a_flipped_bit_is_told_by_file_byte_and_offset() {
+fn a_flipped_bit_is_reported_by_file_byte_and_offset() {
     let (cluster, epoch) = stopped_cluster();
     let directory = &cluster.master.directory;
     let path = segment(directory);
@@ -179,7 +179,7 @@ fn a_flipped_bit_is_told_by_file_byte_and_offset() {
 }
 
 #[test]
-fn a_torn_tail_is_told_and_no_failure() {
+fn a_torn_tail_is_reported_and_is_not_a_failure() {
     let (mut cluster, _) = stopped_cluster();
     let directory = cluster.secondaries[0].directory.clone();
     let path = segment(&directory);
@@ -198,7 +198,7 @@ fn a_torn_tail_is_told_and_no_failure() {
         found[3].ends_with("; the next start cuts 40 bytes away"),
         "{found:?}"
     );
-    // Which it does.
+    // And it does start.
     cluster.secondaries[0].start();
     cluster.secondaries[0].terminate();
     assert_eq!(fs::read(&path).expect("a segment"), whole);
@@ -206,7 +206,7 @@ fn a_torn_tail_is_told_and_no_failure() {
 }
 
 #[test]
-fn a_running_node_is_not_looked_into() {
+fn a_running_node_is_not_inspected() {
     let mut cluster = Cluster::start(1, &[]);
     let directory = cluster.secondaries[0].directory.clone();
     for args in [&[][..], &["--json"]] {
@@ -214,14 +214,14 @@ fn a_running_node_is_not_looked_into() {
         let expected = "a node is running in the directory: stop it first";
         assert_eq!(refused, format!("{}: {expected}", directory.display()));
     }
-    // Nor is it disturbed.
+    // It is not disturbed either.
     assert_eq!(cluster.append("goes on", 2).status, 201);
     cluster.secondaries[0].terminate();
     assert_eq!(lines(&check(&[], &directory), 0)[2], "nothing is wrong");
 }
 
 #[test]
-fn a_directory_with_a_folder_a_node_is_checked_node_by_node() {
+fn a_directory_with_one_folder_per_node_is_checked_node_by_node() {
     let (mut cluster, _) = stopped_cluster();
     let all = cluster
         .master
@@ -243,7 +243,7 @@ fn a_directory_with_a_folder_a_node_is_checked_node_by_node() {
         .collect();
     assert_eq!(names, ["master", "secondary-1"]);
 
-    // One that runs does not hide the other, and is said.
+    // A running node does not hide the other one, and is reported.
     cluster.secondaries[0].start();
     let output = check(&[], &all);
     assert_eq!(output.status.code(), Some(1));
@@ -252,7 +252,7 @@ fn a_directory_with_a_folder_a_node_is_checked_node_by_node() {
 }
 
 #[test]
-fn what_cannot_be_checked_is_said_in_one_line() {
+fn targets_that_cannot_be_checked_are_reported_in_one_line() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let empty = reason(&check(&[], directory.path()), 1);
     assert!(empty.contains("it is no node's directory"), "{empty}");
@@ -291,7 +291,7 @@ fn what_cannot_be_checked_is_said_in_one_line() {
 }
 
 #[test]
-fn directories_of_two_clusters_are_not_taken_for_one() {
+fn directories_of_two_clusters_are_not_checked_as_one() {
     let [one, other] = [stopped_cluster().0, stopped_cluster().0];
     let output = check(
         &[&one.master.directory.display().to_string()],

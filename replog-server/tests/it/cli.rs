@@ -1,4 +1,4 @@
-//! `replog`, run as people and scripts run it, against real nodes.
+//! `replog` as people and scripts run it, against real nodes.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::nodes::{Cluster, Node, client, eventually};
 
-/// The program, set to this node.
+/// Builds the program with this node as its target.
 fn replog(node: &Node) -> Command {
     let mut command = client();
     command.env("REPLOG_URL", format!("http://{}", node.address));
@@ -21,7 +21,7 @@ fn run(node: &Node, args: &[&str]) -> Output {
     replog(node).args(args).output().expect("the program runs")
 }
 
-/// As [`run`], with this on stdin.
+/// Like [`run`], with this on stdin.
 fn fed(node: &Node, args: &[&str], stdin: &str) -> Output {
     let mut child = replog(node)
         .args(args)
@@ -40,21 +40,21 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
-/// What a command printed that ended with exit code 0 and complained of nothing.
+/// Returns the output of a command that ended with exit code 0 and printed nothing on stderr.
 fn printed(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
     text(&output.stdout)
 }
 
-/// The lines of JSON that such a command printed.
+/// Returns the lines of JSON that such a command printed.
 fn values(output: &Output) -> Vec<Value> {
     let values = printed(output);
     let values = values.lines().map(serde_json::from_str);
     values.map(|value| value.expect("JSON")).collect()
 }
 
-/// The one line on stderr of a command that ended with this exit code.
+/// Returns the single line on stderr of a command that ended with this exit code.
 fn complaint(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     let text = text(&output.stderr);
@@ -66,7 +66,7 @@ fn complaint(output: &Output, code: i32) -> String {
 }
 
 #[test]
-fn an_argument_is_appended_as_json_where_it_is_that_and_else_as_a_text() {
+fn an_argument_is_appended_as_json_if_it_is_json_and_else_as_a_text() {
     let cluster = Cluster::start(1, &[]);
     let master = &cluster.master;
     let given = [
@@ -82,7 +82,7 @@ fn an_argument_is_appended_as_json_where_it_is_that_and_else_as_a_text() {
     }
     let expected: Vec<Value> = given.into_iter().map(|(_, data)| data).collect();
     assert_eq!(master.data(), expected);
-    // What lost its quotes to the shell is not appended as a text.
+    // JSON that lost its quotes to the shell is not appended as a text.
     let refused = run(master, &["append", "{a: 1}"]);
     assert!(
         complaint(&refused, 2).contains("looks like JSON and is none"),
@@ -92,7 +92,7 @@ fn an_argument_is_appended_as_json_where_it_is_that_and_else_as_a_text() {
 }
 
 #[test]
-fn each_line_of_stdin_is_appended_once_however_often_it_is_sent_with_a_key() {
+fn each_line_of_stdin_is_appended_once_with_a_key_however_often_it_is_sent() {
     let cluster = Cluster::start(1, &[]);
     let master = &cluster.master;
     assert_eq!(printed(&fed(master, &["append"], "1\n\n[2]\n")), "0\n1\n");
@@ -113,7 +113,7 @@ fn each_line_of_stdin_is_appended_once_however_often_it_is_sent_with_a_key() {
 }
 
 #[test]
-fn nobody_who_reads_ends_what_only_shows_and_nothing_that_changes_or_judges() {
+fn a_closed_pipe_ends_commands_that_only_show_and_none_that_changes_or_judges() {
     let mut cluster = Cluster::start(1, &[]);
     let unread = || {
         let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -147,7 +147,7 @@ fn nobody_who_reads_ends_what_only_shows_and_nothing_that_changes_or_judges() {
 }
 
 #[test]
-fn a_concern_that_is_not_met_in_time_is_exit_code_3_and_may_be_waited_for_later() {
+fn a_concern_that_is_not_met_in_time_is_exit_code_3_and_can_be_waited_for_later() {
     let cluster = Cluster::start(2, &["--allow-faults"]);
     let (master, away) = (&cluster.master, &cluster.secondaries[1]);
     assert_eq!(
@@ -200,7 +200,7 @@ fn a_concern_that_is_not_met_in_time_is_exit_code_3_and_may_be_waited_for_later(
 }
 
 #[test]
-fn an_append_that_a_secondary_sends_on_is_watched_at_the_master() {
+fn an_append_that_a_secondary_redirects_is_watched_at_the_master() {
     let mut cluster = Cluster::prepare(1, &[]);
     let url = format!("http://{}", cluster.master.address);
     cluster.master.add_flag("--public-url");
@@ -209,7 +209,7 @@ fn an_append_that_a_secondary_sends_on_is_watched_at_the_master() {
     cluster.master.start();
     cluster.wait_read_write();
     cluster.wait_alive(2);
-    // It hears of the URL with the promise, or a heartbeat.
+    // It learns the URL with the promise or a heartbeat.
     let secondary = &cluster.secondaries[0];
     eventually("the secondary knows the master's URL", || {
         (secondary.health()["master"]["url"] == *url).then_some(())
@@ -222,17 +222,17 @@ fn an_append_that_a_secondary_sends_on_is_watched_at_the_master() {
 }
 
 #[test]
-fn a_fault_goes_to_the_node_that_is_named_or_to_none() {
+fn a_fault_goes_to_the_named_node_or_to_none() {
     let mut cluster = Cluster::prepare(2, &["--allow-faults"]);
     let url = |node: &Node| format!("http://{}", node.address);
     let wrong = url(&cluster.master);
     cluster.secondaries[1].add_flag("--public-url");
-    // As nodes on several machines all say that they are at 127.0.0.1:5000.
+    // Nodes on several machines all say that they are at 127.0.0.1:5000.
     cluster.secondaries[1].add_flag(&wrong);
     cluster.secondaries.iter_mut().for_each(Node::start);
     cluster.master.start();
     cluster.wait_read_write();
-    // A node that has answered a promise is in contact; where clients reach it, it says with the hello.
+    // A node that has answered a promise is in contact; it names its URL for clients with the hello.
     eventually("the master knows where clients reach each", || {
         let health = cluster.master.health();
         let mut all = health["secondaries"].as_array()?.iter();
@@ -253,7 +253,7 @@ fn a_fault_goes_to_the_node_that_is_named_or_to_none() {
 }
 
 #[test]
-fn waiting_appends_are_shown_with_whom_they_wait_for() {
+fn waiting_appends_are_shown_with_the_nodes_they_wait_for() {
     let cluster = Cluster::start(1, &["--allow-faults"]);
     printed(&run(
         &cluster.secondaries[0],
@@ -288,7 +288,7 @@ fn waiting_appends_are_shown_with_whom_they_wait_for() {
 }
 
 #[test]
-fn the_status_is_exit_code_10_where_a_node_is_not_well_and_4_is_for_a_read_only_master() {
+fn the_status_is_exit_code_10_if_a_node_is_not_well_and_4_for_a_read_only_master() {
     let mut cluster = Cluster::start(2, &[]);
     cluster.wait_healthy();
     let shown = printed(&run(&cluster.master, &["status"]));
@@ -307,7 +307,7 @@ fn the_status_is_exit_code_10_where_a_node_is_not_well_and_4_is_for_a_read_only_
         &["status", "--safe-to-stop", "secondary-1"],
     );
     assert!(printed(&safe).starts_with("safe: "));
-    // It is not heard of any more, and nothing older is believed.
+    // The master no longer hears from it, and no older report is believed.
     cluster.secondaries[1].process().signal(Signal::STOP);
     let args = ["status", "--safe-to-stop", "secondary-1", "--timeout", "0s"];
     let not_known = run(&cluster.master, &args);
@@ -339,7 +339,7 @@ fn the_status_is_exit_code_10_where_a_node_is_not_well_and_4_is_for_a_read_only_
         (&said["safe"], &said["caught_up"]),
         (&json!(false), &json!(["master"]))
     );
-    // The one that is dead already may be stopped.
+    // The node that is already dead may be stopped.
     let dead = run(
         &cluster.master,
         &["status", "--safe-to-stop", "secondary-2"],
@@ -356,7 +356,7 @@ fn the_status_is_exit_code_10_where_a_node_is_not_well_and_4_is_for_a_read_only_
 }
 
 #[test]
-fn a_master_that_hangs_is_not_waited_for_longer_than_the_time_to_say_who_may_be_stopped() {
+fn safe_to_stop_does_not_wait_for_a_hanging_master_beyond_its_timeout() {
     let cluster = Cluster::start(1, &[]);
     cluster.master.process().signal(Signal::STOP);
     let args = ["status", "--safe-to-stop", "secondary-1", "--timeout", "0s"];
@@ -400,7 +400,7 @@ fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
         serde_json::from_str(exported.lines().next().expect("a line")).expect("JSON");
     assert_eq!(first["cluster_id"], cluster.master.health()["cluster_id"]);
     let other = Cluster::start(1, &[]);
-    // As if the first run had been ended in the middle.
+    // As if the first run had ended in the middle.
     let half: String = exported
         .lines()
         .take(500)
@@ -411,7 +411,7 @@ fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
     let second = values(&fed(&other.master, &["import", "-", "--json"], &exported));
     assert_eq!(second, [json!({"appended": 500, "known": 500})]);
     assert_eq!(other.master.data(), cluster.master.data());
-    // A file that ends elsewhere than one that was imported is not taken for another.
+    // A file that ends elsewhere is not mistaken for one that was imported.
     let longer: String = exported
         .lines()
         .take(700)
@@ -423,7 +423,7 @@ fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
 }
 
 #[test]
-fn an_import_that_ends_early_says_where_the_next_one_goes_on() {
+fn an_import_that_ends_early_says_where_to_resume() {
     // Too few for a key of the file's beginning to be known at its end.
     let cluster = Cluster::start(1, &["--key-horizon", "1000"]);
     let master = &cluster.master;
@@ -441,7 +441,7 @@ fn an_import_that_ends_early_says_where_the_next_one_goes_on() {
     let expected: Vec<Value> = (0..3_000).map(Value::from).collect();
     assert_eq!(master.data(), expected);
 
-    // Interrupted, while it waits for more.
+    // Interrupted while it waits for more.
     let mut importing = replog(master)
         .args(["import", "-"])
         .stdin(Stdio::piped())
@@ -460,7 +460,7 @@ fn an_import_that_ends_early_says_where_the_next_one_goes_on() {
     let said = complaint(&importing.wait_with_output().expect("it ends"), 1);
     assert!(said.starts_with("interrupted; "), "{said}");
     let (_, from) = said.rsplit_once("--from ").expect("a place");
-    // With its log, once the first answer named it.
+    // With the log's identity, once the first answer named it.
     let offset = from.split(['@', ' ']).next().expect("a number");
     assert!(["0", "10500"].contains(&offset), "{said}");
     drop(lines);
@@ -482,7 +482,7 @@ fn an_import_keeps_the_keys_of_messages_so_that_a_retry_appends_nothing() {
         let told = values(&fed(&new.master, &args, &exported));
         assert_eq!(told, [json!({"appended": appended, "known": known})]);
     }
-    // Forgotten there and appended again, the first key is that of two messages, and none of them is lost.
+    // The first key was forgotten and appended again: it belongs to two messages, and neither is lost.
     assert_eq!(new.master.data(), old.master.data());
     for (message, key, offset) in [("1", "a", "0\n"), ("2", "b ", "1\n")] {
         let again = run(&new.master, &["append", message, "--key", key]);
@@ -492,7 +492,7 @@ fn an_import_keeps_the_keys_of_messages_so_that_a_retry_appends_nothing() {
 }
 
 #[test]
-fn a_key_that_the_log_knew_before_an_import_is_there_already_whatever_was_placed_since() {
+fn a_message_whose_key_the_log_knew_before_an_import_counts_as_already_there() {
     let (old, new) = (Cluster::start(1, &[]), Cluster::start(1, &[]));
     for (message, key) in [("1", "a"), ("2", "b")] {
         printed(&run(&new.master, &["append", message, "--key", key]));
@@ -508,7 +508,7 @@ fn a_key_that_the_log_knew_before_an_import_is_there_already_whatever_was_placed
         assert_eq!(new.master.data(), [1, 2, 0, 3, 4]);
     }
 
-    // A key that belongs to another message there is no message of the file, however early that one is.
+    // If a key belongs to another message in the log, the import refuses it, however early that message is.
     printed(&run(&old.master, &["append", "5", "--key", "e"]));
     printed(&run(&new.master, &["append", "6", "--key", "e"]));
     printed(&fed(&new.master, &["append"], "7\n"));
@@ -524,7 +524,7 @@ fn a_key_that_the_log_knew_before_an_import_is_there_already_whatever_was_placed
 }
 
 #[test]
-fn an_import_that_goes_on_appends_the_second_message_of_a_key_whose_first_one_it_leaves_out() {
+fn a_resumed_import_appends_the_second_message_of_a_key_whose_first_one_it_skips() {
     let line = |offset: u64, data: u64, key: &str| {
         let line = json!({
             "offset": offset, "epoch": 1, "timestamp_ms": 5, "data": data, "idempotency_key": key,
@@ -546,7 +546,7 @@ fn an_import_that_goes_on_appends_the_second_message_of_a_key_whose_first_one_it
 #[test]
 fn long_messages_are_read_too_a_few_at_a_time() {
     let cluster = Cluster::start(1, &[]);
-    // Together more than a page may have.
+    // Together they exceed a page.
     let line = format!("\"{}\"\n", "x".repeat(600_000));
     let appended = fed(
         &cluster.master,
@@ -601,7 +601,7 @@ fn a_follower_prints_each_message_once_across_a_restart_of_its_node() {
 }
 
 #[test]
-fn what_is_not_known_to_be_committed_is_not_exported_as_nothing() {
+fn an_unknown_committed_end_is_not_exported_as_an_empty_log() {
     let mut cluster = Cluster::start(1, &[]);
     printed(&fed(
         &cluster.master,
@@ -626,7 +626,7 @@ fn what_is_not_known_to_be_committed_is_not_exported_as_nothing() {
         2
     );
 
-    // Who follows waits for that, and for the last ones only.
+    // A follower waits for it, even if it wants the last messages only.
     let following = replog(secondary)
         .args(["read", "--follow", "--level", "committed"])
         .args(["--last", "1", "--limit", "1"])
@@ -640,7 +640,7 @@ fn what_is_not_known_to_be_committed_is_not_exported_as_nothing() {
 }
 
 #[test]
-fn the_end_of_a_log_is_read_while_others_append() {
+fn the_end_of_a_log_is_read_during_appends() {
     let cluster = Cluster::start(1, &[]);
     printed(&run(&cluster.master, &["append", "first"]));
     let mut load = replog(&cluster.master)
@@ -656,7 +656,7 @@ fn the_end_of_a_log_is_read_while_others_append() {
 }
 
 #[test]
-fn nodes_that_run_are_compared_up_to_the_lowest_of_their_ends() {
+fn running_nodes_are_compared_up_to_the_lowest_of_their_ends() {
     let cluster = Cluster::start(1, &[]);
     let other = Cluster::start(1, &[]);
     let lines: String = (0..600).map(|number| format!("{number}\n")).collect();
@@ -676,7 +676,7 @@ fn nodes_that_run_are_compared_up_to_the_lowest_of_their_ends() {
     let check = |urls: &[String]| client().arg("check").args(urls).output().expect("it runs");
     let same = check(&urls(&[&cluster.master, &cluster.secondaries[0]]));
     assert_eq!(printed(&same), "2 nodes have the same 600 messages\n");
-    // The same data at another time, by another master.
+    // The same data at another time, from another master.
     let differ = check(&urls(&[&cluster.master, &other.master]));
     assert_eq!(differ.status.code(), Some(1), "{differ:?}");
     assert!(
@@ -686,7 +686,7 @@ fn nodes_that_run_are_compared_up_to_the_lowest_of_their_ends() {
 }
 
 #[test]
-fn a_node_that_is_not_there_is_exit_code_1_with_advice_and_wrong_usage_2() {
+fn an_unreachable_node_is_exit_code_1_with_advice_and_wrong_usage_is_2() {
     let cluster = Cluster::prepare(1, &[]);
     let nobody = run(&cluster.master, &["read"]);
     assert!(
@@ -702,7 +702,7 @@ fn a_node_that_is_not_there_is_exit_code_1_with_advice_and_wrong_usage_2() {
         &["status", "--url", "http://localhost:5000?x=1"],
         &["status", "--url", "http://localhost:5000/#x"],
         &["bench", "--seconds", "1e19"],
-        // URLs, and no directories.
+        // URLs, not directories.
         &["check", "https://localhost:5000", "https://localhost:5001"],
         &["check", "HTTP://localhost:5000"],
     ] {
@@ -716,7 +716,7 @@ fn a_node_that_is_not_there_is_exit_code_1_with_advice_and_wrong_usage_2() {
 }
 
 #[test]
-fn below_a_path_that_no_node_has_nothing_may_be_in_the_log() {
+fn an_append_below_a_path_that_no_node_has_is_known_not_to_be_in_the_log() {
     let cluster = Cluster::start(1, &[]);
     let url = format!("http://{}/elsewhere", cluster.master.address);
     let lost = client().args(["append", "x", "--url", &url]).output();
@@ -725,7 +725,7 @@ fn below_a_path_that_no_node_has_nothing_may_be_in_the_log() {
 }
 
 #[test]
-fn an_append_that_a_stop_interrupts_says_where_its_message_may_be_and_nothing_twice() {
+fn an_append_interrupted_by_a_stop_says_once_where_its_message_may_be() {
     for key in [None, Some("k")] {
         let mut cluster = Cluster::start(2, &[]);
         printed(&run(&cluster.master, &["append", "before"]));
@@ -752,7 +752,7 @@ fn an_append_that_a_stop_interrupts_says_where_its_message_may_be_and_nothing_tw
 }
 
 #[test]
-fn one_is_no_plural() {
+fn numbers_and_nouns_agree() {
     let cluster = Cluster::start(1, &[]);
     printed(&run(&cluster.master, &["append", "x", "--concern", "all"]));
     let urls =
@@ -768,7 +768,7 @@ fn one_is_no_plural() {
 }
 
 #[test]
-fn shells_and_man_are_told_of_every_command() {
+fn shell_completions_and_the_manual_page_cover_every_command() {
     let run = |args: &[&str]| printed(&client().args(args).output().expect("it runs"));
     let (bash, man) = (run(&["completions", "bash"]), run(&["man"]));
     for command in ["append", "status", "import", "fault"] {
@@ -778,7 +778,7 @@ fn shells_and_man_are_told_of_every_command() {
 }
 
 #[test]
-fn the_load_generator_says_how_fast_its_appends_were() {
+fn the_load_generator_reports_the_speed_of_its_appends() {
     let cluster = Cluster::start(1, &[]);
     let args = ["bench", "--seconds", "0.2", "--clients", "3", "--json"];
     let measured = values(&run(&cluster.master, &args));
@@ -787,7 +787,7 @@ fn the_load_generator_says_how_fast_its_appends_were() {
     assert_eq!(cluster.wait_equal(), appends);
     assert!(measured[0]["latency_us"]["p99"].is_u64(), "{measured:?}");
 
-    // There is no terminal to ask at, and these messages would stay in a log that has some.
+    // There is no terminal to ask at, and these messages would stay in a log that already has some.
     let said = complaint(&run(&cluster.master, &args), 1);
     assert!(
         said.contains("nothing was appended") && said.contains("--yes"),
@@ -800,7 +800,7 @@ fn the_load_generator_says_how_fast_its_appends_were() {
 }
 
 #[test]
-fn lines_go_on_over_a_restart_of_the_master_between_two_of_them() {
+fn appending_lines_goes_on_over_a_restart_of_the_master_between_two_of_them() {
     let mut cluster = Cluster::start(1, &[]);
     let mut appending = replog(&cluster.master)
         .args(["append"])
@@ -824,7 +824,7 @@ fn lines_go_on_over_a_restart_of_the_master_between_two_of_them() {
 }
 
 #[test]
-fn bytes_that_are_no_json_are_read_exported_and_restored() {
+fn payloads_that_are_not_json_are_read_exported_and_restored() {
     let cluster = Cluster::start(1, &[]);
     let master = &cluster.master;
     let headers = [("content-type", "application/x-ndjson")];
@@ -870,7 +870,7 @@ fn bytes_that_are_no_json_are_read_exported_and_restored() {
 }
 
 #[test]
-fn what_export_wrote_is_imported_whatever_the_limits_are() {
+fn exported_messages_are_imported_whatever_the_limits_are() {
     let limits = [
         "--max-message-bytes",
         "64KiB",
@@ -881,7 +881,7 @@ fn what_export_wrote_is_imported_whatever_the_limits_are() {
     ];
     let cluster = Cluster::start(1, &limits);
     let master = &cluster.master;
-    // As long as a request may be, with a key that no header can carry.
+    // The maximum length of a request, with a key that no header can carry.
     let body = |text: &str| {
         json!({"data": text, "meta": {"idempotency_key": " k"}})
             .to_string()
@@ -899,7 +899,7 @@ fn what_export_wrote_is_imported_whatever_the_limits_are() {
     );
     assert_eq!(answer.expect("an answer").status, 201);
     let exported = text(&run(master, &["export", "--level", "local"]).stdout);
-    // And more than one request may have, in a batch.
+    // And more than fits into one request, as a batch.
     let line = |offset: u64| {
         let data = format!("{offset:01000}");
         format!(r#"{{"offset":{offset},"epoch":1,"timestamp_ms":5,"data":"{data}"}}"#) + "\n"
@@ -918,7 +918,7 @@ fn what_export_wrote_is_imported_whatever_the_limits_are() {
     }
     let data = other.master.data();
     assert_eq!((data.len(), &data[0]), (1_301, &json!(longest)));
-    // Imported by halves, it is not appended again where more is taken at once; what it cannot tell, it refuses.
+    // Imported by halves, it is not appended again when the limit is higher; messages it cannot identify are refused.
     let (small, large) = (Cluster::start(1, &limits), Cluster::start(1, &[]));
     printed(&fed(&small.master, &["import", "-"], &file));
     printed(&fed(&large.master, &["import", "-"], &file));
@@ -926,7 +926,7 @@ fn what_export_wrote_is_imported_whatever_the_limits_are() {
 }
 
 #[test]
-fn who_follows_ends_with_the_pipe_and_may_ask_for_only_what_comes() {
+fn a_follower_ends_with_the_pipe_and_can_ask_for_new_messages_only() {
     let cluster = Cluster::start(1, &[]);
     let master = &cluster.master;
     printed(&run(master, &["append", "old"]));
@@ -967,7 +967,7 @@ fn who_follows_ends_with_the_pipe_and_may_ask_for_only_what_comes() {
 }
 
 #[test]
-fn what_has_nothing_to_do_says_so() {
+fn commands_with_nothing_to_do_say_so() {
     let cluster = Cluster::start(1, &[]);
     let master = &cluster.master;
     printed(&run(master, &["append", "one"]));
@@ -979,7 +979,7 @@ fn what_has_nothing_to_do_says_so() {
 }
 
 #[test]
-fn what_happens_is_shown_as_it_happens() {
+fn events_are_shown_as_they_happen() {
     let mut cluster = Cluster::start(1, &[]);
     let mut listening = replog(&cluster.master)
         .args(["events", "--kind", "append", "--kind", "bye"])
@@ -994,7 +994,7 @@ fn what_happens_is_shown_as_it_happens() {
             let _ = sender.send(serde_json::from_str::<Value>(&line).expect("JSON"));
         }
     });
-    // What is appended before it listens is not told.
+    // Events before it listens are not shown.
     let first = eventually("an event", || {
         assert_eq!(cluster.append("x", 1).status, 201);
         heard.try_recv().ok()

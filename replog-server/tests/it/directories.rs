@@ -1,4 +1,4 @@
-//! A node's directory: lost under a running node, unreadable, in the way, or somebody else's.
+//! A node's directory: lost while the node runs, unreadable, in the way, or owned by another user.
 
 use std::{
     fs,
@@ -12,21 +12,21 @@ use std::{
 
 use crate::nodes::{Cluster, Process, eventually, program};
 
-/// The user that nobody is.
+/// The user `nobody`.
 const NOBODY: u32 = 65534;
 
-/// A secondary that keeps its log in this directory.
+/// Builds the command of a secondary that keeps its log in this directory.
 fn secondary(data: &Path) -> Command {
     let mut command = program();
     let name = ["secondary", "--name", "secondary-1"];
     command.args(name).args(["--listen", "127.0.0.1:0"]);
-    // Without a secret, whose file would have to be somebody's too.
+    // Without a secret, whose file would need the right owner, too.
     command.args(["--cluster-listen", "127.0.0.1:0", "--cluster-insecure"]);
     command.arg("--data-dir").arg(data);
     command
 }
 
-/// What it says when it does not start.
+/// Returns the message of a start that fails.
 fn refusal(mut command: Command) -> String {
     let Output { status, stderr, .. } = command.output().expect("it runs");
     let text = String::from_utf8_lossy(&stderr).into_owned();
@@ -34,7 +34,7 @@ fn refusal(mut command: Command) -> String {
     text
 }
 
-/// Whether the tests run as root, who may start others as somebody else.
+/// Reports whether the tests run as root, who may start processes as another user.
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -81,7 +81,7 @@ fn a_start_without_a_meta_file_that_can_be_read_says_what_to_do() {
             "{what}: {text}"
         );
     }
-    // What it says is what helps.
+    // The advice that it gives works.
     fs::rename(&data, data.with_extension("away")).expect("a free name");
     cluster.secondaries[0].start();
     assert_eq!(cluster.append("and more", 2).status, 201);
@@ -118,7 +118,7 @@ fn a_link_in_the_directory_is_not_followed() {
 }
 
 #[test]
-fn a_directory_above_that_cannot_be_read_keeps_no_node_from_starting() {
+fn a_parent_directory_that_cannot_be_read_does_not_prevent_a_start() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let (parent, log) = (
         directory.path().join("parent"),
@@ -167,7 +167,7 @@ fn the_directory_of_another_user_is_refused() {
 }
 
 #[test]
-fn a_node_of_a_cluster_whose_secret_is_gone_draws_no_other() {
+fn a_node_of_a_cluster_whose_secret_is_lost_creates_no_new_one() {
     let mut cluster = Cluster::start(1, &[]);
     assert_eq!(cluster.append("kept", 2).status, 201);
     let secret = cluster.secret_file();
@@ -181,12 +181,12 @@ fn a_node_of_a_cluster_whose_secret_is_gone_draws_no_other() {
     let log = process.log_text();
     assert!(log.contains("the cluster's secret is missing"), "{log}");
     assert!(!secret.exists());
-    // With the file of another node, as it says, it is back.
+    // With the file of another node, as the message says, it is back.
     fs::rename(&away, &secret).expect("a free name");
     secondary.start();
     cluster.wait_alive(2);
 
-    // A blank directory has nothing to lose; a path that does not exist is mistyped.
+    // A blank directory has nothing to lose; a path that does not exist is a typing error.
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let node = |file: &Path| {
         let mut command = program();
@@ -208,7 +208,7 @@ fn a_node_of_a_cluster_whose_secret_is_gone_draws_no_other() {
 }
 
 #[test]
-fn a_start_that_is_refused_makes_nothing() {
+fn a_refused_start_creates_nothing() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let data = directory.path().join("data");
     let cluster = |kind: &[&str], secondaries: &str| {
@@ -241,7 +241,7 @@ fn a_start_that_is_refused_makes_nothing() {
         let checked = checked.expect("it runs");
         assert_eq!(checked.status.code(), Some(2), "{checked:?}");
     }
-    // A node under another's name, which has no secret yet, draws none.
+    // A node under another node's name, which has no secret yet, creates none.
     let own = directory.path().join("own");
     let node = |name: &str| {
         let mut command = program();

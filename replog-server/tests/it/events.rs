@@ -1,4 +1,4 @@
-//! `GET /events`: what changes is told as it changes, on every node, until it stops.
+//! `GET /events`: every node reports changes as they happen, until it stops.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -13,17 +13,17 @@ use crate::{
     nodes::{Cluster, PATIENCE},
 };
 
-/// A reader of event streams that checks their text on the way.
+/// A reader of event streams that also checks their text.
 pub(crate) struct Listener {
     stream: BufReader<TcpStream>,
-    /// What came and was not taken yet.
+    /// Bytes that came and were not taken yet.
     text: String,
-    /// The body has come to its end as it should.
+    /// True once the body has ended properly.
     complete: bool,
 }
 
 impl Listener {
-    /// Asks, and waits until it listens.
+    /// Sends the request, and waits until the node listens for events.
     pub(crate) fn open(address: SocketAddr) -> Listener {
         let mut listener = Listener::ask(address);
         let greeting = listener.block().expect("a greeting");
@@ -31,7 +31,7 @@ impl Listener {
         listener
     }
 
-    /// Asks, and reads no more than the head.
+    /// Sends the request, and reads only the head of the answer.
     fn ask(address: SocketAddr) -> Listener {
         let mut stream = TcpStream::connect(address).expect("a connection");
         stream
@@ -64,7 +64,7 @@ impl Listener {
         line.trim_end_matches("\r\n").to_owned()
     }
 
-    /// The next lines up to an empty one; `None` at the end of the body.
+    /// Returns the next lines up to an empty one; `None` at the end of the body.
     fn block(&mut self) -> Option<String> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
@@ -85,7 +85,7 @@ impl Listener {
         }
     }
 
-    /// The next event: its kind and its data; `None` at the end of the body.
+    /// Returns the next event, its kind and its data; `None` at the end of the body.
     pub(crate) fn next(&mut self) -> Option<(String, Value)> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -102,13 +102,13 @@ impl Listener {
         }
     }
 
-    /// The first event from now on of this kind that `wanted` takes.
+    /// Returns the first event from now on of this kind that `wanted` accepts.
     fn find(&mut self, kind: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let [found] = self.find_each(|found, data| (found == kind && wanted(data)).then_some(0));
         found
     }
 
-    /// The first events from now on that `place` gives each of the places, in whatever order they come.
+    /// Returns the first event from now on for each of the places that `place` assigns, in whatever order they come.
     fn find_each<const N: usize>(
         &mut self,
         mut place: impl FnMut(&str, &Value) -> Option<usize>,
@@ -130,7 +130,7 @@ impl Listener {
 }
 
 #[test]
-fn a_killed_secondary_is_told_step_by_step_until_it_has_caught_up() {
+fn a_killed_secondary_is_reported_step_by_step_until_it_has_caught_up() {
     let mut cluster = Cluster::start(2, &[]);
     cluster.wait_healthy();
     let mut events = Listener::open(cluster.master.address);
@@ -184,7 +184,7 @@ fn a_killed_secondary_is_told_step_by_step_until_it_has_caught_up() {
 }
 
 #[test]
-fn isolation_is_told_by_the_node_that_has_it_and_by_its_master() {
+fn isolation_is_reported_by_the_isolated_node_and_by_its_master() {
     let cluster = Cluster::start(2, &["--allow-faults"]);
     cluster.wait_healthy();
     let secondary = &cluster.secondaries[0];
@@ -216,7 +216,7 @@ fn isolation_is_told_by_the_node_that_has_it_and_by_its_master() {
     for secondary in &cluster.secondaries {
         secondary.set_faults("{}");
     }
-    // Whichever is back first makes the majority.
+    // The first one that is back completes the majority.
     let [mode, back] = masters.find_each(|kind, data| match kind {
         "mode" => Some(0),
         "status" if data["node"] == "secondary-1" => Some(1),
@@ -230,7 +230,7 @@ fn isolation_is_told_by_the_node_that_has_it_and_by_its_master() {
 }
 
 #[test]
-fn a_secondary_tells_of_the_new_epoch_when_its_master_restarts() {
+fn a_secondary_reports_the_new_epoch_when_its_master_restarts() {
     let mut cluster = Cluster::start(1, &[]);
     let before = cluster.secondaries[0].health()["epoch"].as_u64();
     let mut events = Listener::open(cluster.secondaries[0].address);
@@ -245,11 +245,11 @@ fn a_secondary_tells_of_the_new_epoch_when_its_master_restarts() {
 }
 
 #[test]
-fn a_reader_who_does_not_read_misses_events_and_the_node_goes_on() {
+fn a_client_that_does_not_read_misses_events_and_the_node_goes_on() {
     let cluster = Cluster::start(1, &["--allow-faults"]);
     let master = cluster.master.address;
     let mut slow = Listener::ask(master);
-    // More than sockets keep: each set of faults is told, and requests may follow each other closely.
+    // More than sockets buffer: each set of faults is an event, and requests may follow each other closely.
     let body = r#"{"error_before_append":0.123456789,"error_after_append":0.123456789}"#;
     let put = format!(
         "PUT /faults HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
@@ -277,13 +277,13 @@ fn a_reader_who_does_not_read_misses_events_and_the_node_goes_on() {
         }
     }
     assert!(missed > 0 && told > 0, "told {told}, missed {missed}");
-    // It goes on with what is new.
+    // It goes on with new events.
     assert_eq!(cluster.append("afterwards", 2).status, 201);
     slow.find("append", |data| data["next"] == 2);
 }
 
 #[test]
-fn a_node_that_stops_says_goodbye_and_waits_for_no_listener() {
+fn a_stopping_node_says_goodbye_and_waits_for_no_listener() {
     let mut cluster = Cluster::start(1, &[]);
     for of_master in [false, true] {
         let node = match of_master {
@@ -312,7 +312,7 @@ fn a_node_that_stops_says_goodbye_and_waits_for_no_listener() {
 }
 
 #[test]
-fn what_is_no_request_for_events_is_refused() {
+fn invalid_requests_for_events_are_refused() {
     let cluster = Cluster::start(1, &[]);
     for node in [cluster.master.address, cluster.secondaries[0].address] {
         let answer = get(node, "/events?from=1");

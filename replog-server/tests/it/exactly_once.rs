@@ -1,4 +1,4 @@
-//! Secondaries that fail half of their requests, before and after they stored: every message is
+//! Secondaries that fail half of their requests, before and after they stored the records: every message is
 //! there once, in one order, and no reader ever sees a gap.
 
 use std::{
@@ -17,13 +17,13 @@ use crate::{
 const APPENDS: usize = 2_000;
 const CLIENTS: usize = 32;
 
-/// Reads on and on, and checks that each answer goes on where the last one ended. Returns how
-/// many messages it has seen.
+/// Reads repeatedly, and checks that each answer begins where the last one ended. Returns the number
+/// of messages it has seen.
 fn watch(address: SocketAddr, over: &AtomicBool) -> u64 {
     let mut connection = Connection::open(address).expect("a connection");
     let mut next = 0;
     loop {
-        // Read before the answer: what was over before it must be in it.
+        // Read before the answer: messages that were complete by then must be in it.
         let last_time = over.load(Ordering::Relaxed);
         let path = format!("/messages?from={next}");
         let body = connection
@@ -38,7 +38,7 @@ fn watch(address: SocketAddr, over: &AtomicBool) -> u64 {
         if last_time {
             return next;
         }
-        // Often enough to meet every state that lasts, and no load worth mentioning.
+        // Often enough to meet every state that lasts, without a load worth mentioning.
         thread::sleep(Duration::from_millis(1));
     }
 }

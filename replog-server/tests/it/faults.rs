@@ -1,4 +1,4 @@
-//! `/faults`, where it is allowed and where it is not.
+//! `/faults`, with and without the flag that allows it.
 
 use crate::{
     http::{JSON, get, request},
@@ -6,7 +6,7 @@ use crate::{
 };
 
 #[test]
-fn faults_are_set_as_a_whole_shown_and_cleared() {
+fn faults_are_replaced_shown_and_cleared_as_a_whole() {
     let cluster = Cluster::start(1, &["--allow-faults"]);
     let node = cluster.secondaries[0].address;
     let none = get(node, "/faults").json();

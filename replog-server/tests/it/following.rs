@@ -26,10 +26,10 @@ use crate::{
 const NDJSON: &str = "application/x-ndjson";
 const EVENTS: &str = "text/event-stream";
 
-/// An answer that is read as it comes.
+/// An answer that is read as it arrives.
 pub(crate) struct Body {
     stream: BufReader<TcpStream>,
-    /// What came and is no whole line yet.
+    /// Bytes that came and do not form a complete line yet.
     part: Vec<u8>,
     ended: bool,
 }
@@ -58,7 +58,7 @@ impl Body {
             if header.is_empty() {
                 break;
             }
-            // A read that ends and is short has a length and no chunks.
+            // A short read that ends has a length and no chunks.
             if let Some(length) = header.strip_prefix("content-length: ") {
                 body.part.resize(length.parse().expect("a length"), 0);
                 body.ended = true;
@@ -76,7 +76,7 @@ impl Body {
         Ok(line.trim_end().to_owned())
     }
 
-    /// The next line; `None` where the body ends as it should.
+    /// Returns the next line; `None` if the body ends properly.
     pub(crate) fn line(&mut self) -> Option<String> {
         loop {
             if let Some(at) = self.part.iter().position(|byte| *byte == b'\n') {
@@ -100,13 +100,13 @@ impl Body {
         }
     }
 
-    /// The next line as JSON.
+    /// Returns the next line as JSON.
     pub(crate) fn json(&mut self) -> Value {
         let line = self.line().expect("a line");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
-    /// The next event, without comments: its name, its id and its data.
+    /// Returns the next event, without comments: its name, its id and its data.
     pub(crate) fn event(&mut self) -> (String, Option<String>, Value) {
         let (mut name, mut id, mut data) = ("message".to_owned(), None, None);
         loop {
@@ -185,7 +185,7 @@ fn live_appends_are_followed_on_every_node_in_lines_and_in_events() {
 }
 
 #[test]
-fn a_browser_that_connects_again_goes_on_behind_what_it_had() {
+fn a_browser_that_reconnects_resumes_behind_what_it_had() {
     let cluster = Cluster::start(1, &["--memory"]);
     let path = "/messages?follow=true&from=1";
     let mut had = None;
@@ -194,7 +194,7 @@ fn a_browser_that_connects_again_goes_on_behind_what_it_had() {
         for number in 0..3 {
             assert_eq!(cluster.append(&format!("{round}-{number}"), 2).status, 201);
         }
-        // The same URL each time, on one node and then on the other.
+        // The same URL each time, first on one node and then on the other.
         let nodes = [cluster.master.address, cluster.secondaries[0].address];
         let mut events = events(nodes[round % 2], path, had.as_deref());
         let wanted = if round == 0 { 2 } else { 3 };
@@ -205,14 +205,14 @@ fn a_browser_that_connects_again_goes_on_behind_what_it_had() {
         }
     }
     assert_eq!(seen, (1..12).collect::<Vec<_>>());
-    // Without follow the stream ends where the log does.
+    // Without `follow` the stream ends where the log does.
     let mut rest = events(cluster.master.address, "/messages?from=0", Some("10"));
     assert_eq!(offset(&rest.event().2), 11);
     assert_eq!(rest.line(), None);
 }
 
 #[test]
-fn a_node_that_stops_says_so_to_all_who_follow_it() {
+fn a_stopping_node_says_so_to_all_followers() {
     let mut cluster = Cluster::start(1, &[]);
     assert_eq!(cluster.append("a", 2).status, 201);
     let mut addresses = vec![cluster.secondaries[0].address, cluster.master.address];
@@ -243,7 +243,7 @@ fn a_node_that_stops_says_so_to_all_who_follow_it() {
     }
 }
 
-/// What a follower of the library tells, until nobody listens.
+/// Collects the output of a follower of the library until it is no longer wanted.
 fn follow(node: &Node, from: u64) -> Receiver<Result<(u64, String), ClientError>> {
     let (sender, told) = channel();
     let url = format!("http://{}", node.address);
@@ -267,7 +267,7 @@ fn follow(node: &Node, from: u64) -> Receiver<Result<(u64, String), ClientError>
 }
 
 #[test]
-fn a_client_follows_a_node_across_kills_and_has_every_offset_once() {
+fn a_client_follows_a_node_across_kills_and_gets_every_offset_once() {
     let mut cluster = Cluster::start(2, &[]);
     let told = [
         follow(&cluster.secondaries[0], 0),
@@ -277,12 +277,12 @@ fn a_client_follows_a_node_across_kills_and_has_every_offset_once() {
     for round in 0..4 {
         for number in 0..25 {
             let text = format!("{round}-{number}");
-            // Refused, or not known, while the master starts: whatever is in the log counts.
+            // Refused, or of unknown outcome, while the master starts: only what is in the log counts.
             eventually("it is appended", || {
                 (cluster.append(&text, 2).status == 201).then_some(())
             });
         }
-        // In the middle of it all.
+        // In the middle of the load.
         for (told, seen) in told.iter().zip(&mut seen) {
             while seen.len() < 10 * (round + 1) {
                 seen.push(
@@ -323,7 +323,7 @@ fn a_client_follows_a_node_across_kills_and_has_every_offset_once() {
 }
 
 #[test]
-fn whoever_waits_for_an_offset_reads_its_own_write_on_a_secondary() {
+fn a_client_that_waits_for_an_offset_reads_its_own_write_on_a_secondary() {
     let cluster = Cluster::start(2, &["--allow-faults"]);
     let secondary = &cluster.secondaries[1];
     for number in 0..50 {
@@ -337,7 +337,7 @@ fn whoever_waits_for_an_offset_reads_its_own_write_on_a_secondary() {
         assert_eq!(read.status, 200);
         assert_eq!(read.json()["messages"][0]["data"], format!("own-{number}"));
     }
-    // One that does not reach it.
+    // An offset that does not reach it.
     secondary.set_faults(r#"{"block_replication":true}"#);
     let own = offset(&cluster.append("late", 2).json());
     let path = format!("/messages?from={own}&wait_for={own}");
@@ -352,7 +352,7 @@ fn whoever_waits_for_an_offset_reads_its_own_write_on_a_secondary() {
     secondary.set_faults("{}");
     let read = read.join().expect("an answer");
     assert_eq!(read["messages"][0]["data"], "late");
-    // The same by way of the message itself, on the master.
+    // The same by the message itself, on the master.
     let answer = get(
         cluster.master.address,
         &format!("/messages/{own}?concern=3&timeout_ms=60000"),
@@ -382,7 +382,7 @@ fn a_record_that_was_shown_and_cut_ends_the_stream_with_cut() {
         let message = told.recv_timeout(PATIENCE).expect("a message");
         assert_eq!(message.expect("no error").1, json!(expected).to_string());
     }
-    // That minority is the master's disk, which is lost, and a node that nobody reaches.
+    // That minority is the master's disk, which is lost, and a node that is isolated.
     cluster.secondaries[0].set_faults(r#"{"isolate":true}"#);
     cluster.master.kill();
     fs::remove_dir_all(&cluster.master.directory).expect("a directory");
@@ -408,11 +408,11 @@ fn a_record_that_was_shown_and_cut_ends_the_stream_with_cut() {
 }
 
 #[test]
-fn who_stops_reading_reads_on_from_the_log() {
+fn a_follower_that_stops_reading_resumes_from_the_log() {
     let cluster = Cluster::start(1, &[]);
     let address = cluster.secondaries[0].address;
     let mut slow = lines(address, "/messages?follow=true");
-    // More than the node keeps in memory, and far more than a socket does.
+    // More than the node keeps in memory, and far more than a socket buffers.
     let (count, text) = (40, "x".repeat(500_000));
     for number in 0..count {
         let body = format!(r#"{{"data":[{number},"{text}"],"meta":{{"concern":2}}}}"#);
@@ -425,7 +425,7 @@ fn who_stops_reading_reads_on_from_the_log() {
     assert_eq!(slow.json()["data"], "and now");
 }
 
-/// A cluster in one process that may have few files open, and where its nodes answer.
+/// Starts a cluster in one process that may have few files open. Returns the addresses of its nodes, too.
 fn cluster_of_few_files(files: u64, secondaries: usize) -> (Process, Vec<SocketAddr>, TempDir) {
     let directory = TempDir::new().expect("a temporary directory");
     let program = program();
@@ -452,7 +452,7 @@ fn cluster_of_few_files(files: u64, secondaries: usize) -> (Process, Vec<SocketA
     (process, addresses, directory)
 }
 
-/// A connection on which this was sent, and nothing was read.
+/// Opens a connection on which this is sent and nothing is read.
 fn sent(address: SocketAddr, request: &str) -> TcpStream {
     let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIME_MAX).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
@@ -460,7 +460,7 @@ fn sent(address: SocketAddr, request: &str) -> TcpStream {
     stream
 }
 
-/// Whether somebody who would follow finds a place.
+/// Reports whether a new follower finds a place.
 fn is_room(address: SocketAddr) -> bool {
     let follow = "GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\n";
     let stream = sent(address, &format!("{follow}accept: {NDJSON}\r\n\r\n"));
@@ -476,7 +476,7 @@ fn is_room(address: SocketAddr) -> bool {
 }
 
 #[test]
-fn who_waits_and_has_gone_gives_its_place_back() {
+fn a_waiting_client_that_disconnects_frees_its_place() {
     let (_process, nodes, _directory) = cluster_of_few_files(512, 2);
     for secondary in &nodes[1..] {
         let faults = br#"{"block_replication":true}"#;
@@ -506,7 +506,7 @@ fn who_waits_and_has_gone_gives_its_place_back() {
 }
 
 #[test]
-fn followers_of_all_nodes_of_one_process_leave_files_for_everybody_else() {
+fn followers_of_all_nodes_of_one_process_leave_files_for_other_clients() {
     let (_process, nodes, _directory) = cluster_of_few_files(512, 2);
     let mut following = Vec::new();
     let follow = format!(
@@ -528,7 +528,7 @@ fn followers_of_all_nodes_of_one_process_leave_files_for_everybody_else() {
 fn a_thousand_followers_get_everything() {
     const FOLLOWERS: usize = 1_000;
     const MESSAGES: u64 = 60;
-    // Each is a file here, and one at its node.
+    // Each is one file here, and one at its node.
     let maximum = getrlimit(Resource::Nofile).maximum;
     let raised = Rlimit {
         current: maximum,
@@ -561,14 +561,14 @@ fn a_thousand_followers_get_everything() {
     for number in 0..MESSAGES {
         assert_eq!(cluster.append(&format!("m{number}"), 2).status, 201);
     }
-    // They are in nobody's way.
+    // They delay no other client.
     assert_eq!(get(nodes[0], "/health").status, 200);
     followers.join().expect("all of them got everything");
 }
 
 type AsyncBody = tokio::io::BufReader<tokio::net::TcpStream>;
 
-/// Follows from the beginning; the answer's head was read.
+/// Follows from the beginning, after the answer's head was read.
 async fn follow_raw(address: SocketAddr) -> AsyncBody {
     let mut stream = tokio::net::TcpStream::connect(address)
         .await
@@ -586,7 +586,7 @@ async fn follow_raw(address: SocketAddr) -> AsyncBody {
     stream
 }
 
-/// Reads messages until there were so many, and checks their order. Sizes of chunks are lines too.
+/// Reads this many messages and checks their order. Sizes of chunks are lines too.
 async fn count_messages(mut stream: AsyncBody, count: u64) {
     let mut expected = 0;
     while expected < count {

@@ -1,4 +1,4 @@
-//! A majority is lost for good: a forced recovery, in the real program.
+//! A majority lost for good: a forced recovery, in the real program.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::{
 
 const FLAG: &str = "--force-recovery-and-lose-acknowledged-messages";
 
-/// What a node quarantines: names and contents.
+/// Returns the names and contents of the files that a node quarantined.
 fn quarantine(node: &Node) -> Vec<(String, String)> {
     let Ok(entries) = fs::read_dir(node.directory.join("quarantine")) else {
         return Vec::new();
@@ -27,7 +27,7 @@ fn quarantine(node: &Node) -> Vec<(String, String)> {
 }
 
 #[test]
-fn with_two_of_three_nodes_lost_the_third_is_recovered_from_by_force_only() {
+fn with_two_of_three_nodes_lost_the_third_is_recovered_only_by_force() {
     let mut cluster = Cluster::start(2, &[]);
     for number in 0..20 {
         assert_eq!(
@@ -97,7 +97,7 @@ fn with_two_of_three_nodes_lost_the_third_is_recovered_from_by_force_only() {
     assert!(log.contains("quarantined"), "it says so");
     assert!(quarantine(&cluster.secondaries[1]).is_empty());
 
-    // The flag is left in place: nothing is forced again where a majority answers.
+    // The flag is left in place: nothing is forced again if a majority answers.
     cluster.master.terminate();
     cluster.master.start();
     cluster.wait_read_write();

@@ -1,6 +1,6 @@
 //! A disk that really is full: a file system in memory of a few MiB, mounted below a node.
 //!
-//! Mounting takes root; where that is not to be had, the tests say so and do nothing.
+//! Mounting needs root; without it, the tests say so and do nothing.
 
 use std::{
     fs::{self, File},
@@ -16,18 +16,18 @@ use crate::{
     nodes::{Cluster, Node, eventually},
 };
 
-/// Bytes of the small file system.
+/// Size of the small file system, in bytes.
 const DISK_BYTES: usize = 8 << 20;
 /// Bytes that are taken from it at first, and given back later.
 const BALLAST_BYTES: usize = 6 << 20;
 
-/// A small file system, for as long as this lives.
+/// A small file system, mounted as long as this lives.
 struct SmallDisk {
     directory: PathBuf,
 }
 
 impl SmallDisk {
-    /// Mounts it at a directory that nobody uses yet; `None` where that is not allowed.
+    /// Mounts it at an unused directory; returns `None` if that is not allowed.
     fn mount(directory: &Path) -> Option<SmallDisk> {
         fs::create_dir_all(directory).expect("a directory");
         let mounted = Command::new("mount")
@@ -71,7 +71,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// A cluster of three, started, with a small disk below one of them. `None` where no file system can be mounted.
+/// Starts a cluster of three with a small disk below one node. Returns `None` if no file system can be mounted.
 fn with_small_disk(below: impl Fn(&Cluster) -> &Node) -> Option<(Cluster, SmallDisk)> {
     let mut cluster = Cluster::prepare(2, &[]);
     let disk = SmallDisk::mount(&below(&cluster).directory)?;
@@ -204,7 +204,7 @@ fn a_secondary_on_a_full_disk_is_named_and_catches_up_when_there_is_room() {
 }
 
 #[test]
-fn a_node_that_is_ended_on_a_full_disk_starts_again_when_there_is_room() {
+fn a_node_that_is_killed_on_a_full_disk_starts_again_when_there_is_room() {
     let Some((mut cluster, disk)) = with_small_disk(|cluster| &cluster.master) else {
         return;
     };

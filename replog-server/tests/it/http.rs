@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client over a plain socket: what a test sends is what it says.
+//! A small HTTP/1.1 client over a plain socket: it sends exactly the bytes of the test.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -8,10 +8,10 @@ use std::{
 
 use serde_json::Value;
 
-/// How long an answer may take where nothing blocks it.
+/// Maximum time for an answer that nothing blocks.
 pub(crate) const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -20,7 +20,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// A header's value.
+    /// Returns a header's value.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let found = self
             .headers
@@ -29,18 +29,18 @@ impl Answer {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("a body in UTF-8")
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {} {:?}", self.status, self.text()))
     }
 
-    /// The problem's type, which every error has.
+    /// Returns the problem's type, which every error has.
     pub(crate) fn problem(&self) -> String {
         assert_eq!(
             self.header("content-type"),
@@ -57,7 +57,7 @@ impl Answer {
     }
 }
 
-/// One connection, kept between requests.
+/// A connection that is kept between requests.
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
 }
@@ -74,14 +74,14 @@ impl Connection {
         })
     }
 
-    /// One that was opened in another way.
+    /// Wraps a connection that was opened in another way.
     pub(crate) fn of(stream: TcpStream) -> Connection {
         Connection {
             stream: BufReader::new(stream),
         }
     }
 
-    /// Waits this long for answers; `None`: for ever.
+    /// Sets the time to wait for answers; `None` waits for ever.
     pub(crate) fn patience(self, patience: Option<Duration>) -> Connection {
         self.stream
             .get_ref()
@@ -90,12 +90,12 @@ impl Connection {
         self
     }
 
-    /// The socket, for what no well-behaved client does.
+    /// Returns the socket, for actions that no well-behaved client takes.
     pub(crate) fn socket(&mut self) -> &mut TcpStream {
         self.stream.get_mut()
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
     }
@@ -188,7 +188,7 @@ fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a new connection.
 pub(crate) fn request(
     address: SocketAddr,
     method: &str,
@@ -199,13 +199,13 @@ pub(crate) fn request(
     Connection::open(address)?.request(method, path, headers, body)
 }
 
-/// GET.
+/// Sends a GET request.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
     request(address, "GET", path, &[], None)
         .unwrap_or_else(|error| panic!("GET {path} at {address}: {error}"))
 }
 
-/// POST /messages of JSON, as it stands.
+/// Sends a POST request to `/messages` with this JSON, unchanged.
 pub(crate) fn post(address: SocketAddr, body: &str) -> Answer {
     request(address, "POST", "/messages", &[JSON], Some(body.as_bytes()))
         .unwrap_or_else(|error| panic!("POST {body:.80} at {address}: {error}"))
@@ -214,7 +214,7 @@ pub(crate) fn post(address: SocketAddr, body: &str) -> Answer {
 /// The header of a JSON body.
 pub(crate) const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// The body of an append of a text.
+/// Returns the body of an append of a text.
 pub(crate) fn message(text: &str, concern: impl std::fmt::Display) -> String {
     format!(r#"{{"data":"{text}","meta":{{"concern":{concern}}}}}"#)
 }

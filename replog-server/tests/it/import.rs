@@ -1,5 +1,5 @@
-//! `replog import` against a master that is played by the test: one behind limits that are not its own, and that goes
-//! away at a moment of the test's choice.
+//! `replog import` against a master that is simulated by the test: one behind limits that are not its own, and that
+//! disappears at a moment of the test's choice.
 
 use std::{
     collections::HashMap,
@@ -14,17 +14,17 @@ use serde_json::json;
 
 use crate::nodes::client;
 
-/// A log with keys, and limits of a proxy before it.
+/// A log with keys, and the limits of a proxy before it.
 #[derive(Default)]
 struct Played {
     log: Vec<String>,
-    /// Of each key: where it was appended, and what.
+    /// By key: the offset of its append, and the data.
     keys: HashMap<String, (usize, String)>,
-    /// Bytes of a request, at most.
+    /// Maximum number of bytes of a request.
     limit_bytes: usize,
-    /// After so many appends the next one is taken, and its answer lost; and so is everything behind it.
+    /// After this many appends the next one is taken but its answer lost, and everything behind it is lost.
     dies_after: Option<usize>,
-    /// So many requests are refused with 429 first.
+    /// This many requests are refused with 429 first.
     busy: usize,
     /// The requests that had a body, by their lines.
     requests: Vec<usize>,
@@ -39,11 +39,11 @@ impl Played {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let stream = stream.expect("a connection");
-                // A connection that is dropped without an answer is one that broke.
+                // A connection that is dropped without an answer counts as broken.
                 if let Some((is_append, key, body)) = read(&stream) {
                     let answer = match is_append {
                         true => shared.lock().expect("nobody panicked").append(key, &body),
-                        // It is asked whether it lives.
+                        // It is asked whether it is alive.
                         false => Some(("200 OK", "", String::new())),
                     };
                     if let Some((status, headers, body)) = answer {
@@ -51,7 +51,7 @@ impl Played {
                         let answer = format!(
                             "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}"
                         );
-                        // Who has gone does not read it.
+                        // A client that is gone does not read it.
                         let _ = (&stream).write_all(answer.as_bytes());
                     }
                 }
@@ -60,7 +60,7 @@ impl Played {
         (address, played)
     }
 
-    /// The answer to a batch: its status, headers and body; none where this master is gone.
+    /// Returns status, headers and body of the answer to a batch; `None` if this master is gone.
     fn append(&mut self, key: String, body: &str) -> Option<(&'static str, &'static str, String)> {
         let lines: Vec<&str> = body.lines().collect();
         self.requests.push(lines.len());
@@ -116,7 +116,7 @@ impl Played {
     }
 }
 
-/// The one request of a connection: whether it is an append, its key and its body.
+/// Reads the only request of a connection: whether it is an append, its key and its body.
 fn read(stream: &TcpStream) -> Option<(bool, String, String)> {
     let mut stream = BufReader::new(stream);
     let (mut is_append, mut key, mut length) = (false, String::new(), 0);
@@ -159,7 +159,7 @@ fn import(address: SocketAddr, args: &[&str], file: &str) -> Output {
     child.wait_with_output().expect("the program ends")
 }
 
-/// A message of the file, whose length depends on its offset.
+/// Returns a message of the file, whose length depends on its offset.
 fn data(offset: u64) -> String {
     let length = 1 + (offset * 7919 % 400) as usize;
     format!("\"{offset} {}\"", "x".repeat(length))
@@ -173,7 +173,7 @@ fn lines(offsets: std::ops::Range<u64>) -> String {
     offsets.map(line).collect()
 }
 
-/// Where a run that ended early says that the next one goes on, and what it said.
+/// Returns the position at which a run that ended early says to resume, and its output.
 fn place(output: &Output) -> (String, String) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -183,10 +183,10 @@ fn place(output: &Output) -> (String, String) {
 }
 
 #[test]
-fn a_run_that_ends_within_the_parts_of_a_batch_goes_on_where_it_says_and_doubles_nothing() {
+fn a_run_that_ends_within_the_parts_of_a_batch_resumes_where_it_says_and_doubles_nothing() {
     let file = lines(0..1_100);
     let expected: Vec<String> = (0..1_100).map(data).collect();
-    // Wherever among the parts of its batches it ends; whether the limit is still there then or not.
+    // It may end anywhere among the parts of its batches, with or without the limit at the next run.
     for (dies_after, then) in [
         (0, 7_000),
         (3, 7_000),
@@ -220,7 +220,7 @@ fn a_run_that_ends_within_the_parts_of_a_batch_goes_on_where_it_says_and_doubles
 }
 
 #[test]
-fn a_proxy_that_takes_no_more_just_now_is_asked_again_and_not_with_more_requests() {
+fn a_proxy_that_is_busy_is_asked_again_with_no_more_requests_than_before() {
     let (address, played) = Played {
         limit_bytes: usize::MAX,
         busy: 2,
@@ -234,7 +234,7 @@ fn a_proxy_that_takes_no_more_just_now_is_asked_again_and_not_with_more_requests
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_said_with_one_number_and_with_what_is_known() {
+fn an_error_in_a_file_is_reported_with_one_number_and_with_what_is_known() {
     let master = Played {
         limit_bytes: usize::MAX,
         ..Played::default()
@@ -254,7 +254,7 @@ fn what_is_wrong_with_a_file_is_said_with_one_number_and_with_what_is_known() {
     assert_eq!(beyond.status.code(), Some(1), "{beyond:?}");
     let said = String::from_utf8_lossy(&beyond.stderr);
     assert!(said.contains("it ends before offset 3"), "{said}");
-    // All of it is there already.
+    // All of it is already there.
     let all = import(address, &["--from", "3"], &lines(0..3));
     assert_eq!(all.status.code(), Some(0), "{all:?}");
 }

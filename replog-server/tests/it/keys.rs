@@ -1,4 +1,4 @@
-//! Appends with an idempotency key: made once, whatever happens to the master.
+//! Appends with an idempotency key are made once, whatever happens to the master.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ fn body(text: &str, key: &str, more: &str) -> String {
     format!(r#"{{"data":"{text}","meta":{{"idempotency_key":"{key}"{more}}}}}"#)
 }
 
-/// Sends one append until it is answered with a receipt, as a client does that never gives up.
+/// Sends one append until it is answered with a receipt, like a client that never gives up.
 fn insist(cluster: &Cluster, body: &str) -> Answer {
     eventually("the append is answered", || {
         let address = cluster.master.address;
@@ -70,11 +70,11 @@ fn the_retry_of_an_append_that_waited_at_a_killed_master_finds_the_same_message(
     let body = body("once", "k", r#","concern":3"#);
     let (address, sent) = (cluster.master.address, body.clone());
     let waits = std::thread::spawn(move || {
-        // It breaks off.
+        // The connection breaks off.
         let _ = request(address, "POST", "/messages", &[JSON], Some(sent.as_bytes()));
     });
     cluster.wait_waiting(1);
-    // What the secondary holds survives, whatever the master had synced.
+    // What the secondary holds survives, no matter what the master had synced.
     eventually("the other secondary holds it", || {
         (cluster.secondaries[0].health()["log"]["next"] == 1).then_some(())
     });
@@ -94,7 +94,7 @@ fn the_retry_of_an_append_that_waited_at_a_killed_master_finds_the_same_message(
 }
 
 #[test]
-fn the_snapshot_of_keys_is_used_and_not_needed() {
+fn the_snapshot_of_keys_is_used_but_not_required() {
     let mut cluster = Cluster::start(1, &[]);
     for number in 0..10 {
         let body = body(&format!("m{number}"), &format!("k{number}"), "");

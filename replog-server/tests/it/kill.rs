@@ -1,4 +1,4 @@
-//! Kill -9 of any node, under load: what was acknowledged is there, once, at its offset.
+//! Kill -9 of any node, under load: acknowledged messages are there, once, at their offsets.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use crate::{
 const KILLS: usize = 20;
 const CLIENTS: usize = 4;
 
-/// Appends texts until told to stop; notes the offset of each one that was acknowledged.
+/// Appends texts until told to stop; records the offset of each acknowledged one.
 fn load(
     client: usize,
     address: std::net::SocketAddr,
@@ -30,12 +30,12 @@ fn load(
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        // Never sent again: whatever became of it, it is in the log at most once.
+        // Never sent again: whatever its outcome, it is in the log at most once.
         let text = format!("{client}-{number}");
         let body = message(&text, "\"majority\"");
         let open = connection.take().or_else(|| Connection::open(address).ok());
         let Some(mut open) = open else {
-            // Nobody listens: not a wait for anything, only no reason to spin.
+            // The node is down: not a wait for a condition, only a pause so as not to spin.
             thread::sleep(Duration::from_millis(5));
             continue;
         };
@@ -54,7 +54,7 @@ fn load(
 }
 
 #[test]
-fn what_was_acknowledged_survives_twenty_kills_of_any_node() {
+fn acknowledged_messages_survive_twenty_kills_of_any_node() {
     let mut cluster = Cluster::start(2, &[]);
     let (stop, acknowledged) = (AtomicBool::new(false), Mutex::new(BTreeMap::new()));
     let count = || acknowledged.lock().expect("no panic").len();
@@ -64,7 +64,7 @@ fn what_was_acknowledged_survives_twenty_kills_of_any_node() {
             let (stop, acknowledged) = (&stop, &acknowledged);
             scope.spawn(move || load(client, address, stop, acknowledged));
         }
-        // Stops the load when an assertion below fails, too: the scope waits for it.
+        // Stops the load also when an assertion below fails, because the scope waits for it.
         let _stop = StopOnDrop(&stop);
         for kill in 0..KILLS {
             let before = count();
@@ -105,7 +105,7 @@ fn what_was_acknowledged_survives_twenty_kills_of_any_node() {
     }
 }
 
-/// Ends a load when it goes out of scope, by a failed assertion too.
+/// Ends a load when it goes out of scope, also after a failed assertion.
 pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {

@@ -1,4 +1,4 @@
-//! System tests: the real program, in processes of its own, over real sockets.
+//! System tests: the real program, in separate processes, over real sockets.
 //!
 //! A module per behaviour. Every wait is a condition with a deadline; a test ends only processes
 //! that it started itself.

@@ -1,4 +1,4 @@
-//! Reading: forms, spans, single messages, and an answer that is larger than the node's memory
+//! Reading: formats, ranges, single messages, and an answer that is larger than the node's memory
 //! should be.
 
 use std::{fs, time::Instant};
@@ -22,7 +22,7 @@ fn offsets(body: &Value) -> Vec<u64> {
 fn messages_are_read_from_anywhere_in_either_form_on_every_node() {
     let cluster = Cluster::start(1, &[]);
     for number in 0..5 {
-        // A line break and a digit too many for a float: kept as they are.
+        // A line break, and more digits than a float has: both are kept.
         let body = format!("{{\"data\":{{\"n\":{number},\r\n \"big\":18446744073709551617}}}}");
         assert_eq!(post(cluster.master.address, &body).status, 201);
     }
@@ -107,7 +107,7 @@ fn messages_are_read_from_anywhere_in_either_form_on_every_node() {
 }
 
 #[test]
-fn readers_that_hang_cost_neither_memory_nor_other_clients() {
+fn hanging_readers_cost_neither_memory_nor_other_clients() {
     const MESSAGES: usize = 48;
     const READERS: usize = 24;
     let cluster = Cluster::start(1, &[]);
@@ -128,7 +128,7 @@ fn readers_that_hang_cost_neither_memory_nor_other_clients() {
             .and_then(|kib| kib.parse::<usize>().ok());
         kib.expect("a number") / 1024
     };
-    // One reader to the end: what a read costs at all is in the figure.
+    // One reader runs to the end, so that the figure includes the cost of a read.
     assert_eq!(
         get(cluster.master.address, "/messages").json()["next"],
         MESSAGES
@@ -157,7 +157,7 @@ fn readers_that_hang_cost_neither_memory_nor_other_clients() {
 }
 
 #[test]
-fn pages_of_other_sites_append_nothing_and_the_own_page_and_programs_do() {
+fn pages_of_other_sites_cannot_append_but_the_nodes_own_page_and_programs_can() {
     let cluster = Cluster::start(1, &["--memory", "--allow-faults"]);
     let node = cluster.master.address;
     const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
@@ -203,7 +203,7 @@ fn pages_of_other_sites_append_nothing_and_the_own_page_and_programs_do() {
         }
     }
     assert_eq!(cluster.master.messages().len(), 2 * 3, "nothing else");
-    // By its address, as the page of the node itself comes.
+    // By its address, as requests of the node's own page.
     let mut connection = Connection::open(node).expect("a connection");
     let length = body.len();
     let append = format!(

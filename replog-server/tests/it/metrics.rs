@@ -1,5 +1,5 @@
-//! `/metrics` of real processes: what is there from the start, and what an append and a secondary that
-//! is gone change.
+//! `/metrics` of real processes: the series that exist from the start, and the changes that an append and a
+//! lost secondary make.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::{
     nodes::{Cluster, Node, eventually},
 };
 
-/// The values by series, as they stand on the page.
+/// Returns the values by series, as they are on the page.
 fn metrics(node: &Node) -> BTreeMap<String, f64> {
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let answer = http::request(node.address, "GET", "/metrics", &[("accept", format)], None);
@@ -27,7 +27,7 @@ fn metrics(node: &Node) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn the_older_format_has_the_same_series_and_is_what_nobody_asks_for() {
+fn the_older_format_has_the_same_series_and_is_the_default() {
     let cluster = Cluster::start(1, &["--memory"]);
     let answer = get(cluster.master.address, "/metrics");
     let format = "text/plain; version=0.0.4; charset=utf-8";
@@ -82,7 +82,7 @@ fn refused_by(node: &Node, secondary: &str) -> f64 {
 }
 
 #[test]
-fn an_append_and_a_secondary_that_is_gone_are_seen_in_series_that_were_there_from_the_start() {
+fn an_append_and_a_lost_secondary_change_series_that_existed_from_the_start() {
     let mut cluster = Cluster::prepare(2, &["--allow-faults"]);
     cluster.master.start();
     let of_master = series(&cluster.master);

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use crate::http::{self, Answer, get};
 
-/// How long anything may take that depends on another process.
+/// Maximum time for anything that depends on another process.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ports for nodes under test.
@@ -31,7 +31,7 @@ const PORTS: Range<u16> = 11_000..29_000;
 /// The file of a cluster's secret, beside the directories of its nodes.
 const SECRET_FILE: &str = "cluster.secret";
 
-/// Flags under which failures are noticed soon, and a busy machine is none.
+/// Flags that make nodes notice failures soon, without taking a busy machine for one.
 const FAST: [(&str, &str); 5] = [
     ("--heartbeat-interval", "100ms"),
     ("--suspect-after", "500ms"),
@@ -40,7 +40,7 @@ const FAST: [(&str, &str); 5] = [
     ("--request-timeout", "1s"),
 ];
 
-/// Waits until `condition` gives something.
+/// Waits until `condition` returns a value.
 pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -52,21 +52,21 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
     }
 }
 
-/// A port that nobody uses now, and no other test until this process ends.
+/// Returns a port that is unused now, and that no other test uses until this process ends.
 ///
-/// Not out of the range that the system takes ports of outgoing connections from: while its node
-/// is down, a connection to it could get the same port and meet itself. A lock on a file keeps
+/// Not in the range from which the system takes ports for outgoing connections: while its node
+/// is down, a connection to it could get the same port and connect to itself. A lock on a file keeps
 /// tests in other processes from taking it while its node is down.
 pub(crate) fn free_port() -> u16 {
     free_ports(&[0])
 }
 
-/// A port for clients that is free, as that is which lies so far above it.
+/// Returns a free port for clients such that the port this distance above it is free, too.
 pub(crate) fn free_ports_of_node(distance: u16) -> u16 {
     free_ports(&[0, distance])
 }
 
-/// The first of ports at these distances from it that are all free.
+/// Returns a port such that the ports at all these distances from it are free.
 fn free_ports(distances: &[u16]) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
@@ -87,19 +87,19 @@ fn free_ports(distances: &[u16]) -> u16 {
     }
 }
 
-/// The program under test.
+/// Builds the command of the program under test.
 pub(crate) fn program() -> Command {
     command(&program_path("replog-server"))
 }
 
-/// The program for people and scripts.
+/// Builds the command of the program for people and scripts.
 pub(crate) fn client() -> Command {
     command(&program_path("replog"))
 }
 
 fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    // A developer's own settings are not those of a test.
+    // A developer's own settings must not affect a test.
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
         if name_text.starts_with("REPLOG_") || name_text.starts_with("OTEL_") {
@@ -110,7 +110,7 @@ fn command(program: &Path) -> Command {
     command
 }
 
-/// Where it is: Cargo says so to tests. `torture`, which is an example, is built beside it.
+/// Returns the program's path, which Cargo gives to tests. `torture`, which is an example, is built beside it.
 pub(crate) fn program_path(name: &str) -> PathBuf {
     let by_cargo = match name {
         "replog" => option_env!("CARGO_BIN_EXE_replog"),
@@ -175,19 +175,19 @@ impl Process {
         }
     }
 
-    /// The next line on stdout.
+    /// Returns the next line on stdout.
     pub(crate) fn line(&self) -> String {
         self.lines
             .recv_timeout(PATIENCE)
             .unwrap_or_else(|error| panic!("no line on stdout ({error}): {}", self.log_text()))
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has logged.
+    /// Returns its log so far.
     pub(crate) fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -197,19 +197,19 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("the process is there");
     }
 
-    /// Ends it as a power cut would.
+    /// Kills it, as a power cut would.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("the process is there");
         self.child.wait().expect("the process ends");
     }
 
-    /// Asks it to end, and waits for that.
+    /// Asks it to end, and waits until it has.
     pub(crate) fn terminate(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait()
     }
 
-    /// How it ended, if it has.
+    /// Returns how it ended, if it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child")
     }
@@ -222,7 +222,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Already over, where a test ended it.
+        // Already over, if a test ended it.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -236,12 +236,12 @@ impl Drop for Process {
     }
 }
 
-/// One node of a [`Cluster`]: its place, whether a process is there or not.
+/// One node of a [`Cluster`]: its place, with or without a running process.
 pub(crate) struct Node {
     pub(crate) name: String,
-    /// Where clients find it.
+    /// The address for clients.
     pub(crate) address: SocketAddr,
-    /// Where other nodes find it.
+    /// The address for other nodes.
     pub(crate) cluster_address: SocketAddr,
     pub(crate) directory: PathBuf,
     pub(crate) log: PathBuf,
@@ -257,24 +257,24 @@ impl Node {
         assert_eq!(line, format!("{} http://{}", self.name, self.address));
     }
 
-    /// Starts its process, and waits for nothing.
+    /// Starts its process without waiting.
     pub(crate) fn launch(&mut self) {
         assert!(self.process.is_none(), "{} runs", self.name);
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         self.process = Some(Process::start(&args, &self.log));
     }
 
-    /// How its process ended, if it has, without being asked to.
+    /// Returns how its process ended, if it did so without being asked.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.process.as_mut().and_then(Process::ended)
     }
 
-    /// Gives its later processes a flag more.
+    /// Adds a flag to its later processes.
     pub(crate) fn add_flag(&mut self, flag: &str) {
         self.args.push(flag.to_owned());
     }
 
-    /// Its process.
+    /// Returns its process.
     pub(crate) fn process(&self) -> &Process {
         self.process
             .as_ref()
@@ -288,7 +288,7 @@ impl Node {
             .unwrap_or_else(|| panic!("{} is down", self.name))
     }
 
-    /// Ends its process as a power cut would.
+    /// Kills its process, as a power cut would.
     pub(crate) fn kill(&mut self) {
         self.take().kill();
     }
@@ -300,7 +300,7 @@ impl Node {
         assert_eq!(status.code(), Some(0), "{name}");
     }
 
-    /// `GET /health`.
+    /// Returns the answer to `GET /health`.
     pub(crate) fn health(&self) -> Value {
         get(self.address, "/health").json()
     }
@@ -319,7 +319,7 @@ impl Node {
         answer.json()
     }
 
-    /// All messages that it shows, checked for gaps: (offset, data).
+    /// Returns all messages that it shows as (offset, data), checked for gaps.
     pub(crate) fn messages(&self) -> Vec<Value> {
         let body = get(self.address, "/messages").json();
         let messages = body["messages"].as_array().expect("an array").clone();
@@ -330,7 +330,7 @@ impl Node {
         messages
     }
 
-    /// The files of its log: names and contents.
+    /// Returns the files of its log: names and contents.
     pub(crate) fn log_files(&self) -> Vec<(String, Vec<u8>)> {
         let entries = fs::read_dir(self.directory.join("log")).expect("a log");
         let mut files: Vec<(String, Vec<u8>)> = entries
@@ -344,7 +344,7 @@ impl Node {
         files
     }
 
-    /// The data of all messages that it shows.
+    /// Returns the data of all messages that it shows.
     pub(crate) fn data(&self) -> Vec<Value> {
         self.messages()
             .into_iter()
@@ -353,7 +353,7 @@ impl Node {
     }
 }
 
-/// A master and its secondaries, each a process of its own.
+/// A master and its secondaries, each in a separate process.
 pub(crate) struct Cluster {
     pub(crate) master: Node,
     pub(crate) secondaries: Vec<Node>,
@@ -362,13 +362,13 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster of this many secondaries whose nodes are all down. `flags` go to every node.
+    /// Prepares a cluster of this many secondaries whose nodes are all down. `flags` go to every node.
     pub(crate) fn prepare(secondaries: usize, flags: &[&str]) -> Cluster {
         Cluster::prepare_behind(secondaries, flags, |secondary| secondary)
     }
 
-    /// The same, with something between the master and each secondary: `way_to` gets the address of a
-    /// secondary's cluster listener, and says at which one the master finds it.
+    /// The same, with a proxy between the master and each secondary: `way_to` gets the address of a
+    /// secondary's cluster listener, and returns the one at which the master finds it.
     pub(crate) fn prepare_behind(
         secondaries: usize,
         flags: &[&str],
@@ -385,7 +385,7 @@ impl Cluster {
             args.push(address.to_string());
             args.extend(["--cluster-listen".to_owned(), cluster_address.to_string()]);
             if flags.contains(&"--memory") {
-                // Nothing is beside a directory that there is not.
+                // With `--memory` there is no directory to put the secret beside.
                 let secret = directory.path().join(SECRET_FILE).display().to_string();
                 args.extend(["--cluster-secret-file".to_owned(), secret]);
             } else {
@@ -423,18 +423,18 @@ impl Cluster {
         }
     }
 
-    /// The file of the cluster's secret.
+    /// Returns the file of the cluster's secret.
     pub(crate) fn secret_file(&self) -> PathBuf {
         self.directory.path().join(SECRET_FILE)
     }
 
-    /// Keeps the directories and logs of the nodes for a person to look at, and says where.
+    /// Keeps the directories and logs of the nodes for inspection, and prints their location.
     pub(crate) fn keep_directory(&mut self) -> PathBuf {
         self.directory.disable_cleanup(true);
         self.directory.path().to_owned()
     }
 
-    /// A cluster of this many secondaries that takes appends, every node in contact.
+    /// Starts a cluster of this many secondaries, and waits until it takes appends with every node in contact.
     pub(crate) fn start(secondaries: usize, flags: &[&str]) -> Cluster {
         let mut cluster = Cluster::prepare(secondaries, flags);
         for secondary in &mut cluster.secondaries {
@@ -463,7 +463,7 @@ impl Cluster {
         });
     }
 
-    /// Waits until the master thinks well of every secondary.
+    /// Waits until the master considers every secondary Healthy.
     pub(crate) fn wait_healthy(&self) {
         eventually("the secondaries are Healthy", || {
             let health = self.master.health();
@@ -488,7 +488,7 @@ impl Cluster {
         http::post(self.master.address, &http::message(text, concern))
     }
 
-    /// Appends a text in a thread of its own, which waits for ever.
+    /// Appends a text in a new thread, which waits for ever.
     pub(crate) fn append_behind(&self, text: &str, concern: u32) -> Receiver<Answer> {
         let (sender, receiver) = channel();
         let (address, body) = (self.master.address, http::message(text, concern));
@@ -498,7 +498,7 @@ impl Cluster {
                 .patience(None);
             let answer =
                 connection.request("POST", "/messages", &[http::JSON], Some(body.as_bytes()));
-            // A test that is over does not listen any more, and its node may be gone.
+            // After the end of a test nothing listens any more, and its node may be gone.
             if let Ok(answer) = answer {
                 let _ = sender.send(answer);
             }
@@ -506,7 +506,7 @@ impl Cluster {
         receiver
     }
 
-    /// Waits until this many appends wait, and returns `GET /appends`.
+    /// Waits until this many appends wait, and returns the answer to `GET /appends`.
     pub(crate) fn wait_waiting(&self, count: usize) -> Value {
         eventually("the appends wait", || {
             let appends = get(self.master.address, "/appends").json();

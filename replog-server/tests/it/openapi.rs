@@ -1,5 +1,5 @@
-//! `GET /openapi.json` is true: every real answer is one that the document lists, in every member,
-//! and all that it lists is answered some time.
+//! `GET /openapi.json` is accurate: every real answer is one that the document lists, with every member,
+//! and everything that it lists is answered at some time.
 
 mod schema;
 
@@ -13,9 +13,9 @@ use crate::{
     nodes::{Cluster, PATIENCE, eventually},
 };
 
-/// What the document lists and no request here brings about: a body that stalls for minutes, a disk
+/// Answers that the document lists and no request here causes: a body that stalls for minutes, a disk
 /// that is full (`full_disk.rs`) or damaged, a node that stops in the middle of a short request, and
-/// limits that are too far away.
+/// limits that are too high to reach here.
 const NOT_ANSWERED: [(&str, &str, &[&str]); 12] = [
     ("get", "/metrics", &["503"]),
     ("post", "/admin/read-only", &["503"]),
@@ -31,10 +31,10 @@ const NOT_ANSWERED: [(&str, &str, &[&str]); 12] = [
     ("put", "/faults", &["408", "429"]),
 ];
 
-/// Events that nothing here brings about.
+/// Events that nothing here causes.
 const NOT_TOLD: [&str; 2] = ["gap", "missed"];
 
-/// The document, and which of its answers were seen.
+/// The document, and the answers of it that were seen.
 struct Api {
     document: Value,
     seen: RefCell<BTreeSet<(String, String, String)>>,
@@ -50,7 +50,7 @@ impl Api {
         }
     }
 
-    /// Asks, and holds the answer against the document.
+    /// Sends a request, and checks the answer against the document.
     fn ask(
         &self,
         node: SocketAddr,
@@ -75,7 +75,7 @@ impl Api {
         answer
     }
 
-    /// Asks, and takes only this status.
+    /// Sends a request, and accepts only this status.
     fn expect(
         &self,
         status: u16,
@@ -133,7 +133,7 @@ impl Api {
                 .filter(|event| !comment(event))
             {
                 let field = |name| event.lines().find_map(|line| line.strip_prefix(name));
-                // What has no name is a message.
+                // An event without a name is a message.
                 let kind = field("event: ").unwrap_or("message");
                 let data = field("data: ").ok_or_else(|| format!("no data: {event}"))?;
                 self.check_event(schemas, kind, &parse(data)?)?;
@@ -148,7 +148,7 @@ impl Api {
         schema::check(&self.document, listed, data)
     }
 
-    /// Holds the events up to the end of the stream against the document.
+    /// Checks the events up to the end of the stream against the document.
     fn check_events(&self, mut listener: Listener) {
         let listed = &self.document["paths"]["/events"]["get"]["responses"]["200"];
         let schemas = &listed["content"]["text/event-stream"]["x-events"];
@@ -161,7 +161,7 @@ impl Api {
         self.seen.borrow_mut().insert(seen);
     }
 
-    /// Whether all that is listed was answered.
+    /// Asserts that everything in the document was answered.
     fn check_all_seen(&self) {
         let mut listed = BTreeSet::new();
         for (path, methods) in self.document["paths"].as_object().expect("paths") {
@@ -189,7 +189,7 @@ impl Api {
     }
 }
 
-/// Asks for all messages and those that come, in this form, and reads nothing yet.
+/// Asks for all messages and new ones, in this format, and reads nothing yet.
 fn follow(node: SocketAddr, media_type: &str) -> Connection {
     let mut connection = Connection::open(node).expect("a connection");
     let head = format!(
@@ -229,7 +229,7 @@ fn every_answer_is_one_that_the_document_lists() {
     api.expect(200, master, "GET /readyz/write", &[], None);
     api.expect(503, secondary, "GET /readyz/write", &[], None);
 
-    // Without one secondary appends of all nodes wait; without both there are none.
+    // Without one secondary, appends at concern `all` wait; without both they are refused.
     cluster.secondaries[1].kill();
     let late = r#"{"data":0,"meta":{"concern":"all","timeout_ms":0}}"#;
     let late = api.expect(202, master, "POST /messages", &[JSON], Some(late));

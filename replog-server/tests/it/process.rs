@@ -1,5 +1,5 @@
-//! A process among others: pipes that nobody reads, limits of the system, signals. A node works, or it ends
-//! with a reason; it is never there as a ruin.
+//! A process in its environment: pipes that are not read, limits of the system, signals. A node works, or it ends
+//! with a reason; it never stays half alive.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{
     nodes::{Cluster, Process, eventually, program, program_path},
 };
 
-/// A cluster in one process, and the address of its master.
+/// Starts a cluster in one process. Returns the process and the address of its master.
 fn cluster(command: Command, log: &Path) -> (Process, SocketAddr) {
     let process = Process::run(command, log);
     let address = ready(&process);
@@ -33,7 +33,7 @@ fn ready(cluster: &Process) -> SocketAddr {
     address.parse().expect("an address")
 }
 
-/// The program, started by a shell that runs `first` before it becomes the program.
+/// Builds the program, started by a shell that runs `first` before it becomes the program.
 fn program_after(first: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{first} && exec \"$0\" \"$@\"")]);
@@ -47,7 +47,7 @@ fn program_after(first: &str) -> Command {
 }
 
 #[test]
-fn a_pipe_of_log_lines_that_nobody_reads_holds_up_nothing_and_the_lost_lines_are_counted() {
+fn an_unread_pipe_of_log_lines_holds_up_nothing_and_lost_lines_are_counted() {
     let mut command = program();
     command.args(["cluster", "--port", "0", "--memory"]);
     command.env("RUST_LOG", "trace");
@@ -78,7 +78,7 @@ fn a_pipe_of_log_lines_that_nobody_reads_holds_up_nothing_and_the_lost_lines_are
 }
 
 #[test]
-fn log_lines_come_again_with_the_number_of_those_that_are_missing() {
+fn log_lines_resume_with_the_number_of_missing_lines() {
     let mut command = program();
     command.args(["cluster", "--port", "0", "--memory"]);
     command.env("RUST_LOG", "trace");
@@ -105,7 +105,7 @@ fn log_lines_come_again_with_the_number_of_those_that_are_missing() {
 }
 
 #[test]
-fn the_second_signal_ends_it_also_where_nobody_reads_its_lines() {
+fn the_second_signal_ends_it_even_if_its_lines_are_not_read() {
     let mut command = program();
     command.args(["cluster", "--port", "0", "--memory"]);
     command.env("RUST_LOG", "trace");
@@ -122,7 +122,7 @@ fn the_second_signal_ends_it_also_where_nobody_reads_its_lines() {
         .send(b"GET /messages HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .expect("sent");
     reader.socket().peek(&mut [0]).expect("an answer");
-    // Those that come with the first are none.
+    // Signals that come together with the first do not count.
     let status = eventually("it ends", || {
         let ended = cluster.ended();
         if ended.is_none() {
@@ -133,7 +133,7 @@ fn the_second_signal_ends_it_also_where_nobody_reads_its_lines() {
     assert_eq!(status.code(), Some(1));
 }
 
-/// Runs a process to its end, which comes by itself.
+/// Runs a process until it ends by itself.
 fn run_to_end(mut command: Command) -> Output {
     command.env("RUST_LOG", "off");
     let directory = TempDir::new().expect("a temporary directory");
@@ -150,7 +150,7 @@ fn run_to_end(mut command: Command) -> Output {
 fn check_gave_up(what: &str, output: &Output) {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{what}: {text}");
-    // The allocator, which has threads too, says so by itself.
+    // The allocator, which has threads too, reports this itself.
     let own = text.lines().filter(|line| !line.starts_with("<jemalloc>"));
     let own: Vec<&str> = own.collect();
     assert_eq!(own.len(), 1, "{what}: {text}");
@@ -169,7 +169,7 @@ fn a_start_without_files_ends_with_a_reason() {
 
 #[test]
 fn a_start_without_threads_ends_with_a_reason() {
-    // Root may have as many as it likes: the process is started by somebody else.
+    // Root may have any number of threads: the process is started as another user.
     let uid = rustix::process::geteuid();
     let directory = TempDir::new().expect("a temporary directory");
     let copy = directory.path().join("replog-server");
@@ -191,9 +191,9 @@ fn a_start_without_threads_ends_with_a_reason() {
 }
 
 #[test]
-fn a_file_that_may_not_grow_is_a_full_disk() {
+fn a_limit_on_file_size_counts_as_a_full_disk() {
     let directory = TempDir::new().expect("a temporary directory");
-    // In blocks of 512 bytes: 2 MiB, twice what is allocated ahead.
+    // In blocks of 512 bytes: 2 MiB, twice the size that is allocated ahead.
     let mut command = program_after("ulimit -f 4096");
     command.args(["cluster", "--port", "0", "--secondaries", "0", "--data-dir"]);
     command.arg(directory.path().join("data"));
@@ -213,7 +213,7 @@ fn a_file_that_may_not_grow_is_a_full_disk() {
 }
 
 #[test]
-fn the_lines_of_one_process_say_whose_they_are_and_an_ordinary_start_warns_of_nothing() {
+fn lines_of_one_process_name_their_node_and_an_ordinary_start_writes_no_warning() {
     let directory = TempDir::new().expect("a temporary directory");
     let mut command = program();
     command.args(["cluster", "--port", "0", "--memory"]);
@@ -261,7 +261,7 @@ fn ignores_hang_ups() -> bool {
 }
 
 #[test]
-fn a_process_that_outlives_its_terminal_takes_no_hang_up() {
+fn a_process_that_outlives_its_terminal_ignores_the_hang_up() {
     let directory = TempDir::new().expect("a temporary directory");
     // As `nohup` does.
     let mut command = program_after("trap '' HUP");

@@ -1,4 +1,4 @@
-//! HTTP/1 to the letter of RFC 9110 and 9112, where clients, proxies and probes rely on it.
+//! HTTP/1 exactly as in RFC 9110 and 9112, in the parts that clients, proxies and probes rely on.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,7 +10,7 @@ use crate::{
     nodes::{Cluster, Process},
 };
 
-/// Sends bytes, and returns all that comes until the node ends the connection.
+/// Sends bytes, and returns everything that comes until the node ends the connection.
 fn say(address: SocketAddr, bytes: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream
@@ -22,7 +22,7 @@ fn say(address: SocketAddr, bytes: &str) -> String {
     String::from_utf8(text).expect("UTF-8")
 }
 
-/// A pair whose log is longer than one chunk of an answer.
+/// Starts a pair whose log is longer than one chunk of an answer.
 fn pair() -> Cluster {
     let cluster = Cluster::start(1, &["--memory"]);
     for _ in 0..3 {
@@ -63,7 +63,7 @@ fn head_is_get_without_a_body_on_every_readable_resource() {
         for name in names {
             assert_eq!(head.header(name), full.header(name), "{path} {name}");
         }
-        // What changes between the two has another length.
+        // Values that change between the two have another length.
         if !["/metrics", "/health", "/appends"].contains(&path) {
             let name = "content-length";
             assert_eq!(head.header(name), full.header(name), "{path}");
@@ -109,7 +109,7 @@ fn an_older_client_gets_no_chunks() {
 }
 
 #[test]
-fn a_wish_to_upgrade_is_ignored() {
+fn a_request_to_upgrade_is_ignored() {
     let cluster = pair();
     let address = cluster.master.address;
     let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
@@ -127,7 +127,7 @@ fn a_wish_to_upgrade_is_ignored() {
         assert_eq!(answer.status, expected, "{method} {path}: {answer:?}");
         assert_ne!(answer.header("connection"), Some("upgrade"));
     }
-    // What follows the body is no part of it.
+    // The bytes after the body are not part of it.
     let body = message("once", 2);
     let request = format!(
         "POST /messages HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\ncontent-type: application/json\r\n\
@@ -145,7 +145,7 @@ fn a_wish_to_upgrade_is_ignored() {
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");
     assert!(!head.contains("transfer-encoding"), "{head}");
     assert_eq!(body.lines().count(), 2);
-    // Another protocol that nobody speaks here.
+    // A protocol that is not supported here.
     let h2c = [
         ("connection", "upgrade, http2-settings"),
         ("upgrade", "h2c"),
@@ -155,7 +155,7 @@ fn a_wish_to_upgrade_is_ignored() {
 }
 
 #[test]
-fn a_host_that_is_none_is_malformed() {
+fn an_invalid_host_is_malformed() {
     let cluster = Cluster::start(1, &["--memory"]);
     let address = cluster.master.address;
     for host in ["a b/c@d", "user@localhost", "localhost:99999", "[::1"] {
@@ -174,7 +174,7 @@ fn status_as(address: SocketAddr, host: &str) -> u16 {
 }
 
 #[test]
-fn a_page_whose_name_was_led_here_cannot_read_a_node_of_this_machine() {
+fn dns_rebinding_cannot_read_a_node_on_a_loopback_address() {
     let mut cluster = Cluster::prepare(1, &["--memory"]);
     cluster.master.start();
     let address = cluster.master.address;
@@ -216,7 +216,7 @@ fn a_page_whose_name_was_led_here_cannot_read_a_node_of_this_machine() {
 }
 
 #[test]
-fn nor_a_node_that_other_machines_reach() {
+fn dns_rebinding_cannot_read_a_node_that_other_machines_reach() {
     let directory = tempfile::TempDir::new().expect("a directory");
     let secret = directory
         .path()
@@ -255,7 +255,7 @@ fn nor_a_node_that_other_machines_reach() {
     ] {
         assert_eq!(status_as(address, host), 403, "{host}");
     }
-    // Behind something that gives the request another `Host`.
+    // Behind a proxy that gives the request another `Host`.
     for (page, status) in [
         ("http://evil.example:5000", 403),
         ("http://log.example.com", 200),

@@ -1,4 +1,4 @@
-//! Without a majority: refused at once and by name, reads go on, and it comes back by itself.
+//! Without a majority appends are refused at once with the reason, reads go on, and appends resume by themselves.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ fn without_a_quorum_appends_are_refused_and_with_it_they_go_on() {
     let lost = Instant::now();
 
     let refused = eventually("an append is refused", || {
-        // A time-out of 0: answered as soon as the master holds it, whatever the quorum.
+        // A time-out of 0: answered as soon as the master holds it, with or without a quorum.
         let body = r#"{"data":"x","meta":{"concern":1,"timeout_ms":0}}"#;
         let answer = crate::http::post(cluster.master.address, body);
         (answer.status == 503).then_some(answer)

@@ -1,4 +1,4 @@
-//! Why an append waits: the receipt says so, for each node that does not hold it.
+//! Reasons why an append waits: the receipt gives one for each node that does not hold it.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::{
     nodes::{Cluster, eventually},
 };
 
-/// Appends until the receipt names `reason` for secondary-2, and returns that entry.
+/// Appends until the receipt gives `reason` for secondary-2, and returns that entry.
 fn waits_for(cluster: &Cluster, reason: &str) -> Value {
     eventually(
         &format!("an append waits for secondary-2 because of {reason}"),
@@ -72,7 +72,7 @@ fn a_receipt_names_who_is_missing_and_why() {
         "{entry}"
     );
 
-    // Anyone can ask later, and gets the same answer from the message itself.
+    // Any client can ask later, and gets the same answer from the message itself.
     let message = get(cluster.master.address, "/messages/0").json();
     assert!(
         message["acks"]
@@ -89,7 +89,7 @@ fn a_receipt_names_who_is_missing_and_why() {
 }
 
 #[test]
-fn a_timeout_of_the_server_holds_where_the_request_has_none() {
+fn a_timeout_of_the_server_applies_if_the_request_has_none() {
     let mut cluster = Cluster::start(2, &["--append-timeout", "100ms"]);
     cluster.secondaries[1].kill();
     let answer = cluster.append("late", 3);

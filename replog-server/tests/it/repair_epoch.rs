@@ -1,10 +1,10 @@
-//! `replog repair-epoch`: the way back for a cluster that was poisoned before epochs had bounds.
+//! `replog repair-epoch`: repairs a cluster that was poisoned before epochs had bounds.
 
 use std::{fs, path::Path, process::Output};
 
 use crate::nodes::{Cluster, Node, client};
 
-/// The epoch of a stranger, which nobody can follow.
+/// The epoch of a stranger, which no master can follow.
 const POISON: u64 = 1 << 63;
 
 /// CRC-32C (RFC 3720, section 12.1), bit by bit.
@@ -17,7 +17,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, step)
 }
 
-/// Makes a node's promise one of this epoch, as an earlier version would have done for whoever asked.
+/// Raises a node's promise to this epoch, as an earlier version did for any stranger.
 fn poison(directory: &Path) {
     let path = directory.join("meta.json");
     let text = fs::read_to_string(&path).expect("a meta file");
@@ -45,7 +45,7 @@ fn repair(nodes: &[&Node]) -> Output {
 }
 
 #[test]
-fn a_poisoned_cluster_is_brought_back_as_the_book_says() {
+fn a_poisoned_cluster_is_repaired_as_the_book_says() {
     assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     let mut cluster = Cluster::start(2, &[]);
     for text in ["one", "two"] {
@@ -70,7 +70,7 @@ fn a_poisoned_cluster_is_brought_back_as_the_book_says() {
     assert!(log.contains("repair-epoch"), "{log}");
     drop(process);
 
-    // The directory above is not meant, and those of the nodes in it are said.
+    // The directory above is not accepted, and the message names the nodes' directories in it.
     let above = cluster.master.directory.parent().expect("it has one");
     let said = client()
         .arg("repair-epoch")
@@ -84,7 +84,7 @@ fn a_poisoned_cluster_is_brought_back_as_the_book_says() {
         assert!(said.contains(&*node.directory.to_string_lossy()), "{said}");
     }
 
-    // Not without all directories.
+    // It refuses an incomplete list of directories.
     let meta = |node: &Node| fs::read(node.directory.join("meta.json")).expect("a file");
     let before = meta(&cluster.secondaries[0]);
     let some = repair(&[&cluster.master, &cluster.secondaries[0]]);

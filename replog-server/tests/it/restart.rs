@@ -42,7 +42,7 @@ fn a_cluster_that_was_stopped_goes_on_where_it_was() {
 }
 
 #[test]
-fn memory_is_said_to_be_no_disk() {
+fn a_node_in_memory_says_that_it_is_not_durable() {
     let cluster = Cluster::start(1, &["--memory"]);
     let receipt = cluster.append("gone tomorrow", 2);
     assert_eq!(

@@ -1,5 +1,5 @@
-//! Who has no secret of the cluster, or another one, at a node's listener or in a node's place: learns
-//! nothing and changes nothing.
+//! Peers without the cluster secret, or with another one, at a node's listener or in a node's place: they learn
+//! nothing and change nothing.
 
 use std::{
     fs,
@@ -28,14 +28,14 @@ use crate::{
     nodes::{Cluster, PATIENCE, Process, eventually, free_port},
 };
 
-/// An epoch that nobody could follow.
+/// An epoch that no master could follow.
 const LAST_EPOCH: Epoch = Epoch((1 << 62) - 1);
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).expect("a name")
 }
 
-/// Runs what needs a thread of its own for its tasks.
+/// Runs a future whose tasks need their own thread.
 fn run<T>(story: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -44,7 +44,7 @@ fn run<T>(story: impl Future<Output = T>) -> T {
     tokio::task::LocalSet::new().block_on(&runtime, story)
 }
 
-/// What a node says of itself that no stranger may change. What is committed is left out: it follows with
+/// Returns the state of a node that no stranger may change. The committed end is left out: it follows with
 /// the next heartbeat.
 fn state(health: &Value) -> [Value; 5] {
     let own = ["cluster_id", "epoch", "mode"].map(|field| health[field].clone());
@@ -53,7 +53,7 @@ fn state(health: &Value) -> [Value; 5] {
     [cluster, epoch, mode, next, bytes]
 }
 
-/// Every request that a master sends, in the highest epoch there is, with every power over a log.
+/// Returns every request that a master sends, in the highest possible epoch, with every power over a log.
 fn requests(to: &str) -> Vec<Request> {
     let nodes: Vec<NodeName> = ["master", "secondary-1", "secondary-2"].map(name).to_vec();
     let rogue = Incarnation {
@@ -94,7 +94,7 @@ fn requests(to: &str) -> Vec<Request> {
     bodies.into_iter().map(request).collect()
 }
 
-/// Asks all of them of the node at `address`, as `identity`; returns what it was told.
+/// Sends all of them to the node at `address`, as `identity`; returns the answers.
 fn ask(identity: &ClusterIdentity, node: &str, address: SocketAddr) -> Vec<TransportError> {
     run(async {
         let peer = Peer {
@@ -112,7 +112,7 @@ fn ask(identity: &ClusterIdentity, node: &str, address: SocketAddr) -> Vec<Trans
     })
 }
 
-/// How often the node's listener refused a connection for this reason.
+/// Returns the number of connections that the node's listener refused for this reason.
 fn refused(node: SocketAddr, reason: &str) -> u64 {
     let answer = get(node, "/metrics");
     let metrics = answer.text();
@@ -122,7 +122,7 @@ fn refused(node: SocketAddr, reason: &str) -> u64 {
 }
 
 #[test]
-fn whoever_has_another_secret_or_none_is_no_node() {
+fn a_peer_with_another_secret_or_none_is_not_a_node() {
     let cluster = Cluster::start(2, &[]);
     assert_eq!(cluster.append("kept", 3).status, 201);
     cluster.wait_equal();
@@ -137,7 +137,7 @@ fn whoever_has_another_secret_or_none_is_no_node() {
     }
     let without = ClusterIdentity::insecure(&name("master"));
     ask(&without, "secondary-1", node.cluster_address);
-    // The master's listener too, for one that says it is a secondary.
+    // At the master's listener too, as a peer that says it is a secondary.
     let secondary = ClusterIdentity::from_secret(&other_secret, &name("secondary-1"));
     ask(
         &secondary.expect("an identity"),
@@ -159,13 +159,13 @@ fn whoever_has_another_secret_or_none_is_no_node() {
 }
 
 #[test]
-fn whoever_is_a_node_is_no_other_node() {
+fn a_node_cannot_speak_as_another_node() {
     let cluster = Cluster::start(2, &[]);
     assert_eq!(cluster.append("kept", 3).status, 201);
     let node = &cluster.secondaries[0];
     let before = state(&node.health());
     let secret = ClusterSecret::load(&cluster.secret_file()).expect("the cluster's");
-    // It has the secret of the cluster, and speaks in the name of a node that it is not.
+    // It has the secret of the cluster, and speaks in the name of another node.
     let other = ClusterIdentity::from_secret(&secret, &name("secondary-2")).expect("an identity");
     ask(&other, "secondary-1", node.cluster_address);
     assert_eq!(state(&node.health()), before);
@@ -235,7 +235,7 @@ fn check_noise_gets_nothing(nodes: SocketAddr, clients: SocketAddr, words: &[&st
     for input in inputs {
         let mut stream = TcpStream::connect(nodes).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        // It may be closed before all is sent.
+        // It may be closed before everything is sent.
         let _ = stream.write_all(input);
         let mut answer = Vec::new();
         match stream.read_to_end(&mut answer) {
@@ -254,7 +254,7 @@ fn check_noise_gets_nothing(nodes: SocketAddr, clients: SocketAddr, words: &[&st
 fn heartbeats_are_not_held_up_by_connections_of_strangers() {
     let cluster = Cluster::start(1, &[]);
     let node = &cluster.secondaries[0];
-    // Far more than there may be handshakes under way; none of them ever says a word.
+    // Far more than the maximum number of handshakes; none of them ever sends a byte.
     let silent: Vec<TcpStream> = (0..200)
         .map_while(|_| TcpStream::connect(node.cluster_address).ok())
         .collect();
@@ -266,7 +266,7 @@ fn heartbeats_are_not_held_up_by_connections_of_strangers() {
     }
 }
 
-/// Notes every byte that comes, and says nothing.
+/// Records every byte that comes, and answers nothing.
 fn eavesdropper() -> (SocketAddr, std::sync::mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
@@ -276,7 +276,7 @@ fn eavesdropper() -> (SocketAddr, std::sync::mpsc::Receiver<Vec<u8>>) {
             let mut stream = stream;
             let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
             let mut bytes = Vec::new();
-            // Ends with an error where the other end waits for an answer.
+            // Ends with an error if the other end waits for an answer.
             let _ = stream.read_to_end(&mut bytes);
             if sender.send(bytes).is_err() {
                 break;
@@ -351,7 +351,7 @@ fn a_rogue_in_a_secondarys_place_learns_nothing_and_changes_nothing() {
         for word in [secret.trim(), &id, "a secret message", "master"] {
             assert!(!text.contains(word), "{word} travels: {text}");
         }
-        // The beginning of TLS, which says nothing.
+        // The beginning of TLS, which reveals nothing.
         if let Some(first) = bytes.first() {
             assert_eq!(*first, 0x16, "{bytes:?}");
             has_begun = true;
@@ -365,7 +365,7 @@ fn a_rogue_in_a_secondarys_place_learns_nothing_and_changes_nothing() {
 }
 
 #[test]
-fn a_rogue_with_another_secret_in_a_secondarys_place_is_told_at_both_ends() {
+fn a_rogue_with_another_secret_in_a_secondarys_place_is_reported_at_both_ends() {
     let rogue = ClusterListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let address = rogue.local_addr();
     let secret = ClusterSecret::from_bytes([1; 32]);
@@ -373,7 +373,7 @@ fn a_rogue_with_another_secret_in_a_secondarys_place_is_told_at_both_ends() {
     let mut ways = vec![address];
     let mut cluster = Cluster::prepare_behind(2, &[], |own| ways.pop().unwrap_or(own));
     cluster.secondaries[1].start();
-    // On a thread of its own for as long as the test lasts.
+    // On its own thread for as long as the test lasts.
     thread::spawn(move || {
         run(async {
             let options = ServeOptions::new(identity).node(Arc::new(Liar));
@@ -429,7 +429,7 @@ fn two_nodes_with_different_secrets_both_say_what_to_copy() {
 }
 
 #[test]
-fn the_secret_is_readable_by_its_user_alone_and_any_other_file_is_refused() {
+fn a_secret_readable_by_its_user_alone_is_accepted_and_any_other_file_refused() {
     use std::os::unix::fs::PermissionsExt as _;
 
     let mut cluster = Cluster::start(1, &[]);

@@ -63,7 +63,7 @@ fn a_blocked_append_waits_for_the_secondary_and_delays_nobody() {
 }
 
 #[test]
-fn the_command_of_the_readme_works_to_the_letter() {
+fn the_first_command_of_the_readme_works_as_written() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let data = directory.path().join("data").display().to_string();
     let cluster = Process::start(
@@ -105,7 +105,7 @@ fn the_command_of_the_readme_works_to_the_letter() {
             "{text}"
         );
     }
-    // A wrong address is told where the master is.
+    // A client at the wrong address is told where the master is.
     let answer = http::post(nodes[1], body);
     assert_eq!(
         (answer.status, answer.problem().as_str()),

@@ -1,4 +1,4 @@
-//! Connections, waits and memory of one address cost another one nothing.
+//! Connections, waits and memory that one address uses cost another address nothing.
 
 use std::{
     fs,
@@ -25,12 +25,12 @@ use crate::{
     rogues::hello,
 };
 
-/// Who takes all it can get.
+/// The client that takes everything it can get.
 const GREEDY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 7);
-/// Who comes later.
+/// The client that comes later.
 const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 8);
 
-/// How long a client waits while the processor is watched.
+/// Time that a client waits while the processor is measured.
 const WAIT: Duration = Duration::from_secs(2);
 /// Appends that are timed.
 const APPENDS: usize = 50;
@@ -48,7 +48,7 @@ const TRIES: usize = 5;
 const PIPELINED: usize = 300;
 const PIPELINED_BYTES: usize = 1_000;
 
-/// Connects from an address: on this system all of 127/8 are this machine's.
+/// Connects from an address: on this system all of 127/8 belong to this machine.
 fn connect_from(own: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
     // Nodes that other tests start must not get it, too.
     let flags = SocketFlags::CLOEXEC;
@@ -61,7 +61,7 @@ fn connect_from(own: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A cluster of two nodes in one process with 256 open files, and the address of its master.
+/// Starts a cluster of two nodes in one process with 256 open files. Returns it and the address of its master.
 fn cluster(directory: &Path, flags: &[&str]) -> (Process, SocketAddr) {
     let (process, [master, _secondary]) = nodes(directory, flags);
     (process, master)
@@ -86,7 +86,7 @@ fn nodes<const N: usize>(directory: &Path, flags: &[&str]) -> (Process, [SocketA
     (process, addresses)
 }
 
-/// User and system time of a process.
+/// Returns user and system time of a process.
 fn cpu_time(process: &Process) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).expect("it runs");
     let (_, fields) = stat.rsplit_once(')').expect("its name");
@@ -99,7 +99,7 @@ fn cpu_time(process: &Process) -> Duration {
     Duration::from_millis(ticks * 1000 / clock_ticks_per_second())
 }
 
-/// What it costs the process to let one client wait for nothing.
+/// Returns the processor time that it costs to let one client wait for nothing.
 fn cpu_time_of_a_wait(process: &Process, address: SocketAddr) -> Duration {
     let before = cpu_time(process);
     let mut connection = Connection::of(connect_from(OTHER, address).expect("a connection"));
@@ -196,7 +196,7 @@ fn check_costs_nothing(address: SocketAddr, alone: Pace) {
     assert_eq!(health["secondaries"][0]["status"], "Healthy", "{health}");
 }
 
-/// Opens connections of the greedy one that send this, until one is refused.
+/// Opens connections of the greedy client that send this, until one is refused.
 fn take_all(address: SocketAddr, first_bytes: &[u8]) -> Vec<TcpStream> {
     let mut taken = Vec::new();
     loop {
@@ -207,7 +207,7 @@ fn take_all(address: SocketAddr, first_bytes: &[u8]) -> Vec<TcpStream> {
             .set_read_timeout(Some(Duration::from_millis(20)))
             .expect("a time-out");
         let mut answer = Vec::new();
-        // An open one says nothing, or begins an answer, and so do the first ones that are refused.
+        // An open connection gets nothing, or the beginning of an answer, and so do the first ones that are refused.
         if stream.read_to_end(&mut answer).is_ok() {
             let answer = String::from_utf8_lossy(&answer);
             assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
@@ -296,7 +296,7 @@ fn bodies_that_stall_lose_their_place_when_it_is_needed() {
         })
         .collect();
     check_costs_nothing(address, alone);
-    // As long a body of the same client gets through, too, once the others have stood still.
+    // A body of the same length from the same client gets through, too, once the others have stalled.
     eventually("there is room for one that moves", || {
         let stream = connect_from(GREEDY, address).ok()?;
         let body = line.repeat(3);
@@ -315,9 +315,9 @@ fn bodies_that_stall_lose_their_place_when_it_is_needed() {
 }
 
 #[test]
-fn what_is_pipelined_behind_a_request_that_waits_costs_nothing_and_is_answered() {
+fn requests_pipelined_behind_one_that_waits_cost_nothing_and_are_answered() {
     let directory = TempDir::new().expect("a directory");
-    // A secondary that is cut off is no reason to refuse.
+    // An isolated secondary is no reason to refuse.
     let flags = [
         "--allow-faults",
         "--suspect-after",
@@ -344,7 +344,7 @@ fn what_is_pipelined_behind_a_request_that_waits_costs_nothing_and_is_answered()
         assert!(cost < WAIT / 4, "{cost:?} of {WAIT:?} behind {first}");
         connection
     });
-    // One that goes is noticed, whatever it has sent.
+    // A client that disconnects is noticed, whatever it has sent.
     drop(following);
     set_faults(secondary, "{}");
     let mut connection = waiting;
@@ -358,7 +358,7 @@ fn what_is_pipelined_behind_a_request_that_waits_costs_nothing_and_is_answered()
 }
 
 #[test]
-fn a_request_on_a_connection_that_is_refused_is_not_carried_out() {
+fn a_request_on_a_refused_connection_is_not_carried_out() {
     let directory = TempDir::new().expect("a directory");
     let (_process, address) = cluster(directory.path(), &[]);
     let _taken = take_all(address, b"");
@@ -459,7 +459,7 @@ fn clients_and_strangers_together_leave_a_node_files_of_its_own() {
         .flat_map(|(own, to)| (0..12).map(move |_| connect_from(own, to)))
         .map(|stream| stream.expect("a connection"))
         .collect();
-    // As many as are let in: the rest waits for them, or is refused.
+    // As many as are admitted: the rest waits for them, or is refused.
     let metrics = connection
         .request("GET", "/metrics", &[], None)
         .expect("an answer");

@@ -1,4 +1,4 @@
-//! A graceful stop: what waits is answered, and nothing is left open.
+//! A graceful stop: waiting requests are answered, and nothing is left open.
 
 use std::{
     io::{self, BufRead as _, BufReader},
@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[test]
-fn a_stop_answers_what_waits_with_an_unknown_outcome() {
+fn a_stop_answers_waiting_appends_with_an_unknown_outcome() {
     let mut cluster = Cluster::start(2, &[]);
     assert_eq!(cluster.append("before", 3).status, 201);
     cluster.secondaries[1].kill();
@@ -73,7 +73,7 @@ fn an_interrupt_is_a_stop_and_a_second_signal_ends_it_at_once() {
             "x".repeat(1_000_000)
         );
         let answer = post(cluster.master.address, &body);
-        // Without its secondary the master turns read-only some time.
+        // Without its secondary the master becomes read-only at some time.
         assert!([201, 503].contains(&answer.status), "{answer:?}");
     }
     let mut reader = Connection::open(cluster.master.address).expect("a connection");
@@ -90,12 +90,12 @@ fn an_interrupt_is_a_stop_and_a_second_signal_ends_it_at_once() {
     });
     master.signal(Signal::TERM);
     let status = master.wait();
-    // 0 where the reader was faster than the second signal.
+    // 0 if the reader was faster than the second signal.
     assert!([Some(0), Some(1)].contains(&status.code()), "{status}");
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once_also_where_nobody_hears_that() {
+fn a_second_signal_ends_it_at_once_even_if_stderr_is_not_read() {
     let mut command = program();
     command.args(["cluster", "--port", "0", "--memory"]);
     let (stderr, writer) = io::pipe().expect("a pipe");
@@ -118,7 +118,7 @@ fn a_second_signal_ends_it_at_once_also_where_nobody_hears_that() {
     let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("SIGTERM: stopping")));
     drop(lines);
-    // One that comes with the first is none.
+    // A signal that comes together with the first does not count.
     let status = eventually("it ends", || {
         let ended = cluster.ended();
         if ended.is_none() {
@@ -129,7 +129,7 @@ fn a_second_signal_ends_it_at_once_also_where_nobody_hears_that() {
     assert_eq!(status.code(), Some(1));
 }
 
-/// A pair whose log is longer than what finds room on the way to a reader.
+/// Starts a pair whose log is longer than the buffers on the way to a reader.
 fn cluster_with_long_messages(count: usize) -> Cluster {
     let cluster = Cluster::start(1, &["--memory"]);
     for _ in 0..count {
@@ -140,7 +140,7 @@ fn cluster_with_long_messages(count: usize) -> Cluster {
 }
 
 #[test]
-fn an_answer_under_way_is_finished_before_the_end() {
+fn an_answer_in_flight_is_completed_before_the_end() {
     const MESSAGES: usize = 16;
     let mut cluster = cluster_with_long_messages(MESSAGES);
     let mut readers: Vec<Connection> = [cluster.master.address, cluster.secondaries[0].address]
@@ -149,7 +149,7 @@ fn an_answer_under_way_is_finished_before_the_end() {
             let mut reader = Connection::open(node).expect("a connection");
             let head = b"GET /messages HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n";
             reader.send(head).expect("sent");
-            // Its beginning is there: it is under way.
+            // Its beginning is there: it is in flight.
             reader.socket().peek(&mut [0]).expect("an answer");
             reader
         })
@@ -170,7 +170,7 @@ fn an_answer_under_way_is_finished_before_the_end() {
 }
 
 #[test]
-fn who_follows_and_takes_nothing_holds_up_no_stop() {
+fn a_follower_that_reads_nothing_holds_up_no_stop() {
     let mut cluster = cluster_with_long_messages(16);
     let mut followers: Vec<Connection> = [cluster.master.address, cluster.secondaries[0].address]
         .into_iter()
@@ -178,7 +178,7 @@ fn who_follows_and_takes_nothing_holds_up_no_stop() {
             let mut follower = Connection::open(node).expect("a connection");
             let head = b"GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n";
             follower.send(head).expect("sent");
-            // The way is filling up.
+            // The buffers are filling up.
             eventually("there is more than it reads", || {
                 let there = follower.socket().peek(&mut [0; 32 << 10]);
                 (there.expect("an answer") == 32 << 10).then_some(())
@@ -190,8 +190,8 @@ fn who_follows_and_takes_nothing_holds_up_no_stop() {
     for (mut node, follower) in nodes.into_iter().zip(&mut followers) {
         node.signal(Signal::TERM);
         assert_eq!(node.wait().code(), Some(0));
-        // It did not wait until the time for answers under way was up: it closed the connection, unless it
-        // was stopped before the way was full, and room was left for its last words.
+        // It did not wait until the time for answers in flight was up. It closed the connection, unless it
+        // was stopped before the buffers were full, and there was space for its last words.
         let closed = "closing 1 connection of followers and listeners that take nothing";
         let said_bye = follower
             .answer()
@@ -202,10 +202,10 @@ fn who_follows_and_takes_nothing_holds_up_no_stop() {
 }
 
 #[test]
-fn two_signals_that_come_together_are_one_wish() {
+fn two_signals_that_come_together_are_one_request_to_stop() {
     let mut cluster = Cluster::start(1, &[]);
     let process = cluster.master.take();
-    // It sees both when it goes on. `timeout` sends a signal to the program, and at once to its group.
+    // It sees both when it resumes. `timeout` sends a signal to the program, and at once to its group.
     for signal in [Signal::STOP, Signal::TERM, Signal::INT, Signal::CONT] {
         process.signal(signal);
     }

@@ -1,4 +1,4 @@
-//! Mistakes in who is who: refused with a reason at both ends, and nothing changed.
+//! Mistaken identities: refused with a reason at both ends, and nothing is changed.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{
     nodes::{Cluster, Process, eventually, free_port},
 };
 
-/// Why the oldest waiting append waits for this node.
+/// Returns the reason why the oldest waiting append waits for this node.
 fn why(master: SocketAddr, node: &str, reason: &str) -> Value {
     eventually("the reason is named", || {
         let appends = get(master, "/appends").json();
@@ -25,7 +25,7 @@ fn why(master: SocketAddr, node: &str, reason: &str) -> Value {
     })
 }
 
-/// A master over these secondaries, in a directory below `directory`, with the secret in this file.
+/// Builds a master over these secondaries, in a directory below `directory`, with the secret in this file.
 fn start_master(
     directory: &Path,
     secret_file: &Path,
@@ -51,11 +51,11 @@ fn start_master(
 }
 
 #[test]
-fn two_names_that_lead_to_one_process_are_one_node() {
+fn two_names_that_lead_to_one_process_count_as_one_node() {
     let mut cluster = Cluster::prepare(1, &[]);
     cluster.secondaries[0].start();
     let secondary = &cluster.secondaries[0];
-    // The wrong name comes later: what is refused is said again after a stream from the same address works.
+    // The wrong name comes later: a refusal is logged again after a stream from the same address works.
     let other_way = Link::open(secondary.cluster_address);
     other_way.refuse();
     let directory = tempfile::TempDir::new().expect("a temporary directory");
@@ -74,7 +74,7 @@ fn two_names_that_lead_to_one_process_are_one_node() {
     other_way.mend();
     let body = r#"{"data":"three","meta":{"concern":3,"timeout_ms":0}}"#;
     assert_eq!(http::post(master, body).status, 202);
-    // Somebody waits for all three, so that the reason is to be seen.
+    // An append waits for all three, so that the reason is visible.
     std::thread::spawn(move || http::post(master, &http::message("waits", 3)));
     let found = why(master, "secondary-2", "wrong_node");
     let detail = found["detail"].as_str().expect("a sentence");
@@ -101,7 +101,7 @@ fn a_master_of_another_cluster_or_with_another_list_changes_nothing() {
     let meta = || fs::read(secondary.directory.join("meta.json")).expect("a meta");
     let meta_before = meta();
 
-    // A blank master that knows of one secondary only.
+    // A blank master that knows only one secondary.
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let (secret, address) = (cluster.secret_file(), secondary.cluster_address.to_string());
     let (process, other) = start_master(directory.path(), &secret, &[("secondary-1", address)]);
@@ -116,7 +116,7 @@ fn a_master_of_another_cluster_or_with_another_list_changes_nothing() {
     );
     assert_eq!(process.terminate().code(), Some(0));
 
-    // A master of a cluster of its own, which then meets a secondary of this one.
+    // A master of its own cluster, which is then given a secondary of this one.
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let secret_text = secret.display().to_string();
     let mut own = Cluster::prepare(2, &["--cluster-secret-file", &secret_text]);
@@ -157,7 +157,7 @@ fn a_master_of_another_cluster_or_with_another_list_changes_nothing() {
 }
 
 #[test]
-fn a_directory_of_another_node_is_refused_as_it_is() {
+fn a_directory_of_another_node_is_refused_and_left_unchanged() {
     let mut cluster = Cluster::start(2, &[]);
     assert_eq!(cluster.append("kept", 3).status, 201);
     cluster.secondaries[0].terminate();
@@ -195,7 +195,7 @@ fn a_client_at_the_wrong_port_is_told_the_right_one() {
     let url = format!("http://{}", node.address);
     assert!(answer.text().contains(&url), "{answer:?}");
 
-    // The other way round, and by something else.
+    // The other way round, and another kind of client.
     for (first, words) in [
         (&b"\x16\x03\x01\0\x05\x01\0\0\x01\x03"[..], "plain HTTP"),
         (b"SSH-2.0-OpenSSH_10.0\r\n\r\n", "400 Bad Request"),

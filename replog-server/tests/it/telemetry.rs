@@ -1,4 +1,4 @@
-//! Spans of appends and of what the links send, as a collector gets them.
+//! Spans of appends and of link attempts, as a collector receives them.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -17,7 +17,7 @@ use crate::{
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
-/// Something that takes what exporters post, on a free port, for as long as the test runs.
+/// A collector that accepts what exporters post, on a free port, for as long as the test runs.
 struct Collector {
     address: SocketAddr,
     posts: Receiver<Post>,
@@ -44,7 +44,7 @@ impl Collector {
         Collector { address, posts }
     }
 
-    /// All spans that come until `enough`.
+    /// Returns all spans that come until `enough`.
     fn spans(&self, enough: impl Fn(&[Span]) -> bool) -> Vec<Span> {
         let mut spans = Vec::new();
         while !enough(&spans) {
@@ -100,7 +100,7 @@ fn take_posts(stream: TcpStream, posts: &Sender<Post>) {
     }
 }
 
-/// A span, as JSON has it.
+/// A span in its JSON form.
 #[derive(Debug)]
 struct Span(Value);
 
@@ -114,7 +114,7 @@ impl Span {
     }
 }
 
-/// An attribute; numbers of 64 bits are texts there.
+/// Returns an attribute; numbers of 64 bits are texts in JSON.
 fn attribute(of: &Value, key: &str) -> Option<Value> {
     let all = of["attributes"].as_array()?;
     let found = all.iter().find(|attribute| attribute["key"] == key)?;
@@ -128,7 +128,7 @@ fn append(node: SocketAddr, text: &str, traceparent: &str) -> u16 {
     answer.expect("an answer").status
 }
 
-/// A cluster in one process whose spans go to the collector: its master, and itself.
+/// Starts a cluster in one process whose spans go to the collector. Returns its master and the cluster.
 fn start(collector: &Collector, protocol: &str, log: &std::path::Path) -> (SocketAddr, Process) {
     let mut command = program();
     command
@@ -223,7 +223,7 @@ fn an_append_is_a_span_of_its_callers_trace_and_so_is_each_attempt_of_a_link() {
     let text = format!("{spans:?}");
     assert!(!text.contains("traced\""), "payloads never: {text}");
 
-    // The last ones are sent before the end, and log lines go on beside the spans.
+    // The last ones are sent before the end, and log lines go on in parallel.
     assert_eq!(append(node, "last", ""), 201);
     assert!(process.log_text().contains("mode is read-write"));
     assert_eq!(process.terminate().code(), Some(0));
@@ -235,10 +235,10 @@ fn an_append_is_a_span_of_its_callers_trace_and_so_is_each_attempt_of_a_link() {
 }
 
 #[test]
-fn a_collector_that_is_gone_delays_nobody() {
+fn a_collector_that_is_gone_causes_no_delay() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let mut collector = Collector::start();
-    // Nobody listens there.
+    // No collector listens there.
     let gone = TcpListener::bind("127.0.0.1:0").expect("a port");
     collector.address = gone.local_addr().expect("an address");
     drop(gone);
@@ -248,7 +248,7 @@ fn a_collector_that_is_gone_delays_nobody() {
 }
 
 #[test]
-fn a_protocol_that_is_not_spoken_is_refused_at_the_start() {
+fn an_unsupported_protocol_is_refused_at_the_start() {
     let output = program()
         .args(["cluster", "--port", "0", "--memory"])
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
@@ -261,7 +261,7 @@ fn a_protocol_that_is_not_spoken_is_refused_at_the_start() {
 }
 
 #[test]
-fn spans_are_sent_as_protobuf_where_nothing_else_is_asked_for() {
+fn spans_are_sent_as_protobuf_by_default() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let collector = Collector::start();
     let (node, process) = start(&collector, "", &directory.path().join("log"));

@@ -1,8 +1,8 @@
-//! Clusters of real processes under trouble and load, one after the other, for as long as one likes.
+//! Clusters of real processes under trouble and load, one after the other, for as long as you like.
 //!
-//! `scripts/torture` runs it: the harness of the system tests, in a program of its own. It prints
-//! how it goes every few seconds, and ends with exit code 1 when a node breaks its word; then it
-//! says what was done, what is wrong, and where directories and logs of the nodes are. Ctrl-C
+//! `scripts/torture` runs it: the harness of the system tests, in a separate program. It prints
+//! its progress every few seconds, and ends with exit code 1 when a node breaks a promise. Then it
+//! reports what was done, what is wrong, and where directories and logs of the nodes are. Ctrl-C
 //! ends it, and the nodes with it.
 
 mod chaos;
@@ -25,12 +25,12 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// Rounds that a cluster lives: its log is compared as a whole after each.
+/// Rounds in the life of a cluster: its log is compared as a whole after each.
 const ROUNDS_OF_CLUSTER: u64 = 12;
 const TROUBLES_OF_ROUND: usize = 10;
 const CLIENTS: usize = 12;
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
-/// Exit code after a signal, as shells have it.
+/// Exit code after a signal, as in shells.
 const INTERRUPTED: u8 = 130;
 
 /// Set by a signal.
@@ -39,10 +39,10 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// Tortures clusters of real processes, and checks after each round what was promised.
 #[derive(Debug, Parser)]
 struct Args {
-    /// How long to go on: no round begins after that many seconds.
+    /// Duration in seconds: no round begins after that.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     duration: u64,
-    /// How many rounds, however long they take [default: as many as fit into the duration].
+    /// Number of rounds, however long they take [default: as many as fit into the duration].
     #[arg(long, conflicts_with = "duration")]
     rounds: Option<u64>,
     /// The first cluster's seed; the next one has the next [default: drawn].
@@ -105,13 +105,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Shows how it goes, now and then.
+/// Shows the progress now and then.
 struct Progress {
     started: Instant,
     shown: Instant,
-    /// The clusters that are over.
+    /// Results of the clusters that are over.
     done: Summary,
-    /// The one that is not.
+    /// Progress of the one that is running.
     current: Summary,
 }
 
@@ -126,14 +126,14 @@ impl Progress {
         }
     }
 
-    /// What has happened so far, in all clusters.
+    /// Returns the results so far, of all clusters.
     fn all(&self) -> Summary {
         let mut all = self.done.clone();
         all.add(&self.current);
         all
     }
 
-    /// A cluster is over.
+    /// Adds the results of a cluster that is over.
     fn finish(&mut self, cluster: &Summary) {
         self.done.add(cluster);
         self.current = Summary::default();
@@ -161,7 +161,7 @@ impl Progress {
     }
 }
 
-/// Lets a signal end the run in order; a second one ends it at once.
+/// Makes a signal end the run in order, and a second one end it at once.
 fn watch_signals() {
     thread::spawn(|| {
         let runtime = runtime::Builder::new_current_thread()

@@ -1,4 +1,4 @@
-//! The command line: exit codes, environment, and one line that says what is wrong.
+//! Command-line usage: exit codes, environment, and the single line that says what is wrong.
 
 use std::{net::TcpListener, process::Output};
 
@@ -12,7 +12,7 @@ fn output(args: &[&str], variables: &[(&str, &str)]) -> Output {
         .expect("the program runs")
 }
 
-/// The last line on stderr, which is not a log line.
+/// Returns the last line on stderr that is not a log line.
 fn reason(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().last().unwrap_or_default().to_owned();
@@ -61,7 +61,7 @@ fn wrong_usage_ends_with_2_and_one_line() {
 }
 
 #[test]
-fn what_cannot_start_ends_with_1_and_the_reason() {
+fn a_start_that_fails_ends_with_1_and_the_reason() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let data = directory.path().join("data").display().to_string();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -117,7 +117,7 @@ fn what_cannot_start_ends_with_1_and_the_reason() {
 }
 
 #[test]
-fn the_environment_gives_what_flags_do_not() {
+fn the_environment_sets_what_flags_do_not() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let log = directory.path().join("log");
     let mut command = program();
@@ -161,7 +161,7 @@ fn a_node_that_listens_on_every_address_says_so_besides_its_url_on_this_machine(
     let port = line
         .strip_prefix("a http://localhost:")
         .expect("its URL here");
-    // Log lines are written behind its back, and all of them before it ends.
+    // Log lines are written asynchronously, and all of them before it ends.
     assert_eq!(process.terminate().code(), Some(0));
     let log = std::fs::read_to_string(directory.path().join("log")).expect("its log");
     let expected = format!(
@@ -172,7 +172,7 @@ fn a_node_that_listens_on_every_address_says_so_besides_its_url_on_this_machine(
 }
 
 #[test]
-fn without_a_directory_it_is_the_nodes_own_below_the_current_one() {
+fn the_default_directory_is_the_nodes_own_below_the_current_one() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let mut command = program();
     command
@@ -200,7 +200,7 @@ fn a_probe_tells_a_ready_node_from_others() {
     for nonsense in ["no sense", "ftp://nonsense", "http://a:65536"] {
         assert_eq!(output(&["probe", nonsense], &[]).status.code(), Some(2));
     }
-    // In a container the node's own settings say where it is.
+    // In a container the node's own settings give its address.
     let ready = cluster.master.address;
     for (variable, value) in [
         ("REPLOG_LISTEN", format!("0.0.0.0:{}", ready.port())),
@@ -217,7 +217,7 @@ fn a_probe_tells_a_ready_node_from_others() {
 }
 
 #[test]
-fn a_file_gives_what_neither_flags_nor_the_environment_do() {
+fn a_file_sets_what_neither_flags_nor_the_environment_do() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let file = directory.path().join("replog.toml");
     let text = "name = \"from-file\"\nlisten = \"127.0.0.1:0\"\nmemory = true\n\
@@ -269,7 +269,7 @@ fn a_file_gives_what_neither_flags_nor_the_environment_do() {
 
 #[cfg(not(feature = "otel"))]
 #[test]
-fn who_waits_for_spans_of_a_program_that_sends_none_is_told_so() {
+fn a_program_without_telemetry_says_so_if_spans_are_expected() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let mut command = program();
     command
@@ -289,7 +289,7 @@ fn who_waits_for_spans_of_a_program_that_sends_none_is_told_so() {
 }
 
 #[test]
-fn a_variable_that_is_empty_or_of_a_kubernetes_service_is_not_set_and_a_wrong_one_is_named() {
+fn an_empty_variable_or_one_of_a_kubernetes_service_counts_as_unset_and_a_wrong_one_is_named() {
     let fine = output(
         &["check-config", "cluster"],
         &[
@@ -298,7 +298,7 @@ fn a_variable_that_is_empty_or_of_a_kubernetes_service_is_not_set_and_a_wrong_on
             ("REPLOG_PORT", "tcp://10.96.0.1:5000"),
             ("REPLOG_PORT_5000_TCP", "tcp://10.96.0.1:5000"),
             ("REPLOG_SERVICE_HOST", "10.96.0.1"),
-            // Of the unit for systemd, and of the probe in the same environment.
+            // Variables of the systemd unit, and of a probe in the same environment.
             ("REPLOG_KIND", "cluster"),
             ("REPLOG_WRITE", "true"),
         ],
@@ -337,7 +337,7 @@ fn a_variable_that_is_empty_or_of_a_kubernetes_service_is_not_set_and_a_wrong_on
         ),
         ("REPLOG_PORT", "99999", "REPLOG_PORT: "),
         ("REPLOG_MEMORY", "maybe", "REPLOG_MEMORY: "),
-        // No service of Kubernetes has that name.
+        // No Kubernetes service has that name.
         (
             "REPLOG_SECONDARIES",
             "tcp://10.96.0.1:5000",
@@ -371,7 +371,7 @@ fn a_wrong_variable_is_named_by_the_probe_and_by_the_client_too() {
         said.contains("stands alone, as in probe http://localhost:5000"),
         "{said}"
     );
-    // What is given on the command line is named by that.
+    // A value given on the command line is named by its flag.
     let wrong = output(&["probe", "ftp://x"], &[("REPLOG_URL", "http://x")]);
     assert!(!reason(&wrong).contains("REPLOG_URL"), "{wrong:?}");
 
@@ -390,7 +390,7 @@ fn a_wrong_variable_is_named_by_the_probe_and_by_the_client_too() {
     );
     assert_eq!(code, Some(2), "{said}");
     assert!(said.starts_with("replog: --url: "), "{said}");
-    // As Compose makes it of `${X:-}`, and what the server knows.
+    // As Compose makes it of `${X:-}`, and a variable that the server knows.
     let variables = [("REPLOG_URL", ""), ("REPLOG_DATA_DIR", "/data")];
     assert_eq!(asked(&variables, &["man"]), (Some(0), String::new()));
     let (code, said) = asked(&[("REPLOG_URLL", "http://x")], &["man"]);
@@ -399,7 +399,7 @@ fn a_wrong_variable_is_named_by_the_probe_and_by_the_client_too() {
 }
 
 #[test]
-fn a_flag_for_the_identity_of_a_node_wins_over_what_an_image_has_in_its_environment() {
+fn an_identity_flag_wins_over_the_environment_of_an_image() {
     let image = [("REPLOG_CLUSTER_SECRET_FILE", "/var/lib/x/cluster.secret")];
     let pem = [
         "--cluster-cert",
@@ -530,7 +530,7 @@ fn check_config_refuses_what_a_start_would() {
         let wrong = output(&[&["check-config"], &node[..], &flags].concat(), &[]);
         assert_eq!(wrong.status.code(), Some(2), "{flags:?}: {wrong:?}");
         assert!(reason(&wrong).contains(expected), "{wrong:?}");
-        // A start refuses it with the same words. Where it gets further, it is told a port.
+        // A start refuses it with the same words. If it gets further, it is given a port.
         let port: &[&str] = match flags[0] {
             "--listen" => &[],
             _ => &["--listen", "127.0.0.1:0"],

@@ -1,14 +1,14 @@
-//! A coordinator that cannot read a part of its own log, or has to begin an epoch anew.
+//! The coordinator's handling of unreadable records in its own log, and of recoveries in a new epoch.
 //!
-//! Owns nothing: a part of [`Coordinator`] that has an interface of its own. Delivers what is found and
-//! fetched to [`Repair`], and carries out what comes of it. Keeps rules 5 and 10.
+//! Owns nothing: a part of [`Coordinator`] with an interface of its own. Delivers holes and fetched
+//! records to [`Repair`], and carries out its actions. Keeps rules 5 and 10.
 
 use super::*;
 
 impl Coordinator {
-    /// A record of the own log cannot be read. In office it goes on: clients and secondaries are
-    /// served from what can be, and the rest comes from a secondary that has it. Its next start,
-    /// should that come before, knows that the log is not whole.
+    /// Handles a record of the own log that cannot be read. A leading master goes on: clients and
+    /// secondaries are served from the readable records, and the rest comes from a secondary that has
+    /// it. If it restarts before that, it knows that its log is not intact.
     pub(super) fn on_damage(&mut self, offset: Offset) {
         if self.inspection.is_some() || self.leader.disk() != DiskState::Ok {
             self.noticed = Some(offset);
@@ -41,7 +41,7 @@ impl Coordinator {
         whole_end: Offset,
     ) {
         let now = Instant::now();
-        // Another was noticed meanwhile, unless it is among those that were found.
+        // A record noticed meanwhile counts unless it is in one of the holes found.
         let is_known = |offset: &Offset| holes.iter().any(|hole| hole.contains(offset));
         let noticed = self.noticed.take().filter(|offset| !is_known(offset));
         let inspected = self.inspected.take();
@@ -65,7 +65,7 @@ impl Coordinator {
         }
     }
 
-    /// Begins a recovery later in this life. With a hole the own log counts for nothing.
+    /// Starts a recovery later in this run. With a hole the own log counts for nothing.
     pub(super) fn recover(&mut self, now: Instant, whole_end: Offset) {
         let own = OwnLog {
             whole_end,
@@ -85,7 +85,7 @@ impl Coordinator {
         }
     }
 
-    /// What is lacking, if nobody has it.
+    /// Returns the missing range that no node can supply, if there is one.
     pub(super) fn hopeless(&self) -> Option<MissingRange> {
         let may = self.leader.is_serving() && self.inspection.is_none();
         let lack = self.repair.lack().filter(|_| may)?;
@@ -94,9 +94,9 @@ impl Coordinator {
         self.repair.is_hopeless(&ends, needed).then_some(lack)
     }
 
-    /// The log may have been mended: then it is intact again.
+    /// Marks the log as intact again if everything missing has been repaired.
     pub(super) fn become_whole(&mut self, ctx: &mut Context<Self>) {
-        // What is being inspected is not known to be whole.
+        // A log under inspection is not known to be intact.
         if self.repair.is_needed() || self.inspection.is_some() || !self.leader.is_serving() {
             return;
         }
@@ -109,8 +109,8 @@ impl Coordinator {
         }
     }
 
-    /// What could not be read can: until the horizon had passed it, every key that is not known
-    /// would be refused.
+    /// Reads the keys again, now that the unreadable records can be read: otherwise every unknown key
+    /// would be refused until the horizon had passed those records.
     fn read_keys_again(&self, ctx: &mut Context<Self>) {
         let Some(cluster) = &self.meta.cluster else {
             return;
@@ -127,27 +127,27 @@ impl Coordinator {
         }));
     }
 
-    /// Nobody has what the own log lacks: the others' logs are adopted, as by one that starts with
-    /// a damaged log. What is cut then is quarantined.
+    /// Starts over because no node has the records that the own log lacks: the other nodes' logs are
+    /// adopted, as at a start with a damaged log. The records cut then are quarantined.
     pub(super) fn give_up_damaged(&mut self, now: Instant, lack: MissingRange) {
         let MissingRange { from, until } = lack;
         error!(%from, %until, "no secondary has the records that cannot be read: recovering");
         self.recover_anew(now);
     }
 
-    /// Gives the office up and recovers, in an epoch above.
+    /// Steps down and recovers, in a higher epoch.
     pub(super) fn recover_anew(&mut self, now: Instant) {
         let answered = self.leader.become_recovering(now);
         self.answer(answered);
         self.repair = Repair::default();
-        // Behind everything that is queued: there is nothing to inspect at the end.
+        // Queued behind everything else: the end of the log has nothing to inspect.
         self.inspection = Some(Inspection::BeforeRecovery);
         let (offset, held_back) = (Offset(u64::MAX), HeldBack::Yes);
         self.writer
             .submit(WriteCommand::Inspect { offset, held_back });
     }
 
-    /// Who waits for what is lacking goes on waiting, and the links fetch it.
+    /// Publishes the missing range: appends that wait for it go on waiting, and the links fetch it.
     pub(super) fn publish_missing(&mut self) {
         self.leader.on_own_holes(self.repair.holes());
         let lack = self.repair.lack();

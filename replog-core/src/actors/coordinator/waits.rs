@@ -1,4 +1,5 @@
-//! Waits for the concern of a message that is in the log, and those who wait no more: delivered to the office.
+//! Waits for the concern of a message that is in the log, and callers that have given up: delivered to the
+//! leader.
 
 use super::*;
 use crate::{
@@ -34,8 +35,8 @@ impl Handler<AwaitConcern> for Coordinator {
 impl Handler<CallerGone> for Coordinator {
     type Result = ();
     fn handle(&mut self, gone: CallerGone, ctx: &mut Context<Self>) {
-        // Its append may still be queued: another one was to wake the coordinator for it, and has
-        // not come to it yet.
+        // Its append may still be queued: another append was to wake the coordinator for it, and that message
+        // has not arrived yet.
         self.admit_queued();
         self.leader.forget(gone.waiter);
         self.settle(ctx);

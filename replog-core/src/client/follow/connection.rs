@@ -1,6 +1,6 @@
-//! One connection of a follower: the lines that come on it.
+//! One connection of a follower and the lines that come on it.
 //!
-//! Owns what each line means.
+//! Owns the meaning of each line.
 
 use serde::Deserialize;
 
@@ -15,13 +15,13 @@ use crate::{
 /// A body that is being read.
 pub(super) struct Connection {
     lines: Streamed,
-    /// The first message must be the last one that was given.
+    /// True while the first message must be the last one that was given.
     pub(super) compares: bool,
-    /// The log that the node had when it answered, where it said so.
+    /// The log that the node had when it answered, if it named one.
     pub(super) cluster_id: Option<ClusterId>,
 }
 
-/// What a node says at the end of a body.
+/// Event that a node sends at the end of a body.
 #[derive(Debug, Deserialize)]
 struct End {
     event: String,
@@ -29,14 +29,14 @@ struct End {
     cluster_id: Option<ClusterId>,
 }
 
-/// A whole line.
+/// A complete line.
 #[derive(Debug)]
 pub(super) enum Line {
     Message(Message),
-    /// The node stops.
+    /// The node is stopping.
     Bye,
     Cut(Offset),
-    /// The node has this log, and not the one that was asked for; it follows from its start.
+    /// The node has this log, and not the one that was asked for; its lines follow from the start.
     AnotherLog(ClusterId),
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn connect(
 }
 
 impl Connection {
-    /// The next whole line.
+    /// Returns the next complete line.
     pub(super) async fn next_line(&mut self, bytes_max: usize) -> Result<Line, ClientError> {
         parse(&self.lines.next_line(bytes_max).await?)
     }
@@ -82,7 +82,7 @@ fn parse(line: &[u8]) -> Result<Line, ClientError> {
             cluster_id: Some(cluster_id),
             ..
         }) if event == "another_log" => Ok(Line::AnotherLog(cluster_id)),
-        Ok(end) => Err(unreadable(format!("{end:?} is not known"))),
+        Ok(end) => Err(unreadable(format!("unknown event {end:?}"))),
         Err(_) => Err(unreadable(error.to_string())),
     }
 }

@@ -1,16 +1,16 @@
-//! What a follower was given: enough to find where a log parts from it.
+//! Record of what a follower was given: enough to find where a log diverges from it.
 //!
-//! Within an epoch an offset is given out once, so the same offset and epoch are the same message with the same
-//! ones before it. Of what was given, the first offset of each epoch is kept, and says the epoch of all.
+//! Within an epoch an offset is assigned once, so the same offset and epoch are the same message with the same
+//! ones before it. Only the first given offset of each epoch is kept, which gives the epoch of every offset.
 
 use std::{collections::VecDeque, ops::Range};
 
 use crate::types::{Epoch, Offset};
 
-/// Epochs that are remembered, at most: each is a start or a recovery of a master.
+/// Maximum number of epochs that are remembered: each is a start or a recovery of a master.
 const EPOCHS_MAX: usize = 1024;
 
-/// The epochs of the messages that were given.
+/// Epochs of the messages that were given.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Delivered {
     /// The first offset of each epoch, ascending.
@@ -20,7 +20,7 @@ pub(super) struct Delivered {
 }
 
 impl Delivered {
-    /// A message was given, behind all others.
+    /// Adds a message after all others.
     pub(super) fn push(&mut self, offset: Offset, epoch: Epoch) {
         if self.begins.back().is_none_or(|begin| begin.1 != epoch) {
             if self.begins.len() == EPOCHS_MAX {
@@ -31,12 +31,12 @@ impl Delivered {
         self.last = Some((offset, epoch));
     }
 
-    /// The last message: the node must still have it.
+    /// Returns the last message: the node must still have it.
     pub(super) fn last(&self) -> Option<(Offset, Epoch)> {
         self.last
     }
 
-    /// Nothing from `end` on is there any more.
+    /// Forgets everything from `end` on, which is gone.
     pub(super) fn cut(&mut self, end: Offset) {
         while self.begins.back().is_some_and(|begin| begin.0 >= end) {
             self.begins.pop_back();
@@ -48,12 +48,12 @@ impl Delivered {
         };
     }
 
-    /// The offsets among which the first one may be that parted, when the last message is not there any more.
+    /// Returns the range that contains the first diverging offset, when the last message is gone.
     pub(super) fn doubtful(&self) -> Option<Range<Offset>> {
         Some(self.begins.front()?.0..self.last?.0)
     }
 
-    /// Whether a node that shows this message has all that was given up to there.
+    /// Returns true if a node that shows this message has everything that was given up to there.
     pub(super) fn has(&self, offset: Offset, epoch: Epoch) -> bool {
         let mut begins = self.begins.iter().rev();
         let begin = begins.find(|begin| begin.0 <= offset);
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_epoch_of_what_was_given_is_known_until_it_is_cut() {
+    fn the_epochs_of_given_messages_are_known_until_they_are_cut() {
         let mut delivered = Delivered::default();
         assert!(delivered.last().is_none() && delivered.doubtful().is_none());
         for (offset, epoch) in [(5, 1), (6, 1), (7, 3), (8, 3), (9, 3)] {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn of_very_many_epochs_the_last_ones_are_kept() {
+    fn only_the_last_of_many_epochs_are_kept() {
         let mut delivered = Delivered::default();
         for offset in 0..2_000 {
             delivered.push(Offset(offset), Epoch(offset));

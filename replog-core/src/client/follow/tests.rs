@@ -1,4 +1,4 @@
-//! A follower of a node that answers by hand.
+//! A follower of a node with canned answers.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,10 +17,10 @@ fn line(offset: u64, epoch: u64) -> String {
 
 /// The log that the node has, unless a test says otherwise.
 const LOG: &str = "000000000000000000000000000000aa";
-/// Another one.
+/// Another log.
 const OTHER: &str = "000000000000000000000000000000bb";
 
-/// A body that goes on, of a node that has this log.
+/// An unfinished body, of a node that has this log.
 fn begun_in(log: Option<&str>, text: &str) -> String {
     let head =
         "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n";
@@ -29,17 +29,17 @@ fn begun_in(log: Option<&str>, text: &str) -> String {
     format!("{head}{log}\r\n{:x}\r\n{text}\r\n", text.len())
 }
 
-/// A body that goes on.
+/// An unfinished body.
 fn begun(text: &str) -> String {
     begun_in(Some(LOG), text)
 }
 
-/// One that breaks off.
+/// A body that breaks off.
 fn broken(text: &str) -> Reply {
     Reply::Last(begun(text).into_bytes())
 }
 
-/// One that ends as it should.
+/// A body that ends as it should.
 fn ended(text: &str) -> Reply {
     Reply::Answer((begun(text) + "0\r\n\r\n").into_bytes())
 }
@@ -50,7 +50,8 @@ fn refused(status: &str, kind: &str) -> Reply {
     Reply::Answer(Responder::answer(status, content_type, body.as_bytes()))
 }
 
-/// A node that answers with these, one after the other, and the request lines that it saw.
+/// Starts a node that gives these answers one after the other; returns it and the request lines
+/// that it got.
 fn answering(replies: Vec<Reply>) -> (Responder, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let lines = Arc::clone(&seen);
@@ -58,7 +59,7 @@ fn answering(replies: Vec<Reply>) -> (Responder, Arc<Mutex<Vec<String>>>) {
         let mut lines = lines.lock().unwrap();
         let line = asked.head.lines().next().unwrap_or_default();
         lines.push(line.replace("GET /messages?", "").replace(" HTTP/1.1", ""));
-        // Whoever asks too often is seen to.
+        // Notices a follower that asks too often.
         replies
             .get(lines.len() - 1)
             .cloned()
@@ -83,7 +84,7 @@ fn page(line: &str) -> Reply {
     ))
 }
 
-/// Where the next thing that is told is cut.
+/// Returns the offset of the cut that must be reported next.
 async fn cut_at(follow: &mut Follow) -> u64 {
     match follow.next().await {
         Err(ClientError::Cut { offset }) => offset.0,
@@ -91,7 +92,7 @@ async fn cut_at(follow: &mut Follow) -> u64 {
     }
 }
 
-/// The offsets of the next messages.
+/// Returns the offsets of the next messages.
 async fn offsets(follow: &mut Follow, count: usize) -> Vec<u64> {
     let mut offsets = Vec::new();
     for _ in 0..count {
@@ -101,21 +102,21 @@ async fn offsets(follow: &mut Follow, count: usize) -> Vec<u64> {
 }
 
 #[test]
-fn every_message_is_given_once_across_whatever_breaks() {
+fn every_message_is_given_once_across_any_interruption() {
     suite::run(async {
         let half = |line: &str| line[..line.len() - 1].to_owned();
         let replies = vec![
-            // Whole lines count, and the last one has no end.
+            // Complete lines count, and the last one has no line break.
             broken(&(line(7, 1) + &line(8, 1) + &half(&line(9, 1)))),
             Reply::Close,
             refused("503 Service Unavailable", "stopping"),
             refused("429 Too Many Requests", "overloaded"),
-            // Signs of life before a line and before the end.
+            // Keep-alives before a line and before the end.
             ended(&format!(
                 "  {}  {{\"event\":\"bye\"}}\n",
                 line(8, 1) + &line(9, 2)
             )),
-            // Nothing more than it had.
+            // Nothing new.
             broken(&line(9, 2)),
             broken(&(line(9, 2) + &line(12, 2))),
         ];
@@ -137,7 +138,7 @@ fn every_message_is_given_once_across_whatever_breaks() {
 }
 
 #[test]
-fn a_cut_is_told_and_what_replaced_it_is_given() {
+fn a_cut_is_reported_and_its_replacement_is_given() {
     suite::run(async {
         let cut = |text: String, offset: u64| {
             ended(&format!(
@@ -146,9 +147,9 @@ fn a_cut_is_told_and_what_replaced_it_is_given() {
         };
         let replies = vec![
             cut(line(0, 1) + &line(1, 1) + &line(2, 1), 1),
-            // What comes before the cut is still compared.
+            // The message before the cut is still compared.
             broken(&(line(0, 1) + &line(1, 2) + &line(2, 2))),
-            // The same offset, of another epoch: cut while nobody was connected.
+            // The same offset, of another epoch: cut while no connection was open.
             broken(&(line(2, 3) + &line(3, 3))),
             page(&line(1, 2)),
             broken(&(line(1, 2) + &line(2, 3) + &line(3, 3))),
@@ -167,9 +168,10 @@ fn a_cut_is_told_and_what_replaced_it_is_given() {
 }
 
 #[test]
-fn a_cut_while_nobody_was_connected_is_told_from_the_first_message_on_that_was_replaced() {
+fn a_cut_without_a_connection_is_reported_from_the_first_replaced_message_on() {
     suite::run(async {
-        // The log in which the node comes back, given what the follower has of epochs 1 and 2.
+        // The log that the node comes back with, given that the follower has that of epochs 1 and
+        // 2.
         let table: [(&[u64], u64); 5] = [
             (&[1, 1, 1, 1, 2, 2, 2, 3], 7),
             (&[1, 1, 1, 1, 2, 3, 3, 3], 5),
@@ -203,11 +205,11 @@ fn a_cut_while_nobody_was_connected_is_told_from_the_first_message_on_that_was_r
 }
 
 #[test]
-fn an_interruption_is_told_once_when_the_node_is_not_back_at_once() {
+fn an_interruption_is_reported_once_unless_the_node_is_back_at_once() {
     suite::run(async {
         let replies = vec![
             broken(&line(0, 1)),
-            // Back at once: nobody needs to know.
+            // Back at once: not an interruption to report.
             broken(&(line(0, 1) + &line(1, 1))),
             refused("503 Service Unavailable", "stopping"),
             refused("503 Service Unavailable", "stopping"),
@@ -225,7 +227,7 @@ fn an_interruption_is_told_once_when_the_node_is_not_back_at_once() {
 }
 
 #[test]
-fn what_will_not_pass_by_itself_is_returned_and_asked_again_it_goes_on() {
+fn permanent_errors_are_returned_and_the_next_call_goes_on() {
     suite::run(async {
         let replies = vec![
             refused("400 Bad Request", "malformed"),
@@ -273,19 +275,20 @@ fn a_dropped_future_loses_nothing() {
 }
 
 #[test]
-fn another_log_is_told_and_given_from_its_start() {
+fn another_log_is_reported_and_given_from_its_start() {
     suite::run(async {
         let notice = format!("{{\"event\":\"another_log\",\"cluster_id\":\"{OTHER}\"}}\n");
         let blank = r#"{"type":"/problems/another-log","cluster_id":null}"#;
         let blank = Responder::answer("412 Other", "application/problem+json", blank.as_bytes());
         let other = |text: &str| Reply::Last(begun_in(Some(OTHER), text).into_bytes());
         let replies = [
-            // It has no log yet when it answers: which one the message is of is asked for.
+            // It has no log yet when it answers: the follower asks which log the message belongs
+            // to.
             Reply::Last(begun_in(None, &line(2, 1)).into_bytes()),
             broken(&(line(2, 1) + &line(3, 1))),
-            // Its directory is gone, and it has not joined anew.
+            // Its directory is gone, and it has not joined again.
             Reply::Answer(blank),
-            // The same offset and epoch as the last message, and not the same message.
+            // The same offset and epoch as the last message, but not the same message.
             other(&(notice.clone() + &line(0, 1) + &line(1, 1) + &line(2, 1))),
             other(&(line(2, 1) + &line(3, 1) + &line(4, 1))),
         ];

@@ -1,5 +1,5 @@
-//! Followers of a log whose writer is this test: nothing runs by itself, so that every instant between a
-//! read, a cut and a look at it can be had.
+//! Tests of followers of a log that the test itself writes: nothing runs by itself, so that every interleaving
+//! of a read, a cut and its detection can be produced.
 
 use std::{
     io,
@@ -27,7 +27,7 @@ use crate::{
     types::Epoch,
 };
 
-/// Whatever may block is done at once.
+/// A host that runs blocking work at once.
 #[derive(Debug)]
 struct Here;
 
@@ -52,7 +52,7 @@ impl Host for Here {
     fn watch(&self, _: Watched) {}
 }
 
-/// A node of which there is nothing but its log.
+/// A node that consists only of its log.
 struct Node {
     files: Arc<Mutex<LogFiles>>,
     view: Arc<LogView>,
@@ -62,7 +62,7 @@ struct Node {
 }
 
 impl Node {
-    /// One that has all it keeps in memory, as it was appended.
+    /// Creates a node that keeps its whole log in memory, as appended.
     fn new() -> Node {
         let options = LogOptions {
             segment_bytes: 1 << 20,
@@ -72,7 +72,7 @@ impl Node {
         Node::on(MemoryStorage::new(), options)
     }
 
-    /// One that keeps nothing in memory.
+    /// Creates a node that keeps nothing in memory.
     fn on_files(storage: impl Storage) -> Node {
         let options = LogOptions {
             tail_bytes: 0,
@@ -99,13 +99,14 @@ impl Node {
         self.files.lock().unwrap()
     }
 
-    /// Appends so many records of an epoch in one batch, and syncs them.
+    /// Appends `count` records of an epoch in one batch, and syncs them.
     fn append(&self, count: usize, epoch: u64) {
         let first = self.view.written_end().0;
         self.append_all(&[Records::new(first, vec![(epoch, 40); count]).batch()]);
     }
 
-    /// The same, each by itself: the newest alone is in memory where nothing else is kept.
+    /// Appends `count` records as [`Node::append`] does, but one by one: if nothing else is kept in memory, only the
+    /// newest is.
     fn append_each(&self, count: usize, epoch: u64) {
         let first = self.view.written_end().0;
         self.append_all(&Records::new(first, vec![(epoch, 40); count]).batches(&[1]));
@@ -126,7 +127,7 @@ impl Node {
     }
 }
 
-/// Asks once; `None` where it waits. What it waits with is dropped.
+/// Polls the follower once; returns `None` if it waits. The waiting future is dropped.
 fn next(follower: &mut Follower, bytes_max: usize) -> Option<Result<Followed, ReadError>> {
     let mut next = pin!(follower.next(bytes_max));
     match next.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -135,7 +136,7 @@ fn next(follower: &mut Follower, bytes_max: usize) -> Option<Result<Followed, Re
     }
 }
 
-/// What it gives, as (first, end), or where it was cut.
+/// The result of a follower: records as (first, end), a cut with its offset, or nothing.
 #[derive(Debug, PartialEq, Eq)]
 enum Gave {
     Records(u64, u64),
@@ -154,7 +155,7 @@ fn gives(follower: &mut Follower) -> Gave {
     }
 }
 
-/// Whoever takes what a follower gives, and goes back when it says so.
+/// A client that takes what a follower delivers, and goes back when the follower reports a cut.
 #[derive(Default)]
 struct Taker {
     from: usize,
@@ -164,12 +165,12 @@ struct Taker {
 }
 
 impl Taker {
-    /// Takes all that there is, a little at a time.
+    /// Takes everything available, a little at a time.
     fn take(&mut self, follower: &mut Follower) {
         self.take_checking(follower, |_| {});
     }
 
-    /// The same; has all that was taken looked at whenever some was.
+    /// Takes everything as [`Taker::take`] does, and calls `check` on all taken epochs whenever records were taken.
     fn take_checking(&mut self, follower: &mut Follower, check: impl Fn(&[Epoch])) {
         while let Some(followed) = next(follower, 100) {
             match followed.unwrap() {
@@ -191,7 +192,7 @@ impl Taker {
     }
 }
 
-/// The epochs of all records from `from` on.
+/// Returns the epochs of all records from `from` on.
 fn epochs(view: &Arc<LogView>, from: u64) -> Vec<Epoch> {
     let all = read_all(view, 1000);
     let batch = RecordBatch::check(Offset(0), all.into()).unwrap();
@@ -200,12 +201,12 @@ fn epochs(view: &Arc<LogView>, from: u64) -> Vec<Epoch> {
 }
 
 #[test]
-fn a_follower_gives_what_is_there_and_then_what_comes() {
+fn a_follower_delivers_existing_records_and_then_new_ones() {
     let node = Node::new();
     node.append(3, 1);
     let mut follower = node.follow(1);
     assert_eq!(gives(&mut follower), Gave::Records(1, 3));
-    // Futures that wait are dropped here, again and again.
+    // Waiting futures are dropped here repeatedly.
     for _ in 0..3 {
         assert_eq!(gives(&mut follower), Gave::Nothing);
     }
@@ -215,7 +216,7 @@ fn a_follower_gives_what_is_there_and_then_what_comes() {
 }
 
 #[test]
-fn one_that_begins_beyond_the_end_waits_for_its_first_record() {
+fn a_follower_that_begins_beyond_the_end_waits_for_its_first_record() {
     let node = Node::new();
     node.append(3, 1);
     let mut follower = node.follow(5);
@@ -228,7 +229,7 @@ fn one_that_begins_beyond_the_end_waits_for_its_first_record() {
 }
 
 #[tokio::test]
-async fn one_that_waits_is_woken_by_a_record_by_a_cut_and_by_the_end() {
+async fn a_waiting_follower_is_woken_by_a_record_by_a_cut_and_by_the_end() {
     let node = Node::new();
     let mut follower = node.follow(0);
     let end = || {
@@ -237,7 +238,7 @@ async fn one_that_waits_is_woken_by_a_record_by_a_cut_and_by_the_end() {
     let changes: [&dyn Fn(); 3] = [&|| node.append(4, 1), &|| node.cut(1), &end];
     let mut told = Vec::new();
     for change in changes {
-        // Polled in this order: it waits before there is anything.
+        // Polled in this order, so that it waits before anything changes.
         let followed = async { tokio::join!(biased; follower.next(1 << 20), async { change() }).0 };
         told.push(within(followed).await);
     }
@@ -263,7 +264,7 @@ fn a_slow_follower_reads_on_from_the_log() {
 }
 
 #[test]
-fn what_was_appended_together_is_given_when_all_of_it_is_there() {
+fn a_batch_is_delivered_once_all_of_it_is_there() {
     let node = Node::new();
     node.append_all(&[appends(0..1, 1, &[])]);
     let mut follower = node.follow(0);
@@ -275,7 +276,7 @@ fn what_was_appended_together_is_given_when_all_of_it_is_there() {
 }
 
 #[test]
-fn a_cut_of_what_was_given_is_told_once_and_what_replaces_it_is_given() {
+fn a_cut_of_delivered_records_is_reported_once_and_their_replacements_are_delivered() {
     let node = Node::new();
     node.append(10, 1);
     let mut follower = node.follow(2);
@@ -287,7 +288,7 @@ fn a_cut_of_what_was_given_is_told_once_and_what_replaces_it_is_given() {
     // The end is where it was, with other records.
     node.append(6, 2);
     assert_eq!(gives(&mut follower), Gave::Records(4, 10));
-    // Before it looks, it is as long again.
+    // By the time it looks, the log is as long as before.
     node.cut(0);
     node.append(10, 3);
     assert_eq!(gives(&mut follower), Gave::Cut(2), "from where it began");
@@ -296,12 +297,12 @@ fn a_cut_of_what_was_given_is_told_once_and_what_replaces_it_is_given() {
 }
 
 #[test]
-fn of_many_cuts_behind_its_back_the_lowest_counts() {
+fn of_many_unseen_cuts_the_lowest_counts() {
     let node = Node::new();
     node.append(10, 1);
     let (mut ahead, mut behind) = (node.follow(0), node.follow(0));
     assert_eq!(gives(&mut ahead), Gave::Records(0, 10));
-    // It is in the middle of the log: no more than 5 were given.
+    // `behind` is in the middle of the log: only 5 records were delivered.
     while behind.offset() < Offset(5) {
         assert!(next(&mut behind, 1).is_some());
     }
@@ -323,7 +324,7 @@ fn of_many_cuts_behind_its_back_the_lowest_counts() {
 }
 
 #[test]
-fn a_cut_of_what_it_did_not_give_is_not_told() {
+fn a_cut_of_undelivered_records_is_not_reported() {
     let node = Node::new();
     node.append(10, 1);
     let mut beyond = node.follow(8);
@@ -333,8 +334,8 @@ fn a_cut_of_what_it_did_not_give_is_not_told() {
     assert_eq!(gives(&mut beyond), Gave::Records(8, 10));
 }
 
-/// Cuts the log within the read that comes after so many, and writes other records there: `held` so that
-/// they are shown, or not yet.
+/// Cuts the log during the read that follows `reads` others, and writes other records there: synced, and so
+/// shown, if `held`, else not shown yet.
 fn cut_within(
     storage: &FaultyStorage,
     node: &Node,
@@ -346,7 +347,7 @@ fn cut_within(
     storage.hook_read(reads, time, move || {
         let mut files = files.lock().unwrap();
         files.truncate(Offset(to)).unwrap();
-        // So few that they fit into one segment: what begins another is synced.
+        // Few enough to fit into one segment, because starting another one syncs.
         let count = if held { 15 } else { 4 };
         let records = Records::new(to, vec![(9, 40); count]);
         files.append(&records.batches(&[2])).unwrap();
@@ -373,7 +374,7 @@ fn a_cut_at_any_moment_of_a_read_replaces_nothing_silently() {
     }
 }
 
-/// Whether there were so many reads that the cut came.
+/// Runs one case; reports whether there were enough reads for the cut to happen.
 fn cut_during_a_read(
     (time, reads): (HookTime, usize),
     to: u64,
@@ -397,7 +398,7 @@ fn cut_during_a_read(
             .extend(batches.iter().map(RecordBatch::first_epoch));
     }
     cut_within(&storage, &node, (time, reads), to, held);
-    // Where it went over to the other branch, it did so where that begins.
+    // If it switched to the other branch, it did so where that branch begins.
     let of_one_branch = |taken: &[Epoch]| {
         let other = taken.iter().position(|epoch| *epoch == Epoch(9));
         let begins = to.saturating_sub(from) as usize;
@@ -425,7 +426,7 @@ fn cut_during_a_read(
 }
 
 #[test]
-fn a_read_beside_a_cut_gives_nothing_that_is_not_shown_yet() {
+fn a_read_during_a_cut_returns_nothing_that_is_not_shown_yet() {
     let mut cuts = 0;
     for time in [HookTime::BeforeRead, HookTime::AfterRead] {
         for from in [0, 3, 6, 7, 20] {
@@ -462,7 +463,7 @@ fn a_read_beside_a_cut_gives_nothing_that_is_not_shown_yet() {
 }
 
 #[test]
-fn at_level_committed_nothing_is_given_before_it_is_known_to_be() {
+fn at_level_committed_only_records_known_to_be_committed_are_delivered() {
     let node = Node::new();
     node.append(5, 1);
     let mut follower = node.reader.follow(Offset(0), ReadLevel::Committed);
@@ -475,11 +476,11 @@ fn at_level_committed_nothing_is_given_before_it_is_known_to_be() {
     assert_eq!(gives(&mut follower), Gave::Records(2, 5));
     node.append(2, 1);
     assert_eq!(gives(&mut follower), Gave::Records(5, 7));
-    // Recovering: not known again.
+    // Recovering: `committed` is unknown again.
     node.shared.set_committed(None);
     node.append(2, 1);
     assert_eq!(gives(&mut follower), Gave::Nothing);
-    // A cut beyond what it gave is none of its business.
+    // A cut beyond what it delivered does not affect it.
     node.cut(7);
     node.append(2, 2);
     node.shared.set_committed(Some(Offset(9)));
@@ -487,7 +488,7 @@ fn at_level_committed_nothing_is_given_before_it_is_known_to_be() {
 }
 
 #[test]
-fn it_ends_with_the_node_whatever_is_left() {
+fn a_follower_ends_with_its_node_whatever_is_left() {
     let node = Node::new();
     node.append(5, 1);
     let mut follower = node.follow(0);
@@ -499,7 +500,7 @@ fn it_ends_with_the_node_whatever_is_left() {
 }
 
 #[tokio::test]
-async fn one_that_waits_before_damage_is_woken_when_it_is_mended() {
+async fn a_follower_that_waits_at_damage_is_woken_by_the_repair() {
     for held_back in [HeldBack::No, HeldBack::Yes] {
         let storage = FaultyStorage::new();
         let node = Node::on_files(storage.clone());
@@ -509,7 +510,7 @@ async fn one_that_waits_before_damage_is_woken_when_it_is_mended() {
         let mut follower = node.follow(7);
         let mend = async {
             node.files().inspect(Offset(7), held_back).unwrap();
-            // It looks, and waits on.
+            // The follower checks again, and continues to wait.
             tokio::task::yield_now().await;
             node.append_all(&good);
         };
@@ -520,7 +521,7 @@ async fn one_that_waits_before_damage_is_woken_when_it_is_mended() {
 }
 
 #[test]
-fn before_damage_it_waits_until_that_is_mended() {
+fn a_follower_waits_at_damage_until_it_is_repaired() {
     for held_back in [HeldBack::No, HeldBack::Yes] {
         let storage = FaultyStorage::new();
         let node = Node::on_files(storage.clone());
@@ -532,8 +533,8 @@ fn before_damage_it_waits_until_that_is_mended() {
         let mut taker = Taker::default();
         taker.take(&mut follower);
         assert_eq!(taker.taken.len(), 7, "{path} at {position}");
-        // What is said of it, and what is appended behind it, changes nothing. Were it to read again and
-        // again, this would not end.
+        // Neither the inspection nor new appends change anything. If it kept re-reading, this would not
+        // end.
         node.files().inspect(Offset(7), held_back).unwrap();
         assert_eq!(gives(&mut follower), Gave::Nothing);
         node.append(3, 1);
@@ -546,7 +547,7 @@ fn before_damage_it_waits_until_that_is_mended() {
     }
 }
 
-/// Changes the last byte of a record's file entry; says where.
+/// Changes the last byte of a record's file entry; returns its path and position.
 fn rot_end_of(storage: &FaultyStorage, record: &RecordBatch) -> (String, u64) {
     let wanted = &record.bytes()[..];
     for name in storage.list("log").unwrap() {

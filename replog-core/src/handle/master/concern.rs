@@ -1,4 +1,4 @@
-//! [`Master::wait_for_concern`]: how many nodes hold a message that was appended before.
+//! [`Master::wait_for_concern`]: waits until enough nodes hold a message that was appended earlier.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::{
 };
 
 impl Master {
-    /// Waits until the message at `offset` meets `concern`, or its time is up: then `concern_met` is false.
-    /// Zero: does not wait for other nodes; `None`: for ever. One that was appended in a batch meets a
-    /// concern when all of the batch does. Whoever waits counts as an append that waits for this
-    /// concern, by `max_waiting_appends` and in [`Master::waiting_appends`].
+    /// Waits until the message at `offset` meets `concern` or `timeout` expires: then `concern_met` is false.
+    /// A zero timeout does not wait for other nodes; `None` sets no limit. A message of a batch meets a concern
+    /// when the whole batch does. A wait counts as an append that waits for this concern, both towards
+    /// `max_waiting_appends` and in [`Master::waiting_appends`].
     ///
     /// # Errors
     ///
-    /// [`WaitError`]. The message is in the log as before, whatever it says.
+    /// [`WaitError`]. Whatever the error, the message is in the log as before.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost with the future, and nobody waits any more.
+    /// Dropping the future loses nothing and ends the wait.
     pub async fn wait_for_concern(
         &self,
         offset: Offset,
@@ -34,7 +34,7 @@ impl Master {
         if offset >= next {
             return Err(WaitError::NoSuchOffset { next });
         }
-        // What cannot be read belongs to nothing else, as far as anyone can tell.
+        // An unreadable message is not known to belong to a batch, so it is taken to stand alone.
         let last = reader.last_of_append(offset).await.unwrap_or(offset);
         let waiter = self.inner.inbox.next_waiter();
         let waits = Waits::of(self, waiter);
@@ -57,8 +57,8 @@ impl Master {
     }
 }
 
-/// Waits are answered as appends are. What those are told of a message that is still to be appended, nobody
-/// is told of one that was there before.
+/// Converts the error of an append, with which waits are answered too. The errors about a message that is still to
+/// be appended never occur for one that was already in the log.
 fn of_refusal(error: AppendError) -> WaitError {
     match error {
         AppendError::Concern { nodes } => WaitError::Concern { nodes },

@@ -1,7 +1,7 @@
-//! Somebody who waits for an answer of the coordinator, and may be gone before that.
+//! A caller that waits for an answer of the coordinator, and may be gone before it comes.
 //!
-//! Owns no more than its name. A client that hangs up is a future that is dropped: its message stays where
-//! it is, and its place among those who wait is given back.
+//! Owns only the caller's identity. A client that hangs up drops its future: its message stays where it is,
+//! and its place among the waiting callers is freed.
 
 use actix::Addr;
 
@@ -12,7 +12,7 @@ use crate::{
     rules::acks::WaiterId,
 };
 
-/// Dropped before it was answered, it tells the coordinator so.
+/// A guard that notifies the coordinator when it is dropped before an answer came.
 pub(super) struct Waits<'a> {
     coordinator: &'a Addr<Coordinator>,
     waiter: WaiterId,
@@ -26,7 +26,7 @@ impl<'a> Waits<'a> {
         }
     }
 
-    /// It was answered so; without an answer the coordinator has ended.
+    /// Takes the answer and ends the wait. A missing answer means that the coordinator has ended.
     pub(super) fn answered<T, E>(
         self,
         answer: Result<Result<T, AppendError>, E>,
@@ -35,9 +35,9 @@ impl<'a> Waits<'a> {
         answer.unwrap_or(Err(AppendError::Ended))
     }
 
-    /// It was answered, or never came to wait.
+    /// Ends the wait without notifying the coordinator: it has answered, or the wait never began.
     pub(super) fn no_more(self) {
-        // It owns nothing that would have to be given back.
+        // It owns nothing that would have to be released.
         std::mem::forget(self);
     }
 }

@@ -1,4 +1,4 @@
-//! Whole clusters whose master was asked to take no appends.
+//! Tests of entire clusters whose master was asked to pause appends.
 
 use super::*;
 use crate::types::IdempotencyKey;
@@ -8,7 +8,7 @@ fn keyed(count: u64) -> AppendOptions {
 }
 
 #[tokio::test]
-async fn a_master_that_was_asked_for_read_only_answers_those_that_wait_and_takes_no_more() {
+async fn a_paused_master_answers_waiting_appends_and_takes_no_more() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     within(master.append("known", keyed(3))).await.unwrap();
@@ -54,7 +54,7 @@ async fn a_master_that_was_asked_for_read_only_answers_those_that_wait_and_takes
 }
 
 #[tokio::test]
-async fn what_was_asked_for_is_told_at_once_and_forgotten_at_the_next_start() {
+async fn a_pause_is_reported_at_once_and_forgotten_at_the_next_start() {
     let cluster = Cluster::new(1);
     let master = cluster.start_master().await;
     let state = master.pause_appends().await.unwrap();
@@ -70,7 +70,7 @@ async fn what_was_asked_for_is_told_at_once_and_forgotten_at_the_next_start() {
     let writable = std::pin::pin!(master.wait_until_writable());
     assert!(
         writable.poll(&mut now).is_pending(),
-        "whoever waits for the mode sees what was asked"
+        "a watcher of the mode sees the pause"
     );
     master.stop().await;
     assert!(master.resume_appends().await.is_err());

@@ -1,18 +1,19 @@
-//! Whole clusters whose disks rot: what cannot be read is mended from another node.
+//! Tests of entire clusters whose disks rot: unreadable records are repaired from another node.
 
 use super::*;
 use crate::storage::OpenHow;
 
 const MESSAGES: u64 = 40;
 
-/// Long enough for a handful to fill a segment.
+/// Returns all messages, long enough for a handful to fill a segment.
 fn all() -> Vec<String> {
     (0..MESSAGES)
         .map(|number| format!("{number:0500}"))
         .collect()
 }
 
-/// Small segments, so that there are older ones, and nothing in memory that could be read instead.
+/// Returns a cluster with small segments, so that there are older ones, and with no records in memory that could be
+/// read instead.
 fn cluster() -> Cluster {
     let mut cluster = Cluster::new(2);
     cluster.config.log.segment_bytes = 4096;
@@ -21,7 +22,7 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// Everything appended and held by all.
+/// Returns a started cluster with all messages appended and held by every node.
 async fn filled() -> (Cluster, Master, Vec<Secondary>) {
     let cluster = cluster();
     let (master, secondaries) = cluster.start_all().await;
@@ -70,12 +71,12 @@ async fn is_mended(secondary: &Secondary, end: u64) {
 }
 
 #[tokio::test]
-async fn a_secondary_that_starts_with_a_damaged_record_shows_what_is_before_it_and_is_mended() {
+async fn a_secondary_that_starts_with_a_damaged_record_shows_what_is_before_it_and_is_repaired() {
     let (cluster, master, secondaries) = filled().await;
     cluster.stop_secondary(&secondaries[0]).await;
     let good = logs(&cluster.disks[0]);
     rot(&cluster.disks[0], -1);
-    // Behind the network's back first: nobody mends it.
+    // Without the network first, so that no node can repair it.
     let config = SecondaryConfig::new(name("secondary-1"));
     let storage: Arc<dyn Storage> = Arc::new(cluster.disks[0].clone());
     let alone = Secondary::start(config, storage).await.unwrap();
@@ -93,7 +94,7 @@ async fn a_secondary_that_starts_with_a_damaged_record_shows_what_is_before_it_a
 }
 
 #[tokio::test]
-async fn damage_that_a_reader_meets_on_a_secondary_is_mended_while_it_runs() {
+async fn damage_found_by_a_reader_on_a_secondary_is_repaired_while_it_runs() {
     let (cluster, master, secondaries) = filled().await;
     let good = logs(&cluster.disks[1]);
     rot(&cluster.disks[1], 1);
@@ -110,7 +111,7 @@ async fn damage_that_a_reader_meets_on_a_secondary_is_mended_while_it_runs() {
 }
 
 #[tokio::test]
-async fn a_master_in_office_goes_on_beside_its_own_damage_and_mends_it() {
+async fn a_leader_keeps_leading_despite_its_own_damage_and_repairs_it() {
     let (cluster, master, _secondaries) = filled().await;
     let good = logs(&cluster.master_disk);
     rot(&cluster.master_disk, 1);
@@ -133,7 +134,7 @@ async fn a_master_in_office_goes_on_beside_its_own_damage_and_mends_it() {
     assert_eq!(
         master.health().await.unwrap().epoch,
         epoch,
-        "it kept its office"
+        "it is still the leader"
     );
 }
 
@@ -143,7 +144,7 @@ async fn a_master_that_starts_with_a_damaged_record_recovers_from_the_others() {
     master.stop().await;
     let good = logs(&cluster.master_disk);
     rot(&cluster.master_disk, -1);
-    // Without its mark it does not know what it had acknowledged: of three nodes two others must answer.
+    // Without its mark it does not know what it had acknowledged: both other nodes of three must answer.
     cluster.master_disk.remove("mark").unwrap();
     cluster.stop_secondary(&secondaries[1]).await;
     let master = cluster.start_master().await;
@@ -167,7 +168,7 @@ async fn a_master_that_starts_with_a_damaged_record_recovers_from_the_others() {
 }
 
 #[tokio::test]
-async fn one_whole_log_is_enough_where_the_others_lack_a_record_each() {
+async fn one_intact_log_is_enough_if_the_others_lack_a_record_each() {
     let (cluster, master, secondaries) = filled().await;
     for secondary in &secondaries {
         cluster.stop_secondary(secondary).await;
@@ -187,9 +188,10 @@ async fn one_whole_log_is_enough_where_the_others_lack_a_record_each() {
     }
 }
 
-/// What is on damaged disks alone is not given up: without the one that has it whole, nothing serves.
+/// Records that exist only on damaged disks are not given up: without the node whose log has them intact, no node
+/// serves.
 #[tokio::test]
-async fn a_whole_log_that_lacks_what_damaged_nodes_acknowledged_is_not_adopted() {
+async fn an_intact_log_that_lacks_what_damaged_nodes_acknowledged_is_not_adopted() {
     let (cluster, master, secondaries) = filled().await;
     cluster.stop_secondary(&secondaries[1]).await;
     append_numbers(&master, MESSAGES..MESSAGES + 1, 2).await;
@@ -219,7 +221,7 @@ async fn a_whole_log_that_lacks_what_damaged_nodes_acknowledged_is_not_adopted()
 }
 
 #[tokio::test]
-async fn a_missing_segment_is_refilled_and_what_lay_behind_it_kept_aside() {
+async fn a_missing_segment_is_refilled_and_the_segments_after_it_are_quarantined() {
     let (cluster, _master, secondaries) = filled().await;
     cluster.stop_secondary(&secondaries[0]).await;
     let good = logs(&cluster.disks[0]);
@@ -234,10 +236,9 @@ async fn a_missing_segment_is_refilled_and_what_lay_behind_it_kept_aside() {
     assert_eq!(cluster.disks[0].list("quarantine").unwrap(), names[2..]);
 }
 
-/// What else a secondary may lose beside its meta: each means that its log counts for nothing, and is
-/// refilled.
+/// Covers the losses other than that of the meta: after each, the log does not count until it is refilled.
 #[tokio::test]
-async fn a_secondary_whose_mark_or_log_is_gone_counts_for_nothing_until_it_is_refilled() {
+async fn a_secondary_without_its_mark_or_log_does_not_count_until_it_is_refilled() {
     let (cluster, master, secondaries) = filled().await;
     let good = logs(&cluster.disks[0]);
     let mut running = secondaries[0].clone();

@@ -1,9 +1,9 @@
-//! Whole clusters that lost a majority for good.
+//! Tests of entire clusters that lost a majority permanently.
 
 use super::*;
 use crate::{config::ForcedRecovery, types::Epoch};
 
-/// What 2^32 adds to an epoch.
+/// The distance, 2^32, by which a forced recovery raises the epoch.
 const FAR: u64 = 1 << 32;
 
 /// A cluster whose second secondary missed the last five of ten messages, and whose master and
@@ -12,7 +12,7 @@ async fn two_of_three_lost() -> (Cluster, Secondary) {
     let mut cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     append_numbers(&master, 0..5, 3).await;
-    // Down, not behind a cut cable: from there what was under way would still arrive.
+    // Stopped, not behind a cut cable, from which records in flight would still arrive.
     cluster.stop_secondary(&secondaries[1]).await;
     append_numbers(&master, 5..10, 2).await;
     cluster.stop_secondary(&secondaries[0]).await;
@@ -27,7 +27,7 @@ fn numbers(range: std::ops::Range<u64>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_forced_recovery_goes_on_with_what_is_left_and_keeps_aside_what_others_must_cut() {
+async fn a_forced_recovery_continues_with_what_is_left_and_others_quarantine_what_they_must_cut() {
     let (mut cluster, left) = two_of_three_lost().await;
     cluster.config.forced_recovery = ForcedRecovery::LoseAcknowledged;
     let master = cluster.start_master().await;
@@ -38,7 +38,7 @@ async fn a_forced_recovery_goes_on_with_what_is_left_and_keeps_aside_what_others
     assert_eq!(payloads(&master.reader()).await, numbers(0..5));
     within(master.append("new", concern(2))).await.unwrap();
 
-    // The other one is back after all, with messages that were acknowledged and are lost.
+    // The other node is back after all, with messages that were acknowledged and are lost.
     let back = cluster.start_secondary(0).await;
     assert_eq!(payloads(&back.reader()).await, numbers(0..10));
     let receipt = within(master.append("all", concern(3))).await.unwrap();
@@ -57,7 +57,7 @@ async fn a_forced_recovery_goes_on_with_what_is_left_and_keeps_aside_what_others
     let nothing: Vec<String> = Vec::new();
     assert_eq!(cluster.disks[1].list("quarantine").unwrap(), nothing);
 
-    // The setting is left in place, and nothing is forced where a majority answers.
+    // The setting is still in place, but nothing is forced if a majority answers.
     let epoch = health.epoch;
     master.stop().await;
     let master = cluster.start_master().await;
@@ -69,10 +69,10 @@ async fn a_forced_recovery_goes_on_with_what_is_left_and_keeps_aside_what_others
 }
 
 #[tokio::test]
-async fn without_the_setting_a_lost_majority_is_waited_for() {
+async fn without_the_setting_the_master_waits_for_a_lost_majority() {
     let (cluster, left) = two_of_three_lost().await;
     let master = cluster.start_master().await;
-    // Longer than a forced recovery waits: the contacts go on all the while.
+    // Longer than a forced recovery waits; contacts continue meanwhile.
     let waited = Duration::from_millis(1500);
     let since = tokio::time::Instant::now();
     let health = until(&master, |_| since.elapsed() > waited).await;
@@ -91,7 +91,7 @@ async fn without_the_setting_a_lost_majority_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_master_that_is_left_alone_shows_its_log_and_goes_on_with_empty_nodes() {
+async fn a_master_left_alone_shows_its_log_and_continues_with_empty_nodes() {
     let mut cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     append_numbers(&master, 0..5, 3).await;

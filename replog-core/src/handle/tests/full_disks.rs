@@ -1,9 +1,9 @@
-//! Whole clusters whose disks run full and get room again.
+//! Tests of entire clusters whose disks fill up and get space again.
 
 use super::*;
 use crate::{storage::limited::LimitedStorage, types::DiskState, views::SecondaryHealth};
 
-/// A cluster on disks whose room can be set: the secondaries', then the master's.
+/// A cluster on disks whose free space can be set: the secondaries', then the master's.
 struct Limited {
     cluster: Cluster,
     disks: Vec<LimitedStorage>,
@@ -12,7 +12,7 @@ struct Limited {
 impl Limited {
     fn new() -> Limited {
         let mut cluster = Cluster::new(2);
-        // Or records would find room on a full disk.
+        // Otherwise records would find space on a full disk.
         cluster.config.log.preallocate_bytes = 0;
         Limited {
             cluster,
@@ -49,7 +49,7 @@ impl Limited {
     }
 }
 
-/// Appends until the disk is full; the payloads that were acknowledged.
+/// Appends until the disk is full; returns the acknowledged payloads.
 async fn fill(master: &Master) -> Vec<String> {
     let mut acknowledged = Vec::new();
     for number in 0.. {
@@ -63,7 +63,7 @@ async fn fill(master: &Master) -> Vec<String> {
     unreachable!("no disk is endless")
 }
 
-/// Every node's log, which must be the same, and holds all of these in order.
+/// Checks that all nodes have the same log, which holds all acknowledged payloads in order.
 async fn check_logs(master: &Master, secondaries: &[Secondary], acknowledged: &[String]) {
     let log = payloads(&master.reader()).await;
     let mut rest = log.iter();
@@ -124,7 +124,7 @@ async fn a_master_whose_disk_is_full_refuses_appends_and_takes_them_again_by_its
     );
     let shown = payloads(&master.reader()).await;
     assert!(shown.starts_with(&acknowledged), "reads go on");
-    // It looks again and again, and comes to nothing while there is no room.
+    // It retries repeatedly, without success while there is no space.
     let looked = limited.master_disk().refused();
     until(&master, |_| limited.master_disk().refused() > looked + 1).await;
     assert_eq!(master.health().await.unwrap().log.disk, DiskState::Full);
@@ -132,7 +132,10 @@ async fn a_master_whose_disk_is_full_refuses_appends_and_takes_them_again_by_its
     limited.master_disk().make_room();
     within(master.wait_until_writable()).await.unwrap();
     let health = master.health().await.unwrap();
-    assert!(health.epoch > epoch, "the old one's offsets were given out");
+    assert!(
+        health.epoch > epoch,
+        "the old epoch's offsets were assigned"
+    );
     assert_eq!(health.log.disk, DiskState::Ok);
     let receipt = within(master.append("after", concern(3))).await.unwrap();
     assert!(receipt.concern_met && receipt.epoch == health.epoch);
@@ -141,7 +144,7 @@ async fn a_master_whose_disk_is_full_refuses_appends_and_takes_them_again_by_its
 }
 
 #[tokio::test]
-async fn appends_that_had_an_offset_are_told_that_nothing_is_known() {
+async fn appends_that_had_an_offset_are_answered_unknown() {
     let limited = Limited::new();
     let (master, secondaries) = limited.start_all().await;
     limited.cluster.stop_secondary(&secondaries[1]).await;
@@ -149,7 +152,7 @@ async fn appends_that_had_an_offset_are_told_that_nothing_is_known() {
         let master = master.clone();
         async move { master.append("waits", concern(3)).await }
     });
-    // That it waits says only that it has an offset: it must be written before the disk is full.
+    // Waiting means only that it has an offset: it must be written before the disk is full.
     within(master.reader().wait_for(Offset(0), ReadLevel::Local))
         .await
         .unwrap();
@@ -162,7 +165,7 @@ async fn appends_that_had_an_offset_are_told_that_nothing_is_known() {
         assert_eq!(error.offset(), Some(Offset(offset)));
         assert_eq!(error.outcome(), Outcome::Unknown);
     }
-    // It may be stopped like that, and nothing is left behind that the next start would mind.
+    // It can be stopped in this state, and leaves nothing behind that would disturb the next start.
     within(master.stop()).await;
     limited.master_disk().make_room();
     let again = limited.start_master().await;
@@ -173,7 +176,7 @@ async fn appends_that_had_an_offset_are_told_that_nothing_is_known() {
 }
 
 #[tokio::test]
-async fn a_full_disk_while_a_master_starts_is_waited_out() {
+async fn a_starting_master_waits_while_its_disk_is_full() {
     for room in [0, 300, 700, 1500] {
         let limited = Limited::new();
         let (master, secondaries) = limited.start_all().await;
@@ -183,8 +186,8 @@ async fn a_full_disk_while_a_master_starts_is_waited_out() {
             .iter()
             .for_each(|secondary| network.cut(secondary.name()));
         master.stop().await;
-        // Nobody answers. A node asks for promises once its own is saved: from the first failed request on no
-        // save is under way, whose second file would count as room that the disk has later.
+        // No node answers. A node asks for promises once its own is saved: from the first failed request on, no
+        // save is in progress whose second file would count as space that the disk has later.
         let again = limited.start_master().await;
         until(&again, |health| {
             let mut secondaries = health.secondaries.iter();
@@ -207,7 +210,7 @@ async fn a_full_disk_while_a_master_starts_is_waited_out() {
 }
 
 #[tokio::test]
-async fn a_secondary_whose_disk_is_full_holds_up_only_those_who_need_it_and_heals_by_itself() {
+async fn a_secondary_with_a_full_disk_blocks_only_appends_that_need_it_and_recovers_by_itself() {
     let limited = Limited::new();
     let (master, secondaries) = limited.start_all().await;
     within(master.append("before", concern(3))).await.unwrap();
@@ -249,7 +252,7 @@ async fn a_secondary_whose_disk_is_full_holds_up_only_those_who_need_it_and_heal
 }
 
 #[tokio::test]
-async fn a_majority_of_full_disks_is_no_quorum_until_there_is_room() {
+async fn a_majority_of_full_disks_is_no_quorum_until_there_is_space() {
     let limited = Limited::new();
     let (master, secondaries) = limited.start_all().await;
     limited.disks[0].leave(0);
@@ -269,7 +272,7 @@ async fn a_majority_of_full_disks_is_no_quorum_until_there_is_room() {
 }
 
 #[tokio::test]
-async fn a_cluster_is_founded_once_there_is_room_for_it() {
+async fn a_cluster_is_founded_once_there_is_space_for_it() {
     let limited = Limited::new();
     let master = {
         let config = limited.cluster.config.clone();

@@ -1,4 +1,4 @@
-//! Nodes that do not belong together: refused with a reason at both ends, and nothing changed.
+//! Tests of nodes that do not belong together: both ends refuse with a reason, and nothing changes.
 
 use super::*;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     views::{SecondaryHealth, WaitingFor},
 };
 
-/// Why the oldest waiting append waits for this node.
+/// Waits until the oldest waiting append waits for this node for the wanted reason, and returns the details.
 async fn waits_for(master: &Master, node: &str, wanted: WaitReason) -> WaitingFor {
     let looked = async {
         let mut tick = tokio::time::interval(Duration::from_millis(2));
@@ -32,7 +32,7 @@ async fn cluster_of(secondary: &Secondary) -> Option<ClusterId> {
 }
 
 #[tokio::test]
-async fn a_secondary_of_another_cluster_is_not_taken_and_not_touched() {
+async fn a_secondary_of_another_cluster_is_refused_and_left_unchanged() {
     let ours = Cluster::new(2);
     let (master, secondaries) = ours.start_all().await;
     within(master.append("ours", concern(3))).await.unwrap();
@@ -44,7 +44,7 @@ async fn a_secondary_of_another_cluster_is_not_taken_and_not_touched() {
     let stranger = cluster_of(&other_secondaries[0]).await.unwrap();
     assert_ne!(Some(stranger), master.health().await.unwrap().cluster_id);
 
-    // Where our secondary was, one of theirs answers, of the same name.
+    // At our secondary's address, one of theirs with the same name answers.
     ours.stop_secondary(&secondaries[0]).await;
     ours.network.register(other_secondaries[0].clone());
     let waiting = tokio::spawn({
@@ -68,7 +68,7 @@ async fn a_secondary_of_another_cluster_is_not_taken_and_not_touched() {
 }
 
 #[tokio::test]
-async fn a_blank_master_founds_nothing_beside_a_cluster_of_other_nodes() {
+async fn a_blank_master_founds_no_cluster_if_a_node_belongs_to_another() {
     let cluster = Cluster::new(2);
     let (master, secondaries) = cluster.start_all().await;
     within(master.append("kept", concern(3))).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_blank_master_founds_nothing_beside_a_cluster_of_other_nodes() {
     let mut fewer = Cluster::new(1);
     fewer.network = cluster.network.clone();
     let stranger = fewer.start_master().await;
-    // Longer than it waits for everybody before it founds.
+    // Longer than it waits for all nodes before it founds a cluster.
     let since = tokio::time::Instant::now();
     let health = until(&stranger, |_| since.elapsed() > Duration::from_millis(1500)).await;
     assert_eq!((health.mode, health.cluster_id), (Mode::Recovering, None));
@@ -89,7 +89,7 @@ async fn a_blank_master_founds_nothing_beside_a_cluster_of_other_nodes() {
 }
 
 #[tokio::test]
-async fn a_master_that_must_not_found_waits_beside_blank_nodes() {
+async fn a_master_that_must_not_found_a_cluster_waits_despite_blank_nodes() {
     let mut cluster = Cluster::new(2);
     let secondary = cluster.start_secondary(0).await;
     cluster.start_secondary(1).await;
@@ -121,7 +121,7 @@ async fn a_copied_directory_does_not_become_another_node() {
 }
 
 #[tokio::test]
-async fn two_names_that_lead_to_one_process_are_one_node() {
+async fn two_names_for_one_process_count_as_one_node() {
     let cluster = Cluster::new(2);
     let secondary = cluster.start_secondary(0).await;
     let there = Arc::new(secondary.clone());

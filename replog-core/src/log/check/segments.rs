@@ -1,10 +1,11 @@
-//! The walk over a log's segments: what of them is damage, what a torn tail, and what can be read
-//! behind either.
+//! The walk over a log's segments: finds damage, torn tails, and the records that can be read after
+//! either.
 //!
-//! Owns the order of the files and the offsets between them. Records come from the same [`Scan`] by
-//! which a node reads them. What a start would cut is told by the same two ends as in
-//! [`files`](crate::log::files): the mark, and the beginning of the last segment, before which all
-//! was synced when that was made. But a start reads no more than it must, and this reads all.
+//! Owns the order of the files and the offsets between them. Records come from the same [`Scan`]
+//! that a node reads them with. What a start would cut is determined by the same two ends as in
+//! [`files`](crate::log::files): the mark, and the beginning of the last segment, before which
+//! everything was synced when that segment was created. But a start reads no more than it must, and
+//! this reads everything.
 
 use std::{io, sync::Arc};
 
@@ -21,11 +22,11 @@ use crate::{
     words::counted,
 };
 
-/// Where a header has its number and its pairs, for people who look there.
+/// Positions of the number and the pairs in a header, for people who look there.
 const NUMBER_POSITION: u64 = 40;
 const PAIRS_POSITION: u64 = 48;
 
-/// Reads the segments among the `names` in their directory.
+/// Checks the segments among the `names` in their directory.
 pub(super) fn look(
     storage: &dyn Storage,
     report: &mut Report,
@@ -78,7 +79,7 @@ pub(super) fn look(
     }
 }
 
-/// Reads a file of records that were cut.
+/// Checks a quarantined file of records that were cut.
 pub(super) fn check_quarantined(storage: &dyn Storage, report: &mut Report, path: &str) {
     let read = || {
         let (file, size) = open(storage, path)?;
@@ -106,26 +107,26 @@ pub(super) fn check_quarantined(storage: &dyn Storage, report: &mut Report, path
     });
 }
 
-/// A file that has the name of a segment, and is not another one by its header.
+/// A file that has the name of a segment, and whose header does not say that it is another one.
 #[derive(Debug)]
 struct Place {
     first: Offset,
     size: u64,
-    /// How many segments its header counts before it, where that can be read.
+    /// Number of segments before it by its header, if that can be read.
     number: Option<u64>,
-    /// What is wrong with its header, where a crash may have left it so.
+    /// Defect of its header, if a crash may have left it so.
     torn: Option<String>,
 }
 
-/// A place and what is around it.
+/// A place and its surroundings.
 #[derive(Debug)]
 struct Segment<'a> {
     place: &'a Place,
-    /// Where the next one begins, one with a torn header included.
+    /// First offset of the next one, even of one with a torn header.
     next_first: Option<Offset>,
-    /// Whether no other follows that the next start keeps.
+    /// `true` if none follows that the next start keeps.
     is_last: bool,
-    /// All records before it were synced.
+    /// All records below this offset were synced.
     floor: Offset,
 }
 
@@ -134,31 +135,31 @@ impl Segment<'_> {
         segment::path(self.place.first)
     }
 
-    /// Where its records must reach to.
+    /// Returns the end that its records must reach.
     fn required_end(&self) -> Offset {
         self.next_first.unwrap_or(self.floor)
     }
 
-    /// The offset that no record behind `offset` can have: the next segment's, or one beyond what
-    /// the file has room for.
+    /// Returns the exclusive upper limit for the offset of a record after `offset`: the next
+    /// segment's first offset, or one beyond what fits into the file.
     fn end_max(&self, offset: Offset) -> Offset {
         let more = Offset(offset.0.saturating_add(self.place.size));
         self.next_first.unwrap_or(more)
     }
 }
 
-/// What was read before a segment.
+/// State of the walk before a segment.
 #[derive(Debug)]
 struct Before {
-    /// The offset that comes next.
+    /// Offset of the next record.
     end: Offset,
-    /// The number that the next segment has, where that is known.
+    /// Number of the next segment, if known.
     number: Option<u64>,
-    /// The last segment's first offset, and where its last record ends in the file.
+    /// The last segment's first offset, and the end of its last record in the file.
     last: Option<(Offset, u64)>,
-    /// The newest pairs of the log up to the end.
+    /// Newest pairs of the log up to the end.
     epochs: Epochs,
-    /// Whether some may be missing from them.
+    /// `true` if some may be missing from them.
     is_broken: bool,
 }
 
@@ -171,7 +172,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// The segments by their names and headers, in order. What is none is reported.
+    /// Returns the segments by their names and headers, in order. Other files are reported.
     fn places(&mut self, names: &[String]) -> Vec<Place> {
         let mut places = Vec::new();
         for name in names {
@@ -183,7 +184,8 @@ impl Walk<'_> {
                     self.report.add_file(Class::Note, &path, what);
                 }
                 FileName::Malformed => {
-                    let what = "it is not the name of a segment, and no node starts beside it";
+                    let what =
+                        "it is not the name of a segment, and no node starts while it is there";
                     self.report.add_file(Class::Damage, &path, what);
                 }
                 FileName::Foreign => {
@@ -203,7 +205,7 @@ impl Walk<'_> {
             number: None,
             torn: None,
         };
-        // What the disk refuses is reported when the file is read.
+        // A refusal by the disk is reported when the file is read.
         let Ok((file, size)) = open(self.storage, &segment::path(first)) else {
             return Some(place);
         };
@@ -222,11 +224,12 @@ impl Walk<'_> {
         Some(place)
     }
 
-    /// Says what is missing where a segment begins at `first`, or where all was synced up to there.
+    /// Reports missing records before a segment that begins at `first`, or before the end that was
+    /// synced.
     fn meet(&mut self, first: Offset, number: Option<u64>) {
         let (end, expected) = (self.before.end, self.before.number);
         if end < first {
-            // A file that is gone is missing in the numbers too.
+            // A missing file is missing in the numbers too.
             let is_short = number.is_none() || number == expected;
             let finding = match self.before.last.filter(|_| is_short) {
                 Some((last, position)) => {
@@ -246,14 +249,14 @@ impl Walk<'_> {
             && number != expected
         {
             let what = format!(
-                "it counts {} before it, and there are {expected}",
+                "its header counts {} before it, and there are {expected}",
                 counted(number, "segment")
             );
             self.damage(&segment::path(first), (first, NUMBER_POSITION), None, what);
         }
     }
 
-    /// Reads a segment from its header to its end.
+    /// Checks a segment from its header to its end.
     fn segment(&mut self, segment: &Segment<'_>) {
         let Place { first, number, .. } = *segment.place;
         self.meet(first, number);
@@ -285,7 +288,7 @@ impl Walk<'_> {
         self.before.last = Some((first, scan.position()));
     }
 
-    /// Checks that a segment is the one that belongs there.
+    /// Checks that a segment is the expected one.
     fn header(&mut self, segment: &Segment<'_>, header: &SegmentHeader) {
         let (found, first) = (header.cluster, header.first);
         let expected = match self.owner {
@@ -298,19 +301,20 @@ impl Walk<'_> {
             self.damage(&segment.path(), (first, 0), None, what);
         }
         if !matches!(self.owner, Owner::Cluster(_)) {
-            // Once is enough; those that follow are of the same one.
+            // Once is enough; those that follow are of the same cluster.
             self.owner = Owner::Cluster(found);
         }
         let pairs = self.before.epochs.newest_before(first, EPOCH_STARTS_MAX);
         if !self.before.is_broken && pairs != header.epoch_starts {
-            let what = "its epochs are not those of the records before it".to_owned();
+            let what = "its epochs do not match the records before it".to_owned();
             self.damage(&segment.path(), (first, PAIRS_POSITION), None, what);
         }
         self.before.epochs = Epochs::before(header);
         self.before.is_broken = false;
     }
 
-    /// Reads a segment's records. `bad` is what keeps the walk from going on where it stands.
+    /// Checks a segment's records. `bad` is the defect that stops the walk at its position, if
+    /// there is one.
     fn records(
         &mut self,
         segment: &Segment<'_>,
@@ -341,7 +345,7 @@ impl Walk<'_> {
                 continue;
             }
             if scan.last_content()?.is_none() {
-                // Nothing was written here: what should be is missing, and said to be.
+                // Nothing was written here: the missing records are reported as missing.
                 break;
             }
             self.lose(segment, at, what);
@@ -354,7 +358,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Passes the good records, and counts them.
+    /// Passes over good records, and counts them.
     fn pass(&mut self, scan: &mut Scan<'_>, until: Offset) -> io::Result<Option<RecordError>> {
         let from = scan.offset();
         let result = scan.walk(until, &mut self.before.epochs, |_, _| {});
@@ -365,8 +369,8 @@ impl Walk<'_> {
         result
     }
 
-    /// Finds the next good record of the segment and reports what lies before it; `false` where
-    /// there is none.
+    /// Finds the next good record of the segment and reports the damage before it; `false` if there
+    /// is none.
     fn go_on_behind(
         &mut self,
         segment: &Segment<'_>,
@@ -382,7 +386,7 @@ impl Walk<'_> {
         Ok(found)
     }
 
-    /// Looks behind the last record, where the next segment begins.
+    /// Checks the bytes after the last record, when the next segment begins there.
     fn rest(&mut self, segment: &Segment<'_>, scan: &mut Scan<'_>) -> io::Result<()> {
         let at = (scan.offset(), scan.position());
         let Some(end) = scan.last_content()? else {
@@ -397,14 +401,14 @@ impl Walk<'_> {
             Err(ScanError::Bad(_)) => {
                 let bytes = end - at.1;
                 let what = format!(
-                    "{} behind the last record, which no node reads",
+                    "{} after the last record, which no node reads",
                     counted(bytes, "byte")
                 );
                 let finding = Finding::of_file(Class::Note, &segment.path(), what);
                 self.report.add(finding.at(at));
             }
             Ok(_) => {
-                let what = "it goes on where the next segment begins".to_owned();
+                let what = "it continues where the next segment begins".to_owned();
                 self.damage(&segment.path(), at, None, what);
             }
         }
@@ -428,7 +432,7 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a segment has no good record. One that cannot be read may have some.
+/// Returns `true` if a segment has no good record. One that cannot be read may have some.
 fn is_empty(storage: &dyn Storage, place: &Place) -> bool {
     let read = || {
         let (file, size) = open(storage, &segment::path(place.first))?;

@@ -1,4 +1,4 @@
-//! Everything that may be wrong with a directory, one at a time, and what is said of it.
+//! Every defect that a directory may have, one at a time, and the report of it.
 
 mod segments;
 mod size;
@@ -19,7 +19,7 @@ use crate::{
     types::InstanceId,
 };
 
-/// Who the node of all these directories is.
+/// Meta of the node that owns all these directories.
 fn meta(cluster: Option<ClusterId>) -> Meta {
     let name = NodeName::new("node-1").unwrap();
     Meta {
@@ -37,12 +37,12 @@ fn meta(cluster: Option<ClusterId>) -> Meta {
     }
 }
 
-/// Enough records for four segments of four, of three epochs and of different lengths.
+/// Returns enough records for four segments of four, of three epochs and of different lengths.
 fn some_records() -> Records {
     Records::new(0, (0..16).map(|n| (1 + n / 7, 52 + n as usize % 12)))
 }
 
-/// A node's directory with these records, after a clean stop.
+/// Writes a node's directory with these records, after a clean stop.
 fn write(storage: &(impl Storage + Clone), records: &Records) {
     let mut files = open_log(storage).unwrap().0;
     // As a node does it: first the mark, then a log epoch.
@@ -57,7 +57,7 @@ fn written(records: &Records) -> MemoryStorage {
     storage
 }
 
-/// A directory, and where each record begins and ends in which file.
+/// Returns a directory, and for each record its file, beginning and end.
 fn some_node() -> (MemoryStorage, Vec<(String, usize, usize)>) {
     let storage = written(&some_records());
     let mut places = Vec::new();
@@ -97,7 +97,7 @@ fn report(storage: &dyn Storage) -> Report {
     report
 }
 
-/// The findings as lines.
+/// Returns the findings as lines.
 fn lines(storage: &dyn Storage) -> Vec<String> {
     report(storage)
         .findings
@@ -106,19 +106,19 @@ fn lines(storage: &dyn Storage) -> Vec<String> {
         .collect()
 }
 
-/// Path of the segment of `first`.
+/// Returns the path of the segment of `first`.
 fn seg(first: u64) -> String {
     segment::path(Offset(first))
 }
 
 #[test]
-fn a_good_directory_is_told_as_it_is_and_stays_so() {
+fn a_good_directory_is_reported_as_it_is_and_not_changed() {
     let storage = FaultyStorage::new();
     write(&storage, &some_records());
     let steps = storage.steps();
     let files = dump(&storage);
     let found = directory(&storage).unwrap();
-    assert_eq!(storage.steps(), steps, "nothing was changed or synced");
+    assert_eq!(storage.steps(), steps, "something was changed or synced");
     assert_eq!(dump(&storage), files);
     let bytes: usize = segments(&storage).values().map(Vec::len).sum();
     let expected = Report {
@@ -135,12 +135,12 @@ fn a_good_directory_is_told_as_it_is_and_stays_so() {
         findings: Vec::new(),
     };
     assert_eq!(found, expected);
-    // The lock is given back.
+    // The lock is released.
     assert_eq!(directory(&storage).unwrap(), expected);
 }
 
 #[test]
-fn a_directory_that_is_no_nodes_or_a_running_ones_is_refused() {
+fn a_directory_without_a_node_or_with_a_running_one_is_refused() {
     let storage = MemoryStorage::new();
     let refused = |storage: &MemoryStorage| directory(storage).unwrap_err();
     assert!(matches!(refused(&storage), CheckError::NoNode));
@@ -163,7 +163,7 @@ fn a_directory_that_is_no_nodes_or_a_running_ones_is_refused() {
 }
 
 #[test]
-fn another_cluster_is_told_and_its_records_are_read() {
+fn another_cluster_is_reported_and_its_records_are_read() {
     let (storage, _) = some_node();
     let other = ClusterId::from_bytes([8; 16]);
     let belongs = |first, to: &str| {
@@ -179,7 +179,7 @@ fn another_cluster_is_told_and_its_records_are_read() {
         [0, 4, 8, 12].map(|first| belongs(first, &to))
     );
     assert_eq!(report(&storage).records, 16);
-    // Of one that never joined it is said once.
+    // For a node that never joined, it is reported once.
     meta(None).save(&storage).unwrap();
     let found = report(&storage);
     assert_eq!((found.cluster_id, found.intact), (None, false));
@@ -187,7 +187,7 @@ fn another_cluster_is_told_and_its_records_are_read() {
 }
 
 #[test]
-fn without_a_mark_a_log_does_not_pass_for_whole_and_a_bad_end_is_damage() {
+fn without_a_mark_a_log_is_not_intact_and_a_bad_end_is_damage() {
     let (storage, places) = some_node();
     let (path, start, _) = &places[14];
     let mark = content(&storage, "mark");
@@ -213,7 +213,7 @@ fn without_a_mark_a_log_does_not_pass_for_whole_and_a_bad_end_is_damage() {
             what.ends_with("until it is refilled from another"),
             "{what}"
         );
-        // A log that did not pass for whole loses nothing by it.
+        // A log that did not count as intact loses nothing by it.
         let not_intact = Meta {
             log_epoch: None,
             ..meta(Some(CLUSTER))
@@ -232,14 +232,14 @@ fn without_a_mark_a_log_does_not_pass_for_whole_and_a_bad_end_is_damage() {
         change(&storage, path, |bytes| bytes.truncate(start + 50));
         let found = report(&storage);
         assert_eq!((found.counts.damage, found.findings[1].until), (1, None));
-        // Not even a header: nobody knows what was behind it.
+        // Not even a header: it is unknown what was behind it.
         set_content(&storage, path, &[0; 30]);
         assert_eq!(report(&storage).counts.damage, 1);
     }
 }
 
 #[test]
-fn a_meta_file_that_is_missing_or_unreadable_is_damage_beside_a_log() {
+fn a_missing_or_unreadable_meta_file_is_damage_where_there_is_a_log() {
     let (storage, _) = some_node();
     let good = content(&storage, "meta.json");
     let text = String::from_utf8(good.clone()).unwrap();
@@ -277,7 +277,7 @@ fn a_meta_file_that_is_missing_or_unreadable_is_damage_beside_a_log() {
 }
 
 #[test]
-fn a_snapshot_of_keys_is_readable_or_not() {
+fn an_unreadable_snapshot_of_keys_is_a_note() {
     let (storage, _) = some_node();
     let good = Keys::new(100, Offset::ZERO).encode(CLUSTER).unwrap();
     keys_file::save(&storage, &good).unwrap();
@@ -297,7 +297,7 @@ fn a_snapshot_of_keys_is_readable_or_not() {
 }
 
 #[test]
-fn leftovers_are_told() {
+fn leftovers_are_reported() {
     let (storage, _) = some_node();
     let copy = format!("{}.new", seg(12));
     let paths = [
@@ -328,12 +328,12 @@ fn leftovers_are_told() {
     set_content(&storage, "log/7.log", b"?");
     assert_eq!(
         lines(&storage)[1],
-        "log/7.log: damage, it is not the name of a segment, and no node starts beside it"
+        "log/7.log: damage, it is not the name of a segment, and no node starts while it is there"
     );
 }
 
 #[test]
-fn records_that_were_kept_aside_are_read() {
+fn quarantined_records_are_checked() {
     let storage = MemoryStorage::new();
     meta(Some(CLUSTER)).save(&storage).unwrap();
     let mut files = open_log(&storage).unwrap().0;
@@ -367,7 +367,7 @@ fn records_that_were_kept_aside_are_read() {
 }
 
 #[test]
-fn a_file_that_the_disk_does_not_give_is_damage() {
+fn a_file_that_the_disk_cannot_read_is_reported() {
     let (storage, _) = some_node();
     storage.remove(&seg(4)).unwrap();
     storage.create_dir(&seg(4)).unwrap();
@@ -394,7 +394,7 @@ fn a_file_that_the_disk_does_not_give_is_damage() {
 }
 
 #[test]
-fn no_more_findings_are_listed_than_a_person_reads() {
+fn the_list_of_findings_is_bounded_per_class() {
     let (storage, places) = some_node();
     for number in 0..FINDINGS_MAX + 7 {
         set_content(&storage, &format!("log/{number:05}.txt"), b"");

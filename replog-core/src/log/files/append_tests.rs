@@ -1,4 +1,4 @@
-//! Appends of several records in a log: what is shown, whatever happens in the middle of one.
+//! Appends of several records in a log: their visibility through failures in the middle of one.
 
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ use crate::{
     storage::MemoryStorage,
 };
 
-/// Ends of appends, as a naive look at the flags tells.
+/// Returns the ends of appends, by a naive look at the flags.
 fn ends(go_on: &[u64], end: u64) -> Vec<u64> {
     let closed = (0..end).filter(|offset| !go_on.contains(offset));
     std::iter::once(0)
@@ -28,7 +28,7 @@ fn last_end(go_on: &[u64], until: u64) -> Offset {
     Offset(*ends(go_on, until).last().unwrap())
 }
 
-/// Every record of it takes as many bytes.
+/// Bytes of every record; all are equally long.
 const RECORD_BYTES: u64 = HEADER_BYTES as u64 + 1;
 
 #[test]
@@ -55,7 +55,7 @@ fn an_append_is_shown_once_all_of_it_is_durable() {
 }
 
 #[test]
-fn a_log_that_ends_inside_an_append_says_where_that_begins() {
+fn a_log_that_ends_inside_an_append_knows_where_the_append_begins() {
     // So many that the append fills segments from their beginning to their end.
     let go_on: Vec<u64> = (3..60).collect();
     let storage = MemoryStorage::new();
@@ -85,13 +85,13 @@ fn a_log_that_ends_inside_an_append_says_where_that_begins() {
 }
 
 #[test]
-fn where_an_append_begins_is_not_guessed_when_it_cannot_be_read() {
+fn the_beginning_of_an_append_is_not_guessed_when_it_is_unreadable() {
     let go_on: Vec<u64> = (3..60).collect();
     let storage = MemoryStorage::new();
     let (mut files, ..) = open_log(&storage).unwrap();
     files.append(&[appends(0..60, 1, &go_on)]).unwrap();
     files.close().unwrap();
-    // In the first segment, which no start looks at.
+    // In the first segment, which no start reads.
     let (path, _) = segments(&storage).pop_first().unwrap();
     let mut bytes = content(&storage, &path);
     let at = bytes.len() - 5;
@@ -103,7 +103,7 @@ fn where_an_append_begins_is_not_guessed_when_it_cannot_be_read() {
         other => panic!("{other:?}"),
     };
     assert_eq!(view.visible_end(), Offset(3));
-    // Once it is known, it is mended, and then what was not known is.
+    // Once the damage is known, it is mended, and then the end that was unknown is known.
     files.inspect(damaged, HeldBack::Yes).unwrap();
     let all = appends(0..60, 1, &go_on);
     files
@@ -116,7 +116,7 @@ fn where_an_append_begins_is_not_guessed_when_it_cannot_be_read() {
 }
 
 #[test]
-fn behind_damage_inside_an_append_nothing_of_it_is_shown() {
+fn no_part_of_an_append_with_damage_is_shown() {
     let go_on = [1, 2, 3, 4, 6, 7];
     for rotten in 0..10_u64 {
         let storage = MemoryStorage::new();
@@ -141,9 +141,10 @@ fn behind_damage_inside_an_append_nothing_of_it_is_shown() {
     }
 }
 
-/// Rules 2 and 10: whatever fails or crashes in the middle of an append, no part of it is shown.
+/// Rules 2 and 10: no matter what fails or crashes in the middle of an append, no part of it is
+/// shown.
 #[test]
-fn whatever_fails_while_an_append_is_written_no_part_of_it_is_shown() {
+fn no_part_of_an_append_is_shown_after_any_failure_while_it_is_written() {
     let go_on: Vec<u64> = (0..30).filter(|offset| offset % 15 != 14).collect();
     let all = appends(0..30, 1, &go_on);
     let shown = |view: &LogView| {
@@ -212,7 +213,7 @@ proptest! {
 
     /// Rule 2, for appends too, against a naive look at the flags.
     #[test]
-    fn what_is_shown_ends_where_an_append_does(
+    fn the_visible_end_is_the_end_of_an_append(
         flags in prop::collection::vec(prop::bool::weighted(0.8), 120),
         steps in prop::collection::vec(step(), 1..40),
     ) {
@@ -249,7 +250,8 @@ proptest! {
             view.check();
             let durable = view.durable_end();
             let expected = last_end(&go_on, durable.0);
-            // What is written and not durable may hide what is: a group is synced as a whole.
+            // Records that are written and not durable may hide ones that are: a group is synced as
+            // a whole.
             if files.is_synced() {
                 prop_assert_eq!(view.visible_end(), expected);
                 prop_assert_eq!(

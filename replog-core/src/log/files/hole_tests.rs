@@ -1,4 +1,4 @@
-//! Damage between records that can be read: found, left as it is, filled in place.
+//! Damage between readable records: found, left as it is, filled in place.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::{
     types::Epoch,
 };
 
-/// Forty records in segments of a few each.
+/// Returns forty records in segments of a few each.
 fn records() -> Records {
     Records::new(0, (0..40).map(|n| (1 + n / 15, 60)))
 }
@@ -36,7 +36,7 @@ fn written() -> MemoryStorage {
     storage
 }
 
-/// Where the record of `offset` lies: file, first byte, length.
+/// Returns the location of the record of `offset`: file, first byte, length.
 fn place(storage: &dyn Storage, offset: u64) -> (String, usize, usize) {
     let files = segments(storage);
     let path = segment::path(Offset(offset));
@@ -68,7 +68,7 @@ fn rot(storage: &dyn Storage, offset: u64, byte: usize) {
     rot_each(storage, &[offset], byte);
 }
 
-/// The first record of the last segment.
+/// Returns the first offset of the last segment.
 fn last_first(storage: &dyn Storage) -> u64 {
     let (path, _) = segments(storage).pop_last().unwrap();
     path[4..24].parse().unwrap()
@@ -109,7 +109,7 @@ fn a_record_that_rotted_at_any_byte_is_a_hole_that_the_same_record_fills() {
 }
 
 #[test]
-fn what_is_sent_again_behind_a_hole_is_passed_over_and_what_is_new_is_appended() {
+fn records_sent_again_after_a_hole_are_skipped_and_new_ones_appended() {
     let storage = written();
     let first = last_first(&storage);
     rot(&storage, first + 1, 30);
@@ -140,7 +140,7 @@ fn a_hole_is_filled_bit_by_bit_and_each_part_is_durable() {
     assert_eq!(files.damaged_ranges(), [range(first + 1, first + 3)]);
     files.append(&part(first + 1, first + 2)).unwrap();
     assert_eq!(view.durable_end(), Offset(first + 2));
-    // A stop in between: what was filled is there.
+    // A stop in between: the filled records are there.
     let (mut files, view, report) = open_log_looking(&storage, Look::Through).unwrap();
     assert_eq!(report.end, Offset(first + 2));
     files.append(&part(first, 40)).unwrap();
@@ -169,9 +169,9 @@ fn holes_of_older_segments_are_found_by_reading_through_and_filled_in_order() {
     assert_eq!(segments(&storage), segments(&good));
 }
 
-/// What looks like a record behind the damage is none where the right ones do not fit before it.
+/// A record that is found after damage is not one if the right records do not fit before it.
 #[test]
-fn where_records_do_not_fit_nothing_behind_the_hole_is_believed() {
+fn nothing_after_a_hole_is_trusted_when_the_records_do_not_fit() {
     let storage = written();
     let first = last_first(&storage);
     rot(&storage, first + 1, 3);
@@ -190,7 +190,7 @@ fn where_records_do_not_fit_nothing_behind_the_hole_is_believed() {
         let read = read_all(&view, 400);
         assert!(read.ends_with(other.bytes()));
 
-        // A master in office cannot cut: it fails, and starts with such a log.
+        // A leading master cannot cut: it fails, and starts with such a log.
         let storage = storage_of(&before);
         let (mut files, _, _) = open_log(&storage).unwrap();
         files.inspect(Offset(first), HeldBack::No).unwrap();
@@ -201,12 +201,12 @@ fn where_records_do_not_fit_nothing_behind_the_hole_is_believed() {
 }
 
 #[test]
-fn a_segment_that_goes_at_a_start_leaves_no_hole_behind_the_end() {
+fn a_segment_that_a_start_removes_leaves_no_hole_after_the_end() {
     let good = written();
     let paths: Vec<String> = segments(&good).into_keys().collect();
     let last: u64 = paths.last().unwrap()[4..24].parse().unwrap();
     let storage = storage_of(&dump(&good));
-    // The last segment has no record that can be read, and neither has the end of the one before.
+    // Neither the last segment nor the end of the one before has a readable record.
     let header = {
         let bytes = content(&storage, paths.last().unwrap());
         SegmentHeader::decode(&bytes).unwrap().encoded_bytes() as usize
@@ -228,7 +228,7 @@ fn a_segment_that_goes_at_a_start_leaves_no_hole_behind_the_end() {
 }
 
 #[test]
-fn a_hole_that_is_filled_is_shown_at_once_whatever_the_sync_policy() {
+fn a_filled_hole_is_visible_at_once_under_any_sync_policy() {
     let good = written();
     let first = last_first(&good);
     for sync in [
@@ -252,7 +252,7 @@ fn a_hole_that_is_filled_is_shown_at_once_whatever_the_sync_policy() {
 }
 
 #[test]
-fn epochs_that_are_not_known_are_not_thought_away_when_a_hole_is_filled() {
+fn filling_a_hole_does_not_hide_epochs_that_are_not_in_memory() {
     let records = Records::new(0, (0..900).map(|n| (1 + n / 9, 60)));
     let storage = MemoryStorage::new();
     let (mut files, _, _) = open_log(&storage).unwrap();
@@ -275,7 +275,7 @@ fn epochs_that_are_not_known_are_not_thought_away_when_a_hole_is_filled() {
 }
 
 #[test]
-fn a_cut_within_a_hole_is_made_at_its_beginning_and_one_behind_it_leaves_it() {
+fn a_cut_within_a_hole_is_made_at_its_beginning_and_one_after_it_leaves_it() {
     let good = written();
     let first = last_first(&good);
     let rotten = storage_of(&dump(&good));
@@ -340,7 +340,7 @@ fn an_epoch_that_begins_in_a_hole_is_known_once_it_is_filled() {
 }
 
 #[test]
-fn damage_that_a_reader_meets_is_told_once_it_is_known_no_more() {
+fn damage_that_a_reader_meets_is_reported_until_it_is_known() {
     let good = written();
     let storage = storage_of(&dump(&good));
     rot(&storage, 5, 41);
@@ -354,7 +354,7 @@ fn damage_that_a_reader_meets_is_told_once_it_is_known_no_more() {
     }
     assert_eq!(*told.lock().unwrap(), [5, 5]);
     files.inspect(Offset(5), HeldBack::No).unwrap();
-    assert_eq!(view.durable_end(), Offset(40), "a master in office goes on");
+    assert_eq!(view.durable_end(), Offset(40), "a leading master continues");
     assert_eq!(files.whole_end(), Offset(5));
     view.read(Offset(6), Offset(9), 1000).unwrap_err();
     assert_eq!(told.lock().unwrap().len(), 2);
@@ -426,7 +426,7 @@ fn a_power_cut_while_a_hole_is_filled_leaves_a_log_that_can_be_filled() {
 }
 
 #[test]
-fn a_cut_over_damage_that_nobody_knew_of_is_made_once_it_is_known() {
+fn a_cut_across_unknown_damage_is_made_once_the_damage_is_known() {
     let good = written();
     for (rotten, to, is_in_the_way, end) in [(5, 7, true, 7), (6, 7, true, 6), (4, 20, false, 20)] {
         let storage = storage_of(&dump(&good));
@@ -448,7 +448,7 @@ fn a_cut_over_damage_that_nobody_knew_of_is_made_once_it_is_known() {
 }
 
 #[test]
-fn a_cut_over_damage_beside_a_known_hole_is_made_once_that_is_known_too() {
+fn a_cut_across_damage_next_to_a_known_hole_is_made_once_that_is_known_too() {
     let good = written();
     let first = last_first(&good);
     for (beside, end) in [(first, first + 3), (first + 2, first + 1)] {
@@ -471,8 +471,7 @@ fn a_cut_over_damage_beside_a_known_hole_is_made_once_that_is_known_too() {
 }
 
 #[test]
-fn a_header_that_rotted_while_its_node_runs_is_made_again_and_the_segment_copied_at_the_next_start()
-{
+fn a_header_that_rots_while_the_node_runs_is_rebuilt_and_the_segment_copied_at_the_next_start() {
     let good = written();
     let paths: Vec<String> = segments(&good).into_keys().collect();
     let first: u64 = paths[2][4..24].parse().unwrap();

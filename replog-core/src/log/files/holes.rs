@@ -1,35 +1,35 @@
-//! Records of a log that cannot be read, between others that can: known, and filled in place.
+//! Holes: unreadable records of a log between readable ones, known and filled in place.
 //!
-//! Owns the list of holes, by segment. What fills one is written where it belongs and synced; it
-//! must be what was there, which whoever asks for it sees to (`rules/replica.rs`,
-//! `rules/repair.rs`): records from a log that has the record behind the hole with the same
-//! epoch. Nothing readable is ever written over. The next start believes such a segment only once it
-//! has copied it (`unproven.rs`). Keeps rule 10.
+//! Owns the list of holes, by segment. Records that fill a hole are written where it is and synced.
+//! They must be the ones that were there; the code that requests them guarantees that
+//! (`rules/replica.rs`, `rules/repair.rs`): they come from a log that has the record after the hole
+//! with the same epoch. Readable records are never overwritten. The next start trusts such a
+//! segment only once it has copied it (`unproven.rs`). Keeps rule 10.
 
 use std::ops::Range;
 
 use super::*;
 
-/// Whether a node shows nothing behind a hole.
+/// Visibility of the records after a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HeldBack {
-    /// Its log ends at the first hole, as far as anyone is told.
+    /// They are hidden: to everyone else the log ends at the first hole.
     Yes,
-    /// A master in office goes on.
+    /// They stay visible: a leading master continues.
     No,
 }
 
 /// The holes of a log.
 #[derive(Debug)]
 pub(crate) struct Holes {
-    /// Ascending, with the segment of each.
+    /// Holes, ascending, with the segment of each.
     holes: Vec<(Offset, Hole)>,
     held_back: HeldBack,
     were_found: bool,
 }
 
 impl Holes {
-    /// Those that opening the log found.
+    /// Creates the list of the holes that were found by opening the log.
     pub(super) fn found(mut holes: Vec<(Offset, Hole)>, held_back: HeldBack) -> Holes {
         holes.sort_by_key(|(_, hole)| hole.first);
         Holes {
@@ -39,17 +39,17 @@ impl Holes {
         }
     }
 
-    /// Whether there were any since the log was opened.
+    /// Returns `true` if there were any since the log was opened.
     pub(super) fn were_found(&self) -> bool {
         self.were_found
     }
 
-    /// The first offset that cannot be read.
+    /// Returns the first offset that cannot be read.
     pub(super) fn first(&self) -> Option<Offset> {
         self.holes.first().map(|(_, hole)| hole.first)
     }
 
-    /// Where what is shown ends because of a hole.
+    /// Returns the offset at which the visible log ends because of a hole.
     pub(super) fn readable_limit(&self) -> Option<Offset> {
         match self.held_back {
             HeldBack::Yes => self.first(),
@@ -57,18 +57,19 @@ impl Holes {
         }
     }
 
-    /// Ascending, with the segment of each.
+    /// Returns all holes, ascending, with the segment of each.
     pub(super) fn all(&self) -> &[(Offset, Hole)] {
         &self.holes
     }
 
-    /// Which offsets cannot be read.
+    /// Returns the ranges of offsets that cannot be read.
     pub(super) fn ranges(&self) -> Vec<Range<Offset>> {
         let range = |(_, hole): &(Offset, Hole)| hole.first..hole.end;
         self.holes.iter().map(range).collect()
     }
 
-    /// Where a cut to `to` is made: nobody knows where a record in a hole begins.
+    /// Returns the offset at which a cut to `to` is made: the position of a record in a hole is
+    /// unknown.
     pub(super) fn cut_at(&self, to: Offset) -> Offset {
         let mut holes = self.holes.iter().map(|(_, hole)| hole);
         holes
@@ -76,13 +77,15 @@ impl Holes {
             .map_or(to, |hole| hole.first)
     }
 
-    /// The first offset before `to` that a walk to it could not read and that is not known.
+    /// Returns the first offset before `to` that a walk to it could not read and that is not known
+    /// yet.
     pub(super) fn unknown_among(&self, scanned: &Scanned, to: Offset) -> Option<Offset> {
         let found = scanned.holes.iter().map(|hole| hole.first..hole.end);
         let mut found = found.chain([scanned.end..to]);
         found.find_map(|unread| {
             let mut next = unread.start;
-            // The record beside a known hole may have rotted since: then what was read has one hole.
+            // The record next to a known hole may have rotted since: then the walk found both as
+            // one hole.
             for (_, hole) in &self.holes {
                 if hole.first <= next && next < hole.end {
                     next = hole.end;
@@ -92,24 +95,24 @@ impl Holes {
         })
     }
 
-    /// The log is cut to `to`, which is in no hole.
+    /// Removes the holes from `to` on, after a cut; `to` is in no hole.
     pub(super) fn truncate(&mut self, to: Offset) {
         self.holes.retain(|(_, hole)| hole.first < to);
     }
 }
 
 impl LogFiles {
-    /// Which offsets cannot be read.
+    /// Returns the ranges of offsets that cannot be read.
     pub(crate) fn damaged_ranges(&self) -> Vec<Range<Offset>> {
         self.holes.ranges()
     }
 
-    /// Somebody could not read the record at `offset`: reads its segment through and notes what
-    /// cannot be read there. A header that cannot be is made again from the log before it.
+    /// Reads the whole segment of `offset`, which could not be read, and notes its holes. An
+    /// unreadable header is rebuilt from the log before it.
     ///
     /// # Errors
     ///
-    /// The storage's, and `InvalidData` when the header cannot be made again.
+    /// The storage's, and `InvalidData` when the header cannot be rebuilt.
     pub(crate) fn inspect(&mut self, offset: Offset, held_back: HeldBack) -> Result<(), LogError> {
         self.attempt(|files| files.try_inspect(offset, held_back))
     }
@@ -138,13 +141,13 @@ impl LogFiles {
                 first: scanned.end,
                 end,
                 position: scanned.position,
-                // Behind it in the last segment is where the next record goes.
+                // In the last segment, the next record goes right after the hole.
                 end_position: (after == firsts.len()).then_some(bytes),
             });
         }
         for hole in &holes {
             let (offset, position) = (hole.first, hole.position);
-            error!(path, position, %offset, end = %hole.end, "records cannot be read: to be mended");
+            error!(path, position, %offset, end = %hole.end, "records cannot be read and must be refilled");
         }
         self.holes.were_found |= !holes.is_empty();
         self.holes.holes.retain(|(segment, _)| *segment != first);
@@ -155,7 +158,7 @@ impl LogFiles {
         self.fill_from_memory()
     }
 
-    /// The newest records are in memory too, as they were written.
+    /// Fills holes with the newest records, which are also in memory, as they were written.
     fn fill_from_memory(&mut self) -> Result<(), LogError> {
         for hole in self.holes.ranges() {
             if let Some(records) = self.view.read_tail(hole.start, hole.end, usize::MAX) {
@@ -165,7 +168,7 @@ impl LogFiles {
         Ok(())
     }
 
-    /// The header of a segment; where it cannot be read, made again from the log before it.
+    /// Reads the header of a segment, or rebuilds it from the log before it if it is unreadable.
     pub(super) fn header_of(
         &mut self,
         file: &dyn StorageFile,
@@ -183,14 +186,14 @@ impl LogFiles {
             Err(error) => error,
         };
         let path = segment::path(first);
-        // Whatever comes of it, the next start looks the whole log through.
+        // In any case, the next start reads the whole log.
         self.unproven.add(&*self.storage, first)?;
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let before = self.view.epoch_starts_before(first, EPOCH_STARTS_MAX);
         let (Some(cluster), Ok(epoch_starts)) = (self.cluster, before) else {
             return Err(invalid(format!("{path} is damaged: {error}")).into());
         };
-        warn!(path, %error, "the header is made again from the log before it");
+        warn!(path, %error, "the header is unreadable: rebuilding it from the log before it");
         let header = SegmentHeader {
             cluster,
             first,
@@ -202,14 +205,14 @@ impl LogFiles {
         Ok(header)
     }
 
-    /// Tells everybody what cannot be read.
+    /// Publishes the holes to the view.
     pub(super) fn publish_holes(&self) {
         let readable_limit = self.holes.readable_limit();
         self.view
             .damaged(self.holes.all(), readable_limit, self.held_end());
     }
 
-    /// Writes what belongs into holes there, and returns what lies behind the end.
+    /// Writes the records that belong into holes, and returns those that lie after the end.
     pub(super) fn fill_holes(
         &mut self,
         batches: &[RecordBatch],
@@ -229,11 +232,11 @@ impl LogFiles {
         Ok(behind)
     }
 
-    /// Writes and syncs records at the beginning of a hole. Whether the hole is gone.
+    /// Writes and syncs records at the beginning of a hole. Returns `true` if the hole is gone.
     ///
-    /// Where they do not fit, what was read behind the hole is no record of this log: damage looked
-    /// like one. Then a log that counts for nothing ends where the hole begins; a master in office
-    /// fails, and starts with such a log.
+    /// If they do not fit, the record that was read after the hole is not one of this log: damage
+    /// looked like one. Then a log that counts for nothing ends where the hole begins; a leading
+    /// master fails, and starts with such a log.
     fn fill(
         &mut self,
         nth: usize,
@@ -252,11 +255,11 @@ impl LogFiles {
             true => position == end,
             false => position < end,
         });
-        // Never over what can be read: then these are not the records that were there.
+        // Never over readable records: then these are not the records that were there.
         let known = self.view.epoch_at(hole.end);
         let falls = known.is_some_and(|known| part.last_epoch() > known);
         if (!fits || falls) && self.holes.held_back == HeldBack::Yes {
-            warn!(path, offset = %hole.first, "what follows the damage is none of the log: cut");
+            warn!(path, offset = %hole.first, "the record after the damage does not belong to the log: cutting");
             return match self.try_truncate(hole.first)? {
                 Truncation::Cut(_) => Ok(true),
                 Truncation::Damaged(offset) => {

@@ -1,4 +1,4 @@
-//! What a log can do about a refused write, and before a cut that loses something.
+//! Recovery from a refused write, and quarantine before a cut that loses records.
 //!
 //! A part of [`LogFiles`], which owns the files. Keeps rules 2 and 10.
 
@@ -6,13 +6,13 @@ use super::*;
 use crate::{log::quarantine, types::Epoch};
 
 impl LogFiles {
-    /// Makes the log usable again after a refused write: what was written in part is cut away, a
-    /// segment that was being made is removed, and everything that is left is synced. The written
-    /// end stays: readers and links never saw more. Without a failure it does nothing.
+    /// Makes the log usable again after a refused write: partly written records are cut away, an
+    /// unfinished segment is removed, and everything that is left is synced. The written end stays:
+    /// readers and links never saw more. Without a failure it does nothing.
     ///
     /// # Errors
     ///
-    /// The storage's. After [`LogError::Write`] it may be tried again.
+    /// The storage's. After [`LogError::Write`] it may be retried.
     pub(crate) fn mend(&mut self) -> Result<(), LogError> {
         match self.failure.take() {
             None => Ok(()),
@@ -25,16 +25,16 @@ impl LogFiles {
         }
     }
 
-    /// Keeps the records from `from` on aside in a file of their own, before they are cut because
-    /// of a recovery in `epoch`. When this returns, that file is durable.
+    /// Copies the records from `from` on to the quarantine, before they are cut because of a
+    /// recovery in `epoch`. When this returns, the copy is durable.
     ///
     /// # Errors
     ///
-    /// The storage's, as in [`LogFiles::append`].
+    /// The storage's, as for [`LogFiles::append`].
     ///
     /// # Panics
     ///
-    /// When there are records and no cluster is set.
+    /// If there are records and no cluster is set.
     pub(crate) fn quarantine(&mut self, from: Offset, epoch: Epoch) -> Result<(), LogError> {
         self.attempt(|files| {
             if from >= files.written_end {
@@ -42,7 +42,7 @@ impl LogFiles {
             }
             let cluster = files.cluster.expect("records belong to a cluster");
             let (mut next, end) = (from, files.written_end);
-            // What lies between holes: each a file of its own.
+            // Records between holes: each range becomes a file of its own.
             let mut made = 0;
             let mut keep = |range| {
                 let kept =

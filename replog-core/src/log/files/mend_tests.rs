@@ -1,11 +1,11 @@
-//! Refused writes, and the log that goes on after them.
+//! Refused writes, and the log that continues after them.
 
 use super::*;
 use crate::log::testing::{Fault, FaultyStorage, Records, open_log, options, read_all, segments};
 
 const FULL: io::ErrorKind = io::ErrorKind::StorageFull;
 
-/// Enough records for several segments.
+/// Returns enough records for several segments.
 fn some_records(count: u64) -> Records {
     Records::new(
         0,
@@ -13,8 +13,8 @@ fn some_records(count: u64) -> Records {
     )
 }
 
-/// A log of ten records to which ten more could not be written because this step failed; how it
-/// failed. `None`: there are fewer steps.
+/// Returns a log of ten records to which ten more could not be written because this step failed,
+/// with the error. `None` if there are fewer steps.
 fn refused(
     records: &Records,
     step: usize,
@@ -36,7 +36,7 @@ fn refused(
     }
 }
 
-/// Appends what is missing; the log must be as if nothing had ever failed.
+/// Appends the missing records; the log must be as if nothing had ever failed.
 fn check_complete(
     records: &Records,
     storage: &FaultyStorage,
@@ -59,7 +59,7 @@ fn check_complete(
 }
 
 #[test]
-fn after_a_refused_write_the_log_goes_on_as_if_it_had_not_been_tried() {
+fn after_a_refused_write_the_log_continues_as_if_it_had_not_been_tried() {
     let records = some_records(20);
     for fault in [
         Fault::Error(FULL),
@@ -94,7 +94,7 @@ fn after_a_refused_write_the_log_goes_on_as_if_it_had_not_been_tried() {
 }
 
 #[test]
-fn mending_may_be_refused_too_and_is_tried_again() {
+fn mending_may_be_refused_too_and_can_be_retried() {
     let records = some_records(20);
     for step in 0.. {
         if refused(&records, step, Fault::Short(7, FULL)).is_none() {
@@ -126,7 +126,7 @@ fn mending_may_be_refused_too_and_is_tried_again() {
 }
 
 #[test]
-fn a_power_cut_before_or_while_it_is_mended_leaves_all_that_was_durable() {
+fn a_power_cut_before_or_during_mending_keeps_all_durable_records() {
     let records = some_records(20);
     for step in 0.. {
         if refused(&records, step, Fault::Short(7, FULL)).is_none() {
@@ -136,7 +136,7 @@ fn a_power_cut_before_or_while_it_is_mended_leaves_all_that_was_durable() {
             let (storage, mut files, view, _) =
                 refused(&records, step, Fault::Short(7, FULL)).unwrap();
             storage.fail_at(stop, Fault::Stop);
-            // Whether it came to its end or not.
+            // It may have completed or not.
             let _ = files.mend();
             let durable_end = view.durable_end();
             let (_, again, report) = open_log(&storage.after_power_cut(seed)).unwrap();
@@ -148,7 +148,7 @@ fn a_power_cut_before_or_while_it_is_mended_leaves_all_that_was_durable() {
 }
 
 #[test]
-fn what_a_start_shows_after_mending_whose_sync_failed_a_power_cut_does_not_change() {
+fn a_power_cut_does_not_change_what_a_start_showed_after_a_failed_sync_of_mending() {
     let records = some_records(20);
     // Parts of a record, and whole ones.
     for (step, length) in (0..30).flat_map(|step| [(step, 7), (step, 130)]) {
@@ -173,7 +173,7 @@ fn what_a_start_shows_after_mending_whose_sync_failed_a_power_cut_does_not_chang
 }
 
 #[test]
-fn without_a_sync_for_each_write_what_was_held_stays_held() {
+fn without_a_sync_for_each_write_held_records_stay_held() {
     let records = some_records(20);
     let storage = FaultyStorage::new();
     let options = LogOptions {

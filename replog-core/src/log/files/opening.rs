@@ -1,83 +1,81 @@
-//! Opening a log: how it ends is found out, what is wrong with it told, and then the directory is put
-//! in order.
+//! Opening a log: finds its end, reports damage, and then puts the directory in order.
 //!
-//! Owns the order of a start: first everything is looked at, then whoever must know of damage is told,
-//! and only then a byte is changed. Keeps rules 5 and 10.
+//! Owns the order of a start: first everything is examined, then damage is reported, and only then a byte is
+//! changed. Keeps rules 5 and 10.
 
 use super::*;
 
 /// Bytes that a copy of a segment writes at once.
 const COPY_BYTES: usize = 1 << 20;
 
-/// What opening a log found and did.
+/// Result of opening a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OpenReport {
-    /// The offset after the last record before which all can be read; durable.
+    /// The offset after the last record before which everything can be read; durable.
     pub(crate) end: Offset,
     /// Bytes of a torn tail that were cut away.
     pub(crate) torn_bytes: u64,
-    /// The first damaged offset below the mark, if the log has one.
+    /// The first damaged offset below the mark, if there is one.
     pub(crate) damaged: Option<Offset>,
-    /// Whether the stop before was a clean one.
+    /// `true` if the last stop was a clean one.
     pub(crate) clean: bool,
-    /// Files that were made anew because they were missing or unreadable.
+    /// Parts that were rebuilt because they were missing or unreadable.
     pub(crate) repairs: Repairs,
 }
 
-/// Parts of a directory that a start made anew.
+/// Parts of a directory that a start rebuilt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Repairs {
-    /// Segment headers, from the records around them.
+    /// Number of segment headers, rebuilt from the records around them.
     pub(crate) headers: u64,
-    /// Marks, from the end of the log.
+    /// Number of marks, rebuilt from the end of the log.
     pub(crate) marks: u64,
 }
 
-/// The condition of a log when it is opened, before anything is changed.
+/// Condition of a log when it is opened, before anything is changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogCondition {
-    /// The first damage below the mark, if the log has any.
+    /// The first damage below the mark, if there is any.
     pub(crate) damage: Option<Damage>,
-    /// Where the log ended before, as surely as the end of an intact log is known: by its mark, and by
-    /// the last record that can be read, whatever lies before it. Absent where a part is missing that would
-    /// tell.
+    /// Previous end of the log, as certain as the end of an intact log: given by its mark, and by the last readable
+    /// record, regardless of damage before it. Absent if a part that would tell is missing.
     pub(crate) known_end: Option<Offset>,
 }
 
-/// Damage that opening a log found.
+/// Damage that was found by opening a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Damage {
-    /// The file.
+    /// Path of the file.
     pub(crate) path: String,
-    /// The byte where it begins.
+    /// Position of its first byte in the file.
     pub(crate) position: u64,
     /// The first offset that cannot be read.
     pub(crate) offset: Offset,
-    /// What is wrong there.
+    /// Description of the damage.
     pub(crate) what: String,
 }
 
-/// How much of a log is read when it is opened.
+/// Amount of a log that is read when it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// The last segment: what lies before it is read when it is needed. For a log that passes for
-    /// whole, so that one without a mark is damaged.
+    /// The last segment: the ones before it are read when they are needed. For a log that counts as intact, so that
+    /// one without a mark is damaged.
     AtTheEnd,
-    /// All of it: a log that is not known to be whole.
+    /// The whole log, for one that is not known to be intact.
     Through,
 }
 
-/// Opens the log in `storage`, or prepares an empty one. `cluster` is what meta says.
+/// Opens the log in `storage`, or prepares an empty one. `cluster` is the one in the meta file.
 ///
-/// First looks, then changes: while anything is refused, not a byte is written. In between,
-/// `before_changes` is told the condition of the log, and must make durable what follows from it (that the
-/// log is not whole, and where it ended): the changes take the signs of it away.
+/// Examines first, then changes: if anything is refused, not a byte has been written. In between, `before_changes`
+/// receives the condition of the log, and must make its consequences durable (that the log is not intact, and where
+/// it ended): the changes remove the evidence.
 ///
 /// # Errors
 ///
 /// [`OpenError::Damaged`] when segments contradict each other, [`OpenError::Format`] and
-/// [`OpenError::OtherCluster`] when a file is not this node's, [`OpenError::Io`] when the storage
-/// refuses, and what `before_changes` returns.
+/// [`OpenError::OtherCluster`] when a file is not this node's, [`OpenError::Io`] when the storage refuses, and any
+/// error from `before_changes`.
 pub(crate) fn open(
     storage: Arc<dyn Storage>,
     options: LogOptions,
@@ -87,7 +85,7 @@ pub(crate) fn open(
 ) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
     let found = Found::look(&*storage)?;
     let lacks_mark = look == Look::AtTheEnd && found.mark.is_none();
-    // What is to be copied must be read, and what is read there may be damaged.
+    // Segments to be copied must be read, and may turn out to be damaged.
     let look = match found.unproven.is_empty() && !lacks_mark {
         true => look,
         false => Look::Through,
@@ -124,7 +122,7 @@ pub(crate) fn open(
             last.scanned.index,
             last.scanned.epochs,
         );
-        // Zeros behind the end stay where the file does; a copy has none.
+        // Zeros after the end remain if the file does; a copy has none.
         let size = match Arc::ptr_eq(&file, &last.file) {
             true => last.size,
             false => bytes,
@@ -166,7 +164,7 @@ pub(crate) fn open(
     Ok((files, view, report))
 }
 
-/// Whether anything was ever written to the log in `storage`.
+/// Returns `true` if anything was ever written to the log in `storage`.
 ///
 /// # Errors
 ///
@@ -180,33 +178,33 @@ pub(crate) fn was_used(storage: &dyn Storage) -> Result<bool, OpenError> {
     Ok(has_segment || mark.is_some_and(|mark| mark.end > Offset::ZERO))
 }
 
-/// What lies in the directory before anything is changed.
+/// Content of the directory before anything is changed.
 #[derive(Debug)]
 struct Found {
-    /// First offset and size, ascending.
+    /// First offset and size of each segment, ascending.
     segments: Vec<(Offset, u64)>,
     /// Names of copies that were never finished.
     copies: Vec<String>,
-    /// Absent where the file is missing or cannot be made out.
+    /// Absent if the file is missing or unreadable.
     mark: Option<Mark>,
     mark_is_there: bool,
     unproven: Unproven,
 }
 
-/// How the log ends, as it was read.
+/// End of the log, as it was read.
 #[derive(Debug, Default)]
 struct Ending {
-    /// The segments that stay.
+    /// Segments that stay.
     segments: Vec<(Offset, u64)>,
-    /// Torn and empty ones that go, newest first.
+    /// Torn and empty segments that are removed, newest first.
     removed: Vec<Offset>,
-    /// Those that follow nothing any more, ascending.
+    /// Segments that no longer follow anything, ascending.
     quarantine: Vec<Offset>,
-    /// Headers that cannot be read and are made again from the log before them.
+    /// Unreadable headers, rebuilt from the log before them.
     headers: Vec<SegmentHeader>,
-    /// What cannot be read among the segments that stay, by the segment.
+    /// Holes in the segments that stay, with the segment of each.
     holes: Vec<(Offset, Hole)>,
-    /// The last of those that stay.
+    /// The last segment that stays.
     last: Option<Last>,
     torn_bytes: u64,
     /// The first damage below the mark.
@@ -258,7 +256,7 @@ impl Ending {
         }
     }
 
-    /// The segments from this number on follow nothing.
+    /// Marks the segments from this number on for quarantine: they follow nothing.
     fn move_to_quarantine(&mut self, from: usize) {
         let more: Vec<Offset> = self
             .segments
@@ -303,19 +301,19 @@ impl Found {
         })
     }
 
-    /// Everything below is known to be synced; zero where nothing is known.
+    /// Returns the end below which everything is known to be synced; zero if nothing is known.
     fn mark_end(&self) -> Offset {
         self.mark.map_or(Offset::ZERO, |mark| mark.end)
     }
 
-    /// A log that passes for whole has no mark: nothing tells how far it was synced, so its last
-    /// records, or all of them, may be missing.
+    /// Reports a missing mark as damage of a log that counts as intact: nothing tells how far it was synced, so its
+    /// last records, or all of them, may be missing.
     fn without_mark(&self, ending: &mut Ending) {
         if ending.damage.is_some() {
             return;
         }
         let what = match self.mark_is_there {
-            true => "it cannot be made out, and nothing else tells how far the log was synced",
+            true => "it is unreadable, and nothing else tells how far the log was synced",
             false => "it is missing, and nothing else tells how far the log was synced",
         };
         ending.damage = Some(Damage {
@@ -326,8 +324,8 @@ impl Found {
         });
     }
 
-    /// Where the log ended before, if that is known; what is above the mark and cannot be read passes for
-    /// torn, as ever.
+    /// Returns the previous end of the log, if it is known. As always, unreadable data above the mark counts as
+    /// torn.
     fn known_end(
         &self,
         storage: &dyn Storage,
@@ -339,7 +337,7 @@ impl Found {
         if ending.damage.is_none() {
             return Ok(Some(mark.end.max(ending.end())));
         }
-        // All before the last segment was synced before that was made.
+        // Everything before the last segment was synced before that one was created.
         let Some(&(first, size)) = self.segments.last() else {
             return Ok(Some(mark.end));
         };
@@ -351,7 +349,7 @@ impl Found {
             Err(_) => made.cloned(),
         };
         let Some(header) = header else {
-            // What is behind it cannot be read. Above the mark nothing is.
+            // The records after it cannot be read. Above the mark there are none.
             return Ok((first >= mark.end).then_some(first));
         };
         let extent = (Offset(u64::MAX), size);
@@ -360,8 +358,8 @@ impl Found {
         Ok(Some(mark.end.max(first).max(scanned.end)))
     }
 
-    /// Counts what [`Found::settle`] makes anew. A directory in which nothing was ever written has no
-    /// mark that could be missing.
+    /// Counts the parts that [`Found::settle`] rebuilds. A directory in which nothing was ever written has no mark
+    /// that could be missing.
     fn repairs(&self, ending: &Ending) -> Repairs {
         let was_used = self.mark_is_there || !self.segments.is_empty() || ending.damage.is_some();
         Repairs {
@@ -399,7 +397,7 @@ impl Found {
         if look == Look::Through || self.begins_late() {
             self.read_through(storage, cluster, &mut ending)?;
         }
-        // All before the last segment was synced before that was made.
+        // Everything before the last segment was synced before that one was created.
         let last_first = self
             .segments
             .last()
@@ -408,7 +406,7 @@ impl Found {
         while let Some(&(first, size)) = ending.segments.last() {
             let path = segment::path(first);
             let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
-            // What is read below may still be in the cache only.
+            // The data that is read below may still be in the cache only.
             file.sync().map_err(at(&path))?;
             let header = match SegmentHeader::read(&*file).map_err(at(&path))? {
                 Ok(header) => header,
@@ -437,7 +435,7 @@ impl Found {
                     let what = format!("it is number {} of the segments", header.number);
                     return Err(OpenError::Format { path, what });
                 }
-                // One is missing, or there are too many: all of them are looked at.
+                // One is missing, or there are too many: all of them are examined.
                 return self.read_end(storage, cluster, Look::Through);
             }
             let below = match self.mark {
@@ -447,7 +445,7 @@ impl Found {
             let extent = (Offset(u64::MAX), size);
             let scanned =
                 segment::scan_past_damage(&*file, &header, extent, below).map_err(at(&path))?;
-            // Read through before as one that another follows.
+            // Its holes were already found when all segments were read.
             ending.holes.retain(|(segment, _)| *segment != first);
             ending.holes_in(first, &scanned.holes);
             self.check_end(&mut ending, first, &scanned, floor)?;
@@ -472,14 +470,14 @@ impl Found {
         Ok(ending)
     }
 
-    /// Whether the log's beginning is missing.
+    /// Returns `true` if the log's beginning is missing.
     fn begins_late(&self) -> bool {
         let first = self.segments.first().map(|(first, _)| *first);
         first.is_some_and(|first| first > Offset::ZERO)
     }
 
-    /// Reads all segments but the last: finds their holes, and where they stop following each
-    /// other. What lies behind that belongs to nothing.
+    /// Reads all segments but the last: finds their holes, and the point where they stop following each other.
+    /// Segments after that belong to nothing.
     fn read_through(
         &self,
         storage: &dyn Storage,
@@ -518,7 +516,7 @@ impl Found {
             let scanned = segment::scan_past_damage(&*file, &header, (next, size), next)
                 .map_err(at(&path))?;
             ending.holes_in(first, &scanned.holes);
-            // Where the next segment begins is known only if that follows.
+            // The beginning of the next segment is known only if that segment follows.
             let follows = self.follows(storage, nth + 1)?;
             expected = if follows { next } else { scanned.end };
             if scanned.end < expected {
@@ -534,7 +532,7 @@ impl Found {
         Ok(())
     }
 
-    /// Whether the segment says itself that it is the one of this number.
+    /// Returns `true` if the segment's own header has this number.
     fn follows(&self, storage: &dyn Storage, nth: usize) -> Result<bool, OpenError> {
         let path = segment::path(self.segments[nth].0);
         let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
@@ -542,7 +540,7 @@ impl Found {
         Ok(header.is_ok_and(|header| header.number == nth as u64))
     }
 
-    /// Tells damage from a torn tail.
+    /// Distinguishes damage from a torn tail.
     fn check_end(
         &self,
         ending: &mut Ending,
@@ -566,7 +564,7 @@ impl Found {
                     path: segment::path(first),
                     position: scanned.position,
                     offset: scanned.end,
-                    what: format!("it goes on behind {floor}, where the next segment began"),
+                    what: format!("it continues beyond {floor}, where the next segment began"),
                 });
             }
             Some(_) | None => {}
@@ -574,8 +572,8 @@ impl Found {
         Ok(())
     }
 
-    /// Brings the directory to the state that `ending` describes, all of it durable, and takes
-    /// the mark. Gives the last segment's file.
+    /// Brings the directory to the state that `ending` describes, all of it durable, and writes the mark. Returns
+    /// the last segment's file.
     fn settle(
         &self,
         storage: &dyn Storage,
@@ -626,10 +624,9 @@ impl Found {
         }
         let file = match &ending.last {
             None => None,
-            // Reading these records proves nothing: they may be in the cache only, and after a
-            // sync that failed the cache would be believed for ever. A header without records is
-            // as doubtful: the mark says nothing about it. And a file that is made shorter in place
-            // may be so in the cache only.
+            // Reading these records proves nothing: they may be in the cache only, and after a failed sync the
+            // cache would be trusted for ever. A header without records is as doubtful: the mark says nothing about
+            // it. And a file that was truncated in place may be shorter in the cache only.
             Some(last)
                 if end > self.mark_end()
                     || end == last.header.first
@@ -645,15 +642,15 @@ impl Found {
             }
             Some(last) => Some(last.file.clone()),
         };
-        // The start before may have ended between making a file and syncing its entry.
+        // The previous start may have ended between creating a file and syncing its entry.
         storage.sync_dir(DIR).map_err(at(DIR))?;
         let mark = MarkFile::open(storage).map_err(at(mark::PATH))?;
         let now = Mark {
             end,
             state: MarkState::Open,
         };
-        // Synced even where it is raised: the start before may have ended at a sync of it that
-        // failed, and a mark that is in the cache alone is none after a power cut.
+        // Synced even if it is raised: the previous start may have ended at a failed sync of the mark, and a mark
+        // that is only in the cache is gone after a power cut.
         mark.write_synced(now).map_err(at(mark::PATH))?;
         if !self.unproven.is_empty() {
             storage.remove(unproven::PATH).map_err(at(unproven::PATH))?;
@@ -662,16 +659,16 @@ impl Found {
         Ok((mark, file))
     }
 
-    /// Whether a segment must be copied: its header is made again, or it was written to in place,
-    /// which only a new file proves.
+    /// Returns `true` if a segment must be copied: its header was rebuilt, or it was written to in place, which
+    /// only a new file proves.
     fn is_doubtful(&self, first: Offset, ending: &Ending) -> bool {
         let mut made = ending.headers.iter();
         self.unproven.contains(first) || made.any(|header| header.first == first)
     }
 }
 
-/// Writes the records of a segment, up to the offset `until` or the byte `limit`, to a new file that
-/// takes its place; what lies in its holes as it is.
+/// Copies the records of a segment, up to the offset `until` or the byte `limit`, to a new file that replaces it;
+/// the bytes in its holes are copied as they are.
 fn copy(
     storage: &dyn Storage,
     from: &dyn StorageFile,
@@ -692,7 +689,7 @@ fn copy(
     while scan.offset() < until {
         if let Some(hole) = holes.next_if(|hole| hole.position == scan.position()) {
             let Some(end_position) = hole.end_position else {
-                // Nothing that can be read follows in this segment.
+                // No readable record follows in this segment.
                 break;
             };
             let begins = queued.len();
@@ -722,8 +719,8 @@ fn copy(
     Ok(file)
 }
 
-/// The header of the last of these segments, which cannot be read, from the log before it; `None`
-/// where that cannot be read either, or no record follows where the header would end.
+/// Rebuilds the unreadable header of the last of these segments from the log before it; `None` if that is
+/// unreadable too, or no record follows where the header would end.
 fn derive_header(
     storage: &dyn Storage,
     cluster: Option<ClusterId>,
@@ -759,7 +756,7 @@ fn derive_header(
     Ok((scanned.end > first).then_some(header))
 }
 
-/// Checks that a segment is this cluster's, and the one of its name.
+/// Checks that a segment belongs to this cluster and matches its name.
 fn check_header(
     header: &SegmentHeader,
     first: Offset,

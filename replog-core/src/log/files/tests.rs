@@ -1,4 +1,4 @@
-//! Opening, appending, syncing and truncating, with every kind of stop and failure between.
+//! Opening, appending, syncing and truncating, with every kind of stop and failure in between.
 
 mod lives;
 
@@ -16,7 +16,7 @@ use crate::{
     types::EpochStart,
 };
 
-/// Enough records for several segments, of three epochs and of different lengths.
+/// Returns enough records for several segments, of three epochs and of different lengths.
 fn some_records(count: u64) -> Records {
     Records::new(
         0,
@@ -24,7 +24,7 @@ fn some_records(count: u64) -> Records {
     )
 }
 
-/// A log with these records, all synced.
+/// Returns a log with these records, all synced.
 fn written(records: &Records) -> (MemoryStorage, LogFiles, Arc<LogView>) {
     let storage = MemoryStorage::new();
     let (mut files, view, _) = open_log(&storage).unwrap();
@@ -38,7 +38,7 @@ fn last_segment(storage: &dyn Storage) -> String {
     segments(storage).pop_last().unwrap().0
 }
 
-/// The mark, as a power cut may have left it.
+/// Sets the mark, as a power cut may have left it.
 fn set_mark(storage: &dyn Storage, end: u64) {
     let mark = MarkFile::open(storage).unwrap();
     mark.write(Mark {
@@ -48,7 +48,7 @@ fn set_mark(storage: &dyn Storage, end: u64) {
     .unwrap();
 }
 
-/// What is said of damage before anything is changed: file, byte, offset.
+/// Returns the damage that is reported before anything is changed: file, byte, offset.
 pub(super) fn damaged_at(storage: &(impl Storage + Clone)) -> (String, u64, u64) {
     let mut found = None;
     let refuse = |condition: &LogCondition| {
@@ -82,7 +82,7 @@ fn a_blank_directory_opens_as_an_empty_log() {
 }
 
 #[test]
-fn what_was_appended_is_there_after_reopening() {
+fn appended_records_are_there_after_reopening() {
     let records = some_records(40);
     let (storage, mut files, view) = written(&records);
     assert_eq!(
@@ -103,7 +103,7 @@ fn what_was_appended_is_there_after_reopening() {
     };
     assert_eq!(report, expected);
     assert_eq!(read_all(&view, 1000), records.bytes());
-    // The flag is down while the log is open.
+    // The mark does not say clean while the log is open.
     assert!(!open_log(&storage).unwrap().2.clean);
 }
 
@@ -135,7 +135,7 @@ fn a_log_on_files_is_the_same_as_one_in_memory() {
 }
 
 #[test]
-fn a_record_longer_than_a_segment_has_one_for_itself() {
+fn a_record_longer_than_a_segment_gets_one_of_its_own() {
     let records = Records::new(0, [(1, 10), (1, 5000), (1, 5000), (1, 10), (1, 10)]);
     let (storage, _, view) = written(&records);
     let firsts: Vec<String> = segments(&storage).into_keys().collect();
@@ -149,7 +149,7 @@ fn a_record_longer_than_a_segment_has_one_for_itself() {
 }
 
 #[test]
-fn written_is_not_yet_durable_unless_the_policy_says_so() {
+fn written_records_are_not_durable_yet_unless_the_policy_says_so() {
     for sync in [
         SyncPolicy::Never,
         SyncPolicy::Interval(std::time::Duration::from_secs(1)),
@@ -203,7 +203,7 @@ fn a_torn_last_record_is_cut_wherever_it_is_torn() {
             set_content(&storage, &path, &bytes);
             let (mut files, view, report) = open_log(&storage).unwrap();
             view.check();
-            // Zeros at the end are no content.
+            // Zeros at the end are not content.
             let zeros = torn[..length]
                 .iter()
                 .rev()
@@ -240,7 +240,7 @@ fn a_zero_filled_tail_reads_as_the_end() {
             "{zeros} zeros"
         );
         assert_eq!(read_all(&view, 100), records.bytes());
-        // Records are written over them, and those that are left go with a clean stop.
+        // Records overwrite them, and a clean stop removes the rest.
         let mut all = records.clone();
         all.encoded.extend(more.encoded.clone());
         files.append(&[more.batch()]).unwrap();
@@ -253,7 +253,7 @@ fn a_zero_filled_tail_reads_as_the_end() {
 }
 
 #[test]
-fn zeros_ahead_of_the_records_spare_syncs_of_the_length() {
+fn preallocated_zeros_save_syncs_of_the_length() {
     let storage = FaultyStorage::new();
     let (mut files, view, _) = open_log_ahead(&storage, 200).unwrap();
     let records = Records::new(0, [(1, 10); 20]);
@@ -276,7 +276,7 @@ fn zeros_ahead_of_the_records_spare_syncs_of_the_length() {
 }
 
 #[test]
-fn a_group_that_is_long_itself_has_no_zeros_ahead() {
+fn nothing_is_preallocated_for_a_long_group() {
     let storage = MemoryStorage::new();
     let (mut files, ..) = open_log_ahead(&storage, 200).unwrap();
     let records = Records::new(0, [(1, 60)]);
@@ -303,7 +303,7 @@ fn with_each_byte_flipped(mark: u64, check: impl Fn(usize, &Records, &BTreeMap<S
 }
 
 #[test]
-fn a_flipped_byte_above_the_mark_cuts_and_nothing_before_it_is_lost() {
+fn a_flipped_byte_above_the_mark_is_a_cut_and_nothing_before_it_is_lost() {
     let header_bytes = segment::HEADER_BYTES_MIN + 2 * 16;
     with_each_byte_flipped(4, |at, records, files| {
         let first_bytes = records.encoded[4].1.len();
@@ -332,7 +332,7 @@ fn a_flipped_byte_above_the_mark_cuts_and_nothing_before_it_is_lost() {
 }
 
 #[test]
-fn a_flipped_byte_below_the_mark_is_damage_but_for_a_header_which_is_made_again() {
+fn a_flipped_byte_below_the_mark_is_damage_except_in_a_header_which_is_rebuilt() {
     let header_bytes = (segment::HEADER_BYTES_MIN + 2 * 16) as u64;
     with_each_byte_flipped(6, |at, records, files| {
         let second = header_bytes + records.encoded[4].1.len() as u64;
@@ -357,7 +357,7 @@ fn a_flipped_byte_below_the_mark_is_damage_but_for_a_header_which_is_made_again(
 }
 
 #[test]
-fn a_log_without_a_mark_does_not_pass_for_whole() {
+fn a_log_without_a_mark_does_not_count_as_intact() {
     let records = some_records(20);
     let (storage, _, _) = written(&records);
     for mark in [None, Some(&b"no mark"[..]), Some(&b""[..])] {
@@ -387,7 +387,7 @@ fn a_log_without_a_mark_does_not_pass_for_whole() {
 }
 
 #[test]
-fn a_log_that_is_gone_with_its_mark_does_not_pass_for_an_empty_one() {
+fn a_log_that_is_gone_with_its_mark_does_not_count_as_an_empty_one() {
     let storage = MemoryStorage::new();
     let (_, _, report) = open_log_looking(&storage, Look::Through).unwrap();
     assert_eq!((report.damaged, report.repairs), (None, Repairs::default()));
@@ -453,7 +453,7 @@ fn a_missing_part_of_a_log_is_damage() {
                 "the log ends before the mark"
             );
         }
-        // What lies behind the gap is quarantined, and the log is one that can be filled again.
+        // Segments after the gap are quarantined, and the log is one that can be filled again.
         let (mut log, view, report) = open_log(&storage).unwrap();
         view.check();
         assert_eq!(
@@ -489,7 +489,7 @@ fn a_missing_part_of_a_log_is_damage() {
 }
 
 #[test]
-fn a_segment_without_a_whole_header_is_removed() {
+fn a_segment_with_an_incomplete_header_is_removed() {
     let records = some_records(5);
     let (storage, _, _) = written(&records);
     let before = dump(&storage);
@@ -560,7 +560,7 @@ fn files_that_are_not_this_nodes_are_refused() {
         open_log(&storage).unwrap();
         assert_eq!(content(&storage, &format!("log/{name}")), b"something");
     }
-    // A segment under another one's name.
+    // A segment under another segment's name.
     let mut files = before.clone();
     let paths: Vec<String> = segments(&storage).into_keys().collect();
     files.insert(paths[3].clone(), files[&paths[2]].clone());
@@ -586,7 +586,7 @@ fn files_that_are_not_this_nodes_are_refused() {
 }
 
 #[test]
-fn a_cut_leaves_what_only_the_records_below_it_would_have_made() {
+fn a_cut_leaves_the_files_that_the_records_below_it_alone_would_have_made() {
     let records = some_records(30);
     for to in 0..=31 {
         let (storage, mut files, view) = written(&records);
@@ -624,7 +624,7 @@ fn a_cut_leaves_what_only_the_records_below_it_would_have_made() {
 }
 
 #[test]
-fn a_cut_where_damage_hides_the_place_changes_nothing() {
+fn a_cut_at_a_place_hidden_by_damage_changes_nothing() {
     let (storage, mut files, view) = written(&some_records(30));
     let (path, mut bytes) = segments(&storage).pop_first().unwrap();
     let second: Offset = Offset(
@@ -644,7 +644,8 @@ fn a_cut_where_damage_hides_the_place_changes_nothing() {
     assert_eq!((view.written_end(), view.cuts()), (Offset(30), 0));
 }
 
-/// Appends, cuts and appends again, with this fault at that step; whether the fault came.
+/// Appends, cuts and appends again, with this fault at that step; returns `true` if the fault
+/// happened.
 fn a_life_with(storage: &FaultyStorage, records: &Records, step: usize, fault: Fault) -> bool {
     let live = || -> Result<(), LogError> {
         let (mut files, ..) = open_log_ahead(storage, 450).map_err(io::Error::other)?;
@@ -669,7 +670,7 @@ fn a_life_with(storage: &FaultyStorage, records: &Records, step: usize, fault: F
 }
 
 #[test]
-fn what_a_start_shows_after_a_failed_sync_a_power_cut_does_not_change() {
+fn a_power_cut_does_not_change_what_a_start_showed_after_a_failed_sync() {
     let records = some_records(20);
     let refused = Fault::Short(130, io::ErrorKind::StorageFull);
     for (step, fault) in (0..40).flat_map(|step| [(step, Fault::LostSync), (step, refused)]) {
@@ -699,7 +700,7 @@ fn what_a_start_shows_after_a_failed_sync_a_power_cut_does_not_change() {
 }
 
 #[test]
-fn after_any_failure_nothing_is_done_any_more() {
+fn after_any_failure_nothing_more_is_done() {
     let faults = [
         Fault::Error(io::ErrorKind::StorageFull),
         Fault::Short(0, io::ErrorKind::StorageFull),
@@ -737,13 +738,15 @@ fn after_any_failure_nothing_is_done_any_more() {
             for error in errors {
                 assert_eq!(error.kind(), io::ErrorKind::StorageFull);
                 assert!(
-                    error.to_string().starts_with("the log takes no more: "),
+                    error
+                        .to_string()
+                        .starts_with("the log accepts no more writes: "),
                     "{error}"
                 );
             }
             assert_eq!(storage.steps(), steps, "something was done after a failure");
             assert!(durable_end >= Offset(10));
-            // What was written in part is a torn tail for the next start.
+            // A partial write is a torn tail for the next start.
             drop(files);
             let (_, again, report) = open_log(&storage).unwrap();
             again.check();
@@ -754,7 +757,7 @@ fn after_any_failure_nothing_is_done_any_more() {
 }
 
 #[test]
-fn a_failed_sync_makes_nothing_durable_and_is_not_tried_again() {
+fn a_failed_sync_makes_nothing_durable_and_is_not_retried() {
     let storage = FaultyStorage::new();
     let (mut files, view, _) = open_log(&storage).unwrap();
     files.append(&[some_records(3).batch()]).unwrap();
@@ -771,14 +774,14 @@ fn a_failed_sync_makes_nothing_durable_and_is_not_tried_again() {
 
 #[test]
 #[should_panic(expected = "a batch does not follow the written end")]
-fn a_batch_that_does_not_follow_is_a_mistake() {
+fn appending_a_batch_that_does_not_follow_panics() {
     let (_, mut files, _) = written(&some_records(3));
     let _ = files.append(&[Records::new(4, [(1, 5)]).batch()]);
 }
 
 #[test]
 #[should_panic(expected = "nothing is appended before a cluster is known")]
-fn an_append_without_a_cluster_is_a_mistake() {
+fn appending_without_a_cluster_panics() {
     let (mut files, _, _) =
         crate::log::testing::open_with(Arc::new(MemoryStorage::new()), options(), None).unwrap();
     let _ = files.append(&[some_records(3).batch()]);
@@ -810,7 +813,7 @@ fn a_group_is_one_write_and_one_sync_for_each_segment() {
 
 #[test]
 fn epoch_starts_reach_back_over_segments_and_cuts() {
-    // More epochs than a header or the memory keeps.
+    // More epochs than a header or memory holds.
     let count = 1500;
     let mut records = Records::new(0, (0..count).map(|n| (1 + n - n % 2, 1)));
     records.push(5000, 10);
@@ -848,7 +851,7 @@ fn epoch_starts_reach_back_over_segments_and_cuts() {
     check(&open_log(&storage).unwrap().1, &records);
 }
 
-/// What happens to a log, with numbers that are taken modulo what is possible.
+/// Operation on a log, with numbers that are taken modulo what is possible.
 #[derive(Clone, Debug)]
 enum Step {
     Append {
@@ -884,14 +887,14 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A log beside the plain list of what should be in it.
+/// A log and the plain list of the records that should be in it.
 struct Pair<S> {
     storage: S,
     preallocate_bytes: u64,
     log: Option<(LogFiles, Arc<LogView>)>,
     records: Records,
     epoch: u64,
-    /// Everything below was reported as durable.
+    /// Everything below this was reported as durable.
     durable: u64,
 }
 
@@ -936,7 +939,7 @@ impl<S: Storage + Clone> Pair<S> {
             }
             Step::Truncate { to } => {
                 let to = to % (end + 1);
-                // What follows is another branch, so it is of another epoch.
+                // The records that follow are another branch, so they are of another epoch.
                 self.epoch += 1;
                 self.durable = self.durable.min(to);
                 let cut = files.truncate(Offset(to)).map_err(at("truncate"))?.cut();
@@ -998,7 +1001,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn a_log_is_what_a_plain_list_is(
+    fn a_log_behaves_like_a_plain_list(
         steps in prop::collection::vec(any_step(), 1..40),
         ahead in 0..900_u64,
     ) {
@@ -1007,7 +1010,7 @@ proptest! {
             pair.step(step).unwrap();
             pair.check_content();
         }
-        // Whatever happened before, the files are those of a log that only ever grew.
+        // No matter what happened before, the files are those of a log that only ever grew.
         let mut files = match pair.log.take() {
             Some((files, _)) => files,
             None => open_log(&pair.storage).unwrap().0,
@@ -1059,14 +1062,14 @@ proptest! {
     }
 
     #[test]
-    fn a_power_cut_loses_nothing_that_was_durable(
+    fn a_power_cut_loses_no_durable_record(
         steps in prop::collection::vec(any_step(), 1..25),
         stop in any::<prop::sample::Index>(),
         second_stop in 0..30_usize,
         seed in any::<u64>(),
         ahead in 0..900_u64,
     ) {
-        // Once to learn how many steps there are, and once more up to the stop.
+        // Once to count the steps, and once more up to the stop.
         let rehearsal = FaultyStorage::new();
         let mut pair = Pair::new(rehearsal.clone(), ahead);
         for step in &steps {
@@ -1110,10 +1113,10 @@ fn check_after_power_cut(
         pair.durable
     );
     prop_assert!(pair.records.bytes().starts_with(&found));
-    // What was reported at the start is as durable as anything.
+    // The end reported at the start is as durable as any.
     let mut again = left.after_power_cut(seed ^ 2);
     prop_assert_eq!(read_all(&open_log(&again).unwrap().1, 1000), found);
-    // And the log goes on from there.
+    // And the log continues from there.
     let more = Records::new(report.end.0, [(1 << 20, 30), (1 << 20, 100)]);
     files.append(&[more.batch()]).unwrap();
     files.sync().unwrap();

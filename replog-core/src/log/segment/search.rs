@@ -1,8 +1,8 @@
-//! The search for the next record behind what is none.
+//! The search for the next good record after bad bytes.
 //!
-//! Owns what a walk may take for a record where it does not know where one begins: only what has
-//! its checksum, and an offset and an epoch that may follow. Keeps rule 10: what lies between is
-//! passed as damage, by a caller that says so, and never as records.
+//! Owns the test for what a walk may accept as a record when it does not know where one begins:
+//! only bytes with a valid checksum, and an offset and an epoch that may follow. Keeps rule 10: the
+//! bytes between are passed over as damage, by a caller that reports them, and never as records.
 
 use std::{io, ops::Range};
 
@@ -13,13 +13,13 @@ use crate::{
 };
 
 impl Scan<'_> {
-    /// Moves on to the next record whose offset is at least that of the walk and below `below`,
-    /// and whose epoch is not before `epoch`. `false`, and the walk stands where it stood, where
-    /// there is none before the limit.
+    /// Moves to the next record whose offset is at least that of the walk and below `below`, and
+    /// whose epoch is not older than `epoch`. `false` if there is none before the limit; the walk
+    /// has then not moved.
     ///
     /// # Errors
     ///
-    /// The storage's. The walk stands where it stood.
+    /// The storage's. The walk has not moved.
     pub(crate) fn search(&mut self, below: Offset, epoch: Option<Epoch>) -> io::Result<bool> {
         let begin = self.position;
         let found = self.find_from(begin, self.offset..below, epoch.unwrap_or_default());
@@ -39,8 +39,8 @@ impl Scan<'_> {
         wanted: Range<Offset>,
         epoch: Epoch,
     ) -> io::Result<Option<(Offset, u64)>> {
-        // Damage mostly leaves the length as it was. To go by it first does not only save time: a
-        // payload may have in it what looks like a record, and this passes it.
+        // Damage mostly leaves the length as it was. Trying the length first does not only save
+        // time: a payload may contain bytes that look like a record, and this skips them.
         if let Some(position) = self.end_by_length()? {
             self.position = position;
             let next = Offset(wanted.start.0.saturating_add(1));
@@ -58,14 +58,14 @@ impl Scan<'_> {
         Ok(None)
     }
 
-    /// Where the record at the position ends, if its length is one.
+    /// Returns the end of the record at the position, if its length is valid.
     fn end_by_length(&mut self) -> io::Result<Option<u64>> {
         self.fill(RECORD_HEADER_BYTES)?;
         let total = encoded_len(&self.buffer[self.start()..]);
         Ok(total.ok().map(|total| self.position + total as u64))
     }
 
-    /// The offset of the record at the position, if a wanted one is there.
+    /// Returns the offset of the record at the position, if it is a wanted one.
     fn has_record(&mut self, wanted: &Range<Offset>, epoch: Epoch) -> io::Result<Option<Offset>> {
         let left = self.limit.saturating_sub(self.position);
         if left < RECORD_HEADER_BYTES as u64 {
@@ -85,7 +85,7 @@ impl Scan<'_> {
         Ok(record.is_ok().then_some(offset))
     }
 
-    /// Goes to a position; what is in the buffer is kept where it is of use.
+    /// Moves to a position; the buffer is kept if it is still of use.
     fn stand_at(&mut self, position: u64) {
         self.position = position;
         if position < self.buffer_at {
@@ -113,7 +113,7 @@ mod tests {
         storage.open("log/x", OpenHow::Existing).unwrap()
     }
 
-    /// Where a search from byte 0 ends that may find records of `from..below`.
+    /// Returns where a search from byte 0 for records of `from..below` ends.
     fn search(bytes: &[u8], from: u64, below: Offset, epoch: u64) -> Option<(u64, u64)> {
         let file = file_of(bytes);
         let mut scan = Scan::new(&*file, (Offset(from), 0), bytes.len() as u64);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_within_a_payload_is_taken_only_where_the_length_is_lost_too() {
+    fn a_record_within_a_payload_is_accepted_only_if_the_length_is_damaged_too() {
         let within = Records::new(8, [(1, 10)]).bytes();
         let mut outer = Records::new(7, [(1, 100), (1, 20)]);
         let first = outer.encoded[0].1.len();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_offset_and_an_epoch_that_may_follow_are_taken() {
+    fn only_an_offset_and_an_epoch_that_may_follow_are_accepted() {
         let good = Records::new(9, [(4, 10), (4, 10), (5, 10)]);
         let garbage = [vec![0; 40], vec![0xee; 33]].concat();
         let bytes = [garbage, good.bytes()].concat();
@@ -173,11 +173,15 @@ mod tests {
             assert_eq!(found, expected, "{from}..{below} of epoch {epoch}");
         }
         let cut = &bytes[..bytes.len() - 1];
-        assert_eq!(search(cut, 11, END, 0), None, "a part of a record is none");
+        assert_eq!(
+            search(cut, 11, END, 0),
+            None,
+            "a part of a record is not a record"
+        );
     }
 
     #[test]
-    fn a_search_goes_far_beyond_what_is_read_at_once() {
+    fn a_search_continues_far_beyond_one_chunk() {
         let good = Records::new(3, [(1, 10)]).bytes();
         for garbage in [SCAN_BYTES - 20, 3 * SCAN_BYTES] {
             let bytes = [vec![0; garbage], good.clone()].concat();

@@ -1,32 +1,33 @@
-//! Where appends of several records begin and end in a written log.
+//! Boundaries of appends of several records in a written log.
 //!
-//! Owns nothing: a part of [`LogView`] that has an interface of its own. Looks at the last record first,
-//! which almost always ends its append, and reads the log back to the append's beginning only where it
-//! does not. Keeps rule 2, for appends too: no node shows a part of one.
+//! Owns nothing: a part of [`LogView`] that has an interface of its own. Looks at the last record first, which
+//! almost always ends its append, and reads the log back to the beginning of the append only if it does not. Keeps
+//! rule 2, for appends too: no node shows a part of one.
 
 use super::*;
 use crate::limits::BATCH_BYTES_MAX;
 
 impl LogView {
-    /// The end of the last append that is in the log as a whole: the written end, unless the log ends
-    /// inside an append. Blocking: may read files. For who writes the log: nothing changes meanwhile.
+    /// Returns the end of the last complete append in the log: the written end, unless the log ends inside an
+    /// append. Blocking: may read files. For the writer of the log: nothing changes meanwhile.
     ///
     /// # Errors
     ///
-    /// As [`LogView::read`]: then the log may end inside an append or not.
+    /// Like [`LogView::read`]: it is then unknown if the log ends inside an append.
     pub(crate) fn whole_appends_end(self: &Arc<Self>) -> Result<Offset, ReadError> {
         let (found, read) = look_back(self, self.written_end());
         read.map(|()| found)
     }
 }
 
-/// The end of the last append that is whole before `end`, as far as can be read: what cannot be is not
+/// Returns the end of the last complete append before `end`, as far as can be read: unreadable records are not
 /// shown.
 pub(super) fn shown_before(view: &Arc<LogView>, end: Offset) -> Offset {
     look_back(view, end).0
 }
 
-/// The end of the last append that can be read before `end`, and whether all that decides it can.
+/// Returns the end of the last readable append before `end`, and an error if a record that decides it is
+/// unreadable.
 fn look_back(view: &Arc<LogView>, end: Offset) -> (Offset, Result<(), ReadError>) {
     let Some(last) = end.0.checked_sub(1).map(Offset) else {
         return (end, Ok(()));
@@ -62,8 +63,8 @@ fn look_back(view: &Arc<LogView>, end: Offset) -> (Offset, Result<(), ReadError>
     (Offset::ZERO, read)
 }
 
-/// The end of the last append among these records; `None` where they all belong to one that goes on,
-/// and that may have begun before them.
+/// Returns the end of the last append among these records; `None` if they all belong to one that continues, and
+/// that may have begun before them.
 pub(super) fn last_closed(records: &[RecordBatch]) -> Option<Offset> {
     records
         .iter()

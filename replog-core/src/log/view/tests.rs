@@ -115,7 +115,7 @@ fn readers_keep_few_segments_open_and_scan_little() {
         }
     }
     assert_eq!(view.state().opened.len(), SEGMENTS_OPEN_MAX);
-    // Small steps through one large segment: each begins near where the last one ended.
+    // Small steps through one large segment: each begins near the end of the last one.
     let records = Records::new(0, (0..20_000).map(|_| (1, 100)));
     let options = LogOptions {
         segment_bytes: 1 << 30,
@@ -145,7 +145,7 @@ fn options_always() -> LogOptions {
 }
 
 #[test]
-fn what_lies_before_damage_is_read_and_the_damage_is_named() {
+fn records_before_damage_are_read_and_the_damage_is_named() {
     let storage = MemoryStorage::new();
     let records = Records::new(0, [(1, 50); 30]);
     let options = LogOptions {
@@ -223,7 +223,7 @@ fn a_cut_at_any_moment_of_a_read_gives_no_mixture() {
     }
 }
 
-/// Whether there were so many reads that the cut came.
+/// Returns `true` if there were enough reads for the cut to happen.
 fn cut_during_a_read(
     old: &Records,
     new: &Records,
@@ -243,7 +243,7 @@ fn cut_during_a_read(
         encoded: new.encoded[to as usize..].to_vec(),
     };
     let writer = files.clone();
-    // Runs inside the read: were a lock held across I/O, this would hang.
+    // Runs inside the read: if a lock were held across I/O, this would deadlock.
     storage.hook_read(reads, time, move || {
         let mut files = writer.lock().unwrap();
         files.truncate(Offset(to)).unwrap();
@@ -273,7 +273,7 @@ fn cut_during_a_read(
 }
 
 #[test]
-fn readers_beside_a_writer_that_cuts_never_see_two_branches_as_one() {
+fn readers_never_see_two_branches_as_one_while_a_writer_cuts() {
     const EPOCHS: usize = 150;
     let storage = MemoryStorage::new();
     let options = LogOptions {
@@ -281,7 +281,7 @@ fn readers_beside_a_writer_that_cuts_never_see_two_branches_as_one() {
         ..options()
     };
     let (mut files, view) = log_of(&storage, options, &[Records::new(0, [(0, 40); 30]).batch()]);
-    // Where each epoch began.
+    // Beginning of each epoch.
     let starts: Vec<AtomicU64> = (0..EPOCHS).map(|_| AtomicU64::new(0)).collect();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -359,7 +359,7 @@ proptest! {
 }
 
 #[test]
-fn bytes_from_an_offset_are_exact_in_the_tail_and_at_segments_and_between_them_a_share() {
+fn bytes_from_an_offset_are_exact_in_the_tail_and_at_segments_and_estimated_elsewhere() {
     // 46 bytes each, and one that is longer.
     let mut sizes = [(1, 9); 40];
     sizes[1].1 = 109;

@@ -61,7 +61,7 @@ fn cut(ticket: u64, to: u64) -> WriteCommand {
     }
 }
 
-/// Reports in few words, to compare.
+/// Formats a report in a few words, for comparison.
 fn words(report: &WriteReport) -> String {
     match report {
         WriteReport::Written { end } => format!("written {end}"),
@@ -94,7 +94,7 @@ fn run(writer: &mut WriterLoop, commands: Vec<WriteCommand>) -> (Vec<String>, bo
 }
 
 #[test]
-fn appends_next_to_each_other_are_one_write_and_one_sync() {
+fn adjacent_appends_are_one_write_and_one_sync() {
     let storage = FaultyStorage::new();
     let (mut writer, view) = writer_on(&storage, SyncPolicy::Always);
     run(&mut writer, vec![append(0, 1)]);
@@ -150,7 +150,7 @@ fn reports_come_in_the_order_of_the_commands() {
 }
 
 #[test]
-fn without_a_sync_for_each_write_what_is_written_is_held() {
+fn without_a_sync_for_each_write_written_records_are_held() {
     let interval = Duration::from_millis(50);
     for (sync, delay) in [
         (SyncPolicy::Interval(interval), Some(interval)),
@@ -172,7 +172,7 @@ fn without_a_sync_for_each_write_what_is_written_is_held() {
         assert!(flow.is_continue() && reports.is_empty(), "{reports:?}");
         assert_eq!(storage.file_syncs(), syncs + 1);
         assert_eq!(writer.sync_delay(), None);
-        // What others rely on is synced, whatever the policy.
+        // Anything that others rely on is synced under any policy.
         let commands = [save(1), cut(2, 0), WriteCommand::Close];
         for (nth, command) in commands.into_iter().enumerate() {
             let end = if nth < 2 { 3 + nth as u64 } else { 0 };
@@ -204,7 +204,7 @@ fn meta_is_saved_only_after_the_records_before_it_are_durable() {
     }
 }
 
-/// What a writer is asked in the tests of failures, and what it reports without one.
+/// Returns the commands for a writer in the tests of failures, and its reports without a failure.
 fn work() -> (Vec<WriteCommand>, [&'static str; 7]) {
     let commands = vec![append(2, 2), save(1), append(4, 1), cut(2, 1), append(1, 3)];
     let reports = [
@@ -219,8 +219,8 @@ fn work() -> (Vec<WriteCommand>, [&'static str; 7]) {
     (commands, reports)
 }
 
-/// A writer that holds two records and fails at this step of its work; what it reported, and
-/// whether it ended. `None`: the work has fewer steps.
+/// Returns a writer that holds two records and fails at this step of its work, its reports, and if
+/// it ended. `None` if the work has fewer steps.
 fn failing(
     step: usize,
     kind: io::ErrorKind,
@@ -270,7 +270,7 @@ fn the_first_failure_is_the_last_report() {
 }
 
 #[test]
-fn after_a_refused_write_it_resumes_when_there_is_room_and_not_before() {
+fn after_a_refused_write_the_writer_resumes_only_when_there_is_space() {
     for step in 0.. {
         let Some((storage, mut writer, reports, ended)) = failing(step, io::ErrorKind::StorageFull)
         else {
@@ -285,7 +285,7 @@ fn after_a_refused_write_it_resumes_when_there_is_room_and_not_before() {
         let (again, ended) = run(&mut writer, vec![WriteCommand::Resume, append(9, 1)]);
         assert!(!ended, "step {step}: {again:?}");
         assert_eq!(again, ["write failed: StorageFull"], "step {step}");
-        // What became durable before it failed stays.
+        // Records that became durable before the failure stay.
         let cut = reports.iter().any(|report| report.starts_with("truncated"));
         let (resumed, _) = run(&mut writer, vec![WriteCommand::Resume]);
         let ends: &[u64] = if cut { &[1, 4] } else { &[2, 4, 5] };
@@ -312,7 +312,7 @@ fn after_a_refused_write_it_resumes_when_there_is_room_and_not_before() {
 }
 
 #[test]
-fn a_stop_on_a_full_disk_is_a_clean_one() {
+fn a_stop_on_a_full_disk_is_clean() {
     for at_once in [true, false] {
         let storage = FaultyStorage::new();
         let (mut writer, _) = writer_on(&storage, SyncPolicy::Always);
@@ -345,7 +345,7 @@ fn a_group_is_bounded_in_bytes() {
     assert_eq!(taken, [4, 4, 2]);
 }
 
-/// A writer on a thread, and what it reports.
+/// Starts a writer on a thread and returns its reports.
 fn spawn(storage: &FaultyStorage, sync: SyncPolicy) -> (LogWriter, Receiver<String>) {
     let (writer, _) = writer_on(storage, sync);
     let (sender, reports) = channel();
@@ -384,7 +384,7 @@ fn the_thread_does_what_it_is_told_and_ends_after_close() {
 }
 
 #[test]
-fn the_thread_ends_without_a_clean_mark_when_nobody_is_left() {
+fn the_thread_ends_without_a_clean_mark_when_no_handle_is_left() {
     let storage = FaultyStorage::new();
     let (writer, reports) = spawn(&storage, SyncPolicy::Always);
     writer.submit(append(0, 1));
@@ -436,7 +436,7 @@ fn a_panic_of_the_writer_is_reported_as_a_failure() {
 
 /// Rule 10 is about the log: a snapshot of its keys can be made again.
 #[test]
-fn a_snapshot_of_keys_that_cannot_be_left_does_not_make_a_stop_unclean() {
+fn a_failure_to_save_the_snapshot_of_keys_does_not_make_a_stop_unclean() {
     for failing_step in [None, Some(0), Some(1), Some(2)] {
         let storage = FaultyStorage::new();
         let (mut writer, _) = writer_on(&storage, SyncPolicy::Always);
@@ -456,7 +456,7 @@ fn a_snapshot_of_keys_that_cannot_be_left_does_not_make_a_stop_unclean() {
 }
 
 #[test]
-fn where_the_last_append_ends_is_found_behind_all_that_is_queued() {
+fn the_end_of_the_last_append_is_found_after_everything_queued_is_written() {
     let storage = FaultyStorage::new();
     let (mut writer, view) = writer_on(&storage, SyncPolicy::Always);
     let part = |range, go_on: &[u64]| {
@@ -500,7 +500,7 @@ fn the_thread_measures_a_sync_for_each_group_that_it_syncs() {
 }
 
 #[test]
-fn a_directory_that_is_removed_moved_or_replaced_is_a_failure_for_good() {
+fn a_removed_moved_or_replaced_directory_is_a_final_failure() {
     type Harm = fn(&std::path::Path);
     let harms: [(&str, Harm); 4] = [
         ("removed", |dir| std::fs::remove_dir_all(dir).unwrap()),
@@ -537,7 +537,7 @@ fn a_directory_that_is_removed_moved_or_replaced_is_a_failure_for_good() {
         };
         while words(&next()) != "durable 3" {}
         harm(&dir);
-        // Nobody writes: it is noticed all the same.
+        // Nothing is written: it is noticed all the same.
         let WriteReport::Failed { error } = next() else {
             panic!("{what}: not noticed");
         };
@@ -550,9 +550,9 @@ fn a_directory_that_is_removed_moved_or_replaced_is_a_failure_for_good() {
     }
 }
 
-/// What is asked for when the directory is gone is never reported as done.
+/// A command given when the directory is gone is never reported as done.
 #[test]
-fn nothing_is_durable_in_a_directory_that_is_gone() {
+fn nothing_is_reported_durable_in_a_missing_directory() {
     for policy in [SyncPolicy::Always, SyncPolicy::Never] {
         for command in [append(3, 1), save(1)] {
             let above = tempfile::tempdir().unwrap();

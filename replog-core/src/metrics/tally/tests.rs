@@ -1,4 +1,4 @@
-//! Buckets, and which count an answer belongs to.
+//! Buckets, and the count that an answer belongs to.
 
 use super::*;
 use crate::{
@@ -29,7 +29,7 @@ fn bounds_ascend() {
 }
 
 #[test]
-fn each_reason_of_a_refusal_has_its_place_and_a_word_of_its_own() {
+fn each_refusal_reason_has_its_own_index_and_word() {
     let mut words: Vec<_> = RefusalReason::ALL.map(RefusalReason::as_str).into();
     for (at, reason) in RefusalReason::ALL.into_iter().enumerate() {
         assert_eq!(reason as usize, at, "{reason:?}");
@@ -73,7 +73,7 @@ fn overloaded() -> AppendError {
 }
 
 #[test]
-fn an_append_is_counted_by_what_it_is_answered_with() {
+fn an_append_is_counted_by_its_answer() {
     let mut tally = AppendTally::new(3);
     tally.count(&receipt(1, true, false));
     tally.count(&receipt(3, true, false));
@@ -123,11 +123,11 @@ fn an_append_is_counted_by_what_it_is_answered_with() {
     );
     assert_eq!(metrics.refused_total(), 5);
     let latencies: Vec<u64> = metrics.latency.iter().map(Histogram::count).collect();
-    assert_eq!(latencies, [1, 0, 2], "by concern, of what was acknowledged");
+    assert_eq!(latencies, [1, 0, 2], "by concern, of acknowledged appends");
 }
 
 #[test]
-fn what_is_refused_at_the_door_is_added_to_what_the_coordinator_has() {
+fn appends_refused_before_the_queue_are_added_to_the_counts_of_the_coordinator() {
     let door = DoorTally::default();
     door.count(&AppendError::EmptyBatch);
     door.count(&overloaded());

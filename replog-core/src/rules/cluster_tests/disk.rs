@@ -1,7 +1,7 @@
-//! A node's disk as a simulation needs it: a log, a meta, and the queue of the one who writes.
+//! A node's disk as a simulation needs it: a log, a meta, and the writer's queue.
 //!
-//! Owns what survives a crash. Commands are carried out in order, one step at a time; a crash
-//! between two steps loses what was not synced, or a random part of it.
+//! Owns what survives a crash. Commands are carried out in order, one step at a time; a crash between two steps
+//! loses everything that was not synced, or a random part of it.
 
 use std::collections::VecDeque;
 
@@ -20,12 +20,12 @@ use crate::{
 pub(super) struct Entry {
     pub(super) offset: Offset,
     pub(super) epoch: Epoch,
-    /// What the client sent: no two appends send the same.
+    /// The client's message: no two appends send the same.
     pub(super) id: u64,
     pub(super) batch: RecordBatch,
 }
 
-/// What the writer is asked to do.
+/// Command to the writer.
 #[derive(Clone, Debug)]
 pub(super) enum Command {
     Append(RecordBatch),
@@ -34,7 +34,7 @@ pub(super) enum Command {
     Resume,
 }
 
-/// What the writer has done.
+/// Report of the writer.
 #[derive(Clone, Debug)]
 pub(super) enum Report {
     Written { end: Offset },
@@ -45,33 +45,33 @@ pub(super) enum Report {
     Resumed { end: Offset },
 }
 
-/// A directory.
+/// A node's directory.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
-    /// As a restart finds it.
+    /// The meta that a restart finds.
     pub(super) meta: Meta,
     pub(super) log: Vec<Entry>,
-    /// How many of the log's records survive a crash.
+    /// The count of records that survive a crash.
     pub(super) synced: usize,
-    /// The highest promise that was handed to the writer in this life.
+    /// The highest promise that was handed to the writer in this run.
     pub(super) promise_asked: Epoch,
     queue: VecDeque<Command>,
-    /// How many writes still fit; `None` while there is room enough.
+    /// The count of writes that still fit; `None` while there is enough space.
     pub(super) disk_space: Option<usize>,
     /// A write was refused: commands are dropped until it resumes.
     refusing: bool,
     /// The end that was last reported as written.
     reported_end: usize,
-    /// A planted bug: what was written without a report is cut when it resumes.
+    /// A planted bug: records that were written without a report are cut on resuming.
     pub(super) cuts_when_resumed: bool,
-    /// What a stop left of the keys of the log.
+    /// The snapshot of the log's keys that a stop left.
     pub(super) keys_snapshot: Option<Vec<u8>>,
-    /// A planted bug: saves are reported and forgotten at a crash.
+    /// A planted bug: saves are reported but lost in a crash.
     pub(super) meta_before_crash: Option<Meta>,
 }
 
 impl Entry {
-    /// The records of a batch, one by one.
+    /// Returns the records of a batch, one by one.
     pub(super) fn all_of(batch: &RecordBatch) -> Vec<Entry> {
         batch
             .records()
@@ -86,7 +86,7 @@ impl Entry {
             .collect()
     }
 
-    /// What makes it the same record on two nodes.
+    /// Returns the values that identify the same record on two nodes.
     pub(super) fn identity(&self) -> (Epoch, u64) {
         (self.epoch, self.id)
     }
@@ -117,7 +117,7 @@ impl Disk {
         self.queue.push_back(command);
     }
 
-    /// Whether there is another step to do.
+    /// Reports whether there is another step to do.
     pub(super) fn is_busy(&self) -> bool {
         (self.synced < self.log.len() && !self.refusing) || !self.queue.is_empty()
     }
@@ -142,7 +142,7 @@ impl Disk {
         }
         if !written.is_empty() {
             if self.takes(written.len()) < written.len() {
-                // Whole records may be in the log without a report: an earlier segment's.
+                // Complete records may be in the log without a report: those of an earlier segment.
                 written.truncate(self.disk_space.replace(0).unwrap_or(0));
                 self.log.extend(written.iter().cloned());
                 self.refusing = true;
@@ -190,7 +190,7 @@ impl Disk {
         }
     }
 
-    /// How many of these writes fit, which takes up the room for them if all do.
+    /// Returns how many of these writes fit, and takes up the space for them if all do.
     fn takes(&mut self, writes: usize) -> usize {
         match &mut self.disk_space {
             None => writes,
@@ -202,7 +202,7 @@ impl Disk {
         }
     }
 
-    /// What was asked for by one who did not know that writes are refused is dropped.
+    /// Drops a command whose sender did not know that writes are refused, or resumes.
     fn drop_or_resume(&mut self) -> Option<Report> {
         match self.queue.pop_front()? {
             Command::Resume if self.disk_space.is_some() => Some(Report::WriteFailed),
@@ -211,7 +211,7 @@ impl Disk {
                     self.log.truncate(self.reported_end.max(self.synced));
                 }
                 self.refusing = false;
-                // Promises that were dropped bind nobody.
+                // Promises that were dropped are not binding.
                 self.promise_asked = Epoch(0);
                 self.synced = self.log.len();
                 self.reported_end = self.log.len();
@@ -222,14 +222,17 @@ impl Disk {
         }
     }
 
-    /// The process ends at once: what was being done may or may not have reached the disk.
+    /// Ends the process at once: the command in progress may or may not have reached the disk.
     pub(super) fn crash(&mut self, rng: &mut ChaCha8Rng) {
         let kept = rng.random_range(self.synced..=self.log.len());
         self.log.truncate(kept);
         let next_is_alone = !matches!(self.queue.front(), None | Some(Command::Append(_)));
         if next_is_alone && !self.refusing && self.synced >= self.log.len() && rng.random_bool(0.3)
         {
-            let command = self.queue.pop_front().expect("it was just seen");
+            let command = self
+                .queue
+                .pop_front()
+                .expect("the queue was just found not empty");
             self.run_alone(command);
         }
         self.synced = self.log.len();
@@ -250,18 +253,18 @@ impl Disk {
         Offset(self.synced as u64)
     }
 
-    /// Whether it holds this record durably.
+    /// Reports whether it holds this record durably.
     pub(super) fn holds(&self, offset: Offset, identity: (Epoch, u64)) -> bool {
         offset < self.durable_end() && self.log[offset.0 as usize].identity() == identity
     }
 
-    /// Whether a record from here on is this message.
+    /// Reports whether any record from `from` on is this message.
     pub(super) fn holds_id(&self, id: u64, from: u64) -> bool {
         let mut entries = self.log.iter().skip(from as usize);
         entries.any(|entry| entry.id == id)
     }
 
-    /// All pairs of the log, ascending.
+    /// Returns all pairs of the log, ascending.
     pub(super) fn all_starts(&self) -> Vec<EpochStart> {
         let mut starts: Vec<EpochStart> = Vec::new();
         for entry in &self.log {
@@ -275,14 +278,14 @@ impl Disk {
         starts
     }
 
-    /// The newest pairs, as far as they are kept in memory.
+    /// Returns the newest pairs, as far as they are kept in memory.
     pub(super) fn starts(&self, kept: usize) -> Vec<EpochStart> {
         let all = self.all_starts();
         all[all.len().saturating_sub(kept)..].to_vec()
     }
 }
 
-/// What a replica sees of its log.
+/// View of its log that a replica has.
 pub(super) struct Facts<'a> {
     pub(super) disk: &'a Disk,
     pub(super) starts_kept: usize,

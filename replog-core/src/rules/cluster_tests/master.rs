@@ -1,6 +1,6 @@
-//! A master of a simulation: recovery, then office and links, and a disk.
+//! A master of a simulation: recovery, then leader and links, and a disk.
 //!
-//! Does what the shells do, and nothing more: delivers events, carries out what comes back.
+//! Does what the actors do, and nothing more: delivers events, carries out what comes back.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -36,26 +36,26 @@ use crate::{
 pub(super) struct Master {
     pub(super) index: usize,
     pub(super) config: MasterConfig,
-    /// Whether it is the one that clients mean, or one that was replaced.
+    /// True for the master that clients address, false for one that was replaced.
     pub(super) current: bool,
-    /// Whether its process and its directory are no more.
+    /// True once its process and its directory are gone.
     pub(super) gone: bool,
     pub(super) life: u64,
     pub(super) paused_until: Micros,
     pub(super) run: Option<Run>,
 }
 
-/// What a client sends. What it sends again is the same, its caller included.
+/// A client's message. A retry is the same, its caller included.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sent {
     pub(super) id: u64,
     pub(super) concern: Concern,
     pub(super) timeout: Option<Duration>,
-    /// Whether it has an idempotency key, which is its number.
+    /// True if it has an idempotency key, which is its number.
     pub(super) keyed: bool,
 }
 
-/// An office that a recovery has won, while the keys of its log are read.
+/// An epoch that a recovery has won, while the keys of its log are read.
 #[derive(Clone, Copy, Debug)]
 struct WonEpoch {
     cluster: ClusterId,
@@ -63,7 +63,7 @@ struct WonEpoch {
     adopted_end: Offset,
 }
 
-/// One life of it.
+/// One run of a master.
 pub(super) struct Run {
     recovery: Option<Recovery>,
     settings: Settings,
@@ -77,11 +77,11 @@ pub(super) struct Run {
     published_committed: Option<Offset>,
     armed: Option<Micros>,
     pub(super) fenced: Option<FencedBy>,
-    /// The calls that the shell waits for.
+    /// The calls that are awaited.
     open_calls: BTreeSet<(usize, u64)>,
-    /// When each secondary last answered anything.
+    /// The time of each secondary's last answer of any kind.
     heard: Vec<Micros>,
-    /// How many appends came: the number of each that waits.
+    /// The count of appends, from which each waiting one gets its number.
     waiters: u64,
     forged: bool,
 }
@@ -173,8 +173,7 @@ impl Master {
         world.crash_disk(self.process());
     }
 
-    /// Leaves a snapshot of the keys as a clean stop does, and worse: not all of its log is on
-    /// the disk.
+    /// Leaves a snapshot of the keys as a clean stop does, but a worse one: not all of its log is on the disk.
     fn leave_keys(&self, world: &mut World, run: &Run) {
         let disk = self.disk(world);
         if let (Some(keys), Some(cluster)) = (run.leader.keys(), run.cluster) {
@@ -182,7 +181,7 @@ impl Master {
         }
     }
 
-    /// A client sends a few messages.
+    /// Handles a few messages of a client.
     pub(super) fn append(&mut self, world: &mut World, appends: Vec<Sent>) {
         let disk = self.disk(world);
         let Some(run) = &mut self.run else { return };
@@ -222,7 +221,9 @@ impl Master {
                     .is_err_and(|error| error.outcome() == Outcome::NotAppended)
                 && world.disks[disk].holds_id(*caller, known_from)
             {
-                let text = format!("rule 3: {caller} is told not to be there: {result:?}");
+                let text = format!(
+                    "rule 3: {caller} is refused as not appended and is in the log: {result:?}"
+                );
                 world.oracle.fail(text);
             }
         }
@@ -237,7 +238,7 @@ impl Master {
             if run.recovery.is_some() || run.fenced.is_some() {
                 world
                     .oracle
-                    .fail("rule 9: an append without an office".to_owned());
+                    .fail("rule 9: an append without leadership".to_owned());
             }
         }
         let life = self.life;
@@ -377,7 +378,7 @@ impl Master {
         let Some(run) = &mut self.run else { return };
         let link = &mut run.links[call.link];
         if from >= until {
-            link.on_read_failed(world.instant(), call.attempt, "the log ends before".into());
+            link.on_read_failed(world.instant(), call.attempt, "the log ends earlier".into());
         } else {
             let records: Vec<_> = log[from..until].iter().map(|e| e.batch.clone()).collect();
             let bytes = records.iter().map(|batch| batch.bytes().len()).sum();
@@ -389,7 +390,7 @@ impl Master {
         self.settle(world);
     }
 
-    /// Carries out what recovery, links and office want until they want nothing.
+    /// Carries out the actions of recovery, links and leader until there are none.
     fn settle(&mut self, world: &mut World) {
         let now = world.instant();
         loop {
@@ -546,7 +547,7 @@ impl Master {
         }
     }
 
-    /// The keys of the log are known, and with them all that is needed to serve.
+    /// Continues once the keys of the log are known, and with them all that is needed to serve.
     pub(super) fn on_keys_read(&mut self, world: &mut World) {
         let won = self.run.as_ref().and_then(|run| run.won);
         if let Some(won) = won.filter(|_| self.run.as_ref().is_some_and(|r| r.recovery.is_some())) {
@@ -572,7 +573,7 @@ impl Master {
         let snapshot = disk
             .keys_snapshot
             .as_ref()
-            .map(|bytes| Snapshot::decode(bytes).expect("nothing damages it here"));
+            .map(|bytes| Snapshot::decode(bytes).expect("snapshots are never damaged here"));
         let epoch_at = |at: Offset| disk.log.get(at.0 as usize).map(|entry| entry.epoch);
         let agrees = |snapshot: &Snapshot, epoch_at: &dyn Fn(Offset) -> Option<Epoch>| {
             let agrees = snapshot.agrees_with(cluster, horizon, adopted_end, epoch_at);
@@ -603,7 +604,7 @@ impl Master {
         let disk = &world.disks[self.disk(world)];
         let ends = (disk.written_end(), disk.durable_end());
         if ends != (adopted_end, adopted_end) || disk.meta.log_epoch != Some(epoch) {
-            let text = format!("serving from {adopted_end} on a log of {ends:?}");
+            let text = format!("serving from {adopted_end} with a log of {ends:?}");
             world.oracle.fail(text);
         }
         let disk = disk.clone();
@@ -633,7 +634,7 @@ impl Master {
         self.answer(world, answered);
     }
 
-    /// A planted bug: an answer that nobody gave.
+    /// A planted bug: an answer that no node gave.
     fn forge_a_promise(&mut self, world: &World, serial: u64, epoch: Epoch) {
         let Some(run) = &mut self.run else { return };
         if std::mem::replace(&mut run.forged, true) || epoch < Epoch(3) {
@@ -812,7 +813,7 @@ impl Master {
         }
     }
 
-    /// Why this master does not serve every node, if so.
+    /// Returns why this master does not serve every node, if it does not.
     pub(super) fn unsettled(&self, world: &World) -> Option<String> {
         let now = world.instant();
         let Some(run) = &self.run else {
@@ -868,13 +869,13 @@ impl Run {
     }
 }
 
-/// The key and the payload of a message.
+/// Returns the key and the payload of a message.
 fn claim(id: u64) -> Claim {
     let key = IdempotencyKey::new(&id.to_string()).expect("digits");
     Claim::new(key, &id.to_be_bytes())
 }
 
-/// A master that may found, with the default times.
+/// Returns the configuration of a master that may found a cluster, with the default times.
 pub(super) fn config(nodes: usize) -> MasterConfig {
     let name = |text: String| crate::types::NodeName::new(&text).expect("a short name");
     let peers = (1..nodes)

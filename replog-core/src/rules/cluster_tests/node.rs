@@ -15,7 +15,7 @@ use crate::{
     types::{DiskState, Epoch, Offset},
 };
 
-/// What a full disk says.
+/// Returns the outage of a full disk.
 pub(super) fn full() -> WriteOutage {
     WriteOutage {
         disk: DiskState::Full,
@@ -207,7 +207,7 @@ impl Node {
             ReplicaAction::Save { ticket, meta } => {
                 world.submit(process, life, Command::Save { ticket, meta });
             }
-            // These disks keep no files beside the log.
+            // These disks keep no files besides the log.
             ReplicaAction::Quarantine { .. } => {}
             ReplicaAction::Truncate { ticket, to } => {
                 let to = if world.planted(Planted::NothingCut) {
@@ -281,7 +281,7 @@ impl Node {
         world.carry(self.process(), Process::Master(call.master), &event);
     }
 
-    /// What readers at level `committed` see.
+    /// Checks what readers at level `committed` see.
     fn show(&mut self, world: &mut World) {
         let Some(committed) = self.replica.as_ref().and_then(Replica::committed) else {
             return;

@@ -1,6 +1,7 @@
-//! What must hold, whatever happened: one check for each rule that pure parts can break.
+//! The properties that must hold after anything that happened: one check for each rule that pure parts can
+//! break.
 //!
-//! Owns what clients and nodes were told. Sees every disk; changes nothing.
+//! Owns a record of what clients and nodes were told. Sees every disk; changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -10,21 +11,21 @@ use crate::{
     types::{Epoch, Offset, majority},
 };
 
-/// Everything that was told to somebody, and what was found wrong with it.
+/// Everything that clients and nodes were told, and what was found wrong with it.
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
     nodes: u32,
-    /// Only what clients and readers can see is checked, not how nodes come to it.
+    /// True to check only what clients and readers can see, not how nodes come to it.
     pub(super) only_outcomes: bool,
-    /// What was acknowledged, with its concern.
+    /// The acknowledged records, each with its concern.
     acked: BTreeMap<Offset, ((Epoch, u64), u32)>,
-    /// What somebody showed as committed.
+    /// The records that any node showed as committed.
     committed: Vec<(Epoch, u64)>,
-    /// Each record that was ever written, with the epoch of the one before it.
+    /// Every record ever written, with the epoch of the one before it.
     given: BTreeMap<(Epoch, Offset), (u64, Option<Epoch>)>,
     /// Logs that were lost with their disks.
     lost: Vec<Vec<Entry>>,
-    /// By node: the newest epoch for which it said yes to anything.
+    /// The newest epoch for which each node accepted anything.
     accepted: BTreeMap<usize, Epoch>,
     pub(super) violation: Option<String>,
     pub(super) acks_at_majority: u64,
@@ -43,8 +44,8 @@ impl Oracle {
         self.violation.get_or_insert(what);
     }
 
-    /// Rules 1, 2 and 3: records follow each other, epochs never fall, an offset is given out
-    /// once in an epoch, and what came before it is the same everywhere.
+    /// Checks rules 1, 2 and 3: offsets have no gaps, epochs never fall, an offset is given out once in an
+    /// epoch, and what came before it is the same everywhere.
     pub(super) fn on_written(&mut self, disk: &Disk, written: &[Entry]) {
         let first = disk.log.len() - written.len();
         for (at, entry) in written.iter().enumerate() {
@@ -70,7 +71,7 @@ impl Oracle {
         }
     }
 
-    /// Rule 9, and nothing is told before it is durable.
+    /// Checks rule 9, and that nothing is reported before it is durable.
     pub(super) fn on_answer(
         &mut self,
         node: usize,
@@ -86,8 +87,8 @@ impl Oracle {
         if state.log_epoch > disk.meta.log_epoch {
             return self.fail(format!("rule 5: node {node} names a log epoch not saved"));
         }
-        // A refusal may name the end of before a cut that is being done. Records for a recovery
-        // are decided on first and read later.
+        // A refusal may name the end from before a cut in progress. Records for a recovery are decided on first
+        // and read later.
         let yes = matches!(
             response.answer,
             Answer::Promised(_) | Answer::Aligned(_) | Answer::Taken
@@ -126,7 +127,7 @@ impl Oracle {
         }
     }
 
-    /// Rule 9, where records enter a log.
+    /// Checks rule 9 where records enter a log.
     pub(super) fn on_submitted(&mut self, node: usize, disk: &Disk, sender: Epoch) {
         if sender < disk.promise_asked && !self.only_outcomes {
             self.fail(format!(
@@ -136,7 +137,7 @@ impl Oracle {
         }
     }
 
-    /// Rule 4 at an answer, and rule 5 from then on.
+    /// Checks rule 4 at an answer, and records it for rule 5 from then on.
     pub(super) fn on_acked(
         &mut self,
         disks: &[Disk],
@@ -171,7 +172,7 @@ impl Oracle {
         }
     }
 
-    /// Rule 1: what one node shows as committed, from `from` on, every other one shows too.
+    /// Checks rule 1: what one node shows as committed, from `from` on, every other one shows too.
     pub(super) fn on_committed(&mut self, disk: &Disk, from: Offset, committed: Offset) {
         for at in from.0 as usize..committed.0 as usize {
             let Some(entry) = disk.log.get(at) else {
@@ -185,7 +186,7 @@ impl Oracle {
         }
     }
 
-    /// Rule 5, when a master takes office and at the end.
+    /// Checks rule 5, when a master becomes leader and at the end.
     pub(super) fn check_acked(&mut self, disk: &Disk) {
         let missing = self
             .acked
@@ -211,8 +212,7 @@ impl Oracle {
         }
     }
 
-    /// Rule 3, over a whole log: a message is in it once, and one with a key once within the
-    /// horizon.
+    /// Checks rule 3 over a whole log: a message is in it once, and one with a key once within the horizon.
     pub(super) fn check_once(&mut self, disk: &Disk, horizon: u64) {
         let mut last: BTreeMap<u64, Offset> = BTreeMap::new();
         for entry in &disk.log {
@@ -228,7 +228,7 @@ impl Oracle {
         }
     }
 
-    /// A disk is gone. With the master's goes what only it had to hold.
+    /// Notes that a disk is lost. With the master's disk, everything is lost that only the master had to hold.
     pub(super) fn on_disk_lost(&mut self, disk: &Disk, of_master: bool) {
         self.lost.push(disk.log[..disk.synced].to_vec());
         if of_master {
@@ -236,13 +236,13 @@ impl Oracle {
         }
     }
 
-    /// A master was replaced.
+    /// Notes that a master was replaced.
     pub(super) fn forget_below_majority(&mut self) {
         let needed = majority(self.nodes);
         self.acked.retain(|_, (_, concern)| *concern >= needed);
     }
 
-    /// A node's directory is a new one.
+    /// Notes that a node's directory is new.
     pub(super) fn on_wiped(&mut self, node: usize) {
         self.accepted.remove(&node);
     }

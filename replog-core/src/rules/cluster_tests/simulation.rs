@@ -1,4 +1,4 @@
-//! One run: a cluster is founded, suffers, heals, and must converge.
+//! One run: a cluster is founded, suffers faults, heals, and must converge.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     types::{Concern, InstanceId, NodeName},
 };
 
-/// How long things may take to be in order again after the last fault.
+/// Maximum time to be in order again after the last fault.
 const HEALING: Micros = 40 * SECOND;
 
 pub(super) struct Simulation {
@@ -21,9 +21,9 @@ pub(super) struct Simulation {
     nodes: Vec<Node>,
     masters: Vec<Master>,
     faults_until: Micros,
-    /// The master loses its disk as soon as it may.
+    /// True if the master is to lose its disk as soon as it may.
     replacing: bool,
-    /// Whether disks run full in this run: in one of four, so that the others stay as they were.
+    /// True if disks run full in this run: in one of four, so that the others stay as they were.
     full_disks: bool,
     next_id: u64,
     /// Messages with a key, the oldest first.
@@ -31,7 +31,7 @@ pub(super) struct Simulation {
     outcome: Outcome,
 }
 
-/// What happened, in numbers: a run in which nothing does shows nothing.
+/// Counts of what happened: a run in which nothing happens proves nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outcome {
     pub(super) events: u64,
@@ -125,7 +125,7 @@ impl Simulation {
         Ok(())
     }
 
-    /// Whose event it is, and of which life of it.
+    /// Returns the process that an event belongs to, and the run of it.
     fn owner(event: &Event) -> Option<(Process, Option<u64>)> {
         Some(match event {
             Event::Request { node, .. } => (Process::Node(*node), None),
@@ -162,7 +162,7 @@ impl Simulation {
             if life.is_some_and(|life| life != current) {
                 return;
             }
-            // Behind all that is due by then: what a process hears keeps its order.
+            // Queued after everything that is due by then: a process receives its events in order.
             if paused_until > 0 && paused_until >= self.world.now {
                 self.world.at(paused_until + 1, event);
                 return;
@@ -257,8 +257,8 @@ impl Simulation {
         self.world.after(pause + MS, Event::ClientDue);
     }
 
-    /// Gives most of these messages a key, and sends earlier ones again: mostly those that were
-    /// not answered, sometimes others, twice at once too.
+    /// Gives most of these messages a key, and resends earlier ones: mostly those that were not answered,
+    /// sometimes others, even twice at once.
     fn use_keys(&mut self, appends: &mut Vec<Sent>) {
         for sent in appends.iter_mut() {
             sent.keyed = self.world.chance(0.7);
@@ -288,7 +288,7 @@ impl Simulation {
         unanswered.copied().collect()
     }
 
-    /// In order, whoever has a key and still does not know gets an answer.
+    /// Checks, once all is in order, that every unanswered message with a key gets an answer.
     fn insist(&mut self) -> Result<(), String> {
         let current = self.current();
         let unanswered = self.unanswered();
@@ -400,7 +400,7 @@ impl Simulation {
             Process::Node(node) => &mut self.nodes[node].paused_until,
             Process::Master(master) => &mut self.masters[master].paused_until,
         };
-        // Never sooner: what was put off until then would be overtaken.
+        // Never earlier: events that were postponed until then would be overtaken.
         *paused_until = until.max(*paused_until);
     }
 
@@ -424,8 +424,8 @@ impl Simulation {
         }
     }
 
-    /// A disk has room for a few writes more, and then for none until somebody makes room: the
-    /// master's as often as any secondary's.
+    /// Lets a disk take a few more writes, and then none until space is freed: the master's as often as any
+    /// secondary's.
     fn fill_a_disk(&mut self) {
         if self.world.now >= self.faults_until {
             return;
@@ -445,11 +445,11 @@ impl Simulation {
         self.world.after(pause, Event::FillDue);
     }
 
-    /// The master restarts, and the next round of promises is without one node: what only that
-    /// one has of the last epoch must give way when it is back.
+    /// Restarts the master, with one node missing in the next round of promises: records of the last epoch that
+    /// only that node has must give way when it is back.
     fn alternate(&mut self, without: usize) {
         let master = Process::Master(self.current());
-        // Longer than a recovery waits for everybody.
+        // Longer than a recovery waits for all nodes.
         let absence = 4 * SECOND + self.world.below(3 * SECOND);
         let there = (master, Process::Node(without));
         self.world.blocked.insert(there);
@@ -463,8 +463,8 @@ impl Simulation {
         self.world.after(absence, Event::Start(master));
     }
 
-    /// One node gets records that the master has not synced and nobody else gets; then the
-    /// master restarts without it.
+    /// Gives one node records that the master has not synced and no other node gets; then the master restarts
+    /// without that node.
     fn run_ahead(&mut self, node: usize) {
         let master = Process::Master(self.current());
         self.world.weather = Weather::fair();
@@ -478,7 +478,7 @@ impl Simulation {
         self.world.after(soon, Event::AlternateDue(node));
     }
 
-    /// Whether a disk may be lost without passing what is promised: every node has joined and is
+    /// Reports whether a disk may be lost without exceeding what is promised: every node has joined and is
     /// intact, and a master that was replaced is gone.
     fn may_lose_a_disk(&self) -> bool {
         let zombies = self.masters[..self.current()].iter().any(|m| !m.gone);
@@ -507,8 +507,8 @@ impl Simulation {
         self.world.after(absence, Event::Start(Process::Node(node)));
     }
 
-    /// Another node falls behind, this one loses its disk, and once it is intact again, the
-    /// master does: what only the master and this node had must be back on it by then.
+    /// Lets another node fall behind and this one lose its disk, and once this one is intact again, the master:
+    /// records that only the master and this node had must be back on it by then.
     fn lose_one_after_the_other(&mut self, node: usize) {
         let other = (node + 1) % self.nodes.len();
         self.block(Process::Master(self.current()), Process::Node(other));
@@ -516,7 +516,7 @@ impl Simulation {
         self.replacing = true;
     }
 
-    /// The master gets a new directory. The old one is gone, or goes on for a while.
+    /// Gives the master a new directory. The old one is gone, or its process runs on for a while.
     fn replace_master(&mut self) {
         if !self.may_lose_a_disk() || self.masters.len() >= 4 {
             return;
@@ -527,8 +527,8 @@ impl Simulation {
         self.masters[old].current = false;
         let how = self.world.below(3);
         match how {
-            // A node that never knew the old one would let it in again after the new one, and
-            // shut that out for ever: a known hole, see the ignored test of the replica.
+            // A node that never knew the old one would let it in again after the new one, and shut out the new
+            // one for ever: a known gap, see the ignored test of the replica.
             _ if !self.all_know(old) => self.bury(old),
             0 => self.bury(old),
             1 => {
@@ -554,7 +554,7 @@ impl Simulation {
             .after(absence, Event::Start(Process::Master(new)));
     }
 
-    /// Whether every node has promised this instance of the master.
+    /// Reports whether every node has promised this instance of the master.
     fn all_know(&self, master: usize) -> bool {
         let instance = self.world.disk(Process::Master(master)).meta.instance;
         let knows = |node| {
@@ -590,7 +590,7 @@ impl Simulation {
     }
 
     fn converge(&mut self) -> Result<(), String> {
-        // Whoever is paused still comes back first: until then all may look well without it.
+        // Wait first for paused processes to come back: until then all may look well without them.
         let nodes = self.nodes.iter().map(|node| node.paused_until);
         let masters = self.masters.iter().map(|master| master.paused_until);
         let last = nodes.chain(masters).max().unwrap_or(0);
@@ -602,8 +602,8 @@ impl Simulation {
             self.run_until(self.world.now + 250 * MS)?;
             let master = &mut self.masters[current];
             if master.run.as_ref().is_some_and(|run| run.fenced.is_some()) && restarted < 2 {
-                // A promise that a lost directory collected shuts the new one out until it asks
-                // for a higher one.
+                // A promise that a lost directory collected shuts the new one out until that asks for a higher
+                // one.
                 restarted += 1;
                 master.crash(&mut self.world);
                 master.start(&mut self.world);
@@ -627,7 +627,7 @@ impl Simulation {
         }
     }
 
-    /// In order, every node takes a record at once.
+    /// Checks, once all is in order, that every node takes a record at once.
     fn append_at_all(&mut self) -> Result<(), String> {
         self.next_id += 1;
         let current = self.current();
@@ -646,7 +646,7 @@ impl Simulation {
     }
 }
 
-/// A directory that was just made.
+/// Returns the meta of a new directory.
 fn blank(world: &mut World, name: &NodeName) -> Meta {
     Meta {
         last_whole: None,

@@ -1,6 +1,6 @@
-//! What surrounds the nodes of a simulation: time, the network, the disks, and chance.
+//! The surroundings of the nodes in a simulation: time, the network, the disks, and chance.
 //!
-//! Owns the queue of events and the one generator. Decides nothing about replication.
+//! Owns the queue of events and the only random generator. Decides nothing about replication.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,25 +21,25 @@ use crate::{
     types::{Epoch, Offset},
 };
 
-/// Microseconds since the beginning.
+/// Microseconds since the start of the simulation.
 pub(super) type Micros = u64;
 pub(super) const MS: Micros = 1000;
 pub(super) const SECOND: Micros = 1000 * MS;
 
-/// A mistake in what surrounds the rules, to see that the checks find it.
+/// A mistake around the rules, planted to see that the checks find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Planted {
     /// Secondaries report records as durable when they are only written.
     SecondaryDurableTooEarly,
-    /// The master does.
+    /// The master reports records as durable when they are only written.
     MasterDurableTooEarly,
-    /// Secondaries report a save, and the next start does not find it.
+    /// Secondaries report a save that the next start does not find.
     MetaForgotten,
     /// The master recovers with one promise fewer than a majority.
     OnePromiseFewer,
     /// A wiped secondary still names the log epoch that it had.
     WipedLogEpochKept,
-    /// Every secondary that is refilled is told that it need not reach anything.
+    /// Every secondary that is refilled is told a refill target of zero.
     NoRefillTarget,
     /// A secondary that aligns cuts nothing.
     NothingCut,
@@ -49,7 +49,7 @@ pub(super) enum Planted {
     FullMasterGoesOn,
     /// A master serves without reading the keys of its log.
     KeysForgotten,
-    /// A master takes a snapshot of its keys whatever its log has where that ends.
+    /// A master trusts a snapshot of its keys without comparing its end with the log.
     SnapshotBelieved,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Call {
     pub(super) attempt: u64,
 }
 
-/// A process: a secondary or a master, by its number among its kind.
+/// A process: a secondary or a master, numbered within its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Process {
     Node(usize),
@@ -130,23 +130,23 @@ pub(super) enum Event {
     LinkHealed(Process, Process),
     /// A disk runs full.
     FillDue,
-    /// Somebody made room on it.
+    /// Space was freed on a disk.
     RoomMade(usize),
     ZombieGone(usize),
-    /// The master restarts, and this node misses it.
+    /// The master restarts without this node in reach.
     AlternateDue(usize),
 }
 
-/// How bad things are, drawn anew from time to time.
+/// Severity of the faults, drawn anew from time to time.
 #[derive(Clone, Debug)]
 pub(super) struct Weather {
     pub(super) lost: f64,
     pub(super) twice: f64,
     pub(super) delay_max: Micros,
-    /// How often a message takes seconds.
+    /// Probability that a message takes seconds.
     pub(super) very_late: f64,
     pub(super) disk_max: Micros,
-    /// One disk may be much slower than the others: a master's, and secondaries get ahead of it.
+    /// The disk that is much slower than the others, if any. If it is a master's, secondaries get ahead of it.
     pub(super) slow_disk: Option<usize>,
 }
 
@@ -189,9 +189,9 @@ pub(super) struct Knobs {
     pub(super) hello_starts: usize,
     /// Records in a batch and in a group of writes.
     pub(super) batch_records: usize,
-    /// Whether an answer may come after its time-out, or twice.
+    /// True if an answer may come after its time-out, or twice.
     pub(super) stray_answers: bool,
-    /// Whether clients use idempotency keys and send again what they know nothing of.
+    /// True if clients use idempotency keys and retry messages whose outcome they do not know.
     pub(super) keyed: bool,
     pub(super) planted: Option<Planted>,
 }
@@ -204,13 +204,13 @@ pub(super) struct World {
     pub(super) rng: ChaCha8Rng,
     pub(super) knobs: Knobs,
     pub(super) weather: Weather,
-    /// Who cannot reach whom.
+    /// Pairs of processes of which the first cannot reach the second.
     pub(super) blocked: BTreeSet<(Process, Process)>,
     pub(super) disks: Vec<Disk>,
-    /// When the writer's last report arrives: reports keep their order.
+    /// Arrival time of each writer's last report: reports keep their order.
     last_report_at: BTreeMap<Process, Micros>,
     writing: BTreeSet<Process>,
-    /// The messages of which some client knows that they are there.
+    /// The messages that some client knows to be in the log.
     pub(super) answered: BTreeSet<u64>,
     pub(super) oracle: Oracle,
     pub(super) trace: bool,
@@ -287,7 +287,7 @@ impl World {
         self.knobs.planted == Some(bug)
     }
 
-    /// The number of a process's disk: secondaries first, then masters as they come.
+    /// Returns the number of a process's disk: secondaries first, then masters in order of creation.
     pub(super) fn disk_of(&self, process: Process) -> usize {
         match process {
             Process::Node(node) => node,
@@ -306,7 +306,7 @@ impl World {
         }
     }
 
-    /// Carries something over the network: never, once, or twice, and not in order.
+    /// Carries an event over the network: never, once, or twice, and not in order.
     pub(super) fn carry(&mut self, from: Process, to: Process, event: &Event) {
         if self.blocked.contains(&(from, to)) || self.chance(self.weather.lost) {
             return;
@@ -342,7 +342,7 @@ impl World {
         }
     }
 
-    /// The writer's next step; its report arrives later, in order.
+    /// Runs the writer's next step; its report arrives later, in order.
     pub(super) fn run_writer(&mut self, process: Process, life: u64) {
         self.writing.remove(&process);
         let group_max = self.rng.random_range(1..=20);
@@ -383,7 +383,7 @@ impl World {
         );
     }
 
-    /// The process is gone, with its writer.
+    /// Crashes the disk of a process that is gone, with its writer.
     pub(super) fn crash_disk(&mut self, process: Process) {
         let disk = self.disk_of(process);
         self.disks[disk].crash(&mut self.rng);

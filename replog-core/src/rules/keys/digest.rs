@@ -1,22 +1,22 @@
-//! What stands for a key, and for the payloads of the append that it names.
+//! Digests that stand for a key and for the payloads of its append.
 //!
-//! Owns the digests. What the log tells of an append must give the same one as the request did, whatever
-//! parts it is read in. Keeps rule 3.
+//! Owns the digests. A digest made from the log must equal the one made from the request, whatever parts
+//! the log is read in. Keeps rule 3.
 
 use sha2::{Digest as _, Sha256};
 
-/// What sets a digest of several payloads apart from that of one.
+/// Prefix that distinguishes a digest of several payloads from that of one.
 const BATCH_PREFIX: &[u8] = b"replog batch\0";
 
-/// Stands for a key: the first 16 bytes of its SHA-256.
+/// Digest of a key: the first 16 bytes of its SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct KeyDigest(pub(super) [u8; 16]);
 
-/// Stands for the payloads of an append: the SHA-256 of the one, or of all with their lengths.
+/// Digest of an append's payloads: the SHA-256 of a single one, or of all with their lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PayloadDigest(pub(super) [u8; 32]);
 
-/// The digest of several payloads, while they come in.
+/// The digest of several payloads while they arrive.
 #[derive(Clone, Debug)]
 pub(super) struct BatchDigest {
     hasher: Sha256,
@@ -35,7 +35,8 @@ impl PayloadDigest {
         PayloadDigest(Sha256::digest(payload).into())
     }
 
-    /// Of an append of one message the same as of a message alone: in the log they are the same.
+    /// Returns the digest of all payloads. An append of one message has the same one as a message alone:
+    /// in the log they are the same.
     pub(super) fn of_all<'a>(mut payloads: impl Iterator<Item = &'a [u8]>) -> PayloadDigest {
         let Some(first) = payloads.next() else {
             return PayloadDigest::of(b"");
@@ -59,7 +60,7 @@ impl BatchDigest {
     }
 
     pub(super) fn add(&mut self, payload: &[u8]) {
-        // With its length, so that payloads that are split elsewhere are others.
+        // Includes the length, so that payloads with other boundaries have another digest.
         self.hasher.update((payload.len() as u64).to_le_bytes());
         self.hasher.update(payload);
     }

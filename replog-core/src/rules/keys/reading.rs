@@ -1,27 +1,27 @@
-//! How a table of keys is made from a log: which records to read next, and what to do when they
-//! cannot be read.
+//! Building of a table of keys from a log: the records to read next, and the handling of unreadable
+//! ones.
 //!
-//! Owns how far the reading got. Never reads itself: it says which records it wants and is given
-//! them. Keeps rules 3 and 10: a record that cannot be read makes the table say so about every
-//! key that it does not know, until the record is beyond the horizon. So a keyed append may be
-//! refused for a damaged record, and is never appended twice because of one.
+//! Owns the progress of the reading. Never reads itself: it says which records it wants and is
+//! given them. Keeps rules 3 and 10: after a record that cannot be read, the table reports every
+//! unknown key as uncertain until that record is beyond the horizon. So a keyed append may be
+//! refused because of a damaged record, and is never appended twice because of one.
 
 use super::{Keys, Snapshot};
 use crate::{record::RecordBatch, types::Offset};
 
-/// A table that is being made.
+/// A table that is being built.
 #[derive(Debug)]
 pub(crate) struct KeyReading {
     keys: Keys,
     until: Offset,
-    /// How many records are passed over when the next ones cannot be read. Grows while that goes
-    /// on: damage to a record's length hides where those behind it begin.
+    /// Number of records to skip when the next ones cannot be read. Grows while that continues:
+    /// damage to a record's length hides where the following ones begin.
     stride: u64,
 }
 
 impl KeyReading {
-    /// Of the last `horizon` records of a log that ends at `until`. With a snapshot that agrees
-    /// with that log, only what is not in it is read.
+    /// Creates the reading of the last `horizon` records of a log that ends at `until`. With a
+    /// snapshot that agrees with that log, only the records after the snapshot are read.
     pub(crate) fn new(horizon: u64, until: Offset, snapshot: Option<Snapshot>) -> KeyReading {
         let first = Offset(until.0.saturating_sub(horizon));
         let keys = match snapshot.map(Snapshot::into_keys) {
@@ -39,12 +39,13 @@ impl KeyReading {
         }
     }
 
-    /// The records to read next, from the first to the end of the last; `None`: all were read.
+    /// Returns the records to read next, from the first to the end of the last; `None` once all
+    /// were read.
     pub(crate) fn wanted(&self) -> Option<(Offset, Offset)> {
         (self.keys.end < self.until).then_some((self.keys.end, self.until))
     }
 
-    /// The first of the wanted records, at least one.
+    /// Accepts the first of the wanted records, at least one.
     pub(crate) fn on_read(&mut self, records: &[RecordBatch]) {
         assert!(!records.is_empty(), "nothing was read");
         for batch in records {
@@ -54,7 +55,8 @@ impl KeyReading {
         self.stride = 1;
     }
 
-    /// The first of the wanted records cannot be read. Returns how many are passed over.
+    /// Skips the first of the wanted records, which cannot be read. Returns the number of records
+    /// skipped.
     pub(crate) fn on_failed(&mut self) -> u64 {
         let before = self.keys.end;
         let end = Offset(before.0.saturating_add(self.stride)).min(self.until);
@@ -63,7 +65,7 @@ impl KeyReading {
         end.records_since(before)
     }
 
-    /// The table, once all was read.
+    /// Returns the table, once everything was read.
     pub(crate) fn finish(self) -> Keys {
         assert_eq!(self.keys.end, self.until, "there is more to read");
         assert!(self.keys.open.is_none(), "the log ends inside an append");

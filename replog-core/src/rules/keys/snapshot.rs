@@ -1,14 +1,14 @@
-//! A table of keys as bytes: what a clean stop leaves for the next start.
+//! A table of keys as bytes, which a clean stop leaves for the next start.
 //!
-//! Owns the format and its checks. Can always be made again from the log and is never the truth:
-//! whatever is wrong with it, it is put aside. All integers are little-endian.
+//! Owns the format and its checks. Can always be rebuilt from the log and is never the truth: if
+//! anything is wrong with it, it is ignored. All integers are little-endian.
 //!
 //! | at | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 4 | `RLKY` |
 //! | 4 | 4 | version, 1 |
 //! | 8 | 16 | cluster id |
-//! | 24 | 8 | horizon: keys of as many records before the end are in it |
+//! | 24 | 8 | horizon: it has the keys of this number of records before the end |
 //! | 32 | 8 | end of the log that it was made from |
 //! | 40 | 8 | epoch of the record before the end; 0 where there is none |
 //! | 48 | 8 | number of entries |
@@ -38,7 +38,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Keys {
-    /// The table as bytes; `None` where there is no use in them: records are missing from it.
+    /// Encodes the table; `None` if it would be useless, because records are missing from it.
     pub(crate) fn encode(&self, cluster: ClusterId) -> Option<Vec<u8>> {
         let last_epoch = match self.last_epoch {
             None if self.end > Offset::ZERO => return None,
@@ -69,17 +69,17 @@ impl Keys {
 }
 
 impl Snapshot {
-    /// Reads what [`Keys::encode`] made.
+    /// Decodes the output of [`Keys::encode`].
     ///
     /// # Errors
     ///
-    /// What is wrong with the bytes, for people.
+    /// A description of the defect, for people.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Snapshot, String> {
         let Some((content, crc)) = bytes.split_last_chunk::<CRC_BYTES>() else {
             return Err("it is too short".to_owned());
         };
         if content.len() < HEADER_BYTES || content[..4] != MAGIC {
-            return Err("it is no snapshot of keys".to_owned());
+            return Err("it is not a snapshot of keys".to_owned());
         }
         let version = u32::from_le_bytes(array(content, 4));
         if version != VERSION {
@@ -109,13 +109,13 @@ impl Snapshot {
         Ok(Snapshot { cluster, keys })
     }
 
-    /// Whether it was made from the beginning of this log. `epoch_at` is the epoch of the log's
-    /// record there, if known: two logs that have a record of the same offset and epoch have the
-    /// same records before it.
+    /// Checks that the snapshot was made from the beginning of this log. `epoch_at` is the epoch of
+    /// the log's record there, if known: two logs that have a record of the same offset and epoch have
+    /// the same records before it.
     ///
     /// # Errors
     ///
-    /// Why it is of no use, for people.
+    /// The reason why it cannot be used, for people.
     pub(crate) fn agrees_with(
         &self,
         cluster: ClusterId,
@@ -134,7 +134,7 @@ impl Snapshot {
         }
         if own_horizon < horizon {
             return Err(format!(
-                "it looks back {}, not {horizon}",
+                "its horizon is {}, not {horizon}",
                 counted(own_horizon, "record")
             ));
         }
@@ -143,7 +143,7 @@ impl Snapshot {
         }
         let log_epoch = own_end.0.checked_sub(1).and_then(|at| epoch_at(Offset(at)));
         if log_epoch != last_epoch {
-            return Err(format!("the log before {own_end} is another one"));
+            return Err(format!("the log before {own_end} is a different one"));
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ fn claim(number: u8, payload: u8) -> Claim {
     Claim::new(key(number), &[payload])
 }
 
-/// Rule 3, looked up the slow way: the newest of the last `horizon` records with this key.
+/// Rule 3 by naive search: finds the newest of the last `horizon` records with this key.
 fn naive(log: &[Plain], horizon: u64, number: u8, payload: u8) -> Found {
     let first = log.len().saturating_sub(horizon as usize);
     let found = (first..log.len()).rev().find(|at| log[*at].1 == number);
@@ -91,7 +91,7 @@ fn cluster() -> ClusterId {
 }
 
 #[test]
-fn a_key_is_known_while_its_record_is_among_the_last_ones() {
+fn a_key_is_known_while_its_record_is_within_the_horizon() {
     let mut keys = Keys::new(3, Offset(10));
     keys.push(Epoch(4), Some(&claim(1, 0)));
     for _ in 0..2 {
@@ -115,7 +115,7 @@ fn a_key_is_known_while_its_record_is_among_the_last_ones() {
 }
 
 #[test]
-fn an_older_record_of_the_same_key_takes_nothing_with_it() {
+fn removing_an_older_record_of_a_key_keeps_the_newer_one() {
     let log = [(1, 1, 0), (1, 0, 0), (1, 1, 1), (1, 0, 0), (1, 0, 0)];
     let keys = grown(Keys::new(3, Offset::ZERO), &log);
     assert_eq!(
@@ -172,7 +172,7 @@ fn a_record_that_cannot_be_read_makes_every_unknown_key_uncertain() {
 }
 
 #[test]
-fn a_log_of_which_nothing_can_be_read_takes_few_tries() {
+fn an_unreadable_log_takes_few_attempts() {
     let mut reading = KeyReading::new(1_000_000, Offset(1_000_000), None);
     let mut tries = 0;
     while reading.wanted().is_some() {
@@ -187,7 +187,7 @@ fn a_log_of_which_nothing_can_be_read_takes_few_tries() {
 }
 
 #[test]
-fn a_snapshot_is_byte_for_byte_this() {
+fn the_snapshot_format_is_fixed_byte_for_byte() {
     let keys = grown(Keys::new(9, Offset::ZERO), &[(3, 0, 0), (4, 1, 2)]);
     let bytes = keys.encode(cluster()).unwrap();
     let mut expected = b"RLKY\x01\0\0\0".to_vec();
@@ -204,7 +204,7 @@ fn a_snapshot_is_byte_for_byte_this() {
 }
 
 #[test]
-fn a_snapshot_of_an_empty_log_is_one_too() {
+fn a_snapshot_of_an_empty_log_is_valid() {
     let bytes = Keys::new(9, Offset::ZERO).encode(cluster()).unwrap();
     let snapshot = Snapshot::decode(&bytes).unwrap();
     assert_eq!(
@@ -214,7 +214,7 @@ fn a_snapshot_of_an_empty_log_is_one_too() {
 }
 
 #[test]
-fn a_snapshot_with_any_changed_or_missing_byte_is_put_aside() {
+fn a_snapshot_with_any_changed_or_missing_byte_is_refused() {
     let keys = grown(Keys::new(9, Offset::ZERO), &[(3, 2, 0), (4, 1, 2)]);
     let good = keys.encode(cluster()).unwrap();
     assert!(Snapshot::decode(&good).is_ok());
@@ -227,7 +227,7 @@ fn a_snapshot_with_any_changed_or_missing_byte_is_put_aside() {
 }
 
 #[test]
-fn a_snapshot_of_another_log_is_put_aside() {
+fn a_snapshot_of_another_log_is_refused() {
     let keys = grown(Keys::new(9, Offset::ZERO), &[(3, 2, 0), (4, 1, 2)]);
     let snapshot = Snapshot::decode(&keys.encode(cluster()).unwrap()).unwrap();
     let fits = |cluster, horizon, end: u64, epoch: Option<u64>| {
@@ -251,7 +251,7 @@ fn a_snapshot_of_another_log_is_put_aside() {
         !fits(cluster(), 9, 2, Some(5)),
         "the log was cut and grew again"
     );
-    assert!(!fits(cluster(), 9, 2, None), "nobody knows");
+    assert!(!fits(cluster(), 9, 2, None), "the epoch there is unknown");
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn records_without_keys_cost_nothing() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
-    /// Rule 3: however a table came to be, it says what the log says.
+    /// Rule 3: a table agrees with the log, however it was built.
     #[test]
     fn every_way_to_the_same_log_gives_the_same_table(
         log in prop::collection::vec((0..2_u64, 0..7_u8, 0..2_u8), 0..60),
@@ -286,7 +286,7 @@ proptest! {
         }
         let rebuilt = read(KeyReading::new(horizon, end, None), &log, &sizes);
         assert_as_naive(&rebuilt, &log, horizon);
-        // Both are the same from here on, too: also those that another one has replaced.
+        // Both remain the same afterwards, including the entries that newer ones have replaced.
         let newest = |keys: &Keys| {
             let kept = keys.newest.values().map(|number| *keys.entry(*number));
             kept.collect::<Vec<_>>()
@@ -319,7 +319,7 @@ mod batches {
         (append.0 > 0).then(|| Claim::of_batch(key(append.0), &messages(append)))
     }
 
-    /// The table as an office has it, and the log.
+    /// Returns the table as a leader has it, and the log.
     fn appended(appends: &[Append], horizon: u64) -> (Keys, Vec<RecordBatch>) {
         let mut keys = Keys::new(horizon, Offset::ZERO);
         let mut log = Vec::new();
@@ -368,7 +368,7 @@ mod batches {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
         #[test]
-        fn what_is_read_from_the_log_is_what_was_entered_however_it_is_split(
+        fn the_table_read_from_the_log_is_the_appended_one_however_it_is_split(
             appends in prop::collection::vec(append(), 1..20),
             asked in prop::collection::vec(append(), 1..20),
             horizon in 1..30_u64,

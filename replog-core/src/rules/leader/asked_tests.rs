@@ -17,7 +17,7 @@ const ASKED: (Mode, Option<ModeReason>) = (Mode::ReadOnly, Some(ModeReason::Aske
 const NO_QUORUM: (Mode, Option<ModeReason>) = (Mode::ReadOnly, Some(ModeReason::NoQuorum));
 
 #[test]
-fn who_asks_for_read_only_gets_it_and_who_waits_goes_on_waiting() {
+fn a_requested_pause_refuses_new_appends_while_waiting_ones_go_on_waiting() {
     let mut bench = Bench::serving();
     assert!(bench.one(Concern::All, None, 1).is_none());
     assert!(bench.one(Concern::All, Some(SECOND), 2).is_none());
@@ -30,7 +30,11 @@ fn who_asks_for_read_only_gets_it_and_who_waits_goes_on_waiting() {
         (Outcome::NotAppended, true)
     );
     assert_eq!(bench.leader.next_offset(), Offset(12));
-    assert_eq!(bench.answered(), [], "who has an offset waits for it");
+    assert_eq!(
+        bench.answered(),
+        [],
+        "an append that has an offset goes on waiting"
+    );
     bench.leader.on_written(Offset(12));
     bench.leader.on_durable(Offset(12));
     bench.report(0, Some(12));
@@ -38,7 +42,7 @@ fn who_asks_for_read_only_gets_it_and_who_waits_goes_on_waiting() {
     assert_eq!(bench.answered(), [(2, 11, false)], "its time is up");
     bench.report(1, Some(12));
     assert_eq!(bench.answered(), [(1, 10, true)]);
-    assert_eq!(bench.leader.waiting(), 0, "and now nobody waits");
+    assert_eq!(bench.leader.waiting(), 0, "no append waits any more");
 
     bench.leader.resume_appends();
     assert_eq!(mode(&bench), (Mode::ReadWrite, None));
@@ -48,14 +52,22 @@ fn who_asks_for_read_only_gets_it_and_who_waits_goes_on_waiting() {
 }
 
 #[test]
-fn what_was_asked_is_told_before_a_missing_quorum_and_after_all_else() {
+fn a_requested_pause_is_reported_before_a_missing_quorum_and_after_all_else() {
     let mut bench = Bench::serving();
     bench.leader.pause_appends();
     bench.now += 3 * SECOND;
     assert_eq!(mode(&bench), ASKED);
-    assert_eq!(bench.leader.mode(bench.now).alive, 1, "beside it");
+    assert_eq!(
+        bench.leader.mode(bench.now).alive,
+        1,
+        "the quorum's numbers are reported as well"
+    );
     bench.leader.resume_appends();
-    assert_eq!(mode(&bench), NO_QUORUM, "only what was asked is lifted");
+    assert_eq!(
+        mode(&bench),
+        NO_QUORUM,
+        "only the operator's request is lifted"
+    );
     bench.leader.pause_appends();
     bench.health.on_contact(bench.now);
     bench.report(0, Some(10));
@@ -72,7 +84,7 @@ fn what_was_asked_is_told_before_a_missing_quorum_and_after_all_else() {
 }
 
 #[test]
-fn what_was_asked_holds_in_a_later_epoch_too() {
+fn a_requested_pause_holds_in_a_later_epoch_too() {
     let mut bench = Bench::recovering();
     let recovering = (Mode::Recovering, Some(ModeReason::WaitingForNodes));
     bench.leader.pause_appends();

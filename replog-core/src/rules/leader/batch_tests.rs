@@ -1,4 +1,4 @@
-//! Batches at the door of an office.
+//! Admission of batches by a leader.
 
 use super::{
     tests::{Bench, SECOND, append},
@@ -20,7 +20,7 @@ fn of(bench: &Bench, batch: MessageBatch, concern: Concern, caller: u32) -> NewA
     }
 }
 
-/// With the key `k`, as the handle prepares it.
+/// Returns an append of a batch with the key `k`, as the handle prepares it.
 fn keyed(bench: &Bench, payloads: &[&str], concern: Concern, caller: u32) -> NewAppend<u32> {
     let mut batch: MessageBatch = payloads.iter().collect();
     let claim = Claim::of_batch(IdempotencyKey::new("k").unwrap(), &batch);
@@ -37,7 +37,7 @@ fn refused(mut admitted: Admitted<u32>) -> AppendError {
 }
 
 #[test]
-fn a_batch_gets_offsets_next_to_each_other_and_what_comes_with_it_others() {
+fn a_batch_gets_consecutive_offsets_apart_from_appends_that_come_with_it() {
     let mut bench = Bench::serving();
     let appends = vec![
         append(ONE, None, bench.now, 1),
@@ -59,7 +59,7 @@ fn a_batch_gets_offsets_next_to_each_other_and_what_comes_with_it_others() {
     assert_eq!(
         bench.leader.on_written(Offset(14)),
         5 + 3 * 41,
-        "rule 11: counted as it is"
+        "rule 11: counted as encoded"
     );
     bench.leader.on_durable(Offset(15));
     assert_eq!(
@@ -68,9 +68,9 @@ fn a_batch_gets_offsets_next_to_each_other_and_what_comes_with_it_others() {
     );
 }
 
-/// Rules 2 and 4.
+/// Checks rules 2 and 4.
 #[test]
-fn a_batch_is_answered_for_and_committed_once_as_many_hold_its_last_message() {
+fn a_batch_is_acknowledged_and_committed_once_enough_nodes_hold_its_last_message() {
     let mut bench = Bench::serving();
     bench.admit(vec![of(&bench, messages(4), Concern::Majority, 1)]);
     bench.leader.on_durable(Offset(14));
@@ -92,7 +92,7 @@ fn a_batch_is_answered_for_and_committed_once_as_many_hold_its_last_message() {
 }
 
 #[test]
-fn a_batch_that_a_master_holds_in_part_is_not_answered_when_its_time_is_up() {
+fn a_batch_that_the_master_holds_in_part_is_not_answered_when_its_time_is_up() {
     let mut bench = Bench::serving();
     let mut with_timeout = of(&bench, messages(4), Concern::All, 1);
     with_timeout.timeout = Some(SECOND);
@@ -105,7 +105,7 @@ fn a_batch_that_a_master_holds_in_part_is_not_answered_when_its_time_is_up() {
 }
 
 #[test]
-fn whoever_waits_for_a_batch_when_the_office_is_lost_is_told_where_it_begins() {
+fn a_batch_that_waits_when_leadership_ends_is_answered_with_its_first_offset() {
     let mut bench = Bench::serving();
     bench.admit(vec![of(&bench, messages(4), Concern::All, 1)]);
     let error = bench
@@ -145,7 +145,7 @@ fn a_key_covers_all_messages_of_a_batch_byte_for_byte() {
 }
 
 #[test]
-fn a_batch_with_more_messages_than_its_key_would_be_known_for_is_refused() {
+fn a_keyed_batch_with_more_messages_than_the_key_horizon_is_refused() {
     let mut bench = Bench::recovering();
     bench.leader.serve(Epoch(5), Keys::new(2, Offset(10)));
     bench.health.on_contact(bench.now);
@@ -177,7 +177,7 @@ fn a_batch_with_more_messages_than_its_key_would_be_known_for_is_refused() {
 }
 
 #[test]
-fn the_first_message_of_a_batch_gets_the_offset_that_is_expected_or_none_does() {
+fn a_batch_is_appended_only_if_its_first_message_gets_the_expected_offset() {
     let mut bench = Bench::serving();
     let expecting = |bench: &Bench, offset| NewAppend {
         expected_offset: Some(Offset(offset)),

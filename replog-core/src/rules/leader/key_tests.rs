@@ -1,4 +1,4 @@
-//! Keys and expected offsets at the door of an office.
+//! Keys and expected offsets when a leader admits appends.
 
 use super::{
     tests::{Bench, ENDS, SECOND, append, by},
@@ -13,7 +13,7 @@ fn claim(key: &str, payload: &[u8]) -> Option<Claim> {
 }
 
 impl Bench {
-    /// An append with a key; its payload is that of all appends here.
+    /// Returns an append with a key; its payload is that of all appends here.
     fn keyed(&self, key: &str, concern: Concern, caller: u32) -> NewAppend<u32> {
         NewAppend {
             claim: claim(key, b"12345"),
@@ -21,7 +21,7 @@ impl Bench {
         }
     }
 
-    /// An append with the same key and another payload.
+    /// Returns an append with the same key and another payload.
     fn changed(&self, key: &str, caller: u32) -> NewAppend<u32> {
         NewAppend {
             payload: Bytes::from_static(b"other"),
@@ -37,7 +37,7 @@ impl Bench {
         }
     }
 
-    /// Who is answered now: caller, offset, epoch, whether it is a replay.
+    /// Returns the answers due now: caller, offset, epoch, and true for a replay.
     fn receipts(&mut self) -> Vec<(u32, u64, u64, bool)> {
         let answered = self.leader.settle(self.now);
         let receipt = |Answered { caller, result }: Answered<u32>| {
@@ -47,7 +47,8 @@ impl Bench {
         answered.into_iter().map(receipt).collect()
     }
 
-    /// Epoch 6 from offset 11 on: the record at 10 is of epoch 5 and has the key `k`.
+    /// Returns a bench that serves epoch 6 from offset 11 on: the record at 10 is of epoch 5 and has the key
+    /// `k`.
     fn with_key() -> Bench {
         let mut bench = Bench::recovering();
         let mut keys = Keys::new(1000, Offset(10));
@@ -61,7 +62,7 @@ impl Bench {
 }
 
 #[test]
-fn a_key_that_was_seen_is_answered_with_the_first_ones_receipt() {
+fn a_known_key_is_answered_with_the_receipt_of_the_first_append() {
     let mut bench = Bench::with_key();
     let admitted = bench.admit(vec![bench.keyed("k", ONE, 1)]);
     assert!(admitted.batches.is_empty() && admitted.refused.is_empty());
@@ -74,7 +75,7 @@ fn a_key_that_was_seen_is_answered_with_the_first_ones_receipt() {
 }
 
 #[test]
-fn a_key_that_was_seen_waits_for_the_concern_of_the_one_who_asks() {
+fn a_known_key_waits_for_the_concern_of_the_retry() {
     let mut bench = Bench::with_key();
     bench.admit(vec![
         bench.keyed("k", Concern::All, 1),
@@ -94,7 +95,7 @@ fn a_key_that_was_seen_waits_for_the_concern_of_the_one_who_asks() {
 }
 
 #[test]
-fn of_two_appends_with_a_new_key_the_second_joins_the_first() {
+fn the_second_of_two_appends_with_a_new_key_joins_the_first() {
     let mut bench = Bench::serving();
     let admitted = bench.admit(vec![
         bench.keyed("k", ONE, 1),
@@ -105,7 +106,7 @@ fn of_two_appends_with_a_new_key_the_second_joins_the_first() {
         panic!("{admitted:?}")
     };
     let keys: Vec<&[u8]> = batch.records().map(|record| record.key).collect();
-    assert_eq!(keys, [b"k", b"l"], "rule 3: and the record says its key");
+    assert_eq!(keys, [b"k", b"l"], "rule 3: and the record names its key");
     bench.leader.on_durable(Offset(12));
     let expected = [(1, 10, 5, false), (3, 10, 5, true), (2, 11, 5, false)];
     assert_eq!(bench.receipts(), expected);
@@ -129,7 +130,7 @@ fn a_key_with_another_payload_is_refused() {
 }
 
 #[test]
-fn a_key_that_was_seen_is_answered_without_a_quorum_too() {
+fn a_known_key_is_answered_without_a_quorum_too() {
     let mut bench = Bench::with_key();
     bench.now += 3 * SECOND;
     assert_eq!(bench.leader.mode(bench.now).mode, Mode::ReadOnly);
@@ -153,7 +154,7 @@ fn a_key_that_was_seen_is_answered_without_a_quorum_too() {
 }
 
 #[test]
-fn who_is_refused_at_the_door_leaves_no_key_behind() {
+fn a_refused_append_leaves_no_key_behind() {
     let mut bench = Bench::serving();
     let wrong = NewAppend {
         expected_offset: Some(Offset(9)),
@@ -174,7 +175,7 @@ fn who_is_refused_at_the_door_leaves_no_key_behind() {
 }
 
 #[test]
-fn while_it_recovers_nothing_is_known_of_a_key() {
+fn during_recovery_nothing_is_known_about_a_key() {
     let mut never = Bench::recovering();
     let mut stopping = Bench::recovering();
     stopping.leader.become_stopping();
@@ -198,7 +199,7 @@ fn while_it_recovers_nothing_is_known_of_a_key() {
 }
 
 #[test]
-fn where_nobody_is_waited_for_any_more_a_key_is_answered_by_what_is_known() {
+fn after_leadership_ends_a_key_is_answered_from_what_is_known() {
     for end in ENDS {
         let mut bench = Bench::with_key();
         bench.report(0, Some(11));
@@ -223,7 +224,7 @@ fn where_nobody_is_waited_for_any_more_a_key_is_answered_by_what_is_known() {
 }
 
 #[test]
-fn a_key_is_free_again_once_its_record_is_beyond_the_horizon() {
+fn a_key_can_be_used_again_once_its_record_is_beyond_the_horizon() {
     let mut bench = Bench::recovering();
     let mut keys = Keys::new(2, Offset(10));
     keys.push(Epoch(5), claim("k", b"12345").as_ref());
@@ -275,7 +276,7 @@ fn a_key_that_damage_may_hide_is_not_appended() {
 }
 
 #[test]
-fn who_may_not_wait_for_a_key_that_was_seen_is_told_where_its_message_is() {
+fn a_retry_that_may_not_wait_is_answered_with_the_offset_of_its_message() {
     let mut bench = Bench::with_key();
     for caller in 0..3 {
         bench
@@ -337,7 +338,7 @@ fn the_key_decides_before_the_mode_and_the_mode_before_the_expected_offset() {
     };
     bench
         .admit_one(expecting(bench.keyed("k", ONE, 1)))
-        .expect("not asked of a replay");
+        .expect("a replay ignores the expected offset");
     let error = bench
         .admit_one(expecting(bench.changed("k", 2)))
         .unwrap_err();

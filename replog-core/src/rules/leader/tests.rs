@@ -1,4 +1,4 @@
-//! An office as appends, reports and time in, answers out.
+//! A leader under test: appends, reports and time in, answers out.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -36,16 +36,17 @@ fn config() -> MasterConfig {
     config
 }
 
-/// Of a log of ten records, none of which has a key.
+/// A way to end leadership; returns the answers given.
 type End = fn(&mut Bench) -> Vec<Answered<u32>>;
 
-/// The ways in which an office ends for good.
+/// The ways in which leadership ends for good.
 pub(super) const ENDS: [End; 3] = [
     |bench| bench.leader.become_fenced(bench.now, by()),
     |bench| bench.leader.become_failed(&"broken".into()),
     |bench| bench.leader.become_stopping(),
 ];
 
+/// Returns the keys of a log of ten records, none of which has a key.
 fn keys() -> Keys {
     Keys::new(1000, Offset(10))
 }
@@ -77,14 +78,14 @@ pub(super) fn append(
     }
 }
 
-/// One that nobody has who waits in any test.
+/// Returns an id that no other waiter has in any test.
 pub(super) fn new_waiter() -> WaiterId {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     WaiterId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Bench {
-    /// Recovering, with secondaries that were never reached.
+    /// Returns a bench that is recovering, with secondaries that were never reached.
     pub(super) fn recovering() -> Bench {
         let now = Instant::now();
         let link = || Link::new(name("s"), Timing::default(), 1, now).report(now);
@@ -95,7 +96,7 @@ impl Bench {
         }
     }
 
-    /// Serving epoch 5 from offset 10 on, both secondaries Healthy and up to date.
+    /// Returns a bench that serves epoch 5 from offset 10 on, both secondaries Healthy and up to date.
     pub(super) fn serving() -> Bench {
         let mut bench = Bench::recovering();
         bench.leader.serve(Epoch(5), keys());
@@ -130,7 +131,7 @@ impl Bench {
         self.leader.admit(self.now, 0, &mut appends)
     }
 
-    /// One append; the error where it is refused.
+    /// Admits one append; returns the error if it is refused.
     pub(super) fn one(
         &mut self,
         concern: Concern,
@@ -145,7 +146,7 @@ impl Bench {
         refused.result.err()
     }
 
-    /// Who is answered now: caller, offset, whether the concern is met.
+    /// Returns the answers due now: caller, offset, and true if the concern is met.
     pub(super) fn answered(&mut self) -> Vec<(u32, u64, bool)> {
         let answered = self.leader.settle(self.now);
         answered
@@ -159,7 +160,7 @@ impl Bench {
 }
 
 #[test]
-fn appends_get_offsets_in_turn_and_one_batch() {
+fn appends_get_consecutive_offsets_and_one_batch() {
     let mut bench = Bench::serving();
     let now = bench.now;
     let appends = [
@@ -192,7 +193,7 @@ fn appends_get_offsets_in_turn_and_one_batch() {
 }
 
 #[test]
-fn an_append_is_answered_once_as_many_nodes_hold_it_as_it_asked_for() {
+fn an_append_is_answered_once_its_concern_is_met() {
     let mut bench = Bench::serving();
     bench.one(Concern::Count(1), None, 1);
     bench.one(Concern::Majority, None, 2);
@@ -258,7 +259,7 @@ fn no_more_appends_wait_for_a_concern_than_allowed() {
 }
 
 #[test]
-fn who_is_gone_leaves_its_place_to_another_and_its_message_in_the_log() {
+fn an_append_whose_caller_is_gone_frees_its_place_and_leaves_its_message_in_the_log() {
     let mut bench = Bench::serving();
     let now = bench.now;
     let gone = append(Concern::All, Some(SECOND), now, 1);
@@ -274,7 +275,11 @@ fn who_is_gone_leaves_its_place_to_another_and_its_message_in_the_log() {
     assert!(bench.one(Concern::All, None, 5).is_none());
     bench.now += SECOND;
     bench.leader.on_durable(Offset(14));
-    assert_eq!(bench.answered(), [], "nobody is told that its time is up");
+    assert_eq!(
+        bench.answered(),
+        [],
+        "an append without a caller is not answered"
+    );
     for secondary in 0..2 {
         bench.report(secondary, Some(14));
     }
@@ -314,7 +319,7 @@ fn mode_follows_from_state_and_clock() {
 }
 
 #[test]
-fn who_is_refused_at_the_door_has_no_offset() {
+fn a_refused_append_gets_no_offset() {
     let mut recovering = Bench::recovering();
     let mut alone = Bench::serving();
     alone.now += 3 * SECOND;
@@ -342,7 +347,7 @@ fn who_is_refused_at_the_door_has_no_offset() {
 }
 
 #[test]
-fn whoever_waits_when_the_office_ends_is_told_that_nothing_is_known() {
+fn waiting_appends_are_answered_unknown_when_leadership_ends() {
     for end in ENDS {
         let mut bench = Bench::serving();
         bench.one(Concern::All, Some(SECOND), 1);
@@ -359,12 +364,12 @@ fn whoever_waits_when_the_office_ends_is_told_that_nothing_is_known() {
         assert_eq!(told, [(1, Some(Offset(10))), (2, Some(Offset(11)))]);
         bench.leader.on_durable(Offset(12));
         bench.now += 2 * SECOND;
-        assert_eq!(bench.answered(), [], "nobody is answered twice");
+        assert_eq!(bench.answered(), [], "no append is answered twice");
     }
 }
 
 #[test]
-fn those_that_wait_go_on_waiting_without_a_quorum_and_are_answered_with_it() {
+fn waiting_appends_go_on_waiting_without_a_quorum_and_are_answered_with_one() {
     let mut bench = Bench::serving();
     bench.one(Concern::Majority, None, 1);
     bench.leader.on_durable(Offset(11));
@@ -381,7 +386,7 @@ fn those_that_wait_go_on_waiting_without_a_quorum_and_are_answered_with_it() {
 }
 
 #[test]
-fn a_receipt_names_who_holds_the_record_and_why_the_others_do_not() {
+fn a_receipt_names_the_nodes_that_hold_the_record_and_why_the_others_do_not() {
     let mut bench = Bench::serving();
     bench.one(Concern::Majority, None, 1);
     bench.leader.on_durable(Offset(11));
@@ -405,7 +410,7 @@ fn a_receipt_names_who_holds_the_record_and_why_the_others_do_not() {
 }
 
 #[test]
-fn why_a_node_is_waited_for() {
+fn a_waited_for_node_is_reported_with_the_reason() {
     let mut bench = Bench::serving();
     bench.one(Concern::All, None, 1);
     let never = Bench::recovering().leader.secondaries[0].report.clone();
@@ -472,7 +477,7 @@ fn full() -> WriteOutage {
 }
 
 #[test]
-fn a_full_disk_ends_the_office_and_those_with_an_offset_are_told_that_nothing_is_known() {
+fn a_full_disk_ends_leadership_and_appends_with_an_offset_are_answered_unknown() {
     let mut bench = Bench::serving();
     for caller in 1..=2 {
         assert!(bench.one(Concern::Majority, None, caller).is_none());
@@ -510,12 +515,12 @@ fn a_full_disk_ends_the_office_and_those_with_an_offset_are_told_that_nothing_is
     let refused = bench.one(Concern::Count(1), None, 4).unwrap();
     assert!(
         matches!(refused, AppendError::Storage { .. }),
-        "507 goes before 503, without a quorum too"
+        "507 comes before 503, without a quorum too"
     );
 }
 
 #[test]
-fn with_room_again_the_master_goes_through_its_start_and_counts_afresh() {
+fn with_disk_space_again_the_master_repeats_its_start_and_counts_afresh() {
     let mut bench = Bench::serving();
     bench.leader.on_durable(Offset(10));
     assert_eq!(bench.leader.committed(), Some(Offset(10)));
@@ -535,7 +540,7 @@ fn with_room_again_the_master_goes_through_its_start_and_counts_afresh() {
     let refused = bench.one(Concern::Count(1), None, 1).unwrap();
     assert!(matches!(refused, AppendError::ReadOnly { .. }));
 
-    // A report of the old conversation comes late, before and after the new epoch began.
+    // A report of the old conversation arrives late, before and after the new epoch began.
     bench.report(0, Some(10));
     assert_eq!(bench.leader.committed(), None);
     let late = bench.link_report(Some(10));
@@ -547,7 +552,7 @@ fn with_room_again_the_master_goes_through_its_start_and_counts_afresh() {
 }
 
 #[test]
-fn who_was_fenced_stays_fenced_on_a_full_disk() {
+fn a_fenced_master_stays_fenced_on_a_full_disk() {
     let mut bench = Bench::serving();
     bench.leader.become_fenced(bench.now, by());
     bench

@@ -1,27 +1,27 @@
 //! Waits for the concern of a message that was appended before.
 //!
-//! Owns nothing: a part of [`Leader`] that has an interface of its own. Whoever waits so stands among the
-//! appends that wait, by the same limit, and is answered as they are. Keeps rules 4 and 6.
+//! Owns nothing: a part of [`Leader`] that has an interface of its own. Such a wait joins the waiting appends,
+//! counts towards the same limit, and is answered as they are. Keeps rules 4 and 6.
 
 use super::*;
 
-/// A wait at the door.
+/// A wait to be admitted.
 #[derive(Debug)]
 pub(crate) struct NewWait<W> {
-    /// The last message of the append.
+    /// Offset of the last message of the append.
     pub(crate) last: Offset,
     pub(crate) concern: Concern,
-    /// How long to wait, from its arrival; zero: be answered once the master holds it.
+    /// Maximum wait, from its arrival; zero: answer once the master holds the message.
     pub(crate) timeout: Option<Duration>,
     pub(crate) arrived: Instant,
-    /// Of nobody else who waits.
+    /// Unique among those that wait.
     pub(crate) waiter: WaiterId,
     pub(crate) caller: W,
 }
 
 impl<W> Leader<W> {
-    /// Files a wait; [`Leader::settle`] answers it, perhaps at once. Hands back who may not wait. That there
-    /// is no such message is said as [`AppendError::OffsetMismatch`].
+    /// Registers a wait; [`Leader::settle`] answers it, perhaps at once. Returns the answer if the wait is
+    /// refused; a message that does not exist is reported as [`AppendError::OffsetMismatch`].
     pub(crate) fn wait(&mut self, now: Instant, wait: NewWait<W>) -> Option<Answered<W>> {
         let concern = match self.check_new_wait(now, &wait) {
             Ok(concern) => concern,
@@ -66,7 +66,7 @@ impl<W> Leader<W> {
         if self.acks.holders(wait.last).meets(concern) {
             return Ok(concern);
         }
-        // Who would never be answered must not wait. Want of a quorum is no reason.
+        // Refuses waits that can never complete. A missing quorum may come back, so it is not a reason.
         if (self.stopping || self.state != State::Serving)
             && let Some(closed) = self.refusal(now)
         {
@@ -84,7 +84,7 @@ impl<W> Leader<W> {
 mod tests {
     use super::{super::tests::*, *};
 
-    /// A wait for the message at offset 10.
+    /// Returns a wait for the message at offset 10.
     fn wait(concern: Concern, timeout: Option<Duration>, now: Instant) -> NewWait<u32> {
         NewWait {
             last: Offset(10),
@@ -96,7 +96,7 @@ mod tests {
         }
     }
 
-    /// One message at offset 10 that the master and the first secondary hold.
+    /// Returns a bench with one message at offset 10 that the master and the first secondary hold.
     fn held_by_two() -> Bench {
         let mut bench = Bench::serving();
         bench.admit(vec![append(Concern::Count(1), None, bench.now, 1)]);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_concern_that_is_met_is_answered_at_once_and_another_when_it_is() {
+    fn a_met_concern_is_answered_at_once_and_an_unmet_one_when_it_is_met() {
         let mut bench = held_by_two();
         let (now, two, all) = (bench.now, Concern::Count(2), Concern::All);
         assert!(bench.leader.wait(now, wait(two, None, now)).is_none());
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn when_its_time_is_up_it_is_told_so() {
+    fn a_wait_whose_time_is_up_is_answered_with_concern_not_met() {
         let mut bench = held_by_two();
         let (now, later) = (bench.now, bench.now + SECOND);
         for timeout in [SECOND, Duration::ZERO] {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_wait_is_told_why() {
+    fn a_refused_wait_is_answered_with_the_reason() {
         let mut bench = held_by_two();
         let now = bench.now;
         let mut refused = |wait| {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_wait_is_that_of_whoever_came_first_whatever_it_waits_for() {
+    fn the_longest_wait_is_that_of_the_first_arrival_at_any_offset() {
         let mut bench = held_by_two();
         let began = bench.now;
         assert_eq!(bench.leader.oldest_waiting(began), None);
@@ -181,13 +181,13 @@ mod tests {
         assert_eq!(listed.appends[0].offset, Offset(10));
         bench.now += SECOND;
         assert_eq!(bench.leader.oldest_waiting(bench.now), Some(2 * SECOND));
-        // Of those whose record cannot be read, too.
+        // Waits whose record cannot be read count too.
         bench.leader.on_own_holes(&[Offset(11)..Offset(12)]);
         assert_eq!(bench.leader.oldest_waiting(bench.now), Some(2 * SECOND));
     }
 
     #[test]
-    fn a_wait_ends_with_the_one_who_waits() {
+    fn a_wait_ends_when_its_caller_is_gone() {
         let mut bench = held_by_two();
         let now = bench.now;
         let gone = wait(Concern::All, None, now);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn with_the_office_the_waits_end() {
+    fn waits_end_when_leadership_ends() {
         for end in ENDS {
             let mut bench = held_by_two();
             let now = bench.now;

@@ -1,4 +1,4 @@
-//! A link as a table of events and actions: what it sends, believes, and when.
+//! A link as a table of events and actions: its messages, its beliefs, and their times.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn by() -> FencedBy {
     }
 }
 
-/// An answer of the secondary's life `start`, with its end and log epoch.
+/// Returns an answer of the secondary's incarnation `start`, with its end and log epoch.
 fn response(start: u64, end: u64, log_epoch: Option<u64>, answer: Answer) -> Response {
     Response {
         cluster: Some(cluster(1)),
@@ -70,7 +70,7 @@ impl Bench {
         Bench { link, now }
     }
 
-    /// Serving `end` records, with the hello on its way as attempt 1.
+    /// Returns a bench that serves `end` records, with the hello in flight as attempt 1.
     fn handshake(end: u64) -> Bench {
         let mut bench = Bench::new();
         bench.link.on_log(bench.now, Offset(end), None);
@@ -84,14 +84,14 @@ impl Bench {
         bench
     }
 
-    /// In conversation with life 1, whose log counts and ends at `held`.
+    /// Returns a bench in conversation with incarnation 1, whose log counts and ends at `held`.
     fn open(end: u64, held: u64) -> Bench {
         let mut bench = Bench::handshake(end);
         bench.answer(1, response(1, held, Some(5), aligned()));
         bench
     }
 
-    /// All that is sent now, told to the recovery, or fatal.
+    /// Returns the actions due now that are sent, reported to the recovery, or fatal.
     fn sent(&mut self) -> Vec<LinkAction> {
         let mut actions = Vec::new();
         while let Some(action) = self.link.poll(self.now) {
@@ -103,7 +103,7 @@ impl Bench {
         actions
     }
 
-    /// The batches among what is sent now, each read to its end.
+    /// Returns the batches sent now, each read to its end.
     fn batches(&mut self) -> Vec<(u64, u64, u64)> {
         let mut batches = Vec::new();
         while let Some(action) = self.link.poll(self.now) {
@@ -143,7 +143,7 @@ impl Bench {
         self.link.report(self.now).counted.map(|end| end.0)
     }
 
-    /// The heartbeat that is due, by its attempt.
+    /// Returns the attempt of the heartbeat that is due.
     fn heartbeat(&mut self) -> (u64, transport::Progress) {
         let sent = self.sent();
         let found = sent.iter().find_map(|action| match action {
@@ -180,7 +180,7 @@ fn attempts(sent: &[LinkAction]) -> Vec<u64> {
 }
 
 #[test]
-fn what_a_recovery_asks_is_asked_again_until_it_asks_something_else() {
+fn a_recovery_question_is_repeated_until_the_next_one() {
     let mut bench = Bench::new();
     bench.ask(3, promise());
     let again = |attempt| LinkAction::Ask {
@@ -208,11 +208,11 @@ fn what_a_recovery_asks_is_asked_again_until_it_asks_something_else() {
     bench.ask(4, RequestBody::Identify);
     bench.sent();
     bench.answer(1, promised);
-    assert_eq!(bench.sent(), [], "an answer to what is not asked any more");
+    assert_eq!(bench.sent(), [], "an answer to a question that is over");
 }
 
 #[test]
-fn records_that_were_fetched_are_not_asked_for_again() {
+fn fetched_records_are_not_requested_again() {
     let mut bench = Bench::new();
     let fetch = Fetch {
         to_incarnation: life(1),
@@ -231,7 +231,7 @@ fn records_that_were_fetched_are_not_asked_for_again() {
 }
 
 #[test]
-fn a_promise_request_that_is_refused_late_fences_no_one_who_serves() {
+fn a_late_refusal_of_a_promise_request_does_not_fence_a_serving_leader() {
     let mut bench = Bench::new();
     bench.ask(1, promise());
     assert_eq!(attempts(&bench.sent()), [1]);
@@ -270,7 +270,7 @@ fn the_refill_target_is_the_end_when_the_hello_is_answered() {
     assert_eq!(
         bench.counted(),
         None,
-        "its end counts for nothing until it is reached"
+        "its end does not count until the target is reached"
     );
     bench.pass(SECOND / 2);
     let (attempt, _) = bench.heartbeat();
@@ -281,7 +281,7 @@ fn the_refill_target_is_the_end_when_the_hello_is_answered() {
 }
 
 #[test]
-fn a_new_hello_sets_the_refill_target_anew() {
+fn a_new_hello_resets_the_refill_target() {
     let mut bench = Bench::handshake(10);
     bench.answer(1, response(1, 0, None, aligned()));
     let (attempt, _) = bench.heartbeat();
@@ -299,7 +299,7 @@ fn a_new_hello_sets_the_refill_target_anew() {
 }
 
 #[test]
-fn answers_that_make_no_sense_count_for_nothing_and_end_the_conversation() {
+fn answers_that_make_no_sense_do_not_count_and_end_the_conversation() {
     let with = |promised: u64, answer: Answer| {
         let mut response = response(1, 8, Some(5), answer);
         response.state.promised = Epoch(promised);
@@ -382,7 +382,7 @@ fn answers_that_end_the_conversation() {
 }
 
 #[test]
-fn a_hello_that_is_refused_for_the_epoch_fences() {
+fn a_hello_refused_for_its_epoch_fences_the_leader() {
     let mut bench = Bench::handshake(10);
     bench.answer(
         1,
@@ -392,7 +392,7 @@ fn a_hello_that_is_refused_for_the_epoch_fences() {
 }
 
 #[test]
-fn an_answer_of_another_life_is_never_believed() {
+fn an_answer_of_another_incarnation_is_never_believed() {
     let mut bench = Bench::open(20, 10);
     bench.pass(SECOND / 2);
     let (attempt, _) = bench.heartbeat();
@@ -403,7 +403,7 @@ fn an_answer_of_another_life_is_never_believed() {
 }
 
 #[test]
-fn hellos_do_not_follow_each_other_without_a_pause() {
+fn repeated_hellos_are_spaced_by_a_pause() {
     let mut bench = Bench::open(20, 10);
     for _ in 0..3 {
         let batch = bench.batches()[0].0;
@@ -417,7 +417,7 @@ fn hellos_do_not_follow_each_other_without_a_pause() {
 }
 
 #[test]
-fn older_pairs_are_sent_at_once_where_they_are_asked_for() {
+fn older_pairs_are_sent_at_once_when_requested() {
     let mut bench = Bench::handshake(20);
     let before = Offset(12);
     bench.answer(
@@ -434,7 +434,7 @@ fn older_pairs_are_sent_at_once_where_they_are_asked_for() {
 }
 
 #[test]
-fn an_end_that_went_back_means_a_new_hello_unless_it_counts() {
+fn an_end_that_went_back_causes_a_new_hello_unless_it_counts() {
     for (log_epoch, greets) in [(Some(4), true), (Some(5), false)] {
         let mut bench = Bench::handshake(20);
         bench.answer(1, response(1, 10, log_epoch, aligned()));
@@ -447,7 +447,7 @@ fn an_end_that_went_back_means_a_new_hello_unless_it_counts() {
 }
 
 #[test]
-fn what_a_stranger_answers_is_a_failure_and_no_contact() {
+fn an_answer_of_a_stranger_is_a_failure_and_not_a_contact() {
     let good = response(1, 10, Some(5), Answer::Taken);
     let refused = |refusal| response(1, 10, Some(5), Answer::Refused(refusal));
     let table = [
@@ -502,7 +502,7 @@ fn several_batches_are_in_flight_to_a_healthy_secondary_and_one_to_a_suspected()
 }
 
 #[test]
-fn the_first_failed_batch_is_sent_again_at_once_and_later_ones_after_growing_delays() {
+fn the_first_failed_batch_is_retried_at_once_and_later_ones_after_growing_delays() {
     let mut bench = Bench::open(20, 10);
     let mut batch = bench.batches()[0].0;
     bench.fail(batch);
@@ -530,16 +530,16 @@ fn the_first_failed_batch_is_sent_again_at_once_and_later_ones_after_growing_del
 }
 
 #[test]
-fn the_batch_that_fills_a_gap_is_not_held_up_by_those_that_wait_behind_the_gap() {
+fn the_batch_that_fills_a_gap_is_not_held_up_by_those_behind_the_gap() {
     let mut bench = Bench::open(0, 0);
     for end in [10, 20, 30] {
         bench.link.on_log(bench.now, Offset(end), None);
         assert_eq!(bench.batches().len(), 1);
     }
-    // The second and third are parked at the secondary: nothing answers them before the first.
+    // The second and third are parked at the secondary: they are not answered before the first.
     bench.fail(2);
     assert_eq!(bench.batches(), [(5, 0, 10)]);
-    // A fresh one does wait: one batch at a time after a failure.
+    // A new one does wait: one batch at a time after a failure.
     bench.link.on_log(bench.now, Offset(40), None);
     assert_eq!(bench.batches(), []);
     bench.answer(5, response(1, 30, Some(5), Answer::Taken));
@@ -547,7 +547,7 @@ fn the_batch_that_fills_a_gap_is_not_held_up_by_those_that_wait_behind_the_gap()
 }
 
 #[test]
-fn batches_that_fail_together_delay_once() {
+fn batches_that_fail_together_cause_one_delay() {
     let mut bench = Bench::open(0, 0);
     let mut sent = Vec::new();
     for end in 1..=4 {
@@ -561,7 +561,7 @@ fn batches_that_fail_together_delay_once() {
 }
 
 #[test]
-fn an_unhealthy_secondary_gets_heartbeats_and_no_batch_and_the_first_answer_restarts_all() {
+fn an_unhealthy_secondary_gets_only_heartbeats_until_its_first_answer() {
     let mut bench = Bench::open(20, 20);
     let mut last = 0;
     for half in 1..=20 {
@@ -584,7 +584,7 @@ fn an_unhealthy_secondary_gets_heartbeats_and_no_batch_and_the_first_answer_rest
     assert_eq!(
         bench.batches().len(),
         1,
-        "at once, without waiting out a backoff"
+        "at once, without waiting for the backoff"
     );
 }
 
@@ -607,7 +607,7 @@ fn a_master_that_was_paused_sends_no_burst_of_heartbeats() {
     assert_eq!(
         bench.status(),
         Status::Unhealthy,
-        "and does not go by old news"
+        "and does not act on old news"
     );
 }
 
@@ -633,7 +633,7 @@ fn a_secondary_that_is_back_goes_straight_to_healthy() {
 }
 
 #[test]
-fn a_secondary_that_answers_and_takes_nothing_is_suspected_and_keeps_its_backoff() {
+fn a_secondary_that_answers_but_takes_nothing_is_suspected_and_keeps_its_backoff() {
     let mut bench = Bench::open(20, 10);
     let mut batch = bench.batches()[0].0;
     for _ in 0..4 {
@@ -654,7 +654,7 @@ fn a_secondary_that_answers_and_takes_nothing_is_suspected_and_keeps_its_backoff
 }
 
 #[test]
-fn a_stall_ends_when_nothing_is_due_though_the_answer_to_the_batch_was_lost() {
+fn a_stall_ends_when_nothing_is_due_even_if_the_answer_to_the_batch_was_lost() {
     let mut bench = Bench::open(20, 10);
     let batch = bench.batches()[0].0;
     bench.pass(SECOND);
@@ -695,7 +695,7 @@ impl Bench {
         found.unwrap_or_else(|| panic!("no batch in {sent:?}"))
     }
 
-    /// The heartbeat that is due; where a batch goes too, it is the one in flight.
+    /// Returns the heartbeat that is due; if a batch is sent too, it is the one in flight.
     fn heartbeat_and_batches(&mut self, batch: &mut u64) -> (u64, transport::Progress) {
         let mut heartbeat = None;
         while let Some(action) = self.link.poll(self.now) {
@@ -717,7 +717,7 @@ impl Bench {
 }
 
 #[test]
-fn a_secondary_whose_disk_is_full_is_named_so_and_not_asked_in_a_loop() {
+fn a_secondary_with_a_full_disk_is_reported_and_not_retried_in_a_loop() {
     let mut bench = Bench::open(20, 10);
     let full = || {
         Answer::Refused(Refusal::Storage {
@@ -735,7 +735,7 @@ fn a_secondary_whose_disk_is_full_is_named_so_and_not_asked_in_a_loop() {
             {
                 assert!(bench.link.on_read(attempt, wanted.until, 1000));
             }
-            // It arrives all right, and that is no contact.
+            // It arrives, but that is not a contact.
             bench.link.on_bytes_moved(bench.now, attempt, Some(life(1)));
             bench.answer(attempt, response(1, 10, Some(5), full()));
         }
@@ -748,7 +748,7 @@ fn a_secondary_whose_disk_is_full_is_named_so_and_not_asked_in_a_loop() {
     // Heartbeats for four seconds, and retries with a growing delay.
     assert!((8..25).contains(&sent), "{sent} requests");
 
-    // With room again it asks for a hello, and is sent what it lacks at once.
+    // With disk space again it asks for a hello, and gets the missing records at once.
     let (attempt, _) = loop {
         if let Some(LinkAction::Heartbeat {
             attempt, progress, ..
@@ -772,7 +772,7 @@ fn a_secondary_whose_disk_is_full_is_named_so_and_not_asked_in_a_loop() {
     };
     bench.answer(attempt, response(1, 10, Some(5), aligned()));
     let [(attempt, 10, 20)] = bench.batches()[..] else {
-        panic!("what it lacks, without waiting out a delay");
+        panic!("expected the missing records without a delay");
     };
     bench.answer(attempt, response(1, 20, Some(5), Answer::Taken));
     assert_eq!(bench.status(), Status::Healthy);
@@ -780,7 +780,7 @@ fn a_secondary_whose_disk_is_full_is_named_so_and_not_asked_in_a_loop() {
 }
 
 #[test]
-fn a_link_that_serves_goes_back_to_asking_when_its_master_begins_again() {
+fn a_serving_link_goes_back_to_asking_when_its_master_recovers_again() {
     let mut bench = Bench::open(20, 10);
     let batch = bench.batches()[0].0;
     assert_eq!(bench.counted(), Some(10));
@@ -801,7 +801,7 @@ fn a_link_that_serves_goes_back_to_asking_when_its_master_begins_again() {
         ),
         "{sent:?}"
     );
-    // Of the old conversation nothing is believed.
+    // Nothing from the old conversation is believed.
     bench.answer(batch, response(1, 20, Some(5), Answer::Taken));
     assert_eq!(bench.counted(), None);
     bench.pass(3 * SECOND / 2);
@@ -835,7 +835,7 @@ fn a_link_that_serves_goes_back_to_asking_when_its_master_begins_again() {
 }
 
 #[test]
-fn a_link_counts_heartbeats_batches_acks_and_failures_for_good() {
+fn a_link_keeps_its_counts_of_heartbeats_batches_acks_and_failures() {
     let mut bench = Bench::open(3, 0);
     assert_eq!(bench.batches(), [(2, 0, 3)]);
     bench.answer(2, response(1, 3, Some(5), Answer::Taken));
@@ -881,12 +881,12 @@ fn a_link_counts_heartbeats_batches_acks_and_failures_for_good() {
     assert_eq!(
         timed_out(&metrics(&bench)),
         1,
-        "in a row no more, and counted"
+        "the series has ended, and the total is kept"
     );
 }
 
 #[test]
-fn a_batch_that_is_refused_is_one_retry() {
+fn a_refused_batch_counts_as_one_retry() {
     let mut bench = Bench::open(3, 0);
     assert_eq!(bench.batches(), [(2, 0, 3)]);
     let detail = "full".to_owned();
@@ -901,7 +901,7 @@ fn a_batch_that_is_refused_is_one_retry() {
 }
 
 #[test]
-fn of_two_failures_the_later_one_says_why_a_secondary_is_waited_for() {
+fn the_later_of_two_failures_is_the_reason_for_waiting() {
     let mut bench = Bench::open(20, 10);
     let reason = |bench: &Bench| {
         let failure = bench.link.report(bench.now).failure;
@@ -911,7 +911,7 @@ fn of_two_failures_the_later_one_says_why_a_secondary_is_waited_for() {
     let status = || Err(TransportError::Injected);
     bench.link.on_answer(bench.now, batch, status());
     assert_eq!(reason(&bench), Some(WaitReason::HttpStatus));
-    // It answers, and takes no records.
+    // It answers, but takes no records.
     bench.pass(SECOND / 2);
     let (probe, _) = bench.heartbeat_and_batches(&mut batch);
     bench.answer(probe, response(1, 10, Some(5), Answer::Taken));
@@ -936,7 +936,7 @@ fn of_two_failures_the_later_one_says_why_a_secondary_is_waited_for() {
 }
 
 #[test]
-fn bytes_that_move_keep_the_contact_with_the_run_that_was_greeted_and_no_other() {
+fn moving_bytes_keep_contact_only_with_the_run_of_the_conversation() {
     for (run, expected) in [
         (Some(life(1)), Status::Suspected),
         (Some(life(2)), Status::Unhealthy),
@@ -950,7 +950,7 @@ fn bytes_that_move_keep_the_contact_with_the_run_that_was_greeted_and_no_other()
             bench.link.on_bytes_moved(bench.now, long, run);
             bench.sent();
         }
-        // Records are due and none were taken: it lags, and it is there.
+        // Records are due and none were taken: it lags, but it is in contact.
         assert_eq!(bench.status(), expected, "{run:?}");
         bench.answer(long, response(1, 100, Some(5), Answer::Taken));
         assert_eq!(bench.counted(), Some(100));
@@ -959,7 +959,7 @@ fn bytes_that_move_keep_the_contact_with_the_run_that_was_greeted_and_no_other()
 }
 
 #[test]
-fn bytes_of_a_request_that_is_over_tell_nothing() {
+fn bytes_of_a_finished_request_are_ignored() {
     let mut bench = Bench::open(100, 0);
     let (first, ..) = bench.batches()[0];
     bench.fail(first);

@@ -1,6 +1,5 @@
-//! Holds the model against the product where it tells the same a second time: who is given a
-//! promise, whose requests are taken, and whose log a recovering master adopts. For every value
-//! that the model can have.
+//! Compares the model with the product where the model repeats it: which requests for a promise are granted,
+//! which requests are taken, and which log a recovering master adopts. For every value that the model can have.
 
 use tokio::time::Instant;
 
@@ -22,7 +21,7 @@ use crate::{
 
 const INSTANCES: u8 = 3;
 const LOG_EPOCHS: [Option<u8>; 3] = [None, Some(1), Some(2)];
-/// What a node that is not intact may know of its log before damage.
+/// Possible knowledge, in a node that is not intact, of its log before the damage.
 const LAST_WHOLES: [Option<LastWhole>; 5] =
     [None, Some((1, 1)), Some((1, 2)), Some((2, 1)), Some((2, 2))];
 
@@ -49,7 +48,7 @@ fn cluster() -> ClusterId {
     ClusterId::from_bytes([9; 16])
 }
 
-/// The log epoch of a node, and what it knows where it has none.
+/// Returns each log epoch of a node, with what the node knows of its earlier log if it has none.
 fn epochs() -> impl Iterator<Item = (Option<u8>, Option<LastWhole>)> {
     let intact = LOG_EPOCHS[1..].iter().map(|log_epoch| (*log_epoch, None));
     intact.chain(LAST_WHOLES.map(|last_whole| (None, last_whole)))
@@ -62,7 +61,8 @@ fn last_whole(known: Option<LastWhole>) -> Option<types::LastWhole> {
     })
 }
 
-/// A promise of the model is one life of each instance and epoch, so one start will do.
+/// Returns the meta of a node. A promise of the model stands for one incarnation of each instance and epoch, so
+/// one start is enough.
 fn meta(
     node: usize,
     promise: &Promise,
@@ -102,7 +102,7 @@ fn request(from: u8, at: u8) -> Request {
 }
 
 #[test]
-fn the_fence_of_the_model_is_the_product_s() {
+fn the_fence_of_the_model_equals_that_of_the_product() {
     let promises = (0..4_u8).flat_map(|epoch| {
         (0..INSTANCES).flat_map(move |holder| {
             (0..1 << INSTANCES).map(move |replaced| Promise {
@@ -113,7 +113,8 @@ fn the_fence_of_the_model_is_the_product_s() {
             })
         })
     });
-    // A node files as replaced only whom it had promised something, and not who holds it.
+    // A node files as replaced only an instance that it had promised something, and never the holder of its
+    // promise.
     let real = promises.filter(|promise| {
         promise.replaced & (1 << promise.holder) == 0
             && (promise.epoch > 0 || (promise.replaced, promise.holder) == (0, 0))
@@ -141,7 +142,7 @@ fn the_fence_of_the_model_is_the_product_s() {
     }
 }
 
-/// What a recovery does with the promises it has.
+/// Decision of a recovery, given its promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
     Waits,
@@ -155,7 +156,7 @@ enum Decision {
 
 type Known = ((Option<u8>, Option<LastWhole>), Log);
 
-/// Logs that one history may leave behind, with every log epoch that goes with them.
+/// Returns the logs that one history may leave behind, with every log epoch that goes with them.
 fn known() -> Vec<Known> {
     let logs = [&[][..], &[1], &[1, 1], &[1, 2], &[2], &[2, 2]].map(|epochs| {
         let mut log = Log::default();
@@ -210,7 +211,7 @@ fn told(
     }
     Some(match master.role {
         Role::Promising { .. } => Decision::Waits,
-        // What is there already need not be fetched.
+        // Records that are there already need not be fetched.
         Role::Adopting { end, .. } if end == master.disk.log.len() => Decision::BecomesLeader,
         Role::Adopting { source, .. } => Decision::Adopts {
             source: usize::from(source),
@@ -272,7 +273,7 @@ fn decided((epochs, log): Known, heard: [Option<Known>; SECONDARIES]) -> Decisio
         };
         recovery.on_answer(now, serial, response, &own_starts);
     }
-    // A node that does not answer is waited for until then.
+    // The recovery waits for a node that does not answer until then.
     if heard.contains(&None)
         && let Some(deadline) = recovery.next_deadline()
     {
@@ -323,7 +324,7 @@ fn the_model_adopts_the_log_that_the_product_adopts() {
     for &own in &known {
         for &a in &answers {
             for &b in &answers {
-                // What an intact master must never meet is an assertion in the product.
+                // A situation that an intact master must never meet is an assertion in the product.
                 if let Some(told) = told(own, [a, b]) {
                     assert_eq!(told, decided(own, [a, b]), "{own:?} {a:?} {b:?}");
                     compared += 1;

@@ -1,7 +1,7 @@
-//! What the model knows: disks, roles, messages under way, and what was ever promised to a client.
+//! State of the model: disks, roles, messages in flight, and what was ever promised to a client.
 //!
-//! Owns the values and nothing that happens to them (`steps.rs`). All of it is small and copied:
-//! the checker keeps and compares millions.
+//! Owns the values but not the events that change them (`steps.rs`). All of it is small and copied: the checker
+//! keeps and compares millions.
 
 use std::fmt;
 
@@ -12,14 +12,14 @@ use crate::{
 
 /// The longest log that any bounds allow.
 pub(super) const RECORDS_MAX: usize = 3;
-/// Directories that the master may have one after the other.
+/// Directories that the master may have, one after another.
 pub(super) const MASTERS_MAX: usize = 3;
 pub(super) const SECONDARIES: usize = 2;
-/// Messages that may be under way beside the exchange of the moment.
+/// Messages that may be in flight besides the current exchange.
 pub(super) const LATE_MAX: usize = 2;
 pub(super) const EPOCHS_MAX: usize = 6;
 
-/// A record, as far as it matters: two are the same when both fields are.
+/// A record as far as it matters: two are the same if both fields are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Record {
     pub(super) epoch: u8,
@@ -51,7 +51,7 @@ impl Log {
         self.len += 1;
     }
 
-    /// Cuts to `end`; equal logs stay equal values, so what is cut is cleared.
+    /// Cuts to `end` and clears what is cut, so that equal logs stay equal values.
     pub(super) fn cut(&mut self, end: u8) {
         if end < self.len {
             self.records[usize::from(end)..].fill(Record::default());
@@ -64,7 +64,7 @@ impl Log {
         self
     }
 
-    /// What lies before the first record of a newer epoch.
+    /// Returns the records before the first one of a newer epoch.
     pub(super) fn until(self, epoch: u8) -> Log {
         let newer = self
             .records()
@@ -77,12 +77,12 @@ impl Log {
         self.records().starts_with(prefix.records())
     }
 
-    /// Whether one is the beginning of the other.
+    /// Reports whether one is the beginning of the other.
     pub(super) fn agrees_with(&self, other: &Log) -> bool {
         self.begins_with(other) || other.begins_with(self)
     }
 
-    /// Where the product's comparison says that they agree.
+    /// Returns the offset up to which they agree by the product's comparison.
     pub(super) fn agreement(&self, other: &Log) -> u8 {
         let (own, theirs) = (self.starts(), other.starts());
         let outline = |starts, log: &Log| Outline {
@@ -108,15 +108,15 @@ impl Log {
     }
 }
 
-/// What any node keeps on its disk, and how much of it a power cut spares.
+/// Contents of a node's disk, and how much of it survives a power cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Disk {
     pub(super) log: Log,
-    /// What lies above may be lost.
+    /// The synced end; records above it may be lost.
     pub(super) synced: u8,
     pub(super) promise: Promise,
     pub(super) log_epoch: Option<u8>,
-    /// Of one that is damaged: which log it held, and how far.
+    /// Log epoch and end of the log that a damaged node held.
     pub(super) last_whole: Option<LastWhole>,
 }
 
@@ -129,10 +129,10 @@ pub(super) struct Promise {
     pub(super) epoch: u8,
     /// The instance that holds it.
     pub(super) holder: u8,
-    /// A bit for each instance that was replaced; of a master's own, for each that anyone had
-    /// met when its directory was made.
+    /// A bit for each instance that was replaced; in a master's own promise, for each that any node had met
+    /// when its directory was made.
     pub(super) replaced: u8,
-    /// Instances that will be, with [`super::Mistake::ReplacedByHelloOnly`].
+    /// Instances that will be replaced, with [`super::Mistake::ReplacedByHelloOnly`].
     pub(super) met: u8,
 }
 
@@ -141,13 +141,13 @@ impl Disk {
         self.log_epoch.is_some()
     }
 
-    /// What it may have acknowledged, as far as it knows.
+    /// Returns the log that it may have acknowledged, as far as it knows.
     pub(super) fn known(&self) -> Option<LastWhole> {
         known(self.log_epoch, self.last_whole, &self.log)
     }
 
-    /// A start finds that the records from `left` on cannot be read; it held them up to `end` before. A
-    /// master goes on beside damage, so that it may have acknowledged more since the first.
+    /// Damages the disk: a start finds that the records from `left` on cannot be read; it held them up to `end`
+    /// before. A master goes on despite damage, so it may have acknowledged more since the first.
     pub(super) fn damage(&mut self, left: u8, end: u8) {
         self.last_whole = match (self.log_epoch.take(), self.last_whole) {
             (Some(log_epoch), _) => Some((log_epoch, end)),
@@ -173,7 +173,7 @@ impl Disk {
         self.synced = self.synced.min(end);
     }
 
-    /// What was held of a damaged log reaches as far as a master's log.
+    /// Extends what is known of a damaged log to the end of a master's log.
     pub(super) fn extend_last_whole(&mut self) {
         let end = self.log.len();
         self.last_whole = self
@@ -181,7 +181,7 @@ impl Disk {
             .map(|(epoch, known)| (epoch, known.max(end)));
     }
 
-    /// A power cut that spares what lies below `end`, and a start, which syncs what it finds.
+    /// Cuts power, sparing what lies below `end`, and starts again, which syncs what is found.
     pub(super) fn restart(&mut self, end: u8) {
         self.log.cut(end);
         self.sync();
@@ -191,11 +191,11 @@ impl Disk {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Secondary {
     pub(super) disk: Disk,
-    /// Which life of it this is: instance and start in one number.
+    /// Incarnation of the node: instance and start in one number.
     pub(super) life: u8,
     pub(super) aligned: Option<Aligned>,
     pub(super) refill_target: Option<u8>,
-    /// What a disk held that was wiped or damaged, so that rule 4 is judged by what was true.
+    /// Contents of a disk that was wiped or damaged, so that rule 4 is judged by what was true.
     pub(super) wiped: Log,
 }
 
@@ -241,7 +241,7 @@ pub(super) struct PeerReply {
     pub(super) log: Log,
 }
 
-/// What a node may have acknowledged, as far as it knows.
+/// Returns the log that a node may have acknowledged, as far as it knows.
 pub(super) fn known(
     log_epoch: Option<u8>,
     last_whole: Option<LastWhole>,
@@ -252,7 +252,7 @@ pub(super) fn known(
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Link {
-    /// The life that answered the hello.
+    /// The incarnation that answered the hello.
     pub(super) life: Option<u8>,
     pub(super) counted: Option<u8>,
     pub(super) refill_target: u8,
@@ -270,7 +270,7 @@ pub(super) struct Request {
     pub(super) from: u8,
     pub(super) epoch: u8,
     pub(super) to: u8,
-    /// The instances that the sender knows to be older.
+    /// The instances that the sender knows to be older than itself.
     pub(super) older: u8,
     pub(super) body: Body,
 }
@@ -311,18 +311,18 @@ pub(super) enum Kind {
     },
     Aligned,
     Taken,
-    /// For another reason than the epoch: begin with a hello.
+    /// Refused for a reason other than the epoch: begin with a hello.
     HelloFirst,
     Fenced {
         promised: u8,
     },
 }
 
-/// The whole of it.
+/// State of the whole model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct State {
     pub(super) masters: [Option<Master>; MASTERS_MAX],
-    /// The instance that is the master by the operator's will.
+    /// The instance that is the master by the operator's choice.
     pub(super) newest: u8,
     pub(super) secondaries: [Secondary; SECONDARIES],
     pub(super) late: [Option<Message>; LATE_MAX],
@@ -332,10 +332,10 @@ pub(super) struct State {
     pub(super) seen: Seen,
 }
 
-/// What an observer of everything remembers; nothing acts on it.
+/// Memory of an observer of everything; nothing acts on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Seen {
-    /// What was ever acknowledged at a majority.
+    /// All records ever acknowledged at a majority.
     pub(super) acknowledged: Log,
     /// The highest `committed` of each epoch.
     pub(super) committed: [u8; EPOCHS_MAX + 1],
@@ -351,18 +351,18 @@ pub(super) struct Seen {
 pub(super) enum Broken {
     /// An offset was acknowledged with two records.
     Order,
-    /// An append was answered that too few nodes held.
+    /// An append was answered although too few nodes held it.
     Concern,
     /// A message of an older epoch changed a node, or a promise went back.
     Fence,
     /// An intact master would have cut its own log.
     MasterCut,
-    /// The newest directory was filed as replaced, for one that was met before it was made.
+    /// The newest directory was filed as replaced, in favour of one that was met before it was made.
     NewestReplaced,
 }
 
 impl State {
-    /// The same with the secondaries in each other's place.
+    /// Returns the same state with the secondaries swapped.
     pub(super) fn mirrored(&self) -> State {
         let mut mirrored = *self;
         mirrored.secondaries.swap(0, 1);

@@ -1,8 +1,8 @@
-//! What can happen: one step of one node, one message, or one accident.
+//! The possible events: one step of one node, one message, or one accident.
 //!
-//! A question and its answer are one step unless something comes between: the question may be
-//! late, and the answer late or lost. A save to a disk is one step with what relies on it, since
-//! a crash just before it and one just after it are steps of their own.
+//! A question and its answer are one step unless something comes between: the question may be late, and the
+//! answer late or lost. A save to a disk is one step with what relies on it, since a crash just before it and
+//! one just after it are separate steps.
 
 use std::fmt;
 
@@ -24,11 +24,11 @@ use crate::{
 pub(super) enum Action {
     /// The master gives out an offset and writes the record.
     Append { master: u8 },
-    /// What a master wrote becomes durable.
+    /// A master's written records become durable.
     SyncMaster { master: u8 },
-    /// The same of a secondary.
+    /// A secondary's written records become durable.
     SyncSecondary { secondary: u8 },
-    /// A power cut at the master that spares the records below an end, and a start.
+    /// A power cut at the master that spares the records below `spares`, and a start.
     Restart { master: u8, spares: u8 },
     /// An empty directory takes the master's place.
     Replace,
@@ -38,7 +38,7 @@ pub(super) enum Action {
     Wipe { secondary: u8 },
     /// A secondary starts with a disk of which only the records below `left` can be read.
     Damage { secondary: u8, left: u8 },
-    /// The same of a master.
+    /// A master starts with a disk of which only the records below `left` can be read.
     DamageMaster { master: u8, left: u8 },
     /// A master asks a secondary something.
     Send {
@@ -49,12 +49,12 @@ pub(super) enum Action {
     },
     /// A late message arrives; it may arrive again.
     Deliver { index: u8, fate: Fate },
-    /// A recovering master decides whose log to adopt; of equal ones that of `first`. Both orders
-    /// are steps, or the secondaries could not stand for each other.
+    /// A recovering master decides which log to adopt; among equal ones, that of `first`. Both orders are
+    /// steps; otherwise the secondaries could not be treated as symmetric.
     Decide { master: u8, first: u8 },
-    /// It fetches one record.
+    /// A recovering master fetches one record.
     Fetch { master: u8 },
-    /// It saves the log epoch and serves.
+    /// A recovered master saves the log epoch and serves.
     BecomeLeader { master: u8 },
 }
 
@@ -66,10 +66,10 @@ pub(super) enum Ask {
     Batch { offset: u8 },
 }
 
-/// What becomes of a question and its answer.
+/// Fate of a question and its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// The question itself is late, and takes the place of another that was.
+    /// The question itself is late, and replaces another late message.
     Late {
         over: u8,
     },
@@ -81,7 +81,7 @@ pub(super) enum Fate {
 }
 
 impl Protocol {
-    /// The steps that may be possible; those that change nothing are left out later.
+    /// Collects the steps that may be possible; those that change nothing are dropped later.
     pub(super) fn possible(&self, state: &State, actions: &mut Vec<Action>) {
         if state.seen.broken.is_some() {
             return;
@@ -193,7 +193,7 @@ impl Protocol {
         }
     }
 
-    /// Carries a step out.
+    /// Carries out a step.
     pub(super) fn step(&self, state: &mut State, action: Action) {
         match action {
             Action::Append { master } => {
@@ -277,7 +277,7 @@ impl Protocol {
         }
     }
 
-    /// The founding is long past: all are intact, aligned, and empty.
+    /// Returns the initial state, long after the founding: all nodes are intact, aligned, and empty.
     pub(super) fn beginning() -> State {
         let epoch = 1;
         let disk = Disk {
@@ -323,7 +323,7 @@ impl Protocol {
         }
     }
 
-    /// What a start with damage knows of the end before: by its mark, which is not damaged.
+    /// Returns the end before the damage, as a start knows it from its mark, which is not damaged.
     fn end_before_damage(&self, disk: &Disk, left: u8) -> u8 {
         match self.makes(Mistake::DamagedEndForgotten) {
             true => left,
@@ -425,7 +425,7 @@ impl Protocol {
         let before = secondary.disk;
         let kind = self.on_request(secondary, request);
         let after = &secondary.disk;
-        // Rule 9, judged by what came of it: an older epoch changes nothing, a promise only grows.
+        // Rule 9, judged by the result: an older epoch changes nothing, a promise only grows.
         let stale = request.epoch < before.promise.epoch
             && (after.log != before.log || after.log_epoch != before.log_epoch);
         let newest = state.masters[usize::from(state.newest)];
@@ -458,9 +458,9 @@ impl Protocol {
         }
     }
 
-    /// The message is late; where there is no room for it, the one at `over` is lost.
+    /// Makes the message late; if there is no space for it, the one at `over` is lost.
     fn be_late(&self, state: &mut State, message: Message, over: u8) {
-        // The empty ones come first in order.
+        // Empty slots sort first.
         let late = &mut state.late[LATE_MAX - usize::from(self.bounds.late)..];
         if late.contains(&Some(message)) {
             return;
@@ -473,7 +473,7 @@ impl Protocol {
         state.late.sort_unstable();
     }
 
-    /// Takes away what would be refused for its epoch, now and ever after.
+    /// Drops messages that would be refused for their epoch, now and ever after.
     pub(super) fn forget_refused(&self, state: &mut State) {
         let refused = |message: &Message| match message {
             Message::Request(request) => {
@@ -492,7 +492,7 @@ impl Protocol {
         state.late.sort_unstable();
     }
 
-    /// Link 1 to 4 and the fence, on a secondary.
+    /// Handles a request at a secondary: link 1 to 4 and the fence.
     fn on_request(&self, secondary: &mut Secondary, request: Request) -> Kind {
         let promise = secondary.disk.promise;
         let refused = Kind::Fenced {
@@ -558,7 +558,7 @@ impl Protocol {
     }
 
     fn promise(&self, secondary: &mut Secondary, request: Request) {
-        // It passes through the same queue as records: what was written before it is durable.
+        // It passes through the same queue as records: everything written before it is durable.
         secondary.disk.sync();
         let promise = &mut secondary.disk.promise;
         if self.makes(Mistake::ReplacedByHelloOnly) {
@@ -662,7 +662,7 @@ impl Protocol {
         }
     }
 
-    /// Master start 2 and 3.
+    /// Decides which log to adopt: master start 2 and 3.
     fn decide(&self, state: &mut State, instance: u8, first: u8) {
         let master = known(state, instance);
         let Role::Promising { epoch, heard } = master.role else {
@@ -676,7 +676,8 @@ impl Protocol {
             .filter(|heard| all_count || heard.log_epoch.is_some())
             .count()
             + usize::from(all_count);
-        // Or a majority held no more than the best intact log, damaged nodes counted by what they had.
+        // It is also enough that a majority held no more than the best intact log, damaged nodes counted by
+        // what they had.
         let logs = heard.iter().flatten();
         let logs = logs.map(|heard| (heard.log_epoch, heard.last_whole, heard.log));
         let logs = logs.chain([(log_epoch, master.disk.last_whole, log)]);
@@ -724,7 +725,7 @@ impl Protocol {
         };
     }
 
-    /// Master start 3: a fetch is fenced, and bound to the life that promised.
+    /// Fetches a record (master start 3): a fetch is fenced, and bound to the incarnation that promised.
     fn fetch(&self, state: &mut State, instance: u8) {
         let secondaries = state.secondaries;
         let master = known(state, instance);
@@ -757,7 +758,7 @@ impl Protocol {
         }
     }
 
-    /// Master start 4.
+    /// Saves the log epoch and serves: master start 4.
     fn become_leader(&self, state: &mut State, instance: u8) {
         let master = known(state, instance);
         let early = self.makes(Mistake::HelloBeforeLogEpoch);
@@ -789,7 +790,8 @@ impl Protocol {
         }
     }
 
-    /// Link 5: what the ends that count allow to answer, judged by what the disks hold.
+    /// Releases the appends that the counted ends allow (link 5), and checks them against the contents of the
+    /// disks.
     fn release(&self, state: &mut State, instance: u8) {
         let Master { disk, role } = *known(state, instance);
         let Role::Serving { epoch, links, .. } = role else {
@@ -850,7 +852,7 @@ fn known(state: &mut State, instance: u8) -> &mut Master {
         .expect("steps are of masters that exist")
 }
 
-/// Whether a promise is given: `fence::check_promise` on small values.
+/// Reports whether a promise is granted: `fence::check_promise` on small values.
 pub(super) fn grants(disk: &Disk, from: u8, epoch: u8, log_epoch: Option<u8>) -> bool {
     let promise = &disk.promise;
     if promise.epoch == 0 {
@@ -865,7 +867,7 @@ pub(super) fn grants(disk: &Disk, from: u8, epoch: u8, log_epoch: Option<u8>) ->
     (epoch > promise.epoch || again) && !out_of_date
 }
 
-/// Whether a sender speaks for the promised epoch: `fence::check_epoch` on small values.
+/// Reports whether a sender speaks for the promised epoch: `fence::check_epoch` on small values.
 pub(super) fn holds(promise: &Promise, from: u8, epoch: u8) -> bool {
     let replaced = promise.replaced & (1 << from) != 0;
     promise.epoch > 0 && !replaced && (promise.epoch, promise.holder) == (epoch, from)
@@ -911,7 +913,7 @@ impl fmt::Display for Action {
                 write!(f, ": {fate}")
             }
             Action::Deliver { index, fate } => write!(f, "late message {index} arrives: {fate}"),
-            Action::Decide { master, .. } => write!(f, "m{master} decides whose log to adopt"),
+            Action::Decide { master, .. } => write!(f, "m{master} decides which log to adopt"),
             Action::Fetch { master } => write!(f, "m{master} fetches a record"),
             Action::BecomeLeader { master } => write!(f, "m{master} saves its log epoch"),
         }

@@ -1,4 +1,4 @@
-//! A recovery as answers and reports in, exact actions out.
+//! A recovery under test: answers and reports in, exact actions out.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -15,11 +15,11 @@ struct Bench {
     starts: Vec<EpochStart>,
     /// The serial of the latest question.
     serial: u64,
-    /// Where the last append of the log ends that is whole; `None`: at its end.
+    /// The end of the last complete append of the log; `None`: the end of the log.
     whole_to: Option<Offset>,
-    /// What an operator was told at the level of an error.
+    /// Messages to an operator at the level of an error.
     alarms: Vec<String>,
-    /// What an operator was warned of.
+    /// Warnings to an operator.
     warnings: Vec<String>,
 }
 
@@ -59,7 +59,7 @@ fn by(epoch: u64) -> FencedBy {
     }
 }
 
-/// A master of three nodes that promised `promised` before and has this log epoch.
+/// Returns the meta of a master of three nodes that promised `promised` before and has this log epoch.
 fn meta(promised: Option<u64>, log_epoch: Option<u64>) -> Meta {
     Meta {
         last_whole: None,
@@ -76,15 +76,15 @@ fn meta(promised: Option<u64>, log_epoch: Option<u64>) -> Meta {
     }
 }
 
-/// What a test says of an action.
+/// Short form of an action in tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Did {
     Identify,
-    /// Asks all for the promise of this epoch.
+    /// Asks all nodes for the promise of this epoch.
     Promise(u64),
-    /// Whom, from where.
+    /// Source and first offset of the fetch.
     Fetch(&'static str, u64),
-    /// The promised epoch and the log epoch that are saved.
+    /// The promised epoch and the log epoch to be saved.
     Save(u64, Option<u64>),
     Quarantine(u64, u64),
     Truncate(u64),
@@ -120,7 +120,7 @@ impl Bench {
         }
     }
 
-    /// A master of three nodes that may go on without a majority.
+    /// Returns a bench with a master of three nodes that may go on without a majority.
     fn forcing(meta: Meta, own: &[(u64, u64)], end: u64) -> Bench {
         let mut bench = Bench::new(meta, own, end);
         bench.recovery.settings.forced_recovery = ForcedRecovery::LoseAcknowledged;
@@ -131,7 +131,7 @@ impl Bench {
         Bench::with(meta, own, end, Founding::Allowed, 3)
     }
 
-    /// An intact master with log epoch 4 that asks for promises of epoch 5.
+    /// Returns a bench with an intact master with log epoch 4 that asks for promises of epoch 5.
     fn promising(end: u64) -> Bench {
         let mut bench = Bench::new(meta(Some(4), Some(4)), &[(4, 0)], end);
         assert_eq!(bench.did(), [Save(5, Some(4))]);
@@ -219,7 +219,7 @@ impl Bench {
         self.did()
     }
 
-    /// From a node that has promised what it was asked for.
+    /// Handles an answer from a node that has promised the requested epoch.
     fn answer(&mut self, from: &str, end: u64, log_epoch: Option<u64>, answer: Answer) -> Vec<Did> {
         let mut response = response(from, end, log_epoch, answer);
         response.state.promised = self.recovery.epoch().max(Epoch(log_epoch.unwrap_or(0)));
@@ -236,7 +236,7 @@ impl Bench {
         self.answer(from, end, log_epoch, answer)
     }
 
-    /// The promise of a node that is not intact, with one epoch in its log.
+    /// Handles the promise of a node that is not intact, with one epoch in its log.
     fn half_filled(&mut self, from: &str, epoch: u64, end: u64) -> Vec<Did> {
         let promised = Answer::Promised(Promised {
             last_whole: None,
@@ -296,11 +296,15 @@ fn joined_node(from: &str, nodes: Vec<NodeName>) -> Response {
 }
 
 #[test]
-fn a_blank_master_founds_as_soon_as_all_are_blank() {
+fn a_blank_master_founds_a_cluster_once_all_nodes_answer_blank() {
     let mut bench = Bench::new(meta(None, None), &[], 0);
     assert_eq!(bench.did(), [Identify]);
     assert_eq!(bench.answer_to(1, blank_node("s1")), []);
-    assert_eq!(bench.answer_to(1, blank_node("s1")), [], "twice is not two");
+    assert_eq!(
+        bench.answer_to(1, blank_node("s1")),
+        [],
+        "a repeated answer counts once"
+    );
     let founded = bench.answer_to(1, blank_node("s2"));
     assert_eq!(
         founded,
@@ -316,8 +320,8 @@ fn a_blank_master_founds_as_soon_as_all_are_blank() {
 }
 
 #[test]
-fn a_blank_master_founds_with_a_majority_after_a_while_and_never_where_it_must_not() {
-    // Founding, blank nodes that answer, whether it founds in the end.
+fn a_blank_master_founds_with_a_majority_after_a_while_if_it_is_allowed_to() {
+    // Columns: founding, number of blank nodes that answer, and true if it founds in the end.
     let table = [
         (Founding::Allowed, 1, true),
         (Founding::Allowed, 0, false),
@@ -328,7 +332,7 @@ fn a_blank_master_founds_with_a_majority_after_a_while_and_never_where_it_must_n
         let mut bench = Bench::with(meta(None, None), &[], 0, founding, 3);
         bench.did();
         for (nth, node) in ["s1", "s2"].into_iter().take(blank).enumerate() {
-            // With the last one it is sure that nobody has a cluster.
+            // With the last answer it is certain that no node has a cluster.
             let expected: &[Did] = if nth == 1 { &[Did::Warning] } else { &[] };
             assert_eq!(bench.answer_to(1, blank_node(node)), expected);
         }
@@ -349,7 +353,7 @@ fn one_identity_means_that_the_cluster_exists() {
         assert_eq!(did, [Save(0, None)], "not intact");
         assert_eq!(bench.saved(), [Save(1, None)]);
 
-        // One that does not answer is waited for, since it may hear another master.
+        // It waits for a node that does not answer, since that may hear another master.
         let mut bench = Bench::with(meta(None, None), &[], 0, founding, 3);
         bench.did();
         assert_eq!(bench.answer_to(1, joined_node("s2", nodes(3))), []);
@@ -360,7 +364,7 @@ fn one_identity_means_that_the_cluster_exists() {
     }
 }
 
-/// A node that heard the master of another directory so long ago.
+/// Returns the answer of a node that heard the master of another directory `elapsed_ms` ago.
 fn hearing(from: &str, elapsed_ms: u64) -> Response {
     let master = Some(MasterContact {
         name: name("m"),
@@ -372,7 +376,7 @@ fn hearing(from: &str, elapsed_ms: u64) -> Response {
 }
 
 #[test]
-fn a_blank_master_deposes_nobody_whom_the_others_hear() {
+fn a_blank_master_does_not_depose_a_master_that_other_nodes_hear() {
     let mut bench = Bench::new(meta(None, None), &[], 0);
     bench.did();
     assert_eq!(bench.answer_to(1, hearing("s1", 60_000)), []);
@@ -382,7 +386,7 @@ fn a_blank_master_deposes_nobody_whom_the_others_hear() {
         (other.heard_by, other.instance),
         (name("s2"), life(9, 0).instance)
     );
-    // As long as it is heard.
+    // It waits as long as the other master is heard.
     for _ in 0..100 {
         bench.now += Duration::from_millis(500);
         bench.recovery.on_deadline(bench.now, &[]);
@@ -395,7 +399,7 @@ fn a_blank_master_deposes_nobody_whom_the_others_hear() {
     assert_eq!(bench.pass(1), [Save(0, None)]);
     assert_eq!(bench.saved(), [Save(1, None)]);
 
-    // A restart between the two saves deposes nobody either.
+    // After a restart between the two saves it does not depose the other master either.
     let mut joined = meta(Some(4), None);
     joined.promised = None;
     let mut bench = Bench::new(joined, &[], 0);
@@ -404,7 +408,7 @@ fn a_blank_master_deposes_nobody_whom_the_others_hear() {
     assert_eq!(bench.answer_to(1, hearing("s2", 200)), [Did::Warning]);
     assert_eq!(bench.pass(3), [Save(1, None)]);
 
-    // What is said of its own directory is of an earlier life.
+    // A contact with its own directory is from an earlier run.
     let mut bench = Bench::new(meta(None, None), &[], 0);
     bench.did();
     for node in ["s1", "s2"] {
@@ -422,7 +426,7 @@ fn a_blank_master_deposes_nobody_whom_the_others_hear() {
 }
 
 #[test]
-fn a_blank_master_that_was_told_to_takes_over_at_once() {
+fn a_blank_master_takes_over_at_once_if_it_is_allowed_to() {
     let mut bench = Bench::new(meta(None, None), &[], 0);
     bench.recovery.settings.take_over = TakeOver::AtOnce;
     bench.did();
@@ -444,7 +448,7 @@ fn a_cluster_of_other_nodes_is_not_joined_and_prevents_founding() {
 }
 
 #[test]
-fn a_single_node_needs_nobody() {
+fn a_single_node_recovers_alone() {
     let mut bench = Bench::with(meta(None, None), &[], 0, Founding::Allowed, 1);
     assert_eq!(bench.did(), [Identify, Save(1, Some(1))]);
     assert_eq!(bench.saved(), [Save(2, Some(1))]);
@@ -453,10 +457,14 @@ fn a_single_node_needs_nobody() {
 }
 
 #[test]
-fn all_are_waited_for_a_while_and_then_a_majority_is_enough() {
+fn it_waits_for_all_nodes_for_a_while_and_then_a_majority_is_enough() {
     let mut bench = Bench::promising(7);
     assert_eq!(bench.promised("s1", 7, Some(4)), []);
-    assert_eq!(bench.promised("s1", 7, Some(4)), [], "twice is not two");
+    assert_eq!(
+        bench.promised("s1", 7, Some(4)),
+        [],
+        "a repeated answer counts once"
+    );
     assert_eq!(bench.recovery.health().waiting_for, [name("s2")]);
     assert_eq!(bench.pass(2), []);
     assert_eq!(bench.pass(1), [Save(5, Some(5))]);
@@ -479,13 +487,13 @@ fn all_are_waited_for_a_while_and_then_a_majority_is_enough() {
     assert_eq!(
         bench.promised("s1", 7, Some(4)),
         [Save(5, Some(5))],
-        "nobody else is waited for"
+        "it waits for no other node"
     );
 }
 
 #[test]
-fn whose_promises_count() {
-    // The master's log epoch, those of the nodes that answer, whether it goes on.
+fn promises_count_if_they_or_the_master_are_intact() {
+    // Columns: the master's log epoch, those of the nodes that answer, and true if it goes on.
     type Case = (Option<u64>, [Option<Option<u64>>; 2], bool);
     let table: [Case; 5] = [
         (Some(4), [Some(None), None], true),
@@ -510,7 +518,7 @@ fn whose_promises_count() {
 }
 
 #[test]
-fn promises_of_a_lower_epoch_count_for_nothing_once_it_is_raised() {
+fn promises_of_a_lower_epoch_do_not_count_once_the_epoch_is_raised() {
     let mut bench = Bench::promising(7);
     let earlier = bench.serial;
     bench.promised("s1", 7, Some(4));
@@ -534,7 +542,7 @@ fn an_answer_from_a_higher_epoch_raises_the_next_one() {
 }
 
 #[test]
-fn a_master_that_was_replaced_or_is_from_the_past_is_fenced() {
+fn a_replaced_or_out_of_date_master_is_fenced() {
     for refusal in [Refusal::Replaced(by(8)), Refusal::OutOfDate(by(8))] {
         let mut bench = Bench::promising(7);
         let answer = Answer::Refused(refusal);
@@ -561,13 +569,13 @@ fn an_intact_master_adopts_a_longer_tail_and_cuts_nothing() {
     );
     assert_eq!(bench.durable(8), [Did::Fetch("s1", 8)]);
     let more = bench.records("s1", batch(8..11, 4));
-    assert_eq!(more, [Did::Append(8, 9)], "not beyond what was promised");
+    assert_eq!(more, [Did::Append(8, 9)], "no more than was promised");
     assert_eq!(bench.durable(9), [Save(5, Some(5))]);
     assert_eq!(bench.saved(), [Serve(5, 9)]);
 }
 
 #[test]
-fn a_wiped_master_fetches_all_and_one_that_diverges_cuts_first() {
+fn a_wiped_master_fetches_everything_and_a_diverging_one_cuts_first() {
     let mut wiped = Bench::new(meta(Some(4), None), &[], 0);
     wiped.did();
     wiped.saved();
@@ -600,7 +608,7 @@ fn a_wiped_master_fetches_all_and_one_that_diverges_cuts_first() {
 }
 
 #[test]
-fn a_source_that_disappears_or_refuses_means_a_new_round() {
+fn a_source_that_disappears_or_refuses_causes_a_new_round() {
     let adopting = || {
         let mut bench = Bench::promising(7);
         bench.promised("s1", 9, Some(4));
@@ -633,16 +641,16 @@ fn a_source_that_disappears_or_refuses_means_a_new_round() {
 }
 
 #[test]
-fn a_life_that_sends_what_it_cannot_have_promised_is_not_adopted_from_again() {
-    // At another place than was asked for, of an older epoch than the record before, of one that is
-    // nobody's yet.
+fn an_incarnation_that_contradicts_its_promise_is_not_adopted_from_again() {
+    // Records at another offset than requested, of an older epoch than the record before, or of an epoch that
+    // no master has yet.
     for records in [batch(8..9, 4), batch(7..9, 3), batch(7..9, 5 + 1)] {
         let mut bench = Bench::promising(7);
         bench.promised("s1", 9, Some(4));
         assert_eq!(bench.promised("s2", 7, Some(4)), [Did::Fetch("s1", 7)]);
         let did = bench.records("s1", records.clone());
         if records.last_epoch() > Epoch(5) {
-            // It makes no sense by itself: as good as no answer.
+            // It makes no sense by itself: it counts as no answer.
             assert_eq!(did, [Did::Malformed]);
             continue;
         }
@@ -659,7 +667,7 @@ fn a_life_that_sends_what_it_cannot_have_promised_is_not_adopted_from_again() {
 }
 
 #[test]
-fn promises_that_make_no_sense_count_for_nothing() {
+fn promises_that_make_no_sense_do_not_count() {
     let damaged_before = |log_epoch| {
         Answer::Promised(Promised {
             last_whole: Some(whole(log_epoch, 3)),
@@ -675,7 +683,7 @@ fn promises_that_make_no_sense_count_for_nothing() {
         })
     };
     let fine = || granted(&[(4, 0)], None);
-    // What the node says it has promised, its log epoch, its answer.
+    // Columns: the epoch that the node claims to have promised, its log epoch, and its answer.
     let table = [
         (4, Some(4), fine()),
         (6, Some(4), fine()),
@@ -710,10 +718,10 @@ fn promises_that_make_no_sense_count_for_nothing() {
     }
 }
 
-/// Whatever a node makes up, the next round is one that nodes of this one can promise at once, and a real
-/// epoch far above is reached over several rounds.
+/// With any epoch that a node makes up, the next round is one that the nodes of this cluster can promise at
+/// once, and a real epoch far above is reached over several rounds.
 #[test]
-fn a_node_that_names_an_epoch_far_above_is_followed_only_so_far() {
+fn a_node_that_names_an_epoch_far_above_is_followed_only_part_of_the_way() {
     let follow = crate::limits::EPOCH_FOLLOW_MAX;
     for named in [6 + follow, 1 << 40, Epoch::MAX.0] {
         for fenced in [true, false] {
@@ -735,7 +743,10 @@ fn a_node_that_names_an_epoch_far_above_is_followed_only_so_far() {
     for _ in 0..4 {
         let mut did = bench.answer("s1", 7, None, Answer::Refused(Refusal::Fenced(by(1 << 40))));
         if did.is_empty() {
-            bench.now = bench.recovery.next_deadline().expect("another round comes");
+            bench.now = bench
+                .recovery
+                .next_deadline()
+                .expect("another round follows");
             bench.recovery.on_deadline(bench.now, &bench.starts);
             did = bench.did();
         }
@@ -746,7 +757,7 @@ fn a_node_that_names_an_epoch_far_above_is_followed_only_so_far() {
     }
 }
 
-/// A blank master follows nobody whose cluster it does not join.
+/// A blank master does not follow a node whose cluster it does not join.
 #[test]
 fn strangers_do_not_raise_the_epoch_of_a_blank_master() {
     let mut bench = Bench::new(meta(None, None), &[], 0);
@@ -762,7 +773,7 @@ fn strangers_do_not_raise_the_epoch_of_a_blank_master() {
 }
 
 #[test]
-fn a_source_that_never_gives_what_it_promised_is_left_out_where_the_others_are_enough() {
+fn a_source_that_never_delivers_is_left_out_if_the_others_are_enough() {
     let mut bench = Bench::promising(7);
     let mut asked = 5;
     for _ in 0..3 {
@@ -776,7 +787,10 @@ fn a_source_that_never_gives_what_it_promised_is_left_out_where_the_others_are_e
             Answer::Refused(Refusal::Storage { detail }),
         );
         if did.is_empty() {
-            bench.now = bench.recovery.next_deadline().expect("another round comes");
+            bench.now = bench
+                .recovery
+                .next_deadline()
+                .expect("another round follows");
             bench.recovery.on_deadline(bench.now, &bench.starts);
             did = bench.did();
         }
@@ -790,7 +804,7 @@ fn a_source_that_never_gives_what_it_promised_is_left_out_where_the_others_are_e
 }
 
 #[test]
-fn rounds_that_are_refused_follow_each_other_more_and_more_slowly() {
+fn refused_rounds_follow_each_other_more_and_more_slowly() {
     let mut bench = Bench::promising(7);
     let (mut epoch, began) = (5, bench.now);
     let mut delays = Vec::new();
@@ -799,7 +813,10 @@ fn rounds_that_are_refused_follow_each_other_more_and_more_slowly() {
         let mut did = bench.answer("s1", 7, Some(4), fenced);
         let failed = bench.now;
         if did.is_empty() {
-            bench.now = bench.recovery.next_deadline().expect("another round comes");
+            bench.now = bench
+                .recovery
+                .next_deadline()
+                .expect("another round follows");
             bench.recovery.on_deadline(bench.now, &bench.starts);
             did = bench.did();
         }
@@ -834,7 +851,7 @@ fn records_that_become_durable_after_their_round_was_given_up_are_in_the_log() {
 }
 
 #[test]
-fn answers_of_unknown_nodes_and_to_nothing_are_ignored() {
+fn answers_of_unknown_nodes_or_to_no_question_are_ignored() {
     let mut bench = Bench::promising(7);
     assert_eq!(bench.promised("x", 9, Some(9)), []);
     bench.promised("s1", 7, Some(4));
@@ -850,18 +867,18 @@ fn answers_of_unknown_nodes_and_to_nothing_are_ignored() {
     assert_eq!(bench.recovery.epoch(), Epoch(5));
 }
 
-/// What 2^32 adds to an epoch.
+/// Amount by which a forced recovery raises the epoch.
 const FAR: u64 = 1 << 32;
 
 #[test]
-fn a_master_that_may_force_goes_on_alone_when_nobody_answers_in_time() {
+fn a_forced_master_goes_on_alone_when_no_node_answers_in_time() {
     let mut bench = Bench::forcing(meta(Some(4), Some(4)), &[(4, 0)], 10);
     bench.did();
     bench.saved();
     assert_eq!(bench.pass(2), []);
     let far = 5 + FAR;
     assert_eq!(bench.pass(1), [Did::Alarm, Save(far, Some(4))]);
-    // Its own log is all there is, and one synced write says that it was forced.
+    // Its own log is all there is, and one synced write records that recovery was forced.
     assert_eq!(bench.saved(), [Did::Promise(far), Save(far, Some(far))]);
     assert_eq!(bench.recovery.meta.forced_epoch, Some(Epoch(far)));
     assert_eq!(bench.saved(), [Serve(far, 10)]);
@@ -871,7 +888,7 @@ fn a_master_that_may_force_goes_on_alone_when_nobody_answers_in_time() {
 }
 
 #[test]
-fn nothing_is_forced_where_a_majority_answers() {
+fn recovery_is_not_forced_if_a_majority_answers() {
     let mut bench = Bench::forcing(meta(Some(4), Some(4)), &[(4, 0)], 10);
     bench.did();
     bench.saved();
@@ -882,14 +899,14 @@ fn nothing_is_forced_where_a_majority_answers() {
 }
 
 #[test]
-fn a_wiped_master_that_may_force_recovers_from_the_one_node_that_is_left() {
+fn a_wiped_master_recovers_by_force_from_the_one_node_that_is_left() {
     let mut bench = Bench::forcing(meta(Some(4), None), &[], 0);
     bench.did();
     bench.saved();
     assert_eq!(
         bench.promised("s2", 3, Some(4)),
         [],
-        "one of two that are needed"
+        "only one of the two that are needed"
     );
     let far = 5 + FAR;
     assert_eq!(bench.pass(3), [Did::Alarm, Save(far, None)]);
@@ -901,7 +918,7 @@ fn a_wiped_master_that_may_force_recovers_from_the_one_node_that_is_left() {
 }
 
 #[test]
-fn a_blank_master_that_may_force_waits_while_nobody_has_a_log() {
+fn a_forced_blank_master_waits_while_no_node_has_a_log() {
     let mut bench = Bench::forcing(meta(None, None), &[], 0);
     assert_eq!(bench.did(), [Identify]);
     assert_eq!(
@@ -924,7 +941,7 @@ fn a_blank_master_that_may_force_waits_while_nobody_has_a_log() {
 }
 
 #[test]
-fn an_intact_log_goes_before_longer_ones_that_are_not_when_forced() {
+fn a_forced_recovery_prefers_an_intact_log_to_longer_damaged_ones() {
     let far = 5 + FAR;
     let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 20);
     bench.did();
@@ -944,8 +961,9 @@ fn an_intact_log_goes_before_longer_ones_that_are_not_when_forced() {
 }
 
 #[test]
-fn where_nobody_is_intact_the_newest_records_are_taken_when_forced() {
-    // Own log, the other's, whose is taken. Each: the epoch of its records, its end.
+fn a_forced_recovery_without_an_intact_log_adopts_the_newest_records() {
+    // Columns: own log, the other's log, and true if the other's is adopted. Each log: the epoch of its
+    // records, its end.
     let table = [
         ((4, 10), (4, 20), true),
         ((4, 20), (4, 10), false),
@@ -969,8 +987,8 @@ fn where_nobody_is_intact_the_newest_records_are_taken_when_forced() {
 }
 
 #[test]
-fn a_forced_recovery_says_who_answered_what_and_from_where_records_may_be_lost() {
-    // All answer, and nobody is left out: it is damage that makes a majority impossible.
+fn a_forced_recovery_reports_all_answers_and_where_records_may_be_lost() {
+    // All nodes answer, and none is left out: it is damage that makes a majority impossible.
     let mut bench = damaged_master(None, 3);
     bench.recovery.settings.forced_recovery = ForcedRecovery::LoseAcknowledged;
     bench.promised("s2", 9, Some(4));
@@ -989,7 +1007,7 @@ fn a_forced_recovery_says_who_answered_what_and_from_where_records_may_be_lost()
           an epoch above 4 wrote"
         ]
     );
-    // One does not answer, and the own log is the best one there is.
+    // One node does not answer, and the master's own log is the best one there is.
     let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 20);
     bench.did();
     bench.saved();
@@ -1008,7 +1026,7 @@ fn a_forced_recovery_says_who_answered_what_and_from_where_records_may_be_lost()
 }
 
 #[test]
-fn who_took_part_in_the_first_round_is_waited_for_in_the_forced_one() {
+fn the_forced_round_waits_for_the_nodes_of_the_first_round() {
     let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 2);
     bench.did();
     bench.saved();
@@ -1017,7 +1035,7 @@ fn who_took_part_in_the_first_round_is_waited_for_in_the_forced_one() {
     assert_eq!(bench.saved(), [Did::Promise(5 + FAR)]);
     assert_eq!((bench.pass(1), bench.pass(1)), (vec![], vec![]));
     assert_eq!(bench.promised("s2", 9, Some(4)), [Did::Fetch("s2", 2)]);
-    // The source goes away: once more from the beginning, with a majority if there is one.
+    // The source goes away: start over, with a majority if there is one.
     assert_eq!(bench.pass(3), [Save(6 + FAR, None)]);
     assert_eq!(bench.saved(), [Did::Promise(6 + FAR)]);
     bench.promised("s1", 9, Some(4));
@@ -1025,11 +1043,14 @@ fn who_took_part_in_the_first_round_is_waited_for_in_the_forced_one() {
     bench.records("s1", batch(2..9, 4));
     let now = 6 + FAR;
     assert_eq!(bench.durable(9), [Save(now, Some(now))]);
-    assert_eq!(bench.recovery.meta.forced_epoch, None, "this round was not");
+    assert_eq!(
+        bench.recovery.meta.forced_epoch, None,
+        "this round was not forced"
+    );
 }
 
 #[test]
-fn a_master_that_may_force_still_obeys_those_who_fence_it() {
+fn a_forced_master_still_obeys_nodes_that_fence_it() {
     for refusal in [Refusal::OutOfDate(by(7)), Refusal::Replaced(by(7))] {
         let mut bench = Bench::forcing(meta(Some(4), Some(4)), &[(4, 0)], 10);
         bench.did();
@@ -1043,7 +1064,7 @@ fn a_master_that_may_force_still_obeys_those_who_fence_it() {
 }
 
 #[test]
-fn a_replaced_master_learns_which_recovery_was_forced_last() {
+fn a_replaced_master_learns_of_the_last_forced_recovery() {
     let mut bench = Bench::new(meta(Some(FAR), None), &[], 0);
     bench.did();
     bench.saved();
@@ -1057,7 +1078,7 @@ fn a_replaced_master_learns_which_recovery_was_forced_last() {
     assert_eq!(bench.recovery.meta.forced_epoch, Some(Epoch(FAR)));
 }
 
-/// Not intact: its log ends at 9 and has a hole at 3.
+/// Returns a bench with a master that is not intact: its log ends at 9 and has a hole at 3.
 fn with_hole() -> Bench {
     let mut bench = Bench::new(meta(Some(4), None), &[(4, 0)], 9);
     let own = OwnLog {
@@ -1072,7 +1093,7 @@ fn with_hole() -> Bench {
 }
 
 #[test]
-fn a_damaged_master_fetches_what_its_hole_lacks_and_goes_on_behind_what_it_has() {
+fn a_damaged_master_fills_its_hole_and_goes_on_behind_the_records_it_has() {
     let mut bench = with_hole();
     bench.promised("s1", 12, Some(4));
     assert_eq!(bench.promised("s2", 5, Some(4)), [Did::Fetch("s1", 3)]);
@@ -1087,7 +1108,7 @@ fn a_damaged_master_fetches_what_its_hole_lacks_and_goes_on_behind_what_it_has()
 }
 
 #[test]
-fn a_damaged_master_keeps_aside_what_the_adopted_log_does_not_have() {
+fn a_damaged_master_quarantines_records_that_the_adopted_log_lacks() {
     let mut bench = with_hole();
     bench.promised("s1", 7, Some(4));
     let did = bench.promised("s2", 5, Some(4));
@@ -1099,15 +1120,15 @@ fn a_damaged_master_keeps_aside_what_the_adopted_log_does_not_have() {
 }
 
 #[test]
-fn a_damaged_master_alone_counts_for_nothing() {
+fn a_damaged_master_does_not_count_itself() {
     let mut bench = with_hole();
     bench.promised("s1", 7, Some(4));
     assert_eq!(bench.pass(1000), []);
 }
 
-/// Nobody was told of it: whoever answered for it would have had to hold all of it.
+/// No client was told of the append: a node that acknowledged it would have had to hold all of it.
 #[test]
-fn a_log_that_ends_inside_an_append_is_cut_back_before_it_serves_an_intact_one_too() {
+fn a_log_that_ends_inside_an_append_is_cut_back_before_serving_even_if_intact() {
     let mut bench = Bench::promising(10);
     bench.whole_to = Some(Offset(7));
     assert_eq!(bench.promised("s1", 9, Some(4)), []);
@@ -1123,7 +1144,7 @@ fn a_log_that_ends_inside_an_append_is_cut_back_before_it_serves_an_intact_one_t
 }
 
 #[test]
-fn an_append_that_another_holds_as_a_whole_is_adopted_and_one_that_it_does_not_is_cut() {
+fn an_append_that_another_node_holds_completely_is_adopted_and_an_incomplete_one_is_cut() {
     for (whole_to, expected) in [(9, [Save(5, Some(5))]), (6, [Truncate(6)])] {
         let mut bench = Bench::promising(7);
         bench.promised("s1", 7, Some(4));
@@ -1135,7 +1156,7 @@ fn an_append_that_another_holds_as_a_whole_is_adopted_and_one_that_it_does_not_i
 }
 
 #[test]
-fn what_is_cut_of_an_append_is_kept_aside_when_forced() {
+fn a_forced_recovery_quarantines_an_incomplete_append_that_it_cuts() {
     let far = 5 + FAR;
     let mut bench = Bench::forcing(meta(Some(4), Some(4)), &[(4, 0)], 10);
     bench.whole_to = Some(Offset(8));
@@ -1158,13 +1179,13 @@ fn what_is_cut_of_an_append_is_kept_aside_when_forced() {
 }
 
 #[test]
-fn where_the_last_append_ends_is_of_no_interest_to_a_round_that_was_given_up() {
+fn a_round_that_was_given_up_ignores_the_end_of_the_last_append() {
     let mut bench = Bench::promising(10);
     bench.recovery.on_last_append(bench.now, Offset(7));
     assert_eq!(bench.did(), []);
 }
 
-/// A damaged node's log epoch and end, before it was damaged.
+/// Returns a damaged node's log epoch and end from before it was damaged.
 fn whole(log_epoch: u64, end: u64) -> LastWhole {
     LastWhole {
         log_epoch: Epoch(log_epoch),
@@ -1172,7 +1193,7 @@ fn whole(log_epoch: u64, end: u64) -> LastWhole {
     }
 }
 
-/// A master with a hole at 3 in a log of 10 of epoch 4, which had this log before.
+/// Returns a bench with a master that has a hole at 3 in a log of 10 of epoch 4, and had this log before.
 fn damaged_master(last_whole: Option<LastWhole>, nodes: usize) -> Bench {
     let meta = Meta {
         last_whole,
@@ -1195,9 +1216,9 @@ fn damaged(bench: &mut Bench, from: &str, last_whole: Option<LastWhole>) -> Vec<
     bench.answer(from, 2, None, answer)
 }
 
-/// One bad byte on the master, another on a secondary, and the third whole.
+/// One bad byte on the master, another on a secondary, and the third node intact.
 #[test]
-fn the_one_whole_log_is_adopted_where_it_covers_what_damaged_nodes_held() {
+fn the_only_intact_log_is_adopted_if_it_covers_what_damaged_nodes_held() {
     let mut bench = damaged_master(Some(whole(4, 10)), 3);
     assert_eq!(
         bench.promised("s2", 10, Some(4)),
@@ -1208,7 +1229,7 @@ fn the_one_whole_log_is_adopted_where_it_covers_what_damaged_nodes_held() {
         damaged(&mut bench, "s1", Some(whole(4, 10))),
         [Did::Fetch("s2", 3)]
     );
-    // An answer that never comes is waited for no longer than ever.
+    // It waits for an answer that never comes no longer than ever.
     let mut bench = damaged_master(Some(whole(4, 10)), 3);
     bench.promised("s2", 12, Some(4));
     assert_eq!(bench.pass(3000), [Did::Fetch("s2", 3)]);
@@ -1219,8 +1240,8 @@ fn the_one_whole_log_is_adopted_where_it_covers_what_damaged_nodes_held() {
 }
 
 #[test]
-fn a_whole_log_that_may_lack_what_damaged_nodes_acknowledged_is_not_adopted() {
-    // Who did not hold it: nobody else than the damaged ones may have the rest.
+fn an_intact_log_that_may_lack_what_damaged_nodes_acknowledged_is_not_adopted() {
+    // In each case, only the damaged nodes may have the rest.
     let table = [
         ("the master held more", Some(whole(4, 11)), None),
         ("the master held a newer log", Some(whole(5, 2)), None),
@@ -1243,8 +1264,8 @@ fn stuck(bench: &Bench) -> Option<StuckReason> {
 }
 
 #[test]
-fn a_recovery_that_the_missing_nodes_could_complete_only_waits() {
-    // The own log is intact: any promise of another node counts beside it.
+fn a_recovery_that_missing_nodes_could_complete_waits_without_a_warning() {
+    // The master's own log is intact: any promise of another node counts with it.
     let mut bench = Bench::promising(10);
     assert_eq!((bench.pass(60_000), stuck(&bench)), (vec![], None));
     // It is damaged and knows what it held, or is wiped and two others are missing.
@@ -1260,14 +1281,14 @@ fn a_recovery_that_the_missing_nodes_could_complete_only_waits() {
         let done = bench.promised("s1", 10, Some(4));
         assert_eq!((done, stuck(&bench)), (vec![Did::Fetch("s1", 3)], None));
     }
-    // One that answers without sense may do better after a restart.
+    // A node that gives a senseless answer may do better after a restart.
     let mut bench = damaged_master(Some(whole(4, 10)), 3);
     damaged(&mut bench, "s1", Some(whole(4, 10)));
     assert_eq!((bench.pass(60_000), stuck(&bench)), (vec![], None));
 }
 
 #[test]
-fn a_recovery_that_no_answer_can_complete_warns_once_and_says_what_helps() {
+fn a_recovery_that_no_answer_can_complete_warns_once_and_names_the_remedy() {
     let mut bench = damaged_master(Some(whole(4, 11)), 3);
     bench.promised("s2", 9, Some(4));
     assert_eq!(damaged(&mut bench, "s1", None), [Did::Warning]);
@@ -1292,7 +1313,7 @@ fn a_recovery_that_no_answer_can_complete_warns_once_and_says_what_helps() {
     bench.saved();
     bench.promised("s2", 9, Some(4));
     assert_eq!(damaged(&mut bench, "s1", None), []);
-    // Another node is the one with the whole log.
+    // The remaining node has the complete log.
     assert_eq!(
         bench.promised("s1", 11, Some(4)),
         [Did::Fetch("s1", 3)],
@@ -1302,7 +1323,7 @@ fn a_recovery_that_no_answer_can_complete_warns_once_and_says_what_helps() {
 }
 
 #[test]
-fn a_recovery_is_stuck_even_before_the_last_answer_where_that_cannot_help() {
+fn a_recovery_is_stuck_before_the_last_answer_if_that_cannot_help() {
     let mut bench = damaged_master(None, 3);
     assert_eq!(damaged(&mut bench, "s1", None), []);
     assert_eq!(stuck(&bench), Some(StuckReason::TooFewIntact), "at once");
@@ -1321,7 +1342,7 @@ fn a_recovery_is_stuck_even_before_the_last_answer_where_that_cannot_help() {
 }
 
 #[test]
-fn a_recovery_that_may_be_forced_is_stuck_only_where_no_log_is_left() {
+fn a_forced_recovery_is_stuck_only_if_no_log_is_left() {
     let wiped = || {
         let mut bench = Bench::forcing(meta(Some(4), None), &[], 0);
         bench.did();
@@ -1344,7 +1365,7 @@ fn a_recovery_that_may_be_forced_is_stuck_only_where_no_log_is_left() {
 }
 
 #[test]
-fn a_blank_master_that_may_not_found_warns_where_nobody_has_a_cluster() {
+fn a_blank_master_that_may_not_found_warns_if_no_node_has_a_cluster() {
     let mut bench = Bench::with(meta(None, None), &[], 0, Founding::Never, 3);
     assert_eq!(bench.did(), [Identify]);
     assert_eq!(bench.answer_to(1, blank_node("s1")), []);
@@ -1362,10 +1383,10 @@ fn a_blank_master_that_may_not_found_warns_where_nobody_has_a_cluster() {
     assert_eq!((joined, stuck(&bench)), (vec![Save(0, None)], None));
 }
 
-/// Of those that held no more than the whole log, and it, a majority is enough: what another held
-/// beyond was acknowledged by none of them.
+/// A majority of the intact node and those that held no more than its log is enough: records that another held
+/// beyond it were acknowledged by none of them.
 #[test]
-fn who_held_more_than_a_majority_is_left_out() {
+fn a_damaged_node_that_held_more_is_left_out_if_a_majority_held_no_more() {
     let mut bench = damaged_master(Some(whole(4, 20)), 5);
     damaged(&mut bench, "s3", Some(whole(4, 10)));
     damaged(&mut bench, "s2", Some(whole(4, 11)));

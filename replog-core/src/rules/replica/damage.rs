@@ -1,16 +1,16 @@
 //! A secondary that cannot read a part of its own log.
 //!
-//! Owns nothing: a part of [`Replica`] that has an interface of its own. A log with a hole counts
-//! for nothing: the log epoch goes at once, and the node is greeted, filled and made intact like
-//! any other that lacks records, from the first that it cannot read on. What lies behind the hole
-//! stays, and is passed over once that is filled. Keeps rules 5 and 10.
+//! Owns nothing: a part of [`Replica`] that has an interface of its own. A log with a hole counts for nothing:
+//! the log epoch is dropped at once, and the node goes through handshake, refill and becoming intact like any
+//! other that misses records, starting with the first that it cannot read. What lies behind the hole stays, and
+//! is skipped once the hole is filled. Keeps rules 5 and 10.
 
 use std::ops::Range;
 
 use super::*;
 
 impl Replica {
-    /// Somebody could not read the record at `offset`.
+    /// Handles an unreadable record at `offset`.
     pub(crate) fn on_damage(&mut self, offset: Offset) {
         if self.inspecting.is_some() || self.disk_space.outage().is_some() {
             self.noticed = Some(offset);
@@ -20,8 +20,8 @@ impl Replica {
             return;
         }
         self.changed(ReplicaChange::Damaged { offset });
-        // From now on, whatever is on its way to the disk. What is on its way from the master must not
-        // make this log intact again: a new life begins with it.
+        // From now on, whatever is on its way to the disk. What is in flight from the master must not make this
+        // log intact again: a new incarnation begins.
         self.staged.lose_log_epoch(Some(self.durable_end));
         (self.meta.log_epoch, self.meta.last_whole) = (None, self.staged.last_whole);
         self.staged.start += 1;
@@ -33,8 +33,8 @@ impl Replica {
         self.out.push(ReplicaAction::Inspect { offset });
     }
 
-    /// The cut of `ticket` was not made: on the way is a record that cannot be read. Once that is
-    /// known, the next hello has it made.
+    /// Handles a cut that was not made because it met an unreadable record. Once the damage is known, the next
+    /// hello repeats the cut.
     pub(crate) fn on_not_truncated(&mut self, ticket: u64, offset: Offset) {
         let next = self.next_continuation(ticket);
         assert!(
@@ -48,7 +48,7 @@ impl Replica {
         self.settle();
     }
 
-    /// The inspection is done: these cannot be read, and up to `whole_end` all can.
+    /// Handles the end of an inspection: the records in `holes` cannot be read, and all below `whole_end` can.
     pub(crate) fn on_inspected(&mut self, holes: &[Range<Offset>], whole_end: Offset) {
         let inspected = self.inspecting.take();
         self.durable_end = self.durable_end.min(whole_end);

@@ -1,4 +1,4 @@
-//! A replica as requests and reports in, exact actions out.
+//! A replica under test: requests and reports in, exact actions out.
 
 use super::*;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     types::{DiskState, InstanceId},
 };
 
-/// The epochs of a written log.
+/// Epochs of a written log.
 #[derive(Default)]
 struct Log(Vec<u64>);
 
@@ -65,7 +65,7 @@ fn life(byte: u8, start: u64) -> Incarnation {
     }
 }
 
-/// The secondary's own life.
+/// Returns the secondary's own incarnation.
 fn own() -> Incarnation {
     life(7, 1)
 }
@@ -83,7 +83,7 @@ fn blank() -> Meta {
     }
 }
 
-/// Promised to the master of `epoch`, with this log epoch.
+/// Returns a meta that has promised `epoch` to its master, with this log epoch.
 fn meta(epoch: u64, log_epoch: Option<u64>) -> Meta {
     Meta {
         cluster: Some(ClusterIdentity {
@@ -143,11 +143,11 @@ fn append(range: std::ops::Range<u64>, epoch: u64) -> RequestBody {
     })
 }
 
-/// What a test says of an action.
+/// Short form of an action in tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Did {
     Write(u64, u64),
-    /// The promised epoch and the log epoch that are saved.
+    /// The promised epoch and the log epoch to be saved.
     Save(u64, Option<u64>),
     Quarantine(u64, u64),
     Truncate(u64),
@@ -155,7 +155,7 @@ enum Did {
     Fetch,
     Resume,
     Inspect(u64),
-    /// The request, the answer, the end and the log epoch that are named.
+    /// The request, the answer, and the end and log epoch that it names.
     Answer(RequestId, Answer, u64, Option<u64>),
 }
 use Did::{Save, Truncate, Write};
@@ -193,7 +193,7 @@ impl Bench {
         }
     }
 
-    /// Intact at epoch 5, greeted and aligned in it; request 0 is answered.
+    /// Returns a bench intact at epoch 5 and aligned in it; request 0 is answered.
     fn aligned(log: &[u64]) -> Bench {
         let mut bench = Bench::new(meta(5, Some(5)), log);
         let end = log.len() as u64;
@@ -203,7 +203,7 @@ impl Bench {
         bench
     }
 
-    /// Not intact, greeted in epoch 5 with an empty log.
+    /// Returns a bench that is not intact and aligned in epoch 5 with an empty log.
     fn refilling() -> Bench {
         let mut bench = Bench::new(blank(), &[]);
         bench.ask(5, hello(5, 10, 10, &[(4, 0)]));
@@ -227,7 +227,7 @@ impl Bench {
         self.did()
     }
 
-    /// The writer reports the save that is next.
+    /// The writer reports the next save.
     fn saved(&mut self) -> Vec<Did> {
         let ticket = self.replica.queued.front().expect("a save").0;
         let end = Offset(self.log.0.len() as u64);
@@ -288,7 +288,7 @@ fn heartbeat(committed: Option<u64>, refill_target: Option<u64>) -> RequestBody 
 }
 
 #[test]
-fn a_promise_is_saved_before_it_is_answered_and_again_for_the_same_life() {
+fn a_promise_is_saved_before_it_is_answered_even_when_repeated() {
     let mut bench = Bench::new(meta(5, Some(5)), &[5, 5]);
     for request in 0..2 {
         assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(5))]);
@@ -307,7 +307,7 @@ fn a_promise_is_saved_before_it_is_answered_and_again_for_the_same_life() {
 }
 
 #[test]
-fn who_is_refused_a_promise() {
+fn promises_that_are_refused() {
     let mut replaced = meta(5, Some(5));
     replaced.promised.as_mut().unwrap().replaced = vec![life(2, 0).instance];
     let by = fenced_by(5);
@@ -326,7 +326,7 @@ fn who_is_refused_a_promise() {
 }
 
 #[test]
-fn what_is_asked_without_a_hello_is_refused() {
+fn requests_without_a_hello_are_refused() {
     let mut other_life = progress(9, None, None);
     other_life.to_incarnation.start = 0;
     let fetch = Fetch {
@@ -370,7 +370,7 @@ fn a_blank_node_joins_with_the_hello_and_is_not_intact_until_its_target_is_reach
     assert_eq!(
         bench.durable(&[4; 10]),
         [taken],
-        "no target yet: its end counts for nothing"
+        "no target yet: its end does not count"
     );
     let taken = answered(2, Answer::Taken, 10, None);
     assert_eq!(bench.ask(5, heartbeat(None, Some(12))), [taken]);
@@ -384,7 +384,7 @@ fn a_blank_node_joins_with_the_hello_and_is_not_intact_until_its_target_is_reach
 }
 
 #[test]
-fn a_hello_sets_the_refill_target_anew() {
+fn a_hello_resets_the_refill_target() {
     let mut bench = Bench::refilling();
     bench.ask(5, heartbeat(None, Some(10)));
     bench.ask(5, append(0..5, 4));
@@ -422,8 +422,8 @@ fn an_intact_log_takes_the_log_epoch_once_it_covers_what_the_master_adopted() {
 }
 
 #[test]
-fn what_an_alignment_cuts() {
-    // Own epochs, the master's end and pairs, where the own log is cut.
+fn an_alignment_cuts_to_where_the_logs_agree() {
+    // Columns: own epochs, the master's end and pairs, and the offset at which the own log is cut.
     type Case = (&'static [u64], u64, &'static [(u64, u64)], Option<u64>);
     let table: [Case; 6] = [
         (&[1, 1, 1], 9, &[(1, 0), (4, 3)], None),
@@ -455,7 +455,7 @@ fn what_an_alignment_cuts() {
 }
 
 #[test]
-fn nothing_is_cut_once_the_log_epoch_is_the_senders() {
+fn the_log_is_not_cut_once_its_log_epoch_is_the_senders() {
     let mut bench = Bench::aligned(&[5, 5, 5]);
     let late = hello(5, 1, 0, &[(5, 0)]);
     assert_eq!(
@@ -468,7 +468,7 @@ fn nothing_is_cut_once_the_log_epoch_is_the_senders() {
 }
 
 #[test]
-fn a_hello_that_is_repeated_joins_the_first() {
+fn a_repeated_hello_joins_the_first() {
     let mut bench = Bench::new(meta(4, Some(4)), &[4, 4, 4]);
     let body = hello(5, 2, 2, &[(4, 0)]);
     assert_eq!(bench.ask(5, body.clone()), [Save(5, Some(4))]);
@@ -481,7 +481,7 @@ fn a_hello_that_is_repeated_joins_the_first() {
 }
 
 #[test]
-fn a_hello_of_a_higher_epoch_overtakes_one_that_is_being_answered() {
+fn a_hello_of_a_higher_epoch_overtakes_one_in_progress() {
     let mut bench = Bench::new(meta(4, Some(4)), &[4, 4, 4]);
     bench.ask(5, hello(5, 2, 2, &[(4, 0)]));
     assert_eq!(bench.saved(), [Did::Quarantine(2, 5), Truncate(2)]);
@@ -515,7 +515,7 @@ fn an_end_that_is_about_to_be_cut_is_not_named() {
 }
 
 #[test]
-fn older_pairs_are_asked_for_of_either_log() {
+fn older_pairs_are_requested_from_either_log() {
     let mut bench = Bench::new(meta(4, Some(4)), &[1, 1, 1]);
     bench.ask(5, hello(5, 200, 0, &[(3, 100), (4, 120)]));
     let older = Answer::OlderStartsNeeded {
@@ -579,7 +579,7 @@ fn older_pairs_are_asked_for_of_either_log() {
 }
 
 #[test]
-fn a_promise_waits_for_the_writes_before_it_and_shuts_out_what_comes_after() {
+fn a_promise_waits_for_earlier_writes_and_fences_later_ones() {
     let mut bench = Bench::aligned(&[5]);
     assert_eq!(bench.ask(5, append(1..3, 5)), [Write(1, 3)]);
     assert_eq!(bench.ask(5, append(4..5, 5)), [], "behind a gap");
@@ -607,7 +607,7 @@ fn a_promise_waits_for_the_writes_before_it_and_shuts_out_what_comes_after() {
 }
 
 #[test]
-fn a_promise_that_is_overtaken_while_it_is_saved_is_not_given() {
+fn a_promise_overtaken_while_it_is_saved_is_not_granted() {
     let mut bench = Bench::new(meta(5, Some(5)), &[5]);
     bench.ask(6, promise(5));
     bench.ask(7, promise(5));
@@ -670,7 +670,7 @@ fn records_that_are_refused() {
 fn requests_that_make_no_sense_change_nothing_and_end_the_conversation() {
     let hello_with = |change: fn(&mut Hello)| {
         let RequestBody::Hello(mut body) = hello(5, 4, 3, &[(4, 0), (5, 3)]) else {
-            unreachable!("it makes hellos");
+            unreachable!("the helper makes hellos");
         };
         change(&mut body);
         RequestBody::Hello(body)
@@ -698,7 +698,7 @@ fn requests_that_make_no_sense_change_nothing_and_end_the_conversation() {
             |progress| progress.committed = Some(Offset(10)),
             vec![batch(3..4, 5)],
         ),
-        // Behind a record of epoch 5 in the log.
+        // After a record of epoch 5 in the log.
         append(3..4, 4),
     ];
     for (nth, body) in table.into_iter().enumerate() {
@@ -719,7 +719,7 @@ fn requests_that_make_no_sense_change_nothing_and_end_the_conversation() {
             (bench.replica.meta(), bench.replica.malformed()),
             (&before, 1)
         );
-        // The right master goes on where it was, from its next hello on.
+        // The correct master goes on from its next hello.
         let first = bench.ask(5, heartbeat(None, None));
         assert_eq!(
             first,
@@ -736,8 +736,8 @@ fn requests_that_make_no_sense_change_nothing_and_end_the_conversation() {
 }
 
 #[test]
-fn records_that_contradict_what_is_on_its_way_or_waits_behind_a_gap_are_malformed() {
-    // What came before, and what comes now.
+fn records_that_contradict_queued_or_buffered_ones_are_malformed() {
+    // Columns: records that came before, and records that come now.
     let table = [
         (vec![append(3..4, 5)], append(4..5, 4)),
         (vec![append(4..5, 4)], append(3..4, 5)),
@@ -766,9 +766,9 @@ fn records_that_contradict_what_is_on_its_way_or_waits_behind_a_gap_are_malforme
     }
 }
 
-/// One that was away for any number of forced recoveries comes back, and no single message uses up epochs.
+/// A node that was away for any number of forced recoveries comes back, and no single message uses up epochs.
 #[test]
-fn an_epoch_that_lies_far_above_is_promised_step_by_step() {
+fn an_epoch_far_above_is_promised_step_by_step() {
     let leap = crate::limits::EPOCH_LEAP_MAX;
     let asked = 8 + 2 * leap;
     let far = |epoch| [promise(5), hello(epoch, 4, 4, &[(5, 0), (epoch, 3)])];
@@ -793,7 +793,7 @@ fn an_epoch_that_lies_far_above_is_promised_step_by_step() {
 }
 
 #[test]
-fn an_epoch_that_no_cluster_comes_to_is_not_promised() {
+fn an_epoch_that_no_cluster_can_reach_is_not_promised() {
     let leap = crate::limits::EPOCH_LEAP_MAX;
     let far = |epoch| [promise(5), hello(epoch, 1, 0, &[(5, 0)])];
     for epoch in [1 << 62, u64::MAX] {
@@ -812,11 +812,11 @@ fn an_epoch_that_no_cluster_comes_to_is_not_promised() {
             assert_eq!(
                 bench.ask(6, promise(5)),
                 [Save(6, Some(5))],
-                "the right master's"
+                "the correct master's"
             );
         }
     }
-    // Within reach, also of a node that has promised nothing yet.
+    // Within reach, even for a node that has promised nothing yet.
     let mut bench = Bench::new(meta(5, Some(5)), &[5]);
     assert_eq!(bench.ask(5 + leap, promise(5)), [Save(5 + leap, Some(5))]);
     let mut bench = Bench::new(blank(), &[]);
@@ -830,13 +830,13 @@ fn an_epoch_that_no_cluster_comes_to_is_not_promised() {
 }
 
 #[test]
-fn a_hello_that_would_lose_what_is_known_to_be_committed_is_refused() {
+fn a_hello_that_would_lose_known_committed_records_is_refused() {
     let known = || {
         let mut bench = Bench::aligned(&[5, 5, 5, 5]);
         bench.ask(5, heartbeat(Some(3), None));
         bench
     };
-    // Of the same master, and of the next: the knowledge outlives the epoch.
+    // From the same master, and from the next: the knowledge outlives the epoch.
     let mut bench = known();
     assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(5))]);
     bench.saved();
@@ -848,12 +848,12 @@ fn a_hello_that_would_lose_what_is_known_to_be_committed_is_refused() {
     assert_eq!(bench.ask(6, hello_6(3)), [Save(6, Some(5))]);
     assert_eq!(bench.saved(), [Did::Quarantine(3, 6), Truncate(3)]);
 
-    // What it does not hold, it does not vouch for.
+    // It does not vouch for records that it does not hold.
     let mut bench = Bench::aligned(&[5, 5]);
     bench.ask(5, heartbeat(Some(9), None));
     assert_eq!(bench.ask(6, hello(6, 2, 2, &[(5, 0)])), [Save(6, Some(5))]);
 
-    // A forced recovery may lose it, and what it left is what is committed from then on.
+    // A forced recovery may lose them, and what it kept is committed from then on.
     let mut bench = known();
     assert_eq!(
         bench.ask(90, forced_hello(90, 2, &[(5, 0)], 90)),
@@ -867,7 +867,7 @@ fn a_hello_that_would_lose_what_is_known_to_be_committed_is_refused() {
         [Save(91, Some(90))]
     );
 
-    // The same hello again, late: nothing is cut any more, and nothing refused.
+    // The same hello again, late: nothing is cut any more, nor refused.
     let mut bench = known();
     assert_eq!(
         bench.ask(5, hello(5, 1, 0, &[(5, 0)])),
@@ -889,7 +889,7 @@ fn no_more_answers_are_parked_than_allowed() {
 }
 
 #[test]
-fn committed_is_taken_over_only_once_aligned_and_shown_no_further_than_held() {
+fn committed_is_taken_over_only_once_aligned_and_shown_only_as_far_as_held() {
     let mut bench = Bench::new(meta(5, Some(5)), &[5, 5]);
     bench.ask(5, heartbeat(Some(2), None));
     assert_eq!(bench.replica.committed(), None);
@@ -968,7 +968,7 @@ fn no_room() -> Refusal {
 }
 
 #[test]
-fn a_full_disk_ends_the_conversation_and_forgets_what_was_not_written() {
+fn a_full_disk_ends_the_conversation_and_drops_unwritten_records() {
     let mut bench = Bench::refilling();
     bench.ask(5, heartbeat(None, Some(10)));
     bench.ask(5, append(0..10, 4));
@@ -985,7 +985,7 @@ fn a_full_disk_ends_the_conversation_and_forgets_what_was_not_written() {
     assert_eq!(bench.replica.disk(), DiskState::Full);
     assert_eq!(bench.replica.state().buffered, 0);
 
-    // Heartbeats too: a node that can take no records counts for no quorum.
+    // Heartbeats too: a node that cannot take records does not count for a quorum.
     let asked = [
         heartbeat(None, None),
         append(10..12, 5),
@@ -1024,7 +1024,7 @@ fn a_full_disk_ends_the_conversation_and_forgets_what_was_not_written() {
 }
 
 #[test]
-fn a_promise_that_could_not_be_saved_was_not_given() {
+fn a_promise_that_could_not_be_saved_was_not_granted() {
     let mut bench = Bench::new(meta(5, Some(4)), &[4]);
     assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(4))]);
     bench.replica.on_write_failed(bench.now, full());
@@ -1032,12 +1032,12 @@ fn a_promise_that_could_not_be_saved_was_not_given() {
     assert_eq!(bench.replica.state().promised, Epoch(5));
     bench.replica.on_resumed(bench.now, Offset(1));
     bench.did();
-    // The master that holds the promise is the one of before.
+    // The previous master holds the promise.
     assert_eq!(bench.ask(5, hello(5, 1, 1, &[(4, 0)])), [Save(5, Some(4))]);
 }
 
 #[test]
-fn a_hello_or_a_log_epoch_that_could_not_be_saved_is_taken_up_again() {
+fn a_hello_or_a_log_epoch_that_could_not_be_saved_is_retried() {
     let mut bench = Bench::new(meta(4, Some(4)), &[4, 4]);
     assert_eq!(bench.ask(5, hello(5, 2, 2, &[(4, 0)])), [Save(5, Some(4))]);
     assert_eq!(bench.saved(), [Save(5, Some(5))], "the log epoch");
@@ -1050,18 +1050,18 @@ fn a_hello_or_a_log_epoch_that_could_not_be_saved_is_taken_up_again() {
     assert_eq!(bench.saved(), [answered(1, aligned(0), 2, Some(5))]);
 }
 
-/// A hello of a master whose recovery was forced in `forced`.
+/// Returns a hello of a master whose recovery was forced in `forced`.
 fn forced_hello(epoch: u64, end: u64, starts: &[(u64, u64)], forced: u64) -> RequestBody {
     let RequestBody::Hello(mut hello) = hello(epoch, end, end, starts) else {
-        unreachable!("it makes hellos");
+        unreachable!("the helper makes hellos");
     };
     hello.forced_epoch = Some(Epoch(forced));
     RequestBody::Hello(hello)
 }
 
 #[test]
-fn what_a_forced_recovery_lost_is_kept_aside_before_it_is_cut() {
-    // Also where this hello is of a later epoch: the node was away when it was forced.
+fn records_lost_by_a_forced_recovery_are_quarantined_before_they_are_cut() {
+    // Also if this hello is of a later epoch: the node was away when recovery was forced.
     for epoch in [90, 95] {
         let mut bench = Bench::new(meta(5, Some(5)), &[4, 4, 5, 5]);
         let hello = || forced_hello(epoch, 3, &[(4, 0), (90, 2)], 90);
@@ -1069,12 +1069,12 @@ fn what_a_forced_recovery_lost_is_kept_aside_before_it_is_cut() {
         assert_eq!(bench.saved(), [Did::Quarantine(2, epoch), Truncate(2)]);
         assert_eq!(bench.truncated(2), [answered(0, aligned(2), 2, Some(5))]);
         let known = bench.replica.meta().forced_epoch;
-        assert_eq!(known, Some(Epoch(90)), "for a master that forgot it");
+        assert_eq!(known, Some(Epoch(90)), "even for a master that forgot it");
     }
 }
 
 #[test]
-fn what_is_cut_is_kept_aside_without_force_and_after_it_too() {
+fn cut_records_are_quarantined_without_a_forced_recovery_and_after_one_too() {
     let cases = [(Some(5), None), (Some(95), Some(90)), (Some(90), Some(90))];
     for (log_epoch, forced) in cases {
         let mut meta = meta(96, log_epoch);
@@ -1090,17 +1090,17 @@ fn what_is_cut_is_kept_aside_without_force_and_after_it_too() {
 }
 
 #[test]
-fn a_node_that_is_not_intact_keeps_aside_what_it_cuts_too() {
+fn a_node_that_is_not_intact_quarantines_cut_records_too() {
     let mut known = meta(90, None);
     known.forced_epoch = Some(Epoch(90));
     let mut bench = Bench::new(known, &[4, 4, 5, 5]);
-    // The master's disk was replaced, and its hello says nothing of it.
+    // The master's disk was replaced, and its hello does not mention it.
     bench.ask(91, hello(91, 3, 3, &[(4, 0), (91, 2)]));
     assert_eq!(bench.saved(), [Did::Quarantine(2, 91), Truncate(2)]);
 }
 
 #[test]
-fn a_promise_says_which_recovery_was_forced_last() {
+fn a_promise_names_the_last_forced_recovery() {
     let mut known = meta(5, Some(5));
     known.forced_epoch = Some(Epoch(5));
     let mut bench = Bench::new(known, &[5]);
@@ -1114,7 +1114,7 @@ fn a_promise_says_which_recovery_was_forced_last() {
 }
 
 #[test]
-fn who_has_no_business_here_is_named_once_for_each_reason() {
+fn a_sender_that_should_not_be_here_is_reported_once_for_each_reason() {
     let mut bench = Bench::new(meta(5, Some(5)), &[5]);
     let mut told = |request: Request| -> Vec<Refusal> {
         let log = Log(vec![5]);
@@ -1159,7 +1159,7 @@ fn who_has_no_business_here_is_named_once_for_each_reason() {
     assert_eq!(bench.replica.meta(), &meta(5, Some(5)), "nothing changed");
 }
 
-/// A log of eight records of which the fourth and fifth cannot be read; not intact.
+/// Returns a bench with a log of eight records of which the fourth and fifth cannot be read; not intact.
 fn with_hole() -> Bench {
     let mut bench = Bench::new(meta(5, None), &[5, 5, 5, 5, 5, 5, 5, 5]);
     bench.replica = Replica::new(meta(5, None), Offset(3));
@@ -1167,7 +1167,7 @@ fn with_hole() -> Bench {
 }
 
 #[test]
-fn a_damaged_log_ends_at_its_hole_and_is_filled_from_there_past_what_it_has() {
+fn a_damaged_log_ends_at_its_hole_and_once_filled_passes_the_records_behind_it() {
     let mut bench = with_hole();
     bench.ask(5, hello(5, 8, 0, &[(5, 0)]));
     let ticket = bench.replica.queued.front().unwrap().0;
@@ -1179,7 +1179,7 @@ fn a_damaged_log_ends_at_its_hole_and_is_filled_from_there_past_what_it_has() {
     );
     bench.ask(5, heartbeat(None, Some(10)));
     assert_eq!(bench.ask(5, append(3..5, 5)), [Write(3, 5)]);
-    // What was sent behind it waits for what lies between, which is there.
+    // Records sent behind it wait for those in between, which are there.
     assert_eq!(bench.ask(5, append(8..10, 5)), []);
     bench.replica.on_durable(Offset(8));
     assert_eq!(
@@ -1192,9 +1192,9 @@ fn a_damaged_log_ends_at_its_hole_and_is_filled_from_there_past_what_it_has() {
 }
 
 #[test]
-fn a_damaged_log_is_compared_with_what_lies_behind_its_hole() {
-    // The master's end and pairs, where the own log is cut: whether there is a hole is for the
-    // log itself to say.
+fn a_damaged_log_is_compared_including_the_records_behind_its_hole() {
+    // Columns: the master's end and pairs, and the offset at which the own log is cut. The log itself must find
+    // out whether there is a hole.
     let table = [
         (8, (5, 0), None),
         (6, (5, 0), Some(6)),
@@ -1214,7 +1214,7 @@ fn a_damaged_log_is_compared_with_what_lies_behind_its_hole() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_takes_the_log_epoch_away_before_anything_else() {
+fn an_unreadable_record_removes_the_log_epoch_before_anything_else() {
     let mut bench = Bench::aligned(&[5, 5, 5, 5]);
     assert_eq!(bench.ask(5, append(4..6, 5)), [Write(4, 6)]);
     bench.replica.on_damage(Offset(2));
@@ -1235,7 +1235,7 @@ fn a_record_that_cannot_be_read_takes_the_log_epoch_away_before_anything_else() 
         "then the other"
     );
     assert_eq!(bench.replica.state().durable_end, Offset(2));
-    // What knows nothing of the damage, a refill target among it, is for a life that is over.
+    // Messages that do not know of the damage, a refill target among them, are for an incarnation that is over.
     let late = heartbeat(None, Some(1));
     let id = bench.next;
     bench.next += 1;
@@ -1252,7 +1252,7 @@ fn a_record_that_cannot_be_read_takes_the_log_epoch_away_before_anything_else() 
 }
 
 #[test]
-fn damage_that_is_found_while_a_log_epoch_is_saved_is_not_forgotten() {
+fn damage_found_while_a_log_epoch_is_saved_is_not_forgotten() {
     let mut bench = Bench::new(meta(4, Some(4)), &[4, 4]);
     bench.ask(5, hello(5, 9, 2, &[(4, 0), (5, 5)]));
     assert_eq!(bench.saved(), [Save(5, Some(5))]);
@@ -1264,7 +1264,7 @@ fn damage_that_is_found_while_a_log_epoch_is_saved_is_not_forgotten() {
 }
 
 #[test]
-fn a_promise_that_is_asked_again_joins_the_one_on_its_way() {
+fn a_repeated_promise_request_joins_the_one_in_progress() {
     let mut bench = Bench::new(meta(5, Some(5)), &[5, 5]);
     assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(5))]);
     assert_eq!(bench.ask(6, promise(5)), [], "no second save");
@@ -1277,7 +1277,7 @@ fn a_promise_that_is_asked_again_joins_the_one_on_its_way() {
         answered(request, Answer::Promised(promised), 2, Some(5))
     };
     assert_eq!(bench.saved(), [granted(0), granted(1)]);
-    // One that was not asked for by the same master in the same epoch has a save of its own.
+    // A request of another master or in another epoch has a save of its own.
     assert_eq!(bench.ask(6, promise(5)), [Save(6, Some(5))]);
     assert_eq!(bench.ask(7, promise(5)), [Save(7, Some(5))]);
     assert_eq!(
@@ -1287,7 +1287,7 @@ fn a_promise_that_is_asked_again_joins_the_one_on_its_way() {
 }
 
 #[test]
-fn a_cut_that_meets_damage_is_made_once_that_is_known() {
+fn a_cut_that_meets_damage_is_made_once_the_damage_is_known() {
     let mut bench = Bench::new(meta(4, Some(3)), &[1, 1, 2, 2]);
     bench.ask(5, hello(5, 9, 0, &[(1, 0), (3, 2)]));
     assert_eq!(bench.saved(), [Did::Quarantine(2, 5), Truncate(2)]);

@@ -1,15 +1,15 @@
-//! A secondary whose disk refuses writes, and senders that have no business with it.
+//! A secondary whose disk refuses writes, and senders that should not be sending to it.
 //!
-//! Owns nothing: a part of [`Replica`] that has an interface of its own. What was handed to the
-//! writer and not written was never taken; a node that can take no records counts for no quorum.
-//! Keeps rules 4, 10 and 11.
+//! Owns nothing: a part of [`Replica`] that has an interface of its own. Records that were handed to the writer
+//! and not written were never taken; a node that cannot take records does not count for a quorum. Keeps rules
+//! 4, 10 and 11.
 
 use super::*;
 use crate::{limits::REFUSED_SENDERS_MAX, types::DiskState};
 
 impl Replica {
-    /// A write was refused: what was handed to the writer is not done and not under way any more.
-    /// The conversation ends, so that the master greets again once there is room.
+    /// Handles a refused write: what was handed to the writer is neither done nor in progress any more. The
+    /// conversation ends, so that the master restarts the handshake once there is disk space.
     pub(crate) fn on_write_failed(&mut self, now: Instant, outage: WriteOutage) {
         let detail = outage.detail.to_string();
         if self.disk_space.on_write_failed(now, outage.clone()) {
@@ -26,16 +26,16 @@ impl Replica {
                 self.answer(request, Answer::Refused(refusal.clone()));
             }
         }
-        // A promise that was not saved is none.
+        // A promise that was not saved does not count.
         self.staged = self.meta.clone();
         self.intact_save = None;
-        // What could not be seen to is, once there is room.
+        // Damage that could not be inspected is inspected once there is disk space.
         self.noticed = self.inspecting.take().or(self.noticed);
         self.end_conversation(&refusal);
         self.reorder.reset(self.durable_end);
     }
 
-    /// There is room again; the log ends here, all of it durable.
+    /// Handles the return of disk space; the log ends at `end`, all of it durable.
     pub(crate) fn on_resumed(&mut self, now: Instant, end: Offset) {
         self.disk_space.on_resumed(now);
         self.durable_end = self.durable_end.max(end);
@@ -46,19 +46,19 @@ impl Replica {
         }
     }
 
-    /// The time of [`Replica::next_deadline`] has come.
+    /// Acts when the time of [`Replica::next_deadline`] has come.
     pub(crate) fn on_deadline(&mut self, now: Instant) {
         if self.disk_space.should_probe(now) {
             self.out.push(ReplicaAction::Resume);
         }
     }
 
-    /// When to call [`Replica::on_deadline`].
+    /// Returns when to call [`Replica::on_deadline`].
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.disk_space.next_deadline()
     }
 
-    /// How the disk does.
+    /// Returns the state of the disk.
     pub(crate) fn disk(&self) -> DiskState {
         match self.failed {
             Some(_) => DiskState::Failed,
@@ -66,8 +66,8 @@ impl Replica {
         }
     }
 
-    /// While the disk refuses writes, so does this node, heartbeats included: one that can take no
-    /// records must not count for a quorum. Who is fenced has been told so before.
+    /// Refuses requests while the disk refuses writes, heartbeats included: a node that cannot take records
+    /// must not count for a quorum. A fenced sender was refused before this check.
     pub(super) fn check_room(&self) -> Result<(), Refusal> {
         match self.disk_space.outage() {
             None => Ok(()),
@@ -77,8 +77,9 @@ impl Replica {
         }
     }
 
-    /// A stranger, a directory from the past, a list of other nodes: somebody made a mistake, and
-    /// reads of it here too. What the protocol itself brings about is no news.
+    /// Publishes a refusal that points to a mistake, such as a stranger, an out-of-date directory or a
+    /// different list of nodes, so that it can be read on this node too. Refusals that are part of the protocol
+    /// are not published.
     pub(super) fn publish_refusal(&mut self, from: NodeName, refusal: &Refusal) {
         let is_mistake = match refusal {
             Refusal::WrongNode
@@ -96,7 +97,7 @@ impl Replica {
             | Refusal::Storage { .. }
             | Refusal::Stopping => false,
         };
-        // What makes no sense may do so in endless ways: each sender is named once for all of them.
+        // Requests can make no sense in endless ways: each sender is named once for all of them.
         let is_malformed = |refusal: &Refusal| matches!(refusal, Refusal::Malformed { .. });
         let is_told = |(of, told): &(NodeName, Refusal)| {
             *of == from && (told == refusal || is_malformed(told) && is_malformed(refusal))

@@ -1,6 +1,6 @@
-//! Who wrote what: every record as its author gave it to its writer.
+//! Authorship: every record as its author gave it to its writer.
 //!
-//! Keeps, beside the rules, that an offset is given out once within an epoch, ever.
+//! Also checks that an offset is assigned at most once within an epoch, ever.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -19,7 +19,7 @@ pub(super) struct Authored {
     pub(super) crc: u32,
     pub(super) key: Option<Bytes>,
     pub(super) payload: Bytes,
-    /// From the first record of its append to the end of the last.
+    /// From the first record of its append to the end of its last.
     pub(super) append: Range<Offset>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Authors {
 }
 
 impl Authors {
-    /// Whether the first record of this batch is known: then it is a copy.
+    /// Returns true if the first record of this batch is known: then it is a copy.
     pub(super) fn knows(&self, batch: &RecordBatch) -> bool {
         let first = (batch.first(), batch.first_epoch());
         self.records.contains_key(&first)
@@ -54,7 +54,7 @@ impl Authors {
                 && before.crc != crc
             {
                 return Err(format!(
-                    "rule 1: {} gives out offset {} of epoch {} a second time",
+                    "rule 1: {} assigns offset {} of epoch {} a second time",
                     disks.name(machine),
                     record.offset,
                     record.epoch
@@ -64,7 +64,7 @@ impl Authors {
         Ok(())
     }
 
-    /// The record at `offset` that is `id`, as it was made.
+    /// Returns the record at `offset` with identity `id`, as it was made.
     pub(super) fn record(&self, offset: Offset, id: RecordId) -> Option<&Authored> {
         self.records
             .get(&(offset, id.0))
@@ -72,8 +72,8 @@ impl Authors {
     }
 }
 
-/// Of each record of a batch which records its append has. What a master hands out at once are whole
-/// appends, as long as they are shorter than one batch of a link.
+/// Returns, for each record of a batch, the records of its append. A master hands out only whole
+/// appends at once, as long as they are shorter than one batch of a link.
 fn appends(batch: &RecordBatch) -> Vec<Range<Offset>> {
     let mut appends = Vec::new();
     let mut first = batch.first();
@@ -90,7 +90,7 @@ fn appends(batch: &RecordBatch) -> Vec<Range<Offset>> {
     appends
 }
 
-/// The records of a batch with their checksums.
+/// Returns the records of a batch with their checksums.
 pub(super) fn records(
     batch: &RecordBatch,
 ) -> impl Iterator<Item = (crate::record::Record<'_>, u32)> {

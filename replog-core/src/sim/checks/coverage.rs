@@ -1,4 +1,5 @@
-//! What occurred: each kind of request, answer and refusal, by its name in the report of a run.
+//! Coverage: each kind of request, answer and refusal that occurred, by its name in the report of a
+//! run.
 
 use crate::transport::{Answer, Refusal, Request, RequestBody, Response};
 

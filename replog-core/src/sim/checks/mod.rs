@@ -1,7 +1,7 @@
-//! The rules, checked at every step by one who sees everything.
+//! The rules, checked at every step by an observer that sees everything.
 //!
-//! One file a rule. What a disk holds is read from what is synced, never from what a node says.
-//! A check sees the world from outside: it uses none of the decisions that it checks.
+//! One file per rule. The content of a disk is read from its synced data, never from a node's
+//! statements. A check sees the world from outside: it uses none of the decisions that it checks.
 
 mod authors;
 mod coverage;
@@ -43,7 +43,7 @@ use crate::{
     views::Receipt,
 };
 
-/// What was found wrong, with the number of the rule.
+/// Result of a check: the violation, with the number of the rule.
 pub(crate) type Finding = Result<(), String>;
 
 /// All checks of a run.
@@ -62,18 +62,18 @@ pub(crate) struct Checks {
     fencing: r09_fencing::Fencing,
 }
 
-/// A node as it is watched: what it shows, and what it showed at the last look.
+/// A node under observation: what it shows, and what it showed at the last step.
 #[derive(Debug)]
 struct Node {
     watched: Watched,
     shown_local: Offset,
     shown_committed: Offset,
     mode: Mode,
-    /// What it showed below `shown_local`.
+    /// The records that it showed below `shown_local`.
     ids: Vec<Option<RecordId>>,
 }
 
-/// The disks and what is on them.
+/// The disks and their content.
 #[derive(Clone, Copy)]
 struct Disks<'a>(&'a [Machine]);
 
@@ -90,7 +90,7 @@ impl Disks<'_> {
         &self.0[machine.0].name
     }
 
-    /// The machines that are nodes of the cluster now.
+    /// Returns the machines that are nodes of the cluster now.
     fn targets(&self) -> impl Iterator<Item = MachineId> {
         let machines = self.0.iter().enumerate();
         machines
@@ -98,10 +98,10 @@ impl Disks<'_> {
             .map(|(at, _)| MachineId(at))
     }
 
-    /// How many nodes hold a record that the master on `machine` speaks of: itself and those of
-    /// other names. Of two machines with one name each is the node to itself.
+    /// Returns how many nodes hold a record that the master on `machine` speaks of: itself and
+    /// those of other names. Of two machines with one name each is the node to itself.
     ///
-    /// One on which it rotted held it, and so did one that `held` it before it was damaged.
+    /// A node on which the record rotted counts, as does one that `held` it before it was damaged.
     fn holders(
         &self,
         machine: MachineId,
@@ -122,13 +122,13 @@ impl Disks<'_> {
             .count()
     }
 
-    /// Whether a node was replaced, and its process or directory is still there.
+    /// Returns true if a node was replaced and its process or directory still exists.
     fn has_replaced(&self) -> bool {
         let mut machines = self.0.iter();
         machines.any(|machine| machine.part == Part::Replaced)
     }
 
-    /// All that the disk of `machine` holds for good; `None` where it rotted.
+    /// Returns all records that the disk of `machine` holds durably; `None` for each that rotted.
     fn ids(&self, machine: MachineId) -> Vec<Option<RecordId>> {
         let end = self.0[machine.0].disk.held_end();
         (0..end.0)
@@ -140,72 +140,72 @@ impl Disks<'_> {
         self.targets().count() as u32
     }
 
-    /// The last log epoch that its disk had, whatever became of it.
+    /// Returns the last log epoch that its disk had, whatever became of it.
     fn had_log_epoch(&self, machine: MachineId) -> Option<Epoch> {
         self.0[machine.0].disk.had_log_epoch
     }
 
-    /// What the record at `offset` was, where it rotted.
+    /// Returns the identity that the record at `offset` had, if it rotted.
     fn rotted_id(&self, machine: MachineId, offset: Offset) -> Option<RecordId> {
         self.0[machine.0].disk.rotted_id(offset)
     }
 
-    /// Whether the record at `offset` rotted there: that is damage, not loss.
+    /// Returns true if the record at `offset` rotted there: that is damage, not loss.
     fn rotted(&self, machine: MachineId, offset: Offset) -> bool {
         self.0[machine.0].disk.rotted(offset)
     }
 }
 
 impl Checks {
-    /// Whether the node on `machine` is a master.
+    /// Returns true if the node on `machine` is a master.
     pub(crate) fn is_master(&self, machine: MachineId) -> bool {
         let node = self.nodes.get(&machine);
         node.is_some_and(|node| matches!(node.watched.role, Role::Master { .. }))
     }
 
-    /// The log of the node on `machine`.
+    /// Returns the log of the node on `machine`.
     pub(crate) fn view(&self, machine: MachineId) -> Option<Arc<LogView>> {
         self.nodes
             .get(&machine)
             .map(|node| node.watched.view.clone())
     }
 
-    /// The mode that the master on `machine` shows.
+    /// Returns the mode that the master on `machine` shows.
     pub(crate) fn mode(&self, machine: MachineId) -> Option<Mode> {
         let is_master = self.is_master(machine);
         let node = self.nodes.get(&machine).filter(|_| is_master)?;
         Some(*node.watched.shared.watch_mode().borrow())
     }
 
-    /// What the node on `machine` shows as committed.
+    /// Returns the committed end that the node on `machine` shows.
     pub(crate) fn committed(&self, machine: MachineId) -> Option<Offset> {
         self.nodes.get(&machine)?.watched.shared.committed()
     }
 
-    /// The message of the record at `offset` that is `id`.
+    /// Returns the message in the record at `offset` with identity `id`.
     pub(crate) fn payload(&self, offset: Offset, id: RecordId) -> Option<Bytes> {
         let record = self.authors.record(offset, id)?;
         Some(record.payload.clone())
     }
 
-    /// With a mistake: the node on `machine` shows this as committed.
+    /// Makes the node on `machine` show this as committed: for a planted mistake.
     pub(crate) fn show(&self, machine: MachineId, committed: Offset) {
         if let Some(node) = self.nodes.get(&machine) {
             node.watched.shared.set_committed(Some(committed));
         }
     }
 
-    /// A master sends a request.
+    /// Observes that a master sends a request.
     pub(crate) fn on_request_sent(&mut self, machine: MachineId, request: &Request) {
         self.fencing.on_request_sent(machine, request);
     }
 
-    /// A client was told that its payload is in no log.
+    /// Observes that a client is told that its payload is in no log.
     pub(crate) fn on_refused(&mut self, payload: &[u8]) {
         self.exactly_once.on_refused(payload);
     }
 
-    /// A client sends a payload, which is its alone.
+    /// Observes that a client sends a payload that no one else sends.
     pub(crate) fn on_sent(&mut self, payload: &[u8]) {
         self.exactly_once.on_sent(payload);
     }
@@ -219,7 +219,7 @@ impl World {
         }
     }
 
-    /// A node started on `machine`.
+    /// Observes that a node has started on `machine`.
     pub(crate) fn on_started(&mut self, machine: MachineId, watched: Watched) {
         let shown_local = watched.view.visible_end();
         let node = Node {
@@ -241,7 +241,7 @@ impl World {
         self.after_poll(machine);
     }
 
-    /// The process on `machine` is gone.
+    /// Observes that the process on `machine` is gone.
     pub(crate) fn on_ended(&mut self, machine: MachineId) {
         if self.machines[machine.0].disk.has_rot() {
             self.checks.concern.on_flip(Disks(&self.machines), machine);
@@ -250,7 +250,7 @@ impl World {
         self.checks.fencing.on_ended(machine);
     }
 
-    /// The code of `machine` ran.
+    /// Observes that the code of `machine` ran.
     pub(crate) fn after_poll(&mut self, machine: MachineId) {
         self.checks.concern.after_poll(machine);
         if let Some(node) = self.checks.nodes.get_mut(&machine) {
@@ -313,7 +313,7 @@ impl World {
         });
     }
 
-    /// A node gives records to its writer.
+    /// Observes that a node gives records to its writer.
     pub(crate) fn on_append(&mut self, machine: MachineId, batch: &RecordBatch) {
         self.check(|checks, disks, now_us| {
             let Checks {
@@ -335,7 +335,7 @@ impl World {
         });
     }
 
-    /// A node answers a request.
+    /// Observes that a node answers a request.
     pub(crate) fn on_answered(
         &mut self,
         machine: MachineId,
@@ -356,7 +356,7 @@ impl World {
         });
     }
 
-    /// A master has an answer.
+    /// Observes that a master gets an answer.
     pub(crate) fn on_contact(&mut self, life: Life, response: &Response) {
         if self.lives(life) {
             let now_us = self.now_us;
@@ -366,7 +366,7 @@ impl World {
         }
     }
 
-    /// The master on `machine` tells a caller where its message is.
+    /// Observes that the master on `machine` tells a caller the position of its message.
     pub(crate) fn on_receipt(&mut self, machine: MachineId, receipt: &Receipt, payload: &Bytes) {
         if receipt.replayed {
             self.count("append replayed");
@@ -376,7 +376,7 @@ impl World {
         });
     }
 
-    /// The master on `machine` tells a caller that its concern is met.
+    /// Observes that the master on `machine` tells a caller that its concern is met.
     pub(crate) fn on_acknowledged(&mut self, machine: MachineId, receipt: &Receipt) {
         let (offset, concern) = (receipt.offset, receipt.concern);
         let met = receipt.concern_met;
@@ -396,19 +396,19 @@ impl World {
         });
     }
 
-    /// A node shows messages to a client.
+    /// Observes that a node shows messages to a client.
     pub(crate) fn on_read(&mut self, machine: MachineId, shown: &[(Offset, Bytes)]) {
         self.check(|checks, disks, _| {
             r10_no_silent_damage::on_read(disks, machine, &checks.authors, shown)
         });
     }
 
-    /// Somebody follows the node on `machine` from now on.
+    /// Observes that a follower of the node on `machine` starts.
     pub(crate) fn on_follows(&mut self, machine: MachineId, level: ReadLevel) {
         self.checks.followers.on_follows(machine, level);
     }
 
-    /// Who follows the node on `machine` is told something.
+    /// Observes what a follower of the node on `machine` is given.
     pub(crate) fn on_followed(
         &mut self,
         machine: MachineId,
@@ -418,10 +418,7 @@ impl World {
         match followed {
             Followed::Records(_) => {}
             Followed::Cut { offset } => {
-                self.note_of(
-                    machine,
-                    format_args!("who follows is told: cut at {offset}"),
-                );
+                self.note_of(machine, format_args!("a follower is told: cut at {offset}"));
                 self.count("follower: told of a cut");
             }
         }
@@ -433,7 +430,7 @@ impl World {
         });
     }
 
-    /// A caller of the master on `machine` had to wait for its answer.
+    /// Observes that a caller of the master on `machine` had to wait for its answer.
     pub(crate) fn on_waited(&mut self, machine: MachineId, concern: u32, since_us: u64) {
         let entry = self.machine(machine);
         if entry.slowness > 1 {
@@ -444,8 +441,8 @@ impl World {
         self.check(|_, disks, _| r06_only_me::on_waited(disks, machine, concern, waited));
     }
 
-    /// A master's requests are looked at once its own code has run: by then what they rely on
-    /// must be on its disk.
+    /// Checks a master's requests once its own code has run: by then everything they rely on must
+    /// be on its disk.
     pub(crate) fn check_requests(&mut self) {
         self.check(|checks, disks, _| {
             let Checks {
@@ -459,22 +456,23 @@ impl World {
         });
     }
 
-    /// The disk of `machine` is about to be lost for good.
+    /// Observes that the disk of `machine` is about to be lost for good.
     pub(crate) fn on_wipe(&mut self, machine: MachineId) {
         self.checks.concern.on_wipe(Disks(&self.machines), machine);
         self.checks.nodes.remove(&machine);
         self.checks.nothing_lost.on_wiped(machine);
     }
 
-    /// The node on `machine` finds damage where there was none but a crash.
+    /// Reports that the node on `machine` found damage after nothing but a crash.
     pub(crate) fn on_false_damage(&mut self, machine: MachineId) {
         let name = self.machine(machine).name.clone();
         self.violate(format!(
-            "rule 10: {name} takes what a crash left behind for damage"
+            "rule 10: {name} mistakes the traces of a crash for damage"
         ));
     }
 
-    /// The node on `machine` counts again, with a record on its disk that it found to be damaged.
+    /// Reports that the node on `machine` counts again although its disk holds a record that it
+    /// found to be damaged.
     pub(crate) fn on_damage_forgotten(&mut self, machine: MachineId) {
         let name = self.machine(machine).name.clone();
         self.violate(format!(
@@ -482,14 +480,15 @@ impl World {
         ));
     }
 
-    /// A bit flips on the disk of `machine`: what is below a majority may be on no other.
+    /// Observes that a bit flips on the disk of `machine`: a record held by less than a majority
+    /// may be on no other disk.
     pub(crate) fn on_flip(&mut self, machine: MachineId) {
         self.checks.concern.on_flip(Disks(&self.machines), machine);
         self.checks.nothing_lost.on_wiped(machine);
     }
 
-    /// Whether the promise still holds when `machine` loses its disk: every other node must be
-    /// intact, as far as all but a minority are.
+    /// Returns true if the promise still holds when `machine` loses its disk: every other node must
+    /// be intact, as far as all but a minority are.
     pub(crate) fn may_lose_disk(&self, machine: MachineId) -> bool {
         let disks = Disks(&self.machines);
         let targets: Vec<MachineId> = disks.targets().collect();
@@ -505,9 +504,10 @@ impl World {
         lost <= minority && !disks.has_replaced() && self.checks.nothing_lost.has_begun()
     }
 
-    /// Whether every other node has met the directory on `machine`, if it is the master's. One that
-    /// has not cannot tell which of two is the newer, and a late request of the one that is gone may
-    /// fence the one that took its place, for ever: the operating rule is one replacement at a time.
+    /// Returns true if `machine` is not the master's, or every other node has met the directory on
+    /// it. A node that has not cannot tell which of two is the newer, and a late request of the
+    /// master that is gone may fence the one that replaced it, for ever: the operating rule is one
+    /// replacement at a time.
     pub(crate) fn all_know(&self, machine: MachineId) -> bool {
         let disks = Disks(&self.machines);
         let Some(own) = disks.meta(machine) else {
@@ -520,7 +520,7 @@ impl World {
             || others().all(|other| promised(other).is_some_and(|by| by.instance == own.instance))
     }
 
-    /// At the end of a run that was healed: all is well again.
+    /// Checks, at the end of a run that was healed, that everything is well again.
     pub(crate) fn check_end(&mut self) {
         let goals = self.goals.len();
         self.check(|checks, disks, _| {

@@ -8,22 +8,23 @@ use crate::{
     types::Offset,
 };
 
-/// What was ever shown as committed, by any node.
+/// All records ever shown as committed, by any node.
 #[derive(Debug, Default)]
 pub(super) struct TotalOrder {
-    /// `None`: it rotted before anybody else showed it.
+    /// `None`: it rotted before any other node showed it.
     history: Vec<Option<RecordId>>,
 }
 
 impl TotalOrder {
-    /// Whether a record was shown as committed, or may have been: what rotted before anybody else
-    /// showed it is not known.
+    /// Returns true if a record was shown as committed, or may have been: a record that rotted
+    /// before any other node showed it is unknown.
     pub(super) fn may_be(&self, offset: Offset, id: RecordId) -> bool {
         let known = self.history.get(offset.0 as usize);
         known.is_some_and(|known| known.is_none_or(|known| known == id))
     }
 
-    /// A node shows more; `first_time` hears of each record that nobody showed before.
+    /// Observes that a node shows more; calls `first_time` for each record that no node showed
+    /// before.
     pub(super) fn on_shown(
         &mut self,
         disks: Disks<'_>,
@@ -62,7 +63,7 @@ impl TotalOrder {
                 }
                 None => {
                     return Err(format!(
-                        "rule 1: {name} shows offset {offset} before anybody showed {shown}"
+                        "rule 1: {name} shows offset {offset} before any node showed {shown}"
                     ));
                 }
             }

@@ -3,7 +3,7 @@
 use super::{Disks, Finding, Node};
 use crate::{sim::world::MachineId, types::Offset};
 
-/// A node shows everything below `end` as its own.
+/// Checks that a node holds everything below `end`, which it shows as its own.
 pub(super) fn on_shown(
     disks: Disks<'_>,
     machine: MachineId,

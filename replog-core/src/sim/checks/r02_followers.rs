@@ -1,5 +1,5 @@
-//! Rules 1 and 2 for those who follow: what a follower was given is the log as it is, after each cut that it
-//! was told of.
+//! Rules 1 and 2 for followers: what a follower was given is the log as it is, after each cut that was
+//! reported to it.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::{
     types::{Offset, ReadLevel},
 };
 
-/// What the followers of each node were given, at each level, since it started.
+/// The records that the followers of each node were given, at each level, since it started.
 #[derive(Debug, Default)]
 pub(super) struct Followers {
     local: BTreeMap<MachineId, Given>,
@@ -25,18 +25,18 @@ pub(super) struct Followers {
 #[derive(Debug, Default)]
 struct Given {
     ids: Vec<RecordId>,
-    /// So many of them were compared with what all nodes show as committed.
+    /// Number of them that were compared with what all nodes show as committed.
     compared: usize,
 }
 
 impl Followers {
-    /// A node started: who followed its earlier life has gone.
+    /// Observes that a node started: the followers of its earlier life are gone.
     pub(super) fn on_started(&mut self, machine: MachineId) {
         self.local.remove(&machine);
         self.committed.remove(&machine);
     }
 
-    /// Somebody follows the node on `machine` from now on, from its first record on.
+    /// Observes that a follower of the node on `machine` starts, from the first record on.
     pub(super) fn on_follows(&mut self, machine: MachineId, level: ReadLevel) {
         *self.given(machine, level) = Given::default();
     }
@@ -49,7 +49,7 @@ impl Followers {
         followers.entry(machine).or_default()
     }
 
-    /// Who follows the node on `machine` is told this.
+    /// Observes what a follower of the node on `machine` is given.
     pub(super) fn on_followed(
         &mut self,
         disks: Disks<'_>,
@@ -63,10 +63,10 @@ impl Followers {
         match followed {
             Followed::Records(batches) => given.on_records(disks, machine, authors, batches),
             Followed::Cut { offset } if level == ReadLevel::Committed => Err(format!(
-                "rule 1: who follows {name} at `committed` is told of a cut at {offset}"
+                "rule 1: a follower of {name} at `committed` is told of a cut at {offset}"
             )),
             Followed::Cut { offset } if offset.0 >= given.ids.len() as u64 => Err(format!(
-                "rule 2: who follows {name} and was given {} records is told of a cut at {offset}",
+                "rule 2: a follower of {name} that was given {} records is told of a cut at {offset}",
                 given.ids.len()
             )),
             Followed::Cut { offset } => {
@@ -76,7 +76,7 @@ impl Followers {
         }
     }
 
-    /// What the node on `machine` shows as committed is known.
+    /// Compares followers with what the node on `machine` shows as committed.
     pub(super) fn on_shown(
         &mut self,
         disks: Disks<'_>,
@@ -90,7 +90,7 @@ impl Followers {
             let offset = Offset(nth as u64);
             if !total_order.may_be(offset, *id) {
                 return Err(format!(
-                    "rule 1: who follows {} at `committed` was given {id:?} at offset {offset}, which nobody showed",
+                    "rule 1: a follower of {} at `committed` was given {id:?} at offset {offset}, which no node showed",
                     disks.name(machine)
                 ));
             }
@@ -99,7 +99,7 @@ impl Followers {
         Ok(())
     }
 
-    /// All faults ended a while ago: who follows has what is there.
+    /// Checks, after all faults ended a while ago, that followers have everything.
     pub(super) fn at_the_end(
         &self,
         disks: Disks<'_>,
@@ -120,11 +120,12 @@ impl Followers {
                 && shown
                     .iter()
                     .zip(&given.ids)
-                    // It showed what had rotted since it was written: what that was is not known.
+                    // It showed a record that had rotted since it was written: what that was is
+                    // unknown.
                     .all(|(shown, given)| shown.is_none_or(|shown| shown == *given));
             if !same {
                 return Err(format!(
-                    "rule 2: {} shows a client {} records, and who follows it has {} that are not these",
+                    "rule 2: {} shows a client {} records, and a follower of it has {} that differ",
                     disks.name(*machine),
                     shown.len(),
                     given.ids.len()
@@ -144,13 +145,13 @@ impl Given {
         batches: &[RecordBatch],
     ) -> Finding {
         let name = disks.name(machine);
-        // Was the log cut below what it was given, and has it grown again?
+        // The log may have been cut below what was given, and have grown again.
         if let Some(last) = self.ids.len().checked_sub(1)
             && let Some(held) = disks.held(machine, Offset(last as u64))
             && held != self.ids[last]
         {
             return Err(format!(
-                "rule 2: who follows {name} was given {:?} at offset {last}, and goes on though that is {held:?} now",
+                "rule 2: a follower of {name} was given {:?} at offset {last}, and goes on although that is {held:?} now",
                 self.ids[last]
             ));
         }
@@ -159,12 +160,12 @@ impl Given {
             let next = self.ids.len() as u64;
             if offset.0 != next {
                 return Err(format!(
-                    "rule 2: who follows {name} is given offset {offset} where {next} is the next"
+                    "rule 2: a follower of {name} is given offset {offset} instead of {next}"
                 ));
             }
             if authors.record(offset, id).is_none() {
                 return Err(format!(
-                    "rule 10: who follows {name} is given a record at offset {offset} that nobody wrote so"
+                    "rule 10: a follower of {name} is given a record at offset {offset} that was not written like this"
                 ));
             }
             self.ids.push(id);

@@ -1,5 +1,5 @@
-//! Rule 2, for appends of several records too: no node shows a part of one, and none is followed by
-//! anything else before all of it is there.
+//! Rule 2, for appends of several records too: no node shows a part of one, and nothing else
+//! follows one before all of it is there.
 
 use super::{Disks, Finding, authors::Authors};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     types::Offset,
 };
 
-/// What a node shows ends at one of these.
+/// Checks that what a node shows ends at the end of an append.
 pub(super) fn on_shown(
     disks: Disks<'_>,
     machine: MachineId,
@@ -36,8 +36,8 @@ pub(super) fn on_shown(
     Ok(())
 }
 
-/// A node shows records from `from` on that it did not show before: whatever belongs to an append
-/// follows the rest of it.
+/// Checks records from `from` on that a node did not show before: each part of an append follows
+/// the rest of it.
 pub(super) fn on_more_shown(
     disks: Disks<'_>,
     machine: MachineId,
@@ -51,10 +51,10 @@ pub(super) fn on_more_shown(
         let Some(record) = authors.record(offset, *id) else {
             continue;
         };
-        // Of an epoch, an offset is given out once: the same epoch is the same append.
+        // Within an epoch an offset is assigned once: the same epoch is the same append.
         let belongs = |at: u64| match ids.get(at as usize) {
             Some(Some(other)) => other.0 == id.0,
-            // It rotted, or is not there: the end is looked at above.
+            // It rotted, or is not there: the end is checked above.
             Some(None) | None => true,
         };
         let append = &record.append;

@@ -1,5 +1,5 @@
-//! Rule 3: a record is in a node's log at most once, however often it was sent, and a request
-//! with a key is appended at most once.
+//! Rule 3: a record is in a node's log at most once, however often it was sent, and a request with
+//! a key is appended at most once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{sim::world::MachineId, types::Offset, views::Receipt};
 
-/// A caller is told where its message is: there it must be, and no other.
+/// Checks the position that a caller is told: its message must be there, and not another one.
 pub(super) fn on_receipt(
     disks: Disks<'_>,
     machine: MachineId,
@@ -34,9 +34,9 @@ pub(super) fn on_receipt(
 #[derive(Debug, Default)]
 pub(super) struct ExactlyOnce {
     keys: BTreeMap<Bytes, Offset>,
-    /// What clients say is theirs alone, and where it was committed.
+    /// Payloads that clients declared unique, and the offset at which each was committed.
     sent: BTreeMap<Bytes, Option<Offset>>,
-    /// What was refused for good.
+    /// Payloads that were refused for good.
     refused: BTreeSet<Bytes>,
 }
 
@@ -51,11 +51,11 @@ impl ExactlyOnce {
         self.refused.insert(Bytes::copy_from_slice(payload));
     }
 
-    /// A record is shown as committed for the first time.
+    /// Observes a record that is shown as committed for the first time.
     pub(super) fn on_committed(&mut self, offset: Offset, record: Option<&Authored>) -> Finding {
         let Some(record) = record else {
             return Err(format!(
-                "rule 10: the record at offset {offset} is committed, and nobody wrote it"
+                "rule 10: the record at offset {offset} is committed, and was never written"
             ));
         };
         if let Some(key) = &record.key
@@ -75,7 +75,7 @@ impl ExactlyOnce {
         Ok(())
     }
 
-    /// Nothing is in a log that no client sent, where clients said what they sent.
+    /// Checks that no log holds a message that no client sent, if clients declared what they send.
     pub(super) fn at_the_end(&self, disks: Disks<'_>, authors: &Authors) -> Finding {
         if self.sent.is_empty() {
             return Ok(());

@@ -11,18 +11,19 @@ use crate::{
     views::Receipt,
 };
 
-/// What a disk holds, by offset; `None` where it rotted.
+/// Content of a disk, by offset; `None` for a record that rotted.
 type Ids = Vec<Option<RecordId>>;
 
-/// What lost disks held, for as long as no master can know that they are lost.
+/// Content of lost disks, for as long as no master can know that they are lost.
 #[derive(Debug, Default)]
 pub(super) struct Concern {
     lost: BTreeMap<NodeName, Vec<Lost>>,
-    /// Which directories of a node were lost, in order.
+    /// The lost directories of each node, in order.
     lost_lives: BTreeMap<NodeName, Vec<InstanceId>>,
-    /// What damaged disks held before, until a master hears that they are damaged.
+    /// Content of damaged disks before the damage, until a master learns of it.
     damaged: BTreeMap<NodeName, Option<(MachineId, Ids)>>,
-    /// Where an answer arrived, whose, of which directory, and whether its log counts.
+    /// Answers that arrived: at which machine, from which node and directory, and whether its log
+    /// counts.
     heard: Vec<(MachineId, NodeName, InstanceId, bool)>,
 }
 
@@ -33,7 +34,7 @@ struct Lost {
 }
 
 impl Concern {
-    /// A disk is about to be lost.
+    /// Observes that a disk is about to be lost.
     pub(super) fn on_wipe(&mut self, disks: Disks<'_>, machine: MachineId) {
         if let Some(meta) = disks.meta(machine) {
             let lost = Lost {
@@ -46,8 +47,8 @@ impl Concern {
         }
     }
 
-    /// A bit of a disk is about to flip, or its node is about to start and to find that: what lies
-    /// behind may go.
+    /// Observes that a bit of a disk is about to flip, or that its node is about to start and find
+    /// that: the records behind it may go.
     pub(super) fn on_flip(&mut self, disks: Disks<'_>, machine: MachineId) {
         let Some(meta) = disks.meta(machine) else {
             return;
@@ -64,7 +65,7 @@ impl Concern {
         }
     }
 
-    /// A master has an answer of a node, and its actors have not all heard of it.
+    /// Observes that a master has an answer of a node that not all of its actors have processed.
     pub(super) fn on_contact(&mut self, machine: MachineId, response: &Response) {
         let counts = response.state.log_epoch.is_some();
         let heard = (
@@ -76,8 +77,8 @@ impl Concern {
         self.heard.push(heard);
     }
 
-    /// The code of `machine` ran: it must know now which lives it has heard of, and whether their
-    /// logs count.
+    /// Observes that the code of `machine` ran: it must know now which lives have answered it, and
+    /// whether their logs count.
     pub(super) fn after_poll(&mut self, machine: MachineId) {
         for (_, name, instance, counts) in self.heard.extract_if(.., |heard| heard.0 == machine) {
             if !counts {
@@ -87,15 +88,16 @@ impl Concern {
             else {
                 continue;
             };
-            // An answer of a life says that those before it are over. A late one says no more.
+            // An answer from a life says that earlier lives are over. A late one says no more than
+            // that.
             let nth = |instance| lives.iter().position(|life| *life == instance);
             let nth_heard = nth(instance).unwrap_or(lives.len());
             lost.retain(|lost| nth(lost.instance) >= Some(nth_heard));
         }
     }
 
-    /// A caller is told that its concern is met: counts the disks that hold the record, or held
-    /// it until they were lost, of which the master cannot have heard.
+    /// Checks a caller's "concern met": counts the disks that hold the record, or held it until
+    /// they were lost without the master being able to know.
     pub(super) fn on_acknowledged(
         &self,
         disks: Disks<'_>,
@@ -111,7 +113,7 @@ impl Concern {
             let mut damaged = self.damaged.values().flatten();
             damaged.any(|(damaged, ids)| *damaged == at && has(ids, id))
         };
-        // A record that rots on the master's disk is still what others hold.
+        // A record that rots on the master's disk is still the one that others hold.
         let machines = (0..disks.0.len()).map(MachineId);
         let held = machines.filter_map(|other| disks.held(other, offset));
         let mut ids = held.chain(disks.rotted_id(machine, offset));

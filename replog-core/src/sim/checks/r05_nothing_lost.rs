@@ -12,16 +12,16 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(super) struct NothingLost {
-    /// Acknowledged at a majority or more.
+    /// Records acknowledged at a majority or more.
     acknowledged: BTreeMap<Offset, RecordId>,
-    /// Acknowledged at less: and by whose disk.
+    /// Records acknowledged at less, and the machine whose disk promised them.
     below: BTreeMap<Offset, (RecordId, MachineId)>,
-    /// The newest office that any master took.
+    /// The newest epoch that any master has led.
     newest: Option<Epoch>,
 }
 
 impl NothingLost {
-    /// Whether there is anything that could be lost.
+    /// Returns true if there is anything that could be lost.
     pub(super) fn has_begun(&self) -> bool {
         self.newest.is_some()
     }
@@ -35,7 +35,7 @@ impl NothingLost {
     ) -> Finding {
         let offset = receipt.offset;
         if receipt.concern < majority(disks.nodes()) {
-            // A master whose disk rots, unknown to it, is one that may be replaced.
+            // A master whose disk rots unnoticed is one that may be replaced.
             if !disks.0[machine.0].disk.has_rot() {
                 self.below.insert(offset, (id, machine));
             }
@@ -49,7 +49,7 @@ impl NothingLost {
         }
     }
 
-    /// A record is shown as committed for the first time.
+    /// Observes a record that is shown as committed for the first time.
     pub(super) fn on_committed(&self, offset: Offset, id: RecordId) -> Finding {
         match self.acknowledged.get(&offset) {
             Some(known) if *known != id => Err(format!(
@@ -59,7 +59,8 @@ impl NothingLost {
         }
     }
 
-    /// A node cut its own log while it ran: what it showed from `end` on is gone from it.
+    /// Observes that a node cut its own log while it ran: what it showed from `end` on is gone from
+    /// it.
     pub(super) fn on_cut(
         &self,
         disks: Disks<'_>,
@@ -67,7 +68,7 @@ impl NothingLost {
         end: Offset,
         cut: &[Option<RecordId>],
     ) -> Finding {
-        // One that is not intact may have been half-way through another's log: it never counted.
+        // A node that is not intact may have been half-way through another's log: it never counted.
         // Nor did records of an epoch beyond its log epoch: its end did not count in that epoch.
         let log_epoch = disks.meta(machine).and_then(|meta| meta.log_epoch);
         let lost = self.acknowledged.range(end..).find(|(offset, id)| {
@@ -83,7 +84,7 @@ impl NothingLost {
         }
     }
 
-    /// A master takes office: it must hold all that was ever acknowledged.
+    /// Observes that a master becomes leader: it must hold everything ever acknowledged.
     pub(super) fn on_leader(
         &mut self,
         disks: Disks<'_>,
@@ -91,14 +92,14 @@ impl NothingLost {
         epoch: Epoch,
     ) -> Finding {
         if self.newest > Some(epoch) {
-            // Promised before the newer one, and late: nobody lets it serve any more.
+            // Promised before the newer one, and late: no node lets it serve any more.
             return Ok(());
         }
         self.newest = Some(epoch);
         for (offset, id) in &self.acknowledged {
             if disks.held(machine, *offset) != Some(*id) && !disks.rotted(machine, *offset) {
                 return Err(format!(
-                    "rule 5: {} takes office in epoch {epoch} without offset {offset}, which was acknowledged as {id:?}",
+                    "rule 5: {} becomes leader of epoch {epoch} without offset {offset}, which was acknowledged as {id:?}",
                     disks.name(machine)
                 ));
             }
@@ -109,7 +110,7 @@ impl NothingLost {
                 && !disks.rotted(machine, *offset)
             {
                 return Err(format!(
-                    "rule 5: {} takes office in epoch {epoch} without offset {offset}, which it acknowledged at a low concern, though its disk was never lost",
+                    "rule 5: {} becomes leader of epoch {epoch} without offset {offset}, which it acknowledged at a low concern, although its disk was never lost",
                     disks.name(machine)
                 ));
             }
@@ -117,16 +118,16 @@ impl NothingLost {
         Ok(())
     }
 
-    /// What only this disk was said to hold may be gone.
+    /// Observes a lost disk: records that only it was said to hold may be gone.
     pub(super) fn on_wiped(&mut self, machine: MachineId) {
         self.below.retain(|_, (_, author)| *author != machine);
     }
 
-    /// Everything acknowledged is on every node.
+    /// Checks that everything acknowledged is on every node.
     pub(super) fn at_the_end(&self, disks: Disks<'_>) -> Finding {
         for (offset, id) in &self.acknowledged {
             for machine in disks.targets() {
-                // What rots unread is found when it is read.
+                // Unread rot is found when it is read.
                 if disks.held(machine, *offset) != Some(*id) && !disks.rotted(machine, *offset) {
                     return Err(format!(
                         "rule 5: {} does not hold offset {offset} in the end, which was acknowledged",

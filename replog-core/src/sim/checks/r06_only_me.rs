@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::{Disks, Finding};
 use crate::sim::world::MachineId;
 
-/// How long the master's own disk may take for one append, and then some.
+/// Maximum time of one append on the master's own disk, with a margin.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// An append was answered after this time, in which its master ran at its usual speed.
+/// Checks the time that an append waited, in which its master ran at its usual speed.
 pub(super) fn on_waited(
     disks: Disks<'_>,
     machine: MachineId,

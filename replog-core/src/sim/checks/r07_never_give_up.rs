@@ -1,12 +1,12 @@
-//! Rule 7: a secondary that comes back receives all that it lacks, with no one's help; and who
-//! waits is answered.
+//! Rule 7: a secondary that comes back receives everything that it lacks, without anyone's help;
+//! and every waiting caller is answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Disks, Finding, Node};
 use crate::{handle::host::Role, sim::world::MachineId, types::Mode};
 
-/// All faults ended a while ago.
+/// Checks the cluster when all faults ended a while ago.
 pub(super) fn at_the_end(
     disks: Disks<'_>,
     nodes: &BTreeMap<MachineId, Node>,

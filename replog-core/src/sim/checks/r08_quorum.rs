@@ -9,7 +9,7 @@ use crate::{
     types::{NodeName, majority},
 };
 
-/// When each master last heard of each secondary.
+/// Time at which each master last heard from each secondary.
 #[derive(Debug, Default)]
 pub(super) struct Quorum {
     contacts: BTreeMap<MachineId, BTreeMap<NodeName, u64>>,
@@ -27,7 +27,7 @@ impl Quorum {
             .insert(name, now_us);
     }
 
-    /// A master gives out an offset.
+    /// Checks the contacts of a master that assigns an offset.
     pub(super) fn on_authored(
         &self,
         disks: Disks<'_>,

@@ -1,5 +1,5 @@
 //! Rule 9: a node that has promised an epoch refuses everything from an older one; and no master
-//! speaks of an epoch that is not safe on its own disk.
+//! uses an epoch that is not durable on its own disk.
 
 use std::collections::BTreeMap;
 
@@ -12,19 +12,22 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(super) struct Fencing {
-    /// Sent and not looked at yet: from where, of which epoch, and whether it speaks for an office.
+    /// Requests sent and not checked yet: the sender, the epoch, and whether it is sent as leader
+    /// of that epoch.
     sent: Vec<(MachineId, Epoch, bool)>,
-    /// The newest office of each machine.
+    /// The newest epoch that each machine has led.
     leaders: BTreeMap<MachineId, Epoch>,
-    /// The newest promise of each node and how far it had written then, until the log is aligned.
+    /// The newest promise of each node and the end that it had written then, until its log is
+    /// aligned.
     promised: BTreeMap<MachineId, (Epoch, Offset)>,
     /// The newest epoch for which each node has aligned its log since it started.
     aligned: BTreeMap<MachineId, Epoch>,
 }
 
 impl Fencing {
-    /// A node that has written everything below `written_end` answers: behind a promise it writes
-    /// nothing that is older. It may still have to cut what it does not name any more.
+    /// Observes an answer of a node that has written everything below `written_end`: after a
+    /// promise it writes nothing older. It may still have to cut records that it does not
+    /// name any more.
     pub(super) fn on_answer(
         &mut self,
         machine: MachineId,
@@ -44,13 +47,13 @@ impl Fencing {
         }
     }
 
-    /// Its process is gone.
+    /// Observes that its process is gone.
     pub(super) fn on_ended(&mut self, machine: MachineId) {
         self.promised.remove(&machine);
         self.aligned.remove(&machine);
     }
 
-    /// A node has written everything below `end`.
+    /// Checks a node that has written everything below `end`.
     pub(super) fn on_written(&self, disks: Disks<'_>, machine: MachineId, end: Offset) -> Finding {
         match self.promised.get(&machine) {
             Some((epoch, written)) if end > *written => Err(format!(
@@ -84,7 +87,7 @@ impl Fencing {
                 .map(|promised| promised.epoch);
             if promised < Some(epoch) {
                 return Err(format!(
-                    "rule 9: {name} speaks of epoch {epoch} before its own promise of it is on disk"
+                    "rule 9: {name} uses epoch {epoch} before its own promise of it is on disk"
                 ));
             }
             if !leader {
@@ -92,11 +95,11 @@ impl Fencing {
             }
             if self.leaders.get(&machine) != Some(&epoch) {
                 let log_epoch = meta.and_then(|meta| meta.log_epoch);
-                // Who finds damage behind that goes on.
+                // A leader that finds damage afterwards goes on.
                 let is_damaged = log_epoch.is_none() && disks.had_log_epoch(machine) == Some(epoch);
                 if log_epoch != Some(epoch) && !is_damaged {
                     return Err(format!(
-                        "rule 9: {name} speaks for epoch {epoch} and its log epoch is {log_epoch:?}"
+                        "rule 9: {name} is leader of epoch {epoch} and its log epoch is {log_epoch:?}"
                     ));
                 }
                 self.leaders.insert(machine, epoch);
@@ -107,7 +110,7 @@ impl Fencing {
     }
 }
 
-/// A node did what it was asked.
+/// Checks a node that did what it was asked.
 pub(super) fn on_answered(
     disks: Disks<'_>,
     machine: MachineId,

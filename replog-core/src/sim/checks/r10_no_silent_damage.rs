@@ -1,4 +1,5 @@
-//! Rule 10: a damaged record is never served, shipped or copied; nobody holds what nobody wrote.
+//! Rule 10: a damaged record is never served, shipped or copied; no node holds a record that was
+//! not written.
 
 use bytes::Bytes;
 
@@ -13,7 +14,7 @@ use crate::{
     types::Offset,
 };
 
-/// A node takes records over from another: each must be as its author made it.
+/// Checks records that a node takes over from another: each must be as its author made it.
 pub(super) fn on_taken(
     disks: Disks<'_>,
     machine: MachineId,
@@ -24,7 +25,7 @@ pub(super) fn on_taken(
         let (offset, epoch) = (record.offset, record.epoch);
         if authors.record(offset, (epoch, crc)).is_none() {
             return Err(format!(
-                "rule 10: {} takes a record at offset {offset} of epoch {epoch} that nobody wrote so",
+                "rule 10: {} takes a record at offset {offset} of epoch {epoch} that was not written like this",
                 disks.name(machine)
             ));
         }
@@ -32,7 +33,7 @@ pub(super) fn on_taken(
     Ok(())
 }
 
-/// A node shows messages: each as its author made it, and as the disk holds it.
+/// Checks messages that a node shows: each must be as its author made it, and as the disk holds it.
 pub(super) fn on_read(
     disks: Disks<'_>,
     machine: MachineId,
@@ -61,7 +62,7 @@ pub(super) fn on_read(
     }
 }
 
-/// A node says how far it holds the log: its disk must agree.
+/// Checks a node's statement of how far it holds the log: its disk must agree.
 pub(super) fn on_answered(disks: Disks<'_>, machine: MachineId, response: &Response) -> Finding {
     if matches!(response.answer, Answer::Refused(_)) {
         return Ok(());

@@ -7,7 +7,7 @@ use crate::{
     transport::Response,
 };
 
-/// What a node holds back behind a gap.
+/// Checks how much a node holds back behind a gap.
 pub(super) fn on_answered(disks: Disks<'_>, machine: MachineId, response: &Response) -> Finding {
     let buffered = response.state.buffered;
     if buffered > REORDER_RECORDS_MAX {
@@ -19,7 +19,7 @@ pub(super) fn on_answered(disks: Disks<'_>, machine: MachineId, response: &Respo
     Ok(())
 }
 
-/// What a node keeps of its log in memory.
+/// Checks how much of its log a node keeps in memory.
 pub(super) fn on_step(disks: Disks<'_>, machine: MachineId, node: &Node) -> Finding {
     let bytes = node.watched.view.tail_memory();
     if bytes > 2 * TAIL_BYTES_MAX {

@@ -1,4 +1,4 @@
-//! Mistakes in what passes between nodes.
+//! Mistakes in the messages between nodes.
 
 use super::{Life, Mistake, planted, world};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     types::{Epoch, Offset},
 };
 
-/// What arrives at a node, before it sees it.
+/// Changes a request that arrives at a node, before the node sees it.
 pub(crate) fn on_request(life: Life, request: Request) -> Request {
     let all = world::with(|world| world.mistakes.clone());
     let pass = |request, mistake| on_request_with(mistake, life, request);
@@ -84,7 +84,7 @@ fn on_request_with(mistake: Mistake, life: Life, mut request: Request) -> Reques
             if let RequestBody::Hello(hello) = &request.body {
                 world::with(|world| {
                     world.checks.show(life.machine, hello.adopted_end);
-                    // Whoever reads may do so at this very moment.
+                    // A reader may read at this very moment.
                     world.after_poll(life.machine);
                 });
             }
@@ -150,7 +150,7 @@ fn on_request_with(mistake: Mistake, life: Life, mut request: Request) -> Reques
     request
 }
 
-/// What came behind a gap is let through when another epoch fills the gap.
+/// Lets records that came behind a gap through when another epoch fills the gap.
 fn keep_the_buffer(life: Life, request: &mut Request) {
     let epoch = request.epoch;
     let RequestBody::Append(append) = &mut request.body else {
@@ -180,7 +180,8 @@ fn keep_the_buffer(life: Life, request: &mut Request) {
     });
 }
 
-/// Whoever asks for an epoch beyond the bounds is promised the next one: the node's disk will say the other one.
+/// Changes a request for an epoch beyond the bounds so that the next one is promised: the node's disk will say
+/// the other one.
 fn believe_any_epoch(life: Life, request: &mut Request) {
     if !matches!(
         request.body,
@@ -200,7 +201,8 @@ fn believe_any_epoch(life: Life, request: &mut Request) {
     });
 }
 
-/// What was sent in an older epoch than that of the newest heartbeat is taken in the heartbeat's.
+/// Makes a node take records sent in an older epoch than that of the newest heartbeat in the
+/// heartbeat's epoch.
 fn take_for_newer(life: Life, request: &mut Request) {
     world::with(|world| {
         let heartbeats = &mut world.memory.heartbeats;
@@ -233,7 +235,7 @@ fn progress(body: &mut RequestBody) -> Option<&mut Progress> {
     }
 }
 
-/// What a node answers, before it is sent.
+/// Changes a node's answer before it is sent.
 pub(crate) fn on_response(_: Life, asked: &Request, mut response: Response) -> Response {
     match planted() {
         Some(Mistake::WipedNodeVotes) => {
@@ -267,7 +269,7 @@ pub(crate) fn on_response(_: Life, asked: &Request, mut response: Response) -> R
     response
 }
 
-/// What a master is told instead of waiting for an answer.
+/// Returns a response that a master gets instead of waiting for an answer.
 pub(crate) fn instead_of_call(life: Life, to: &str, request: &Request) -> Option<Response> {
     match (planted()?, &request.body) {
         (Mistake::OldNewsBelieved, RequestBody::Heartbeat(_)) => world::with(|world| {
@@ -292,7 +294,7 @@ pub(crate) fn instead_of_call(life: Life, to: &str, request: &Request) -> Option
     }
 }
 
-/// What a master receives, before it sees it.
+/// Changes an answer that a master receives, before it sees it.
 pub(crate) fn on_answer(life: Life, to: &str, epoch: Epoch, response: Response) -> Response {
     let all = world::with(|world| world.mistakes.clone());
     let pass = |response, mistake| on_answer_with(mistake, life, to, epoch, response);

@@ -1,5 +1,5 @@
-//! Disks that rot: what is damaged counts for nothing until it is mended, and mended is what a disk
-//! holds.
+//! Disks that rot: a damaged log counts for nothing until it is repaired, and only a repair that is
+//! on disk counts.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) fn all() -> Vec<Schedule> {
         ),
         Schedule::new(
             "one-whole-log-among-damaged",
-            "of five nodes most are damaged, and a whole log may or may not have what they had",
+            "of five nodes most are damaged, and an intact log may or may not have their records",
             one_whole_log_among_damaged,
         )
         .secondaries(4)
@@ -34,8 +34,8 @@ pub(super) fn all() -> Vec<Schedule> {
     ]
 }
 
-/// What rotted below the mark is damage and no torn tail: a secondary that cut it away and counted as
-/// intact would be the end of an acknowledged record.
+/// Rot below the mark is damage, not a torn tail: a secondary that cut it away and counted as intact
+/// would lose an acknowledged record.
 async fn rot_with_one_node_down(stage: Stage) {
     let end = only_two_hold_the_last(&stage).await;
     let rotten = stage.rot_last(S1);
@@ -46,8 +46,8 @@ async fn rot_with_one_node_down(stage: Stage) {
     counts_only_once_mended(&stage, end).await;
 }
 
-/// Without its mark a log may end anywhere: a secondary that took what it still has for all that it
-/// ever had, and counted as intact, would be the end of an acknowledged record.
+/// Without its mark a log may end anywhere: a secondary that took what it still has for everything
+/// it ever had, and counted as intact, would lose an acknowledged record.
 async fn mark_lost_with_one_node_down(stage: Stage) {
     let end = only_two_hold_the_last(&stage).await;
     stage.lose_mark(S1);
@@ -55,8 +55,8 @@ async fn mark_lost_with_one_node_down(stage: Stage) {
     counts_only_once_mended(&stage, end).await;
 }
 
-/// One secondary goes down, more is acknowledged without it, and then the other goes down, too. Returns the end of
-/// the log that the master and the latter hold.
+/// Takes one secondary down, has more acknowledged without it, and then takes the other down, too. Returns the end
+/// of the log that the master and the latter hold.
 async fn only_two_hold_the_last(stage: &Stage) -> Offset {
     stage.serving(MASTER).await;
     let before = stage.random(1, 4);
@@ -65,7 +65,7 @@ async fn only_two_hold_the_last(stage: &Stage) -> Offset {
     let more = stage.random(1, 4);
     stage.fill(MASTER, Concern::Majority, more).await;
     let end = stage.look(|look| look.held(MASTER));
-    // What it has synced is in its mark, and its mark in the cache.
+    // Its mark covers what it has synced, and is still in the cache.
     stage
         .until("it has synced them all", move |look| look.held(S1) == end)
         .await;
@@ -78,7 +78,8 @@ async fn only_two_hold_the_last(stage: &Stage) -> Offset {
 async fn counts_only_once_mended(stage: &Stage, end: Offset) {
     stage.part(MASTER, S1);
     stage.boot(S1);
-    // One that believes its log whole again without another's help is lost with the next disk.
+    // A secondary that believes its log intact again without another's help is lost with the next
+    // disk.
     let early = stage
         .within(Duration::from_secs(3), |look| {
             look.is_open(S1) && look.may_lose(MASTER)
@@ -104,9 +105,9 @@ async fn counts_only_once_mended(stage: &Stage, end: Offset) {
     stage.append(MASTER, Concern::All);
 }
 
-/// A damaged node kept its promises and knows what it had: a whole log that is shorter must not be
-/// adopted beside it, and one that has as much must, or a bad byte on each of three nodes would be the
-/// end of a cluster that has lost nothing.
+/// A damaged node kept its promises and knows what it had: an intact log that is shorter must not be
+/// adopted next to it, and one that has as much must be, or a bad byte on each of three nodes would be
+/// the end of a cluster that has lost nothing.
 async fn one_whole_log_among_damaged(stage: Stage) {
     let all = [MASTER, S1, S2, S3, S4];
     stage.serving(MASTER).await;
@@ -161,8 +162,8 @@ async fn one_whole_log_among_damaged(stage: Stage) {
     stage.append(MASTER, Concern::All);
 }
 
-/// A cache has what was written into a hole, and the disk has not: the next start must not believe
-/// it.
+/// The cache has the data that was written into a hole, and the disk has not: the next start must
+/// not believe the cache.
 async fn fill_whose_sync_fails(stage: Stage) {
     stage.serving(MASTER).await;
     let count = stage.random(3, 8);

@@ -1,4 +1,4 @@
-//! Disks that are full, torn, or lose what a cache still had.
+//! Disks that are full, torn, or lose cached data.
 
 use super::{MASTER, S1, S2, S3, S4, Schedule};
 use crate::{
@@ -45,13 +45,13 @@ pub(super) fn all() -> Vec<Schedule> {
         .segment_bytes(1 << 20),
         Schedule::new(
             "follower-over-a-cut",
-            "one who follows a secondary at `committed` while its log is cut",
+            "a follower of a secondary at `committed` while its log is cut",
             follower_over_a_cut,
         ),
     ]
 }
 
-/// What was shipped may be acknowledged, what was refused never; no offset is given out twice.
+/// Shipped records may be acknowledged, refused ones never; no offset is assigned twice.
 async fn full_disk_after_shipping(stage: Stage) {
     stage.serving(MASTER).await;
     stage.fill(MASTER, Concern::All, 1).await;
@@ -122,7 +122,7 @@ async fn torn_middle(stage: Stage) {
     stage.append(MASTER, Concern::All);
 }
 
-/// The process that starts sees the record, and the disk does not have it.
+/// The starting process sees the record, which is not on the disk.
 async fn power_cut_after_kill(stage: Stage) {
     stage.serving(MASTER).await;
     stage.fill(MASTER, Concern::All, 1).await;
@@ -198,8 +198,8 @@ async fn crash_while_cutting(stage: Stage) {
     stage.append(MASTER, Concern::All);
 }
 
-/// A cache has a log that is cut, and the disk one that is not: believed, it would take the log epoch
-/// and be the longest log of that epoch once the cache is lost.
+/// The cache has the log cut, and the disk has it uncut: believed, it would take the log epoch and be
+/// the longest log of that epoch once the cache is lost.
 async fn cut_whose_sync_fails(stage: Stage) {
     stage.serving(MASTER).await;
     let before = stage.random(1, 4);
@@ -247,7 +247,7 @@ async fn cut_whose_sync_fails(stage: Stage) {
     stage.append(MASTER, Concern::All);
 }
 
-/// What is shown at `committed` is never taken back, whatever becomes of the records behind it.
+/// Records shown at `committed` are never taken back, whatever becomes of the records after them.
 async fn follower_over_a_cut(stage: Stage) {
     stage.serving(MASTER).await;
     let before = stage.random(1, 4);
@@ -275,6 +275,6 @@ async fn follower_over_a_cut(stage: Stage) {
         stage.look(|look| look.payload(S1, *offset).as_ref() == Some(payload))
     };
     if !shown.borrow().iter().all(is_there) {
-        stage.broken("rule 1: one who followed at `committed` was shown what is not there");
+        stage.broken("rule 1: a follower at `committed` was given records that are not there");
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     types::{Epoch, Offset},
 };
 
-/// Longer than a packet of a schedule takes.
+/// Time within which a packet of a schedule has arrived.
 const ARRIVED: Duration = Duration::from_millis(6);
 
 pub(super) fn all() -> Vec<Schedule> {
@@ -51,8 +51,8 @@ pub(super) fn all() -> Vec<Schedule> {
     ]
 }
 
-/// The master ships a record to `only` and loses power before its own sync: `only`, cut off from
-/// here on, is all that has it. Returns its offset.
+/// Makes the master ship a record to `only` and lose power before its own sync: only `only`, cut
+/// off from here on, has it. Returns its offset.
 pub(super) async fn orphan(
     stage: &Stage,
     only: &'static str,
@@ -76,11 +76,11 @@ pub(super) async fn orphan(
         by_master.is_none() && by_other != by_only,
         "the record is on one secondary only",
     );
-    stage.claim(asked.is_unanswered(), "nobody answered its client");
+    stage.claim(asked.is_unanswered(), "its client has no answer");
     end
 }
 
-/// Figure 8 of the Raft paper: by the epochs of records the first record would be adopted,
+/// Figure 8 of the Raft paper: judged by the epochs of records, the first record would be adopted,
 /// acknowledged, and lost to the second one.
 async fn figure_8(stage: Stage) {
     stage.serving(MASTER).await;
@@ -115,7 +115,8 @@ async fn figure_8(stage: Stage) {
     stage.append(MASTER, Concern::All);
 }
 
-/// In the second epoch nothing is appended: all pairs agree, and only the master's end tells.
+/// In the second epoch nothing is appended: all pairs agree, and only the master's end shows the
+/// difference.
 async fn longer_log_whose_pairs_agree(stage: Stage) {
     stage.serving(MASTER).await;
     let before = stage.random(1, 4);
@@ -130,7 +131,7 @@ async fn longer_log_whose_pairs_agree(stage: Stage) {
     stage.join(MASTER, S1);
     let longer = stage.look(|look| look.held(S1) > look.held(MASTER));
     stage.claim(longer, "its log is longer than the master's");
-    // At once, or when the longer log has been greeted.
+    // At once, or after the handshake with the longer log.
     if stage.coin() {
         stage
             .until("it has promised", |look| {
@@ -144,7 +145,7 @@ async fn longer_log_whose_pairs_agree(stage: Stage) {
     stage.acknowledged(retry).await;
 }
 
-/// The master of the second epoch has given out the offset anew and had it acknowledged.
+/// The master of the second epoch has assigned the offset again and had it acknowledged.
 async fn other_epoch_at_a_held_offset(stage: Stage) {
     stage.serving(MASTER).await;
     let before = stage.random(1, 4);
@@ -170,8 +171,8 @@ async fn other_epoch_at_a_held_offset(stage: Stage) {
     stage.fill(MASTER, Concern::Majority, 1).await;
 }
 
-/// A record before the gap is in the master's log, the one behind it is not: its offset is given
-/// out again.
+/// The record before the gap is in the master's log, the one after it is not: its offset is
+/// assigned again.
 async fn gap_across_a_promise(stage: Stage) {
     stage.serving(MASTER).await;
     stage.fill(MASTER, Concern::All, 2).await;
@@ -199,7 +200,7 @@ async fn gap_across_a_promise(stage: Stage) {
     stage.claim(secondary == end, "the secondary has a gap");
     stage.claim(
         behind.is_unanswered(),
-        "nobody answered for the one behind it",
+        "the client of the one behind it has no answer",
     );
 
     stage.boot(MASTER);
@@ -215,7 +216,7 @@ async fn gap_across_a_promise(stage: Stage) {
     stage.fill(MASTER, Concern::Majority, 2).await;
 }
 
-/// The answer to a promise names an end: the write that waits must be part of it, or never come.
+/// The answer to a promise names an end: the waiting write must be part of it, or never happen.
 async fn write_queued_at_a_promise(stage: Stage) {
     stage.serving(MASTER).await;
     let before = stage.random(1, 4);
@@ -261,9 +262,9 @@ async fn write_queued_at_a_promise(stage: Stage) {
     stage.acknowledged(retry).await;
 }
 
-/// The heartbeat says that there is a committed record where the log still ends. What comes for that place from an
-/// older epoch is another record: taken for the one that the heartbeat knows of, it makes the logs diverge
-/// (hashicorp/raft#695).
+/// The heartbeat says that a record is committed at the offset where the log still ends. A record of an older
+/// epoch that arrives for that offset is another one: taken for the one that the heartbeat means, it makes the
+/// logs diverge (hashicorp/raft#695).
 async fn heartbeat_overtakes_append(stage: Stage) {
     stage.serving(MASTER).await;
     let before = stage.random(1, 4);
@@ -283,7 +284,7 @@ async fn heartbeat_overtakes_append(stage: Stage) {
     let late = stage.take_quarantined(MASTER, S1, asks(About::Append));
     let nowhere = stage.look(|look| [MASTER, S1, S2].iter().all(|name| look.held(name) == end));
     stage.claim(nowhere, "the record is on no disk");
-    stage.claim(asked.is_unanswered(), "nobody answered its client");
+    stage.claim(asked.is_unanswered(), "its client has no answer");
 
     stage.says("the next epoch gives out its offset again");
     stage.join(MASTER, S2);

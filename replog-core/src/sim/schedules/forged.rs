@@ -1,4 +1,4 @@
-//! Messages that no correct node sends, from one that has the cluster's secret.
+//! Messages that no correct node sends, from a sender that has the cluster's secret.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     types::{Epoch, Offset},
 };
 
-/// Longer than a node takes to obey a request.
+/// Time within which a node has carried out a request.
 const OBEYED: Duration = Duration::from_millis(200);
 
 pub(super) fn all() -> Vec<Schedule> {
@@ -31,8 +31,8 @@ pub(super) fn all() -> Vec<Schedule> {
     ]
 }
 
-/// A node that promised it would refuse every epoch that a master can come to, for ever. One step towards it is
-/// taken, and the next start of the master follows.
+/// A node that promised it would refuse every epoch that a master can reach, for ever. It moves one step
+/// towards it, and the next start of the master follows.
 async fn epoch_without_bounds(stage: Stage) {
     for secondary in [S1, S2] {
         stage.copy(MASTER, secondary, About::Promise);
@@ -40,7 +40,8 @@ async fn epoch_without_bounds(stage: Stage) {
     stage.serving(MASTER).await;
     let before = stage.random(1, 3);
     stage.fill(MASTER, Concern::All, before).await;
-    // So high that nobody may promise it, or so far that it takes more steps than anybody has time for.
+    // So high that no node may promise it, or so far away that it takes more steps than there is time
+    // for.
     let epoch = Epoch(match stage.coin() {
         true => 1 << 62,
         false => 1 << stage.random(50, 61),
@@ -55,7 +56,7 @@ async fn epoch_without_bounds(stage: Stage) {
         });
     }
     stage.pass(OBEYED).await;
-    // Fenced by what was asked for in its own name, it goes on when it is started again.
+    // Fenced by a promise requested in its own name, it goes on when it is restarted.
     stage.kill(MASTER).await;
     stage.boot(MASTER);
     stage
@@ -64,7 +65,7 @@ async fn epoch_without_bounds(stage: Stage) {
     stage.append(MASTER, Concern::All);
 }
 
-/// To obey it is to cut what a majority has acknowledged.
+/// Obeying it would cut what a majority has acknowledged.
 async fn hello_below_committed(stage: Stage) {
     stage.copy(MASTER, S1, About::Hello);
     stage.serving(MASTER).await;

@@ -1,4 +1,4 @@
-//! Hellos that come late or twice, and nodes that are not what they were.
+//! Hellos that come late or twice, and nodes that have been wiped or replaced.
 
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ pub(super) fn all() -> Vec<Schedule> {
     ]
 }
 
-/// What the first hello says is long past: a node that took it for its target would count as
-/// refilled with nothing in it.
+/// The content of the first hello is long outdated: a node that took it for its target would count
+/// as refilled while it is empty.
 async fn hello_twice_at_a_wiped_node(stage: Stage) {
     stage.copy(MASTER, S2, About::Hello);
     stage.serving(MASTER).await;
@@ -92,8 +92,8 @@ async fn hello_twice_at_a_wiped_node(stage: Stage) {
     stage.serving(MASTER).await;
 }
 
-/// Five nodes, of which two lost their disks and one is away: the two that answer cannot know
-/// what was acknowledged, and a third that is blank does not make them a majority.
+/// Five nodes, of which two lost their disks and one is away: the two that answer cannot know what
+/// was acknowledged, and a third that is blank does not make them a majority.
 async fn wiped_nodes_at_a_promise_round(stage: Stage) {
     stage.serving(MASTER).await;
     let shared = stage.random(1, 3);
@@ -119,7 +119,7 @@ async fn wiped_nodes_at_a_promise_round(stage: Stage) {
         .within(Duration::from_secs(8), |look| look.serves(MASTER))
         .await;
     if early {
-        // Whoever serves now has something to say to the others: the rules come first.
+        // A master that serves now contacts the others: the rules are checked first.
         stage.pass(Duration::from_secs(1)).await;
     }
     stage.claim(!early, "two intact nodes of five are no majority");
@@ -128,8 +128,8 @@ async fn wiped_nodes_at_a_promise_round(stage: Stage) {
     stage.append(MASTER, Concern::All);
 }
 
-/// Late, the hello is a promise of its epoch and may align the log; once a newer epoch is promised
-/// it is nothing.
+/// The late hello is a promise of its epoch and may align the log; once a newer epoch is promised
+/// it has no effect.
 async fn old_hello_late(stage: Stage) {
     stage.serving(MASTER).await;
     let before = stage.random(1, 3);
@@ -187,7 +187,7 @@ async fn old_hello_late(stage: Stage) {
     stage.append(MASTER, Concern::All);
 }
 
-/// A record that was never acknowledged stands where another one is committed.
+/// A record that was never acknowledged is at an offset where another one is committed.
 async fn before_alignment(stage: Stage) {
     stage.serving(MASTER).await;
     let before = stage.random(1, 3);
@@ -235,7 +235,7 @@ async fn before_alignment(stage: Stage) {
     stage.append(MASTER, Concern::All);
 }
 
-/// The disk that took the record is gone when the master hears of it.
+/// The disk that stored the record is gone when the master receives the answer.
 async fn answer_of_a_wiped_life(stage: Stage) {
     stage.serving(MASTER).await;
     let before = stage.random(1, 3);
@@ -256,19 +256,21 @@ async fn answer_of_a_wiped_life(stage: Stage) {
     stage.hold(MASTER, S1, asks(About::Append));
     stage.boot(S1);
     stage
-        .until("its next life is greeted", |look| look.has_identity(S1))
+        .until("the handshake with its next life is done", |look| {
+            look.has_identity(S1)
+        })
         .await;
     stage.let_go(late);
     stage.release(S1, MASTER, answers(About::Append));
     let wrongly = stage
         .answered_within(Duration::from_millis(2_500), &asked)
         .await;
-    stage.claim(!wrongly, "nobody but the master holds it");
+    stage.claim(!wrongly, "only the master holds it");
     stage.release(MASTER, S1, asks(About::Append));
     stage.acknowledged(asked).await;
 }
 
-/// One process is one node, whatever leads to it.
+/// One process is one node, whatever names lead to it.
 async fn two_names_one_process(stage: Stage) {
     stage.lead(S2, S1);
     stage.serving(MASTER).await;

@@ -1,4 +1,4 @@
-//! Masters that found, come back, or were replaced.
+//! Masters that found a cluster, come back, or were replaced.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     types::Mode,
 };
 
-/// It takes the master's place.
+/// The machine that replaces the master.
 const NEXT_MASTER: &str = "master-2";
 
 pub(super) fn all() -> Vec<Schedule> {
@@ -48,7 +48,7 @@ pub(super) fn all() -> Vec<Schedule> {
         ),
         Schedule::new(
             "second-blank-master",
-            "a second master is started from a blank directory beside one that is well",
+            "a second master is started from a blank directory next to a healthy one",
             second_blank_master,
         )
         .waiting_standby(),
@@ -131,7 +131,8 @@ async fn blank_majority(stage: Stage) {
         .await;
 }
 
-/// One that holds all that its old life acknowledged is in its place, and goes on from there.
+/// Starts a standby in the place of the master; it holds everything acknowledged before, and goes
+/// on from there.
 async fn replace(stage: &Stage) {
     let end = stage.look(|look| look.held(MASTER));
     stage.hold_all(&[S1, S2], end).await;
@@ -140,7 +141,7 @@ async fn replace(stage: &Stage) {
     stage.fill(NEXT_MASTER, Concern::Majority, 3).await;
 }
 
-/// Whoever takes the old one away starts the new one again: two that fight for the office may
+/// Removes the old master and restarts the new one: two masters that compete for leadership may
 /// fence each other.
 async fn take_away(stage: &Stage) {
     stage.retire(MASTER).await;
@@ -155,7 +156,7 @@ async fn old_master_paused(stage: Stage) {
     let before = stage.random(1, 3);
     stage.fill(MASTER, Concern::All, before).await;
     stage.pause(MASTER);
-    // On its way to one that does not look; or it wakes up with nothing to do.
+    // In flight to a node that is frozen; or it wakes up with nothing to do.
     let asked = stage
         .coin()
         .then(|| stage.append(MASTER, Concern::Majority));
@@ -207,7 +208,7 @@ async fn old_master_restarted(stage: Stage) {
     take_away(&stage).await;
 }
 
-/// Its log epoch is older than that of the others: it is told so, and serves nobody until it is
+/// Its log epoch is older than that of the others: it is told so, and serves no one until it is
 /// started empty.
 async fn directory_from_the_past(stage: Stage) {
     stage.serving(MASTER).await;
@@ -242,7 +243,8 @@ async fn directory_from_the_past(stage: Stage) {
     stage.append(MASTER, Concern::All);
 }
 
-/// It waits as long as the others hear the first one, and takes over once that is gone.
+/// It waits as long as the others are in contact with the first master, and takes over once that is
+/// gone.
 async fn second_blank_master(stage: Stage) {
     stage.serving(MASTER).await;
     let before = stage.random(1, 3);
@@ -251,7 +253,7 @@ async fn second_blank_master(stage: Stage) {
     stage.pass(Duration::from_secs(8)).await;
     let both = stage.look(|look| (look.serves(MASTER), look.serves(NEXT_MASTER)));
     if both != (true, false) {
-        stage.broken("rule 8: a blank master deposes one that the others hear");
+        stage.broken("rule 8: a blank master deposes one that the others are in contact with");
     }
     stage.fill(MASTER, Concern::All, 1).await;
     stage.retire(MASTER).await;

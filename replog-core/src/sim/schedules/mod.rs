@@ -1,7 +1,7 @@
-//! Schedules: exact stories that broke lesser protocols, told with the real actors.
+//! Schedules: exact event sequences that broke lesser protocols, replayed with the real actors.
 //!
-//! Each leaves to the seed what does not matter (delays, what runs first, how much there is) and
-//! claims what does, so that it cannot come to nothing unnoticed. For each there are mistakes
+//! Each leaves irrelevant details to the seed (delays, order of execution, amounts) and claims the
+//! relevant ones, so that it cannot silently come to nothing. For each there are mistakes
 //! (`MISTAKES.md`) that it must find.
 
 mod damage;
@@ -23,21 +23,21 @@ const S2: &str = "secondary-2";
 const S3: &str = "secondary-3";
 const S4: &str = "secondary-4";
 
-/// A story ends with an append at concern `all` that it does not wait for: that it is answered before
-/// the run ends is rule 7's to see.
+/// A story ends with an append at concern `all` that it does not wait for: rule 7 checks that it is
+/// answered before the run ends.
 type Story = Rc<dyn Fn(Stage) -> Pin<Box<dyn Future<Output = ()>>>>;
 
-/// A schedule: a story, and the cluster that it happens to.
+/// A schedule: a story, and the cluster that it runs on.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Schedule {
     /// Its name, for the command line.
     pub name: &'static str,
-    /// What happens in it.
+    /// The events in it.
     pub about: &'static str,
     secondaries: usize,
     standby_masters: usize,
-    /// Drawn, if not given.
+    /// Drawn from the seed if not given.
     segment_bytes: Option<u64>,
     preallocate_bytes: u64,
     take_over: TakeOver,
@@ -45,7 +45,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// All of them.
+    /// Returns all schedules.
     #[must_use]
     pub fn all() -> Vec<Schedule> {
         [
@@ -60,7 +60,7 @@ impl Schedule {
         .concat()
     }
 
-    /// The run of it from a seed.
+    /// Returns the run of it from a seed.
     #[must_use]
     pub fn simulation(&self, seed: u64) -> Simulation {
         use rand::{RngExt as _, SeedableRng as _};
@@ -95,7 +95,7 @@ impl Schedule {
             .lasting(Duration::ZERO, Duration::from_secs(30))
     }
 
-    /// A schedule for a master and two secondaries.
+    /// Makes a schedule for a master and two secondaries.
     fn new<F>(
         name: &'static str,
         about: &'static str,
@@ -121,7 +121,7 @@ impl Schedule {
         self
     }
 
-    /// A standby deposes no master that others hear.
+    /// Makes standbys depose no master that other nodes are in contact with.
     fn waiting_standby(mut self) -> Schedule {
         (self.standby_masters, self.take_over) = (1, TakeOver::WhenSilent);
         self
@@ -132,7 +132,7 @@ impl Schedule {
         self
     }
 
-    /// What is written finds no room on a disk that is full.
+    /// Turns preallocation off, so that writes fail on a full disk.
     fn without_preallocation(mut self) -> Schedule {
         self.preallocate_bytes = 0;
         self

@@ -1,4 +1,4 @@
-//! Crashes half-way through filling a log anew.
+//! Crashes half-way through refilling a log.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(super) fn all() -> Vec<Schedule> {
     vec![
         Schedule::new(
             "half-refilled-secondary",
-            "a wiped secondary crashes half-way, and the master's disk is lost before it is whole",
+            "a wiped secondary crashes half-way, and the master's disk is lost before it is intact",
             half_refilled_secondary,
         ),
         Schedule::new(
@@ -27,10 +27,11 @@ pub(super) fn all() -> Vec<Schedule> {
     ]
 }
 
-/// Bytes of a message of which a few make a batch.
+/// Bytes of a message, a few of which make a batch.
 const LARGE_BYTES: usize = 300_000;
 
-/// `with` and the master hold several batches of acknowledged records that the third node lacks.
+/// Lets `with` and the master hold several batches of acknowledged records that the third node
+/// lacks.
 async fn fill_without(stage: &Stage, lacks: &'static str) {
     stage.serving(MASTER).await;
     stage.fill(MASTER, Concern::All, 1).await;
@@ -45,7 +46,7 @@ async fn fill_without(stage: &Stage, lacks: &'static str) {
     stage.claim(lags, "one node lacks what was acknowledged");
 }
 
-/// Waits until `name` holds some of the log that comes from another, and pulls its plug.
+/// Waits until `name` holds some of the log that comes from another node, and cuts its power.
 async fn cut_half_way(stage: &Stage, name: &'static str, from: &'static str) {
     let whole = stage.look(|look| look.held(from));
     stage
@@ -107,7 +108,7 @@ async fn half_adopted_master(stage: Stage) {
         if early {
             stage.pass(Duration::from_secs(1)).await;
         }
-        stage.claim(!early, "half a log beside an intact one is no majority");
+        stage.claim(!early, "half a log and an intact one are no majority");
         stage.power_cut(MASTER, Spared::Everything).await;
     }
     stage.join(MASTER, S1);

@@ -1,9 +1,8 @@
-//! Who may touch the files of a [`FileStorage`](super::FileStorage), and whether they are still there.
+//! Access to the files of a [`FileStorage`](super::FileStorage), and checks that they are still in place.
 //!
-//! Owns modes, owners and symbolic links of a node's directory, and the identity of files: device and
-//! inode. Never reads or writes what is in them. A log holds everything that clients ever sent, and
-//! whoever can replace a file of it changes what was acknowledged; so the user that runs the node is
-//! the only one who may (rule 10).
+//! Owns modes, owners and symbolic links of a node's directory, and the identity of files: device and inode. Never
+//! reads or writes their content. A log holds everything that clients ever sent, and anyone who can replace one of
+//! its files can change acknowledged messages; so only the user that runs the node has access (rule 10).
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
@@ -22,20 +21,20 @@ use tracing::{debug, info, warn};
 
 use super::LOCK_FILE;
 
-/// Mode of every file that is made.
+/// Mode of every new file.
 const FILE_MODE: u32 = 0o600;
-/// Mode of every directory that is made.
+/// Mode of every new directory.
 const DIRECTORY_MODE: u32 = 0o700;
-/// What a mode lets others than the owner do.
+/// Mode bits that give access to anyone but the owner.
 const OTHERS: u32 = 0o077;
-/// Whoever set this bit shares the directory on purpose.
+/// Sticky bit: a directory that has it is shared on purpose.
 const STICKY: u32 = 0o1000;
-/// Directories of a node, below its own.
+/// Subdirectories of a node's directory.
 const OWN_DIRECTORIES: [&str; 2] = ["log", "quarantine"];
-/// What the system puts into the root of a file system that it makes.
+/// Directory that the system creates in the root of a new file system.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// What makes a file the one that it is, whatever its name.
+/// Identity of a file, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,
@@ -51,7 +50,8 @@ impl FileId {
     }
 }
 
-/// How a file is opened: no symbolic link is followed, and nobody else may read what is made.
+/// Returns the options for opening a file: symbolic links are not followed, and new files are readable by their
+/// owner only.
 pub(super) fn options() -> OpenOptions {
     let mut options = File::options();
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
@@ -59,7 +59,7 @@ pub(super) fn options() -> OpenOptions {
     options
 }
 
-/// Makes a directory, and those above it that are missing.
+/// Creates a directory and its missing parents.
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
@@ -67,13 +67,13 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
-/// Checks whose directory it is, and tightens its own mode. With it closed to others, nothing below can be
-/// reached by them, whatever its mode is.
+/// Checks the owner of a directory and tightens its mode. Once it is closed to other users, they cannot reach
+/// anything below it, whatever its mode.
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::PermissionDenied`] where it is another user's; else what the file system says, naming the
-/// directory.
+/// [`io::ErrorKind::PermissionDenied`] where it is another user's; otherwise the error of the file system, with the
+/// directory named.
 pub(super) fn check_directory(root: &Path) -> io::Result<()> {
     let metadata = fs::metadata(root)?;
     check_owner(root, &metadata)?;
@@ -88,19 +88,19 @@ pub(super) fn check_directory(root: &Path) -> io::Result<()> {
     if !is_own(root).map_err(named)? {
         warn!(
             path = %root.display(), mode = format!("{:o}", metadata.mode() & 0o7777),
-            "others may use this directory, and its mode is left as it is, since there are files in it that \
-             are no node's: give the node a directory of its own"
+            "others may use this directory, and its mode is left as it is, because it holds files that \
+             are not a node's: give the node a directory of its own"
         );
         return Ok(());
     }
     info!(path = %root.display(), "others could use this directory: its mode is tightened");
-    // The root may be reached through a link, which an operator chose.
+    // The root may be reached through a symbolic link that an operator chose.
     let directory = File::open(root).map_err(named)?;
     let mode = Permissions::from_mode(DIRECTORY_MODE);
     directory.set_permissions(mode).map_err(named)
 }
 
-/// Whether a node lived in this directory, or nobody did.
+/// Returns `true` if a node ran in this directory, or if it is empty.
 fn is_own(root: &Path) -> io::Result<bool> {
     if root.join(LOCK_FILE).exists() {
         return Ok(true);
@@ -113,9 +113,9 @@ fn is_own(root: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Tightens the modes of a node's directories below `root` and of the files in them, once the directory is
-/// locked. Files of the root are tightened when they are opened; what else is there is nobody's business.
-/// Where something cannot be tightened, that is said, and stops nothing.
+/// Tightens the modes of a node's directories below `root` and of the files in them, once the directory is locked.
+/// Files in the root are tightened when they are opened; anything else there is not the node's to change. A mode
+/// that cannot be tightened is logged and does not prevent the start.
 pub(super) fn tighten_below(root: &Path) {
     for name in OWN_DIRECTORIES {
         let directory = root.join(name);
@@ -123,7 +123,7 @@ pub(super) fn tighten_below(root: &Path) {
         let files = match fs::read_dir(&directory) {
             Ok(files) => files,
             Err(error) => {
-                debug!(path = %directory.display(), %error, "its files are not looked at");
+                debug!(path = %directory.display(), %error, "its files cannot be listed, and their modes are not checked");
                 continue;
             }
         };
@@ -141,7 +141,7 @@ fn tighten_or_say(path: &Path) {
     }
 }
 
-/// Checks whose file it is, and tightens its mode.
+/// Checks the owner of a file and tightens its mode.
 ///
 /// # Errors
 ///
@@ -154,19 +154,20 @@ pub(super) fn check_file(file: &File, metadata: &Metadata, path: &Path) -> io::R
     Ok(())
 }
 
-/// Whether others may use it, and this process may change that.
+/// Returns `true` if other users have access and this process may take it away.
 fn is_loose(metadata: &Metadata) -> bool {
     metadata.mode() & OTHERS != 0 && metadata.uid() == rustix::process::geteuid().as_raw()
 }
 
-/// Takes away what others may do. What somebody else put there is left as it is.
+/// Removes the access of other users. A file that belongs to somebody else is left as it is.
 fn tighten(path: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
     let kind = metadata.file_type();
     if !is_loose(&metadata) || !(kind.is_file() || kind.is_dir()) {
         return Ok(());
     }
-    // Whatever takes its place meanwhile, the mode of that very file is changed: a link is not followed.
+    // If the file is replaced meanwhile, the mode of the very file that is opened is changed: a link is not
+    // followed.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::options()
         .read(true)
@@ -188,13 +189,12 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Root owns what it makes for others, as mounted volumes; and root itself may use everything.
-/// Checks what can be known of a directory before it is made or used: no file is in the way, it belongs to nobody else, and
-/// this process may write in it, or in the one where it would be made.
+/// Checks as much of a directory as can be known before it is created or used: no file is in the way, it belongs to
+/// nobody else, and this process may write in it, or in the parent where it would be created.
 ///
 /// # Errors
 ///
-/// The directory or file, and what is wrong with it.
+/// Names the directory or file, and the problem.
 pub(super) fn check_usable(root: &Path) -> io::Result<()> {
     if let Some(file) = root.ancestors().find(|dir| dir.is_file()) {
         let text = format!(
@@ -211,7 +211,7 @@ pub(super) fn check_usable(root: &Path) -> io::Result<()> {
     }
     if statfs(present).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC) {
         let text = format!(
-            "{} is a view of the system's processes, and nothing can be kept in it: name another path",
+            "{} is the system's process file system, and nothing can be stored in it: name another path",
             present.display()
         );
         return Err(io::Error::new(io::ErrorKind::Unsupported, text));
@@ -222,22 +222,24 @@ pub(super) fn check_usable(root: &Path) -> io::Result<()> {
             let error = io::Error::from(error);
             let text = match present == root {
                 true => format!("{} cannot be written to: {error}", root.display()),
-                false => format!("it cannot be made in {}: {error}", present.display()),
+                false => format!("it cannot be created in {}: {error}", present.display()),
             };
             Err(io::Error::new(error.kind(), text))
         }
-        // Anything else is no answer: an old system cannot tell for another effective user.
+        // Any other error is no answer: an old system cannot check for another effective user.
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
+/// Refuses a file that belongs to another user. Root's files pass, because root creates some for others, such as
+/// mounted volumes; and root itself may use everything.
 fn check_owner(path: &Path, metadata: &Metadata) -> io::Result<()> {
     let (owner, own) = (metadata.uid(), rustix::process::geteuid());
     if owner == own.as_raw() || owner == 0 || own.is_root() {
         return Ok(());
     }
     let text = format!(
-        "{} belongs to user {owner}, and this process runs as user {}: whoever owns it can change \
+        "{} belongs to user {owner}, and this process runs as user {}: its owner can change \
          what it holds; give it to the user that runs the node (chown)",
         path.display(),
         own.as_raw()
@@ -245,7 +247,7 @@ fn check_owner(path: &Path, metadata: &Metadata) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
-/// Refuses a symbolic link; what does not exist is none.
+/// Refuses a symbolic link; a path that does not exist passes.
 pub(super) fn refuse_link(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => Err(is_link(path)),
@@ -255,7 +257,7 @@ pub(super) fn refuse_link(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Says plainly what the system calls too many levels of symbolic links.
+/// Replaces the system's "too many levels of symbolic links" with a plain error.
 pub(super) fn explain_link(path: &Path, error: io::Error) -> io::Error {
     match refuse_link(path) {
         Err(link) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::LOOP) => {
@@ -278,8 +280,8 @@ fn is_link(path: &Path) -> io::Error {
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::NotFound`] where it leads nowhere, or to another one. Whatever else keeps it from
-/// being looked at says nothing about it.
+/// [`io::ErrorKind::NotFound`] where it leads nowhere, or to another file. Any other error that prevents the check
+/// says nothing about the file.
 pub(super) fn check_place(path: &Path, id: FileId) -> io::Result<()> {
     let what = match fs::symlink_metadata(path) {
         Ok(metadata) if FileId::of(&metadata) == id => return Ok(()),
@@ -303,12 +305,12 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Makes the entry of a directory in its `parent` durable, on the way to `root`. A parent that may be
-/// passed but not read (mode 0711) cannot be opened to be synced: then the whole file system is.
+/// Makes the entry of a directory in its `parent` durable, on the way to `root`. A parent that may be traversed but
+/// not read (mode 0711) cannot be opened for a sync: then the whole file system is synced.
 ///
 /// # Errors
 ///
-/// What the file system says, naming the parent.
+/// The error of the file system, with the parent named.
 pub(crate) fn sync_entry(parent: &Path, root: &Path, was_made: bool) -> io::Result<()> {
     match sync_directory(parent) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -320,7 +322,7 @@ pub(crate) fn sync_entry(parent: &Path, root: &Path, was_made: bool) -> io::Resu
                         parent.display()
                     ),
                 )),
-                // It was there before: its entry has long been written back.
+                // The directory existed before: its entry was written back long ago.
                 _ => Ok(()),
             }
         }

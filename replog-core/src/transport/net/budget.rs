@@ -1,12 +1,12 @@
-//! [`HandshakeBudget`]: how many TLS handshakes a node computes for connections that have proved nothing.
+//! [`HandshakeBudget`]: a rate limit on the TLS handshakes computed for unauthenticated connections.
 //!
 //! Owns a token bucket for all addresses together and one for each. Never reads a clock, never waits, never
 //! closes a connection: the listener does. Keeps rule 11.
 //!
-//! Whoever sends a TLS hello makes the node agree on a key and sign, on the thread of its actors, before
-//! any certificate is asked for. The number of handshakes at once is limited elsewhere; this limits how many
-//! there are a second, so that a flood of hellos takes a few percent of a core and not the heartbeats'
-//! thread. The other way, handshakes on a thread of their own, would still give a core of two to strangers.
+//! Any TLS hello makes the node agree on a key and sign, on the thread of its actors, before it asks for a
+//! certificate. Concurrent handshakes are limited elsewhere; this limits handshakes per second, so that a
+//! flood of hellos takes a few percent of a core and not the heartbeats' thread. The alternative, handshakes
+//! on their own thread, would still give strangers one core of two.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -19,11 +19,11 @@ use crate::{
     },
 };
 
-/// Buckets that are kept before the full ones are thrown away. More than can be short of a token at once: see
-/// the assertion in `limits.rs`.
+/// The number of buckets at which full ones are discarded. It exceeds the number that can lack a token at
+/// once: see the assertion in `limits.rs`.
 const BUCKETS_KEPT: usize = 1024;
 
-/// What is left to spend on handshakes.
+/// The remaining budget for handshakes.
 #[derive(Debug)]
 pub(super) struct HandshakeBudget {
     all: Bucket,
@@ -38,11 +38,11 @@ impl HandshakeBudget {
         }
     }
 
-    /// Takes what one handshake costs.
+    /// Takes the cost of one handshake.
     ///
     /// # Errors
     ///
-    /// The moment before which it is of no use to ask again.
+    /// The earliest time at which asking again can succeed.
     pub(super) fn take(&mut self, now: Instant, address: IpAddr) -> Result<(), Instant> {
         if self.by_address.len() >= BUCKETS_KEPT {
             self.by_address.retain(|_, bucket| bucket.full_at > now);
@@ -52,21 +52,22 @@ impl HandshakeBudget {
             .entry(owner_of(address))
             .or_insert(Bucket { full_at: now });
         let of_address = bucket.after_one(now, CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS)?;
-        // Last, and only then is either of them taken: who may not go on now takes nothing from others.
+        // Last, and only then is a token taken from either: a refused address takes nothing from others.
         self.all = self.all.after_one(now, CLUSTER_HANDSHAKE_INTERVAL)?;
         *bucket = of_address;
         Ok(())
     }
 }
 
-/// A bucket of [`CLUSTER_HANDSHAKE_BURST`] tokens (GCRA, ITU-T I.371: one moment is all its state).
+/// A bucket of [`CLUSTER_HANDSHAKE_BURST`] tokens (GCRA, ITU-T I.371: its state is one point in time).
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     full_at: Instant,
 }
 
 impl Bucket {
-    /// The bucket without one token, where one comes each `interval`; else when there is one.
+    /// Returns the bucket with one token taken, at a rate of one token per `interval`; if there is none, the time
+    /// at which there will be one.
     fn after_one(self, now: Instant, interval: Duration) -> Result<Bucket, Instant> {
         let full_at = self.full_at.max(now) + interval;
         let latest = now + interval * CLUSTER_HANDSHAKE_BURST;
@@ -87,7 +88,7 @@ mod tests {
         Instant::from_std(std::time::Instant::now())
     }
 
-    /// How many handshakes one address gets in a time in which it asks all the time.
+    /// Returns the number of handshakes that one address gets in `time` if it asks continuously.
     fn granted(budget: &mut HandshakeBudget, address: &str, from: Instant, time: Duration) -> u32 {
         let address = address.parse().unwrap();
         let (mut at, mut count) = (from, 0);
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_gets_a_burst_and_then_its_rate_and_others_are_not_kept_waiting() {
+    fn one_address_gets_a_burst_and_then_its_rate_without_delaying_others() {
         let now = now();
         let mut budget = HandshakeBudget::new(now);
         let second = (SECOND.as_nanos() / CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS.as_nanos()) as u32;

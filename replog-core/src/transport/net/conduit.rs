@@ -1,11 +1,11 @@
 //! [`Conduit`]: one connection as a sequence of frames in each direction.
 //!
-//! Owns the socket, with TLS around it or none, and what is buffered of it. Knows frames and not what
-//! they carry. Memory grows with bytes that arrive, never with what a length claims; how much may be
-//! read is the caller's decision.
+//! Owns the socket, with or without TLS, and its buffers. Knows frames but not what they carry. Memory grows
+//! with the bytes that arrive, never with the length that a frame claims; the caller decides how much may be
+//! read.
 //!
 //! Frames that are queued together go out in as few writes, and as large TLS records, as there is room
-//! for: their parts are handed over as they lie and copied once, by the encryption.
+//! for: their parts are passed on in place and copied once, by the encryption.
 
 use std::{
     collections::VecDeque,
@@ -31,34 +31,34 @@ use super::{
 };
 use crate::limits::{CLUSTER_BUFFER_BYTES_MAX, CLUSTER_RECEIPT_INTERVAL};
 
-/// Bytes that are read at once.
+/// Size of one read, in bytes.
 const READ_BYTES: usize = 64 << 10;
 
-/// Bytes that are read at once where TLS is between: three of its longest records.
+/// Size of one read below TLS, in bytes: three TLS records of maximum length.
 const TLS_READ_BYTES: usize = 48 << 10;
 
-/// Frames up to this length are copied out of the common buffer: a short record that stays in memory
-/// must not keep a buffer there that is many times as long.
+/// The longest frame that is copied out of the common buffer, in bytes: a short record that stays in memory
+/// must not keep a buffer alive that is many times as long.
 const COPIED_BYTES_MAX: usize = 16 << 10;
 
-/// Room made at once for a long frame: a length is a claim, and no reason to allocate.
+/// The most memory allocated at once for a long frame, in bytes: the claimed length is not trusted.
 const ROOM_BYTES: usize = 2 << 20;
 
-/// Parts that go into one write, at most.
+/// The most parts in one write.
 const PARTS_MAX: usize = 64;
 
 const _: () = assert!(COPIED_BYTES_MAX + FRONT_BYTES <= READ_BYTES);
 
-/// A socket below TLS. rustls asks for 4 KiB at a time: without a buffer before it, a batch of records would take a
-/// system call for each of them.
+/// A socket below TLS. rustls reads 4 KiB at a time: without a buffer in between, a batch of records would take a
+/// system call for each of those reads.
 pub(super) type TlsSocket = BufReader<TcpStream>;
 
-/// Puts the buffer for TLS before a socket.
+/// Adds the read buffer for TLS to a socket.
 pub(super) fn tls_socket(stream: TcpStream) -> TlsSocket {
     BufReader::with_capacity(TLS_READ_BYTES, stream)
 }
 
-/// What carries the bytes.
+/// The byte stream below the frames.
 pub(super) enum Wire {
     Plain(TcpStream),
     Tls(Box<TlsStream<TlsSocket>>),
@@ -119,7 +119,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Why a connection is over.
+/// The reason why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
     #[error("the other end closed it")]
@@ -130,7 +130,7 @@ pub(super) enum Broken {
     Framing(#[from] FramingError),
 }
 
-/// A long frame of which a part is there.
+/// A long frame that has partly arrived.
 struct Partial {
     front: Front,
     body: BytesMut,
@@ -140,23 +140,23 @@ struct Partial {
 pub(super) struct Conduit {
     wire: Wire,
     counters: Arc<NetCounters>,
-    /// What came and is no whole frame yet. Never shared: frames are copied out of it.
+    /// Received bytes that are not a complete frame yet. Never shared: frames are copied out of it.
     received: BytesMut,
     partial: Option<Partial>,
-    /// Bytes of frames that came, ever.
+    /// Total bytes of frames received.
     received_bytes: u64,
-    /// How many of them the other end was told of, and when.
+    /// The value of `received_bytes` last reported to the other end.
     reported_bytes: u64,
     reported_at: Instant,
     outgoing: VecDeque<Bytes>,
     outgoing_bytes: usize,
-    /// Bytes of frames that were queued, ever.
+    /// Total bytes of frames queued.
     queued_bytes: u64,
     needs_flush: bool,
 }
 
 impl Conduit {
-    /// Continues a connection behind its preambles; `received` came behind them already.
+    /// Continues a connection after its preambles; `received` already arrived after them.
     pub(super) fn new(wire: Wire, received: BytesMut, counters: Arc<NetCounters>) -> Conduit {
         let received_bytes = received.len() as u64;
         Conduit {
@@ -174,35 +174,35 @@ impl Conduit {
         }
     }
 
-    /// Bytes that wait to be sent.
+    /// Returns the number of bytes that wait to be sent.
     pub(super) fn outgoing_bytes(&self) -> usize {
         self.outgoing_bytes
     }
 
-    /// Whether a frame of these parts may be queued: the first one always, however long.
+    /// Reports whether a frame of these parts may be queued. The first one always may, however long.
     pub(super) fn has_room_for(&self, parts: &[Bytes]) -> bool {
         let bytes: usize = FRONT_BYTES + parts.iter().map(Bytes::len).sum::<usize>();
         self.outgoing.is_empty() || self.outgoing_bytes + bytes <= CLUSTER_BUFFER_BYTES_MAX
     }
 
-    /// Bytes of frames that came, ever.
+    /// Returns the total bytes of frames received.
     pub(super) fn received_bytes(&self) -> u64 {
         self.received_bytes
     }
 
-    /// Bytes of memory for what came and was not taken yet.
+    /// Returns the memory, in bytes, of received data that was not taken yet.
     #[cfg(test)]
     pub(super) fn buffered_capacity(&self) -> usize {
         let partial = self.partial.as_ref();
         self.received.capacity() + partial.map_or(0, |partial| partial.body.capacity())
     }
 
-    /// Whether a part of a long frame is there, and the rest is not.
+    /// Reports whether a long frame has arrived only in part.
     pub(super) fn is_within_long_frame(&self) -> bool {
         self.partial.is_some()
     }
 
-    /// Puts a frame of these parts behind all that is queued. Returns where in the stream it ends.
+    /// Appends a frame of these parts to the queue. Returns the position in the stream at which it ends.
     pub(super) fn queue(&mut self, kind: Kind, number: u64, parts: Vec<Bytes>) -> u64 {
         let front = Front {
             bytes: parts.iter().map(Bytes::len).sum(),
@@ -213,7 +213,7 @@ impl Conduit {
         (self.reported_bytes, self.reported_at) = (self.received_bytes, Instant::now());
         let encoded = front.encode();
         match parts.split_first() {
-            // Most frames are a short head and nothing more: one part to write.
+            // Most frames are only a short head: one part to write.
             Some((head, rest)) if head.len() <= COPIED_BYTES_MAX => {
                 let mut joined = BytesMut::with_capacity(FRONT_BYTES + head.len());
                 joined.put_slice(&encoded);
@@ -232,7 +232,7 @@ impl Conduit {
         self.queued_bytes
     }
 
-    /// Tells the other end how much has come of a long frame, if it is time to.
+    /// Queues a receipt that tells the other end how much of a long frame has arrived, if one is due.
     pub(super) fn queue_receipt(&mut self) {
         let news = self.received_bytes > self.reported_bytes;
         if self.partial.is_some() && news && self.reported_at.elapsed() >= CLUSTER_RECEIPT_INTERVAL
@@ -241,7 +241,7 @@ impl Conduit {
         }
     }
 
-    /// The next frame, where one has come. One that is longer than `room_bytes` is not read yet.
+    /// Returns the next frame once it has arrived. A frame longer than `room_bytes` is not read yet.
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -252,7 +252,7 @@ impl Conduit {
                 return Poll::Ready(Ok(frame));
             }
             if self.partial.is_none() && self.received.len() >= FRONT_BYTES {
-                // There is no room for what this announces: whoever makes some comes again.
+                // There is no room for the announced frame: the caller polls again when there is.
                 return Poll::Pending;
             }
             let read = ready!(self.poll_read(cx))?;
@@ -273,7 +273,7 @@ impl Conduit {
                 if body.capacity() == body.len() {
                     body.reserve(missing.min(ROOM_BYTES));
                 }
-                // Straight to where it stays, and not a byte of the next frame.
+                // Straight into its final buffer, and not a byte of the next frame.
                 let mut room = body.limit(missing);
                 pin!(self.wire.read_buf(&mut room)).poll(cx)
             }
@@ -291,7 +291,7 @@ impl Conduit {
             if body.len() < front.bytes {
                 return Ok(None);
             }
-            let Partial { front, body } = self.partial.take().expect("looked at just now");
+            let Partial { front, body } = self.partial.take().expect("checked just now");
             let body = body.freeze();
             return Ok(Some(Frame { front, body }));
         }
@@ -322,7 +322,7 @@ impl Conduit {
         self.take_frame(room_bytes)
     }
 
-    /// Sends what is queued; ready when all of it is on its way.
+    /// Sends the queued frames; ready when all of them are handed to the system.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outgoing.is_empty() {
             let mut parts = [IoSlice::new(&[]); PARTS_MAX];
@@ -362,14 +362,14 @@ impl Conduit {
         }
     }
 
-    /// Sends what is queued, says good-bye, and closes; gives up after `time_max`.
+    /// Sends the queued frames and shuts the connection down; gives up after `time_max`.
     pub(super) async fn close(mut self, time_max: Duration) {
         use tokio::io::AsyncWriteExt as _;
         let closing = async {
             std::future::poll_fn(|cx| self.poll_send(cx)).await?;
             self.wire.shutdown().await
         };
-        // An error or the end of the time: the other end is gone, or does not listen.
+        // After an error or a timeout the other end is gone, or does not read.
         let _ = tokio::time::timeout(time_max, closing).await;
     }
 }

@@ -1,6 +1,6 @@
-//! [`NetCounters`]: what the connections between nodes are counted by.
+//! [`NetCounters`]: the counters of the connections between nodes.
 //!
-//! Owns plain tallies that any thread may read, and the last refusal that a person should know of. Decides
+//! Owns plain tallies that any thread may read, and the last refusal that an operator should know about. Decides
 //! nothing.
 
 use std::{
@@ -12,27 +12,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Why a connection to a node's listener was refused or ended.
+/// The reason why a connection to a node's listener was refused or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum RefusedConnection {
     /// The first bytes are neither TLS nor this protocol.
     Garbage,
-    /// The first bytes are an HTTP request: a browser, or a URL where an address belongs.
+    /// The first bytes are an HTTP request: a browser, or a URL used as a cluster address.
     Http,
-    /// TLS that does not speak the protocol between nodes: a browser that was given https.
+    /// TLS that does not offer the protocol between nodes, such as a browser with an https URL.
     OtherProtocol,
-    /// A broken or failed TLS handshake, one without a certificate among them.
+    /// A broken or failed TLS handshake, including one without a certificate.
     Handshake,
-    /// A certificate of another authority, on either side: another cluster secret.
+    /// A certificate from another authority, on either side: another cluster secret.
     WrongSecret,
-    /// A name that the certificate does not prove, or a node that is somebody else.
+    /// A name that the certificate does not prove, or a node other than the expected one.
     WrongName,
-    /// No version of the protocol in common.
+    /// No common version of the protocol.
     Version,
-    /// A message that is none.
+    /// A malformed message.
     Malformed,
-    /// More connections than there is room for: a newer one took the place of this one, or no stream is left.
+    /// Too many connections: a newer one took the place of this one, or no stream is left.
     TooMany,
     /// A handshake that took too long.
     TimedOut,
@@ -41,7 +41,7 @@ pub enum RefusedConnection {
 }
 
 impl RefusedConnection {
-    /// All of them.
+    /// All reasons, in the order of their discriminants.
     pub const ALL: [RefusedConnection; 11] = [
         RefusedConnection::Garbage,
         RefusedConnection::Http,
@@ -56,7 +56,7 @@ impl RefusedConnection {
         RefusedConnection::NoRequestsHere,
     ];
 
-    /// The reason in one word, as metrics show it.
+    /// Returns the reason in one word, as metrics show it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -76,8 +76,8 @@ impl RefusedConnection {
 }
 
 impl RefusedConnection {
-    /// Whether it says that nodes are set up wrong. The others come from strangers, and from nodes that
-    /// try again.
+    /// Reports whether the reason indicates misconfigured nodes. The others come from strangers, and from nodes
+    /// that will retry.
     fn is_of_nodes(self) -> bool {
         match self {
             RefusedConnection::WrongSecret
@@ -95,17 +95,17 @@ impl RefusedConnection {
     }
 }
 
-/// A connection that a node's listener refused, where that says that the nodes are set up wrong.
+/// A connection that a node's listener refused for a reason that indicates misconfigured nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LastRefusal {
-    /// Where it came from. Whose it was is not known: nothing was proved.
+    /// The address of the connection. The node behind it is unknown, because it proved nothing.
     pub address: IpAddr,
-    /// Why it was refused.
+    /// The reason for the refusal.
     pub reason: RefusedConnection,
-    /// The same, and what to do about it, in one sentence.
+    /// The reason and its remedy, in one sentence.
     pub detail: String,
-    /// Time since then.
+    /// Time since the refusal.
     pub elapsed: Duration,
 }
 
@@ -132,32 +132,32 @@ pub struct NetCounters {
     last_refusal: Mutex<Option<Noted>>,
 }
 
-/// The tallies at one moment.
+/// A snapshot of the tallies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NetSnapshot {
-    /// Connections of others that have not proved yet who they are.
+    /// Incoming connections that have not yet proved their identity.
     pub handshakes: u64,
-    /// Streams of other nodes that are open.
+    /// Incoming streams that are open.
     pub streams: u64,
-    /// Streams of other nodes that were opened, ever.
+    /// Total number of incoming streams.
     pub accepted: u64,
-    /// Streams that ended because the same node opened a newer one.
+    /// Total number of streams that ended because the same node opened a newer one.
     pub replaced: u64,
-    /// Connections that were refused or ended for a reason, ever.
+    /// Total number of connections that were refused or ended, by reason.
     pub refused: [(RefusedConnection, u64); RefusedConnection::ALL.len()],
-    /// Streams that this node opened, ever.
+    /// Total number of streams that this node opened.
     pub dialled: u64,
-    /// Times that it could not open one.
+    /// Total number of failures to open a stream.
     pub dial_failures: u64,
-    /// Bytes of frames that came, without TLS.
+    /// Total bytes of frames received, without TLS.
     pub received_bytes: u64,
-    /// Bytes of frames that were sent, without TLS.
+    /// Total bytes of frames sent, without TLS.
     pub sent_bytes: u64,
 }
 
 impl NetCounters {
-    /// The tallies now.
+    /// Returns the current tallies.
     #[must_use]
     pub fn snapshot(&self) -> NetSnapshot {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -178,8 +178,8 @@ impl NetCounters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The last connection that was refused because nodes are set up wrong: another cluster's secret,
-    /// another node's name, another version. Absent once its address has a stream that works.
+    /// Returns the last connection that was refused because nodes are misconfigured: another cluster's secret,
+    /// another node's name, another version. `None` once its address has a working stream.
     #[must_use]
     pub fn last_refusal(&self) -> Option<LastRefusal> {
         let last = self.last();
@@ -203,7 +203,7 @@ impl NetCounters {
         }
     }
 
-    /// A node of this address is believed: what it was refused for is over.
+    /// Forgets the last refusal if it was of this address, which now has a working stream.
     pub(super) fn note_believed(&self, address: IpAddr) {
         let mut last = self.last();
         if last.as_ref().is_some_and(|noted| noted.address == address) {
@@ -218,7 +218,7 @@ impl NetCounters {
     }
 }
 
-/// Raises a gauge for as long as it lives.
+/// A guard that raises a gauge for as long as it lives.
 pub(super) struct Gauge<'a>(&'a AtomicU64);
 
 impl<'a> Gauge<'a> {

@@ -1,9 +1,9 @@
-//! [`ClusterNetwork`]: the way from one node to the others' cluster listeners.
+//! [`ClusterNetwork`]: connections from one node to the others' cluster listeners.
 //!
 //! Owns one connection to each peer, and the requests that wait for their answers. All of a peer's
-//! requests go over it in the order in which they were made, also those that are sent again: a
-//! heartbeat never overtakes the records before it. Never times out but while it connects: links do,
-//! and are told whenever bytes of their request, or of what stands before it, arrive at the other end.
+//! requests go over it in the order in which they were made, including those that are sent again: a
+//! heartbeat never overtakes the records before it. Never times out except while it connects: links do,
+//! and are notified whenever bytes of their request, or of what precedes it, arrive at the other end.
 //!
 //! ```text
 //!   call ─▶ pending, by number ─▶ connection (made when needed) ─▶ answers, in any order
@@ -11,14 +11,14 @@
 //!                └── once, in order ────┘
 //! ```
 //!
-//! A connection that the peer closes in the very moment of a request breaks before any answer. That
-//! says nothing about the peer, so such requests are sent once more, which is safe: every request of
-//! the protocol may arrive twice. A connection that ends before any request was put on it counts as one
-//! that could not be made. A connection is given up together with a request since whose sending nothing
-//! at all has come.
+//! A connection that the peer closes just as a request is sent breaks before any answer. That says
+//! nothing about the peer, so such requests are sent once more, which is safe: every request of
+//! the protocol may arrive twice. A connection that ends before it carried any request counts as one
+//! that could not be made. A connection is abandoned together with a request if nothing at all has
+//! arrived since that request was sent.
 //!
-//! What waits to be sent has a limit, `CLUSTER_BUFFER_BYTES_MAX`: requests beyond it wait for their turn
-//! outside of the connection, where they cost nothing more once they are given up.
+//! The send buffer is limited to `CLUSTER_BUFFER_BYTES_MAX`: requests beyond it wait for their turn
+//! outside the connection, where they cost nothing more once they are abandoned.
 
 use std::{
     cell::{Cell, RefCell},
@@ -64,21 +64,21 @@ use crate::{
     types::Incarnation,
 };
 
-/// A request that is given up sooner than this says nothing about its connection.
+/// The time within which an abandoned request says nothing about its connection.
 const SILENCE_MIN: Duration = Duration::from_millis(100);
 
-/// How long the last words of a connection may take.
+/// The time limit for closing a connection.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Settings of a [`ClusterNetwork`].
 #[derive(Clone, Debug)]
 pub struct NetworkOptions {
-    /// How long it may take to resolve a name, connect, and prove each other's identity. A backstop:
+    /// The time limit for resolving a name, connecting, and proving identities. A backstop:
     /// links give up earlier.
     pub connect_timeout: Duration,
-    /// How long a connection without use is trusted. Shorter than the peer keeps it.
+    /// The idle time after which a connection is no longer used. Shorter than the peer keeps it open.
     pub keep_alive: Duration,
-    /// Where connections are counted.
+    /// The counters of connections.
     pub counters: Arc<NetCounters>,
 }
 
@@ -92,7 +92,7 @@ impl Default for NetworkOptions {
     }
 }
 
-/// Ways to nodes by their cluster listeners: a [`Peer`]'s address is `HOST:PORT`.
+/// A network that reaches nodes at their cluster listeners: a [`Peer`]'s address is `HOST:PORT`.
 ///
 /// Its transports need a tokio runtime with I/O and time, and a `LocalSet` around the calls.
 #[derive(Clone, Debug)]
@@ -102,7 +102,7 @@ pub struct ClusterNetwork {
 }
 
 impl ClusterNetwork {
-    /// Connects as `identity`.
+    /// Creates a network that connects as `identity`.
     #[must_use]
     pub fn new(identity: ClusterIdentity, options: NetworkOptions) -> ClusterNetwork {
         ClusterNetwork { identity, options }
@@ -126,7 +126,7 @@ impl Network for ClusterNetwork {
     }
 }
 
-/// The way to one peer. Dropped with the last of its calls, it closes the connection.
+/// The transport to one peer. The connection closes when this and the last of its calls are dropped.
 struct ClusterTransport(Rc<Line>);
 
 impl Transport for ClusterTransport {
@@ -135,7 +135,7 @@ impl Transport for ClusterTransport {
     }
 
     fn call_observed(&self, request: Request, moved: OnBytesMoved) -> CallFuture {
-        // Now, not when the future is first polled: the order of calls is the order of requests.
+        // Now, not when the future is first polled, so that requests are in the order of calls.
         let line = Rc::clone(&self.0);
         let (number, answer) = line.enqueue(&request, moved);
         let call = Call { line, number };
@@ -147,7 +147,7 @@ impl Transport for ClusterTransport {
     }
 }
 
-/// A call that waits. Dropped before its answer, its request is not sent any more, or not waited for.
+/// A waiting call. If it is dropped before its answer, its request is no longer sent, or no longer waited for.
 struct Call {
     line: Rc<Line>,
     number: u64,
@@ -161,29 +161,29 @@ impl Drop for Call {
 
 type Outcome = Result<Response, TransportError>;
 
-/// The way to one peer, from both sides: calls hold it, and the task of its connection looks in.
+/// The state shared by the calls to one peer, which own it, and the task of its connection, which borrows it.
 struct Line {
     peer: Peer,
     identity: ClusterIdentity,
     options: NetworkOptions,
-    /// Outlives the attempts to connect: a look-up may take longer than one of them.
+    /// The resolver, which outlives attempts to connect: a look-up may take longer than one of them.
     resolver: Rc<RefCell<Resolver>>,
-    /// The last failure that a person should know of, to say it once.
+    /// The last failure that was logged for an operator, so that it is logged only once.
     told: RefCell<Option<TransportError>>,
     state: RefCell<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Requests without an answer, in their order.
+    /// Unanswered requests, in order.
     pending: BTreeMap<u64, Pending>,
     next_number: u64,
-    /// Whether the task lives.
+    /// True while the task runs.
     is_running: bool,
     task: Option<Waker>,
-    /// When bytes last came on this connection.
+    /// The last time that bytes arrived on this connection.
     last_received_at: Option<Instant>,
-    /// Nothing came since a request was sent that is given up now: this connection is not used any more.
+    /// True once a request was abandoned since whose sending nothing has arrived: this connection is no longer used.
     given_up: bool,
 }
 
@@ -191,11 +191,11 @@ struct Pending {
     parts: Vec<Bytes>,
     answer_to: oneshot::Sender<Outcome>,
     moved: OnBytesMoved,
-    /// When its turn came on this connection. It may still wait for room there.
+    /// The time when its turn came on this connection. It may still wait for room there.
     taken_at: Option<Instant>,
-    /// Where it ends in the stream, once it is on its way.
+    /// Its end position in the stream, once it is in flight.
     sent_end: Option<u64>,
-    /// Whether the connection it is on had been of use before.
+    /// True if its connection had worked before.
     on_kept: bool,
     sent_again: bool,
 }
@@ -220,8 +220,8 @@ impl State {
         let Some(taken_at) = pending.taken_at else {
             return;
         };
-        // Only what came after the request says that the connection still works; a peer that takes its
-        // time for this one request has answered others meanwhile.
+        // Only what arrived after the request proves that the connection still works; a peer that is slow
+        // with this one request has answered others meanwhile.
         let is_silent = self.last_received_at.is_none_or(|at| at <= taken_at);
         if is_silent && taken_at.elapsed() >= SILENCE_MIN {
             self.given_up = true;
@@ -230,13 +230,13 @@ impl State {
     }
 
     fn answer(&mut self, number: u64, outcome: Outcome) {
-        // Where nobody waits: it was given up.
+        // A request without a waiting call was abandoned.
         if let Some(pending) = self.pending.remove(&number) {
             let _ = pending.answer_to.send(outcome);
         }
     }
 
-    /// Fails what is `doomed`.
+    /// Fails the requests for which `doomed` is true.
     fn fail(&mut self, error: &TransportError, doomed: impl Fn(&Pending) -> bool) {
         let failed: Vec<u64> = self
             .pending
@@ -249,7 +249,7 @@ impl State {
         }
     }
 
-    /// The connection is over: what was on it is sent once more where it had been of use before.
+    /// Handles the end of the connection: its requests are sent once more if it had worked before.
     fn connection_ended(&mut self, error: &TransportError) {
         (self.last_received_at, self.given_up) = (None, false);
         self.fail(error, |pending| {
@@ -297,8 +297,8 @@ impl Line {
         state.is_running = false;
     }
 
-    /// Writes a line about a failure that a person has to mend, when it begins; `None`: there is none any
-    /// more. Returns whether it did.
+    /// Logs a failure that an operator must fix, once when it begins; `None` means that it is over. Reports
+    /// whether it logged.
     fn tell(&self, error: Option<&TransportError>) -> bool {
         let news = match error {
             None => {
@@ -310,7 +310,7 @@ impl Line {
                 | TransportError::WrongNode(_)
                 | TransportError::Refused(_)),
             ) => error,
-            // It may come between two of the others, and ends nothing.
+            // It may occur between two of the others, and does not end such a failure.
             Some(_) => return false,
         };
         if self.told.borrow().as_ref() == Some(news) {
@@ -318,12 +318,12 @@ impl Line {
         }
         self.told.replace(Some(news.clone()));
         let (node, peer, address) = (self.identity.name(), &self.peer.name, &self.peer.address);
-        tracing::warn!(%node, %peer, %address, error = %news, "another node cannot be used");
+        tracing::warn!(%node, %peer, %address, error = %news, "cannot use another node");
         true
     }
 }
 
-/// What is needed to connect, without holding the line.
+/// The data needed to connect, without holding the line.
 struct Dial {
     peer: Peer,
     identity: ClusterIdentity,
@@ -367,14 +367,14 @@ async fn run(line: Weak<Line>) {
         });
         let ended = ended.await;
         if let Some(line) = line.upgrade() {
-            let ended = ended.unwrap_or_else(|| closed("it is not needed any more"));
+            let ended = ended.unwrap_or_else(|| closed("no longer needed"));
             tracing::debug!(peer = %line.peer.name, %ended, "a stream to another node ended");
             line.tell(Some(&ended));
             let mut state = line.state.borrow_mut();
             state.connection_ended(&ended);
             if connection.carried_nothing {
-                // As if it had not been made: else a peer that takes connections and closes them at once
-                // would be dialled as fast as it can do so.
+                // As if it had not been made. Otherwise a peer that accepts connections and closes them at once
+                // would be dialled as fast as it does so.
                 state.fail(&ended, |_| true);
             }
             if state.pending.is_empty() {
@@ -414,8 +414,8 @@ impl Dial {
             .map_err(|error: BadAddress| TransportError::Connection(error.to_string()))?;
         let (host, port) = (address.host(), address.port());
         let found = poll_fn(|cx| self.resolver.borrow_mut().poll_addresses(cx, host, port));
-        // Before the whole time is over, and with it the patience of whoever calls: it is to be told what
-        // it waits for. The answer is not lost, the next attempt uses it.
+        // Before the whole time is over, and with it the caller's timeout, so that the caller learns what
+        // it waits for. The answer is not lost: the next attempt uses it.
         let found_by = began + self.options.connect_timeout / 4 * 3;
         let addresses = timeout_at(found_by, found).await.unwrap_or_else(|_| {
             let detail = format!("{host}: no answer from the resolver yet");
@@ -426,7 +426,7 @@ impl Dial {
         proven.unwrap_or(Err(TransportError::TimedOut))
     }
 
-    /// Makes a stream of a connection, and sure that it leads to the peer.
+    /// Turns a connection into a stream, and verifies that it leads to the peer.
     async fn prove(&self, stream: TcpStream) -> Result<Conduit, TransportError> {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
@@ -469,7 +469,7 @@ impl Dial {
             }
             let read = wire.read_buf(&mut received).await;
             if read.map_err(|error| self.failed(&error))? == 0 {
-                return Err(closed("it was closed before it began"));
+                return Err(closed("closed before it began"));
             }
         }
     }
@@ -484,7 +484,7 @@ impl Dial {
     }
 }
 
-/// Connects to the first address that takes it, each with its share of the time.
+/// Connects to the first address that accepts, giving each address its share of the time.
 async fn connect_to_any(
     addresses: &[SocketAddr],
     deadline: Instant,
@@ -508,13 +508,13 @@ async fn connect_to_any(
 /// One connection, from the first request to its end.
 struct Connection {
     conduit: Conduit,
-    /// Whether an answer came on it.
+    /// True once an answer has arrived on it.
     is_proven: bool,
-    /// Whether no request was put on it, and not for want of any.
+    /// True while it has carried no request, unless it ended for lack of use.
     carried_nothing: bool,
-    /// From which run of the peer: all of a connection is one.
+    /// The incarnation of the peer, which is the same for a whole connection.
     incarnation: Option<Incarnation>,
-    /// Bytes that the peer said that it has.
+    /// The number of bytes that the peer says it has received.
     acknowledged: u64,
     received_bytes: u64,
     last_used: Instant,
@@ -535,7 +535,7 @@ impl Connection {
         }
     }
 
-    /// Sends and receives what there is; ready when the connection is over, and why.
+    /// Sends and receives what is available; ready, with the reason, when the connection has ended.
     fn poll(&mut self, line: &Line, cx: &mut Context<'_>) -> Poll<TransportError> {
         line.state.borrow_mut().task = Some(cx.waker().clone());
         if line.state.borrow().given_up {
@@ -548,7 +548,7 @@ impl Connection {
     }
 
     fn exchange(&mut self, line: &Line, cx: &mut Context<'_>) -> Result<(), TransportError> {
-        // Answers first: what they set free may be sent in the same write.
+        // Answers first: requests that they unblock may go out in the same write.
         loop {
             let frame = self.conduit.poll_frame(cx, FRAME_BYTES_MAX);
             self.note_received(line);
@@ -564,7 +564,7 @@ impl Connection {
         }
     }
 
-    /// Queues what is new, in the order of the calls.
+    /// Queues new requests, in the order of the calls.
     fn queue(&mut self, line: &Line) -> Result<(), TransportError> {
         let mut state = line.state.borrow_mut();
         let is_idle = state
@@ -573,9 +573,9 @@ impl Connection {
             .all(|pending| pending.sent_end.is_none());
         let waits = !state.pending.is_empty();
         if is_idle && waits && self.last_used.elapsed() >= line.options.keep_alive {
-            // It rested, which says nothing about the peer.
+            // It was idle, which says nothing about the peer.
             self.carried_nothing = false;
-            return Err(closed("it was without use for too long"));
+            return Err(closed("idle for too long"));
         }
         let now = Instant::now();
         let mut has_room = true;
@@ -584,7 +584,7 @@ impl Connection {
                 continue;
             }
             pending.taken_at.get_or_insert(now);
-            // One that does not fit keeps those behind it waiting: they go in order.
+            // One that does not fit holds up those behind it, because they go in order.
             has_room &= self.conduit.has_room_for(&pending.parts);
             if has_room {
                 let parts = pending.parts.clone();
@@ -603,7 +603,7 @@ impl Connection {
             Kind::Receipt => return Ok(()),
             Kind::Refusal => return Err(TransportError::Refused(framing::readable(&body))),
             Kind::Request => {
-                let detail = "a request where an answer belongs".to_owned();
+                let detail = "a request instead of an answer".to_owned();
                 return Err(TransportError::BadAnswer(detail));
             }
             Kind::Failure => {
@@ -621,7 +621,7 @@ impl Connection {
             }
         };
         if front.number >= line.state.borrow().next_number {
-            let detail = "an answer to nothing that was asked".to_owned();
+            let detail = "an answer to a request that was never sent".to_owned();
             return Err(TransportError::BadAnswer(detail));
         }
         if !std::mem::replace(&mut self.is_proven, true) {
@@ -632,7 +632,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Bytes came: the connection works, and a long answer moves.
+    /// Records the arrival of bytes: the connection works, and a long answer makes progress.
     fn note_received(&mut self, line: &Line) {
         let received_bytes = self.conduit.received_bytes();
         if received_bytes == self.received_bytes {
@@ -648,8 +648,8 @@ impl Connection {
         }
     }
 
-    /// The peer has more of what was sent: whatever was not there yet moves. An answer speaks for the
-    /// request that it answers by itself, and is no sign of life for the others: it may be a refusal.
+    /// Records that the peer has received more: requests that had not fully arrived make progress. An answer
+    /// speaks only for the request that it answers and is no sign of life for the others: it may be a refusal.
     fn note_acknowledged(&mut self, line: &Line, front: &Front) {
         if front.received <= self.acknowledged {
             return;
@@ -658,7 +658,7 @@ impl Connection {
         let is_receipt = front.kind == Kind::Receipt;
         let incarnation = self.incarnation.filter(|_| is_receipt);
         self.report_moved(line, incarnation, |number, pending| {
-            // What waits for room waits for the same bytes.
+            // A request that waits for room waits for the same bytes.
             let is_behind = pending.sent_end.is_none_or(|sent_end| sent_end > before);
             is_behind && (is_receipt || number != front.number)
         });

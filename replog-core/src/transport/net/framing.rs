@@ -1,6 +1,6 @@
 //! The bytes of a stream between two nodes: a preamble in each direction, then frames.
 //!
-//! Owns their encoding and every check on them before anything in them is believed. Knows no socket
+//! Owns their encoding and every check that they must pass before they are used. Knows no socket
 //! and no meaning. No bytes make it panic. All integers are little-endian.
 //!
 //! The node that connected begins:
@@ -10,84 +10,84 @@
 //! | 0 | 4 | magic, `RPLN` |
 //! | 4 | 2 | the oldest version of this framing that it speaks |
 //! | 6 | 2 | the newest one |
-//! | 8 | 1 | bytes of its name, 1 to 64 |
-//! | 9 | 1 | bytes of the name of the node that it wants, 1 to 64 |
+//! | 8 | 1 | length of its name in bytes, 1 to 64 |
+//! | 9 | 1 | length of the name of the node that it wants, 1 to 64 |
 //! | 10 | | the two names |
 //!
-//! and is answered:
+//! The other node answers:
 //!
 //! | at | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 4 | magic, `RPLN` |
 //! | 4 | 2 | the version that both speak from now on; 0: refused, the stream ends |
-//! | 6 | 2 | bytes of the reason, 0 where it is not refused |
+//! | 6 | 2 | length of the reason in bytes, 0 unless refused |
 //! | 8 | | the reason: one sentence for people, UTF-8 |
 //!
 //! Both are the same in every version. Then each direction is a sequence of frames. A frame's length
-//! is where the next one begins and means nothing else: frames may be split and joined by whatever
-//! carries them.
+//! determines where the next one begins and means nothing else: the transport below may split and join
+//! frames.
 //!
 //! | at | bytes | field |
 //! | --- | --- | --- |
-//! | 0 | 4 | bytes behind these 24 |
+//! | 0 | 4 | bytes after these 24 |
 //! | 4 | 1 | kind |
-//! | 5 | 3 | reserved: sent as 0, not looked at |
-//! | 8 | 8 | number of the request on this stream; the answer has it too; else 0 |
+//! | 5 | 3 | reserved: sent as 0, ignored |
+//! | 8 | 8 | number of the request on this stream, repeated in its answer; else 0 |
 //! | 16 | 8 | bytes of frames that the sender has received on this stream so far |
 //!
-//! | kind | from | behind it |
+//! | kind | sent by | carries |
 //! | --- | --- | --- |
-//! | 1 request | who connected | a request ([`wire`](crate::transport::wire)) |
-//! | 2 response | who was asked | a response |
-//! | 3 failure | who was asked | 1 byte: why the request failed; 1: by a fault that was injected |
-//! | 4 receipt | either | nothing: only how much arrived of a long frame |
+//! | 1 request | the node that connected | a request ([`wire`](crate::transport::wire)) |
+//! | 2 response | the node that was asked | a response |
+//! | 3 failure | the node that was asked | 1 byte: why the request failed; 1: by an injected fault |
+//! | 4 receipt | either | nothing: only reports how much of a long frame has arrived |
 //! | 5 refusal | either | one sentence for people; the stream ends |
 //!
-//! Requests are handled in the order in which they stand in the stream, and answered in any.
+//! Requests are handled in the order of the stream, and answered in any order.
 
 use bytes::Bytes;
 
 use crate::{transport::wire, types::NodeName, words::counted};
 
-/// The versions of this framing that this library speaks. Version 1 was WebSockets.
+/// The oldest version of this framing that this library speaks. Version 1 was WebSockets.
 pub(super) const VERSION_MIN: u16 = 2;
-/// See [`VERSION_MIN`].
+/// The newest version of this framing that this library speaks.
 pub(super) const VERSION_MAX: u16 = 2;
 
 pub(super) const MAGIC: [u8; 4] = *b"RPLN";
 
-/// Bytes of a preamble before its names, and of its answer before the reason.
+/// Length of a preamble before its names, in bytes; below, of its answer before the reason.
 const PREAMBLE_BYTES: usize = 10;
 const REPLY_BYTES: usize = 8;
 
-/// Bytes of a sentence for people, at most: more is cut.
+/// The longest sentence for people, in bytes: longer ones are cut.
 const REASON_BYTES_MAX: usize = 1024;
 
-/// Bytes before what a frame carries.
+/// Length of a frame's header, in bytes.
 pub(super) const FRONT_BYTES: usize = 24;
 
-/// Bytes that a frame carries, at most: the longest message.
+/// The most bytes that a frame carries: the longest message.
 pub(super) const FRAME_BYTES_MAX: usize = wire::BODY_BYTES_MAX;
 
 const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(VERSION_MIN <= VERSION_MAX && VERSION_MIN > 0);
 
-/// Why bytes are no stream of this protocol.
+/// The reason why bytes are not a stream of this protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FramingError {
     #[error("not a stream between nodes")]
     NotThisProtocol,
-    #[error("a name that is none")]
+    #[error("invalid node name")]
     BadName,
     #[error("a frame of {bytes} bytes is longer than {FRAME_BYTES_MAX}")]
     TooLong { bytes: u32 },
-    #[error("a frame of kind {kind} has no place here")]
+    #[error("a frame of kind {kind} is not allowed here")]
     Kind { kind: u8 },
     #[error("it claims to have received {} of {sent}", counted(received, "byte"))]
     NeverSent { received: u64, sent: u64 },
 }
 
-/// What the node that connected says first.
+/// The first bytes from the node that connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Preamble {
     pub(super) version_min: u16,
@@ -119,15 +119,15 @@ impl Preamble {
         bytes
     }
 
-    /// Reads a preamble from the beginning of a stream, and how many bytes it takes; `None`: more
-    /// are needed.
+    /// Reads a preamble from the beginning of a stream. Returns it and its length in bytes; `None` if more
+    /// bytes are needed.
     pub(super) fn decode(bytes: &[u8]) -> Result<Option<(Preamble, usize)>, FramingError> {
         check_magic(bytes)?;
         let Some((front, names)) = bytes.split_first_chunk::<PREAMBLE_BYTES>() else {
             return Ok(None);
         };
         let (from_bytes, to_bytes) = (usize::from(front[8]), usize::from(front[9]));
-        // Before the names have come: nobody waits for what cannot be one.
+        // Checked before the names have arrived: do not wait for what cannot be a name.
         if !(1..=64).contains(&from_bytes) || !(1..=64).contains(&to_bytes) {
             return Err(FramingError::BadName);
         }
@@ -147,7 +147,7 @@ impl Preamble {
         Ok(Some((preamble, PREAMBLE_BYTES + from_bytes + to_bytes)))
     }
 
-    /// The newest version that both ends speak, or why there is none.
+    /// Returns the newest version that both ends speak, or the reason why there is none.
     pub(super) fn version(&self) -> Result<u16, String> {
         let version = self.version_max.min(VERSION_MAX);
         match version >= self.version_min.max(VERSION_MIN) {
@@ -160,7 +160,7 @@ impl Preamble {
     }
 }
 
-/// What a preamble is answered: the version that both speak, or why the stream ends.
+/// The answer to a preamble: the version that both speak, or the reason why the stream ends.
 pub(super) type Reply = Result<u16, String>;
 
 pub(super) fn encode_reply(reply: &Reply) -> Vec<u8> {
@@ -176,7 +176,7 @@ pub(super) fn encode_reply(reply: &Reply) -> Vec<u8> {
     bytes
 }
 
-/// Reads the answer to a preamble, and how many bytes it takes; `None`: more are needed.
+/// Reads the answer to a preamble. Returns it and its length in bytes; `None` if more bytes are needed.
 pub(super) fn decode_reply(bytes: &[u8]) -> Result<Option<(Reply, usize)>, FramingError> {
     check_magic(bytes)?;
     let Some((front, behind)) = bytes.split_first_chunk::<REPLY_BYTES>() else {
@@ -216,7 +216,7 @@ pub(super) enum Kind {
     Refusal = 5,
 }
 
-/// What stands before what a frame carries.
+/// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Front {
     pub(super) bytes: usize,
@@ -268,17 +268,17 @@ impl Front {
     }
 }
 
-/// A frame as it came.
+/// A frame as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) front: Front,
     pub(super) body: Bytes,
 }
 
-/// What a failure by an injected fault carries.
+/// The body of a failure by an injected fault.
 pub(super) const FAILURE_INJECTED: [u8; 1] = [1];
 
-/// Checks that a failure is one that is known.
+/// Checks that a failure is of a known kind.
 pub(super) fn check_failure(body: &[u8]) -> Result<(), FramingError> {
     match body == FAILURE_INJECTED {
         true => Ok(()),
@@ -286,7 +286,7 @@ pub(super) fn check_failure(body: &[u8]) -> Result<(), FramingError> {
     }
 }
 
-/// A sentence of another node, fit for a line in the log and for a terminal.
+/// Returns a sentence from another node made safe for a line in the log and for a terminal.
 pub(super) fn readable(reason: &[u8]) -> String {
     String::from_utf8_lossy(reason)
         .chars()
@@ -297,7 +297,7 @@ pub(super) fn readable(reason: &[u8]) -> String {
         .collect()
 }
 
-/// Whether a character moves what stands around it, or is not seen: control characters, those that turn the
+/// Reports whether a character moves the text around it or is invisible: control characters, those that change the
 /// direction of writing (Unicode TR 36, section 2.7), line ends, and tags.
 fn changes_what_is_seen(character: char) -> bool {
     character.is_control()
@@ -306,7 +306,7 @@ fn changes_what_is_seen(character: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The beginning of a sentence, as much as is sent.
+/// Returns the beginning of a sentence, cut to the length that is sent.
 pub(super) fn shortened(reason: &str) -> &str {
     let mut end = reason.len().min(REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_node_sends_is_refused_as_soon_as_it_shows() {
+    fn invalid_bytes_are_refused_as_early_as_possible() {
         let http = Err(FramingError::NotThisProtocol);
         for bytes in [
             &b"GET / HTTP/1.1\r\n"[..],
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_common_version_is_spoken_or_both_are_named() {
+    fn the_newest_common_version_is_spoken_or_the_error_names_both() {
         let speaks = |version_min, version_max| Preamble {
             version_min,
             version_max,

@@ -1,14 +1,14 @@
-//! [`ClusterIdentity`]: how a node proves to other nodes who it is, and how it checks them.
+//! [`ClusterIdentity`]: a node's proof of its identity to other nodes, and its check of theirs.
 //!
 //! Owns certificates, keys, and every TLS setting. Knows no socket and no message. A node has one of
 //! three identities:
 //!
 //! - from the cluster's secret: every node derives the same certificate authority from it and issues
-//!   itself a certificate with its name. Signature and name are checked, times are not: clocks may be
-//!   wrong by decades, and whoever has the secret could issue any time anyway;
-//! - from PEM files of an operator's own authority, read again when they change. There the times are
-//!   the operator's, and are checked;
-//! - none: plain TCP, to measure what the rest costs.
+//!   itself a certificate with its name. Signature and name are checked, validity periods are not: clocks may be
+//!   wrong by decades, and anyone with the secret could issue any period anyway;
+//! - from PEM files of an operator's own authority, read again when they change. Here the operator sets
+//!   the validity periods, and they are checked;
+//! - none: plain TCP, to measure the cost of the rest.
 //!
 //! A certificate names a node by a DNS name `NAME` or by a URI `replog:node:NAME`. Names are compared
 //! byte by byte.
@@ -63,10 +63,10 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use super::ClusterSecret;
 use crate::types::NodeName;
 
-/// The application protocol between nodes, by its name in TLS. Never one that a browser speaks.
+/// The ALPN name of the protocol between nodes. Never one that a browser offers.
 pub(super) const ALPN: &[u8] = b"replog/2";
 
-/// Before the name of a node in a certificate.
+/// The prefix of a node's name in a certificate's URI.
 const NAME_URI: &str = "replog:node:";
 
 const HKDF_SALT: &[u8] = b"replog cluster secret v1";
@@ -75,22 +75,22 @@ const HKDF_INFO: &[u8] = b"certificate authority ed25519";
 /// The subject of the derived authority.
 const AUTHORITY_NAME: &str = "replog cluster authority";
 
-/// What stands before the 32 bytes of an Ed25519 private key in PKCS #8 (RFC 8410, section 7).
+/// The prefix of the 32 bytes of an Ed25519 private key in PKCS #8 (RFC 8410, section 7).
 const ED25519_PKCS8: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
-/// A moment within the validity of every certificate from a secret: the first of January 2000.
+/// A time within the validity period of every certificate from a secret: the first of January 2000.
 const SECRET_TIME: Duration = Duration::from_secs(946_684_800);
 
-/// How often the PEM files are looked at, at most: a stranger who connects again and again must not
+/// The shortest interval between checks of the PEM files: a stranger who connects repeatedly must not
 /// keep the node busy with its file system.
 const FILES_LOOKED_AT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Bytes of a PEM file that are read, at most.
+/// The most bytes read of a PEM file.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
-/// An identity that cannot be used, in one sentence.
+/// The reason, in one sentence, why an identity cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct IdentityError(String);
@@ -105,23 +105,23 @@ impl IdentityError {
     }
 }
 
-/// The PEM files of a node that an operator's authority vouches for.
+/// The PEM files of a node whose certificate is issued by an operator's authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PemFiles {
-    /// The node's certificate, which names it, and the ones between it and the authority.
+    /// The node's certificate, which names it, and any intermediate certificates.
     pub cert: PathBuf,
-    /// Its private key.
+    /// The node's private key.
     pub key: PathBuf,
-    /// The certificates of the authorities whose nodes are believed.
+    /// The certificates of the authorities whose nodes are trusted.
     pub ca: PathBuf,
 }
 
-/// One node's proof of who it is. Clones share it.
+/// One node's proof of its identity. Clones share it.
 #[derive(Clone)]
 pub struct ClusterIdentity {
     name: NodeName,
     source: Arc<Source>,
-    /// Where the secret is kept, for people.
+    /// The path of the secret's file, for messages to people.
     kept_in: Option<Arc<Path>>,
 }
 
@@ -131,16 +131,16 @@ enum Source {
     Pem(PemFiles, Box<Mutex<Loaded>>),
 }
 
-/// What was read from the PEM files, and when they were what.
+/// The credentials read from the PEM files, and the state of the files at that time.
 struct Loaded {
     credentials: Arc<Credentials>,
     stamps: [Option<Stamp>; 3],
     looked_at: Instant,
-    /// Whether a thread looks at them now.
+    /// True while a thread checks the files.
     is_looking: bool,
 }
 
-/// Tells one content of a file from another.
+/// A stamp that distinguishes versions of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -148,7 +148,7 @@ struct Stamp {
     modified: (i64, i64),
 }
 
-/// Certificates, key, and the configurations made of them.
+/// Certificates, key, and the TLS configuration built from them.
 pub(super) struct Credentials {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -157,38 +157,38 @@ pub(super) struct Credentials {
 }
 
 impl ClusterIdentity {
-    /// Derives the authority of `secret` and issues the node `name` a certificate of it.
+    /// Derives the authority from `secret` and issues a certificate to the node `name`.
     ///
     /// # Errors
     ///
-    /// [`IdentityError`] when the system gives no random bytes.
+    /// [`IdentityError`] if the system gives no random bytes.
     pub fn from_secret(
         secret: &ClusterSecret,
         name: &NodeName,
     ) -> Result<ClusterIdentity, IdentityError> {
         let credentials = issue(secret, name)
-            .map_err(|error| IdentityError(format!("no certificate can be made: {error}")))?;
+            .map_err(|error| IdentityError(format!("cannot create a certificate: {error}")))?;
         let credentials = Arc::new(credentials?);
         Ok(ClusterIdentity::new(name, Source::Secret(credentials)))
     }
 
-    /// Names the file that the secret is in, for the lines in the log that say what to copy.
+    /// Sets the path of the secret's file, for log lines that say which file to copy.
     #[must_use]
     pub fn kept_in(mut self, path: &Path) -> ClusterIdentity {
         self.kept_in = Some(path.into());
         self
     }
 
-    /// Reads a node's certificate, key and authority. Files that change are read again, on a thread of
-    /// their own, within a second and the next connection; where they cannot be used, the ones before are
-    /// kept, with a warning. Streams that are open stay open: to shut out a node whose certificate is
-    /// withdrawn, restart the nodes that it is connected to.
+    /// Reads a node's certificate, key and authority. Changed files are read again on a separate thread,
+    /// within a second and the next connection; if they cannot be used, the previous ones are kept, with a
+    /// warning. Open streams stay open: to shut out a node whose certificate is withdrawn, restart the
+    /// nodes to which it is connected.
     ///
     /// # Errors
     ///
-    /// [`IdentityError`] when a file cannot be read, the certificate does not name `name`, does not
-    /// belong to the key, or is not of the authority, or may not be used at both ends of a
-    /// connection. A time that is over or has not come is only warned of: clocks may be wrong.
+    /// [`IdentityError`] if a file cannot be read, or if the certificate does not name `name`, does not
+    /// belong to the key, is not from the authority, or may not be used at both ends of a connection. An
+    /// expired or not yet valid certificate only causes a warning, because clocks may be wrong.
     pub fn from_pem(files: PemFiles, name: &NodeName) -> Result<ClusterIdentity, IdentityError> {
         let stamps = files.stamps();
         let credentials = Arc::new(files.load(name)?);
@@ -204,8 +204,8 @@ impl ClusterIdentity {
         ))
     }
 
-    /// A node that proves nothing and believes every name: plain TCP. To measure what the rest
-    /// costs, where every address is on the loopback device.
+    /// Returns an identity that proves nothing and accepts every name: plain TCP. Only for measuring the cost of
+    /// the rest, with every address on the loopback device.
     #[must_use]
     pub fn insecure(name: &NodeName) -> ClusterIdentity {
         ClusterIdentity::new(name, Source::Insecure)
@@ -219,19 +219,19 @@ impl ClusterIdentity {
         }
     }
 
-    /// The name of the node.
+    /// Returns the name of the node.
     #[must_use]
     pub fn name(&self) -> &NodeName {
         &self.name
     }
 
-    /// Whether it proves anything.
+    /// Reports whether the identity proves anything.
     #[must_use]
     pub fn is_secure(&self) -> bool {
         !matches!(*self.source, Source::Insecure)
     }
 
-    /// The certificates and the key to use now; `None` for plain TCP.
+    /// Returns the certificates and the key to use now; `None` for plain TCP.
     pub(super) fn credentials(&self) -> Option<Arc<Credentials>> {
         match &*self.source {
             Source::Insecure => None,
@@ -249,7 +249,7 @@ impl ClusterIdentity {
         }
     }
 
-    /// Looks at the files on a thread of its own: they may be on a file system that hangs, and this is called
+    /// Checks the files on a separate thread: they may be on a file system that hangs, and this is called
     /// on the thread of the node's actors.
     fn look_beside(&self, files: &PemFiles) {
         let (identity, files) = (self.clone(), files.clone());
@@ -257,7 +257,7 @@ impl ClusterIdentity {
             .name("replog-certs".to_owned())
             .spawn(move || identity.look_again(&files));
         if let Err(error) = started {
-            tracing::warn!(node = %self.name, %error, "the certificate files are not looked at: no thread");
+            tracing::warn!(node = %self.name, %error, "cannot start a thread to check the certificate files");
             if let Source::Pem(_, loaded) = &*self.source {
                 let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
                 loaded.is_looking = false;
@@ -265,7 +265,7 @@ impl ClusterIdentity {
         }
     }
 
-    /// Reads the files where they changed, without holding up those who use what was read before.
+    /// Reads the files if they changed, without blocking users of the current credentials.
     fn look_again(&self, files: &PemFiles) {
         let Source::Pem(_, loaded) = &*self.source else {
             return;
@@ -282,14 +282,14 @@ impl ClusterIdentity {
                 loaded.credentials = Arc::new(credentials);
                 tracing::info!(node = %self.name, "the certificate files were read again");
             }
-            // Once a change: the stamps are noted all the same.
+            // Logged once per change, because the stamps are stored even after an error.
             Some(Err(error)) => {
-                tracing::warn!(node = %self.name, %error, "changed certificate files cannot be used, the ones before are kept");
+                tracing::warn!(node = %self.name, %error, "cannot use the changed certificate files: the previous ones are kept");
             }
         }
     }
 
-    /// What to do about another node that does not belong to the same authority, in one sentence.
+    /// Returns advice, in one sentence, about a node that does not belong to the same authority.
     pub(super) fn advice_on_another_authority(&self) -> String {
         match (&*self.source, &self.kept_in) {
             (Source::Insecure, _) => "start both nodes with the same kind of identity".to_owned(),
@@ -298,11 +298,11 @@ impl ClusterIdentity {
                 format!(
                     "the two nodes have different cluster secrets, {name} the one in {path} on its own machine: \
                      copy the secret file of the node that belongs to the cluster over that of the node that is new or lost \
-                     its disk, mode 0600, and restart the latter"
+                     its disk, with mode 0600, and restart the latter"
                 )
             }
             (Source::Secret(_), None) => {
-                "the two nodes have different cluster secrets: give both the same".to_owned()
+                "the two nodes have different cluster secrets: give both the same one".to_owned()
             }
             (Source::Pem(files, _), _) => {
                 let (cert, ca) = (files.cert.display(), files.ca.display());
@@ -350,7 +350,12 @@ impl PemFiles {
             .iter()
             .map(|authority| Ok(anchor_from_trusted_cert(authority)?.to_owned()))
             .collect::<Result<Vec<_>, webpki::Error>>()
-            .map_err(|error| bad(&self.ca, format!("no certificate of an authority: {error}")))?;
+            .map_err(|error| {
+                bad(
+                    &self.ca,
+                    format!("not a certificate of an authority: {error}"),
+                )
+            })?;
         let trust = Arc::new(Trust::new(anchors, Times::Checked));
         let [own, between @ ..] = chain.as_slice() else {
             return Err(bad(&self.cert, "no certificate".to_owned()));
@@ -358,7 +363,7 @@ impl PemFiles {
         if !names(own, name) {
             let found = names_in(own).join(", ");
             let why = format!(
-                "the certificate names {found:?} and not this node: it needs the DNS name {name} or \
+                "the certificate names {found:?}, not this node: it needs the DNS name {name} or \
                  the URI {NAME_URI}{name}"
             );
             return Err(bad(&self.cert, why));
@@ -367,12 +372,13 @@ impl PemFiles {
             match trust.check_chain(own, between, now(), usage) {
                 Ok(()) => {}
                 Err(error @ (CertificateError::Expired | CertificateError::NotValidYet)) => {
-                    tracing::warn!(node = %name, file = %self.cert.display(), %error, "the node's own certificate");
+                    tracing::warn!(node = %name, file = %self.cert.display(), %error, "this node's certificate is not valid now");
                 }
                 Err(error) => {
                     let ca = self.ca.display();
                     let why = format!(
-                        "the certificate is not one of {ca} for both ends of a connection: {error}"
+                        "the certificate is not issued by an authority in {ca} for both ends of a \
+                         connection: {error}"
                     );
                     return Err(bad(&self.cert, why));
                 }
@@ -399,8 +405,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityErr
     }
 }
 
-/// Reads a file, through links: operators' tools put new certificates in place by them. Nothing but a file is
-/// read, so that a pipe keeps nobody waiting.
+/// Reads a file and follows links, with which operators' tools install new certificates. Reads only regular
+/// files, so that a pipe cannot block it.
 fn read_pem(path: &Path) -> Result<Vec<u8>, IdentityError> {
     use io::Read as _;
     let read = || {
@@ -418,10 +424,10 @@ fn read_pem(path: &Path) -> Result<Vec<u8>, IdentityError> {
     read().map_err(|error| IdentityError::io("cannot read", path, error))
 }
 
-/// Warns of a private key that everybody on the machine may read. Its group may: containers get their secrets
-/// so.
+/// Warns about a private key that every user on the machine may read. Its group may: containers get their secrets
+/// that way.
 fn warn_of_readers(name: &NodeName, key: &Path) {
-    // An error: the file was read a moment ago and is gone.
+    // An error means that the file was read a moment ago and is gone now.
     if fs::metadata(key).is_ok_and(|about| about.mode() & 0o007 != 0) {
         tracing::warn!(
             node = %name, file = %key.display(),
@@ -449,15 +455,15 @@ fn issue(
     let certificate = params.signed_by(&key, &authority)?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let anchor = anchor_from_trusted_cert(authority.der())
-        .expect("an authority of our own making")
+        .expect("the derived authority is a valid certificate")
         .to_owned();
     let trust = Arc::new(Trust::new(vec![anchor], Times::Ignored));
     let chain = vec![certificate.der().clone()];
     Ok(Credentials::new(chain, key, trust)
-        .map_err(|error| IdentityError(format!("no TLS with this identity: {error}"))))
+        .map_err(|error| IdentityError(format!("cannot use TLS with this identity: {error}"))))
 }
 
-/// The authority that everybody with the secret derives, byte for byte the same.
+/// Derives the authority from the secret, byte for byte the same on every node.
 fn authority(secret: &ClusterSecret) -> Result<CertifiedIssuer<'static, KeyPair>, rcgen::Error> {
     let mut seed = [0; 32];
     hkdf::Salt::new(hkdf::HKDF_SHA256, HKDF_SALT)
@@ -469,13 +475,13 @@ fn authority(secret: &ClusterSecret) -> Result<CertifiedIssuer<'static, KeyPair>
     let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key))?;
     let mut params = lasting(AUTHORITY_NAME);
     params.serial_number = Some(SerialNumber::from_slice(&[1]));
-    // It signs nodes and no other authority.
+    // It signs nodes but no other authority.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     CertifiedIssuer::self_signed(params, key)
 }
 
-/// A certificate that is valid for as long as certificates can be.
+/// Returns the parameters of a certificate with the longest possible validity.
 fn lasting(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.not_before = date_time_ymd(1970, 1, 1);
@@ -496,7 +502,7 @@ impl Credentials {
             .with_client_cert_verifier(Arc::new(ClientVerifier(Arc::clone(&trust))))
             .with_single_cert(chain.clone(), key.clone_key())?;
         server.alpn_protocols = vec![ALPN.to_vec()];
-        // Each connection proves who it is anew: no tickets, no early data.
+        // Each connection proves its identity anew: no tickets, no early data.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         server.max_early_data_size = 0;
@@ -516,12 +522,12 @@ impl Credentials {
         (self.chain.clone(), self.key.clone_key())
     }
 
-    /// For connections that others make.
+    /// Returns the TLS configuration for incoming connections.
     pub(super) fn server(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server)
     }
 
-    /// For a connection to the node `expected`, and to nobody else.
+    /// Returns the TLS configuration for a connection to the node `expected`, and to no other.
     pub(super) fn client(&self, expected: &NodeName) -> Result<Arc<ClientConfig>, rustls::Error> {
         let verifier = ServerVerifier {
             trust: Arc::clone(&self.trust),
@@ -540,7 +546,7 @@ impl Credentials {
     }
 }
 
-/// Whether a certificate names this node.
+/// Reports whether a certificate names this node.
 pub(super) fn names(certificate: &CertificateDer<'_>, name: &NodeName) -> bool {
     names_in(certificate).iter().any(|found| {
         let found = found.strip_prefix(NAME_URI).unwrap_or(found);
@@ -548,7 +554,7 @@ pub(super) fn names(certificate: &CertificateDer<'_>, name: &NodeName) -> bool {
     })
 }
 
-/// The nodes that a certificate names: what in it can be a node's name.
+/// Returns the node names in a certificate: those of its names that are valid node names.
 fn node_names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
     let found = names_in(certificate).into_iter();
     let names = found.filter_map(|found| {
@@ -558,13 +564,13 @@ fn node_names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
     names.collect()
 }
 
-/// A name for TLS, which asks for one. It is not sent and not looked at: the certificate is checked for the
-/// node's name, which need not be one of DNS.
+/// Returns a placeholder for the server name that TLS requires. It is neither sent nor checked: the certificate
+/// is checked for the node's name, which need not be a DNS name.
 pub(super) fn nobody() -> ServerName<'static> {
-    ServerName::try_from("node.invalid").expect("a name as any other")
+    ServerName::try_from("node.invalid").expect("a valid DNS name")
 }
 
-/// The names in a certificate that may be a node's, as they stand.
+/// Returns the names in a certificate that may be a node's, verbatim.
 fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(certificate) = EndEntityCert::try_from(certificate) else {
         return Vec::new();
@@ -576,7 +582,8 @@ fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
     by_uri.chain(by_dns).map(str::to_owned).collect()
 }
 
-/// AES-128 is as far out of reach as AES-256, and costs a quarter less for each record.
+/// Returns the crypto provider. It prefers AES-128, which is as far out of reach as AES-256 and costs a quarter
+/// less for each record.
 fn provider() -> Arc<CryptoProvider> {
     let cipher_suites = vec![
         cipher_suite::TLS13_AES_128_GCM_SHA256,
@@ -589,7 +596,7 @@ fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// The wall clock. TLS knows no time before 1970: what is earlier counts as that.
+/// The wall clock. TLS has no time before 1970: earlier times count as 1970.
 #[derive(Debug)]
 struct Clock;
 
@@ -606,7 +613,7 @@ fn now() -> UnixTime {
     UnixTime::since_unix_epoch(since_1970)
 }
 
-/// Whom a node believes.
+/// The authorities that a node trusts.
 #[derive(Debug)]
 struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
@@ -624,7 +631,7 @@ impl Trust {
         Trust { anchors, times }
     }
 
-    /// Whether a certificate is one of the authority.
+    /// Checks that a certificate is issued by a trusted authority for this usage.
     fn check_chain(
         &self,
         certificate: &CertificateDer<'_>,
@@ -653,28 +660,28 @@ impl Trust {
             Ok(_) => Ok(()),
             Err(E::CertExpired { .. }) => Err(CertificateError::Expired),
             Err(E::CertNotValidYet { .. }) => Err(CertificateError::NotValidYet),
-            #[allow(deprecated, reason = "the error may still come so")]
+            #[allow(deprecated, reason = "webpki may still return this variant")]
             Err(E::RequiredEkuNotFound | E::RequiredEkuNotFoundContext(_)) => {
                 Err(CertificateError::InvalidPurpose)
             }
-            // Another authority. Two derived ones have one name and differ in their keys only.
+            // Another authority. Derived authorities share one name and differ only in their keys.
             Err(E::UnknownIssuer | E::InvalidSignatureForPublicKey) => {
                 Err(CertificateError::UnknownIssuer)
             }
             Err(E::CaUsedAsEndEntity) => Err(unusable(
-                "it is the certificate of an authority, and not one that an authority made for a node",
+                "it is the certificate of an authority, not one that an authority issued to a node",
             )),
             Err(error) => Err(unusable(error)),
         }
     }
 }
 
-/// A certificate that has another fault than whose it is, in one sentence.
+/// Returns the error of a certificate whose problem is not its issuer or its name, with the reason in one sentence.
 fn unusable(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CertificateError {
     CertificateError::Other(OtherError(Arc::from(why.into())))
 }
 
-/// Checks who answers where a certain node is expected.
+/// A verifier of the node that answers where a certain node is expected.
 #[derive(Debug)]
 struct ServerVerifier {
     trust: Arc<Trust>,
@@ -725,8 +732,8 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// Checks who connects: any node of the authority. The stream then says which one it is, and is held
-/// to that.
+/// A verifier of connecting nodes: any node of the authority may connect. The stream then says which node it
+/// is, and is held to that.
 #[derive(Debug)]
 struct ClientVerifier(Arc<Trust>);
 
@@ -770,7 +777,7 @@ impl ClientCertVerifier for ClientVerifier {
 }
 
 fn only_tls13() -> rustls::Error {
-    rustls::Error::General("only TLS 1.3 is spoken here".to_owned())
+    rustls::Error::General("only TLS 1.3 is supported".to_owned())
 }
 
 fn verify_signature(

@@ -1,8 +1,8 @@
-//! [`ClusterListener`]: where other nodes connect.
+//! [`ClusterListener`]: the endpoint to which other nodes connect.
 //!
-//! Owns a node's listening socket, who may come in, and the streams that are open. Refuses before it
-//! understands: the first byte, then the protocol that TLS offers, then the certificate, then the
-//! names; only then is a message looked at. What a message means is the node's business.
+//! Owns a node's listening socket, the admission of connections, and the open streams. Checks come before
+//! parsing: the first byte, then the protocol offered in TLS, then the certificate, then the
+//! names; only then is a message read. What a message means is up to the node.
 //!
 //! ```text
 //!   accept ─▶ first byte ─▶ TLS hello ─▶ certificate ─▶ names, version ─▶ stream ─▶ node
@@ -11,7 +11,7 @@
 //!            closed          closed        alert         told why, closed   told why, closed
 //! ```
 //!
-//! One stream a run of a node, as `streams` says. Arithmetic for strangers has a `budget`.
+//! A run of a node has one stream, as `streams` says. The cost of strangers' handshakes is limited by `budget`.
 
 use std::{
     cell::{Cell, RefCell},
@@ -57,37 +57,37 @@ use crate::{
     types::{Epoch, InstanceId, NodeName},
 };
 
-/// How long the system is left alone after it gave no connection: it has no more files.
+/// The pause after a failed accept: the system is out of file descriptors.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// How long the last words of a connection may take.
+/// The time limit for closing a connection.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Bytes of answers that wait for a node that does not read them. Beyond it nothing more of it is read.
+/// The most bytes of unsent answers to a node that does not read them. Beyond it, no more of its requests are read.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// Addresses whose last refusal is remembered, to say it once.
+/// The number of addresses whose last refusal is remembered, so that it is logged once.
 const REFUSED_ADDRESSES_MAX: usize = 64;
 
-/// Lines about refused connections in [`REFUSALS_LOGGED_TIME`], at most: strangers do not fill logs.
+/// The most log lines about refused connections in [`REFUSALS_LOGGED_TIME`]: strangers must not fill logs.
 const REFUSALS_LOGGED_MAX: u32 = 20;
-/// See [`REFUSALS_LOGGED_MAX`].
+/// The period to which [`REFUSALS_LOGGED_MAX`] applies.
 const REFUSALS_LOGGED_TIME: Duration = Duration::from_secs(60);
 
-/// Bytes that are taken of a request that belongs elsewhere.
+/// The most bytes read of an HTTP request that came to the wrong port.
 const HTTP_DROPPED_BYTES_MAX: usize = 4 << 10;
 
 /// The first byte of TLS: a handshake record.
 const TLS_FIRST_BYTE: u8 = 0x16;
 
-/// A bound listener that serves nobody yet.
+/// A bound listener that does not serve yet.
 #[derive(Debug)]
 pub struct ClusterListener {
     listener: StdListener,
     address: SocketAddr,
 }
 
-/// What a listener needs to serve.
+/// Options of a serving listener.
 pub struct ServeOptions {
     identity: ClusterIdentity,
     node: Option<Arc<dyn Serve>>,
@@ -98,8 +98,8 @@ pub struct ServeOptions {
 }
 
 impl ServeOptions {
-    /// A listener that proves `identity` and refuses every request, as the master of a fixed cluster
-    /// does.
+    /// Returns options for a listener that proves `identity` and refuses every request, as the master of a fixed
+    /// cluster does.
     #[must_use]
     pub fn new(identity: ClusterIdentity) -> ServeOptions {
         ServeOptions {
@@ -112,36 +112,36 @@ impl ServeOptions {
         }
     }
 
-    /// Lets in at most so many connections at once that have not proved yet whose they are, and at least one: each is
-    /// an open file. [`CLUSTER_HANDSHAKES_MAX`] unless said.
+    /// Limits the connections that have not yet proved their identity, to at least one: each is an open
+    /// file. The default is [`CLUSTER_HANDSHAKES_MAX`].
     #[must_use]
     pub fn handshakes_max(mut self, connections: usize) -> ServeOptions {
         self.handshakes_max = connections.clamp(1, CLUSTER_HANDSHAKES_MAX);
         self
     }
 
-    /// Names this URL to clients that come to the listener by mistake.
+    /// Sets the URL that is given to clients that connect to the listener by mistake.
     #[must_use]
     pub fn clients_at(mut self, url: Option<String>) -> ServeOptions {
         self.clients_url = url;
         self
     }
 
-    /// Hands requests to `node`.
+    /// Sets the node that answers requests.
     #[must_use]
     pub fn node(mut self, node: Arc<dyn Serve>) -> ServeOptions {
         self.node = Some(node);
         self
     }
 
-    /// Lets the faults of `injector` happen to requests.
+    /// Applies the faults of `injector` to requests.
     #[must_use]
     pub fn faults(mut self, injector: FaultInjector) -> ServeOptions {
         self.faults = Some(injector);
         self
     }
 
-    /// Counts in `counters`.
+    /// Sets the counters of connections.
     #[must_use]
     pub fn counters(mut self, counters: Arc<NetCounters>) -> ServeOptions {
         self.counters = counters;
@@ -158,12 +158,12 @@ impl std::fmt::Debug for ServeOptions {
 }
 
 impl ClusterListener {
-    /// Binds an address; port 0 takes a free one. Connections wait in the system's queue until it is
+    /// Binds an address; port 0 takes a free one. Connections wait in the system's queue until they are
     /// served.
     ///
     /// # Errors
     ///
-    /// The system's, where the address cannot be bound.
+    /// The system's error if the address cannot be bound.
     pub fn bind(address: SocketAddr) -> io::Result<ClusterListener> {
         let listener = StdListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -171,22 +171,22 @@ impl ClusterListener {
         Ok(ClusterListener { listener, address })
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves other nodes, by tasks of the `LocalSet` or actix arbiter that this is called within: best
-    /// the one of the node's actors, so that a request wakes no other thread.
+    /// Serves other nodes with tasks of the surrounding `LocalSet` or actix arbiter: preferably the one of the
+    /// node's actors, so that a request wakes no other thread.
     ///
     /// # Errors
     ///
-    /// The system's, where the socket cannot be watched.
+    /// The system's error if the socket cannot be watched.
     ///
     /// # Panics
     ///
-    /// Outside of a `LocalSet` on a tokio runtime with sockets and timers.
+    /// Panics outside a `LocalSet` on a tokio runtime with sockets and timers.
     pub fn serve_here(self, options: ServeOptions) -> io::Result<Serving> {
         let listener = TcpListener::from_std(self.listener)?;
         let (stop, stopped) = watch::channel(false);
@@ -210,7 +210,7 @@ impl ClusterListener {
     }
 }
 
-/// A listener that serves. Dropped, it closes the socket and every connection.
+/// A serving listener. Dropping it closes the socket and every connection.
 #[derive(Debug)]
 pub struct Serving {
     stop: watch::Sender<bool>,
@@ -218,7 +218,7 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Where it listens.
+    /// Returns the address on which it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
@@ -231,12 +231,12 @@ impl Serving {
     }
 }
 
-/// What the connections of one listener share.
+/// The state shared by the connections of one listener.
 struct Shared {
     options: ServeOptions,
     stopped: watch::Receiver<bool>,
     next: Cell<u64>,
-    /// Sockets whose owner is not known, those among them that are about to be closed.
+    /// The number of sockets whose owner is not known, including those that are about to be closed.
     sockets: Cell<usize>,
     handshakes: RefCell<Vec<Handshake>>,
     budget: RefCell<HandshakeBudget>,
@@ -244,7 +244,7 @@ struct Shared {
     log: RefCell<RefusalLog>,
 }
 
-/// A connection that has not proved yet whose it is.
+/// A connection that has not yet proved its identity.
 struct Handshake {
     id: u64,
     address: IpAddr,
@@ -252,14 +252,14 @@ struct Handshake {
     _evict: oneshot::Sender<()>,
 }
 
-/// What a connection has shown for the name that it will say.
+/// The proof that a connection has shown for the name that it will claim.
 enum Proof {
-    /// This node is insecure: it believes every name.
+    /// No proof, because this node is insecure and accepts every name.
     NotAsked,
     Certificate(CertificateDer<'static>),
 }
 
-/// Why a connection gets no further, and what is told to the log.
+/// The reason why a connection is refused, and the detail for the log.
 struct Refused {
     why: Why,
     detail: String,
@@ -274,11 +274,11 @@ impl Refused {
     }
 }
 
-/// Does `work` until it is done or the listener stops.
+/// Runs `work` until it is done or the listener stops.
 async fn until_stopped(mut stopped: watch::Receiver<bool>, work: impl Future<Output = ()>) {
     tokio::select! {
         biased;
-        // An error: the handle is gone, which means the same.
+        // An error means that the handle is gone, which has the same effect.
         _ = stopped.wait_for(|stopped| *stopped) => {}
         () = work => {}
     }
@@ -295,7 +295,7 @@ async fn accept(listener: &TcpListener, shared: &Rc<Shared>) {
                 tokio::task::spawn_local(
                     async move { handled.handle(stream, address, socket).await },
                 );
-                // Each is an open file: the ones that made room are closed before there is another.
+                // Each is an open file: evicted ones must be closed before another is accepted.
                 while shared.sockets.get() > shared.options.handshakes_max {
                     tokio::task::yield_now().await;
                 }
@@ -303,7 +303,7 @@ async fn accept(listener: &TcpListener, shared: &Rc<Shared>) {
             Err(error) => {
                 if !std::mem::replace(&mut fails, true) {
                     let node = shared.options.identity.name();
-                    tracing::warn!(%node, %error, "the cluster listener gets no connections");
+                    tracing::warn!(%node, %error, "the cluster listener cannot accept connections");
                 }
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
             }
@@ -331,7 +331,7 @@ impl Shared {
         NetCounters::count(&self.options.counters.accepted);
         let _open = Gauge::raise(&self.options.counters.streams);
         let node = self.options.identity.name();
-        tracing::debug!(%node, %from, %address, "a stream of another node was opened");
+        tracing::debug!(%node, %from, %address, "another node opened a stream");
         let mut stream = NodeStream::new(self, id, address, from.clone(), conduit);
         let ended = tokio::select! {
             biased;
@@ -354,7 +354,7 @@ impl Shared {
         }
     }
 
-    /// Finds out whose connection it is, within a time and as long as there is room for it.
+    /// Authenticates a connection, within a time limit and unless it is evicted.
     async fn admit_in_time(
         &self,
         id: u64,
@@ -369,15 +369,15 @@ impl Shared {
             _ = evicted => Err(Refused::new(Why::TooMany, "it made room for newer connections")),
             admitted = timeout(CLUSTER_HANDSHAKE_TIME_MAX, self.admit(stream, address)) => {
                 admitted.unwrap_or_else(|_| {
-                    let detail = format!("it did not prove who it is within {CLUSTER_HANDSHAKE_TIME_MAX:?}");
+                    let detail = format!("it did not prove its identity within {CLUSTER_HANDSHAKE_TIME_MAX:?}");
                     Err(Refused::new(Why::TimedOut, detail))
                 })
             }
         }
     }
 
-    /// Notes a connection whose owner is not known. Where there are too many of them, the oldest one
-    /// of the address that has the most makes room: one address cannot keep all others out.
+    /// Registers a connection whose owner is not known. If there are too many of them, the oldest one of the
+    /// address that has the most is evicted, so that one address cannot keep all others out.
     fn enter_handshake(&self, id: u64, address: IpAddr) -> oneshot::Receiver<()> {
         let mut handshakes = self.handshakes.borrow_mut();
         if handshakes.len() >= self.options.handshakes_max {
@@ -399,7 +399,7 @@ impl Shared {
         evicted
     }
 
-    /// Waits until the arithmetic of one more handshake may be done for this address.
+    /// Waits until the budget allows one more handshake for this address.
     async fn wait_for_budget(&self, address: IpAddr) {
         loop {
             let taken = self.budget.borrow_mut().take(Instant::now(), address);
@@ -442,14 +442,14 @@ impl Shared {
         let acceptor =
             LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tls_socket(stream));
         let hello = acceptor.await.map_err(handshake_broke)?;
-        // Before any arithmetic is done for it.
+        // Checked before any expensive computation.
         let speaks_it = hello
             .client_hello()
             .alpn()
             .is_some_and(|mut offered| offered.any(|protocol| protocol == identity::ALPN));
         if !speaks_it {
-            let detail = "it speaks TLS and not the protocol between nodes: a browser, or an https URL \
-                          where the address of a cluster listener belongs";
+            let detail = "it speaks TLS but not the protocol between nodes: a browser, or an https URL \
+                          used as the address of a cluster listener";
             return Err(Refused::new(Why::OtherProtocol, detail));
         }
         self.wait_for_budget(address).await;
@@ -459,7 +459,7 @@ impl Shared {
             .map_err(handshake_broke)?;
         let chain = stream.get_ref().1.peer_certificates();
         let Some(certificate) = chain.and_then(|chain| chain.first()) else {
-            // The TLS settings ask for one; nothing here rests on that.
+            // The TLS settings require one, but this code does not rely on that.
             let detail = "it shows no certificate";
             return Err(Refused::new(Why::Handshake, detail));
         };
@@ -468,7 +468,7 @@ impl Shared {
         self.read_preamble(wire, &proof).await
     }
 
-    /// Reads and answers what a node says first, and checks it against its certificate.
+    /// Reads and answers a node's preamble, and checks it against the node's certificate.
     async fn read_preamble(
         &self,
         mut wire: Wire,
@@ -488,7 +488,7 @@ impl Shared {
             if wire.read_buf(&mut received).await.map_err(left)? == 0 {
                 return Err(Refused::new(
                     Why::Handshake,
-                    "it left before it said who it is",
+                    "it closed the connection before it named itself",
                 ));
             }
         };
@@ -508,14 +508,14 @@ impl Shared {
                 Ok((preamble.from, Conduit::new(wire, received, counters)))
             }
             Err(refused) => {
-                // An error: it did not want to know.
+                // An error means that the other end no longer listens.
                 let _ = wire.shutdown().await;
                 Err(refused)
             }
         }
     }
 
-    /// What a broken TLS handshake, or what broke right behind it, says about the other end.
+    /// Converts the error of a TLS handshake, or of the preamble after it, into a refusal.
     fn refused_by_tls(&self, error: &io::Error) -> Refused {
         match classify(error, &self.options.identity) {
             TlsFailure::OtherAuthority(detail) => Refused::new(Why::WrongSecret, detail),
@@ -526,7 +526,7 @@ impl Shared {
         }
     }
 
-    /// The version to speak with a node that says this, or why none.
+    /// Returns the version to speak with the sender of a preamble, or the reason to refuse it.
     fn judge(&self, preamble: &Preamble, proof: &Proof) -> Result<u16, Refused> {
         let (from, to, own) = (&preamble.from, &preamble.to, self.options.identity.name());
         let is_proven = match proof {
@@ -543,7 +543,7 @@ impl Shared {
         }
         if from == own {
             let detail = format!(
-                "it is called {own} as this node is: a node connects to itself, or two have one name"
+                "it has the same name as this node, {own}: a node connects to itself, or two nodes have one name"
             );
             return Err(Refused::new(Why::WrongName, detail));
         }
@@ -552,12 +552,12 @@ impl Shared {
             .map_err(|detail| Refused::new(Why::Version, detail))?;
         if self.options.node.is_none() {
             let detail = format!(
-                "{own} is the master of a fixed cluster, and takes no requests of other nodes"
+                "{own} is the master of a fixed cluster and takes no requests from other nodes"
             );
             return Err(Refused::new(Why::NoRequestsHere, detail));
         }
         if !self.streams.borrow().has_room_for(from) {
-            let detail = format!("{own} has streams of {CLUSTER_STREAMS_MAX} nodes already");
+            let detail = format!("{own} already has {CLUSTER_STREAMS_MAX} streams of other nodes");
             return Err(Refused::new(Why::TooMany, detail));
         }
         Ok(version)
@@ -569,16 +569,16 @@ impl Shared {
         }
     }
 
-    /// Notes what this node says that it has promised.
+    /// Records the epoch that this node says it has promised, and ends streams of older epochs.
     fn note_promised(&self, id: u64, promised: Epoch) {
         let fenced = self.streams.borrow_mut().on_promised(id, promised);
         if fenced > 0 {
             let node = self.options.identity.name();
-            tracing::debug!(%node, fenced, epoch = promised.0, "streams of nodes of older epochs were ended");
+            tracing::debug!(%node, fenced, epoch = promised.0, "ended streams of nodes of older epochs");
         }
     }
 
-    /// Notes who speaks on a stream, and says in the log where two do so under one name.
+    /// Records which instance speaks on a stream, and logs a warning if two use one name.
     fn note_speaker(&self, stream: &NodeStream<'_>, request: &Request) {
         let instance = request.incarnation.instance;
         let noted = self
@@ -603,7 +603,7 @@ impl Shared {
                 (self.options.identity.name(), &stream.from, stream.address);
             tracing::warn!(
                 %node, %from, %address, %instance, %other_address, %other_instance,
-                "two processes with different data directories go by the same node name: stop the one that is not wanted"
+                "two processes with different data directories use the same node name: stop the wrong one"
             );
         }
     }
@@ -637,7 +637,7 @@ impl Drop for Unknown {
     }
 }
 
-/// Takes a handshake off the list.
+/// A guard that removes a handshake from the list.
 struct Entered<'a> {
     shared: &'a Shared,
     id: u64,
@@ -650,7 +650,7 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// Takes a stream off the list.
+/// A guard that removes a stream from the list.
 struct Registered<'a> {
     shared: &'a Shared,
     id: u64,
@@ -662,29 +662,32 @@ impl Drop for Registered<'_> {
     }
 }
 
-/// Refuses what is not the expected protocol by how it begins.
+/// Refuses a connection whose first bytes are not of the expected protocol.
 fn check_first_bytes(first: &[u8], expected: u8) -> Result<(), Refused> {
     match first.first() {
-        None => Err(Refused::new(Why::Garbage, "it left without a word")),
+        None => Err(Refused::new(
+            Why::Garbage,
+            "it closed the connection without sending anything",
+        )),
         Some(byte) if *byte == expected => Ok(()),
         Some(&TLS_FIRST_BYTE) => Err(Refused::new(
             Why::OtherProtocol,
-            "it speaks TLS, and this node is insecure: start both nodes with the same kind of identity",
+            "it speaks TLS, but this node is insecure: start both nodes with the same kind of identity",
         )),
         Some(_) if first == framing::MAGIC => Err(Refused::new(
             Why::OtherProtocol,
-            "it is insecure, and this node speaks TLS: start both nodes with the same kind of identity",
+            "it is insecure, but this node speaks TLS: start both nodes with the same kind of identity",
         )),
         Some(byte) if byte.is_ascii_alphabetic() => Err(Refused::new(
             Why::Http,
-            "it speaks HTTP: clients belong to the node's other address",
+            "it speaks HTTP: clients must use the node's other address",
         )),
         Some(_) => Err(Refused::new(Why::Garbage, "it does not speak TLS")),
     }
 }
 
-/// Tells a client that speaks HTTP where it belongs. What it asks is not looked at: it is only taken, since the system
-/// would otherwise reset the connection, and the client might lose the answer.
+/// Tells an HTTP client which address to use. Its request is read but ignored: otherwise the system would
+/// reset the connection, and the client might lose the answer.
 async fn answer_http(stream: &TcpStream, clients_url: Option<&str>) {
     let place = match clients_url {
         Some(url) => format!("this node's clients use {url}"),
@@ -698,15 +701,15 @@ async fn answer_http(stream: &TcpStream, clients_url: Option<&str>) {
     );
     let mut dropped = [0; HTTP_DROPPED_BYTES_MAX];
     let _ = stream.try_read(&mut dropped);
-    // Nothing was written before: there is room.
+    // Nothing was written before, so there is room in the send buffer.
     let _ = stream.writable().await;
     let _ = stream.try_write(answer.as_bytes());
 }
 
-/// Which refusals are news: one line a change, and few lines a minute whatever comes.
+/// A filter of log lines about refusals: one line per change, and few lines a minute whatever happens.
 struct RefusalLog {
     last: BTreeMap<IpAddr, Why>,
-    /// Pairs of instances of one name that were told.
+    /// Pairs of instances of one name that were logged.
     rivals: BTreeSet<[InstanceId; 2]>,
     since: Instant,
     lines: u32,
@@ -758,11 +761,11 @@ impl RefusalLog {
     }
 }
 
-/// Why a stream ends.
+/// The reason why a stream ends.
 enum End {
     /// The other end left, or nothing more can be done.
     Left(String),
-    /// It said what no node says.
+    /// The other end sent what no valid node sends.
     Refused(Refused),
 }
 
@@ -777,19 +780,19 @@ impl From<Broken> for End {
 
 type Answered = (u64, usize, Result<Response, TransportError>);
 
-/// One node's stream: its requests in, the answers out, many under way at once.
+/// One node's stream: its requests in, the answers out, many in flight at once.
 struct NodeStream<'a> {
     shared: &'a Shared,
     id: u64,
     address: SocketAddr,
-    /// Who speaks on it and for which epoch, once a good request came.
+    /// The instance that speaks on the stream and its epoch, known from the first valid request on.
     speaker: Option<(InstanceId, Epoch)>,
     from: NodeName,
     node: Option<&'a Arc<dyn Serve>>,
     faults: Option<&'a FaultInjector>,
     conduit: Conduit,
     calls: FuturesUnordered<BoxFuture<'static, Answered>>,
-    /// Bytes of the requests under way.
+    /// Bytes of the requests in flight.
     calls_bytes: usize,
     received_bytes: u64,
     received_at: Instant,
@@ -821,7 +824,7 @@ impl<'a> NodeStream<'a> {
         }
     }
 
-    /// Serves to the end. While the node is isolated nothing is read and nothing sent.
+    /// Serves the stream until it ends. While the node is isolated, nothing is read or sent.
     async fn run(&mut self) -> End {
         let faults = self.faults.cloned();
         loop {
@@ -883,7 +886,7 @@ impl<'a> NodeStream<'a> {
                 }
             }
             ready!(self.poll_idle(cx));
-            let detail = format!("nothing came for {CLUSTER_IDLE_TIME_MAX:?}");
+            let detail = format!("nothing arrived for {CLUSTER_IDLE_TIME_MAX:?}");
             return Poll::Ready(Err(End::Left(detail)));
         }
     }
@@ -895,7 +898,7 @@ impl<'a> NodeStream<'a> {
         }
     }
 
-    /// Ready when nothing came for too long.
+    /// Becomes ready when nothing has arrived for too long.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.idle.as_mut().poll(cx));
@@ -913,13 +916,13 @@ impl<'a> NodeStream<'a> {
             Kind::Receipt => Ok(()),
             Kind::Refusal => Err(End::Left(framing::readable(&frame.body))),
             Kind::Response | Kind::Failure => {
-                let detail = "an answer to nothing that was asked";
+                let detail = "an answer to a request that was never sent";
                 Err(End::Refused(Refused::new(Why::Malformed, detail)))
             }
         }
     }
 
-    /// Hands a request over before the next one is read: the node gets them in their order.
+    /// Hands a request over before the next one is read, so that the node gets them in order.
     fn call(&mut self, cx: &mut Context<'_>, frame: Frame) -> Result<(), End> {
         let (number, bytes) = (frame.front.number, frame.front.bytes);
         let request = wire::decode_request(frame.body)

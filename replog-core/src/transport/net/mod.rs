@@ -1,20 +1,20 @@
-//! The listener between nodes, and the way to it.
+//! The listener between nodes, and the dialer that connects to it.
 //!
-//! Owns both ends of what carries messages from one node to another: one mutually authenticated stream
-//! for each pair, with heartbeats and records in their order. A node is who its certificate proves, in
-//! every message. Never decides what a message means, never retries on its own account, never serves a
-//! client. Keeps rule 11, and the part of rule 9 that rests on names.
+//! Owns both ends of the connections between nodes: one mutually authenticated stream for each pair, with
+//! heartbeats and records in order. In every message a node is the one that its certificate proves. Never
+//! decides what a message means, never retries on its own account, never serves a client. Keeps rule 11, and
+//! the part of rule 9 that rests on names.
 //!
 //! | part | owns |
 //! | --- | --- |
 //! | `secret` | the file of the cluster's secret |
-//! | `identity` | certificates, and whom to believe |
+//! | `identity` | certificates and trust |
 //! | `framing` | the bytes of a stream |
 //! | `conduit` | one connection as frames in each direction |
-//! | `budget` | how many handshakes strangers get |
-//! | `streams` | which stream ends for which other |
-//! | `listener` | who may come in, and what is theirs |
-//! | `dialer` | who is called, and who waits for which answer |
+//! | `budget` | the rate limit of handshakes for unauthenticated peers |
+//! | `streams` | which stream replaces which |
+//! | `listener` | admission of connections, and their streams |
+//! | `dialer` | outgoing connections, and the calls that wait for answers |
 //!
 //! ```no_run
 //! # async fn example(secondary: replog_core::Secondary) -> Result<(), Box<dyn std::error::Error>> {

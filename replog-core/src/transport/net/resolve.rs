@@ -1,8 +1,8 @@
-//! Host names into addresses, by the system's resolver, off the node's thread.
+//! Resolution of host names by the system's resolver, off the node's thread.
 //!
-//! Owns one look-up at a time. A look-up that takes longer than one attempt to connect is not thrown
-//! away: a later attempt uses its answer, and no second thread is started beside it. A look-up that is
-//! dropped ends by itself.
+//! Owns one look-up at a time. A look-up that outlasts one attempt to connect is not discarded: a later
+//! attempt uses its answer, and no second thread is started meanwhile. A dropped look-up ends by
+//! itself.
 
 use std::{
     fmt,
@@ -19,17 +19,17 @@ use tokio::sync::oneshot;
 
 use crate::transport::TransportError;
 
-/// Finds the addresses of a host and port; blocks.
+/// A blocking function that finds the addresses of a host and port.
 type LookUp = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// The look-up of one name.
+/// A resolver of one name at a time.
 pub(super) struct Resolver {
     look_up: Arc<LookUp>,
     under_way: Option<oneshot::Receiver<io::Result<Vec<SocketAddr>>>>,
 }
 
 impl Default for Resolver {
-    /// Asks the system.
+    /// Returns a resolver that asks the system.
     fn default() -> Resolver {
         Resolver::asking(Arc::new(|host, port| {
             Ok((host, port).to_socket_addrs()?.collect())
@@ -46,7 +46,7 @@ impl fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    /// Finds addresses by `look_up`, on a thread of its own.
+    /// Returns a resolver that calls `look_up` on its own thread.
     pub(super) fn asking(look_up: Arc<LookUp>) -> Resolver {
         Resolver {
             look_up,
@@ -92,7 +92,7 @@ impl Resolver {
         thread::Builder::new()
             .name("replog-resolve".to_owned())
             .spawn(move || {
-                // An error: nobody wants to know any more.
+                // An error means that nothing waits for the answer any more.
                 let _ = found.send(look_up(&host, port));
             })?;
         Ok(under_way)

@@ -1,11 +1,11 @@
 //! [`ClusterSecret`]: the 32 random bytes that all nodes of a cluster share, and their file.
 //!
-//! Owns the file's format, its creation, and the checks on who else could read it. The secret is
+//! Owns the file's format, its creation, and the checks on its permissions. The secret is
 //! never sent, never logged, and never part of an error's text.
 //!
-//! The file is 64 hexadecimal digits and a line end, mode 0600. It is made complete: written and
-//! synced under another name, then given its own name only if no file has it. Of several nodes that
-//! start at once, one makes it and the others read it.
+//! The file is 64 hexadecimal digits and a line end, mode 0600. It is created atomically: written and
+//! synced under a temporary name, then renamed unless the file exists. Of several nodes that start at
+//! once, one creates it and the others read it.
 
 use std::{
     fmt::{self, Write as _},
@@ -24,10 +24,10 @@ use rustix::{
 use super::IdentityError;
 use crate::storage::sync_entry;
 
-/// Bytes of a secret.
+/// Length of a secret in bytes.
 pub const SECRET_BYTES: usize = 32;
 
-/// Bytes of a secret's file that are read, at most: more is no secret.
+/// The most bytes read of a secret's file: a longer one holds no secret.
 const FILE_BYTES_MAX: u64 = 256;
 
 /// The secret that makes a process a node of a cluster. Nodes with the same secret derive the same
@@ -36,11 +36,11 @@ const FILE_BYTES_MAX: u64 = 256;
 pub struct ClusterSecret([u8; SECRET_BYTES]);
 
 impl ClusterSecret {
-    /// Draws a new secret, for a cluster that lives in one process and keeps nothing.
+    /// Draws a new secret, for a cluster that lives in one process and stores nothing.
     ///
     /// # Errors
     ///
-    /// [`IdentityError`] when the system gives no random bytes.
+    /// [`IdentityError`] if the system gives no random bytes.
     pub fn random() -> Result<ClusterSecret, IdentityError> {
         let mut bytes = [0; SECRET_BYTES];
         SystemRandom::new()
@@ -49,18 +49,18 @@ impl ClusterSecret {
         Ok(ClusterSecret(bytes))
     }
 
-    /// Takes a secret that was drawn elsewhere.
+    /// Wraps a secret that was drawn elsewhere.
     #[must_use]
     pub fn from_bytes(bytes: [u8; SECRET_BYTES]) -> ClusterSecret {
         ClusterSecret(bytes)
     }
 
-    /// Reads the secret of a file.
+    /// Reads the secret from a file.
     ///
     /// # Errors
     ///
-    /// [`IdentityError`] when there is no such file, when it is a link, when it belongs to another
-    /// user or others may read it, or when it holds no secret.
+    /// [`IdentityError`] if there is no such file, if it is a link, belongs to another user, may be read by
+    /// others, or holds no secret.
     pub fn load(path: &Path) -> Result<ClusterSecret, IdentityError> {
         match read(path) {
             Ok(secret) => secret,
@@ -68,14 +68,14 @@ impl ClusterSecret {
         }
     }
 
-    /// Reads the secret of a file, and makes the file first where there is none. Missing directories
-    /// above it are made too, mode 0700.
+    /// Reads the secret from a file, and creates the file first if it does not exist. Missing parent
+    /// directories are created too, mode 0700.
     ///
     /// # Errors
     ///
-    /// As [`ClusterSecret::load`]; and when the file cannot be made.
+    /// The same as for [`ClusterSecret::load`], and [`IdentityError`] if the file cannot be created.
     pub fn load_or_create(path: &Path) -> Result<ClusterSecret, IdentityError> {
-        // A file that goes and comes again while this looks is somebody's mistake: no endless loop.
+        // A file that keeps appearing and disappearing is a mistake elsewhere: do not loop forever.
         for _ in 0..3 {
             match read(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -86,16 +86,16 @@ impl ClusterSecret {
             match create(path, &secret) {
                 Ok(()) => return Ok(secret),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(IdentityError::io("cannot make", path, error)),
+                Err(error) => return Err(IdentityError::io("cannot create", path, error)),
             }
         }
         let path = path.display();
         Err(IdentityError::new(format!(
-            "{path} is made and removed again by another process"
+            "{path} is repeatedly created and removed by another process"
         )))
     }
 
-    /// The secret itself.
+    /// Returns the secret itself.
     pub(super) fn bytes(&self) -> &[u8; SECRET_BYTES] {
         &self.0
     }
@@ -103,7 +103,7 @@ impl ClusterSecret {
     fn to_text(&self) -> String {
         let mut text = String::with_capacity(2 * SECRET_BYTES + 1);
         for byte in self.0 {
-            write!(text, "{byte:02x}").expect("a string takes every text");
+            write!(text, "{byte:02x}").expect("writing to a string cannot fail");
         }
         text.push('\n');
         text
@@ -129,7 +129,7 @@ impl fmt::Debug for ClusterSecret {
     }
 }
 
-/// Reads and checks the file; the outer error is the system's.
+/// Reads and checks the file. The outer error is the system's.
 fn read(path: &Path) -> io::Result<Result<ClusterSecret, IdentityError>> {
     let refuse = |why: &str| {
         let path = path.display();
@@ -141,13 +141,13 @@ fn read(path: &Path) -> io::Result<Result<ClusterSecret, IdentityError>> {
         .open(path);
     let file = match opened {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            return refuse("is a symbolic link: name the cluster secret's file itself");
+            return refuse("is a symbolic link: give the path of the cluster secret's file itself");
         }
         opened => opened?,
     };
     let about = file.metadata()?;
     if !about.is_file() {
-        return refuse("is not a file: the cluster secret is one");
+        return refuse("is not a file: the cluster secret must be a regular file");
     }
     if about.uid() != geteuid().as_raw() {
         return refuse(
@@ -168,7 +168,7 @@ fn read(path: &Path) -> io::Result<Result<ClusterSecret, IdentityError>> {
     }
 }
 
-/// Makes the file; refused with `AlreadyExists` where there is one.
+/// Creates the file; fails with `AlreadyExists` if there is one.
 fn create(path: &Path, secret: &ClusterSecret) -> io::Result<()> {
     let directory = parent_of(path);
     let missing: Vec<&Path> = directory
@@ -203,7 +203,7 @@ fn create(path: &Path, secret: &ClusterSecret) -> io::Result<()> {
     file.sync_all()?;
     match renameat_with(CWD, &draft.path, CWD, path, RenameFlags::NOREPLACE) {
         Ok(()) => draft.taken_over = true,
-        // Not every file system knows it; a hard link never replaces a file either.
+        // Not every file system supports it; a hard link never replaces a file either.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
             fs::hard_link(&draft.path, path)?;
         }
@@ -220,7 +220,7 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
-/// A file under a name of its own, removed unless it got the other name.
+/// A file under a temporary name, removed on drop unless it was renamed.
 struct Draft {
     path: PathBuf,
     taken_over: bool,
@@ -229,7 +229,7 @@ struct Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.taken_over {
-            // An error: it was not even made.
+            // An error means that it was never created.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_made_once_and_only_for_its_owner() {
+    fn the_file_is_created_once_and_only_for_its_owner() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a/b/cluster.secret");
         let secret = ClusterSecret::load_or_create(&path).unwrap();
@@ -257,13 +257,13 @@ mod tests {
         assert_eq!(mode(path.parent().unwrap()), 0o700);
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!((text.len(), text.ends_with('\n')), (65, true));
-        // Nothing is left of how it was made.
+        // No temporary file is left.
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         assert!(!format!("{secret:?}").contains(&text[..8]));
     }
 
     #[test]
-    fn of_many_that_start_at_once_all_have_the_same_secret() {
+    fn nodes_that_start_at_once_all_get_the_same_secret() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data/cluster.secret");
         let start = std::sync::Barrier::new(16);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_may_read_is_refused_with_what_to_do() {
+    fn a_file_that_others_may_read_is_refused_with_advice() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cluster.secret");
         ClusterSecret::load_or_create(&path).unwrap();
@@ -308,7 +308,7 @@ mod tests {
         ClusterSecret::load_or_create(&path).unwrap();
         symlink(&path, &link).unwrap();
         assert!(refusal(&link).contains("symbolic link"));
-        // One that leads nowhere is no place to make the file either.
+        // The file is not created through a dangling link either.
         fs::remove_file(&link).unwrap();
         symlink(directory.path().join("nowhere"), &link).unwrap();
         assert!(refusal(&link).contains("symbolic link"));
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
+    fn the_error_names_a_missing_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cluster.secret");
         let error = ClusterSecret::load(&path).unwrap_err().to_string();

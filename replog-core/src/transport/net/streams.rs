@@ -1,11 +1,12 @@
-//! [`Streams`]: the open streams of other nodes at a listener, and which of them end for another.
+//! [`Streams`]: the open streams of other nodes at a listener, and the rules by which one displaces another.
 //!
-//! Owns who has which stream. Never reads or writes one, never logs: the listener does. Keeps rules 9 and 11.
+//! Owns the list of streams and their nodes. Never reads or writes one, never logs: the listener does. Keeps rules 9
+//! and 11.
 //!
-//! One stream a run of a node: a newer one of the same name and instance replaces the older, of which nothing
-//! more is read. So what the older still carries is lost and never comes late. Which instance speaks shows in
-//! the first request. Two instances of one name, a replaced master that still runs beside its successor,
-//! have a stream each: they would otherwise end each other's for as long as both run.
+//! A run of a node has one stream: a newer stream of the same name and instance replaces the older one, of which
+//! nothing more is read. So what the older one still carries is lost and never arrives late. The first request
+//! shows which instance speaks. Two instances of one name, such as a replaced master that runs alongside its
+//! successor, have a stream each: otherwise they would end each other's stream for as long as both run.
 
 use std::net::SocketAddr;
 
@@ -16,12 +17,12 @@ use crate::{
     types::{Epoch, InstanceId, NodeName},
 };
 
-/// Why a stream ends for another one.
+/// The reason why a stream is displaced by another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Displaced {
     /// The same node opened a newer one.
     Replaced,
-    /// This node has promised an epoch above the one that it speaks for.
+    /// This node has promised a higher epoch than the one that the stream speaks for.
     Fenced,
 }
 
@@ -45,22 +46,22 @@ struct Open {
     id: u64,
     name: NodeName,
     address: SocketAddr,
-    /// Who speaks on it, once it has.
+    /// The instance that speaks on the stream, known from its first request on.
     instance: Option<InstanceId>,
-    /// The highest epoch that it spoke for.
+    /// The highest epoch that the stream spoke for.
     epoch: Epoch,
     end: oneshot::Sender<Displaced>,
 }
 
 impl Streams {
-    /// Whether one more stream of `name` has a place.
+    /// Reports whether one more stream of `name` can be opened.
     pub(super) fn has_room_for(&self, name: &NodeName) -> bool {
         self.open.len() < CLUSTER_STREAMS_MAX || self.open.iter().any(|open| open.name == *name)
     }
 
-    /// Notes a stream of `name`, on which nothing was said yet. An older one of the name that has said
-    /// nothing either makes room for it, and the oldest one where the name has too many. Returns how
-    /// many ended, and what says that this one has to end.
+    /// Registers a stream of `name` that has carried no request yet. It displaces an older stream of the name
+    /// that has carried none either, and the oldest one if the name has too many. Returns the number of
+    /// displaced streams, and a receiver that reports when this stream is displaced.
     pub(super) fn open(
         &mut self,
         id: u64,
@@ -89,8 +90,8 @@ impl Streams {
         (ended, displaced)
     }
 
-    /// Notes who speaks on a stream and for which epoch. Older streams of the same run's directory end. Returns
-    /// how many did, and another instance of the name where there is one.
+    /// Records which instance speaks on a stream and for which epoch. Older streams of the same instance end.
+    /// Returns how many did, and another instance of the name if there is one.
     pub(super) fn on_request(
         &mut self,
         id: u64,
@@ -121,9 +122,9 @@ impl Streams {
         (ended, rival)
     }
 
-    /// Notes what this node says in an answer on stream `id` that it has promised. Where that is news, the
-    /// streams of others that speak for an older epoch end: what they carry is refused anyway, and while a long
-    /// record is still coming in, its receipts must not pass for contact with a node that obeys them.
+    /// Records the epoch that this node, in an answer on stream `id`, says it has promised. If that is new, other
+    /// streams that speak for an older epoch end: what they carry is refused anyway, and while a long
+    /// record is still coming in, its receipts must not be taken as contact with a node that obeys the sender.
     pub(super) fn on_promised(&mut self, id: u64, promised: Epoch) -> usize {
         if promised <= self.promised {
             return 0;
@@ -134,7 +135,7 @@ impl Streams {
         })
     }
 
-    /// Takes a stream off the list that is over.
+    /// Removes a stream that has ended.
     pub(super) fn close(&mut self, id: u64) {
         self.open.retain(|open| open.id != id);
     }
@@ -143,7 +144,7 @@ impl Streams {
         let ended: Vec<Open> = self.open.extract_if(.., |open| ends(open)).collect();
         let count = ended.len();
         for open in ended {
-            // An error: it is over already.
+            // An error means that it has already ended.
             let _ = open.end.send(why);
         }
         count
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn two_instances_of_one_name_keep_a_stream_each_and_are_told_of_each_other() {
+    fn two_instances_of_one_name_keep_a_stream_each_and_are_reported_as_rivals() {
         let mut streams = Streams::default();
         let (_, mut one) = streams.open(1, &name("master"), address(1));
         streams.on_request(1, instance(1), Epoch(3));
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_that_say_nothing_and_streams_of_many_instances_do_not_add_up() {
+    fn idle_streams_and_streams_of_many_instances_do_not_accumulate() {
         let mut streams = Streams::default();
         let (_, mut silent) = streams.open(1, &name("master"), address(1));
         assert_eq!(streams.open(2, &name("master"), address(2)).0, 1);
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_ends_the_streams_of_others_that_speak_for_an_older_epoch_once() {
+    fn a_new_promise_ends_other_streams_of_older_epochs_once() {
         let mut streams = Streams::default();
         let (_, mut fenced) = streams.open(1, &name("master"), address(1));
         streams.on_request(1, instance(1), Epoch(5));
@@ -237,7 +238,7 @@ mod tests {
         assert_eq!(streams.on_promised(1, Epoch(5)), 0);
         assert_eq!(streams.on_promised(2, Epoch(6)), 1);
         assert_eq!(ended(&mut fenced), Some(Displaced::Fenced));
-        // It comes again to be told why, and is.
+        // It reconnects to learn the reason, and does.
         let (_, mut again) = streams.open(3, &name("master"), address(1));
         streams.on_request(3, instance(1), Epoch(5));
         assert_eq!(streams.on_promised(3, Epoch(6)), 0);

@@ -1,4 +1,4 @@
-//! Both ends together: what every transport does, order, slow lines, and who is believed.
+//! Tests of both ends together: conformance, order, slow lines, and authentication.
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,7 +33,7 @@ pub(super) fn secret(byte: u8) -> ClusterSecret {
     ClusterSecret::from_bytes([byte; SECRET_BYTES])
 }
 
-/// A node of the cluster whose secret all tests share.
+/// Returns the identity of a node in the cluster whose secret all tests share.
 pub(super) fn identity(text: &str) -> ClusterIdentity {
     ClusterIdentity::from_secret(&secret(7), &name(text)).unwrap()
 }
@@ -72,7 +72,7 @@ impl Node {
         self.counters.snapshot().refused[why as usize].1
     }
 
-    /// Waits until so many connections were refused for this reason.
+    /// Waits until at least `count` connections were refused for this reason.
     pub(super) async fn has_refused(&self, why: RefusedConnection, count: u64) {
         eventually(|| self.refused(why) >= count).await;
     }
@@ -82,7 +82,7 @@ impl Node {
     }
 }
 
-/// Looks again and again; the test's own deadline ends it.
+/// Polls until the condition holds; the test's own deadline ends it.
 pub(super) async fn eventually(condition: impl Fn() -> bool) {
     let mut tick = tokio::time::interval(Duration::from_millis(2));
     while !condition() {
@@ -142,7 +142,7 @@ async fn bench(master: ClusterIdentity, secondary: ClusterIdentity) -> Bench {
     }
 }
 
-/// A node that notes what it is asked, in order.
+/// A node that records the kinds of its requests, in order.
 struct Notes {
     stand_in: Arc<StandIn>,
     asked: std::sync::Mutex<Vec<&'static str>>,
@@ -159,7 +159,7 @@ impl Serve for Notes {
     }
 }
 
-/// A line of so many bytes a second, in both directions; it joins and splits as it likes.
+/// Starts a proxy that carries `bytes_per_second` in each direction, and joins and splits data arbitrarily.
 async fn slow_line(to: SocketAddr, bytes_per_second: usize) -> SocketAddr {
     const PIECE_BYTES: usize = 16 << 10;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -188,7 +188,7 @@ async fn slow_line(to: SocketAddr, bytes_per_second: usize) -> SocketAddr {
     address
 }
 
-/// Awaits a call as a link does: its time-out begins anew whenever its bytes move.
+/// Awaits a call as a link does: its timeout restarts whenever its bytes move.
 async fn with_timeout(
     transport: &Rc<dyn Transport>,
     request: Request,
@@ -209,7 +209,7 @@ async fn with_timeout(
 }
 
 #[test]
-fn a_long_record_on_a_slow_line_arrives_and_the_heartbeats_behind_it_too() {
+fn a_long_record_on_a_slow_line_arrives_and_so_do_the_heartbeats_behind_it() {
     suite::run(async {
         for identity in [identity as fn(&str) -> ClusterIdentity, |text| {
             ClusterIdentity::insecure(&name(text))
@@ -217,7 +217,7 @@ fn a_long_record_on_a_slow_line_arrives_and_the_heartbeats_behind_it_too() {
             let node = Node::with(identity("secondary-1"), FaultInjector::new());
             let line = slow_line(node.address, 2 << 20).await;
             let transport = connect_as(identity("master"), line);
-            // The connection is known to lead to a run of the secondary.
+            // The connection is known to lead to an incarnation of the secondary.
             transport.call(suite::heartbeat(1)).await.unwrap();
             let time_max = Duration::from_secs(1);
             let began = Instant::now();
@@ -238,7 +238,7 @@ fn a_long_record_on_a_slow_line_arrives_and_the_heartbeats_behind_it_too() {
 }
 
 #[test]
-fn a_message_that_takes_longer_than_every_time_out_reaches_a_node_that_stays_in_contact() {
+fn a_message_that_takes_longer_than_every_timeout_reaches_a_node_that_stays_in_contact() {
     suite::run(async {
         let storage = || Arc::new(crate::storage::MemoryStorage::new());
         let config = crate::SecondaryConfig::new(name("secondary-1"));
@@ -284,7 +284,7 @@ fn a_message_that_takes_longer_than_every_time_out_reaches_a_node_that_stays_in_
 }
 
 #[test]
-fn a_request_that_the_node_keeps_does_not_move() {
+fn a_held_request_makes_no_progress() {
     suite::run(async {
         let node = Node::start();
         let transport = connect_as(identity("master"), node.address);
@@ -294,7 +294,7 @@ fn a_request_that_the_node_keeps_does_not_move() {
         let observer = Rc::new(move |_| counted.set(counted.get() + 1));
         let mut held = transport.call_observed(suite::held_append(2), observer);
         suite::meanwhile(&mut held, node.stand_in.has_arrived(2)).await;
-        // Answers to others say that it has arrived, once; that the node lives is their news, not its.
+        // Answers to others show once that it has arrived; that the node lives is progress of theirs, not of its own.
         for end in 3..20 {
             transport.call(suite::heartbeat(end)).await.unwrap();
         }
@@ -303,7 +303,7 @@ fn a_request_that_the_node_keeps_does_not_move() {
 }
 
 #[test]
-fn progress_names_the_run_that_answered_on_the_same_connection() {
+fn progress_names_the_incarnation_that_answered_on_the_same_connection() {
     suite::run(async {
         let node = Node::start();
         let line = slow_line(node.address, 8 << 20).await;
@@ -333,7 +333,7 @@ fn progress_names_the_run_that_answered_on_the_same_connection() {
 }
 
 #[test]
-fn an_answer_is_no_sign_of_life_for_what_it_does_not_answer() {
+fn an_answer_is_no_sign_of_life_for_other_requests() {
     suite::run(async {
         let node = Node::start();
         let transport = connect_as(identity("master"), node.address);
@@ -345,7 +345,7 @@ fn an_answer_is_no_sign_of_life_for_what_it_does_not_answer() {
                 named.borrow_mut().push(moved.incarnation);
             })
         };
-        // The answer may be a refusal: what it answers is told by it alone.
+        // The answer may be a refusal, so only the answer itself counts for its request.
         let answered = transport.call_observed(suite::heartbeat(2), observe());
         answered.await.unwrap();
         assert_eq!(named.take(), []);
@@ -367,7 +367,7 @@ fn requests_arrive_in_the_order_of_the_calls() {
         let options = ServeOptions::new(identity("secondary-1")).node(notes.clone());
         let serving = listener.serve_here(options).unwrap();
         let transport = connect_as(identity("master"), serving.local_addr());
-        // Before there is a connection, and polled in another order than called.
+        // Called before there is a connection, and polled in a different order.
         let mut calls = Vec::new();
         let mut expected = Vec::new();
         for end in 1..30 {
@@ -390,7 +390,7 @@ fn requests_arrive_in_the_order_of_the_calls() {
 }
 
 #[test]
-fn two_nodes_with_different_secrets_both_know_it() {
+fn two_nodes_with_different_secrets_both_report_it() {
     suite::run(async {
         let node = Node::start();
         let other = ClusterIdentity::from_secret(&secret(8), &name("master")).unwrap();
@@ -415,7 +415,7 @@ fn two_nodes_with_different_secrets_both_know_it() {
             last.detail.contains("different cluster secrets"),
             "{last:?}"
         );
-        // Over as soon as a node of that address is believed.
+        // Cleared as soon as a node at that address has a working stream.
         let transport = connect_as(identity("master"), node.address);
         transport.call(suite::heartbeat(1)).await.unwrap();
         assert_eq!(node.counters.last_refusal(), None);
@@ -423,7 +423,7 @@ fn two_nodes_with_different_secrets_both_know_it() {
 }
 
 #[test]
-fn a_node_at_the_address_of_another_is_not_spoken_to() {
+fn a_node_at_the_address_of_another_gets_no_requests() {
     suite::run(async {
         let node = Node::start();
         let transport = connect_to(identity("master"), "secondary-2", node.address);
@@ -434,7 +434,7 @@ fn a_node_at_the_address_of_another_is_not_spoken_to() {
             "{error}"
         );
         node.has_refused(RefusedConnection::WrongName, 1).await;
-        // Without certificates it is found out too.
+        // It is detected without certificates too.
         let of = |text| ClusterIdentity::insecure(&name(text));
         let node = Node::with(of("secondary-1"), FaultInjector::new());
         let transport = connect_to(of("master"), "secondary-2", node.address);
@@ -448,7 +448,7 @@ fn a_node_at_the_address_of_another_is_not_spoken_to() {
 }
 
 #[test]
-fn secure_and_insecure_nodes_say_what_is_wrong() {
+fn secure_and_insecure_nodes_report_the_mismatch() {
     suite::run(async {
         let insecure = |text| ClusterIdentity::insecure(&name(text));
         let node = Node::start();
@@ -463,7 +463,7 @@ fn secure_and_insecure_nodes_say_what_is_wrong() {
 }
 
 #[test]
-fn a_master_takes_no_requests_and_says_so() {
+fn a_master_refuses_requests_with_the_reason() {
     suite::run(async {
         let listener = ClusterListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let options = ServeOptions::new(identity("master"));
@@ -478,7 +478,7 @@ fn a_master_takes_no_requests_and_says_so() {
 }
 
 #[test]
-fn an_isolated_node_is_silent_and_what_was_on_its_way_arrives_late() {
+fn an_isolated_node_is_silent_and_requests_in_flight_arrive_late() {
     suite::run(async {
         let faults = FaultInjector::new();
         let node = Node::with(identity("secondary-1"), faults.clone());

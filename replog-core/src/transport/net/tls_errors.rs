@@ -1,6 +1,6 @@
-//! What a failed TLS handshake says about the other end.
+//! Classification of failed TLS handshakes by what they reveal about the other end.
 //!
-//! Owns the translation of TLS errors into what a person can do about them. Decides nothing.
+//! Owns the translation of TLS errors into advice that a person can act on. Decides nothing.
 
 use std::io;
 
@@ -8,16 +8,16 @@ use rustls::{AlertDescription, CertificateError, Error};
 
 use super::ClusterIdentity;
 
-/// What went wrong.
+/// The kind of a TLS failure, with a sentence about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TlsFailure {
-    /// One end's certificate is not of the other's authority.
+    /// One end's certificate is not from the other's authority.
     OtherAuthority(String),
-    /// The other end is somebody else, or takes this node for somebody else.
+    /// The other end is not the expected node, or expected a node other than this one.
     OtherName(String),
-    /// Something answers there, and it is no TLS.
+    /// The other end answers, but not with TLS.
     NotTls(String),
-    /// Anything else; in the text of TLS.
+    /// Any other failure, mostly in the words of the TLS library.
     Other(String),
 }
 
@@ -28,12 +28,12 @@ pub(super) fn classify(error: &io::Error, own: &ClusterIdentity) -> TlsFailure {
     match tls {
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             let advice = own.advice_on_another_authority();
-            TlsFailure::OtherAuthority(format!("its certificate is of another cluster; {advice}"))
+            TlsFailure::OtherAuthority(format!("its certificate is from another cluster; {advice}"))
         }
         Some(Error::AlertReceived(AlertDescription::UnknownCA)) => {
             let advice = own.advice_on_another_authority();
             let detail =
-                format!("it refuses this node's certificate as one of another cluster; {advice}");
+                format!("it refuses this node's certificate as one from another cluster; {advice}");
             TlsFailure::OtherAuthority(detail)
         }
         Some(Error::InvalidCertificate(CertificateError::NotValidForNameContext {
@@ -45,17 +45,17 @@ pub(super) fn classify(error: &io::Error, own: &ClusterIdentity) -> TlsFailure {
         }),
         Some(Error::AlertReceived(AlertDescription::BadCertificate)) => {
             let own = own.name();
-            let detail = format!("it expected another node at this address than {own}");
+            let detail = format!("it expected a node other than {own} at this address");
             TlsFailure::OtherName(detail)
         }
         Some(Error::InvalidCertificate(
             error @ (CertificateError::Expired | CertificateError::NotValidYet),
         )) => TlsFailure::Other(format!(
-            "its certificate is out of its time by this node's clock: {error}"
+            "its certificate is expired or not yet valid by this node's clock: {error}"
         )),
-        Some(Error::AlertReceived(AlertDescription::CertificateExpired)) => {
-            TlsFailure::Other("it says that this node's certificate is out of its time".to_owned())
-        }
+        Some(Error::AlertReceived(AlertDescription::CertificateExpired)) => TlsFailure::Other(
+            "it says that this node's certificate is expired or not yet valid".to_owned(),
+        ),
         Some(Error::InvalidCertificate(CertificateError::Other(why))) => {
             TlsFailure::Other(format!("its certificate cannot be used: {why}"))
         }

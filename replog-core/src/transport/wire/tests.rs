@@ -1,4 +1,4 @@
-//! Tests of the wire format: bytes pinned down, every damage told apart, no bytes that panic.
+//! Tests of the wire format: exact bytes, every kind of damage distinguished, no panic on any bytes.
 
 use bytes::{BufMut as _, BytesMut};
 use proptest::prelude::*;
@@ -85,7 +85,7 @@ fn starts(pairs: &[(u64, u64)]) -> Vec<EpochStart> {
     pairs.iter().map(pair).collect()
 }
 
-/// Puts a right checksum on bytes that were changed on purpose.
+/// Puts a correct checksum on deliberately changed bytes.
 fn resealed(mut bytes: Vec<u8>) -> Bytes {
     if bytes.len() >= PREFIX_BYTES {
         let header_bytes = u32_at(&bytes, 8) as usize;
@@ -97,7 +97,7 @@ fn resealed(mut bytes: Vec<u8>) -> Bytes {
     Bytes::from(bytes)
 }
 
-/// A message with this header, whatever it says.
+/// Returns a message with this header, valid or not.
 fn message(kind: u8, header: &str, rest: &[u8]) -> Bytes {
     let mut bytes = Vec::from(MAGIC);
     bytes.extend_from_slice(&[1, 0, kind, 0]);
@@ -170,7 +170,7 @@ fn an_answer_has_these_bytes() {
 }
 
 #[test]
-fn every_request_and_answer_comes_back_as_it_was() {
+fn every_request_and_answer_survives_a_round_trip() {
     for request in requests() {
         let decoded = decode_request(joined(&encode_request(&request)));
         assert_eq!(decoded, Ok(request));
@@ -213,7 +213,7 @@ fn members_of_a_later_version_are_ignored() {
 }
 
 #[test]
-fn another_version_is_told_from_damage_whatever_follows() {
+fn another_version_is_distinguished_from_damage_whatever_follows() {
     let newer = WireError::Version { theirs: 2, ours: 1 };
     assert_eq!(
         decode_request(Bytes::from_static(b"RPLW\x02\x00")),
@@ -226,7 +226,7 @@ fn another_version_is_told_from_damage_whatever_follows() {
 }
 
 #[test]
-fn each_damage_of_the_prefix_has_its_name() {
+fn each_kind_of_damage_to_the_prefix_has_its_own_error() {
     let good = joined(&encode_request(&request(RequestBody::Identify)));
     for html in [&b""[..], b"RPL", b"<html>", b"HTTP/1.1 200 OK"] {
         assert_eq!(
@@ -264,7 +264,7 @@ fn each_damage_of_the_prefix_has_its_name() {
 }
 
 #[test]
-fn a_long_header_is_refused_before_it_is_there() {
+fn a_long_header_is_refused_before_it_has_arrived() {
     let mut prefix = Vec::from(*b"RPLW\x01\x00\x01\x00");
     let bytes = WIRE_HEADER_BYTES_MAX as u32 + 1;
     prefix.put_u32_le(bytes);
@@ -276,7 +276,7 @@ fn a_long_header_is_refused_before_it_is_there() {
 }
 
 #[test]
-fn a_response_is_no_request() {
+fn a_response_is_not_a_request() {
     let answer = joined(&encode_response(&response(Answer::Taken)));
     assert_eq!(
         decode_request(answer),
@@ -296,7 +296,7 @@ fn a_response_is_no_request() {
 }
 
 #[test]
-fn a_header_that_is_no_header_is_refused() {
+fn an_invalid_header_is_refused() {
     let table = [
         "",
         "null",
@@ -349,7 +349,7 @@ fn records_must_be_what_the_header_announces() {
     };
     assert_eq!(decode(&append(118, 0), b""), Err(empty));
 
-    // Cut where the first record ends: only the announced length tells.
+    // Cut where the first record ends: only the announced length reveals it.
     let cut = WireError::RecordsLength {
         announced: 77,
         found: 39,
@@ -361,7 +361,7 @@ fn records_must_be_what_the_header_announces() {
         found: 84,
     };
     assert_eq!(decode(&append(118, 77), &garbage), Err(joined));
-    let error = decode(&append(118, 84), &garbage).expect_err("garbage behind the records");
+    let error = decode(&append(118, 84), &garbage).expect_err("garbage after the records");
     assert!(
         matches!(error, WireError::Records { position: 77, .. }),
         "{error}"
@@ -400,7 +400,7 @@ fn records_must_be_what_the_header_announces() {
 }
 
 #[test]
-fn lists_are_bounded_and_in_order() {
+fn lists_must_be_bounded_and_in_order() {
     let nodes = |count: usize| {
         (0..count)
             .map(|n| node(&format!("n{n}")))
@@ -460,7 +460,7 @@ fn lists_are_bounded_and_in_order() {
 }
 
 #[test]
-fn offsets_that_no_log_reaches_are_refused() {
+fn offsets_beyond_the_limit_are_refused() {
     let offset = OFFSET_LIMIT;
     let far = || Err(WireError::OffsetTooLarge { offset });
     let bodies = [
@@ -490,7 +490,7 @@ fn offsets_that_no_log_reaches_are_refused() {
     );
 }
 
-/// One of each kind of request, and more where lists may be empty.
+/// One request of each kind, and more where lists may be empty.
 pub(super) fn requests() -> Vec<Request> {
     let hello = Hello {
         nodes: vec![node("master"), node("secondary-1")],
@@ -527,7 +527,7 @@ pub(super) fn requests() -> Vec<Request> {
     .into()
 }
 
-/// One of each kind of answer, refusals included.
+/// One answer of each kind, including refusals.
 pub(super) fn responses() -> Vec<Response> {
     let fenced = FencedBy {
         name: node("other"),
@@ -602,7 +602,7 @@ fn no_damaged_message_makes_it_panic() {
         for result in [reread_request(bytes.clone()), reread_response(bytes)] {
             match result {
                 Some(true) => read += 1,
-                Some(false) => panic!("case {case} is not the same when it is sent on"),
+                Some(false) => panic!("case {case} changes when it is encoded again"),
                 None => refused += 1,
             }
         }
@@ -613,8 +613,8 @@ fn no_damaged_message_makes_it_panic() {
     );
 }
 
-/// A message of the corpus with one to three things changed; half of the time with a checksum
-/// that is right again, so that what lies behind it is tried too.
+/// A message of the corpus with one to three changes; half of the time with a corrected checksum, so
+/// that the checks after it are tried too.
 fn damaged(corpus: &[Vec<u8>], rng: &mut ChaCha8Rng) -> Bytes {
     let mut bytes = corpus.choose(rng).expect("not empty").clone();
     for _ in 0..rng.random_range(1..=3) {
@@ -639,7 +639,7 @@ fn damaged(corpus: &[Vec<u8>], rng: &mut ChaCha8Rng) -> Bytes {
             _ => {}
         }
     }
-    // The header's length follows what was put in or taken out, more often than not.
+    // In some cases the header's length is adjusted to the changes.
     if rng.random_bool(0.3) && bytes.len() >= PREFIX_BYTES {
         let end = bytes
             .windows(3)
@@ -655,13 +655,13 @@ fn damaged(corpus: &[Vec<u8>], rng: &mut ChaCha8Rng) -> Bytes {
     }
 }
 
-/// Whether a message that could be read means the same once it is sent on; `None`: refused.
+/// Reports whether a decoded message stays the same when it is encoded and decoded again; `None` if it was refused.
 fn reread_request(bytes: Bytes) -> Option<bool> {
     let request = decode_request(bytes).ok()?;
     Some(decode_request(joined(&encode_request(&request))).as_ref() == Ok(&request))
 }
 
-/// As [`reread_request`].
+/// Does for responses what [`reread_request`] does for requests.
 fn reread_response(bytes: Bytes) -> Option<bool> {
     let response = decode_response(bytes).ok()?;
     Some(decode_response(joined(&encode_response(&response))).as_ref() == Ok(&response))
@@ -703,7 +703,7 @@ fn any_batch() -> impl Strategy<Value = RecordBatch> {
 
 proptest! {
     #[test]
-    fn any_append_comes_back_as_it_was(progress in any_progress(), records in any_batch()) {
+    fn any_append_survives_a_round_trip(progress in any_progress(), records in any_batch()) {
         let body = RequestBody::Append(Append { progress, records: vec![records] });
         let sent = request(body);
         prop_assert_eq!(decode_request(joined(&encode_request(&sent))), Ok(sent));
@@ -736,7 +736,7 @@ proptest! {
 }
 
 #[test]
-fn a_forced_epoch_travels_and_a_node_that_knows_of_none_says_nothing() {
+fn a_forced_epoch_is_encoded_only_by_a_node_that_knows_one() {
     for forced_epoch in [None, Some(Epoch(1 << 32))] {
         let mut sent = requests().swap_remove(2);
         let RequestBody::Hello(hello) = &mut sent.body else {

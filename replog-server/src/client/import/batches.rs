@@ -1,8 +1,8 @@
-//! What of a file is sent together. Depends on the file alone, from the line on that it is begun with.
+//! The division of a file into batches. It depends only on the file, from the line on that a run starts with.
 //!
-//! A message that has an idempotency key is an append of its own, with that key. Of a batch that was appended
-//! with one, the first message has it, and nothing says where the batch ended: then a retry of the batch is
-//! refused, since the key belongs to other data, and not appended twice.
+//! A message that has an idempotency key is an append of its own, with that key. If a batch was appended with a key,
+//! its first message has it, and nothing shows where the batch ended: then a retry of the batch is refused, since the
+//! key belongs to other data, and not appended twice.
 //!
 //! A key can occur twice in a file: the log it was exported from had forgotten the first message by then. So the keys
 //! of the file are remembered up to its end, 16 bytes of each: a million keys take about 30 MB.
@@ -15,27 +15,27 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::export::Line;
 
-/// Messages of a batch, at most: few enough for every `--key-horizon` that makes sense.
+/// Maximum number of messages of a batch: few enough for every sensible `--key-horizon`.
 const BATCH: usize = 500;
-/// Bytes of a batch, about.
+/// Approximate number of bytes of a batch.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// What is sent as one append.
+/// Messages that are sent as one append.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// Made of where the first message came from.
+    /// Derived from the position that the first message came from.
     pub(super) key: String,
     /// The key of its only message.
     pub(super) own_key: Option<String>,
-    /// Whether that key occurs earlier in the file, too.
+    /// That key also occurs earlier in the file.
     pub(super) repeats_key: bool,
     /// The offset of the first message, in the file.
     pub(super) first: Offset,
     pub(super) messages: Vec<Box<RawValue>>,
-    /// Whether they are bytes in base64.
+    /// The messages are bytes in base64.
     pub(super) base64: bool,
     pub(super) bytes: usize,
-    /// Of each message: its offset in the file, and the key of a batch that begins with it.
+    /// For each message: its offset in the file, and the key of a batch that begins with it.
     places: Vec<(Offset, String)>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Batches {
     seen_keys: HashSet<KeyDigest>,
 }
 
-/// Stands for a key: the first 16 bytes of its SHA-256, as in the log's own table of keys.
+/// Digest of a key: the first 16 bytes of its SHA-256, as in the log's own table of keys.
 type KeyDigest = [u8; 16];
 
 fn digest(key: &str) -> KeyDigest {
@@ -57,7 +57,7 @@ fn digest(key: &str) -> KeyDigest {
 }
 
 impl Batches {
-    /// No line yet. Messages that have keys go with them, where that is wanted.
+    /// Starts without a line. Messages that have keys keep them, if wanted.
     pub(super) fn new(keeps_keys: bool) -> Batches {
         Batches {
             keeps_keys,
@@ -66,7 +66,7 @@ impl Batches {
         }
     }
 
-    /// Leaves a line out, and remembers its key.
+    /// Skips a line, and remembers its key.
     pub(super) fn skip(&mut self, line: &Line) {
         if let Some(key) = &line.message.idempotency_key
             && self.keeps_keys
@@ -75,7 +75,7 @@ impl Batches {
         }
     }
 
-    /// Adds a line: what is to be sent now, in this order.
+    /// Adds a line, and returns the batches to send now, in this order.
     pub(super) fn push(&mut self, mut line: Line) -> Vec<Batch> {
         let own_key = line.message.idempotency_key.take();
         let own_key = own_key.filter(|_| self.keeps_keys);
@@ -96,7 +96,7 @@ impl Batches {
         before.into_iter().chain(full.flatten()).collect()
     }
 
-    /// What is left.
+    /// Returns the last batch, if any.
     pub(super) fn end(&mut self) -> Option<Batch> {
         let batch = std::mem::take(&mut self.open);
         (!batch.messages.is_empty()).then_some(batch)
@@ -120,7 +120,7 @@ impl Batch {
         self.base64 = message.data_base64.is_some();
         let data = match message.data_base64 {
             None => message.data,
-            Some(bytes) => serde_json::value::to_raw_value(&bytes).expect("a text is JSON"),
+            Some(bytes) => serde_json::value::to_raw_value(&bytes).expect("a string is valid JSON"),
         };
         self.add(data, (message.offset, key));
     }
@@ -134,7 +134,7 @@ impl Batch {
         self.messages.push(data);
     }
 
-    /// Its two halves; `None` of one message.
+    /// Returns its two halves; `None` for one message.
     pub(super) fn halves(&self) -> Option<(Batch, Batch)> {
         if self.messages.len() < 2 {
             return None;
@@ -154,7 +154,7 @@ impl Batch {
         Some((part(0..middle), part(middle..self.messages.len())))
     }
 
-    /// The offset behind its last message, in the file.
+    /// Returns the offset after its last message, in the file.
     pub(super) fn end(&self) -> Offset {
         self.places
             .last()
@@ -165,7 +165,7 @@ impl Batch {
         self.messages.len() >= BATCH || self.bytes >= BATCH_BYTES
     }
 
-    /// Bytes of its longest message.
+    /// Returns the number of bytes of its longest message.
     pub(super) fn longest(&self) -> usize {
         let lengths = self.messages.iter().map(|message| message.get().len());
         lengths.max().unwrap_or_default()
@@ -183,7 +183,7 @@ mod tests {
         Line::parse(&line.to_string()).expect("a line")
     }
 
-    /// First offset, number of messages and key of each.
+    /// Returns first offset, number of messages and key of each batch.
     fn batches(
         offsets: impl Iterator<Item = u64>,
         keeps_keys: bool,
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_with_a_key_is_sent_alone_and_from_a_first_offset_on_the_borders_are_the_same() {
+    fn a_message_with_a_key_is_sent_alone_and_a_later_start_gives_the_same_borders() {
         let own = || Some("k".to_owned());
         let whole = batches(0..1_500, true);
         let expected = [
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_repeated_where_the_file_had_it_before_also_in_the_part_that_was_left_out() {
+    fn a_key_repeats_an_earlier_one_in_the_file_even_in_the_skipped_part() {
         let mut batches = Batches::new(true);
         batches.skip(&line(0, Some("a")));
         let repeats: Vec<bool> = ["b", "a", "b", "c"]
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_and_json_are_not_in_one_batch() {
+    fn bytes_and_json_are_never_in_one_batch() {
         let bytes = r#"{"offset":1,"epoch":1,"timestamp_ms":5,"data_base64":"aGVsbG8="}"#;
         let mut batches = Batches::new(true);
         assert!(batches.push(line(0, None)).is_empty());

@@ -1,7 +1,7 @@
-//! Whether a node may be stopped: what its cluster can do without it.
+//! The decision whether a node may be stopped: what its cluster can do without it.
 //!
-//! A node that died is still thought well of until a heartbeat fails. So another node is counted only if it was heard of
-//! since the question was asked, which takes one heartbeat.
+//! A node that died is still considered alive until a heartbeat fails. So another node is counted only if it was heard
+//! from since the question was asked, which takes one heartbeat.
 
 use std::{
     process::ExitCode,
@@ -21,30 +21,30 @@ use crate::{
     words::counted,
 };
 
-/// Between two looks of `--safe-to-stop`.
+/// Interval between two polls of `--safe-to-stop`.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// How long the master may take to answer at least, however little time there is.
+/// Minimum time for the master's answer, however little time there is.
 const ANSWER_TIME_MIN: Duration = Duration::from_secs(1);
 
-/// What is known of the nodes but one.
+/// The state of all nodes except one.
 #[derive(Debug, PartialEq, Eq)]
 struct Others {
-    /// Those that hold all that is committed, are well, and were heard of since that was asked.
+    /// Nodes that hold everything committed, are well, and were heard from since the question was asked.
     caught_up: Vec<String>,
-    /// Those that may be as well, and were not heard of since.
+    /// Nodes that may be as well, but were not heard from since.
     not_heard: Vec<String>,
 }
 
-/// Whether it may be stopped.
+/// Answer to the question whether the node may be stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Safe,
-    /// It is, if those are there that were not heard of.
+    /// It may, if the nodes that were not heard from are alive.
     NotKnown,
     NotSafe,
 }
 
-/// Whether the others are a majority without it.
+/// Reports whether the other nodes are a majority without this one.
 pub(super) async fn safe_to_stop(
     name: &NodeName,
     timeout: Duration,
@@ -67,7 +67,7 @@ pub(super) async fn safe_to_stop(
                 "the cluster has no node named {name}"
             )));
         }
-        // What is appended while this asks is no reason against it.
+        // Messages appended while this asks are no reason against it.
         committed = committed.or(status.log.committed);
         let others = Others::of(&status, name, committed, asked_for);
         let needed = status.quorum.needed;
@@ -137,8 +137,8 @@ fn safety_text(status: &MasterStatus, name: &NodeName, others: &Others) -> Strin
 }
 
 impl Others {
-    /// The nodes but `name` that hold all below `committed`, and have a disk that works, as the master said when
-    /// asked so long after the question.
+    /// Returns all nodes except `name` that hold everything below `committed` and have a working disk, according to the
+    /// master's answer this long after the question.
     fn of(
         status: &MasterStatus,
         name: &NodeName,
@@ -149,11 +149,11 @@ impl Others {
             caught_up: Vec::new(),
             not_heard: Vec::new(),
         };
-        // Not known yet: then nobody is known to hold it.
+        // Not known yet: then no node is known to hold it.
         let Some(committed) = committed else {
             return others;
         };
-        // What it knows of the others is of the time when it was the master.
+        // Its knowledge of the others dates from the time when it was the master.
         if status.fenced_by.is_some() {
             return others;
         }
@@ -193,10 +193,10 @@ mod tests {
     use super::*;
     use crate::client::status::tests::status;
 
-    /// So long ago that all were heard of since.
+    /// Long enough ago that all were heard from since.
     const HEARD: Duration = Duration::from_secs(60);
 
-    /// Three nodes, of which the last one is not well; no attempt has failed since it was heard of.
+    /// Three nodes, of which the last one is not well; no attempt has failed since it was heard from.
     fn calm_status() -> MasterStatus {
         let mut status = status();
         for secondary in &mut status.secondaries {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_lags_is_not_well_or_has_no_disk_is_not_counted_when_a_node_shall_be_stopped() {
+    fn a_node_that_lags_is_not_well_or_has_no_disk_is_not_counted() {
         let is_safe =
             |status: &MasterStatus, name: &str| verdict(status, name, HEARD) == Verdict::Safe;
         let mut status = calm_status();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_not_heard_of_since_the_question_or_does_not_answer_now_is_not_counted() {
+    fn a_node_not_heard_from_since_the_question_or_not_answering_now_is_not_counted() {
         let mut status = calm_status();
         let table = [
             // Milliseconds since the contact, and since the question; attempts that failed since.
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_not_heard_of_is_named_with_what_to_do() {
+    fn nodes_that_were_not_heard_from_are_named_with_what_to_do() {
         let status = calm_status();
         let name = "secondary-2".parse().expect("a name");
         let text = |asked_for| {

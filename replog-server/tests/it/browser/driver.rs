@@ -1,6 +1,6 @@
-//! A browser without a window, told what to do by WebDriver (W3C WebDriver 2).
+//! A headless browser, controlled by WebDriver (W3C WebDriver 2).
 //!
-//! Chromium and its driver are what the system has of them; nothing is fetched.
+//! Uses the Chromium and driver that the system has; nothing is downloaded.
 
 use std::{
     env,
@@ -30,7 +30,7 @@ pub(super) struct Browser {
 }
 
 impl Browser {
-    /// Starts one that takes `name` for a name of this machine. `None`, with the reason on stderr: there is no
+    /// Starts a browser that resolves `name` to this machine. Returns `None`, with the reason on stderr, if there is no
     /// browser here.
     pub(super) fn start(name: &str) -> Option<Browser> {
         let (Some(driver), Some(browser)) = (find(&DRIVERS), find(&BROWSERS)) else {
@@ -50,7 +50,7 @@ impl Browser {
             port.trim_end_matches('.').parse().ok()
         });
         let port: u16 = port.expect("the driver says where it listens");
-        // It goes on to say things, which must not block it.
+        // The driver keeps writing, which must not block it.
         std::thread::spawn(move || lines.for_each(drop));
         let mut started = Browser {
             driver,
@@ -76,18 +76,18 @@ impl Browser {
         Some(started)
     }
 
-    /// Loads a page, and waits until it is there.
+    /// Loads a page, and waits until it has loaded.
     pub(super) fn open(&self, url: &str) {
         self.ask("POST", "/url", &json!({"url": url}));
     }
 
-    /// Runs the body of a function in the page.
+    /// Runs a function body in the page.
     pub(super) fn run(&self, script: &str, args: &Value) -> Value {
         let body = json!({"script": script, "args": args});
         self.ask("POST", "/execute/sync", &body)
     }
 
-    /// Runs the body of an asynchronous function in the page, and waits for what it returns.
+    /// Runs an asynchronous function body in the page, and waits for its result.
     pub(super) fn run_async(&self, script: &str, args: &Value) -> Value {
         let script = format!(
             "const done = arguments[arguments.length - 1]; \
@@ -97,14 +97,14 @@ impl Browser {
         self.ask("POST", "/execute/async", &body)
     }
 
-    /// What the page shows of this element; nothing while the page is not there.
+    /// Returns the text that the page shows for this element; nothing while the page is not loaded.
     pub(super) fn text(&self, id: &str) -> String {
         let script = "return document.getElementById(arguments[0])?.innerText ?? ''";
         let text = self.run(script, &json!([id]));
         text.as_str().expect("a text").to_owned()
     }
 
-    /// Types into this element, as a person does.
+    /// Types into this element as a person would.
     pub(super) fn type_into(&self, id: &str, text: &str) {
         let by = json!({"using": "css selector", "value": format!("#{id}")});
         let element = self.ask("POST", "/element", &by);
@@ -114,7 +114,7 @@ impl Browser {
         self.ask("POST", &path, &json!({"text": text}));
     }
 
-    /// Gives the page a size, in pixels.
+    /// Sets the size of the page, in pixels.
     pub(super) fn resize(&self, width: u32, height: u32) {
         let size =
             json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
@@ -122,7 +122,7 @@ impl Browser {
         self.ask("POST", "/goog/cdp/execute", &command);
     }
 
-    /// The lines of the console since this was asked last: level and text.
+    /// Returns the console lines since the last call: level and text.
     pub(super) fn console(&self) -> Vec<(String, String)> {
         let lines = self.ask("POST", "/se/log", &json!({"type": "browser"}));
         let lines = lines.as_array().expect("lines").iter();
@@ -138,7 +138,7 @@ impl Browser {
 
     fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
         let body = body.map(Value::to_string).unwrap_or_default();
-        // The driver takes requests to this machine only, by its name.
+        // The driver accepts requests to this machine only, by its name.
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
              content-length: {}\r\n\r\n{body}",
@@ -172,7 +172,7 @@ impl Drop for Browser {
     }
 }
 
-/// The first of these programs that there is.
+/// Returns the first of these programs that exists.
 fn find(names: &[&str]) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     names.iter().find_map(|name| {

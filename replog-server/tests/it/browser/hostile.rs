@@ -1,4 +1,4 @@
-//! A page of another site, in the browser of somebody whose machine reaches the nodes: it changes nothing and
+//! A page of another site, in the browser of a person whose machine reaches the nodes: it changes nothing and
 //! reads nothing, whatever port it tries.
 
 use std::{
@@ -17,8 +17,9 @@ use crate::{
     nodes::{Cluster, Node},
 };
 
-/// All that a page can send without being allowed to: reads with and without CORS, what needs no preflight, what
-/// does, forms, beacons and WebSockets. Returns what it could read and which sockets opened.
+/// A script that sends everything that a page can send without permission: reads with and without CORS, requests
+/// that need no preflight, requests that need one, forms, beacons and WebSockets. It returns the data that it could
+/// read and the sockets that opened.
 const ATTACK: &str = r#"
 const [bases] = args;
 const got = [], body = '{"data":"forged","meta":{"concern":1,"timeout_ms":0}}';
@@ -50,7 +51,7 @@ const stream = url => attempt(`stream ${url}`, () => new Promise((resolve, rejec
 const form = (url, enctype) => attempt(`form ${url}`, () => new Promise(resolve => {
   const frame = Object.assign(document.createElement("iframe"), { name: `frame${Math.random()}` });
   const form = Object.assign(document.createElement("form"), { method: "post", action: url, enctype, target: frame.name });
-  // As text/plain the body is JSON, with the equals sign in its data.
+  // Sent as text/plain, the body is JSON with the equals sign in its data.
   form.append(Object.assign(document.createElement("input"), { name: '{"meta":{"concern":1},"data":"', value: '"}' }));
   document.body.append(frame, form);
   frame.onload = () => resolve("");
@@ -81,16 +82,16 @@ await Promise.all(tries);
 return got;
 "#;
 
-/// What the form of the page above sends as text/plain, without its line end.
+/// The body that the form of the page above sends as text/plain, without its line end.
 const FORM_BODY: &str = r#"{"meta":{"concern":1},"data":"="}"#;
 
-/// Serves an empty page to everybody. Its thread ends with the program.
+/// Serves an empty page to every client. Its thread ends with the program.
 fn other_site() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
-            // Browsers open connections that they may not use: none keeps another one waiting.
+            // Browsers open connections that they may not use: no connection may hold up another.
             thread::spawn(move || {
                 let page = "<!DOCTYPE html><title>another site</title><body>";
                 let head = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length:";
@@ -102,7 +103,7 @@ fn other_site() -> SocketAddr {
     address
 }
 
-/// All that a page might change of a node.
+/// Returns everything that a page might change on a node.
 fn state_of(node: &Node) -> Vec<Value> {
     let health = node.health();
     let fields = ["cluster_id", "epoch", "mode", "mode_reason", "intact"];
@@ -126,7 +127,7 @@ fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
     };
     let cluster = Cluster::start(2, &["--allow-faults"]);
     assert_eq!(cluster.append("kept", 3).status, 201);
-    // But for its content type it would be an append.
+    // It would be an append, except for its content type.
     assert_eq!(post(cluster.master.address, FORM_BODY).status, 201);
     cluster.wait_equal();
     let nodes = || [&cluster.master].into_iter().chain(&cluster.secondaries);
@@ -152,7 +153,7 @@ fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
         unchanged(host);
     }
 
-    // DNS rebinding: the name leads to the node once the page is loaded, and the browser takes both for one site.
+    // DNS rebinding: the name leads to the node once the page has loaded, and the browser takes both for one site.
     for node in nodes() {
         let own = format!("http://{NAME}:{}", node.address.port());
         browser.open(&format!("{own}/livez"));
@@ -165,7 +166,7 @@ fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
         unchanged(NAME);
     }
 
-    // The same from the node's own page: what was tried has teeth.
+    // The same from the node's own page, to show that these requests work if they are allowed.
     browser.open(&page_of(cluster.master.address));
     let own = format!("http://{}", cluster.master.address);
     let got = browser.run_async(ATTACK, &json!([[own]])).to_string();

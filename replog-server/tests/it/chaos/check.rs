@@ -1,4 +1,4 @@
-//! Whether all is well again, and whether what was promised is what is there.
+//! Checks whether all nodes have recovered, and whether they show what was promised.
 
 use std::{collections::HashMap, fs};
 
@@ -19,7 +19,7 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    /// Reads what a node shows, a message a line.
+    /// Reads what a node shows, one message per line.
     pub(crate) fn read(dump: &[u8]) -> Result<Vec<Shown>, String> {
         let lines = dump
             .split(|byte| *byte == b'\n')
@@ -32,11 +32,11 @@ impl Shown {
             .collect()
     }
 
-    /// Which message it is, and what its client knows of it.
+    /// Returns the identity of the message, and what its client knows of it.
     ///
     /// # Errors
     ///
-    /// What is wrong with it: nobody sent it, or it was refused.
+    /// Describes what is wrong with it: it was never sent, or it was refused.
     pub(crate) fn identify(&self, ledger: &Ledger) -> Result<(MessageId, Entry), String> {
         let Shown {
             offset,
@@ -61,7 +61,7 @@ impl Shown {
     }
 }
 
-/// Why not everybody is well; `None` if the master takes appends and all nodes are intact and
+/// Returns the reason why a node is not well; `None` if the master takes appends and all nodes are intact and
 /// in contact.
 pub(crate) fn illness(field: &Field) -> Option<String> {
     let mut healths = Vec::new();
@@ -88,11 +88,11 @@ pub(crate) fn illness(field: &Field) -> Option<String> {
     Some(format!("a secondary says {ill}, and the master {master}"))
 }
 
-/// The end that all nodes have, while nobody appends.
+/// Returns the end that all nodes have, while no client appends.
 ///
 /// # Errors
 ///
-/// What is still to be done.
+/// Describes what is still missing.
 pub(crate) fn common_end(field: &Field) -> Result<u64, String> {
     let health = |node| {
         let health = field.health(node);
@@ -114,7 +114,7 @@ pub(crate) fn common_end(field: &Field) -> Result<u64, String> {
     Ok(end)
 }
 
-/// What is wrong with what all nodes show, none of which changes any more. `before`: what they
+/// Describes what is wrong with what all nodes show, once none of them changes any more. `before`: what they
 /// all showed the last time.
 pub(crate) fn violations(
     field: &Field,
@@ -151,7 +151,7 @@ pub(crate) fn violations(
     wrong
 }
 
-/// Every acknowledged message is there, once, at its offset; and nothing else but what was sent
+/// Checks that every acknowledged message is there, once, at its offset, and nothing else except what was sent
 /// and not refused.
 fn broken_promises(shown: &[Shown], ledger: &Ledger) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -189,7 +189,7 @@ fn broken_promises(shown: &[Shown], ledger: &Ledger) -> Vec<String> {
     wrong
 }
 
-/// The first line in which two dumps differ.
+/// Returns the first line in which two dumps differ.
 fn difference(one: &[u8], other: &[u8]) -> String {
     let lines = |dump: &[u8]| -> Vec<String> {
         let text = String::from_utf8_lossy(dump);

@@ -1,7 +1,7 @@
-//! Clients: each appends one message after the other, and writes down exactly what it was told.
+//! Clients: each appends one message after the other, and records exactly what it was told.
 //!
-//! They talk to the master directly. Some wait for ever, some are in a hurry and hang up; whose
-//! message has a key sends it again until it is answered.
+//! They talk to the master directly. Some wait for ever, others are impatient and hang up; a client
+//! whose message has a key sends it again until it is answered.
 
 use std::{
     io,
@@ -24,14 +24,14 @@ use crate::http::{Answer, Connection, JSON};
 
 /// Longest pause between two messages of a client.
 const THINK_TIME_MAX_MS: u64 = 8;
-/// Pause before the same message is sent again, and after one that was refused.
+/// Pause before the same message is sent again, and after a refused one.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
-/// Every so-manyth client may wait for ever.
+/// One client in this many may wait for ever.
 const PATIENT_ONES: usize = 3;
-/// Every so-manyth client has no keys.
+/// One client in this many uses no keys.
 const KEYLESS_ONES: usize = 4;
 
-/// What the clients of a cluster share with those who watch them.
+/// State that the clients of a cluster share with their observers.
 pub(crate) struct Shared {
     pub(crate) master: SocketAddr,
     pub(crate) nodes: usize,
@@ -64,7 +64,7 @@ impl Clients {
         }
     }
 
-    /// Ends them. Whoever waits for an answer must get one, or lose its connection.
+    /// Ends the clients. A client that waits for an answer must get one, or lose its connection.
     pub(crate) fn end(mut self) {
         self.shared.gate.end();
         for thread in self.threads.drain(..) {
@@ -84,29 +84,29 @@ impl Drop for Clients {
     }
 }
 
-/// How a client sends one message.
+/// Manner in which a client sends one message.
 #[derive(Clone, Copy, Debug)]
 struct Manner {
     concern: usize,
     timeout: Option<Duration>,
-    /// Hangs up after this long.
+    /// Maximum time before it hangs up.
     patience: Option<Duration>,
     has_key: bool,
-    /// Sends a message with a key again even if that was refused.
+    /// Sends a message with a key again even if it was refused.
     insists: bool,
-    /// Sends it once more when it is acknowledged.
+    /// Sends the message once more after it is acknowledged.
     repeats: bool,
 }
 
-/// What came back.
+/// Result of a request.
 enum Reply {
-    /// Not a byte was sent.
+    /// No byte was sent.
     NotSent,
     /// It may have arrived.
     Nothing,
     /// Refused, and the answer says that nothing was appended.
     Refused,
-    /// An answer that says that nothing is known.
+    /// An answer that says that the outcome is unknown.
     Unknown,
     /// A receipt.
     Receipt {
@@ -149,7 +149,7 @@ impl Client {
             |longest_ms| Some(Duration::from_millis(rng.random_range(1..longest_ms)));
         let (timeout, patience) = (some_time(800), some_time(1_500));
         let is_patient = self.number.is_multiple_of(PATIENT_ONES);
-        // Otherwise all of them would soon insist on one message each while the master is away.
+        // Otherwise all of them would soon be stuck on one message each while the master is away.
         let is_keyless = self.number % KEYLESS_ONES == 1;
         let concern = match rng.random_range(0..10) {
             0..3 => rng.random_range(1..majority),
@@ -174,9 +174,9 @@ impl Client {
         }
     }
 
-    /// Sends one message as often as its manner wants it, and returns what is known in the end.
+    /// Sends one message as often as its manner asks for, and returns what is known in the end.
     fn append(&mut self, id: MessageId, manner: Manner) -> Told {
-        // Whether an earlier request may have left the message behind.
+        // True if an earlier request may have left the message behind.
         let mut is_open = false;
         loop {
             match self.send(id, manner) {
@@ -207,7 +207,7 @@ impl Client {
         }
     }
 
-    /// Sends a message with a key once more, which must change nothing while the first
+    /// Sends a message with a key once more. It must change nothing while the first
     /// acknowledgement holds.
     fn repeat(&mut self, id: MessageId, manner: Manner, before: Acknowledged) -> Told {
         let reply = self.send(id, manner);
@@ -225,7 +225,7 @@ impl Client {
                 }
                 Told::Acknowledged(before)
             }
-            // It may have been appended anew.
+            // It may have been appended again.
             _ if !must_hold => Told::Unknown,
             _ => Told::Acknowledged(before),
         }
@@ -279,7 +279,7 @@ impl Client {
                 self.judge(id, manner, losses, &answer)
             }
             Err(error) => {
-                // Half an answer is none; what is no HTTP at all is a mistake.
+                // Half an answer counts as none; an answer that is not HTTP is an error.
                 if error.kind() == io::ErrorKind::InvalidData {
                     self.report(id, &format!("was answered by what is no answer: {error}"));
                 }
@@ -288,7 +288,7 @@ impl Client {
         }
     }
 
-    /// What an answer says about the message, and whether it may say that.
+    /// Returns what an answer says about the message, and checks that it may say that.
     fn judge(&self, id: MessageId, manner: Manner, losses: usize, answer: &Answer) -> Reply {
         let Ok(body) = serde_json::from_slice::<Value>(&answer.body) else {
             self.report(id, &format!("was answered by {answer:?}"));

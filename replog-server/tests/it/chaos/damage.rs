@@ -1,4 +1,4 @@
-//! Flips a bit in a record of a node that is down, below the mark: where a start cannot take it
+//! Flips a bit in a record of a node that is down, below the mark, where a start cannot mistake it
 //! for a torn tail.
 
 use std::{
@@ -9,11 +9,11 @@ use std::{
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-/// Where a segment's header says how long it is.
+/// Position of the header's length in a segment.
 const HEADER_LENGTH_AT: usize = 12;
 /// Bytes of a record that its length does not count.
 const PREFIX_BYTES: usize = 8;
-/// Where the mark says what it marks.
+/// Position of the marked end in the mark.
 const MARK_END_AT: usize = 8;
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
@@ -25,7 +25,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
-/// The records of a segment that lie below `end`: offset, and the bytes that it has.
+/// Returns the records of a segment that lie below `end`: offset and byte range.
 fn records(segment: &[u8], end: u64) -> Vec<(u64, std::ops::Range<usize>)> {
     let mut found = Vec::new();
     let Some(mut at) = u32_at(segment, HEADER_LENGTH_AT) else {
@@ -41,7 +41,7 @@ fn records(segment: &[u8], end: u64) -> Vec<(u64, std::ops::Range<usize>)> {
     found
 }
 
-/// Flips one bit below `directory`, and says where; `None` where there is no record to harm.
+/// Flips one bit below `directory` and returns its location; `None` if there is no record to damage.
 pub(crate) fn flip_bit(directory: &Path, rng: &mut ChaCha8Rng) -> Option<String> {
     let end = u64_at(&fs::read(directory.join("mark")).ok()?, MARK_END_AT)?;
     let entries = fs::read_dir(directory.join("log")).ok()?;

@@ -1,8 +1,8 @@
-//! The nodes and the links between them: carries troubles out, ends them, and tells how the nodes
-//! are.
+//! The nodes and the links between them: carries out troubles, ends them, and reports the state of the
+//! nodes.
 //!
-//! Owns what each node is doing and what is still to come of the troubles so far. Keeps within
-//! what is promised: one disk is replaced at a time, when all others are intact; records are
+//! Owns the state of each node and the steps of the troubles that are still to come. Stays within
+//! the limits of the promises: one disk is replaced at a time, when all others are intact; records are
 //! damaged on a minority of nodes at most.
 
 use std::{
@@ -29,7 +29,7 @@ use crate::{
     nodes::{Cluster, Node},
 };
 
-/// Flags under which nodes notice soon what happens to them. A busy machine is trouble, too.
+/// Flags that make nodes notice failures soon. A busy machine counts as trouble, too.
 const FLAGS: [&str; 11] = [
     "--allow-faults",
     "--heartbeat-interval",
@@ -43,14 +43,14 @@ const FLAGS: [&str; 11] = [
     "--retry-max",
     "300ms",
 ];
-/// How long a node may take to say how it is before it counts as not answering.
+/// Maximum time for a node to report its health before it counts as not answering.
 const HEALTH_TIME_MAX: Duration = Duration::from_secs(2);
-/// Pause between two looks at whether another disk may be lost.
+/// Pause between two checks of whether another disk may be lost.
 const WIPE_PAUSE: Duration = Duration::from_millis(20);
-/// How much of a log is shown of a node that ended by itself.
+/// Amount of log that is shown of a node that ended by itself.
 const LOG_SHOWN_BYTES: usize = 3_000;
 
-/// A node's name: 0 is the master.
+/// Returns a node's name: 0 is the master.
 pub(crate) fn name_of(node: usize) -> String {
     match node {
         0 => "master".to_owned(),
@@ -58,24 +58,24 @@ pub(crate) fn name_of(node: usize) -> String {
     }
 }
 
-/// What a node is doing.
+/// State of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Runs,
     Paused,
-    /// Asked to stop, and perhaps busy with that.
+    /// Asked to stop, and possibly still stopping.
     Stops,
     Down,
 }
 
-/// What happened to a node's disk and is not made good yet.
+/// Damage to a node's disk that is not repaired yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Harm {
     Wiped,
     Damaged,
 }
 
-/// What is to be done later.
+/// A step to be done later.
 #[derive(Clone, Debug)]
 enum Later {
     Begin(Step),
@@ -91,11 +91,11 @@ pub(crate) struct Field {
     links: Vec<Link>,
     states: Vec<State>,
     harms: Vec<(usize, Harm)>,
-    /// What was said of nodes that ended as they should not.
+    /// Reports of nodes that ended although they should not.
     bad_ends: Vec<String>,
     rng: ChaCha8Rng,
     began: Instant,
-    /// What is to be done, by the time since `began`, and the order of its making.
+    /// Steps to be done, by the time since `began` and the order of creation.
     later: BTreeMap<(Duration, u64), Later>,
     laters: u64,
     pub(crate) history: History,
@@ -104,7 +104,7 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    /// A cluster of this many nodes that takes appends, all of them in contact.
+    /// Starts a cluster of this many nodes, and waits until it takes appends with all nodes in contact.
     pub(crate) fn start(nodes: usize, seed: u64) -> Field {
         let mut links = Vec::new();
         let open = |secondary| {
@@ -118,7 +118,7 @@ impl Field {
         cluster.master.start();
         cluster.wait_read_write();
         cluster.wait_alive(nodes);
-        // It has founded its cluster, and never does that again, whatever happens to its disk.
+        // It has founded its cluster, and never does so again, even if its disk is lost.
         cluster.master.add_flag("--existing");
         Field {
             cluster,
@@ -153,7 +153,7 @@ impl Field {
         }
     }
 
-    /// Troubles are dated from now on.
+    /// Sets the origin of time for troubles to now.
     pub(crate) fn begin_round(&mut self) {
         self.began = Instant::now();
         assert!(self.later.is_empty(), "{:?}", self.later);
@@ -163,7 +163,7 @@ impl Field {
     ///
     /// # Errors
     ///
-    /// Why that cannot be now. Nothing was done then.
+    /// The reason why it is impossible now. In that case nothing was done.
     pub(crate) fn begin(
         &mut self,
         at: Duration,
@@ -186,7 +186,7 @@ impl Field {
         Ok(())
     }
 
-    /// Whether these secondaries run and the master takes appends.
+    /// Reports whether these secondaries run and the master takes appends.
     fn check_serving(&self, secondaries: &[usize]) -> Result<(), String> {
         self.check_running(0)?;
         for secondary in secondaries {
@@ -209,7 +209,7 @@ impl Field {
     fn check_possible(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Stop { node, .. } | Step::Pause { node, .. } => self.check_running(*node),
-            // One that has just been started may not listen yet.
+            // A node that has just been started may not listen yet.
             Step::Fail { node, .. } => {
                 self.check_running(*node)?;
                 let answer = self.set_faults(*node, "{}");
@@ -221,7 +221,7 @@ impl Field {
         }
     }
 
-    /// Takes a step that is possible, and plans its end.
+    /// Carries out a step that is possible, and schedules its end.
     fn take(&mut self, at: Duration, step: &Step, ledger: &Ledger) {
         self.history.note(step);
         match step {
@@ -280,7 +280,7 @@ impl Field {
         }
     }
 
-    /// Whether this may happen to the disk of a node.
+    /// Reports whether this may happen to the disk of a node.
     fn check_disk(&mut self, node: usize, harm: Harm) -> Result<(), String> {
         self.forget_what_is_mended();
         let minority = (self.nodes() - 1) / 2;
@@ -298,8 +298,8 @@ impl Field {
         }
     }
 
-    /// A node that was wiped is intact once it says so, for good. Of a damaged one that is only
-    /// known once all of its log was read.
+    /// A node that was wiped is intact, for good, once it says so. For a damaged one that is
+    /// known only after all of its log was read.
     fn forget_what_is_mended(&mut self) {
         let harms = std::mem::take(&mut self.harms);
         let is_open = |(node, harm): &(usize, Harm)| {
@@ -314,7 +314,7 @@ impl Field {
         self.harms = harms.into_iter().filter(is_open).collect();
     }
 
-    /// All nodes are well, and all logs were read to their end: everything below is everywhere.
+    /// Notes that all nodes are well and all logs were read to their end: everything below is on every node.
     pub(crate) fn all_was_read(&mut self, end: u64) {
         self.safe_end = end;
         self.harms.clear();
@@ -358,17 +358,17 @@ impl Field {
         self.later.insert((at, self.laters), what);
     }
 
-    /// When the next thing is to be done, in the time of the round.
+    /// Returns the time of the round at which the next step is due.
     pub(crate) fn next_at(&self) -> Option<Duration> {
         self.later.keys().next().map(|(at, _)| *at)
     }
 
-    /// What remains of the round's time until then.
+    /// Returns the remaining time of the round until then.
     pub(crate) fn time_until(&self, at: Duration) -> Duration {
         at.saturating_sub(self.began.elapsed())
     }
 
-    /// Does the next thing.
+    /// Carries out the next step.
     pub(crate) fn do_next(&mut self, ledger: &Ledger) {
         let Some(((at, _), what)) = self.later.pop_first() else {
             return;
@@ -376,7 +376,7 @@ impl Field {
         match what {
             Later::Begin(step) => match self.check_possible(&step) {
                 Ok(()) => self.take(at, &step, ledger),
-                // As soon as that is allowed.
+                // As soon as it is allowed.
                 Err(_) if matches!(step, Step::Wipe { .. }) => {
                     self.do_later(at + WIPE_PAUSE, Later::Begin(step));
                 }
@@ -388,7 +388,7 @@ impl Field {
             Later::Continue { node } => self.go_on(node),
             Later::StopFailing { node } => {
                 if self.states[node] == State::Runs {
-                    // One that is just too slow to answer fails until the round ends.
+                    // A node that is too slow to answer at the moment fails until the round ends.
                     let _ = self.set_faults(node, "{}");
                 }
             }
@@ -413,7 +413,7 @@ impl Field {
         }
     }
 
-    /// Says which node ended as it should not, and what its log says.
+    /// Names the node that ended although it should not, and what its log says.
     pub(crate) fn bad_end(&mut self) -> Option<String> {
         for node in 0..self.nodes() {
             self.look_at(node);
@@ -421,7 +421,7 @@ impl Field {
         self.bad_ends.pop()
     }
 
-    /// Notes whether a node has ended that should run.
+    /// Notes each node that has ended although it should run.
     fn look_at(&mut self, node: usize) {
         let was_asked = self.states[node] == State::Stops;
         let Some(status) = self.node_mut(node).ended() else {
@@ -466,7 +466,7 @@ impl Field {
             .request(method, path, headers, body.map(str::as_bytes))
     }
 
-    /// Everything that a node shows, a message a line.
+    /// Returns everything that a node shows, one message per line.
     pub(crate) fn dump(&self, node: usize) -> io::Result<Vec<u8>> {
         let headers = [("accept", "application/x-ndjson")];
         let answer = http::request(self.node(node).address, "GET", "/messages", &headers, None)?;
@@ -476,7 +476,7 @@ impl Field {
         }
     }
 
-    /// Ends every node as an operator would, and compares their files: says what is wrong.
+    /// Stops every node as an operator would, and compares their files. Returns a description of what is wrong.
     pub(crate) fn finish(&mut self) -> Vec<String> {
         let mut wrong = Vec::new();
         for node in 0..self.nodes() {
@@ -496,14 +496,14 @@ impl Field {
         wrong
     }
 
-    /// Ends every node at once.
+    /// Kills every node.
     pub(crate) fn kill_all(&mut self) {
         for node in 0..self.nodes() {
             self.kill(node);
         }
     }
 
-    /// Keeps directories and logs, and says where.
+    /// Keeps directories and logs, and prints their location.
     pub(crate) fn keep_directory(&mut self) -> PathBuf {
         self.cluster.keep_directory()
     }

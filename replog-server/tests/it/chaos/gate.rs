@@ -1,4 +1,4 @@
-//! The gate that clients pass before each message: closed, it shows whether all were answered.
+//! The gate that clients pass before each message. When it is closed, it shows whether all messages were answered.
 
 use std::{
     collections::BTreeMap,
@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-/// Lets clients begin messages, or not.
+/// Allows or stops the beginning of messages.
 #[derive(Default)]
 pub(crate) struct Gate {
     state: Mutex<State>,
@@ -17,7 +17,7 @@ pub(crate) struct Gate {
 struct State {
     closed: bool,
     over: bool,
-    /// What each client that went through it is busy with, and since when.
+    /// The activity of each client that passed the gate, and the time when it began.
     busy: BTreeMap<usize, (String, Instant)>,
 }
 
@@ -26,7 +26,7 @@ impl Gate {
         self.state.lock().expect("no panic")
     }
 
-    /// Waits until the client may begin a message; `false` where there shall be none any more.
+    /// Waits until the client may begin a message; returns `false` if no more messages are to be sent.
     pub(crate) fn enter(&self, client: usize) -> bool {
         let shut = |state: &mut State| state.closed && !state.over;
         let mut state = self
@@ -39,39 +39,39 @@ impl Gate {
         !state.over
     }
 
-    /// Says what the client does now.
+    /// Notes the current activity of the client.
     pub(crate) fn doing(&self, client: usize, what: String) {
         self.state().busy.insert(client, (what, Instant::now()));
     }
 
-    /// The client is done with its message.
+    /// Notes that the client has finished its message.
     pub(crate) fn leave(&self, client: usize) {
         self.state().busy.remove(&client);
     }
 
-    /// Lets nobody begin a message until it is opened again.
+    /// Stops clients from beginning messages until it is opened again.
     pub(crate) fn close(&self) {
         self.state().closed = true;
     }
 
-    /// Lets clients begin messages again.
+    /// Allows clients to begin messages again.
     pub(crate) fn open(&self) {
         self.state().closed = false;
         self.changed.notify_all();
     }
 
-    /// Ends it all.
+    /// Ends the run.
     pub(crate) fn end(&self) {
         self.state().over = true;
         self.changed.notify_all();
     }
 
-    /// Whether it has ended.
+    /// Reports whether the run has ended.
     pub(crate) fn is_over(&self) -> bool {
         self.state().over
     }
 
-    /// Those who are not done yet.
+    /// Returns the clients that have not finished.
     pub(crate) fn busy(&self) -> Vec<String> {
         let say = |(client, (what, since)): (&usize, &(String, Instant))| {
             let seconds = since.elapsed().as_secs_f64();

@@ -1,7 +1,7 @@
-//! What clients sent and what they were told, and which of it must be there in the end.
+//! The messages that clients sent, the answers they got, and which messages must be there in the end.
 //!
-//! Every message is another one: its text says who sent it, and the rest follows from that, so
-//! that a message that was found is compared byte for byte without being kept here.
+//! Every message is unique: its text names its sender, and the rest follows from that, so
+//! that a message that is found can be compared byte for byte without being kept here.
 
 use std::{
     collections::BTreeMap,
@@ -22,25 +22,25 @@ impl fmt::Display for MessageId {
     }
 }
 
-/// Every so-manyth message is a long one: a batch of them takes more than one piece on its way.
+/// One message in this many is long: a batch of them takes more than one part on its way.
 const LONG_ONES: usize = 50;
 const LONG_BYTES: usize = 20_000;
 
 impl MessageId {
-    /// Its text.
+    /// Returns its text.
     pub(crate) fn text(self) -> String {
         let MessageId { client, number } = self;
         let length = match number % LONG_ONES {
             0 => LONG_BYTES,
             small => small,
         };
-        // Letters that differ from message to message, so that no mix of two is a third.
+        // Letters that differ from message to message, so that no mix of two messages is a third.
         let letter = |at: usize| (b'a' + ((at + number * 7 + client * 3) % 26) as u8) as char;
         let filler: String = (0..length).map(letter).collect();
         format!("{self}-{filler}")
     }
 
-    /// The message whose text this is.
+    /// Returns the message that has this text.
     pub(crate) fn of_text(text: &str) -> Option<MessageId> {
         let mut parts = text.splitn(3, '-');
         let id = MessageId {
@@ -50,32 +50,32 @@ impl MessageId {
         (id.text() == text).then_some(id)
     }
 
-    /// The key that it is sent with, where it has one.
+    /// Returns the key that it is sent with, if it has one.
     pub(crate) fn key(self) -> String {
         format!("key-{self}")
     }
 }
 
-/// What a client knows of its message.
+/// The client's knowledge of its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     /// No byte of it left the client.
     NotSent,
-    /// It was sent, and nothing is known.
+    /// It was sent, and its outcome is unknown.
     Unknown,
     /// Every answer said that it was not appended.
     Refused,
-    /// It is there.
+    /// It is in the log.
     Acknowledged(Acknowledged),
 }
 
-/// What an acknowledgement said.
+/// The contents of an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Acknowledged {
     pub(crate) offset: u64,
-    /// Nodes that held it then, at least.
+    /// Minimum number of nodes that held it then.
     pub(crate) held_by: usize,
-    /// Times that the master's disk had been lost when the message was sent.
+    /// Number of times that the master's disk had been lost when the message was sent.
     pub(crate) losses: usize,
 }
 
@@ -86,7 +86,7 @@ pub(crate) struct Entry {
     pub(crate) told: Told,
 }
 
-/// How many messages ended how, and how many requests were answered how.
+/// Number of messages by outcome, and number of requests by answer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) acknowledged: u64,
@@ -106,7 +106,7 @@ impl Tally {
         }
     }
 
-    /// Adds another one.
+    /// Counts another one.
     pub(crate) fn add(&mut self, other: &Tally) {
         self.acknowledged += other.acknowledged;
         self.refused += other.refused;
@@ -132,7 +132,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Adds how often each was counted elsewhere.
+/// Adds the counts of another tally.
 pub(crate) fn add_counts(
     to: &mut BTreeMap<&'static str, u64>,
     other: &BTreeMap<&'static str, u64>,
@@ -142,7 +142,7 @@ pub(crate) fn add_counts(
     }
 }
 
-/// Names and how often each, in a line.
+/// Formats the names and their counts in one line.
 pub(crate) fn counts(of: &BTreeMap<&'static str, u64>) -> String {
     let counts: Vec<String> = of
         .iter()
@@ -155,7 +155,7 @@ pub(crate) fn counts(of: &BTreeMap<&'static str, u64>) -> String {
 pub(crate) struct Ledger {
     nodes: usize,
     clients: Vec<Mutex<Vec<Entry>>>,
-    /// For each time that the master's disk was lost: up to where every node was seen to hold
+    /// For each loss of the master's disk: the end up to which every node was seen to hold
     /// everything before.
     losses: Mutex<Vec<u64>>,
     tally: Mutex<Tally>,
@@ -175,7 +175,7 @@ impl Ledger {
         self.clients[client].lock().expect("no panic")
     }
 
-    /// A new message of a client, which may be on its way from now on.
+    /// Registers a new message of a client, which may be in flight from now on.
     pub(crate) fn begin(&self, client: usize, has_key: bool) -> MessageId {
         let mut entries = self.client(client);
         let number = entries.len();
@@ -186,19 +186,19 @@ impl Ledger {
         MessageId { client, number }
     }
 
-    /// The client has been told what it will ever be told.
+    /// Records that the client's knowledge is final.
     pub(crate) fn settle(&self, id: MessageId, told: Told) {
         self.client(id.client)[id.number].told = told;
         self.tally.lock().expect("no panic").count(told);
     }
 
-    /// What is known of a message.
+    /// Returns what is known of a message.
     pub(crate) fn entry(&self, id: MessageId) -> Option<Entry> {
         let entries = self.clients.get(id.client)?.lock().expect("no panic");
         entries.get(id.number).copied()
     }
 
-    /// All messages.
+    /// Returns all messages.
     pub(crate) fn entries(&self) -> Vec<(MessageId, Entry)> {
         let of_client = |client| {
             let entries = self.client(client).clone();
@@ -208,30 +208,30 @@ impl Ledger {
         (0..self.clients.len()).flat_map(of_client).collect()
     }
 
-    /// A request was answered, or not.
+    /// Counts a request by its answer, or as unanswered.
     pub(crate) fn count_answer(&self, answer: &'static str) {
         let mut tally = self.tally.lock().expect("no panic");
         *tally.answers.entry(answer).or_default() += 1;
     }
 
-    /// How many ended how so far.
+    /// Returns the number of messages by outcome so far.
     pub(crate) fn tally(&self) -> Tally {
         self.tally.lock().expect("no panic").clone()
     }
 
-    /// Times that the master's disk was lost so far.
+    /// Returns the number of times that the master's disk was lost so far.
     pub(crate) fn losses(&self) -> usize {
         self.losses.lock().expect("no panic").len()
     }
 
-    /// The master's process is gone and its disk is lost, in part or as a whole; all that lies
+    /// Records that the master's process is gone and its disk is lost, in part or completely; everything
     /// below `safe_end` is known to be on every node.
     pub(crate) fn master_loses_disk(&self, safe_end: u64) {
         self.losses.lock().expect("no panic").push(safe_end);
     }
 
-    /// Whether an acknowledgement holds after all that happened: below a majority it is the
-    /// master's word alone, and lasts as long as its disk.
+    /// Reports whether an acknowledgement still holds: below a majority it is only the
+    /// master's promise, and lasts as long as its disk.
     pub(crate) fn must_hold(&self, acknowledged: Acknowledged) -> bool {
         let losses = self.losses.lock().expect("no panic");
         let majority = self.nodes / 2 + 1;

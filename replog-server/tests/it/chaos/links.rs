@@ -1,8 +1,8 @@
-//! The ways between the master and its secondaries: a proxy for each, which can hold, lose, delay
-//! and break off what goes through it, one way or both. No rights of an administrator are needed.
+//! The connections between the master and its secondaries: a proxy for each, which can hold, drop, delay
+//! and break off traffic, in one direction or both. It needs no administrator rights.
 //!
-//! Bytes that were lost are lost for good, so their connection breaks off once the way is open
-//! again; bytes that were held arrive, however late, even if their sender is gone by then.
+//! Dropped bytes are lost for good, so their connection breaks off once the link is open
+//! again; held bytes arrive, however late, even if their sender is gone by then.
 
 use std::{
     io,
@@ -22,17 +22,17 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-/// Bytes that are forwarded at once.
+/// Maximum number of bytes that are forwarded at once.
 const CHUNK_BYTES: usize = 16 << 10;
 
-/// What happens to bytes that go one way.
+/// Treatment of bytes in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
     /// They arrive.
     Pass,
-    /// They arrive later than they should, piece by piece.
+    /// They arrive late, piece by piece.
     Delay(Duration),
-    /// They arrive once the way is open again.
+    /// They arrive once the link is open again.
     Hold,
     /// They never arrive.
     Lose,
@@ -60,9 +60,9 @@ impl Wiring {
     };
 }
 
-/// The way from the master to one secondary.
+/// The link from the master to one secondary.
 pub(crate) struct Link {
-    /// Where the master finds the secondary.
+    /// The address at which the master finds the secondary.
     pub(crate) address: SocketAddr,
     wiring: watch::Sender<Wiring>,
     /// Dropped to end it.
@@ -71,7 +71,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Opens a way to `secondary`.
+    /// Opens a link to `secondary`.
     pub(crate) fn open(secondary: SocketAddr) -> Link {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
@@ -101,7 +101,7 @@ impl Link {
         }
     }
 
-    /// Passes everything, delayed by nothing. Held bytes arrive.
+    /// Forwards everything without delay. Held bytes arrive.
     pub(crate) fn mend(&self) {
         self.change(|wiring| {
             *wiring = Wiring {
@@ -111,12 +111,12 @@ impl Link {
         });
     }
 
-    /// Changes what happens to what goes through it.
+    /// Changes the treatment of the traffic.
     pub(crate) fn set(&self, requests: Flow, answers: Flow) {
         self.change(|wiring| (wiring.requests, wiring.answers) = (requests, answers));
     }
 
-    /// Breaks off all connections and every new one, until it is mended.
+    /// Breaks off all connections and every new one, until the link is restored.
     pub(crate) fn refuse(&self) {
         self.change(|wiring| {
             wiring.refuses = true;
@@ -124,7 +124,7 @@ impl Link {
         });
     }
 
-    /// Breaks off all connections; new ones are made at once.
+    /// Breaks off all connections; new ones can be opened at once.
     pub(crate) fn reset(&self) {
         self.change(|wiring| wiring.resets += 1);
     }
@@ -156,7 +156,7 @@ async fn accept(
     }
 }
 
-/// One connection, from its beginning to its end.
+/// Runs one connection, from its beginning to its end.
 async fn forward(
     mut master: TcpStream,
     secondary: SocketAddr,
@@ -170,7 +170,7 @@ async fn forward(
         return break_off(&master);
     };
     for stream in [&master, &secondary] {
-        // A connection that is over already is noticed when it is read.
+        // A connection that has ended already is noticed when it is read.
         let _ = stream.set_nodelay(true);
     }
     let broken = {
@@ -181,7 +181,7 @@ async fn forward(
         let reset = wiring.wait_for(|now| now.resets != wanted.resets);
         tokio::select! {
             biased;
-            // The sender gone means that the link is.
+            // If the sender is gone, the link is, too.
             _ = reset => true,
             ended = async { tokio::try_join!(requests.run(), answers.run()) } => ended.is_err(),
         }
@@ -192,7 +192,7 @@ async fn forward(
     }
 }
 
-/// Makes the end of a connection a reset, which its other end notices at once.
+/// Turns the end of a connection into a reset, which its other end notices at once.
 fn break_off(stream: &TcpStream) {
     // It may be broken already.
     let _ = set_socket_linger(stream, Some(Duration::ZERO));
@@ -221,7 +221,7 @@ impl<'a> Pump<'a> {
         }
     }
 
-    /// Forwards until the sender has no more to say. An error: the connection shall break off.
+    /// Forwards until the sender closes. An error means that the connection is to be broken off.
     async fn run(&mut self) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
@@ -243,7 +243,7 @@ impl<'a> Pump<'a> {
         }
     }
 
-    /// Something was lost: the rest is too, and the connection breaks off when the way is open.
+    /// Notes that something was lost: the rest is lost too, and the connection breaks off when the link is open.
     async fn lose(&mut self) -> io::Result<()> {
         let flow = self.flow;
         let mut wiring = self.wiring.clone();

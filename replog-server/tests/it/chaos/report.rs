@@ -1,4 +1,4 @@
-//! What a run has to tell: violations, the history of troubles, and what to do about them.
+//! Results of a run: violations, the history of troubles, and how to repeat it.
 
 use std::{
     collections::BTreeMap,
@@ -13,15 +13,15 @@ use super::{
     ledger::{Tally, add_counts, counts},
 };
 
-/// Violations that are kept; one cause has many effects.
+/// Maximum number of violations that are kept; one cause has many effects.
 const VIOLATIONS_MAX: usize = 40;
 
-/// Collects what should not be, from whatever thread sees it.
+/// Collects violations from any thread.
 #[derive(Default)]
 pub(crate) struct Violations(Mutex<Vec<String>>);
 
 impl Violations {
-    /// Something is wrong.
+    /// Records a violation.
     pub(crate) fn report(&self, what: String) {
         let mut all = self.0.lock().expect("no panic");
         if all.len() < VIOLATIONS_MAX {
@@ -29,18 +29,18 @@ impl Violations {
         }
     }
 
-    /// Takes all that is wrong.
+    /// Takes all violations.
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().expect("no panic"))
     }
 
-    /// Whether nothing is wrong.
+    /// Reports whether there is no violation.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.lock().expect("no panic").is_empty()
     }
 }
 
-/// What was done to a cluster, and when.
+/// The troubles of a cluster, and their times.
 pub(crate) struct History {
     started: Instant,
     lines: Vec<String>,
@@ -54,7 +54,7 @@ impl History {
         }
     }
 
-    /// Something was done just now.
+    /// Records a trouble that was carried out just now.
     pub(crate) fn note(&mut self, what: impl fmt::Display) {
         let at = self.started.elapsed().as_secs_f64();
         self.lines.push(format!("{at:9.3} s  {what}"));
@@ -67,7 +67,7 @@ impl fmt::Display for History {
     }
 }
 
-/// What happened in clusters that kept their word.
+/// Results of the clusters that kept their promises.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) clusters: u64,
@@ -75,14 +75,14 @@ pub(crate) struct Summary {
     pub(crate) tally: Tally,
     /// Messages in the logs.
     pub(crate) messages: u64,
-    /// How often each trouble came.
+    /// Number of times that each trouble occurred.
     pub(crate) troubles: BTreeMap<&'static str, u64>,
-    /// From the end of troubles until all was well.
+    /// Time from the end of the troubles until all was well.
     pub(crate) healing_max: Duration,
 }
 
 impl Summary {
-    /// Adds what happened in another cluster.
+    /// Adds the results of another cluster.
     pub(crate) fn add(&mut self, other: &Summary) {
         self.clusters += other.clusters;
         self.rounds += other.rounds;
@@ -113,7 +113,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Why a run did not come to its end.
+/// Reason why a run did not come to its end.
 pub(crate) enum End {
     /// It was asked to stop.
     Interrupted,
@@ -121,7 +121,7 @@ pub(crate) enum End {
     Violated(Box<Failure>),
 }
 
-/// Everything that is known about what went wrong.
+/// Everything that is known about a failure.
 pub(crate) struct Failure {
     pub(crate) plan: Plan,
     pub(crate) violations: Vec<String>,
@@ -130,7 +130,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Leaves it beside the logs of the nodes.
+    /// Writes it beside the logs of the nodes.
     pub(crate) fn save(&self) {
         let path = self.directory.join("failure.txt");
         fs::write(path, self.to_string()).expect("a file that can be written");

@@ -1,4 +1,4 @@
-//! What may befall a cluster: kinds of trouble, the deck they are dealt from, and what is drawn
+//! Troubles of a cluster: their kinds, the deck they are dealt from, and the details drawn
 //! for each.
 //!
 //! Knows no process: [`field`](super::field) carries out what is drawn here.
@@ -23,7 +23,7 @@ pub(crate) enum Kind {
     StopSecondary,
     PauseMaster,
     PauseSecondary,
-    /// The master is cut off from everybody.
+    /// The master is isolated from all secondaries.
     CutOffMaster,
     CutTwoWays,
     CutRequests,
@@ -36,13 +36,13 @@ pub(crate) enum Kind {
     WipeMaster,
     /// The master's disk is lost as soon as a secondary that lost its own is intact again.
     WipeInTurn,
-    /// The master's disk is lost when only those who are away know what it acknowledged last.
+    /// The master's disk is lost when only nodes that are away know what it acknowledged last.
     WipeWhileAway,
     DamageSecondary,
     DamageMaster,
 }
 
-/// All of them, those that weigh more more than once.
+/// All kinds; those with a higher weight occur more than once.
 const DECK: [Kind; 24] = [
     Kind::KillMaster,
     Kind::KillMaster,
@@ -71,7 +71,7 @@ const DECK: [Kind; 24] = [
 ];
 
 impl Kind {
-    /// Its name, to be counted by.
+    /// Returns the name under which it is counted.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::KillMaster => "master killed",
@@ -99,12 +99,12 @@ impl Kind {
         }
     }
 
-    /// Whether it has a plot that others would spoil.
+    /// Reports whether it has a plot that other troubles would spoil.
     fn has_plot(self) -> bool {
         matches!(self, Kind::WipeInTurn | Kind::WipeWhileAway)
     }
 
-    /// The names of all kinds, some more than once.
+    /// Returns the names of all kinds, some more than once.
     pub(crate) fn names() -> impl Iterator<Item = &'static str> {
         DECK.into_iter().map(Kind::name)
     }
@@ -113,7 +113,7 @@ impl Kind {
 /// Deals every kind once before it deals one again.
 pub(crate) struct Deck {
     cards: VecDeque<Kind>,
-    /// What could not be done in this round.
+    /// The troubles that were impossible in this round.
     put_back: Vec<Kind>,
 }
 
@@ -125,8 +125,8 @@ impl Deck {
         }
     }
 
-    /// Deals the next one; those with a plot before all others in a round, or last. Before them comes
-    /// what was put back: nothing else is under way then that it could not be done beside.
+    /// Deals the next one. Troubles with a plot come first in a round, or last. Before them comes
+    /// what was put back: then nothing that conflicts with it is under way.
     pub(crate) fn deal(&mut self, is_first: bool, rng: &mut ChaCha8Rng) -> Kind {
         if is_first && !self.put_back.is_empty() {
             let kind = self.put_back.remove(0);
@@ -145,23 +145,23 @@ impl Deck {
         self.cards.remove(at).expect("it was filled just now")
     }
 
-    /// What could not be done now is dealt again in the next round: some of it cannot be done before
-    /// this one is over, and the round goes on with others.
+    /// Puts back what is impossible now; it is dealt again in the next round. Some of it is impossible until
+    /// this round is over, and the round goes on with others.
     pub(crate) fn put_back(&mut self, kind: Kind) {
         self.put_back.push(kind);
     }
 }
 
-/// How a link is cut.
+/// Manner in which a link is cut.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cut {
-    /// What happens to requests and to answers.
+    /// Treatment of requests and of answers.
     Flows(Flow, Flow),
     /// Every connection is broken off.
     Refused,
 }
 
-/// One thing that is done to a node or a link, and how long it lasts. Node 0 is the master;
+/// One action on a node or a link, and its duration. Node 0 is the master;
 /// link 0 leads to node 1.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -187,7 +187,7 @@ pub(crate) enum Step {
     },
     Fail {
         node: usize,
-        /// The body of `PUT /faults`.
+        /// Returns the body of `PUT /faults`.
         faults: String,
         lasts: Duration,
     },
@@ -204,17 +204,17 @@ pub(crate) enum Step {
 /// One or more steps that belong together.
 #[derive(Clone, Debug)]
 pub(crate) struct Trouble {
-    /// A master that takes appends, and these secondaries: without them it would be no such
+    /// A master that takes appends, and these secondaries, without which it would not be this
     /// trouble.
     pub(crate) needs: Option<Vec<usize>>,
-    /// Each with the time from the beginning to its own.
+    /// Each with the time from the beginning of the trouble to its own beginning.
     pub(crate) steps: Vec<(Duration, Step)>,
-    /// For how long nothing else begins.
+    /// Time in which no other trouble begins.
     pub(crate) alone: Duration,
 }
 
 impl Trouble {
-    /// Steps that any state of the nodes will do for.
+    /// Steps that are possible in any state of the nodes.
     fn of(steps: Vec<(Duration, Step)>) -> Trouble {
         Trouble {
             needs: None,
@@ -224,13 +224,13 @@ impl Trouble {
     }
 }
 
-/// Longer than `--unhealthy-after`: what is noticed has time to be acted on.
+/// Longer than `--unhealthy-after`, so that there is time to react to what is noticed.
 const LONG_MS: Range<u64> = 1_000..2_500;
 
-/// How long it takes from a wipe to its consequences.
+/// Time from a wipe to its consequences.
 const PLOT_TIME: Duration = Duration::from_millis(1_300);
 
-/// Draws a trouble of this kind for a cluster of so many nodes.
+/// Draws a trouble of this kind for a cluster of this many nodes.
 pub(crate) fn draw(kind: Kind, nodes: usize, rng: &mut ChaCha8Rng) -> Trouble {
     let secondary = rng.random_range(1..nodes);
     let any = rng.random_range(0..nodes);
@@ -351,7 +351,7 @@ fn stop_master(nodes: usize, rng: &mut ChaCha8Rng) -> Trouble {
     }
 }
 
-/// Cuts off these secondaries.
+/// Isolates these secondaries.
 fn cut_off(
     secondaries: impl IntoIterator<Item = usize>,
     cut: Cut,
@@ -369,7 +369,7 @@ fn cut_off(
         .collect()
 }
 
-/// Shares the secondaries out: those that are a majority together with the master, and no more;
+/// Splits the secondaries: those that form a bare majority together with the master,
 /// and the others.
 fn divide(nodes: usize, rng: &mut ChaCha8Rng) -> (Vec<usize>, Vec<usize>) {
     let mut secondaries: Vec<usize> = (1..nodes).collect();
@@ -378,8 +378,8 @@ fn divide(nodes: usize, rng: &mut ChaCha8Rng) -> (Vec<usize>, Vec<usize>) {
     (secondaries, others)
 }
 
-/// For so long the master acknowledges what these secondaries get, and the others get nothing for
-/// so long.
+/// Lets the master acknowledge what these secondaries get for one duration, and the others get nothing for
+/// the other.
 fn acknowledge_with(
     (knowing, others): (&[usize], &[usize]),
     lasts: Duration,
@@ -399,8 +399,8 @@ fn acknowledge_with(
     }
 }
 
-/// Who has what a bare majority acknowledged loses its disk and is filled again by the master over
-/// a slow link, and the master's own disk is lost as soon as that one says that it is intact.
+/// Wipes a node that has what a bare majority acknowledged. The master fills it again over
+/// a slow link, and the master's own disk is lost as soon as that node says that it is intact.
 fn wipe_in_turn(nodes: usize, rng: &mut ChaCha8Rng) -> Trouble {
     let (knowing, others) = divide(nodes, rng);
     let lasts = some_ms(150..600, rng);
@@ -430,8 +430,8 @@ fn wipe_in_turn(nodes: usize, rng: &mut ChaCha8Rng) -> Trouble {
     trouble
 }
 
-/// The master acknowledges what only a bare majority gets. Then all of that majority are gone: the
-/// others for a while, the master's disk for good.
+/// Lets the master acknowledge what only a bare majority gets. Then all of that majority are gone: the secondaries
+/// for a while, the master's disk for good.
 fn wipe_while_away(nodes: usize, rng: &mut ChaCha8Rng) -> Trouble {
     let (knowing, others) = divide(nodes, rng);
     let lasts = some_ms(150..600, rng);

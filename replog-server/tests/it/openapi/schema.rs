@@ -1,14 +1,14 @@
-//! Whether a JSON value is what a schema of the OpenAPI document says.
+//! Checks of JSON values against schemas of the OpenAPI document.
 //!
-//! Knows the keywords that the document uses and refuses all others, so that none is passed over.
-//! Stricter than JSON Schema in one thing: a member that no schema names is an error. Clients must
-//! put up with members that are new; the document must name them.
+//! Knows the keywords that the document uses and refuses all others, so that none is ignored.
+//! Stricter than JSON Schema in one respect: a member that no schema names is an error. Clients must
+//! tolerate new members; the document must name them.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// Members that a schema names; `None`: it says nothing about members.
+/// Members that a schema names; `None`: it does not restrict members.
 type Named = Option<BTreeSet<String>>;
 
 /// Checks `value`.
@@ -16,7 +16,7 @@ pub(super) fn check(document: &Value, schema: &Value, value: &Value) -> Result<(
     Schemas { document }.check(schema, value, "$")
 }
 
-/// What a reference leads to, or the value itself where it is none.
+/// Returns the target of a reference, or the value itself if it is not one.
 pub(super) fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value.get("$ref").and_then(Value::as_str) {
         Some(target) => {
@@ -158,7 +158,7 @@ fn count(value: &Value) -> Option<f64> {
 }
 
 #[test]
-fn a_schema_tells_what_it_describes_from_what_it_does_not() {
+fn a_schema_accepts_what_it_describes_and_nothing_else() {
     let document = serde_json::json!({"components": {"schemas": {
         "Base": {"type": "object", "required": ["kind"], "properties": {"kind": {"type": "string"}}},
         "Full": {"allOf": [

@@ -1,9 +1,9 @@
-//! What is wrong with segments, with records in them, and with their order.
+//! Defects of segments, of records in them, and of their order.
 
 use super::*;
 use crate::words::counted;
 
-/// Rule 10: wherever a bit is flipped, the record that has it is named, and no other is lost.
+/// Rule 10: wherever a bit is flipped, the record that contains it is named, and no other is lost.
 #[test]
 fn every_flipped_bit_is_found_where_it_is() {
     let (storage, places) = some_node();
@@ -24,7 +24,7 @@ fn every_flipped_bit_is_found_where_it_is() {
                 };
                 let record = places.iter().position(|place| within(&place));
                 let Some(record) = record else {
-                    // In the header: every record behind it can be read all the same.
+                    // In the header: every record after it can still be read.
                     assert_eq!(finding.position, Some(0), "{case}");
                     assert_eq!((found.records, finding.until), (16, None), "{case}");
                     continue;
@@ -54,18 +54,18 @@ fn a_damaged_range_ends_where_records_can_be_read_again() {
     assert_eq!(records, 14);
     let at = places[5].1;
     let expected = format!(
-        "{} at byte {at}, offset 5: damage, a length of 4008636142 bytes is no record's; \
+        "{} at byte {at}, offset 5: damage, no record has a length of 4008636142 bytes; \
          offsets 5..7 cannot be read",
         seg(4)
     );
     assert_eq!(found, [expected]);
-    // Zeros in the middle are no end.
+    // Zeros in the middle are not the end.
     let (_, found) = overwritten(5, 7, 0);
     assert!(
         found[0].ends_with("no record here; offsets 5..7 cannot be read"),
         "{found:?}"
     );
-    // Up to the end of the file, the next one goes on.
+    // Up to the end of the file; the next one continues.
     let (records, found) = overwritten(6, 8, 0xee);
     assert_eq!(records, 14);
     assert!(
@@ -83,7 +83,7 @@ fn a_damaged_range_ends_where_records_can_be_read_again() {
 }
 
 #[test]
-fn each_of_several_places_is_told() {
+fn each_of_several_damaged_places_is_reported() {
     let (storage, places) = some_node();
     for offset in [1, 2, 6, 12] {
         let (path, start, _) = &places[offset];
@@ -100,7 +100,7 @@ fn each_of_several_places_is_told() {
 }
 
 #[test]
-fn a_missing_segment_is_told_wherever_it_is() {
+fn a_missing_segment_is_reported_wherever_it_is() {
     let (storage, _) = some_node();
     let before = dump(&storage);
     for (gone, until) in [(0, 4), (4, 8), (8, 12)] {
@@ -114,7 +114,7 @@ fn a_missing_segment_is_told_wherever_it_is() {
         );
         assert_eq!(lines(&storage), [expected]);
     }
-    // Of the last one nothing but the mark knows.
+    // Only the mark knows of the last one.
     let storage = storage_of(&before);
     storage.remove(&seg(12)).unwrap();
     let at = before[&seg(8)].len();
@@ -137,7 +137,7 @@ fn a_missing_segment_is_told_wherever_it_is() {
 }
 
 #[test]
-fn a_file_that_was_cut_short_is_told_from_one_that_is_gone() {
+fn a_truncated_file_is_told_apart_from_a_missing_one() {
     let (storage, places) = some_node();
     // Within a record, and then between two.
     let table = [
@@ -158,7 +158,7 @@ fn a_file_that_was_cut_short_is_told_from_one_that_is_gone() {
 }
 
 #[test]
-fn segments_in_each_others_place_are_told() {
+fn swapped_segments_are_reported() {
     let (storage, _) = some_node();
     let (four, eight) = (content(&storage, &seg(4)), content(&storage, &seg(8)));
     set_content(&storage, &seg(4), &eight);
@@ -197,8 +197,8 @@ fn a_second_copy_of_a_segment_hides_nothing() {
 }
 
 #[test]
-fn a_segment_of_another_branch_is_told() {
-    // The same offsets, written in other epochs: each file is good for itself.
+fn a_segment_of_another_branch_is_reported() {
+    // The same offsets, written in other epochs: each file is valid by itself.
     let (storage, _) = some_node();
     let others = Records::new(
         0,
@@ -212,7 +212,7 @@ fn a_segment_of_another_branch_is_told() {
     let found = lines(&storage);
     let epochs = |first| {
         format!(
-            "{} at byte 48, offset {first}: damage, its epochs are not those of the records before it",
+            "{} at byte 48, offset {first}: damage, its epochs do not match the records before it",
             seg(first)
         )
     };
@@ -222,7 +222,7 @@ fn a_segment_of_another_branch_is_told() {
 #[test]
 fn an_epoch_that_falls_is_told() {
     let (storage, places) = some_node();
-    // Record 5 again, well made, of an older epoch than record 4.
+    // Record 5 again, well-formed, of an older epoch than record 4.
     assert_eq!(some_records().encoded[9].0, 2);
     let (path, start, end) = places[9].clone();
     let payload_bytes = end - start - crate::record::HEADER_BYTES - 1;
@@ -231,14 +231,14 @@ fn an_epoch_that_falls_is_told() {
         bytes[start..end].copy_from_slice(&older)
     });
     let expected = format!(
-        "{path} at byte {start}, offset 9: damage, the record has epoch 1 behind epoch 2; \
+        "{path} at byte {start}, offset 9: damage, the record has epoch 1 after epoch 2; \
          offsets 9..10 cannot be read"
     );
     assert_eq!(lines(&storage), [expected]);
 }
 
 #[test]
-fn a_header_that_counts_wrongly_is_told() {
+fn a_header_with_a_wrong_number_is_reported() {
     let (storage, _) = some_node();
     change(&storage, &seg(8), |bytes| {
         let mut header = segment::SegmentHeader::decode(bytes).unwrap();
@@ -248,7 +248,7 @@ fn a_header_that_counts_wrongly_is_told() {
     });
     let counts = |first, number, expected| {
         format!(
-            "{} at byte 40, offset {first}: damage, it counts {} before it, and there are {expected}",
+            "{} at byte 40, offset {first}: damage, its header counts {} before it, and there are {expected}",
             seg(first),
             counted(number, "segment")
         )
@@ -257,7 +257,7 @@ fn a_header_that_counts_wrongly_is_told() {
 }
 
 #[test]
-fn a_header_without_room_for_records_behind_it_is_told() {
+fn a_file_that_does_not_begin_as_a_segment_is_reported() {
     let (storage, _) = some_node();
     for bytes in [
         &b""[..],
@@ -277,7 +277,7 @@ fn a_header_without_room_for_records_behind_it_is_told() {
 }
 
 #[test]
-fn a_torn_tail_is_no_damage_and_its_bytes_are_counted() {
+fn a_torn_tail_is_not_damage_and_its_bytes_are_counted() {
     let (storage, places) = some_node();
     let before = dump(&storage);
     let more = Records::new(16, [(3, 30)]).bytes();
@@ -305,7 +305,7 @@ fn a_torn_tail_is_no_damage_and_its_bytes_are_counted() {
         assert_eq!(finding.torn_bytes, Some((length - zeros) as u64));
         assert_eq!((found.records, found.end), (16, Offset(16)));
     }
-    // Whatever follows it, above the mark it is cut; below the mark it is damage.
+    // No matter what follows: above the mark it is cut; below the mark it is damage.
     let (path, start, _) = &places[13];
     change(&storage, path, |bytes| bytes[start + 50] ^= 1);
     for (mark, torn, damage) in [(13, 1, 0), (14, 0, 1)] {
@@ -335,7 +335,7 @@ fn a_torn_tail_is_no_damage_and_its_bytes_are_counted() {
 }
 
 #[test]
-fn a_file_with_room_behind_its_records_is_good() {
+fn a_file_with_zeros_after_its_records_is_good() {
     let (storage, _) = some_node();
     for first in [0, 4, 12] {
         change(&storage, &seg(first), |bytes| {
@@ -347,30 +347,30 @@ fn a_file_with_room_behind_its_records_is_good() {
 }
 
 #[test]
-fn bytes_behind_the_last_record_of_an_older_file_are_told_and_harm_nothing() {
+fn bytes_after_the_last_record_of_an_older_file_are_reported_as_a_note() {
     let (storage, places) = some_node();
     let at = places[7].2;
     change(&storage, &seg(4), |bytes| {
         bytes.extend_from_slice(&[0, 0, 0xab, 0xcd, 0, 0])
     });
     let expected = format!(
-        "{} at byte {at}, offset 8: note, 4 bytes behind the last record, which no node reads",
+        "{} at byte {at}, offset 8: note, 4 bytes after the last record, which no node reads",
         seg(4)
     );
     assert_eq!(lines(&storage), [expected]);
-    // A record is another matter: two files say what offset 8 is.
+    // A record is different: two files contradict each other about offset 8.
     let eight = some_records().bytes_of(8, 9);
     let whole = content(&written(&some_records()), &seg(4));
     set_content(&storage, &seg(4), &[whole, eight].concat());
     let expected = format!(
-        "{} at byte {at}, offset 8: damage, it goes on where the next segment begins",
+        "{} at byte {at}, offset 8: damage, it continues where the next segment begins",
         seg(4)
     );
     assert_eq!(lines(&storage), [expected]);
 }
 
 #[test]
-fn a_torn_header_is_a_torn_tail_unless_records_were_synced_behind_it() {
+fn a_torn_header_is_a_torn_tail_unless_records_after_it_were_synced() {
     let (storage, _) = some_node();
     let header = content(&storage, &seg(12));
     for length in [0, 10, 60] {
@@ -393,7 +393,7 @@ fn a_torn_header_is_a_torn_tail_unless_records_were_synced_behind_it() {
         );
         assert_eq!(found.findings[0].until, Some(Offset(13)));
     }
-    // What lies between the last record and a torn header goes with it.
+    // Bytes between the last record and a torn header go with it.
     set_mark(&storage, 12);
     let whole = content(&storage, &seg(8));
     set_content(&storage, &seg(8), &[&whole[..], b"torn"].concat());
@@ -403,7 +403,7 @@ fn a_torn_header_is_a_torn_tail_unless_records_were_synced_behind_it() {
         (2, 0),
         "{found:?}"
     );
-    // But not where the records do not reach it.
+    // But not if the records do not reach the header.
     set_content(&storage, &seg(8), &whole[..whole.len() - 1]);
     assert_eq!(report(&storage).counts.damage, 1);
 }

@@ -1,4 +1,4 @@
-//! Files are read in pieces, and only read.
+//! Files are read in pieces and never written.
 
 use std::{
     io::{self, IoSlice},
@@ -13,7 +13,7 @@ use crate::storage::{OpenHow, StorageFile, StorageLock};
 
 /// Rule 11.
 #[test]
-fn what_is_read_at_once_does_not_grow_with_a_file() {
+fn a_single_read_does_not_grow_with_the_file() {
     let storage = MemoryStorage::new();
     meta(Some(CLUSTER)).save(&storage).unwrap();
     let header = segment::SegmentHeader {
@@ -39,7 +39,7 @@ fn what_is_read_at_once_does_not_grow_with_a_file() {
     assert!(longest <= 256 << 10, "{longest} of {size} bytes at once");
 }
 
-/// A storage that may only be read, and knows the longest read.
+/// A read-only storage that records the longest read.
 #[derive(Clone, Debug)]
 struct OnlyRead {
     storage: MemoryStorage,

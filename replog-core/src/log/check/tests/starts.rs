@@ -1,4 +1,4 @@
-//! What a check says beforehand is what a start finds, after power cuts and after damage.
+//! A check reports in advance what the next start finds, after power cuts and after damage.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::log::testing::Fault;
 
-/// What a node does to its log, in short; `None` where it was stopped.
+/// Does to a log what a node does, in short; `None` if it was stopped.
 fn live(storage: &FaultyStorage) -> Option<()> {
     let append = |files: &mut LogFiles, epoch: u64, lengths: &[usize]| {
         let each = lengths.iter().map(|bytes| (epoch, *bytes));
@@ -31,7 +31,7 @@ fn live(storage: &FaultyStorage) -> Option<()> {
     files.close().ok()
 }
 
-/// Compares what is said of a directory with what a start does with it.
+/// Compares the report on a directory with what a start does with it.
 fn compare(storage: &(impl Storage + Clone), case: &str) -> Report {
     let found = directory(storage).unwrap();
     let torn: u64 = found
@@ -55,7 +55,7 @@ fn compare(storage: &(impl Storage + Clone), case: &str) -> Report {
 }
 
 #[test]
-fn a_power_cut_at_any_step_is_never_called_damage() {
+fn a_power_cut_at_any_step_is_never_reported_as_damage() {
     for stop in 0.. {
         let storage = FaultyStorage::new();
         storage.fail_at(stop, Fault::Stop);
@@ -81,7 +81,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn whatever_is_done_to_the_files_a_start_finds_no_damage_that_was_not_told(
+    fn a_start_finds_no_damage_that_a_check_did_not_report(
         mark in 0..=16_u64,
         harm in prop::collection::vec(
             (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..6_u8, any::<u8>()),

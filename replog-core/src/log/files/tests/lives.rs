@@ -1,9 +1,9 @@
-//! The whole life of a log, against a plain list: power cuts again and again between appends, cuts
-//! and clean stops, and in the end rot. Keeps rules 2 and 10.
+//! The whole life of a log, compared with a plain list: repeated power cuts between appends, cuts
+//! and clean stops, and rot at the end. Keeps rules 2 and 10.
 
 use super::*;
 
-/// Steps until the storage stops at some moment; then a power cut.
+/// Steps until the storage stops at some moment, then a power cut.
 #[derive(Clone, Debug)]
 struct Life {
     steps: Vec<Step>,
@@ -20,7 +20,7 @@ fn any_life() -> impl Strategy<Value = Life> {
         .prop_map(|(steps, stop, seed)| Life { steps, stop, seed })
 }
 
-/// Lives once, from what the life before left; returns what the next one finds.
+/// Lives once, from the state that the life before left; returns the state that the next one finds.
 fn live(storage: FaultyStorage, mut pair: Pair<FaultyStorage>, life: &Life) -> Pair<FaultyStorage> {
     // About as many steps of the storage as the life has; a stop beyond them never comes.
     storage.fail_at(life.stop.index(life.steps.len() * 8), Fault::Stop);
@@ -42,15 +42,16 @@ fn live(storage: FaultyStorage, mut pair: Pair<FaultyStorage>, life: &Life) -> P
         preallocate_bytes: pair.preallocate_bytes,
         storage: left,
         log: None,
-        // An epoch is over when its master loses power: offsets are given out anew in the next.
+        // An epoch ends when its master loses power: its offsets may be given out again in the
+        // next.
         records: pair.records.truncated(end),
         epoch: pair.epoch + 1,
         durable: end,
     }
 }
 
-/// Of the segments that `known` names, those that hold a record. A cut may leave a last one with
-/// nothing but its header, and nobody misses that.
+/// Returns those segments in `known` that hold a record. A cut may leave a last one with nothing
+/// but its header, which nobody misses.
 fn with_records(
     storage: &dyn Storage,
     known: &BTreeMap<String, Vec<u8>>,
@@ -117,17 +118,17 @@ proptest! {
         }
         let after = with_records(&pair.storage, &all);
         for (path, bytes) in &rotten {
-            // As it was; a header made again; or cut where nothing that can be read follows.
+            // As it was; or with a rebuilt header; or cut because nothing readable follows.
             let now = after.get(path);
             let ends = report.damaged == Some(view.written_end());
             let is_cut = now.is_none_or(|now| bytes.starts_with(now)) && ends;
             prop_assert!(now == Some(bytes) || now == all.get(path) || is_cut);
         }
-        // What lies in an older segment is checked when it is read.
+        // An older segment is checked when it is read.
         for offset in 0..view.written_end().0 {
             if view.read(Offset(offset), Offset(offset + 1), 1).is_err() {
                 files.inspect(Offset(offset), HeldBack::Yes).unwrap();
-                // A header is made again at once, the rest is known not to be readable.
+                // A header is rebuilt at once; the rest is known to be unreadable.
                 let is_readable = view.read(Offset(offset), Offset(offset + 1), 1).is_ok();
                 prop_assert!(is_readable || files.whole_end() <= Offset(offset));
             }

@@ -1,4 +1,4 @@
-//! Rogue and broken listeners at a node's address: what they learn, and what a caller is told.
+//! Tests with rogue and broken listeners at a node's address: what they learn, and what a caller is told.
 
 use std::sync::{
     Mutex,
@@ -23,7 +23,7 @@ use crate::{
     types::NodeName,
 };
 
-/// A listener whose connections a test serves as it likes; the argument counts them from 0.
+/// Starts a listener whose connections the test serves through `serve`, which gets their number from 0.
 async fn rogue<F: Future<Output = ()> + 'static>(
     serve: impl Fn(usize, TcpStream) -> F + 'static,
 ) -> SocketAddr {
@@ -42,7 +42,7 @@ fn insecure_call(address: SocketAddr) -> Rc<dyn Transport> {
     connect_as(ClusterIdentity::insecure(&name("master")), address)
 }
 
-/// A line that no transport belongs to.
+/// Returns a line without a transport.
 fn line(address: &str) -> Line {
     Line {
         peer: Peer {
@@ -57,7 +57,7 @@ fn line(address: &str) -> Line {
     }
 }
 
-/// A request that waits for its turn, and where its answer would come.
+/// Returns a request that waits for its turn, and the receiver of its answer.
 fn waiting(parts: Vec<Bytes>) -> (Pending, oneshot::Receiver<Outcome>) {
     let (answer_to, answer) = oneshot::channel();
     let pending = Pending {
@@ -72,7 +72,7 @@ fn waiting(parts: Vec<Bytes>) -> (Pending, oneshot::Receiver<Outcome>) {
     (pending, answer)
 }
 
-/// Reads a preamble and takes it.
+/// Reads a preamble and accepts it.
 async fn welcome(stream: &mut TcpStream) {
     let mut preamble = BytesMut::new();
     while framing::Preamble::decode(&preamble).unwrap().is_none() {
@@ -82,7 +82,7 @@ async fn welcome(stream: &mut TcpStream) {
     stream.write_all(&reply).await.unwrap();
 }
 
-/// Reads a request; `None` at the end.
+/// Reads a request; returns `None` at the end of the stream.
 async fn read_request(stream: &mut TcpStream) -> Option<(u64, Request)> {
     let mut front = [0; FRONT_BYTES];
     stream.read_exact(&mut front).await.ok()?;
@@ -100,7 +100,7 @@ async fn respond(stream: &mut TcpStream, number: u64, response: &Response) {
         number,
         received: 0,
     };
-    // An error: the caller is gone.
+    // An error means that the caller is gone.
     let _ = stream
         .write_all(&[&front.encode()[..], &body].concat())
         .await;
@@ -128,14 +128,14 @@ fn a_rogue_with_another_secret_learns_nothing() {
         let error = transport.call(suite::heartbeat(1)).await.unwrap_err();
         assert!(matches!(error, TransportError::WrongSecret(_)), "{error:?}");
         eventually(|| !learnt.borrow().is_empty()).await;
-        // It was told that its certificate is unknown, before it was shown one.
+        // It was told that its certificate is unknown before the node showed one.
         let learnt = learnt.borrow();
         assert!(learnt[0].contains("UnknownCA"), "{learnt:?}");
     });
 }
 
 #[test]
-fn what_is_no_node_is_told_as_what_it_is() {
+fn listeners_that_are_not_nodes_are_reported_by_kind() {
     suite::run(async {
         let http = rogue(|_, mut stream| async move {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
@@ -178,7 +178,7 @@ fn what_is_no_node_is_told_as_what_it_is() {
 }
 
 #[test]
-fn answers_that_are_none_end_the_connection() {
+fn invalid_answers_end_the_connection() {
     suite::run(async {
         let connections = Rc::new(AtomicUsize::new(0));
         let counted = Rc::clone(&connections);
@@ -191,12 +191,12 @@ fn answers_that_are_none_end_the_connection() {
                 };
                 let mut front = vec![0; FRONT_BYTES];
                 match count {
-                    // A huge length, an unknown kind, a request, garbage behind a good front.
+                    // A huge length, an unknown kind, a request, garbage after a valid frame header.
                     0 => front[..5].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 2]),
                     1 => front[4] = 77,
                     2 => front[4] = 1,
                     3 => front[..5].copy_from_slice(&[0, 0, 0, 0, 2]),
-                    // More was received than was sent; an answer to what was not asked.
+                    // More bytes received than were sent; an answer to a request that was never sent.
                     4 => {
                         front[4] = 4;
                         front[16..].copy_from_slice(&(1_u64 << 40).to_le_bytes());
@@ -206,7 +206,7 @@ fn answers_that_are_none_end_the_connection() {
                         let _ = read_request(&mut stream).await;
                         return;
                     }
-                    // Somebody else's words.
+                    // An answer in the name of another node.
                     _ => {
                         let mut response = suite::answer(request);
                         response.name = name("secondary-2");
@@ -238,7 +238,7 @@ fn answers_that_are_none_end_the_connection() {
 }
 
 #[test]
-fn requests_on_a_kept_connection_that_closes_are_sent_once_more_in_order() {
+fn requests_on_a_reused_connection_that_closes_are_sent_once_more_in_order() {
     suite::run(async {
         let asked: Arc<Mutex<Vec<(usize, u64)>>> = Arc::default();
         let notes = Arc::clone(&asked);
@@ -276,7 +276,7 @@ fn requests_on_a_kept_connection_that_closes_are_sent_once_more_in_order() {
 }
 
 #[test]
-fn a_connection_that_swallows_a_request_is_given_up_with_it() {
+fn a_connection_that_swallows_a_request_is_abandoned_with_it() {
     suite::run(async {
         let address = rogue(|count, mut stream| async move {
             welcome(&mut stream).await;
@@ -299,7 +299,7 @@ fn a_connection_that_swallows_a_request_is_given_up_with_it() {
 }
 
 #[test]
-fn a_node_that_keeps_a_request_and_answers_others_keeps_its_connection() {
+fn a_node_that_holds_a_request_but_answers_others_keeps_its_connection() {
     suite::run(async {
         let node = Node::start();
         let transport = connect_as(identity("master"), node.address);
@@ -323,7 +323,7 @@ fn a_node_that_keeps_a_request_and_answers_others_keeps_its_connection() {
 }
 
 #[test]
-fn a_name_without_an_address_is_told_as_that() {
+fn a_name_without_an_address_is_reported_as_unresolved() {
     suite::run(async {
         let transport = connect_as(identity("master"), "no-such-node.invalid:6000");
         let error = transport.call(suite::heartbeat(1)).await.unwrap_err();
@@ -341,7 +341,7 @@ fn a_name_without_an_address_is_told_as_that() {
 }
 
 #[test]
-fn a_look_up_that_outlasts_an_attempt_serves_a_later_one_and_none_runs_beside_it() {
+fn a_look_up_that_outlasts_an_attempt_serves_a_later_one_and_runs_alone() {
     suite::run(async {
         let node = Node::start();
         let (address, look_ups) = (node.address, Arc::new(AtomicUsize::new(0)));
@@ -369,8 +369,8 @@ fn a_look_up_that_outlasts_an_attempt_serves_a_later_one_and_none_runs_beside_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_is_given_up_only_where_nothing_came_since_the_request() {
-    // How long before the request is given up bytes last came; it was sent ten times as long ago.
+async fn a_connection_is_abandoned_only_if_nothing_arrived_since_the_request() {
+    // The time since bytes last arrived when the request is abandoned; it was sent 10 * SILENCE_MIN ago.
     let cases = [
         (None, true),
         (Some(SILENCE_MIN / 2), false),
@@ -394,14 +394,14 @@ async fn a_connection_is_given_up_only_where_nothing_came_since_the_request() {
 }
 
 #[test]
-fn a_peer_that_ends_what_it_took_before_a_request_is_no_reason_to_dial_again_at_once() {
+fn a_peer_that_closes_a_connection_before_any_request_is_not_redialled_at_once() {
     suite::run(async {
         let connections = Rc::new(Cell::new(0));
         let counted = Rc::clone(&connections);
         let address = rogue(move |_, mut stream| {
             counted.set(counted.get() + 1);
             async move {
-                // In one piece: the dialer sees the end with the beginning.
+                // In one piece, so that the dialer sees the end together with the beginning.
                 let refusal = Front {
                     bytes: 7,
                     kind: Kind::Refusal,
@@ -435,11 +435,11 @@ fn requests_beyond_the_limit_wait_for_room_in_their_order() {
         let stream = TcpStream::connect(address.await).await.unwrap();
         let conduit = Conduit::new(Wire::Plain(stream), BytesMut::new(), Arc::default());
         let mut connection = Connection::new(conduit);
-        // The first one goes whatever its length.
+        // The first one is queued whatever its length.
         let longest = Bytes::from(vec![0; CLUSTER_BUFFER_BYTES_MAX + 1]);
         assert!(connection.conduit.has_room_for(&[longest]));
         let line = line("127.0.0.1:1");
-        // Never touched, and so no memory.
+        // Never touched, so it takes no memory.
         let long = Bytes::from(vec![0; CLUSTER_BUFFER_BYTES_MAX / 2]);
         let mut answers = Vec::new();
         for (number, part) in (0..).zip([long.clone(), long.clone(), Bytes::from_static(b"short")])
@@ -467,7 +467,7 @@ fn requests_beyond_the_limit_wait_for_room_in_their_order() {
 }
 
 #[test]
-fn localhost_is_found_whatever_it_leads_to() {
+fn localhost_is_reached_whichever_address_it_resolves_to() {
     suite::run(async {
         let node = Node::start();
         let address = format!("localhost:{}", node.address.port());
@@ -480,7 +480,7 @@ fn localhost_is_found_whatever_it_leads_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listener_that_says_nothing_is_given_up_in_time() {
+async fn dialling_a_silent_listener_times_out() {
     tokio::task::LocalSet::new()
         .run_until(async {
             let silent = rogue(|_, stream| async move {
@@ -500,7 +500,7 @@ async fn a_listener_that_says_nothing_is_given_up_in_time() {
 }
 
 #[test]
-fn the_same_trouble_is_told_once_and_again_after_it_was_over() {
+fn the_same_failure_is_logged_once_and_again_after_it_was_over() {
     let line = line("127.0.0.1:1");
     let wrong = TransportError::WrongSecret("they differ".to_owned());
     let told = |error: Option<&TransportError>| line.tell(error);
@@ -513,14 +513,14 @@ fn the_same_trouble_is_told_once_and_again_after_it_was_over() {
 }
 
 #[test]
-fn a_transport_and_its_network_may_be_used_from_where_nodes_are() {
+fn a_network_is_send_and_sync_and_a_dropped_transport_leaves_nothing() {
     fn anywhere<T: Send + Sync + 'static>() {}
     anywhere::<ClusterNetwork>();
     anywhere::<ClusterSecret>();
     anywhere::<ClusterIdentity>();
     anywhere::<NodeName>();
     suite::run(async {
-        // Dropped while it connects, nothing is left.
+        // If it is dropped while it connects, nothing is left.
         let address = rogue(|_, mut stream| async move {
             while let Ok(1..) = stream.read(&mut [0; 1000]).await {}
         });

@@ -1,4 +1,4 @@
-//! What an identity proves, and to whom.
+//! Tests of the proofs of an identity, and of who accepts them.
 
 use rcgen::{Issuer, KeyUsagePurpose};
 
@@ -12,7 +12,7 @@ fn key_of(secret: &ClusterSecret) -> String {
 }
 
 #[test]
-fn everybody_with_the_secret_derives_the_same_authority() {
+fn all_nodes_with_the_secret_derive_the_same_authority() {
     let der = |byte| authority(&secret(byte)).unwrap().der().clone();
     assert_eq!(der(7), der(7));
     assert_ne!(der(7), der(8));
@@ -69,7 +69,7 @@ fn a_certificate_of_another_secret_proves_nothing() {
         let checked = ours.trust.check_chain(&theirs.chain[0], &[], now(), usage);
         assert_eq!(checked, Err(CertificateError::UnknownIssuer));
     }
-    // A node's certificate is no authority.
+    // A node's certificate is not an authority.
     let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
     let node_key = KeyPair::try_from(&ours.key).unwrap();
     let issuer = Issuer::from_params(&lasting("master"), node_key)
@@ -88,13 +88,13 @@ fn a_certificate_of_another_secret_proves_nothing() {
         now(),
         KeyUsage::client_auth(),
     );
-    // Because of that, and for no other reason: its signature is right.
+    // For this reason only: its signature is valid.
     let refused = checked.unwrap_err().to_string();
     assert!(refused.contains("EndEntityUsedAsCa"), "{refused}");
 }
 
 #[test]
-fn no_secret_shows_in_what_is_printed() {
+fn debug_output_shows_no_secret() {
     let identity = ClusterIdentity::from_secret(&secret(0xab), &name("master")).unwrap();
     let shown = format!("{identity:?} {:?}", secret(0xab));
     assert!(!shown.contains("abab") && !shown.contains("171"), "{shown}");
@@ -169,7 +169,7 @@ impl Operator {
 }
 
 #[test]
-fn a_certificate_of_an_operator_must_fit_the_node_the_key_and_the_authority() {
+fn an_operators_certificate_must_match_the_node_the_key_and_the_authority() {
     let operator = Operator::new();
     operator.issue(|_| {});
     operator.load("master").unwrap();
@@ -224,7 +224,7 @@ fn a_certificate_of_an_operator_must_fit_the_node_the_key_and_the_authority() {
 }
 
 #[test]
-fn an_authority_itself_is_no_node_and_is_refused_as_that() {
+fn an_authoritys_own_certificate_is_refused_as_a_nodes() {
     let operator = Operator::new();
     let mut params = lasting("an authority and a node");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -243,7 +243,7 @@ fn an_authority_itself_is_no_node_and_is_refused_as_that() {
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_certificate_keeps_nobody_waiting() {
+fn a_pipe_in_place_of_a_certificate_is_refused_without_blocking() {
     let operator = Operator::new();
     operator.issue(|_| {});
     let cert = operator.files().cert;
@@ -255,9 +255,9 @@ fn a_pipe_in_the_place_of_a_certificate_keeps_nobody_waiting() {
 }
 
 #[test]
-fn times_of_an_operators_certificates_are_checked() {
+fn validity_periods_of_an_operators_certificates_are_checked() {
     let operator = Operator::new();
-    // One's own is warned of: the clock may be wrong.
+    // The node's own only causes a warning: the clock may be wrong.
     operator.issue(|params| params.not_after = date_time_ymd(2001, 1, 1));
     let identity = operator.load("master").unwrap();
     let credentials = identity.credentials().unwrap();
@@ -277,7 +277,7 @@ fn times_of_an_operators_certificates_are_checked() {
 }
 
 #[test]
-fn files_that_change_are_read_again_and_bad_ones_are_not_taken() {
+fn changed_files_are_read_again_and_bad_ones_are_not_used() {
     let operator = Operator::new();
     operator.issue(|_| {});
     let identity = operator.load("master").unwrap();

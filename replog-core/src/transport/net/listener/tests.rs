@@ -1,4 +1,4 @@
-//! Strangers, rogues, browsers and broken nodes at a listener: what they get, and what they cost.
+//! Tests with strangers, rogues, browsers and broken nodes at a listener: what they get, and what they cost.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -27,15 +27,15 @@ async fn connect(node: &Node) -> TcpStream {
     TcpStream::connect(node.address).await.unwrap()
 }
 
-/// All that comes until the other end closes.
+/// Reads everything until the other end closes.
 async fn rest(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // A reset closes as well.
+    // A reset counts as closing.
     let _ = stream.read_to_end(&mut bytes).await;
     bytes
 }
 
-/// A stream of a node that proves nothing, behind its preamble.
+/// Opens a stream of an insecure node, past its preamble.
 async fn insecure_stream(node: &Node, from: &str) -> TcpStream {
     let mut stream = connect(node).await;
     let preamble = Preamble::new(name(from), name("secondary-1"));
@@ -71,7 +71,7 @@ async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (Front,
     (front, body)
 }
 
-/// A TLS client that believes every server, and notes whom it saw.
+/// A TLS client that trusts every server, and records the certificate it saw.
 #[derive(Debug, Default)]
 struct Credulous(Mutex<Option<CertificateDer<'static>>>);
 
@@ -111,7 +111,7 @@ impl ServerCertVerifier for Credulous {
     }
 }
 
-/// A stranger who speaks TLS, with the identity of `owner` or none.
+/// Returns a stranger's TLS connector, with the identity of `owner` or none.
 fn stranger(owner: Option<&ClusterIdentity>, alpn: &[&[u8]]) -> TlsConnector {
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -134,20 +134,20 @@ async fn tls(node: &Node, connector: &TlsConnector) -> io::Result<client::TlsStr
     connector.connect(nobody, connect(node).await).await
 }
 
-/// What a stranger gets who says `preamble` after TLS: nothing, or a sentence.
+/// Returns the answer to a stranger that sends `preamble` after TLS: nothing, or a sentence.
 async fn said_after_tls(node: &Node, owner: Option<&ClusterIdentity>, preamble: &[u8]) -> Vec<u8> {
     let connector = stranger(owner, &[identity::ALPN]);
     let Ok(mut stream) = tls(node, &connector).await else {
         return Vec::new();
     };
-    // An error: it is refused already.
+    // An error means that it has already been refused.
     let _ = stream.write_all(preamble).await;
     let _ = stream.flush().await;
     rest(&mut stream).await
 }
 
 #[test]
-fn browsers_and_http_clients_get_nothing_but_the_way() {
+fn browsers_and_http_clients_only_learn_which_address_to_use() {
     suite::run(async {
         let node = Node::start();
         let requests = [
@@ -166,12 +166,12 @@ fn browsers_and_http_clients_get_nothing_but_the_way() {
             assert!(head.starts_with("HTTP/1.1 400 "), "{request}: {answer}");
             let length = format!("content-length: {}\r\n", body.len());
             assert!(head.contains(&length), "{request}: {answer}");
-            // The same whatever is asked: nothing of the node.
+            // The same for every request: nothing about the node.
             let sentence = "this port is for the other nodes of the cluster: clients use the node's other port\n";
             assert_eq!(body, sentence, "{request}");
         }
         node.has_refused(Why::Http, 4).await;
-        // A browser that was given https.
+        // A browser with an https URL.
         for alpn in [&[&b"h2"[..], b"http/1.1"][..], &[]] {
             assert!(tls(&node, &stranger(None, alpn)).await.is_err());
         }
@@ -193,7 +193,7 @@ fn garbage_gets_nothing() {
             let mut stream = connect(&node).await;
             stream.write_all(bytes).await.unwrap();
             stream.shutdown().await.unwrap();
-            // TLS may say in an alert that it understands nothing; that is all.
+            // At most a TLS alert that says that the bytes are not understood.
             assert!(rest(&mut stream).await.len() <= 7, "{bytes:?}");
         }
         eventually(|| node.refused(Why::Garbage) + node.refused(Why::Handshake) == 4).await;
@@ -208,7 +208,7 @@ fn without_a_certificate_of_the_cluster_nothing_is_answered() {
         let preamble = Preamble::new(name("master"), name("secondary-1")).encode();
         assert_eq!(said_after_tls(&node, None, &preamble).await, b"");
         node.has_refused(Why::Handshake, 1).await;
-        // Whoever made the certificate, and whatever it says.
+        // Regardless of the certificate's issuer and content.
         let rogue = ClusterIdentity::from_secret(&secret(8), &name("master")).unwrap();
         assert_eq!(said_after_tls(&node, Some(&rogue), &preamble).await, b"");
         node.has_refused(Why::WrongSecret, 1).await;
@@ -227,7 +227,7 @@ fn a_node_cannot_speak_in_the_name_of_another() {
         let text = String::from_utf8_lossy(&said);
         assert!(text.contains("does not prove that it is master"), "{text}");
         node.has_refused(Why::WrongName, 1).await;
-        // On its own stream neither.
+        // Nor on its own stream.
         let transport = connect_as(one, node.address);
         let forged = suite::heartbeat(1);
         assert_eq!(forged.from, name("master"));
@@ -256,7 +256,7 @@ fn a_node_does_not_connect_to_itself() {
 }
 
 #[test]
-fn another_version_is_refused_with_both_named() {
+fn another_version_is_refused_with_an_error_that_names_both() {
     suite::run(async {
         let node = insecure_node();
         let mut stream = connect(&node).await;
@@ -317,7 +317,7 @@ fn frames_may_be_split_and_joined_anywhere() {
 }
 
 #[test]
-fn what_no_node_sends_ends_the_stream_with_the_reason() {
+fn invalid_frames_end_the_stream_with_the_reason() {
     suite::run(async {
         let node = insecure_node();
         let front = |kind: u8, bytes: u32| {
@@ -351,7 +351,7 @@ fn what_no_node_sends_ends_the_stream_with_the_reason() {
 }
 
 #[test]
-fn a_length_is_no_reason_to_allocate() {
+fn memory_grows_with_received_bytes_and_not_with_a_claimed_length() {
     suite::run(async {
         let front = Front {
             bytes: FRAME_BYTES_MAX,
@@ -384,7 +384,7 @@ fn a_length_is_no_reason_to_allocate() {
 }
 
 #[test]
-fn a_frame_that_does_not_fit_beside_others_waits() {
+fn a_frame_that_does_not_fit_next_to_others_waits() {
     suite::run(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut far = TcpStream::connect(listener.local_addr().unwrap())
@@ -414,7 +414,7 @@ fn a_frame_that_does_not_fit_beside_others_waits() {
 }
 
 #[test]
-fn connections_that_say_nothing_keep_no_node_out() {
+fn silent_connections_keep_no_node_out() {
     suite::run(async {
         let node = Node::start();
         let mut silent = Vec::new();
@@ -439,11 +439,11 @@ fn connections_that_say_nothing_keep_no_node_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_proves_nothing_is_closed_in_time() {
+async fn a_connection_that_proves_nothing_is_closed_after_the_time_limit() {
     tokio::task::LocalSet::new()
         .run_until(async {
             let node = Node::start();
-            // Nothing, a part of a TLS hello, and a hello that goes no further.
+            // Nothing, and part of a TLS hello that goes no further.
             for bytes in [&b""[..], b"\x16\x03\x01\x02\x00\x01\x00"] {
                 let began = Instant::now();
                 let mut stream = connect(&node).await;
@@ -461,14 +461,14 @@ async fn a_connection_that_proves_nothing_is_closed_in_time() {
 }
 
 #[tokio::test]
-async fn a_stream_on_which_nothing_comes_is_closed() {
+async fn a_silent_stream_is_closed() {
     tokio::task::LocalSet::new()
         .run_until(async {
             let began = Instant::now();
             let node = insecure_node();
             let mut stream = insecure_stream(&node, "master").await;
             node.has_streams(1).await;
-            // From here on nothing is on its way that a clock could overtake.
+            // From here on nothing is in flight that a paused clock could overtake.
             tokio::time::pause();
             assert_eq!(rest(&mut stream).await, b"");
             assert!(began.elapsed() >= CLUSTER_IDLE_TIME_MAX);
@@ -478,7 +478,7 @@ async fn a_stream_on_which_nothing_comes_is_closed() {
 }
 
 #[test]
-fn refusals_are_told_once_for_each_address_and_not_without_end() {
+fn refusals_are_logged_once_for_each_address_and_in_limited_number() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -498,7 +498,7 @@ fn refusals_are_told_once_for_each_address_and_not_without_end() {
     assert!(log.last.len() <= REFUSED_ADDRESSES_MAX);
 }
 
-/// A node that has promised whatever it is spoken to for.
+/// A node that has promised every epoch for which it is contacted.
 struct Promising(Arc<crate::transport::suite::StandIn>);
 
 impl Serve for Promising {
@@ -536,13 +536,13 @@ fn a_long_record_of_a_fenced_master_is_read_no_further() {
         let long = request_frame(1, &suite::long_append(1 << 20));
         old.write_all(&long[..long.len() / 2]).await.unwrap();
         let _new = open(2, 6).await;
-        // Receipts, perhaps, and then the end.
+        // Possibly receipts, and then the end.
         rest(&mut old).await;
     });
 }
 
 #[tokio::test(start_paused = true)]
-async fn handshakes_of_one_address_take_their_turn_and_those_of_others_do_not_wait_for_them() {
+async fn handshakes_of_one_address_are_rate_limited_without_delaying_other_addresses() {
     let (_stop, stopped) = watch::channel(false);
     let shared = Shared {
         options: ServeOptions::new(identity("secondary-1")),
@@ -567,7 +567,7 @@ async fn handshakes_of_one_address_take_their_turn_and_those_of_others_do_not_wa
 }
 
 #[test]
-fn two_processes_of_one_name_are_told_of_once() {
+fn two_processes_of_one_name_are_logged_once() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()

@@ -232,12 +232,12 @@ impl Args {
     }
 
     /// Returns the disk space that catching up needs: three logs, and a file as long as an answer.
-    pub(crate) fn catch_up_room(&self) -> (&'static str, u64) {
+    pub(crate) fn catch_up_space(&self) -> (&'static str, u64) {
         ("catch-up", self.catch_up_bytes() * 5)
     }
 
     /// Returns the disk space that the start-up part needs: two logs.
-    pub(crate) fn start_up_room(&self) -> (&'static str, u64) {
+    pub(crate) fn start_up_space(&self) -> (&'static str, u64) {
         ("start-up", self.start_up_bytes() * 5 / 2)
     }
 

@@ -178,10 +178,10 @@ impl Cluster {
     }
 
     /// Returns the last log lines of the nodes, for an error report.
-    pub(crate) fn last_words(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let words: Vec<String> = self
             .nodes()
-            .map(|node| format!("{}: {}", node.name, node.last_words()))
+            .map(|node| format!("{}: {}", node.name, node.log_tail()))
             .collect();
         words.join("\n")
     }

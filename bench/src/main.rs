@@ -132,10 +132,10 @@ async fn run(args: &Args, pinning: Pinning) -> Result<(), String> {
     if args.wants(Part::Missed) {
         outcome.missed(missed::run(args, replog).await?)?;
     }
-    if args.wants(Part::CatchUp) && has_room(&mut outcome, args.catch_up_room(), &directory)? {
+    if args.wants(Part::CatchUp) && has_space(&mut outcome, args.catch_up_space(), &directory)? {
         outcome.catch_up(catch_up::run(args, places).await?)?;
     }
-    if args.wants(Part::StartUp) && has_room(&mut outcome, args.start_up_room(), &directory)? {
+    if args.wants(Part::StartUp) && has_space(&mut outcome, args.start_up_space(), &directory)? {
         outcome.start_up(start_up::run(args, replog).await?)?;
     }
     if args.wants(Part::InProcess) {
@@ -150,7 +150,7 @@ async fn run(args: &Args, pinning: Pinning) -> Result<(), String> {
 
 /// Returns true if there is disk space for a part that writes this many bytes; it is left out
 /// otherwise.
-fn has_room(
+fn has_space(
     outcome: &mut Outcome,
     (part, bytes): (&str, u64),
     directory: &Path,

@@ -156,7 +156,7 @@ impl Node {
             .split_once(" http://")
             .and_then(|(_, address)| address.parse().ok())
             .filter(|_| said)
-            .ok_or_else(|| format!("{} did not start: {}", self.name, self.last_words()))
+            .ok_or_else(|| format!("{} did not start: {}", self.name, self.log_tail()))
     }
 
     async fn listening_at(&mut self, address: SocketAddr) -> Result<SocketAddr, String> {
@@ -164,14 +164,14 @@ impl Node {
         loop {
             let ended = self.child.as_mut().map(Child::try_wait);
             if let Some(Ok(Some(status))) = ended {
-                let words = self.last_words();
+                let words = self.log_tail();
                 return Err(format!("{} ended with {status}: {words}", self.name));
             }
             if TcpStream::connect(address).await.is_ok() {
                 return Ok(address);
             }
             if Instant::now() > deadline {
-                let words = self.last_words();
+                let words = self.log_tail();
                 return Err(format!("{} does not listen: {words}", self.name));
             }
             sleep(LOOK_INTERVAL).await;
@@ -191,7 +191,7 @@ impl Node {
     /// Returns its process as [`Node::process`] does; an error if there is none.
     pub(crate) fn running(&self) -> Result<u32, String> {
         self.process()
-            .ok_or_else(|| format!("{} does not run: {}", self.name, self.last_words()))
+            .ok_or_else(|| format!("{} does not run: {}", self.name, self.log_tail()))
     }
 
     /// Sends it a signal.
@@ -217,7 +217,7 @@ impl Node {
             Err(format!(
                 "{} ended with {status}: {}",
                 self.name,
-                self.last_words()
+                self.log_tail()
             ))
         }
     }
@@ -244,7 +244,7 @@ impl Node {
                 Ok(200) => return Ok(()),
                 Ok(_) if Instant::now() < deadline => sleep(LOOK_INTERVAL / 5).await,
                 Ok(status) => return Err(format!("{} is not ready: {status}", self.name)),
-                Err(error) => return Err(format!("{}: {error}: {}", self.name, self.last_words())),
+                Err(error) => return Err(format!("{}: {error}: {}", self.name, self.log_tail())),
             }
         }
     }
@@ -255,7 +255,7 @@ impl Node {
         let answer = connection
             .exchange(&http::get_request("/health"))
             .await
-            .map_err(|error| format!("{}: {error}: {}", self.name, self.last_words()))?;
+            .map_err(|error| format!("{}: {error}: {}", self.name, self.log_tail()))?;
         let body = serde_json::from_slice(answer.body);
         let body: Value = body.map_err(|error| format!("{}: {error}", self.name))?;
         match answer.status {
@@ -270,11 +270,11 @@ impl Node {
     async fn connect(&self) -> Result<Connection, String> {
         Connection::open(self.address()?)
             .await
-            .map_err(|error| format!("{}: {error}: {}", self.name, self.last_words()))
+            .map_err(|error| format!("{}: {error}: {}", self.name, self.log_tail()))
     }
 
     /// Returns the end of its log: the directory is about to be removed.
-    pub(crate) fn last_words(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")

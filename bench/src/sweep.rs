@@ -179,7 +179,7 @@ impl Turns {
             }
         };
         let taken = self.measure(args, &running, cells).await;
-        taken.map_err(|error| format!("{error}\n{}", running.cluster.last_words()))?;
+        taken.map_err(|error| format!("{error}\n{}", running.cluster.log_tail()))?;
         if self.contestant.is_replog() {
             running.cluster.stop().await?;
         }

@@ -214,7 +214,7 @@ impl Cluster {
     pub fn heal(&mut self, name: &str) -> Result<(), Failure> {
         let address = self.node(name)?.name.clone();
         self.network.heal(&address);
-        self.story.line(name, "its cable is whole again");
+        self.story.line(name, "its cable is repaired");
         Ok(())
     }
 

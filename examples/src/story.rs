@@ -17,11 +17,11 @@ use crate::Failure;
 #[derive(Clone, Debug)]
 pub struct Story {
     began: Instant,
-    told: Arc<Mutex<Told>>,
+    told: Arc<Mutex<StoryState>>,
 }
 
 #[derive(Debug)]
-struct Told {
+struct StoryState {
     title: &'static str,
     checks: Vec<Check>,
 }
@@ -42,7 +42,7 @@ impl Story {
         print(format_args!("{:->6}  {:-<11}  {:-<12}", "", "", ""));
         Story {
             began: Instant::now(),
-            told: Arc::new(Mutex::new(Told {
+            told: Arc::new(Mutex::new(StoryState {
                 title,
                 checks: Vec::new(),
             })),
@@ -105,7 +105,7 @@ impl Story {
         ExitCode::FAILURE
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
+    fn told(&self) -> MutexGuard<'_, StoryState> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

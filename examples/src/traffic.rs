@@ -115,7 +115,7 @@ impl Traffic {
     }
 
     /// Records that a batch is sent. The result records its end, at the latest when it is dropped.
-    fn depart(&self, node: &str, first: Offset, end: Offset) -> UnderWay {
+    fn depart(&self, node: &str, first: Offset, end: Offset) -> InFlight {
         let sent = self.story.elapsed();
         let (in_flight, repeated) = self.with(node, |seen| {
             seen.in_flight += 1;
@@ -132,7 +132,7 @@ impl Traffic {
             held: false,
             fate: Fate::GivenUp,
         };
-        UnderWay {
+        InFlight {
             traffic: self.clone(),
             node: node.to_owned(),
             batch: Some(batch),
@@ -237,13 +237,13 @@ impl Transport for Way {
 }
 
 /// A batch that has no answer yet.
-struct UnderWay {
+struct InFlight {
     traffic: Traffic,
     node: String,
     batch: Option<Batch>,
 }
 
-impl UnderWay {
+impl InFlight {
     fn end(mut self, answer: &Result<Response, TransportError>) {
         if let Some(batch) = &mut self.batch {
             batch.fate = match answer {
@@ -255,7 +255,7 @@ impl UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(batch) = self.batch.take() {
             self.traffic.arrive(&self.node, batch);

@@ -52,7 +52,7 @@ pub enum AppendError {
     },
     /// The disk is full or failed. Nothing was appended, unless `offset` is given: then it is
     /// not known whether the message stays.
-    #[error("the master's data directory takes no more: {detail}")]
+    #[error("the master's data directory accepts no more writes: {detail}")]
     Storage {
         /// The disk's error.
         detail: Arc<str>,
@@ -104,7 +104,7 @@ pub enum AppendError {
         horizon: u64,
     },
     /// The node stopped before it answered: it is not known whether the message is in the log.
-    #[error("the node ended without an answer")]
+    #[error("the node stopped without an answer")]
     Ended,
 }
 
@@ -265,7 +265,7 @@ pub enum WaitError {
         state: Box<ModeState>,
     },
     /// The master's disk is full or failed, and so it has stepped down.
-    #[error("the master's data directory takes no more: {detail}")]
+    #[error("the master's data directory accepts no more writes: {detail}")]
     Storage {
         /// The disk's error.
         detail: Arc<str>,
@@ -377,7 +377,7 @@ pub enum CheckError {
     #[error("a node is running in the directory: stop it first")]
     Locked,
     /// No node has ever stored anything in the directory.
-    #[error("it is no node's directory: it has no meta.json, no mark and no segments")]
+    #[error("not a node's directory: it has no meta.json, no mark and no segments")]
     NoNode,
     /// The disk did not list the directory, or did not say whether it is in use.
     #[error("{path}: {source}")]

@@ -73,16 +73,16 @@ pub const WRITE_GROUP_BYTES_MAX: usize = 8 << 20;
 
 /// Bytes that must be free on a disk that was full before its node takes records again: enough for more than a
 /// batch, so that the next one does not fill it again.
-pub const ROOM_PROBE_BYTES: usize = 2 << 20;
+pub const SPACE_PROBE_BYTES: usize = 2 << 20;
 
 /// The shortest delay before a node checks for space on a disk that was full. Somebody has to free space, so
 /// that a shorter delay would mostly be in vain.
-pub const ROOM_PROBE_DELAY_MIN: Duration = Duration::from_millis(200);
-/// The longest such delay; see [`ROOM_PROBE_DELAY_MIN`].
-pub const ROOM_PROBE_DELAY_MAX: Duration = Duration::from_secs(5);
+pub const SPACE_PROBE_DELAY_MIN: Duration = Duration::from_millis(200);
+/// The longest such delay; see [`SPACE_PROBE_DELAY_MIN`].
+pub const SPACE_PROBE_DELAY_MAX: Duration = Duration::from_secs(5);
 
 /// Time of successful writes after which a disk no longer counts as recently full.
-pub const ROOM_CALM: Duration = Duration::from_secs(10);
+pub const SPACE_CALM: Duration = Duration::from_secs(10);
 
 /// Cuts of its log that a node distinguishes for its followers. Beyond it the two oldest count as one: a
 /// follower that missed that many may be told to go back further than necessary.
@@ -125,7 +125,7 @@ pub const EPOCH_FOLLOWED_MAX: u64 = EPOCH_BELIEVABLE_MAX - EPOCH_LEAP_MAX;
 pub const SOURCE_FAILURES_MAX: u32 = 3;
 
 /// Files of records that were cut because of a master's hello: one more removes the oldest.
-pub const SET_ASIDE_FILES_MAX: usize = 64;
+pub const QUARANTINE_FILES_MAX: usize = 64;
 
 /// Parked batch answers on a secondary: requests whose records are not durable yet. Beyond it a batch is
 /// refused and sent again.
@@ -227,7 +227,7 @@ const _: () = assert!(
         < 1024
 );
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX);
-const _: () = assert!(BATCH_BYTES_MAX < ROOM_PROBE_BYTES);
+const _: () = assert!(BATCH_BYTES_MAX < SPACE_PROBE_BYTES);
 const _: () = assert!(EPOCH_STARTS_MAX <= EPOCH_STARTS_KEPT);
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!((RECORD_BYTES_MAX as u64) < u32::MAX as u64);

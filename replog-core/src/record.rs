@@ -313,7 +313,7 @@ impl RecordBatch {
 
     /// Plants a bug: the last append seems to end with these records.
     #[cfg(feature = "sim")]
-    pub(crate) fn forget_that_it_goes_on(&mut self) {
+    pub(crate) fn forget_open_append(&mut self) {
         self.open_from = None;
     }
 

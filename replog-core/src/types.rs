@@ -87,13 +87,13 @@ impl Epoch {
 
     /// Returns the epoch up to which one request for this epoch may raise a node that has durably promised
     /// `durable`.
-    pub(crate) fn within_a_leap_of(self, durable: Epoch) -> Epoch {
+    pub(crate) fn capped_for_request(self, durable: Epoch) -> Epoch {
         self.min(Epoch(durable.0.saturating_add(EPOCH_LEAP_MAX)))
     }
 
     /// Returns the epoch up to which a recovering master that has durably promised `durable` follows
     /// another node that names this one. Where that is not far enough, the next round goes on from there.
-    pub(crate) fn followed_from(self, durable: Epoch) -> Epoch {
+    pub(crate) fn capped_for_recovery(self, durable: Epoch) -> Epoch {
         let limit = durable.0.saturating_add(EPOCH_FOLLOW_MAX);
         self.min(Epoch(limit.min(EPOCH_FOLLOWED_MAX)))
     }
@@ -568,14 +568,22 @@ mod tests {
         ];
         for (named, durable, promised, followed) in table {
             let (named, durable) = (Epoch(named), Epoch(durable));
-            assert_eq!(named.within_a_leap_of(durable), Epoch(promised), "{named}");
-            assert_eq!(named.followed_from(durable), Epoch(followed), "{named}");
+            assert_eq!(
+                named.capped_for_request(durable),
+                Epoch(promised),
+                "{named}"
+            );
+            assert_eq!(
+                named.capped_for_recovery(durable),
+                Epoch(followed),
+                "{named}"
+            );
         }
         assert_eq!(Epoch(7).next(), Epoch(8));
         let highest = Epoch(EPOCH_BELIEVABLE_MAX);
         assert!(highest.is_believable() && !highest.next().is_believable());
         assert!(highest.forced().next() <= Epoch::MAX);
-        let highest = Epoch(u64::MAX).followed_from(Epoch::MAX);
+        let highest = Epoch(u64::MAX).capped_for_recovery(Epoch::MAX);
         assert!(highest.next().forced().is_believable());
     }
 

@@ -383,8 +383,8 @@ fn parse_all(args: Vec<OsString>) -> Result<Parsed, clap::Error> {
         });
     }
     if let Some((_, matches)) = settings.matches.subcommand() {
-        check_ways(matches).map_err(refused)?;
-        command.leave_out(&overruled(matches));
+        check_identity_ways(matches).map_err(refused)?;
+        command.remove_overruled(&overruled(matches));
     }
     validate(&command, &settings.matches)?;
     check_directory(&settings.matches, &command).map_err(refused)?;
@@ -396,7 +396,7 @@ fn parse_all(args: Vec<OsString>) -> Result<Parsed, clap::Error> {
 }
 
 /// Settings of every node that change what a master does and have no effect on a secondary.
-const OF_MASTERS: [&str; 11] = [
+const MASTER_SETTINGS: [&str; 11] = [
     "heartbeat_interval",
     "request_timeout",
     "suspect_after",
@@ -425,7 +425,7 @@ fn without_effect(command: &Command, settings: &Settings) -> Vec<String> {
             settings.keys_of_file.contains(&key).then_some(key)
         }
     };
-    OF_MASTERS.iter().filter_map(named).collect()
+    MASTER_SETTINGS.iter().filter_map(named).collect()
 }
 
 /// Returns the name under which a setting is given: its flag, or its variable.
@@ -444,7 +444,7 @@ fn settings_are_fine(checked: &Parsed) -> String {
     }
     for name in &checked.without_effect {
         text.push_str(&format!(
-            "{name} changes what a master does, and has no effect on a secondary\n"
+            "{name} changes what a master does and has no effect on a secondary\n"
         ));
     }
     text.push_str("the settings are fine\n");
@@ -461,7 +461,7 @@ pub(crate) fn ignored_variables(command: &Command) -> Vec<Ignored> {
 }
 
 /// The ways in which a node may prove its identity, by their settings. They exclude each other.
-const WAYS: [&[&str]; 3] = [
+const IDENTITY_WAYS: [&[&str]; 3] = [
     &["cluster_secret_file"],
     &["cluster_cert", "cluster_key", "cluster_ca"],
     &["cluster_insecure"],
@@ -483,8 +483,8 @@ fn weight(matches: &ArgMatches, id: &str) -> Option<u8> {
 }
 
 /// Returns the weight of each way that is given, and the setting with that weight.
-fn given_ways(matches: &ArgMatches) -> Vec<(usize, u8, &'static str)> {
-    let ways = WAYS.iter().enumerate();
+fn given_identity_ways(matches: &ArgMatches) -> Vec<(usize, u8, &'static str)> {
+    let ways = IDENTITY_WAYS.iter().enumerate();
     ways.filter_map(|(nth, ids)| {
         let weights = ids
             .iter()
@@ -497,15 +497,18 @@ fn given_ways(matches: &ArgMatches) -> Vec<(usize, u8, &'static str)> {
 
 /// Returns the settings for identity that are overruled by another way of greater weight.
 pub(crate) fn overruled(matches: &ArgMatches) -> Vec<&'static str> {
-    let given = given_ways(matches);
+    let given = given_identity_ways(matches);
     let most = given.iter().map(|(_, weight, _)| *weight).max();
     let lighter = given.iter().filter(|(_, weight, _)| Some(*weight) < most);
-    lighter.flat_map(|(nth, ..)| WAYS[*nth]).copied().collect()
+    lighter
+        .flat_map(|(nth, ..)| IDENTITY_WAYS[*nth])
+        .copied()
+        .collect()
 }
 
 /// Refuses two ways of the same weight.
-fn check_ways(matches: &ArgMatches) -> Result<(), String> {
-    let mut given = given_ways(matches);
+fn check_identity_ways(matches: &ArgMatches) -> Result<(), String> {
+    let mut given = given_identity_ways(matches);
     given.sort_by_key(|(_, weight, _)| std::cmp::Reverse(*weight));
     match given[..] {
         [(_, one, id), (_, other, other_id), ..] if one == other => Err(format!(
@@ -579,7 +582,7 @@ fn usage_line(commands: &str, error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return format!("{commands} (see --help)");
     }
-    format!("{} (--help shows what there is)", message_of(error))
+    format!("{} (see --help)", message_of(error))
 }
 
 /// Returns clap's message without the usage and the hints below it.
@@ -900,7 +903,7 @@ impl Command {
     }
 
     /// Removes settings that are overruled by others.
-    fn leave_out(&mut self, overruled: &[&str]) {
+    fn remove_overruled(&mut self, overruled: &[&str]) {
         let common = match self {
             Command::Master(args) => &mut args.common,
             Command::Secondary(args) => &mut args.common,

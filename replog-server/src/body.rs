@@ -1,7 +1,7 @@
 //! The body of a request: read whole, within limits of bytes and of time.
 //!
 //! Owns the limits on reading. Memory for bodies is bounded by a budget that all requests of a node share, so that a
-//! thousand clients that send slowly cost no more than a few that send fast. Each address has a part of it, and a
+//! thousand clients that send slowly cost no more than a few that send fast. Each address has a share of it, and a
 //! stalled body loses its memory to one that needs it. Keeps rule 11.
 
 use std::{
@@ -31,14 +31,14 @@ const BODY_STALL_MAX: Duration = Duration::from_secs(30);
 /// half minute would hold a connection for ever.
 const BODY_TIME_MAX: Duration = Duration::from_secs(300);
 /// Time without progress after which others may take a body's memory, if they need it.
-const STANDSTILL_MIN: Duration = Duration::from_secs(1);
+const STALL_MIN: Duration = Duration::from_secs(1);
 
 /// Maximum number of bytes of bodies that a node holds at once.
 #[derive(Debug)]
 pub(crate) struct Budget {
     bodies: Mutex<Bodies>,
     limit_bytes: usize,
-    /// The setting that it comes from, as named in the answer.
+    /// Name of the setting that it comes from, as given in answers.
     limit_name: &'static str,
 }
 
@@ -56,7 +56,7 @@ struct Body {
     bytes: usize,
     /// Time of its last growth.
     grew_at: Instant,
-    /// Notified when it has lost its memory.
+    /// Notified when the body has lost its memory.
     lost: Arc<Notify>,
 }
 
@@ -95,15 +95,16 @@ impl Bodies {
         number
     }
 
-    /// Makes space if a body has been stalled for long: of the client that holds most, if everything is taken, and of
-    /// this one, if it has its part. Of those, ends the one that has been stalled longest. `false`: there is none.
+    /// Makes space by ending a stalled body: one of any client if everything is taken, else another one of this client,
+    /// which has its share. Prefers the client that holds most, and then the body that has been stalled longest.
+    /// Returns `false` if there is none.
     fn end_stalled(&mut self, own_number: u64, is_all_taken: bool, now: Instant) -> bool {
         let own = self.by_number[&own_number].client;
         let stalled = self.by_number.iter().filter_map(|(number, body)| {
-            let stands = now.saturating_duration_since(body.grew_at) >= STANDSTILL_MIN;
+            let is_stalled = now.saturating_duration_since(body.grew_at) >= STALL_MIN;
             let may_lose =
                 body.bytes > 0 && *number != own_number && (is_all_taken || body.client == own);
-            (stands && may_lose).then(|| {
+            (is_stalled && may_lose).then(|| {
                 let held = self.held.of(body.client);
                 (Reverse(held), body.grew_at, *number)
             })
@@ -146,8 +147,8 @@ impl Share {
     ///
     /// # Errors
     ///
-    /// 429 if all shares together would exceed the budget, or those of the client its part, and no body is stalled.
-    /// Nothing is taken then.
+    /// 429 if all shares together would exceed the budget, or those of the client its part of it, and no stalled body
+    /// can be ended. Nothing is taken then.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         let budget = &self.budget;
         let now = Instant::now();
@@ -194,7 +195,7 @@ pub(crate) struct BodyLimits {
     /// not a broken connection.
     pub(crate) drain_bytes: usize,
     /// Maximum number of bytes that are allocated at once, if that many are announced.
-    pub(crate) room_bytes: usize,
+    pub(crate) initial_bytes: usize,
 }
 
 /// Reads a whole body.
@@ -217,12 +218,12 @@ pub(crate) async fn read(
     }
     let mut share = Share::of(budget, Client::at(request.peer_addr()));
     let announced_bytes = usize::try_from(announced.unwrap_or(0)).unwrap_or(usize::MAX);
-    let mut body = BytesMut::with_capacity(announced_bytes.min(limits.room_bytes));
+    let mut body = BytesMut::with_capacity(announced_bytes.min(limits.initial_bytes));
     loop {
         let chunk = tokio::select! {
             biased;
             () = share.lost() => {
-                let text = format!("the body stopped after {}, and others need its place", counted(body.len(), "byte"));
+                let text = format!("the body stopped after {}, and others need its memory", counted(body.len(), "byte"));
                 return Err(Problem::new(Kind::TimedOut, text));
             }
             chunk = source.next() => chunk?,
@@ -317,7 +318,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Reads to the end, if that is not too far, and keeps nothing.
+    /// Reads and drops the body to its end, unless that is beyond `bytes_max`.
     async fn drain(&mut self, announced: Option<u64>, bytes_max: usize) {
         if announced.is_some_and(|bytes| bytes > bytes_max as u64) {
             return;
@@ -340,7 +341,7 @@ mod tests {
     const LIMITS: BodyLimits = BodyLimits {
         keep_bytes: 8,
         drain_bytes: 100,
-        room_bytes: 8,
+        initial_bytes: 8,
     };
 
     /// Reads a body that arrives in these chunks and then, if it `stalls`, never ends.
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_is_whole_or_refused_by_name() {
+    async fn a_body_is_read_whole_or_refused_with_the_reason() {
         let budget = Budget::new("max-queued-bytes", 80);
         let table: [(&[&str], bool, Result<&str, &str>); 6] = [
             (&[], false, Ok("")),
@@ -389,7 +390,7 @@ mod tests {
                 _ => panic!("{chunks:?}: {result:?}"),
             }
             assert!(started.elapsed() <= BODY_TIME_MAX, "{chunks:?}");
-            assert_eq!(budget.used_bytes(), 0, "{chunks:?}: given back");
+            assert_eq!(budget.used_bytes(), 0, "{chunks:?}: released");
         }
     }
 
@@ -416,38 +417,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_stands_still_loses_its_place_to_one_that_needs_it() {
+    async fn a_stalled_body_loses_its_memory_to_one_that_needs_it() {
         let budget = Budget::new("max-queued-bytes", 8);
         let stalled = read_chunks(&["12345"], true, &budget);
         let wanted = async {
-            tokio::time::sleep(STANDSTILL_MIN).await;
+            tokio::time::sleep(STALL_MIN).await;
             let mut other = Share::of(&budget, client(1));
             other.grow(6).expect("room was made");
-            other.grow(3).expect_err("nobody else stands still");
+            other.grow(3).expect_err("no other body is stalled");
             other
         };
         let started = Instant::now();
         let (stalled, other) = tokio::join!(stalled, wanted);
-        let problem = stalled.expect_err("it lost its place").to_string();
+        let problem = stalled.expect_err("it lost its memory").to_string();
         assert!(
             problem.starts_with("408") && problem.contains("others need"),
             "{problem}"
         );
-        assert_eq!(started.elapsed(), STANDSTILL_MIN);
+        assert_eq!(started.elapsed(), STALL_MIN);
         assert_eq!(budget.used_bytes(), 6);
         drop(other);
         assert_eq!(budget.used_bytes(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_who_has_its_part_takes_no_place_of_others() {
+    async fn a_client_that_has_its_part_takes_no_memory_of_others() {
         let budget = Budget::new("max-queued-bytes", 80);
         let [mut first, mut second, mut third] =
             [1, 1, 2].map(|number| Share::of(&budget, client(number)));
         third.grow(10).expect("there is room");
         first.grow(40).expect("there is room");
         second.grow(20).expect("there is room");
-        tokio::time::sleep(STANDSTILL_MIN).await;
+        tokio::time::sleep(STALL_MIN).await;
         // Its own older body ends, and the other client's stays.
         second.grow(9).expect("room was made");
         assert_eq!(budget.used_bytes(), 39);

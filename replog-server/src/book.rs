@@ -390,10 +390,10 @@ const LOG_LINES: [(&str, &[(&str, &str)]); 14] = [
         ],
     ),
     (
-        "fenced: another master holds the office",
+        "fenced: another master leads a newer epoch",
         &[(
             "actors/coordinator.rs",
-            "fenced: another master holds the office",
+            "fenced: another master leads a newer epoch",
         )],
     ),
     (
@@ -408,17 +408,17 @@ const LOG_LINES: [(&str, &[(&str, &str)]); 14] = [
         &[("handle/runtime.rs", "\"the log is damaged: ")],
     ),
     (
-        "the mark is missing or unreadable: it is made again",
+        "the mark is missing or unreadable and is rewritten",
         &[(
             "log/files/opening.rs",
-            "\"the mark is missing or unreadable: it is made again",
+            "\"the mark is missing or unreadable and is rewritten",
         )],
     ),
     (
-        "the header of a segment cannot be read: it is made again from the log",
+        "the header of a segment is unreadable and is rebuilt from the log",
         &[(
             "log/files/opening.rs",
-            "\"the header of a segment cannot be read: it is made again from the log",
+            "\"the header of a segment is unreadable and is rebuilt from the log",
         )],
     ),
     (
@@ -436,22 +436,25 @@ const LOG_LINES: [(&str, &[(&str, &str)]); 14] = [
         )],
     ),
     (
-        "others may use this directory, and its mode is left as it is",
+        "other users have access to this directory, and its mode is left as it is",
         &[(
             "storage/file/access.rs",
-            "\"others may use this directory, and its mode is left as it is",
+            "\"other users have access to this directory, and its mode is left as it is",
         )],
     ),
     (
-        "it belongs to another user, who can change what it holds",
+        "the data directory belongs to another user, who can change its content",
         &[(
             "storage/file/access.rs",
-            "\"it belongs to another user, who can change what it holds",
+            "\"the data directory belongs to another user, who can change its content",
         )],
     ),
     (
-        "this cannot end without you",
-        &[("rules/recovery.rs", "\"this cannot end without you")],
+        "recovery cannot finish without an operator",
+        &[(
+            "rules/recovery.rs",
+            "\"recovery cannot finish without an operator",
+        )],
     ),
     (
         "a record cannot be read",

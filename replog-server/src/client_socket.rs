@@ -1,22 +1,23 @@
 //! The socket of a client, as the web server's crate reads and writes it.
 //!
-//! Owns how far that crate reads ahead of what is answered. Its dispatcher takes up to 128 KiB of requests that are
-//! pipelined behind one that waits, and then wakes itself over and over: one client kept a core busy for as long as an
-//! append waited for a node. This socket therefore gives it [`READ_AHEAD_BYTES_MAX`] while a request is answered, and
-//! the rest once that is done: what the client sends meanwhile stays in the system's buffers, which are limited and
-//! hold the client up. The body of the request itself goes on, since its handler asks for it. Nothing is read, either,
-//! from a client that does not take its answers.
+//! Owns the limit on reading ahead of the request being answered. The crate's dispatcher buffers up to 128 KiB of
+//! requests pipelined behind one that waits, and then wakes itself over and over: one client kept a core busy for as
+//! long as an append waited for a node. This socket therefore gives it [`READ_AHEAD_BYTES_MAX`] while a request is
+//! answered, and the rest afterwards: what the client sends meanwhile stays in the system's buffers, which are limited
+//! and put backpressure on the client. The body of the request itself is read on, since its handler asks for it. The
+//! same limit applies to a client that does not read its answers.
 //!
-//! Owns how a client that has gone is told from one that has only shut down its sending side, as `nc -N` does: both look
-//! the same until something is sent. The end of what a client sends is therefore kept from the dispatcher until everything
-//! is answered. A client that still waits [`LOOK_INTERVAL`] later is sent something that changes nothing: an interim answer
-//! (100; RFC 9110, section 15.2), or a sign in a body that has begun. Where nobody is there any more, the system at the other
-//! end answers with a reset, and the request is dropped. A client that leaves later than that, or that knows of no interim
-//! answers (HTTP/1.0), is noticed at the next sign in its body, or by the system's keep-alive probes within minutes.
+//! Owns the distinction between a client that has gone and one that has only shut down its sending side, as `nc -N`
+//! does: both look the same until something is sent. The end of a client's input is therefore kept from the dispatcher
+//! until everything is answered. A client that still waits [`CHECK_INTERVAL`] later is sent something that changes
+//! nothing: an interim answer (100; RFC 9110, section 15.2), or a sign of life in a body that has begun. If the client
+//! is gone, the system at the other end answers with a reset, and the request is dropped. A client that leaves later
+//! than that, or that does not know interim answers (HTTP/1.0), is noticed at the next sign of life in its body, or by
+//! the system's keep-alive probes within minutes.
 //!
-//! Owns also the answer to input that is not HTTP at all, such as TLS: that crate would log an error and send nothing.
-//! And the problem document in its answer to a head that it cannot read, which reaches no route: the crate sends the
-//! status and an empty body.
+//! Also owns the answer to input that is not HTTP at all, such as TLS: the crate would log an error and send nothing.
+//! And the problem document in the crate's answer to a head that it cannot read, which reaches no route: the crate
+//! sends the status and an empty body.
 //!
 //! ```text
 //!   system ──▶ ClientSocket ──▶ dispatcher ──▶ handler
@@ -24,7 +25,7 @@
 //!                  └── ReadAhead ◀──┘ `note_body` when a handler asks for its body
 //! ```
 //!
-//! Never understands a request. Keeps rules 6 and 11.
+//! Never parses a request. Keeps rules 6 and 11.
 
 use std::{
     cell::{Cell, RefCell},
@@ -54,51 +55,52 @@ use crate::{
     problem::{Kind, PROBLEM_JSON, Problem},
 };
 
-/// Bytes that the dispatcher gets ahead of the request being answered. Together with [`TURN_BYTES_MAX`] far less than
-/// 128 KiB: its own limit, at which it wakes itself.
+/// Maximum number of bytes that the dispatcher gets ahead of the request being answered. Together with
+/// [`TURN_BYTES_MAX`] far less than 128 KiB, its own limit, at which it wakes itself.
 const READ_AHEAD_BYTES_MAX: usize = 16 << 10;
 
-/// Bytes that the dispatcher gets in one turn while nothing is answered. It serves all requests in them before it lets
-/// other connections, and the node's own work on this thread, have theirs. Of a body it gets [`READ_AHEAD_BYTES_MAX`].
+/// Maximum number of bytes that the dispatcher gets in one turn while nothing is answered. It serves all requests in
+/// them before other connections, and the node's own work on this thread, get their turn. For a body the maximum is
+/// [`READ_AHEAD_BYTES_MAX`].
 const TURN_BYTES_MAX: usize = 4 << 10;
 
-/// How often a client that has shut down its sending side is looked after while it waits.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval at which a client that has shut down its sending side is checked while it waits.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Sent to a client that waits, to see whether it is there. A client that did not ask for it discards it.
+/// Interim answer that shows whether a waiting client is still there. A client that did not ask for it discards it.
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The answer to a client that does not speak HTTP. Those that speak TLS show it, or say that the version is wrong.
-const NOT_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 76\r\n\
-     connection: close\r\n\r\nthis is the port for clients, in plain HTTP: use http:// where https:// was\n";
+/// The answer to a client that does not speak HTTP. TLS clients show it, or report a wrong version.
+const NOT_HTTP: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 87\r\n\
+     connection: close\r\n\r\nthis is the port for clients, which speaks plain HTTP: use http:// instead of https://\n";
 
-/// The longest answer of the crate's own: a status, and headers of one line each.
+/// Maximum length of an answer of the crate's own: a status line, and headers of one line each.
 const OWN_ANSWER_BYTES_MAX: usize = 256;
 
 /// The limit on reading ahead of the request being answered, for one connection.
 #[derive(Debug, Default)]
 pub(crate) struct ReadAhead {
-    /// Requests that are being answered: at most one, and the one that follows it at the moment of change.
+    /// Number of requests being answered: at most one, or two at the moment when the next one takes over.
     answering: Cell<usize>,
-    /// The client does not take the answer it is being sent.
+    /// The client does not read the answer that it is being sent.
     is_write_blocked: Cell<bool>,
-    /// Bytes that were given since the dispatcher last had to process everything it has.
+    /// Bytes given since the dispatcher last had to process everything it has.
     given_bytes: Cell<usize>,
     /// The handler of the request waits for its body.
     wants_body: Cell<bool>,
-    /// The client sends nothing more, and the dispatcher does not know it yet.
+    /// The client sends nothing more, and the dispatcher has not been told yet.
     is_end_held: Cell<bool>,
-    /// Bytes were given, or a request was begun, since the end was last looked at.
-    has_news: Cell<bool>,
-    /// What may be sent to see whether the client is there.
+    /// Bytes were given, or a request began, since the end of the input was last checked.
+    has_new_input: Cell<bool>,
+    /// The probe that may be sent to see whether the client is there.
     probe: Cell<Probe>,
-    /// Nothing is given before it has come.
+    /// The awaited turn: nothing is given before it has come.
     next_turn: RefCell<Option<Arc<NextTurn>>>,
-    /// Whom to wake when more may be read.
+    /// The task to wake when more may be read.
     held: RefCell<Option<Waker>>,
 }
 
-/// What may be sent to a client to see whether it is there.
+/// A probe that may be sent to a client to see whether it is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Probe {
     /// Nothing.
@@ -106,25 +108,25 @@ pub(crate) enum Probe {
     None,
     /// An interim answer: the final one has not begun, and the client knows of interim ones.
     Interim,
-    /// A sign in the body.
+    /// A sign of life in the body.
     InBody,
-    /// A sign in the body, as soon as the body has nothing else to say.
+    /// A sign of life in the body, due as soon as the body has nothing else to send.
     InBodyNow,
 }
 
-/// What may be read now.
+/// The amount that may be read now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Allowance {
     /// This many bytes.
     Bytes(usize),
     /// None until the dispatcher has processed what it has, and others have had their turn.
     NextTurn,
-    /// None until an answer is finished, or the turn that is awaited has come.
+    /// None until an answer is finished, or the awaited turn has come.
     Hold,
 }
 
-/// The next turn of a connection. Its task is woken for other reasons as well: the handler of a request wakes it with each
-/// part of the body that it takes.
+/// The next turn of a connection. Its task is woken for other reasons as well: the handler of a request wakes it with
+/// each part of the body that it takes.
 #[derive(Debug)]
 struct NextTurn {
     has_come: AtomicBool,
@@ -139,18 +141,18 @@ impl Wake for NextTurn {
 }
 
 impl ReadAhead {
-    /// A request is answered from now on, until the result is dropped.
+    /// Marks a request as being answered until the result is dropped.
     pub(crate) fn answer(connection: &Rc<OpenConnection>, probe: Probe) -> Answering {
         let read_ahead = &connection.read_ahead;
         read_ahead.answering.set(read_ahead.answering.get() + 1);
         read_ahead.wants_body.set(false);
-        read_ahead.has_news.set(true);
+        read_ahead.has_new_input.set(true);
         read_ahead.probe.set(probe);
         Answering(Rc::clone(connection))
     }
 
-    /// The handler of the request asked for its body. Where it waits, it has taken all that it was given: what was read
-    /// belongs to the body, or is looked at before more is read.
+    /// Records that the request's handler asked for the body. If it waits, it has taken all that it was given: what was
+    /// read belongs to the body, or is looked at before more is read.
     pub(crate) fn note_body(&self, waits: bool, cx: &mut Context<'_>) {
         self.wants_body.set(waits);
         if !waits {
@@ -164,12 +166,12 @@ impl ReadAhead {
         }
     }
 
-    /// Sets what may be sent to see whether the client is there, from now on.
+    /// Sets the probe that may be sent from now on to see whether the client is there.
     pub(crate) fn set_probe(&self, probe: Probe) {
         self.probe.set(probe);
     }
 
-    /// Whether a sign is wanted in the body now; it is, once.
+    /// Returns `true`, once, if a sign of life is wanted in the body now.
     pub(crate) fn take_sign(&self) -> bool {
         let is_wanted = self.probe.get() == Probe::InBodyNow;
         if is_wanted {
@@ -178,12 +180,12 @@ impl ReadAhead {
         is_wanted
     }
 
-    /// Whether the dispatcher may know that the client sends nothing more. It would drop what it has not looked at, and
-    /// the rest of a body that nobody has asked for.
+    /// Reports whether the dispatcher may be told that the client sends nothing more. It would then drop what it has
+    /// not looked at, and the rest of a body that no handler has asked for.
     fn may_end(&self, cx: &mut Context<'_>) -> bool {
         let is_held = match self.is_busy() {
             true => !self.wants_body.get(),
-            false => self.has_news.replace(false),
+            false => self.has_new_input.replace(false),
         };
         self.is_end_held.set(is_held);
         if is_held && self.is_busy() {
@@ -226,7 +228,7 @@ impl ReadAhead {
         self.next_turn.replace(Some(next_turn));
     }
 
-    /// Whether the turn has come that was awaited.
+    /// Returns `true` if no turn is awaited, or the awaited one has come.
     fn has_turn(&self) -> bool {
         let mut next_turn = self.next_turn.borrow_mut();
         let awaited = next_turn.take_if(|turn| turn.has_come.load(Ordering::Relaxed));
@@ -235,7 +237,7 @@ impl ReadAhead {
 
     fn note_given(&self, bytes: usize) {
         self.given_bytes.set(self.given_bytes.get() + bytes);
-        self.has_news.set(true);
+        self.has_new_input.set(true);
     }
 
     /// Records that everything available was read. Without a request in progress the dispatcher processes it next.
@@ -245,7 +247,7 @@ impl ReadAhead {
         }
     }
 
-    /// Remembers the task to wake once more may be read or processed.
+    /// Stores the task to wake once more may be read or processed.
     fn hold(&self, waker: &Waker) {
         let mut held = self.held.borrow_mut();
         match &mut *held {
@@ -260,7 +262,7 @@ impl ReadAhead {
         }
     }
 
-    /// Lets the dispatcher continue with what it was given after the last request, and read.
+    /// Wakes the dispatcher to process what it was given behind the last request, and to read on.
     fn release(&self) {
         if let Some(waker) = self.held.take() {
             waker.wake();
@@ -292,12 +294,12 @@ impl Drop for Answering {
 pub(crate) struct ClientSocket {
     stream: TcpStream,
     connection: Rc<OpenConnection>,
-    /// Something was read: it looked like HTTP.
+    /// Something was read, and it looked like HTTP.
     has_begun: bool,
-    /// There may be more to read than the runtime knows of: its readiness was cleared, in order to be notified of news.
+    /// There may be more to read than the runtime knows of: its readiness was cleared so that it reports new events.
     has_unseen: bool,
-    /// When a client that sends nothing more is looked after next.
-    look: Option<Pin<Box<Sleep>>>,
+    /// Timer of the next check on a client that sends nothing more.
+    check_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientSocket {
@@ -308,7 +310,7 @@ impl ClientSocket {
             connection: Rc::new(connection),
             has_begun: false,
             has_unseen: false,
-            look: None,
+            check_timer: None,
         }
     }
 
@@ -351,7 +353,7 @@ impl ClientSocket {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when the client has gone; reads nothing. All that was written so far has been sent.
+    /// Completes when the client has gone; reads nothing. Everything written so far must have been sent.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if ready!(self.stream.poll_read_ready(cx)).is_err() {
@@ -367,27 +369,27 @@ impl ClientSocket {
                 return Poll::Ready(());
             }
             if ready.is_read_closed() {
-                return self.poll_look(cx);
+                return self.poll_check(cx);
             }
-            // There are only bytes. Their readiness is cleared, or the runtime would report them for ever; it does not
-            // forget an end.
+            // There are only bytes. Their readiness is cleared, or the runtime would report them over and over; it does
+            // not forget an end of input.
             self.has_unseen = true;
             let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
             let _ = self.stream.try_io(Interest::READABLE, forget);
         }
     }
 
-    /// Looks, from time to time, after a client that sends nothing more. The runtime wakes nobody when it goes.
-    fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Checks, from time to time, on a client that sends nothing more. The runtime wakes no task when it goes.
+    fn poll_check(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let ClientSocket {
             stream,
             connection,
-            look,
+            check_timer,
             ..
         } = self;
-        let look = look.get_or_insert_with(|| Box::pin(sleep(LOOK_INTERVAL)));
-        while look.as_mut().poll(cx).is_ready() {
-            look.as_mut().reset(Instant::now() + LOOK_INTERVAL);
+        let check_timer = check_timer.get_or_insert_with(|| Box::pin(sleep(CHECK_INTERVAL)));
+        while check_timer.as_mut().poll(cx).is_ready() {
+            check_timer.as_mut().reset(Instant::now() + CHECK_INTERVAL);
             let probe = &connection.read_ahead.probe;
             match probe.get() {
                 Probe::Interim => {
@@ -463,9 +465,9 @@ impl AsyncRead for ClientSocket {
     }
 }
 
-/// Returns the answer to a head that could not be read, with the problem as a document; `None` if `bytes` are anything
+/// Returns the crate's answer to an unreadable head, with a problem document added; `None` if `bytes` are anything
 /// else. Routes never send such a status without a body.
-fn refusal_in_words(bytes: &[u8]) -> Option<String> {
+fn refusal_document(bytes: &[u8]) -> Option<String> {
     if bytes.len() > OWN_ANSWER_BYTES_MAX {
         return None;
     }
@@ -477,7 +479,7 @@ fn refusal_in_words(bytes: &[u8]) -> Option<String> {
     }
     let problem = match rest.get(..4)? {
         "400 " => Problem::malformed(
-            "the head of the request is not one of HTTP/1.1, or its headers contradict each other",
+            "the head of the request is not valid HTTP/1.1, or its headers contradict each other",
         ),
         "408 " => Problem::new(
             Kind::TimedOut,
@@ -494,7 +496,8 @@ fn refusal_in_words(bytes: &[u8]) -> Option<String> {
     ))
 }
 
-/// Where the answer begins to a head that could not be read, behind the answer to the request before it; else the end.
+/// Returns the start of an answer to an unreadable head, behind the answer to the request before it; the end of `bytes`
+/// if there is none.
 fn refusal_start(bytes: &[u8]) -> usize {
     const BEGIN: &[u8] = b"HTTP/1.";
     if !bytes.ends_with(b"\r\n\r\n") {
@@ -505,13 +508,13 @@ fn refusal_start(bytes: &[u8]) -> usize {
         .windows(BEGIN.len())
         .rposition(|part| part == BEGIN);
     match last.map(|at| from + at) {
-        Some(start @ 1..) if refusal_in_words(&bytes[start..]).is_some() => start,
+        Some(start @ 1..) if refusal_document(&bytes[start..]).is_some() => start,
         _ => bytes.len(),
     }
 }
 
-/// Wakes the task of this connection once the runtime has looked at other sockets and timers: one that wakes itself at
-/// once may keep the runtime from that for many turns.
+/// Wakes the task of this connection once the runtime has looked at other sockets and timers: a task that wakes itself
+/// at once may keep the runtime from them for many turns.
 fn wake_next_turn(cx: &mut Context<'_>) {
     // It is never ready at the first poll.
     let _ = pin!(yield_now()).poll(cx);
@@ -530,12 +533,12 @@ impl AsyncWrite for ClientSocket {
     ) -> Poll<io::Result<usize>> {
         // A client that takes no answers would not see the document either.
         if !self.connection.read_ahead.is_write_blocked.get()
-            && let Some(answer) = refusal_in_words(bytes)
+            && let Some(answer) = refusal_document(bytes)
         {
             send_at_once(&self.stream, answer.as_bytes());
             return Poll::Ready(Ok(bytes.len()));
         }
-        // What stands before such an answer goes first.
+        // Anything before such an answer is sent first.
         let bytes = &bytes[..refusal_start(bytes)];
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.connection
@@ -544,7 +547,7 @@ impl AsyncWrite for ClientSocket {
         written
     }
 
-    /// Sends what was written. The dispatcher calls it whenever it waits for an answer: it is told then of a client that
+    /// Sends what was written. The dispatcher calls it whenever it waits for an answer, and learns here that a client
     /// has gone.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
@@ -592,7 +595,7 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let client = TcpStream::connect(address).await.expect("a connection");
         let (stream, peer) = listener.accept().await.expect("a connection");
-        let connection = Connections::default().open(Some(peer), 1).expect("a place");
+        let connection = Connections::default().open(Some(peer), 1).expect("a slot");
         (ClientSocket::new(stream, connection), client)
     }
 
@@ -616,7 +619,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_pipelined_behind_a_request_is_read_when_it_is_answered() {
+    async fn requests_pipelined_behind_one_are_read_when_it_is_answered() {
         let (mut socket, mut client) = pair().await;
         let pipelined = vec![b'G'; 3 * READ_AHEAD_BYTES_MAX];
         let answering = ReadAhead::answer(socket.connection(), Probe::None);
@@ -633,7 +636,11 @@ mod tests {
         }
         // Its handler wants its body.
         ask_for_body(answering.read_ahead(), true).await;
-        assert_eq!(read_all(&mut socket).await, 0, "it is for others to go on");
+        assert_eq!(
+            read_all(&mut socket).await,
+            0,
+            "others have their turn first"
+        );
         yield_now().await;
         let more = read_all(&mut socket).await;
         assert_eq!(more, READ_AHEAD_BYTES_MAX);
@@ -646,7 +653,7 @@ mod tests {
             read += more;
         }
         client.write_all(b"G").await.expect("sent");
-        assert_eq!(socket.read(&mut buffer).await.expect("news"), 1);
+        assert_eq!(socket.read(&mut buffer).await.expect("the new byte"), 1);
     }
 
     /// Flushes as the dispatcher does while it waits for an answer, until the client has gone.
@@ -660,7 +667,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_goes_is_noticed_whatever_it_has_sent_ahead() {
+    async fn a_client_that_goes_away_is_noticed_whatever_it_has_sent_ahead() {
         for ahead_bytes in [0, 10, 2 * READ_AHEAD_BYTES_MAX] {
             for is_reset in [false, true] {
                 let (mut socket, mut client) = pair().await;
@@ -678,7 +685,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_what_a_client_sends_is_read_when_all_is_answered() {
+    async fn the_end_of_a_clients_input_is_read_when_everything_is_answered() {
         let (mut socket, mut client) = pair().await;
         client.write_all(b"GET").await.expect("sent");
         client.shutdown().await.expect("open");
@@ -699,7 +706,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_shuts_down_its_sending_side_is_asked_once_whether_it_is_there() {
+    async fn a_client_that_shuts_down_its_sending_side_is_probed_once() {
         let (mut socket, mut client) = pair().await;
         let answering = ReadAhead::answer(socket.connection(), Probe::Interim);
         client.shutdown().await.expect("open");
@@ -727,7 +734,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_read_of_a_client_that_takes_no_answers() {
+    async fn reading_ahead_of_a_client_that_takes_no_answers_is_limited() {
         let (mut socket, mut client) = pair().await;
         let answer = vec![b'a'; 1 << 20];
         let mut written = 0;
@@ -748,7 +755,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_empty_answer_to_a_head_that_cannot_be_read_gets_words() {
+    fn only_the_empty_answer_to_an_unreadable_head_gets_a_document() {
         let end = "connection: close\r\ndate: today\r\n\r\n";
         let own = |status: &str| format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n{end}");
         for (status, kind) in [
@@ -756,7 +763,7 @@ mod tests {
             ("408 Request Timeout", "request-timeout"),
             ("431 Request Header Fields Too Large", "malformed"),
         ] {
-            let answer = refusal_in_words(own(status).as_bytes()).expect("words");
+            let answer = refusal_document(own(status).as_bytes()).expect("a document");
             let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
             assert!(
                 head.starts_with(&format!("HTTP/1.1 {status}\r\n")),
@@ -786,13 +793,13 @@ mod tests {
             "",
             "\r\n\r\n",
         ] {
-            assert_eq!(refusal_in_words(other.as_bytes()), None, "{other}");
+            assert_eq!(refusal_document(other.as_bytes()), None, "{other}");
             assert_eq!(refusal_start(other.as_bytes()), other.len(), "{other}");
         }
     }
 
     #[tokio::test]
-    async fn what_is_no_http_is_told_so() {
+    async fn a_client_that_does_not_speak_http_is_told_so() {
         for (first, is_http) in [
             (0x16, false),
             (0, false),

@@ -54,7 +54,7 @@ pub(crate) struct Settings {
 ///
 /// Wrong usage, in the file too: then with its line.
 pub(crate) fn parse(program: &clap::Command, args: &[OsString]) -> Result<Settings, clap::Error> {
-    let program = &variables::without_those_that_say_nothing(program.clone());
+    let program = &variables::without_empty_variables(program.clone());
     let refused = |text| clap::Error::raw(clap::error::ErrorKind::ValueValidation, text);
     let file = match named_file(program, args) {
         Some((command, path)) => Some(ConfigFile::read(&path, program, &command).map_err(refused)?),
@@ -65,7 +65,7 @@ pub(crate) fn parse(program: &clap::Command, args: &[OsString]) -> Result<Settin
         program = file.become_defaults(program);
     }
     let matches = program.clone().try_get_matches_from(args);
-    let matches = matches.map_err(|error| variables::under_its_variable(error, &program, args))?;
+    let matches = matches.map_err(|error| variables::name_variable(error, &program, args))?;
     let printed = matches.subcommand().and_then(|(name, matches)| {
         let asked = matches.try_get_one::<bool>("print_config").ok().flatten();
         let command = program.find_subcommand(name)?;

@@ -1,12 +1,12 @@
 //! The open connections of one web server.
 //!
 //! Owns their number and, among them, the number of listeners: those that carry an answer that ends only with the node.
-//! The web server itself checks once a second whether a connection is left when it is to stop, and waits for each of
-//! them alike; a wait here ends with the last finite one, and leaves behind listeners that do not read.
+//! When the web server itself stops, it checks once a second whether a connection is left, and waits for all of them
+//! alike; a wait here ends with the last finite answer, and leaves behind listeners that do not read.
 //!
-//! Owns also the part of the connections that each address may have: an address that opens more is told so, and that
-//! connection closed. It would otherwise leave none for others, which would see nothing but silence. Such a connection
-//! never reaches the web server, so that no request on it is carried out.
+//! Also owns each address's share of the connections: an address that opens more is told so, and that connection is
+//! closed. It would otherwise leave none for others, which would get no answer at all. Such a connection never reaches
+//! the web server, so no request on it is carried out.
 
 use std::{
     cell::Cell,
@@ -33,12 +33,12 @@ use tokio::{
 use crate::{
     client_socket::ReadAhead,
     problem::{PROBLEM_JSON, Problem},
-    shares::{Client, Place, Places},
+    shares::{Client, Slot, Slots},
 };
 
-/// Time without the end of any listener's connection after which the remaining ones are taken for ones that do not
-/// read: many times what it takes to write the last text to one that does.
-const SILENT_LISTENERS: Duration = Duration::from_millis(500);
+/// Time without the end of any listener's connection after which the remaining listeners count as not reading: many
+/// times what it takes to write the last text to one that reads.
+const LISTENER_STALL_MAX: Duration = Duration::from_millis(500);
 
 /// Name of the limit on the connections of an address: it is not a setting of the node but the system's.
 const OPEN_FILES: &str = "open-files";
@@ -49,16 +49,16 @@ pub(crate) const REFUSED_OPEN_MAX: usize = 4;
 /// Time that a refused connection waits for the first bytes of its client, and then for its end: a client that is
 /// answered before it asks may not listen, and one that is cut off while it sends may not read.
 const REFUSED_TIME_MAX: Duration = Duration::from_millis(500);
-/// Bytes that are read, at most, of what a client has sent in vain.
+/// Maximum number of bytes read and dropped of input that is not processed.
 const DROPPED_BYTES_MAX: usize = 256 << 10;
-/// Bytes of it that are in memory at once.
+/// Size of the buffer for dropped input.
 const DROPPED_AT_ONCE_BYTES: usize = 4 << 10;
 
 /// Number of open connections. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Connections {
     open: Arc<watch::Sender<Open>>,
-    places: Places,
+    slots: Slots,
     counted: Arc<Counted>,
     /// Permits for refused connections.
     refused_open: Arc<Semaphore>,
@@ -74,9 +74,9 @@ struct Counted {
 /// Connections that were closed without a request, by reason.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RefusedClients {
-    /// Their address had its part.
+    /// Connections of addresses that had their share.
     pub(crate) open_files: u64,
-    /// They did not speak HTTP.
+    /// Connections that did not speak HTTP.
     pub(crate) not_http: u64,
 }
 
@@ -84,7 +84,7 @@ impl Default for Connections {
     fn default() -> Connections {
         Connections {
             open: Arc::default(),
-            places: Places::default(),
+            slots: Slots::default(),
             counted: Arc::default(),
             refused_open: Arc::new(Semaphore::new(REFUSED_OPEN_MAX)),
         }
@@ -105,24 +105,24 @@ pub(crate) struct OpenConnection {
     /// The limit on reading ahead of the request being answered.
     pub(crate) read_ahead: ReadAhead,
     counted: Arc<Counted>,
-    _place: Place,
+    _slot: Slot,
 }
 
 impl Connections {
-    /// Counts one more connection, of at most `max`; `None` if its address has its part.
+    /// Counts one more connection, of at most `max`; `None` if its address has its share.
     pub(crate) fn open(&self, peer: Option<SocketAddr>, max: usize) -> Option<OpenConnection> {
-        let place = self.places.take(Client::at(peer), max)?;
+        let slot = self.slots.take(Client::at(peer), max)?;
         self.open.send_modify(|open| open.all += 1);
         Some(OpenConnection {
             open: Arc::clone(&self.open),
             listened_on: Cell::new(false),
             read_ahead: ReadAhead::default(),
             counted: Arc::clone(&self.counted),
-            _place: place,
+            _slot: slot,
         })
     }
 
-    /// Tells the client of a connection that got no slot why, and closes it. None of its requests is carried out.
+    /// Tells the client of a connection without a slot the reason, and closes it. None of its requests is carried out.
     pub(crate) async fn refuse(&self, stream: TcpStream, max: usize) {
         self.counted.open_files.fetch_add(1, Ordering::Relaxed);
         let answer = refusal(max);
@@ -160,15 +160,15 @@ impl Connections {
                 return 0;
             }
             let one_ended = wait_until(&mut open, |open| open.all != now.all);
-            if timeout(SILENT_LISTENERS, one_ended).await.is_err() {
+            if timeout(LISTENER_STALL_MAX, one_ended).await.is_err() {
                 return now.all;
             }
         }
     }
 }
 
-/// Takes what a client has sent, before its connection is closed: the system would otherwise reset the connection, and the
-/// client might lose its last answer. Never waits.
+/// Reads and drops what a client has sent, before its connection is closed: the system would otherwise reset the
+/// connection, and the client might lose its last answer. Never waits.
 pub(crate) fn drop_received(stream: &TcpStream) {
     let mut dropped = [0; DROPPED_AT_ONCE_BYTES];
     for _ in 0..DROPPED_BYTES_MAX / DROPPED_AT_ONCE_BYTES {
@@ -179,14 +179,14 @@ pub(crate) fn drop_received(stream: &TcpStream) {
     }
 }
 
-/// Sends a short answer where all before it was sent: there is room, unless the client has gone or reads nothing. The
-/// runtime may not know of it yet. `false`: not all of it was sent.
+/// Sends a short answer after everything before it was sent: there is space in the socket's buffer, unless the client
+/// has gone or reads nothing, even if the runtime does not know of it yet. Returns `false` if not all of it was sent.
 pub(crate) fn send_at_once(stream: &TcpStream, answer: &[u8]) -> bool {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     send(stream, answer, flags).is_ok_and(|bytes| bytes == answer.len())
 }
 
-/// Returns the answer to any request from an address that has its part of the connections.
+/// Returns the answer to any request from an address that has its share of the connections.
 fn refusal(max: usize) -> String {
     let problem = Problem::overloaded(OPEN_FILES, max as u64).not_appended();
     let body = problem.body();
@@ -202,7 +202,7 @@ async fn wait_until<'a>(
     is_so: impl FnMut(&Open) -> bool,
 ) -> Ref<'a, Open> {
     let waited = open.wait_for(is_so).await;
-    waited.expect("the number is there while it is looked at")
+    waited.expect("the sender is kept while it is waited for")
 }
 
 /// Marks the request's connection as a listener's from now on: its answer ends only with the node.
@@ -211,7 +211,7 @@ pub(crate) fn listen_on_connection_of(request: &HttpRequest) {
     if request.method() == Method::HEAD {
         return;
     }
-    // There is none if a request does not arrive by a socket, as in tests.
+    // There is none if a request does not arrive over a socket, as in tests.
     if let Some(connection) = request.conn_data::<Rc<OpenConnection>>() {
         connection.listen();
     }
@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_client_is_told_why_it_is_refused_however_many_are_and_whatever_it_has_sent() {
+    async fn a_refused_client_is_told_why_however_many_are_refused_and_whatever_it_has_sent() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let connections = Connections::default();
@@ -270,7 +270,7 @@ mod tests {
                 stream.readable().await.expect("it has come");
             }
             let refused = connections.refuse(stream, 1).now_or_never();
-            assert!(refused.is_some(), "nobody waits for it");
+            assert!(refused.is_some(), "refusing never waits here");
             let mut answer = String::new();
             let ended = client.read_to_string(&mut answer).await;
             ended.expect("it is closed, not reset");
@@ -281,11 +281,11 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_goes_on_with_the_end_of_the_last_one() {
+    fn a_wait_ends_with_the_last_connection() {
         let connections = Connections::default();
         let finished = || connections.finished().now_or_never();
         assert_eq!(finished(), Some(0));
-        let open = || connections.clone().open(None, 100).expect("a place");
+        let open = || connections.clone().open(None, 100).expect("a slot");
         let (first, second) = (open(), open());
         let mut waiting = Box::pin(connections.finished());
         assert_eq!((finished(), waiting.as_mut().now_or_never()), (None, None));
@@ -296,35 +296,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn listeners_are_waited_for_while_one_after_the_other_takes_its_end_and_no_longer() {
+    async fn listeners_are_waited_for_only_while_one_after_the_other_ends() {
         let connections = Connections::default();
-        let listeners = [(); 4].map(|()| connections.open(None, 100).expect("a place"));
+        let listeners = [(); 4].map(|()| connections.open(None, 100).expect("a slot"));
         listeners.iter().for_each(OpenConnection::listen);
         listeners[0].listen();
         let [first, second, _silent, _silent_too] = listeners;
         let started = Instant::now();
         let (left, ()) = tokio::join!(connections.finished(), async {
             for ending in [first, second] {
-                sleep(SILENT_LISTENERS - Duration::from_millis(1)).await;
+                sleep(LISTENER_STALL_MAX - Duration::from_millis(1)).await;
                 drop(ending);
             }
         });
         assert_eq!(left, 2);
-        let last_end = 2 * (SILENT_LISTENERS - Duration::from_millis(1));
-        assert_eq!(started.elapsed(), last_end + SILENT_LISTENERS);
+        let last_end = 2 * (LISTENER_STALL_MAX - Duration::from_millis(1));
+        assert_eq!(started.elapsed(), last_end + LISTENER_STALL_MAX);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_has_an_end_is_waited_for_however_long_listeners_are_silent() {
+    async fn a_finite_answer_is_waited_for_however_long_listeners_are_silent() {
         let connections = Connections::default();
-        let open = || connections.open(None, 100).expect("a place");
+        let open = || connections.open(None, 100).expect("a slot");
         let (listener, reader) = (open(), open());
         listener.listen();
         let started = Instant::now();
         let (left, ()) = tokio::join!(connections.finished(), async {
-            sleep(3 * SILENT_LISTENERS).await;
+            sleep(3 * LISTENER_STALL_MAX).await;
             drop(reader);
         });
-        assert_eq!((left, started.elapsed()), (1, 4 * SILENT_LISTENERS));
+        assert_eq!((left, started.elapsed()), (1, 4 * LISTENER_STALL_MAX));
     }
 }

@@ -24,7 +24,7 @@ use crate::process::say;
 /// Time after which a step has failed.
 const STEP_TIME_MAX: Duration = Duration::from_secs(30);
 /// Interval at which a step checks whether it has happened.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Maximum number of bytes of the log that are shown at once.
 const SHOWN_BYTES: usize = 64 << 10;
 const SECONDARIES: [&str; 2] = ["secondary-1", "secondary-2"];
@@ -129,7 +129,7 @@ impl Demo {
             .await?;
         self.heal("secondary-2")?;
         let receipt = in_time("Msg3 is answered", waiting).await???;
-        tell_receipt("Msg3", &receipt);
+        print_receipt("Msg3", &receipt);
         for secondary in &self.secondaries {
             let reader = secondary.reader();
             let shown = reader.wait_for(Offset(3), ReadLevel::Local);
@@ -189,7 +189,7 @@ impl Demo {
             let options = AppendOptions::concern(Concern::Majority).idempotency_key(key.clone());
             let append = self.master.append(r#""paid""#, options);
             let receipt = in_time("the keyed message is answered", append).await??;
-            tell_receipt("paid, key order-17", &receipt);
+            print_receipt("paid, key order-17", &receipt);
             offsets.push(receipt.offset);
         }
         ensure(
@@ -220,7 +220,7 @@ impl Demo {
         let options = AppendOptions::concern(Concern::Count(concern));
         let append = self.master.append(format!("{text:?}"), options);
         let receipt = in_time(&format!("{text} is answered"), append).await??;
-        tell_receipt(&format!("{text}, concern {concern}"), &receipt);
+        print_receipt(&format!("{text}, concern {concern}"), &receipt);
         ensure(receipt.concern_met, "the concern is met")
     }
 
@@ -248,7 +248,7 @@ impl Demo {
                 if is_so(&health) {
                     return Ok::<_, Report>(health);
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
         in_time(what, look).await?
@@ -272,7 +272,7 @@ async fn in_time<T>(what: &str, expected: impl Future<Output = T>) -> Result<T, 
     }
 }
 
-fn tell_receipt(what: &str, receipt: &Receipt) {
+fn print_receipt(what: &str, receipt: &Receipt) {
     let holders: Vec<&str> = receipt.acks.iter().map(NodeName::as_str).collect();
     let (offset, holders) = (receipt.offset, holders.join(", "));
     say(&format!("   {what}: offset {offset}, held by {holders}"));

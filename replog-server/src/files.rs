@@ -23,10 +23,10 @@ const FILES_OF_PEER: usize = 2;
 /// Minimum number of connections of unknown peers to the cluster listener that a node admits at once.
 const HANDSHAKES_MIN: usize = 4;
 /// Divisor for the part of the files that those connections may take.
-const HANDSHAKES_PART: usize = 32;
+const HANDSHAKES_DIVISOR: usize = 32;
 /// Minimum for one of several nodes: with fewer files it would answer nobody, and they may still be there, since hardly
 /// ever all nodes have as many clients as they may.
-const PART_MIN: usize = 32;
+const SHARE_MIN: usize = 32;
 
 /// Number of files that a node may have open, and its division.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +63,11 @@ impl FileLimit {
     /// the process.
     pub(crate) fn share(self, here: usize, nodes: usize, workers: usize) -> OpenFiles {
         let each = self.0 / here;
-        let handshakes_max = (each / HANDSHAKES_PART).clamp(HANDSHAKES_MIN, CLUSTER_HANDSHAKES_MAX);
+        let handshakes_max =
+            (each / HANDSHAKES_DIVISOR).clamp(HANDSHAKES_MIN, CLUSTER_HANDSHAKES_MAX);
         let own = own_files(nodes, workers) + handshakes_max + REFUSED_OPEN_MAX;
         OpenFiles {
-            limit: each.saturating_sub(own).max(PART_MIN),
+            limit: each.saturating_sub(own).max(SHARE_MIN),
             handshakes_max,
         }
     }
@@ -123,7 +124,7 @@ mod tests {
 
     #[test]
     fn every_limit_leaves_room_for_the_next() {
-        for limit in [PART_MIN, 64, 1024, 20_000, UNLIMITED] {
+        for limit in [SHARE_MIN, 64, 1024, 20_000, UNLIMITED] {
             let files = for_clients(limit);
             let waiting = files.waiting_max(usize::MAX);
             assert!(limit - waiting >= limit / 4, "{limit}");
@@ -150,7 +151,7 @@ mod tests {
             let others = part.connections_max() + REFUSED_OPEN_MAX + part.handshakes_max();
             let all = here * (others + own_files(nodes, workers));
             assert!(all <= limit, "{limit} {here} {nodes}");
-            assert!(part.connections_max() > PART_MIN, "{limit} {here} {nodes}");
+            assert!(part.connections_max() > SHARE_MIN, "{limit} {here} {nodes}");
         }
         // As many unknown peers as ever if there are files for them.
         assert_eq!(
@@ -159,7 +160,7 @@ mod tests {
         );
         // If there are too few for all of them, each still answers somebody.
         let part = FileLimit(256).share(64, 64, 1);
-        assert!(part.waiting_max(usize::MAX) > 1 && part.connections_max() < PART_MIN);
+        assert!(part.waiting_max(usize::MAX) > 1 && part.connections_max() < SHARE_MIN);
     }
 
     #[test]

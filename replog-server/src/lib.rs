@@ -105,7 +105,7 @@ fn finish(result: Result<(), String>) -> ExitCode {
 fn run_nodes(command: Command) -> Result<(), String> {
     panics::end_the_process();
     if matches!(command, Command::Cluster(_)) {
-        log_lines::be_quiet();
+        log_lines::default_to_warnings();
     }
     if command.log_format() == args::LogFormat::Json {
         log_lines::write_json();

@@ -86,7 +86,7 @@ pub(crate) fn install() -> Result<(), String> {
 }
 
 /// Marks this thread's lines from now on with this node: several nodes may share the process.
-pub(crate) fn are_of_node(name: &NodeName) {
+pub(crate) fn set_thread_node(name: &NodeName) {
     NODE.with(|node| *node.borrow_mut() = Some(name.clone()));
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn dropped_total() -> u64 {
 }
 
 /// Lets only warnings through unless `RUST_LOG` says otherwise. Must be called before [`install`].
-pub(crate) fn be_quiet() {
+pub(crate) fn default_to_warnings() {
     IS_CLUSTER.store(true, Ordering::Relaxed);
 }
 
@@ -164,14 +164,14 @@ struct Part {
 impl Part {
     fn new(filter: String) -> Part {
         let coloured = wants_colours();
-        let for_eyes = io::stderr().is_terminal();
+        let for_terminal = io::stderr().is_terminal();
         let mut builder = env_logger::Builder::new();
         builder
             .parse_filters(&filter)
             .target(Target::Pipe(Box::new(&QUEUE)))
             // The lines already have their colours: none are removed.
             .write_style(WriteStyle::Always)
-            .format(move |line, record| write_line(line, record, coloured, for_eyes));
+            .format(move |line, record| write_line(line, record, coloured, for_terminal));
         Part {
             logger: builder.build(),
             filter,
@@ -213,7 +213,7 @@ impl Log for Lines {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !is_of_clients(record.target()) {
+        if !is_client_request(record.target()) {
             return self.part().logger.log(record);
         }
         let mut lowered = Record::builder();
@@ -230,7 +230,7 @@ impl Log for Lines {
 }
 
 /// Returns `true` if lines of this target are about client requests.
-fn is_of_clients(target: &str) -> bool {
+fn is_client_request(target: &str) -> bool {
     target == "actix_http" || target.starts_with("actix_http::")
 }
 
@@ -239,7 +239,7 @@ fn write_line(
     to: &mut Formatter,
     record: &Record<'_>,
     coloured: bool,
-    for_eyes: bool,
+    for_terminal: bool,
 ) -> io::Result<()> {
     // A thread that is ending no longer has one.
     let node = NODE.try_with(|node| node.borrow().clone()).ok().flatten();
@@ -256,7 +256,7 @@ fn write_line(
         node: node.as_ref(),
         text: record.args(),
         coloured,
-        for_eyes,
+        for_terminal,
     };
     write!(to, "{line}")
 }
@@ -304,7 +304,7 @@ struct Line<'a> {
     text: &'a fmt::Arguments<'a>,
     coloured: bool,
     /// The line goes to a terminal: text from others must not control it.
-    for_eyes: bool,
+    for_terminal: bool,
 }
 
 impl fmt::Display for Line<'_> {
@@ -337,7 +337,7 @@ impl fmt::Display for Line<'_> {
             if number > 0 {
                 f.write_str("\n    ")?;
             }
-            match self.for_eyes {
+            match self.for_terminal {
                 true => f.write_str(&escaped(part))?,
                 false => f.write_str(part)?,
             }
@@ -361,7 +361,7 @@ mod tests {
                 node,
                 text: &format_args!("{text}"),
                 coloured,
-                for_eyes: coloured,
+                for_terminal: coloured,
             };
             line.to_string()
         };

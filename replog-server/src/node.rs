@@ -28,7 +28,7 @@ use crate::{
 
 /// Buffer allocated at once for the body of an append: the length that a client announces is no reason to allocate
 /// much.
-const APPEND_ROOM_BYTES: usize = 64 << 10;
+const APPEND_INITIAL_BYTES: usize = 64 << 10;
 
 /// Name of the limit on readers that wait or follow: it is not a setting of the node but the system's.
 const OPEN_FILES: &str = "open-files";
@@ -190,7 +190,7 @@ impl NodeState {
             append_limits: BodyLimits {
                 keep_bytes: common.max_message_bytes,
                 drain_bytes: common.max_request_bytes,
-                room_bytes: APPEND_ROOM_BYTES,
+                initial_bytes: APPEND_INITIAL_BYTES,
             },
             line_limits: LineLimits {
                 line_bytes: common.max_message_bytes,

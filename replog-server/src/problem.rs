@@ -373,7 +373,7 @@ impl Problem {
             AppendError::ReadOnly { state, offset: _ } => Problem::read_only(&state),
             AppendError::Storage { detail, offset: _ } => Problem::new(
                 Kind::Storage,
-                format!("the master's data directory takes no more: {detail}"),
+                format!("the master's data directory accepts no more writes: {detail}"),
             ),
             AppendError::Stopping { offset } => {
                 let detail = match offset {
@@ -403,7 +403,7 @@ impl Problem {
                 problem
             }
             AppendError::Ended => {
-                Problem::new(Kind::Stopping, "the node ended without an answer").retry_after()
+                Problem::new(Kind::Stopping, "the node stopped without an answer").retry_after()
             }
         }
     }

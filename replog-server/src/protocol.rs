@@ -1,9 +1,9 @@
 //! Requirements of HTTP/1 for every request and answer that the web server's crate leaves to others.
 //!
 //! Owns one step around all routes. `Host` is checked before any of them (RFC 9112, section 3.2). A request to upgrade
-//! is ignored, since no route has another protocol (RFC 9110, section 7.8): that crate would take the bytes after its
-//! head for an endless body. An answer to HEAD is the one to GET without its body (RFC 9110, section 9.3.2). An answer
-//! of unknown length to an HTTP/1.0 client ends with the connection (RFC 9112, section 6.1).
+//! is ignored, since no route speaks another protocol (RFC 9110, section 7.8): that crate would take the bytes after
+//! its head for an endless body. An answer to HEAD is the one to GET without its body (RFC 9110, section 9.3.2). An
+//! answer of unknown length to an HTTP/1.0 client ends with the connection (RFC 9112, section 6.1).
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -46,7 +46,7 @@ pub(crate) async fn serve(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    // There is none if a request does not arrive by a socket, as in tests.
+    // There is none if a request does not arrive over a socket, as in tests.
     let connection = request.conn_data::<Rc<OpenConnection>>().cloned();
     let Some(connection) = connection else {
         return answer(request, next).await;
@@ -72,7 +72,7 @@ pub(crate) async fn serve(
     }))
 }
 
-/// What may stand between two parts of this body and means nothing to who reads it.
+/// Returns the sign of life that may stand between two parts of this body and means nothing to its reader.
 fn sign_in(response: &ServiceResponse<BoxBody>) -> Option<&'static str> {
     if response.response().body().size() != BodySize::Stream {
         return None;
@@ -100,13 +100,13 @@ async fn answer(
             .set_connection_type(ConnectionType::Close);
         return Ok(request.into_response(refused));
     }
-    let asked = Asked::of(&request);
-    if asked.has_endless_body {
+    let traits = RequestTraits::of(&request);
+    if traits.has_endless_body {
         bound_body(&mut request);
     }
     let mut response = next.call(request).await?.map_into_boxed_body();
-    asked.finish(&mut response);
-    match asked.is_head {
+    traits.finish(&mut response);
+    match traits.is_head {
         true => Ok(response.map_body(|_, body| BoxBody::new(NoBody(body.size())))),
         false => Ok(response),
     }
@@ -115,7 +115,7 @@ async fn answer(
 /// The body of an answer; once it is sent, the next request of its connection is read.
 struct Answer {
     body: BoxBody,
-    /// What shows whether the client is there.
+    /// The sign of life that shows whether the client is there.
     sign: Option<&'static str>,
     answering: Answering,
 }
@@ -141,7 +141,7 @@ impl MessageBody for Answer {
     }
 }
 
-/// Lets the connection be read further while the handler waits for the body of its request.
+/// Lets the connection be read on while the handler waits for the body of its request.
 fn watch_body(request: &mut ServiceRequest, connection: Rc<OpenConnection>) {
     let mut payload = match request.take_payload() {
         Payload::None => return,
@@ -159,7 +159,7 @@ fn watch_body(request: &mut ServiceRequest, connection: Rc<OpenConnection>) {
 
 /// Properties of a request that decide the form of its answer.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct RequestTraits {
     is_head: bool,
     is_http_1_0: bool,
     /// The request asks for another protocol.
@@ -168,9 +168,9 @@ struct Asked {
     has_endless_body: bool,
 }
 
-impl Asked {
-    fn of(request: &ServiceRequest) -> Asked {
-        Asked {
+impl RequestTraits {
+    fn of(request: &ServiceRequest) -> RequestTraits {
+        RequestTraits {
             is_head: request.method() == Method::HEAD,
             is_http_1_0: request.version() < Version::HTTP_11,
             is_upgrade: request.head().connection_type() == ConnectionType::Upgrade,
@@ -192,7 +192,8 @@ impl Asked {
     }
 }
 
-/// Decides as the web server's crate does: by any `Upgrade`, if the body is not chunked.
+/// Returns `true` if the web server's crate takes the request for a WebSocket one: by any such `Upgrade`, if the body
+/// is not chunked.
 fn is_taken_for_web_socket(headers: &HeaderMap) -> bool {
     let mut upgrades = headers.get_all(header::UPGRADE);
     let wanted = upgrades.any(|value| {

@@ -47,7 +47,7 @@ use crate::{
 const BACKLOG: i32 = 4096;
 /// Idle time of a connection before the system probes whether the other machine is still there: a dead connection must
 /// not keep its slot among those that wait.
-const SILENT_TIME_MAX: Duration = Duration::from_secs(60);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// Time that a probe waits for an answer, and the interval between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
@@ -138,12 +138,12 @@ pub(crate) async fn start_master(
     let (common, files) = (common.clone(), *files);
     let Listeners { clients, nodes } = listeners;
     let advertised_url = own_url.as_ref().map(NodeUrl::to_string);
-    let site = Site {
+    let site = Endpoint {
         listener: clients,
         workers,
     };
     site.serve(files.connections_max(), move || {
-        log_lines::are_of_node(&name);
+        log_lines::set_thread_node(&name);
         let master = Master::start_here(config, storage, &*network)
             .map_err(|error| not_started(&name, &directory, &error))?;
         // It takes no requests of other nodes, and tells that to those that prove that they are nodes.
@@ -196,12 +196,12 @@ pub(crate) async fn start_secondary(
     let (common, files) = (common.clone(), *files);
     let Listeners { clients, nodes } = listeners;
     let advertised_url = own_url.as_ref().map(NodeUrl::to_string);
-    let site = Site {
+    let site = Endpoint {
         listener: clients,
         workers,
     };
     site.serve(files.connections_max(), move || {
-        log_lines::are_of_node(&name);
+        log_lines::set_thread_node(&name);
         let secondary = Secondary::start_here(config, storage)
             .map_err(|error| not_started(&name, &directory, &error))?;
         let counters = Arc::new(NetCounters::default());
@@ -308,7 +308,7 @@ pub(crate) fn listen(address: &HostPort) -> Result<TcpListener, String> {
         rustix::net::listen(&listener, BACKLOG)?;
         // Accepted connections inherit it.
         sockopt::set_socket_keepalive(&listener, true)?;
-        sockopt::set_tcp_keepidle(&listener, SILENT_TIME_MAX)?;
+        sockopt::set_tcp_keepidle(&listener, KEEPALIVE_IDLE)?;
         sockopt::set_tcp_keepintvl(&listener, PROBE_INTERVAL)?;
         sockopt::set_tcp_keepcnt(&listener, PROBES)?;
         Ok(listener)
@@ -419,12 +419,12 @@ fn own_url(public: Option<&NodeUrl>, listener: &TcpListener) -> Result<Option<No
 }
 
 /// A node's listener and its number of web workers.
-struct Site {
+struct Endpoint {
     listener: TcpListener,
     workers: usize,
 }
 
-impl Site {
+impl Endpoint {
     /// Starts a web server and, on the thread of its first worker, the node behind it: a request that arrives there
     /// reaches the node without waking another thread.
     async fn serve(
@@ -432,7 +432,7 @@ impl Site {
         connections_max: usize,
         start: impl FnOnce() -> Result<NodeState, String> + Send + 'static,
     ) -> Result<RunningNode, String> {
-        let Site { listener, workers } = self;
+        let Endpoint { listener, workers } = self;
         let (url, listens_at) = (url_of(&listener)?, listens_at(&listener)?);
         let connections = Connections::default();
         let opened = connections.clone();
@@ -448,7 +448,7 @@ impl Site {
                     // If the node did not start, nothing is served: the server is about to be stopped.
                     if let Ok(state) = state {
                         // The node's own thread is one of the workers, and sets its name earlier.
-                        log_lines::are_of_node(state.node.name());
+                        log_lines::set_thread_node(state.node.name());
                         app::configure(config, &state);
                     }
                 })
@@ -492,7 +492,7 @@ type Started = Result<Arc<NodeState>, String>;
 struct FirstWorker<F> {
     start: Mutex<Option<F>>,
     started: OnceLock<Started>,
-    told: Notify,
+    notify: Notify,
 }
 
 impl<F: FnOnce() -> Result<NodeState, String>> FirstWorker<F> {
@@ -500,7 +500,7 @@ impl<F: FnOnce() -> Result<NodeState, String>> FirstWorker<F> {
         FirstWorker {
             start: Mutex::new(Some(start)),
             started: OnceLock::new(),
-            told: Notify::new(),
+            notify: Notify::new(),
         }
     }
 
@@ -513,7 +513,7 @@ impl<F: FnOnce() -> Result<NodeState, String>> FirstWorker<F> {
                 None => Err("its start panicked".to_owned()),
             }
         });
-        self.told.notify_one();
+        self.notify.notify_one();
         started.clone()
     }
 
@@ -523,7 +523,7 @@ impl<F: FnOnce() -> Result<NodeState, String>> FirstWorker<F> {
             if let Some(started) = self.started.get() {
                 return started.clone();
             }
-            self.told.notified().await;
+            self.notify.notified().await;
         }
     }
 }

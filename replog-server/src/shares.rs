@@ -1,9 +1,9 @@
-//! Shares of what all clients may have together, by address: connections, waits, memory for bodies.
+//! Shares, by address, of what all clients have together: connections, waits, memory for bodies.
 //!
 //! Owns the rule and the counts by address. An address may hold seven times what is still free: alone it gets seven
 //! eighths, two get seven fifteenths each, and something is always left for one that comes later. So nothing is
-//! reserved for absent addresses, and none of them shuts others out. Fewer than eight slots are not shared. Everything
-//! that comes through one proxy is one address. Keeps rule 11.
+//! reserved for absent addresses, and no address shuts others out. Fewer than eight slots are not shared. All clients
+//! behind one proxy count as one address. Keeps rule 11.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,11 +15,11 @@ use std::{
 use replog_core::address::owner_of;
 use tokio::time::Instant;
 
-/// How many times what stays free one address may hold.
-const TIMES_FREE: usize = 7;
+/// Ratio of what one address may hold to what stays free.
+const FREE_MULTIPLE: usize = 7;
 
-/// One client for counting: an address; for IPv6 its network of 64 bits, since one machine may have all addresses in
-/// it. Requests that do not arrive by a socket, as in tests, count as one client.
+/// One client, as counted: an IPv4 address, or an IPv6 network of 64 bits, since one machine may have all addresses in
+/// it. Requests that do not arrive over a socket, as in tests, count as one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client(IpAddr);
 
@@ -49,14 +49,14 @@ impl Held {
         self.by_client.get(&client).copied().unwrap_or(0)
     }
 
-    /// Returns `true` if a client may hold this much more, of at most `max` in all. Its first is always allowed if
-    /// there is any: the rule is no reason to refuse a client that has nothing.
+    /// Returns `true` if a client may hold this much more, of at most `max` in all. A client that has nothing may take
+    /// any amount that is free: the rule is no reason to refuse it.
     pub(crate) fn may_take(&self, client: Client, amount: usize, max: usize) -> bool {
         let own = self.of(client);
         let Some(free) = max.checked_sub(self.total.saturating_add(amount)) else {
             return false;
         };
-        own == 0 || own + amount <= free.saturating_add(1).saturating_mul(TIMES_FREE)
+        own == 0 || own + amount <= free.saturating_add(1).saturating_mul(FREE_MULTIPLE)
     }
 
     /// Adds to a client's amount.
@@ -76,7 +76,7 @@ impl Held {
         }
         self.total -= amount;
         let own = self.by_client.get_mut(&client);
-        let own = own.expect("what is given back was taken");
+        let own = own.expect("only what was taken is released");
         *own -= amount;
         if *own == 0 {
             self.by_client.remove(&client);
@@ -86,16 +86,16 @@ impl Held {
 
 /// Slots that clients share. Clones share them too.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Places(Arc<Mutex<Held>>);
+pub(crate) struct Slots(Arc<Mutex<Held>>);
 
-impl Places {
-    /// Takes a slot for a client, of at most `max` in all; `None`: it has its share, or none is left.
-    pub(crate) fn take(&self, client: Client, max: usize) -> Option<Place> {
+impl Slots {
+    /// Takes a slot for a client, of at most `max` in all; `None` if it has its share, or none is left.
+    pub(crate) fn take(&self, client: Client, max: usize) -> Option<Slot> {
         let mut held = self.held();
         held.may_take(client, 1, max).then(|| {
             held.add(client, 1);
-            Place {
-                places: self.clone(),
+            Slot {
+                slots: self.clone(),
                 client,
             }
         })
@@ -108,27 +108,27 @@ impl Places {
 
 /// A slot, released when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
-    places: Places,
+pub(crate) struct Slot {
+    slots: Slots,
     client: Client,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.places.held().remove(self.client, 1);
+        self.slots.held().remove(self.client, 1);
     }
 }
 
-/// How long the turn of a reader that follows is. All of them together are sent 5,000 parts of their answers a second, each
-/// of which has whatever is new: an append is not delayed by the number of those who want to see it.
+/// Length of a follower's turn. All followers together are sent 5,000 parts of their answers a second, each with
+/// everything that is new: an append is not delayed by the number of its readers.
 const TURN: Duration = Duration::from_micros(200);
 
-/// Turns of those who follow a log. Clones share them.
+/// Turns of the followers of a log. Clones share them.
 #[derive(Clone, Debug, Default)]
 struct Turns(Arc<Mutex<Option<Instant>>>);
 
 impl Turns {
-    /// The next turn that is free.
+    /// Takes the next free turn; returns its time.
     fn take(&self, now: Instant) -> Instant {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = last.map_or(now, |last| now.max(last + TURN));
@@ -137,16 +137,16 @@ impl Turns {
     }
 }
 
-/// Places of requests that last as long as others like. Each kind has a limit below that of all together, and each
-/// address its share of both, so that none shuts the others out of either.
+/// Slots of requests whose length is not the node's to decide. Each kind has a limit below that of all together, and
+/// each address its share of both, so that none shuts the others out of either.
 #[derive(Debug)]
 pub(crate) struct Waits {
-    all: Places,
+    all: Slots,
     all_max: usize,
-    readers: Places,
+    readers: Slots,
     readers_max: usize,
-    /// By the concern, as a number of nodes.
-    appends: Mutex<BTreeMap<Option<u32>, Places>>,
+    /// Slots of appends by concern, as a number of nodes.
+    appends: Mutex<BTreeMap<Option<u32>, Slots>>,
     appends_max: usize,
     turns: Turns,
 }
@@ -154,13 +154,13 @@ pub(crate) struct Waits {
 /// A slot among [`Waits`], released when dropped.
 #[derive(Debug)]
 pub(crate) struct Wait {
-    _of_all: Place,
-    _of_kind: Place,
+    _of_all: Slot,
+    _of_kind: Slot,
     turns: Turns,
 }
 
 impl Wait {
-    /// The turn in which one that follows looks for more, after it was sent something.
+    /// Takes the turn in which a follower that was sent something looks for more; returns its time.
     pub(crate) fn next_turn(&self, now: Instant) -> Instant {
         self.turns.take(now)
     }
@@ -171,9 +171,9 @@ impl Waits {
     /// of one concern.
     pub(crate) fn new(all_max: usize, readers_max: usize, appends_max: usize) -> Waits {
         Waits {
-            all: Places::default(),
+            all: Slots::default(),
             all_max,
-            readers: Places::default(),
+            readers: Slots::default(),
             readers_max,
             appends: Mutex::default(),
             appends_max,
@@ -197,12 +197,12 @@ impl Waits {
     /// The limit that is reached.
     pub(crate) fn append(&self, client: Client, concern: Option<u32>) -> Result<Wait, usize> {
         let mut appends = self.appends.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = appends.entry(concern).or_default().clone();
+        let slots = appends.entry(concern).or_default().clone();
         drop(appends);
-        self.take(client, &places, self.appends_max)
+        self.take(client, &slots, self.appends_max)
     }
 
-    fn take(&self, client: Client, of_kind: &Places, max: usize) -> Result<Wait, usize> {
+    fn take(&self, client: Client, of_kind: &Slots, max: usize) -> Result<Wait, usize> {
         let kind = of_kind.take(client, max).ok_or(max)?;
         let all = self.all.take(client, self.all_max).ok_or(self.all_max)?;
         Ok(Wait {
@@ -246,7 +246,7 @@ mod tests {
         let mut held = Held::default();
         assert_eq!(fill(&mut held, &[a], 240), [210]);
         let later = fill(&mut held, &[b], 240);
-        assert_eq!(later, [27], "of the rest as much");
+        assert_eq!(later, [27], "the same share of the rest");
         assert_eq!(fill(&mut Held::default(), &[a], 7), [7], "too few to share");
         assert_eq!(fill(&mut Held::default(), &[a, b], 240), [112, 112]);
         let thirds = fill(&mut Held::default(), &[a, b, c], 240);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_an_address_or_a_network_of_the_newer_protocol() {
+    fn a_client_is_an_ipv4_address_or_an_ipv6_network() {
         assert_eq!(client("::ffff:10.0.0.1"), client("10.0.0.1"));
         assert_ne!(client("10.0.0.1"), client("10.0.0.2"));
         assert_eq!(client("2001:db8::1"), client("2001:db8::ffff:1"));
@@ -278,20 +278,20 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_given_back_when_dropped() {
-        let places = Places::default();
-        let place = places.take(client("10.0.0.1"), 1);
-        assert!(place.is_some() && places.take(client("10.0.0.2"), 1).is_none());
-        drop(place);
-        assert!(places.take(client("10.0.0.2"), 1).is_some());
+    fn a_slot_is_released_when_dropped() {
+        let slots = Slots::default();
+        let slot = slots.take(client("10.0.0.1"), 1);
+        assert!(slot.is_some() && slots.take(client("10.0.0.2"), 1).is_none());
+        drop(slot);
+        assert!(slots.take(client("10.0.0.2"), 1).is_some());
     }
 
     #[test]
-    fn those_who_follow_take_turns() {
+    fn followers_take_turns() {
         let waits = Waits::new(10, 10, 10);
-        let [first, second] = [(); 2].map(|()| waits.reader(client("10.0.0.1")).expect("a place"));
+        let [first, second] = [(); 2].map(|()| waits.reader(client("10.0.0.1")).expect("a slot"));
         let now = Instant::now();
-        assert_eq!(first.next_turn(now), now, "nobody else follows");
+        assert_eq!(first.next_turn(now), now, "no other follower");
         assert_eq!(second.next_turn(now), now + TURN);
         assert_eq!(first.next_turn(now), now + 2 * TURN);
         let later = now + Duration::from_secs(1);
@@ -321,7 +321,7 @@ mod tests {
                 assert!(held.len() > files / 2, "{files}");
                 for take in takes {
                     let others: Vec<Wait> = (0..files / 32)
-                        .map(|_| take(&waits, other).expect("a place is left"))
+                        .map(|_| take(&waits, other).expect("a slot is left"))
                         .collect();
                     drop(others);
                 }

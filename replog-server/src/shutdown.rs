@@ -20,7 +20,7 @@ use crate::{log_lines, serve::RunningNode, words::counted};
 const ENDED_AT_ONCE: i32 = 1;
 
 /// A signal this soon after the first does not count as a second one.
-const AGAIN_TIME_MIN: Duration = Duration::from_millis(200);
+const SECOND_SIGNAL_MIN: Duration = Duration::from_millis(200);
 
 /// The signals that ask a process to end.
 pub(crate) struct Signals {
@@ -114,7 +114,7 @@ pub(crate) async fn wait_and_stop(
 async fn asked_again(signals: &mut Signals, asked_at: Option<Instant>) -> &'static str {
     loop {
         let name = signals.next().await;
-        if asked_at.is_none_or(|asked_at| asked_at.elapsed() >= AGAIN_TIME_MIN) {
+        if asked_at.is_none_or(|asked_at| asked_at.elapsed() >= SECOND_SIGNAL_MIN) {
             return name;
         }
     }
@@ -162,7 +162,7 @@ async fn graceful(running: &RunningNode) {
         left = running.connections.finished() => {
             if left > 0 {
                 log::info!(
-                    "{}: closing {} of followers and listeners that take nothing",
+                    "{}: closing {} of followers and listeners that do not read",
                     running.state.node.name(),
                     counted(left, "connection")
                 );

@@ -1,12 +1,11 @@
 //! Messages as a streamed body: JSON, NDJSON or server-sent events, in memory that grows neither with the answer nor
-//! with what a follower has not taken.
+//! with a follower's backlog.
 //!
-//! A batch of records is read, written out as text and sent before the next one is read; the
-//! connection's own pace decides when that is, and who is slow reads on from the log. Those who follow take
-//! turns, so that many of them delay no append. A read ends before a damaged record as it ends at the log's
-//! end; a follower waits there as it waits at the end. Any other failure breaks the transfer off, so that no
-//! reader takes a part for the whole, and so does a cut of what was sent, where the form has no words for it.
-//! Keeps rules 2 and 11.
+//! Each batch of records is read, written out as text and sent before the next one is read: the connection sets the
+//! pace (backpressure), and a slow reader reads on from the log. Followers take turns, so that many of them delay no
+//! append. A read ends before a damaged record as it ends at the log's end; a follower waits there as it waits at the
+//! end. Any other failure aborts the transfer, so that no reader takes a part for the whole, and so does a cut of what
+//! was sent, if the form cannot express it. Keeps rules 2 and 11.
 
 mod frame;
 #[cfg(test)]
@@ -39,23 +38,22 @@ use crate::{
     shares::Wait,
 };
 
-/// Bytes of records that are read at once: a few times what a socket takes, so that reading costs few wake-ups and,
-/// besides that, little memory, however many readers there are at the same time. One record is always read, however
-/// long.
+/// Bytes of records that are read at once: a few times what a socket takes, so that reading costs few wake-ups and
+/// little memory, however many readers there are at the same time. One record is always read, however long.
 const READ_BYTES: usize = 256 << 10;
 
-/// The shortest time that the runtime's clock tells.
+/// Resolution of the runtime's timers.
 const CLOCK_TICK: Duration = Duration::from_millis(1);
 
-/// What is asked for, from where the source stands.
+/// The messages asked for, from the source's offset on.
 #[derive(Debug)]
 pub(crate) struct Span {
     pub(crate) until: Until,
     /// Maximum number of messages.
     pub(crate) limit: u64,
-    /// The slot of a slow reader, which it holds for as long as it lasts.
-    pub(crate) place: Option<Wait>,
-    /// The log that is followed, if the reader was in another one.
+    /// The slot of a slow reader, held until its answer ends.
+    pub(crate) slot: Option<Wait>,
+    /// The log that is followed, if the reader asked for another one.
     pub(crate) other: Option<ClusterId>,
 }
 
@@ -80,7 +78,7 @@ pub(crate) trait Source: 'static {
         bytes_max: usize,
     ) -> impl Future<Output = Result<Option<Followed>, ReadError>>;
 
-    /// Does what `read_on` does, and waits if there is nothing. Loses nothing if the future is dropped.
+    /// Returns what `read_on` does, but waits if there is nothing. Loses nothing if the future is dropped.
     fn next(&mut self, bytes_max: usize) -> impl Future<Output = Result<Followed, ReadError>>;
 }
 
@@ -103,7 +101,7 @@ impl Source for Follower {
 }
 
 /// Answers with the messages of `span`. If they are more than one chunk, `enter` gives them a slot, unless they have
-/// one: nobody knows how long a reader takes for the rest.
+/// one: a reader may take any time for the rest.
 ///
 /// # Errors
 ///
@@ -121,7 +119,7 @@ pub(crate) async fn respond(
         response.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")));
     }
     let first = match messages.follows() {
-        // A follower learns at once that this works, whether there is a message or not.
+        // A follower learns at once that its request succeeded, whether there is a message or not.
         true => None,
         // Read before the status is sent: a failure here is an error answer, while a later failure can only abort the
         // transfer.
@@ -131,8 +129,8 @@ pub(crate) async fn respond(
         // All of it fits: an answer with a length, which costs less than a stream.
         return Ok(response.body(first.unwrap_or_default()));
     }
-    if messages.place.is_none() {
-        messages.place = Some(enter()?);
+    if messages.slot.is_none() {
+        messages.slot = Some(enter()?);
     }
     let body = BodyStream::new(chunks(first, messages));
     Ok(response.body(BoxBody::new(body.boxed())))
@@ -146,7 +144,7 @@ fn chunks<S: Source>(
         let chunk = match ready {
             Some(chunk) => Some(chunk),
             None => messages.next_chunk().await.inspect_err(|error| {
-                log::warn!("a read was broken off: {}", chain(error));
+                log::warn!("a read was aborted: {}", chain(error));
             })?,
         };
         Ok(chunk.map(|chunk| (chunk, (None, messages))))
@@ -178,10 +176,10 @@ struct Messages<S> {
     any: bool,
     /// The log that is followed, if that is still to be announced.
     other: Option<ClusterId>,
-    /// When it is its turn to look for more.
+    /// Time of its next turn to look for more.
     turn: Instant,
-    /// Given back with the body.
-    place: Option<Wait>,
+    /// The reader's slot, released with the body.
+    slot: Option<Wait>,
 }
 
 impl<S: Source> Messages<S> {
@@ -196,7 +194,7 @@ impl<S: Source> Messages<S> {
             any: false,
             other: span.other,
             turn: Instant::now(),
-            place: span.place,
+            slot: span.slot,
         }
     }
 
@@ -257,7 +255,7 @@ impl<S: Source> Messages<S> {
     /// Waits for something to write: messages, a sign of life after a while without any, or an end.
     async fn write_next(&mut self, text: &mut BytesMut) -> Result<(), ReadError> {
         while text.is_empty() && self.phase != Phase::Done {
-            // Where few follow, its turn comes before any clock could wake it.
+            // With few followers, its turn comes before any timer could fire.
             if self.turn > Instant::now() + CLOCK_TICK {
                 sleep_until(self.turn).await;
             }
@@ -265,10 +263,7 @@ impl<S: Source> Messages<S> {
                 Ok(Ok(Followed::Records(batches))) => {
                     self.write(&batches, text);
                     let now = Instant::now();
-                    self.turn = self
-                        .place
-                        .as_ref()
-                        .map_or(now, |place| place.next_turn(now));
+                    self.turn = self.slot.as_ref().map_or(now, |slot| slot.next_turn(now));
                 }
                 Ok(Ok(Followed::Cut { offset })) => self.write_cut(offset, text)?,
                 Ok(Err(ReadError::Stopped)) => {

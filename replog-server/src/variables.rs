@@ -18,7 +18,7 @@ use clap::{
 use crate::args::message_of;
 
 /// Variables of the files for containers and for systemd.
-const OTHERS_VARIABLES: [&str; 6] = [
+const CONTAINER_VARIABLES: [&str; 6] = [
     "REPLOG_IMAGE",
     "REPLOG_VERSION",
     "REPLOG_MASTER_PORT",
@@ -46,10 +46,10 @@ impl fmt::Display for Ignored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = &self.name;
         match &self.commands[..] {
-            [] => write!(f, "{name} is no setting of this program, and is ignored"),
+            [] => write!(f, "{name} is not a setting of this program and is ignored"),
             commands => write!(
                 f,
-                "{name} is a setting of {} alone, and is ignored",
+                "{name} is a setting of {} only and is ignored",
                 commands.join(" and ")
             ),
         }
@@ -58,7 +58,7 @@ impl fmt::Display for Ignored {
 
 /// Returns the program without the variables that carry no value: an empty one, as Compose makes of `${X:-}`, is not
 /// set, and Kubernetes sets `REPLOG_PORT=tcp://10.96.0.1:5000` for a Service called `replog`.
-pub(crate) fn without_those_that_say_nothing(program: clap::Command) -> clap::Command {
+pub(crate) fn without_empty_variables(program: clap::Command) -> clap::Command {
     with_args(program, &|arg| {
         let value = arg.get_env().and_then(std::env::var_os);
         let name = arg.get_env().unwrap_or_default().to_string_lossy();
@@ -73,7 +73,7 @@ pub(crate) fn without_those_that_say_nothing(program: clap::Command) -> clap::Co
 
 /// Returns the same error under the name of the variable that the wrong value comes from, if it does not come from the
 /// command line. `program` must be the one that parsed `args`.
-pub(crate) fn under_its_variable(
+pub(crate) fn name_variable(
     error: clap::Error,
     program: &clap::Command,
     args: &[OsString],
@@ -138,7 +138,7 @@ fn is_ignored(
     name: &str,
 ) -> Option<Ignored> {
     let is_others =
-        OTHERS_VARIABLES.contains(&name) || others.iter().any(|other| has_variable(other, name));
+        CONTAINER_VARIABLES.contains(&name) || others.iter().any(|other| has_variable(other, name));
     let commands: Vec<String> = program
         .get_subcommands()
         .filter(|command| has_variable(command, name))

@@ -1,7 +1,7 @@
 //! The web server's crate, set up around sockets of our own.
 //!
-//! Owns its settings: times, the number of connections, and that each connection is a [`ClientSocket`]. Does what
-//! `actix_web::HttpServer` does, which accepts no other socket than the system's.
+//! Owns its settings: time limits, the number of connections, and the use of a [`ClientSocket`] for each connection.
+//! Does what `actix_web::HttpServer` does, which accepts no other socket than the system's.
 
 use std::{
     io,
@@ -88,8 +88,8 @@ where
             .keep_alive(KeepAlive::Timeout(IDLE_TIME_MAX))
             .client_request_timeout(HEAD_TIME_MAX)
             .client_disconnect_timeout(DISCONNECT_TIME_MAX)
-            // A client may shut down its sending side behind its request: its answer is written all the same. Its
-            // socket notices when it has gone.
+            // A client that shuts down its sending side after its request still gets its answer. Its socket notices
+            // when it has gone.
             .h1_allow_half_closed(true)
             .local_addr(address)
             // Dropped with the connection, whatever ends it.

@@ -55,7 +55,7 @@ pub(super) async fn start(places: Places<'_>) -> Result<Running, String> {
     };
     tokio::try_join!(first.start(), second.start(), third.start())?;
     let leader = leader(clients).await.map_err(|error| {
-        let words: Vec<String> = nodes.iter().map(Node::last_words).collect();
+        let words: Vec<String> = nodes.iter().map(Node::log_tail).collect();
         format!("etcd: {error}: {}", words.join("\n"))
     })?;
     let leader = nodes.remove(leader);

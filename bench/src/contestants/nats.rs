@@ -51,7 +51,7 @@ pub(super) async fn start(
         nodes.push(node);
     }
     let leader = created_stream(clients[0]).await.map_err(|error| {
-        let words: Vec<String> = nodes.iter().map(Node::last_words).collect();
+        let words: Vec<String> = nodes.iter().map(Node::log_tail).collect();
         format!("nats: {error}: {}", words.join("\n"))
     })?;
     let position = nodes.iter().position(|node| node.name == leader);
@@ -112,7 +112,7 @@ async fn created_stream(server: SocketAddr) -> Result<String, String> {
             }
         };
         created |= answer["error"].is_null() && answer["cluster"].is_object();
-        if let Some(leader) = leader_of_whole(&answer) {
+        if let Some(leader) = leader_with_all_replicas(&answer) {
             return Ok(leader.to_owned());
         }
         if Instant::now() > deadline {
@@ -125,7 +125,7 @@ async fn created_stream(server: SocketAddr) -> Result<String, String> {
 }
 
 /// Returns the leader, once it has all its replicas.
-fn leader_of_whole(answer: &Value) -> Option<&str> {
+fn leader_with_all_replicas(answer: &Value) -> Option<&str> {
     let cluster = &answer["cluster"];
     let replicas = cluster["replicas"].as_array()?;
     let whole = replicas.len() == NODES - 1 && replicas.iter().all(|one| one["current"] == true);

@@ -56,7 +56,7 @@ pub(super) async fn start(places: Places<'_>, appendfsync: &str) -> Result<Runni
 
 async fn replicas_are_online(cluster: &Cluster) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
-    let failed = |error| format!("redis: {error}: {}", cluster.last_words());
+    let failed = |error| format!("redis: {error}: {}", cluster.log_tail());
     let master = cluster.master_address()?;
     let mut connection = Connection::open(master, 0).await.map_err(failed)?;
     loop {

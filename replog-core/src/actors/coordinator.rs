@@ -18,9 +18,9 @@ use crate::{
         inbox::{Caller, Inbox},
         key_reader::{KeySource, read_keys},
         messages::{
-            AppendsQueued, Ask, AskMode, AskedMode, DamageNoticed, DescribeHolders, DescribeMaster,
-            DescribeWaiting, Drain, FallSilent, FetchMissing, LeadershipLost, LinkReported,
-            LogAdvanced, MeasureMaster, RecordsFetched, RecoveryAnswered, Serve, Stop,
+            AppendsQueued, Ask, DamageNoticed, DescribeHolders, DescribeMaster, DescribeWaiting,
+            Drain, FetchMissing, LeadershipLost, LinkReported, LogAdvanced, MeasureMaster,
+            RecordsFetched, RecoveryAnswered, RequestedMode, Serve, SetMode, Stop, StopSending,
             WriterReported,
         },
         secondary_link::{LinkParts, MasterIdentity, SecondaryLink},
@@ -100,7 +100,7 @@ pub(crate) struct Coordinator {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inspection {
     /// While the master leads or is about to: it goes on meanwhile.
-    Beside,
+    WhileLeading,
     /// Before that: the recovery starts over, with a log that is not intact.
     BeforeRecovery,
 }
@@ -238,8 +238,8 @@ impl Coordinator {
         if self.leader.should_probe(now) {
             self.writer.submit(WriteCommand::Resume);
         }
-        if let Some(lack) = self.hopeless() {
-            self.give_up_damaged(now, lack);
+        if let Some(missing) = self.irreparable() {
+            self.replace_damaged_log(now, missing);
         }
         self.publish_committed();
         let stuck = self.recovery.as_ref().and_then(Recovery::stuck);
@@ -398,7 +398,7 @@ impl Coordinator {
         }
         self.publish_missing();
         if self.meta.log_epoch.is_none() {
-            self.become_whole(ctx);
+            self.become_intact(ctx);
         }
     }
 
@@ -409,12 +409,12 @@ impl Coordinator {
     }
 
     fn lose_leadership(&mut self, now: Instant, by: crate::transport::FencedBy) {
-        warn!(by = %by.describe(), "fenced: another master holds the office");
+        warn!(by = %by.describe(), "fenced: another master leads a newer epoch");
         self.recovery = None;
         let answered = self.leader.become_fenced(now, by);
         self.answer(answered);
         for link in &self.links {
-            link.do_send(FallSilent);
+            link.do_send(StopSending);
         }
     }
 
@@ -435,7 +435,7 @@ impl Coordinator {
             detail: error.to_string().into(),
         };
         let end = self.view.written_end();
-        let (answered, freed_bytes) = self.leader.become_out_of_room(now, end, outage);
+        let (answered, freed_bytes) = self.leader.become_out_of_space(now, end, outage);
         self.inbox.release(freed_bytes);
         self.answer(answered);
     }
@@ -490,8 +490,8 @@ impl Coordinator {
 
     fn publish_mode(&mut self, now: Instant) {
         let state = self.leader.mode(now);
-        let told = self.published_mode.replace((state.mode, state.reason));
-        if told == Some((state.mode, state.reason)) {
+        let published = self.published_mode.replace((state.mode, state.reason));
+        if published == Some((state.mode, state.reason)) {
             return;
         }
         self.shared
@@ -511,7 +511,7 @@ impl Coordinator {
             mode @ Mode::Recovering => info!(%mode, "mode is {mode}: {}", state.detail),
             mode @ Mode::ReadOnly => warn!(%mode, "mode is {mode}: {}", state.detail),
         }
-        if told.is_none_or(|(mode, _)| mode != state.mode) {
+        if published.is_none_or(|(mode, _)| mode != state.mode) {
             self.shared.set_mode(state.mode);
         }
     }
@@ -535,7 +535,7 @@ impl Coordinator {
             }
             WriteReport::Inspected { holes, whole_end } => self.on_inspected(ctx, holes, whole_end),
             WriteReport::Truncated { cut, .. } => {
-                warn!(from = %cut.from, records = cut.records, "the own log was cut");
+                warn!(from = %cut.from, records = cut.records, "this node's log was cut");
                 if let Some(recovery) = &mut self.recovery {
                     recovery.on_truncated(now, cut.from);
                 }
@@ -739,7 +739,7 @@ impl Handler<LeadershipLost> for Coordinator {
                 self.raise_epoch = true;
             } else if self.leader.is_serving() {
                 info!(by = %by.describe(), "a node has promised this epoch to another directory");
-                self.recover_anew(now);
+                self.restart_recovery(now);
             }
         }
         self.settle(ctx);
@@ -777,13 +777,13 @@ impl Handler<DescribeWaiting> for Coordinator {
     }
 }
 
-impl Handler<AskMode> for Coordinator {
+impl Handler<SetMode> for Coordinator {
     type Result = ();
-    fn handle(&mut self, ask: AskMode, ctx: &mut Context<Self>) {
+    fn handle(&mut self, ask: SetMode, ctx: &mut Context<Self>) {
         info!(asked = ?ask.asked, "an operator asked for a mode");
         match ask.asked {
-            AskedMode::ReadOnly => self.leader.pause_appends(),
-            AskedMode::ReadWrite => self.leader.resume_appends(),
+            RequestedMode::ReadOnly => self.leader.pause_appends(),
+            RequestedMode::ReadWrite => self.leader.resume_appends(),
         }
         // Everybody else is informed first: the caller that gets the answer may wait for the mode
         // to change again.
@@ -809,7 +809,7 @@ impl Handler<Stop> for Coordinator {
         let answered = self.leader.become_stopping();
         self.answer(answered);
         for link in &self.links {
-            link.do_send(FallSilent);
+            link.do_send(StopSending);
         }
         if !std::mem::replace(&mut self.closing, true) {
             self.save_keys();

@@ -68,7 +68,7 @@ pub(super) async fn read_keys(source: KeySource) -> Result<Keys, String> {
 impl KeySource {
     fn begin(&self) -> KeyReading {
         let snapshot = self.snapshot().unwrap_or_else(|why| {
-            info!(%why, "the snapshot of keys is put aside");
+            info!(%why, "the snapshot of keys is ignored");
             None
         });
         KeyReading::new(self.horizon, self.end, snapshot)

@@ -93,7 +93,7 @@ pub(crate) struct Serve {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct FetchMissing {
-    pub(crate) lack: Option<MissingRange>,
+    pub(crate) missing: Option<MissingRange>,
 }
 
 /// To the coordinator: records for its own log, from a secondary that holds the records after them.
@@ -120,7 +120,7 @@ pub(crate) struct RequestMoved {
 /// To a link: stop sending.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct FallSilent;
+pub(crate) struct StopSending;
 
 /// To a replica: a request of a master, with the sender of its answer.
 #[derive(Message)]
@@ -182,14 +182,14 @@ pub(crate) struct DescribeSecondary {
 /// To the coordinator: an operator pauses or resumes appends.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct AskMode {
-    pub(crate) asked: AskedMode,
+pub(crate) struct SetMode {
+    pub(crate) asked: RequestedMode,
     pub(crate) answer_to: oneshot::Sender<ModeState>,
 }
 
 /// Mode that an operator asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AskedMode {
+pub(crate) enum RequestedMode {
     /// Refuse appends.
     ReadOnly,
     /// Accept appends, where nothing else forbids them.

@@ -158,12 +158,12 @@ impl ReplicaActor {
             ReplicaAction::Resume => self.writer.submit(WriteCommand::Resume),
             ReplicaAction::Changed(change) => {
                 log(&change);
-                self.tell(change);
+                self.publish(change);
             }
         }
     }
 
-    fn tell(&self, change: ReplicaChange) {
+    fn publish(&self, change: ReplicaChange) {
         if let ReplicaChange::Promised { epoch, master } = change {
             let promised = || Change::Epoch { epoch, master };
             self.shared.events().publish_own(&*self.host, promised);
@@ -320,12 +320,12 @@ fn log(change: &ReplicaChange) {
             let why = why_refused(refusal);
             warn!(%from, why, "a request is refused");
         }
-        ReplicaChange::OutOfRoom(outage) => {
+        ReplicaChange::OutOfSpace(outage) => {
             warn!(error = %outage.detail, "the disk refuses writes: no records are accepted until there is space");
         }
         ReplicaChange::Resumed { end } => info!(%end, "the disk takes writes again"),
         ReplicaChange::Damaged { offset } => {
-            error!(%offset, "a record cannot be read: this node does not count until it is mended");
+            error!(%offset, "a record cannot be read: this node does not count until it is repaired");
         }
     }
 }

@@ -15,8 +15,8 @@ use crate::{
         Coordinator,
         blocking::blocking,
         messages::{
-            Ask, FallSilent, FetchMissing, LeadershipLost, LinkReported, LogAdvanced,
-            RecordsFetched, RecoveryAnswered, RequestMoved, Serve,
+            Ask, FetchMissing, LeadershipLost, LinkReported, LogAdvanced, RecordsFetched,
+            RecoveryAnswered, RequestMoved, Serve, StopSending,
         },
         timer::Timer,
     },
@@ -361,7 +361,7 @@ impl SecondaryLink {
         let Change::Status { from, to } = *change else {
             return;
         };
-        self.shared.events().tell(&*self.host, &self.name, || {
+        self.shared.events().publish(&*self.host, &self.name, || {
             let failure = self.link.report(now).failure;
             events::Change::Status {
                 from,
@@ -383,7 +383,7 @@ impl SecondaryLink {
         else {
             return;
         };
-        events.tell(&*self.host, &self.name, || events::Change::Retry {
+        events.publish(&*self.host, &self.name, || events::Change::Retry {
             request: report.failed_request,
             reason: failure.reason,
             detail: failure.detail.clone(),
@@ -400,7 +400,7 @@ impl SecondaryLink {
     fn log_failure(&self, failure: &Failure, failed_attempts: u64) {
         let (node, reason, detail) = (&self.name, failure.reason, &failure.detail);
         if FAILURES_LOGGED.contains(&failed_attempts) {
-            warn!(%node, %reason, %detail, failed_attempts, "secondary still fails");
+            warn!(%node, %reason, %detail, failed_attempts, "secondary keeps failing");
         } else {
             debug!(%node, %reason, %detail, failed_attempts, "attempt failed");
         }
@@ -489,14 +489,14 @@ impl Handler<RequestMoved> for SecondaryLink {
 impl Handler<FetchMissing> for SecondaryLink {
     type Result = ();
     fn handle(&mut self, mend: FetchMissing, ctx: &mut Context<Self>) {
-        self.link.on_missing(Instant::now(), mend.lack);
+        self.link.on_missing(Instant::now(), mend.missing);
         self.pump(ctx);
     }
 }
 
-impl Handler<FallSilent> for SecondaryLink {
+impl Handler<StopSending> for SecondaryLink {
     type Result = ();
-    fn handle(&mut self, _: FallSilent, ctx: &mut Context<Self>) {
+    fn handle(&mut self, _: StopSending, ctx: &mut Context<Self>) {
         self.link.stop();
         self.pump(ctx);
     }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::message::AsSent;
+use super::message::MessageBody;
 use crate::types::{ClusterId, DiskState, Epoch, InstanceId, Mode, NodeName, Offset, Status};
 
 /// Result of an append: a message that is in the log.
@@ -119,7 +119,7 @@ pub struct Page {
 
 /// One message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(try_from = "AsSent", into = "AsSent")]
+#[serde(try_from = "MessageBody", into = "MessageBody")]
 #[non_exhaustive]
 pub struct Message {
     /// The message's offset.

@@ -62,7 +62,7 @@ pub struct Follow {
     /// restart it.
     connecting: Option<Connecting>,
     /// The search for the first message that is gone, after the last one was found to be.
-    parting: Option<Parting>,
+    divergence: Option<DivergenceSearch>,
     backoff: Backoff,
     /// Consecutive attempts that made no connection, or whose connection gave nothing.
     failures: u32,
@@ -73,7 +73,7 @@ pub struct Follow {
 
 type OnInterruption = Box<dyn FnMut(&ClientError)>;
 
-type Parting = Pin<Box<dyn Future<Output = Result<Offset, ClientError>>>>;
+type DivergenceSearch = Pin<Box<dyn Future<Output = Result<Offset, ClientError>>>>;
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, ClientError>>>>;
 
@@ -97,7 +97,7 @@ impl Client {
             asked_for_log: false,
             connection: None,
             connecting: None,
-            parting: None,
+            divergence: None,
             backoff: Backoff::new(&timing, rand::rng().random()),
             failures: 0,
             on_interruption: None,
@@ -141,11 +141,11 @@ impl Follow {
     /// Dropping the future loses no message.
     pub async fn next(&mut self) -> Result<Message, ClientError> {
         loop {
-            let step = match &mut self.parting {
+            let step = match &mut self.divergence {
                 None => self.next_line().await.map(|line| self.on_line(line)),
-                Some(parting) => {
-                    let found = parting.await;
-                    self.parting = None;
+                Some(divergence) => {
+                    let found = divergence.await;
+                    self.divergence = None;
                     found.map(|offset| self.cut(offset).map(Err))
                 }
             };
@@ -221,7 +221,7 @@ impl Follow {
                     Some(cluster_id) => self.client.in_log(cluster_id),
                     None => self.client.clone(),
                 };
-                self.parting = Some(Box::pin(parting(
+                self.divergence = Some(Box::pin(divergence(
                     client,
                     self.level,
                     self.delivered.clone(),
@@ -302,15 +302,15 @@ impl Follow {
 
 /// Returns the first given offset at which the node has something else, once this is known of the last one.
 /// If the logs diverge before everything that is remembered, returns the first remembered offset.
-async fn parting(
+async fn divergence(
     client: Client,
     level: ReadLevel,
     delivered: Delivered,
 ) -> Result<Offset, ClientError> {
-    let Some(doubtful) = delivered.doubtful() else {
+    let Some(divergence_range) = delivered.divergence_range() else {
         return Ok(Offset::ZERO);
     };
-    let (mut begin, mut end) = (doubtful.start.0, doubtful.end.0);
+    let (mut begin, mut end) = (divergence_range.start.0, divergence_range.end.0);
     while begin < end {
         let middle = begin + (end - begin) / 2;
         let query = ReadQuery {
@@ -339,7 +339,7 @@ async fn parting(
             false => end = middle,
         }
     }
-    Ok(Offset(end.min(doubtful.end.0)))
+    Ok(Offset(end.min(divergence_range.end.0)))
 }
 
 fn is_another_log(problem: &Problem) -> bool {

@@ -8,7 +8,7 @@ use crate::types::{Epoch, NodeName, Offset};
 
 /// The members, each present if known.
 #[derive(Deserialize, Serialize)]
-pub(super) struct AsSent {
+pub(super) struct MessageBody {
     offset: Offset,
     epoch: Epoch,
     timestamp_ms: u64,
@@ -54,10 +54,10 @@ impl Serialize for Absent {
     }
 }
 
-impl TryFrom<AsSent> for Message {
+impl TryFrom<MessageBody> for Message {
     type Error = &'static str;
 
-    fn try_from(sent: AsSent) -> Result<Message, &'static str> {
+    fn try_from(sent: MessageBody) -> Result<Message, &'static str> {
         let data = match (sent.data.0, &sent.data_base64) {
             (Some(data), None) => data,
             (None, Some(_)) => RawValue::NULL.to_owned(),
@@ -79,10 +79,10 @@ impl TryFrom<AsSent> for Message {
     }
 }
 
-impl From<Message> for AsSent {
-    fn from(message: Message) -> AsSent {
+impl From<Message> for MessageBody {
+    fn from(message: Message) -> MessageBody {
         let data = message.data_base64.is_none().then_some(message.data);
-        AsSent {
+        MessageBody {
             offset: message.offset,
             epoch: message.epoch,
             timestamp_ms: message.timestamp_ms,

@@ -89,7 +89,7 @@ impl Events {
     ) -> Events {
         let ring = shared.events().listen();
         let counts = shared.events().counts.subscribe();
-        let shown = view.shown_watch();
+        let shown = view.visible_end_watch();
         let known = ends(&counts.borrow(), *shown.borrow());
         Events {
             shared: shared.clone(),
@@ -124,14 +124,14 @@ impl Events {
             let next_at = self.merging.next_at();
             tokio::select! {
                 biased;
-                told = self.ring.recv() => match told {
+                published = self.ring.recv() => match published {
                     Ok(event) => return Some(Notice::Event(event)),
                     Err(RecvError::Lagged(count)) => return Some(Notice::Missed { count }),
                     Err(RecvError::Closed) => unreachable!("`shared` keeps the ring's sender"),
                 },
                 () = moved(next_at, &mut self.counts, &mut self.shown) => {
                     let newest = self.newest();
-                    let merged = self.merging.tell(Instant::now(), &newest);
+                    let merged = self.merging.publish(Instant::now(), &newest);
                     self.make_ready(merged);
                 }
                 () = end_of(&mut self.ended) => {
@@ -233,7 +233,7 @@ impl EventHub {
     }
 
     /// Publishes a change of `node` to all listeners.
-    pub(crate) fn tell(&self, host: &dyn Host, node: &NodeName, what: impl FnOnce() -> Change) {
+    pub(crate) fn publish(&self, host: &dyn Host, node: &NodeName, what: impl FnOnce() -> Change) {
         let Some(ring) = self.ring.get().filter(|ring| ring.receiver_count() > 0) else {
             return;
         };
@@ -245,9 +245,9 @@ impl EventHub {
         });
     }
 
-    /// Publishes a change of the node itself, as [`EventHub::tell`] does for any node.
+    /// Publishes a change of the node itself, as [`EventHub::publish`] does for any node.
     pub(crate) fn publish_own(&self, host: &dyn Host, what: impl FnOnce() -> Change) {
-        self.tell(host, &self.node, what);
+        self.publish(host, &self.node, what);
     }
 
     /// Sets the durable end of a secondary; `None` while it does not count.

@@ -76,7 +76,7 @@ impl Follower {
         let cuts = reader.view.cuts();
         Follower {
             following: Following::new(from, cuts),
-            local: reader.view.shown_watch(),
+            local: reader.view.visible_end_watch(),
             committed: reader.shared.watch_committed(),
             reader,
             level,

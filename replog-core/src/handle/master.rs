@@ -10,8 +10,8 @@ use tracing::warn;
 
 use crate::{
     actors::{
-        AppendsQueued, AskMode, AskedMode, Caller, Coordinator, CoordinatorParts, DamageNoticed,
-        DescribeHolders, DescribeMaster, DescribeWaiting, Drain, Inbox, MeasureMaster, Stop,
+        AppendsQueued, Caller, Coordinator, CoordinatorParts, DamageNoticed, DescribeHolders,
+        DescribeMaster, DescribeWaiting, Drain, Inbox, MeasureMaster, RequestedMode, SetMode, Stop,
         WriterReported,
     },
     config::{ForcedRecovery, MasterConfig},
@@ -36,7 +36,7 @@ use crate::{
 mod concern;
 mod waits;
 
-use waits::Waits;
+use waits::WaitGuard;
 
 /// A running master. Clones share it; dropping the last one stops it.
 ///
@@ -325,12 +325,12 @@ impl Master {
             waiter: self.inner.inbox.next_waiter(),
             caller: Caller::Append(answer_to),
         };
-        let waits = Waits::of(self, append.waiter);
+        let waits = WaitGuard::of(self, append.waiter);
         match self.inner.inbox.push(append) {
             Ok(true) => self.inner.coordinator.do_send(AppendsQueued),
             Ok(false) => {}
             Err(error) => {
-                waits.no_more();
+                waits.disarm();
                 return Err(self.refused(error));
             }
         }
@@ -447,7 +447,7 @@ impl Master {
     ///
     /// [`Stopped`] when the node has ended.
     pub async fn pause_appends(&self) -> Result<ModeState, Stopped> {
-        self.ask_mode(AskedMode::ReadOnly).await
+        self.ask_mode(RequestedMode::ReadOnly).await
     }
 
     /// Ends the pause that [`Master::pause_appends`] began; any other reason for refusing appends remains.
@@ -457,11 +457,11 @@ impl Master {
     ///
     /// [`Stopped`] when the node has ended.
     pub async fn resume_appends(&self) -> Result<ModeState, Stopped> {
-        self.ask_mode(AskedMode::ReadWrite).await
+        self.ask_mode(RequestedMode::ReadWrite).await
     }
 
-    async fn ask_mode(&self, asked: AskedMode) -> Result<ModeState, Stopped> {
-        self.describe(|answer_to| AskMode { asked, answer_to })
+    async fn ask_mode(&self, asked: RequestedMode) -> Result<ModeState, Stopped> {
+        self.describe(|answer_to| SetMode { asked, answer_to })
             .await
     }
 

@@ -139,7 +139,8 @@ impl Reader {
     /// [`Stopped`] when the node has ended.
     pub async fn wait_for(&self, offset: Offset, level: ReadLevel) -> Result<(), Stopped> {
         let mut ended = self.ended.clone();
-        let (mut local, mut committed) = (self.view.shown_watch(), self.shared.watch_committed());
+        let (mut local, mut committed) =
+            (self.view.visible_end_watch(), self.shared.watch_committed());
         let shown = async {
             // An error means that the node has ended, which the other branch reports.
             local.wait_for(|end| offset < *end).await.is_ok()

@@ -10,7 +10,7 @@ use crate::{
     error::{OpenError, StartError, Stopped},
     handle::host::{self, Host},
     log::{
-        self, Damage, LogCondition, LogFiles, LogOptions, LogView, LogWriter, Look, Meta,
+        self, Damage, LogCondition, LogFiles, LogOptions, LogView, LogWriter, Meta, OpenScan,
         PROBE_PATH, WriteReport, WriterLoop,
     },
     storage::{Storage, StorageLock},
@@ -148,11 +148,11 @@ pub(crate) fn open(
     // A log that is not known to be intact is read from beginning to end: damage that was found before
     // and not repaired may be anywhere.
     let look = match meta.log_epoch {
-        Some(_) => Look::AtTheEnd,
-        None => Look::Through,
+        Some(_) => OpenScan::LastSegment,
+        None => OpenScan::AllSegments,
     };
     let (files, view, report) = log::open(storage.clone(), options, cluster, look, |condition| {
-        take_condition(&mut meta, condition, &**storage)
+        record_condition(&mut meta, condition, &**storage)
     })?;
     save_meta(&meta, &**storage)?;
     if report.torn_bytes > 0 {
@@ -177,11 +177,11 @@ pub(crate) fn known_meta(
     name: &NodeName,
     nodes: Option<&[NodeName]>,
 ) -> Result<Option<Meta>, StartError> {
-    let Some(meta) = Meta::load(storage).map_err(what_to_do)? else {
+    let Some(meta) = Meta::load(storage).map_err(with_advice)? else {
         if log::was_used(storage)? {
             let what = "is missing, and the directory has a log".to_owned();
             let path = "meta.json".to_owned();
-            return Err(what_to_do(OpenError::Format { path, what }).into());
+            return Err(with_advice(OpenError::Format { path, what }).into());
         }
         return Ok(None);
     };
@@ -208,7 +208,7 @@ pub(crate) fn known_meta(
 
 /// Records the condition of the log in the meta, and saves the meta if that changes it: opening the log removes
 /// the signs of damage and lowers the mark to what can be read.
-fn take_condition(
+fn record_condition(
     meta: &mut Meta,
     condition: &LogCondition,
     storage: &dyn Storage,
@@ -224,7 +224,7 @@ fn take_condition(
         } = damage;
         error!(
             node = %meta.name, path, position, %offset, what,
-            "the log is damaged: this node does not count until it is mended from another"
+            "the log is damaged: this node does not count until it is repaired from another"
         );
     }
     match (meta.log_epoch, damage) {
@@ -239,7 +239,7 @@ fn take_condition(
 }
 
 /// Adds advice for the case that there is no readable meta file.
-fn what_to_do(error: OpenError) -> OpenError {
+fn with_advice(error: OpenError) -> OpenError {
     match error {
         OpenError::Format { path, what } => {
             let what = format!(

@@ -59,16 +59,17 @@ pub fn directory(storage: &dyn Storage) -> Result<Report, CheckError> {
     }
     let meta = Meta::load(storage);
     // Also where the node knows how far a damaged log went: without a mark it no longer does.
-    let needs_mark =
-        |meta: &Meta| meta.log_epoch.is_some() || meta.last_whole.is_some() && meta.is_masters();
+    let needs_mark = |meta: &Meta| {
+        meta.log_epoch.is_some() || meta.last_whole.is_some() && meta.is_promised_to_self()
+    };
     let needs_mark = matches!(&meta, Ok(Some(meta)) if needs_mark(meta));
     let mark_file = (is_there(mark::PATH), needs_mark);
-    let mark = look_at_mark(storage, &mut report, mark_file);
+    let mark = check_mark(storage, &mut report, mark_file);
     let log_is_empty = !has_segments && mark.is_none_or(|mark| mark.end == Offset::ZERO);
-    let owner = look_at_meta(meta, &mut report, log_is_empty);
+    let owner = check_meta(meta, &mut report, log_is_empty);
     segments::look(storage, &mut report, &segments, owner, mark);
-    look_at_keys(storage, &mut report);
-    look_at_leftovers(&mut report, &names);
+    check_keys(storage, &mut report);
+    check_leftovers(&mut report, &names);
     for name in list(storage, quarantine::DIR)? {
         segments::check_quarantined(storage, &mut report, &format!("{}/{name}", quarantine::DIR));
     }
@@ -84,7 +85,7 @@ pub fn directory(storage: &dyn Storage) -> Result<Report, CheckError> {
 /// [`OpenError`] when the meta file is damaged, newer than this program, or cannot be read.
 pub fn owner(storage: &dyn Storage) -> Result<Option<DirectoryOwner>, OpenError> {
     let owner_of = |meta: Meta| DirectoryOwner {
-        was_master: meta.is_masters(),
+        was_master: meta.is_promised_to_self(),
         cluster_id: meta.cluster.map(|cluster| cluster.id),
         name: meta.name,
     };
@@ -281,14 +282,14 @@ enum Owner {
     /// This cluster.
     Cluster(ClusterId),
     /// No cluster: the node never joined one.
-    Nobody,
+    NoCluster,
     /// Unknown: the meta file does not say.
     Unknown,
 }
 
 /// Reads the mark. Without one, a log that counts as intact no longer does: the next start of its node takes that
 /// back.
-fn look_at_mark(
+fn check_mark(
     storage: &dyn Storage,
     report: &mut Report,
     (is_there, is_needed): (bool, bool),
@@ -320,7 +321,7 @@ fn look_at_mark(
     mark
 }
 
-fn look_at_meta(
+fn check_meta(
     meta: Result<Option<Meta>, OpenError>,
     report: &mut Report,
     log_is_empty: bool,
@@ -330,7 +331,7 @@ fn look_at_meta(
         Ok(None) if log_is_empty => {
             let what = "it is missing: no start of a node has got as far as writing it";
             report.add_file(Class::Note, meta::PATH, what);
-            return Owner::Nobody;
+            return Owner::NoCluster;
         }
         Ok(None) => {
             let what = "it is missing, and nothing else says whose log this is and what the node has promised";
@@ -364,11 +365,11 @@ fn look_at_meta(
     report.cluster_id = meta.cluster.map(|cluster| cluster.id);
     (report.log_epoch, report.intact) = (meta.log_epoch, meta.log_epoch.is_some());
     report.name = Some(meta.name);
-    report.cluster_id.map_or(Owner::Nobody, Owner::Cluster)
+    report.cluster_id.map_or(Owner::NoCluster, Owner::Cluster)
 }
 
 /// Checks the snapshot of the keys. It is never the source of truth: any error in it only costs time.
-fn look_at_keys(storage: &dyn Storage, report: &mut Report) {
+fn check_keys(storage: &dyn Storage, report: &mut Report) {
     let wrong = match keys_file::load(storage) {
         Ok(None) => return,
         Ok(Some(bytes)) => Snapshot::decode(&bytes).err(),
@@ -380,7 +381,7 @@ fn look_at_keys(storage: &dyn Storage, report: &mut Report) {
     }
 }
 
-fn look_at_leftovers(report: &mut Report, names: &[String]) {
+fn check_leftovers(report: &mut Report, names: &[String]) {
     let known = [
         meta::PATH,
         mark::PATH,

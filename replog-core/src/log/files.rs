@@ -103,7 +103,7 @@ pub(crate) struct LogFiles {
     /// Segments that were written to below the end.
     unproven: Unproven,
     /// The segment that is being created: a leftover of it belongs to nobody.
-    half_made: Option<Offset>,
+    unfinished_segment: Option<Offset>,
     /// Failure after which nothing is done any more.
     failure: Option<LogError>,
 }
@@ -402,7 +402,7 @@ impl LogFiles {
             number,
             epoch_starts,
         };
-        self.half_made = Some(first);
+        self.unfinished_segment = Some(first);
         let file = self
             .storage
             .open(&segment::path(first), OpenHow::Truncated)
@@ -411,7 +411,7 @@ impl LogFiles {
             .map_err(LogError::Write)?;
         file.sync()?;
         self.storage.sync_dir(DIR)?;
-        self.half_made = None;
+        self.unfinished_segment = None;
         let bytes = header.encoded_bytes();
         self.view.rolled(first, bytes, file.clone());
         self.active = Some(Active {
@@ -534,7 +534,7 @@ pub(crate) use holes::HeldBack;
 use holes::Holes;
 #[cfg(test)]
 pub(crate) use opening::OpenReport;
-pub(crate) use opening::{Damage, LogCondition, Look, Repairs, open, was_used};
+pub(crate) use opening::{Damage, LogCondition, OpenScan, Repairs, open, was_used};
 
 #[cfg(test)]
 mod append_tests;

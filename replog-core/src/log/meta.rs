@@ -96,7 +96,7 @@ impl Meta {
     /// unknown if `end` is. A secondary acknowledges nothing until it is intact again, no matter what is written to
     /// its log.
     pub(crate) fn extend_last_whole(&mut self, end: Option<Offset>) {
-        if self.is_masters() {
+        if self.is_promised_to_self() {
             let known = self.last_whole.zip(end);
             self.last_whole = known.map(|(whole, end)| LastWhole {
                 end: whole.end.max(end),
@@ -106,7 +106,7 @@ impl Meta {
     }
 
     /// Returns `true` if the promise is to this directory itself, as only a master's is.
-    pub(crate) fn is_masters(&self) -> bool {
+    pub(crate) fn is_promised_to_self(&self) -> bool {
         let promised = self.promised.as_ref();
         promised.is_some_and(|to| to.name == self.name && to.instance == self.instance)
     }
@@ -189,7 +189,7 @@ enum Refused {
 fn decode(bytes: &[u8]) -> Result<Meta, Refused> {
     let damaged = |error| Refused::Format(format!("is damaged: {error}"));
     let AnyVersion { format } = serde_json::from_slice(bytes)
-        .map_err(|error| Refused::Format(format!("is no meta file: {error}")))?;
+        .map_err(|error| Refused::Format(format!("is not a meta file: {error}")))?;
     if format != FORMAT {
         return Err(Refused::Version(format));
     }

@@ -6,7 +6,7 @@
 //! its end, the epoch of the master that caused the cut, and, from the second on, the number of the file. It is
 //! written to a new file, synced, renamed, directory synced; never overwritten, and never used by a node again. The
 //! files are for a person, who alone can decide which of the records are to be appended again. The newest
-//! [`SET_ASIDE_FILES_MAX`] are kept: newest by number, since a cluster whose epochs were repaired continues with
+//! [`QUARANTINE_FILES_MAX`] are kept: newest by number, since a cluster whose epochs were repaired continues with
 //! lower ones.
 
 use std::io::{self, IoSlice};
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::ReadError,
-    limits::SET_ASIDE_FILES_MAX,
+    limits::QUARANTINE_FILES_MAX,
     storage::{OpenHow, Storage, StorageFile},
     types::{ClusterId, Epoch, Offset},
 };
@@ -100,7 +100,7 @@ pub(super) fn quarantine(
     storage.rename(PATH_NEW, &path).map_err(LogError::Write)?;
     storage.sync_dir(DIR)?;
     view.quarantined(next.records_since(from));
-    warn!(%from, end = %next, path, "the records that are cut are quarantined");
+    warn!(%from, end = %next, path, "records that are about to be cut were quarantined");
     Ok(true)
 }
 
@@ -109,7 +109,7 @@ pub(super) fn quarantine(
 pub(super) fn remove_oldest(storage: &dyn Storage, made: usize) {
     let remove = || -> io::Result<()> {
         let files = files_of_cuts(storage)?;
-        let surplus = files.len().saturating_sub(SET_ASIDE_FILES_MAX.max(made));
+        let surplus = files.len().saturating_sub(QUARANTINE_FILES_MAX.max(made));
         for (_, name) in &files[..surplus] {
             let path = format!("{DIR}/{name}");
             storage.remove(&path)?;
@@ -267,14 +267,14 @@ mod tests {
         files.quarantine(Offset(39), Epoch(1 << 61)).unwrap();
         let separated = format!("{DIR}/{:020}.log", 7);
         storage.open(&separated, OpenHow::Create).unwrap();
-        let many = SET_ASIDE_FILES_MAX as u64 + 3;
+        let many = QUARANTINE_FILES_MAX as u64 + 3;
         for nth in 0..many {
             files
                 .quarantine(Offset(30 + nth % 9), Epoch(9 + nth))
                 .unwrap();
         }
         let names = storage.list(DIR).unwrap();
-        assert_eq!(names.len(), SET_ASIDE_FILES_MAX + 1, "{names:?}");
+        assert_eq!(names.len(), QUARANTINE_FILES_MAX + 1, "{names:?}");
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (4..=many).collect::<Vec<_>>());

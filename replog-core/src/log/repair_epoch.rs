@@ -101,7 +101,7 @@ pub fn repair_epoch(
     let base = own.or_else(|| known.filter(|epoch| epoch.is_believable()).min());
     let base = base.unwrap_or_default();
     let is_believed =
-        |epoch: &Epoch| epoch.is_believable() && epoch.within_a_leap_of(base) == *epoch;
+        |epoch: &Epoch| epoch.is_believable() && epoch.capped_for_request(base) == *epoch;
     let poisoned = |meta: &Meta| !epochs_of(meta).all(|epoch| is_believed(&epoch));
     if !metas.iter().any(poisoned) {
         return Ok(Vec::new());
@@ -207,7 +207,10 @@ fn the_cluster(metas: &[Meta]) -> Result<ClusterIdentity, String> {
 
 /// Returns the meta that has promised an epoch to its own directory, as only a master does.
 fn the_master(metas: &[Meta]) -> Result<&Meta, String> {
-    let masters: Vec<&Meta> = metas.iter().filter(|meta| meta.is_masters()).collect();
+    let masters: Vec<&Meta> = metas
+        .iter()
+        .filter(|meta| meta.is_promised_to_self())
+        .collect();
     match masters[..] {
         [master] => Ok(master),
         [] => Err("none of these is the directory of a master".to_owned()),

@@ -383,7 +383,7 @@ impl<'a> Scan<'a> {
     ///
     /// A client that embeds records in the payloads of records can deceive this after damage. That
     /// is discovered when the hole is filled: the right records do not fit.
-    fn pass_damage(&mut self, below: Offset, epoch: Option<Epoch>) -> io::Result<Option<Hole>> {
+    fn skip_damage(&mut self, below: Offset, epoch: Option<Epoch>) -> io::Result<Option<Hole>> {
         let (first, position) = (self.offset, self.position);
         // There are no more records than this.
         let most = (self.limit - position) / RECORD_HEADER_BYTES as u64;
@@ -533,7 +533,7 @@ pub(crate) fn scan_past_damage(
         if bad.is_none() {
             break None;
         }
-        match scan.pass_damage(below, epochs.last_epoch())? {
+        match scan.skip_damage(below, epochs.last_epoch())? {
             Some(hole) => holes.push(hole),
             None => break bad,
         }

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Cut, LogFiles, LogOptions, LogView, Look, Truncation, files::OpenReport};
+use super::{Cut, LogFiles, LogOptions, LogView, OpenScan, Truncation, files::OpenReport};
 use crate::{
     error::OpenError,
     record::{KIND_MESSAGE, Record, RecordBatch},
@@ -138,7 +138,7 @@ impl FaultyStorage {
     }
 
     /// Cancels the fault that [`FaultyStorage::fail_at`] planned, if it did not happen yet.
-    pub(crate) fn fail_no_more(&self) {
+    pub(crate) fn cancel_fault(&self) {
         self.shared().fault = None;
     }
 
@@ -594,7 +594,7 @@ pub(crate) fn options() -> LogOptions {
 pub(crate) fn open_log(
     storage: &(impl Storage + Clone),
 ) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
-    open_log_looking(storage, look_of(storage))
+    open_log_scanning(storage, look_of(storage))
 }
 
 /// Like [`open_log`], with up to this many zeros ahead of the records.
@@ -609,19 +609,19 @@ pub(crate) fn open_log_ahead(
     open_with(Arc::new(storage.clone()), options, Some(CLUSTER))
 }
 
-pub(crate) fn open_log_looking(
+pub(crate) fn open_log_scanning(
     storage: &(impl Storage + Clone),
-    look: Look,
+    look: OpenScan,
 ) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
     let storage = Arc::new(storage.clone());
     super::open(storage, options(), Some(CLUSTER), look, |_| Ok(()))
 }
 
 /// A node whose first start was cut off has no log epoch yet.
-fn look_of(storage: &dyn Storage) -> Look {
+fn look_of(storage: &dyn Storage) -> OpenScan {
     match storage.list("log") {
-        Ok(segments) if segments.is_empty() => Look::Through,
-        _ => Look::AtTheEnd,
+        Ok(segments) if segments.is_empty() => OpenScan::AllSegments,
+        _ => OpenScan::LastSegment,
     }
 }
 

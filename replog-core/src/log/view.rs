@@ -43,7 +43,7 @@ pub(crate) struct LogView {
     visible_end: AtomicU64,
     shown: watch::Sender<Offset>,
     /// End of the last completely written append.
-    whole_end: AtomicU64,
+    complete_end: AtomicU64,
     /// Nothing from here on is held, because of a hole; `u64::MAX` if there is none.
     readable_limit: AtomicU64,
     /// Beginning of the append with that hole: nothing from here on is shown.
@@ -137,7 +137,7 @@ impl LogView {
 
     /// Follows the visible end. It goes back when the log is cut; also notified of every cut and of every change of
     /// holes.
-    pub(crate) fn shown_watch(&self) -> watch::Receiver<Offset> {
+    pub(crate) fn visible_end_watch(&self) -> watch::Receiver<Offset> {
         self.shown.subscribe()
     }
 
@@ -247,7 +247,7 @@ impl LogView {
         before: Offset,
         limit: usize,
     ) -> Result<Vec<EpochStart>, ReadError> {
-        self.walk_in_peace(before, limit, &[])
+        self.retry_across_cuts(before, limit, &[])
     }
 
     /// Like [`LogView::epoch_starts_before`], but returns all of them and reads across known holes: an epoch that
@@ -262,10 +262,10 @@ impl LogView {
     ) -> Result<Vec<EpochStart>, ReadError> {
         let range = |(_, hole): &(Offset, Hole)| hole.first..hole.end;
         let holes: Vec<Range<Offset>> = self.state().holes.iter().map(range).collect();
-        self.walk_in_peace(before, usize::MAX, &holes)
+        self.retry_across_cuts(before, usize::MAX, &holes)
     }
 
-    fn walk_in_peace(
+    fn retry_across_cuts(
         &self,
         before: Offset,
         limit: usize,
@@ -281,7 +281,7 @@ impl LogView {
             };
             let found = self.walk_epoch_starts(before, limit, newest, holes);
             if self.cuts() == cuts {
-                return self.telling_damage(found);
+                return self.report_new_damage(found);
             }
         }
     }
@@ -379,7 +379,7 @@ impl LogView {
             let batch = self.read_segment(&place, from, until, bytes_max);
             // Only a result read while nothing was cut is of one branch, errors included.
             if self.cuts() == place.cuts {
-                return self.telling_damage(batch.map(|batch| vec![batch]));
+                return self.report_new_damage(batch.map(|batch| vec![batch]));
             }
         }
     }
@@ -442,7 +442,7 @@ impl LogView {
     }
 
     /// Passes on the result of a read, and reports damage that was not known.
-    fn telling_damage<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
+    fn report_new_damage<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
         if let Err(ReadError::Damaged { offset, .. }) = &read
             && !self.is_hole(*offset)
         {
@@ -690,7 +690,7 @@ impl LogView {
             durable_end: AtomicU64::new(end.0),
             visible_end: AtomicU64::new(end.0),
             shown: watch::Sender::new(end),
-            whole_end: AtomicU64::new(end.0),
+            complete_end: AtomicU64::new(end.0),
             readable_limit: AtomicU64::new(u64::MAX),
             visible_limit: AtomicU64::new(u64::MAX),
             quarantined: AtomicU64::new(0),
@@ -714,7 +714,7 @@ impl LogView {
     }
 
     /// Sets the file of the last segment, after opening, with the records in it.
-    pub(super) fn becomes_active(
+    pub(super) fn set_active(
         &self,
         first: Offset,
         bytes: u64,
@@ -742,15 +742,15 @@ impl LogView {
                 behind.for_each(|(offset, at)| opened.index().add_behind_damage(offset, at));
             }
         }
-        let visible_limit = readable_limit.map(|at| appends::shown_before(self, at));
+        let visible_limit = readable_limit.map(|at| appends::visible_before(self, at));
         let no_end = Offset(u64::MAX);
         let (readable_limit, visible_limit) = (
             readable_limit.unwrap_or(no_end),
             visible_limit.unwrap_or(no_end),
         );
         // The beginning of an append may have been unreadable, and may be readable now.
-        if self.whole_end.load(Ordering::Acquire) < self.written_end().0 {
-            self.look_at_end();
+        if self.complete_end.load(Ordering::Acquire) < self.written_end().0 {
+            self.update_whole_end();
         }
         self.visible_limit.store(visible_limit.0, Ordering::Release);
         self.readable_limit
@@ -761,14 +761,14 @@ impl LogView {
     }
 
     /// Determines the visible end of a log that was just opened and may end inside an append.
-    pub(super) fn found_end(self: &Arc<Self>) {
-        self.look_at_end();
+    pub(super) fn publish_visible_end(self: &Arc<Self>) {
+        self.update_whole_end();
         self.publish_durable(self.durable_end());
     }
 
-    fn look_at_end(self: &Arc<Self>) {
-        let whole_end = appends::shown_before(self, self.written_end());
-        self.whole_end.store(whole_end.0, Ordering::Release);
+    fn update_whole_end(self: &Arc<Self>) {
+        let complete_end = appends::visible_before(self, self.written_end());
+        self.complete_end.store(complete_end.0, Ordering::Release);
     }
 
     /// Updates the view after a hole was filled with these records, up to `position` in its segment.
@@ -814,8 +814,8 @@ impl LogView {
             let mut state = self.state();
             for batch in batches {
                 state.wrote(batch);
-                if let Some(whole_end) = appends::last_closed(std::slice::from_ref(batch)) {
-                    self.whole_end.store(whole_end.0, Ordering::Release);
+                if let Some(complete_end) = appends::last_closed(std::slice::from_ref(batch)) {
+                    self.complete_end.store(complete_end.0, Ordering::Release);
                 }
             }
             state.trim_tail(self.options.tail_bytes);
@@ -860,11 +860,11 @@ impl LogView {
             state.cut_tail(to);
             self.written_end.store(to.0, Ordering::Release);
         }
-        let whole_end = match Offset(self.whole_end.load(Ordering::Acquire)) {
+        let complete_end = match Offset(self.complete_end.load(Ordering::Acquire)) {
             known if known <= to => known,
-            _ => appends::shown_before(self, to),
+            _ => appends::visible_before(self, to),
         };
-        self.whole_end.store(whole_end.0, Ordering::Release);
+        self.complete_end.store(complete_end.0, Ordering::Release);
         self.publish_durable(self.durable_end().min(to));
         // Readers that showed more than is visible now are notified, even if the end did not change.
         self.shown.send_modify(|_| {});
@@ -889,11 +889,11 @@ impl LogView {
         let durable_end = end.min(load(&self.readable_limit));
         // A completely written append is also completely durable if all that is written is durable. Otherwise
         // nothing is known of appends beyond the visible end.
-        let whole_end = match end >= self.written_end() {
-            true => load(&self.whole_end),
-            false => self.visible_end().min(load(&self.whole_end)),
+        let complete_end = match end >= self.written_end() {
+            true => load(&self.complete_end),
+            false => self.visible_end().min(load(&self.complete_end)),
         };
-        let visible_end = whole_end.min(load(&self.visible_limit));
+        let visible_end = complete_end.min(load(&self.visible_limit));
         assert!(
             visible_end <= durable_end,
             "{visible_end} is shown and {durable_end} is durable"

@@ -34,7 +34,7 @@ use std::{
 use tracing::warn;
 
 use crate::{
-    limits::{PLACE_CHECK_AGE_MAX, PLACE_CHECK_INTERVAL, ROOM_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
+    limits::{PLACE_CHECK_AGE_MAX, PLACE_CHECK_INTERVAL, SPACE_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
     log::{Cut, HeldBack, LastAppend, LogError, LogFiles, LogView, Meta, Truncation, keys_file},
     metrics::{
         LogMetrics,
@@ -345,7 +345,7 @@ impl WriterLoop {
         if matches!(command, WriteCommand::Resume) {
             // First the step that frees space.
             self.files.mend()?;
-            probe_room(&*self.storage).map_err(LogError::Write)?;
+            probe_space(&*self.storage).map_err(LogError::Write)?;
             self.refusing = false;
         }
         // The commands below rely on everything before them, whatever the sync policy.
@@ -406,11 +406,11 @@ impl WriterLoop {
 
 /// Writes a file and removes it, to check for space for more than the next record. Nothing relies on that file, so
 /// a failed sync of it is a refused write like any other.
-fn probe_room(storage: &dyn Storage) -> io::Result<()> {
+fn probe_space(storage: &dyn Storage) -> io::Result<()> {
     let file = storage.open(PROBE_PATH, OpenHow::Truncated)?;
     let chunk = [0xa5; 64 << 10];
     let write = || -> io::Result<()> {
-        for _ in 0..ROOM_PROBE_BYTES / chunk.len() {
+        for _ in 0..SPACE_PROBE_BYTES / chunk.len() {
             file.append(&[IoSlice::new(&chunk)])?;
         }
         file.sync()
@@ -423,12 +423,12 @@ fn probe_room(storage: &dyn Storage) -> io::Result<()> {
 /// Handle to send commands to a writer. Cheap to clone; dropping the last one ends the writer without a clean mark.
 #[derive(Clone)]
 pub(crate) struct LogWriter {
-    way: Way,
+    route: Route,
 }
 
 /// Route of commands to the writer.
 #[derive(Clone)]
-enum Way {
+enum Route {
     Thread {
         commands: Sender<WriteCommand>,
         thread: Arc<Mutex<Option<JoinHandle<()>>>>,
@@ -469,7 +469,7 @@ impl LogWriter {
             .spawn(body)?;
         let thread = Arc::new(Mutex::new(Some(thread)));
         Ok(LogWriter {
-            way: Way::Thread {
+            route: Route::Thread {
                 commands,
                 thread,
                 syncs,
@@ -481,26 +481,26 @@ impl LogWriter {
     #[cfg(feature = "sim")]
     pub(crate) fn hosted(submit: Arc<dyn Fn(WriteCommand) + Send + Sync>) -> LogWriter {
         LogWriter {
-            way: Way::Hosted(submit),
+            route: Route::Hosted(submit),
         }
     }
 
     /// Queues a command. Never blocks. After a failure or the end it does nothing.
     pub(crate) fn submit(&self, command: WriteCommand) {
-        match &self.way {
-            Way::Thread { commands, .. } => {
+        match &self.route {
+            Route::Thread { commands, .. } => {
                 // Nothing receives it after the end, which was reported.
                 let _ = commands.send(command);
             }
-            Way::Hosted(submit) => submit(command),
+            Route::Hosted(submit) => submit(command),
         }
     }
 
     /// Returns the metrics of the log of `view` and of its writer; a hosted writer measures no syncs.
     pub(crate) fn metrics(&self, view: &LogView) -> LogMetrics {
-        let syncs = match &self.way {
-            Way::Thread { syncs, .. } => *syncs.tally(),
-            Way::Hosted(_) => Tally::new(&SECONDS),
+        let syncs = match &self.route {
+            Route::Thread { syncs, .. } => *syncs.tally(),
+            Route::Hosted(_) => Tally::new(&SECONDS),
         };
         LogMetrics {
             durable_end: view.durable_end(),
@@ -515,7 +515,7 @@ impl LogWriter {
     /// Waits until the thread has ended, which it does after reporting `Closed` or `Failed`; before that, this
     /// waits for the report too. Calling it from the report callback would deadlock. Calling it twice is harmless.
     pub(crate) fn join(&self) {
-        let Way::Thread { thread, .. } = &self.way else {
+        let Route::Thread { thread, .. } = &self.route else {
             return;
         };
         let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();

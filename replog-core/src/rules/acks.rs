@@ -57,13 +57,13 @@ impl WaiterId {
 /// Concern and offset of each waiting caller. Only single entries are looked up, so that the arbitrary order
 /// of the map is never visible. A tree would allocate as appends come and go; this does not once it is large
 /// enough.
-type Places = HashMap<WaiterId, (u32, Offset), BuildHasherDefault<InTurn>>;
+type WaitPositions = HashMap<WaiterId, (u32, Offset), BuildHasherDefault<SequentialHasher>>;
 
 /// A hash of numbers that are assigned in sequence: randomness is neither needed nor wanted.
 #[derive(Debug, Default)]
-struct InTurn(u64);
+struct SequentialHasher(u64);
 
-impl Hasher for InTurn {
+impl Hasher for SequentialHasher {
     fn write_u64(&mut self, number: u64) {
         // Odd: different low bits stay different. Large: the high bits depend on them.
         self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -112,7 +112,7 @@ pub(crate) struct Acks<W> {
     counts: Vec<usize>,
     deadlines: BTreeSet<(Instant, WaitKey)>,
     /// Position of each waiting caller, to find those that are gone.
-    places: Places,
+    positions: WaitPositions,
 }
 
 /// An append that need not wait any longer.
@@ -135,7 +135,7 @@ impl<W> Acks<W> {
             blocked: BTreeMap::new(),
             counts: vec![0; secondaries + 2],
             deadlines: BTreeSet::new(),
-            places: Places::default(),
+            positions: WaitPositions::default(),
         }
     }
 
@@ -163,7 +163,7 @@ impl<W> Acks<W> {
             offset,
             id,
         };
-        let other = self.places.insert(id, (concern, offset));
+        let other = self.positions.insert(id, (concern, offset));
         assert_eq!(other, None, "{id:?} is already waiting");
         self.counts[concern as usize] += 1;
         if let Some(deadline) = deadline {
@@ -177,13 +177,13 @@ impl<W> Acks<W> {
     }
 
     /// Notes that `first..end` is one append: none of its records is committed before all are.
-    pub(crate) fn keep_whole(&mut self, first: Offset, end: Offset) {
+    pub(crate) fn keep_together(&mut self, first: Offset, end: Offset) {
         self.unbroken.push(first, end);
     }
 
     /// Removes a caller that is gone. Does nothing if it was already answered.
     pub(crate) fn forget(&mut self, id: WaiterId) {
-        if let Some(&(concern, offset)) = self.places.get(&id) {
+        if let Some(&(concern, offset)) = self.positions.get(&id) {
             self.remove(WaitKey {
                 concern,
                 offset,
@@ -284,7 +284,7 @@ impl<W> Acks<W> {
     /// answered later.
     pub(crate) fn drain(&mut self) -> Vec<Released<W>> {
         self.deadlines.clear();
-        self.places.clear();
+        self.positions.clear();
         self.counts.fill(0);
         let mut waiting = mem::take(&mut self.waiting);
         waiting.append(&mut self.blocked);
@@ -386,7 +386,7 @@ impl<W> Acks<W> {
         let waiting = self.waiting.remove(&key);
         let waiting = waiting.or_else(|| self.blocked.remove(&key));
         let waiting = waiting.expect("a key that was just seen");
-        self.places.remove(&key.id);
+        self.positions.remove(&key.id);
         self.counts[key.concern as usize] -= 1;
         if let Some(deadline) = waiting.deadline {
             self.deadlines.remove(&(deadline, key));
@@ -403,9 +403,12 @@ impl<W> Acks<W> {
     #[cfg(test)]
     pub(crate) fn check(&self) {
         assert_eq!(self.counts.iter().sum::<usize>(), self.waiting());
-        assert_eq!(self.places.len(), self.waiting());
+        assert_eq!(self.positions.len(), self.waiting());
         for key in self.waiting.keys().chain(self.blocked.keys()) {
-            assert_eq!(self.places.get(&key.id), Some(&(key.concern, key.offset)));
+            assert_eq!(
+                self.positions.get(&key.id),
+                Some(&(key.concern, key.offset))
+            );
         }
         for (deadline, key) in &self.deadlines {
             let waiting = self.waiting.get(key).or_else(|| self.blocked.get(key));

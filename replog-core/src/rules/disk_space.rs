@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
-    limits::{ROOM_CALM, ROOM_PROBE_DELAY_MAX, ROOM_PROBE_DELAY_MIN},
+    limits::{SPACE_CALM, SPACE_PROBE_DELAY_MAX, SPACE_PROBE_DELAY_MIN},
     types::DiskState,
 };
 
@@ -43,7 +43,7 @@ impl DiskSpace {
     pub(crate) fn new() -> DiskSpace {
         DiskSpace {
             outage: None,
-            delay: ROOM_PROBE_DELAY_MIN,
+            delay: SPACE_PROBE_DELAY_MIN,
             probe_at: None,
             resumed_at: None,
         }
@@ -54,10 +54,10 @@ impl DiskSpace {
     pub(crate) fn on_write_failed(&mut self, now: Instant, outage: WriteOutage) -> bool {
         assert_ne!(outage.disk, DiskState::Ok, "an outage has a cause");
         let is_news = self.outage.replace(outage).is_none();
-        let calm = self.resumed_at.is_none_or(|at| now >= at + ROOM_CALM);
+        let calm = self.resumed_at.is_none_or(|at| now >= at + SPACE_CALM);
         self.delay = match is_news && calm {
-            true => ROOM_PROBE_DELAY_MIN,
-            false => (self.delay * 2).min(ROOM_PROBE_DELAY_MAX),
+            true => SPACE_PROBE_DELAY_MIN,
+            false => (self.delay * 2).min(SPACE_PROBE_DELAY_MAX),
         };
         self.probe_at = Some(now + self.delay);
         is_news
@@ -140,16 +140,16 @@ mod tests {
         );
         assert!(disk_space.on_write_failed(now, full()));
         assert_eq!(disk_space.disk(), DiskState::Full);
-        let mut expected = ROOM_PROBE_DELAY_MIN;
+        let mut expected = SPACE_PROBE_DELAY_MIN;
         for _ in 0..10 {
             assert_eq!(wait(&mut disk_space, &mut now), expected);
             assert!(
                 !disk_space.on_write_failed(now, full()),
                 "the outage is already known"
             );
-            expected = (expected * 2).min(ROOM_PROBE_DELAY_MAX);
+            expected = (expected * 2).min(SPACE_PROBE_DELAY_MAX);
         }
-        assert_eq!(expected, ROOM_PROBE_DELAY_MAX);
+        assert_eq!(expected, SPACE_PROBE_DELAY_MAX);
         wait(&mut disk_space, &mut now);
         disk_space.on_resumed(now);
         assert_eq!(
@@ -169,9 +169,9 @@ mod tests {
             now += Duration::from_millis(1);
         }
         assert!(waited.is_sorted() && waited[0] < waited[3], "{waited:?}");
-        assert_eq!(waited[7], ROOM_PROBE_DELAY_MAX);
-        now += ROOM_CALM;
+        assert_eq!(waited[7], SPACE_PROBE_DELAY_MAX);
+        now += SPACE_CALM;
         assert!(disk_space.on_write_failed(now, full()));
-        assert_eq!(wait(&mut disk_space, &mut now), ROOM_PROBE_DELAY_MIN);
+        assert_eq!(wait(&mut disk_space, &mut now), SPACE_PROBE_DELAY_MIN);
     }
 }

@@ -866,7 +866,7 @@ struct Linked {
     link: Link,
     repair: Repair,
     /// Requests in flight, not answered yet.
-    under_way: Vec<(u64, Epoch, RequestBody)>,
+    in_flight: Vec<(u64, Epoch, RequestBody)>,
     epoch: Epoch,
     written_end: Offset,
     now: Instant,
@@ -879,7 +879,7 @@ impl Linked {
         let mut linked = Linked {
             link: Link::new(name("s1"), Timing::default(), 1, now),
             repair: Repair::default(),
-            under_way: Vec::new(),
+            in_flight: Vec::new(),
             epoch: Epoch(1),
             written_end: Offset(40),
             now,
@@ -892,16 +892,16 @@ impl Linked {
     /// Begins leadership of an epoch, with a hole in the log.
     fn serve(&mut self, epoch: Epoch) {
         self.epoch = epoch;
-        self.under_way.clear();
+        self.in_flight.clear();
         self.link
             .on_log(self.now, self.written_end, Some(self.written_end));
         self.link.serve(self.now, CLUSTER, epoch);
-        self.lack_records();
+        self.lose_records();
     }
 
-    fn lack_records(&mut self) {
+    fn lose_records(&mut self) {
         self.repair.on_inspected(vec![Offset(10)..Offset(13)]);
-        self.link.on_missing(self.now, self.repair.lack());
+        self.link.on_missing(self.now, self.repair.missing());
     }
 
     /// Carries out the link's actions.
@@ -917,7 +917,7 @@ impl Linked {
                     attempt,
                     epoch,
                     body,
-                } => self.under_way.push((attempt, epoch, body)),
+                } => self.in_flight.push((attempt, epoch, body)),
                 LinkAction::Hello { attempt, epoch, .. } => {
                     let hello = Hello {
                         nodes: nodes(),
@@ -929,7 +929,7 @@ impl Linked {
                         epoch_starts_end: self.written_end,
                         forced_epoch: None,
                     };
-                    self.under_way
+                    self.in_flight
                         .push((attempt, epoch, RequestBody::Hello(hello)));
                 }
                 LinkAction::Heartbeat {
@@ -938,7 +938,7 @@ impl Linked {
                     progress,
                 } => {
                     let body = RequestBody::Heartbeat(progress);
-                    self.under_way.push((attempt, epoch, body));
+                    self.in_flight.push((attempt, epoch, body));
                 }
                 LinkAction::SendBatch {
                     attempt,
@@ -950,7 +950,7 @@ impl Linked {
                     if self.link.on_read(attempt, wanted.until, 1000) {
                         let records = Vec::new();
                         let body = RequestBody::Append(Append { progress, records });
-                        self.under_way.push((attempt, epoch, body));
+                        self.in_flight.push((attempt, epoch, body));
                     }
                 }
                 LinkAction::Fetched(records) => self.take_fetched(&records),
@@ -964,7 +964,7 @@ impl Linked {
 
     /// Checks that only missing records, of the right epochs and without a gap, get into the log.
     fn take_fetched(&mut self, records: &[RecordBatch]) {
-        let Some(MissingRange { from, until }) = self.repair.lack() else {
+        let Some(MissingRange { from, until }) = self.repair.missing() else {
             return;
         };
         let own = self.epoch;
@@ -977,7 +977,7 @@ impl Linked {
         }
         assert!(next <= until, "{taken:?}");
         if next > from {
-            self.lack_records();
+            self.lose_records();
         }
     }
 
@@ -1034,12 +1034,12 @@ impl Linked {
 
     /// Checks that a node that tells the truth from now on counts with everything that it holds.
     fn counts_an_honest_node(&mut self) {
-        self.under_way.clear();
+        self.in_flight.clear();
         self.serve(self.epoch.next());
         for _ in 0..50 {
             self.now += Duration::from_millis(500);
             self.carry_out();
-            for (attempt, epoch, body) in std::mem::take(&mut self.under_way) {
+            for (attempt, epoch, body) in std::mem::take(&mut self.in_flight) {
                 let answer = match body {
                     RequestBody::Hello(_) => Answer::Aligned(Aligned {
                         cut_records: 0,
@@ -1083,9 +1083,9 @@ fn answers_with_wrong_content_at_a_link_break_no_rule_and_an_honest_node_counts(
             master.link.on_log(master.now, end, Some(end));
         }
         master.carry_out();
-        if !master.under_way.is_empty() {
-            let which = chaos.up_to(master.under_way.len() as u64 - 1) as usize;
-            let (attempt, epoch, body) = master.under_way.swap_remove(which);
+        if !master.in_flight.is_empty() {
+            let which = chaos.up_to(master.in_flight.len() as u64 - 1) as usize;
+            let (attempt, epoch, body) = master.in_flight.swap_remove(which);
             let response = master.wrong_response(&mut chaos, epoch, &body);
             let bytes = Bytes::from(wire::encode_response(&response).concat());
             if let Ok(decoded) = wire::decode_response(bytes) {

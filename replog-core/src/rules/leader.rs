@@ -40,7 +40,7 @@ pub(crate) struct Leader<W> {
     /// The reason why the recovery can never end by itself, while there is one.
     stuck: Option<String>,
     /// An operator asked for read-only and has not lifted that yet.
-    asked: bool,
+    paused: bool,
     stopping: bool,
     epoch: Epoch,
     next: Offset,
@@ -57,7 +57,7 @@ enum State {
     Recovering,
     Serving,
     /// A write was refused: the leader has stepped down, and the next start waits for disk space.
-    OutOfRoom,
+    OutOfSpace,
     Fenced(FencedBy),
     Failed {
         detail: Arc<str>,
@@ -173,7 +173,7 @@ impl<W> Leader<W> {
             state: State::Recovering,
             disk_space: DiskSpace::new(),
             stuck: None,
-            asked: false,
+            paused: false,
             stopping: false,
             epoch: Epoch(0),
             next: Offset::ZERO,
@@ -229,7 +229,7 @@ impl<W> Leader<W> {
                     ),
                 },
             ),
-            State::OutOfRoom => (
+            State::OutOfSpace => (
                 Mode::Recovering,
                 Some(ModeReason::Storage),
                 self.disk_space
@@ -244,7 +244,7 @@ impl<W> Leader<W> {
             ),
             // Checked before the quorum, whose numbers are reported as well: a reader learns of both, and that
             // a quorum alone would not be enough.
-            State::Serving if self.asked => (
+            State::Serving if self.paused => (
                 Mode::ReadOnly,
                 Some(ModeReason::Asked),
                 "an operator asked for it".to_owned(),
@@ -331,12 +331,12 @@ impl<W> Leader<W> {
     /// Pauses appends at an operator's request: no append gets an offset, in any epoch of this process, until
     /// [`Leader::resume_appends`]. Appends that have an offset go on waiting.
     pub(crate) fn pause_appends(&mut self) {
-        self.asked = true;
+        self.paused = true;
     }
 
     /// Lifts the operator's request, and no other reason for read-only.
     pub(crate) fn resume_appends(&mut self) {
-        self.asked = false;
+        self.paused = false;
     }
 
     /// Notes that the writer has written up to `end`. Returns how many payload bytes are no longer queued.
@@ -394,7 +394,7 @@ impl<W> Leader<W> {
         }
         self.state = State::Recovering;
         let state = Box::new(self.mode(now));
-        let answered = self.dismiss(|offset| AppendError::ReadOnly {
+        let answered = self.fail_waiting(|offset| AppendError::ReadOnly {
             state: state.clone(),
             offset: Some(offset),
         });
@@ -439,7 +439,7 @@ impl<W> Leader<W> {
     pub(crate) fn become_fenced(&mut self, now: Instant, by: FencedBy) -> Vec<Answered<W>> {
         self.state = State::Fenced(by);
         let state = Box::new(self.mode(now));
-        self.dismiss(|offset| AppendError::ReadOnly {
+        self.fail_waiting(|offset| AppendError::ReadOnly {
             state: state.clone(),
             offset: Some(offset),
         })
@@ -448,7 +448,7 @@ impl<W> Leader<W> {
     /// Steps down after a refused write, with the log ending at `end` and offsets given out beyond it. Every
     /// waiting append is answered with outcome `unknown`, and a new epoch begins once there is disk space. Also
     /// returns how many payload bytes are no longer queued.
-    pub(crate) fn become_out_of_room(
+    pub(crate) fn become_out_of_space(
         &mut self,
         now: Instant,
         end: Offset,
@@ -457,11 +457,11 @@ impl<W> Leader<W> {
         let detail = outage.detail.clone();
         self.disk_space.on_write_failed(now, outage);
         if !matches!(self.state, State::Fenced(_)) {
-            self.state = State::OutOfRoom;
+            self.state = State::OutOfSpace;
         }
         self.next = end;
         let freed = self.unwritten.drain(..).map(|(_, bytes)| bytes).sum();
-        let answered = self.dismiss(|offset| AppendError::Storage {
+        let answered = self.fail_waiting(|offset| AppendError::Storage {
             detail: detail.clone(),
             offset: Some(offset),
         });
@@ -471,7 +471,7 @@ impl<W> Leader<W> {
     /// Notes that there is disk space again. Returns true if the master must go through its start.
     pub(crate) fn on_resumed(&mut self, now: Instant) -> bool {
         self.disk_space.on_resumed(now);
-        let was_out = self.state == State::OutOfRoom;
+        let was_out = self.state == State::OutOfSpace;
         if was_out {
             self.state = State::Recovering;
             // Committed is not known until a majority has the next log epoch.
@@ -490,7 +490,7 @@ impl<W> Leader<W> {
         self.state = State::Failed {
             detail: detail.clone(),
         };
-        self.dismiss(|offset| AppendError::Storage {
+        self.fail_waiting(|offset| AppendError::Storage {
             detail: detail.clone(),
             offset: Some(offset),
         })
@@ -499,7 +499,7 @@ impl<W> Leader<W> {
     /// Stops the leader: every waiting append is answered with [`AppendError::Stopping`].
     pub(crate) fn become_stopping(&mut self) -> Vec<Answered<W>> {
         self.stopping = true;
-        self.dismiss(|offset| AppendError::Stopping {
+        self.fail_waiting(|offset| AppendError::Stopping {
             offset: Some(offset),
         })
     }
@@ -523,7 +523,7 @@ impl<W> Leader<W> {
 
     /// Reports whether there is a leadership that another master may have taken over.
     pub(crate) fn may_be_lost(&self) -> bool {
-        matches!(self.state, State::Serving | State::OutOfRoom)
+        matches!(self.state, State::Serving | State::OutOfSpace)
     }
 
     /// Returns the epoch that this master leads.
@@ -574,7 +574,7 @@ impl<W> Leader<W> {
                 instance: by.instance,
                 epoch: by.epoch,
             }),
-            State::Recovering | State::Serving | State::OutOfRoom | State::Failed { .. } => None,
+            State::Recovering | State::Serving | State::OutOfSpace | State::Failed { .. } => None,
         }
     }
 
@@ -705,7 +705,7 @@ impl<W> Leader<W> {
         let keys = self
             .keys
             .as_ref()
-            .filter(|_| !matches!(self.state, State::Recovering | State::OutOfRoom));
+            .filter(|_| !matches!(self.state, State::Recovering | State::OutOfSpace));
         let refusal = match keys.map(|keys| keys.find(claim)) {
             Some(Found::New) => return Ok(None),
             Some(Found::Same { offset, epoch }) => return Ok(Some((offset, epoch))),
@@ -817,7 +817,7 @@ impl<W> Leader<W> {
             "a batch miscounted its messages"
         );
         if count > 1 {
-            self.acks.keep_whole(first, self.next);
+            self.acks.keep_together(first, self.next);
         }
         let keys = self.keys.as_mut().expect("a serving leader has the keys");
         keys.push_append(self.epoch, claim, count);
@@ -842,7 +842,7 @@ impl<W> Leader<W> {
         RecordBatch::encoded_here(first, count, self.epoch, buffer.split().freeze())
     }
 
-    fn dismiss(&mut self, error: impl Fn(Offset) -> AppendError) -> Vec<Answered<W>> {
+    fn fail_waiting(&mut self, error: impl Fn(Offset) -> AppendError) -> Vec<Answered<W>> {
         let waiting = self.acks.drain();
         waiting
             .into_iter()

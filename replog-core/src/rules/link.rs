@@ -68,7 +68,7 @@ pub(crate) struct Link {
     pending: Vec<LinkAction>,
     report_due: bool,
     /// The range that is missing from the master's own log.
-    lack: Option<MissingRange>,
+    missing: Option<MissingRange>,
     next_fetch_at: Instant,
     /// Tally without the retries.
     tally: LinkTally,
@@ -243,7 +243,7 @@ impl Link {
             committed: None,
             pending: Vec::new(),
             report_due: true,
-            lack: None,
+            missing: None,
             next_fetch_at: now,
             tally: LinkTally::new(),
             timing,
@@ -275,7 +275,7 @@ impl Link {
     /// Begins the conversation of `epoch` after the recovery.
     pub(crate) fn serve(&mut self, now: Instant, cluster: ClusterId, epoch: Epoch) {
         self.cluster = Some(cluster);
-        self.greet(now, epoch, None);
+        self.begin_handshake(now, epoch, None);
     }
 
     /// Stops sending: the master is no longer leader, or stops.
@@ -293,8 +293,8 @@ impl Link {
     }
 
     /// Sets or clears the range that is missing from the master's own log.
-    pub(crate) fn on_missing(&mut self, now: Instant, lack: Option<MissingRange>) {
-        (self.lack, self.next_fetch_at) = (lack, now);
+    pub(crate) fn on_missing(&mut self, now: Instant, missing: Option<MissingRange>) {
+        (self.missing, self.next_fetch_at) = (missing, now);
     }
 
     /// Notes that the records of `attempt` were read and are being sent. Returns false if they are no longer
@@ -374,7 +374,7 @@ impl Link {
         let Phase::Open(open) = &self.phase else {
             return;
         };
-        let is_under_way = is_probe || open.progress.is_in_flight(attempt);
+        let is_in_flight = is_probe || open.progress.is_in_flight(attempt);
         // A node that refuses what arrives, for example because its disk is full, is not in contact however
         // well bytes move.
         let failures = &self.probe_failures;
@@ -383,7 +383,7 @@ impl Link {
                 .last
                 .as_ref()
                 .is_some_and(|failure| failure.reason != WaitReason::TimedOut);
-        if is_under_way && incarnation == Some(open.incarnation) && !refuses {
+        if is_in_flight && incarnation == Some(open.incarnation) && !refuses {
             self.report_due = true;
             self.on_contact(now);
         }
@@ -429,7 +429,7 @@ impl Link {
                 Some(self.next_probe_at)
             }
         };
-        let retry = self.retry_at.filter(|at| *at > now && self.lacks_records());
+        let retry = self.retry_at.filter(|at| *at > now && self.is_behind());
         let fetch = self.fetchable().map(|_| self.next_fetch_at);
         [probe, retry, fetch, self.health.next_deadline(now)]
             .into_iter()
@@ -480,13 +480,13 @@ impl Link {
         }
     }
 
-    fn lacks_records(&self) -> bool {
+    fn is_behind(&self) -> bool {
         self.open()
             .is_some_and(|open| open.progress.durable_end() < self.written_end)
     }
 
     fn next_retry_at(&self, now: Instant) -> Option<Instant> {
-        let by_batch = self.health.status(now) != Status::Unhealthy && self.lacks_records();
+        let by_batch = self.health.status(now) != Status::Unhealthy && self.is_behind();
         match (&self.phase, self.retry_at) {
             (Phase::Idle, _) => None,
             (Phase::Open(open), None) if by_batch && open.progress.batches_in_flight() > 0 => None,
@@ -575,9 +575,9 @@ impl Link {
     /// Returns the range to fetch and the conversation to fetch it in: only if the secondary, which is aligned,
     /// also holds the record behind the range, or all that there is. Its end need not count.
     fn fetchable(&self) -> Option<(MissingRange, &Conversation)> {
-        let (lack, open) = (self.lack?, self.open()?);
-        let needed = lack.until.plus(1).min(self.written_end);
-        (open.progress.durable_end() >= needed).then_some((lack, open))
+        let (missing, open) = (self.missing?, self.open()?);
+        let needed = missing.until.plus(1).min(self.written_end);
+        (open.progress.durable_end() >= needed).then_some((missing, open))
     }
 
     /// Fetches the range missing from the master's own log, as often as heartbeats are sent.
@@ -590,10 +590,10 @@ impl Link {
         if self.probes.len() >= PROBES_IN_FLIGHT_MAX {
             return None;
         }
-        let (lack, open) = self.fetchable()?;
+        let (missing, open) = self.fetchable()?;
         let fetch = transport::Fetch {
             to_incarnation: open.incarnation,
-            from: lack.from,
+            from: missing.from,
             bytes_max: u32::try_from(BATCH_BYTES_MAX).expect("a batch is small"),
             epoch_starts: false,
         };
@@ -663,7 +663,7 @@ impl Link {
             detail: detail.into(),
         };
         if response.name != self.name {
-            return Err(wrong(format!("node {} answers there", response.name)));
+            return Err(wrong(format!("node {} answered instead", response.name)));
         }
         if let (Some(own), Some(theirs)) = (self.cluster, response.cluster)
             && own != theirs
@@ -876,7 +876,7 @@ impl Link {
                 }
                 self.on_contact(now);
                 self.on_state(now, &response, false);
-                let more_due = self.lacks_records();
+                let more_due = self.is_behind();
                 self.health.on_records_taken(now, more_due);
             }
             Answer::Refused(refusal) => {
@@ -988,7 +988,7 @@ impl Link {
     }
 
     fn note_due(&mut self, now: Instant) {
-        if self.lacks_records() {
+        if self.is_behind() {
             self.health.on_records_due(now);
         } else if self.open().is_some() {
             // Nothing is due, even if the answer to the last batch is missing: no other batch would come to end
@@ -1001,12 +1001,12 @@ impl Link {
         if let Phase::Open(Conversation { epoch, .. }) | Phase::Handshake { epoch, .. } = self.phase
         {
             let last = self.last_hello_at;
-            self.greet(now, epoch, last);
+            self.begin_handshake(now, epoch, last);
         }
     }
 
     /// Restarts the conversation at once, but not in a loop with a node that refuses what follows each hello.
-    fn greet(&mut self, now: Instant, epoch: Epoch, last: Option<Instant>) {
+    fn begin_handshake(&mut self, now: Instant, epoch: Epoch, last: Option<Instant>) {
         self.leave_conversation();
         self.phase = Phase::Handshake {
             epoch,

@@ -37,7 +37,7 @@ pub(crate) enum About {
 /// The last report to one listener.
 #[derive(Debug)]
 pub(crate) struct Merging {
-    told: Ends,
+    published: Ends,
     next_at: Instant,
 }
 
@@ -45,7 +45,7 @@ impl Merging {
     /// Creates the state of a listener that knows the current ends when it begins.
     pub(crate) fn new(now: Instant, known: Ends) -> Merging {
         Merging {
-            told: known,
+            published: known,
             next_at: now,
         }
     }
@@ -57,7 +57,7 @@ impl Merging {
 
     /// Returns the events for the newest state: at most one per kind and node, and none before
     /// [`Merging::next_at`].
-    pub(crate) fn tell(&mut self, now: Instant, newest: &Ends) -> Vec<(About, Change)> {
+    pub(crate) fn publish(&mut self, now: Instant, newest: &Ends) -> Vec<(About, Change)> {
         if now < self.next_at {
             return Vec::new();
         }
@@ -68,27 +68,27 @@ impl Merging {
         events
     }
 
-    /// Returns the last events, as [`Merging::tell`] does, but without the wait.
+    /// Returns the last events, as [`Merging::publish`] does, but without the wait.
     pub(crate) fn publish_now(&mut self, newest: &Ends) -> Vec<(About, Change)> {
         let mut events = Vec::new();
-        let from = std::mem::replace(&mut self.told.own, newest.own);
+        let from = std::mem::replace(&mut self.published.own, newest.own);
         // A cut is not an append. Records appended after it are reported from there on.
         if from < newest.own {
             let next = newest.own;
             events.push((About::Own, Change::Append { from, next }));
         }
-        self.told.acked.resize(newest.acked.len(), None);
+        self.published.acked.resize(newest.acked.len(), None);
         for (secondary, acked) in newest.acked.iter().enumerate() {
             // While an end does not count, there is nothing new to report about it.
             if let Some(durable_end) = *acked
-                && self.told.acked[secondary] != Some(durable_end)
+                && self.published.acked[secondary] != Some(durable_end)
             {
-                self.told.acked[secondary] = Some(durable_end);
+                self.published.acked[secondary] = Some(durable_end);
                 events.push((About::Secondary(secondary), Change::Ack { durable_end }));
             }
         }
         for (nth, fault) in Fault::ALL.into_iter().enumerate() {
-            let before = std::mem::replace(&mut self.told.faults[nth], newest.faults[nth]);
+            let before = std::mem::replace(&mut self.published.faults[nth], newest.faults[nth]);
             let count = newest.faults[nth].saturating_sub(before);
             if count > 0 {
                 events.push((About::Own, Change::FaultsHappened { fault, count }));
@@ -127,9 +127,9 @@ mod tests {
         let (t0, known) = (Instant::now(), ends(7, &[Some(5), None]));
         let mut merging = Merging::new(t0, known.clone());
         assert_eq!(merging.next_at(), t0, "nothing has to be waited for");
-        assert_eq!(merging.tell(t0, &known), []);
+        assert_eq!(merging.publish(t0, &known), []);
         let newest = ends(8, &[Some(5), Some(8)]);
-        assert_eq!(merging.tell(t0, &newest), [append(7, 8), ack(1, 8)]);
+        assert_eq!(merging.publish(t0, &newest), [append(7, 8), ack(1, 8)]);
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
         // One append and one ack each millisecond, for a second.
         for step in 0..1_000 {
             let now = t0 + Duration::from_millis(step);
-            for (_, what) in merging.tell(now, &ends(step + 1, &[Some(step)])) {
+            for (_, what) in merging.publish(now, &ends(step + 1, &[Some(step)])) {
                 match what {
                     Change::Append { from, next } => appends.push((from.0, next.0)),
                     Change::Ack { .. } => acks += 1,
@@ -153,7 +153,7 @@ mod tests {
         for pair in appends.windows(2) {
             assert_eq!(pair[0].1, pair[1].0, "nothing is left out");
         }
-        let rest = merging.tell(merging.next_at(), &ends(1_000, &[Some(1_000)]));
+        let rest = merging.publish(merging.next_at(), &ends(1_000, &[Some(1_000)]));
         assert_eq!(rest, [append(951, 1_000), ack(0, 1_000)]);
     }
 
@@ -161,9 +161,9 @@ mod tests {
     fn an_unchanged_state_delays_no_later_event() {
         let t0 = Instant::now();
         let mut merging = Merging::new(t0, ends(0, &[]));
-        assert_eq!(merging.tell(t0, &ends(0, &[])), []);
-        assert_eq!(merging.tell(t0, &ends(1, &[])), [append(0, 1)]);
-        assert_eq!(merging.tell(t0, &ends(2, &[])), [], "too soon");
+        assert_eq!(merging.publish(t0, &ends(0, &[])), []);
+        assert_eq!(merging.publish(t0, &ends(1, &[])), [append(0, 1)]);
+        assert_eq!(merging.publish(t0, &ends(2, &[])), [], "too soon");
         assert_eq!(merging.publish_now(&ends(2, &[])), [append(1, 2)]);
     }
 
@@ -171,10 +171,10 @@ mod tests {
     fn a_cut_log_is_reported_from_the_cut_on_and_an_end_that_does_not_count_is_not() {
         let t0 = Instant::now();
         let mut merging = Merging::new(t0, ends(9, &[Some(9)]));
-        let mut tell = |newest| merging.publish_now(&newest);
-        assert_eq!(tell(ends(4, &[None])), []);
-        assert_eq!(tell(ends(6, &[Some(9)])), [append(4, 6)]);
-        assert_eq!(tell(ends(6, &[Some(2)])), [ack(0, 2)], "of a wiped node");
+        let mut publish = |newest| merging.publish_now(&newest);
+        assert_eq!(publish(ends(4, &[None])), []);
+        assert_eq!(publish(ends(6, &[Some(9)])), [append(4, 6)]);
+        assert_eq!(publish(ends(6, &[Some(2)])), [ack(0, 2)], "of a wiped node");
     }
 
     #[test]

@@ -66,7 +66,7 @@ enum Replacing {
     Filed,
     /// An idea: a blank master first asks all nodes for their identities, and its promise requests and hellos
     /// name all instances that any node had met by then.
-    Told,
+    Named,
 }
 
 /// A sentence of the protocol that is omitted.
@@ -142,11 +142,11 @@ impl Model for Protocol {
                 unbroken(s, Broken::Concern)
             }),
             Property::always("rule 5: a majority holds what was acknowledged", |_, s| {
-                any_majority_holds_what_was_acknowledged(s)
+                any_majority_holds_acknowledged(s)
             }),
             Property::always(
                 "rule 5: the serving master holds what was acknowledged",
-                |_, s| who_serves_holds_what_was_acknowledged(s),
+                |_, s| serving_master_holds_acknowledged(s),
             ),
             Property::always("rule 9: fencing", |_, s: &State| unbroken(s, Broken::Fence)),
             Property::always("an intact master never cuts its own log", |_, s: &State| {
@@ -185,7 +185,7 @@ fn one_order(state: &State) -> bool {
 }
 
 /// Checks rule 5 in the current state: in every majority that may be left, the log to adopt holds everything.
-fn any_majority_holds_what_was_acknowledged(state: &State) -> bool {
+fn any_majority_holds_acknowledged(state: &State) -> bool {
     let acknowledged = state.seen.acknowledged;
     // Of directories that replaced each other, the one that led last: requests of the others are refused.
     let masters = state.masters.iter().flatten().map(|master| master.disk);
@@ -213,7 +213,7 @@ fn any_majority_holds_what_was_acknowledged(state: &State) -> bool {
 
 /// Checks rule 5 in what happened: the master of the newest epoch has everything that was acknowledged before
 /// it.
-fn who_serves_holds_what_was_acknowledged(state: &State) -> bool {
+fn serving_master_holds_acknowledged(state: &State) -> bool {
     state.masters.iter().flatten().all(|master| {
         let newest =
             matches!(master.role, Role::Serving { epoch, .. } if epoch == state.seen.served);
@@ -530,6 +530,6 @@ fn a_directory_that_names_the_instances_it_replaces_is_not_shut_out() {
     explore(Protocol {
         bounds: THREE_DIRECTORIES,
         mistake: None,
-        replacing: Replacing::Told,
+        replacing: Replacing::Named,
     });
 }

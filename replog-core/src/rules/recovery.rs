@@ -77,7 +77,7 @@ pub(crate) struct Recovery {
     /// Stamped on each question, so that a late answer to an earlier one is recognised.
     serial: u64,
     /// The latest answer of each other node to the current question.
-    answers: BTreeMap<NodeName, Heard>,
+    answers: BTreeMap<NodeName, PeerReply>,
     /// The highest epoch seen anywhere, as far as it is followed.
     highest: Epoch,
     /// Delays between rounds.
@@ -193,7 +193,7 @@ struct OtherContact {
 
 /// Answer of another node.
 #[derive(Clone, Debug)]
-enum Heard {
+enum PeerReply {
     /// It has no identity.
     Blank,
     /// It knows its cluster, and may have heard another master.
@@ -414,7 +414,7 @@ impl Recovery {
             }
             None => {
                 self.note(text);
-                self.cut_half_append(now, end, epoch, source);
+                self.cut_incomplete_append(now, end, epoch, source);
             }
         }
     }
@@ -447,7 +447,7 @@ impl Recovery {
                 self.forced_with = None;
                 self.count_failure(&source);
                 self.note(format!(
-                    "{} no longer answers: asking for promises anew",
+                    "{} no longer answers: starting a new round of promises",
                     source.name
                 ));
                 self.begin_another_round(now);
@@ -469,7 +469,7 @@ impl Recovery {
                     false => Some(silent_at.map_or(patience, |at| at.max(patience))),
                 }
             }
-            Step::Identifying if self.founders() => Some(patience),
+            Step::Identifying if self.may_found() => Some(patience),
             Step::Promising { .. } if self.may_decide() || self.may_force() => Some(patience),
             // The warning is due then; answers that arrive earlier may still change it.
             Step::Promising { .. }
@@ -519,7 +519,7 @@ impl Recovery {
     /// Returns the progress of the recovery for people to read.
     pub(crate) fn health(&self) -> RecoveryHealth {
         let answered =
-            |name: &&NodeName| !matches!(self.answers.get(*name), None | Some(Heard::Stranger));
+            |name: &&NodeName| !matches!(self.answers.get(*name), None | Some(PeerReply::Stranger));
         let source = match &self.step {
             Step::Cutting { source, .. } | Step::Adopting { source, .. } => Some(source),
             _ => None,
@@ -559,7 +559,10 @@ impl Recovery {
     fn warn_if_stuck(&mut self) {
         let stuck = self.stuck();
         if let Some(stuck) = stuck.filter(|stuck| Some(stuck) != self.warned_stuck.as_ref()) {
-            let text = format!("this cannot end without you: {}", stuck.detail);
+            let text = format!(
+                "recovery cannot finish without an operator: {}",
+                stuck.detail
+            );
             self.out.push(RecoveryAction::Warning(text));
             self.warned_stuck = Some(stuck);
         }
@@ -579,7 +582,7 @@ impl Recovery {
 
     fn stuck_without_cluster(&self) -> Option<StuckReason> {
         let all = self.answers.len() + 1 == self.settings.nodes.len();
-        let is_over = all && self.known_cluster().is_none() && !self.founders();
+        let is_over = all && self.known_cluster().is_none() && !self.may_found();
         is_over.then_some(StuckReason::NoCluster)
     }
 
@@ -605,7 +608,7 @@ impl Recovery {
     /// Returns the other nodes that have given no usable promise.
     fn without_promise(&self) -> impl Iterator<Item = &NodeName> {
         self.others()
-            .filter(|name| !matches!(self.answers.get(*name), Some(Heard::Promised { .. })))
+            .filter(|name| !matches!(self.answers.get(*name), Some(PeerReply::Promised { .. })))
     }
 
     fn describe_stuck(&self, reason: StuckReason) -> String {
@@ -633,7 +636,7 @@ impl Recovery {
             StuckReason::NoCluster => {
                 let strangers = self.answers.iter();
                 let strangers: Vec<&NodeName> = strangers
-                    .filter(|(_, heard)| matches!(heard, Heard::Stranger))
+                    .filter(|(_, heard)| matches!(heard, PeerReply::Stranger))
                     .map(|(name, _)| name)
                     .collect();
                 match strangers.is_empty() {
@@ -659,7 +662,7 @@ impl Recovery {
         let others = self.answers.iter().filter_map(|(name, heard)| {
             let without = matches!(
                 heard,
-                Heard::Promised {
+                PeerReply::Promised {
                     log_epoch: None,
                     ..
                 }
@@ -709,7 +712,9 @@ impl Recovery {
     /// Counts an answer that makes no sense as no answer, without waiting for a better one.
     fn on_malformed(&mut self, from: NodeName, detail: String) {
         if matches!(self.step, Step::Identifying | Step::Promising { .. }) {
-            self.answers.entry(from.clone()).or_insert(Heard::Stranger);
+            self.answers
+                .entry(from.clone())
+                .or_insert(PeerReply::Stranger);
         }
         self.out.push(RecoveryAction::Malformed { from, detail });
     }
@@ -736,7 +741,7 @@ impl Recovery {
 
     fn on_identity(&mut self, now: Instant, response: Response) {
         let heard = match (response.cluster, response.answer) {
-            (None, Answer::Identity(_)) => Heard::Blank,
+            (None, Answer::Identity(_)) => PeerReply::Blank,
             (Some(id), Answer::Identity(identity)) if identity.nodes == self.settings.nodes => {
                 self.follow(response.state.promised);
                 let contact = identity
@@ -751,11 +756,11 @@ impl Recovery {
                     })
                 });
                 let nodes = identity.nodes;
-                Heard::Identity(ClusterIdentity { id, nodes }, other)
+                PeerReply::Identity(ClusterIdentity { id, nodes }, other)
             }
             (Some(id), Answer::Identity(identity)) => {
                 let (name, nodes) = (&response.name, identity.nodes);
-                let known = matches!(self.answers.get(name), Some(Heard::Stranger));
+                let known = matches!(self.answers.get(name), Some(PeerReply::Stranger));
                 if !known {
                     let text = format!(
                         "{name} belongs to cluster {id} of the nodes {nodes:?}, not of {:?}: founding \
@@ -764,7 +769,7 @@ impl Recovery {
                     );
                     self.out.push(RecoveryAction::Alarm(text));
                 }
-                Heard::Stranger
+                PeerReply::Stranger
             }
             _ => return,
         };
@@ -783,7 +788,7 @@ impl Recovery {
     /// Returns the existing cluster, as far as this blank master knows.
     fn known_cluster(&self) -> Option<ClusterIdentity> {
         let answered = self.answers.values().find_map(|heard| match heard {
-            Heard::Identity(identity, _) => Some(identity.clone()),
+            PeerReply::Identity(identity, _) => Some(identity.clone()),
             _ => None,
         });
         self.meta.cluster.clone().or(answered)
@@ -792,7 +797,7 @@ impl Recovery {
     /// Returns the other master heard most recently, and the node that heard it.
     fn other_master(&self) -> Option<(&NodeName, &OtherContact)> {
         let heard = self.answers.iter().filter_map(|(by, heard)| match heard {
-            Heard::Identity(_, other) => Some((by, other.as_ref()?)),
+            PeerReply::Identity(_, other) => Some((by, other.as_ref()?)),
             _ => None,
         });
         heard
@@ -842,11 +847,11 @@ impl Recovery {
 
     /// Reports whether this master may found a cluster: every answer came from a blank node, and with this one
     /// they are a majority.
-    fn founders(&self) -> bool {
+    fn may_found(&self) -> bool {
         let all_blank = self
             .answers
             .values()
-            .all(|heard| matches!(heard, Heard::Blank));
+            .all(|heard| matches!(heard, PeerReply::Blank));
         let blank = u32::try_from(self.answers.len()).expect("bounded by NODES_MAX") + 1;
         self.settings.founding == Founding::Allowed && all_blank && blank >= self.needed()
     }
@@ -856,7 +861,7 @@ impl Recovery {
             self.join(now, cluster);
             return;
         }
-        if !self.founders() {
+        if !self.may_found() {
             self.warn_if_stuck();
             return;
         }
@@ -878,7 +883,7 @@ impl Recovery {
     /// Follows an epoch that another node names: the next one that this node takes is above it, or above as
     /// much of it as this node may follow.
     fn follow(&mut self, named: Epoch) {
-        self.highest = self.highest.max(named.followed_from(self.epoch()));
+        self.highest = self.highest.max(named.capped_for_recovery(self.epoch()));
     }
 
     fn promise_myself(&mut self, epoch: Epoch) {
@@ -938,7 +943,7 @@ impl Recovery {
             Answer::Promised(_)
                 if self.liars.get(&response.name) == Some(&response.incarnation) =>
             {
-                Heard::Stranger
+                PeerReply::Stranger
             }
             // It would have refused a log older than its own.
             Answer::Promised(_)
@@ -954,7 +959,7 @@ impl Recovery {
             }
             Answer::Promised(promised) => {
                 self.meta.forced_epoch = self.meta.forced_epoch.max(promised.forced_epoch);
-                Heard::Promised {
+                PeerReply::Promised {
                     incarnation: response.incarnation,
                     log_epoch: response.state.log_epoch,
                     last_whole: promised.last_whole,
@@ -1017,9 +1022,9 @@ impl Recovery {
     /// Reports whether this master or a node that answered has a log that is intact or not empty.
     fn has_log(&self) -> bool {
         let has_log = |log_epoch: Option<Epoch>, end| log_epoch.is_some() || end > Offset::ZERO;
-        let promised = |heard: &Heard| match heard {
-            Heard::Promised { log_epoch, end, .. } => has_log(*log_epoch, *end),
-            Heard::Blank | Heard::Identity(..) | Heard::Stranger => false,
+        let promised = |heard: &PeerReply| match heard {
+            PeerReply::Promised { log_epoch, end, .. } => has_log(*log_epoch, *end),
+            PeerReply::Blank | PeerReply::Identity(..) | PeerReply::Stranger => false,
         };
         has_log(self.meta.log_epoch, self.own_end) || self.answers.values().any(promised)
     }
@@ -1050,7 +1055,7 @@ impl Recovery {
         let own = describe_log(self.meta.log_epoch, self.meta.last_whole, self.own_end);
         let mut told = vec![format!("{} (this master): {own}", self.meta.name)];
         told.extend(self.others().map(|name| match self.answers.get(name) {
-            Some(Heard::Promised {
+            Some(PeerReply::Promised {
                 log_epoch,
                 last_whole,
                 end,
@@ -1074,9 +1079,9 @@ impl Recovery {
     /// a master that is not intact does not count itself.
     fn promises(&self) -> u32 {
         let intact = self.meta.log_epoch.is_some();
-        let counts = |heard: &&Heard| match heard {
-            Heard::Promised { log_epoch, .. } => intact || log_epoch.is_some(),
-            Heard::Blank | Heard::Identity(..) | Heard::Stranger => false,
+        let counts = |heard: &&PeerReply| match heard {
+            PeerReply::Promised { log_epoch, .. } => intact || log_epoch.is_some(),
+            PeerReply::Blank | PeerReply::Identity(..) | PeerReply::Stranger => false,
         };
         let others = self.answers.values().filter(counts).count();
         u32::from(intact) + u32::try_from(others).expect("bounded by NODES_MAX")
@@ -1113,13 +1118,13 @@ impl Recovery {
     /// whole.
     fn logs(&self) -> impl Iterator<Item = (Option<LastWhole>, Option<LastWhole>)> {
         let others = self.answers.values().filter_map(|heard| match heard {
-            Heard::Promised {
+            PeerReply::Promised {
                 log_epoch,
                 last_whole,
                 end,
                 ..
             } => Some((*log_epoch, *last_whole, *end)),
-            Heard::Blank | Heard::Identity(..) | Heard::Stranger => None,
+            PeerReply::Blank | PeerReply::Identity(..) | PeerReply::Stranger => None,
         });
         let own = (self.meta.log_epoch, self.meta.last_whole, self.own_end);
         others
@@ -1199,7 +1204,7 @@ impl Recovery {
         let mut best = own_rank;
         let mut source = None;
         for (name, heard) in &self.answers {
-            let Heard::Promised {
+            let PeerReply::Promised {
                 incarnation,
                 log_epoch,
                 end,
@@ -1252,11 +1257,11 @@ impl Recovery {
     fn cut(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
         self.out
             .push(RecoveryAction::Quarantine { from: to, epoch });
-        self.cut_half_append(now, to, epoch, source);
+        self.cut_incomplete_append(now, to, epoch, source);
     }
 
     /// Cuts an incomplete append, which no client was told of.
-    fn cut_half_append(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
+    fn cut_incomplete_append(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
         self.enter(now, Step::Cutting { epoch, source });
         self.out.push(RecoveryAction::Truncate(to));
     }
@@ -1330,7 +1335,7 @@ impl Recovery {
             _ => {
                 self.count_failure(source);
                 self.note(format!(
-                    "{} cannot be adopted from any more ({epoch})",
+                    "the log of {} can no longer be adopted ({epoch})",
                     source.name
                 ));
                 self.begin_another_round(now);
@@ -1375,14 +1380,14 @@ impl Recovery {
 
     /// Leaves out nodes that failed repeatedly as a source, if the answers of the others are enough.
     fn leave_out_failed_sources(&mut self) {
-        let has_failed = |name: &NodeName, heard: &Heard| match heard {
-            Heard::Promised { incarnation, .. } => {
+        let has_failed = |name: &NodeName, heard: &PeerReply| match heard {
+            PeerReply::Promised { incarnation, .. } => {
                 let failures = self.failed_sources.get(name);
                 failures.is_some_and(|(life, count)| {
                     life == incarnation && *count >= SOURCE_FAILURES_MAX
                 })
             }
-            Heard::Blank | Heard::Identity(..) | Heard::Stranger => false,
+            PeerReply::Blank | PeerReply::Identity(..) | PeerReply::Stranger => false,
         };
         let all = self.answers.clone();
         self.answers.retain(|name, heard| !has_failed(name, heard));

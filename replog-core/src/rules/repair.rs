@@ -41,7 +41,7 @@ impl Repair {
     }
 
     /// Returns the next missing range; `None` if there is none.
-    pub(crate) fn lack(&self) -> Option<MissingRange> {
+    pub(crate) fn missing(&self) -> Option<MissingRange> {
         let first = self.holes.first()?;
         Some(MissingRange {
             from: first.start,
@@ -53,11 +53,11 @@ impl Repair {
     /// them, by the `ends` of logs that are intact and agree with this one: then the records were
     /// never acknowledged at a majority, no secondary can get past them, and without this node the
     /// others are enough for a recovery.
-    pub(crate) fn is_hopeless(&self, ends: &[Offset], needed: u32) -> bool {
-        let Some(lack) = self.lack() else {
+    pub(crate) fn is_irreparable(&self, ends: &[Offset], needed: u32) -> bool {
+        let Some(missing) = self.missing() else {
             return false;
         };
-        let lacking = ends.iter().filter(|end| **end <= lack.from);
+        let lacking = ends.iter().filter(|end| **end <= missing.from);
         lacking.count() >= needed as usize
     }
 
@@ -73,14 +73,14 @@ impl Repair {
         records: &[RecordBatch],
         epoch_at: impl Fn(Offset) -> Option<Epoch>,
     ) -> Vec<RecordBatch> {
-        let Some(lack) = self.lack() else {
+        let Some(missing) = self.missing() else {
             return Vec::new();
         };
         let same = |offset, epoch| epoch_at(offset).is_none_or(|own| own == epoch);
-        let mut next = lack.from;
+        let mut next = missing.from;
         let mut wanted = Vec::new();
         for batch in records {
-            let Some(part) = batch.slice(lack.from, lack.until) else {
+            let Some(part) = batch.slice(missing.from, missing.until) else {
                 continue;
             };
             let last = Offset(part.end().0 - 1);
@@ -99,12 +99,12 @@ impl Repair {
     /// Notes that everything before `whole_end` can be read. Returns `true` if that changed the
     /// missing ranges.
     pub(crate) fn on_whole(&mut self, whole_end: Offset) -> bool {
-        let before = self.lack();
+        let before = self.missing();
         self.holes.retain(|hole| hole.end > whole_end);
         if let Some(first) = self.holes.first_mut() {
             first.start = first.start.max(whole_end);
         }
-        self.lack() != before
+        self.missing() != before
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use crate::record::testing::batch;
 
-    fn lack(from: u64, until: u64) -> Option<MissingRange> {
+    fn missing(from: u64, until: u64) -> Option<MissingRange> {
         Some(MissingRange {
             from: Offset(from),
             until: Offset(until),
@@ -130,15 +130,15 @@ mod tests {
     #[test]
     fn holes_are_filled_one_after_the_other() {
         let mut repair = with_holes();
-        assert_eq!(repair.lack(), lack(3, 6));
+        assert_eq!(repair.missing(), missing(3, 6));
         let part = repair.on_fetched(&[batch(3..5, 1)], |_| Some(Epoch(1)));
         assert_eq!(part, [batch(3..5, 1)]);
         assert!(repair.on_whole(Offset(5)));
-        assert_eq!(repair.lack(), lack(5, 6));
+        assert_eq!(repair.missing(), missing(5, 6));
         let part = repair.on_fetched(&[batch(5..12, 1)], |_| None);
         assert_eq!(part, [batch(5..6, 1)]);
         assert!(repair.on_whole(Offset(9)));
-        assert_eq!(repair.lack(), lack(9, 10));
+        assert_eq!(repair.missing(), missing(9, 10));
         repair.on_fetched(&[batch(9..10, 1)], |_| None);
         repair.on_whole(Offset(40));
         assert!(!repair.is_needed());
@@ -147,13 +147,13 @@ mod tests {
     #[test]
     fn records_that_a_majority_of_others_lacks_cannot_be_repaired() {
         let repair = with_holes();
-        assert!(repair.is_hopeless(&[Offset(3), Offset(2)], 2));
+        assert!(repair.is_irreparable(&[Offset(3), Offset(2)], 2));
         assert!(
-            !repair.is_hopeless(&[Offset(3), Offset(4)], 2),
+            !repair.is_irreparable(&[Offset(3), Offset(4)], 2),
             "one may have it"
         );
-        assert!(!repair.is_hopeless(&[Offset(3)], 2), "one is away");
-        assert!(!Repair::default().is_hopeless(&[Offset(0), Offset(0)], 2));
+        assert!(!repair.is_irreparable(&[Offset(3)], 2), "one is away");
+        assert!(!Repair::default().is_irreparable(&[Offset(0), Offset(0)], 2));
     }
 
     #[test]
@@ -170,6 +170,6 @@ mod tests {
         assert_eq!(other_epoch, []);
         assert_eq!(repair.on_fetched(&[batch(4..6, 1)], |_| None), []);
         assert_eq!(repair.on_fetched(&[], |_| None), []);
-        assert_eq!(repair.lack(), lack(3, 6));
+        assert_eq!(repair.missing(), missing(3, 6));
     }
 }

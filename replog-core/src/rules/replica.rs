@@ -54,7 +54,7 @@ pub(crate) struct Replica {
     durable_end: Offset,
     reorder: Reorder,
     /// The hello whose alignment is in progress.
-    greeting: Option<Greeting>,
+    handshake: Option<Handshake>,
     /// The epoch for which the log is aligned in this start.
     aligned: Option<Alignment>,
     refill_target: Option<Offset>,
@@ -70,7 +70,7 @@ pub(crate) struct Replica {
     /// An unreadable record whose segment is being read through.
     inspecting: Option<Offset>,
     /// Another unreadable record, not inspected yet.
-    noticed: Option<Offset>,
+    damage_pending: Option<Offset>,
     /// The master's URL for clients, as the master gave it.
     master_url: Option<NodeUrl>,
     /// This node's URL for clients.
@@ -98,7 +98,7 @@ struct Alignment {
 /// A hello in progress: promise saved, log compared, log cut. A repeated hello joins it; otherwise a slow disk
 /// and an eager master would start over for ever.
 #[derive(Debug)]
-struct Greeting {
+struct Handshake {
     serial: u64,
     epoch: Epoch,
     requests: Vec<RequestId>,
@@ -207,7 +207,7 @@ pub(crate) enum ReplicaChange {
         from: NodeName,
         refusal: Refusal,
     },
-    OutOfRoom(WriteOutage),
+    OutOfSpace(WriteOutage),
     Resumed {
         end: Offset,
     },
@@ -230,7 +230,7 @@ impl Replica {
             incarnation,
             durable_end,
             reorder: Reorder::new(durable_end),
-            greeting: None,
+            handshake: None,
             aligned: None,
             refill_target: None,
             committed: None,
@@ -240,7 +240,7 @@ impl Replica {
             held_answers: Vec::new(),
             intact_save: None,
             inspecting: None,
-            noticed: None,
+            damage_pending: None,
             master_url: None,
             public_url: None,
             last_contact: None,
@@ -384,7 +384,7 @@ impl Replica {
     ) {
         if starts.is_empty() {
             let detail = "the epochs of this node's log cannot be read".to_owned();
-            self.answer_greeting(serial, &Answer::Refused(Refusal::Storage { detail }));
+            self.answer_handshake(serial, &Answer::Refused(Refusal::Storage { detail }));
         } else {
             let own = Outline {
                 starts,
@@ -506,8 +506,8 @@ impl Replica {
                 check_nodes(&self.staged, &message.from, &promise.nodes)?;
                 check_promise(&self.staged, &message, promise.log_epoch)?;
                 self.last_contact = Some(now);
-                self.check_room()?;
-                if let Some(part) = self.part_of_the_way(message.epoch) {
+                self.check_disk_space()?;
+                if let Some(part) = self.partial_epoch(message.epoch) {
                     return self.raise_to(part, request, &message, &promise.nodes);
                 }
                 self.stage_promise(&message, message.epoch, &promise.nodes)?;
@@ -540,8 +540,8 @@ impl Replica {
                 check_nodes(&self.staged, &message.from, &hello.nodes)?;
                 check_promise(&self.staged, &message, hello.log_epoch)?;
                 self.last_contact = Some(now);
-                self.check_room()?;
-                if let Some(part) = self.part_of_the_way(message.epoch) {
+                self.check_disk_space()?;
+                if let Some(part) = self.partial_epoch(message.epoch) {
                     return self.raise_to(part, request, &message, &hello.nodes);
                 }
                 self.on_hello(request, &message, hello)
@@ -549,7 +549,7 @@ impl Replica {
             RequestBody::Heartbeat(progress) => {
                 self.check_conversation(&message, progress.to_incarnation)?;
                 self.last_contact = Some(now);
-                self.check_room()?;
+                self.check_disk_space()?;
                 self.take_progress(progress)?;
                 self.held_answers.push((request, Answer::Taken));
                 self.settle();
@@ -558,7 +558,7 @@ impl Replica {
             RequestBody::Append(ref append) => {
                 self.check_conversation(&message, append.progress.to_incarnation)?;
                 self.last_contact = Some(now);
-                self.check_room()?;
+                self.check_disk_space()?;
                 self.take_progress(append.progress)?;
                 self.on_append(request, &message, append, log)
             }
@@ -598,9 +598,9 @@ impl Replica {
     }
 
     /// Returns how far a request for this epoch may raise the promise, if that is only part of the way.
-    fn part_of_the_way(&self, epoch: Epoch) -> Option<Epoch> {
+    fn partial_epoch(&self, epoch: Epoch) -> Option<Epoch> {
         let durable = self.meta.promised.as_ref()?.epoch;
-        Some(epoch.within_a_leap_of(durable)).filter(|part| *part < epoch)
+        Some(epoch.capped_for_request(durable)).filter(|part| *part < epoch)
     }
 
     /// Raises the promise part of the way to what the sender asked for; the sender then asks again. Promising
@@ -654,8 +654,8 @@ impl Replica {
         self.aligned = None;
         self.refill_target = None;
         self.reorder.reset(self.reorder.end());
-        if let Some(serial) = self.greeting.as_ref().map(|greeting| greeting.serial) {
-            self.answer_greeting(serial, &Answer::Refused(refusal.clone()));
+        if let Some(serial) = self.handshake.as_ref().map(|handshake| handshake.serial) {
+            self.answer_handshake(serial, &Answer::Refused(refusal.clone()));
         }
         self.refuse_waiting(refusal);
     }
@@ -699,16 +699,16 @@ impl Replica {
             self.answer(request, self.aligned_answer(cut_records));
             return Ok(());
         }
-        if let Some(greeting) = &mut self.greeting
-            && greeting.epoch == message.epoch
-            && greeting.requests.len() < PARKED_ANSWERS_MAX
+        if let Some(handshake) = &mut self.handshake
+            && handshake.epoch == message.epoch
+            && handshake.requests.len() < PARKED_ANSWERS_MAX
         {
-            greeting.requests.push(request);
+            handshake.requests.push(request);
             return Ok(());
         }
         self.end_conversation(&Refusal::HelloFirst);
         let (serial, meta) = (self.ticket + 1, self.staged.clone());
-        self.greeting = Some(Greeting {
+        self.handshake = Some(Handshake {
             serial,
             epoch: message.epoch,
             requests: vec![request],
@@ -755,14 +755,14 @@ impl Replica {
     /// Holes in this node's log make no difference: it agrees beyond one only if it agrees about a record
     /// behind it, and a cut within one is made at its beginning.
     fn align(&mut self, serial: u64, hello: Box<Hello>, own: Outline<'_>, known: OwnStarts) {
-        let Some(greeting) = self
-            .greeting
+        let Some(handshake) = self
+            .handshake
             .as_ref()
             .filter(|known| known.serial == serial)
         else {
             return;
         };
-        let epoch = greeting.epoch;
+        let epoch = handshake.epoch;
         if self.meta.log_epoch == Some(epoch) {
             self.become_aligned(serial, hello.adopted_end, 0);
             return;
@@ -774,7 +774,7 @@ impl Replica {
         };
         match agreement(own, theirs) {
             Agreement::OlderNeeded { before } => {
-                self.answer_greeting(serial, &Answer::OlderStartsNeeded { before });
+                self.answer_handshake(serial, &Answer::OlderStartsNeeded { before });
             }
             Agreement::OwnOlderNeeded { before } if known == OwnStarts::Newest => {
                 self.out.push(ReplicaAction::ReadStarts {
@@ -821,7 +821,7 @@ impl Replica {
 
     fn become_aligned(&mut self, serial: u64, adopted_end: Offset, cut_records: u64) {
         let Some(epoch) = self
-            .greeting
+            .handshake
             .as_ref()
             .filter(|known| known.serial == serial)
             .map(|known| known.epoch)
@@ -835,15 +835,15 @@ impl Replica {
             epoch,
             end: self.durable_end,
         });
-        self.answer_greeting(serial, &self.aligned_answer(cut_records));
+        self.answer_handshake(serial, &self.aligned_answer(cut_records));
     }
 
     /// Ends the handshake: a positive answer waits with others for the log epoch.
-    fn answer_greeting(&mut self, serial: u64, answer: &Answer) {
-        let Some(greeting) = self.greeting.take_if(|known| known.serial == serial) else {
+    fn answer_handshake(&mut self, serial: u64, answer: &Answer) {
+        let Some(handshake) = self.handshake.take_if(|known| known.serial == serial) else {
             return;
         };
-        for request in greeting.requests {
+        for request in handshake.requests {
             match answer {
                 Answer::Refused(_) => self.answer(request, answer.clone()),
                 _ => self.held_answers.push((request, answer.clone())),

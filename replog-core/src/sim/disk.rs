@@ -71,7 +71,7 @@ pub(crate) struct Disk {
     /// The last log epoch of any meta.
     pub(crate) had_log_epoch: Option<Epoch>,
     /// True if its node starts with a log that is not intact, and therefore reads all of it.
-    looks_through: bool,
+    reads_whole_log: bool,
     /// Set after rot or a failed sync: its node may read damaged data.
     harmed: bool,
     /// The next sync of a file whose path begins with this fails.
@@ -454,7 +454,7 @@ impl Disk {
     /// Notes that its node has started. With a log that was not intact it has read all of it, and
     /// knows of all rot.
     pub(crate) fn on_started(&mut self) {
-        if !self.looks_through {
+        if !self.reads_whole_log {
             return;
         }
         for file in self.files.values_mut() {
@@ -808,7 +808,7 @@ impl Storage for SimulatedStorage {
         look(life, |disk| match disk.locked.replace(life.boot) {
             Some(holder) if holder == life.boot => Err(io::ErrorKind::WouldBlock.into()),
             _ => {
-                disk.looks_through = disk.is_intact() == Some(false);
+                disk.reads_whole_log = disk.is_intact() == Some(false);
                 Ok(Box::new(Lock { life }) as Box<dyn StorageLock>)
             }
         })

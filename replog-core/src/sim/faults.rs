@@ -157,7 +157,7 @@ pub(crate) enum Sequel {
     MendWay(MachineId, MachineId),
     Resume(MachineId),
     FastAgain(MachineId),
-    RoomAgain(MachineId),
+    SpaceAgain(MachineId),
 }
 
 /// All kinds.
@@ -231,7 +231,7 @@ impl World {
                 self.machine(machine).slowness = 1;
                 self.machine(machine).troubled_until_us = self.now_us;
             }
-            Sequel::RoomAgain(machine) => self.machine(machine).disk.full = false,
+            Sequel::SpaceAgain(machine) => self.machine(machine).disk.full = false,
             Sequel::Retire { old, new } => {
                 // Two masters that compete for leadership may fence each other, and fenced is for
                 // good: removing the old one restarts the new one.
@@ -296,7 +296,7 @@ impl World {
                 self.note(format_args!("the disk of {name} is full"));
                 self.machine(victim).disk.full = true;
                 let us = self.some_time();
-                self.schedule(us, Event::Sequel(Sequel::RoomAgain(victim)));
+                self.schedule(us, Event::Sequel(Sequel::SpaceAgain(victim)));
             }
             Fault::FlippedBit => self.flip_bit(victim),
             Fault::ClockJump => {

@@ -55,16 +55,16 @@ impl About {
 
 /// A hold on a route: packets there are kept back, or copied, until it is released.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Grip {
+pub(crate) struct Hold {
     pub(crate) from: MachineId,
     pub(crate) to: MachineId,
     pub(crate) label: Label,
-    pub(crate) how: Grasp,
+    pub(crate) how: HoldMode,
 }
 
 /// Mode of a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Grasp {
+pub(crate) enum HoldMode {
     /// Keeps every packet.
     Hold,
     /// Keeps the next packet, and lets the others pass.
@@ -76,12 +76,12 @@ pub(crate) enum Grasp {
 /// All holds of a schedule, and the packets in them.
 #[derive(Default)]
 pub(crate) struct Hands {
-    grips: Vec<Grip>,
+    grips: Vec<Hold>,
     kept: Vec<Packet>,
 }
 
 impl Hands {
-    pub(crate) fn grip(&mut self, grip: Grip) {
+    pub(crate) fn grip(&mut self, grip: Hold) {
         self.grips.push(grip);
     }
 
@@ -123,21 +123,21 @@ impl Hands {
 
     /// Passes a packet that sets out; returns it if it goes on.
     pub(crate) fn pass(&mut self, packet: Packet) -> Option<Packet> {
-        let on = |grip: &Grip| packet.is(grip.from, grip.to, grip.label);
+        let on = |grip: &Hold| packet.is(grip.from, grip.to, grip.label);
         let Some(nth) = self.grips.iter().position(on) else {
             return Some(packet);
         };
         match self.grips[nth].how {
-            Grasp::Copy => {
+            HoldMode::Copy => {
                 self.kept.extend(packet.copy());
                 Some(packet)
             }
-            Grasp::HoldOne => {
+            HoldMode::HoldOne => {
                 self.grips.remove(nth);
                 self.kept.push(packet);
                 None
             }
-            Grasp::Hold => {
+            HoldMode::Hold => {
                 self.kept.push(packet);
                 None
             }

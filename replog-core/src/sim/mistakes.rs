@@ -338,7 +338,7 @@ pub(crate) fn on_command(
         }
         (Some(Mistake::CutNotQuarantined), WriteCommand::Quarantine { .. }) => {}
         (Some(Mistake::PartOfAppendShown), WriteCommand::Append(mut batch)) => {
-            batch.forget_that_it_goes_on();
+            batch.forget_open_append();
             submit(Place::Back, WriteCommand::Append(batch));
         }
         (_, command) => submit(Place::Back, command),
@@ -362,7 +362,7 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
         }
         WriteReport::Truncated { cut, .. } => {
             world.count("log cut");
-            world.check_kept_aside(life.machine, cut.records);
+            world.check_quarantined(life.machine, cut.records);
             world.lie_in_wait(life.machine, 10.0);
         }
         _ => {}
@@ -469,7 +469,7 @@ impl World {
     }
 
     /// Checks that a secondary that has cut records quarantined those that it could read.
-    fn check_kept_aside(&mut self, machine: MachineId, records: u64) {
+    fn check_quarantined(&mut self, machine: MachineId, records: u64) {
         let Some(view) = self.checks.view(machine) else {
             return;
         };

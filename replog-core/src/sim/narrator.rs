@@ -27,9 +27,12 @@ const COUNTED: &[(&str, &str)] = &[
         " refuses epoch ",
         "recovery: the epoch was raised on the way",
     ),
-    ("asking for promises anew", "recovery: its source was gone"),
     (
-        "cannot be adopted from any more",
+        "starting a new round of promises",
+        "recovery: its source was gone",
+    ),
+    (
+        "can no longer be adopted",
         "recovery: its source had changed",
     ),
     (
@@ -37,11 +40,11 @@ const COUNTED: &[(&str, &str)] = &[
         "recovery: a part of an append cut",
     ),
     ("fenced: another master", "master: fenced"),
-    ("the own log was cut", "master: half a log cut"),
+    ("this node's log was cut", "master: half a log cut"),
     ("secondary is Healthy", "status: healthy"),
     ("secondary is Suspected", "status: suspected"),
     ("secondary is Unhealthy", "status: unhealthy"),
-    ("secondary still fails", "link: many failures in a row"),
+    ("secondary keeps failing", "link: many failures in a row"),
     ("joining the cluster", "secondary: joins"),
     ("cut records that no majority holds", "secondary: log cut"),
     ("the log counts", "secondary: log counts"),
@@ -54,12 +57,12 @@ const COUNTED: &[(&str, &str)] = &[
     ),
     ("a torn tail is cut", "start: torn tail cut"),
     (
-        "the snapshot of keys is put aside",
+        "the snapshot of keys is ignored",
         "keys: snapshot put aside",
     ),
     ("reading the keys of the log", "keys: read from the log"),
     (
-        "the records that are cut are quarantined",
+        "records that are about to be cut were quarantined",
         "log: quarantined",
     ),
     (
@@ -74,11 +77,14 @@ const COUNTED: &[(&str, &str)] = &[
         "a record cannot be read: to be mended",
         "damage: found by a master",
     ),
-    ("the log is mended here", "damage: mended"),
-    ("the log is whole", "damage: mended by a leading master"),
+    ("the records of a hole are filled in", "damage: mended"),
+    (
+        "the log is intact again",
+        "damage: mended by a leading master",
+    ),
     ("no secondary has the records", "damage: no node has it"),
     (
-        "a segment that was written to in place is copied",
+        "copying a segment that was written to in place",
         "damage: a mended segment copied",
     ),
     (

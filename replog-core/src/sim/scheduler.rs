@@ -402,7 +402,7 @@ impl Scheduler {
             if world::with(|world| world.violation.is_some()) {
                 return Poll::Ready(());
             }
-            self.bury();
+            self.reap();
             self.obey();
             world::with(World::look_around);
             self.turns += 1;
@@ -640,7 +640,7 @@ impl Scheduler {
     }
 
     /// Crashes the machines that are to crash, and restarts those whose program has ended.
-    fn bury(&mut self) {
+    fn reap(&mut self) {
         let dying = world::with(|world| {
             let dying = world
                 .machines

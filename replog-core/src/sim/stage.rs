@@ -23,7 +23,7 @@ use super::{
     direction::{Look, Order},
     disk::{Disk, Spared},
     faults::Doom,
-    hands::{About, Grasp, Grip, Label, Side},
+    hands::{About, Hold, HoldMode, Label, Side},
     network::Packet,
     world::{self, Event, MachineId, World},
 };
@@ -53,12 +53,12 @@ pub(crate) struct Stage {
 
 /// An append that was sent.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct PendingAppend {
     answer: oneshot::Receiver<Answered>,
     has_answer: Rc<Cell<bool>>,
 }
 
-impl Asked {
+impl PendingAppend {
     /// Returns a condition that is true once its client has an answer.
     pub(crate) fn has_answer(&self) -> impl Fn() -> bool + use<> {
         let has_answer = self.has_answer.clone();
@@ -164,23 +164,23 @@ impl Stage {
 
     /// Holds the packets of this kind on this route.
     pub(crate) fn hold(&self, from: &str, to: &str, label: Label) {
-        self.grip(from, to, label, Grasp::Hold);
+        self.grip(from, to, label, HoldMode::Hold);
     }
 
     /// Holds the next packet of this kind, and no other.
     pub(crate) fn hold_one(&self, from: &str, to: &str, label: Label) {
-        self.grip(from, to, label, Grasp::HoldOne);
+        self.grip(from, to, label, HoldMode::HoldOne);
     }
 
     /// Keeps a copy of each request of this kind on this route.
     pub(crate) fn copy(&self, from: &str, to: &str, about: About) {
-        self.grip(from, to, asks(about), Grasp::Copy);
+        self.grip(from, to, asks(about), HoldMode::Copy);
     }
 
-    fn grip(&self, from: &str, to: &str, label: Label, how: Grasp) {
+    fn grip(&self, from: &str, to: &str, label: Label, how: HoldMode) {
         world::with(|world| {
             let (from, to) = (world.id(from), world.id(to));
-            world.hands.grip(Grip {
+            world.hands.grip(Hold {
                 from,
                 to,
                 label,
@@ -234,7 +234,7 @@ impl Stage {
     }
 
     /// Removes and returns the packets that were held, and ends the hold.
-    pub(crate) fn take_quarantined(&self, from: &str, to: &str, label: Label) -> Vec<Packet> {
+    pub(crate) fn take_held(&self, from: &str, to: &str, label: Label) -> Vec<Packet> {
         self.take(from, to, label)
     }
 
@@ -446,7 +446,7 @@ impl Stage {
     }
 
     /// Appends a new message.
-    pub(crate) fn append(&self, master: &str, concern: Concern) -> Asked {
+    pub(crate) fn append(&self, master: &str, concern: Concern) -> PendingAppend {
         let payload = self.message(60);
         self.send(master, payload, AppendOptions::concern(concern))
     }
@@ -458,14 +458,19 @@ impl Stage {
         concern: Concern,
         key: &str,
         payload: Bytes,
-    ) -> Asked {
+    ) -> PendingAppend {
         let key = IdempotencyKey::new(key).expect("a story's key is one");
         let options = AppendOptions::concern(concern).idempotency_key(key);
         self.send(master, payload, options)
     }
 
     /// Sends an append.
-    pub(crate) fn send(&self, master: &str, payload: Bytes, options: AppendOptions) -> Asked {
+    pub(crate) fn send(
+        &self,
+        master: &str,
+        payload: Bytes,
+        options: AppendOptions,
+    ) -> PendingAppend {
         self.machine.sends(&payload);
         let (answered, answer) = oneshot::channel();
         let is_keyed = options.idempotency_key.is_some();
@@ -494,7 +499,7 @@ impl Stage {
             // An error means that the story is not interested.
             let _ = answered.send(answer);
         });
-        Asked { answer, has_answer }
+        PendingAppend { answer, has_answer }
     }
 
     /// Appends `count` messages, one after the other, each acknowledged at `concern`.
@@ -506,7 +511,7 @@ impl Stage {
     }
 
     /// Waits until an append is acknowledged.
-    pub(crate) async fn acknowledged(&self, asked: Asked) -> Receipt {
+    pub(crate) async fn acknowledged(&self, asked: PendingAppend) -> Receipt {
         let answer = self.answered(asked).await;
         match answer {
             Some(Ok(receipt)) if receipt.concern_met => receipt,
@@ -518,7 +523,7 @@ impl Stage {
     }
 
     /// Waits until an append is answered, or its connection breaks.
-    pub(crate) async fn answered(&self, asked: Asked) -> Answered {
+    pub(crate) async fn answered(&self, asked: PendingAppend) -> Answered {
         match tokio::time::timeout(PATIENCE, asked.answer).await {
             Ok(answer) => answer.unwrap_or(None),
             Err(_) => {
@@ -529,7 +534,7 @@ impl Stage {
     }
 
     /// Returns true if an append is answered within this time.
-    pub(crate) async fn answered_within(&self, time: Duration, asked: &Asked) -> bool {
+    pub(crate) async fn answered_within(&self, time: Duration, asked: &PendingAppend) -> bool {
         let has_answer = asked.has_answer();
         self.within(time, move |_| has_answer()).await
     }

@@ -22,8 +22,8 @@ fn open(machine: &Machine) -> Option<(log::LogFiles, Offset)> {
     let storage = machine.storage();
     let names = storage.list("").ok()?;
     let look = match names.iter().any(|name| name == "mark") {
-        true => log::Look::AtTheEnd,
-        false => log::Look::Through,
+        true => log::OpenScan::LastSegment,
+        false => log::OpenScan::AllSegments,
     };
     let (files, _, report) = log::open(storage, options, Some(CLUSTER), look, |_| Ok(())).ok()?;
     Some((files, report.end))

@@ -48,29 +48,29 @@ macro_rules! behaviours {
             $($given)*
             a_missing_directory_has_no_entries,
             names_are_listed_in_ascending_order,
-            a_directory_can_be_made_twice_and_with_those_above_it,
-            a_missing_file_is_opened_only_where_asked_to_make_it,
+            a_directory_can_be_created_twice_and_with_its_parents,
+            a_missing_file_is_opened_only_if_it_may_be_created,
             opening_truncated_empties_and_opening_to_create_keeps,
             a_file_is_not_made_in_a_missing_directory,
             parts_are_appended_one_after_the_other,
             more_parts_than_one_call_takes_are_all_written,
-            parts_at_a_position_cover_what_is_there_and_go_on_beyond_it,
+            parts_at_a_position_overwrite_and_extend_the_file,
             more_parts_at_a_position_than_one_call_takes_are_all_written,
             a_read_is_short_only_at_the_end,
             writing_at_a_position_changes_only_what_it_covers,
             writing_beyond_the_end_leaves_zeros_between,
             truncating_cuts_and_extends_with_zeros,
             an_append_after_a_cut_follows_what_is_left,
-            allocated_room_reads_as_zeros_and_never_shrinks_a_file,
+            allocated_space_reads_as_zeros_and_never_shrinks_a_file,
             a_rename_replaces_and_an_open_handle_follows_the_file,
-            a_removed_file_is_still_read_by_who_has_it_open,
-            removing_or_renaming_what_is_missing_is_not_found,
+            a_removed_file_is_still_readable_through_an_open_handle,
+            removing_or_renaming_a_missing_file_is_not_found,
             a_second_handle_sees_what_the_first_wrote,
             syncing_files_and_directories_keeps_their_content,
             syncing_a_missing_directory_is_an_error,
             the_lock_has_one_holder_until_it_is_dropped,
-            what_is_where_it_was_opened_passes_its_check,
-            a_reader_sees_whole_prefixes_while_a_writer_appends,
+            files_in_their_place_pass_the_check,
+            a_reader_sees_consistent_prefixes_while_a_writer_appends,
         }
     };
 }
@@ -126,7 +126,7 @@ pub(crate) fn names_are_listed_in_ascending_order(storage: Arc<dyn Storage>) {
     assert_eq!(storage.list("dir").unwrap(), ["1", "10", "2"]);
 }
 
-pub(crate) fn a_directory_can_be_made_twice_and_with_those_above_it(storage: Arc<dyn Storage>) {
+pub(crate) fn a_directory_can_be_created_twice_and_with_its_parents(storage: Arc<dyn Storage>) {
     storage.create_dir("a/b").unwrap();
     storage.create_dir("a/b").unwrap();
     storage.create_dir("a").unwrap();
@@ -135,7 +135,7 @@ pub(crate) fn a_directory_can_be_made_twice_and_with_those_above_it(storage: Arc
     assert_eq!(storage.list("a/b").unwrap(), ["file"]);
 }
 
-pub(crate) fn a_missing_file_is_opened_only_where_asked_to_make_it(storage: Arc<dyn Storage>) {
+pub(crate) fn a_missing_file_is_opened_only_if_it_may_be_created(storage: Arc<dyn Storage>) {
     assert_eq!(
         kind(storage.open("file", OpenHow::Existing)),
         io::ErrorKind::NotFound
@@ -206,9 +206,7 @@ pub(crate) fn more_parts_than_one_call_takes_are_all_written(storage: Arc<dyn St
     assert!(content(&*file) == pieces.concat());
 }
 
-pub(crate) fn parts_at_a_position_cover_what_is_there_and_go_on_beyond_it(
-    storage: Arc<dyn Storage>,
-) {
+pub(crate) fn parts_at_a_position_overwrite_and_extend_the_file(storage: Arc<dyn Storage>) {
     let file = file_with(&*storage, "file", b"0123");
     file.allocate(8).unwrap();
     let parts = |parts: [&'static [u8]; 3]| parts.map(IoSlice::new);
@@ -284,7 +282,7 @@ pub(crate) fn an_append_after_a_cut_follows_what_is_left(storage: Arc<dyn Storag
     assert_eq!(content(&*file), b"0123ab");
 }
 
-pub(crate) fn allocated_room_reads_as_zeros_and_never_shrinks_a_file(storage: Arc<dyn Storage>) {
+pub(crate) fn allocated_space_reads_as_zeros_and_never_shrinks_a_file(storage: Arc<dyn Storage>) {
     let file = file_with(&*storage, "file", b"abc");
     file.allocate(6).unwrap();
     assert_eq!(content(&*file), b"abc\0\0\0");
@@ -309,7 +307,7 @@ pub(crate) fn a_rename_replaces_and_an_open_handle_follows_the_file(storage: Arc
     assert_eq!(content(&*old), b"old");
 }
 
-pub(crate) fn a_removed_file_is_still_read_by_who_has_it_open(storage: Arc<dyn Storage>) {
+pub(crate) fn a_removed_file_is_still_readable_through_an_open_handle(storage: Arc<dyn Storage>) {
     let file = file_with(&*storage, "file", b"content");
     storage.remove("file").unwrap();
     assert_eq!(storage.list("").unwrap(), Vec::<String>::new());
@@ -318,7 +316,7 @@ pub(crate) fn a_removed_file_is_still_read_by_who_has_it_open(storage: Arc<dyn S
     assert_eq!(content(&*again), b"");
 }
 
-pub(crate) fn removing_or_renaming_what_is_missing_is_not_found(storage: Arc<dyn Storage>) {
+pub(crate) fn removing_or_renaming_a_missing_file_is_not_found(storage: Arc<dyn Storage>) {
     assert_eq!(kind(storage.remove("file")), io::ErrorKind::NotFound);
     assert_eq!(
         kind(storage.rename("file", "other")),
@@ -361,7 +359,7 @@ pub(crate) fn the_lock_has_one_holder_until_it_is_dropped(storage: Arc<dyn Stora
     drop(storage.lock().unwrap());
 }
 
-pub(crate) fn what_is_where_it_was_opened_passes_its_check(storage: Arc<dyn Storage>) {
+pub(crate) fn files_in_their_place_pass_the_check(storage: Arc<dyn Storage>) {
     storage.check_place().unwrap();
     let lock = storage.lock().unwrap();
     storage.create_dir("dir").unwrap();
@@ -379,7 +377,7 @@ pub(crate) fn what_is_where_it_was_opened_passes_its_check(storage: Arc<dyn Stor
     drop(lock);
 }
 
-pub(crate) fn a_reader_sees_whole_prefixes_while_a_writer_appends(storage: Arc<dyn Storage>) {
+pub(crate) fn a_reader_sees_consistent_prefixes_while_a_writer_appends(storage: Arc<dyn Storage>) {
     const PIECES: usize = 300;
     let writer = storage.open("file", OpenHow::Create).unwrap();
     let reader = storage.open("file", OpenHow::Existing).unwrap();

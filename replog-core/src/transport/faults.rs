@@ -163,14 +163,14 @@ impl std::fmt::Debug for Listener {
 }
 
 impl State {
-    fn tell(&self, news: impl FnOnce() -> FaultNews) {
+    fn publish(&self, news: impl FnOnce() -> FaultNews) {
         if let Some(Listener(listener)) = &self.listener {
             listener(news());
         }
     }
 
     fn publish_fault(&self, fault: Fault) {
-        self.tell(|| FaultNews::Happened(fault));
+        self.publish(|| FaultNews::Happened(fault));
     }
 
     fn isolates(&self) -> bool {
@@ -225,7 +225,7 @@ impl FaultInjector {
         state.dice = ChaCha8Rng::seed_from_u64(settings.seed.unwrap_or(0));
         state.settings = settings.clone();
         state.isolated.send_replace(settings.isolate);
-        state.tell(|| FaultNews::Set(settings.clone()));
+        state.publish(|| FaultNews::Set(settings.clone()));
         Ok(settings)
     }
 
@@ -241,7 +241,7 @@ impl FaultInjector {
         state.dice = ChaCha8Rng::seed_from_u64(0);
         state.settings = FaultSettings::default();
         state.isolated.send_replace(false);
-        state.tell(|| FaultNews::Set(FaultSettings::default()));
+        state.publish(|| FaultNews::Set(FaultSettings::default()));
         FaultSettings::default()
     }
 
@@ -271,7 +271,7 @@ impl FaultInjector {
         F: Future<Output = Result<Response, E>>,
         E: Into<TransportError>,
     {
-        self.pass_cable().await;
+        self.wait_while_isolated().await;
         let fate = self.fate(&request)?;
         if !fate.delay.is_zero() {
             tokio::time::sleep(fate.delay).await;
@@ -280,7 +280,7 @@ impl FaultInjector {
             return Err(FAILED);
         }
         let answer = handler(request).await.map_err(Into::into);
-        self.pass_cable().await;
+        self.wait_while_isolated().await;
         if fate.error_after {
             self.lock().publish_fault(Fault::ErrorAfterAppend);
             Err(FAILED)
@@ -321,7 +321,7 @@ impl FaultInjector {
     }
 
     /// Waits until the node is not isolated; returns at once if it is not.
-    async fn until_whole(&self) {
+    async fn until_not_isolated(&self) {
         self.wait_for_isolation(false).await;
     }
 
@@ -338,9 +338,9 @@ impl FaultInjector {
     }
 
     /// Waits while the node is isolated, and reports the fault if it is.
-    pub(crate) async fn pass_cable(&self) {
+    pub(crate) async fn wait_while_isolated(&self) {
         if self.lock().isolates() {
-            self.until_whole().await;
+            self.until_not_isolated().await;
         }
     }
 
@@ -412,7 +412,7 @@ impl Transport for FaultyTransport {
         if injector.lock().isolates() {
             // Lost, as the caller finds out when it times out.
             return Box::pin(async move {
-                injector.until_whole().await;
+                injector.until_not_isolated().await;
                 Err(TransportError::TimedOut)
             });
         }
@@ -429,7 +429,7 @@ impl Transport for FaultyTransport {
         Box::pin(async move {
             let answer = answer.await;
             // A cable that was cut meanwhile holds the answer back.
-            injector.pass_cable().await;
+            injector.wait_while_isolated().await;
             answer
         })
     }

@@ -73,7 +73,7 @@ impl LocalNetwork {
     /// Removes a node from the network, as if its process was gone: calls are refused, and unanswered
     /// ones fail. Has no effect if the name is not registered.
     pub fn unregister(&self, name: &NodeName) {
-        self.place(name).exchange_node(None);
+        self.place(name).replace_node(None);
     }
 
     /// Cuts the cable to a node: requests and answers stop arriving without an error. Calls
@@ -99,7 +99,7 @@ impl LocalNetwork {
         injector: Option<FaultInjector>,
     ) {
         self.place(name)
-            .exchange_node(Some(Registered { node, injector }));
+            .replace_node(Some(Registered { node, injector }));
     }
 
     fn place(&self, name: &NodeName) -> Arc<Place> {
@@ -150,15 +150,15 @@ struct Registered {
 struct Cable {
     cut: bool,
     /// A number that increases whenever the node there goes away or is replaced.
-    life: u64,
+    generation: u64,
 }
 
 impl Place {
-    /// Puts another node here, or none. The life ends after the exchange, so a call that finds the
-    /// old node has read the old life and ends with it.
-    fn exchange_node(&self, registered: Option<Registered>) {
+    /// Puts another node here, or none. The generation ends after the exchange, so a call that finds the
+    /// old node has read the old generation and ends with it.
+    fn replace_node(&self, registered: Option<Registered>) {
         *self.lock() = registered;
-        self.cable.send_modify(|cable| cable.life += 1);
+        self.cable.send_modify(|cable| cable.generation += 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Registered>> {
@@ -177,7 +177,7 @@ impl Place {
         self.whole().await;
         // In this order, a node that arrives between these two lines is taken for one that went
         // away, never the other way round.
-        let life = self.cable.borrow().life;
+        let generation = self.cable.borrow().generation;
         let Some(Registered { node, injector }) = self.lock().clone() else {
             return Err(TransportError::ConnectionRefused);
         };
@@ -192,19 +192,19 @@ impl Place {
                 None => serve(request).await,
             }
         };
-        self.unless_gone(life, answer).await
+        self.unless_gone(generation, answer).await
     }
 
-    /// Returns the outcome of `answer`, unless the node of this life goes away before the answer has passed
+    /// Returns the outcome of `answer`, unless the node of this generation goes away before the answer has passed
     /// the cable. A cut cable hides that too: the caller learns of it when the cable is repaired, as from a
     /// connection reset.
     async fn unless_gone(
         &self,
-        life: u64,
+        generation: u64,
         answer: impl Future<Output = Result<Response, TransportError>>,
     ) -> Result<Response, TransportError> {
         let mut cable = self.cable.subscribe();
-        let mut gone = pin!(cable.wait_for(|cable| cable.life != life && !cable.cut));
+        let mut gone = pin!(cable.wait_for(|cable| cable.generation != generation && !cable.cut));
         let mut answer = pin!(async {
             let answer = answer.await;
             self.whole().await;

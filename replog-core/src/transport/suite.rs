@@ -92,7 +92,7 @@ macro_rules! behaviours {
         $($to)::+! {
             $($given)*
             an_answer_comes_back_intact,
-            it_is_refused_where_nobody_listens,
+            calls_are_refused_where_nothing_listens,
             dropping_a_call_harms_nothing,
             calls_do_not_wait_for_each_other,
         }
@@ -480,7 +480,7 @@ pub(crate) async fn an_answer_comes_back_intact(bench: Bench) {
     }
 }
 
-pub(crate) async fn it_is_refused_where_nobody_listens(bench: Bench) {
+pub(crate) async fn calls_are_refused_where_nothing_listens(bench: Bench) {
     for _ in 0..3 {
         let refused = bench.nobody.call(heartbeat(1)).await;
         assert_eq!(refused, Err(TransportError::ConnectionRefused));
@@ -568,7 +568,9 @@ mod own_tests {
     }
 
     #[test]
-    #[should_panic(expected = r#"the transport fails in ["it_is_refused_where_nobody_listens"]"#)]
+    #[should_panic(
+        expected = r#"the transport fails in ["calls_are_refused_where_nothing_listens"]"#
+    )]
     fn a_faulty_transport_is_reported_with_every_behaviour_that_fails() {
         check(|| {
             let stand_in = StandIn::new();

@@ -18,7 +18,7 @@ use super::{
     Context, Failure, Form,
     failure::NOT_IN_TIME,
     holders::{self, ConcernParser, Held, duration, names, waits},
-    lines::{Lines, wrong_on_its_line},
+    lines::{Lines, error_without_line},
     position::Position,
     tell,
 };
@@ -86,7 +86,7 @@ pub(super) async fn run(args: &AppendArgs, context: &Context) -> Result<ExitCode
 
 async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure> {
     if io::stdin().is_terminal() {
-        super::complain("one message per line; ^D ends");
+        super::print_error("one message per line; ^D ends");
     }
     let mut stdin = Lines::of(io::stdin().lock(), "stdin");
     let (mut sent, mut bytes) = (0_u64, 0);
@@ -122,7 +122,7 @@ async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure
         }
         if is_end {
             if sent == 0 {
-                super::complain("stdin had no message: nothing was appended");
+                super::print_error("stdin had no message: nothing was appended");
             }
             return Ok(code);
         }
@@ -138,7 +138,7 @@ fn of_line(text: &str, number: u64, as_text: bool) -> Result<Option<Box<RawValue
         return Ok(None);
     }
     let data = serde_json::from_str(text).map_err(|error| {
-        let what = wrong_on_its_line(&error);
+        let what = error_without_line(&error);
         Failure::new(format!(
             "line {number} is not JSON: {what}; --text treats lines as text"
         ))
@@ -221,7 +221,7 @@ async fn append(
     };
     let told = match context.form {
         Form::Json => context.print_json(&receipt),
-        Form::Text if context.is_for_eyes() => {
+        Form::Text if context.is_for_terminal() => {
             let again = if appended.replayed { ", as before" } else { "" };
             let (offset, acks) = (receipt.offset, names(&receipt.acks));
             tell(&format!("offset {offset}{again}, held by {acks}\n"))
@@ -247,7 +247,7 @@ async fn append(
         acks,
         waiting_for,
     };
-    super::complain(&format!(
+    super::print_error(&format!(
         "{}; it is in the log: do not send it again",
         held.lacking()
     ));
@@ -307,7 +307,7 @@ async fn append_batch(
     let told = match context.form {
         Form::Json => context.print_json(&receipt),
         Form::Text => {
-            let held = match context.is_for_eyes() {
+            let held = match context.is_for_terminal() {
                 true => format!(", held by {}", names(&receipt.acks)),
                 false => String::new(),
             };
@@ -319,7 +319,7 @@ async fn append_batch(
     if receipt.concern_met {
         return Ok(ExitCode::SUCCESS);
     }
-    super::complain(&format!(
+    super::print_error(&format!(
         "offsets {first}..{end} are held by {} of {} so far; they are waiting for {}; they are in \
          the log: do not send them again",
         receipt.acks.len(),

@@ -27,13 +27,13 @@ pub(super) async fn run(args: &AppendsArgs, context: &Context) -> Result<ExitCod
         context.print_json(&appends)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let heading = match context.is_for_eyes() {
+    let heading = match context.is_for_terminal() {
         true => "WAITING",
         false => "WAITING_MS",
     };
     let mut table = Table::new(["OFFSET", "CONCERN", heading, "HELD BY", "WAITING FOR"]);
     for append in &appends.appends {
-        let waiting = match context.is_for_eyes() {
+        let waiting = match context.is_for_terminal() {
             true => span(append.waiting_ms),
             false => append.waiting_ms.to_string(),
         };
@@ -45,10 +45,10 @@ pub(super) async fn run(args: &AppendsArgs, context: &Context) -> Result<ExitCod
             waits(&append.waiting_for),
         ]);
     }
-    print(&table.text(context.is_for_eyes()))?;
+    print(&table.text(context.is_for_terminal()))?;
     let shown = appends.appends.len() as u64;
     if appends.total > shown {
-        super::complain(&format!(
+        super::print_error(&format!(
             "{} more are waiting: --limit shows more",
             appends.total - shown
         ));

@@ -19,7 +19,7 @@ use serde_json::{json, value::RawValue};
 use tokio::time::error::Elapsed;
 
 use super::{
-    Context, Failure, Form, complain, holders::ConcernParser, progress, table::Table, tell,
+    Context, Failure, Form, holders::ConcernParser, print_error, progress, table::Table, tell,
 };
 use crate::{stderr, words::counted};
 
@@ -209,7 +209,7 @@ pub(super) async fn run(args: &BenchArgs, context: &Context) -> Result<ExitCode,
     if measured.failed == 0 {
         return Ok(ExitCode::SUCCESS);
     }
-    complain(&format!(
+    print_error(&format!(
         "appends that failed, or were not answered in time: {}; the last one: {}",
         measured.failed, measured.last_failure
     ));
@@ -282,7 +282,7 @@ fn report(
         p999,
         max,
     ]);
-    tell(&table.text(context.is_for_eyes()))
+    tell(&table.text(context.is_for_terminal()))
 }
 
 fn ms(us: u64) -> String {

@@ -20,7 +20,7 @@ use replog_core::{
 };
 use serde::Serialize;
 
-use super::{Failure, Form, complain, tell};
+use super::{Failure, Form, print_error, tell};
 use crate::words::counted;
 
 /// Arguments of `check`.
@@ -71,13 +71,13 @@ pub(super) fn run(args: &CheckArgs, form: Form) -> Result<ExitCode, String> {
             Ok(ExitCode::SUCCESS) => {}
             Ok(failed) => code = failed,
             Err(reason) => {
-                complain(&reason);
+                print_error(&reason);
                 code = ExitCode::FAILURE;
             }
         }
     }
     if let Some(warning) = clusters.warning() {
-        complain(&warning);
+        print_error(&warning);
     }
     Ok(code)
 }
@@ -133,7 +133,7 @@ fn check(directory: &Path, form: Form, clusters: &mut Clusters) -> Result<ExitCo
                 all_good &= !report.is_damaged();
             }
             Err(reason) => {
-                complain(&reason);
+                print_error(&reason);
                 all_good = false;
             }
         }

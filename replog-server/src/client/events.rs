@@ -50,7 +50,7 @@ pub(super) async fn run(args: &EventsArgs, context: &Context) -> Result<ExitCode
 
 fn line(event: &NodeEvent, context: &Context) -> String {
     let mut data: Value = serde_json::from_str(event.data.get()).unwrap_or_default();
-    if context.form == Form::Json || !context.is_for_eyes() {
+    if context.form == Form::Json || !context.is_for_terminal() {
         if let Some(members) = data.as_object_mut() {
             members.insert("event".to_owned(), event.kind.as_str().into());
         }

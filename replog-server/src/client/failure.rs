@@ -108,7 +108,7 @@ impl Failure {
         if error.outcome() == Outcome::Unknown {
             let advice = match has_key {
                 true => "send it again with the same key",
-                false => "look before sending it again, or use --key",
+                false => "check before sending it again, or use --key",
             };
             failure.reason += &format!("; it may be in the log{}: {advice}", place_of(error));
         }

@@ -93,7 +93,7 @@ pub(super) async fn run(args: &FaultArgs, context: &Context) -> Result<ExitCode,
     let faults = faults.map_err(|error| Failure::of(client.url(), &error))?;
     match context.form {
         Form::Json => context.print_json(&faults)?,
-        Form::Text if context.is_for_eyes() => {
+        Form::Text if context.is_for_terminal() => {
             let node = args.node.as_ref().map(ToString::to_string);
             let node = node.unwrap_or_else(|| client.url().to_owned());
             let lines = text(&faults);

@@ -32,12 +32,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::batches::{Batch, Batches};
 use super::{
-    Context, Failure, Form, complain,
+    Context, Failure, Form,
     export::Line,
     holders::{ConcernParser, duration},
-    lines::{Lines, wrong_on_its_line},
+    lines::{Lines, error_without_line},
     position::Position,
-    progress, tell,
+    print_error, progress, tell,
 };
 
 /// Time that the master waits for a batch's concern before it is asked again, whatever its own limit: a hanging master
@@ -98,8 +98,8 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
             (Box::new(BufReader::new(file)), Some(length))
         }
     };
-    let place = Arc::new(Place::of(args.from));
-    tell_place_when_interrupted(Arc::clone(&place));
+    let place = Arc::new(RunProgress::of(args.from));
+    report_progress_when_interrupted(Arc::clone(&place));
     let bar = progress::bytes(length);
     let mut lines = Lines::of(file, args.file.display().to_string());
     let mut batches = Batches::new(!args.without_keys);
@@ -122,7 +122,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
             continue;
         }
         let line = Line::parse(text).map_err(|error| {
-            let what = wrong_on_its_line(&error);
+            let what = error_without_line(&error);
             let reason = format!("line {number} is not as export writes it: {what}");
             import.with_place(Failure::new(reason))
         })?;
@@ -164,7 +164,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
 struct Import<'a> {
     args: &'a ImportArgs,
     context: &'a Context,
-    place: Arc<Place>,
+    place: Arc<RunProgress>,
     /// The end of the messages placed in the log.
     end: Option<Offset>,
     /// The shortest batch that was refused for its length, in bytes: longer ones are not tried.
@@ -173,7 +173,7 @@ struct Import<'a> {
 }
 
 /// Progress of a run.
-struct Place {
+struct RunProgress {
     /// The log that all of it goes into, once it is known: a node that comes back with another one has none of the
     /// earlier messages.
     log: OnceLock<ClusterId>,
@@ -183,9 +183,9 @@ struct Place {
     offset: AtomicU64,
 }
 
-impl Place {
-    fn of(from: Position) -> Place {
-        Place {
+impl RunProgress {
+    fn of(from: Position) -> RunProgress {
+        RunProgress {
             log: from.log.map_or_else(OnceLock::new, OnceLock::from),
             start: from.offset,
             offset: AtomicU64::new(from.offset.0),
@@ -200,7 +200,7 @@ impl Place {
     }
 
     /// Says where the next run continues: the batch in flight may be in the log or not, and its key decides that.
-    fn going_on(&self) -> String {
+    fn how_to_continue(&self) -> String {
         let position = self.position();
         match position.offset == self.start {
             true => format!(
@@ -379,7 +379,7 @@ impl Import<'_> {
 
     /// Adds where to continue.
     fn with_place(&self, failure: Failure) -> Failure {
-        failure.and(&format!("; {}", self.place.going_on()))
+        failure.and(&format!("; {}", self.place.how_to_continue()))
     }
 }
 
@@ -400,7 +400,7 @@ impl Counts {
 
 /// Says where to continue when the program is asked to end. In a thread of its own: the program may be waiting for its
 /// input.
-fn tell_place_when_interrupted(place: Arc<Place>) {
+fn report_progress_when_interrupted(place: Arc<RunProgress>) {
     thread::spawn(move || {
         actix_web::rt::System::new().block_on(async {
             let signals = (
@@ -415,7 +415,7 @@ fn tell_place_when_interrupted(place: Arc<Place>) {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            complain(&format!("interrupted; {}", place.going_on()));
+            print_error(&format!("interrupted; {}", place.how_to_continue()));
             std::process::exit(1);
         });
     });

@@ -64,7 +64,7 @@ impl<R: BufRead> Lines<R> {
 
 /// Returns the error in the JSON of one line, without that line's number, which is always 1: the caller knows the
 /// number in the input.
-pub(super) fn wrong_on_its_line(error: &serde_json::Error) -> String {
+pub(super) fn error_without_line(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     match text.strip_suffix(&place) {
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn an_error_in_a_line_is_reported_with_its_column_and_without_a_line_number() {
         let error = serde_json::from_str::<u64>("no line").expect_err("no number");
-        assert_eq!(wrong_on_its_line(&error), "expected ident at column 2");
+        assert_eq!(error_without_line(&error), "expected ident at column 2");
     }
 
     #[test]

@@ -39,7 +39,7 @@ use replog_core::client::Client;
 
 use self::{
     failure::Failure,
-    output::{complain, print, tell},
+    output::{print, print_error, tell},
 };
 use crate::{
     args::{self, explain},
@@ -150,7 +150,7 @@ struct Context {
 
 impl Context {
     /// Returns `true` if a person is looking at the output now: not a file, a pipe or a machine.
-    fn is_for_eyes(&self) -> bool {
+    fn is_for_terminal(&self) -> bool {
         self.form == Form::Text && io::stdout().is_terminal()
     }
 
@@ -173,13 +173,13 @@ pub(crate) fn run() -> ExitCode {
     };
     let server = args::program();
     for ignored in variables::ignored(&definition(), "", &[&definition(), &server]) {
-        complain(&ignored.to_string());
+        print_error(&ignored.to_string());
     }
     match dispatch(cli, url_setting) {
         Ok(code) => code,
         Err(failure) => {
             if !failure.reason.is_empty() {
-                complain(&failure.reason);
+                print_error(&failure.reason);
             }
             failure.code
         }
@@ -189,9 +189,9 @@ pub(crate) fn run() -> ExitCode {
 /// Parses the arguments and the environment of this process; also returns which of them gives the URL.
 fn parse() -> Result<(Cli, &'static str), clap::Error> {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let program = variables::without_those_that_say_nothing(definition());
+    let program = variables::without_empty_variables(definition());
     let matches = program.clone().try_get_matches_from(&args);
-    let matches = matches.map_err(|error| variables::under_its_variable(error, &program, &args))?;
+    let matches = matches.map_err(|error| variables::name_variable(error, &program, &args))?;
     let url_setting = match matches.value_source("url") {
         Some(ValueSource::EnvVariable) => "REPLOG_URL",
         _ => "--url",

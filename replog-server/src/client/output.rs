@@ -72,7 +72,7 @@ pub(super) async fn unread() {
 }
 
 /// Prints one line on stderr.
-pub(super) fn complain(reason: &str) {
+pub(super) fn print_error(reason: &str) {
     stderr::say("replog", reason);
 }
 

@@ -9,13 +9,13 @@ use replog_core::{
 };
 
 use super::{
-    Context, Failure, complain,
+    Context, Failure,
     eyes::escaped,
     holders::level,
     output,
     pages::{self, Pages},
     position::Position,
-    print,
+    print, print_error,
     table::{Colour, coloured},
 };
 
@@ -69,18 +69,18 @@ pub(super) async fn run(args: &ReadArgs, context: &Context) -> Result<ExitCode, 
         None => Pages::from(client, args.from, level).await?,
     };
     if pages.next() > pages.end() {
-        complain(&format!(
+        print_error(&format!(
             "there is nothing from offset {} on: the log ends before offset {}",
             pages.next(),
             pages.end()
         ));
     }
     let mut pages = pages.at_most(args.limit);
-    let for_eyes = context.is_for_eyes();
+    let for_terminal = context.is_for_terminal();
     while let Some(messages) = pages.page().await? {
         let mut text = String::new();
         for message in &messages {
-            write(message, for_eyes, &mut text)?;
+            write(message, for_terminal, &mut text)?;
         }
         print(&text)?;
     }
@@ -93,9 +93,9 @@ async fn follow(from: Position, args: &ReadArgs, context: &Context) -> Result<Ex
     let client = from.client(&context.client);
     let follow = client.follow(from.offset).level(args.level);
     let mut follow = follow.on_interruption(move |error| {
-        complain(&format!("{url}: {error}; continues once it is back"));
+        print_error(&format!("{url}: {error}; continues once it is back"));
     });
-    let for_eyes = context.is_for_eyes();
+    let for_terminal = context.is_for_terminal();
     let mut given = 0;
     let mut unread = pin!(output::unread());
     while args.limit.is_none_or(|limit| given < limit) {
@@ -107,14 +107,14 @@ async fn follow(from: Position, args: &ReadArgs, context: &Context) -> Result<Ex
         match next {
             Ok(message) => {
                 let mut text = String::new();
-                write(&message, for_eyes, &mut text)?;
+                write(&message, for_terminal, &mut text)?;
                 print(&text)?;
                 given += 1;
             }
-            Err(ClientError::Cut { offset }) => complain(&format!(
+            Err(ClientError::Cut { offset }) => print_error(&format!(
                 "the messages from offset {offset} on were cut from the node's log; what replaces them follows"
             )),
-            Err(ClientError::AnotherLog { cluster_id }) => complain(&format!(
+            Err(ClientError::AnotherLog { cluster_id }) => print_error(&format!(
                 "{} has another log now, of cluster {cluster_id}: nothing of the one before is in it; it follows from \
                  its start",
                 context.url()
@@ -126,8 +126,8 @@ async fn follow(from: Position, args: &ReadArgs, context: &Context) -> Result<Ex
 }
 
 /// Writes one message as a line.
-fn write(message: &Message, for_eyes: bool, text: &mut String) -> Result<(), Failure> {
-    if for_eyes {
+fn write(message: &Message, for_terminal: bool, text: &mut String) -> Result<(), Failure> {
+    if for_terminal {
         let offset = format!("{:>8}", message.offset);
         text.push_str(&coloured(&offset, Colour::Aside, true));
         text.push_str("  ");

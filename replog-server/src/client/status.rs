@@ -15,10 +15,10 @@ use replog_core::{
 };
 
 use super::{
-    Context, Failure, Form, complain,
+    Context, Failure, Form,
     failure::UNHEALTHY,
     holders::duration,
-    line_of, print,
+    line_of, print, print_error,
     table::{Colour, Table, coloured, span},
     tell,
 };
@@ -66,19 +66,19 @@ pub(super) async fn run(args: &StatusArgs, context: &Context) -> Result<ExitCode
             tell(&text(&node, context)?)?;
             return Ok(verdict(&node));
         }
-        if context.is_for_eyes() {
+        if context.is_for_terminal() {
             // Move home, and clear what is below: no flicker, unlike clearing everything.
             print("\x1b[H\x1b[J")?;
         }
         match node {
             Ok(node) => {
-                if context.is_for_eyes() {
+                if context.is_for_terminal() {
                     print(&format!("{}{}\n\n", clock(), rate(&mut before, &node)))?;
                 }
                 print(&text(&node, context)?)?;
             }
             // It may come back: that is what is being watched.
-            Err(failure) => complain(&failure.reason),
+            Err(failure) => print_error(&failure.reason),
         }
         actix_web::rt::time::sleep(WATCH_INTERVAL).await;
     }
@@ -127,12 +127,12 @@ async fn ask(context: &Context) -> Result<Node, Failure> {
 }
 
 fn text(node: &Node, context: &Context) -> Result<String, Failure> {
-    let for_eyes = context.is_for_eyes();
+    let for_terminal = context.is_for_terminal();
     match (node, context.form) {
         (Node::Master(status), Form::Json) => line_of(status),
         (Node::Secondary(health), Form::Json) => line_of(health),
-        (Node::Master(status), Form::Text) => Ok(master_text(status, for_eyes)),
-        (Node::Secondary(health), Form::Text) => Ok(secondary_text(health, for_eyes)),
+        (Node::Master(status), Form::Text) => Ok(master_text(status, for_terminal)),
+        (Node::Secondary(health), Form::Text) => Ok(secondary_text(health, for_terminal)),
     }
 }
 
@@ -145,7 +145,7 @@ fn verdict(node: &Node) -> ExitCode {
     if reasons.is_empty() {
         return ExitCode::SUCCESS;
     }
-    complain(&reasons.join("; "));
+    print_error(&reasons.join("; "));
     ExitCode::from(UNHEALTHY)
 }
 
@@ -235,14 +235,14 @@ fn troubles_of_secondary(health: &SecondaryHealth) -> Vec<String> {
     troubles
 }
 
-fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
+fn master_text(status: &MasterStatus, for_terminal: bool) -> String {
     // For a program the heading has the unit, for a person the value does.
-    let (contact, retry) = match for_eyes {
+    let (contact, retry) = match for_terminal {
         true => ("CONTACT", "RETRY"),
         false => ("CONTACT_MS", "RETRY_MS"),
     };
     let mut table = Table::new(["NODE", "STATUS", "NEXT", "LAG", contact, "REASON", retry]);
-    let ms = |ms: Option<u64>| match (ms, for_eyes) {
+    let ms = |ms: Option<u64>| match (ms, for_terminal) {
         (None, _) => "-".to_owned(),
         (Some(ms), true) => span(ms),
         (Some(ms), false) => ms.to_string(),
@@ -270,11 +270,11 @@ fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
             ms(secondary.next_retry_ms),
         ]);
     }
-    if !for_eyes {
-        return table.text(for_eyes);
+    if !for_terminal {
+        return table.text(for_terminal);
     }
     table.fit(0, LINE_CHARS_MAX);
-    let rows = table.text(for_eyes);
+    let rows = table.text(for_terminal);
     let colour = match status.mode {
         Mode::ReadWrite => Colour::Good,
         Mode::Recovering => Colour::Doubtful,
@@ -282,7 +282,7 @@ fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
     };
     let mut text = format!(
         "{}, epoch {}, {} of {} in contact, {} needed\n{}, committed {}, {}, disk {}; waiting appends: {}\n\n",
-        coloured(&mode, colour, for_eyes),
+        coloured(&mode, colour, for_terminal),
         status.epoch,
         status.quorum.alive,
         counted(status.quorum.nodes, "node"),
@@ -301,7 +301,7 @@ fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
             None => (at == 0).then_some(Colour::Aside),
         };
         match colour {
-            Some(colour) => text += &coloured(line, colour, for_eyes),
+            Some(colour) => text += &coloured(line, colour, for_terminal),
             None => text += line,
         }
         text.push('\n');
@@ -309,12 +309,16 @@ fn master_text(status: &MasterStatus, for_eyes: bool) -> String {
     text
 }
 
-fn secondary_text(health: &SecondaryHealth, for_eyes: bool) -> String {
-    let heading = if for_eyes { "CONTACT" } else { "CONTACT_MS" };
+fn secondary_text(health: &SecondaryHealth, for_terminal: bool) -> String {
+    let heading = if for_terminal {
+        "CONTACT"
+    } else {
+        "CONTACT_MS"
+    };
     let mut table = Table::new(["NODE", "STATUS", "NEXT", "BUFFERED", heading, "MASTER"]);
     let contact = match health.last_contact_ms {
         None => "-".to_owned(),
-        Some(ms) if for_eyes => span(ms),
+        Some(ms) if for_terminal => span(ms),
         Some(ms) => ms.to_string(),
     };
     let master = health.master.as_ref();
@@ -331,10 +335,10 @@ fn secondary_text(health: &SecondaryHealth, for_eyes: bool) -> String {
         contact,
         master.map_or_else(|| "-".to_owned(), |master| master.name.to_string()),
     ]);
-    if for_eyes {
+    if for_terminal {
         table.fit(0, LINE_CHARS_MAX);
     }
-    table.text(for_eyes)
+    table.text(for_terminal)
 }
 
 fn known(offset: Option<Offset>) -> String {

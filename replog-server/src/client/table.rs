@@ -47,11 +47,11 @@ impl Table {
     }
 
     /// Returns the text, one line per row.
-    pub(super) fn text(&self, for_eyes: bool) -> String {
+    pub(super) fn text(&self, for_terminal: bool) -> String {
         let mut text = String::new();
         let widths = self.widths();
         for row in &self.rows {
-            let line = match for_eyes {
+            let line = match for_terminal {
                 false => row.join("\t"),
                 true => row
                     .iter()
@@ -60,7 +60,11 @@ impl Table {
                     .collect::<Vec<_>>()
                     .join(GAP),
             };
-            let _ = writeln!(text, "{}", if for_eyes { line.trim_end() } else { &line });
+            let _ = writeln!(
+                text,
+                "{}",
+                if for_terminal { line.trim_end() } else { &line }
+            );
         }
         text
     }
@@ -88,8 +92,8 @@ pub(super) fn span(ms: u64) -> String {
 }
 
 /// Returns a word in colour, if a person sees it and has not asked for no colour (<https://no-color.org>).
-pub(super) fn coloured(text: &str, colour: Colour, for_eyes: bool) -> String {
-    let wanted = for_eyes && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+pub(super) fn coloured(text: &str, colour: Colour, for_terminal: bool) -> String {
+    let wanted = for_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     match wanted {
         true => format!("\x1b[{}m{text}\x1b[0m", colour as u8),
         false => text.to_owned(),

@@ -34,7 +34,7 @@ pub(super) struct WaitArgs {
 }
 
 /// Waits until there is a message at `offset`; `false`: there was none in time.
-async fn for_one_that_comes(
+async fn wait_for_message(
     client: &Client,
     offset: Offset,
     time: Option<Duration>,
@@ -73,7 +73,7 @@ pub(super) async fn run(args: &WaitArgs, context: &Context) -> Result<ExitCode, 
         let Some(Reason::NoSuchOffset { next }) = reason else {
             return Err(Failure::of(context.url(), &error));
         };
-        if !for_one_that_comes(&client, offset, left).await? {
+        if !wait_for_message(&client, offset, left).await? {
             return Err(Failure::with(
                 NOT_IN_TIME,
                 format!("there is no message {offset} yet; the next one gets {next}"),

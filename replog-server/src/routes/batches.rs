@@ -26,19 +26,19 @@ const PARSED_AT_ONCE_BYTES: usize = 256 << 10;
 
 /// The options of a batch.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Options {
     pub(super) key: Option<IdempotencyKey>,
     pub(super) concern: Concern,
     pub(super) timeout: Option<Duration>,
     pub(super) encoding: Encoding,
 }
 
-impl Asked {
+impl Options {
     /// Returns the options in the query.
-    pub(super) fn of(request: &HttpRequest) -> Result<Asked, Problem> {
+    pub(super) fn of(request: &HttpRequest) -> Result<Options, Problem> {
         let known = ["concern", "timeout_ms", "idempotency_key", "encoding"];
         let query = Query::of(request, &known)?;
-        Ok(Asked {
+        Ok(Options {
             key: query.idempotency_key()?,
             concern: query.concern()?.unwrap_or_default(),
             timeout: query.timeout()?,
@@ -55,7 +55,7 @@ pub(super) async fn append(
     master: &Master,
     request: &HttpRequest,
     mut payload: web::Payload,
-    asked: Asked,
+    asked: Options,
 ) -> Result<HttpResponse, Problem> {
     let limits = BodyLimits {
         keep_bytes: state.append_limits.drain_bytes,
@@ -67,7 +67,7 @@ pub(super) async fn append(
     let batch = parse(body, asked.encoding, state.line_limits)
         .await
         .map_err(Problem::not_appended)?;
-    let Asked {
+    let Options {
         key,
         concern,
         timeout,

@@ -26,7 +26,7 @@ use crate::{
     query::{self, Query},
     routes::{
         State,
-        batches::{self, Asked},
+        batches::{self, Options},
         json_body, not_master, reads, send_on_to_master,
     },
     shares::{Client, Wait},
@@ -158,7 +158,7 @@ pub(super) fn answer(concern_met: bool, replayed: bool, offset: Offset) -> HttpR
 struct Head {
     key: Option<IdempotencyKey>,
     /// The options, if the body is a batch.
-    batch: Option<Asked>,
+    batch: Option<Options>,
 }
 
 /// Checks an append's head.
@@ -169,9 +169,9 @@ fn check_head(request: &HttpRequest) -> Result<Head, Problem> {
     let batch = match content {
         Content::One => Query::of(request, &[]).map(|_| None)?,
         Content::Lines => {
-            let asked = Asked::of(request)?;
+            let asked = Options::of(request)?;
             let what = "the parameter idempotency_key";
-            Some(Asked {
+            Some(Options {
                 key: one_key(what, asked.key, key.clone())?,
                 ..asked
             })

@@ -29,7 +29,7 @@ const LAST_EVENT_ID: &str = "last-event-id";
 
 /// A read as requested.
 #[derive(Debug, PartialEq, Eq)]
-struct Asked {
+struct Options {
     start: Start,
     limit: u64,
     level: ReadLevel,
@@ -50,8 +50,8 @@ enum Start {
     BeforeEnd(u64),
 }
 
-impl Asked {
-    fn of(request: &HttpRequest) -> Result<Asked, Problem> {
+impl Options {
+    fn of(request: &HttpRequest) -> Result<Options, Problem> {
         let query = Query::of(
             request,
             &[
@@ -74,7 +74,7 @@ impl Asked {
             ("local", ReadLevel::Local),
             ("committed", ReadLevel::Committed),
         ];
-        let asked = Asked {
+        let asked = Options {
             start: start(&query, request.headers(), form)?,
             limit: query.positive("limit")?.unwrap_or(u64::MAX),
             level: query.word("level", &levels)?.unwrap_or(ReadLevel::Local),
@@ -180,7 +180,7 @@ pub(super) async fn read(
     state: &NodeState,
     request: &HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let mut asked = Asked::of(request)?;
+    let mut asked = Options::of(request)?;
     let reader = state.node.reader();
     let other = asked.in_another_log(reader.cluster_id())?;
     let level = asked.level;
@@ -209,7 +209,7 @@ pub(super) async fn read(
     let span = Span {
         until,
         limit: asked.limit,
-        place: entered,
+        slot: entered,
         other,
     };
     let enter = || state.enter_reader(client);
@@ -242,12 +242,12 @@ mod tests {
     const NDJSON_LINES: (&str, &str) = ("accept", NDJSON);
     const SENT_EVENTS: (&str, &str) = ("accept", EVENT_STREAM);
 
-    fn asked(query: &str, headers: &[(&str, &str)]) -> Result<Asked, String> {
+    fn asked(query: &str, headers: &[(&str, &str)]) -> Result<Options, String> {
         let mut request = TestRequest::get().uri(&format!("/messages?{query}"));
         for header in headers {
             request = request.insert_header(*header);
         }
-        Asked::of(&request.to_http_request()).map_err(|problem| problem.to_string())
+        Options::of(&request.to_http_request()).map_err(|problem| problem.to_string())
     }
 
     #[test]
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn every_parameter_is_accepted() {
         let query = "from=3&limit=9&level=committed&wait_for=7&timeout_ms=50&follow=true&view=data";
-        let expected = Asked {
+        let expected = Options {
             start: Start::At(Offset(3)),
             limit: 9,
             level: ReadLevel::Committed,

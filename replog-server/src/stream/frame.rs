@@ -76,7 +76,7 @@ impl Frame {
         }
     }
 
-    /// Writes a sign that the node is there, where it has nothing else to say.
+    /// Writes a sign of life while the node has nothing else to send.
     pub(super) fn sign(self, text: &mut BytesMut) {
         text.put_slice(self.form.sign().as_bytes());
     }
@@ -114,8 +114,8 @@ impl Frame {
         text.put_slice(notice.as_bytes());
     }
 
-    /// Writes that messages that were sent are no longer in the log, from `offset` on; `false`: the form cannot express
-    /// it, and the body must not end as if it were complete.
+    /// Writes that messages that were sent are no longer in the log, from `offset` on. Returns `false` if the form
+    /// cannot express it, and the body must not end as if it were complete.
     #[must_use]
     pub(super) fn cut(self, offset: Offset, text: &mut BytesMut) -> bool {
         let end = json!({ "event": "cut", "offset": offset });
@@ -208,9 +208,9 @@ mod tests {
             "event: bye\ndata: {\"event\":\"bye\"}\n\n"
         );
         let cut = |frame: Frame, offset| {
-            let mut told = false;
-            let text = written(|text| told = frame.cut(Offset(offset), text));
-            (told, text)
+            let mut is_expressed = false;
+            let text = written(|text| is_expressed = frame.cut(Offset(offset), text));
+            (is_expressed, text)
         };
         let line = "{\"event\":\"cut\",\"offset\":7}\n".to_owned();
         assert_eq!(cut(lines, 7), (true, line));

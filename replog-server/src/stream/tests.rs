@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// A log of `count` messages; every third payload has a line break. The record at `fails_at` cannot
 /// be read.
 #[derive(Clone)]
-struct Made {
+struct MadeUpLog {
     next: u64,
     count: u64,
     payload_bytes: usize,
@@ -21,7 +21,7 @@ struct Made {
     cut_at: Option<(u64, Offset)>,
 }
 
-impl Made {
+impl MadeUpLog {
     fn batch(&self, at: u64) -> RecordBatch {
         let payload = format!(
             "[{at},{}\"{}\"]",
@@ -43,12 +43,12 @@ impl Made {
         RecordBatch::check(Offset(at), bytes.freeze()).expect("a good record")
     }
 
-    fn from(self, next: u64) -> Made {
-        Made { next, ..self }
+    fn from(self, next: u64) -> MadeUpLog {
+        MadeUpLog { next, ..self }
     }
 }
 
-impl Source for Made {
+impl Source for MadeUpLog {
     fn offset(&self) -> Offset {
         Offset(self.next)
     }
@@ -85,8 +85,8 @@ impl Source for Made {
     }
 }
 
-fn made(count: u64) -> Made {
-    Made {
+fn made(count: u64) -> MadeUpLog {
+    MadeUpLog {
         next: 0,
         count,
         payload_bytes: 10,
@@ -99,7 +99,7 @@ fn to(end: u64, limit: u64) -> Span {
     Span {
         until: Until::End(Offset(end)),
         limit,
-        place: None,
+        slot: None,
         other: None,
     }
 }
@@ -108,7 +108,7 @@ fn following(limit: u64) -> Span {
     Span {
         until: Until::Stopped,
         limit,
-        place: None,
+        slot: None,
         other: None,
     }
 }
@@ -127,7 +127,7 @@ fn data(form: Form) -> Frame {
     }
 }
 
-async fn text(records: Made, span: Span, frame: Frame) -> Result<(String, usize), ReadError> {
+async fn text(records: MadeUpLog, span: Span, frame: Frame) -> Result<(String, usize), ReadError> {
     let stream = chunks(None, Messages::new(records, span, frame));
     let parts: Vec<Bytes> = Box::pin(stream).try_collect().await?;
     let text = String::from_utf8(parts.concat()).expect("UTF-8");
@@ -188,7 +188,7 @@ async fn ndjson_is_one_message_per_line_whatever_the_payload() {
 }
 
 #[tokio::test]
-async fn events_end_where_the_log_did_unless_it_is_followed() {
+async fn events_end_at_the_end_of_the_log_unless_it_is_followed() {
     let (text, _) = text(made(10), to(3, u64::MAX), frame(Form::Events))
         .await
         .expect("readable");
@@ -205,7 +205,7 @@ async fn events_end_where_the_log_did_unless_it_is_followed() {
 
 #[tokio::test]
 async fn a_long_answer_comes_in_parts_of_a_bounded_size() {
-    let log = Made {
+    let log = MadeUpLog {
         payload_bytes: 200,
         ..made(20_000)
     };
@@ -220,7 +220,7 @@ async fn a_long_answer_comes_in_parts_of_a_bounded_size() {
 
 #[tokio::test]
 async fn a_read_ends_before_a_damaged_record() {
-    let log = Made {
+    let log = MadeUpLog {
         fails_at: Some((5, damaged(5))),
         ..made(10)
     };
@@ -236,7 +236,7 @@ async fn a_read_ends_before_a_damaged_record() {
 
 #[tokio::test]
 async fn a_failed_read_aborts_the_transfer() {
-    let log = Made {
+    let log = MadeUpLog {
         payload_bytes: 100_000,
         fails_at: Some((7, ReadError::Cut { offset: Offset(7) })),
         ..made(10)
@@ -263,11 +263,11 @@ async fn a_follower_is_sent_the_existing_messages_and_then_occasional_signs_of_l
 
 #[tokio::test]
 async fn a_follower_ends_with_the_node_its_limit_or_a_cut() {
-    let stopped = || Made {
+    let stopped = || MadeUpLog {
         fails_at: Some((3, ReadError::Stopped)),
         ..made(10)
     };
-    let cut = || Made {
+    let cut = || MadeUpLog {
         cut_at: Some((3, Offset(1))),
         ..made(10)
     };

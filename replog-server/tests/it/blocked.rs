@@ -31,7 +31,7 @@ const OPENING_MAX: usize = 256;
 const LOAD: &str = "REPLOG_TEST_LOAD";
 
 #[test]
-fn ten_thousand_blocked_clients_delay_nobody() {
+fn ten_thousand_blocked_clients_delay_no_other_client() {
     // With so many clients, a machine that other tests share may delay a heartbeat for seconds.
     let patient = ["--suspect-after", "20s", "--unhealthy-after", "60s"];
     let mut cluster = Cluster::start(2, &patient);

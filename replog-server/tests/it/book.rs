@@ -172,7 +172,7 @@ fn steps(page: &str) -> Vec<(usize, Step)> {
 
 /// Returns the ends of nodes that a page performs without telling its reader. The reader is told if the paragraph
 /// before or after the comment says so, and the node's name is on the page since the last heading.
-fn untold_ends(page: &str) -> Vec<(usize, String)> {
+fn unannounced_ends(page: &str) -> Vec<(usize, String)> {
     let mut untold = Vec::new();
     let lines: Vec<&str> = page.lines().collect();
     let (mut section, mut paragraph) = (String::new(), String::new());
@@ -538,7 +538,7 @@ fn every_page_is_in_the_table_of_contents_and_every_link_leads_to_one() {
 fn readers_are_told_of_every_node_that_a_page_ends() {
     for page in pages_to_run() {
         let text = fs::read_to_string(book().join(&page)).expect("a page");
-        assert_eq!(untold_ends(&text), [], "{page}");
+        assert_eq!(unannounced_ends(&text), [], "{page}");
     }
     let told = [
         "# A\n```sh server\none\n```\n\nKill one:\n\n<!-- kill one -->\n```sh\nrm one\n```\n",
@@ -547,7 +547,7 @@ fn readers_are_told_of_every_node_that_a_page_ends() {
         "# A\nKill one and two\n\n<!-- kill one -->\n<!-- kill two -->\n",
     ];
     for page in told {
-        assert_eq!(untold_ends(page), [], "{page}");
+        assert_eq!(unannounced_ends(page), [], "{page}");
     }
     let untold = [
         "# A\nIts disk\n\n<!-- kill one -->\n```sh\nkill one\n```\n",
@@ -556,7 +556,7 @@ fn readers_are_told_of_every_node_that_a_page_ends() {
         "# A\nKill it.\n\n<!-- kill one -->\n",
     ];
     for page in untold {
-        assert_eq!(untold_ends(page).len(), 1, "{page}");
+        assert_eq!(unannounced_ends(page).len(), 1, "{page}");
     }
 }
 

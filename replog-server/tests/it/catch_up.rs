@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[test]
-fn a_secondary_that_was_away_or_emptied_gets_all_that_it_lacks() {
+fn a_secondary_that_was_away_or_emptied_receives_everything_it_lacks() {
     let mut cluster = Cluster::start(2, &[]);
     assert_eq!(get(cluster.secondaries[1].address, "/readyz").status, 200);
     cluster.append("before", 3);

@@ -255,7 +255,7 @@ fn a_directory_with_one_folder_per_node_is_checked_node_by_node() {
 fn targets_that_cannot_be_checked_are_reported_in_one_line() {
     let directory = tempfile::TempDir::new().expect("a temporary directory");
     let empty = reason(&check(&[], directory.path()), 1);
-    assert!(empty.contains("it is no node's directory"), "{empty}");
+    assert!(empty.contains("not a node's directory"), "{empty}");
     assert!(files(directory.path()).is_empty());
     let missing = directory.path().join("missing");
     assert!(reason(&check(&[], &missing), 1).contains("No such file or directory"));

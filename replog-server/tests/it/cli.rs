@@ -22,7 +22,7 @@ fn run(node: &Node, args: &[&str]) -> Output {
 }
 
 /// Like [`run`], with this on stdin.
-fn fed(node: &Node, args: &[&str], stdin: &str) -> Output {
+fn run_with_stdin(node: &Node, args: &[&str], stdin: &str) -> Output {
     let mut child = replog(node)
         .args(args)
         .stdin(Stdio::piped())
@@ -55,7 +55,7 @@ fn values(output: &Output) -> Vec<Value> {
 }
 
 /// Returns the single line on stderr of a command that ended with this exit code.
-fn complaint(output: &Output, code: i32) -> String {
+fn error_line(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     let text = text(&output.stderr);
     assert_eq!(text.lines().count(), 1, "{text}");
@@ -85,7 +85,7 @@ fn an_argument_is_appended_as_json_if_it_is_json_and_else_as_a_text() {
     // JSON that lost its quotes to the shell is not appended as a text.
     let refused = run(master, &["append", "{a: 1}"]);
     assert!(
-        complaint(&refused, 2).contains("looks like JSON and is none"),
+        error_line(&refused, 2).contains("looks like JSON and is none"),
         "{refused:?}"
     );
     assert_eq!(master.data(), expected);
@@ -95,17 +95,20 @@ fn an_argument_is_appended_as_json_if_it_is_json_and_else_as_a_text() {
 fn each_line_of_stdin_is_appended_once_with_a_key_however_often_it_is_sent() {
     let cluster = Cluster::start(1, &[]);
     let master = &cluster.master;
-    assert_eq!(printed(&fed(master, &["append"], "1\n\n[2]\n")), "0\n1\n");
-    let batched = fed(master, &["append", "--batch", "2", "-"], "3\n4\n5\n");
+    assert_eq!(
+        printed(&run_with_stdin(master, &["append"], "1\n\n[2]\n")),
+        "0\n1\n"
+    );
+    let batched = run_with_stdin(master, &["append", "--batch", "2", "-"], "3\n4\n5\n");
     assert_eq!(printed(&batched), "2..4\n4..5\n");
     for _ in 0..2 {
-        let texts = fed(master, &["append", "--text", "--key", "k"], "six\nseven");
+        let texts = run_with_stdin(master, &["append", "--text", "--key", "k"], "six\nseven");
         assert_eq!(printed(&texts), "5\n6\n");
     }
     let expected = json!([1, [2], 3, 4, 5, "six", "seven"]);
     assert_eq!(Value::from(master.data()), expected);
-    let broken = fed(master, &["append"], "8\nnine\n");
-    let said = complaint(&broken, 1);
+    let broken = run_with_stdin(master, &["append"], "8\nnine\n");
+    let said = error_line(&broken, 1);
     assert!(
         said.contains("line 2") && said.contains("appended before it: 1"),
         "{said}"
@@ -159,7 +162,7 @@ fn a_concern_that_is_not_met_in_time_is_exit_code_3_and_can_be_waited_for_later(
         &["append", "x", "--concern", "all", "--timeout", "50ms"],
     );
     assert_eq!(text(&late.stdout), "0\n");
-    let said = complaint(&late, 3);
+    let said = error_line(&late, 3);
     assert!(
         said.contains(" of 3 nodes") && said.contains("secondary-2"),
         "{said}"
@@ -196,7 +199,7 @@ fn a_concern_that_is_not_met_in_time_is_exit_code_3_and_can_be_waited_for_later(
     let held = values(&run(master, &["wait", "0", "--concern", "all", "--json"]));
     assert_eq!(held[0]["concern_met"], true);
     let never = run(master, &["wait", "0", "--concern", "4"]);
-    assert!(complaint(&never, 2).contains("3 nodes"));
+    assert!(error_line(&never, 2).contains("3 nodes"));
 }
 
 #[test]
@@ -244,7 +247,7 @@ fn a_fault_goes_to_the_named_node_or_to_none() {
         run(&cluster.master, &args)
     };
     assert_eq!(printed(&set("secondary-1")), "isolate\n");
-    let said = complaint(&set("secondary-2"), 1);
+    let said = error_line(&set("secondary-2"), 1);
     assert!(said.contains("from here that is master"), "{said}");
     assert!(said.contains("give the --url of secondary-2"), "{said}");
     for node in [&cluster.master, &cluster.secondaries[1]] {
@@ -277,11 +280,11 @@ fn waiting_appends_are_shown_with_the_nodes_they_wait_for() {
     assert!(rows[1][4].starts_with("secondary-1 ("), "{shown}");
     let secondary = run(&cluster.secondaries[0], &["appends"]);
     assert!(
-        complaint(&secondary, 1).contains("is a secondary"),
+        error_line(&secondary, 1).contains("is a secondary"),
         "{secondary:?}"
     );
     let secondary = run(&cluster.secondaries[0], &["wait", "0"]);
-    let said = complaint(&secondary, 1);
+    let said = error_line(&secondary, 1);
     assert!(said.contains("is a secondary"), "{said}");
     printed(&run(&cluster.secondaries[0], &["fault", "clear"]));
     assert_eq!(waiting.recv().expect("an answer").status, 201);
@@ -321,7 +324,7 @@ fn the_status_is_exit_code_10_if_a_node_is_not_well_and_4_for_a_read_only_master
         (status.status.code() != Some(0)).then_some(status)
     });
     assert!(
-        complaint(&unwell, 10).starts_with("secondary-2 is "),
+        error_line(&unwell, 10).starts_with("secondary-2 is "),
         "{unwell:?}"
     );
     let safe = [
@@ -350,7 +353,7 @@ fn the_status_is_exit_code_10_if_a_node_is_not_well_and_4_for_a_read_only_master
     cluster.wait_alive(1);
     let refused = run(&cluster.master, &["append", "x"]);
     assert!(
-        complaint(&refused, 4).contains("1 of 3 nodes"),
+        error_line(&refused, 4).contains("1 of 3 nodes"),
         "{refused:?}"
     );
 }
@@ -360,7 +363,7 @@ fn safe_to_stop_does_not_wait_for_a_hanging_master_beyond_its_timeout() {
     let cluster = Cluster::start(1, &[]);
     cluster.master.process().signal(Signal::STOP);
     let args = ["status", "--safe-to-stop", "secondary-1", "--timeout", "0s"];
-    let said = complaint(&run(&cluster.master, &args), 1);
+    let said = error_line(&run(&cluster.master, &args), 1);
     assert!(
         said.contains("it does not answer: whether secondary-1 may be stopped is not known"),
         "{said}"
@@ -371,7 +374,7 @@ fn safe_to_stop_does_not_wait_for_a_hanging_master_beyond_its_timeout() {
 fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
     let cluster = Cluster::start(1, &[]);
     let lines: String = (0..1_000).map(|number| format!("{number}\n")).collect();
-    printed(&fed(
+    printed(&run_with_stdin(
         &cluster.master,
         &["append", "--batch", "300", "--concern", "all"],
         &lines,
@@ -406,9 +409,17 @@ fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
         .take(500)
         .map(|line| format!("{line}\n"))
         .collect();
-    let first = values(&fed(&other.master, &["import", "-", "--json"], &half));
+    let first = values(&run_with_stdin(
+        &other.master,
+        &["import", "-", "--json"],
+        &half,
+    ));
     assert_eq!(first, [json!({"appended": 500, "known": 0})]);
-    let second = values(&fed(&other.master, &["import", "-", "--json"], &exported));
+    let second = values(&run_with_stdin(
+        &other.master,
+        &["import", "-", "--json"],
+        &exported,
+    ));
     assert_eq!(second, [json!({"appended": 500, "known": 500})]);
     assert_eq!(other.master.data(), cluster.master.data());
     // A file that ends elsewhere is not mistaken for one that was imported.
@@ -417,8 +428,8 @@ fn messages_are_read_page_by_page_as_ndjson_and_exported_and_imported_once() {
         .take(700)
         .map(|line| format!("{line}\n"))
         .collect();
-    let more = fed(&other.master, &["import", "-"], &longer);
-    assert!(complaint(&more, 1).contains("--from"), "{more:?}");
+    let more = run_with_stdin(&other.master, &["import", "-"], &longer);
+    assert!(error_line(&more, 1).contains("--from"), "{more:?}");
     assert_eq!(other.master.data(), cluster.master.data());
 }
 
@@ -432,11 +443,11 @@ fn an_import_that_ends_early_says_where_to_resume() {
     };
     let file: String = (0..3_000).map(line).collect();
     let broken = (0..2_700).map(line).collect::<String>() + "no line\n";
-    let said = complaint(&fed(master, &["import", "-"], &broken), 1);
+    let said = error_line(&run_with_stdin(master, &["import", "-"], &broken), 1);
     assert!(said.contains("line 2701 "), "{said}");
     let (_, from) = said.rsplit_once("--from ").expect("a place");
     let from = from.split(' ').next().expect("a number");
-    let rest = fed(master, &["import", "-", "--from", from], &file);
+    let rest = run_with_stdin(master, &["import", "-", "--from", from], &file);
     printed(&rest);
     let expected: Vec<Value> = (0..3_000).map(Value::from).collect();
     assert_eq!(master.data(), expected);
@@ -457,7 +468,7 @@ fn an_import_that_ends_early_says_where_to_resume() {
         (master.health()["log"]["next"] == 3_500).then_some(())
     });
     kill_process(Pid::from_child(&importing), Signal::INT).expect("it runs");
-    let said = complaint(&importing.wait_with_output().expect("it ends"), 1);
+    let said = error_line(&importing.wait_with_output().expect("it ends"), 1);
     assert!(said.starts_with("interrupted; "), "{said}");
     let (_, from) = said.rsplit_once("--from ").expect("a place");
     // With the log's identity, once the first answer named it.
@@ -475,11 +486,11 @@ fn an_import_keeps_the_keys_of_messages_so_that_a_retry_appends_nothing() {
     for (message, key) in [("1", "a"), ("2", "b "), ("1", "a")] {
         printed(&run(&old.master, &["append", message, "--key", key]));
     }
-    printed(&fed(&old.master, &["append"], "3\n4\n"));
+    printed(&run_with_stdin(&old.master, &["append"], "3\n4\n"));
     let exported = printed(&run(&old.master, &["export"]));
     for (appended, known) in [(5, 0), (0, 5)] {
         let args = ["import", "-", "--json", "--concern", "all"];
-        let told = values(&fed(&new.master, &args, &exported));
+        let told = values(&run_with_stdin(&new.master, &args, &exported));
         assert_eq!(told, [json!({"appended": appended, "known": known})]);
     }
     // The first key was forgotten and appended again: it belongs to two messages, and neither is lost.
@@ -497,13 +508,17 @@ fn a_message_whose_key_the_log_knew_before_an_import_counts_as_already_there() {
     for (message, key) in [("1", "a"), ("2", "b")] {
         printed(&run(&new.master, &["append", message, "--key", key]));
     }
-    printed(&fed(&old.master, &["append"], "0\n"));
+    printed(&run_with_stdin(&old.master, &["append"], "0\n"));
     for (message, key) in [("2", "b"), ("3", "c"), ("1", "a"), ("4", "d")] {
         printed(&run(&old.master, &["append", message, "--key", key]));
     }
     let exported = printed(&run(&old.master, &["export"]));
     for (appended, known) in [(3, 2), (0, 5)] {
-        let told = values(&fed(&new.master, &["import", "-", "--json"], &exported));
+        let told = values(&run_with_stdin(
+            &new.master,
+            &["import", "-", "--json"],
+            &exported,
+        ));
         assert_eq!(told, [json!({"appended": appended, "known": known})]);
         assert_eq!(new.master.data(), [1, 2, 0, 3, 4]);
     }
@@ -511,11 +526,11 @@ fn a_message_whose_key_the_log_knew_before_an_import_counts_as_already_there() {
     // If a key belongs to another message in the log, the import refuses it, however early that message is.
     printed(&run(&old.master, &["append", "5", "--key", "e"]));
     printed(&run(&new.master, &["append", "6", "--key", "e"]));
-    printed(&fed(&new.master, &["append"], "7\n"));
-    printed(&fed(&old.master, &["append"], "8\n"));
+    printed(&run_with_stdin(&new.master, &["append"], "7\n"));
+    printed(&run_with_stdin(&old.master, &["append"], "8\n"));
     printed(&run(&old.master, &["append", "5", "--key", "e"]));
     let exported = printed(&run(&old.master, &["export"]));
-    let said = complaint(&fed(&new.master, &["import", "-"], &exported), 1);
+    let said = error_line(&run_with_stdin(&new.master, &["import", "-"], &exported), 1);
     assert!(
         said.contains("offset 5 of the file has an idempotency key that belongs to another message here, at offset 5"),
         "{said}"
@@ -533,11 +548,11 @@ fn a_resumed_import_appends_the_second_message_of_a_key_whose_first_one_it_skips
     };
     let (first, rest) = (line(0, 7, "a"), line(1, 7, "a") + &line(2, 8, "a"));
     let cluster = Cluster::start(1, &[]);
-    printed(&fed(&cluster.master, &["import", "-"], &first));
+    printed(&run_with_stdin(&cluster.master, &["import", "-"], &first));
     let file = first + &rest;
     for (appended, known) in [(2, 0), (0, 2)] {
         let args = ["import", "-", "--json", "--from", "1"];
-        let told = values(&fed(&cluster.master, &args, &file));
+        let told = values(&run_with_stdin(&cluster.master, &args, &file));
         assert_eq!(told, [json!({"appended": appended, "known": known})]);
         assert_eq!(cluster.master.data(), [7, 7, 8]);
     }
@@ -548,7 +563,7 @@ fn long_messages_are_read_too_a_few_at_a_time() {
     let cluster = Cluster::start(1, &[]);
     // Together they exceed a page.
     let line = format!("\"{}\"\n", "x".repeat(600_000));
-    let appended = fed(
+    let appended = run_with_stdin(
         &cluster.master,
         &["append", "--batch", "30"],
         &line.repeat(30),
@@ -563,7 +578,7 @@ fn long_messages_are_read_too_a_few_at_a_time() {
 #[test]
 fn a_follower_prints_each_message_once_across_a_restart_of_its_node() {
     let mut cluster = Cluster::start(1, &[]);
-    printed(&fed(&cluster.master, &["append"], "0\n1\n2\n"));
+    printed(&run_with_stdin(&cluster.master, &["append"], "0\n1\n2\n"));
     let mut following = replog(&cluster.secondaries[0])
         .args(["read", "--follow", "--last", "2", "--limit", "4"])
         .stdout(Stdio::piped())
@@ -603,7 +618,7 @@ fn a_follower_prints_each_message_once_across_a_restart_of_its_node() {
 #[test]
 fn an_unknown_committed_end_is_not_exported_as_an_empty_log() {
     let mut cluster = Cluster::start(1, &[]);
-    printed(&fed(
+    printed(&run_with_stdin(
         &cluster.master,
         &["append", "--concern", "all"],
         "1\n2\n",
@@ -615,7 +630,7 @@ fn an_unknown_committed_end_is_not_exported_as_an_empty_log() {
     for command in [&["export"] as &[&str], &["read", "--level", "committed"]] {
         let unknown = run(secondary, command);
         assert!(unknown.stdout.is_empty(), "{unknown:?}");
-        let said = complaint(&unknown, 1);
+        let said = error_line(&unknown, 1);
         assert!(
             said.contains("does not know yet") && said.contains("--level local"),
             "{said}"
@@ -661,7 +676,7 @@ fn running_nodes_are_compared_up_to_the_lowest_of_their_ends() {
     let other = Cluster::start(1, &[]);
     let lines: String = (0..600).map(|number| format!("{number}\n")).collect();
     for cluster in [&cluster, &other] {
-        printed(&fed(
+        printed(&run_with_stdin(
             &cluster.master,
             &["append", "--batch", "600", "--concern", "all"],
             &lines,
@@ -690,7 +705,7 @@ fn an_unreachable_node_is_exit_code_1_with_advice_and_wrong_usage_is_2() {
     let cluster = Cluster::prepare(1, &[]);
     let nobody = run(&cluster.master, &["read"]);
     assert!(
-        complaint(&nobody, 1).contains("--url or REPLOG_URL"),
+        error_line(&nobody, 1).contains("--url or REPLOG_URL"),
         "{nobody:?}"
     );
     for args in [
@@ -706,13 +721,13 @@ fn an_unreachable_node_is_exit_code_1_with_advice_and_wrong_usage_is_2() {
         &["check", "https://localhost:5000", "https://localhost:5001"],
         &["check", "HTTP://localhost:5000"],
     ] {
-        complaint(&run(&cluster.master, args), 2);
+        error_line(&run(&cluster.master, args), 2);
     }
     let url = client()
         .args(["status", "--url", "ftp://x"])
         .output()
         .expect("it runs");
-    complaint(&url, 2);
+    error_line(&url, 2);
 }
 
 #[test]
@@ -720,7 +735,7 @@ fn an_append_below_a_path_that_no_node_has_is_known_not_to_be_in_the_log() {
     let cluster = Cluster::start(1, &[]);
     let url = format!("http://{}/elsewhere", cluster.master.address);
     let lost = client().args(["append", "x", "--url", &url]).output();
-    let said = complaint(&lost.expect("it runs"), 1);
+    let said = error_line(&lost.expect("it runs"), 1);
     assert!(!said.contains("may be in the log"), "{said}");
 }
 
@@ -739,12 +754,12 @@ fn an_append_interrupted_by_a_stop_says_once_where_its_message_may_be() {
             .expect("the program runs");
         cluster.wait_waiting(1);
         cluster.master.terminate();
-        let said = complaint(&appending.wait_with_output().expect("it ends"), 1);
+        let said = error_line(&appending.wait_with_output().expect("it ends"), 1);
         assert_eq!(said.matches("is stopping").count(), 1, "{said}");
         let advice = match key {
             Some(_) => "; it may be in the log at offset 1: send it again with the same key",
             None => {
-                "; it may be in the log at offset 1: look before sending it again, or use --key"
+                "; it may be in the log at offset 1: check before sending it again, or use --key"
             }
         };
         assert!(said.ends_with(advice), "{said}");
@@ -788,7 +803,7 @@ fn the_load_generator_reports_the_speed_of_its_appends() {
     assert!(measured[0]["latency_us"]["p99"].is_u64(), "{measured:?}");
 
     // There is no terminal to ask at, and these messages would stay in a log that already has some.
-    let said = complaint(&run(&cluster.master, &args), 1);
+    let said = error_line(&run(&cluster.master, &args), 1);
     assert!(
         said.contains("nothing was appended") && said.contains("--yes"),
         "{said}"
@@ -838,7 +853,10 @@ fn payloads_that_are_not_json_are_read_exported_and_restored() {
         Some(lines.as_bytes()),
     );
     assert_eq!(answer.expect("an answer").status, 201);
-    assert_eq!(printed(&fed(master, &["append"], "\u{feff}1\n")), "2\n");
+    assert_eq!(
+        printed(&run_with_stdin(master, &["append"], "\u{feff}1\n")),
+        "2\n"
+    );
     let read = values(&run(master, &["read"]));
     assert_eq!(read[0]["data_base64"], "aGVsbG8=");
     assert_eq!(read[0]["idempotency_key"], " k");
@@ -854,7 +872,11 @@ fn payloads_that_are_not_json_are_read_exported_and_restored() {
 
     let exported = text(&run(master, &["export", "--level", "local"]).stdout);
     let restored = Cluster::start(1, &[]);
-    printed(&fed(&restored.master, &["import", "-"], &exported));
+    printed(&run_with_stdin(
+        &restored.master,
+        &["import", "-"],
+        &exported,
+    ));
     let payloads = |values: Vec<Value>| -> Vec<Value> {
         let payload = |value: &Value| json!([value["data"], value["data_base64"]]);
         values.iter().map(payload).collect()
@@ -912,7 +934,7 @@ fn exported_messages_are_imported_whatever_the_limits_are() {
         "0 appended, 1301 were there already\n",
     ] {
         assert_eq!(
-            printed(&fed(&other.master, &["import", "-"], &file)),
+            printed(&run_with_stdin(&other.master, &["import", "-"], &file)),
             expected
         );
     }
@@ -920,8 +942,8 @@ fn exported_messages_are_imported_whatever_the_limits_are() {
     assert_eq!((data.len(), &data[0]), (1_301, &json!(longest)));
     // Imported by halves, it is not appended again when the limit is higher; messages it cannot identify are refused.
     let (small, large) = (Cluster::start(1, &limits), Cluster::start(1, &[]));
-    printed(&fed(&small.master, &["import", "-"], &file));
-    printed(&fed(&large.master, &["import", "-"], &file));
+    printed(&run_with_stdin(&small.master, &["import", "-"], &file));
+    printed(&run_with_stdin(&large.master, &["import", "-"], &file));
     assert_eq!(small.master.data(), large.master.data());
 }
 
@@ -963,7 +985,7 @@ fn a_follower_ends_with_the_pipe_and_can_ask_for_new_messages_only() {
     let line: Value = serde_json::from_str(&line.expect("a line").expect("UTF-8")).expect("JSON");
     assert_eq!(line["data"], "new");
     let nothing = run(master, &["read", "--last", "0"]);
-    assert!(complaint(&nothing, 2).contains("--follow"));
+    assert!(error_line(&nothing, 2).contains("--follow"));
 }
 
 #[test]
@@ -971,10 +993,10 @@ fn commands_with_nothing_to_do_say_so() {
     let cluster = Cluster::start(1, &[]);
     let master = &cluster.master;
     printed(&run(master, &["append", "one"]));
-    let nothing = fed(master, &["append"], "\n");
-    assert!(complaint(&nothing, 0).contains("nothing was appended"));
+    let nothing = run_with_stdin(master, &["append"], "\n");
+    assert!(error_line(&nothing, 0).contains("nothing was appended"));
     let beyond = run(master, &["read", "--from", "99"]);
-    assert!(complaint(&beyond, 0).contains("the log ends before offset 1"));
+    assert!(error_line(&beyond, 0).contains("the log ends before offset 1"));
     printed(&run(master, &["read", "--from", "1"]));
 }
 
@@ -1008,7 +1030,7 @@ fn events_are_shown_as_they_happen() {
     assert_eq!(last["event"], "bye");
     let output = listening.wait_with_output().expect("it ends");
     assert!(
-        complaint(&output, 1).contains("the node stops"),
+        error_line(&output, 1).contains("the node stops"),
         "{output:?}"
     );
 }

@@ -68,7 +68,7 @@ fn a_start_without_a_meta_file_that_can_be_read_says_what_to_do() {
     let meta = data.join("meta.json");
     for (what, says) in [
         ("gone", "is missing, and the directory has a log"),
-        ("empty", "is no meta file"),
+        ("empty", "is not a meta file"),
     ] {
         match what {
             "gone" => fs::remove_file(&meta).expect("it is there"),

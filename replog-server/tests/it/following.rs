@@ -185,7 +185,7 @@ fn live_appends_are_followed_on_every_node_in_lines_and_in_events() {
 }
 
 #[test]
-fn a_browser_that_reconnects_resumes_behind_what_it_had() {
+fn a_browser_that_reconnects_resumes_after_its_last_event() {
     let cluster = Cluster::start(1, &["--memory"]);
     let path = "/messages?follow=true&from=1";
     let mut had = None;
@@ -364,7 +364,7 @@ fn a_client_that_waits_for_an_offset_reads_its_own_write_on_a_secondary() {
 }
 
 #[test]
-fn a_record_that_was_shown_and_cut_ends_the_stream_with_cut() {
+fn a_cut_of_a_record_that_was_sent_ends_the_stream_with_cut() {
     let mut cluster = Cluster::start(4, &["--allow-faults"]);
     assert_eq!(cluster.append("a", 5).status, 201);
     let shown = cluster.secondaries[0].address;
@@ -425,7 +425,7 @@ fn a_follower_that_stops_reading_resumes_from_the_log() {
     assert_eq!(slow.json()["data"], "and now");
 }
 
-/// Starts a cluster in one process that may have few files open. Returns the addresses of its nodes, too.
+/// Starts a cluster in one process that may have few files open. Returns it and the addresses of its nodes.
 fn cluster_of_few_files(files: u64, secondaries: usize) -> (Process, Vec<SocketAddr>, TempDir) {
     let directory = TempDir::new().expect("a temporary directory");
     let program = program();
@@ -460,7 +460,7 @@ fn sent(address: SocketAddr, request: &str) -> TcpStream {
     stream
 }
 
-/// Reports whether a new follower finds a place.
+/// Reports whether a new follower gets a slot.
 fn is_room(address: SocketAddr) -> bool {
     let follow = "GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\n";
     let stream = sent(address, &format!("{follow}accept: {NDJSON}\r\n\r\n"));
@@ -476,7 +476,7 @@ fn is_room(address: SocketAddr) -> bool {
 }
 
 #[test]
-fn a_waiting_client_that_disconnects_frees_its_place() {
+fn a_waiting_client_that_disconnects_frees_its_slot() {
     let (_process, nodes, _directory) = cluster_of_few_files(512, 2);
     for secondary in &nodes[1..] {
         let faults = br#"{"block_replication":true}"#;
@@ -568,7 +568,7 @@ fn a_thousand_followers_get_everything() {
 
 type AsyncBody = tokio::io::BufReader<tokio::net::TcpStream>;
 
-/// Follows from the beginning, after the answer's head was read.
+/// Follows from the beginning. Returns once the answer's head was read.
 async fn follow_raw(address: SocketAddr) -> AsyncBody {
     let mut stream = tokio::net::TcpStream::connect(address)
         .await

@@ -1,4 +1,4 @@
-//! Clients that shut down their sending side behind a request, or send nonsense behind it, get its answer.
+//! Clients that shut down their sending side after a request, or send nonsense after it, get its answer.
 
 use std::{
     io::Read as _,
@@ -10,7 +10,7 @@ use crate::{
     nodes::Cluster,
 };
 
-/// A connection whose client has sent this, and sends nothing more.
+/// Opens a connection on which this is sent, and nothing more.
 fn only_sent(address: SocketAddr, bytes: &[u8]) -> Connection {
     let mut connection = sent(address, bytes);
     let socket = connection.socket();
@@ -30,7 +30,7 @@ fn append_of(body: &str, version: &str) -> Vec<u8> {
     format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into()
 }
 
-/// All of the answers, until the node closes the connection.
+/// Returns all answers, until the node closes the connection.
 fn rest(mut connection: Connection) -> Vec<Answer> {
     let mut answers = Vec::new();
     while let Ok(answer) = connection.answer() {
@@ -62,7 +62,7 @@ fn a_client_that_shuts_down_its_sending_side_gets_its_answers() {
     let read = rest(only_sent(master, read));
     let messages = read[0].json()["messages"].as_array().map(Vec::len);
     assert_eq!(messages, Some(22));
-    // There is no rest to wait for.
+    // The rest of this body never comes.
     let part = rest(only_sent(master, &long[..500_000]));
     assert_eq!(statuses(&part), [400]);
     assert_eq!(part[0].problem(), "/problems/malformed");
@@ -82,7 +82,7 @@ fn a_client_that_shuts_down_its_sending_side_and_waits_is_answered_when_its_conc
     assert_eq!(following.head().expect("an answer").status, 200);
     let wait = b"GET /messages?wait_for=2 HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut reading = only_sent(master, wait);
-    // The node asks whether they are there.
+    // The node checks that they are still there.
     for waiting in [&mut waiting, &mut reading] {
         assert_eq!(waiting.head().expect("an interim answer").status, 100);
     }
@@ -103,7 +103,7 @@ fn a_client_that_shuts_down_its_sending_side_and_waits_is_answered_when_its_conc
 }
 
 #[test]
-fn nonsense_behind_an_append_that_waits_takes_its_answer_from_nobody() {
+fn nonsense_behind_a_waiting_append_does_not_cost_it_its_answer() {
     let mut cluster = Cluster::start(2, &[]);
     let master = cluster.master.address;
     cluster.secondaries[1].kill();
@@ -117,7 +117,7 @@ fn nonsense_behind_an_append_that_waits_takes_its_answer_from_nobody() {
     let waiting = nonsense.map(|nonsense| sent(master, &[&append, nonsense].concat()));
     let gone = nonsense.map(|nonsense| sent(master, &[&append, nonsense].concat()));
     cluster.wait_waiting(8);
-    // Clients that leave are noticed, though nothing more is read of what they send.
+    // Clients that leave are noticed, though nothing more of their input is read.
     drop(gone);
     cluster.wait_waiting(4);
     cluster.secondaries[1].start();

@@ -19,7 +19,7 @@ fn offsets(body: &Value) -> Vec<u64> {
 }
 
 #[test]
-fn messages_are_read_from_anywhere_in_either_form_on_every_node() {
+fn messages_are_read_from_any_offset_in_either_format_on_every_node() {
     let cluster = Cluster::start(1, &[]);
     for number in 0..5 {
         // A line break, and more digits than a float has: both are kept.

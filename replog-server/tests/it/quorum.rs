@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[test]
-fn without_a_quorum_appends_are_refused_and_with_it_they_go_on() {
+fn appends_are_refused_without_a_quorum_and_resume_with_one() {
     let mut cluster = Cluster::start(2, &[]);
     assert_eq!(cluster.append("before", 3).status, 201);
     cluster.secondaries[0].kill();

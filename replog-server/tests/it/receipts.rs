@@ -37,7 +37,7 @@ fn waits_for(cluster: &Cluster, reason: &str) -> Value {
 }
 
 #[test]
-fn a_receipt_names_who_is_missing_and_why() {
+fn a_receipt_names_the_missing_nodes_and_the_reasons() {
     let mut cluster = Cluster::start(2, &["--allow-faults"]);
     let faulty = &cluster.secondaries[1];
 

@@ -3,7 +3,7 @@
 use crate::{http::get, nodes::Cluster};
 
 #[test]
-fn a_cluster_that_was_stopped_goes_on_where_it_was() {
+fn a_stopped_cluster_resumes_where_it_was() {
     let mut cluster = Cluster::start(2, &[]);
     for number in 0..50 {
         assert_eq!(

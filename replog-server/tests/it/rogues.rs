@@ -44,8 +44,8 @@ fn run<T>(story: impl Future<Output = T>) -> T {
     tokio::task::LocalSet::new().block_on(&runtime, story)
 }
 
-/// Returns the state of a node that no stranger may change. The committed end is left out: it follows with
-/// the next heartbeat.
+/// Returns the part of a node's state that no stranger may change. The committed end is left out: it follows
+/// with the next heartbeat.
 fn state(health: &Value) -> [Value; 5] {
     let own = ["cluster_id", "epoch", "mode"].map(|field| health[field].clone());
     let log = ["next", "bytes"].map(|field| health["log"][field].clone());
@@ -94,7 +94,7 @@ fn requests(to: &str) -> Vec<Request> {
     bodies.into_iter().map(request).collect()
 }
 
-/// Sends all of them to the node at `address`, as `identity`; returns the answers.
+/// Sends all [`requests`] to the node at `address`, as `identity`; returns the errors.
 fn ask(identity: &ClusterIdentity, node: &str, address: SocketAddr) -> Vec<TransportError> {
     run(async {
         let peer = Peer {
@@ -106,7 +106,7 @@ fn ask(identity: &ClusterIdentity, node: &str, address: SocketAddr) -> Vec<Trans
         for request in requests(node) {
             let transport = network.connect(&peer);
             let answer = tokio::time::timeout(PATIENCE, transport.call(request)).await;
-            told.push(answer.expect("it is told").expect_err("it is refused"));
+            told.push(answer.expect("in time").expect_err("it is refused"));
         }
         told
     })
@@ -153,7 +153,11 @@ fn a_peer_with_another_secret_or_none_is_not_a_node() {
         .lines()
         .filter(|line| line.contains("different cluster secrets"));
     let lines: Vec<&str> = lines.collect();
-    assert_eq!(lines.len(), 1, "said once, not for each attempt: {lines:?}");
+    assert_eq!(
+        lines.len(),
+        1,
+        "logged once, not for each attempt: {lines:?}"
+    );
     assert!(lines[0].contains("cluster.secret"), "{lines:?}");
     assert_eq!(cluster.append("still kept", 3).status, 201);
 }
@@ -186,7 +190,7 @@ fn clients_browsers_and_noise_get_nothing_at_the_listener_for_nodes() {
 }
 
 #[test]
-fn nor_at_the_listener_of_a_node_that_other_machines_reach() {
+fn strangers_get_nothing_at_a_listener_that_other_machines_reach() {
     let directory = tempfile::TempDir::new().expect("a directory");
     let file = directory.path().join("cluster.secret");
     let port = free_port();
@@ -216,8 +220,8 @@ fn nor_at_the_listener_of_a_node_that_other_machines_reach() {
     assert_eq!(state(&get(clients, "/health").json()), before);
 }
 
-/// What is sent to the listener for nodes by anything but a node ends the connection, and nothing is said that has one of
-/// these words.
+/// Checks that input from anything but a node ends its connection to the listener for nodes, and that no answer has one
+/// of these words.
 fn check_noise_gets_nothing(nodes: SocketAddr, clients: SocketAddr, words: &[&str]) {
     let upgrade = "GET /replication/v1/stream HTTP/1.1\r\nhost: localhost\r\norigin: http://evil.example\r\n\
                    upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n\
@@ -266,11 +270,11 @@ fn heartbeats_are_not_held_up_by_connections_of_strangers() {
     }
 }
 
-/// Records every byte that comes, and answers nothing.
+/// Starts a listener that records every byte it gets and answers nothing.
 fn eavesdropper() -> (SocketAddr, std::sync::mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
-    let (sender, heard) = std::sync::mpsc::channel();
+    let (sender, received) = std::sync::mpsc::channel();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let mut stream = stream;
@@ -283,12 +287,12 @@ fn eavesdropper() -> (SocketAddr, std::sync::mpsc::Receiver<Vec<u8>>) {
             }
         }
     });
-    (address, heard)
+    (address, received)
 }
 
-/// What a node says first to another one, over TLS.
+/// Returns the first bytes that a node sends to another one, over TLS.
 pub(crate) fn hello() -> Vec<u8> {
-    let (address, heard) = eavesdropper();
+    let (address, received) = eavesdropper();
     let secret = ClusterSecret::from_bytes([1; 32]);
     let identity = ClusterIdentity::from_secret(&secret, &name("master")).expect("an identity");
     run(async {
@@ -300,12 +304,12 @@ pub(crate) fn hello() -> Vec<u8> {
         let request = requests("secondary-1").remove(0);
         let called = network.connect(&peer).call(request);
         let called = tokio::time::timeout(PATIENCE, called).await;
-        called.expect("it ends").expect_err("nobody answers");
+        called.expect("it ends").expect_err("nothing answers");
     });
-    heard.recv_timeout(PATIENCE).expect("it was said")
+    received.recv_timeout(PATIENCE).expect("it was sent")
 }
 
-/// Answers everything that a master could wish for.
+/// A node that answers everything that a master could wish for.
 struct Liar;
 
 impl Serve for Liar {
@@ -332,7 +336,7 @@ impl Serve for Liar {
 
 #[test]
 fn a_rogue_in_a_secondarys_place_learns_nothing_and_changes_nothing() {
-    let (address, heard) = eavesdropper();
+    let (address, received) = eavesdropper();
     let mut ways = vec![address];
     let mut cluster = Cluster::prepare_behind(2, &[], |own| ways.pop().unwrap_or(own));
     cluster.secondaries[1].start();
@@ -346,10 +350,10 @@ fn a_rogue_in_a_secondarys_place_learns_nothing_and_changes_nothing() {
     let id = before[0].as_str().expect("a cluster").to_owned();
     let mut has_begun = false;
     for _ in 0..3 {
-        let bytes = heard.recv_timeout(PATIENCE).expect("the master tries");
+        let bytes = received.recv_timeout(PATIENCE).expect("the master tries");
         let text = String::from_utf8_lossy(&bytes).into_owned();
         for word in [secret.trim(), &id, "a secret message", "master"] {
-            assert!(!text.contains(word), "{word} travels: {text}");
+            assert!(!text.contains(word), "{word} is sent: {text}");
         }
         // The beginning of TLS, which reveals nothing.
         if let Some(first) = bytes.first() {
@@ -357,7 +361,7 @@ fn a_rogue_in_a_secondarys_place_learns_nothing_and_changes_nothing() {
             has_begun = true;
         }
     }
-    assert!(has_begun, "nothing was ever said");
+    assert!(has_begun, "nothing was ever sent");
     let health = cluster.master.health();
     assert_eq!(health["epoch"], before[1]);
     assert_ne!(health["secondaries"][0]["status"], "Healthy");

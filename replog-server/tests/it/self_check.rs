@@ -6,7 +6,7 @@ use crate::{
 };
 
 #[test]
-fn a_blocked_append_waits_for_the_secondary_and_delays_nobody() {
+fn a_blocked_append_waits_for_the_secondary_and_delays_no_other() {
     let mut cluster = Cluster::prepare(2, &[]);
     cluster.secondaries[0].start();
     cluster.master.start();

@@ -36,11 +36,11 @@ const WAIT: Duration = Duration::from_secs(2);
 const APPENDS: usize = 50;
 /// Heartbeats that are timed, at least.
 const HEARTBEATS: f64 = 3.0;
-/// What a machine that other tests share adds to the time of an append.
+/// Time that a machine shared with other tests adds to an append.
 const NOISE: Duration = Duration::from_millis(5);
-/// What it adds to one append of ten, or to a heartbeat.
+/// Time that it adds to one append in ten, or to a heartbeat.
 const NOISE_OF_SLOW: Duration = Duration::from_millis(20);
-/// How often the pace is measured before it counts as too slow.
+/// Number of times that the pace is measured before it counts as too slow.
 const TRIES: usize = 5;
 
 /// Requests that a client sends behind one that waits, of [`PIPELINED_BYTES`] each: more than a web server that reads
@@ -48,9 +48,9 @@ const TRIES: usize = 5;
 const PIPELINED: usize = 300;
 const PIPELINED_BYTES: usize = 1_000;
 
-/// Connects from an address: on this system all of 127/8 belong to this machine.
+/// Connects from an address: on this system all of 127/8 belongs to this machine.
 fn connect_from(own: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
-    // Nodes that other tests start must not get it, too.
+    // Nodes that other tests start must not inherit it.
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     bind(&socket, &SocketAddrV4::new(own, 0))?;
@@ -67,7 +67,7 @@ fn cluster(directory: &Path, flags: &[&str]) -> (Process, SocketAddr) {
     (process, master)
 }
 
-/// A cluster of this many nodes, and the addresses of all of them, the master's first.
+/// Starts a cluster of this many nodes, like [`cluster`]. Returns it and the addresses of all, the master's first.
 fn nodes<const N: usize>(directory: &Path, flags: &[&str]) -> (Process, [SocketAddr; N]) {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 256 && exec \"$0\" \"$@\""]);
@@ -117,7 +117,7 @@ fn set_faults(address: SocketAddr, faults: &str) {
     assert_eq!(answer.expect("an answer").status, 200);
 }
 
-/// Appends a message of the other, on a connection of its own.
+/// Appends a message as the other client, on a new connection. Returns the time that it takes.
 fn append(address: SocketAddr) -> Duration {
     let started = Instant::now();
     let stream = connect_from(OTHER, address).expect("a connection");
@@ -129,14 +129,14 @@ fn append(address: SocketAddr) -> Duration {
     started.elapsed()
 }
 
-/// How fast the other one's appends and the first secondary's heartbeats are.
+/// Pace of the other client's appends and of the first secondary's heartbeats.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    /// Half of the appends take longer.
+    /// Time that half of the appends exceed.
     median: Duration,
-    /// One of ten takes longer.
+    /// Time that one append in ten exceeds.
     slow: Duration,
-    /// What heartbeats take on average.
+    /// Average time of a heartbeat.
     heartbeat: Duration,
 }
 
@@ -158,7 +158,7 @@ impl Pace {
     }
 }
 
-/// How many heartbeats the first secondary answered, and the seconds that they took together.
+/// Returns the number of heartbeats that the first secondary answered, and the seconds that they took together.
 fn heartbeats(address: SocketAddr) -> (f64, f64) {
     let stream = connect_from(OTHER, address).expect("a connection");
     let metrics = Connection::of(stream).request("GET", "/metrics", &[], None);
@@ -173,7 +173,7 @@ fn heartbeats(address: SocketAddr) -> (f64, f64) {
     (count, seconds)
 }
 
-/// Nobody's appends take more than twice as long as before, and neither do heartbeats.
+/// Checks that neither the other client's appends nor heartbeats take more than twice as long as before.
 fn check_costs_nothing(address: SocketAddr, alone: Pace) {
     let allowed = Pace {
         median: alone.median * 2 + NOISE,
@@ -181,7 +181,7 @@ fn check_costs_nothing(address: SocketAddr, alone: Pace) {
         heartbeat: alone.heartbeat * 2 + NOISE_OF_SLOW,
     };
     let mut seen = Vec::new();
-    // A machine that other tests share is slow for a while; what other clients cost is there every time.
+    // A machine shared with other tests is slow for a while; the cost of other clients shows every time.
     let is_allowed = (0..TRIES).any(|_| {
         let beside = Pace::of(address);
         seen.push(beside);
@@ -218,14 +218,14 @@ fn take_all(address: SocketAddr, first_bytes: &[u8]) -> Vec<TcpStream> {
     }
 }
 
-/// As many connections as fit, on each of which this was sent, cost nobody else anything.
+/// Checks that as many connections as fit, on each of which this is sent, cost other clients nothing.
 fn check_connections(address: SocketAddr, first_bytes: &[u8]) {
     let alone = Pace::of(address);
     let taken = take_all(address, first_bytes);
     assert!(taken.len() > 30, "{}", taken.len());
     check_costs_nothing(address, alone);
     drop(taken);
-    eventually("its places are free again", || {
+    eventually("its slots are free again", || {
         let stream = connect_from(GREEDY, address).ok()?;
         let answer = Connection::of(stream).request("GET", "/livez", &[], None);
         answer
@@ -242,21 +242,21 @@ fn idle_connections_of_one_address_leave_some_for_others() {
 }
 
 #[test]
-fn followers_that_never_read_leave_places_for_others() {
+fn followers_that_never_read_leave_slots_for_others() {
     let directory = TempDir::new().expect("a directory");
     let (_process, address) = cluster(directory.path(), &[]);
     let follow =
         b"GET /messages?follow=true HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n";
     check_connections(address, follow);
     let _taken = take_all(address, follow);
-    // The other may follow too.
+    // The other client may follow too.
     let mut connection = Connection::of(connect_from(OTHER, address).expect("a connection"));
     connection.send(follow).expect("sent");
     assert_eq!(connection.head().expect("an answer").status, 200);
 }
 
 #[test]
-fn bodies_that_stall_on_as_many_connections_as_fit_delay_nobody() {
+fn stalled_bodies_on_as_many_connections_as_fit_delay_no_other_client() {
     let directory = TempDir::new().expect("a directory");
     let (_process, address) = cluster(directory.path(), &[]);
     let head = "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
@@ -266,7 +266,7 @@ fn bodies_that_stall_on_as_many_connections_as_fit_delay_nobody() {
 }
 
 #[test]
-fn what_is_pipelined_behind_appends_that_wait_delays_nobody() {
+fn requests_pipelined_behind_waiting_appends_delay_no_other_client() {
     let directory = TempDir::new().expect("a directory");
     let (_process, [master, _, blocked]) = nodes(directory.path(), &["--allow-faults"]);
     set_faults(blocked, r#"{"block_replication":true}"#);
@@ -280,7 +280,7 @@ fn what_is_pipelined_behind_appends_that_wait_delays_nobody() {
 }
 
 #[test]
-fn bodies_that_stall_lose_their_place_when_it_is_needed() {
+fn stalled_bodies_lose_their_memory_when_it_is_needed() {
     let directory = TempDir::new().expect("a directory");
     let flags = ["--max-queued-bytes", "4MiB", "--max-request-bytes", "2MiB"];
     let (_process, address) = cluster(directory.path(), &flags);
@@ -297,7 +297,7 @@ fn bodies_that_stall_lose_their_place_when_it_is_needed() {
         .collect();
     check_costs_nothing(address, alone);
     // A body of the same length from the same client gets through, too, once the others have stalled.
-    eventually("there is room for one that moves", || {
+    eventually("there is memory for a body that moves", || {
         let stream = connect_from(GREEDY, address).ok()?;
         let body = line.repeat(3);
         let headers = [("content-type", "application/x-ndjson")];
@@ -389,7 +389,7 @@ fn a_request_on_a_refused_connection_is_not_carried_out() {
 }
 
 #[test]
-fn a_flood_of_tls_hellos_of_one_address_delays_nobody() {
+fn a_flood_of_tls_hellos_from_one_address_delays_no_other_client() {
     /// Hellos that are sent before the first of them is looked at.
     const AT_ONCE: usize = 48;
 
@@ -409,17 +409,17 @@ fn a_flood_of_tls_hellos_of_one_address_delays_nobody() {
                     .filter_map(|mut stream| stream.write_all(&hello).ok().map(|()| stream))
                     .collect();
                 sent += streams.len();
-                // What the node says to a hello is what it has computed for it.
+                // An answer to a hello shows that the node has computed its part of the handshake.
                 for stream in &mut streams {
                     answered += usize::from(matches!(stream.read(&mut [0; 100]), Ok(1..)));
                 }
             }
             (sent, answered)
         });
-        // However the checks end, the flood does.
+        // The flood ends however the checks end.
         let checked = catch_unwind(AssertUnwindSafe(|| check_costs_nothing(master, alone)));
         over.store(true, Ordering::Relaxed);
-        let counts = flood.join().expect("it goes on");
+        let counts = flood.join().expect("no panic");
         checked.unwrap_or_else(|panic| resume_unwind(panic));
         counts
     });
@@ -437,7 +437,7 @@ fn a_flood_of_tls_hellos_of_one_address_delays_nobody() {
     );
 }
 
-/// The listener of the first secondary for other nodes.
+/// Returns the address of the first secondary's listener for nodes.
 fn cluster_listener(master: SocketAddr) -> SocketAddr {
     let mut connection = Connection::of(connect_from(OTHER, master).expect("a connection"));
     let health = connection.request("GET", "/health", &[], None);
@@ -459,7 +459,7 @@ fn clients_and_strangers_together_leave_a_node_files_of_its_own() {
         .flat_map(|(own, to)| (0..12).map(move |_| connect_from(own, to)))
         .map(|stream| stream.expect("a connection"))
         .collect();
-    // As many as are admitted: the rest waits for them, or is refused.
+    // As many as are admitted are open: the rest wait for them, or are refused.
     let metrics = connection
         .request("GET", "/metrics", &[], None)
         .expect("an answer");

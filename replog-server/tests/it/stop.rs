@@ -192,7 +192,7 @@ fn a_follower_that_reads_nothing_holds_up_no_stop() {
         assert_eq!(node.wait().code(), Some(0));
         // It did not wait until the time for answers in flight was up. It closed the connection, unless it
         // was stopped before the buffers were full, and there was space for its last words.
-        let closed = "closing 1 connection of followers and listeners that take nothing";
+        let closed = "closing 1 connection of followers and listeners that do not read";
         let said_bye = follower
             .answer()
             .is_ok_and(|answer| answer.text().contains("event: bye"));

@@ -321,7 +321,7 @@ fn an_empty_variable_or_one_of_a_kubernetes_service_counts_as_unset_and_a_wrong_
     );
     assert_eq!(
         String::from_utf8_lossy(&of_another.stdout),
-        "REPLOG_PORT is a setting of cluster alone, and is ignored\nthe settings are fine\n"
+        "REPLOG_PORT is a setting of cluster only and is ignored\nthe settings are fine\n"
     );
     let unknown = output(&["check-config", "cluster"], &[("REPLOG_RETRY_MINN", "1s")]);
     let said = String::from_utf8_lossy(&unknown.stdout).into_owned();
@@ -394,7 +394,7 @@ fn a_wrong_variable_is_named_by_the_probe_and_by_the_client_too() {
     let variables = [("REPLOG_URL", ""), ("REPLOG_DATA_DIR", "/data")];
     assert_eq!(asked(&variables, &["man"]), (Some(0), String::new()));
     let (code, said) = asked(&[("REPLOG_URLL", "http://x")], &["man"]);
-    let expected = "replog: REPLOG_URLL is no setting of this program, and is ignored\n";
+    let expected = "replog: REPLOG_URLL is not a setting of this program and is ignored\n";
     assert_eq!((code, &*said), (Some(0), expected));
 }
 
@@ -453,9 +453,7 @@ fn check_config_names_settings_that_have_no_effect_on_a_secondary() {
     let said = output(&args, &[("REPLOG_RETRY_MAX", "1s")]);
     assert_eq!(said.status.code(), Some(0), "{said:?}");
     let expected: String = ["--heartbeat-interval", "suspect-after", "REPLOG_RETRY_MAX"]
-        .map(|name| {
-            format!("{name} changes what a master does, and has no effect on a secondary\n")
-        })
+        .map(|name| format!("{name} changes what a master does and has no effect on a secondary\n"))
         .concat();
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert_eq!(said, expected + "the settings are fine\n");

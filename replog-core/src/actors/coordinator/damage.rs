@@ -17,10 +17,10 @@ impl Coordinator {
         if self.closing {
             return;
         }
-        error!(%offset, "a record cannot be read: to be mended from a secondary");
+        error!(%offset, "a record cannot be read: it is repaired from a secondary");
         let is_done = self.recovery.as_ref().is_none_or(Recovery::is_done);
         let (inspection, held_back) = match is_done {
-            true => (Inspection::Beside, HeldBack::No),
+            true => (Inspection::WhileLeading, HeldBack::No),
             false => (Inspection::BeforeRecovery, HeldBack::Yes),
         };
         if !is_done {
@@ -49,13 +49,13 @@ impl Coordinator {
         let raise_epoch = std::mem::take(&mut self.raise_epoch);
         match self.inspection.take() {
             Some(Inspection::BeforeRecovery) => self.recover(now, whole_end),
-            Some(Inspection::Beside) => {
+            Some(Inspection::WhileLeading) => {
                 self.repair.on_inspected(holes);
                 self.publish_missing();
                 if raise_epoch && self.leader.is_serving() {
-                    self.recover_anew(now);
+                    self.restart_recovery(now);
                 } else {
-                    self.become_whole(ctx);
+                    self.become_intact(ctx);
                 }
             }
             None => {}
@@ -81,37 +81,37 @@ impl Coordinator {
     pub(super) fn on_whole(&mut self, ctx: &mut Context<Self>, whole_end: Offset) {
         if self.repair.on_whole(whole_end) {
             self.publish_missing();
-            self.become_whole(ctx);
+            self.become_intact(ctx);
         }
     }
 
     /// Returns the missing range that no node can supply, if there is one.
-    pub(super) fn hopeless(&self) -> Option<MissingRange> {
+    pub(super) fn irreparable(&self) -> Option<MissingRange> {
         let may = self.leader.is_serving() && self.inspection.is_none();
-        let lack = self.repair.lack().filter(|_| may)?;
+        let missing = self.repair.missing().filter(|_| may)?;
         let needed = self.leader.quorum(Instant::now()).needed;
         let ends = self.leader.intact_ends();
-        self.repair.is_hopeless(&ends, needed).then_some(lack)
+        self.repair.is_irreparable(&ends, needed).then_some(missing)
     }
 
     /// Marks the log as intact again if everything missing has been repaired.
-    pub(super) fn become_whole(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn become_intact(&mut self, ctx: &mut Context<Self>) {
         // A log under inspection is not known to be intact.
         if self.repair.is_needed() || self.inspection.is_some() || !self.leader.is_serving() {
             return;
         }
-        info!("the log is whole");
+        info!("the log is intact again");
         let mut known = self.meta.clone();
         known.take_log_epoch(self.leader.epoch());
         self.save_meta(known);
         if self.leader.keys().is_some_and(Keys::has_unread) {
-            self.read_keys_again(ctx);
+            self.reread_keys(ctx);
         }
     }
 
     /// Reads the keys again, now that the unreadable records can be read: otherwise every unknown key
     /// would be refused until the horizon had passed those records.
-    fn read_keys_again(&self, ctx: &mut Context<Self>) {
+    fn reread_keys(&self, ctx: &mut Context<Self>) {
         let Some(cluster) = &self.meta.cluster else {
             return;
         };
@@ -129,14 +129,14 @@ impl Coordinator {
 
     /// Starts over because no node has the records that the own log lacks: the other nodes' logs are
     /// adopted, as at a start with a damaged log. The records cut then are quarantined.
-    pub(super) fn give_up_damaged(&mut self, now: Instant, lack: MissingRange) {
-        let MissingRange { from, until } = lack;
+    pub(super) fn replace_damaged_log(&mut self, now: Instant, missing: MissingRange) {
+        let MissingRange { from, until } = missing;
         error!(%from, %until, "no secondary has the records that cannot be read: recovering");
-        self.recover_anew(now);
+        self.restart_recovery(now);
     }
 
     /// Steps down and recovers, in a higher epoch.
-    pub(super) fn recover_anew(&mut self, now: Instant) {
+    pub(super) fn restart_recovery(&mut self, now: Instant) {
         let answered = self.leader.become_recovering(now);
         self.answer(answered);
         self.repair = Repair::default();
@@ -150,9 +150,9 @@ impl Coordinator {
     /// Publishes the missing range: appends that wait for it go on waiting, and the links fetch it.
     pub(super) fn publish_missing(&mut self) {
         self.leader.on_own_holes(self.repair.holes());
-        let lack = self.repair.lack();
+        let missing = self.repair.missing();
         for link in &self.links {
-            link.do_send(FetchMissing { lack });
+            link.do_send(FetchMissing { missing });
         }
     }
 }

@@ -49,7 +49,7 @@ impl Delivered {
     }
 
     /// Returns the range that contains the first diverging offset, when the last message is gone.
-    pub(super) fn doubtful(&self) -> Option<Range<Offset>> {
+    pub(super) fn divergence_range(&self) -> Option<Range<Offset>> {
         Some(self.begins.front()?.0..self.last?.0)
     }
 
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn the_epochs_of_given_messages_are_known_until_they_are_cut() {
         let mut delivered = Delivered::default();
-        assert!(delivered.last().is_none() && delivered.doubtful().is_none());
+        assert!(delivered.last().is_none() && delivered.divergence_range().is_none());
         for (offset, epoch) in [(5, 1), (6, 1), (7, 3), (8, 3), (9, 3)] {
             delivered.push(Offset(offset), Epoch(epoch));
         }
@@ -78,7 +78,7 @@ mod tests {
         assert!(has(&delivered, 5, 1) && has(&delivered, 6, 1) && has(&delivered, 9, 3));
         assert!(!has(&delivered, 4, 1) && !has(&delivered, 7, 1) && !has(&delivered, 9, 4));
         assert!(!has(&delivered, 10, 3), "it was not given");
-        assert_eq!(delivered.doubtful(), Some(Offset(5)..Offset(9)));
+        assert_eq!(delivered.divergence_range(), Some(Offset(5)..Offset(9)));
         delivered.cut(Offset(8));
         assert_eq!(delivered.last(), Some((Offset(7), Epoch(3))));
         delivered.cut(Offset(7));
@@ -93,6 +93,9 @@ mod tests {
         for offset in 0..2_000 {
             delivered.push(Offset(offset), Epoch(offset));
         }
-        assert_eq!(delivered.doubtful(), Some(Offset(976)..Offset(1_999)));
+        assert_eq!(
+            delivered.divergence_range(),
+            Some(Offset(976)..Offset(1_999))
+        );
     }
 }

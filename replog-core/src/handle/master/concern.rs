@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Master, Waits};
+use super::{Master, WaitGuard};
 use crate::{
     actors::AwaitConcern,
     error::{AppendError, WaitError},
@@ -37,7 +37,7 @@ impl Master {
         // An unreadable message is not known to belong to a batch, so it is taken to stand alone.
         let last = reader.last_of_append(offset).await.unwrap_or(offset);
         let waiter = self.inner.inbox.next_waiter();
-        let waits = Waits::of(self, waiter);
+        let waits = WaitGuard::of(self, waiter);
         let answer = self.describe(|answer_to| AwaitConcern {
             last,
             concern,

@@ -13,14 +13,14 @@ use crate::{
 };
 
 /// A guard that notifies the coordinator when it is dropped before an answer came.
-pub(super) struct Waits<'a> {
+pub(super) struct WaitGuard<'a> {
     coordinator: &'a Addr<Coordinator>,
     waiter: WaiterId,
 }
 
-impl<'a> Waits<'a> {
-    pub(super) fn of(master: &'a Master, waiter: WaiterId) -> Waits<'a> {
-        Waits {
+impl<'a> WaitGuard<'a> {
+    pub(super) fn of(master: &'a Master, waiter: WaiterId) -> WaitGuard<'a> {
+        WaitGuard {
             coordinator: &master.inner.coordinator,
             waiter,
         }
@@ -31,18 +31,18 @@ impl<'a> Waits<'a> {
         self,
         answer: Result<Result<T, AppendError>, E>,
     ) -> Result<T, AppendError> {
-        self.no_more();
+        self.disarm();
         answer.unwrap_or(Err(AppendError::Ended))
     }
 
     /// Ends the wait without notifying the coordinator: it has answered, or the wait never began.
-    pub(super) fn no_more(self) {
+    pub(super) fn disarm(self) {
         // It owns nothing that would have to be released.
         std::mem::forget(self);
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         let waiter = self.waiter;
         self.coordinator.do_send(CallerGone { waiter });

@@ -134,7 +134,7 @@ async fn two_names_for_one_process_count_as_one_node() {
         async move { master.append("three", concern(3)).await }
     });
     let why = waits_for(&master, "secondary-2", WaitReason::WrongNode).await;
-    assert_eq!(&*why.detail.unwrap(), "node secondary-1 answers there");
+    assert_eq!(&*why.detail.unwrap(), "node secondary-1 answered instead");
     until(&master, |health| health.quorum.alive == 2).await;
     assert!(!waiting.is_finished(), "rule 4: it holds a message once");
     within(secondary.reader().wait_for(Offset(1), ReadLevel::Local))

@@ -66,7 +66,7 @@ pub(super) fn look(
             floor,
         });
     }
-    walk.meet(floor, None);
+    walk.report_gap(floor, None);
     if let Some(Place {
         first,
         size,
@@ -226,7 +226,7 @@ impl Walk<'_> {
 
     /// Reports missing records before a segment that begins at `first`, or before the end that was
     /// synced.
-    fn meet(&mut self, first: Offset, number: Option<u64>) {
+    fn report_gap(&mut self, first: Offset, number: Option<u64>) {
         let (end, expected) = (self.before.end, self.before.number);
         if end < first {
             // A missing file is missing in the numbers too.
@@ -259,7 +259,7 @@ impl Walk<'_> {
     /// Checks a segment from its header to its end.
     fn segment(&mut self, segment: &Segment<'_>) {
         let Place { first, number, .. } = *segment.place;
-        self.meet(first, number);
+        self.report_gap(first, number);
         let number = number.or(self.before.number);
         self.before.number = number.and_then(|number| number.checked_add(1));
         self.before.last = Some((first, 0));
@@ -268,7 +268,7 @@ impl Walk<'_> {
         let read = opened.and_then(|(file, size)| Ok((SegmentHeader::read(&*file)?, file, size)));
         let (header, file, size) = match read {
             Ok(read) => read,
-            Err(error) => return self.lose(segment, begin, unreadable(&error)),
+            Err(error) => return self.report_unreadable(segment, begin, unreadable(&error)),
         };
         let (begin, bad) = match header {
             Ok(header) => {
@@ -276,14 +276,14 @@ impl Walk<'_> {
                 ((first, header.encoded_bytes()), None)
             }
             Err(error @ HeaderError::Version(_)) => {
-                return self.lose(segment, begin, error.to_string());
+                return self.report_unreadable(segment, begin, error.to_string());
             }
             Err(error) => (begin, Some(error.to_string())),
         };
         let mut scan = Scan::new(&*file, begin, size);
         if let Err(error) = self.records(segment, &mut scan, bad) {
             let at = (scan.offset(), scan.position());
-            self.lose(segment, at, unreadable(&error));
+            self.report_unreadable(segment, at, unreadable(&error));
         }
         self.before.last = Some((first, scan.position()));
     }
@@ -293,7 +293,7 @@ impl Walk<'_> {
         let (found, first) = (header.cluster, header.first);
         let expected = match self.owner {
             Owner::Cluster(expected) => Some(format!("this node to {expected}")),
-            Owner::Nobody => Some("this node to none".to_owned()),
+            Owner::NoCluster => Some("this node to none".to_owned()),
             Owner::Unknown => None,
         };
         if let Some(expected) = expected.filter(|_| self.owner != Owner::Cluster(found)) {
@@ -322,9 +322,9 @@ impl Walk<'_> {
         bad: Option<String>,
     ) -> io::Result<()> {
         if let Some(bad) = bad
-            && !self.go_on_behind(segment, scan, &bad)?
+            && !self.resume_after(segment, scan, &bad)?
         {
-            self.lose(segment, (scan.offset(), scan.position()), bad);
+            self.report_unreadable(segment, (scan.offset(), scan.position()), bad);
             return Ok(());
         }
         let until = segment.next_first.unwrap_or(Offset(u64::MAX));
@@ -341,19 +341,19 @@ impl Walk<'_> {
                 }
                 what += ", and no mark tells how far the log was synced";
             }
-            if self.go_on_behind(segment, scan, &what)? {
+            if self.resume_after(segment, scan, &what)? {
                 continue;
             }
             if scan.last_content()?.is_none() {
                 // Nothing was written here: the missing records are reported as missing.
                 break;
             }
-            self.lose(segment, at, what);
+            self.report_unreadable(segment, at, what);
             return Ok(());
         }
         self.before.end = scan.offset();
         if segment.next_first == Some(scan.offset()) {
-            self.rest(segment, scan)?;
+            self.check_rest(segment, scan)?;
         }
         Ok(())
     }
@@ -371,7 +371,7 @@ impl Walk<'_> {
 
     /// Finds the next good record of the segment and reports the damage before it; `false` if there
     /// is none.
-    fn go_on_behind(
+    fn resume_after(
         &mut self,
         segment: &Segment<'_>,
         scan: &mut Scan<'_>,
@@ -387,7 +387,7 @@ impl Walk<'_> {
     }
 
     /// Checks the bytes after the last record, when the next segment begins there.
-    fn rest(&mut self, segment: &Segment<'_>, scan: &mut Scan<'_>) -> io::Result<()> {
+    fn check_rest(&mut self, segment: &Segment<'_>, scan: &mut Scan<'_>) -> io::Result<()> {
         let at = (scan.offset(), scan.position());
         let Some(end) = scan.last_content()? else {
             return Ok(());
@@ -416,7 +416,7 @@ impl Walk<'_> {
     }
 
     /// Reports that nothing of a segment can be read from `at` on.
-    fn lose(&mut self, segment: &Segment<'_>, at: (Offset, u64), what: String) {
+    fn report_unreadable(&mut self, segment: &Segment<'_>, at: (Offset, u64), what: String) {
         let end = segment.required_end().max(at.0);
         self.damage(&segment.path(), at, Some(end), what);
         self.before.end = end;

@@ -248,8 +248,8 @@ fn a_missing_or_unreadable_meta_file_is_damage_where_there_is_a_log() {
             text.replace("node-1", "node-2"),
             "it is damaged: its checksum is ",
         ),
-        (text[..40].to_owned(), "it is no meta file: "),
-        (String::new(), "it is no meta file: "),
+        (text[..40].to_owned(), "it is not a meta file: "),
+        (String::new(), "it is not a meta file: "),
         (
             text.replace("\"format\": 1", "\"format\": 2"),
             "it has format 2, and this program reads 1",

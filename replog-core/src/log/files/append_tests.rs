@@ -8,8 +8,8 @@ use crate::{
     log::{
         files::LastAppend,
         testing::{
-            Fault, FaultyStorage, content, dump, open_log, open_log_looking, segments, set_content,
-            storage_of,
+            Fault, FaultyStorage, content, dump, open_log, open_log_scanning, segments,
+            set_content, storage_of,
         },
     },
     record::{HEADER_BYTES, testing::appends},
@@ -36,7 +36,7 @@ fn an_append_is_shown_once_all_of_it_is_durable() {
     let (mut files, view, _) = open_log(&MemoryStorage::new()).unwrap();
     let all = appends(0..6, 1, &[1, 2, 4]);
     let part = |from, until| [all.slice(Offset(from), Offset(until)).unwrap()];
-    let mut watch = view.shown_watch();
+    let mut watch = view.visible_end_watch();
     let shown = [(0, 1, 1), (1, 2, 1), (2, 3, 1), (3, 5, 4), (5, 6, 6)];
     for (from, until, end) in shown {
         let before = view.visible_end();
@@ -128,7 +128,7 @@ fn no_part_of_an_append_with_damage_is_shown() {
         let at = bytes.len() - ((10 - rotten) * RECORD_BYTES) as usize + 30;
         bytes[at] ^= 1;
         set_content(&storage, &path, &bytes);
-        let (mut files, view, _) = open_log_looking(&storage, Look::Through).unwrap();
+        let (mut files, view, _) = open_log_scanning(&storage, OpenScan::AllSegments).unwrap();
         assert_eq!(view.durable_end(), Offset(rotten));
         assert_eq!(view.visible_end(), last_end(&go_on, rotten), "{rotten}");
         let all = appends(0..10, 1, &go_on);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::*;
 use crate::{
     log::testing::{
-        Fault, FaultyStorage, Records, content, dump, open_log, open_log_looking, read_all,
+        Fault, FaultyStorage, Records, content, dump, open_log, open_log_scanning, read_all,
         segments, set_content, storage_of,
     },
     storage::MemoryStorage,
@@ -141,7 +141,7 @@ fn a_hole_is_filled_bit_by_bit_and_each_part_is_durable() {
     files.append(&part(first + 1, first + 2)).unwrap();
     assert_eq!(view.durable_end(), Offset(first + 2));
     // A stop in between: the filled records are there.
-    let (mut files, view, report) = open_log_looking(&storage, Look::Through).unwrap();
+    let (mut files, view, report) = open_log_scanning(&storage, OpenScan::AllSegments).unwrap();
     assert_eq!(report.end, Offset(first + 2));
     files.append(&part(first, 40)).unwrap();
     assert_eq!(view.durable_end(), Offset(40));
@@ -159,7 +159,7 @@ fn holes_of_older_segments_are_found_by_reading_through_and_filled_in_order() {
         report.damaged, None,
         "older segments are read when they are needed"
     );
-    let (mut files, view, report) = open_log_looking(&storage, Look::Through).unwrap();
+    let (mut files, view, report) = open_log_scanning(&storage, OpenScan::AllSegments).unwrap();
     view.check();
     assert_eq!((report.end, report.damaged), (Offset(1), Some(Offset(1))));
     files.append(&part(1, 5)).unwrap();
@@ -214,7 +214,7 @@ fn a_segment_that_a_start_removes_leaves_no_hole_after_the_end() {
     let bytes = content(&storage, paths.last().unwrap());
     set_content(&storage, paths.last().unwrap(), &bytes[..header]);
     rot(&storage, last - 1, 50);
-    let (mut files, view, report) = open_log_looking(&storage, Look::Through).unwrap();
+    let (mut files, view, report) = open_log_scanning(&storage, OpenScan::AllSegments).unwrap();
     view.check();
     assert_eq!(
         (report.end, files.end()),
@@ -259,7 +259,7 @@ fn filling_a_hole_does_not_hide_epochs_that_are_not_in_memory() {
     files.append(&[records.batch()]).unwrap();
     files.sync().unwrap();
     rot_each(&storage, &[50, 90], 50);
-    let (mut files, view, _) = open_log_looking(&storage, Look::Through).unwrap();
+    let (mut files, view, _) = open_log_scanning(&storage, OpenScan::AllSegments).unwrap();
     files.append(&[records.batch()]).unwrap();
     files.sync().unwrap();
     assert_eq!(view.durable_end(), Offset(900));
@@ -326,7 +326,7 @@ fn an_epoch_that_begins_in_a_hole_is_known_once_it_is_filled() {
     let good = written();
     let storage = storage_of(&dump(&good));
     rot(&storage, 30, 45);
-    let (mut files, view, report) = open_log_looking(&storage, Look::Through).unwrap();
+    let (mut files, view, report) = open_log_scanning(&storage, OpenScan::AllSegments).unwrap();
     assert_eq!(report.end, Offset(30));
     files.append(&part(30, 31)).unwrap();
     for offset in 0..40 {
@@ -382,7 +382,7 @@ fn the_rest_of_an_older_segment_may_be_missing() {
         let (_, position, _) = place(&storage, first + kept);
         let bytes = content(&storage, path);
         set_content(&storage, path, &bytes[..position + 5]);
-        let (mut files, view, report) = open_log_looking(&storage, Look::Through).unwrap();
+        let (mut files, view, report) = open_log_scanning(&storage, OpenScan::AllSegments).unwrap();
         assert_eq!(report.end, Offset(first + kept));
         assert_eq!(files.damaged_ranges(), [range(first + kept, next)]);
         files.append(&part(first + kept, 40)).unwrap();
@@ -410,11 +410,11 @@ fn a_power_cut_while_a_hole_is_filled_leaves_a_log_that_can_be_filled() {
         }
         storage.sync_dir(DIR).unwrap();
         storage.fail_at(step, Fault::Stop);
-        if let Ok((mut files, _, _)) = open_log_looking(&storage, Look::Through) {
+        if let Ok((mut files, _, _)) = open_log_scanning(&storage, OpenScan::AllSegments) {
             let _ = files.append(&part(3, 40));
         }
         let after = storage.after_power_cut(step as u64);
-        let (mut files, view, report) = open_log_looking(&after, Look::Through).unwrap();
+        let (mut files, view, report) = open_log_scanning(&after, OpenScan::AllSegments).unwrap();
         if let Some(offset) = report.damaged {
             files.append(&part(offset.0, 40)).unwrap();
             files.sync().unwrap();

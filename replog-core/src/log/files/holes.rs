@@ -283,7 +283,7 @@ impl LogFiles {
         self.view.filled(segment, position, part);
         if is_filled {
             self.holes.holes.remove(nth);
-            info!(path, end = %hole.end, "the log is mended here");
+            info!(path, end = %hole.end, "the records of a hole are filled in");
         } else {
             let hole = &mut self.holes.holes[nth].1;
             (hole.first, hole.position) = (part.end(), position);

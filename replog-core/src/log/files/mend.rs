@@ -60,14 +60,14 @@ impl LogFiles {
     }
 
     fn try_mend(&mut self) -> Result<(), LogError> {
-        if let Some(first) = self.half_made {
+        if let Some(first) = self.unfinished_segment {
             match self.storage.remove(&segment::path(first)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(LogError::Write(error)),
             }
             self.storage.sync_dir(DIR)?;
-            self.half_made = None;
+            self.unfinished_segment = None;
         }
         if let Some(active) = &mut self.active {
             self.mark.write_synced(Mark {

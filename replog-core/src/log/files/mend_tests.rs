@@ -116,7 +116,7 @@ fn mending_may_be_refused_too_and_can_be_retried() {
                 }
             }
             let is_over = !storage.has_failed();
-            storage.fail_no_more();
+            storage.cancel_fault();
             check_complete(&records, &storage, &mut files, &view);
             if is_over {
                 break;
@@ -160,7 +160,7 @@ fn a_power_cut_does_not_change_what_a_start_showed_after_a_failed_sync_of_mendin
             };
             storage.fail_at(mending_step, Fault::LostSync);
             let _ = files.mend();
-            storage.fail_no_more();
+            storage.cancel_fault();
             let (_, shown, _) = open_log(&storage).unwrap();
             let shown = read_all(&shown, 1000);
             for seed in 0..4 {

@@ -57,12 +57,12 @@ pub(crate) struct Damage {
 
 /// Amount of a log that is read when it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
+pub(crate) enum OpenScan {
     /// The last segment: the ones before it are read when they are needed. For a log that counts as intact, so that
     /// one without a mark is damaged.
-    AtTheEnd,
+    LastSegment,
     /// The whole log, for one that is not known to be intact.
-    Through,
+    AllSegments,
 }
 
 /// Opens the log in `storage`, or prepares an empty one. `cluster` is the one in the meta file.
@@ -80,19 +80,19 @@ pub(crate) fn open(
     storage: Arc<dyn Storage>,
     options: LogOptions,
     cluster: Option<ClusterId>,
-    look: Look,
+    look: OpenScan,
     before_changes: impl FnOnce(&LogCondition) -> Result<(), OpenError>,
 ) -> Result<(LogFiles, Arc<LogView>, OpenReport), OpenError> {
-    let found = Found::look(&*storage)?;
-    let lacks_mark = look == Look::AtTheEnd && found.mark.is_none();
+    let found = DirectoryState::look(&*storage)?;
+    let lacks_mark = look == OpenScan::LastSegment && found.mark.is_none();
     // Segments to be copied must be read, and may turn out to be damaged.
     let look = match found.unproven.is_empty() && !lacks_mark {
         true => look,
-        false => Look::Through,
+        false => OpenScan::AllSegments,
     };
     let mut ending = found.read_end(&*storage, cluster, look)?;
     if lacks_mark {
-        found.without_mark(&mut ending);
+        found.report_missing_mark(&mut ending);
     }
     let known_end = found.known_end(&*storage, &ending)?;
     let end = ending.end();
@@ -106,7 +106,7 @@ pub(crate) fn open(
     if ending.torn_bytes > 0 {
         warn!(%end, torn_bytes = ending.torn_bytes, "a torn tail is cut from the log");
     }
-    let (mark, file) = found.settle(&*storage, &ending)?;
+    let (mark, file) = found.apply(&*storage, &ending)?;
     let repairs = found.repairs(&ending);
     let holes = Holes::found(ending.holes, HeldBack::Yes);
     let whole_end = holes.first().unwrap_or(end);
@@ -115,7 +115,7 @@ pub(crate) fn open(
     view.found_segments(&ending.segments);
     let active = ending.last.zip(file).map(|(last, file)| {
         let (first, bytes) = (last.header.first, last.scanned.position);
-        view.becomes_active(
+        view.set_active(
             first,
             bytes,
             file.clone(),
@@ -138,7 +138,7 @@ pub(crate) fn open(
         }
     });
     view.damaged(holes.all(), holes.readable_limit(), end);
-    view.found_end();
+    view.publish_visible_end();
     view.count_repairs(repairs);
     let report = OpenReport {
         end: whole_end,
@@ -158,7 +158,7 @@ pub(crate) fn open(
         synced_end: end,
         holes,
         unproven: Unproven::default(),
-        half_made: None,
+        unfinished_segment: None,
         failure: None,
     };
     Ok((files, view, report))
@@ -180,7 +180,7 @@ pub(crate) fn was_used(storage: &dyn Storage) -> Result<bool, OpenError> {
 
 /// Content of the directory before anything is changed.
 #[derive(Debug)]
-struct Found {
+struct DirectoryState {
     /// First offset and size of each segment, ascending.
     segments: Vec<(Offset, u64)>,
     /// Names of copies that were never finished.
@@ -193,7 +193,7 @@ struct Found {
 
 /// End of the log, as it was read.
 #[derive(Debug, Default)]
-struct Ending {
+struct LogEnd {
     /// Segments that stay.
     segments: Vec<(Offset, u64)>,
     /// Torn and empty segments that are removed, newest first.
@@ -219,7 +219,7 @@ struct Last {
     scanned: Scanned,
 }
 
-impl Ending {
+impl LogEnd {
     fn end(&self) -> Offset {
         self.last
             .as_ref()
@@ -267,8 +267,8 @@ impl Ending {
     }
 }
 
-impl Found {
-    fn look(storage: &dyn Storage) -> Result<Found, OpenError> {
+impl DirectoryState {
+    fn look(storage: &dyn Storage) -> Result<DirectoryState, OpenError> {
         let mark = Mark::load(storage).map_err(at(mark::PATH))?;
         let names = storage.list("").map_err(at(""))?;
         let mark_is_there = names.iter().any(|name| name == mark::PATH);
@@ -292,7 +292,7 @@ impl Found {
             }
         }
         let unproven = Unproven::load(storage).map_err(at(unproven::PATH))?;
-        Ok(Found {
+        Ok(DirectoryState {
             segments,
             copies,
             mark,
@@ -308,7 +308,7 @@ impl Found {
 
     /// Reports a missing mark as damage of a log that counts as intact: nothing tells how far it was synced, so its
     /// last records, or all of them, may be missing.
-    fn without_mark(&self, ending: &mut Ending) {
+    fn report_missing_mark(&self, ending: &mut LogEnd) {
         if ending.damage.is_some() {
             return;
         }
@@ -329,7 +329,7 @@ impl Found {
     fn known_end(
         &self,
         storage: &dyn Storage,
-        ending: &Ending,
+        ending: &LogEnd,
     ) -> Result<Option<Offset>, OpenError> {
         let Some(mark) = self.mark else {
             return Ok(None);
@@ -358,9 +358,9 @@ impl Found {
         Ok(Some(mark.end.max(first).max(scanned.end)))
     }
 
-    /// Counts the parts that [`Found::settle`] rebuilds. A directory in which nothing was ever written has no mark
+    /// Counts the parts that [`DirectoryState::apply`] rebuilds. A directory in which nothing was ever written has no mark
     /// that could be missing.
-    fn repairs(&self, ending: &Ending) -> Repairs {
+    fn repairs(&self, ending: &LogEnd) -> Repairs {
         let was_used = self.mark_is_there || !self.segments.is_empty() || ending.damage.is_some();
         Repairs {
             headers: ending.headers.len() as u64,
@@ -373,7 +373,7 @@ impl Found {
         state == Some(MarkState::Cutting)
     }
 
-    fn is_clean(&self, ending: &Ending) -> bool {
+    fn is_clean(&self, ending: &LogEnd) -> bool {
         let end = ending.end();
         match self.mark {
             Some(mark) => {
@@ -388,13 +388,13 @@ impl Found {
         &self,
         storage: &dyn Storage,
         cluster: Option<ClusterId>,
-        look: Look,
-    ) -> Result<Ending, OpenError> {
-        let mut ending = Ending {
+        look: OpenScan,
+    ) -> Result<LogEnd, OpenError> {
+        let mut ending = LogEnd {
             segments: self.segments.clone(),
-            ..Ending::default()
+            ..LogEnd::default()
         };
-        if look == Look::Through || self.begins_late() {
+        if look == OpenScan::AllSegments || self.lacks_beginning() {
             self.read_through(storage, cluster, &mut ending)?;
         }
         // Everything before the last segment was synced before that one was created.
@@ -431,12 +431,12 @@ impl Found {
             };
             check_header(&header, first, cluster)?;
             if header.number + 1 != ending.segments.len() as u64 {
-                if look == Look::Through {
+                if look == OpenScan::AllSegments {
                     let what = format!("it is number {} of the segments", header.number);
                     return Err(OpenError::Format { path, what });
                 }
                 // One is missing, or there are too many: all of them are examined.
-                return self.read_end(storage, cluster, Look::Through);
+                return self.read_end(storage, cluster, OpenScan::AllSegments);
             }
             let below = match self.mark {
                 Some(_) => floor,
@@ -471,7 +471,7 @@ impl Found {
     }
 
     /// Returns `true` if the log's beginning is missing.
-    fn begins_late(&self) -> bool {
+    fn lacks_beginning(&self) -> bool {
         let first = self.segments.first().map(|(first, _)| *first);
         first.is_some_and(|first| first > Offset::ZERO)
     }
@@ -482,7 +482,7 @@ impl Found {
         &self,
         storage: &dyn Storage,
         cluster: Option<ClusterId>,
-        ending: &mut Ending,
+        ending: &mut LogEnd,
     ) -> Result<(), OpenError> {
         let mut expected = Offset::ZERO;
         for nth in 0..self.segments.len() {
@@ -543,7 +543,7 @@ impl Found {
     /// Distinguishes damage from a torn tail.
     fn check_end(
         &self,
-        ending: &mut Ending,
+        ending: &mut LogEnd,
         first: Offset,
         scanned: &Scanned,
         floor: Offset,
@@ -574,21 +574,21 @@ impl Found {
 
     /// Brings the directory to the state that `ending` describes, all of it durable, and writes the mark. Returns
     /// the last segment's file.
-    fn settle(
+    fn apply(
         &self,
         storage: &dyn Storage,
-        ending: &Ending,
+        ending: &LogEnd,
     ) -> Result<(MarkFile, Option<Arc<dyn StorageFile>>), OpenError> {
         let repairs = self.repairs(ending);
         if repairs.marks > 0 {
             let end = ending.end();
-            warn!(path = mark::PATH, %end, "the mark is missing or unreadable: it is made again");
+            warn!(path = mark::PATH, %end, "the mark is missing or unreadable and is rewritten");
         }
         for header in &ending.headers {
             let path = segment::path(header.first);
             warn!(
                 path,
-                "the header of a segment cannot be read: it is made again from the log"
+                "the header of a segment is unreadable and is rebuilt from the log"
             );
         }
         storage.create_dir(DIR).map_err(at(DIR))?;
@@ -608,7 +608,7 @@ impl Found {
         for (nth, (first, size)) in ending.segments.iter().enumerate() {
             if Some(*first) != last_first && self.is_doubtful(*first, ending) {
                 let path = segment::path(*first);
-                info!(%path, "a segment that was written to in place is copied");
+                info!(%path, "copying a segment that was written to in place");
                 let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
                 let made = ending.headers.iter().find(|header| header.first == *first);
                 let header = match made {
@@ -661,7 +661,7 @@ impl Found {
 
     /// Returns `true` if a segment must be copied: its header was rebuilt, or it was written to in place, which
     /// only a new file proves.
-    fn is_doubtful(&self, first: Offset, ending: &Ending) -> bool {
+    fn is_doubtful(&self, first: Offset, ending: &LogEnd) -> bool {
         let mut made = ending.headers.iter();
         self.unproven.contains(first) || made.any(|header| header.first == first)
     }

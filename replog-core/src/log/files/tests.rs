@@ -10,7 +10,7 @@ use super::{opening::at, *};
 use crate::{
     log::testing::{
         CLUSTER, Fault, FaultyStorage, Records, content, dump, open_log, open_log_ahead,
-        open_log_looking, options, read_all, segments, set_content, storage_of,
+        open_log_scanning, options, read_all, segments, set_content, storage_of,
     },
     storage::{FileStorage, MemoryStorage},
     types::EpochStart,
@@ -58,7 +58,13 @@ pub(super) fn damaged_at(storage: &(impl Storage + Clone)) -> (String, u64, u64)
     };
     let shared = Arc::new(storage.clone());
     let before = dump(storage);
-    let opened = open(shared, options(), Some(CLUSTER), Look::AtTheEnd, refuse);
+    let opened = open(
+        shared,
+        options(),
+        Some(CLUSTER),
+        OpenScan::LastSegment,
+        refuse,
+    );
     assert!(matches!(opened, Err(OpenError::Locked)), "it opened");
     assert_eq!(dump(storage), before, "something was changed");
     found.expect("it was refused")
@@ -170,7 +176,7 @@ fn written_records_are_not_durable_yet_unless_the_policy_says_so() {
         assert!(!files.is_synced());
     }
     let (mut files, view, _) = open_log(&MemoryStorage::new()).unwrap();
-    let mut watch = view.shown_watch();
+    let mut watch = view.visible_end_watch();
     files.append(&[some_records(5).batch()]).unwrap();
     assert_eq!(
         (view.written_end(), view.durable_end()),
@@ -389,7 +395,7 @@ fn a_log_without_a_mark_does_not_count_as_intact() {
 #[test]
 fn a_log_that_is_gone_with_its_mark_does_not_count_as_an_empty_one() {
     let storage = MemoryStorage::new();
-    let (_, _, report) = open_log_looking(&storage, Look::Through).unwrap();
+    let (_, _, report) = open_log_scanning(&storage, OpenScan::AllSegments).unwrap();
     assert_eq!((report.damaged, report.repairs), (None, Repairs::default()));
     for files in [vec![], vec!["lock"]] {
         let storage = MemoryStorage::new();
@@ -397,7 +403,7 @@ fn a_log_that_is_gone_with_its_mark_does_not_count_as_an_empty_one() {
             set_content(&storage, path, b"");
         }
         assert_eq!(damaged_at(&storage), (mark::PATH.to_owned(), 0, 0));
-        let (_, _, report) = open_log_looking(&storage, Look::AtTheEnd).unwrap();
+        let (_, _, report) = open_log_scanning(&storage, OpenScan::LastSegment).unwrap();
         assert_eq!(report.damaged, Some(Offset(0)));
         assert_eq!(report.repairs.marks, 1);
     }
@@ -683,7 +689,7 @@ fn a_power_cut_does_not_change_what_a_start_showed_after_a_failed_sync() {
             storage.fail_at(starting_step, Fault::LostSync);
             let _ = open_log(&storage);
             let is_over = !storage.has_failed();
-            storage.fail_no_more();
+            storage.cancel_fault();
             let (_, shown, _) = open_log(&storage).unwrap();
             let shown = read_all(&shown, 5000);
             for seed in 0..4 {
@@ -1099,7 +1105,7 @@ fn check_after_power_cut(
     if open_log(&left).is_err() {
         left = left.after_power_cut(seed ^ 1);
     }
-    left.fail_no_more();
+    left.cancel_fault();
     let (mut files, view, report) = match open_log(&left) {
         Ok(opened) => opened,
         Err(error) => return Err(TestCaseError::fail(format!("it does not open: {error}"))),

@@ -25,10 +25,10 @@ impl Scan<'_> {
         let found = self.find_from(begin, self.offset..below, epoch.unwrap_or_default());
         match found {
             Ok(Some((offset, position))) => {
-                self.stand_at(position);
+                self.seek_to(position);
                 self.offset = offset;
             }
-            Ok(None) | Err(_) => self.stand_at(begin),
+            Ok(None) | Err(_) => self.seek_to(begin),
         }
         Ok(found?.is_some())
     }
@@ -47,7 +47,7 @@ impl Scan<'_> {
             if next < wanted.end && self.has_record(&(next..wanted.end), epoch)? == Some(next) {
                 return Ok(Some((next, position)));
             }
-            self.stand_at(begin);
+            self.seek_to(begin);
         }
         while self.position < self.limit {
             if let Some(offset) = self.has_record(&wanted, epoch)? {
@@ -86,7 +86,7 @@ impl Scan<'_> {
     }
 
     /// Moves to a position; the buffer is kept if it is still of use.
-    fn stand_at(&mut self, position: u64) {
+    fn seek_to(&mut self, position: u64) {
         self.position = position;
         if position < self.buffer_at {
             self.buffer.clear();

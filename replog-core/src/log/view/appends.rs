@@ -22,7 +22,7 @@ impl LogView {
 
 /// Returns the end of the last complete append before `end`, as far as can be read: unreadable records are not
 /// shown.
-pub(super) fn shown_before(view: &Arc<LogView>, end: Offset) -> Offset {
+pub(super) fn visible_before(view: &Arc<LogView>, end: Offset) -> Offset {
     look_back(view, end).0
 }
 

@@ -333,7 +333,7 @@ impl Master {
         world.disks[disk].cuts_when_resumed = world.planted(Planted::FullMasterGoesOn);
         let Some(run) = &mut self.run else { return };
         run.recovery = None;
-        let (answered, _) = run.leader.become_out_of_room(now, end, full());
+        let (answered, _) = run.leader.become_out_of_space(now, end, full());
         self.answer(world, answered);
     }
 

@@ -103,7 +103,7 @@ impl Simulation {
         self.run_until(self.faults_until)?;
         self.heal();
         self.converge()?;
-        self.insist()?;
+        self.answer_all_keyed()?;
         self.append_at_all()?;
         self.check_once()?;
         self.outcome.acks_at_majority = self.world.oracle.acks_at_majority;
@@ -147,7 +147,7 @@ impl Simulation {
             | Event::FaultDue
             | Event::LinkHealed(..)
             | Event::FillDue
-            | Event::RoomMade(_)
+            | Event::SpaceFreed(_)
             | Event::ZombieGone(_)
             | Event::AlternateDue(_) => return None,
         })
@@ -215,13 +215,13 @@ impl Simulation {
             Event::Start(Process::Node(node)) => self.nodes[node].start(world),
             Event::Start(Process::Master(master)) => self.masters[master].start(world),
             Event::ClientDue => self.append_some(),
-            Event::FaultDue => self.inflict(),
+            Event::FaultDue => self.inject_fault(),
             Event::LinkHealed(from, to) => {
                 world.blocked.remove(&(from, to));
             }
             Event::FillDue => self.fill_a_disk(),
-            Event::RoomMade(disk) => world.disks[disk].disk_space = None,
-            Event::ZombieGone(master) => self.bury(master),
+            Event::SpaceFreed(disk) => world.disks[disk].disk_space = None,
+            Event::ZombieGone(master) => self.remove_master(master),
             Event::AlternateDue(node) => {
                 if self.world.now < self.faults_until {
                     self.alternate(node);
@@ -289,7 +289,7 @@ impl Simulation {
     }
 
     /// Checks, once all is in order, that every unanswered message with a key gets an answer.
-    fn insist(&mut self) -> Result<(), String> {
+    fn answer_all_keyed(&mut self) -> Result<(), String> {
         let current = self.current();
         let unanswered = self.unanswered();
         self.masters[current].append(&mut self.world, unanswered);
@@ -333,7 +333,7 @@ impl Simulation {
         }
     }
 
-    fn inflict(&mut self) {
+    fn inject_fault(&mut self) {
         if self.world.now >= self.faults_until {
             return;
         }
@@ -440,7 +440,7 @@ impl Simulation {
         let disk = self.world.disk_of(process);
         self.world.disks[disk].disk_space = Some(self.world.below(8) as usize);
         let absence = self.draw_absence();
-        self.world.after(absence, Event::RoomMade(disk));
+        self.world.after(absence, Event::SpaceFreed(disk));
         let pause = 100 * MS + self.world.below(3 * SECOND);
         self.world.after(pause, Event::FillDue);
     }
@@ -529,8 +529,8 @@ impl Simulation {
         match how {
             // A node that never knew the old one would let it in again after the new one, and shut out the new
             // one for ever: a known gap, see the ignored test of the replica.
-            _ if !self.all_know(old) => self.bury(old),
-            0 => self.bury(old),
+            _ if !self.all_know(old) => self.remove_master(old),
+            0 => self.remove_master(old),
             1 => {
                 self.crash(Process::Master(old));
                 let absence = self.world.below(4 * SECOND);
@@ -566,7 +566,7 @@ impl Simulation {
         (0..self.nodes.len()).all(knows)
     }
 
-    fn bury(&mut self, master: usize) {
+    fn remove_master(&mut self, master: usize) {
         self.masters[master].crash(&mut self.world);
         self.masters[master].gone = true;
     }
@@ -583,7 +583,7 @@ impl Simulation {
         }
         let current = self.current();
         for master in 0..current {
-            self.bury(master);
+            self.remove_master(master);
         }
         let master = &mut self.masters[current];
         master.start(&mut self.world);

@@ -131,7 +131,7 @@ pub(super) enum Event {
     /// A disk runs full.
     FillDue,
     /// Space was freed on a disk.
-    RoomMade(usize),
+    SpaceFreed(usize),
     ZombieGone(usize),
     /// The master restarts without this node in reach.
     AlternateDue(usize),

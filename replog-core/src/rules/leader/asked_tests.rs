@@ -98,7 +98,7 @@ fn a_requested_pause_holds_in_a_later_epoch_too() {
     };
     bench
         .leader
-        .become_out_of_room(bench.now, Offset(10), outage);
+        .become_out_of_space(bench.now, Offset(10), outage);
     assert_eq!(mode(&bench), (Mode::Recovering, Some(ModeReason::Storage)));
     bench.leader.on_resumed(bench.now);
     assert_eq!(mode(&bench), recovering);

@@ -485,7 +485,7 @@ fn a_full_disk_ends_leadership_and_appends_with_an_offset_are_answered_unknown()
     bench.leader.on_written(Offset(11));
     let (answered, freed_bytes) = bench
         .leader
-        .become_out_of_room(bench.now, Offset(11), full());
+        .become_out_of_space(bench.now, Offset(11), full());
     assert_eq!(freed_bytes, 5, "the second one is not queued any more");
     let told: Vec<_> = answered
         .iter()
@@ -526,7 +526,7 @@ fn with_disk_space_again_the_master_repeats_its_start_and_counts_afresh() {
     assert_eq!(bench.leader.committed(), Some(Offset(10)));
     bench
         .leader
-        .become_out_of_room(bench.now, Offset(10), full());
+        .become_out_of_space(bench.now, Offset(10), full());
     assert!(!bench.leader.should_probe(bench.now), "not at once");
     bench.now = bench.leader.next_deadline(bench.now).unwrap();
     assert!(bench.leader.should_probe(bench.now));
@@ -557,7 +557,7 @@ fn a_fenced_master_stays_fenced_on_a_full_disk() {
     bench.leader.become_fenced(bench.now, by());
     bench
         .leader
-        .become_out_of_room(bench.now, Offset(10), full());
+        .become_out_of_space(bench.now, Offset(10), full());
     assert_eq!(
         bench.leader.mode(bench.now).reason,
         Some(ModeReason::Fenced)
@@ -566,7 +566,7 @@ fn a_fenced_master_stays_fenced_on_a_full_disk() {
     let mut bench = Bench::serving();
     bench
         .leader
-        .become_out_of_room(bench.now, Offset(10), full());
+        .become_out_of_space(bench.now, Offset(10), full());
     bench.leader.become_fenced(bench.now, by());
     assert!(!bench.leader.on_resumed(bench.now));
 }

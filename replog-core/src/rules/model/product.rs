@@ -134,8 +134,8 @@ fn the_fence_of_the_model_equals_that_of_the_product() {
                 assert_eq!(holds(&promise, from, at), taken, "{disk:?} {request:?}");
                 for theirs in LOG_EPOCHS {
                     let given = check_promise(&meta, &request, theirs.map(epoch)).is_ok();
-                    let told = grants(&disk, from, at, theirs);
-                    assert_eq!(told, given, "{disk:?} {request:?} {theirs:?}");
+                    let modelled = grants(&disk, from, at, theirs);
+                    assert_eq!(modelled, given, "{disk:?} {request:?} {theirs:?}");
                 }
             }
         }
@@ -171,7 +171,7 @@ fn known() -> Vec<Known> {
     pairs.collect()
 }
 
-fn told(
+fn modelled(
     ((log_epoch, last_whole), log): Known,
     heard: [Option<Known>; SECONDARIES],
 ) -> Option<Decision> {
@@ -325,8 +325,8 @@ fn the_model_adopts_the_log_that_the_product_adopts() {
         for &a in &answers {
             for &b in &answers {
                 // A situation that an intact master must never meet is an assertion in the product.
-                if let Some(told) = told(own, [a, b]) {
-                    assert_eq!(told, decided(own, [a, b]), "{own:?} {a:?} {b:?}");
+                if let Some(modelled) = modelled(own, [a, b]) {
+                    assert_eq!(modelled, decided(own, [a, b]), "{own:?} {a:?} {b:?}");
                     compared += 1;
                 }
             }

@@ -411,7 +411,7 @@ impl Protocol {
             to: secondary,
             older: match self.replacing {
                 Replacing::Filed => 0,
-                Replacing::Told => disk.promise.replaced,
+                Replacing::Named => disk.promise.replaced,
             },
             body,
         })

@@ -1296,7 +1296,7 @@ fn a_recovery_that_no_answer_can_complete_warns_once_and_names_the_remedy() {
     assert_eq!(
         bench.warnings,
         [
-            "this cannot end without you: 2 of 3 nodes must vouch for a log, and m, s1 cannot, because they \
+            "recovery cannot finish without an operator: 2 of 3 nodes must vouch for a log, and m, s1 cannot, because they \
           were wiped or are damaged; all nodes have answered. Start one of them with the directory that has \
           its whole log, or, if that is lost for good, start this master with \
           --force-recovery-and-lose-acknowledged-messages, which loses what only they held (see \

@@ -13,7 +13,7 @@ impl Replica {
     /// Handles an unreadable record at `offset`.
     pub(crate) fn on_damage(&mut self, offset: Offset) {
         if self.inspecting.is_some() || self.disk_space.outage().is_some() {
-            self.noticed = Some(offset);
+            self.damage_pending = Some(offset);
             return;
         }
         if self.failed.is_some() {
@@ -42,7 +42,7 @@ impl Replica {
             "ticket {ticket} was no cut: {next:?}"
         );
         self.on_damage(offset);
-        if self.greeting.is_some() {
+        if self.handshake.is_some() {
             self.end_conversation(&Refusal::HelloFirst);
         }
         self.settle();
@@ -56,7 +56,11 @@ impl Replica {
         let is_known = |offset: &Offset| {
             Some(*offset) == inspected || holes.iter().any(|hole| hole.contains(offset))
         };
-        if let Some(offset) = self.noticed.take().filter(|offset| !is_known(offset)) {
+        if let Some(offset) = self
+            .damage_pending
+            .take()
+            .filter(|offset| !is_known(offset))
+        {
             self.on_damage(offset);
         }
         self.settle();

@@ -13,7 +13,7 @@ impl Replica {
     pub(crate) fn on_write_failed(&mut self, now: Instant, outage: WriteOutage) {
         let detail = outage.detail.to_string();
         if self.disk_space.on_write_failed(now, outage.clone()) {
-            self.changed(ReplicaChange::OutOfRoom(outage));
+            self.changed(ReplicaChange::OutOfSpace(outage));
         }
         let refusal = Refusal::Storage { detail };
         for (_, next) in std::mem::take(&mut self.queued) {
@@ -30,7 +30,7 @@ impl Replica {
         self.staged = self.meta.clone();
         self.intact_save = None;
         // Damage that could not be inspected is inspected once there is disk space.
-        self.noticed = self.inspecting.take().or(self.noticed);
+        self.damage_pending = self.inspecting.take().or(self.damage_pending);
         self.end_conversation(&refusal);
         self.reorder.reset(self.durable_end);
     }
@@ -41,7 +41,7 @@ impl Replica {
         self.durable_end = self.durable_end.max(end);
         self.reorder.reset(self.durable_end);
         self.changed(ReplicaChange::Resumed { end });
-        if let Some(offset) = self.noticed.take() {
+        if let Some(offset) = self.damage_pending.take() {
             self.on_damage(offset);
         }
     }
@@ -68,7 +68,7 @@ impl Replica {
 
     /// Refuses requests while the disk refuses writes, heartbeats included: a node that cannot take records
     /// must not count for a quorum. A fenced sender was refused before this check.
-    pub(super) fn check_room(&self) -> Result<(), Refusal> {
+    pub(super) fn check_disk_space(&self) -> Result<(), Refusal> {
         match self.disk_space.outage() {
             None => Ok(()),
             Some(outage) => Err(Refusal::Storage {

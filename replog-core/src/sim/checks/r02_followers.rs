@@ -18,12 +18,12 @@ use crate::{
 /// The records that the followers of each node were given, at each level, since it started.
 #[derive(Debug, Default)]
 pub(super) struct Followers {
-    local: BTreeMap<MachineId, Given>,
-    committed: BTreeMap<MachineId, Given>,
+    local: BTreeMap<MachineId, Delivered>,
+    committed: BTreeMap<MachineId, Delivered>,
 }
 
 #[derive(Debug, Default)]
-struct Given {
+struct Delivered {
     ids: Vec<RecordId>,
     /// Number of them that were compared with what all nodes show as committed.
     compared: usize,
@@ -38,10 +38,10 @@ impl Followers {
 
     /// Observes that a follower of the node on `machine` starts, from the first record on.
     pub(super) fn on_follows(&mut self, machine: MachineId, level: ReadLevel) {
-        *self.given(machine, level) = Given::default();
+        *self.given(machine, level) = Delivered::default();
     }
 
-    fn given(&mut self, machine: MachineId, level: ReadLevel) -> &mut Given {
+    fn given(&mut self, machine: MachineId, level: ReadLevel) -> &mut Delivered {
         let followers = match level {
             ReadLevel::Local => &mut self.local,
             ReadLevel::Committed => &mut self.committed,
@@ -136,7 +136,7 @@ impl Followers {
     }
 }
 
-impl Given {
+impl Delivered {
     fn on_records(
         &mut self,
         disks: Disks<'_>,

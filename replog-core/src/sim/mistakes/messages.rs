@@ -191,7 +191,7 @@ fn believe_any_epoch(life: Life, request: &mut Request) {
     }
     world::with(|world| {
         let durable = world.promised(life.machine).map(|promised| promised.epoch);
-        let leap = durable.map(|durable| request.epoch.within_a_leap_of(durable));
+        let leap = durable.map(|durable| request.epoch.capped_for_request(durable));
         let is_within = leap.is_none_or(|leap| leap == request.epoch);
         if !request.epoch.is_believable() || !is_within {
             let unbounded = &mut world.memory.unbounded;

@@ -281,7 +281,7 @@ async fn heartbeat_overtakes_append(stage: Stage) {
         .await;
     stage.power_cut(MASTER, Spared::Nothing).await;
     stage.set_slowness(MASTER, 1);
-    let late = stage.take_quarantined(MASTER, S1, asks(About::Append));
+    let late = stage.take_held(MASTER, S1, asks(About::Append));
     let nowhere = stage.look(|look| [MASTER, S1, S2].iter().all(|name| look.held(name) == end));
     stage.claim(nowhere, "the record is on no disk");
     stage.claim(asked.is_unanswered(), "its client has no answer");

@@ -175,7 +175,7 @@ async fn old_hello_late(stage: Stage) {
     let late = stage.look(|look| look.kept(MASTER, S2, asks(About::Hello)));
     stage.claim(late > 0, "there is another old hello");
     stage.join(MASTER, S2);
-    let kept = stage.take_quarantined(MASTER, S2, asks(About::Hello));
+    let kept = stage.take_held(MASTER, S2, asks(About::Hello));
     stage
         .until("it promises the new epoch", move |look| {
             look.promised(S2) == newer
@@ -252,7 +252,7 @@ async fn answer_of_a_wiped_life(stage: Stage) {
         )
         .await;
     stage.wipe(S1).await;
-    let late = stage.take_quarantined(S1, MASTER, answers(About::Heartbeat));
+    let late = stage.take_held(S1, MASTER, answers(About::Heartbeat));
     stage.hold(MASTER, S1, asks(About::Append));
     stage.boot(S1);
     stage

@@ -79,7 +79,7 @@ pub(super) fn check_directory(root: &Path) -> io::Result<()> {
     check_owner(root, &metadata)?;
     if metadata.uid() != 0 && metadata.uid() != rustix::process::geteuid().as_raw() {
         let owner = metadata.uid();
-        warn!(path = %root.display(), owner, "it belongs to another user, who can change what it holds");
+        warn!(path = %root.display(), owner, "the data directory belongs to another user, who can change its content");
     }
     if !is_loose(&metadata) || metadata.mode() & STICKY != 0 {
         return Ok(());
@@ -88,7 +88,7 @@ pub(super) fn check_directory(root: &Path) -> io::Result<()> {
     if !is_own(root).map_err(named)? {
         warn!(
             path = %root.display(), mode = format!("{:o}", metadata.mode() & 0o7777),
-            "others may use this directory, and its mode is left as it is, because it holds files that \
+            "other users have access to this directory, and its mode is left as it is, because it holds files that \
              are not a node's: give the node a directory of its own"
         );
         return Ok(());
@@ -119,7 +119,7 @@ fn is_own(root: &Path) -> io::Result<bool> {
 pub(super) fn tighten_below(root: &Path) {
     for name in OWN_DIRECTORIES {
         let directory = root.join(name);
-        tighten_or_say(&directory);
+        tighten_or_log(&directory);
         let files = match fs::read_dir(&directory) {
             Ok(files) => files,
             Err(error) => {
@@ -128,12 +128,12 @@ pub(super) fn tighten_below(root: &Path) {
             }
         };
         for file in files.flatten() {
-            tighten_or_say(&file.path());
+            tighten_or_log(&file.path());
         }
     }
 }
 
-fn tighten_or_say(path: &Path) {
+fn tighten_or_log(path: &Path) {
     match tighten(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -51,9 +51,10 @@ impl HandshakeBudget {
             .by_address
             .entry(owner_of(address))
             .or_insert(Bucket { full_at: now });
-        let of_address = bucket.after_one(now, CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS)?;
-        // Last, and only then is a token taken from either: a refused address takes nothing from others.
-        self.all = self.all.after_one(now, CLUSTER_HANDSHAKE_INTERVAL)?;
+        let of_address = bucket.take_one(now, CLUSTER_HANDSHAKE_INTERVAL_OF_ADDRESS)?;
+        // The common bucket is last, and only then is a token taken from either: a refused address takes none from
+        // others.
+        self.all = self.all.take_one(now, CLUSTER_HANDSHAKE_INTERVAL)?;
         *bucket = of_address;
         Ok(())
     }
@@ -68,7 +69,7 @@ struct Bucket {
 impl Bucket {
     /// Returns the bucket with one token taken, at a rate of one token per `interval`; if there is none, the time
     /// at which there will be one.
-    fn after_one(self, now: Instant, interval: Duration) -> Result<Bucket, Instant> {
+    fn take_one(self, now: Instant, interval: Duration) -> Result<Bucket, Instant> {
         let full_at = self.full_at.max(now) + interval;
         let latest = now + interval * CLUSTER_HANDSHAKE_BURST;
         match full_at <= latest {

@@ -27,7 +27,7 @@ use tokio_rustls::TlsStream;
 
 use super::{
     counters::NetCounters,
-    framing::{FRONT_BYTES, Frame, FramingError, Front, Kind},
+    framing::{FRAME_HEADER_BYTES, Frame, FrameHeader, FramingError, Kind},
 };
 use crate::limits::{CLUSTER_BUFFER_BYTES_MAX, CLUSTER_RECEIPT_INTERVAL};
 
@@ -47,7 +47,7 @@ const ROOM_BYTES: usize = 2 << 20;
 /// The most parts in one write.
 const PARTS_MAX: usize = 64;
 
-const _: () = assert!(COPIED_BYTES_MAX + FRONT_BYTES <= READ_BYTES);
+const _: () = assert!(COPIED_BYTES_MAX + FRAME_HEADER_BYTES <= READ_BYTES);
 
 /// A socket below TLS. rustls reads 4 KiB at a time: without a buffer in between, a batch of records would take a
 /// system call for each of those reads.
@@ -121,7 +121,7 @@ impl AsyncWrite for Wire {
 
 /// The reason why a connection ended.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(super) enum ConduitError {
     #[error("the other end closed it")]
     Closed,
     #[error("{0}")]
@@ -132,7 +132,7 @@ pub(super) enum Broken {
 
 /// A long frame that has partly arrived.
 struct Partial {
-    front: Front,
+    header: FrameHeader,
     body: BytesMut,
 }
 
@@ -181,7 +181,7 @@ impl Conduit {
 
     /// Reports whether a frame of these parts may be queued. The first one always may, however long.
     pub(super) fn has_room_for(&self, parts: &[Bytes]) -> bool {
-        let bytes: usize = FRONT_BYTES + parts.iter().map(Bytes::len).sum::<usize>();
+        let bytes: usize = FRAME_HEADER_BYTES + parts.iter().map(Bytes::len).sum::<usize>();
         self.outgoing.is_empty() || self.outgoing_bytes + bytes <= CLUSTER_BUFFER_BYTES_MAX
     }
 
@@ -204,18 +204,18 @@ impl Conduit {
 
     /// Appends a frame of these parts to the queue. Returns the position in the stream at which it ends.
     pub(super) fn queue(&mut self, kind: Kind, number: u64, parts: Vec<Bytes>) -> u64 {
-        let front = Front {
+        let header = FrameHeader {
             bytes: parts.iter().map(Bytes::len).sum(),
             kind,
             number,
             received: self.received_bytes,
         };
         (self.reported_bytes, self.reported_at) = (self.received_bytes, Instant::now());
-        let encoded = front.encode();
+        let encoded = header.encode();
         match parts.split_first() {
             // Most frames are only a short head: one part to write.
             Some((head, rest)) if head.len() <= COPIED_BYTES_MAX => {
-                let mut joined = BytesMut::with_capacity(FRONT_BYTES + head.len());
+                let mut joined = BytesMut::with_capacity(FRAME_HEADER_BYTES + head.len());
                 joined.put_slice(&encoded);
                 joined.put_slice(head);
                 self.outgoing.push_back(joined.freeze());
@@ -227,8 +227,8 @@ impl Conduit {
             }
         }
         self.outgoing.retain(|part| !part.is_empty());
-        self.outgoing_bytes += FRONT_BYTES + front.bytes;
-        self.queued_bytes += (FRONT_BYTES + front.bytes) as u64;
+        self.outgoing_bytes += FRAME_HEADER_BYTES + header.bytes;
+        self.queued_bytes += (FRAME_HEADER_BYTES + header.bytes) as u64;
         self.queued_bytes
     }
 
@@ -246,18 +246,18 @@ impl Conduit {
         &mut self,
         cx: &mut Context<'_>,
         room_bytes: usize,
-    ) -> Poll<Result<Frame, Broken>> {
+    ) -> Poll<Result<Frame, ConduitError>> {
         loop {
             if let Some(frame) = self.take_frame(room_bytes)? {
                 return Poll::Ready(Ok(frame));
             }
-            if self.partial.is_none() && self.received.len() >= FRONT_BYTES {
+            if self.partial.is_none() && self.received.len() >= FRAME_HEADER_BYTES {
                 // There is no room for the announced frame: the caller polls again when there is.
                 return Poll::Pending;
             }
             let read = ready!(self.poll_read(cx))?;
             if read == 0 {
-                return Poll::Ready(Err(Broken::Closed));
+                return Poll::Ready(Err(ConduitError::Closed));
             }
             self.received_bytes += read as u64;
             self.counters
@@ -268,8 +268,8 @@ impl Conduit {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match &mut self.partial {
-            Some(Partial { front, body }) => {
-                let missing = front.bytes - body.len();
+            Some(Partial { header, body }) => {
+                let missing = header.bytes - body.len();
                 if body.capacity() == body.len() {
                     body.reserve(missing.min(ROOM_BYTES));
                 }
@@ -287,38 +287,38 @@ impl Conduit {
     }
 
     fn take_frame(&mut self, room_bytes: usize) -> Result<Option<Frame>, FramingError> {
-        if let Some(Partial { front, body }) = &self.partial {
-            if body.len() < front.bytes {
+        if let Some(Partial { header, body }) = &self.partial {
+            if body.len() < header.bytes {
                 return Ok(None);
             }
-            let Partial { front, body } = self.partial.take().expect("checked just now");
+            let Partial { header, body } = self.partial.take().expect("checked just now");
             let body = body.freeze();
-            return Ok(Some(Frame { front, body }));
+            return Ok(Some(Frame { header, body }));
         }
-        let Some(front) = self.received.first_chunk::<FRONT_BYTES>() else {
+        let Some(header) = self.received.first_chunk::<FRAME_HEADER_BYTES>() else {
             return Ok(None);
         };
-        let front = Front::decode(front)?;
-        if front.received > self.queued_bytes {
+        let header = FrameHeader::decode(header)?;
+        if header.received > self.queued_bytes {
             return Err(FramingError::NeverSent {
-                received: front.received,
+                received: header.received,
                 sent: self.queued_bytes,
             });
         }
-        if front.bytes > room_bytes {
+        if header.bytes > room_bytes {
             return Ok(None);
         }
-        self.received.advance(FRONT_BYTES);
-        let have = front.bytes.min(self.received.len());
-        if have == front.bytes && front.bytes <= COPIED_BYTES_MAX {
+        self.received.advance(FRAME_HEADER_BYTES);
+        let have = header.bytes.min(self.received.len());
+        if have == header.bytes && header.bytes <= COPIED_BYTES_MAX {
             let body = Bytes::copy_from_slice(&self.received[..have]);
             self.received.advance(have);
-            return Ok(Some(Frame { front, body }));
+            return Ok(Some(Frame { header, body }));
         }
-        let mut body = BytesMut::with_capacity(front.bytes.min(ROOM_BYTES).max(have));
+        let mut body = BytesMut::with_capacity(header.bytes.min(ROOM_BYTES).max(have));
         body.put_slice(&self.received[..have]);
         self.received.advance(have);
-        self.partial = Some(Partial { front, body });
+        self.partial = Some(Partial { header, body });
         self.take_frame(room_bytes)
     }
 

@@ -78,7 +78,7 @@ impl RefusedConnection {
 impl RefusedConnection {
     /// Reports whether the reason indicates misconfigured nodes. The others come from strangers, and from nodes
     /// that will retry.
-    fn is_of_nodes(self) -> bool {
+    fn is_misconfiguration(self) -> bool {
         match self {
             RefusedConnection::WrongSecret
             | RefusedConnection::WrongName
@@ -110,7 +110,7 @@ pub struct LastRefusal {
 }
 
 #[derive(Debug)]
-struct Noted {
+struct NotedRefusal {
     address: IpAddr,
     reason: RefusedConnection,
     detail: String,
@@ -129,7 +129,7 @@ pub struct NetCounters {
     pub(super) dial_failures: AtomicU64,
     pub(super) received_bytes: AtomicU64,
     pub(super) sent_bytes: AtomicU64,
-    last_refusal: Mutex<Option<Noted>>,
+    last_refusal: Mutex<Option<NotedRefusal>>,
 }
 
 /// A snapshot of the tallies.
@@ -193,8 +193,8 @@ impl NetCounters {
 
     pub(super) fn note_refused(&self, address: IpAddr, reason: RefusedConnection, detail: &str) {
         NetCounters::count(&self.refused[reason as usize]);
-        if reason.is_of_nodes() {
-            *self.last() = Some(Noted {
+        if reason.is_misconfiguration() {
+            *self.last() = Some(NotedRefusal {
                 address,
                 reason,
                 detail: detail.to_owned(),
@@ -204,14 +204,14 @@ impl NetCounters {
     }
 
     /// Forgets the last refusal if it was of this address, which now has a working stream.
-    pub(super) fn note_believed(&self, address: IpAddr) {
+    pub(super) fn note_trusted(&self, address: IpAddr) {
         let mut last = self.last();
         if last.as_ref().is_some_and(|noted| noted.address == address) {
             *last = None;
         }
     }
 
-    fn last(&self) -> std::sync::MutexGuard<'_, Option<Noted>> {
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<NotedRefusal>> {
         self.last_refusal
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

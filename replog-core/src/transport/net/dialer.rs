@@ -44,9 +44,9 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::{
     ClusterIdentity,
-    conduit::{Broken, Conduit, Wire, tls_socket},
+    conduit::{Conduit, ConduitError, Wire, tls_socket},
     counters::NetCounters,
-    framing::{self, FRAME_BYTES_MAX, Frame, Front, Kind, Preamble},
+    framing::{self, FRAME_BYTES_MAX, Frame, FrameHeader, Kind, Preamble},
     identity,
     resolve::Resolver,
     tls_errors::{TlsFailure, classify},
@@ -116,7 +116,7 @@ impl Network for ClusterNetwork {
             identity: self.identity.clone(),
             options: self.options.clone(),
             resolver: Rc::default(),
-            told: RefCell::default(),
+            logged_failure: RefCell::default(),
             state: RefCell::default(),
         })))
     }
@@ -155,7 +155,7 @@ struct Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.line.state.borrow_mut().give_up(self.number);
+        self.line.state.borrow_mut().abandon(self.number);
     }
 }
 
@@ -169,7 +169,7 @@ struct Line {
     /// The resolver, which outlives attempts to connect: a look-up may take longer than one of them.
     resolver: Rc<RefCell<Resolver>>,
     /// The last failure that was logged for an operator, so that it is logged only once.
-    told: RefCell<Option<TransportError>>,
+    logged_failure: RefCell<Option<TransportError>>,
     state: RefCell<State>,
 }
 
@@ -184,7 +184,7 @@ struct State {
     /// The last time that bytes arrived on this connection.
     last_received_at: Option<Instant>,
     /// True once a request was abandoned since whose sending nothing has arrived: this connection is no longer used.
-    given_up: bool,
+    abandoned: bool,
 }
 
 struct Pending {
@@ -196,7 +196,7 @@ struct Pending {
     /// Its end position in the stream, once it is in flight.
     sent_end: Option<u64>,
     /// True if its connection had worked before.
-    on_kept: bool,
+    on_reused: bool,
     sent_again: bool,
 }
 
@@ -213,7 +213,7 @@ impl State {
         }
     }
 
-    fn give_up(&mut self, number: u64) {
+    fn abandon(&mut self, number: u64) {
         let Some(pending) = self.pending.remove(&number) else {
             return;
         };
@@ -224,7 +224,7 @@ impl State {
         // with this one request has answered others meanwhile.
         let is_silent = self.last_received_at.is_none_or(|at| at <= taken_at);
         if is_silent && taken_at.elapsed() >= SILENCE_MIN {
-            self.given_up = true;
+            self.abandoned = true;
             self.wake();
         }
     }
@@ -251,9 +251,9 @@ impl State {
 
     /// Handles the end of the connection: its requests are sent once more if it had worked before.
     fn connection_ended(&mut self, error: &TransportError) {
-        (self.last_received_at, self.given_up) = (None, false);
+        (self.last_received_at, self.abandoned) = (None, false);
         self.fail(error, |pending| {
-            pending.sent_end.is_some() && (!pending.on_kept || pending.sent_again)
+            pending.sent_end.is_some() && (!pending.on_reused || pending.sent_again)
         });
         for pending in self.pending.values_mut() {
             pending.sent_again |= pending.sent_end.take().is_some();
@@ -278,7 +278,7 @@ impl Line {
             moved,
             taken_at: None,
             sent_end: None,
-            on_kept: false,
+            on_reused: false,
             sent_again: false,
         };
         state.pending.insert(number, pending);
@@ -299,10 +299,10 @@ impl Line {
 
     /// Logs a failure that an operator must fix, once when it begins; `None` means that it is over. Reports
     /// whether it logged.
-    fn tell(&self, error: Option<&TransportError>) -> bool {
+    fn log_failure(&self, error: Option<&TransportError>) -> bool {
         let news = match error {
             None => {
-                self.told.take();
+                self.logged_failure.take();
                 return false;
             }
             Some(
@@ -313,10 +313,10 @@ impl Line {
             // It may occur between two of the others, and does not end such a failure.
             Some(_) => return false,
         };
-        if self.told.borrow().as_ref() == Some(news) {
+        if self.logged_failure.borrow().as_ref() == Some(news) {
             return false;
         }
-        self.told.replace(Some(news.clone()));
+        self.logged_failure.replace(Some(news.clone()));
         let (node, peer, address) = (self.identity.name(), &self.peer.name, &self.peer.address);
         tracing::warn!(%node, %peer, %address, error = %news, "cannot use another node");
         true
@@ -355,7 +355,7 @@ async fn run(line: Weak<Line>) {
                 }
                 Err(error) => {
                     NetCounters::count(&counters.dial_failures);
-                    line.tell(Some(&error));
+                    line.log_failure(Some(&error));
                     line.fail_all(&error);
                     return;
                 }
@@ -369,7 +369,7 @@ async fn run(line: Weak<Line>) {
         if let Some(line) = line.upgrade() {
             let ended = ended.unwrap_or_else(|| closed("no longer needed"));
             tracing::debug!(peer = %line.peer.name, %ended, "a stream to another node ended");
-            line.tell(Some(&ended));
+            line.log_failure(Some(&ended));
             let mut state = line.state.borrow_mut();
             state.connection_ended(&ended);
             if connection.carried_nothing {
@@ -439,7 +439,7 @@ impl Dial {
                     .client(peer)
                     .map_err(|error| TransportError::Connection(error.to_string()))?;
                 let connecting = TlsConnector::from(config)
-                    .connect(identity::nobody(), tls_socket(stream))
+                    .connect(identity::placeholder_name(), tls_socket(stream))
                     .await;
                 let stream = connecting.map_err(|error| self.failed(&error))?;
                 if stream.get_ref().1.alpn_protocol() != Some(identity::ALPN) {
@@ -538,7 +538,7 @@ impl Connection {
     /// Sends and receives what is available; ready, with the reason, when the connection has ended.
     fn poll(&mut self, line: &Line, cx: &mut Context<'_>) -> Poll<TransportError> {
         line.state.borrow_mut().task = Some(cx.waker().clone());
-        if line.state.borrow().given_up {
+        if line.state.borrow().abandoned {
             return Poll::Ready(TransportError::TimedOut);
         }
         match self.exchange(line, cx) {
@@ -559,7 +559,7 @@ impl Connection {
         }
         self.queue(line)?;
         match self.conduit.poll_send(cx) {
-            Poll::Ready(Err(error)) => Err(Broken::from(error).into()),
+            Poll::Ready(Err(error)) => Err(ConduitError::from(error).into()),
             Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
         }
     }
@@ -589,7 +589,7 @@ impl Connection {
             if has_room {
                 let parts = pending.parts.clone();
                 let sent_end = self.conduit.queue(Kind::Request, *number, parts);
-                (pending.sent_end, pending.on_kept) = (Some(sent_end), self.is_proven);
+                (pending.sent_end, pending.on_reused) = (Some(sent_end), self.is_proven);
                 (self.carried_nothing, self.last_used) = (false, now);
             }
         }
@@ -597,9 +597,9 @@ impl Connection {
     }
 
     fn take(&mut self, line: &Line, frame: Frame) -> Result<(), TransportError> {
-        let Frame { front, body } = frame;
-        self.note_acknowledged(line, &front);
-        let outcome = match front.kind {
+        let Frame { header, body } = frame;
+        self.note_acknowledged(line, &header);
+        let outcome = match header.kind {
             Kind::Receipt => return Ok(()),
             Kind::Refusal => return Err(TransportError::Refused(framing::readable(&body))),
             Kind::Request => {
@@ -620,15 +620,15 @@ impl Connection {
                 Ok(response)
             }
         };
-        if front.number >= line.state.borrow().next_number {
+        if header.number >= line.state.borrow().next_number {
             let detail = "an answer to a request that was never sent".to_owned();
             return Err(TransportError::BadAnswer(detail));
         }
         if !std::mem::replace(&mut self.is_proven, true) {
-            line.tell(None);
+            line.log_failure(None);
         }
         self.last_used = Instant::now();
-        line.state.borrow_mut().answer(front.number, outcome);
+        line.state.borrow_mut().answer(header.number, outcome);
         Ok(())
     }
 
@@ -650,17 +650,17 @@ impl Connection {
 
     /// Records that the peer has received more: requests that had not fully arrived make progress. An answer
     /// speaks only for the request that it answers and is no sign of life for the others: it may be a refusal.
-    fn note_acknowledged(&mut self, line: &Line, front: &Front) {
-        if front.received <= self.acknowledged {
+    fn note_acknowledged(&mut self, line: &Line, header: &FrameHeader) {
+        if header.received <= self.acknowledged {
             return;
         }
-        let before = std::mem::replace(&mut self.acknowledged, front.received);
-        let is_receipt = front.kind == Kind::Receipt;
+        let before = std::mem::replace(&mut self.acknowledged, header.received);
+        let is_receipt = header.kind == Kind::Receipt;
         let incarnation = self.incarnation.filter(|_| is_receipt);
         self.report_moved(line, incarnation, |number, pending| {
             // A request that waits for room waits for the same bytes.
             let is_behind = pending.sent_end.is_none_or(|sent_end| sent_end > before);
-            is_behind && (is_receipt || number != front.number)
+            is_behind && (is_receipt || number != header.number)
         });
     }
 
@@ -687,11 +687,11 @@ impl Connection {
     }
 }
 
-impl From<Broken> for TransportError {
-    fn from(broken: Broken) -> TransportError {
+impl From<ConduitError> for TransportError {
+    fn from(broken: ConduitError) -> TransportError {
         match broken {
-            Broken::Framing(error) => bad_answer(error),
-            Broken::Closed | Broken::Io(_) => closed(broken),
+            ConduitError::Framing(error) => bad_answer(error),
+            ConduitError::Closed | ConduitError::Io(_) => closed(broken),
         }
     }
 }

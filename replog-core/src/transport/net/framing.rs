@@ -64,7 +64,7 @@ const REPLY_BYTES: usize = 8;
 const REASON_BYTES_MAX: usize = 1024;
 
 /// Length of a frame's header, in bytes.
-pub(super) const FRONT_BYTES: usize = 24;
+pub(super) const FRAME_HEADER_BYTES: usize = 24;
 
 /// The most bytes that a frame carries: the longest message.
 pub(super) const FRAME_BYTES_MAX: usize = wire::BODY_BYTES_MAX;
@@ -123,10 +123,10 @@ impl Preamble {
     /// bytes are needed.
     pub(super) fn decode(bytes: &[u8]) -> Result<Option<(Preamble, usize)>, FramingError> {
         check_magic(bytes)?;
-        let Some((front, names)) = bytes.split_first_chunk::<PREAMBLE_BYTES>() else {
+        let Some((header, names)) = bytes.split_first_chunk::<PREAMBLE_BYTES>() else {
             return Ok(None);
         };
-        let (from_bytes, to_bytes) = (usize::from(front[8]), usize::from(front[9]));
+        let (from_bytes, to_bytes) = (usize::from(header[8]), usize::from(header[9]));
         // Checked before the names have arrived: do not wait for what cannot be a name.
         if !(1..=64).contains(&from_bytes) || !(1..=64).contains(&to_bytes) {
             return Err(FramingError::BadName);
@@ -139,8 +139,8 @@ impl Preamble {
             NodeName::new(text).map_err(|_| FramingError::BadName)
         };
         let preamble = Preamble {
-            version_min: u16::from_le_bytes([front[4], front[5]]),
-            version_max: u16::from_le_bytes([front[6], front[7]]),
+            version_min: u16::from_le_bytes([header[4], header[5]]),
+            version_max: u16::from_le_bytes([header[6], header[7]]),
             from: name(&names[..from_bytes])?,
             to: name(&names[from_bytes..])?,
         };
@@ -179,11 +179,11 @@ pub(super) fn encode_reply(reply: &Reply) -> Vec<u8> {
 /// Reads the answer to a preamble. Returns it and its length in bytes; `None` if more bytes are needed.
 pub(super) fn decode_reply(bytes: &[u8]) -> Result<Option<(Reply, usize)>, FramingError> {
     check_magic(bytes)?;
-    let Some((front, behind)) = bytes.split_first_chunk::<REPLY_BYTES>() else {
+    let Some((header, behind)) = bytes.split_first_chunk::<REPLY_BYTES>() else {
         return Ok(None);
     };
-    let version = u16::from_le_bytes([front[4], front[5]]);
-    let reason_bytes = usize::from(u16::from_le_bytes([front[6], front[7]]));
+    let version = u16::from_le_bytes([header[4], header[5]]);
+    let reason_bytes = usize::from(u16::from_le_bytes([header[6], header[7]]));
     if reason_bytes > REASON_BYTES_MAX || (version > 0 && reason_bytes > 0) {
         return Err(FramingError::NotThisProtocol);
     }
@@ -218,30 +218,30 @@ pub(super) enum Kind {
 
 /// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Front {
+pub(super) struct FrameHeader {
     pub(super) bytes: usize,
     pub(super) kind: Kind,
     pub(super) number: u64,
     pub(super) received: u64,
 }
 
-impl Front {
-    pub(super) fn encode(&self) -> [u8; FRONT_BYTES] {
+impl FrameHeader {
+    pub(super) fn encode(&self) -> [u8; FRAME_HEADER_BYTES] {
         let bytes = u32::try_from(self.bytes).expect("a frame is shorter than 4 GiB");
-        let mut front = [0; FRONT_BYTES];
-        front[..4].copy_from_slice(&bytes.to_le_bytes());
-        front[4] = self.kind as u8;
-        front[8..16].copy_from_slice(&self.number.to_le_bytes());
-        front[16..].copy_from_slice(&self.received.to_le_bytes());
-        front
+        let mut header = [0; FRAME_HEADER_BYTES];
+        header[..4].copy_from_slice(&bytes.to_le_bytes());
+        header[4] = self.kind as u8;
+        header[8..16].copy_from_slice(&self.number.to_le_bytes());
+        header[16..].copy_from_slice(&self.received.to_le_bytes());
+        header
     }
 
-    pub(super) fn decode(front: &[u8; FRONT_BYTES]) -> Result<Front, FramingError> {
+    pub(super) fn decode(header: &[u8; FRAME_HEADER_BYTES]) -> Result<FrameHeader, FramingError> {
         let u64_at = |at: usize| {
-            let bytes = front[at..at + 8].try_into();
+            let bytes = header[at..at + 8].try_into();
             u64::from_le_bytes(bytes.expect("eight bytes"))
         };
-        let kind = match front[4] {
+        let kind = match header[4] {
             1 => Kind::Request,
             2 => Kind::Response,
             3 => Kind::Failure,
@@ -249,7 +249,7 @@ impl Front {
             5 => Kind::Refusal,
             kind => return Err(FramingError::Kind { kind }),
         };
-        let bytes = u32::from_le_bytes([front[0], front[1], front[2], front[3]]);
+        let bytes = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
         let bytes_max = match kind {
             Kind::Request | Kind::Response => FRAME_BYTES_MAX,
             Kind::Failure => FAILURE_INJECTED.len(),
@@ -259,7 +259,7 @@ impl Front {
         if bytes as usize > bytes_max {
             return Err(FramingError::TooLong { bytes });
         }
-        Ok(Front {
+        Ok(FrameHeader {
             bytes: bytes as usize,
             kind,
             number: u64_at(8),
@@ -271,7 +271,7 @@ impl Front {
 /// A frame as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
-    pub(super) front: Front,
+    pub(super) header: FrameHeader,
     pub(super) body: Bytes,
 }
 
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_front_is_these_bytes() {
-        let front = Front {
+        let header = FrameHeader {
             bytes: 0x0102_0304,
             kind: Kind::Request,
             number: 0x1112_1314_1516_1718,
@@ -373,12 +373,12 @@ mod tests {
             4, 3, 2, 1, 1, 0, 0, 0, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11, 0x28, 0x27,
             0x26, 0x25, 0x24, 0x23, 0x22, 0x21,
         ];
-        assert_eq!(front.encode(), expected);
-        assert_eq!(Front::decode(&expected), Ok(front));
+        assert_eq!(header.encode(), expected);
+        assert_eq!(FrameHeader::decode(&expected), Ok(header));
         let mut too_long = expected;
         too_long[3] = 0x7f;
         let refused = Err(FramingError::TooLong { bytes: 0x7f02_0304 });
-        assert_eq!(Front::decode(&too_long), refused);
+        assert_eq!(FrameHeader::decode(&too_long), refused);
         let kinds = [
             Kind::Request,
             Kind::Response,
@@ -387,14 +387,14 @@ mod tests {
             Kind::Refusal,
         ];
         for (kind, byte) in kinds.into_iter().zip(1..) {
-            let front = Front {
+            let header = FrameHeader {
                 bytes: 0,
                 kind,
                 number: 7,
                 received: 8,
             };
-            assert_eq!(front.encode()[4], byte);
-            assert_eq!(Front::decode(&front.encode()), Ok(front));
+            assert_eq!(header.encode()[4], byte);
+            assert_eq!(FrameHeader::decode(&header.encode()), Ok(header));
         }
     }
 
@@ -432,10 +432,10 @@ mod tests {
             (0, 0),
             (6, 0),
         ] {
-            let mut front = [0; FRONT_BYTES];
-            front[..4].copy_from_slice(&u32::to_le_bytes(bytes));
-            front[4] = kind;
-            assert!(Front::decode(&front).is_err(), "{kind} {bytes}");
+            let mut header = [0; FRAME_HEADER_BYTES];
+            header[..4].copy_from_slice(&u32::to_le_bytes(bytes));
+            header[4] = kind;
+            assert!(FrameHeader::decode(&header).is_err(), "{kind} {bytes}");
         }
         assert_eq!(check_failure(&[1]), Ok(()));
         for body in [&b""[..], &[0], &[2], &[0xf4, 1]] {

@@ -85,7 +85,7 @@ const SECRET_TIME: Duration = Duration::from_secs(946_684_800);
 
 /// The shortest interval between checks of the PEM files: a stranger who connects repeatedly must not
 /// keep the node busy with its file system.
-const FILES_LOOKED_AT_INTERVAL: Duration = Duration::from_secs(1);
+const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most bytes read of a PEM file.
 const PEM_BYTES_MAX: u64 = 1 << 20;
@@ -135,9 +135,9 @@ enum Source {
 struct Loaded {
     credentials: Arc<Credentials>,
     stamps: [Option<Stamp>; 3],
-    looked_at: Instant,
+    checked_at: Instant,
     /// True while a thread checks the files.
-    is_looking: bool,
+    is_checking: bool,
 }
 
 /// A stamp that distinguishes versions of a file.
@@ -195,8 +195,8 @@ impl ClusterIdentity {
         let loaded = Mutex::new(Loaded {
             credentials,
             stamps,
-            looked_at: Instant::now(),
-            is_looking: false,
+            checked_at: Instant::now(),
+            is_checking: false,
         });
         Ok(ClusterIdentity::new(
             name,
@@ -239,10 +239,10 @@ impl ClusterIdentity {
             Source::Pem(files, loaded) => {
                 let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
                 let credentials = Arc::clone(&loaded.credentials);
-                if !loaded.is_looking && loaded.looked_at.elapsed() >= FILES_LOOKED_AT_INTERVAL {
-                    (loaded.looked_at, loaded.is_looking) = (Instant::now(), true);
+                if !loaded.is_checking && loaded.checked_at.elapsed() >= FILES_CHECK_INTERVAL {
+                    (loaded.checked_at, loaded.is_checking) = (Instant::now(), true);
                     drop(loaded);
-                    self.look_beside(files);
+                    self.check_files_in_background(files);
                 }
                 Some(credentials)
             }
@@ -251,22 +251,22 @@ impl ClusterIdentity {
 
     /// Checks the files on a separate thread: they may be on a file system that hangs, and this is called
     /// on the thread of the node's actors.
-    fn look_beside(&self, files: &PemFiles) {
+    fn check_files_in_background(&self, files: &PemFiles) {
         let (identity, files) = (self.clone(), files.clone());
         let started = thread::Builder::new()
             .name("replog-certs".to_owned())
-            .spawn(move || identity.look_again(&files));
+            .spawn(move || identity.reload_if_changed(&files));
         if let Err(error) = started {
             tracing::warn!(node = %self.name, %error, "cannot start a thread to check the certificate files");
             if let Source::Pem(_, loaded) = &*self.source {
                 let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-                loaded.is_looking = false;
+                loaded.is_checking = false;
             }
         }
     }
 
     /// Reads the files if they changed, without blocking users of the current credentials.
-    fn look_again(&self, files: &PemFiles) {
+    fn reload_if_changed(&self, files: &PemFiles) {
         let Source::Pem(_, loaded) = &*self.source else {
             return;
         };
@@ -275,7 +275,7 @@ impl ClusterIdentity {
         let changed = lock().stamps != stamps;
         let read = changed.then(|| files.load(&self.name));
         let mut loaded = lock();
-        (loaded.stamps, loaded.is_looking) = (stamps, false);
+        (loaded.stamps, loaded.is_checking) = (stamps, false);
         match read {
             None => {}
             Some(Ok(credentials)) => {
@@ -357,7 +357,7 @@ impl PemFiles {
                 )
             })?;
         let trust = Arc::new(Trust::new(anchors, Times::Checked));
-        let [own, between @ ..] = chain.as_slice() else {
+        let [own, intermediates @ ..] = chain.as_slice() else {
             return Err(bad(&self.cert, "no certificate".to_owned()));
         };
         if !names(own, name) {
@@ -369,7 +369,7 @@ impl PemFiles {
             return Err(bad(&self.cert, why));
         }
         for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
-            match trust.check_chain(own, between, now(), usage) {
+            match trust.check_chain(own, intermediates, now(), usage) {
                 Ok(()) => {}
                 Err(error @ (CertificateError::Expired | CertificateError::NotValidYet)) => {
                     tracing::warn!(node = %name, file = %self.cert.display(), %error, "this node's certificate is not valid now");
@@ -443,7 +443,7 @@ fn issue(
 ) -> Result<Result<Credentials, IdentityError>, rcgen::Error> {
     let authority = authority(secret)?;
     let key = KeyPair::generate_for(&PKCS_ED25519)?;
-    let mut params = lasting(name.as_str());
+    let mut params = long_lived_params(name.as_str());
     let uri = Ia5String::try_from(format!("{NAME_URI}{name}"))?;
     params.subject_alt_names = vec![SanType::URI(uri)];
     params.is_ca = IsCa::ExplicitNoCa;
@@ -473,7 +473,7 @@ fn authority(secret: &ClusterSecret) -> Result<CertifiedIssuer<'static, KeyPair>
         .expect("32 bytes are one block of HKDF-SHA256");
     let key = [&ED25519_PKCS8[..], &seed].concat();
     let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key))?;
-    let mut params = lasting(AUTHORITY_NAME);
+    let mut params = long_lived_params(AUTHORITY_NAME);
     params.serial_number = Some(SerialNumber::from_slice(&[1]));
     // It signs nodes but no other authority.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -482,7 +482,7 @@ fn authority(secret: &ClusterSecret) -> Result<CertifiedIssuer<'static, KeyPair>
 }
 
 /// Returns the parameters of a certificate with the longest possible validity.
-fn lasting(name: &str) -> CertificateParams {
+fn long_lived_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.not_before = date_time_ymd(1970, 1, 1);
     params.not_after = date_time_ymd(9999, 12, 31);
@@ -566,7 +566,7 @@ fn node_names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
 
 /// Returns a placeholder for the server name that TLS requires. It is neither sent nor checked: the certificate
 /// is checked for the node's name, which need not be a DNS name.
-pub(super) fn nobody() -> ServerName<'static> {
+pub(super) fn placeholder_name() -> ServerName<'static> {
     ServerName::try_from("node.invalid").expect("a valid DNS name")
 }
 
@@ -635,7 +635,7 @@ impl Trust {
     fn check_chain(
         &self,
         certificate: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         usage: KeyUsage,
     ) -> Result<(), CertificateError> {
@@ -649,7 +649,7 @@ impl Trust {
         let checked = certificate.verify_for_usage(
             algorithms.all,
             &self.anchors,
-            between,
+            intermediates,
             now,
             usage,
             None,
@@ -692,17 +692,17 @@ impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         self.trust
-            .check_chain(certificate, between, now, KeyUsage::server_auth())?;
+            .check_chain(certificate, intermediates, now, KeyUsage::server_auth())?;
         match names(certificate, &self.expected) {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(CertificateError::NotValidForNameContext {
-                expected: nobody(),
+                expected: placeholder_name(),
                 presented: node_names_in(certificate),
             }
             .into()),
@@ -745,11 +745,11 @@ impl ClientCertVerifier for ClientVerifier {
     fn verify_client_cert(
         &self,
         certificate: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         self.0
-            .check_chain(certificate, between, now, KeyUsage::client_auth())?;
+            .check_chain(certificate, intermediates, now, KeyUsage::client_auth())?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -41,7 +41,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 use super::{
     ClusterIdentity,
     budget::HandshakeBudget,
-    conduit::{Broken, Conduit, Wire, tls_socket},
+    conduit::{Conduit, ConduitError, Wire, tls_socket},
     counters::{Gauge, NetCounters, RefusedConnection as Why},
     framing::{self, FRAME_BYTES_MAX, Frame, Kind, Preamble},
     identity,
@@ -58,7 +58,7 @@ use crate::{
 };
 
 /// The pause after a failed accept: the system is out of file descriptors.
-const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// The time limit for closing a connection.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(1);
@@ -291,7 +291,7 @@ async fn accept(listener: &TcpListener, shared: &Rc<Shared>) {
             Ok((stream, address)) => {
                 fails = false;
                 shared.sockets.set(shared.sockets.get() + 1);
-                let (socket, handled) = (Unknown(Rc::clone(shared)), Rc::clone(shared));
+                let (socket, handled) = (UnidentifiedSocket(Rc::clone(shared)), Rc::clone(shared));
                 tokio::task::spawn_local(
                     async move { handled.handle(stream, address, socket).await },
                 );
@@ -305,7 +305,7 @@ async fn accept(listener: &TcpListener, shared: &Rc<Shared>) {
                     let node = shared.options.identity.name();
                     tracing::warn!(%node, %error, "the cluster listener cannot accept connections");
                 }
-                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
@@ -313,11 +313,16 @@ async fn accept(listener: &TcpListener, shared: &Rc<Shared>) {
 
 impl Shared {
     /// Serves one connection to its end.
-    async fn handle(self: Rc<Self>, stream: TcpStream, address: SocketAddr, socket: Unknown) {
+    async fn handle(
+        self: Rc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        socket: UnidentifiedSocket,
+    ) {
         until_stopped(self.stopped.clone(), self.serve(stream, address, socket)).await;
     }
 
-    async fn serve(&self, stream: TcpStream, address: SocketAddr, socket: Unknown) {
+    async fn serve(&self, stream: TcpStream, address: SocketAddr, socket: UnidentifiedSocket) {
         let id = self.next.replace(self.next.get() + 1);
         let admitted = self.admit_in_time(id, stream, address.ip()).await;
         drop(socket);
@@ -327,7 +332,7 @@ impl Shared {
         };
         let (replaced, displaced) = self.streams.borrow_mut().open(id, &from, address);
         self.count_replaced(replaced);
-        let _registered = Registered { shared: self, id };
+        let _registered = StreamGuard { shared: self, id };
         NetCounters::count(&self.options.counters.accepted);
         let _open = Gauge::raise(&self.options.counters.streams);
         let node = self.options.identity.name();
@@ -362,7 +367,7 @@ impl Shared {
         address: IpAddr,
     ) -> Result<(NodeName, Conduit), Refused> {
         let evicted = self.enter_handshake(id, address);
-        let _entered = Entered { shared: self, id };
+        let _entered = HandshakeGuard { shared: self, id };
         let _under_way = Gauge::raise(&self.options.counters.handshakes);
         tokio::select! {
             biased;
@@ -416,7 +421,7 @@ impl Shared {
         address: IpAddr,
     ) -> Result<(NodeName, Conduit), Refused> {
         if let Some(faults) = &self.options.faults {
-            faults.pass_cable().await;
+            faults.wait_while_isolated().await;
         }
         let broken = |error: io::Error| Refused::new(Why::Garbage, error.to_string());
         stream.set_nodelay(true).map_err(broken)?;
@@ -492,7 +497,7 @@ impl Shared {
                 ));
             }
         };
-        let reply = self.judge(&preamble, proof);
+        let reply = self.check_preamble(&preamble, proof);
         let bytes = framing::encode_reply(&match &reply {
             Ok(version) => Ok(*version),
             Err(refused) => Err(refused.detail.clone()),
@@ -527,7 +532,7 @@ impl Shared {
     }
 
     /// Returns the version to speak with the sender of a preamble, or the reason to refuse it.
-    fn judge(&self, preamble: &Preamble, proof: &Proof) -> Result<u16, Refused> {
+    fn check_preamble(&self, preamble: &Preamble, proof: &Proof) -> Result<u16, Refused> {
         let (from, to, own) = (&preamble.from, &preamble.to, self.options.identity.name());
         let is_proven = match proof {
             Proof::NotAsked => true,
@@ -629,21 +634,21 @@ impl Shared {
 }
 
 /// A socket whose owner is not known yet.
-struct Unknown(Rc<Shared>);
+struct UnidentifiedSocket(Rc<Shared>);
 
-impl Drop for Unknown {
+impl Drop for UnidentifiedSocket {
     fn drop(&mut self) {
         self.0.sockets.set(self.0.sockets.get() - 1);
     }
 }
 
 /// A guard that removes a handshake from the list.
-struct Entered<'a> {
+struct HandshakeGuard<'a> {
     shared: &'a Shared,
     id: u64,
 }
 
-impl Drop for Entered<'_> {
+impl Drop for HandshakeGuard<'_> {
     fn drop(&mut self) {
         let mut handshakes = self.shared.handshakes.borrow_mut();
         handshakes.retain(|handshake| handshake.id != self.id);
@@ -651,12 +656,12 @@ impl Drop for Entered<'_> {
 }
 
 /// A guard that removes a stream from the list.
-struct Registered<'a> {
+struct StreamGuard<'a> {
     shared: &'a Shared,
     id: u64,
 }
 
-impl Drop for Registered<'_> {
+impl Drop for StreamGuard<'_> {
     fn drop(&mut self) {
         self.shared.streams.borrow_mut().close(self.id);
     }
@@ -769,11 +774,13 @@ enum End {
     Refused(Refused),
 }
 
-impl From<Broken> for End {
-    fn from(broken: Broken) -> End {
+impl From<ConduitError> for End {
+    fn from(broken: ConduitError) -> End {
         match broken {
-            Broken::Closed | Broken::Io(_) => End::Left(broken.to_string()),
-            Broken::Framing(error) => End::Refused(Refused::new(Why::Malformed, error.to_string())),
+            ConduitError::Closed | ConduitError::Io(_) => End::Left(broken.to_string()),
+            ConduitError::Framing(error) => {
+                End::Refused(Refused::new(Why::Malformed, error.to_string()))
+            }
         }
     }
 }
@@ -840,7 +847,7 @@ impl<'a> NodeStream<'a> {
                 end = poll_fn(|cx| self.poll(cx)) => return end,
             }
             if let Some(faults) = &faults {
-                faults.pass_cable().await;
+                faults.wait_while_isolated().await;
             }
         }
     }
@@ -879,7 +886,7 @@ impl<'a> NodeStream<'a> {
             self.conduit.queue_receipt();
             let sent = self.conduit.poll_send(cx);
             if let Poll::Ready(sent) = sent {
-                sent.map_err(Broken::from)?;
+                sent.map_err(ConduitError::from)?;
                 if !reads && self.calls.len() < CLUSTER_CALLS_MAX {
                     // There is room again.
                     continue;
@@ -911,7 +918,7 @@ impl<'a> NodeStream<'a> {
     }
 
     fn take(&mut self, cx: &mut Context<'_>, frame: Frame) -> Result<(), End> {
-        match frame.front.kind {
+        match frame.header.kind {
             Kind::Request => self.call(cx, frame),
             Kind::Receipt => Ok(()),
             Kind::Refusal => Err(End::Left(framing::readable(&frame.body))),
@@ -924,7 +931,7 @@ impl<'a> NodeStream<'a> {
 
     /// Hands a request over before the next one is read, so that the node gets them in order.
     fn call(&mut self, cx: &mut Context<'_>, frame: Frame) -> Result<(), End> {
-        let (number, bytes) = (frame.front.number, frame.front.bytes);
+        let (number, bytes) = (frame.header.number, frame.header.bytes);
         let request = wire::decode_request(frame.body)
             .map_err(|error| End::Refused(Refused::new(Why::Malformed, error.to_string())))?;
         if request.from != self.from {
@@ -939,7 +946,7 @@ impl<'a> NodeStream<'a> {
             if self.speaker.is_none() {
                 self.shared.log.borrow_mut().forget(self.address.ip());
                 let counters = &self.shared.options.counters;
-                counters.note_believed(self.address.ip());
+                counters.note_trusted(self.address.ip());
             }
             self.speaker = speaker;
             self.shared.note_speaker(self, &request);

@@ -25,13 +25,13 @@ type LookUp = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 /// A resolver of one name at a time.
 pub(super) struct Resolver {
     look_up: Arc<LookUp>,
-    under_way: Option<oneshot::Receiver<io::Result<Vec<SocketAddr>>>>,
+    in_flight: Option<oneshot::Receiver<io::Result<Vec<SocketAddr>>>>,
 }
 
 impl Default for Resolver {
     /// Returns a resolver that asks the system.
     fn default() -> Resolver {
-        Resolver::asking(Arc::new(|host, port| {
+        Resolver::with_look_up(Arc::new(|host, port| {
             Ok((host, port).to_socket_addrs()?.collect())
         }))
     }
@@ -40,17 +40,17 @@ impl Default for Resolver {
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Resolver")
-            .field("under_way", &self.under_way)
+            .field("in_flight", &self.in_flight)
             .finish_non_exhaustive()
     }
 }
 
 impl Resolver {
     /// Returns a resolver that calls `look_up` on its own thread.
-    pub(super) fn asking(look_up: Arc<LookUp>) -> Resolver {
+    pub(super) fn with_look_up(look_up: Arc<LookUp>) -> Resolver {
         Resolver {
             look_up,
-            under_way: None,
+            in_flight: None,
         }
     }
 
@@ -65,15 +65,15 @@ impl Resolver {
             return Poll::Ready(Ok(vec![SocketAddr::new(ip, port)]));
         }
         let failed = |why: String| TransportError::NameNotResolved(format!("{host}: {why}"));
-        if self.under_way.is_none() {
+        if self.in_flight.is_none() {
             let started = self
                 .start(host, port)
                 .map_err(|error| failed(error.to_string()));
-            self.under_way = Some(started?);
+            self.in_flight = Some(started?);
         }
-        let under_way = self.under_way.as_mut().expect("started just now");
-        let found = ready!(Pin::new(under_way).poll(cx));
-        self.under_way = None;
+        let in_flight = self.in_flight.as_mut().expect("started just now");
+        let found = ready!(Pin::new(in_flight).poll(cx));
+        self.in_flight = None;
         Poll::Ready(match found {
             Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
             Ok(Ok(_)) => Err(failed("the name has no address".to_owned())),
@@ -87,7 +87,7 @@ impl Resolver {
         host: &str,
         port: u16,
     ) -> io::Result<oneshot::Receiver<io::Result<Vec<SocketAddr>>>> {
-        let (found, under_way) = oneshot::channel();
+        let (found, in_flight) = oneshot::channel();
         let (host, look_up) = (host.to_owned(), Arc::clone(&self.look_up));
         thread::Builder::new()
             .name("replog-resolve".to_owned())
@@ -95,6 +95,6 @@ impl Resolver {
                 // An error means that nothing waits for the answer any more.
                 let _ = found.send(look_up(&host, port));
             })?;
-        Ok(under_way)
+        Ok(in_flight)
     }
 }

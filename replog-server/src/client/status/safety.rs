@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Interval between two polls of `--safe-to-stop`.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Minimum time for the master's answer, however little time there is.
 const ANSWER_TIME_MIN: Duration = Duration::from_secs(1);
 
@@ -32,7 +32,7 @@ struct Others {
     /// Nodes that hold everything committed, are well, and were heard from since the question was asked.
     caught_up: Vec<String>,
     /// Nodes that may be as well, but were not heard from since.
-    not_heard: Vec<String>,
+    not_heard_from: Vec<String>,
 }
 
 /// Answer to the question whether the node may be stopped.
@@ -40,7 +40,7 @@ struct Others {
 enum Verdict {
     Safe,
     /// It may, if the nodes that were not heard from are alive.
-    NotKnown,
+    Unknown,
     NotSafe,
 }
 
@@ -73,19 +73,19 @@ pub(super) async fn safe_to_stop(
         let needed = status.quorum.needed;
         let verdict = others.verdict(needed);
         if verdict != Verdict::Safe && Instant::now() < deadline {
-            actix_web::rt::time::sleep(LOOK_INTERVAL).await;
+            actix_web::rt::time::sleep(POLL_INTERVAL).await;
             continue;
         }
         match context.form {
             Form::Json => context.print_json(&json!({
                 "node": name, "safe": verdict == Verdict::Safe, "caught_up": others.caught_up,
-                "not_heard": others.not_heard, "needed": needed,
+                "not_heard_from": others.not_heard_from, "needed": needed,
             }))?,
             Form::Text => tell(&safety_text(&status, name, &others))?,
         }
         return match verdict {
             Verdict::Safe => Ok(ExitCode::SUCCESS),
-            Verdict::NotKnown | Verdict::NotSafe => Ok(ExitCode::from(UNHEALTHY)),
+            Verdict::Unknown | Verdict::NotSafe => Ok(ExitCode::from(UNHEALTHY)),
         };
     }
 }
@@ -103,8 +103,8 @@ fn safety_text(status: &MasterStatus, name: &NodeName, others: &Others) -> Strin
     let needed = status.quorum.needed;
     let are = if needed == 1 { "is" } else { "are" };
     let (word, hold) = match (verdict, is_one) {
-        (Verdict::NotKnown, true) => ("not known", "is known to hold"),
-        (Verdict::NotKnown, false) => ("not known", "are known to hold"),
+        (Verdict::Unknown, true) => ("not known", "is known to hold"),
+        (Verdict::Unknown, false) => ("not known", "are known to hold"),
         (Verdict::Safe, true) => ("safe", "holds"),
         (Verdict::Safe, false) => ("safe", "hold"),
         (Verdict::NotSafe, true) => ("not safe", "holds"),
@@ -117,11 +117,11 @@ fn safety_text(status: &MasterStatus, name: &NodeName, others: &Others) -> Strin
     if !others.caught_up.is_empty() {
         text += &format!(": {}", others.caught_up.join(", "));
     }
-    if verdict == Verdict::NotKnown {
+    if verdict == Verdict::Unknown {
         text += &format!(
             "; not heard of since this was asked: {}: give a --timeout longer than the master's \
              --heartbeat-interval",
-            others.not_heard.join(", ")
+            others.not_heard_from.join(", ")
         );
     }
     if status.name == *name {
@@ -147,7 +147,7 @@ impl Others {
     ) -> Others {
         let mut others = Others {
             caught_up: Vec::new(),
-            not_heard: Vec::new(),
+            not_heard_from: Vec::new(),
         };
         // Not known yet: then no node is known to hold it.
         let Some(committed) = committed else {
@@ -170,7 +170,7 @@ impl Others {
             let was_heard = |ms: u64| Duration::from_millis(ms.saturating_add(1)) <= asked_for;
             match secondary.last_contact_ms.is_some_and(was_heard) {
                 true => others.caught_up.push(secondary.name.to_string()),
-                false => others.not_heard.push(secondary.name.to_string()),
+                false => others.not_heard_from.push(secondary.name.to_string()),
             }
         }
         others
@@ -180,8 +180,8 @@ impl Others {
         let needed = needed as usize;
         if self.caught_up.len() >= needed {
             Verdict::Safe
-        } else if self.caught_up.len() + self.not_heard.len() >= needed {
-            Verdict::NotKnown
+        } else if self.caught_up.len() + self.not_heard_from.len() >= needed {
+            Verdict::Unknown
         } else {
             Verdict::NotSafe
         }
@@ -237,10 +237,10 @@ mod tests {
         let table = [
             // Milliseconds since the contact, and since the question; attempts that failed since.
             (Some(99), 100, 0, Verdict::Safe),
-            (Some(100), 100, 0, Verdict::NotKnown),
-            (Some(300), 100, 0, Verdict::NotKnown),
-            (Some(0), 0, 0, Verdict::NotKnown),
-            (None, 100, 0, Verdict::NotKnown),
+            (Some(100), 100, 0, Verdict::Unknown),
+            (Some(300), 100, 0, Verdict::Unknown),
+            (Some(0), 0, 0, Verdict::Unknown),
+            (None, 100, 0, Verdict::Unknown),
             (Some(50), 100, 1, Verdict::NotSafe),
         ];
         for (contact_ms, asked_ms, failed_attempts, expected) in table {

@@ -15,7 +15,7 @@ use crate::{
     transport::{
         net::{
             ClusterSecret,
-            framing::{FRONT_BYTES, Front},
+            framing::{FRAME_HEADER_BYTES, FrameHeader},
             tests::{Node, connect_as, connect_to, eventually, identity, name, secret},
         },
         suite,
@@ -52,7 +52,7 @@ fn line(address: &str) -> Line {
         identity: identity("master"),
         options: NetworkOptions::default(),
         resolver: Rc::default(),
-        told: RefCell::default(),
+        logged_failure: RefCell::default(),
         state: RefCell::default(),
     }
 }
@@ -66,7 +66,7 @@ fn waiting(parts: Vec<Bytes>) -> (Pending, oneshot::Receiver<Outcome>) {
         moved: Rc::new(|_| {}),
         taken_at: None,
         sent_end: None,
-        on_kept: false,
+        on_reused: false,
         sent_again: false,
     };
     (pending, answer)
@@ -84,17 +84,17 @@ async fn welcome(stream: &mut TcpStream) {
 
 /// Reads a request; returns `None` at the end of the stream.
 async fn read_request(stream: &mut TcpStream) -> Option<(u64, Request)> {
-    let mut front = [0; FRONT_BYTES];
-    stream.read_exact(&mut front).await.ok()?;
-    let front = Front::decode(&front).unwrap();
-    let mut body = vec![0; front.bytes];
+    let mut header = [0; FRAME_HEADER_BYTES];
+    stream.read_exact(&mut header).await.ok()?;
+    let header = FrameHeader::decode(&header).unwrap();
+    let mut body = vec![0; header.bytes];
     stream.read_exact(&mut body).await.ok()?;
-    Some((front.number, wire::decode_request(body.into()).unwrap()))
+    Some((header.number, wire::decode_request(body.into()).unwrap()))
 }
 
 async fn respond(stream: &mut TcpStream, number: u64, response: &Response) {
     let body = wire::encode_response(response).concat();
-    let front = Front {
+    let header = FrameHeader {
         bytes: body.len(),
         kind: Kind::Response,
         number,
@@ -102,7 +102,7 @@ async fn respond(stream: &mut TcpStream, number: u64, response: &Response) {
     };
     // An error means that the caller is gone.
     let _ = stream
-        .write_all(&[&front.encode()[..], &body].concat())
+        .write_all(&[&header.encode()[..], &body].concat())
         .await;
 }
 
@@ -189,17 +189,17 @@ fn invalid_answers_end_the_connection() {
                 let Some((number, request)) = read_request(&mut stream).await else {
                     return;
                 };
-                let mut front = vec![0; FRONT_BYTES];
+                let mut header = vec![0; FRAME_HEADER_BYTES];
                 match count {
                     // A huge length, an unknown kind, a request, garbage after a valid frame header.
-                    0 => front[..5].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 2]),
-                    1 => front[4] = 77,
-                    2 => front[4] = 1,
-                    3 => front[..5].copy_from_slice(&[0, 0, 0, 0, 2]),
+                    0 => header[..5].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 2]),
+                    1 => header[4] = 77,
+                    2 => header[4] = 1,
+                    3 => header[..5].copy_from_slice(&[0, 0, 0, 0, 2]),
                     // More bytes received than were sent; an answer to a request that was never sent.
                     4 => {
-                        front[4] = 4;
-                        front[16..].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+                        header[4] = 4;
+                        header[16..].copy_from_slice(&(1_u64 << 40).to_le_bytes());
                     }
                     5 => {
                         respond(&mut stream, number + 1, &suite::answer(request)).await;
@@ -215,7 +215,7 @@ fn invalid_answers_end_the_connection() {
                         return;
                     }
                 }
-                let _ = stream.write_all(&front).await;
+                let _ = stream.write_all(&header).await;
                 let _ = read_request(&mut stream).await;
             }
         })
@@ -289,8 +289,8 @@ fn a_connection_that_swallows_a_request_is_abandoned_with_it() {
         .await;
         let transport = insecure_call(address);
         let swallowed = transport.call(suite::heartbeat(1));
-        let given_up = tokio::time::timeout(3 * SILENCE_MIN, swallowed).await;
-        assert!(given_up.is_err());
+        let abandoned = tokio::time::timeout(3 * SILENCE_MIN, swallowed).await;
+        assert!(abandoned.is_err());
         assert_eq!(
             transport.call(suite::heartbeat(2)).await,
             Ok(suite::taken(2))
@@ -349,11 +349,13 @@ fn a_look_up_that_outlasts_an_attempt_serves_a_later_one_and_runs_alone() {
         let (counted, released) = (Arc::clone(&look_ups), Mutex::new(released));
         let mut line = line("slow.example:1");
         line.options.connect_timeout = Duration::from_millis(40);
-        line.resolver = Rc::new(RefCell::new(Resolver::asking(Arc::new(move |_, _| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            released.lock().unwrap().recv().unwrap();
-            Ok(vec![address])
-        }))));
+        line.resolver = Rc::new(RefCell::new(Resolver::with_look_up(Arc::new(
+            move |_, _| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                released.lock().unwrap().recv().unwrap();
+                Ok(vec![address])
+            },
+        ))));
         let transport = ClusterTransport(Rc::new(line));
         for _ in 0..3 {
             let error = transport.call(suite::heartbeat(1)).await;
@@ -388,8 +390,8 @@ async fn a_connection_is_abandoned_only_if_nothing_arrived_since_the_request() {
         let (mut pending, _answer) = waiting(Vec::new());
         pending.taken_at = Some(now - 10 * SILENCE_MIN);
         state.pending.insert(0, pending);
-        state.give_up(0);
-        assert_eq!(state.given_up, expected, "{received_ago:?}");
+        state.abandon(0);
+        assert_eq!(state.abandoned, expected, "{received_ago:?}");
     }
 }
 
@@ -402,7 +404,7 @@ fn a_peer_that_closes_a_connection_before_any_request_is_not_redialled_at_once()
             counted.set(counted.get() + 1);
             async move {
                 // In one piece, so that the dialer sees the end together with the beginning.
-                let refusal = Front {
+                let refusal = FrameHeader {
                     bytes: 7,
                     kind: Kind::Refusal,
                     number: 0,
@@ -503,13 +505,13 @@ async fn dialling_a_silent_listener_times_out() {
 fn the_same_failure_is_logged_once_and_again_after_it_was_over() {
     let line = line("127.0.0.1:1");
     let wrong = TransportError::WrongSecret("they differ".to_owned());
-    let told = |error: Option<&TransportError>| line.tell(error);
-    assert!(told(Some(&wrong)));
-    assert!(!told(Some(&wrong)));
-    assert!(!told(Some(&TransportError::TimedOut)));
-    assert!(!told(Some(&wrong)));
-    assert!(!told(None));
-    assert!(told(Some(&wrong)));
+    let logged_failure = |error: Option<&TransportError>| line.log_failure(error);
+    assert!(logged_failure(Some(&wrong)));
+    assert!(!logged_failure(Some(&wrong)));
+    assert!(!logged_failure(Some(&TransportError::TimedOut)));
+    assert!(!logged_failure(Some(&wrong)));
+    assert!(!logged_failure(None));
+    assert!(logged_failure(Some(&wrong)));
 }
 
 #[test]

@@ -72,15 +72,15 @@ fn a_certificate_of_another_secret_proves_nothing() {
     // A node's certificate is not an authority.
     let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
     let node_key = KeyPair::try_from(&ours.key).unwrap();
-    let issuer = Issuer::from_params(&lasting("master"), node_key)
+    let issuer = Issuer::from_params(&long_lived_params("master"), node_key)
         .key()
         .serialize_der();
     let issuer_key = KeyPair::try_from(issuer).unwrap();
-    let mut params = lasting("rogue");
+    let mut params = long_lived_params("rogue");
     let uri = Ia5String::try_from("replog:node:rogue".to_owned()).unwrap();
     params.subject_alt_names = vec![SanType::URI(uri)];
     let forged = params
-        .signed_by(&key, &Issuer::new(lasting("master"), issuer_key))
+        .signed_by(&key, &Issuer::new(long_lived_params("master"), issuer_key))
         .unwrap();
     let checked = ours.trust.check_chain(
         forged.der(),
@@ -127,7 +127,7 @@ struct Operator {
 
 impl Operator {
     fn new() -> Operator {
-        let mut params = lasting("an operator's authority");
+        let mut params = long_lived_params("an operator's authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap());
@@ -153,7 +153,7 @@ impl Operator {
     }
 
     fn issue(&self, change: impl FnOnce(&mut CertificateParams)) {
-        let mut params = lasting("a node");
+        let mut params = long_lived_params("a node");
         let dns = |name: &str| SanType::DnsName(Ia5String::try_from(name.to_owned()).unwrap());
         params.subject_alt_names = vec![dns("db-1.example.org"), dns("master")];
         change(&mut params);
@@ -226,7 +226,7 @@ fn an_operators_certificate_must_match_the_node_the_key_and_the_authority() {
 #[test]
 fn an_authoritys_own_certificate_is_refused_as_a_nodes() {
     let operator = Operator::new();
-    let mut params = lasting("an authority and a node");
+    let mut params = long_lived_params("an authority and a node");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let dns = Ia5String::try_from("master".to_owned()).unwrap();
     params.subject_alt_names = vec![SanType::DnsName(dns)];
@@ -285,7 +285,7 @@ fn changed_files_are_read_again_and_bad_ones_are_not_used() {
         panic!("made of files");
     };
     let look = || {
-        identity.look_again(files);
+        identity.reload_if_changed(files);
         Arc::clone(&loaded.lock().unwrap().credentials)
     };
     let first = look();

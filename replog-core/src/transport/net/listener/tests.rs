@@ -17,7 +17,7 @@ use crate::limits::{
 };
 use crate::transport::{
     net::{
-        framing::{FRONT_BYTES, Front},
+        framing::{FRAME_HEADER_BYTES, FrameHeader},
         tests::{Node, connect_as, eventually, identity, name, secret},
     },
     suite,
@@ -53,22 +53,22 @@ fn insecure_node() -> Node {
 
 fn request_frame(number: u64, request: &crate::transport::Request) -> Vec<u8> {
     let body = wire::encode_request(request).concat();
-    let front = Front {
+    let header = FrameHeader {
         bytes: body.len(),
         kind: Kind::Request,
         number,
         received: 0,
     };
-    [&front.encode()[..], &body].concat()
+    [&header.encode()[..], &body].concat()
 }
 
-async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (Front, Vec<u8>) {
-    let mut front = [0; FRONT_BYTES];
-    stream.read_exact(&mut front).await.unwrap();
-    let front = Front::decode(&front).unwrap();
-    let mut body = vec![0; front.bytes];
+async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (FrameHeader, Vec<u8>) {
+    let mut header = [0; FRAME_HEADER_BYTES];
+    stream.read_exact(&mut header).await.unwrap();
+    let header = FrameHeader::decode(&header).unwrap();
+    let mut body = vec![0; header.bytes];
     stream.read_exact(&mut body).await.unwrap();
-    (front, body)
+    (header, body)
 }
 
 /// A TLS client that trusts every server, and records the certificate it saw.
@@ -300,17 +300,17 @@ fn frames_may_be_split_and_joined_anywhere() {
         }
         let mut answers = Vec::new();
         while answers.len() < 6 {
-            let (front, body) = read_frame(&mut stream).await;
-            if front.kind == Kind::Receipt {
+            let (header, body) = read_frame(&mut stream).await;
+            if header.kind == Kind::Receipt {
                 continue;
             }
-            assert_eq!(front.kind, Kind::Response);
+            assert_eq!(header.kind, Kind::Response);
             let response = wire::decode_response(body.into()).unwrap();
             assert_eq!(
                 response,
-                suite::answer(requests[front.number as usize].clone())
+                suite::answer(requests[header.number as usize].clone())
             );
-            answers.push(front.number);
+            answers.push(header.number);
         }
         assert_eq!(answers, [0, 1, 2, 0, 1, 2]);
     });
@@ -320,28 +320,28 @@ fn frames_may_be_split_and_joined_anywhere() {
 fn invalid_frames_end_the_stream_with_the_reason() {
     suite::run(async {
         let node = insecure_node();
-        let front = |kind: u8, bytes: u32| {
-            let mut front = vec![0; FRONT_BYTES];
-            front[..4].copy_from_slice(&bytes.to_le_bytes());
-            front[4] = kind;
-            front
+        let header = |kind: u8, bytes: u32| {
+            let mut header = vec![0; FRAME_HEADER_BYTES];
+            header[..4].copy_from_slice(&bytes.to_le_bytes());
+            header[4] = kind;
+            header
         };
         let mut damaged = request_frame(0, &suite::heartbeat(1));
         *damaged.last_mut().unwrap() ^= 1;
         let cases = [
-            front(1, u32::MAX),
-            front(9, 0),
-            front(2, 0),
-            front(3, 0),
-            front(1, 0),
+            header(1, u32::MAX),
+            header(9, 0),
+            header(2, 0),
+            header(3, 0),
+            header(1, 0),
             damaged,
             b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
         ];
         for (count, bytes) in (1..).zip(cases) {
             let mut stream = insecure_stream(&node, "master").await;
             stream.write_all(&bytes).await.unwrap();
-            let (front, reason) = read_frame(&mut stream).await;
-            assert_eq!(front.kind, Kind::Refusal, "{bytes:?}");
+            let (header, reason) = read_frame(&mut stream).await;
+            assert_eq!(header.kind, Kind::Refusal, "{bytes:?}");
             assert!(!reason.is_empty());
             assert_eq!(rest(&mut stream).await, b"");
             node.has_refused(Why::Malformed, count).await;
@@ -353,7 +353,7 @@ fn invalid_frames_end_the_stream_with_the_reason() {
 #[test]
 fn memory_grows_with_received_bytes_and_not_with_a_claimed_length() {
     suite::run(async {
-        let front = Front {
+        let header = FrameHeader {
             bytes: FRAME_BYTES_MAX,
             kind: Kind::Request,
             number: 0,
@@ -363,13 +363,13 @@ fn memory_grows_with_received_bytes_and_not_with_a_claimed_length() {
         let mut far = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
-        far.write_all(&front.encode()).await.unwrap();
+        far.write_all(&header.encode()).await.unwrap();
         far.write_all(&[0; 1000]).await.unwrap();
         let wire = Wire::Plain(listener.accept().await.unwrap().0);
         let mut conduit = Conduit::new(wire, BytesMut::new(), Arc::default());
         let read = poll_fn(|cx| {
             assert!(conduit.poll_frame(cx, FRAME_BYTES_MAX).is_pending());
-            match conduit.received_bytes() == FRONT_BYTES as u64 + 1000 {
+            match conduit.received_bytes() == FRAME_HEADER_BYTES as u64 + 1000 {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }
@@ -391,7 +391,7 @@ fn a_frame_that_does_not_fit_next_to_others_waits() {
             .await
             .unwrap();
         let frame = request_frame(1, &suite::append(suite::large_batch(crate::Offset(1))));
-        let body_bytes = frame.len() - FRONT_BYTES;
+        let body_bytes = frame.len() - FRAME_HEADER_BYTES;
         tokio::task::spawn_local(async move {
             far.write_all(&frame).await.unwrap();
             std::future::pending::<()>().await;
@@ -400,7 +400,7 @@ fn a_frame_that_does_not_fit_next_to_others_waits() {
         let mut conduit = Conduit::new(wire, BytesMut::new(), Arc::default());
         let front_is_there = poll_fn(|cx| {
             assert!(conduit.poll_frame(cx, body_bytes - 1).is_pending());
-            match conduit.received_bytes() >= FRONT_BYTES as u64 {
+            match conduit.received_bytes() >= FRAME_HEADER_BYTES as u64 {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }

@@ -1093,11 +1093,11 @@ mod tests {
             ),
             (
                 "master --secondary a=b:1 --cluster-insecure",
-                "for loopback addresses only, and b:1 is none",
+                "for loopback addresses only, and b:1 is not one",
             ),
             (
                 "secondary --name a --listen 0.0.0.0:5000 --cluster-insecure",
-                "for loopback addresses only, and 0.0.0.0:6000 is none",
+                "for loopback addresses only, and 0.0.0.0:6000 is not one",
             ),
             (
                 "secondary --name a --cluster-cert c --cluster-key k",

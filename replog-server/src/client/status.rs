@@ -158,7 +158,7 @@ fn troubles_of_master(status: &MasterStatus) -> Vec<String> {
     let recovery = status.recovery.as_ref();
     if let Some(stuck) = recovery.and_then(|recovery| recovery.stuck.as_ref()) {
         troubles.push(format!(
-            "the recovery of {} cannot end without you: {}",
+            "the recovery of {} cannot finish without an operator: {}",
             status.name, stuck.detail
         ));
     }
@@ -428,7 +428,7 @@ mod tests {
         let status: MasterStatus = serde_json::from_value(status).expect("a status");
         assert_eq!(
             troubles_of_master(&status)[1],
-            "the recovery of master cannot end without you: start a node that has its log"
+            "the recovery of master cannot finish without an operator: start a node that has its log"
         );
     }
 

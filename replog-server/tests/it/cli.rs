@@ -85,7 +85,7 @@ fn an_argument_is_appended_as_json_if_it_is_json_and_else_as_a_text() {
     // JSON that lost its quotes to the shell is not appended as a text.
     let refused = run(master, &["append", "{a: 1}"]);
     assert!(
-        error_line(&refused, 2).contains("looks like JSON and is none"),
+        error_line(&refused, 2).contains("looks like JSON but is not"),
         "{refused:?}"
     );
     assert_eq!(master.data(), expected);
@@ -110,7 +110,7 @@ fn each_line_of_stdin_is_appended_once_with_a_key_however_often_it_is_sent() {
     let broken = run_with_stdin(master, &["append"], "8\nnine\n");
     let said = error_line(&broken, 1);
     assert!(
-        said.contains("line 2") && said.contains("appended before it: 1"),
+        said.contains("line 2") && said.contains("appended before that: 1"),
         "{said}"
     );
 }

@@ -152,12 +152,12 @@ fn a_recovery_that_no_node_can_complete_says_everywhere_what_helps() {
     let said = status.output().expect("the program runs");
     assert_eq!(said.status.code(), Some(10));
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(said.contains("cannot end without you"), "{said}");
+    assert!(said.contains("cannot finish without an operator"), "{said}");
     let warnings = || {
         let log = cluster.master.process().log_text();
         let mut lines = log
             .lines()
-            .filter(|line| line.contains("cannot end without you"));
+            .filter(|line| line.contains("cannot finish without an operator"));
         let first = lines.next().map(str::to_owned);
         first.map(|first| (first, lines.count()))
     };

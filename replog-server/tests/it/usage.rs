@@ -326,7 +326,7 @@ fn an_empty_variable_or_one_of_a_kubernetes_service_counts_as_unset_and_a_wrong_
     let unknown = output(&["check-config", "cluster"], &[("REPLOG_RETRY_MINN", "1s")]);
     let said = String::from_utf8_lossy(&unknown.stdout).into_owned();
     assert!(
-        said.starts_with("REPLOG_RETRY_MINN is no setting"),
+        said.starts_with("REPLOG_RETRY_MINN is not a setting"),
         "{said}"
     );
     for (variable, value, expected) in [

@@ -622,17 +622,34 @@ impl Recovery {
                     false => format!("the answers still missing ({others}) would not be enough"),
                 };
                 format!(
-                    "{needed} of {nodes} nodes must vouch for a log, and {those} cannot, because they were wiped \
-                     or are damaged; {even}. Start one of them with the directory that has its whole log, or, \
+                    "{needed} of {nodes} nodes must vouch for a log, and these cannot, because of a wipe or of damage: \
+                     {those}; {even}. Start one of them with the directory that has its whole log, or, \
                      if that is lost for good, start this master with {FORCE}, which loses what only they \
                      held (see {PAGE})"
                 )
             }
-            StuckReason::NoLog => format!(
-                "all {nodes} nodes have answered, and none has a message or an intact log, so that {FORCE} \
-                 would find nothing either. Start one of them with the directory that has its log; if all are lost, \
-                 start all nodes with empty directories as a new cluster, and restore a backup (see {PAGE})"
-            ),
+            StuckReason::NoLog => {
+                let damaged: Vec<&NodeName> = self.damaged_from_the_start().collect();
+                let (found, then) = match damaged.is_empty() {
+                    true => (
+                        String::new(),
+                        "if all are lost, start all nodes with empty directories as a new cluster, and restore a backup",
+                    ),
+                    false => (
+                        format!(
+                            ". These hold messages behind damage at the beginning of their logs, so keep their \
+                             directories: {}",
+                            list(damaged)
+                        ),
+                        "else save those directories, start a new cluster with empty ones, and restore a backup",
+                    ),
+                };
+                format!(
+                    "all {nodes} nodes have answered, and none has a message that can be read or an intact log, so \
+                     that {FORCE} would find nothing either{found}. Start one of them with the directory that has \
+                     its log; {then} (see {PAGE})"
+                )
+            }
             StuckReason::NoCluster => {
                 let strangers = self.answers.iter();
                 let strangers: Vec<&NodeName> = strangers
@@ -646,13 +663,29 @@ impl Recovery {
                          master without --existing (see {PAGE})"
                     ),
                     false => format!(
-                        "{} belong to another cluster or cannot be understood, and the other nodes are blank. \
-                         Correct the list of nodes, or start those with the right directories (see {PAGE})",
+                        "these nodes belong to another cluster or cannot be understood, and the others are blank: {}. \
+                         Correct the list of nodes, or start these with the right directories (see {PAGE})",
                         list(strangers.iter().copied())
                     ),
                 }
             }
         }
+    }
+
+    /// Returns the nodes that had a whole log once, and now have no record that can be read.
+    fn damaged_from_the_start(&self) -> impl Iterator<Item = &NodeName> {
+        let others = self.answers.iter().filter_map(|(name, heard)| match heard {
+            PeerReply::Promised {
+                last_whole, end, ..
+            } => Some((name, *last_whole, *end)),
+            PeerReply::Blank | PeerReply::Identity(..) | PeerReply::Stranger => None,
+        });
+        let own = (&self.meta.name, self.meta.last_whole, self.own_end);
+        let all = [own].into_iter().chain(others);
+        all.filter(|(_, last_whole, end)| {
+            *end == Offset::ZERO && last_whole.is_some_and(|whole| whole.end > Offset::ZERO)
+        })
+        .map(|(name, ..)| name)
     }
 
     /// Returns the nodes that answered but whose logs do not count, this master first.
@@ -1031,27 +1064,16 @@ impl Recovery {
 
     /// Gives up on a majority, and asks the nodes that answered to promise an epoch above everything that the
     /// others can have promised.
-    fn force(&mut self, now: Instant, own_starts: &[EpochStart]) {
+    fn force(&mut self, now: Instant) {
         self.forced_with = Some(self.answers.keys().cloned().collect());
-        let text = self.describe_forced(own_starts);
+        let text = self.describe_forced();
         self.out.push(RecoveryAction::Alarm(text));
         let epoch = self.highest.forced();
         self.take_epoch(now, epoch);
     }
 
-    /// Describes what a forced recovery goes on with, which nodes it leaves out, and which records may be lost.
-    fn describe_forced(&self, own_starts: &[EpochStart]) -> String {
-        let (rank, source) = self.best_log(own_starts);
-        let (name, end) = match &source {
-            Some((source, _)) => (&source.name, source.end),
-            None => (&self.meta.name, self.own_end),
-        };
-        let newer = match rank.and_then(|rank| rank.log_epoch) {
-            Some(log_epoch) => {
-                format!("records below it that a master of an epoch above {log_epoch} wrote")
-            }
-            None => "any record below it, since that log is not intact".to_owned(),
-        };
+    /// Describes which nodes a forced recovery goes on with, and which ones it leaves out.
+    fn describe_forced(&self) -> String {
         let own = describe_log(self.meta.log_epoch, self.meta.last_whole, self.own_end);
         let mut told = vec![format!("{} (this master): {own}", self.meta.name)];
         told.extend(self.others().map(|name| match self.answers.get(name) {
@@ -1066,12 +1088,30 @@ impl Recovery {
         }));
         format!(
             "FORCED without a majority: {} of {} nodes must answer with a log that counts, and {} did. {}. \
-             Adopting the log of {name}, which ends at {end}: records from offset {end} on may be lost, \
-             acknowledged or not, and so may {newer}",
+             Asking for promises of an epoch above all that the other nodes can have promised",
             self.needed(),
             self.settings.nodes.len(),
             self.promises(),
             told.join("; "),
+        )
+    }
+
+    /// Describes which log a forced recovery adopts, and which records may be lost by that. The answers may be
+    /// others than those for which it was forced.
+    fn describe_forced_adoption(&self, best: Option<Rank>, source: Option<&Source>) -> String {
+        let (name, end) = match source {
+            Some(source) => (&source.name, source.end),
+            None => (&self.meta.name, self.own_end),
+        };
+        let newer = match best.and_then(|best| best.log_epoch) {
+            Some(log_epoch) => {
+                format!("records below it that a master of an epoch above {log_epoch} wrote")
+            }
+            None => "any record below it, since that log is not intact".to_owned(),
+        };
+        format!(
+            "FORCED: adopting the log of {name}, which ends at {end}: records from offset {end} on may be lost, \
+             acknowledged or not, and so may {newer}"
         )
     }
 
@@ -1138,14 +1178,20 @@ impl Recovery {
     /// Adopts the log of the highest (log epoch, end) among the intact ones, itself included.
     fn decide_promises(&mut self, now: Instant, epoch: Epoch, own_starts: &[EpochStart]) {
         self.leave_out_failed_sources();
-        if !self.may_decide() {
+        let is_forced = !self.may_decide();
+        if is_forced {
             match self.forced_with {
                 _ if !self.may_force() => return self.warn_if_stuck(),
-                None => return self.force(now, own_starts),
+                None => return self.force(now),
                 Some(_) => {}
             }
         }
         let (best, source) = self.best_log(own_starts);
+        if is_forced {
+            let text =
+                self.describe_forced_adoption(best, source.as_ref().map(|(source, _)| source));
+            self.out.push(RecoveryAction::Alarm(text));
+        }
         let own = self.meta.log_epoch.is_some();
         let Some((source, starts)) = source else {
             self.adopt_own(now, epoch);

@@ -442,7 +442,10 @@ fn a_cluster_of_other_nodes_is_not_joined_and_prevents_founding() {
     assert_eq!(bench.answer_to(1, other()), [], "said once");
     assert_eq!(bench.answer_to(1, blank_node("s2")), [Did::Warning]);
     let text = &bench.warnings[0];
-    assert!(text.contains("s1 belong to another cluster"), "{text}");
+    assert!(
+        text.contains("these nodes belong to another cluster or cannot be understood, and the others are blank: s1."),
+        "{text}"
+    );
     assert_eq!(bench.pass(60), []);
     assert_eq!(bench.recovery.health().waiting_for, [name("s1")]);
 }
@@ -879,7 +882,10 @@ fn a_forced_master_goes_on_alone_when_no_node_answers_in_time() {
     let far = 5 + FAR;
     assert_eq!(bench.pass(1), [Did::Alarm, Save(far, Some(4))]);
     // Its own log is all there is, and one synced write records that recovery was forced.
-    assert_eq!(bench.saved(), [Did::Promise(far), Save(far, Some(far))]);
+    assert_eq!(
+        bench.saved(),
+        [Did::Promise(far), Did::Alarm, Save(far, Some(far))]
+    );
     assert_eq!(bench.recovery.meta.forced_epoch, Some(Epoch(far)));
     assert_eq!(bench.saved(), [Serve(far, 10)]);
     // Without the setting it waits for ever.
@@ -911,7 +917,10 @@ fn a_wiped_master_recovers_by_force_from_the_one_node_that_is_left() {
     let far = 5 + FAR;
     assert_eq!(bench.pass(3), [Did::Alarm, Save(far, None)]);
     assert_eq!(bench.saved(), [Did::Promise(far)]);
-    assert_eq!(bench.promised("s2", 3, Some(4)), [Did::Fetch("s2", 0)]);
+    assert_eq!(
+        bench.promised("s2", 3, Some(4)),
+        [Did::Alarm, Did::Fetch("s2", 0)]
+    );
     assert_eq!(bench.records("s2", batch(0..3, 4)), [Did::Append(0, 3)]);
     assert_eq!(bench.durable(3), [Save(far, Some(far))]);
     assert_eq!(bench.saved(), [Serve(far, 3)]);
@@ -953,7 +962,7 @@ fn a_forced_recovery_prefers_an_intact_log_to_longer_damaged_ones() {
     bench.half_filled("s1", 4, 30);
     assert_eq!(
         bench.promised("s2", 3, Some(4)),
-        [Did::Quarantine(3, far), Truncate(3)],
+        [Did::Alarm, Did::Quarantine(3, far), Truncate(3)],
         "its own, which is cut to the adopted one, is quarantined"
     );
     bench.recovery.on_truncated(bench.now, Offset(3));
@@ -978,7 +987,7 @@ fn a_forced_recovery_without_an_intact_log_adopts_the_newest_records() {
         assert_eq!(bench.pass(3), [Did::Alarm, Save(10 + FAR, None)]);
         bench.saved();
         let did = bench.half_filled("s1", epoch, end);
-        let taken = !matches!(did[..], [Save(..)]);
+        let taken = !matches!(did[..], [Did::Alarm, Save(..)]);
         assert_eq!(
             taken, theirs,
             "{own_epoch} {own_end} {epoch} {end}: {did:?}"
@@ -1002,9 +1011,8 @@ fn a_forced_recovery_reports_all_answers_and_where_records_may_be_lost() {
             "FORCED without a majority: 2 of 3 nodes must answer with a log that counts, and 1 did. \
           m (this master): NOT INTACT, end 3; what it held before is not known; \
           s1: NOT INTACT, readable up to 2; before the damage log epoch 4, end 11; \
-          s2: intact, log epoch 4, end 9. Adopting the log of s2, which ends at 9: records from \
-          offset 9 on may be lost, acknowledged or not, and so may records below it that a master of \
-          an epoch above 4 wrote"
+          s2: intact, log epoch 4, end 9. Asking for promises of an epoch above all that the other \
+          nodes can have promised"
         ]
     );
     // One node does not answer, and the master's own log is the best one there is.
@@ -1016,12 +1024,38 @@ fn a_forced_recovery_reports_all_answers_and_where_records_may_be_lost() {
     let text = &bench.alarms[0];
     assert!(text.contains("s1: NOT INTACT, end 10"), "{text}");
     assert!(text.contains("; s2: no answer. "), "{text}");
-    assert!(
-        text.ends_with(
-            "Adopting the log of m, which ends at 20: records from offset 20 on may be lost, \
-             acknowledged or not, and so may any record below it, since that log is not intact"
-        ),
-        "{text}"
+}
+
+#[test]
+fn a_forced_recovery_reports_the_loss_of_the_log_that_it_adopts_whoever_answered_before() {
+    let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 2);
+    bench.did();
+    bench.saved();
+    bench.promised("s2", 9, Some(4));
+    assert_eq!(bench.pass(3), [Did::Alarm, Save(5 + FAR, None)]);
+    assert_eq!(bench.saved(), [Did::Promise(5 + FAR)]);
+    assert_eq!(
+        bench.promised("s2", 9, Some(4)),
+        [Did::Alarm, Did::Fetch("s2", 2)]
+    );
+    assert_eq!(
+        bench.alarms[1],
+        "FORCED: adopting the log of s2, which ends at 9: records from offset 9 on may be lost, acknowledged \
+         or not, and so may records below it that a master of an epoch above 4 wrote"
+    );
+    // The node with the longer log stays away in the second round, and what only it held is given up.
+    let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 2);
+    bench.did();
+    bench.saved();
+    bench.promised("s2", 9, Some(4));
+    bench.pass(3);
+    assert_eq!(bench.saved(), [Did::Promise(5 + FAR)]);
+    let adopted = bench.pass(3);
+    assert_eq!(adopted.first(), Some(&Did::Alarm), "{adopted:?}");
+    assert_eq!(
+        bench.alarms[1],
+        "FORCED: adopting the log of m, which ends at 2: records from offset 2 on may be lost, acknowledged \
+         or not, and so may any record below it, since that log is not intact"
     );
 }
 
@@ -1034,7 +1068,10 @@ fn the_forced_round_waits_for_the_nodes_of_the_first_round() {
     bench.pass(3);
     assert_eq!(bench.saved(), [Did::Promise(5 + FAR)]);
     assert_eq!((bench.pass(1), bench.pass(1)), (vec![], vec![]));
-    assert_eq!(bench.promised("s2", 9, Some(4)), [Did::Fetch("s2", 2)]);
+    assert_eq!(
+        bench.promised("s2", 9, Some(4)),
+        [Did::Alarm, Did::Fetch("s2", 2)]
+    );
     // The source goes away: start over, with a majority if there is one.
     assert_eq!(bench.pass(3), [Save(6 + FAR, None)]);
     assert_eq!(bench.saved(), [Did::Promise(6 + FAR)]);
@@ -1168,10 +1205,11 @@ fn a_forced_recovery_quarantines_an_incomplete_append_that_it_cuts() {
         [
             Did::Promise(far),
             Did::Alarm,
+            Did::Alarm,
             Did::Quarantine(8, far),
             Truncate(8)
         ],
-        "the records of that append are named too"
+        "the adopted end, and then the records of that append"
     );
     bench.recovery.on_truncated(bench.now, Offset(8));
     assert_eq!(bench.did(), [Save(far, Some(far))]);
@@ -1296,8 +1334,8 @@ fn a_recovery_that_no_answer_can_complete_warns_once_and_names_the_remedy() {
     assert_eq!(
         bench.warnings,
         [
-            "recovery cannot finish without an operator: 2 of 3 nodes must vouch for a log, and m, s1 cannot, because they \
-          were wiped or are damaged; all nodes have answered. Start one of them with the directory that has \
+            "recovery cannot finish without an operator: 2 of 3 nodes must vouch for a log, and these \
+          cannot, because of a wipe or of damage: m, s1; all nodes have answered. Start one of them with the directory that has \
           its whole log, or, if that is lost for good, start this master with \
           --force-recovery-and-lose-acknowledged-messages, which loses what only they held (see \
           docs/src/operating/recovery.md)"

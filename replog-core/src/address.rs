@@ -75,7 +75,7 @@ enum Host {
     Name(String),
 }
 
-/// Error of a text that is not the address of a node.
+/// Error for a text that is not the address of a node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadAddress {
@@ -98,7 +98,7 @@ pub enum BadAddress {
     Host(String),
 }
 
-/// Error of a text that is not the URL of a node.
+/// Error for a text that is not the URL of a node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadUrl {

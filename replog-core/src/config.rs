@@ -33,7 +33,7 @@ impl Peer {
     }
 }
 
-/// Error of a text that is not a node's name with its address.
+/// Error for a text that is not a node's name with its address.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadPeer {
@@ -139,7 +139,7 @@ pub enum ForcedRecovery {
     /// Waits for a majority, however long that takes.
     #[default]
     Never,
-    /// Goes on with the nodes that answered where no majority does within `unhealthy_after`.
+    /// Goes on with the nodes that answered if no majority answers within `unhealthy_after`.
     LoseAcknowledged,
 }
 

@@ -108,7 +108,7 @@ pub enum AppendError {
     Ended,
 }
 
-/// Knowledge about a message whose append failed.
+/// Fate of a message whose append failed, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The message is not in the log and never will be.
@@ -275,7 +275,7 @@ pub enum WaitError {
     Ended,
 }
 
-/// Error of a read of records.
+/// Error when reading records.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -301,7 +301,7 @@ pub enum ReadError {
         #[source]
         source: RecordError,
     },
-    /// The records were truncated while they were read.
+    /// The records were cut from the log while they were read.
     #[error("offset {offset} was truncated")]
     Cut {
         /// The first offset that is no longer there.
@@ -312,7 +312,7 @@ pub enum ReadError {
     Stopped,
 }
 
-/// Error of opening a node's directory.
+/// Error when opening a node's directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -369,7 +369,7 @@ pub enum OpenError {
     },
 }
 
-/// Error of a check of a node's directory.
+/// Error when checking a node's directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckError {
@@ -389,7 +389,7 @@ pub enum CheckError {
     },
 }
 
-/// Error of a node's start.
+/// Error when starting a node.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {

@@ -31,7 +31,7 @@ pub const PROBES_IN_FLIGHT_MAX: usize = 4;
 /// Bytes that a secondary holds back behind a gap. A batch that exceeds it is refused and sent again.
 pub const REORDER_BYTES_MAX: usize = 16 << 20;
 
-/// Furthest distance, in records, of a held-back record from the secondary's end.
+/// Greatest distance, in records, of a held-back record from the secondary's end.
 pub const REORDER_RECORDS_MAX: u64 = 1 << 20;
 
 /// Bytes of recent records that a node keeps in memory for links and readers. Older ones are
@@ -57,8 +57,8 @@ pub const EPOCH_STARTS_KEPT: usize = 1024;
 /// default settings, and a few system calls each time.
 pub const PLACE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Greatest age of the same check when written records are reported as durable: no append is acknowledged that
-/// began when the directory had been gone for longer. A few system calls per sync.
+/// Greatest age of the check of [`PLACE_CHECK_INTERVAL`] when written records are reported as durable: no append is
+/// acknowledged that began when the directory had been gone for longer. A few system calls per sync.
 pub const PLACE_CHECK_AGE_MAX: Duration = Duration::from_millis(5);
 
 /// Bytes of a segment between two entries of its index: the most that a read scans to find its first record.
@@ -103,8 +103,9 @@ pub const WIRE_HEADER_BYTES_MAX: usize = 256 << 10;
 /// been away for any number of forced recoveries: it raises the promise by this much and has to be sent again.
 pub const EPOCH_LEAP_MAX: u64 = 1 << 33;
 
-/// The most by which a recovering master raises its epoch after one round of answers. Nodes that took part in
-/// that round promise the epoch it asks for next without a second request, whatever one of them made up.
+/// The most by which the epochs that a recovering master follows in one round of answers may exceed its own; the
+/// epoch that it asks for next is one higher. Nodes that took part in that round promise it without a second
+/// request, whatever one of them made up.
 pub const EPOCH_FOLLOW_MAX: u64 = EPOCH_LEAP_MAX - 1;
 
 /// The amount by which a forced recovery raises the epoch: 2^32, beyond what nodes that do not answer can have
@@ -115,8 +116,8 @@ pub const EPOCH_FORCED_STEP: u64 = 1 << 32;
 /// raising a believed epoch never passes that.
 pub const EPOCH_BELIEVABLE_MAX: u64 = (1 << 62) - (1 << 34);
 
-/// The highest epoch of another node that a recovering master follows: the epochs that it starts above that can
-/// still be believed.
+/// The highest epoch of another node that a recovering master follows, so that the higher epochs that it then
+/// starts can still be believed.
 pub const EPOCH_FOLLOWED_MAX: u64 = EPOCH_BELIEVABLE_MAX - EPOCH_LEAP_MAX;
 
 /// Number of times that one run of a node may promise a log in a master's recovery and fail to deliver it,

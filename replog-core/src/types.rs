@@ -144,7 +144,7 @@ pub struct LastWhole {
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(Arc<str>);
 
-/// Error of a text that is not a valid node name.
+/// Error for a text that is not a valid node name.
 #[derive(Debug, thiserror::Error)]
 #[error("a node name has 1 to 64 letters, digits, '-', '_' or '.', not {0:?}")]
 pub struct BadNodeName(pub String);
@@ -208,7 +208,7 @@ impl fmt::Debug for NodeName {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 
-/// Error of a text that is not a valid idempotency key.
+/// Error for a text that is not a valid idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an idempotency key has 1 to 128 printable ASCII characters, not {0:?}")]
 pub struct BadIdempotencyKey(pub String);
@@ -427,7 +427,7 @@ impl fmt::Display for Mode {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ModeReason {
-    /// Less than a majority of the nodes is in contact.
+    /// Fewer nodes than a majority are in contact.
     NoQuorum,
     /// Recovery waits for other nodes to answer.
     WaitingForNodes,

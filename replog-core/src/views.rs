@@ -31,7 +31,7 @@ pub struct Message {
     pub payload: Bytes,
 }
 
-/// A caller's knowledge about its message.
+/// Answer to an append: the message's position, and the nodes that hold it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Receipt {
@@ -59,7 +59,7 @@ pub struct Receipt {
     pub elapsed: Duration,
 }
 
-/// A caller's knowledge about messages that it appended together.
+/// Answer to an append of several messages: their positions, and the nodes that hold all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct BatchReceipt {
@@ -167,13 +167,13 @@ pub enum WaitReason {
     InFlight,
     /// Earlier records come first.
     CatchingUp,
-    /// The node's port is not listening, or the connection broke.
+    /// Nothing listens at the node's address, or the connection broke.
     ConnectionRefused,
     /// The node's host name has no address, or the resolver does not answer.
     NameNotResolved,
     /// The two nodes have different cluster secrets, or certificates of different authorities.
     WrongSecret,
-    /// No answer within the time-out.
+    /// No answer within the timeout.
     TimedOut,
     /// The node failed the request, by a fault that was injected there.
     HttpStatus,

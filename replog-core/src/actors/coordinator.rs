@@ -71,7 +71,7 @@ pub(crate) struct Coordinator {
     /// Counts of each link at its last report.
     link_tallies: Vec<LinkTally>,
     append_tally: AppendTally,
-    /// Holes in the own log that are found while leading.
+    /// Holes in this master's log, found while leading.
     repair: Repair,
     inspection: Option<Inspection>,
     /// The record that is being inspected.
@@ -418,7 +418,7 @@ impl Coordinator {
         }
     }
 
-    /// Steps down after a refused write: the record is not in the log, and the links stay as they
+    /// Steps down after a refused write: its records are not in the log, and the links stay as they
     /// are until there is space and the next recovery sends queries.
     fn step_down(&mut self, now: Instant, error: &std::io::Error) {
         if self.leader.disk() == DiskState::Ok {
@@ -427,7 +427,7 @@ impl Coordinator {
             debug!(%error, "the disk still refuses writes");
         }
         (self.recovery, self.saving, self.inspection) = (None, None, None);
-        // An inspection that could not be completed is made up for once there is space.
+        // An inspection that could not be completed is repeated once there is space.
         self.noticed = self.inspected.take().or(self.noticed);
         self.repair = Repair::default();
         let outage = WriteOutage {

@@ -1,7 +1,8 @@
 //! The queue of appends for the coordinator: handed over in groups, with one wake-up for all.
 //!
 //! Owns admission: the limit on bytes that are on their way to the disk. A mailbox is not a limit,
-//! so queued bytes are counted here and appends are refused by name. Keeps rule 11.
+//! so queued bytes are counted here, and appends beyond the limit are refused with an error of their
+//! own. Keeps rule 11.
 
 use std::sync::{
     Mutex, PoisonError,

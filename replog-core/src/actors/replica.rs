@@ -231,7 +231,7 @@ impl ReplicaActor {
         }));
     }
 
-    /// Reads all the own epoch starts below `before`, off this thread.
+    /// Reads all epoch starts of this node's log below `before`, off this thread.
     fn read_starts(
         &mut self,
         ctx: &mut Context<Self>,

@@ -407,7 +407,7 @@ impl SecondaryLink {
     }
 }
 
-/// Awaits a call up to its deadline, which moves as long as its bytes arrive.
+/// Awaits a call up to its deadline, which is extended as long as its bytes arrive.
 async fn until(
     deadline: &Cell<Instant>,
     call: CallFuture,

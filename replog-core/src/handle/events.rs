@@ -30,9 +30,9 @@ use crate::{
 /// A listener to a node's events, from its creation on. [`Master::health`] reports the state before: a caller
 /// that listens first and then asks misses nothing in between.
 ///
-/// A slow listener costs the node no memory: it misses events, and is told how many. Appends, acks
-/// and faults that happened are each reported at most 20 times a second; several within that interval are
-/// merged into one event.
+/// A listener costs the node no memory, however slow it is: it misses events, and is told how many. Appends,
+/// acks and faults that happened are each reported at most 20 times a second; several within that interval
+/// are merged into one event.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -170,7 +170,7 @@ impl fmt::Debug for Events {
     }
 }
 
-/// Waits until `next_at` and then until an end or a count has changed, so that a listener is not woken
+/// Waits until an end or a count has changed, and at least until `next_at`, so that a listener is not woken
 /// by each of ten thousand appends.
 async fn moved(
     next_at: Instant,

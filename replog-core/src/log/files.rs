@@ -53,7 +53,7 @@ const PREALLOCATED_GROUPS_MIN: u64 = 4;
 pub(crate) struct LogOptions {
     pub(crate) segment_bytes: u64,
     pub(crate) tail_bytes: usize,
-    /// Most bytes of zeros ahead of the records.
+    /// Maximum number of zero bytes ahead of the records.
     pub(crate) preallocate_bytes: u64,
     pub(crate) sync: SyncPolicy,
 }

@@ -92,7 +92,7 @@ impl Meta {
     }
 
     /// Notes that the log, damaged before, ended at `end`, where that is known. A master continues despite damage
-    /// and acknowledges its appends, so the log that it may have acknowledged reaches as far, and its end is
+    /// and acknowledges its appends, so the log that it may have acknowledged reaches that far, and its end is
     /// unknown if `end` is. A secondary acknowledges nothing until it is intact again, no matter what is written to
     /// its log.
     pub(crate) fn extend_last_whole(&mut self, end: Option<Offset>) {

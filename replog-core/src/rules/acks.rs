@@ -46,7 +46,8 @@ impl NodeSet {
     }
 }
 
-/// Unique id of a waiting caller; of two that wait for the same, the lower id is answered first.
+/// Unique id of a waiting caller; of two that wait for the same concern and offset, the lower id is answered
+/// first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WaiterId(pub(crate) u64);
 

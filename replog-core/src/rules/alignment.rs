@@ -26,9 +26,10 @@ pub(crate) enum Agreement {
         /// The beginning of the known pairs of the other log.
         before: Offset,
     },
-    /// The pairs of the own log do not reach back to a common epoch, likewise.
+    /// The pairs of this node's log do not reach back to a common epoch: those with a first offset
+    /// below this one are needed.
     OwnOlderNeeded {
-        /// The beginning of the known pairs of the own log.
+        /// The beginning of the known pairs of this node's log.
         before: Offset,
     },
 }

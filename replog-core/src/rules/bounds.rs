@@ -2,9 +2,9 @@
 //!
 //! Owns checks of one message against itself and, for an answer, against the epoch that was asked for. Every
 //! message of a correct node passes all of them; one that fails is answered `malformed` or counts as no answer,
-//! and is counted. [`Epoch::capped_for_request`] and [`Epoch::capped_for_recovery`] limit the rise of an epoch. No
-//! check can tell if a message that passes is *true*: the rules behind believe no more of it than they must.
-//! Keeps rules 5, 9 and 11.
+//! and is counted. [`Epoch::capped_for_request`] and [`Epoch::capped_for_recovery`] limit how far an epoch is
+//! followed. No check can tell whether a message that passes is *true*: the rules that act on it believe no more
+//! of it than they must. Keeps rules 5, 9 and 11.
 
 use crate::{
     transport::{Answer, Hello, Progress, Refusal, Request, RequestBody, Response},

@@ -5,7 +5,7 @@
 //! waits longer each time, so that it does not flap. Keeps rule 10.
 //!
 //! ```text
-//!   Ok ──on_write_failed──▶ short, probe after a delay ──on_resumed──▶ Ok
+//!   Ok ──on_write_failed──▶ outage; probe after a wait ──on_resumed──▶ Ok
 //!                            ▲ longer each time │ refused again
 //!                            └──────────────────┘
 //! ```
@@ -49,7 +49,7 @@ impl DiskSpace {
         }
     }
 
-    /// Records a refused write, or a failed probe. Returns `true` if the outage was not known
+    /// Notes a refused write, or a failed probe. Returns `true` if the outage was not known
     /// before.
     pub(crate) fn on_write_failed(&mut self, now: Instant, outage: WriteOutage) -> bool {
         assert_ne!(outage.disk, DiskState::Ok, "an outage has a cause");

@@ -7,7 +7,7 @@
 //! ```text
 //!   read ──▶ number of cuts, and their lowest ──▶ on_cut_check ──▶ NoCut: deliver it, on_delivered
 //!                                                              ├─▶ CutAhead: read again
-//!                                                              └─▶ CutBehind: delivered records are gone from here on
+//!                                                              └─▶ CutBehind: deliveries from here on are gone
 //! ```
 
 use crate::types::Offset;
@@ -76,7 +76,7 @@ impl Following {
         }
     }
 
-    /// Records the delivery of all records up to `end`.
+    /// Notes that all records up to `end` were delivered.
     pub(crate) fn on_delivered(&mut self, end: Offset) {
         assert!(self.next < end, "{end} was delivered after {}", self.next);
         self.next = end;

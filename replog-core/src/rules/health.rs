@@ -33,8 +33,8 @@ impl Health {
         }
     }
 
-    /// Records a valid answer of the right node. After an absence the time in which it must accept
-    /// the records due starts anew: records that could not be sent do not count against it.
+    /// Notes a valid answer of the right node. After an absence, the time in which it must accept the
+    /// records due starts again: records that could not be sent do not count against it.
     pub(crate) fn on_contact(&mut self, now: Instant) {
         if self.silence(now) >= self.suspect_after
             && let Some(stalled_since) = &mut self.stalled_since
@@ -49,7 +49,7 @@ impl Health {
         self.stalled_since.get_or_insert(now);
     }
 
-    /// Notes that the secondary accepted records; `more_due` says if it still lacks some.
+    /// Notes that the secondary accepted records; `more_due` says whether it still lacks some.
     pub(crate) fn on_records_taken(&mut self, now: Instant, more_due: bool) {
         self.stalled_since = more_due.then_some(now);
     }

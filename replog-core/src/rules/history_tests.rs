@@ -464,7 +464,7 @@ impl History {
     }
 }
 
-/// Checks rule 5 for one start after a history; the letter of the protocol decides if it serves.
+/// Checks rule 5 for one start after a history; the letter of the protocol decides whether it serves.
 fn check_start(history: &History, answers: u8, at_once: usize) -> Result<(), TestCaseError> {
     let mut start = Start::new(history, answers, at_once);
     let may_serve = start.may_serve();

@@ -12,10 +12,10 @@
 //!
 //! Neither keys nor payloads are kept, only digests of them, so that an entry is small and of one
 //! size: 64 bytes, and about 40 in the index. Keys are distinguished by 128 bits of their SHA-256. A
-//! payload's full SHA-256 replaces a comparison byte for byte with the previous one: no two payloads
-//! with the same one are known, and anybody who finds two fools only himself. The index is a B-tree
+//! payload's full SHA-256 replaces a byte-for-byte comparison with the previous payload: no two payloads
+//! with the same one are known, and a client that finds two fools only itself. The index is a B-tree
 //! rather than a hash table: it never moves as a whole, which would hold up every append for that
-//! long, and nobody can choose keys that make it slow.
+//! long, and no client can choose keys that make it slow.
 
 mod digest;
 mod reading;
@@ -32,8 +32,8 @@ use crate::{
     types::{Epoch, IdempotencyKey, Offset},
 };
 
-/// An append's key with its payload. Created on the append's own thread: digesting a long payload
-/// takes milliseconds, which no other append should wait for.
+/// An append's key with its payload. Created on the caller's thread: digesting a long payload takes
+/// milliseconds, which no other append should wait for.
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
     key: IdempotencyKey,
@@ -133,7 +133,7 @@ impl Keys {
         }
     }
 
-    /// Returns the number of last records for which keys are known.
+    /// Returns the number of the log's last records whose keys are known.
     pub(crate) fn horizon(&self) -> u64 {
         self.horizon
     }

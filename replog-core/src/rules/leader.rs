@@ -98,7 +98,7 @@ pub(crate) struct NewAppend<W> {
 }
 
 impl<W> NewAppend<W> {
-    /// Returns the bytes that it takes up until it is written.
+    /// Returns the number of bytes that it occupies until it is written.
     pub(crate) fn queued_bytes(&self) -> usize {
         match &self.batch {
             None => self.payload.len(),
@@ -700,8 +700,8 @@ impl<W> Leader<W> {
         claim: &Claim,
         closed: Option<&AppendError>,
     ) -> Result<Option<(Offset, Epoch)>, AppendError> {
-        // Without disk space, some keys may be of records that were never written, or only so far that a start
-        // would find them: the contents of the log are known after the recovery.
+        // Without disk space, some keys may be of records that were never written, or were written just far enough
+        // for a start to find them: the contents of the log are known only after the recovery.
         let keys = self
             .keys
             .as_ref()
@@ -755,8 +755,8 @@ impl<W> Leader<W> {
         }
     }
 
-    /// Refuses a batch with a key that has more messages than the key horizon. A key is remembered by its first
-    /// record, so this one would be forgotten at once, and a retry appended again.
+    /// Refuses a keyed batch with more messages than the key horizon. A key is remembered by its first record, so
+    /// the key of such a batch would be forgotten at once, and a retry appended again.
     fn check_horizon(&self, append: &NewAppend<W>) -> Result<(), AppendError> {
         let horizon = self.keys.as_ref().map_or(u64::MAX, Keys::horizon);
         match append.count() {

@@ -1023,7 +1023,7 @@ impl Link {
         self.report_due = true;
     }
 
-    /// Asserts what always holds.
+    /// Asserts the invariants.
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
         assert!(self.probes.len() <= PROBES_IN_FLIGHT_MAX);

@@ -2,8 +2,8 @@
 //! step to it.
 //!
 //! Owns the ends and counts that one listener was last told, and the time. Never reads a clock and
-//! knows no listener itself: the same newest state, whatever number of steps led to it, yields the
-//! same events. Keeps rule 11: changes that a listener has not been told yet are two states, not a
+//! knows no listener itself: the same newest state, however many steps led to it, yields the same
+//! events. Keeps rule 11: changes that a listener has not been told of yet are two states, not a
 //! queue.
 
 use tokio::time::Instant;

@@ -92,8 +92,8 @@ impl Progress {
     }
 
     /// Returns the next records to send, if there are any below `written_end`; they count as in
-    /// flight under `attempt` from now on. Returns nothing during a read: its end decides what
-    /// comes next.
+    /// flight under `attempt` from now on. Returns `None` while a read is in progress: its end
+    /// decides what comes next.
     pub(crate) fn next(&mut self, attempt: u64, written_end: Offset) -> Option<Wanted> {
         if self.in_flight.values().any(|batch| batch.end.is_none()) {
             return None;

@@ -207,7 +207,7 @@ enum PeerReply {
         end: Offset,
         starts: Vec<EpochStart>,
     },
-    /// It belongs to another cluster, or its answer is of no use otherwise.
+    /// It belongs to another cluster, or its answer is useless for another reason.
     Stranger,
 }
 
@@ -278,7 +278,7 @@ impl Recovery {
             .promised
             .as_ref()
             .map_or(Epoch(0), |promised| promised.epoch);
-        // Drawn anew at each start, so that two masters do not wait in step.
+        // A new seed at each start, so that two masters do not wait in step.
         let drawn = settings.drawn.to_bytes();
         let seed = drawn
             .iter()
@@ -485,8 +485,8 @@ impl Recovery {
         }
     }
 
-    /// Returns until when to wait for nodes that have not answered. Nodes that were silent for
-    /// `unhealthy_after` since the start get no longer than one request takes in later rounds.
+    /// Returns the time until which to wait for nodes that have not answered. In a later round, nodes that have
+    /// been silent for `unhealthy_after` since the start get no longer than one request takes.
     fn patience(&self) -> Instant {
         let Timing {
             unhealthy_after,
@@ -1115,8 +1115,8 @@ impl Recovery {
         )
     }
 
-    /// Counts the promises that are valid. With an intact master, those of nodes that are not intact count too;
-    /// a master that is not intact does not count itself.
+    /// Returns the number of promises that count. With an intact master, those of nodes that are not intact count
+    /// too; a master that is not intact does not count itself.
     fn promises(&self) -> u32 {
         let intact = self.meta.log_epoch.is_some();
         let counts = |heard: &&PeerReply| match heard {
@@ -1154,8 +1154,8 @@ impl Recovery {
         u32::try_from(known.count()).expect("bounded by NODES_MAX")
     }
 
-    /// Returns the logs of this node and of each that promised: as it is, if intact, and as it was when last
-    /// whole.
+    /// Returns the log of this node and of each node that promised, twice: as it is now, if intact, and as it was
+    /// when last whole.
     fn logs(&self) -> impl Iterator<Item = (Option<LastWhole>, Option<LastWhole>)> {
         let others = self.answers.values().filter_map(|heard| match heard {
             PeerReply::Promised {

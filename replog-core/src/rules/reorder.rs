@@ -185,8 +185,8 @@ fn agree(one: &RecordBatch, other: &RecordBatch) -> bool {
     };
     let both = (second.first(), first.end().min(second.end()));
     match (first.slice(both.0, both.1), second.slice(both.0, both.1)) {
-        // Epochs do not decrease within a batch: where the epochs at both ends are equal, so are
-        // those in between, as far as anything here rests on it.
+        // Epochs do not decrease within a batch: two batches with the same epochs at both ends have
+        // the same ones in between, as far as anything here rests on it.
         (Some(a), Some(b)) => {
             (a.first_epoch(), a.last_epoch()) == (b.first_epoch(), b.last_epoch())
         }
@@ -246,7 +246,7 @@ mod tests {
         let mut reorder = Reorder::new(Offset(0));
         assert_eq!(reorder.offer(of(4..8, 3)), Offered::Held);
         assert_eq!(reorder.offer(of(12..14, 5)), Offered::Held);
-        // A batch, and if it can be of the same log.
+        // Columns: a batch, and whether it can be of the same log.
         let table = [
             (of(0..4, 3), true),
             (of(0..4, 4), false),

@@ -1,4 +1,4 @@
-//! Repair of a leading master's own log: the missing records, and their return from a secondary.
+//! Repair of a leader's own log: the missing records, and the secondaries that can supply them.
 //!
 //! Owns the list of holes that were found while the master serves. Only a secondary that also holds
 //! the record after a hole can fill it: it is aligned, so its log is this master's up to there. Never
@@ -11,7 +11,7 @@ use crate::{
     types::{Epoch, Offset},
 };
 
-/// The holes in the log of a leading master.
+/// The holes in a leader's log.
 #[derive(Debug, Default)]
 pub(crate) struct Repair {
     /// The holes in ascending order.
@@ -49,10 +49,10 @@ impl Repair {
         })
     }
 
-    /// Returns `true` if no node has the missing records. As many other nodes as a majority needs lack
-    /// them, by the `ends` of logs that are intact and agree with this one: then the records were
-    /// never acknowledged at a majority, no secondary can get past them, and without this node the
-    /// others are enough for a recovery.
+    /// Returns `true` if the missing records cannot be fetched: at least `needed` other nodes, a
+    /// majority, lack them, by the `ends` of logs that are intact and agree with this one. Then the
+    /// records were never acknowledged at a majority, no secondary can get past them, and those nodes
+    /// are enough for a recovery without this one.
     pub(crate) fn is_irreparable(&self, ends: &[Offset], needed: u32) -> bool {
         let Some(missing) = self.missing() else {
             return false;

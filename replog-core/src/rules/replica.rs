@@ -104,7 +104,7 @@ struct Handshake {
     requests: Vec<RequestId>,
 }
 
-/// Extent of this node's epoch starts that is known.
+/// Known part of this node's epoch starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OwnStarts {
     /// The newest ones, in memory.
@@ -139,7 +139,7 @@ enum Continuation {
     },
     /// The log epoch is durable.
     Intact { meta: Meta },
-    /// The record that the log is damaged is durable.
+    /// The meta that marks the log as damaged is durable.
     Damaged { meta: Meta },
 }
 
@@ -286,8 +286,8 @@ impl Replica {
         self.settle();
     }
 
-    /// Records how far the log is held. After a hole was filled, that may be further than what was offered: the
-    /// records behind the hole were already there.
+    /// Notes that the log is held up to `end`. After a hole was filled, that may be further than what was offered:
+    /// the records behind the hole were already there.
     fn hold(&mut self, end: Offset) {
         self.durable_end = self.durable_end.max(end);
         let released = self.reorder.skip_to(self.durable_end);
@@ -344,7 +344,7 @@ impl Replica {
         self.settle();
     }
 
-    /// Takes over the meta now durable. If damage was found after the save was requested, that meta claims too
+    /// Takes over a meta that has become durable. If damage was found after its save was requested, it claims too
     /// much and is corrected.
     fn become_saved(&mut self, meta: Meta) {
         self.meta = meta;
@@ -1010,7 +1010,7 @@ impl Replica {
             return Answer::Refused(Refusal::Fenced(by));
         }
         let mut epoch_starts = log.epoch_starts(EPOCH_STARTS_MAX);
-        // Other nodes cannot have what lies behind a hole.
+        // Records behind a hole are not available to other nodes.
         let end = self.state().durable_end;
         epoch_starts.retain(|start| start.first < end);
         Answer::Promised(Promised {

@@ -27,7 +27,8 @@ impl Unbroken {
         self.spans.push_back((first, end));
     }
 
-    /// Returns the largest end, at or before `end`, that splits no append. Calls must not go back.
+    /// Returns the largest end, at or before `end`, that splits no append. `end` must not decrease from call
+    /// to call.
     pub(crate) fn floor(&mut self, end: Offset) -> Offset {
         while self
             .spans

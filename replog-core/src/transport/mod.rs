@@ -51,7 +51,7 @@ pub type OnBytesMoved = Rc<dyn Fn(BytesMoved)>;
 /// A report that bytes of a request or its answer have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BytesMoved {
-    /// The incarnation of the node that has answered on this connection, and at which the bytes have arrived.
+    /// The incarnation of the node that answered on this connection before; the bytes have arrived there.
     /// Absent if none has answered yet.
     pub incarnation: Option<Incarnation>,
 }

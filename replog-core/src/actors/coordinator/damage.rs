@@ -6,7 +6,7 @@
 use super::*;
 
 impl Coordinator {
-    /// Handles a record of the own log that cannot be read. A leading master goes on: clients and
+    /// Handles an unreadable record of this master's log. A leading master goes on: clients and
     /// secondaries are served from the readable records, and the rest comes from a secondary that has
     /// it. If it restarts before that, it knows that its log is not intact.
     pub(super) fn on_damage(&mut self, offset: Offset) {
@@ -65,7 +65,7 @@ impl Coordinator {
         }
     }
 
-    /// Starts a recovery later in this run. With a hole the own log counts for nothing.
+    /// Starts a recovery later in this run. A log with a hole counts for nothing.
     pub(super) fn recover(&mut self, now: Instant, whole_end: Offset) {
         let own = OwnLog {
             whole_end,
@@ -127,8 +127,8 @@ impl Coordinator {
         }));
     }
 
-    /// Starts over because no node has the records that the own log lacks: the other nodes' logs are
-    /// adopted, as at a start with a damaged log. The records cut then are quarantined.
+    /// Starts over because no node can supply the records that this log lacks: the other nodes' logs
+    /// are adopted, as at a start with a damaged log. The records cut then are quarantined.
     pub(super) fn replace_damaged_log(&mut self, now: Instant, missing: MissingRange) {
         let MissingRange { from, until } = missing;
         error!(%from, %until, "no secondary has the records that cannot be read: recovering");
@@ -140,7 +140,8 @@ impl Coordinator {
         let answered = self.leader.become_recovering(now);
         self.answer(answered);
         self.repair = Repair::default();
-        // Queued behind everything else: the end of the log has nothing to inspect.
+        // An inspection beyond the end of the log finds nothing, but its report comes after everything
+        // that is already queued.
         self.inspection = Some(Inspection::BeforeRecovery);
         let (offset, held_back) = (Offset(u64::MAX), HeldBack::Yes);
         self.writer

@@ -1,6 +1,6 @@
 //! Holes: unreadable records of a log between readable ones, known and filled in place.
 //!
-//! Owns the list of holes, by segment. Records that fill a hole are written where it is and synced.
+//! Owns the list of holes, by segment. Records that fill a hole are written in its place and synced.
 //! They must be the ones that were there; the code that requests them guarantees that
 //! (`rules/replica.rs`, `rules/repair.rs`): they come from a log that has the record after the hole
 //! with the same epoch. Readable records are never overwritten. The next start trusts such a

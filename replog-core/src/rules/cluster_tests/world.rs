@@ -137,7 +137,7 @@ pub(super) enum Event {
     AlternateDue(usize),
 }
 
-/// Severity of the faults, drawn anew from time to time.
+/// Severity of the faults, drawn again from time to time.
 #[derive(Clone, Debug)]
 pub(super) struct Weather {
     pub(super) lost: f64,

@@ -8,7 +8,7 @@
 //! | 0 | 4 | `RLKY` |
 //! | 4 | 4 | version, 1 |
 //! | 8 | 16 | cluster id |
-//! | 24 | 8 | horizon: it has the keys of this number of records before the end |
+//! | 24 | 8 | horizon: the table has the keys of this number of records before the end |
 //! | 32 | 8 | end of the log that it was made from |
 //! | 40 | 8 | epoch of the record before the end; 0 where there is none |
 //! | 48 | 8 | number of entries |

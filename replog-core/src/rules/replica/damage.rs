@@ -2,8 +2,8 @@
 //!
 //! Owns nothing: a part of [`Replica`] that has an interface of its own. A log with a hole counts for nothing:
 //! the log epoch is dropped at once, and the node goes through handshake, refill and becoming intact like any
-//! other that misses records, starting with the first that it cannot read. What lies behind the hole stays, and
-//! is skipped once the hole is filled. Keeps rules 5 and 10.
+//! other that lacks records, starting with the first that it cannot read. The records behind the hole stay, and
+//! are skipped once the hole is filled. Keeps rules 5 and 10.
 
 use std::ops::Range;
 
@@ -20,8 +20,8 @@ impl Replica {
             return;
         }
         self.changed(ReplicaChange::Damaged { offset });
-        // From now on, whatever is on its way to the disk. What is in flight from the master must not make this
-        // log intact again: a new incarnation begins.
+        // The log epoch is lost from now on, even if a save that contains it is on its way to the disk. Messages in
+        // flight from the master must not make this log intact again: a new incarnation begins.
         self.staged.lose_log_epoch(Some(self.durable_end));
         (self.meta.log_epoch, self.meta.last_whole) = (None, self.staged.last_whole);
         self.staged.start += 1;

@@ -145,7 +145,7 @@ pub(super) struct Conduit {
     partial: Option<Partial>,
     /// Total bytes of frames received.
     received_bytes: u64,
-    /// The value of `received_bytes` last reported to the other end.
+    /// The value of `received_bytes` last reported to the other end; below, the time of that report.
     reported_bytes: u64,
     reported_at: Instant,
     outgoing: VecDeque<Bytes>,

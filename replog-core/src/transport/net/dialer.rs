@@ -183,7 +183,7 @@ struct State {
     task: Option<Waker>,
     /// The last time that bytes arrived on this connection.
     last_received_at: Option<Instant>,
-    /// True once a request was abandoned since whose sending nothing has arrived: this connection is no longer used.
+    /// True once a request was abandoned and nothing had arrived since it was sent: this connection is no longer used.
     abandoned: bool,
 }
 

@@ -56,8 +56,9 @@ pub(super) const VERSION_MAX: u16 = 2;
 
 pub(super) const MAGIC: [u8; 4] = *b"RPLN";
 
-/// Length of a preamble before its names, in bytes; below, of its answer before the reason.
+/// Length of a preamble before its names, in bytes.
 const PREAMBLE_BYTES: usize = 10;
+/// Length of the answer to a preamble before its reason, in bytes.
 const REPLY_BYTES: usize = 8;
 
 /// The longest sentence for people, in bytes: longer ones are cut.

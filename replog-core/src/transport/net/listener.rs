@@ -112,8 +112,8 @@ impl ServeOptions {
         }
     }
 
-    /// Limits the connections that have not yet proved their identity, to at least one: each is an open
-    /// file. The default is [`CLUSTER_HANDSHAKES_MAX`].
+    /// Sets the maximum number of simultaneous connections that have not yet proved their identity, from 1 to
+    /// [`CLUSTER_HANDSHAKES_MAX`], the default: each is an open file.
     #[must_use]
     pub fn handshakes_max(mut self, connections: usize) -> ServeOptions {
         self.handshakes_max = connections.clamp(1, CLUSTER_HANDSHAKES_MAX);

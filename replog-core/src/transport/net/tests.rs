@@ -294,7 +294,8 @@ fn a_held_request_makes_no_progress() {
         let observer = Rc::new(move |_| counted.set(counted.get() + 1));
         let mut held = transport.call_observed(suite::held_append(2), observer);
         suite::meanwhile(&mut held, node.stand_in.has_arrived(2)).await;
-        // Answers to others show once that it has arrived; that the node lives is progress of theirs, not of its own.
+        // Answers to other requests show once that it has arrived; that the node is alive is progress of those
+        // requests, not of this one.
         for end in 3..20 {
             transport.call(suite::heartbeat(end)).await.unwrap();
         }

@@ -6,7 +6,7 @@ use crate::{
     address::NodeUrl,
     error::ConfigError,
     limits::{
-        KEY_HORIZON_MAX, MESSAGE_BYTES_MAX, NODES_MAX, PREALLOCATE_BYTES, SEGMENT_BYTES,
+        APPEND_BYTES_MAX, KEY_HORIZON_MAX, NODES_MAX, PREALLOCATE_BYTES, SEGMENT_BYTES,
         TAIL_BYTES_MAX,
     },
     types::{BadNodeName, NodeName, SyncPolicy},
@@ -80,7 +80,7 @@ pub struct MasterConfig {
     pub timing: Timing,
     /// Sync policy: the point at which a write counts as held.
     pub sync: SyncPolicy,
-    /// The largest payload, in bytes.
+    /// The largest payload, in bytes: at most [`APPEND_BYTES_MAX`], which the whole append may have.
     pub max_message_bytes: usize,
     /// The largest number of waiting appends, for each concern.
     pub max_waiting_appends: usize,
@@ -251,10 +251,8 @@ impl MasterConfig {
                 names.len()
             ));
         }
-        if !(1..=MESSAGE_BYTES_MAX).contains(&self.max_message_bytes) {
-            return refuse(format!(
-                "max-message-bytes must be 1 to {MESSAGE_BYTES_MAX}"
-            ));
+        if !(1..=APPEND_BYTES_MAX).contains(&self.max_message_bytes) {
+            return refuse(format!("max-message-bytes must be 1 to {APPEND_BYTES_MAX}"));
         }
         if self.max_waiting_appends == 0 {
             return refuse("max-waiting-appends must be at least 1".to_owned());
@@ -398,5 +396,15 @@ mod tests {
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert!(refused("m", &many).contains("at most"));
         assert_eq!(refused("m", &many[1..]), "accepted");
+    }
+
+    #[test]
+    fn a_message_may_not_be_longer_than_an_append() {
+        let mut config = MasterConfig::new(NodeName::new("m").unwrap(), Vec::new());
+        config.max_message_bytes = APPEND_BYTES_MAX;
+        assert_eq!(config.validate(), Ok(()));
+        config.max_message_bytes += 1;
+        let refused = config.validate().unwrap_err().to_string();
+        assert_eq!(refused, "max-message-bytes must be 1 to 8388608");
     }
 }

@@ -22,13 +22,17 @@ pub enum AppendError {
         /// Number of nodes in the cluster.
         nodes: u32,
     },
-    /// Nothing was appended: the payload is longer than `max_message_bytes`.
+    /// Nothing was appended: a payload is longer than `max_message_bytes`, or the whole append, as it is encoded for
+    /// the log, than [`APPEND_BYTES_MAX`](crate::limits::APPEND_BYTES_MAX).
     #[error(
-        "the message has {} and {limit_bytes} are allowed",
+        "the {} has {} and {limit_bytes} are allowed ({limit})",
+        if *limit == LimitName::MaxMessageBytes { "message" } else { "append" },
         counted(bytes, "byte")
     )]
     TooLarge {
-        /// Length of the payload in bytes.
+        /// Name of the limit: `MaxMessageBytes` or `MaxRequestBytes`.
+        limit: LimitName,
+        /// Length of the payload, or of the encoded append, in bytes.
         bytes: usize,
         /// The limit in bytes.
         limit_bytes: usize,
@@ -195,6 +199,10 @@ pub enum LimitName {
     MaxWaitingAppends,
     /// Bytes on their way to the disk.
     MaxQueuedBytes,
+    /// Bytes of one message's payload.
+    MaxMessageBytes,
+    /// Bytes of one append: [`APPEND_BYTES_MAX`](crate::limits::APPEND_BYTES_MAX), which no setting exceeds.
+    MaxRequestBytes,
 }
 
 impl LimitName {
@@ -204,6 +212,8 @@ impl LimitName {
         match self {
             LimitName::MaxWaitingAppends => "max-waiting-appends",
             LimitName::MaxQueuedBytes => "max-queued-bytes",
+            LimitName::MaxMessageBytes => "max-message-bytes",
+            LimitName::MaxRequestBytes => "max-request-bytes",
         }
     }
 }

@@ -9,8 +9,13 @@ use std::time::Duration;
 /// that would not fit is refused as too large.
 pub const RECORD_BYTES_MAX: usize = 128 << 20;
 
-/// The highest allowed setting of `max_message_bytes`, the limit on one message's payload.
-pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one append in the log: for each of its messages the payload, the key and 36 more. All of an append is in
+/// the log or none of it, and what is behind it waits for all of it, so that a longer one would hold up every other
+/// append. This much goes to the disk with one sync. A longer append, of one message or of many, is refused:
+/// [`AppendError::TooLarge`](crate::error::AppendError::TooLarge). It is never split. This is also the highest allowed
+/// setting of `max_message_bytes`, and the default and the highest allowed setting of the server's
+/// `--max-request-bytes`.
+pub const APPEND_BYTES_MAX: usize = 8 << 20;
 
 /// Bytes of records in one replication batch; one record always fits, however long. Large enough that a round
 /// trip costs little in comparison, small enough that a retry costs little too.
@@ -215,7 +220,9 @@ pub const CLUSTER_RECEIPT_INTERVAL: Duration = Duration::from_millis(20);
 const _: () = assert!(EPOCH_FORCED_STEP < EPOCH_FOLLOW_MAX);
 const _: () = assert!(EPOCH_FOLLOW_MAX < EPOCH_LEAP_MAX);
 const _: () = assert!(EPOCH_BELIEVABLE_MAX + EPOCH_LEAP_MAX < crate::types::Epoch::MAX.0);
-const _: () = assert!(MESSAGE_BYTES_MAX < RECORD_BYTES_MAX);
+// Records of up to 64 MiB are in logs of versions that allowed them.
+const _: () = assert!(APPEND_BYTES_MAX < RECORD_BYTES_MAX);
+const _: () = assert!(APPEND_BYTES_MAX <= WRITE_GROUP_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX * BATCHES_IN_FLIGHT_MAX <= REORDER_BYTES_MAX);
 const _: () = assert!(BATCHES_IN_FLIGHT_MAX <= PARKED_ANSWERS_MAX);
 const _: () = assert!(BATCHES_IN_FLIGHT_MAX + PROBES_IN_FLIGHT_MAX < CLUSTER_CALLS_MAX);

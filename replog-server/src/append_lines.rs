@@ -36,8 +36,10 @@ impl Encoding {
 pub(crate) struct LineLimits {
     /// Bytes of a line, without its end.
     pub(crate) line_bytes: usize,
-    /// Bytes of memory that the batch takes until it is written.
-    pub(crate) batch_bytes: usize,
+    /// Bytes that the batch takes in the log.
+    pub(crate) append_bytes: usize,
+    /// Bytes of memory that all appends together take until they are written.
+    pub(crate) queued_bytes: usize,
 }
 
 /// Reason why a body is not a batch.
@@ -50,8 +52,13 @@ pub(crate) enum LinesError {
         /// Counted from 1.
         line: usize,
     },
+    /// With this line the batch takes more bytes in the log than one append may have.
+    TooMuch {
+        /// Counted from 1.
+        line: usize,
+    },
     /// The batch takes more memory than all appends together may take.
-    TooMuch,
+    NeverQueued,
 }
 
 /// Parses the messages of a body.
@@ -86,8 +93,11 @@ pub(crate) fn parse(
         if let Err(what) = pushed {
             return malformed(format!("line {line} {what}"));
         }
-        if batch.bytes() > limits.batch_bytes {
-            return Err(LinesError::TooMuch);
+        if batch.bytes() > limits.queued_bytes {
+            return Err(LinesError::NeverQueued);
+        }
+        if batch.bytes() > limits.append_bytes {
+            return Err(LinesError::TooMuch { line });
         }
     }
     Ok(batch)
@@ -128,7 +138,8 @@ mod tests {
 
     const LIMITS: LineLimits = LineLimits {
         line_bytes: 500,
-        batch_bytes: 2000,
+        append_bytes: 2000,
+        queued_bytes: 3000,
     };
 
     fn parse(body: &[u8]) -> Result<MessageBatch, LinesError> {
@@ -227,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_apply_to_each_line_and_to_the_memory_of_the_batch() {
+    fn limits_apply_to_each_line_and_to_what_the_batch_takes_in_the_log_and_in_memory() {
         let line = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
         assert_eq!(messages(&format!("1\n{}\r\n", line(500))).len(), 2);
         let error = parse(format!("1\n{}", line(501)).as_bytes()).unwrap_err();
@@ -236,7 +247,24 @@ mod tests {
         assert_eq!(messages(&"1\n".repeat(54)).len(), 54);
         assert_eq!(
             parse("1\n".repeat(55).as_bytes()).unwrap_err(),
-            LinesError::TooMuch
+            LinesError::TooMuch { line: 55 }
         );
+        // Exactly the limit, and one byte more.
+        let last = |length: usize| format!("{}{}", "1\n".repeat(53), line(length));
+        assert_eq!(messages(&last(3)).len(), 54);
+        let exactly = LineLimits {
+            append_bytes: 53 * 37 + 36 + 3,
+            ..LIMITS
+        };
+        let parse = |body: &str, limits| super::parse(body.as_bytes(), Encoding::Json, limits);
+        assert!(parse(&last(3), exactly).is_ok());
+        let error = parse(&last(4), exactly).unwrap_err();
+        assert_eq!(error, LinesError::TooMuch { line: 54 });
+        let small_queue = LineLimits {
+            queued_bytes: 53 * 37 + 36 + 2,
+            ..LIMITS
+        };
+        let error = parse(&last(3), small_queue).unwrap_err();
+        assert_eq!(error, LinesError::NeverQueued);
     }
 }

@@ -25,7 +25,7 @@ use replog_core::{
     Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, TakeOver, Timing,
     address::{BadAddress, BadUrl, HostPort, NodeUrl, check_peers, cluster_port_of},
     client::Client,
-    limits::KEY_HORIZON_MAX,
+    limits::{APPEND_BYTES_MAX, KEY_HORIZON_MAX},
 };
 
 use crate::{
@@ -237,14 +237,14 @@ pub(crate) struct CommonArgs {
     #[arg(long, env = "REPLOG_APPEND_TIMEOUT", value_parser = parse_duration,
           value_name = "DURATION")]
     pub(crate) append_timeout: Option<Duration>,
-    /// Maximum size of the request for one message, and of each line of a batch.
+    /// Maximum size of the request for one message, and of each line of a batch; at most `--max-request-bytes`.
     #[arg(long, env = "REPLOG_MAX_MESSAGE_BYTES", default_value = "1MiB",
-          value_parser = parse_size, value_name = "SIZE")]
+          value_parser = parse_append_size, value_name = "SIZE")]
     pub(crate) max_message_bytes: usize,
-    /// Maximum size of a batch, all its lines together. Up to this many bytes of any request that is too large are
-    /// read, so that its sender sees the answer.
-    #[arg(long, env = "REPLOG_MAX_REQUEST_BYTES", default_value = "64MiB",
-          value_parser = parse_size, value_name = "SIZE")]
+    /// Maximum size of a batch, all its lines together; at most 8MiB, which is the most that one append may have. Up
+    /// to this many bytes of the rest of a request that is too large are read, so that its sender sees the answer.
+    #[arg(long, env = "REPLOG_MAX_REQUEST_BYTES", default_value = "8MiB",
+          value_parser = parse_append_size, value_name = "SIZE")]
     pub(crate) max_request_bytes: usize,
     /// Maximum number of waiting appends, for each concern.
     #[arg(long, env = "REPLOG_MAX_WAITING_APPENDS", default_value_t = 100_000,
@@ -700,7 +700,10 @@ impl ClusterArgs {
 impl CommonArgs {
     fn check(&self) -> Result<(), String> {
         if self.max_request_bytes < self.max_message_bytes {
-            return Err("--max-request-bytes must be at least --max-message-bytes".to_owned());
+            return Err(format!(
+                "--max-message-bytes must be at most --max-request-bytes: {} is more than {}",
+                self.max_message_bytes, self.max_request_bytes
+            ));
         }
         let files = [&self.cluster_cert, &self.cluster_key, &self.cluster_ca];
         let given = files.iter().filter(|file| file.is_some()).count();
@@ -875,6 +878,18 @@ fn parse_size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses the limit on requests that append: no append may be longer than [`APPEND_BYTES_MAX`].
+fn parse_append_size(text: &str) -> Result<usize, String> {
+    match parse_size(text)? {
+        bytes if bytes <= APPEND_BYTES_MAX => Ok(bytes),
+        _ => Err(format!(
+            "one append may have at most {}MiB ({}), and so may --max-request-bytes",
+            APPEND_BYTES_MAX >> 20,
+            counted(APPEND_BYTES_MAX, "byte")
+        )),
+    }
+}
+
 fn parse_count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count) if count > 0 => Ok(count),
@@ -990,7 +1005,7 @@ mod tests {
         assert_eq!(config.key_horizon, 1_000_000);
         assert_eq!(config.sync, SyncPolicy::Always);
         assert_eq!(config.founding, Founding::Allowed);
-        assert_eq!(args.common.max_request_bytes, 64 << 20);
+        assert_eq!(args.common.max_request_bytes, APPEND_BYTES_MAX);
         assert_eq!(args.common.append_timeout, None);
     }
 
@@ -1134,8 +1149,20 @@ mod tests {
                 "expected a duration",
             ),
             (
+                "master --secondary a=b:1 --max-message-bytes 2MiB --max-request-bytes 1MiB",
+                "--max-message-bytes must be at most --max-request-bytes",
+            ),
+            (
                 "master --secondary a=b:1 --max-message-bytes 65GiB",
-                "max-request-bytes",
+                "one append may have at most 8MiB",
+            ),
+            (
+                "cluster --max-request-bytes 8388609",
+                "'8388609' for '--max-request-bytes <SIZE>': one append may have at most 8MiB (8388608 bytes)",
+            ),
+            (
+                "check-config secondary --name a --max-request-bytes 64MiB",
+                "one append may have at most 8MiB",
             ),
             (
                 "master --secondary a=b:1 --key-horizon 0",

@@ -14,6 +14,7 @@ use std::{
 use actix_web::{HttpRequest, error::PayloadError, http::header, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use replog_core::error::LimitName;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -27,11 +28,14 @@ use crate::{
 
 /// Time limit for a body without progress.
 const BODY_STALL_MAX: Duration = Duration::from_secs(30);
-/// Time limit for a whole body: the largest that a client may send takes no longer at 2 Mbit/s. Without it a byte every
+/// Time limit for a whole body: the largest that a client may send takes no longer at 250 kbit/s. Without it a byte every
 /// half minute would hold a connection for ever.
 const BODY_TIME_MAX: Duration = Duration::from_secs(300);
 /// Time without progress after which others may take a body's memory, if they need it.
 const STALL_MIN: Duration = Duration::from_secs(1);
+
+/// Buffer allocated at once for a body: the length that a client announces is no reason to allocate much.
+const INITIAL_BYTES: usize = 64 << 10;
 
 /// Maximum number of bytes of bodies that a node holds at once.
 #[derive(Debug)]
@@ -189,6 +193,8 @@ impl Drop for Share {
 /// Limits on one body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyLimits {
+    /// Name of the setting of `keep_bytes`, as given in answers.
+    pub(crate) limit: LimitName,
     /// Bytes that are kept: a larger body is too large.
     pub(crate) keep_bytes: usize,
     /// Bytes that are read and dropped, including those kept, so that the sender of a refused body sees the answer and
@@ -196,6 +202,23 @@ pub(crate) struct BodyLimits {
     pub(crate) drain_bytes: usize,
     /// Maximum number of bytes that are allocated at once, if that many are announced.
     pub(crate) initial_bytes: usize,
+}
+
+impl BodyLimits {
+    /// Returns the limits of bodies that may have `keep_bytes`, the setting `limit`. If a body is longer, up to
+    /// `rest_bytes` of the rest are read and dropped.
+    pub(crate) fn new(limit: LimitName, keep_bytes: usize, rest_bytes: usize) -> BodyLimits {
+        BodyLimits {
+            limit,
+            keep_bytes,
+            drain_bytes: keep_bytes.saturating_add(rest_bytes),
+            initial_bytes: INITIAL_BYTES,
+        }
+    }
+
+    fn exceeded(&self) -> Problem {
+        Problem::too_large("the body", self.limit, self.keep_bytes)
+    }
 }
 
 /// Reads a whole body.
@@ -214,7 +237,7 @@ pub(crate) async fn read(
     let announced = content_length(request);
     if announced.is_some_and(|bytes| bytes > limits.keep_bytes as u64) {
         source.drain(announced, limits.drain_bytes).await;
-        return Err(Problem::too_large(limits.keep_bytes));
+        return Err(limits.exceeded());
     }
     let mut share = Share::of(budget, Client::at(request.peer_addr()));
     let announced_bytes = usize::try_from(announced.unwrap_or(0)).unwrap_or(usize::MAX);
@@ -232,7 +255,7 @@ pub(crate) async fn read(
             break;
         };
         let refused = if body.len() + chunk.len() > limits.keep_bytes {
-            Some(Problem::too_large(limits.keep_bytes))
+            Some(limits.exceeded())
         } else {
             share.grow(chunk.len()).err()
         };
@@ -339,6 +362,7 @@ mod tests {
     use super::*;
 
     const LIMITS: BodyLimits = BodyLimits {
+        limit: LimitName::MaxMessageBytes,
         keep_bytes: 8,
         drain_bytes: 100,
         initial_bytes: 8,

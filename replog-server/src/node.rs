@@ -9,6 +9,7 @@ use replog_core::{
     Concern, Events, Master, NodeName, Reader, Secondary,
     address::{HostPort, NodeUrl},
     error::{LimitName, Stopped},
+    limits::APPEND_BYTES_MAX,
     transport::{
         FaultInjector,
         net::{NetCounters, Serving},
@@ -25,10 +26,6 @@ use crate::{
     problem::Problem,
     shares::{Client, Wait, Waits},
 };
-
-/// Buffer allocated at once for the body of an append: the length that a client announces is no reason to allocate
-/// much.
-const APPEND_INITIAL_BYTES: usize = 64 << 10;
 
 /// Name of the limit on readers that wait or follow: it is not a setting of the node but the system's.
 const OPEN_FILES: &str = "open-files";
@@ -146,8 +143,10 @@ pub(crate) struct NodeState {
     pub(crate) own_url: Option<NodeUrl>,
     /// Time that an append waits when the request does not set one.
     pub(crate) append_timeout: Option<Duration>,
-    /// Limits on the body of an append.
+    /// Limits on the body of an append of one message.
     pub(crate) append_limits: BodyLimits,
+    /// Limits on the body of a batch.
+    pub(crate) batch_limits: BodyLimits,
     /// Limits on the lines of a batch.
     pub(crate) line_limits: LineLimits,
     /// Memory for the bodies of appends.
@@ -187,14 +186,20 @@ impl NodeState {
             allowed_hosts: common.allowed_hosts.clone(),
             own_url: None,
             append_timeout: common.append_timeout,
-            append_limits: BodyLimits {
-                keep_bytes: common.max_message_bytes,
-                drain_bytes: common.max_request_bytes,
-                initial_bytes: APPEND_INITIAL_BYTES,
-            },
+            append_limits: BodyLimits::new(
+                LimitName::MaxMessageBytes,
+                common.max_message_bytes,
+                common.max_request_bytes,
+            ),
+            batch_limits: BodyLimits::new(
+                LimitName::MaxRequestBytes,
+                common.max_request_bytes,
+                common.max_request_bytes,
+            ),
             line_limits: LineLimits {
                 line_bytes: common.max_message_bytes,
-                batch_bytes: common.max_queued_bytes,
+                append_bytes: APPEND_BYTES_MAX,
+                queued_bytes: common.max_queued_bytes,
             },
             append_budget: Budget::new(LimitName::MaxQueuedBytes.as_str(), common.max_queued_bytes),
             between_nodes: None,

@@ -13,7 +13,7 @@ use actix_web::{
     },
 };
 use replog_core::{
-    error::{AppendError, ModeState, Outcome, ReadError, Stopped, WaitError},
+    error::{AppendError, LimitName, ModeState, Outcome, ReadError, Stopped, WaitError},
     types::{ClusterId, Offset},
 };
 use serde::Serialize;
@@ -197,13 +197,21 @@ impl Problem {
         .header(header::ALLOW, HeaderValue::from_static(allow))
     }
 
-    /// 413: the body is longer than allowed.
-    pub(crate) fn too_large(limit_bytes: usize) -> Problem {
-        Problem::new(
-            Kind::TooLarge,
-            format!("the limit is {}", counted(limit_bytes, "byte")),
-        )
-        .member("limit_bytes", limit_bytes)
+    /// 413: `what`, a part of the request or all of it, is longer than the limit of this name.
+    pub(crate) fn too_large(
+        what: impl fmt::Display,
+        limit: LimitName,
+        limit_bytes: usize,
+    ) -> Problem {
+        let bytes = counted(limit_bytes, "byte");
+        let detail = format!("{what} is longer than {limit}, which is {bytes}");
+        Problem::new(Kind::TooLarge, detail).limit_bytes(limit, limit_bytes)
+    }
+
+    /// Adds the name of the limit on bytes that was exceeded, and its value.
+    pub(crate) fn limit_bytes(self, limit: LimitName, limit_bytes: usize) -> Problem {
+        self.member("limit", limit.as_str())
+            .member("limit_bytes", limit_bytes)
     }
 
     /// 404: nothing at `offset` yet.
@@ -366,9 +374,13 @@ impl Problem {
                 Problem::new(Kind::Concern, detail).member("nodes", nodes)
             }
             AppendError::TooLarge {
+                limit,
                 bytes: _,
                 limit_bytes,
-            } => Problem::too_large(limit_bytes),
+            } => {
+                let detail = error.to_string();
+                Problem::new(Kind::TooLarge, detail).limit_bytes(limit, limit_bytes)
+            }
             AppendError::Overloaded { limit, value } => Problem::overloaded(limit.as_str(), value),
             AppendError::ReadOnly { state, offset: _ } => Problem::read_only(&state),
             AppendError::Storage { detail, offset: _ } => Problem::new(
@@ -470,10 +482,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
     use actix_web::body::MessageBody as _;
-    use replog_core::{
-        error::LimitName,
-        types::{Mode, ModeReason},
-    };
+    use replog_core::types::{Mode, ModeReason};
     use serde_json::json;
 
     fn answer(problem: Problem) -> (u16, HttpResponse, Value) {
@@ -511,6 +520,7 @@ mod tests {
             ),
             (
                 AppendError::TooLarge {
+                    limit: LimitName::MaxMessageBytes,
                     bytes: 9,
                     limit_bytes: 8,
                 },
@@ -684,8 +694,22 @@ mod tests {
             (&body["limit"], &body["value"]),
             (&json!("max-queued-bytes"), &json!(99))
         );
-        let (_, _, body) = answer(Problem::too_large(1 << 20));
-        assert_eq!(body["limit_bytes"], 1 << 20);
+        let at_the_door = Problem::too_large("line 2", LimitName::MaxMessageBytes, 8);
+        let (_, _, body) = answer(at_the_door);
+        assert_eq!(body["limit_bytes"], 8);
+        assert_eq!(body["limit"], "max-message-bytes");
+        let detail = "line 2 is longer than max-message-bytes, which is 8 bytes";
+        assert_eq!(body["detail"], detail);
+        let error = AppendError::TooLarge {
+            limit: LimitName::MaxRequestBytes,
+            bytes: 9,
+            limit_bytes: 8,
+        };
+        let (_, _, body) = answer(error.into());
+        assert_eq!(body["limit_bytes"], 8);
+        assert_eq!(body["limit"], "max-request-bytes");
+        let detail = "the append has 9 bytes and 8 are allowed (max-request-bytes)";
+        assert_eq!(body["detail"], detail);
     }
 
     #[test]

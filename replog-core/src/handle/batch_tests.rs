@@ -2,8 +2,10 @@
 
 use super::tests::{Cluster, concern, payloads, until, within};
 use crate::{
-    IdempotencyKey, MessageBatch, Offset, ReadLevel,
+    AppendOptions, IdempotencyKey, MessageBatch, Offset, ReadLevel,
     error::{AppendError, LimitName, Outcome},
+    limits::{APPEND_BYTES_MAX, KEY_BYTES_MAX},
+    record::HEADER_BYTES,
 };
 
 fn batch(range: std::ops::Range<u32>) -> MessageBatch {
@@ -104,4 +106,92 @@ async fn a_refused_batch_leaves_nothing_behind() {
         );
     }
     assert_eq!(payloads(&master.reader()).await.len(), 2000);
+}
+
+#[tokio::test]
+async fn an_append_of_exactly_the_limit_is_taken_and_one_byte_more_leaves_nothing() {
+    let mut cluster = Cluster::new(0);
+    cluster.config.max_message_bytes = APPEND_BYTES_MAX;
+    let (master, _) = cluster.start_all().await;
+    let key = |letter: &str| IdempotencyKey::new(&letter.repeat(KEY_BYTES_MAX)).unwrap();
+    let with_key = |letter| concern(1).idempotency_key(key(letter));
+    let rest = APPEND_BYTES_MAX - 3 * HEADER_BYTES;
+    // The options, and the lengths of the messages that are exactly the limit with them.
+    let table: [(AppendOptions, &[usize]); 5] = [
+        (concern(1), &[APPEND_BYTES_MAX - HEADER_BYTES]),
+        (
+            with_key("a"),
+            &[APPEND_BYTES_MAX - HEADER_BYTES - KEY_BYTES_MAX],
+        ),
+        (concern(1), &[5, 0, rest - 5]),
+        (concern(1), &[rest / 2, rest - rest / 2, 0]),
+        (with_key("b"), &[0, 9, rest - 9 - KEY_BYTES_MAX]),
+    ];
+    let mut next = 0;
+    for (options, lengths) in table {
+        let batch = |more: usize| -> MessageBatch {
+            let more = std::iter::once(more).chain(std::iter::repeat(0));
+            let lengths = lengths.iter().zip(more);
+            lengths
+                .map(|(length, more)| vec![b'x'; length + more])
+                .collect()
+        };
+        let refused = match lengths {
+            [length] => within(master.append(vec![b'x'; length + 1], options.clone()))
+                .await
+                .unwrap_err(),
+            _ => within(master.append_batch(batch(1), options.clone()))
+                .await
+                .unwrap_err(),
+        };
+        assert!(
+            matches!(
+                refused,
+                AppendError::TooLarge {
+                    limit: LimitName::MaxRequestBytes,
+                    bytes,
+                    limit_bytes: APPEND_BYTES_MAX,
+                } if bytes == APPEND_BYTES_MAX + 1
+            ),
+            "{lengths:?}: {refused}"
+        );
+        assert_eq!(refused.outcome(), Outcome::NotAppended);
+        assert!(!refused.is_retryable());
+        assert_eq!(
+            refused.to_string(),
+            "the append has 8388609 bytes and 8388608 are allowed (max-request-bytes)"
+        );
+        let first = match lengths {
+            [length] => {
+                within(master.append(vec![b'x'; *length], options))
+                    .await
+                    .unwrap()
+                    .offset
+            }
+            _ => {
+                within(master.append_batch(batch(0), options))
+                    .await
+                    .unwrap()
+                    .first_offset
+            }
+        };
+        assert_eq!(first, Offset(next), "{lengths:?}: nothing was appended");
+        next += lengths.len() as u64;
+    }
+    assert_eq!(payloads(&master.reader()).await.len() as u64, next);
+}
+
+#[tokio::test]
+async fn a_batch_of_many_short_messages_is_refused_for_what_it_takes_in_the_log() {
+    let (master, _) = Cluster::new(0).start_all().await;
+    let count = APPEND_BYTES_MAX / (HEADER_BYTES + 1);
+    let batch = |count: usize| -> MessageBatch { std::iter::repeat_n("1", count).collect() };
+    let refused = within(master.append_batch(batch(count + 1), concern(1))).await;
+    let expected = (count + 1) * (HEADER_BYTES + 1);
+    assert!(
+        matches!(refused, Err(AppendError::TooLarge { bytes, .. }) if bytes == expected),
+        "{refused:?}"
+    );
+    let taken = within(master.append_batch(batch(count), concern(1))).await;
+    assert_eq!(taken.unwrap().first_offset, Offset(0));
 }

@@ -15,15 +15,16 @@ use crate::{
         WriterReported,
     },
     config::{ForcedRecovery, MasterConfig},
-    error::{AppendError, ModeState, StartError, Stopped},
+    error::{AppendError, LimitName, ModeState, StartError, Stopped},
     handle::{
         Events, Reader, Shared, events,
         host::{Host, Role, Watched},
         runtime,
     },
+    limits::APPEND_BYTES_MAX,
     log::LogView,
     metrics::{MasterMetrics, tally::DoorTally},
-    record::MessageBatch,
+    record::{HEADER_BYTES, MessageBatch},
     rules::{keys::Claim, leader::NewAppend, recovery::Settings},
     spans::AppendSpan,
     storage::Storage,
@@ -211,12 +212,15 @@ impl Master {
         let limit_bytes = self.inner.max_message_bytes;
         if payload.len() > limit_bytes {
             return Err(self.refused(AppendError::TooLarge {
+                limit: LimitName::MaxMessageBytes,
                 bytes: payload.len(),
                 limit_bytes,
             }));
         }
         let claim = options.idempotency_key.clone();
         let claim = claim.map(|key| Claim::new(key, &payload));
+        let key_bytes = claim.as_ref().map_or(0, |claim| claim.key_bytes().len());
+        self.check_append_bytes(HEADER_BYTES + key_bytes + payload.len())?;
         self.hand_over(payload, None, claim, options).await
     }
 
@@ -227,7 +231,8 @@ impl Master {
     /// node shows some of them before it shows all. The concern is met once enough nodes hold the last
     /// message; a key covers all of them; `expected_offset` is that of the first. In everything else it
     /// behaves as [`Master::append`]. A batch takes up [`MessageBatch::bytes`] of `max_queued_bytes`, and is
-    /// never accepted if it is larger than that limit.
+    /// never accepted if it is larger than that limit or than
+    /// [`APPEND_BYTES_MAX`](crate::limits::APPEND_BYTES_MAX).
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -253,8 +258,9 @@ impl Master {
     /// # Errors
     ///
     /// [`AppendError`]; [`AppendError::outcome`] says whether the messages may be in the log, all of
-    /// them. [`AppendError::TooLarge`] if the longest message is too large, [`AppendError::EmptyBatch`] if
-    /// there are no messages, and [`AppendError::BatchBeyondHorizon`] for a key that would be forgotten at once.
+    /// them. [`AppendError::TooLarge`] if the longest message or the whole batch is too large: it is never split.
+    /// [`AppendError::EmptyBatch`] if there are no messages, and [`AppendError::BatchBeyondHorizon`] for a key that
+    /// would be forgotten at once.
     ///
     /// # Cancel safety
     ///
@@ -268,7 +274,11 @@ impl Master {
     ) -> Result<BatchReceipt, AppendError> {
         let (bytes, limit_bytes) = (batch.longest(), self.inner.max_message_bytes);
         if bytes > limit_bytes {
-            return Err(self.refused(AppendError::TooLarge { bytes, limit_bytes }));
+            return Err(self.refused(AppendError::TooLarge {
+                limit: LimitName::MaxMessageBytes,
+                bytes,
+                limit_bytes,
+            }));
         }
         if batch.is_empty() {
             return Err(self.refused(AppendError::EmptyBatch));
@@ -279,8 +289,21 @@ impl Master {
         if let Some(claim) = &claim {
             batch.set_key(claim.key_bytes());
         }
+        self.check_append_bytes(batch.bytes())?;
         let receipt = self.hand_over(Bytes::new(), Some(batch), claim, options);
         Ok(BatchReceipt::of(receipt.await?, count))
+    }
+
+    /// Refuses an append that has more bytes in the log than any may have.
+    fn check_append_bytes(&self, bytes: usize) -> Result<(), AppendError> {
+        if bytes <= APPEND_BYTES_MAX {
+            return Ok(());
+        }
+        Err(self.refused(AppendError::TooLarge {
+            limit: LimitName::MaxRequestBytes,
+            bytes,
+            limit_bytes: APPEND_BYTES_MAX,
+        }))
     }
 
     async fn hand_over(

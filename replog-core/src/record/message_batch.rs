@@ -12,7 +12,7 @@ use super::{
     encoded_len,
 };
 use crate::{
-    limits::{BATCH_BYTES_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX},
+    limits::{APPEND_BYTES_MAX, BATCH_BYTES_MAX, KEY_BYTES_MAX},
     types::{Epoch, Offset},
     words::counted,
 };
@@ -54,7 +54,7 @@ impl MessageBatch {
         let payload = payload.as_ref();
         self.count += 1;
         self.longest = self.longest.max(payload.len());
-        if payload.len() > MESSAGE_BYTES_MAX {
+        if payload.len() > APPEND_BYTES_MAX {
             // No master takes it: the batch is refused for its longest message.
             return;
         }
@@ -95,7 +95,8 @@ impl MessageBatch {
     }
 
     /// Returns the bytes that the batch takes in memory and in the log: for each message its payload and 36 more.
-    /// They count towards `max_queued_bytes`.
+    /// They count towards `max_queued_bytes`, and an append of more than
+    /// [`APPEND_BYTES_MAX`](crate::limits::APPEND_BYTES_MAX), its key included, is refused.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -194,7 +195,7 @@ fn record_len(bytes: &[u8]) -> Option<usize> {
 }
 
 fn length_field(total: usize) -> u32 {
-    u32::try_from(total - PREFIX_BYTES).expect("bounded by MESSAGE_BYTES_MAX")
+    u32::try_from(total - PREFIX_BYTES).expect("bounded by APPEND_BYTES_MAX")
 }
 
 impl<P: AsRef<[u8]>> Extend<P> for MessageBatch {
@@ -261,9 +262,9 @@ mod tests {
     #[test]
     fn a_message_that_no_master_takes_is_counted_and_not_kept() {
         let mut batch = MessageBatch::new();
-        batch.push(vec![0; MESSAGE_BYTES_MAX + 1]);
+        batch.push(vec![0; APPEND_BYTES_MAX + 1]);
         let found = (batch.longest(), batch.bytes(), batch.len());
-        assert_eq!(found, (MESSAGE_BYTES_MAX + 1, 0, 1));
+        assert_eq!(found, (APPEND_BYTES_MAX + 1, 0, 1));
     }
 
     proptest! {

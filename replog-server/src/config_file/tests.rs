@@ -257,7 +257,17 @@ fn a_mistake_in_a_file_is_reported_with_its_line() {
         (
             "cluster",
             "max-request-bytes = 1",
-            "--max-request-bytes must be at least",
+            "--max-message-bytes must be at most --max-request-bytes: 1048576 is more than 1",
+        ),
+        (
+            "cluster",
+            "max-request-bytes = 8_388_609",
+            "line 1: max-request-bytes: one append may have at most 8MiB",
+        ),
+        (
+            "cluster",
+            "key-horizon = 1\nmax-request-bytes = \"64MiB\"",
+            "line 2: max-request-bytes: one append may have at most 8MiB",
         ),
     ];
     for (line, text, expected) in table {

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use replog_core::{AppendOptions, Concern, IdempotencyKey, Master, MessageBatch, error::LimitName};
+use replog_core::{
+    AppendOptions, Concern, IdempotencyKey, Master, MessageBatch, error::LimitName,
+    record::HEADER_BYTES,
+};
 
 use crate::{
     append_lines::{self, Encoding, LineLimits, LinesError},
-    body::{self, BodyLimits},
+    body,
     node::NodeState,
     problem::{Kind, Problem},
     query::Query,
@@ -57,10 +60,7 @@ pub(super) async fn append(
     mut payload: web::Payload,
     asked: Options,
 ) -> Result<HttpResponse, Problem> {
-    let limits = BodyLimits {
-        keep_bytes: state.append_limits.drain_bytes,
-        ..state.append_limits
-    };
+    let limits = state.batch_limits;
     let body = body::read(request, &mut payload, limits, &state.append_budget)
         .await
         .map_err(Problem::not_appended)?;
@@ -104,17 +104,22 @@ async fn parse(
     parsed.map_err(|error| match error {
         LinesError::Malformed(what) => Problem::malformed(what),
         LinesError::TooLong { line } => {
-            let limit_bytes = limits.line_bytes;
+            let what = format!("line {line}");
+            Problem::too_large(what, LimitName::MaxMessageBytes, limits.line_bytes)
+        }
+        LinesError::TooMuch { line } => {
+            let (limit, limit_bytes) = (LimitName::MaxRequestBytes, limits.append_bytes);
             let detail = format!(
-                "line {line} is too long: the limit is {}",
+                "from line {line} on the batch has more than the {} that one append may have ({limit}): each message \
+                 counts with {HEADER_BYTES} bytes more",
                 counted(limit_bytes, "byte")
             );
-            Problem::new(Kind::TooLarge, detail).member("limit_bytes", limit_bytes)
+            Problem::new(Kind::TooLarge, detail).limit_bytes(limit, limit_bytes)
         }
-        LinesError::TooMuch => {
+        LinesError::NeverQueued => {
             let limit = LimitName::MaxQueuedBytes.as_str();
             // A batch of this size is never accepted, however long it waits.
-            Problem::overloaded(limit, limits.batch_bytes as u64).member("retriable", false)
+            Problem::overloaded(limit, limits.queued_bytes as u64).member("retriable", false)
         }
     })
 }

@@ -258,6 +258,9 @@ fn a_body_beyond_the_limit_is_refused_after_it_was_read() {
         let answer = post(node, &body(bytes));
         assert_refused(&answer, 413, "too-large", "a long body");
         assert_eq!(answer.json()["limit_bytes"], 64 << 10);
+        assert_eq!(answer.json()["limit"], "max-message-bytes");
+        let detail = "the body is longer than max-message-bytes, which is 65536 bytes";
+        assert_eq!(answer.json()["detail"], detail);
     }
     // The same without an announced length.
     let mut connection = Connection::open(node).expect("a connection");

@@ -94,8 +94,20 @@ fn a_batch_that_is_refused_leaves_nothing_behind_and_says_where() {
         ("", "1\n\n2", 400, "malformed", "line 2"),
         ("", "1\n2\n{\"a\"}", 400, "malformed", "line 3"),
         ("", "1\n\u{feff}2", 400, "malformed", "line 2"),
-        ("", &long, 413, "too-large", "line 2"),
-        ("", &huge, 413, "too-large", "2000"),
+        (
+            "",
+            &long,
+            413,
+            "too-large",
+            "line 2 is longer than max-message-bytes, which is 100 bytes",
+        ),
+        (
+            "",
+            &huge,
+            413,
+            "too-large",
+            "the body is longer than max-request-bytes, which is 2000 bytes",
+        ),
         ("?concern=9", "1", 422, "concern", "1 to 2"),
         ("?concern=x", "1", 400, "malformed", "concern"),
         ("?concern=1.5", "1", 400, "malformed", "concern"),
@@ -125,6 +137,100 @@ fn a_batch_that_is_refused_leaves_nothing_behind_and_says_where() {
     }
     let answer = post(node.address, r#"{"data":1}"#);
     assert_eq!(answer.json()["offset"], 0, "nothing was appended before");
+}
+
+/// Returns lines that are together this long, and whose messages are together that much shorter as there are line ends.
+fn lines(bytes: usize) -> String {
+    let line = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
+    let mut lines = String::new();
+    while bytes - lines.len() > 1 << 20 {
+        lines += &line((1 << 19) - 1);
+        lines.push('\n');
+    }
+    let last = line(bytes - lines.len());
+    lines + &last
+}
+
+fn send_in_chunks(node: &Node, body: &[u8]) -> Answer {
+    let mut connection = Connection::open(node.address).expect("a connection");
+    let head = "POST /messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\n\
+                transfer-encoding: chunked\r\n\r\n";
+    connection.send(head.as_bytes()).expect("sent");
+    for chunk in body.chunks(100_000) {
+        let size = format!("{:x}\r\n", chunk.len());
+        let chunk = [size.as_bytes(), chunk, b"\r\n"].concat();
+        connection.send(&chunk).expect("sent");
+    }
+    connection.send(b"0\r\n\r\n").expect("sent");
+    connection.answer().expect("an answer")
+}
+
+/// Checks that a batch was refused for this limit, and that its sender was told so.
+fn assert_too_large(answer: &Answer, limit_bytes: usize, detail: &str) {
+    let shown = answer.text();
+    let problem = (answer.status, answer.problem());
+    assert_eq!(problem, (413, "/problems/too-large".to_owned()), "{shown}");
+    let answer = answer.json();
+    assert_eq!(answer["limit"], "max-request-bytes", "{shown}");
+    assert_eq!(answer["limit_bytes"], limit_bytes, "{shown}");
+    let found = answer["detail"].as_str().expect("a detail");
+    assert!(found.contains(detail), "{shown}");
+    let outcome = (&answer["outcome"], &answer["retriable"]);
+    assert_eq!(outcome, (&"not_appended".into(), &false.into()), "{shown}");
+}
+
+#[test]
+fn a_body_of_exactly_the_limit_is_appended_and_one_byte_more_is_refused_after_it_was_read() {
+    let limit_bytes = 2 << 20;
+    let cluster = Cluster::start(1, &["--memory", "--max-request-bytes", "2MiB"]);
+    let node = &cluster.master;
+    let send_at_once = |body: &[u8]| send(node, "", None, body);
+    let in_chunks = |body: &[u8]| send_in_chunks(node, body);
+    let ways: [&dyn Fn(&[u8]) -> Answer; 2] = [&send_at_once, &in_chunks];
+    let mut next = 0;
+    for send in ways {
+        for bytes in [limit_bytes + 1, 2 * limit_bytes] {
+            let answer = send(lines(bytes).as_bytes());
+            let detail = "the body is longer than max-request-bytes, which is 2097152 bytes";
+            assert_too_large(&answer, limit_bytes, detail);
+        }
+        let answer = send(lines(limit_bytes).as_bytes());
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        let receipt = answer.json();
+        assert_eq!(receipt["first_offset"], next, "nothing was appended before");
+        next += receipt["count"].as_u64().expect("a number");
+    }
+}
+
+#[test]
+fn a_batch_of_exactly_what_an_append_may_have_in_the_log_is_appended_and_one_byte_more_is_not() {
+    const APPEND_BYTES_MAX: usize = 8 << 20;
+    let cluster = Cluster::start(1, &["--memory"]);
+    let node = &cluster.master;
+    // Each line has 36 bytes more in the log, where its end is not.
+    let count = lines(APPEND_BYTES_MAX).lines().count();
+    let bytes = APPEND_BYTES_MAX - 36 * count + (count - 1);
+    let (most, more) = (lines(bytes), lines(bytes + 1));
+    let in_the_log = |text: &str| text.lines().map(|line| line.len() + 36).sum::<usize>();
+    assert_eq!(in_the_log(&most), APPEND_BYTES_MAX);
+    let answer = send(node, "", None, more.as_bytes());
+    let detail = format!(
+        "from line {} on the batch has more than the 8388608 bytes that one append may have",
+        more.lines().count()
+    );
+    assert_too_large(&answer, APPEND_BYTES_MAX, &detail);
+    // The key is in the log, too.
+    let answer = send(node, "", Some("k"), most.as_bytes());
+    let detail = "the append has 8388609 bytes and 8388608 are allowed (max-request-bytes)";
+    assert_too_large(&answer, APPEND_BYTES_MAX, detail);
+    let answer = send(node, "", None, most.as_bytes());
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert_eq!(answer.json()["first_offset"], 0);
+    // Many short messages are more in the log than in the request.
+    let answer = send(node, "", None, "1\n".repeat(1 << 18).as_bytes());
+    assert_too_large(&answer, APPEND_BYTES_MAX, "from line 226720 on");
+    let answer = post(node.address, r#"{"data":1}"#);
+    assert_eq!(answer.json()["offset"], most.lines().count());
 }
 
 #[test]

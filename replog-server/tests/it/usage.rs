@@ -23,7 +23,8 @@ fn reason(output: &Output) -> String {
 #[test]
 fn wrong_usage_ends_with_2_and_one_line() {
     type Variables<'a> = &'a [(&'a str, &'a str)];
-    let table: [(&[&str], Variables<'_>); 7] = [
+    let too_large = &[("REPLOG_MAX_REQUEST_BYTES", "8388609")];
+    let table: [(&[&str], Variables<'_>); 11] = [
         (&[], &[]),
         (&["fly"], &[]),
         (&["master"], &[]),
@@ -31,6 +32,10 @@ fn wrong_usage_ends_with_2_and_one_line() {
         (&["cluster", "--key-horizon", "0"], &[]),
         (&["cluster"], &[("REPLOG_HEARTBEAT_INTERVAL", "often")]),
         (&["master"], &[("REPLOG_SECONDARY", "a=a:1,a=b:1")]),
+        (&["cluster", "--max-request-bytes", "64MiB"], &[]),
+        (&["cluster", "--max-message-bytes", "64MiB"], &[]),
+        (&["cluster"], too_large),
+        (&["check-config", "cluster"], too_large),
     ];
     for (args, variables) in table {
         let output = output(args, variables);
@@ -41,7 +46,13 @@ fn wrong_usage_ends_with_2_and_one_line() {
             "{args:?}"
         );
         assert!(output.stdout.is_empty(), "{args:?}");
-        reason(&output);
+        let said = reason(&output);
+        let is_too_large = variables == too_large || args.contains(&"64MiB");
+        assert_eq!(
+            said.contains("one append may have at most 8MiB (8388608 bytes)"),
+            is_too_large,
+            "{said}"
+        );
     }
     let helpful = [
         &["--help"][..],

@@ -252,7 +252,7 @@ fn a_message_that_takes_longer_than_every_timeout_reaches_a_node_that_stays_in_c
             address: line.to_string(),
         };
         let mut config = crate::MasterConfig::new(name("master"), vec![peer]);
-        config.max_message_bytes = 16 << 20;
+        config.max_message_bytes = 7 << 20;
         let longest = config
             .timing
             .unhealthy_after
@@ -264,7 +264,7 @@ fn a_message_that_takes_longer_than_every_timeout_reaches_a_node_that_stays_in_c
         master.wait_until_writable().await.unwrap();
         let began = Instant::now();
         let all = crate::AppendOptions::concern(crate::Concern::All);
-        let mut append = std::pin::pin!(master.append(vec![b'x'; 10 << 20], all));
+        let mut append = std::pin::pin!(master.append(vec![b'x'; 7 << 20], all));
         let mut tick = tokio::time::interval(Duration::from_millis(20));
         let receipt = loop {
             tokio::select! {

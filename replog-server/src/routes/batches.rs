@@ -110,7 +110,7 @@ async fn parse(
         LinesError::TooMuch { line } => {
             let (limit, limit_bytes) = (LimitName::MaxRequestBytes, limits.append_bytes);
             let detail = format!(
-                "from line {line} on the batch has more than the {} that one append may have ({limit}): each message \
+                "with line {line} the batch has more than the {} that one append may have ({limit}): each message \
                  counts with {HEADER_BYTES} bytes more",
                 counted(limit_bytes, "byte")
             );

@@ -215,7 +215,7 @@ fn a_batch_of_exactly_what_an_append_may_have_in_the_log_is_appended_and_one_byt
     assert_eq!(in_the_log(&most), APPEND_BYTES_MAX);
     let answer = send(node, "", None, more.as_bytes());
     let detail = format!(
-        "from line {} on the batch has more than the 8388608 bytes that one append may have",
+        "with line {} the batch has more than the 8388608 bytes that one append may have",
         more.lines().count()
     );
     assert_too_large(&answer, APPEND_BYTES_MAX, &detail);
@@ -228,7 +228,7 @@ fn a_batch_of_exactly_what_an_append_may_have_in_the_log_is_appended_and_one_byt
     assert_eq!(answer.json()["first_offset"], 0);
     // Many short messages are more in the log than in the request.
     let answer = send(node, "", None, "1\n".repeat(1 << 18).as_bytes());
-    assert_too_large(&answer, APPEND_BYTES_MAX, "from line 226720 on");
+    assert_too_large(&answer, APPEND_BYTES_MAX, "with line 226720 the batch");
     let answer = post(node.address, r#"{"data":1}"#);
     assert_eq!(answer.json()["offset"], most.lines().count());
 }

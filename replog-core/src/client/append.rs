@@ -16,7 +16,10 @@ use super::{
     Appended, AppendedBatch, Client, ClientError, JSON, NDJSON, RawAnswer,
     exchange::{Outgoing, http_uri, uri, within},
 };
-use crate::types::{Concern, Offset};
+use crate::{
+    limits::APPEND_BYTES_MAX,
+    types::{Concern, Offset},
+};
 
 /// Path, below a node's URL, that takes appends.
 const MESSAGES: &str = "/messages";
@@ -148,7 +151,9 @@ impl Client {
     /// # Errors
     ///
     /// The same as [`append`](Client::append). [`AppendRequest::expected_offset`] is not supported:
-    /// nothing is sent then.
+    /// nothing is sent then. A batch that is too long is refused and never split:
+    /// [`ClientError::TooLarge`] if it is longer than any node takes, or a [`Problem`](super::Problem) with
+    /// [`Reason::TooLarge`](super::Reason::TooLarge).
     pub async fn append_batch<'a>(
         &self,
         messages: impl IntoIterator<Item = &'a RawValue>,
@@ -205,6 +210,13 @@ impl Client {
         body: Bytes,
         request: &AppendRequest,
     ) -> Result<RawAnswer, ClientError> {
+        // A node would have to read all of it before it could answer that it is too long.
+        if body.len() > APPEND_BYTES_MAX {
+            return Err(ClientError::TooLarge {
+                bytes: body.len(),
+                limit_bytes: APPEND_BYTES_MAX,
+            });
+        }
         let deadline = self.deadline_of(request);
         let mut outgoing = Outgoing {
             method: Method::POST,

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::{
     client::RawAnswer,
     types::{ClusterId, Offset},
+    words::counted,
 };
 
 /// Maximum characters of a body that is no problem document and stands in for its detail.
@@ -26,6 +27,18 @@ pub enum ClientError {
     /// JSON, a redirect to somewhere that does not speak HTTP. Nothing was appended.
     #[error("{0}")]
     Unsendable(String),
+    /// Nothing was sent, because no node takes an append of this length. Nothing was appended, and nothing was split:
+    /// that is for the caller to decide.
+    #[error(
+        "the request has {} and one append may have {limit_bytes}",
+        counted(bytes, "byte")
+    )]
+    TooLarge {
+        /// Length of the request's body in bytes.
+        bytes: usize,
+        /// The limit in bytes: [`APPEND_BYTES_MAX`](crate::limits::APPEND_BYTES_MAX).
+        limit_bytes: usize,
+    },
     /// The request was sent and no complete answer came, in time or at all. Its outcome is unknown:
     /// an append may be in the log.
     #[error("no answer: {0}")]
@@ -105,7 +118,9 @@ impl ClientError {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
-            ClientError::NotSent(_) | ClientError::Unsendable(_) => Outcome::NotAppended,
+            ClientError::NotSent(_) | ClientError::Unsendable(_) | ClientError::TooLarge { .. } => {
+                Outcome::NotAppended
+            }
             ClientError::NoAnswer(_)
             | ClientError::Cut { .. }
             | ClientError::AnotherLog { .. }
@@ -125,6 +140,7 @@ impl ClientError {
                 // A 429 from a proxy: it is overloaded for now.
                 .unwrap_or(problem.status == 429 || problem.status >= 500),
             ClientError::Unsendable(_)
+            | ClientError::TooLarge { .. }
             | ClientError::Cut { .. }
             | ClientError::AnotherLog { .. }
             | ClientError::Unreadable { .. } => false,
@@ -152,6 +168,7 @@ impl ClientError {
             ClientError::Problem(problem) => Some(problem),
             ClientError::NotSent(_)
             | ClientError::Unsendable(_)
+            | ClientError::TooLarge { .. }
             | ClientError::NoAnswer(_)
             | ClientError::Cut { .. }
             | ClientError::AnotherLog { .. }

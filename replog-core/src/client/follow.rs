@@ -356,6 +356,7 @@ fn may_pass(error: &ClientError) -> bool {
         ClientError::NotSent(_) | ClientError::NoAnswer(_) => true,
         ClientError::Problem(problem) => refused(problem),
         ClientError::Unsendable(_)
+        | ClientError::TooLarge { .. }
         | ClientError::Unreadable { .. }
         | ClientError::Cut { .. }
         | ClientError::AnotherLog { .. } => false,

@@ -32,6 +32,8 @@ pub enum Reason {
     },
     /// The message or the request is too long.
     TooLarge {
+        /// The flag that sets the limit, as `max-message-bytes`; `None`: the node does not say.
+        limit: Option<String>,
         /// Maximum bytes.
         limit_bytes: u64,
     },
@@ -111,6 +113,7 @@ impl Problem {
                 cluster_id: self.member("cluster_id")?,
             },
             "/problems/too-large" => Reason::TooLarge {
+                limit: self.member("limit"),
                 limit_bytes: self.member("limit_bytes")?,
             },
             "/problems/not-master" => {
@@ -186,6 +189,20 @@ mod tests {
                 Reason::Overloaded {
                     limit: "--max-waiting-appends".to_owned(),
                     value: 5,
+                },
+            ),
+            (
+                json!({"type": "/problems/too-large", "limit": "max-request-bytes", "limit_bytes": 9}),
+                Reason::TooLarge {
+                    limit: Some("max-request-bytes".to_owned()),
+                    limit_bytes: 9,
+                },
+            ),
+            (
+                json!({"type": "/problems/too-large", "limit_bytes": 9}),
+                Reason::TooLarge {
+                    limit: None,
+                    limit_bytes: 9,
                 },
             ),
             (

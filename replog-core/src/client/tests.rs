@@ -378,6 +378,48 @@ fn a_key_that_no_header_can_carry_is_never_sent() {
 }
 
 #[test]
+fn an_append_that_no_node_takes_is_not_sent_and_a_batch_is_not_split() {
+    suite::run(async {
+        let (responder, seen) = answering(json("201 Created", RECEIPT));
+        let client = of(&responder);
+        let request = AppendRequest::default();
+        let value =
+            |bytes: usize| RawValue::from_string(format!("\"{}\"", "x".repeat(bytes - 2))).unwrap();
+        let refused = |error: ClientError| {
+            let limit_bytes = crate::limits::APPEND_BYTES_MAX;
+            assert!(
+                matches!(
+                    error,
+                    ClientError::TooLarge { bytes, limit_bytes: limit }
+                        if bytes == limit_bytes + 1 && limit == limit_bytes
+                ),
+                "{error}"
+            );
+            assert_eq!(error.outcome(), Outcome::NotAppended);
+            assert!(!error.is_retryable());
+        };
+        // Around the value: `{"data":` and `}`.
+        let most = crate::limits::APPEND_BYTES_MAX - 9;
+        refused(
+            client
+                .append_raw(&value(most + 1), &request)
+                .await
+                .unwrap_err(),
+        );
+        let one = RawValue::from_string("1".to_owned()).unwrap();
+        // Between the values: a line break.
+        let rest = value(crate::limits::APPEND_BYTES_MAX - 1);
+        let batch = [&*one, &*rest];
+        refused(client.append_batch(batch, &request).await.unwrap_err());
+        let given_up = client.append_batch_retrying(&batch, &request, None).await;
+        refused(given_up.unwrap_err().last);
+        assert!(seen.lock().unwrap().is_empty());
+        client.append_raw(&value(most), &request).await.unwrap();
+        assert_eq!(seen.lock().unwrap().len(), 1);
+    });
+}
+
+#[test]
 fn resources_that_take_no_appends_have_appended_nothing() {
     let table = [
         (

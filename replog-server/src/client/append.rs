@@ -1,5 +1,7 @@
 //! `replog append`: a message, or each line of stdin.
 
+mod batches;
+
 use std::{
     io::{self, IsTerminal as _},
     process::ExitCode,
@@ -9,11 +11,13 @@ use std::{
 use clap::Args;
 use replog_core::{
     Concern, IdempotencyKey,
-    client::{AppendRequest, Client, Receipt},
+    client::{AppendRequest, Client, ClientError, GivenUp, Outcome, Reason, Receipt},
+    limits::APPEND_BYTES_MAX,
     types::ClusterId,
 };
 use serde_json::value::RawValue;
 
+use self::batches::{Batch, Batches, Line};
 use super::{
     Context, Failure, Form,
     failure::NOT_IN_TIME,
@@ -26,9 +30,6 @@ use crate::{stderr, words::counted};
 
 /// Maximum number of lines that are sent together.
 const BATCH_MAX: u64 = 100_000;
-/// Bytes of lines after which they are sent, however many they are: including the last line, they are fewer than every
-/// node with default settings accepts.
-const BATCH_BYTES: usize = 32 << 20;
 
 /// Arguments of `append`.
 #[derive(Debug, Args)]
@@ -55,7 +56,8 @@ pub(super) struct AppendArgs {
     /// message is appended once: it gets a key if it has none.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     retry: Option<Duration>,
-    /// Send up to this many lines of stdin as one append: all of them or none. Fewer lines, if they reach 32 MiB.
+    /// Send up to this many lines of stdin as one append: all of them or none. Fewer lines, where more would be longer
+    /// than an append may be, which is 8 MiB or what the master says: stderr says where they were split.
     #[arg(long, value_name = "LINES", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=BATCH_MAX))]
     batch: u64,
@@ -78,9 +80,52 @@ pub(super) async fn run(args: &AppendArgs, context: &Context) -> Result<ExitCode
                 Some(file) => of_file(file)?,
                 None => one(message, args.text)?,
             };
-            append(args, context, &data, args.key.clone()).await
+            let appended = append(args, context, &data, args.key.clone()).await;
+            appended.map_err(Refused::into_failure)
         }
         _ => lines(args, context).await,
+    }
+}
+
+/// Reason why something was not appended.
+enum Refused {
+    /// It is longer than this limit. Nothing of it was appended.
+    TooLong {
+        limit_bytes: u64,
+        failure: Failure,
+    },
+    Failed(Failure),
+}
+
+impl Refused {
+    fn into_failure(self) -> Failure {
+        let (Refused::TooLong { failure, .. } | Refused::Failed(failure)) = self;
+        failure
+    }
+
+    fn of(url: &str, error: &ClientError, has_key: bool) -> Refused {
+        let failure = Failure::of_append(url, error, has_key);
+        Refused::because(error, error.outcome(), failure)
+    }
+
+    fn of_attempts(url: &str, given_up: &GivenUp) -> Refused {
+        let failure = Failure::of_attempts(url, given_up);
+        Refused::because(&given_up.last, given_up.outcome, failure)
+    }
+
+    fn because(error: &ClientError, outcome: Outcome, failure: Failure) -> Refused {
+        let limit_bytes = match (error, error.problem().map(|problem| problem.reason())) {
+            (ClientError::TooLarge { limit_bytes, .. }, _) => Some(*limit_bytes as u64),
+            (_, Some(Reason::TooLarge { limit_bytes, .. })) => Some(limit_bytes),
+            _ => None,
+        };
+        match limit_bytes {
+            Some(limit_bytes) if outcome == Outcome::NotAppended => Refused::TooLong {
+                limit_bytes,
+                failure,
+            },
+            _ => Refused::Failed(failure),
+        }
     }
 }
 
@@ -89,43 +134,118 @@ async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure
         super::print_error("one message per line; ^D ends");
     }
     let mut stdin = Lines::of(io::stdin().lock(), "stdin");
-    let (mut sent, mut bytes) = (0_u64, 0);
-    let mut batch: Vec<Box<RawValue>> = Vec::new();
-    let mut code = ExitCode::SUCCESS;
+    let mut batches = Batches::new(usize::try_from(args.batch).unwrap_or(usize::MAX));
+    let mut sending = Sending {
+        args,
+        context,
+        sent: 0,
+        limit_bytes: APPEND_BYTES_MAX as u64,
+        code: ExitCode::SUCCESS,
+    };
     loop {
-        let before = |failure: Failure| failure.and(&format!("; appended before that: {sent}"));
-        let line = stdin.next().map_err(before)?;
+        let line = stdin.next().map_err(|failure| sending.before(failure))?;
         let is_end = line.is_none();
-        if let Some((text, number, _)) = line
-            && let Some(data) = of_line(text, number, args.text).map_err(before)?
-        {
-            bytes += data.get().len();
-            batch.push(data);
-        }
+        let line = match line {
+            Some((text, number, _)) => of_line(text, number, args.text)
+                .map_err(|failure| sending.before(failure))?
+                .map(|data| Line { number, data }),
+            None => None,
+        };
         // While this waited for a line, nothing watched the connection: if the node closed it, that is seen here, and
         // then another one is opened.
         tokio::task::yield_now().await;
-        let is_full = batch.len() as u64 >= args.batch || bytes >= BATCH_BYTES;
-        if (is_full || is_end) && !batch.is_empty() {
-            let key = args.key.as_ref().map(|key| format!("{key}-{}", sent + 1));
-            let appended = match args.batch {
-                1 => append(args, context, &batch[0], key).await,
-                _ => append_batch(args, context, &batch, key).await,
-            };
-            let appended = appended.map_err(before)?;
-            if appended != ExitCode::SUCCESS {
-                code = appended;
-            }
-            sent += batch.len() as u64;
-            bytes = 0;
-            batch.clear();
+        let ready = line.map(|line| batches.push(line, sending.limit_bytes));
+        for batch in ready.into_iter().flatten() {
+            sending.send(batch).await?;
         }
         if is_end {
-            if sent == 0 {
+            if let Some(batch) = batches.end() {
+                sending.send(batch).await?;
+            }
+            if sending.sent == 0 {
                 super::print_error("stdin had no message: nothing was appended");
             }
-            return Ok(code);
+            return Ok(sending.code);
         }
+    }
+}
+
+/// The lines of stdin on their way to the log.
+struct Sending<'a> {
+    args: &'a AppendArgs,
+    context: &'a Context,
+    /// Number of messages that are in the log.
+    sent: u64,
+    /// Maximum number of bytes of a request, as far as it is known.
+    limit_bytes: u64,
+    code: ExitCode,
+}
+
+impl Sending<'_> {
+    /// Appends a batch, or its parts one after the other if the master takes only shorter ones.
+    async fn send(&mut self, batch: Batch) -> Result<(), Failure> {
+        let mut parts = vec![batch];
+        while let Some(part) = parts.pop() {
+            match self.append(&part).await {
+                Ok(code) => {
+                    if code != ExitCode::SUCCESS {
+                        self.code = code;
+                    }
+                    self.sent += part.lines().len() as u64;
+                    if let Some(next) = part.split_before() {
+                        super::print_error(&format!(
+                            "{} sent as one append: with line {next} it would be longer than {}",
+                            part.were(),
+                            counted(self.limit_bytes, "byte")
+                        ));
+                    }
+                }
+                Err(Refused::TooLong {
+                    limit_bytes,
+                    failure,
+                }) => {
+                    let shorter = match part.longer_than(limit_bytes) {
+                        Some(_) => None,
+                        None => part.split(limit_bytes),
+                    };
+                    let Some(shorter) = shorter else {
+                        return Err(self.before(too_long(&part, limit_bytes, failure)));
+                    };
+                    self.limit_bytes = self.limit_bytes.min(limit_bytes);
+                    parts.extend(shorter.into_iter().rev());
+                }
+                Err(Refused::Failed(failure)) => return Err(self.before(failure)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn append(&self, batch: &Batch) -> Result<ExitCode, Refused> {
+        let (args, context) = (self.args, self.context);
+        let key = args.key.as_ref();
+        let key = key.map(|key| format!("{key}-{}", self.sent + 1));
+        match (args.batch, batch.lines()) {
+            (1, [line]) => append(args, context, &line.data, key).await,
+            (_, lines) => append_batch(args, context, lines, key).await,
+        }
+    }
+
+    /// Adds what was appended before.
+    fn before(&self, failure: Failure) -> Failure {
+        failure.and(&format!("; appended before that: {}", self.sent))
+    }
+}
+
+/// Names the line of a batch that is too long by itself: the master counts lines from the beginning of the batch.
+fn too_long(batch: &Batch, limit_bytes: u64, failure: Failure) -> Failure {
+    match (batch.longer_than(limit_bytes), batch.lines()) {
+        (Some(line), [_, _, ..]) => Failure::new(format!(
+            "line {} is too long: it has {} and {limit_bytes} are allowed",
+            line.number,
+            counted(line.data.get().len(), "byte")
+        )),
+        (_, [line]) => failure.of_line(line.number),
+        (None, _) | (_, []) => failure,
     }
 }
 
@@ -196,7 +316,7 @@ async fn append(
     context: &Context,
     data: &RawValue,
     key: Option<String>,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, Refused> {
     let begun = Instant::now();
     let has_key = key.is_some();
     let (client, request) = (&context.client, request(args, key));
@@ -204,11 +324,11 @@ async fn append(
         None => client
             .append_raw(data, &request)
             .await
-            .map_err(|error| Failure::of_append(context.url(), &error, has_key))?,
+            .map_err(|error| Refused::of(context.url(), &error, has_key))?,
         within => client
             .append_retrying(data, &request, within)
             .await
-            .map_err(|given_up| Failure::of_attempts(context.url(), &given_up))?,
+            .map_err(|given_up| Refused::of_attempts(context.url(), &given_up))?,
     };
     let mut receipt = appended.receipt;
     let watched = match args.watch {
@@ -229,7 +349,8 @@ async fn append(
         Form::Text => tell(&format!("{}\n", receipt.offset)),
     };
     let in_log = "; the message is in the log: do not send it again";
-    told.and(watched).map_err(|failure| failure.and(in_log))?;
+    told.and(watched)
+        .map_err(|failure| Refused::Failed(failure.and(in_log)))?;
     if receipt.concern_met {
         return Ok(ExitCode::SUCCESS);
     }
@@ -283,21 +404,21 @@ async fn watch(
 async fn append_batch(
     args: &AppendArgs,
     context: &Context,
-    batch: &[Box<RawValue>],
+    lines: &[Line],
     key: Option<String>,
-) -> Result<ExitCode, Failure> {
+) -> Result<ExitCode, Refused> {
     let has_key = key.is_some();
     let (client, request) = (&context.client, request(args, key));
-    let messages: Vec<&RawValue> = batch.iter().map(|message| &**message).collect();
+    let messages: Vec<&RawValue> = lines.iter().map(|line| &*line.data).collect();
     let appended = match args.retry {
         None => client
             .append_batch(messages, &request)
             .await
-            .map_err(|error| Failure::of_append(context.url(), &error, has_key))?,
+            .map_err(|error| Refused::of(context.url(), &error, has_key))?,
         within => client
             .append_batch_retrying(&messages, &request, within)
             .await
-            .map_err(|given_up| Failure::of_attempts(context.url(), &given_up))?,
+            .map_err(|given_up| Refused::of_attempts(context.url(), &given_up))?,
     };
     let receipt = appended.receipt;
     let (first, end) = (
@@ -315,7 +436,7 @@ async fn append_batch(
         }
     };
     let in_log = "; the messages are in the log: do not send them again";
-    told.map_err(|failure| failure.and(in_log))?;
+    told.map_err(|failure| Refused::Failed(failure.and(in_log)))?;
     if receipt.concern_met {
         return Ok(ExitCode::SUCCESS);
     }

@@ -60,6 +60,12 @@ impl Failure {
         self
     }
 
+    /// Names the line of the input that is too long.
+    pub(super) fn of_line(mut self, number: u64) -> Failure {
+        self.reason = format!("line {number} is too long: {}", self.reason);
+        self
+    }
+
     /// Names the node that the failure is about, the one at `url`.
     pub(super) fn of_node(mut self, url: &str) -> Failure {
         self.reason = format!("{url}: {}", self.reason);

@@ -22,9 +22,11 @@ use std::{
 };
 
 use clap::Args;
+use indicatif::ProgressBar;
 use replog_core::{
     Concern, Offset,
-    client::{AppendRequest, GivenUp, Reason},
+    client::{AppendRequest, ClientError, GivenUp, Reason},
+    limits::APPEND_BYTES_MAX,
     types::ClusterId,
 };
 use serde_json::value::RawValue;
@@ -39,6 +41,7 @@ use super::{
     position::Position,
     print_error, progress, tell,
 };
+use crate::words::counted;
 
 /// Time that the master waits for a batch's concern before it is asked again, whatever its own limit: a hanging master
 /// is noticed soon, and asked no more often than this.
@@ -109,6 +112,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
         place,
         end: None,
         too_long: usize::MAX,
+        bar: bar.clone(),
         counts: Counts::default(),
     };
     let mut file_end = Offset(0);
@@ -131,7 +135,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
             batches.skip(&line);
             continue;
         }
-        for batch in batches.push(line) {
+        for batch in batches.push(line, number) {
             import.append_whole(batch).await?;
         }
     }
@@ -169,6 +173,7 @@ struct Import<'a> {
     end: Option<Offset>,
     /// The shortest batch that was refused for its length, in bytes: longer ones are not tried.
     too_long: usize,
+    bar: ProgressBar,
     counts: Counts,
 }
 
@@ -236,6 +241,8 @@ impl Import<'_> {
     /// Appends a batch, by halves if the whole is too long for something on the way to the log, or if an earlier run
     /// appended it by halves. The borders depend only on the file and the limits.
     async fn append_parts(&mut self, batch: Batch) -> Result<(), Failure> {
+        let (first, end, known) = (batch.first, batch.end(), self.too_long);
+        let mut begins = Vec::new();
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
             if part.bytes >= self.too_long
@@ -245,13 +252,16 @@ impl Import<'_> {
                 continue;
             }
             match self.append(&part).await {
-                Ok(()) => {}
+                Ok(()) => begins.push(part.first.to_string()),
                 Err(Refused::InParts {
                     is_too_long,
                     failure,
                 }) => {
                     let Some((first, second)) = part.halves() else {
-                        return Err(failure);
+                        return Err(match part.only_line() {
+                            Some(line) if is_too_long => failure.of_line(line),
+                            _ => failure,
+                        });
                     };
                     if is_too_long {
                         self.too_long = self.too_long.min(part.bytes);
@@ -267,6 +277,14 @@ impl Import<'_> {
                     ))));
                 }
             }
+        }
+        if self.too_long < known {
+            let (count, begins) = (counted(begins.len(), "append"), begins.join(", "));
+            let told = format!(
+                "the messages of the file from offset {first} to before offset {end} are too long for one append here: \
+                 they were sent as {count}, which begin at offsets {begins}; others as long as that are split, too"
+            );
+            self.bar.suspend(|| print_error(&told));
         }
         Ok(())
     }
@@ -340,7 +358,8 @@ impl Import<'_> {
         // waited out already: what is still refused may be too much at once.
         let is_too_long = match reason {
             Some(Reason::Overloaded { .. }) => !given_up.last.is_retryable(),
-            _ => matches!(status, Some(413 | 429)),
+            None => matches!(given_up.last, ClientError::TooLarge { .. }),
+            Some(_) => matches!(status, Some(413 | 429)),
         };
         let failure = match reason {
             Some(Reason::KeyReused { offset }) if has_own_key => return Refused::OwnKey(offset),
@@ -358,13 +377,19 @@ impl Import<'_> {
             Some(Reason::AnotherLog { .. }) => failure.and(
                 "; nothing of the file is known to be in that log: import it into that one without --from",
             ),
-            Some(Reason::TooLarge { limit_bytes }) => {
-                let flag = match batch.longest() as u64 > limit_bytes {
-                    true => "--max-message-bytes",
-                    false => "--max-request-bytes",
-                };
-                let more = format!(": start the master with a larger {flag}");
-                self.with_place(failure.and(&more))
+            Some(Reason::TooLarge { limit, limit_bytes }) => {
+                let flag = limit.unwrap_or_else(|| {
+                    let flag = match batch.longest() as u64 > limit_bytes {
+                        true => "max-message-bytes",
+                        false => "max-request-bytes",
+                    };
+                    flag.to_owned()
+                });
+                self.with_place(match limit_bytes < APPEND_BYTES_MAX as u64 {
+                    true => failure.and(&format!(": start the master with a larger --{flag}")),
+                    // No setting allows more.
+                    false => failure,
+                })
             }
             _ => self.with_place(failure),
         };

@@ -115,6 +115,90 @@ fn each_line_of_stdin_is_appended_once_with_a_key_however_often_it_is_sent() {
     );
 }
 
+/// Returns what a command that ended with exit code 0 printed, and the lines of the program on stderr.
+fn printed_and_said(output: &Output) -> (String, String) {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn lines_that_are_too_many_for_one_append_are_split_in_order_and_stderr_says_where() {
+    let flags = ["--max-message-bytes", "1000", "--max-request-bytes", "2000"];
+    let cluster = Cluster::start(1, &flags);
+    let master = &cluster.master;
+    // 103 bytes each, with the line end.
+    let lines: String = (0..45).map(|n| format!("\"{n:0100}\"\n")).collect();
+    // The blank line is counted, too.
+    let lines = format!("\n{lines}");
+    let split = "replog: lines 2 to 20 were sent as one append: with line 21 it would be longer than 2000 bytes\n\
+                 replog: lines 21 to 39 were sent as one append: with line 40 it would be longer than 2000 bytes\n";
+    for _ in 0..2 {
+        let args = ["append", "--batch", "100", "--key", "k"];
+        let appended = run_with_stdin(master, &args, &lines);
+        let expected = ("0..19\n19..38\n38..45\n".to_owned(), split.to_owned());
+        assert_eq!(printed_and_said(&appended), expected);
+    }
+    let expected: Vec<Value> = (0..45).map(|n| json!(format!("{n:0100}"))).collect();
+    assert_eq!(master.data(), expected);
+    // What fits is sent whole.
+    let whole = run_with_stdin(master, &["append", "--batch", "100"], "1\n2\n3\n");
+    assert_eq!(printed(&whole), "45..48\n");
+    // A line that is too long by itself is not.
+    let long = format!("1\n\n2\n\"{}\"\n3\n", "x".repeat(999));
+    let said = error_line(
+        &run_with_stdin(master, &["append", "--batch", "9"], &long),
+        1,
+    );
+    assert_eq!(
+        said,
+        "line 4 is too long: it has 1001 bytes and 1000 are allowed; appended before that: 0"
+    );
+    let said = error_line(&run_with_stdin(master, &["append"], &long), 1);
+    assert!(
+        said.starts_with("line 4 is too long: ")
+            && said.contains("the body is longer than max-message-bytes, which is 1000 bytes")
+            && said.ends_with("; appended before that: 2"),
+        "{said}"
+    );
+    assert_eq!(master.data().len(), 50);
+}
+
+#[test]
+fn lines_of_more_than_8_mib_are_several_appends_and_one_line_of_more_is_none() {
+    let cluster = Cluster::start(1, &["--memory", "--max-message-bytes", "8MiB"]);
+    let master = &cluster.master;
+    let line = |n: u32| format!("\"{n}{}\"\n", "x".repeat(1_000_000));
+    let lines: String = (0..9).map(line).collect();
+    let appended = run_with_stdin(master, &["append", "--batch", "100"], &lines);
+    let split = "replog: lines 1 to 8 were sent as one append: with line 9 it would be longer than 8388608 bytes\n";
+    let expected = ("0..8\n8..9\n".to_owned(), split.to_owned());
+    assert_eq!(printed_and_said(&appended), expected);
+    let long = |bytes: usize| format!("1\n\"{}\"\n", "x".repeat(bytes - 2));
+    // With its header it is more than an append may have in the log, and then also more than a request.
+    for (offset, bytes, expected) in [
+        (
+            9,
+            (8 << 20) - 35,
+            "more than the 8388608 bytes that one append may have (max-request-bytes)",
+        ),
+        (
+            10,
+            (8 << 20) + 1,
+            "the request has 8388609 bytes and one append may have 8388608",
+        ),
+    ] {
+        let refused = run_with_stdin(master, &["append", "--batch", "1000"], &long(bytes));
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert_eq!(text(&refused.stdout), format!("{offset}..{}\n", offset + 1));
+        let said = text(&refused.stderr);
+        assert!(
+            said.contains("line 2 is too long: ") && said.contains(expected),
+            "{said}"
+        );
+        assert!(said.ends_with("appended before that: 1\n"), "{said}");
+    }
+}
+
 #[test]
 fn a_closed_pipe_ends_commands_that_only_show_and_none_that_changes_or_judges() {
     let mut cluster = Cluster::start(1, &[]);
@@ -565,10 +649,10 @@ fn long_messages_are_read_too_a_few_at_a_time() {
     let line = format!("\"{}\"\n", "x".repeat(600_000));
     let appended = run_with_stdin(
         &cluster.master,
-        &["append", "--batch", "30"],
+        &["append", "--batch", "10"],
         &line.repeat(30),
     );
-    assert_eq!(printed(&appended), "0..30\n");
+    assert_eq!(printed(&appended), "0..10\n10..20\n20..30\n");
     let read = values(&run(&cluster.master, &["read"]));
     assert_eq!(read.len(), 30);
     let expected: Value = serde_json::from_str(&line).expect("JSON");
@@ -929,22 +1013,39 @@ fn exported_messages_are_imported_whatever_the_limits_are() {
     let file: String = (1..1_301).map(line).collect();
     let file = exported + &file;
     let other = Cluster::start(1, &limits);
+    let split = "replog: the messages of the file from offset 1 to before offset 501 are too long for one append here: they \
+                 were sent as 8 appends, which begin at offsets 1, 63, 126, 188, 251, 313, 376, 438; others as long as \
+                 that are split, too\n\
+                 replog: the messages of the file from offset 1001 to before offset 1301 are too long for one append here: \
+                 they were sent as 8 appends, which begin at offsets 1001, 1038, 1076, 1113, 1151, 1188, 1226, 1263; \
+                 others as long as that are split, too\n";
+    let import = |node: &Node| run_with_stdin(node, &["import", "-"], &file);
     for expected in [
         "1301 appended, 0 were there already\n",
         "0 appended, 1301 were there already\n",
     ] {
-        assert_eq!(
-            printed(&run_with_stdin(&other.master, &["import", "-"], &file)),
-            expected
-        );
+        let expected = (expected.to_owned(), split.to_owned());
+        assert_eq!(printed_and_said(&import(&other.master)), expected);
     }
     let data = other.master.data();
     assert_eq!((data.len(), &data[0]), (1_301, &json!(longest)));
     // Imported by halves, it is not appended again when the limit is higher; messages it cannot identify are refused.
     let (small, large) = (Cluster::start(1, &limits), Cluster::start(1, &[]));
-    printed(&run_with_stdin(&small.master, &["import", "-"], &file));
-    printed(&run_with_stdin(&large.master, &["import", "-"], &file));
+    printed_and_said(&import(&small.master));
+    printed(&import(&large.master));
     assert_eq!(small.master.data(), large.master.data());
+    // A message that no master with these limits takes is named with its line.
+    let long = json!({"offset": 1, "epoch": 1, "timestamp_ms": 5, "data": "x".repeat(64 << 10)});
+    let file = format!("\n{}{long}\n", line(0));
+    let refused = run_with_stdin(&small.master, &["import", "-"], &file);
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    let expected = "the body is longer than max-request-bytes, which is 65536 bytes (413): start the master with a larger \
+                    --max-request-bytes";
+    assert!(
+        said.contains("line 3 is too long: ") && said.contains(expected),
+        "{said}"
+    );
 }
 
 #[test]

@@ -9,7 +9,11 @@
 
 use std::collections::HashSet;
 
-use replog_core::Offset;
+use replog_core::{
+    Offset,
+    limits::{APPEND_BYTES_MAX, KEY_BYTES_MAX},
+    record::HEADER_BYTES,
+};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
@@ -17,7 +21,7 @@ use super::super::export::Line;
 
 /// Maximum number of messages of a batch: few enough for every sensible `--key-horizon`.
 const BATCH: usize = 500;
-/// Approximate number of bytes of a batch.
+/// Number of bytes after which a batch ends. With its last message it has no more than an append may have.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Messages that are sent as one append.
@@ -35,8 +39,17 @@ pub(super) struct Batch {
     /// The messages are bytes in base64.
     pub(super) base64: bool,
     pub(super) bytes: usize,
-    /// For each message: its offset in the file, and the key of a batch that begins with it.
-    places: Vec<(Offset, String)>,
+    places: Vec<Place>,
+}
+
+/// A message's place in the file.
+#[derive(Clone, Debug)]
+struct Place {
+    offset: Offset,
+    /// Number of its line, from 1 on.
+    line: u64,
+    /// The key of a batch that begins with it.
+    key: String,
 }
 
 /// The batches of a file.
@@ -75,23 +88,23 @@ impl Batches {
         }
     }
 
-    /// Adds a line, and returns the batches to send now, in this order.
-    pub(super) fn push(&mut self, mut line: Line) -> Vec<Batch> {
+    /// Adds the line of this number, and returns the batches to send now, in this order.
+    pub(super) fn push(&mut self, mut line: Line, number: u64) -> Vec<Batch> {
         let own_key = line.message.idempotency_key.take();
         let own_key = own_key.filter(|_| self.keeps_keys);
         if let Some(own_key) = own_key {
             let mut alone = Batch::default();
-            alone.push(line);
+            alone.push(line, number);
             alone.repeats_key = !self.seen_keys.insert(digest(&own_key));
             alone.own_key = Some(own_key);
             return self.end().into_iter().chain([alone]).collect();
         }
         let is_of_one_kind = self.open.base64 == line.message.data_base64.is_some();
-        let before = match is_of_one_kind {
+        let before = match is_of_one_kind && self.open.has_room_for(&line) {
             true => None,
             false => self.end(),
         };
-        self.open.push(line);
+        self.open.push(line, number);
         let full = self.open.is_full().then(|| self.end());
         before.into_iter().chain(full.flatten()).collect()
     }
@@ -104,7 +117,18 @@ impl Batches {
 }
 
 impl Batch {
-    fn push(&mut self, line: Line) {
+    /// Returns true if the batch with this message is no longer than an append may be.
+    fn has_room_for(&self, line: &Line) -> bool {
+        let bytes = match &line.message.data_base64 {
+            None => line.message.data.get().len(),
+            // It has quotation marks around it.
+            Some(text) => text.len() + 2,
+        };
+        let records = (self.messages.len() + 1) * HEADER_BYTES;
+        self.bytes + bytes + records + KEY_BYTES_MAX <= APPEND_BYTES_MAX
+    }
+
+    fn push(&mut self, line: Line, number: u64) {
         let Line {
             message,
             cluster_id,
@@ -122,12 +146,14 @@ impl Batch {
             None => message.data,
             Some(bytes) => serde_json::value::to_raw_value(&bytes).expect("a string is valid JSON"),
         };
-        self.add(data, (message.offset, key));
+        let (offset, line) = (message.offset, number);
+        self.add(data, Place { offset, line, key });
     }
 
-    fn add(&mut self, data: Box<RawValue>, place: (Offset, String)) {
+    fn add(&mut self, data: Box<RawValue>, place: Place) {
         if self.messages.is_empty() {
-            (self.first, self.key) = place.clone();
+            self.first = place.offset;
+            self.key.clone_from(&place.key);
         }
         self.places.push(place);
         self.bytes += data.get().len();
@@ -158,7 +184,15 @@ impl Batch {
     pub(super) fn end(&self) -> Offset {
         self.places
             .last()
-            .map_or(self.first, |(last, _)| last.plus(1))
+            .map_or(self.first, |last| last.offset.plus(1))
+    }
+
+    /// Returns the number of the line of its only message; `None` if it has more.
+    pub(super) fn only_line(&self) -> Option<u64> {
+        match &*self.places {
+            [only] => Some(only.line),
+            _ => None,
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -192,7 +226,7 @@ mod tests {
         let mut all = Vec::new();
         for offset in offsets {
             let key = (offset % 700 == 699).then_some("k");
-            all.extend(batches.push(line(offset, key)));
+            all.extend(batches.push(line(offset, key), offset + 1));
         }
         all.extend(batches.end());
         let told = |batch: Batch| (batch.first.0, batch.messages.len(), batch.own_key);
@@ -227,7 +261,7 @@ mod tests {
         let repeats: Vec<bool> = ["b", "a", "b", "c"]
             .into_iter()
             .zip(1..)
-            .flat_map(|(key, offset)| batches.push(line(offset, Some(key))))
+            .flat_map(|(key, offset)| batches.push(line(offset, Some(key)), offset + 1))
             .map(|batch| batch.repeats_key)
             .collect();
         assert_eq!(repeats, [false, true, true, false]);
@@ -237,7 +271,7 @@ mod tests {
     fn halves_begin_with_their_own_keys_and_have_everything_in_order() {
         let mut all = Batches::new(false);
         for offset in 0..5 {
-            assert!(all.push(line(offset, None)).is_empty());
+            assert!(all.push(line(offset, None), offset + 1).is_empty());
         }
         let whole = all.end().expect("a batch");
         let (first, second) = whole.halves().expect("halves");
@@ -250,17 +284,40 @@ mod tests {
             data.map(|data| data.get().to_owned()).collect()
         };
         assert_eq!([data(&first), data(&second)].concat(), data(&whole));
-        assert!(first.halves().expect("halves").0.halves().is_none());
+        let one = first.halves().expect("halves").1;
+        assert!(one.halves().is_none());
+        let lines = [&whole, &second, &one].map(Batch::only_line);
+        assert_eq!(lines, [None, None, Some(2)]);
+    }
+
+    #[test]
+    fn a_batch_ends_before_a_message_with_which_it_would_be_longer_than_an_append_may_be() {
+        let long = |offset: u64, length: usize| {
+            let data = "x".repeat(length - 2);
+            let line = serde_json::json!({
+                "offset": offset, "epoch": 1, "timestamp_ms": 5, "data": data,
+            });
+            Line::parse(&line.to_string()).expect("a line")
+        };
+        let rest = APPEND_BYTES_MAX - KEY_BYTES_MAX - 2 * HEADER_BYTES - 1;
+        for (more, expected) in [(0, &[2][..]), (1, &[1, 1])] {
+            let mut batches = Batches::new(true);
+            let mut all = batches.push(line(0, None), 1);
+            all.extend(batches.push(long(1, rest + more), 2));
+            all.extend(batches.end());
+            let counts: Vec<usize> = all.iter().map(|batch| batch.messages.len()).collect();
+            assert_eq!(counts, expected, "{more}");
+        }
     }
 
     #[test]
     fn bytes_and_json_are_never_in_one_batch() {
         let bytes = r#"{"offset":1,"epoch":1,"timestamp_ms":5,"data_base64":"aGVsbG8="}"#;
         let mut batches = Batches::new(true);
-        assert!(batches.push(line(0, None)).is_empty());
-        let before = batches.push(Line::parse(bytes).expect("a line"));
+        assert!(batches.push(line(0, None), 1).is_empty());
+        let before = batches.push(Line::parse(bytes).expect("a line"), 2);
         assert_eq!((before.len(), before[0].base64), (1, false));
-        let before = batches.push(line(2, None));
+        let before = batches.push(line(2, None), 3);
         assert_eq!((before.len(), before[0].base64), (1, true));
         assert_eq!(before[0].messages[0].get(), r#""aGVsbG8=""#);
     }

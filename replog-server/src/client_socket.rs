@@ -96,7 +96,9 @@ pub(crate) struct ReadAhead {
     probe: Cell<Probe>,
     /// The awaited turn: nothing is given before it has come.
     next_turn: RefCell<Option<Arc<NextTurn>>>,
-    /// The task to wake when more may be read.
+    /// The task to wake whenever an answer ends: the dispatcher may hold bytes that it has not looked at, or there is
+    /// more to read. Kept until nothing is answered and everything was read: an end may leave the dispatcher with too
+    /// many decoded requests to look at more.
     held: RefCell<Option<Waker>>,
 }
 
@@ -244,6 +246,7 @@ impl ReadAhead {
     fn note_empty(&self) {
         if !self.is_busy() {
             self.given_bytes.set(0);
+            self.held.take();
         }
     }
 
@@ -264,8 +267,8 @@ impl ReadAhead {
 
     /// Wakes the dispatcher to process what it was given behind the last request, and to read on.
     fn release(&self) {
-        if let Some(waker) = self.held.take() {
-            waker.wake();
+        if let Some(waker) = &*self.held.borrow() {
+            waker.wake_by_ref();
         }
     }
 }

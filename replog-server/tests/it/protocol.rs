@@ -155,6 +155,25 @@ fn a_request_to_upgrade_is_ignored() {
 }
 
 #[test]
+fn requests_pipelined_behind_several_that_wait_are_all_answered() {
+    let cluster = Cluster::start(1, &["--memory"]);
+    let waiting = "GET /messages?wait_for=1000&timeout_ms=300 HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    // Answered at once, without another turn of the connection's task.
+    let quick = "GET /nope HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(200);
+    for count in 1..=3 {
+        let mut connection = Connection::open(cluster.master.address).expect("a connection");
+        let all = waiting.repeat(count) + &quick;
+        connection.send(all.as_bytes()).expect("sent");
+        for number in 0..count + 200 {
+            let answer = connection
+                .answer()
+                .unwrap_or_else(|error| panic!("{number} behind {count}: {error}"));
+            assert_eq!(answer.status, 404, "{number} behind {count}");
+        }
+    }
+}
+
+#[test]
 fn an_invalid_host_is_malformed() {
     let cluster = Cluster::start(1, &["--memory"]);
     let address = cluster.master.address;

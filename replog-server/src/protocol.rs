@@ -6,6 +6,7 @@
 //! answer of unknown length to an HTTP/1.0 client ends with the connection (RFC 9112, section 6.1).
 
 use std::{
+    cell::RefCell,
     net::{IpAddr, Ipv6Addr},
     pin::Pin,
     rc::Rc,
@@ -56,7 +57,7 @@ pub(crate) async fn serve(
         false => Probe::None,
     };
     let answering = ReadAhead::answer(&connection, probe);
-    watch_body(&mut request, connection);
+    let request_body = watch_body(&mut request, connection);
     let response = answer(request, next).await?;
     let sign = sign_in(&response);
     answering.read_ahead().set_probe(match sign {
@@ -68,6 +69,7 @@ pub(crate) async fn serve(
             body,
             sign,
             answering,
+            _request_body: request_body,
         })
     }))
 }
@@ -118,6 +120,9 @@ struct Answer {
     /// The sign of life that shows whether the client is there.
     sign: Option<&'static str>,
     answering: Answering,
+    /// The body of the request, which may not have been read to its end. If it were dropped before the answer is sent,
+    /// that crate would wait for the end of a chunked one, without any limit. It now closes the connection instead.
+    _request_body: Option<Rc<RefCell<Payload>>>,
 }
 
 impl MessageBody for Answer {
@@ -141,20 +146,26 @@ impl MessageBody for Answer {
     }
 }
 
-/// Lets the connection be read on while the handler waits for the body of its request.
-fn watch_body(request: &mut ServiceRequest, connection: Rc<OpenConnection>) {
-    let mut payload = match request.take_payload() {
-        Payload::None => return,
-        payload => payload,
+/// Lets the connection be read on while the handler waits for the body of its request. Returns the body, if there is
+/// one.
+fn watch_body(
+    request: &mut ServiceRequest,
+    connection: Rc<OpenConnection>,
+) -> Option<Rc<RefCell<Payload>>> {
+    let payload = match request.take_payload() {
+        Payload::None => return None,
+        payload => Rc::new(RefCell::new(payload)),
     };
+    let read = Rc::clone(&payload);
     let watched = stream::poll_fn(move |cx| {
-        let chunk = payload.poll_next_unpin(cx);
+        let chunk = read.borrow_mut().poll_next_unpin(cx);
         connection.read_ahead.note_body(chunk.is_pending(), cx);
         chunk
     });
     request.set_payload(Payload::Stream {
         payload: watched.boxed_local(),
     });
+    Some(payload)
 }
 
 /// Properties of a request that decide the form of its answer.

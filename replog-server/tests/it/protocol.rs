@@ -174,6 +174,23 @@ fn requests_pipelined_behind_several_that_wait_are_all_answered() {
 }
 
 #[test]
+fn a_connection_ends_if_an_unread_body_never_does() {
+    let cluster = Cluster::start(1, &["--memory"]);
+    for (method, path, status) in [("POST", "/nope", 404), ("GET", "/health", 200)] {
+        for length in ["transfer-encoding: chunked", "content-length: 500"] {
+            let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{length}\r\n");
+            let text = say(cluster.master.address, &format!("{head}\r\n5\r\nhe"));
+            let expected = format!("HTTP/1.1 {status} ");
+            assert!(text.starts_with(&expected), "{path} {length}: {text}");
+            assert!(
+                text.contains("connection: close"),
+                "{path} {length}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
 fn an_invalid_host_is_malformed() {
     let cluster = Cluster::start(1, &["--memory"]);
     let address = cluster.master.address;

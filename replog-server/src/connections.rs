@@ -38,7 +38,7 @@ use crate::{
 
 /// Time without the end of any listener's connection after which the remaining listeners count as not reading: many
 /// times what it takes to write the last text to one that reads.
-const LISTENER_STALL_MAX: Duration = Duration::from_millis(500);
+pub(crate) const LISTENER_STALL_MAX: Duration = Duration::from_millis(500);
 
 /// Name of the limit on the connections of an address: it is not a setting of the node but the system's.
 const OPEN_FILES: &str = "open-files";

@@ -15,6 +15,8 @@ use std::{
 use replog_core::address::owner_of;
 use tokio::time::Instant;
 
+use crate::connections::LISTENER_STALL_MAX;
+
 /// Ratio of what one address may hold to what stays free.
 const FREE_MULTIPLE: usize = 7;
 
@@ -123,6 +125,13 @@ impl Drop for Slot {
 /// everything that is new: an append is not delayed by the number of its readers.
 const TURN: Duration = Duration::from_micros(200);
 
+/// Maximum time that a follower waits for its turn. Clients that leave before their turn waste it: however many do, the
+/// others wait no longer. Also how late a follower may learn that the node stops, hence well below
+/// [`LISTENER_STALL_MAX`].
+const TURN_WAIT_MAX: Duration = Duration::from_millis(250);
+
+const _: () = assert!(TURN_WAIT_MAX.as_millis() < LISTENER_STALL_MAX.as_millis());
+
 /// Turns of the followers of a log. Clones share them.
 #[derive(Clone, Debug, Default)]
 struct Turns(Arc<Mutex<Option<Instant>>>);
@@ -131,7 +140,7 @@ impl Turns {
     /// Takes the next free turn; returns its time.
     fn take(&self, now: Instant) -> Instant {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = last.map_or(now, |last| now.max(last + TURN));
+        let turn = last.map_or(now, |last| (last + TURN).clamp(now, now + TURN_WAIT_MAX));
         *last = Some(turn);
         turn
     }
@@ -296,6 +305,8 @@ mod tests {
         assert_eq!(first.next_turn(now), now + 2 * TURN);
         let later = now + Duration::from_secs(1);
         assert_eq!(second.next_turn(later), later);
+        let turns = (0..10_000).map(|_| first.next_turn(later));
+        assert_eq!(turns.max(), Some(later + TURN_WAIT_MAX), "however many");
     }
 
     type Take = fn(&Waits, Client) -> Result<Wait, usize>;

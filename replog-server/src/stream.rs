@@ -176,8 +176,8 @@ struct Messages<S> {
     any: bool,
     /// The log that is followed, if that is still to be announced.
     other: Option<ClusterId>,
-    /// Time of its next turn to look for more.
-    turn: Instant,
+    /// Something was read for it since its last turn: it looks for more in its next one.
+    awaits_turn: bool,
     /// The reader's slot, released with the body.
     slot: Option<Wait>,
 }
@@ -193,7 +193,7 @@ impl<S: Source> Messages<S> {
             left: span.limit,
             any: false,
             other: span.other,
-            turn: Instant::now(),
+            awaits_turn: false,
             slot: span.slot,
         }
     }
@@ -255,15 +255,17 @@ impl<S: Source> Messages<S> {
     /// Waits for something to write: messages, a sign of life after a while without any, or an end.
     async fn write_next(&mut self, text: &mut BytesMut) -> Result<(), ReadError> {
         while text.is_empty() && self.phase != Phase::Done {
-            // With few followers, its turn comes before any timer could fire.
-            if self.turn > Instant::now() + CLOCK_TICK {
-                sleep_until(self.turn).await;
-            }
-            match timeout(FOLLOW_SIGN_INTERVAL, self.source.next(READ_BYTES)).await {
+            let turn = self.take_turn();
+            let next = async {
+                if let Some(turn) = turn {
+                    sleep_until(turn).await;
+                }
+                self.source.next(READ_BYTES).await
+            };
+            match timeout(FOLLOW_SIGN_INTERVAL, next).await {
                 Ok(Ok(Followed::Records(batches))) => {
                     self.write(&batches, text);
-                    let now = Instant::now();
-                    self.turn = self.slot.as_ref().map_or(now, |slot| slot.next_turn(now));
+                    self.awaits_turn = true;
                 }
                 Ok(Ok(Followed::Cut { offset })) => self.write_cut(offset, text)?,
                 Ok(Err(ReadError::Stopped)) => {
@@ -278,6 +280,18 @@ impl<S: Source> Messages<S> {
             }
         }
         Ok(())
+    }
+
+    /// Takes its turn to look for more, if something was read since the last one. Only a follower that goes on takes
+    /// one: those that end leave no gaps between the turns of the others. Returns its time, if that must be waited for.
+    fn take_turn(&mut self) -> Option<Instant> {
+        if !std::mem::take(&mut self.awaits_turn) {
+            return None;
+        }
+        let now = Instant::now();
+        let turn = self.slot.as_ref()?.next_turn(now);
+        // With few followers, its turn comes before any timer could fire.
+        (turn > now + CLOCK_TICK).then_some(turn)
     }
 
     fn write(&mut self, batches: &[RecordBatch], text: &mut BytesMut) {

@@ -10,6 +10,8 @@ use replog_core::{
 };
 use serde_json::{Value, json};
 
+use crate::shares::{Client, Waits};
+
 /// A log of `count` messages; every third payload has a line break. The record at `fails_at` cannot
 /// be read.
 #[derive(Clone)]
@@ -185,6 +187,30 @@ async fn ndjson_is_one_message_per_line_whatever_the_payload() {
     assert_eq!(lines.len(), 9, "offset 4 is not a message");
     assert_eq!(lines[3]["data"][0], json!(3));
     assert!(text.ends_with('\n'));
+}
+
+#[tokio::test(start_paused = true)]
+async fn followers_that_end_take_no_turn() {
+    let (waits, client) = (Waits::new(8, 8, 8), Client::at(None));
+    let slot = || waits.reader(client).expect("a slot");
+    for count in 0..100 {
+        let span = Span {
+            slot: Some(slot()),
+            ..following(if count % 2 == 0 { 1 } else { 5 })
+        };
+        let mut parts = Box::pin(chunks(
+            None,
+            Messages::new(made(4), span, frame(Form::Ndjson)),
+        ));
+        // Half of them have all they wanted, the other half leave.
+        let part = parts.next().await.expect("a part");
+        assert!(!part.expect("readable").is_empty());
+        if count % 2 == 0 {
+            assert!(parts.next().await.is_none());
+        }
+    }
+    let now = Instant::now();
+    assert_eq!(slot().next_turn(now), now);
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ impl Form {
         }
     }
 
-    /// A sign that the node is there, where a body has nothing else to say. JSON allows a space before a value, so that
+    /// A sign that the node is there, where a body has nothing else to send. JSON allows a space before a value, so that
     /// the line to come is one like any other.
     pub(crate) fn sign(self) -> &'static str {
         match self {

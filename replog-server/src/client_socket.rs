@@ -450,10 +450,7 @@ impl AsyncRead for ClientSocket {
                 false => Poll::Pending,
             };
         }
-        if let Some(first) = bytes.first()
-            && !std::mem::replace(&mut this.has_begun, true)
-            && !may_begin_request(*first)
-        {
+        if !std::mem::replace(&mut this.has_begun, true) && !may_begin_request(bytes[0]) {
             this.connection.count_not_http();
             send_at_once(&this.stream, NOT_HTTP.as_bytes());
             to.set_filled(before);

@@ -51,7 +51,7 @@ use tokio::{
 };
 
 use crate::{
-    connections::{OpenConnection, drop_received, send_at_once},
+    connections::{OpenConnection, drop_received, send_at_once, send_some},
     problem::{Kind, PROBLEM_JSON, Problem},
 };
 
@@ -531,12 +531,18 @@ impl AsyncWrite for ClientSocket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // A client that takes no answers would not see the document either.
-        if !self.connection.read_ahead.is_write_blocked.get()
-            && let Some(answer) = refusal_document(bytes)
-        {
-            send_at_once(&self.stream, answer.as_bytes());
-            return Poll::Ready(Ok(bytes.len()));
+        if let Some(answer) = refusal_document(bytes) {
+            match send_some(&self.stream, answer.as_bytes()) {
+                Ok(sent) if sent == answer.len() => {
+                    self.connection.read_ahead.note_written(false);
+                    return Poll::Ready(Ok(bytes.len()));
+                }
+                // The rest cannot follow: to the dispatcher it does not exist.
+                Ok(_) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                // It is tried again once there is space. If there is some by now, the answer goes without its document.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
         // Anything before such an answer is sent first.
         let bytes = &bytes[..refusal_start(bytes)];
@@ -796,6 +802,30 @@ mod tests {
             assert_eq!(refusal_document(other.as_bytes()), None, "{other}");
             assert_eq!(refusal_start(other.as_bytes()), other.len(), "{other}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_an_unreadable_head_waits_for_space() {
+        let (mut socket, mut client) = pair().await;
+        let before = vec![b'a'; 1 << 20];
+        let mut sent = 0;
+        while let Ok(more) = send_some(&socket.stream, &before) {
+            sent += more;
+        }
+        let own = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        let written = socket.write(own).now_or_never();
+        assert!(written.is_none(), "there is no space: {written:?}");
+        client
+            .read_exact(&mut vec![0; sent])
+            .await
+            .expect("all of it");
+        let written = socket.write(own).await.expect("space");
+        assert_eq!(written, own.len());
+        drop(socket);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("its end");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains("/problems/malformed"), "{answer}");
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@
 
 use std::{
     cell::Cell,
+    io,
     net::SocketAddr,
     rc::Rc,
     sync::{
@@ -182,8 +183,17 @@ pub(crate) fn drop_received(stream: &TcpStream) {
 /// Sends a short answer after everything before it was sent: there is space in the socket's buffer, unless the client
 /// has gone or reads nothing, even if the runtime does not know of it yet. Returns `false` if not all of it was sent.
 pub(crate) fn send_at_once(stream: &TcpStream, answer: &[u8]) -> bool {
+    send_some(stream, answer).is_ok_and(|bytes| bytes == answer.len())
+}
+
+/// Sends as much as there is space for. Returns the number of bytes sent.
+///
+/// # Errors
+///
+/// The system's; `WouldBlock` if there is no space.
+pub(crate) fn send_some(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    send(stream, answer, flags).is_ok_and(|bytes| bytes == answer.len())
+    Ok(send(stream, bytes, flags)?)
 }
 
 /// Returns the answer to any request from an address that has its share of the connections.

@@ -25,7 +25,11 @@
 //!                  └── ReadAhead ◀──┘ `note_body` when a handler asks for its body
 //! ```
 //!
-//! Never parses a request. Keeps rules 6 and 11.
+//! Never parses a request: it cannot end what it gives at the end of one. The crate decodes all that it was given, and
+//! encodes each answer by method, version and connection type of the request that it decoded last; that HEAD, HTTP/1.0
+//! and `Connection: close` are not for pipelining is therefore a documented limit.
+//!
+//! Keeps rules 6 and 11.
 
 use std::{
     cell::{Cell, RefCell},

@@ -146,6 +146,49 @@ fn a_parent_directory_that_cannot_be_read_does_not_prevent_a_start() {
 }
 
 #[test]
+fn a_loose_mode_without_write_permission_is_tightened_where_the_directory_is_the_nodes_own() {
+    for (mode, content, starts) in [
+        (0o555, &[][..], true),
+        (0o555, &["lock", "something"], true),
+        (0o555, &["something"], false),
+        (0o1555, &["lock"], false),
+        (0o500, &["lock"], false),
+    ] {
+        let directory = tempfile::TempDir::new().expect("a temporary directory");
+        let data = directory.path().join("data");
+        fs::create_dir(&data).expect("a directory");
+        for name in content {
+            fs::write(data.join(name), "").expect("room for it");
+        }
+        let set_mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+        };
+        let mut command = secondary(&data);
+        if is_root() {
+            // Root writes everywhere.
+            for path in content.iter().map(|name| data.join(name)) {
+                chown(path, Some(NOBODY), Some(NOBODY)).expect("root may");
+            }
+            chown(&data, Some(NOBODY), Some(NOBODY)).expect("root may");
+            set_mode(directory.path(), 0o711);
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        set_mode(&data, mode);
+        if starts {
+            let process = Process::run(command, &directory.path().join("log"));
+            assert!(process.line().starts_with("secondary-1 http://"));
+            let tightened = fs::metadata(&data).expect("it is there").permissions();
+            assert_eq!(tightened.mode() & 0o7777, 0o700);
+            assert_eq!(process.terminate().code(), Some(0));
+        } else {
+            let text = refusal(command);
+            assert!(text.contains("cannot be written to"), "{mode:o}: {text}");
+        }
+        set_mode(&data, 0o700);
+    }
+}
+
+#[test]
 fn the_directory_of_another_user_is_refused() {
     if !is_root() {
         println!("skipped: only root gives directories to others");

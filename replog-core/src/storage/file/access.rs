@@ -81,7 +81,7 @@ pub(super) fn check_directory(root: &Path) -> io::Result<()> {
         let owner = metadata.uid();
         warn!(path = %root.display(), owner, "the data directory belongs to another user, who can change its content");
     }
-    if !is_loose(&metadata) || metadata.mode() & STICKY != 0 {
+    if !may_tighten(&metadata) {
         return Ok(());
     }
     let named = |error| named(root, &error);
@@ -98,6 +98,11 @@ pub(super) fn check_directory(root: &Path) -> io::Result<()> {
     let directory = File::open(root).map_err(named)?;
     let mode = Permissions::from_mode(DIRECTORY_MODE);
     directory.set_permissions(mode).map_err(named)
+}
+
+/// Returns `true` if the mode of a directory is to be tightened, provided that it is a node's own.
+fn may_tighten(directory: &Metadata) -> bool {
+    is_loose(directory) && directory.mode() & STICKY == 0
 }
 
 /// Returns `true` if a node ran in this directory, or if it is empty.
@@ -206,8 +211,11 @@ pub(super) fn check_usable(root: &Path) -> io::Result<()> {
     let Some(present) = root.ancestors().find(|dir| dir.exists()) else {
         return Ok(());
     };
+    let mut is_tightened_first = false;
     if present == root {
-        check_owner(root, &fs::metadata(root)?)?;
+        let metadata = fs::metadata(root)?;
+        check_owner(root, &metadata)?;
+        is_tightened_first = may_tighten(&metadata) && is_own(root).is_ok_and(|is_own| is_own);
     }
     if statfs(present).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC) {
         let text = format!(
@@ -218,6 +226,8 @@ pub(super) fn check_usable(root: &Path) -> io::Result<()> {
     }
     let may = Access::WRITE_OK | Access::EXEC_OK;
     match accessat(CWD, present, may, AtFlags::EACCESS) {
+        // `check_directory` gives it a mode with which the owner may write, as it does for 0555.
+        Err(Errno::ACCESS) if is_tightened_first => Ok(()),
         Err(error @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
             let error = io::Error::from(error);
             let text = match present == root {

@@ -15,7 +15,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::VecDeque,
     future::{Future, pending, poll_fn},
     io,
     net::{IpAddr, SocketAddr, TcpListener as StdListener},
@@ -713,9 +713,10 @@ async fn answer_http(stream: &TcpStream, clients_url: Option<&str>) {
 
 /// A filter of log lines about refusals: one line per change, and few lines a minute whatever happens.
 struct RefusalLog {
-    last: BTreeMap<IpAddr, Why>,
-    /// Pairs of instances of one name that were logged.
-    rivals: BTreeSet<[InstanceId; 2]>,
+    /// Addresses and the reason that was logged last, oldest refusal first. The oldest makes room for a new address.
+    last: VecDeque<(IpAddr, Why)>,
+    /// Pairs of instances of one name that were logged, oldest first.
+    rivals: VecDeque<[InstanceId; 2]>,
     since: Instant,
     lines: u32,
 }
@@ -723,21 +724,25 @@ struct RefusalLog {
 impl RefusalLog {
     fn new() -> RefusalLog {
         RefusalLog {
-            last: BTreeMap::new(),
-            rivals: BTreeSet::new(),
+            last: VecDeque::new(),
+            rivals: VecDeque::new(),
             since: Instant::now(),
             lines: 0,
         }
     }
 
     fn is_news(&mut self, address: IpAddr, why: Why) -> bool {
-        if self.last.get(&address) == Some(&why) || !self.has_a_line_left() {
+        let known = self.last.iter().position(|(known, _)| *known == address);
+        let before = known.and_then(|at| self.last.remove(at));
+        if before == Some((address, why)) || !self.has_a_line_left() {
+            // Refused again, it is the newest: an address that never stops is logged once, however many come and go.
+            self.last.extend(before);
             return false;
         }
-        if self.last.len() >= REFUSED_ADDRESSES_MAX && !self.last.contains_key(&address) {
-            self.last.pop_first();
+        if self.last.len() >= REFUSED_ADDRESSES_MAX {
+            self.last.pop_front();
         }
-        self.last.insert(address, why);
+        self.last.push_back((address, why));
         true
     }
 
@@ -747,9 +752,10 @@ impl RefusalLog {
             return false;
         }
         if self.rivals.len() >= REFUSED_ADDRESSES_MAX {
-            self.rivals.pop_first();
+            self.rivals.pop_front();
         }
-        self.rivals.insert(pair)
+        self.rivals.push_back(pair);
+        true
     }
 
     fn has_a_line_left(&mut self) -> bool {
@@ -762,7 +768,7 @@ impl RefusalLog {
     }
 
     fn forget(&mut self, address: IpAddr) {
-        self.last.remove(&address);
+        self.last.retain(|(known, _)| *known != address);
     }
 }
 

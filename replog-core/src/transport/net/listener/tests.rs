@@ -498,6 +498,30 @@ fn refusals_are_logged_once_for_each_address_and_in_limited_number() {
     assert!(log.last.len() <= REFUSED_ADDRESSES_MAX);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_oldest_refusal_is_forgotten_and_not_the_lowest_address() {
+    let mut log = RefusalLog::new();
+    let address = |n: usize| IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]);
+    let instance = |n: usize| InstanceId::from_bytes([u8::try_from(n).unwrap(); 16]);
+    // The lowest is the newest, and is refused again and again.
+    for n in (1..=REFUSED_ADDRESSES_MAX + 1).rev() {
+        tokio::time::advance(REFUSALS_LOGGED_TIME).await;
+        assert!(log.is_news(address(n), Why::Garbage), "{n}");
+        assert!(log.is_news_of_rivals(instance(n), instance(0)), "{n}");
+    }
+    for more in 100..100 + REFUSED_ADDRESSES_MAX {
+        tokio::time::advance(REFUSALS_LOGGED_TIME).await;
+        assert!(!log.is_news(address(1), Why::Garbage), "before {more}");
+        assert!(log.is_news(address(more), Why::Garbage));
+    }
+    assert!(!log.is_news_of_rivals(instance(1), instance(0)));
+    let oldest = REFUSED_ADDRESSES_MAX + 1;
+    assert!(log.is_news_of_rivals(instance(oldest), instance(0)));
+    assert!(log.is_news(address(oldest), Why::Garbage));
+    assert_eq!(log.last.len(), REFUSED_ADDRESSES_MAX);
+    assert_eq!(log.rivals.len(), REFUSED_ADDRESSES_MAX);
+}
+
 /// A node that has promised every epoch for which it is contacted.
 struct Promising(Arc<crate::transport::suite::StandIn>);
 

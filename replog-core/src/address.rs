@@ -21,8 +21,8 @@ const URL_BYTES_MAX: usize = 2_048;
 /// The default distance between a node's port for clients and its port for other nodes.
 const CLUSTER_PORT_DISTANCE: u16 = 1_000;
 
-/// Returns whom a limit for each address counts together: an IPv4 address, or the network of 64 bits of an IPv6 one, of
-/// which one machine may have all addresses. A loopback address is counted by itself.
+/// Returns the key under which a per-address limit counts an address: an IPv4 address itself, and for an IPv6 address its
+/// /64 network, because one machine may have all addresses of it. A loopback address is its own key.
 #[must_use]
 pub fn owner_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

@@ -304,4 +304,53 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_power_cut_leaves_cut_records_in_the_log_or_in_quarantine() {
+        let name = "00000000000000000012-00000000000000000040-epoch-9.log";
+        let path = format!("{DIR}/{name}");
+        let expected = {
+            let storage = MemoryStorage::new();
+            written(&storage)
+                .0
+                .quarantine(Offset(12), Epoch(9))
+                .unwrap();
+            content(&storage, &path)
+        };
+        let mut left_over = 0;
+        for stop in 0.. {
+            let storage = FaultyStorage::new();
+            let (mut files, _) = written(&storage);
+            storage.fail_at(stop, Fault::Stop);
+            let cut = match files.quarantine(Offset(12), Epoch(9)) {
+                Ok(()) => files.truncate(Offset(12)).is_ok(),
+                Err(_) => false,
+            };
+            for seed in 0..20 {
+                let what = format!("step {stop}, seed {seed}");
+                let left = storage.after_power_cut(seed);
+                let names = left.list(DIR).unwrap();
+                let has_file = names.iter().any(|known| known == name);
+                left_over += usize::from(names.iter().any(|known| known == "new"));
+                let (mut files, _, report) = open_log(&left).unwrap();
+                match report.end {
+                    Offset(40) => assert!(!cut, "{what}"),
+                    _ => assert!(has_file, "{what}: ends at {}", report.end),
+                }
+                if has_file {
+                    assert_eq!(content(&left, &path), expected, "{what}");
+                }
+                // The next attempt completes whatever this one left.
+                if report.end == Offset(40) {
+                    files.quarantine(Offset(12), Epoch(9)).unwrap();
+                    assert_eq!(left.list(DIR).unwrap(), [name], "{what}");
+                    assert_eq!(content(&left, &path), expected, "{what}");
+                }
+            }
+            if !storage.has_failed() {
+                assert!(cut && left_over > 0, "{left_over} unfinished files");
+                break;
+            }
+        }
+    }
 }

@@ -13,7 +13,10 @@ use bytes::BytesMut;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Cut, LogFiles, LogOptions, LogView, OpenScan, Truncation, files::OpenReport};
+use super::{
+    Cut, LogFiles, LogOptions, LogView, OpenScan, Truncation, files::OpenReport, quarantine,
+    segment,
+};
 use crate::{
     error::OpenError,
     record::{KIND_MESSAGE, Record, RecordBatch},
@@ -182,8 +185,7 @@ impl FaultyStorage {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let shared = self.shared();
         let mut entries = shared.durable_entries.clone();
-        let dirs: Vec<&str> = vec!["", "log"];
-        for dir in dirs {
+        for dir in ["", segment::DIR, quarantine::DIR] {
             let pending = shared
                 .pending_entries
                 .iter()

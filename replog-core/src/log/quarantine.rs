@@ -83,7 +83,12 @@ pub(super) fn quarantine(
     file.sync()?;
     let files = files_of_cuts(storage)?;
     let range = format!("{:020}-{:020}-epoch-{epoch}", from.0, next.0);
-    for (_, known) in files.iter().filter(|(_, name)| name.starts_with(&range)) {
+    // The epoch ends the range: a prefix alone would take `-epoch-10` for `-epoch-1`.
+    let is_of_range = |name: &str| {
+        let rest = name.strip_prefix(&range);
+        rest.is_some_and(|rest| rest.starts_with(['-', '.']))
+    };
+    for (_, known) in files.iter().filter(|(_, name)| is_of_range(name)) {
         let known = storage.open(&format!("{DIR}/{known}"), OpenHow::Existing)?;
         if is_same(&*file, &*known)? {
             // A cut that failed, or before which the node ended, is made again.
@@ -251,9 +256,14 @@ mod tests {
         set_content(&storage, &format!("{DIR}/{}", name("")), b"other");
         files.quarantine(Offset(39), Epoch(9)).unwrap();
         files.quarantine(Offset(39), Epoch(10)).unwrap();
-        let other = "00000000000000000039-00000000000000000040-epoch-10-2.log";
+        // The number of this epoch is the beginning of the previous one's.
+        files.quarantine(Offset(39), Epoch(1)).unwrap();
+        let of_epoch =
+            |epoch: &str| format!("00000000000000000039-00000000000000000040-epoch-{epoch}.log");
         let names = storage.list(DIR).unwrap();
-        assert_eq!(names, [other.to_owned(), name("-1"), name("")]);
+        let others = [of_epoch("1-3"), of_epoch("10-2")];
+        assert_eq!(names[..2], others);
+        assert_eq!(names[2..], [name("-1"), name("")]);
         // The log still opens as usual.
         files.close().unwrap();
         assert_eq!(open_log(&storage).unwrap().2.end, Offset(40));

@@ -27,6 +27,8 @@ pub mod transport;
 pub mod typed;
 pub mod types;
 pub mod views;
+#[doc(hidden)]
+pub mod words;
 
 mod actors;
 mod handle;
@@ -34,7 +36,6 @@ mod log;
 mod rules;
 mod spans;
 mod watch;
-mod words;
 
 #[cfg(test)]
 mod hot_path;

@@ -11,7 +11,6 @@ mod config_file;
 mod demo;
 mod probe;
 mod variables;
-mod words;
 
 mod log_lines;
 mod log_name;
@@ -59,6 +58,7 @@ mod route_tests;
 use std::process::ExitCode;
 
 use args::Command;
+use replog_core::words;
 
 /// Runs the program with the arguments and the environment of this process.
 ///

@@ -242,6 +242,12 @@ impl Problem {
         Problem::new(Kind::AnotherLog, detail).member("cluster_id", own)
     }
 
+    /// 503: the node is stopping, and nothing was appended.
+    pub(crate) fn no_more_appends() -> Problem {
+        let detail = "the node is stopping and accepts no more appends";
+        Problem::new(Kind::Stopping, detail).retry_after()
+    }
+
     /// 429: a limit is reached.
     pub(crate) fn overloaded(limit: &str, value: u64) -> Problem {
         let detail = format!("{limit} is reached at {value}; try again a little later");
@@ -388,10 +394,11 @@ impl Problem {
                 format!("the master's data directory accepts no more writes: {detail}"),
             ),
             AppendError::Stopping { offset } => {
-                let detail = match offset {
-                    Some(offset) => format!("message {offset} was still waiting for its concern"),
-                    None => "it accepts no more appends".to_owned(),
+                let Some(offset) = offset else {
+                    return Problem::no_more_appends();
                 };
+                let detail =
+                    format!("the node is stopping while message {offset} waits for its concern");
                 Problem::new(Kind::Stopping, detail).retry_after()
             }
             AppendError::KeyReused { offset } => {
@@ -680,6 +687,16 @@ mod tests {
         );
         let (_, _, body) = answer(AppendError::OffsetMismatch { next: Offset(9) }.into());
         assert_eq!(body["next"], 9);
+    }
+
+    /// A client that prints only the detail must know what it is about.
+    #[test]
+    fn the_detail_of_a_stop_stands_alone() {
+        let detail = |offset| answer(AppendError::Stopping { offset }.into()).2["detail"].clone();
+        let expected = "the node is stopping while message 17 waits for its concern";
+        assert_eq!(detail(Some(Offset(17))), expected);
+        let expected = "the node is stopping and accepts no more appends";
+        assert_eq!(detail(None), expected);
     }
 
     #[test]

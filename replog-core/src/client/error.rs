@@ -226,13 +226,18 @@ impl std::fmt::Display for Problem {
         match (self.title.is_empty(), self.detail.is_empty()) {
             (_, true) => write!(f, "{} ({})", self.title, self.status),
             (true, false) => write!(f, "{} ({})", self.detail, self.status),
-            // A detail that only repeats the title is printed once.
-            (false, false) if self.title.eq_ignore_ascii_case(&self.detail) => {
+            // A detail that begins with the title says it for both.
+            (false, false) if begins_with(&self.detail, &self.title) => {
                 write!(f, "{} ({})", self.detail, self.status)
             }
             (false, false) => write!(f, "{}: {} ({})", self.title, self.detail, self.status),
         }
     }
+}
+
+fn begins_with(text: &str, begin: &str) -> bool {
+    let start = text.get(..begin.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(begin))
 }
 
 /// The seconds of `Retry-After`; a date there is for machines with a calendar.

@@ -213,6 +213,24 @@ fn a_problem_comes_with_all_its_members() {
 }
 
 #[test]
+fn a_detail_that_begins_with_the_title_is_printed_alone() {
+    let table = [
+        ("The node is stopping", "the node is stopping (503)"),
+        ("The node", "the node is stopping (503)"),
+        ("Stopping", "Stopping: the node is stopping (503)"),
+        (
+            "The node is stopping now",
+            "The node is stopping now: the node is stopping (503)",
+        ),
+    ];
+    for (title, text) in table {
+        let body = format!(r#"{{"title":"{title}","detail":"the node is stopping"}}"#);
+        let error = append_error(problem("503 Unavailable", &body));
+        assert_eq!(error.to_string(), text);
+    }
+}
+
+#[test]
 fn an_error_without_a_problem_document_becomes_a_problem() {
     let table = [
         Reply::Answer(Responder::answer(

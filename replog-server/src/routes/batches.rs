@@ -99,7 +99,7 @@ async fn parse(
     } else {
         web::block(move || append_lines::parse(&body, encoding, limits))
             .await
-            .map_err(|_| Problem::new(Kind::Stopping, "it accepts no more appends").retry_after())?
+            .map_err(|_| Problem::no_more_appends())?
     };
     parsed.map_err(|error| match error {
         LinesError::Malformed(what) => Problem::malformed(what),

@@ -169,6 +169,9 @@ pub(crate) struct ProbeArgs {
     /// The node to ask [default: the address of --listen, else http://localhost:5000].
     #[arg(env = "REPLOG_URL", value_parser = parse_http_url)]
     url: Option<String>,
+    /// The same, as `replog` has it: people type that more often. It wins over the other two.
+    #[arg(long = "url", value_parser = parse_http_url, value_name = "URL", hide = true)]
+    url_flag: Option<String>,
     /// The address that the node listens on, used where no URL is given: a container's environment already has it.
     #[arg(long, env = "REPLOG_LISTEN", value_name = "HOST:PORT")]
     listen: Option<String>,
@@ -177,7 +180,7 @@ pub(crate) struct ProbeArgs {
 impl ProbeArgs {
     /// Returns the URL of the node to ask.
     pub(crate) fn url(&self) -> Result<String, String> {
-        match (&self.url, &self.listen) {
+        match (self.url_flag.as_ref().or(self.url.as_ref()), &self.listen) {
             (Some(url), _) => Ok(url.clone()),
             (None, None) => Ok("http://localhost:5000".to_owned()),
             (None, Some(listen)) => {
@@ -599,15 +602,6 @@ pub(crate) fn message_of(error: &clap::Error) -> String {
     let mut parts = text.split("\n\n");
     let message = parts.next().unwrap_or_default();
     let message = message.strip_prefix("error: ").unwrap_or(message);
-    if let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg)
-        && error.kind() == ErrorKind::UnknownArgument
-        && arg == "--url"
-    {
-        // `replog` has this flag, and people type it more often.
-        return one_line(&format!(
-            "{message}: the URL of a node stands alone, as in probe http://localhost:5000"
-        ));
-    }
     // Suggestions for what was meant; a value that looks like a flag is never one.
     let tips = parts
         .flat_map(str::lines)
@@ -1265,9 +1259,13 @@ mod tests {
     fn every_flag_has_the_environment_variable_of_its_name() {
         for command in Cli::command().get_subcommands() {
             for arg in command.get_arguments() {
-                let Some(long) = arg.get_long().filter(|long| !["help"].contains(long)) else {
+                // A hidden flag is another way to give an argument that has the variable.
+                let Some(long) = arg.get_long().filter(|_| !arg.is_hide_set()) else {
                     continue;
                 };
+                if long == "help" {
+                    continue;
+                }
                 let expected = format!("REPLOG_{}", long.to_uppercase().replace('-', "_"));
                 let env = arg.get_env().map(|env| env.to_string_lossy().into_owned());
                 assert_eq!(env.as_deref(), Some(&*expected), "{long}");

@@ -375,13 +375,6 @@ fn a_wrong_variable_is_named_by_the_probe_and_by_the_client_too() {
         assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
         assert!(reason(&wrong).contains(expected), "{wrong:?}");
     }
-    let flag = output(&["probe", "--url", "http://localhost:5000"], &[]);
-    assert_eq!(flag.status.code(), Some(2), "{flag:?}");
-    let said = reason(&flag);
-    assert!(
-        said.contains("stands alone, as in probe http://localhost:5000"),
-        "{said}"
-    );
     // A value given on the command line is named by its flag.
     let wrong = output(&["probe", "ftp://x"], &[("REPLOG_URL", "http://x")]);
     assert!(!reason(&wrong).contains("REPLOG_URL"), "{wrong:?}");
@@ -554,4 +547,33 @@ fn check_config_refuses_what_a_start_would() {
         .expect("it is there")
         .collect();
     assert_eq!(left.len(), 1, "it makes nothing: {left:?}");
+}
+
+#[test]
+fn the_probe_takes_the_url_as_a_flag_too_and_no_other_command_has_its_advice() {
+    // Nobody listens on these ports: the reason names the URL that was asked.
+    let (one, other) = ("http://127.0.0.1:1", "http://127.0.0.1:2");
+    for (args, variable, asked) in [
+        (&["probe", "--url", one][..], "", one),
+        (&["probe", "--url", one], other, one),
+        (&["probe", one], other, one),
+        (&["probe", other, "--url", one], "", one),
+    ] {
+        let variables = [("REPLOG_URL", variable)];
+        let given = !variable.is_empty();
+        let probe = output(args, &variables[..usize::from(given)]);
+        assert_eq!(probe.status.code(), Some(1), "{args:?}: {probe:?}");
+        let said = reason(&probe);
+        assert!(said.contains(&format!("{asked}: ")), "{args:?}: {said}");
+    }
+    let wrong = output(&["probe", "--url", "ftp://x"], &[]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    assert!(reason(&wrong).contains("--url"), "{wrong:?}");
+
+    let secondary = ["secondary", "--name", "s", "--url", "http://m:5000"];
+    let wrong = output(&secondary, &[]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    let said = reason(&wrong);
+    assert!(said.contains("unexpected argument '--url'"), "{said}");
+    assert!(!said.contains("probe"), "{said}");
 }

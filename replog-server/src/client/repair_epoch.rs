@@ -4,7 +4,8 @@
 //! Owns the text around [`replog_core::repair_epoch`], which decides and writes. Creates no directory.
 
 use std::{
-    fs,
+    fs::{self, Metadata},
+    io::ErrorKind,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -35,10 +36,7 @@ pub(super) struct RepairEpochArgs {
 pub(super) fn run(args: &RepairEpochArgs) -> Result<ExitCode, String> {
     let open = |directory: &PathBuf| -> Result<Arc<dyn Storage>, String> {
         let told = |what: String| format!("{}: {what}", directory.display());
-        let meta = match fs::metadata(directory.join("meta.json")) {
-            Ok(meta) if meta.is_file() => meta,
-            _ => return Err(told(no_node(directory))),
-        };
+        let meta = meta_of(directory).map_err(told)?;
         check_user(meta.uid(), rustix::process::geteuid().as_raw()).map_err(told)?;
         let storage = FileStorage::open(directory).map_err(|error| told(error.to_string()))?;
         Ok(Arc::new(storage))
@@ -62,10 +60,27 @@ pub(super) fn run(args: &RepairEpochArgs) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Returns the metadata of the file that a node's directory has.
+///
+/// # Errors
+///
+/// The reason why this is not a node's directory, or cannot be told to be one.
+fn meta_of(directory: &Path) -> Result<Metadata, String> {
+    match fs::metadata(directory.join("meta.json")) {
+        Ok(meta) if meta.is_file() => Ok(meta),
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(error.to_string())
+        }
+        _ => Err(no_node(directory)),
+    }
+}
+
 /// Says that a directory is not a node's, and which directories in it are.
 fn no_node(directory: &Path) -> String {
-    if !directory.exists() {
-        return "there is no such directory".to_owned();
+    match directory.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return "there is no such directory".to_owned(),
+        Err(error) => return error.to_string(),
     }
     let what = "this is not a node's directory";
     // A directory that cannot be listed has none that could be named.
@@ -119,7 +134,7 @@ mod tests {
     #[test]
     fn a_directory_above_those_of_nodes_names_them() {
         let directory = tempfile::TempDir::new().expect("a temporary directory");
-        let says = || no_node(directory.path());
+        let says = || meta_of(directory.path()).unwrap_err();
         assert_eq!(says(), "this is not a node's directory");
         let at = |name: &str| directory.path().join(name).display().to_string();
         let make = |name: &str| {
@@ -140,6 +155,19 @@ mod tests {
             at("secondary-1")
         );
         assert!(says().contains(&expected), "{}", says());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_looked_into_is_not_said_to_be_missing() {
+        let directory = tempfile::TempDir::new().expect("a temporary directory");
+        let missing = meta_of(&directory.path().join("missing")).unwrap_err();
+        assert_eq!(missing, "there is no such directory");
+        // Root may look into every directory, so a link to itself stands for one that nobody may.
+        let endless = directory.path().join("endless");
+        std::os::unix::fs::symlink(&endless, &endless).expect("a free name");
+        for told in [meta_of(&endless).unwrap_err(), no_node(&endless)] {
+            assert!(told.contains("os error"), "{told}");
+        }
     }
 
     #[test]

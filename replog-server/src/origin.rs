@@ -78,8 +78,14 @@ fn is_private(host: &str) -> bool {
 /// 403 for another site's page.
 pub(crate) fn check(request: &HttpRequest, names: Names<'_>) -> Result<(), Problem> {
     if !is_own(request.headers(), names.public_url) {
-        let text = "pages of other sites may not change this node: send it with another program than a \
-                    browser, or from a page of this node";
+        let mut text =
+            "pages of other sites may not change this node: send it with another program than a \
+                        browser, or from a page of this node"
+                .to_owned();
+        if !request.headers().contains_key(SEC_FETCH_SITE) {
+            // The page was compared with `Host`, which is a proxy's choice.
+            text += "; behind a proxy that replaces Host, start the node with --public-url";
+        }
         return Err(Problem::new(Kind::CrossOrigin, text));
     }
     check_name(request, names)
@@ -257,6 +263,30 @@ mod tests {
             );
             assert!(!is_own(&headers, Some(&public_url)), "{public_url} {page}");
         }
+    }
+
+    #[test]
+    fn a_page_behind_a_proxy_that_replaces_host_is_told_the_way_out() {
+        let names = Names {
+            public_url: None,
+            allowed: &[],
+            listens_here: false,
+        };
+        let page = || {
+            TestRequest::post()
+                .insert_header((header::ORIGIN, "http://log.example"))
+                .insert_header((header::HOST, "10.0.0.1:5000"))
+        };
+        let detail = |request: TestRequest| {
+            let refused = check(&request.to_http_request(), names).expect_err("another site");
+            refused.to_string()
+        };
+        let way_out = "behind a proxy that replaces Host, start the node with --public-url";
+        let told = detail(page());
+        assert!(told.ends_with(way_out), "{told}");
+        // The browser compared, and no setting helps.
+        let told = detail(page().insert_header((SEC_FETCH_SITE, "cross-site")));
+        assert!(!told.contains(way_out), "{told}");
     }
 
     #[test]

@@ -11,10 +11,9 @@ use replog_core::{
 };
 
 use crate::{
-    args::{self, Command, CommonArgs},
+    args::{self, Command, CommonArgs, MasterArgs, SecondaryArgs},
     cluster,
     identity::{SecretPlace, check_identity},
-    process::directory_of,
     serve::{check_listen, not_started},
 };
 
@@ -31,6 +30,24 @@ pub(crate) enum Role {
 }
 
 impl Planned {
+    /// Plans a master that has a process to itself.
+    pub(crate) fn master(args: &MasterArgs) -> Planned {
+        let (name, secondaries) = (args.name.clone(), args.secondaries.clone());
+        Planned {
+            directory: directory_of(args.data_dir.as_deref(), &name),
+            role: Role::Master(args.common.master_config(name, secondaries)),
+        }
+    }
+
+    /// Plans a secondary that has a process to itself.
+    pub(crate) fn secondary(args: &SecondaryArgs) -> Planned {
+        let name = args.name.clone();
+        Planned {
+            directory: directory_of(args.data_dir.as_deref(), &name),
+            role: Role::Secondary(args.common.secondary_config(name)),
+        }
+    }
+
     fn name(&self) -> &NodeName {
         match &self.role {
             Role::Master(config) => &config.name,
@@ -71,26 +88,12 @@ impl Planned {
 pub(crate) fn check(command: &Command) -> Result<(), String> {
     match command {
         Command::Master(args) => {
-            let config = args
-                .common
-                .master_config(args.name.clone(), args.secondaries.clone());
             let listeners = (&args.listen, args.cluster_listen.as_ref());
-            check_node(
-                &args.common,
-                listeners,
-                args.data_dir.as_deref(),
-                Role::Master(config),
-            )
+            check_node(&Planned::master(args), &args.common, listeners)
         }
         Command::Secondary(args) => {
-            let config = args.common.secondary_config(args.name.clone());
             let listeners = (&args.listen, args.cluster_listen.as_ref());
-            check_node(
-                &args.common,
-                listeners,
-                args.data_dir.as_deref(),
-                Role::Secondary(config),
-            )
+            check_node(&Planned::secondary(args), &args.common, listeners)
         }
         Command::Cluster(args) => {
             for node in cluster::planned(args) {
@@ -104,21 +107,23 @@ pub(crate) fn check(command: &Command) -> Result<(), String> {
 
 /// Checks a node that has a process to itself.
 fn check_node(
+    node: &Planned,
     common: &CommonArgs,
     (listen, cluster_listen): (&HostPort, Option<&HostPort>),
-    directory: Option<&Path>,
-    role: Role,
 ) -> Result<(), String> {
     check_listen(listen, &args::cluster_listen(listen, cluster_listen)?)?;
-    let mut node = Planned {
-        directory: PathBuf::new(),
-        role,
-    };
-    node.directory = directory_of(directory, node.name());
     node.check_directory(common)?;
     check_identity(
         common,
         node.name(),
         &SecretPlace::of_node(common, &node.directory),
     )
+}
+
+/// Returns the directory of a node: the given one, or its default.
+fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
+    match given {
+        Some(directory) => directory.to_owned(),
+        None => Path::new("./replog-data").join(name.as_str()),
+    }
 }

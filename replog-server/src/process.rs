@@ -5,11 +5,11 @@
 use std::{
     io::{self, IsTerminal as _, Write as _},
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::Path,
     thread::available_parallelism,
 };
 
-use replog_core::{ForcedRecovery, NodeName, check::DirectoryOwner};
+use replog_core::{ForcedRecovery, check::DirectoryOwner};
 
 use crate::{
     args::{self, Command, CommonArgs, MasterArgs, SecondaryArgs},
@@ -18,7 +18,7 @@ use crate::{
     first_screen,
     identity::{self, SecretPlace, identity},
     node::Node,
-    preflight::{Planned, Role},
+    preflight::Planned,
     serve::{Listeners, MasterStart, RunningNode, SecondaryStart, start_master, start_secondary},
     shutdown::{self, Signals},
 };
@@ -88,16 +88,10 @@ pub(crate) fn say(line: &str) {
 async fn start_master_process(args: MasterArgs, files: FileLimit) -> Result<RunningNode, String> {
     let nodes = args::cluster_listen(&args.listen, args.cluster_listen.as_ref())?;
     let listeners = Listeners::bind(&args.listen, &nodes)?;
-    let directory = directory_of(args.data_dir.as_deref(), &args.name);
-    let config = args
-        .common
-        .master_config(args.name.clone(), args.secondaries.clone());
     // Before a secret is drawn: a start that is refused leaves nothing behind.
-    let planned = Planned {
-        directory: directory.clone(),
-        role: Role::Master(config),
-    };
+    let planned = Planned::master(&args);
     planned.check_directory(&args.common)?;
+    let directory = planned.directory;
     let identity = identity(
         &args.common,
         &args.name,
@@ -125,12 +119,9 @@ async fn start_secondary_process(
 ) -> Result<RunningNode, String> {
     let nodes = args::cluster_listen(&args.listen, args.cluster_listen.as_ref())?;
     let listeners = Listeners::bind(&args.listen, &nodes)?;
-    let directory = directory_of(args.data_dir.as_deref(), &args.name);
-    let planned = Planned {
-        directory: directory.clone(),
-        role: Role::Secondary(args.common.secondary_config(args.name.clone())),
-    };
+    let planned = Planned::secondary(&args);
     planned.check_directory(&args.common)?;
+    let directory = planned.directory;
     let identity = identity(
         &args.common,
         &args.name,
@@ -164,14 +155,6 @@ fn owner_of(common: &CommonArgs, directory: &Path) -> Result<Option<DirectoryOwn
     match common.memory {
         true => Ok(None),
         false => identity::owner(directory),
-    }
-}
-
-/// Returns the directory of a node: the given one, or its default.
-pub(crate) fn directory_of(given: Option<&Path>, name: &NodeName) -> PathBuf {
-    match given {
-        Some(directory) => directory.to_owned(),
-        None => Path::new("./replog-data").join(name.as_str()),
     }
 }
 

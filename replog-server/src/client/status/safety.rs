@@ -16,10 +16,7 @@ use replog_core::{
 use serde_json::json;
 
 use super::{Node, ask};
-use crate::{
-    client::{Context, Failure, Form, failure::UNHEALTHY, holders::ask_the_master, tell},
-    words::counted,
-};
+use crate::client::{Context, Failure, Form, failure::UNHEALTHY, holders::ask_the_master, tell};
 
 /// Interval between two polls of `--safe-to-stop`.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -98,25 +95,21 @@ async fn ask_master(context: &Context) -> Result<Box<MasterStatus>, Failure> {
 }
 
 fn safety_text(status: &MasterStatus, name: &NodeName, others: &Others) -> String {
-    let verdict = others.verdict(status.quorum.needed);
-    let is_one = others.caught_up.len() == 1;
     let needed = status.quorum.needed;
-    let are = if needed == 1 { "is" } else { "are" };
-    let (word, hold) = match (verdict, is_one) {
-        (Verdict::Unknown, true) => ("not known", "is known to hold"),
-        (Verdict::Unknown, false) => ("not known", "are known to hold"),
-        (Verdict::Safe, true) => ("safe", "holds"),
-        (Verdict::Safe, false) => ("safe", "hold"),
-        (Verdict::NotSafe, true) => ("not safe", "holds"),
-        (Verdict::NotSafe, false) => ("not safe", "hold"),
+    let verdict = others.verdict(needed);
+    let word = match verdict {
+        Verdict::Safe => "safe",
+        Verdict::Unknown => "not known",
+        Verdict::NotSafe => "not safe",
+    };
+    let names = match &others.caught_up[..] {
+        [] => String::new(),
+        names => format!(" ({})", names.join(", ")),
     };
     let mut text = format!(
-        "{word}: without {name}, {} {hold} all that is committed, and {needed} {are} needed",
-        counted(others.caught_up.len(), "node"),
+        "{word}: nodes other than {name} that hold all that is committed: {}{names}, needed: {needed}",
+        others.caught_up.len()
     );
-    if !others.caught_up.is_empty() {
-        text += &format!(": {}", others.caught_up.join(", "));
-    }
     if verdict == Verdict::Unknown {
         text += &format!(
             "; not heard of since this was asked: {}: give a --timeout longer than the master's \
@@ -264,14 +257,14 @@ mod tests {
         };
         assert_eq!(
             text(HEARD),
-            "safe: without secondary-2, 2 nodes hold all that is committed, and 2 are needed: master, \
-             secondary-1\n"
+            "safe: nodes other than secondary-2 that hold all that is committed: 2 (master, secondary-1), \
+             needed: 2\n"
         );
         assert_eq!(
             text(Duration::ZERO),
-            "not known: without secondary-2, 1 node is known to hold all that is committed, and 2 are \
-             needed: master; not heard of since this was asked: secondary-1: give a --timeout longer than \
-             the master's --heartbeat-interval\n"
+            "not known: nodes other than secondary-2 that hold all that is committed: 1 (master), needed: 2; \
+             not heard of since this was asked: secondary-1: give a --timeout longer than the master's \
+             --heartbeat-interval\n"
         );
     }
 }

@@ -56,7 +56,7 @@ pub enum Reason {
     },
     /// Too many requests are waiting already.
     Overloaded {
-        /// The flag that sets the limit.
+        /// The name of the flag that sets the limit; or `open-files`, for which there is no flag.
         limit: String,
         /// The limit.
         value: u64,

@@ -186,9 +186,8 @@ fn a_body_of_exactly_the_limit_is_appended_and_one_byte_more_is_refused_after_it
     let node = &cluster.master;
     let send_at_once = |body: &[u8]| send(node, "", None, body);
     let in_chunks = |body: &[u8]| send_in_chunks(node, body);
-    let ways: [&dyn Fn(&[u8]) -> Answer; 2] = [&send_at_once, &in_chunks];
     let mut next = 0;
-    for send in ways {
+    for send in [&send_at_once as &dyn Fn(&[u8]) -> Answer, &in_chunks] {
         for bytes in [limit_bytes + 1, 2 * limit_bytes] {
             let answer = send(lines(bytes).as_bytes());
             let detail = "the body is longer than max-request-bytes, which is 2097152 bytes";

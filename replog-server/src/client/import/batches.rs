@@ -29,10 +29,8 @@ const BATCH_BYTES: usize = 4 << 20;
 pub(super) struct Batch {
     /// Derived from the position that the first message came from.
     pub(super) key: String,
-    /// The key of its only message.
+    /// The key of its only message, unless it also occurs earlier in the file.
     pub(super) own_key: Option<String>,
-    /// That key also occurs earlier in the file.
-    pub(super) repeats_key: bool,
     /// The offset of the first message, in the file.
     pub(super) first: Offset,
     pub(super) messages: Vec<Box<RawValue>>,
@@ -95,8 +93,8 @@ impl Batches {
         if let Some(own_key) = own_key {
             let mut alone = Batch::default();
             alone.push(line, number);
-            alone.repeats_key = !self.seen_keys.insert(digest(&own_key));
-            alone.own_key = Some(own_key);
+            let is_new = self.seen_keys.insert(digest(&own_key));
+            alone.own_key = is_new.then_some(own_key);
             return self.end().into_iter().chain([alone]).collect();
         }
         let is_of_one_kind = self.open.base64 == line.message.data_base64.is_some();
@@ -255,16 +253,16 @@ mod tests {
     }
 
     #[test]
-    fn a_key_repeats_an_earlier_one_in_the_file_even_in_the_skipped_part() {
+    fn a_message_whose_key_occurs_earlier_in_the_file_even_in_the_skipped_part_goes_without_it() {
         let mut batches = Batches::new(true);
         batches.skip(&line(0, Some("a")));
-        let repeats: Vec<bool> = ["b", "a", "b", "c"]
+        let keys: Vec<Option<String>> = ["b", "a", "b", "c"]
             .into_iter()
             .zip(1..)
             .flat_map(|(key, offset)| batches.push(line(offset, Some(key)), offset + 1))
-            .map(|batch| batch.repeats_key)
+            .map(|batch| batch.own_key)
             .collect();
-        assert_eq!(repeats, [false, true, true, false]);
+        assert_eq!(keys, [Some("b".into()), None, None, Some("c".into())]);
     }
 
     #[test]

@@ -223,8 +223,8 @@ mod tests {
         let mut batches = Batches::new(keeps_keys);
         let mut all = Vec::new();
         for offset in offsets {
-            let key = (offset % 700 == 699).then_some("k");
-            all.extend(batches.push(line(offset, key), offset + 1));
+            let key = (offset % 700 == 699).then(|| format!("k{offset}"));
+            all.extend(batches.push(line(offset, key.as_deref()), offset + 1));
         }
         all.extend(batches.end());
         let told = |batch: Batch| (batch.first.0, batch.messages.len(), batch.own_key);
@@ -233,15 +233,15 @@ mod tests {
 
     #[test]
     fn a_message_with_a_key_is_sent_alone_and_a_later_start_gives_the_same_borders() {
-        let own = || Some("k".to_owned());
+        let own = |offset| Some(format!("k{offset}"));
         let whole = batches(0..1_500, true);
         let expected = [
             (0, 500, None),
             (500, 199, None),
-            (699, 1, own()),
+            (699, 1, own(699)),
             (700, 500, None),
             (1_200, 199, None),
-            (1_399, 1, own()),
+            (1_399, 1, own(1_399)),
             (1_400, 100, None),
         ];
         assert_eq!(whole, expected);

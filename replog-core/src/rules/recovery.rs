@@ -633,7 +633,7 @@ impl Recovery {
                 let (found, then) = match damaged.is_empty() {
                     true => (
                         String::new(),
-                        "if all are lost, start all nodes with empty directories as a new cluster, and restore a backup",
+                        "if all are lost, save these directories, start a new cluster with empty ones, and restore a backup",
                     ),
                     false => (
                         format!(

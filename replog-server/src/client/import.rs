@@ -73,6 +73,7 @@ pub(super) struct ImportArgs {
 #[derive(Debug)]
 struct Placed {
     first: Offset,
+    end: Offset,
     was_there: bool,
 }
 
@@ -109,6 +110,7 @@ pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<ExitCode
         args,
         context,
         place,
+        end: None,
         too_long: usize::MAX,
         bar: bar.clone(),
         counts: Counts::default(),
@@ -167,6 +169,8 @@ struct Import<'a> {
     args: &'a ImportArgs,
     context: &'a Context,
     place: Arc<RunProgress>,
+    /// The end of the messages placed in the log.
+    end: Option<Offset>,
     /// The shortest batch that was refused for its length, in bytes: longer ones are not tried.
     too_long: usize,
     bar: ProgressBar,
@@ -286,18 +290,34 @@ impl Import<'_> {
     }
 
     async fn append(&mut self, batch: &Batch) -> Result<(), Refused> {
-        let placed = self.send(batch).await?;
+        let mut placed = self.send(batch, batch.own_key.as_deref()).await;
+        // A log remembers a key only for so long, so a file may contain it twice. Its second message would be taken for
+        // the first one, which is in the log before everything that was placed since; without the key it is not. If
+        // nothing was placed yet, the message found is taken for the first one: a duplicated message is better than a
+        // lost one.
+        let is_first = |offset: Offset| self.end.is_none_or(|end| offset < end);
+        let is_taken = batch.repeats_key
+            && match &placed {
+                Ok(placed) => placed.was_there && is_first(placed.first),
+                Err(Refused::OwnKey(offset)) => is_first(*offset),
+                Err(Refused::Failed(_) | Refused::InParts { .. }) => false,
+            };
+        if is_taken {
+            placed = self.send(batch, None).await;
+        }
+        let placed = placed?;
         let count = batch.messages.len() as u64;
         self.counts.on_placed(&placed, count);
+        self.end = self.end.max(Some(placed.end));
         Ok(())
     }
 
     /// Appends a batch, and waits until enough nodes hold it.
-    async fn send(&self, batch: &Batch) -> Result<Placed, Refused> {
+    async fn send(&self, batch: &Batch, own_key: Option<&str>) -> Result<Placed, Refused> {
         let request = AppendRequest {
             concern: Some(self.args.concern),
             timeout: Some(CONCERN_TIME),
-            idempotency_key: Some(batch.own_key.as_ref().unwrap_or(&batch.key).clone()),
+            idempotency_key: Some(own_key.unwrap_or(&batch.key).to_owned()),
             base64: batch.base64,
             ..AppendRequest::default()
         };
@@ -313,20 +333,24 @@ impl Import<'_> {
                 (appended.replayed, log, receipt.concern_met, first)
             });
             let (replayed, log, is_met, first) =
-                appended.map_err(|given_up| self.told(batch, &given_up))?;
+                appended.map_err(|given_up| self.told(batch, own_key.is_some(), &given_up))?;
             if let Some(log) = log {
                 self.place.log.get_or_init(|| log);
             }
             let was_there = *was_there.get_or_insert(replayed);
             if is_met {
-                return Ok(Placed { first, was_there });
+                return Ok(Placed {
+                    first,
+                    end: first.plus(messages.len() as u64),
+                    was_there,
+                });
             }
             // With the same key the master continues to wait.
         }
     }
 
     /// Returns the reason why a batch could not be appended, and how to continue.
-    fn told(&self, batch: &Batch, given_up: &GivenUp) -> Refused {
+    fn told(&self, batch: &Batch, has_own_key: bool, given_up: &GivenUp) -> Refused {
         let failure = Failure::of(self.context.url(), &given_up.last);
         let reason = given_up.last.problem().map(|problem| problem.reason());
         let status = given_up.last.problem().map(|problem| problem.status);
@@ -338,7 +362,7 @@ impl Import<'_> {
             Some(_) => matches!(status, Some(413 | 429)),
         };
         let failure = match reason {
-            Some(Reason::KeyReused { offset }) if batch.own_key.is_some() => return Refused::OwnKey(offset),
+            Some(Reason::KeyReused { offset }) if has_own_key => return Refused::OwnKey(offset),
             // The same first message, with others after it: an earlier run may have sent it by halves.
             Some(Reason::KeyReused { .. }) => {
                 return Refused::InParts {
@@ -440,7 +464,11 @@ mod tests {
         ];
         for (first, was_there, expected) in table {
             let first = Offset(first);
-            let placed = Placed { first, was_there };
+            let placed = Placed {
+                first,
+                end: first.plus(10),
+                was_there,
+            };
             counts.on_placed(&placed, 10);
             assert_eq!((counts.appended, counts.known), expected, "{placed:?}");
         }

@@ -136,7 +136,11 @@ fn a_recovery_that_no_node_can_complete_says_everywhere_what_helps() {
     let recovery = eventually("it waits in vain", || stuck(&cluster));
     assert_eq!(recovery["stuck"]["reason"], "too_few_intact");
     let detail = recovery["stuck"]["detail"].as_str().expect("a sentence");
-    for part in ["master, secondary-1 cannot", FLAG, "operating/recovery.md"] {
+    for part in [
+        "of damage: master, secondary-1;",
+        FLAG,
+        "operating/recovery.md",
+    ] {
         assert!(detail.contains(part), "{part}: {detail}");
     }
     let health = cluster.master.health();

@@ -1396,7 +1396,19 @@ fn a_forced_recovery_is_stuck_only_if_no_log_is_left() {
     );
     assert_eq!(bench.promised("s2", 0, None), [Did::Warning]);
     assert_eq!(stuck(&bench), Some(StuckReason::NoLog));
-    assert!(bench.warnings[0].contains("would find nothing either"));
+    let text = &bench.warnings[0];
+    assert!(text.contains("would find nothing either. Start"), "{text}");
+    // A node that held ten messages, the first of which is damaged.
+    let mut bench = wiped();
+    let answer = Answer::Promised(Promised {
+        epoch_starts: Vec::new(),
+        forced_epoch: None,
+        last_whole: Some(whole(4, 10)),
+    });
+    assert_eq!(bench.answer("s2", 0, None, answer), [Did::Warning]);
+    assert_eq!(stuck(&bench), Some(StuckReason::NoLog));
+    let text = &bench.warnings[0];
+    assert!(text.contains("so keep their directories: s2."), "{text}");
     let mut bench = wiped();
     let forced = [Did::Alarm, Save(5 + FAR, None)];
     assert_eq!(bench.promised("s2", 1, Some(4)), forced);

@@ -29,8 +29,10 @@ const BATCH_BYTES: usize = 4 << 20;
 pub(super) struct Batch {
     /// Derived from the position that the first message came from.
     pub(super) key: String,
-    /// The key of its only message, unless it also occurs earlier in the file.
+    /// The key of its only message.
     pub(super) own_key: Option<String>,
+    /// That key also occurs earlier in the file.
+    pub(super) repeats_key: bool,
     /// The offset of the first message, in the file.
     pub(super) first: Offset,
     pub(super) messages: Vec<Box<RawValue>>,
@@ -93,8 +95,8 @@ impl Batches {
         if let Some(own_key) = own_key {
             let mut alone = Batch::default();
             alone.push(line, number);
-            let is_new = self.seen_keys.insert(digest(&own_key));
-            alone.own_key = is_new.then_some(own_key);
+            alone.repeats_key = !self.seen_keys.insert(digest(&own_key));
+            alone.own_key = Some(own_key);
             return self.end().into_iter().chain([alone]).collect();
         }
         let is_of_one_kind = self.open.base64 == line.message.data_base64.is_some();
@@ -223,8 +225,8 @@ mod tests {
         let mut batches = Batches::new(keeps_keys);
         let mut all = Vec::new();
         for offset in offsets {
-            let key = (offset % 700 == 699).then(|| format!("k{offset}"));
-            all.extend(batches.push(line(offset, key.as_deref()), offset + 1));
+            let key = (offset % 700 == 699).then_some("k");
+            all.extend(batches.push(line(offset, key), offset + 1));
         }
         all.extend(batches.end());
         let told = |batch: Batch| (batch.first.0, batch.messages.len(), batch.own_key);
@@ -233,15 +235,15 @@ mod tests {
 
     #[test]
     fn a_message_with_a_key_is_sent_alone_and_a_later_start_gives_the_same_borders() {
-        let own = |offset| Some(format!("k{offset}"));
+        let own = || Some("k".to_owned());
         let whole = batches(0..1_500, true);
         let expected = [
             (0, 500, None),
             (500, 199, None),
-            (699, 1, own(699)),
+            (699, 1, own()),
             (700, 500, None),
             (1_200, 199, None),
-            (1_399, 1, own(1_399)),
+            (1_399, 1, own()),
             (1_400, 100, None),
         ];
         assert_eq!(whole, expected);
@@ -253,16 +255,16 @@ mod tests {
     }
 
     #[test]
-    fn a_message_whose_key_occurs_earlier_in_the_file_even_in_the_skipped_part_goes_without_it() {
+    fn a_key_repeats_an_earlier_one_in_the_file_even_in_the_skipped_part() {
         let mut batches = Batches::new(true);
         batches.skip(&line(0, Some("a")));
-        let keys: Vec<Option<String>> = ["b", "a", "b", "c"]
+        let repeats: Vec<bool> = ["b", "a", "b", "c"]
             .into_iter()
             .zip(1..)
             .flat_map(|(key, offset)| batches.push(line(offset, Some(key)), offset + 1))
-            .map(|batch| batch.own_key)
+            .map(|batch| batch.repeats_key)
             .collect();
-        assert_eq!(keys, [Some("b".into()), None, None, Some("c".into())]);
+        assert_eq!(repeats, [false, true, true, false]);
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn safety_text(status: &MasterStatus, name: &NodeName, others: &Others) -> Strin
         names => format!(" ({})", names.join(", ")),
     };
     let mut text = format!(
-        "{word}: nodes other than {name} that hold all that is committed: {}{names}, needed: {needed}",
+        "{word}: nodes other than {name} known to hold all that is committed: {}{names}, needed: {needed}",
         others.caught_up.len()
     );
     if verdict == Verdict::Unknown {
@@ -257,12 +257,12 @@ mod tests {
         };
         assert_eq!(
             text(HEARD),
-            "safe: nodes other than secondary-2 that hold all that is committed: 2 (master, secondary-1), \
+            "safe: nodes other than secondary-2 known to hold all that is committed: 2 (master, secondary-1), \
              needed: 2\n"
         );
         assert_eq!(
             text(Duration::ZERO),
-            "not known: nodes other than secondary-2 that hold all that is committed: 1 (master), needed: 2; \
+            "not known: nodes other than secondary-2 known to hold all that is committed: 1 (master), needed: 2; \
              not heard of since this was asked: secondary-1: give a --timeout longer than the master's \
              --heartbeat-interval\n"
         );

@@ -34,37 +34,6 @@ fn tell(story: &Story) -> Result<(), Failure> {
     runtime.block_on(plain::run(story))
 }
 
-/// The parts that both halves share: everything that embedding takes.
-mod nodes {
-    use std::sync::Arc;
-
-    use replog_core::{
-        Master, MasterConfig, Peer, Secondary, SecondaryConfig, storage::MemoryStorage,
-        transport::LocalNetwork,
-    };
-    use replog_examples::{Failure, MASTER, ONE, TWO};
-
-    /// Starts a master that takes appends, and its secondaries.
-    pub(crate) async fn start() -> Result<(Master, Vec<Secondary>), Failure> {
-        let network = LocalNetwork::new();
-        let (mut secondaries, mut peers) = (Vec::new(), Vec::new());
-        for name in [ONE, TWO] {
-            let config = SecondaryConfig::new(name.parse()?);
-            // `FileStorage` instead of this one keeps the log on disk.
-            let storage = Arc::new(MemoryStorage::new());
-            let secondary = Secondary::start(config, storage).await?;
-            peers.push(Peer::named(secondary.name().clone()));
-            network.register(secondary.clone());
-            secondaries.push(secondary);
-        }
-        let config = MasterConfig::new(MASTER.parse()?, peers);
-        let storage = Arc::new(MemoryStorage::new());
-        let master = Master::start(config, storage, Arc::new(network)).await?;
-        master.wait_until_writable().await?;
-        Ok((master, secondaries))
-    }
-}
-
 /// A web service with a replicated log inside.
 mod shop {
     use std::net::TcpListener;
@@ -74,9 +43,7 @@ mod shop {
         web::{self, Bytes, Data},
     };
     use replog_core::{AppendOptions, Concern, Master, Reader};
-    use replog_examples::{Failure, Story, client, within};
-
-    use crate::nodes;
+    use replog_examples::{Failure, Story, client, nodes, within};
 
     pub(crate) async fn run(story: &Story) -> Result<(), Failure> {
         let (master, secondaries) = within("the nodes to start", nodes::start()).await??;
@@ -195,10 +162,8 @@ mod shop {
 /// A program without a web framework.
 mod plain {
     use replog_core::{AppendOptions, Concern};
-    use replog_examples::{Failure, Story, client, within};
+    use replog_examples::{Failure, Story, client, nodes, within};
     use tokio::task::JoinSet;
-
-    use crate::nodes;
 
     const TASKS: usize = 4;
 

@@ -8,11 +8,13 @@
 //! | [`Story`] | the timeline on stdout, the checks at its end, the exit code |
 //! | [`Cluster`] | a master and two secondaries in this process, to start, stop, empty, cut off |
 //! | [`Traffic`] | what the master sent to whom, and what became of it |
+//! | [`nodes`] | a master and two secondaries in this process, and nothing else: all that embedding takes |
 //! | [`client`] | appends and reads, as clients of a node make them |
 #![forbid(unsafe_code)]
 
 pub mod client;
 mod cluster;
+pub mod nodes;
 mod story;
 mod traffic;
 

@@ -74,7 +74,7 @@ const COUNTED: &[(&str, &str)] = &[
         "damage: found by a secondary",
     ),
     (
-        "a record cannot be read: to be mended",
+        "a record cannot be read: it is repaired",
         "damage: found by a master",
     ),
     ("the records of a hole are filled in", "damage: mended"),
@@ -165,5 +165,42 @@ impl World {
             });
         }
         self.note_of(machine, format_args!("says: {message}{fields}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
+
+    use super::*;
+
+    /// Returns the source files below a directory, without this one.
+    fn sources(directory: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(directory).expect("it can be listed");
+        let paths = entries.map(|entry| entry.expect("it can be read").path());
+        paths
+            .flat_map(|path| match path.is_dir() {
+                true => sources(&path),
+                false => vec![path],
+            })
+            .filter(|path| !path.ends_with(file!().rsplit('/').next().expect("a name")))
+            .collect()
+    }
+
+    #[test]
+    fn every_line_that_is_counted_stands_in_the_source() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let source: String = sources(&directory)
+            .iter()
+            .map(|path| fs::read_to_string(path).expect("it can be read"))
+            .collect();
+        for (part, what) in COUNTED {
+            // The actor writes this before each line of a recovery.
+            let part = part.strip_prefix("recovery: ").unwrap_or(part);
+            assert!(source.contains(part), "{what}: nothing logs {part:?}");
+        }
     }
 }

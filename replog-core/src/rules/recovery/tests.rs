@@ -1028,12 +1028,16 @@ fn a_forced_recovery_reports_all_answers_and_where_records_may_be_lost() {
 
 #[test]
 fn a_forced_recovery_reports_the_loss_of_the_log_that_it_adopts_whoever_answered_before() {
-    let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 2);
-    bench.did();
-    bench.saved();
-    bench.promised("s2", 9, Some(4));
-    assert_eq!(bench.pass(3), [Did::Alarm, Save(5 + FAR, None)]);
-    assert_eq!(bench.saved(), [Did::Promise(5 + FAR)]);
+    let forced = || {
+        let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 2);
+        bench.did();
+        bench.saved();
+        bench.promised("s2", 9, Some(4));
+        assert_eq!(bench.pass(3), [Did::Alarm, Save(5 + FAR, None)]);
+        assert_eq!(bench.saved(), [Did::Promise(5 + FAR)]);
+        bench
+    };
+    let mut bench = forced();
     assert_eq!(
         bench.promised("s2", 9, Some(4)),
         [Did::Alarm, Did::Fetch("s2", 2)]
@@ -1044,12 +1048,7 @@ fn a_forced_recovery_reports_the_loss_of_the_log_that_it_adopts_whoever_answered
          or not, and so may records below it that a master of an epoch above 4 wrote"
     );
     // The node with the longer log stays away in the second round, and what only it held is given up.
-    let mut bench = Bench::forcing(meta(Some(4), None), &[(4, 0)], 2);
-    bench.did();
-    bench.saved();
-    bench.promised("s2", 9, Some(4));
-    bench.pass(3);
-    assert_eq!(bench.saved(), [Did::Promise(5 + FAR)]);
+    let mut bench = forced();
     let adopted = bench.pass(3);
     assert_eq!(adopted.first(), Some(&Did::Alarm), "{adopted:?}");
     assert_eq!(

@@ -18,7 +18,7 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt as _, stream};
 use replog_core::{
-    AppendOptions, Concern, Followed, Follower, Master, Offset, ReadLevel, messages,
+    AppendOptions, Concern, Followed, Follower, Master, MessageRange, Offset, ReadLevel,
 };
 use replog_examples::{Failure, Story, nodes, within};
 use tokio::{
@@ -129,11 +129,14 @@ async fn follow(
 async fn next_events(mut follower: Follower) -> (Vec<Event>, Option<Follower>) {
     match follower.next(READ_BYTES_MAX).await {
         Ok(Followed::Records(batches)) => {
-            let orders = batches.iter().flat_map(messages).map(|order| {
-                // The format has no way to write a carriage return.
-                let text = String::from_utf8_lossy(&order.payload).replace('\r', " ");
-                Event::default().id(order.offset.to_string()).data(text)
-            });
+            let orders = batches
+                .iter()
+                .flat_map(MessageRange::messages)
+                .map(|order| {
+                    // The format has no way to write a carriage return.
+                    let text = String::from_utf8_lossy(&order.payload).replace('\r', " ");
+                    Event::default().id(order.offset.to_string()).data(text)
+                });
             (orders.collect(), Some(follower))
         }
         // Never at this level but after a forced recovery: a listener forgets what it has from there on.

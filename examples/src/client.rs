@@ -7,7 +7,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use replog_core::{
-    AppendOptions, Concern, Master, Offset, ReadLevel, Reader, messages,
+    AppendOptions, Concern, Master, MessageRange, Offset, ReadLevel, Reader,
     views::{Message, Receipt},
 };
 use tokio::task::{JoinHandle, JoinSet};
@@ -118,7 +118,7 @@ pub async fn read_all(reader: &Reader) -> Result<Vec<Message>, Failure> {
     while next < end {
         let batches = reader.read(next, end, READ_BYTES).await?;
         let before = shown.len();
-        shown.extend(batches.iter().flat_map(messages));
+        shown.extend(batches.iter().flat_map(MessageRange::messages));
         if shown.len() == before {
             return Err(format!("nothing to read at {next}, and the log ends at {end}").into());
         }
@@ -151,7 +151,7 @@ pub fn follow(reader: Reader, until: Offset) -> JoinHandle<Result<Followed, Fail
             let shown = reader.wait_for(next, ReadLevel::Local);
             within(&format!("offset {next}"), shown).await??;
             for batch in reader.read(next, until, READ_BYTES).await? {
-                for message in messages(&batch) {
+                for message in batch.messages() {
                     followed.gaps += u64::from(message.offset != next);
                     next = message.offset.plus(1);
                     followed.messages.push(message);

@@ -6,7 +6,7 @@ use crate::{
     address::NodeUrl,
     error::ConfigError,
     limits::{
-        APPEND_BYTES_MAX, KEY_HORIZON_MAX, NODES_MAX, PREALLOCATE_BYTES, SEGMENT_BYTES,
+        FRAME_BYTES_MAX, KEY_HORIZON_MAX, NODES_MAX, PREALLOCATE_BYTES, SEGMENT_BYTES,
         TAIL_BYTES_MAX,
     },
     types::{BadNodeName, NodeName, SyncPolicy},
@@ -80,7 +80,7 @@ pub struct MasterConfig {
     pub timing: Timing,
     /// Sync policy: the point at which a write counts as held.
     pub sync: SyncPolicy,
-    /// The largest payload, in bytes: at most [`APPEND_BYTES_MAX`], which the whole append may have.
+    /// The largest payload, in bytes: at most [`FRAME_BYTES_MAX`], which the whole append may have.
     pub max_message_bytes: usize,
     /// The largest number of waiting appends, for each concern.
     pub max_waiting_appends: usize,
@@ -251,8 +251,8 @@ impl MasterConfig {
                 names.len()
             ));
         }
-        if !(1..=APPEND_BYTES_MAX).contains(&self.max_message_bytes) {
-            return refuse(format!("max-message-bytes must be 1 to {APPEND_BYTES_MAX}"));
+        if !(1..=FRAME_BYTES_MAX).contains(&self.max_message_bytes) {
+            return refuse(format!("max-message-bytes must be 1 to {FRAME_BYTES_MAX}"));
         }
         if self.max_waiting_appends == 0 {
             return refuse("max-waiting-appends must be at least 1".to_owned());
@@ -401,7 +401,7 @@ mod tests {
     #[test]
     fn a_message_may_not_be_longer_than_an_append() {
         let mut config = MasterConfig::new(NodeName::new("m").unwrap(), Vec::new());
-        config.max_message_bytes = APPEND_BYTES_MAX;
+        config.max_message_bytes = FRAME_BYTES_MAX;
         assert_eq!(config.validate(), Ok(()));
         config.max_message_bytes += 1;
         let refused = config.validate().unwrap_err().to_string();

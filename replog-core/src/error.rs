@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use crate::{
-    record::RecordError,
+    frame::FrameError,
     types::{ClusterId, Mode, ModeReason, NodeName, Offset},
     words::counted,
 };
@@ -23,7 +23,7 @@ pub enum AppendError {
         nodes: u32,
     },
     /// Nothing was appended: a payload is longer than `max_message_bytes`, or the whole append, as it is encoded for
-    /// the log, than [`APPEND_BYTES_MAX`](crate::limits::APPEND_BYTES_MAX).
+    /// the log, than [`FRAME_BYTES_MAX`](crate::limits::FRAME_BYTES_MAX).
     #[error(
         "the {} has {} and {limit_bytes} are allowed ({limit})",
         if *limit == LimitName::MaxMessageBytes { "message" } else { "append" },
@@ -201,7 +201,7 @@ pub enum LimitName {
     MaxQueuedBytes,
     /// Bytes of one message's payload.
     MaxMessageBytes,
-    /// Bytes of one append: [`APPEND_BYTES_MAX`](crate::limits::APPEND_BYTES_MAX), which no setting exceeds.
+    /// Bytes of one append: [`FRAME_BYTES_MAX`](crate::limits::FRAME_BYTES_MAX), which no setting exceeds.
     MaxRequestBytes,
 }
 
@@ -309,7 +309,7 @@ pub enum ReadError {
         offset: Offset,
         /// Description of the damage.
         #[source]
-        source: RecordError,
+        source: FrameError,
     },
     /// The records were cut from the log while they were read.
     #[error("offset {offset} was truncated")]

@@ -13,11 +13,11 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::{
     AppendOptions, Master, Secondary,
     config::{MasterConfig, Peer, SecondaryConfig},
+    frame::{FrameBatch, FrameFields},
     log::{
         LogOptions, WriteCommand, WriterLoop,
         testing::{CLUSTER, Records, open_with, options},
     },
-    record::{KIND_MESSAGE, Record, RecordBatch},
     rules::{
         acks::{Acks, WaiterId},
         keys::Keys,
@@ -59,23 +59,20 @@ fn encode() {
     for group in 0..groups() {
         buffer.clear();
         for nth in 0..GROUP {
-            let record = Record {
-                offset: Offset(group * GROUP + nth),
+            let fields = FrameFields {
+                first: Offset(group * GROUP + nth),
                 epoch: Epoch(3),
                 timestamp_ms: 1_700_000_000_000,
-                kind: KIND_MESSAGE,
-                flags: 0,
                 key: b"",
-                payload: &PAYLOAD,
             };
-            record.encode(&mut buffer);
+            fields.encode(&[&PAYLOAD], &mut buffer);
         }
     }
     say(groups() * GROUP);
 }
 
 /// Returns batches of [`GROUP`] records.
-fn batches() -> Vec<RecordBatch> {
+fn batches() -> Vec<FrameBatch> {
     let records = Records::new(0, (0..groups() * GROUP).map(|_| (1, PAYLOAD.len())));
     records.batches(&[GROUP as usize])
 }

@@ -16,9 +16,9 @@ pub mod client;
 pub mod config;
 pub mod error;
 pub mod events;
+pub mod frame;
 pub mod limits;
 pub mod metrics;
-pub mod record;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod storage;
@@ -38,17 +38,21 @@ mod spans;
 mod watch;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod hot_path;
 
 pub use config::{
     ForcedRecovery, Founding, LogConfig, MasterConfig, Peer, SecondaryConfig, TakeOver, Timing,
 };
-pub use handle::{AppendOptions, Events, Followed, Follower, Master, Reader, Secondary, messages};
+pub use frame::MessageBatch;
+pub use handle::{
+    AppendOptions, Events, Followed, Follower, Master, MessageRange, Reader, Secondary,
+};
 pub use log::{
     check,
     repair_epoch::{RepairEpochError, RepairedNode, repair_epoch},
 };
-pub use record::MessageBatch;
 pub use types::*;
 
 /// The README's code is compiled and run.

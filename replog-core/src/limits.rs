@@ -5,23 +5,19 @@
 
 use std::time::Duration;
 
-/// The longest encoded record, in bytes. A longer length field is damage, not a reason to allocate. A message
-/// that would not fit is refused as too large.
-pub const RECORD_BYTES_MAX: usize = 128 << 20;
+/// Bytes of one append in the log, which is one frame: 42, its key, and for each of its messages the payload and 4 more.
+/// All of an append is in the log or none of it, and what is behind it waits for all of it, so that a longer one would
+/// hold up every other append. This much goes to the disk with one sync. A longer append, of one message or of many, is
+/// refused: [`AppendError::TooLarge`](crate::error::AppendError::TooLarge). It is never split. A longer length field in
+/// a log is damage, not a reason to allocate. This is also the highest allowed setting of `max_message_bytes`, and the
+/// default and the highest allowed setting of the server's `--max-request-bytes`.
+pub const FRAME_BYTES_MAX: usize = 8 << 20;
 
-/// Bytes of one append in the log: for each of its messages the payload, the key and 36 more. All of an append is in
-/// the log or none of it, and what is behind it waits for all of it, so that a longer one would hold up every other
-/// append. This much goes to the disk with one sync. A longer append, of one message or of many, is refused:
-/// [`AppendError::TooLarge`](crate::error::AppendError::TooLarge). It is never split. This is also the highest allowed
-/// setting of `max_message_bytes`, and the default and the highest allowed setting of the server's
-/// `--max-request-bytes`.
-pub const APPEND_BYTES_MAX: usize = 8 << 20;
-
-/// Bytes of records in one replication batch; one record always fits, however long. Large enough that a round
+/// Bytes of records in one replication batch; one frame always fits, however long. Large enough that a round
 /// trip costs little in comparison, small enough that a retry costs little too.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// The smallest size in bytes that a batch shrinks to after time-outs: a single record is still sent, since a
+/// The smallest size in bytes that a batch shrinks to after time-outs: a single frame is still sent, since a
 /// batch always carries at least one.
 pub const BATCH_BYTES_MIN: usize = 1;
 
@@ -46,8 +42,8 @@ pub const TAIL_BYTES_MAX: usize = 4 << 20;
 /// Bytes of zeros written ahead of the records of a log.
 pub const PREALLOCATE_BYTES: u64 = 1 << 20;
 
-/// Bytes of one segment file: a record that would exceed it opens the next. Part of the format: the files of
-/// two nodes are equal only if they roll at the same records.
+/// Bytes of one segment file: a frame that would exceed it opens the next. Part of the format: the files of
+/// two nodes are equal only if they roll at the same frames.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// (epoch, first offset) pairs in a hello and in a segment's header. A node that needs older
@@ -140,10 +136,6 @@ pub const PARKED_ANSWERS_MAX: usize = 256;
 /// Refused senders that a node remembers, so that it logs the reason only once for each of them.
 pub const REFUSED_SENDERS_MAX: usize = 16;
 
-/// Appends of several records that a master remembers until they are committed. Beyond it neighbours are
-/// merged: they are committed later than they could be.
-pub const UNBROKEN_MAX: usize = 64 << 10;
-
 /// Bytes of an idempotency key. A longer one is refused as malformed.
 pub const KEY_BYTES_MAX: usize = 128;
 
@@ -208,7 +200,7 @@ pub const CLUSTER_CALLS_MAX: usize = 64;
 /// behind as many records as may wait for a gap to be filled: otherwise the records that fill it would not be
 /// read.
 pub const CLUSTER_BUFFER_BYTES_MAX: usize =
-    RECORD_BYTES_MAX + WIRE_HEADER_BYTES_MAX + REORDER_BYTES_MAX + (1 << 20);
+    FRAME_BYTES_MAX + WIRE_HEADER_BYTES_MAX + REORDER_BYTES_MAX + (1 << 20);
 
 /// Time that a stream without incoming data is kept open: a master sends heartbeats all the time.
 pub const CLUSTER_IDLE_TIME_MAX: Duration = Duration::from_secs(75);
@@ -220,9 +212,7 @@ pub const CLUSTER_RECEIPT_INTERVAL: Duration = Duration::from_millis(20);
 const _: () = assert!(EPOCH_FORCED_STEP < EPOCH_FOLLOW_MAX);
 const _: () = assert!(EPOCH_FOLLOW_MAX < EPOCH_LEAP_MAX);
 const _: () = assert!(EPOCH_BELIEVABLE_MAX + EPOCH_LEAP_MAX < crate::types::Epoch::MAX.0);
-// Records of up to 64 MiB are in logs of versions that allowed them.
-const _: () = assert!(APPEND_BYTES_MAX < RECORD_BYTES_MAX);
-const _: () = assert!(APPEND_BYTES_MAX <= WRITE_GROUP_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX <= WRITE_GROUP_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX * BATCHES_IN_FLIGHT_MAX <= REORDER_BYTES_MAX);
 const _: () = assert!(BATCHES_IN_FLIGHT_MAX <= PARKED_ANSWERS_MAX);
 const _: () = assert!(BATCHES_IN_FLIGHT_MAX + PROBES_IN_FLIGHT_MAX < CLUSTER_CALLS_MAX);
@@ -238,4 +228,5 @@ const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < SPACE_PROBE_BYTES);
 const _: () = assert!(EPOCH_STARTS_MAX <= EPOCH_STARTS_KEPT);
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
-const _: () = assert!((RECORD_BYTES_MAX as u64) < u32::MAX as u64);
+const _: () = assert!((FRAME_BYTES_MAX as u64) < u32::MAX as u64);
+const _: () = assert!(BATCH_BYTES_MAX <= FRAME_BYTES_MAX && FRAME_BYTES_MAX <= REORDER_BYTES_MAX);

@@ -42,8 +42,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     error::{AppendError, Outcome, ReadError},
-    handle::{AppendOptions, Followed, Follower, Master, Reader, messages},
-    record::{MessageBatch, RecordBatch},
+    frame::MessageBatch,
+    handle::{AppendOptions, Followed, Follower, Master, MessageRange, Reader},
     types::{Epoch, Offset, ReadLevel},
     views::{BatchReceipt, Message, Receipt},
 };
@@ -310,9 +310,10 @@ impl<T: DeserializeOwned> TypedFollower<T> {
 }
 
 fn decode_all<T: DeserializeOwned>(
-    batches: &[RecordBatch],
+    ranges: &[MessageRange],
 ) -> Vec<Result<TypedMessage<T>, DecodeError>> {
-    batches.iter().flat_map(messages).map(decode).collect()
+    let messages = ranges.iter().flat_map(MessageRange::messages);
+    messages.map(decode).collect()
 }
 
 /// Decodes a message's payload as a value: for messages that did not come from a [`TypedReader`].

@@ -22,7 +22,6 @@ use replog_core::{
     AppendOptions, Concern, Master, MasterConfig, MessageBatch, Offset, ReadLevel, Reader,
     Secondary, SecondaryConfig, Timing,
     error::{AppendError, OpenError, Outcome, StartError},
-    messages,
     metrics::MasterMetrics,
     storage::{MemoryStorage, Storage},
     transport::LocalNetwork,
@@ -745,7 +744,7 @@ mod payloads {
             let read = reader.read(next, end, 1 << 16).await;
             for batch in read.expect("a log that can be read") {
                 next = batch.end();
-                shown.extend(messages(&batch));
+                shown.extend(batch.messages());
             }
         }
         shown

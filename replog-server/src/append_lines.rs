@@ -243,25 +243,25 @@ mod tests {
         assert_eq!(messages(&format!("1\n{}\r\n", line(500))).len(), 2);
         let error = parse(format!("1\n{}", line(501)).as_bytes()).unwrap_err();
         assert_eq!(error, LinesError::TooLong { line: 2 });
-        // 37 bytes each.
-        assert_eq!(messages(&"1\n".repeat(54)).len(), 54);
+        // 5 bytes each, and 42 more.
+        assert_eq!(messages(&"1\n".repeat(391)).len(), 391);
         assert_eq!(
-            parse("1\n".repeat(55).as_bytes()).unwrap_err(),
-            LinesError::TooMuch { line: 55 }
+            parse("1\n".repeat(392).as_bytes()).unwrap_err(),
+            LinesError::TooMuch { line: 392 }
         );
         // Exactly the limit, and one byte more.
-        let last = |length: usize| format!("{}{}", "1\n".repeat(53), line(length));
-        assert_eq!(messages(&last(3)).len(), 54);
+        let last = |length: usize| format!("{}{}", "1\n".repeat(390), line(length));
+        assert_eq!(messages(&last(3)).len(), 391);
         let exactly = LineLimits {
-            append_bytes: 53 * 37 + 36 + 3,
+            append_bytes: 42 + 390 * 5 + 4 + 3,
             ..LIMITS
         };
         let parse = |body: &str, limits| super::parse(body.as_bytes(), Encoding::Json, limits);
         assert!(parse(&last(3), exactly).is_ok());
         let error = parse(&last(4), exactly).unwrap_err();
-        assert_eq!(error, LinesError::TooMuch { line: 54 });
+        assert_eq!(error, LinesError::TooMuch { line: 391 });
         let small_queue = LineLimits {
-            queued_bytes: 53 * 37 + 36 + 2,
+            queued_bytes: 42 + 390 * 5 + 4 + 2,
             ..LIMITS
         };
         let error = parse(&last(3), small_queue).unwrap_err();

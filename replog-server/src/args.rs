@@ -25,7 +25,7 @@ use replog_core::{
     Founding, MasterConfig, NodeName, Peer, SecondaryConfig, SyncPolicy, TakeOver, Timing,
     address::{BadAddress, BadUrl, HostPort, NodeUrl, check_peers, cluster_port_of},
     client::Client,
-    limits::{APPEND_BYTES_MAX, KEY_HORIZON_MAX},
+    limits::{FRAME_BYTES_MAX, KEY_HORIZON_MAX},
 };
 
 use crate::{
@@ -872,14 +872,14 @@ fn parse_size(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Parses the limit on requests that append: no append may be longer than [`APPEND_BYTES_MAX`].
+/// Parses the limit on requests that append: no append may be longer than [`FRAME_BYTES_MAX`].
 fn parse_append_size(text: &str) -> Result<usize, String> {
     match parse_size(text)? {
-        bytes if bytes <= APPEND_BYTES_MAX => Ok(bytes),
+        bytes if bytes <= FRAME_BYTES_MAX => Ok(bytes),
         _ => Err(format!(
             "one append may have at most {}MiB ({}), and so may --max-request-bytes",
-            APPEND_BYTES_MAX >> 20,
-            counted(APPEND_BYTES_MAX, "byte")
+            FRAME_BYTES_MAX >> 20,
+            counted(FRAME_BYTES_MAX, "byte")
         )),
     }
 }
@@ -999,7 +999,7 @@ mod tests {
         assert_eq!(config.key_horizon, 1_000_000);
         assert_eq!(config.sync, SyncPolicy::Always);
         assert_eq!(config.founding, Founding::Allowed);
-        assert_eq!(args.common.max_request_bytes, APPEND_BYTES_MAX);
+        assert_eq!(args.common.max_request_bytes, FRAME_BYTES_MAX);
         assert_eq!(args.common.append_timeout, None);
     }
 

@@ -10,10 +10,9 @@ use std::{
 };
 
 use replog_core::{
-    AppendOptions, Concern, IdempotencyKey, Master, MasterConfig, Mode, NodeName, Offset, Peer,
-    ReadLevel, Reader, Secondary, SecondaryConfig, Timing,
+    AppendOptions, Concern, IdempotencyKey, Master, MasterConfig, MessageRange, Mode, NodeName,
+    Offset, Peer, ReadLevel, Reader, Secondary, SecondaryConfig, Timing,
     error::{AppendError, Report},
-    messages,
     storage::MemoryStorage,
     transport::LocalNetwork,
     views::{MasterHealth, Receipt},
@@ -281,7 +280,7 @@ fn print_receipt(what: &str, receipt: &Receipt) {
 async fn show(name: &str, reader: &Reader) -> Result<Vec<String>, Report> {
     let end = reader.end(ReadLevel::Local).unwrap_or(Offset(0));
     let batches = reader.read(Offset(0), end, SHOWN_BYTES).await?;
-    let payloads = batches.iter().flat_map(messages);
+    let payloads = batches.iter().flat_map(MessageRange::messages);
     let texts = payloads.map(|message| {
         let text = String::from_utf8_lossy(&message.payload);
         text.trim_matches('"').to_owned()

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{BufMut as _, BytesMut};
 use replog_core::{
-    record::{KIND_MESSAGE, Record},
+    frame::MessageRef,
     types::{Epoch, Offset},
     views::Message,
 };
@@ -39,15 +39,22 @@ pub(crate) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Returns the fields of a record; `None` if it is not a message.
-    pub(crate) fn of_record(record: &Record<'a>) -> Option<Fields<'a>> {
-        (record.kind == KIND_MESSAGE).then_some(Fields {
-            offset: record.offset,
-            epoch: record.epoch,
-            timestamp_ms: record.timestamp_ms,
-            key: record.key,
-            payload: record.payload,
-        })
+    /// Returns the fields of a message in a log.
+    pub(crate) fn of_ref(message: MessageRef<'a>) -> Fields<'a> {
+        let MessageRef {
+            offset,
+            epoch,
+            timestamp_ms,
+            key,
+            payload,
+        } = message;
+        Fields {
+            offset,
+            epoch,
+            timestamp_ms,
+            key,
+            payload,
+        }
     }
 
     /// Returns the fields of a message.
@@ -145,19 +152,15 @@ mod tests {
     use super::*;
 
     fn written(key: &[u8], payload: &[u8], line_breaks: LineBreaks) -> String {
-        let record = Record {
+        let message = MessageRef {
             offset: Offset(17),
             epoch: Epoch(4),
             timestamp_ms: 1_700_000_000_000,
-            kind: KIND_MESSAGE,
-            flags: 0,
             key,
             payload,
         };
         let mut buffer = BytesMut::new();
-        Fields::of_record(&record)
-            .expect("a message")
-            .write(&mut buffer, line_breaks);
+        Fields::of_ref(message).write(&mut buffer, line_breaks);
         String::from_utf8(buffer.to_vec()).expect("UTF-8")
     }
 
@@ -194,18 +197,15 @@ mod tests {
                 assert!(message.get("data").is_none(), "{text}");
             }
         }
-        let record = Record {
+        let message = MessageRef {
             offset: Offset(0),
             epoch: Epoch(1),
             timestamp_ms: 0,
-            kind: KIND_MESSAGE,
-            flags: 0,
             key: b"",
             payload: b"hello",
         };
         let mut data = BytesMut::new();
-        let fields = Fields::of_record(&record).expect("a message");
-        fields.write_data(&mut data, LineBreaks::Spaces);
+        Fields::of_ref(message).write_data(&mut data, LineBreaks::Spaces);
         assert_eq!(&data[..], br#"{"data_base64":"aGVsbG8="}"#);
     }
 
@@ -213,19 +213,5 @@ mod tests {
     fn line_breaks_become_spaces_only_where_a_message_must_be_one_line() {
         assert!(written(b"", b"[1,\r\n2]", LineBreaks::Kept).contains("[1,\r\n2]"));
         assert!(written(b"", b"[1,\r\n2]", LineBreaks::Spaces).contains("[1,  2]"));
-    }
-
-    #[test]
-    fn a_record_of_another_kind_is_not_a_message() {
-        let record = Record {
-            offset: Offset(0),
-            epoch: Epoch(1),
-            timestamp_ms: 0,
-            kind: 9,
-            flags: 0,
-            key: b"",
-            payload: b"x",
-        };
-        assert!(Fields::of_record(&record).is_none());
     }
 }

@@ -9,7 +9,7 @@ use replog_core::{
     Concern, Events, Master, NodeName, Reader, Secondary,
     address::{HostPort, NodeUrl},
     error::{LimitName, Stopped},
-    limits::APPEND_BYTES_MAX,
+    limits::FRAME_BYTES_MAX,
     transport::{
         FaultInjector,
         net::{NetCounters, Serving},
@@ -198,7 +198,7 @@ impl NodeState {
             ),
             line_limits: LineLimits {
                 line_bytes: common.max_message_bytes,
-                append_bytes: APPEND_BYTES_MAX,
+                append_bytes: FRAME_BYTES_MAX,
                 queued_bytes: common.max_queued_bytes,
             },
             append_budget: Budget::new(LimitName::MaxQueuedBytes.as_str(), common.max_queued_bytes),

@@ -7,7 +7,7 @@
 //! end. Any other failure aborts the transfer, so that no reader takes a part for the whole, and so does a cut of what
 //! was sent, if the form cannot express it. Keeps rules 2 and 11.
 
-mod frame;
+mod layout;
 #[cfg(test)]
 mod tests;
 
@@ -21,15 +21,14 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use replog_core::{
-    Followed, Follower,
+    Followed, Follower, MessageRange,
     error::ReadError,
     limits::FOLLOW_SIGN_INTERVAL,
-    record::RecordBatch,
     types::{ClusterId, Offset},
 };
 use tokio::time::{Instant, sleep_until, timeout};
 
-pub(crate) use frame::{Frame, View};
+pub(crate) use layout::{Layout, View};
 
 use crate::{
     accept::Form,
@@ -38,8 +37,8 @@ use crate::{
     shares::Wait,
 };
 
-/// Bytes of records that are read at once: a few times what a socket takes, so that reading costs few wake-ups and
-/// little memory, however many readers there are at the same time. One record is always read, however long.
+/// Bytes of messages that are read at once: a few times what a socket takes, so that reading costs few wake-ups and
+/// little memory, however many readers there are at the same time. One message is always read, however long.
 const READ_BYTES: usize = 256 << 10;
 
 /// Resolution of the runtime's timers.
@@ -109,13 +108,13 @@ impl Source for Follower {
 pub(crate) async fn respond(
     source: impl Source,
     span: Span,
-    frame: Frame,
+    layout: Layout,
     enter: impl FnOnce() -> Result<Wait, Problem>,
 ) -> Result<HttpResponse, Problem> {
-    let mut messages = Messages::new(source, span, frame);
+    let mut messages = Messages::new(source, span, layout);
     let mut response = HttpResponse::Ok();
-    response.content_type(frame.form.media_type());
-    if frame.form == Form::Events || messages.follows() {
+    response.content_type(layout.form.media_type());
+    if layout.form == Form::Events || messages.follows() {
         response.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")));
     }
     let first = match messages.follows() {
@@ -165,7 +164,7 @@ enum Phase {
 /// An answer being written.
 struct Messages<S> {
     source: S,
-    frame: Frame,
+    layout: Layout,
     phase: Phase,
     /// The offset to continue from.
     next: Offset,
@@ -183,11 +182,11 @@ struct Messages<S> {
 }
 
 impl<S: Source> Messages<S> {
-    fn new(source: S, span: Span, frame: Frame) -> Messages<S> {
+    fn new(source: S, span: Span, layout: Layout) -> Messages<S> {
         Messages {
             next: source.offset(),
             source,
-            frame,
+            layout,
             phase: Phase::Begin,
             until: span.until,
             left: span.limit,
@@ -209,9 +208,9 @@ impl<S: Source> Messages<S> {
         }
         let mut text = BytesMut::new();
         if self.phase == Phase::Begin {
-            self.frame.open(&mut text);
+            self.layout.open(&mut text);
             if let Some(log) = self.other.take() {
-                self.frame.another_log(log, &mut text);
+                self.layout.another_log(log, &mut text);
             }
             self.phase = Phase::Middle;
         }
@@ -224,7 +223,6 @@ impl<S: Source> Messages<S> {
 
     /// Writes a part of the messages before `end`.
     async fn write_to(&mut self, end: Offset, text: &mut BytesMut) -> Result<(), ReadError> {
-        // A batch may contain nothing to show; an empty chunk would cost a wake-up for nothing.
         while text.len() < READ_BYTES / 4 {
             let until = Offset(self.next.0.saturating_add(self.left)).min(end);
             let followed = match self.source.read_on(until, READ_BYTES).await {
@@ -236,8 +234,8 @@ impl<S: Source> Messages<S> {
                 Err(error) => return Err(error),
             };
             match followed {
-                Some(Followed::Records(batches)) => {
-                    self.write(&batches, text);
+                Some(Followed::Records(ranges)) => {
+                    self.write(&ranges, text);
                     if self.left > 0 && self.next < end {
                         continue;
                     }
@@ -245,7 +243,7 @@ impl<S: Source> Messages<S> {
                 Some(Followed::Cut { offset }) => return self.write_cut(offset, text),
                 None => {}
             }
-            self.frame.close(self.next, text);
+            self.layout.close(self.next, text);
             self.phase = Phase::Done;
             break;
         }
@@ -263,17 +261,17 @@ impl<S: Source> Messages<S> {
                 self.source.next(READ_BYTES).await
             };
             match timeout(FOLLOW_SIGN_INTERVAL, next).await {
-                Ok(Ok(Followed::Records(batches))) => {
-                    self.write(&batches, text);
+                Ok(Ok(Followed::Records(ranges))) => {
+                    self.write(&ranges, text);
                     self.awaits_turn = true;
                 }
                 Ok(Ok(Followed::Cut { offset })) => self.write_cut(offset, text)?,
                 Ok(Err(ReadError::Stopped)) => {
-                    self.frame.bye(text);
+                    self.layout.bye(text);
                     self.phase = Phase::Done;
                 }
                 Ok(Err(error)) => return Err(error),
-                Err(_) => self.frame.sign(text),
+                Err(_) => self.layout.sign(text),
             }
             if self.left == 0 {
                 self.phase = Phase::Done;
@@ -294,24 +292,21 @@ impl<S: Source> Messages<S> {
         (turn > now + CLOCK_TICK).then_some(turn)
     }
 
-    fn write(&mut self, batches: &[RecordBatch], text: &mut BytesMut) {
-        for record in batches.iter().flat_map(RecordBatch::records) {
+    fn write(&mut self, ranges: &[MessageRange], text: &mut BytesMut) {
+        for message in ranges.iter().flat_map(MessageRange::refs) {
             if self.left == 0 {
                 break;
             }
             assert!(
-                record.offset >= self.next,
+                message.offset >= self.next,
                 "offset {} was read twice",
-                record.offset
+                message.offset
             );
-            self.next = record.offset.plus(1);
-            let Some(fields) = Fields::of_record(&record) else {
-                continue;
-            };
+            self.next = message.offset.plus(1);
             if self.any {
-                self.frame.separate(text);
+                self.layout.separate(text);
             }
-            self.frame.message(&fields, text);
+            self.layout.message(&Fields::of_ref(message), text);
             self.any = true;
             self.left -= 1;
         }
@@ -319,7 +314,7 @@ impl<S: Source> Messages<S> {
 
     fn write_cut(&mut self, offset: Offset, text: &mut BytesMut) -> Result<(), ReadError> {
         self.phase = Phase::Done;
-        match self.frame.cut(offset, text) {
+        match self.layout.cut(offset, text) {
             true => Ok(()),
             false => Err(ReadError::Cut { offset }),
         }

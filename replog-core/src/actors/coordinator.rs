@@ -31,7 +31,7 @@ use crate::{
     events::Change,
     handle::{Shared, host::Host},
     limits::{EPOCH_STARTS_MAX, NODES_MAX},
-    log::{HeldBack, LastAppend, LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
+    log::{HeldBack, LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
     metrics::{
         MasterMetrics,
         tally::{AppendTally, LinkTally},
@@ -306,7 +306,6 @@ impl Coordinator {
                     self.writer.submit(WriteCommand::Append(batch));
                 }
             }
-            RecoveryAction::FindLastAppend => self.writer.submit(WriteCommand::FindLastAppend),
             RecoveryAction::Serve {
                 meta,
                 epoch,
@@ -541,13 +540,6 @@ impl Coordinator {
                 }
             }
             WriteReport::NotTruncated { offset, .. } => self.on_damage(offset),
-            WriteReport::LastAppend(LastAppend::Ends(end)) => {
-                if let Some(recovery) = &mut self.recovery {
-                    recovery.on_last_append(now, end);
-                }
-            }
-            // The log is not intact then, and the recovery starts over.
-            WriteReport::LastAppend(LastAppend::Damaged(offset)) => self.on_damage(offset),
             WriteReport::MetaSaved { .. } => {
                 if let Some(meta) = self.saving.take() {
                     self.meta = meta;

@@ -93,12 +93,12 @@ mod tests {
 
     use super::*;
     use crate::{
+        frame::{FrameBatch, FrameFields},
         handle::host,
         log::{
             LogFiles,
             testing::{CLUSTER, open_log},
         },
-        record::{KIND_MESSAGE, Record, RecordBatch},
         rules::keys::{Claim, Found},
         storage::{MemoryStorage, OpenHow},
         types::{Epoch, IdempotencyKey},
@@ -112,17 +112,14 @@ mod tests {
     fn append(files: &mut LogFiles, range: std::ops::Range<u64>, epoch: u64) {
         for offset in range {
             let (mut bytes, key) = (BytesMut::new(), key(offset));
-            let record = Record {
-                offset: Offset(offset),
+            let fields = FrameFields {
+                first: Offset(offset),
                 epoch: Epoch(epoch),
                 timestamp_ms: 0,
-                kind: KIND_MESSAGE,
-                flags: 0,
                 key: key.as_bytes(),
-                payload: b"payload",
             };
-            record.encode(&mut bytes);
-            let batch = RecordBatch::check(Offset(offset), bytes.freeze()).unwrap();
+            fields.encode(&[b"payload"], &mut bytes);
+            let batch = FrameBatch::check(Offset(offset), bytes.freeze()).unwrap();
             files.append(&[batch]).unwrap();
             files.sync().unwrap();
         }

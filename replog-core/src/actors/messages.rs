@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 use crate::{
     actors::inbox::AnswerTo,
     error::ModeState,
+    frame::FrameBatch,
     log::WriteReport,
     metrics::{MasterMetrics, SecondaryMetrics, tally::LinkTally},
-    record::RecordBatch,
     rules::{acks::WaiterId, link::LinkReport, repair::MissingRange},
     transport::{FencedBy, Request, RequestBody, Response},
     types::{ClusterId, Concern, Epoch, Incarnation, Offset},
@@ -100,7 +100,7 @@ pub(crate) struct FetchMissing {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct RecordsFetched {
-    pub(crate) records: Vec<RecordBatch>,
+    pub(crate) records: Vec<FrameBatch>,
 }
 
 /// To the coordinator: another master leads a newer epoch.

@@ -386,7 +386,6 @@ impl Handler<WriterReported> for ReplicaActor {
             } => {
                 self.replica.on_saved(ticket, durable_end, &*self.view);
             }
-            WriteReport::LastAppend(_) => unreachable!("only a master asks for it"),
             WriteReport::WriteFailed { error } => {
                 let outage = WriteOutage {
                     disk: disk_state(&error),

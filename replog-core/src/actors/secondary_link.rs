@@ -22,10 +22,10 @@ use crate::{
     },
     address::NodeUrl,
     events,
+    frame::FrameBatch,
     handle::{Shared, host::Host},
     limits::EPOCH_STARTS_MAX,
     log::LogView,
-    record::RecordBatch,
     rules::{
         link::{Change, Failure, Link, LinkAction, LinkReport},
         progress::Wanted,
@@ -308,10 +308,10 @@ impl SecondaryLink {
         ctx: &mut Context<Self>,
         attempt: u64,
         epoch: Epoch,
-        records: Vec<RecordBatch>,
+        records: Vec<FrameBatch>,
         progress: Progress,
     ) {
-        let Some(end) = records.last().map(RecordBatch::end) else {
+        let Some(end) = records.last().map(FrameBatch::end) else {
             let detail = "this master's log ends before the requested records".into();
             self.link.on_read_failed(Instant::now(), attempt, detail);
             return;

@@ -17,7 +17,7 @@ use super::{
     exchange::{Outgoing, http_uri, uri, within},
 };
 use crate::{
-    limits::APPEND_BYTES_MAX,
+    limits::FRAME_BYTES_MAX,
     types::{Concern, Offset},
 };
 
@@ -211,10 +211,10 @@ impl Client {
         request: &AppendRequest,
     ) -> Result<RawAnswer, ClientError> {
         // A node would have to read all of it before it could answer that it is too long.
-        if body.len() > APPEND_BYTES_MAX {
+        if body.len() > FRAME_BYTES_MAX {
             return Err(ClientError::TooLarge {
                 bytes: body.len(),
-                limit_bytes: APPEND_BYTES_MAX,
+                limit_bytes: FRAME_BYTES_MAX,
             });
         }
         let deadline = self.deadline_of(request);

@@ -36,7 +36,7 @@ pub enum ClientError {
     TooLarge {
         /// Length of the request's body in bytes.
         bytes: usize,
-        /// The limit in bytes: [`APPEND_BYTES_MAX`](crate::limits::APPEND_BYTES_MAX).
+        /// The limit in bytes: [`FRAME_BYTES_MAX`](crate::limits::FRAME_BYTES_MAX).
         limit_bytes: usize,
     },
     /// The request was sent and no complete answer came, in time or at all. Its outcome is unknown:

@@ -404,7 +404,7 @@ fn an_append_that_no_node_takes_is_not_sent_and_a_batch_is_not_split() {
         let value =
             |bytes: usize| RawValue::from_string(format!("\"{}\"", "x".repeat(bytes - 2))).unwrap();
         let refused = |error: ClientError| {
-            let limit_bytes = crate::limits::APPEND_BYTES_MAX;
+            let limit_bytes = crate::limits::FRAME_BYTES_MAX;
             assert!(
                 matches!(
                     error,
@@ -417,7 +417,7 @@ fn an_append_that_no_node_takes_is_not_sent_and_a_batch_is_not_split() {
             assert!(!error.is_retryable());
         };
         // Around the value: `{"data":` and `}`.
-        let most = crate::limits::APPEND_BYTES_MAX - 9;
+        let most = crate::limits::FRAME_BYTES_MAX - 9;
         refused(
             client
                 .append_raw(&value(most + 1), &request)
@@ -426,7 +426,7 @@ fn an_append_that_no_node_takes_is_not_sent_and_a_batch_is_not_split() {
         );
         let one = RawValue::from_string("1".to_owned()).unwrap();
         // Between the values: a line break.
-        let rest = value(crate::limits::APPEND_BYTES_MAX - 1);
+        let rest = value(crate::limits::FRAME_BYTES_MAX - 1);
         let batch = [&*one, &*rest];
         refused(client.append_batch(batch, &request).await.unwrap_err());
         let given_up = client.append_batch_retrying(&batch, &request, None).await;

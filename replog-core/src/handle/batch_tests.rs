@@ -4,8 +4,8 @@ use super::tests::{Cluster, concern, payloads, until, within};
 use crate::{
     AppendOptions, IdempotencyKey, MessageBatch, Offset, ReadLevel,
     error::{AppendError, LimitName, Outcome},
-    limits::{APPEND_BYTES_MAX, KEY_BYTES_MAX},
-    record::HEADER_BYTES,
+    frame::{HEADER_BYTES, MESSAGE_HEADER_BYTES},
+    limits::{FRAME_BYTES_MAX, KEY_BYTES_MAX},
 };
 
 fn batch(range: std::ops::Range<u32>) -> MessageBatch {
@@ -85,7 +85,7 @@ async fn a_refused_batch_leaves_nothing_behind() {
     let table = [
         (MessageBatch::new(), "at least one message"),
         (long, "101 bytes and 100 are allowed"),
-        (batch(0..40), "max-queued-bytes is reached at 1000"),
+        (batch(0..200), "max-queued-bytes is reached at 1000"),
     ];
     for (batch, expected) in table {
         let error = within(master.append_batch(batch, concern(1)))
@@ -111,18 +111,16 @@ async fn a_refused_batch_leaves_nothing_behind() {
 #[tokio::test]
 async fn an_append_of_exactly_the_limit_is_taken_and_one_byte_more_leaves_nothing() {
     let mut cluster = Cluster::new(0);
-    cluster.config.max_message_bytes = APPEND_BYTES_MAX;
+    cluster.config.max_message_bytes = FRAME_BYTES_MAX;
     let (master, _) = cluster.start_all().await;
     let key = |letter: &str| IdempotencyKey::new(&letter.repeat(KEY_BYTES_MAX)).unwrap();
     let with_key = |letter| concern(1).idempotency_key(key(letter));
-    let rest = APPEND_BYTES_MAX - 3 * HEADER_BYTES;
+    let rest = FRAME_BYTES_MAX - HEADER_BYTES - 3 * MESSAGE_HEADER_BYTES;
+    let alone = FRAME_BYTES_MAX - HEADER_BYTES - MESSAGE_HEADER_BYTES;
     // The options, and the lengths of the messages that are exactly the limit with them.
     let table: [(AppendOptions, &[usize]); 5] = [
-        (concern(1), &[APPEND_BYTES_MAX - HEADER_BYTES]),
-        (
-            with_key("a"),
-            &[APPEND_BYTES_MAX - HEADER_BYTES - KEY_BYTES_MAX],
-        ),
+        (concern(1), &[alone]),
+        (with_key("a"), &[alone - KEY_BYTES_MAX]),
         (concern(1), &[5, 0, rest - 5]),
         (concern(1), &[rest / 2, rest - rest / 2, 0]),
         (with_key("b"), &[0, 9, rest - 9 - KEY_BYTES_MAX]),
@@ -150,8 +148,8 @@ async fn an_append_of_exactly_the_limit_is_taken_and_one_byte_more_leaves_nothin
                 AppendError::TooLarge {
                     limit: LimitName::MaxRequestBytes,
                     bytes,
-                    limit_bytes: APPEND_BYTES_MAX,
-                } if bytes == APPEND_BYTES_MAX + 1
+                    limit_bytes: FRAME_BYTES_MAX,
+                } if bytes == FRAME_BYTES_MAX + 1
             ),
             "{lengths:?}: {refused}"
         );
@@ -184,10 +182,11 @@ async fn an_append_of_exactly_the_limit_is_taken_and_one_byte_more_leaves_nothin
 #[tokio::test]
 async fn a_batch_of_many_short_messages_is_refused_for_what_it_takes_in_the_log() {
     let (master, _) = Cluster::new(0).start_all().await;
-    let count = APPEND_BYTES_MAX / (HEADER_BYTES + 1);
+    let each = MESSAGE_HEADER_BYTES + 1;
+    let count = (FRAME_BYTES_MAX - HEADER_BYTES) / each;
     let batch = |count: usize| -> MessageBatch { std::iter::repeat_n("1", count).collect() };
     let refused = within(master.append_batch(batch(count + 1), concern(1))).await;
-    let expected = (count + 1) * (HEADER_BYTES + 1);
+    let expected = HEADER_BYTES + (count + 1) * each;
     assert!(
         matches!(refused, Err(AppendError::TooLarge { bytes, .. }) if bytes == expected),
         "{refused:?}"

@@ -89,7 +89,7 @@ impl Events {
     ) -> Events {
         let ring = shared.events().listen();
         let counts = shared.events().counts.subscribe();
-        let shown = view.visible_end_watch();
+        let shown = view.durable_end_watch();
         let known = ends(&counts.borrow(), *shown.borrow());
         Events {
             shared: shared.clone(),

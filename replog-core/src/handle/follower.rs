@@ -7,8 +7,7 @@ use std::fmt;
 
 use crate::{
     error::ReadError,
-    handle::Reader,
-    record::RecordBatch,
+    handle::{MessageRange, Reader},
     rules::following::{CutCheck, Following},
     types::{Offset, ReadLevel},
     watch,
@@ -25,7 +24,7 @@ use crate::{
 /// ```
 /// # use std::sync::Arc;
 /// # use replog_core::{
-/// #     AppendOptions, Concern, Followed, Master, MasterConfig, Offset, ReadLevel, messages,
+/// #     AppendOptions, Concern, Followed, Master, MasterConfig, Offset, ReadLevel, MessageRange,
 /// #     storage::MemoryStorage, transport::LocalNetwork,
 /// # };
 /// # #[tokio::main]
@@ -38,8 +37,8 @@ use crate::{
 /// let appending = master.clone();
 /// tokio::spawn(async move { appending.append("hello", AppendOptions::default()).await });
 /// match follower.next(64 << 10).await? {
-///     Followed::Records(batches) => {
-///         let first = batches.iter().flat_map(messages).next().expect("at least one");
+///     Followed::Records(ranges) => {
+///         let first = ranges.iter().flat_map(MessageRange::messages).next().expect("at least one");
 ///         assert_eq!(first.payload, "hello");
 ///     }
 ///     Followed::Cut { offset } => println!("forget everything from {offset} on"),
@@ -53,7 +52,7 @@ pub struct Follower {
     following: Following,
     local: watch::Receiver<Offset>,
     committed: watch::Receiver<Option<Offset>>,
-    /// The offset of a record that could not be read.
+    /// The offset of an append that could not be read.
     damaged_at: Option<Offset>,
 }
 
@@ -62,7 +61,7 @@ pub struct Follower {
 pub enum Followed {
     /// The next records, at least one, without a gap after the previous ones. No part of a batch that was
     /// appended together is delivered before the node shows all of it, though one call may not deliver all of it.
-    Records(Vec<RecordBatch>),
+    Records(Vec<MessageRange>),
     /// Everything from `offset` on that this follower delivered was cut from the log. The follower continues
     /// at `offset`: a record exists again only if it is delivered again.
     Cut {
@@ -76,7 +75,7 @@ impl Follower {
         let cuts = reader.view.cuts();
         Follower {
             following: Following::new(from, cuts),
-            local: reader.view.visible_end_watch(),
+            local: reader.view.durable_end_watch(),
             committed: reader.shared.watch_committed(),
             reader,
             level,
@@ -90,8 +89,8 @@ impl Follower {
         self.following.next()
     }
 
-    /// Returns the next records, up to `bytes_max` bytes and at least one record, or reports that delivered
-    /// records were cut. Waits until there is something to return: also when it starts beyond the log's end,
+    /// Returns the next messages, up to `bytes_max` bytes and at least one message, as [`Reader::read`] counts them, or
+    /// reports that delivered records were cut. Waits until there is something to return: also when it starts beyond the log's end,
     /// while `committed` is not known, and before an unreadable record, which the node repairs from another
     /// one by itself.
     ///
@@ -144,12 +143,8 @@ impl Follower {
     ) -> Result<Option<Followed>, ReadError> {
         loop {
             let next = self.following.next();
-            let end = self
-                .reader
-                .end(self.level)
-                .unwrap_or(Offset::ZERO)
-                .min(until);
-            let read = self.reader.read(next, end, bytes_max).await;
+            let shown = self.reader.end(self.level).unwrap_or(Offset::ZERO);
+            let read = self.reader.read_shown(next, shown, until, bytes_max).await;
             // Checked after the read, so that no cut can slip in between: either the records are of the log
             // that this follower knows, or they are read again.
             let (cuts, lowest) = self.reader.view.cuts_since(self.following.cuts());
@@ -164,7 +159,7 @@ impl Follower {
                 Err(ReadError::Cut { .. }) => return Ok(None),
                 Err(error) => return Err(error),
             };
-            let Some(end) = records.last().map(RecordBatch::end) else {
+            let Some(end) = records.last().map(MessageRange::end) else {
                 return Ok(None);
             };
             self.following.on_delivered(end);
@@ -186,7 +181,8 @@ impl Follower {
 
     fn is_before_known_damage(&self) -> bool {
         let next = self.following.next();
-        self.damaged_at == Some(next) && self.reader.view.is_hole(next)
+        // It may have begun inside the append that cannot be read.
+        self.damaged_at.is_some_and(|at| at <= next) && self.reader.view.is_hole(next)
     }
 }
 

@@ -16,15 +16,15 @@ use crate::{
     },
     config::{ForcedRecovery, MasterConfig},
     error::{AppendError, LimitName, ModeState, StartError, Stopped},
+    frame::{HEADER_BYTES, MESSAGE_HEADER_BYTES, MessageBatch},
     handle::{
         Events, Reader, Shared, events,
         host::{Host, Role, Watched},
         runtime,
     },
-    limits::APPEND_BYTES_MAX,
+    limits::FRAME_BYTES_MAX,
     log::LogView,
     metrics::{MasterMetrics, tally::DoorTally},
-    record::{HEADER_BYTES, MessageBatch},
     rules::{keys::Claim, leader::NewAppend, recovery::Settings},
     spans::AppendSpan,
     storage::Storage,
@@ -220,7 +220,7 @@ impl Master {
         let claim = options.idempotency_key.clone();
         let claim = claim.map(|key| Claim::new(key, &payload));
         let key_bytes = claim.as_ref().map_or(0, |claim| claim.key_bytes().len());
-        self.check_append_bytes(HEADER_BYTES + key_bytes + payload.len())?;
+        self.check_append_bytes(HEADER_BYTES + key_bytes + MESSAGE_HEADER_BYTES + payload.len())?;
         self.hand_over(payload, None, claim, options).await
     }
 
@@ -232,7 +232,7 @@ impl Master {
     /// message; a key covers all of them; `expected_offset` is that of the first. In everything else it
     /// behaves as [`Master::append`]. A batch takes up [`MessageBatch::bytes`] of `max_queued_bytes`, and is
     /// never accepted if it is larger than that limit or than
-    /// [`APPEND_BYTES_MAX`](crate::limits::APPEND_BYTES_MAX).
+    /// [`FRAME_BYTES_MAX`](crate::limits::FRAME_BYTES_MAX).
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -296,13 +296,13 @@ impl Master {
 
     /// Refuses an append that has more bytes in the log than any may have.
     fn check_append_bytes(&self, bytes: usize) -> Result<(), AppendError> {
-        if bytes <= APPEND_BYTES_MAX {
+        if bytes <= FRAME_BYTES_MAX {
             return Ok(());
         }
         Err(self.refused(AppendError::TooLarge {
             limit: LimitName::MaxRequestBytes,
             bytes,
-            limit_bytes: APPEND_BYTES_MAX,
+            limit_bytes: FRAME_BYTES_MAX,
         }))
     }
 

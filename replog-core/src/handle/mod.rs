@@ -13,6 +13,7 @@ pub(crate) mod host;
 #[cfg(test)]
 mod key_tests;
 mod master;
+mod message_range;
 #[cfg(test)]
 mod metrics_tests;
 mod reader;
@@ -25,6 +26,7 @@ mod tests;
 pub use events::Events;
 pub use follower::{Followed, Follower};
 pub use master::{AppendOptions, Master};
-pub use reader::{Reader, messages};
+pub use message_range::MessageRange;
+pub use reader::Reader;
 pub use secondary::Secondary;
 pub(crate) use shared::Shared;

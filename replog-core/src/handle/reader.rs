@@ -4,14 +4,13 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     error::{ReadError, Stopped},
+    frame::FrameBatch,
     handle::{
-        Follower, Shared,
+        Follower, MessageRange, Shared,
         host::{self, Host},
         runtime,
     },
-    limits::BATCH_BYTES_MAX,
     log::LogView,
-    record::{KIND_MESSAGE, Record, RecordBatch},
     types::{ClusterId, Offset, ReadLevel},
     views::Message,
 };
@@ -44,7 +43,7 @@ impl Reader {
     /// Returns the end of the records visible at `level`; `None` while `committed` is not known.
     #[must_use]
     pub fn end(&self, level: ReadLevel) -> Option<Offset> {
-        let local = self.view.visible_end();
+        let local = self.view.durable_end();
         match level {
             ReadLevel::Local => Some(local),
             ReadLevel::Committed => self
@@ -61,8 +60,9 @@ impl Reader {
         self.view.cluster()
     }
 
-    /// Reads the records of `from..until` that this node holds, up to `bytes_max` bytes and at
-    /// least one record; none if it holds none of them.
+    /// Reads the messages of `from..until` that this node holds, up to `bytes_max` bytes and at least one message;
+    /// none if it holds none of them. Each message counts with 42 bytes more than its own. From the disk an append is
+    /// read as a whole, even if only some of its messages are asked for, and stays in memory as long as one of them.
     ///
     /// # Errors
     ///
@@ -73,14 +73,27 @@ impl Reader {
         from: Offset,
         until: Offset,
         bytes_max: usize,
-    ) -> Result<Vec<RecordBatch>, ReadError> {
+    ) -> Result<Vec<MessageRange>, ReadError> {
+        self.read_shown(from, Offset(u64::MAX), until, bytes_max)
+            .await
+    }
+
+    /// Reads as [`Reader::read`] does, of a log of which only whole appends below `shown` are visible.
+    pub(super) async fn read_shown(
+        &self,
+        from: Offset,
+        shown: Offset,
+        until: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<MessageRange>, ReadError> {
         loop {
-            let until = until.min(self.view.visible_end());
+            let shown = shown.min(self.view.durable_end());
+            let until = until.min(shown);
             if from >= until {
                 return Ok(Vec::new());
             }
-            let records = match self.view.read_tail(from, until, bytes_max) {
-                Some(records) => records,
+            let frames = match self.view.read_tail(from, until, bytes_max) {
+                Some(frames) => frames,
                 None => {
                     let view = self.view.clone();
                     let read =
@@ -90,10 +103,30 @@ impl Reader {
             };
             // If the log was cut meanwhile, other records may be there that are not shown yet. The end is
             // lowered before they are written.
-            let end = records.last().map(RecordBatch::end);
-            if end.is_none_or(|end| end <= self.view.visible_end()) {
-                return Ok(records);
+            let end = frames.last().map(FrameBatch::end);
+            if end.is_some_and(|end| end > self.view.durable_end()) {
+                continue;
             }
+            let whole = |frames: &FrameBatch| frames.slice(Offset::ZERO, shown);
+            let ranges = frames
+                .iter()
+                .filter_map(whole)
+                .filter_map(|frames| MessageRange::new(frames, from, until));
+            let (mut read, mut left) = (Vec::new(), bytes_max);
+            for range in ranges {
+                let count = range.count();
+                let (range, bytes) = range.head(left);
+                if bytes > left && !read.is_empty() {
+                    break;
+                }
+                left = left.saturating_sub(bytes);
+                let is_whole = range.count() == count;
+                read.push(range);
+                if !is_whole {
+                    break;
+                }
+            }
+            return Ok(read);
         }
     }
 
@@ -103,10 +136,10 @@ impl Reader {
     ///
     /// The same as for [`Reader::read`].
     pub async fn get(&self, offset: Offset) -> Result<Option<Message>, ReadError> {
-        let records = self
+        let ranges = self
             .read(offset, Offset(offset.0.saturating_add(1)), 1)
             .await?;
-        Ok(records.first().and_then(|batch| messages(batch).next()))
+        Ok(ranges.first().and_then(|range| range.messages().next()))
     }
 
     /// Returns a follower that reads from `from` on and continues as the log grows at `level`.
@@ -118,18 +151,12 @@ impl Reader {
     /// Returns the offset of the last message of the append to which the message at `offset` belongs: `offset`
     /// itself, unless the message was appended in a batch. Also `offset` if this node does not show the message.
     pub(crate) async fn last_of_append(&self, offset: Offset) -> Result<Offset, ReadError> {
-        let (mut next, mut bytes_max) = (offset, 1);
-        loop {
-            let records = self.read(next, Offset(u64::MAX), bytes_max).await?;
-            let mut each = records.iter().flat_map(RecordBatch::records);
-            if let Some(last) = each.find(|record| !record.append_goes_on()) {
-                return Ok(last.offset);
-            }
-            match records.last() {
-                Some(batch) => (next, bytes_max) = (batch.end(), BATCH_BYTES_MAX),
-                None => return Ok(offset),
-            }
-        }
+        let ranges = self
+            .read(offset, Offset(offset.0.saturating_add(1)), 1)
+            .await?;
+        let mut frames = ranges.iter().flat_map(|range| range.frames().frames());
+        let append = frames.find(|frame| offset < frame.end());
+        Ok(append.map_or(offset, |append| Offset(append.end().0 - 1)))
     }
 
     /// Waits until this node shows `offset` at `level`.
@@ -140,7 +167,7 @@ impl Reader {
     pub async fn wait_for(&self, offset: Offset, level: ReadLevel) -> Result<(), Stopped> {
         let mut ended = self.ended.clone();
         let (mut local, mut committed) =
-            (self.view.visible_end_watch(), self.shared.watch_committed());
+            (self.view.durable_end_watch(), self.shared.watch_committed());
         let shown = async {
             // An error means that the node has ended, which the other branch reports.
             local.wait_for(|end| offset < *end).await.is_ok()
@@ -158,25 +185,10 @@ impl Reader {
     }
 }
 
-/// Iterates over the messages of a batch, in order.
-pub fn messages(batch: &RecordBatch) -> impl Iterator<Item = Message> {
-    let bytes = batch.bytes();
-    batch
-        .records()
-        .filter(|record| record.kind == KIND_MESSAGE)
-        .map(|record: Record<'_>| Message {
-            offset: record.offset,
-            epoch: record.epoch,
-            timestamp_ms: record.timestamp_ms,
-            key: (!record.key.is_empty()).then(|| String::from_utf8_lossy(record.key).into_owned()),
-            payload: bytes.slice_ref(record.payload),
-        })
-}
-
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reader")
-            .field("end", &self.view.visible_end())
+            .field("end", &self.view.durable_end())
             .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,6 @@ use crate::{
     AppendOptions, Concern, Founding, Master, MasterConfig, NodeName, Offset, Peer, ReadLevel,
     Secondary, SecondaryConfig, Status, TakeOver,
     error::{AppendError, Outcome, StartError},
-    messages,
     storage::{MemoryStorage, Storage},
     transport::{FaultInjector, FaultSettings, LocalNetwork},
     types::{Mode, ModeReason},
@@ -126,7 +125,9 @@ pub(super) async fn payloads(reader: &crate::Reader) -> Vec<String> {
             assert_eq!(batch.first(), next, "rule 2: no gap is shown");
             next = batch.end();
             all.extend(
-                messages(&batch).map(|message| String::from_utf8(message.payload.into()).unwrap()),
+                batch
+                    .messages()
+                    .map(|message| String::from_utf8(message.payload.into()).unwrap()),
             );
         }
     }

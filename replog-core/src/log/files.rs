@@ -37,10 +37,10 @@ use super::{
     unproven::{self, Unproven},
 };
 use crate::{
-    error::{OpenError, ReadError},
+    error::OpenError,
+    frame::FrameBatch,
     limits::EPOCH_STARTS_MAX,
     log::LogView,
-    record::RecordBatch,
     storage::{OpenHow, Storage, StorageFile},
     types::{ClusterId, Offset, SyncPolicy},
 };
@@ -74,15 +74,6 @@ pub(crate) enum Truncation {
     Cut(Cut),
     /// Nothing was cut: the record at this offset cannot be read. That must be known first, or a log that counts as
     /// intact would lose more than it is told to.
-    Damaged(Offset),
-}
-
-/// End of the last complete append of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LastAppend {
-    /// The last complete append ends here: at the log's end, unless that is inside an append.
-    Ends(Offset),
-    /// Unknown: the record at this offset cannot be read.
     Damaged(Offset),
 }
 
@@ -171,19 +162,6 @@ impl LogFiles {
         }
     }
 
-    /// Finds the end of the last complete append in the log.
-    ///
-    /// # Errors
-    ///
-    /// The storage's, if older files must be read and cannot be.
-    pub(crate) fn last_append(&mut self) -> Result<LastAppend, LogError> {
-        self.attempt(|files| match files.view.whole_appends_end() {
-            Ok(end) => Ok(LastAppend::Ends(end)),
-            Err(ReadError::Damaged { offset, .. }) => Ok(LastAppend::Damaged(offset)),
-            Err(error) => Err(io::Error::other(error).into()),
-        })
-    }
-
     /// Returns `true` if everything written is synced.
     pub(crate) fn is_synced(&self) -> bool {
         self.synced_end == self.written_end
@@ -194,8 +172,8 @@ impl LogFiles {
         self.options.sync
     }
 
-    /// Writes batches that follow the written end, in order, with one call per segment. A record that would make
-    /// its segment longer than `segment_bytes` starts the next one, regardless of batching; a longer record gets a
+    /// Writes batches that follow the written end, in order, with one call per segment. A frame that would make
+    /// its segment longer than `segment_bytes` starts the next one, regardless of batching; a longer frame gets a
     /// segment of its own.
     ///
     /// Once the log has had holes, batches may also contain records below the end: those that belong into a hole
@@ -209,7 +187,7 @@ impl LogFiles {
     /// # Panics
     ///
     /// If a batch does not follow, or no cluster is set.
-    pub(crate) fn append(&mut self, batches: &[RecordBatch]) -> Result<(), LogError> {
+    pub(crate) fn append(&mut self, batches: &[FrameBatch]) -> Result<(), LogError> {
         self.attempt(|files| files.try_append(batches))
     }
 
@@ -225,8 +203,8 @@ impl LogFiles {
     }
 
     /// Cuts the log back to `to`: mark lowered and synced, newest segment first, directory synced. When it returns,
-    /// the cut and every record below `to` are durable. A `to` at or beyond the end cuts nothing and syncs nothing;
-    /// if unknown damage is found on the way, nothing is cut either.
+    /// the cut and every record below it are durable. A `to` inside an append cuts all of that append. A `to` at or
+    /// beyond the end cuts nothing and syncs nothing; if unknown damage is found on the way, nothing is cut either.
     ///
     /// # Errors
     ///
@@ -285,7 +263,7 @@ impl LogFiles {
         result
     }
 
-    fn try_append(&mut self, batches: &[RecordBatch]) -> Result<(), LogError> {
+    fn try_append(&mut self, batches: &[FrameBatch]) -> Result<(), LogError> {
         let behind;
         let batches = match self.holes.were_found() {
             false => batches,
@@ -332,7 +310,7 @@ impl LogFiles {
     }
 
     /// Returns the end of those `records` that fit into the last segment, after `queued_bytes`.
-    fn fitting_end(&self, records: &RecordBatch, queued_bytes: u64) -> Offset {
+    fn fitting_end(&self, records: &FrameBatch, queued_bytes: u64) -> Offset {
         let active = self.active.as_ref().expect("a segment was started");
         let used = active.bytes + queued_bytes;
         let room = self.options.segment_bytes.saturating_sub(used);
@@ -341,19 +319,19 @@ impl LogFiles {
         }
         let mut until = records.first();
         let mut bytes = 0;
-        for record in records.records() {
-            bytes += record.encoded_bytes() as u64;
+        for frame in records.frames() {
+            bytes += frame.encoded_bytes() as u64;
             let alone = used == active.header_bytes && until == records.first();
             if bytes > room && !alone {
                 break;
             }
-            until = record.offset.plus(1);
+            until = frame.end();
         }
         until
     }
 
     /// Writes a group that fits into the last segment, and updates the view.
-    fn write(&mut self, group: &[RecordBatch]) -> Result<(), LogError> {
+    fn write(&mut self, group: &[FrameBatch]) -> Result<(), LogError> {
         let Some(last) = group.last() else {
             return Ok(());
         };
@@ -477,6 +455,9 @@ impl LogFiles {
         let header = self.header_of(&*file, first, last as u64)?;
         let extent = (to, file.size()?);
         let scanned = segment::scan_past_damage(&*file, &header, extent, to)?;
+        if scanned.splits {
+            return self.try_truncate(scanned.end);
+        }
         if let Some(offset) = self.holes.unknown_among(&scanned, to) {
             return Ok(Truncation::Damaged(offset));
         }

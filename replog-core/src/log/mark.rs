@@ -13,7 +13,7 @@
 //! | at | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 4 | `RLMK` |
-//! | 4 | 4 | version, 1 |
+//! | 4 | 4 | version, 2 |
 //! | 8 | 8 | end: the offset after the last record that is known to be synced |
 //! | 16 | 4 | 0 while records are written, 1 after a clean stop, 2 while the last segment is truncated |
 //! | 20 | 4 | CRC-32C over all before |
@@ -30,7 +30,7 @@ use crate::{
 pub(crate) const PATH: &str = "mark";
 
 const MAGIC: [u8; 4] = *b"RLMK";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 pub(crate) const BYTES: usize = 24;
 
 /// Content of the file.
@@ -148,6 +148,7 @@ impl MarkFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::{Format, assert_golden, golden};
     use crate::storage::MemoryStorage;
 
     #[test]
@@ -156,16 +157,8 @@ mod tests {
             end: Offset(0x0102_0304_0506_0708),
             state: MarkState::Clean,
         };
-        #[rustfmt::skip]
-        let expected = [
-            b'R', b'L', b'M', b'K',
-            1, 0, 0, 0,
-            8, 7, 6, 5, 4, 3, 2, 1,
-            1, 0, 0, 0,
-            201, 115, 43, 45,
-        ];
-        assert_eq!(mark.encode(), expected);
-        assert_eq!(Mark::decode(&expected), Some(mark));
+        assert_golden(Format::Mark, &mark.encode());
+        assert_eq!(Mark::decode(&golden(Format::Mark)), Some(mark));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!
 //! | field | meaning |
 //! | --- | --- |
-//! | `format` | version of this file, 1 |
+//! | `format` | version of this file, 2 |
 //! | `crc32c` | CRC-32C over the text of `meta`, from `{` to `}`, as 8 hexadecimal digits |
 //! | `meta` | the fields of [`Meta`] |
 
@@ -27,7 +27,7 @@ pub(super) const PATH: &str = "meta.json";
 /// on it, so it is overwritten.
 pub(super) const PATH_NEW: &str = "meta.json.new";
 /// The version that is written, and the newest that can be read.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// State that a node must remember across restarts besides its log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,47 +210,13 @@ mod tests {
     use std::io::IoSlice;
 
     use super::*;
+    use crate::golden::{Format, assert_golden, golden};
     use crate::storage::{MemoryStorage, OpenHow};
 
     #[test]
     fn the_file_format_is_fixed_byte_for_byte() {
-        let expected = r#"{
-"format": 1,
-"crc32c": "09c1ae92",
-"meta": {
-  "name": "node-1",
-  "instance": "000102030405060708090a0b0c0d0e0f",
-  "start": 7,
-  "cluster": {
-    "id": "101112131415161718191a1b1c1d1e1f",
-    "nodes": [
-      "node-1",
-      "node-2"
-    ]
-  },
-  "promised": {
-    "epoch": 9,
-    "name": "node-2",
-    "instance": "202122232425262728292a2b2c2d2e2f",
-    "start": 3,
-    "replaced": [
-      "303132333435363738393a3b3c3d3e3f"
-    ]
-  },
-  "log_epoch": 8,
-  "last_whole": {
-    "log_epoch": 7,
-    "end": 6
-  },
-  "forced_epoch": 5
-}
-}
-"#;
-        let storage = MemoryStorage::new();
-        full().save(&storage).unwrap();
-        let found = read_file(&storage, PATH).unwrap().unwrap();
-        assert_eq!(String::from_utf8(found).unwrap(), expected);
-        assert_eq!(storage.list("").unwrap(), [PATH]);
+        assert_golden(Format::Meta, encode(&full()).as_bytes());
+        assert_eq!(decode(&golden(Format::Meta)).unwrap(), full());
     }
 
     #[test]
@@ -319,13 +285,13 @@ mod tests {
     fn a_newer_file_is_refused_by_its_version() {
         let storage = MemoryStorage::new();
         let file = storage.open(PATH, OpenHow::Create).unwrap();
-        file.append(&[IoSlice::new(br#"{"format": 2, "anything": []}"#)])
+        file.append(&[IoSlice::new(br#"{"format": 3, "anything": []}"#)])
             .unwrap();
         let error = Meta::load(&storage).unwrap_err();
         assert!(matches!(error, OpenError::Version { .. }), "{error}");
         assert_eq!(
             error.to_string(),
-            "meta.json: has format 2, and this program reads 1"
+            "meta.json: has format 3, and this program reads 2"
         );
     }
 

@@ -30,8 +30,7 @@ pub(crate) mod writer;
 
 pub(crate) use failure::{LogError, disk_state};
 pub(crate) use files::{
-    Cut, Damage, HeldBack, LastAppend, LogCondition, LogFiles, LogOptions, OpenScan, Truncation,
-    open, was_used,
+    Cut, Damage, HeldBack, LogCondition, LogFiles, LogOptions, OpenScan, Truncation, open, was_used,
 };
 pub(crate) use meta::{ClusterIdentity, Meta, Promised};
 pub(crate) use view::LogView;

@@ -11,7 +11,7 @@
 //! | at | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 8 | `REPLOGSG` |
-//! | 8 | 4 | format version, 1 |
+//! | 8 | 4 | format version, 2 |
 //! | 12 | 4 | length of the header, including the checksum |
 //! | 16 | 16 | cluster id |
 //! | 32 | 8 | first offset, the one in the name |
@@ -27,8 +27,11 @@ use std::{
 };
 
 use crate::{
+    frame::{
+        Claimed, Frame, FrameError, HEADER_BYTES as FRAME_HEADER_BYTES, MESSAGE_HEADER_BYTES,
+        encoded_len,
+    },
     limits::{EPOCH_STARTS_KEPT, EPOCH_STARTS_MAX, INDEX_STEP_BYTES},
-    record::{HEADER_BYTES as RECORD_HEADER_BYTES, Record, RecordError, encoded_len},
     storage::StorageFile,
     types::{ClusterId, Epoch, EpochStart, Offset},
     words::counted,
@@ -42,7 +45,7 @@ const SUFFIX: &str = ".log";
 const COPY_SUFFIX: &str = ".log.new";
 
 const MAGIC: [u8; 8] = *b"REPLOGSG";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes before the pairs.
 const FIXED_BYTES: usize = 52;
 const PAIR_BYTES: usize = 16;
@@ -249,7 +252,7 @@ pub(crate) enum ScanError {
     /// The storage refused.
     Io(io::Error),
     /// There is no good record at the position of the walk.
-    Bad(RecordError),
+    Bad(FrameError),
 }
 
 impl From<io::Error> for ScanError {
@@ -294,54 +297,63 @@ impl<'a> Scan<'a> {
         self.offset
     }
 
-    /// Returns the next record and its bytes, checked; `None` at the limit. After an error the walk
+    /// Returns the next frame and its bytes, checked; `None` at the limit. After an error the walk
     /// has not moved.
-    pub(crate) fn next(&mut self) -> Result<Option<(Record<'_>, &[u8])>, ScanError> {
+    pub(crate) fn next(&mut self) -> Result<Option<(Frame<'_>, &[u8])>, ScanError> {
         let expected = self.offset;
         let Some(total) = self.next_len()? else {
             return Ok(None);
         };
         self.fill(total)?;
         let start = self.start();
-        let record = Record::decode(&self.buffer[start..]).map_err(ScanError::Bad)?;
-        if record.offset != expected {
-            let error = RecordError::Offset {
-                found: record.offset,
+        let frame = Frame::decode(&self.buffer[start..]).map_err(ScanError::Bad)?;
+        if frame.first != expected {
+            let error = FrameError::Offset {
+                found: frame.first,
                 expected,
             };
             return Err(ScanError::Bad(error));
         }
         self.position += total as u64;
-        self.offset = expected.plus(1);
-        Ok(Some((record, &self.buffer[start..start + total])))
+        self.offset = frame.end();
+        Ok(Some((frame, &self.buffer[start..start + total])))
     }
 
-    /// Passes over checked records up to the offset `until`, as long as epochs do not decrease:
-    /// `epochs` receives the beginnings of epochs, `each` the position of every record. Returns the
-    /// error at the position where the walk stopped; `None` at `until` or at the limit.
+    /// Passes over checked frames up to the offset `until`, as long as epochs do not decrease:
+    /// `epochs` receives the beginnings of epochs, `each` the position of every frame. Returns the
+    /// error at the position where the walk stopped; `None` at the limit, at `until`, or before the
+    /// frame in which `until` lies.
     ///
     /// # Errors
     ///
-    /// The storage's. A bad record is not an error here.
+    /// The storage's, and `InvalidData` for a frame that this program does not know. A bad frame is
+    /// not an error here.
     pub(crate) fn walk(
         &mut self,
         until: Offset,
         epochs: &mut Epochs,
         mut each: impl FnMut(Offset, u64),
-    ) -> io::Result<Option<RecordError>> {
+    ) -> io::Result<Option<FrameError>> {
         while self.offset < until {
             let (offset, position) = (self.offset, self.position);
-            let epoch = match self.next() {
+            let (epoch, end) = match self.next() {
                 Ok(None) => break,
-                Ok(Some((record, _))) => record.epoch,
+                Ok(Some((frame, _))) => (frame.epoch, frame.end()),
                 Err(ScanError::Io(error)) => return Err(error),
+                Err(ScanError::Bad(error)) if error.is_unknown() => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
                 Err(ScanError::Bad(error)) => return Ok(Some(error)),
             };
+            if end > until {
+                (self.offset, self.position) = (offset, position);
+                break;
+            }
             if let Some(before) = epochs.last_epoch().filter(|before| epoch < *before) {
-                // The walk has already passed the record; it must stop before it.
+                // The walk has already passed the frame; it must stop before it.
                 (self.offset, self.position) = (offset, position);
                 let found = epoch;
-                return Ok(Some(RecordError::Epoch { found, before }));
+                return Ok(Some(FrameError::Epoch { found, before }));
             }
             epochs.push(EpochStart {
                 epoch,
@@ -352,28 +364,31 @@ impl<'a> Scan<'a> {
         Ok(None)
     }
 
-    /// Passes over one record by its length and offset alone, without reading all of it: damage in
-    /// its payload does not hide the records after it. `false` at the limit.
-    pub(crate) fn skip(&mut self) -> Result<bool, ScanError> {
-        let Some(total) = self.next_len()? else {
+    /// Passes over one frame by its header alone, without reading all of it, unless `wanted` lies
+    /// in it: damage in its messages does not hide the frames after it. `false` at the limit and
+    /// before the wanted frame.
+    pub(crate) fn skip_before(&mut self, wanted: Offset) -> Result<bool, ScanError> {
+        if self.next_len()?.is_none() {
             return Ok(false);
-        };
-        let found = Offset(u64_at(&self.buffer[self.start()..], 8));
-        if found != self.offset {
-            let error = RecordError::Offset {
-                found,
+        }
+        let frame = Claimed::read(&self.buffer[self.start()..]).map_err(ScanError::Bad)?;
+        if frame.first != self.offset {
+            let error = FrameError::Offset {
+                found: frame.first,
                 expected: self.offset,
             };
             return Err(ScanError::Bad(error));
         }
-        let needed = total as u64;
-        let have = self.limit - self.position;
+        let (needed, have) = (frame.bytes as u64, self.limit - self.position);
         if needed > have {
-            let (needed, have) = (total, usize::try_from(have).unwrap_or(usize::MAX));
-            return Err(ScanError::Bad(RecordError::Incomplete { needed, have }));
+            let (needed, have) = (frame.bytes, usize::try_from(have).unwrap_or(usize::MAX));
+            return Err(ScanError::Bad(FrameError::Incomplete { needed, have }));
+        }
+        if frame.end > wanted {
+            return Ok(false);
         }
         self.position += needed;
-        self.offset = self.offset.plus(1);
+        self.offset = frame.end;
         Ok(true)
     }
 
@@ -385,8 +400,8 @@ impl<'a> Scan<'a> {
     /// is discovered when the hole is filled: the right records do not fit.
     fn skip_damage(&mut self, below: Offset, epoch: Option<Epoch>) -> io::Result<Option<Hole>> {
         let (first, position) = (self.offset, self.position);
-        // There are no more records than this.
-        let most = (self.limit - position) / RECORD_HEADER_BYTES as u64;
+        // There are no more messages than this.
+        let most = (self.limit - position) / MESSAGE_HEADER_BYTES as u64;
         let below = below.min(Offset(first.0.saturating_add(most)));
         if below <= first || !self.search(below, epoch)? {
             return Ok(None);
@@ -429,7 +444,7 @@ impl<'a> Scan<'a> {
         if self.position >= self.limit {
             return Ok(None);
         }
-        self.fill(RECORD_HEADER_BYTES)?;
+        self.fill(FRAME_HEADER_BYTES)?;
         let start = self.start();
         encoded_len(&self.buffer[start..])
             .map(Some)
@@ -489,9 +504,11 @@ pub(crate) struct Scanned {
     /// from the first readable record after it.
     pub(crate) holes: Vec<Hole>,
     /// The error of the bytes that follow; `None` if nothing or only zeros follow.
-    pub(crate) bad: Option<RecordError>,
+    pub(crate) bad: Option<FrameError>,
     /// Bytes after `position`, up to the last that is not zero.
     pub(crate) rest_bytes: u64,
+    /// `true` if the walk was to end inside the frame that follows.
+    pub(crate) splits: bool,
 }
 
 /// Reads and checks the records of a segment up to the offset `until` or the byte `limit`. The
@@ -539,6 +556,7 @@ pub(crate) fn scan_past_damage(
         }
         index.add_behind_damage(scan.offset(), scan.position());
     };
+    let splits = bad.is_none() && scan.offset() < until && scan.position() < limit;
     let mut bad = bad;
     let mut rest_bytes = 0;
     if bad.is_some() {
@@ -555,6 +573,7 @@ pub(crate) fn scan_past_damage(
         holes,
         bad,
         rest_bytes,
+        splits,
     })
 }
 
@@ -703,30 +722,31 @@ impl OpenSegment {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the position of the record of `offset`, in a file that is read up to the byte
-    /// `limit`.
+    /// Returns the first offset and the position of the frame that has `offset`, in a file that is
+    /// read up to the byte `limit`. Goes by headers alone, which prove nothing.
     ///
     /// # Errors
     ///
-    /// The record that could not be passed over, with its position.
+    /// The frame that could not be passed over, with its position.
     pub(crate) fn find(
         &self,
         offset: Offset,
         limit: u64,
-    ) -> Result<u64, ((Offset, u64), ScanError)> {
+    ) -> Result<(Offset, u64), ((Offset, u64), ScanError)> {
         let begin = self.index().floor(offset);
         let mut scan = Scan::new(&*self.file, begin, limit).in_small_chunks();
         while scan.offset() < offset {
-            match scan.skip() {
+            match scan.skip_before(offset) {
                 Ok(true) => self.index().add(scan.offset(), scan.position()),
+                Ok(false) if scan.position() < limit => break,
                 Ok(false) => {
-                    let error = ScanError::Bad(RecordError::Absent);
+                    let error = ScanError::Bad(FrameError::Absent);
                     return Err(((scan.offset(), scan.position()), error));
                 }
                 Err(error) => return Err(self.first_bad(begin, &scan, error)),
             }
         }
-        Ok(scan.position())
+        Ok((scan.offset(), scan.position()))
     }
 
     /// Finds the first bad record when the chain of lengths broke at `broken`: the fault may be in
@@ -760,6 +780,7 @@ mod search;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::{Format, assert_golden, golden};
     use crate::{
         log::testing::{CLUSTER, Records, set_content},
         storage::{MemoryStorage, OpenHow, Storage as _},
@@ -773,20 +794,8 @@ mod tests {
             number: 3,
             epoch_starts: vec![pair(1, 0), pair(5, 0x0102)],
         };
-        #[rustfmt::skip]
-        let expected = [
-            b'R', b'E', b'P', b'L', b'O', b'G', b'S', b'G',
-            1, 0, 0, 0,
-            88, 0, 0, 0,
-            0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
-            8, 7, 6, 5, 4, 3, 2, 1,
-            3, 0, 0, 0, 0, 0, 0, 0,
-            2, 0, 0, 0,
-            1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-            5, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0,
-            100, 64, 1, 250,
-        ];
-        assert_eq!(header.encode(), expected);
+        let expected = golden(Format::SegmentHeader);
+        assert_golden(Format::SegmentHeader, &header.encode());
         assert_eq!(header.encoded_bytes(), expected.len() as u64);
         assert_eq!(SegmentHeader::decode(&expected), Ok(header));
     }
@@ -881,7 +890,7 @@ mod tests {
         let positions: Vec<u64> = positions.collect();
         for at in [400, 3, 0, 499, 120, 121, 250] {
             let found = opened.find(Offset(3 + at as u64), limit).unwrap();
-            assert_eq!(found, positions[at]);
+            assert_eq!(found, (Offset(3 + at as u64), positions[at]));
         }
         let entries = opened.index().entries.clone();
         assert!(entries.len() > 1);
@@ -897,7 +906,7 @@ mod tests {
         }
         let (at, error) = opened.find(Offset(504), limit).unwrap_err();
         assert_eq!(at, (Offset(503), limit));
-        assert!(matches!(error, ScanError::Bad(RecordError::Absent)));
+        assert!(matches!(error, ScanError::Bad(FrameError::Absent)));
     }
 
     #[test]
@@ -909,13 +918,13 @@ mod tests {
         file.write_at(second + 60, b"xxx").unwrap();
         let opened = OpenSegment::new(0, Offset(0), file, index);
         let third = second + records.encoded[1].1.len() as u64;
-        assert_eq!(opened.find(Offset(2), limit).unwrap(), third);
+        assert_eq!(opened.find(Offset(2), limit).unwrap(), (Offset(2), third));
         // A wrong length is blamed on the record that has it.
         opened.file.write_at(second, &90_u32.to_le_bytes()).unwrap();
         let (at, error) = opened.find(Offset(3), limit).unwrap_err();
         assert_eq!(at, (Offset(1), second));
         assert!(
-            matches!(error, ScanError::Bad(RecordError::Checksum { .. })),
+            matches!(error, ScanError::Bad(FrameError::Checksum { .. })),
             "{error:?}"
         );
     }
@@ -927,13 +936,13 @@ mod tests {
         let limit = file.size().unwrap();
         let mut scan = Scan::new(&*file, index.floor(Offset(0)), limit);
         for (epoch, bytes) in &records.encoded {
-            let (record, found) = scan.next().unwrap().unwrap();
-            assert_eq!(record.epoch, Epoch(*epoch));
+            let (frame, found) = scan.next().unwrap().unwrap();
+            assert_eq!(frame.epoch, Epoch(*epoch));
             assert!(found == bytes);
         }
         assert!(scan.next().unwrap().is_none());
         let mut scan = Scan::new(&*file, index.floor(Offset(0)), limit).in_small_chunks();
-        while scan.skip().unwrap() {}
+        while scan.skip_before(Offset(u64::MAX)).unwrap() {}
         assert_eq!((scan.offset(), scan.position()), (Offset(4), limit));
     }
 
@@ -946,7 +955,7 @@ mod tests {
         let header = header_of(&records);
         let scanned = scan(&*file, &header, Offset(u64::MAX), file.size().unwrap()).unwrap();
         assert_eq!((scanned.end, scanned.position), (Offset(2), good));
-        let expected = RecordError::Epoch {
+        let expected = FrameError::Epoch {
             found: Epoch(4),
             before: Epoch(6),
         };

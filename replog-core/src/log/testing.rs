@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::OpenError,
-    record::{KIND_MESSAGE, Record, RecordBatch},
+    frame::{FrameBatch, FrameFields},
     storage::{MemoryStorage, OpenHow, Storage, StorageFile, StorageLock},
     types::{ClusterId, Epoch, EpochStart, Offset, SyncPolicy},
 };
@@ -586,8 +586,8 @@ pub(crate) const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 /// Returns options with small segments, so that a few records roll, and a sync for each write.
 pub(crate) fn options() -> LogOptions {
     LogOptions {
-        segment_bytes: 500,
-        tail_bytes: 300,
+        segment_bytes: 540,
+        tail_bytes: 340,
         preallocate_bytes: 0,
         sync: SyncPolicy::Always,
     }
@@ -637,7 +637,7 @@ pub(crate) fn open_with(
     super::open(storage, options, cluster, look, |_| Ok(()))
 }
 
-/// Some consecutive records.
+/// Some consecutive records, each an append of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Records {
     pub(crate) first: u64,
@@ -664,16 +664,13 @@ impl Records {
             .map(|n| (n ^ offset.wrapping_mul(31) ^ epoch.wrapping_mul(17)) as u8)
             .collect();
         let mut bytes = BytesMut::new();
-        let record = Record {
-            offset: Offset(offset),
+        let fields = FrameFields {
+            first: Offset(offset),
             epoch: Epoch(epoch),
             timestamp_ms: 1_700_000_000_000 + offset,
-            kind: KIND_MESSAGE,
-            flags: 0,
             key: b"k",
-            payload: &payload,
         };
-        record.encode(&mut bytes);
+        fields.encode(&[&payload], &mut bytes);
         self.encoded.push((epoch, bytes.to_vec()));
     }
 
@@ -698,12 +695,12 @@ impl Records {
     }
 
     /// Returns all of them in one batch.
-    pub(crate) fn batch(&self) -> RecordBatch {
-        RecordBatch::check(Offset(self.first), self.bytes().into()).unwrap()
+    pub(crate) fn batch(&self) -> FrameBatch {
+        FrameBatch::check(Offset(self.first), self.bytes().into()).unwrap()
     }
 
     /// Returns all of them in batches of these sizes, repeated.
-    pub(crate) fn batches(&self, sizes: &[usize]) -> Vec<RecordBatch> {
+    pub(crate) fn batches(&self, sizes: &[usize]) -> Vec<FrameBatch> {
         let mut batches = Vec::new();
         let mut sizes = sizes.iter().copied().cycle();
         let mut at = 0;
@@ -714,7 +711,7 @@ impl Records {
                 .flat_map(|(_, bytes)| bytes.clone())
                 .collect();
             let first = Offset(self.first + at as u64);
-            batches.push(RecordBatch::check(first, bytes.into()).unwrap());
+            batches.push(FrameBatch::check(first, bytes.into()).unwrap());
             at = until;
         }
         batches

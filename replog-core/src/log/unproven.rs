@@ -10,7 +10,7 @@
 //! | at | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 4 | `RLUP` |
-//! | 4 | 4 | version, 1 |
+//! | 4 | 4 | version, 2 |
 //! | 8 | 8 each | first offsets of the segments, ascending |
 //! | | 4 | CRC-32C over all before |
 
@@ -27,7 +27,7 @@ pub(crate) const PATH: &str = "unproven";
 /// Path of the next version, until it replaces the file.
 pub(super) const PATH_NEW: &str = "unproven.new";
 
-const HEAD: [u8; 8] = *b"RLUP\x01\0\0\0";
+const HEAD: [u8; 8] = *b"RLUP\x02\0\0\0";
 const CRC_BYTES: usize = 4;
 
 /// Segments that the next start copies.
@@ -106,17 +106,15 @@ impl Unproven {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::{Format, assert_golden, golden};
     use crate::{log::testing::set_content, storage::MemoryStorage};
 
     #[test]
     fn the_file_format_is_fixed_byte_for_byte() {
         let mut unproven = Unproven::default();
         unproven.firsts.insert(Offset(0x0102));
-        let expected = [
-            b'R', b'L', b'U', b'P', 1, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 197, 20, 137, 9,
-        ];
-        assert_eq!(unproven.encode(), expected);
-        assert_eq!(Unproven::decode(&expected), Some(unproven));
+        assert_golden(Format::Unproven, &unproven.encode());
+        assert_eq!(Unproven::decode(&golden(Format::Unproven)), Some(unproven));
     }
 
     #[test]

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     error::ReadError,
+    frame::{Claimed, FrameBatch, FrameError, HEADER_BYTES, encoded_len},
     limits::SEGMENTS_OPEN_MAX,
-    record::{RecordBatch, RecordError, encoded_len},
     storage::{OpenHow, Storage, StorageFile},
     types::{ClusterId, Epoch, EpochStart, Offset},
     watch,
@@ -39,15 +39,9 @@ pub(crate) struct LogView {
     /// Copies of the ends in `state`, for readers that only want an end.
     written_end: AtomicU64,
     durable_end: AtomicU64,
-    /// End of the log that readers see: durable, and without a part of an append.
-    visible_end: AtomicU64,
     shown: watch::Sender<Offset>,
-    /// End of the last completely written append.
-    complete_end: AtomicU64,
     /// Nothing from here on is held, because of a hole; `u64::MAX` if there is none.
     readable_limit: AtomicU64,
-    /// Beginning of the append with that hole: nothing from here on is shown.
-    visible_limit: AtomicU64,
     /// Number of records quarantined before a cut, since the log was opened.
     quarantined: AtomicU64,
     /// Callback for records that cannot be read.
@@ -77,7 +71,7 @@ struct State {
     /// Older segments that readers have opened, the most recently used one last.
     opened: VecDeque<Arc<OpenSegment>>,
     /// The newest records, without gaps, up to `written_end`.
-    tail: VecDeque<RecordBatch>,
+    tail: VecDeque<FrameBatch>,
     tail_bytes: usize,
     epochs: Epochs,
     cluster: Option<ClusterId>,
@@ -125,19 +119,14 @@ impl LogView {
     }
 
     /// Returns the offset after the last record that this node holds (synced, under `SyncPolicy::Always`; otherwise
-    /// written).
+    /// written): readers see the log up to here.
     pub(crate) fn durable_end(&self) -> Offset {
         Offset(self.durable_end.load(Ordering::Acquire))
     }
 
-    /// Returns the end of the log that readers see: of the last append that this node holds completely.
-    pub(crate) fn visible_end(&self) -> Offset {
-        Offset(self.visible_end.load(Ordering::Acquire))
-    }
-
-    /// Follows the visible end. It goes back when the log is cut; also notified of every cut and of every change of
+    /// Follows the durable end. It goes back when the log is cut; also notified of every cut and of every change of
     /// holes.
-    pub(crate) fn visible_end_watch(&self) -> watch::Receiver<Offset> {
+    pub(crate) fn durable_end_watch(&self) -> watch::Receiver<Offset> {
         self.shown.subscribe()
     }
 
@@ -296,15 +285,15 @@ impl LogView {
         }
     }
 
-    /// Returns records of `from..until` from the tail in memory, up to `bytes_max` and at least one record; `None`
-    /// if `from` is not in the tail. Empty if there is nothing to read: `from >= until`, or `from` is the written
-    /// end. Never blocks.
+    /// Returns the frames with records of `from..until` from the tail in memory, up to `bytes_max` and at least one
+    /// frame; `None` if `from` is not in the tail. They may begin before `from` and end after `until`. Empty if there
+    /// is nothing to read: `from >= until`, or `from` is the written end. Never blocks.
     pub(crate) fn read_tail(
         &self,
         from: Offset,
         until: Offset,
         bytes_max: usize,
-    ) -> Option<Vec<RecordBatch>> {
+    ) -> Option<Vec<FrameBatch>> {
         if from >= until {
             return Some(Vec::new());
         }
@@ -331,10 +320,10 @@ impl LogView {
                 });
             wanted.map(|(_, batch)| batch.clone()).collect::<Vec<_>>()
         };
-        batches[0] = batches[0].slice(from, until)?;
+        batches[0] = batches[0].covering(from, until)?;
         let mut left = bytes_max;
         for nth in 0..batches.len() {
-            let batch = batches[nth].slice(from, until)?.head(left);
+            let batch = batches[nth].covering(from, until)?.head(left);
             let bytes = batch.bytes().len();
             if nth > 0 && bytes > left {
                 batches.truncate(nth);
@@ -357,14 +346,14 @@ impl LogView {
     /// # Errors
     ///
     /// [`ReadError::Cut`] when `from` is beyond the written end: it was cut away. [`ReadError::Damaged`] when the
-    /// record at `from` is damaged; records before damage are returned first. [`ReadError::Io`] when the storage
-    /// refuses.
+    /// frame at `from` is damaged; frames before damage are returned first. [`ReadError::Io`] when the storage
+    /// refuses, or the frame is one that this program does not know.
     pub(crate) fn read(
-        self: &Arc<Self>,
+        &self,
         from: Offset,
         until: Offset,
         bytes_max: usize,
-    ) -> Result<Vec<RecordBatch>, ReadError> {
+    ) -> Result<Vec<FrameBatch>, ReadError> {
         loop {
             if let Some(batches) = self.read_tail(from, until, bytes_max) {
                 return Ok(batches);
@@ -430,11 +419,7 @@ impl LogView {
         state.epochs.check();
         state.cuts.check();
         assert_eq!(state.written_end, self.written_end());
-        assert_eq!(*self.shown.borrow(), self.visible_end());
-        assert!(
-            self.visible_end() <= self.durable_end(),
-            "more is shown than durable"
-        );
+        assert_eq!(*self.shown.borrow(), self.durable_end());
         assert!(
             self.durable_end() <= state.written_end,
             "more is durable than written"
@@ -486,10 +471,10 @@ impl LogView {
                 .map_err(|error| place.io(error))?;
             let is_known = |at: Offset| holes.iter().any(|hole| hole.contains(&at));
             if let Some(hole) = scanned.holes.iter().find(|hole| !is_known(hole.first)) {
-                return Err(place.damaged((hole.first, hole.position), RecordError::Absent));
+                return Err(place.damaged((hole.first, hole.position), FrameError::Absent));
             }
             if scanned.end < oldest && !is_known(scanned.end) {
-                let error = scanned.bad.unwrap_or(RecordError::Absent);
+                let error = scanned.bad.unwrap_or(FrameError::Absent);
                 return Err(place.damaged((scanned.end, scanned.position), error));
             }
             let mut older = scanned.epochs.newest_before(oldest, limit);
@@ -554,7 +539,7 @@ impl LogView {
         let first = place.segment.first;
         let needed = segment::HEADER_BYTES_MIN;
         let error = match SegmentHeader::read(file).map_err(|error| place.io(error))? {
-            Ok(header) if header.first != first => RecordError::Offset {
+            Ok(header) if header.first != first => FrameError::Offset {
                 found: header.first,
                 expected: first,
             },
@@ -563,11 +548,11 @@ impl LogView {
                 return Err(place.io(io::Error::new(io::ErrorKind::InvalidData, what)));
             }
             Ok(header) => return Ok(header),
-            Err(HeaderError::Incomplete { have }) => RecordError::Incomplete { needed, have },
+            Err(HeaderError::Incomplete { have }) => FrameError::Incomplete { needed, have },
             Err(HeaderError::Checksum { found, expected }) => {
-                RecordError::Checksum { found, expected }
+                FrameError::Checksum { found, expected }
             }
-            Err(HeaderError::Shape) => RecordError::Absent,
+            Err(HeaderError::Shape) => FrameError::Absent,
             Err(error @ HeaderError::Version(_)) => {
                 return Err(place.io(io::Error::new(io::ErrorKind::InvalidData, error)));
             }
@@ -581,27 +566,28 @@ impl LogView {
         from: Offset,
         until: Offset,
         bytes_max: usize,
-    ) -> Result<RecordBatch, ReadError> {
+    ) -> Result<FrameBatch, ReadError> {
         let opened = self.open_segment(place)?;
         let limit = place.segment.bytes;
-        let position = opened
+        let (first, position) = opened
             .find(from, limit)
             .map_err(|(at, error)| match error {
                 ScanError::Io(error) => place.io(error),
                 ScanError::Bad(error) => place.damaged(at, error),
             })?;
-        let count_max = until.min(place.end).records_since(from);
-        let records = read_records(&*opened.file, position, limit, count_max, bytes_max).map_err(
-            |error| match error {
-                ScanError::Io(error) => place.io(error),
-                ScanError::Bad(error) => place.damaged((from, position), error),
-            },
-        )?;
-        match RecordBatch::check(from, records.clone()) {
+        let until = until.min(place.end);
+        let frames =
+            read_frames(&*opened.file, position, limit, until, bytes_max).map_err(|error| {
+                match error {
+                    ScanError::Io(error) => place.io(error),
+                    ScanError::Bad(error) => place.damaged((first, position), error),
+                }
+            })?;
+        match FrameBatch::check(first, frames.clone()) {
             Ok(batch) => Ok(batch),
-            Err((0, error)) => Err(place.damaged((from, position), error)),
-            // The records before the damage are good; the next read will meet it.
-            Err((good, _)) => Ok(RecordBatch::check(from, records.slice(..good))
+            Err((0, error)) => Err(place.damaged((first, position), error)),
+            // The frames before the damage are good; the next read will meet it.
+            Err((good, _)) => Ok(FrameBatch::check(first, frames.slice(..good))
                 .expect("these bytes were just found to be good")),
         }
     }
@@ -611,24 +597,24 @@ impl LogView {
     }
 }
 
-/// Reads the bytes of whole records by their lengths, not checked: at most `count_max` records and `bytes_max`
-/// bytes, and at least one record.
-fn read_records(
+/// Reads the bytes of whole frames by their headers, not checked: those that begin before `until`, up to `bytes_max`
+/// bytes and at least one frame.
+fn read_frames(
     file: &dyn StorageFile,
     position: u64,
     limit: u64,
-    count_max: u64,
+    until: Offset,
     bytes_max: usize,
 ) -> Result<Bytes, ScanError> {
     let left = usize::try_from(limit.saturating_sub(position)).unwrap_or(usize::MAX);
-    let mut bytes = vec![0; bytes_max.max(crate::record::HEADER_BYTES).min(left)];
+    let mut bytes = vec![0; bytes_max.max(HEADER_BYTES).min(left)];
     let read = file.read_at(position, &mut bytes)?;
     bytes.truncate(read);
     let first = encoded_len(&bytes).map_err(ScanError::Bad)?;
     if first > bytes.len() {
         let have = bytes.len();
         if first > left {
-            return Err(ScanError::Bad(RecordError::Incomplete {
+            return Err(ScanError::Bad(FrameError::Incomplete {
                 needed: first,
                 have: left,
             }));
@@ -637,20 +623,21 @@ fn read_records(
         let more = file.read_at(position + have as u64, &mut bytes[have..])?;
         if have + more < first {
             let have = have + more;
-            return Err(ScanError::Bad(RecordError::Incomplete {
+            return Err(ScanError::Bad(FrameError::Incomplete {
                 needed: first,
                 have,
             }));
         }
     }
-    let (mut at, mut count) = (first, 1);
-    while count < count_max {
-        match encoded_len(&bytes[at..]) {
-            Ok(total) if at + total <= bytes.len().min(bytes_max) => at += total,
+    let mut at = first;
+    loop {
+        match Claimed::read(&bytes[at..]) {
+            Ok(next) if next.first < until && at + next.bytes <= bytes.len().min(bytes_max) => {
+                at += next.bytes;
+            }
             // Too long for this read, the end, or damage that the next read will report.
             Ok(_) | Err(_) => break,
         }
-        count += 1;
     }
     bytes.truncate(at);
     Ok(bytes.into())
@@ -664,7 +651,12 @@ impl Place {
         }
     }
 
-    fn damaged(&self, (offset, position): (Offset, u64), source: RecordError) -> ReadError {
+    /// Returns the error of a frame that cannot be read. One that this program does not know is not damaged: it must
+    /// not be mended.
+    fn damaged(&self, (offset, position): (Offset, u64), source: FrameError) -> ReadError {
+        if source.is_unknown() {
+            return self.io(io::Error::new(io::ErrorKind::InvalidData, source));
+        }
         ReadError::Damaged {
             path: segment::path(self.segment.first),
             position,
@@ -688,11 +680,8 @@ impl LogView {
             options,
             written_end: AtomicU64::new(end.0),
             durable_end: AtomicU64::new(end.0),
-            visible_end: AtomicU64::new(end.0),
             shown: watch::Sender::new(end),
-            complete_end: AtomicU64::new(end.0),
             readable_limit: AtomicU64::new(u64::MAX),
-            visible_limit: AtomicU64::new(u64::MAX),
             quarantined: AtomicU64::new(0),
             on_damage: OnceLock::new(),
             repairs: OnceLock::new(),
@@ -728,7 +717,7 @@ impl LogView {
     /// Updates the holes: nothing from `readable_limit` on is shown, and the node holds everything else below
     /// `held_end`.
     pub(super) fn damaged(
-        self: &Arc<Self>,
+        &self,
         holes: &[(Offset, Hole)],
         readable_limit: Option<Offset>,
         held_end: Offset,
@@ -742,17 +731,7 @@ impl LogView {
                 behind.for_each(|(offset, at)| opened.index().add_behind_damage(offset, at));
             }
         }
-        let visible_limit = readable_limit.map(|at| appends::visible_before(self, at));
-        let no_end = Offset(u64::MAX);
-        let (readable_limit, visible_limit) = (
-            readable_limit.unwrap_or(no_end),
-            visible_limit.unwrap_or(no_end),
-        );
-        // The beginning of an append may have been unreadable, and may be readable now.
-        if self.complete_end.load(Ordering::Acquire) < self.written_end().0 {
-            self.update_whole_end();
-        }
-        self.visible_limit.store(visible_limit.0, Ordering::Release);
+        let readable_limit = readable_limit.unwrap_or(Offset(u64::MAX));
         self.readable_limit
             .store(readable_limit.0, Ordering::Release);
         self.publish_durable(held_end);
@@ -760,19 +739,8 @@ impl LogView {
         self.shown.send_modify(|_| {});
     }
 
-    /// Determines the visible end of a log that was just opened and may end inside an append.
-    pub(super) fn publish_visible_end(self: &Arc<Self>) {
-        self.update_whole_end();
-        self.publish_durable(self.durable_end());
-    }
-
-    fn update_whole_end(self: &Arc<Self>) {
-        let complete_end = appends::visible_before(self, self.written_end());
-        self.complete_end.store(complete_end.0, Ordering::Release);
-    }
-
     /// Updates the view after a hole was filled with these records, up to `position` in its segment.
-    pub(super) fn filled(&self, segment: Offset, position: u64, batch: &RecordBatch) {
+    pub(super) fn filled(&self, segment: Offset, position: u64, batch: &FrameBatch) {
         let mut state = self.state();
         batch
             .epoch_starts()
@@ -809,14 +777,11 @@ impl LogView {
     }
 
     /// Adds these batches, written after the last segment's bytes.
-    pub(super) fn wrote(&self, batches: &[RecordBatch]) {
+    pub(super) fn wrote(&self, batches: &[FrameBatch]) {
         let end = {
             let mut state = self.state();
             for batch in batches {
                 state.wrote(batch);
-                if let Some(complete_end) = appends::last_closed(std::slice::from_ref(batch)) {
-                    self.complete_end.store(complete_end.0, Ordering::Release);
-                }
             }
             state.trim_tail(self.options.tail_bytes);
             self.written_end
@@ -837,7 +802,7 @@ impl LogView {
 
     /// Cuts the view to `to`, in the middle of this file or at its end; the files follow.
     pub(super) fn cut(
-        self: &Arc<Self>,
+        &self,
         to: Offset,
         (first, bytes): (Offset, u64),
         file: Arc<dyn StorageFile>,
@@ -860,11 +825,6 @@ impl LogView {
             state.cut_tail(to);
             self.written_end.store(to.0, Ordering::Release);
         }
-        let complete_end = match Offset(self.complete_end.load(Ordering::Acquire)) {
-            known if known <= to => known,
-            _ => appends::visible_before(self, to),
-        };
-        self.complete_end.store(complete_end.0, Ordering::Release);
         self.publish_durable(self.durable_end().min(to));
         // Readers that showed more than is visible now are notified, even if the end did not change.
         self.shown.send_modify(|_| {});
@@ -885,23 +845,10 @@ impl LogView {
     }
 
     fn publish_durable(&self, end: Offset) {
-        let load = |known: &AtomicU64| Offset(known.load(Ordering::Acquire));
-        let durable_end = end.min(load(&self.readable_limit));
-        // A completely written append is also completely durable if all that is written is durable. Otherwise
-        // nothing is known of appends beyond the visible end.
-        let complete_end = match end >= self.written_end() {
-            true => load(&self.complete_end),
-            false => self.visible_end().min(load(&self.complete_end)),
-        };
-        let visible_end = complete_end.min(load(&self.visible_limit));
-        assert!(
-            visible_end <= durable_end,
-            "{visible_end} is shown and {durable_end} is durable"
-        );
-        self.durable_end.store(durable_end.0, Ordering::Release);
-        if self.visible_end() != visible_end {
-            self.visible_end.store(visible_end.0, Ordering::Release);
-            self.shown.send_replace(visible_end);
+        let durable_end = end.min(Offset(self.readable_limit.load(Ordering::Acquire)));
+        if self.durable_end() != durable_end {
+            self.durable_end.store(durable_end.0, Ordering::Release);
+            self.shown.send_replace(durable_end);
         }
     }
 }
@@ -915,7 +862,7 @@ impl State {
     fn tail_first(&self) -> Offset {
         self.tail
             .front()
-            .map_or(self.written_end, RecordBatch::first)
+            .map_or(self.written_end, FrameBatch::first)
     }
 
     /// Returns the bytes of the log from a record on, by the segments alone.
@@ -991,7 +938,7 @@ impl State {
         self.epochs = epochs;
     }
 
-    fn wrote(&mut self, batch: &RecordBatch) {
+    fn wrote(&mut self, batch: &FrameBatch) {
         assert_eq!(
             batch.first(),
             self.written_end,
@@ -1008,9 +955,9 @@ impl State {
         if batch.bytes().len() as u64 <= crate::limits::INDEX_STEP_BYTES {
             index.add(batch.first(), position);
         } else {
-            for record in batch.records() {
-                index.add(record.offset, position);
-                position += record.encoded_bytes() as u64;
+            for frame in batch.frames() {
+                index.add(frame.first, position);
+                position += frame.encoded_bytes() as u64;
             }
         }
         batch.epoch_starts().for_each(|pair| self.epochs.push(pair));
@@ -1039,8 +986,6 @@ impl State {
         }
     }
 }
-
-mod appends;
 
 #[cfg(test)]
 mod tests;

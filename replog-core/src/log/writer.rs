@@ -34,13 +34,13 @@ use std::{
 use tracing::warn;
 
 use crate::{
+    frame::FrameBatch,
     limits::{PLACE_CHECK_AGE_MAX, PLACE_CHECK_INTERVAL, SPACE_PROBE_BYTES, WRITE_GROUP_BYTES_MAX},
-    log::{Cut, HeldBack, LastAppend, LogError, LogFiles, LogView, Meta, Truncation, keys_file},
+    log::{Cut, HeldBack, LogError, LogFiles, LogView, Meta, Truncation, keys_file},
     metrics::{
         LogMetrics,
         tally::{SECONDS, Tally},
     },
-    record::RecordBatch,
     storage::{OpenHow, Storage},
     types::{Epoch, Offset, SyncPolicy},
 };
@@ -52,7 +52,7 @@ pub(crate) const PROBE_PATH: &str = "room.probe";
 #[derive(Debug)]
 pub(crate) enum WriteCommand {
     /// Write these records after the written end.
-    Append(RecordBatch),
+    Append(FrameBatch),
     /// Cut the log back; everything before it in the queue is written first.
     Truncate { ticket: u64, to: Offset },
     /// Copy the records from here on to the quarantine: a cut follows, because of the master of this epoch. Nothing
@@ -63,8 +63,6 @@ pub(crate) enum WriteCommand {
     /// A record could not be read: write and sync everything before the command, then read the record's whole
     /// segment, and report its holes.
     Inspect { offset: Offset, held_back: HeldBack },
-    /// Write and sync everything before it, then check if the log ends inside an append.
-    FindLastAppend,
     /// After a refused write: undo its effects, probe for space, and accept commands again.
     Resume,
     /// Write and sync everything before it, then save this snapshot for the next start. A failure to save it is not
@@ -85,8 +83,6 @@ pub(crate) enum WriteReport {
     Truncated { ticket: u64, cut: Cut },
     /// Nothing was cut: damage that was not known was found on the way.
     NotTruncated { ticket: u64, offset: Offset },
-    /// The end of the last complete append in the log.
-    LastAppend(LastAppend),
     /// The meta of `ticket` is durable, and so is every record before it.
     MetaSaved { ticket: u64, durable_end: Offset },
     /// A write was refused. None of the work that it was for counts as done, and everything queued behind it is
@@ -115,7 +111,6 @@ impl WriteCommand {
             | WriteCommand::SaveMeta { .. }
             | WriteCommand::SaveKeys { .. }
             | WriteCommand::Inspect { .. }
-            | WriteCommand::FindLastAppend
             | WriteCommand::Resume
             | WriteCommand::Close => 0,
         }
@@ -381,9 +376,6 @@ impl WriterLoop {
                     holes: self.files.damaged_ranges(),
                     whole_end: self.files.whole_end(),
                 });
-            }
-            WriteCommand::FindLastAppend => {
-                report(WriteReport::LastAppend(self.files.last_append()?));
             }
             WriteCommand::Resume => report(WriteReport::Resumed {
                 whole_end: self.files.whole_end(),

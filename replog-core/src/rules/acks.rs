@@ -17,7 +17,6 @@ use tokio::time::Instant;
 
 use crate::{
     limits::NODES_MAX,
-    rules::unbroken::Unbroken,
     types::{Offset, majority},
 };
 
@@ -102,8 +101,6 @@ pub(crate) struct Acks<W> {
     /// End of each secondary's log, if it counts; `None` while it does not.
     ends: Vec<Option<Offset>>,
     committed: Option<Offset>,
-    /// Appends that must not be committed in part.
-    unbroken: Unbroken,
     waiting: BTreeMap<WaitKey, Waiting<W>>,
     /// Records below the end of the master's own log that cannot be read.
     own_holes: Vec<Range<Offset>>,
@@ -130,7 +127,6 @@ impl<W> Acks<W> {
             own_end,
             ends: vec![None; secondaries],
             committed: None,
-            unbroken: Unbroken::default(),
             waiting: BTreeMap::new(),
             own_holes: Vec::new(),
             blocked: BTreeMap::new(),
@@ -175,11 +171,6 @@ impl<W> Acks<W> {
             false => self.waiting.insert(key, waiting),
             true => self.blocked.insert(key, waiting),
         };
-    }
-
-    /// Notes that `first..end` is one append: none of its records is committed before all are.
-    pub(crate) fn keep_together(&mut self, first: Offset, end: Offset) {
-        self.unbroken.push(first, end);
     }
 
     /// Removes a caller that is gone. Does nothing if it was already answered.
@@ -314,8 +305,8 @@ impl<W> Acks<W> {
         NodeSet(set)
     }
 
-    /// Returns the end of the last append that a majority holds as a whole, with everything before it (the
-    /// high watermark); `None` until the logs of a majority count. Never goes back.
+    /// Returns the end of what a majority holds (the high watermark); `None` until the logs of a majority count.
+    /// Never goes back.
     pub(crate) fn committed(&self) -> Option<Offset> {
         self.committed
     }
@@ -377,10 +368,7 @@ impl<W> Acks<W> {
         let Some(held) = self.held_by(majority(self.nodes())) else {
             return;
         };
-        if self.committed.is_none_or(|committed| held > committed) {
-            let whole = self.unbroken.floor(held);
-            self.committed = self.committed.max(Some(whole));
-        }
+        self.committed = self.committed.max(Some(held));
     }
 
     fn remove(&mut self, key: WaitKey) -> W {

@@ -23,13 +23,12 @@ use super::{
 use crate::{
     address::NodeUrl,
     config::{ForcedRecovery, Founding, TakeOver, Timing},
+    frame::{FrameBatch, FrameFields},
     limits::{BATCH_BYTES_MAX, EPOCH_LEAP_MAX, EPOCH_STARTS_MAX},
     log::{
-        ClusterIdentity, HeldBack, LastAppend, LogView, Meta, WriteCommand, WriteReport,
-        WriterLoop,
+        ClusterIdentity, HeldBack, LogView, Meta, WriteCommand, WriteReport, WriterLoop,
         testing::{CLUSTER, open_log},
     },
-    record::{FLAG_APPEND_GOES_ON, KIND_MESSAGE, Record, RecordBatch},
     storage::MemoryStorage,
     transport::{
         Aligned, Answer, Append, FencedBy, Fetch, Fetched, Hello, Identity, MasterContact,
@@ -140,30 +139,26 @@ impl Chaos {
         starts
     }
 
-    fn records(&mut self, end: Offset, epoch: Epoch) -> RecordBatch {
+    fn records(&mut self, end: Offset, epoch: Epoch) -> FrameBatch {
         loop {
             let first = self.offset(end);
             let (mut bytes, mut of) = (BytesMut::new(), self.epoch(epoch));
-            for nth in 0..=self.up_to(3) {
+            let mut next = first;
+            for _ in 0..=self.up_to(3) {
                 if self.one_in(6) {
                     of = of.max(self.epoch(epoch));
                 }
-                Record {
-                    offset: first.plus(nth),
+                let fields = FrameFields {
+                    first: next,
                     epoch: of,
                     timestamp_ms: self.up_to(u64::MAX),
-                    kind: KIND_MESSAGE,
-                    flags: if self.one_in(4) {
-                        FLAG_APPEND_GOES_ON
-                    } else {
-                        0
-                    },
                     key: b"",
-                    payload: b"x",
-                }
-                .encode(&mut bytes);
+                };
+                let count = 1 + self.up_to(2);
+                fields.encode(&vec![&b"x"[..]; count as usize], &mut bytes);
+                next = next.plus(count);
             }
-            if let Ok(batch) = RecordBatch::check(first, bytes.freeze()) {
+            if let Ok(batch) = FrameBatch::check(first, bytes.freeze()) {
                 return batch;
             }
         }
@@ -474,18 +469,15 @@ impl Secondary {
         );
         let mut bytes = BytesMut::new();
         for nth in 0..3 {
-            Record {
-                offset: end.plus(nth),
+            let fields = FrameFields {
+                first: end.plus(nth),
                 epoch,
                 timestamp_ms: 0,
-                kind: KIND_MESSAGE,
-                flags: 0,
                 key: b"",
-                payload: b"right",
-            }
-            .encode(&mut bytes);
+            };
+            fields.encode(&[b"right"], &mut bytes);
         }
-        let records = vec![RecordBatch::check(end, bytes.freeze()).unwrap()];
+        let records = vec![FrameBatch::check(end, bytes.freeze()).unwrap()];
         let progress = Progress {
             to_incarnation: response.incarnation,
             end: end.plus(3),
@@ -661,7 +653,6 @@ impl Recovering {
                     RecoveryAction::Append(batches) => {
                         commands.extend(batches.into_iter().map(WriteCommand::Append));
                     }
-                    RecoveryAction::FindLastAppend => commands.push(WriteCommand::FindLastAppend),
                     RecoveryAction::Serve { epoch, .. } => {
                         assert_eq!(self.meta.log_epoch, Some(epoch));
                         (self.is_over, self.served) = (true, self.served + 1);
@@ -693,9 +684,6 @@ impl Recovering {
             }
             WriteReport::Truncated { cut, .. } => self.recovery.on_truncated(self.now, cut.from),
             WriteReport::MetaSaved { .. } => self.recovery.on_saved(self.now),
-            WriteReport::LastAppend(LastAppend::Ends(end)) => {
-                self.recovery.on_last_append(self.now, end);
-            }
             other => panic!("memory accepts and keeps everything: {other:?}"),
         }
     }
@@ -963,7 +951,7 @@ impl Linked {
     }
 
     /// Checks that only missing records, of the right epochs and without a gap, get into the log.
-    fn take_fetched(&mut self, records: &[RecordBatch]) {
+    fn take_fetched(&mut self, records: &[FrameBatch]) {
         let Some(MissingRange { from, until }) = self.repair.missing() else {
             return;
         };

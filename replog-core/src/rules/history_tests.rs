@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     config::{ForcedRecovery, Founding, Timing},
+    frame::{FrameBatch, testing::batch},
     log::{ClusterIdentity, Meta},
-    record::{RecordBatch, testing::batch},
     transport::{Answer, Fetched, NodeState, Promised, RequestBody, Response},
     types::{
         ClusterId, Epoch, EpochStart, Incarnation, InstanceId, LastWhole, NodeName, Offset,
@@ -239,7 +239,7 @@ fn cluster() -> ClusterId {
 }
 
 /// Returns the records of `from..until`, limited to what one answer carries.
-fn records(log: &[u64], from: usize, until: usize) -> Vec<RecordBatch> {
+fn records(log: &[u64], from: usize, until: usize) -> Vec<FrameBatch> {
     let mut batches = Vec::new();
     let mut from = from;
     while from < until {
@@ -326,14 +326,10 @@ impl Start {
                         self.own.truncate(to.0 as usize);
                         self.recovery.on_truncated(self.now, to);
                     }
-                    RecoveryAction::FindLastAppend => {
-                        let end = end(&self.own);
-                        self.recovery.on_last_append(self.now, end);
-                    }
                     RecoveryAction::Append(batches) => {
-                        for record in batches.iter().flat_map(|batch| batch.records()) {
-                            assert_eq!(record.offset, end(&self.own));
-                            self.own.push(record.epoch.0);
+                        for message in batches.iter().flat_map(|batch| batch.messages()) {
+                            assert_eq!(message.offset, end(&self.own));
+                            self.own.push(message.epoch.0);
                         }
                         self.recovery.on_durable(self.now, end(&self.own));
                     }

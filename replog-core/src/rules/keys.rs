@@ -23,12 +23,12 @@ mod snapshot;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use digest::{BatchDigest, KeyDigest, PayloadDigest};
+use digest::{KeyDigest, PayloadDigest};
 pub(crate) use reading::KeyReading;
 pub(crate) use snapshot::Snapshot;
 
 use crate::{
-    record::{MessageBatch, Record, RecordBatch},
+    frame::{Frame, FrameBatch, MessageBatch},
     types::{Epoch, IdempotencyKey, Offset},
 };
 
@@ -104,17 +104,6 @@ pub(crate) struct Keys {
     newest: BTreeMap<KeyDigest, u64>,
     /// Records that could not be read, from the first to the end of the last.
     unread: Option<(Offset, Offset)>,
-    /// An append with a key of which only a part was read so far: its digest is not known yet.
-    open: Option<Open>,
-}
-
-/// An append of several records of which some were read.
-#[derive(Clone, Debug)]
-struct Open {
-    key: KeyDigest,
-    payloads: BatchDigest,
-    offset: Offset,
-    epoch: Epoch,
 }
 
 impl Keys {
@@ -129,7 +118,6 @@ impl Keys {
             gone: 0,
             newest: BTreeMap::new(),
             unread: None,
-            open: None,
         }
     }
 
@@ -183,56 +171,28 @@ impl Keys {
         self.advance(self.end.plus(records), Some(epoch));
     }
 
-    /// Extends the log by these records, which were read from it.
-    pub(crate) fn push_records(&mut self, batch: &RecordBatch) {
-        assert_eq!(batch.first(), self.end, "records that do not follow");
-        for record in batch.records() {
-            self.read(&record);
-            self.advance(record.offset.plus(1), Some(record.epoch));
+    /// Extends the log by these frames, which were read from it. The first may begin before the end of what is
+    /// known, which may lie inside a frame: at the horizon, or after records that could not be read.
+    pub(crate) fn push_frames(&mut self, batch: &FrameBatch) {
+        let follows = batch.first() <= self.end && self.end < batch.end();
+        assert!(follows, "{batch:?} do not follow {}", self.end);
+        for frame in batch.frames() {
+            self.read(&frame);
+            self.advance(frame.end(), Some(frame.epoch));
         }
     }
 
-    fn read(&mut self, record: &Record<'_>) {
-        let goes_on = record.append_goes_on();
-        let Some(mut open) = self.open.take() else {
-            let (key, offset, epoch) = (KeyDigest::of, record.offset, record.epoch);
-            match (record.key, goes_on) {
-                // A record without a key, or the rest of an append whose key was not read.
-                ([], _) => {}
-                (known, false) => self.enter(Entry {
-                    key: key(known),
-                    payload: PayloadDigest::of(record.payload),
-                    offset,
-                    epoch,
-                }),
-                (known, true) => {
-                    self.open = Some(Open {
-                        key: key(known),
-                        payloads: BatchDigest::begin(record.payload),
-                        offset,
-                        epoch,
-                    });
-                }
-            }
-            return;
-        };
-        open.payloads.add(record.payload);
-        if goes_on {
-            self.open = Some(open);
+    fn read(&mut self, frame: &Frame<'_>) {
+        let known = self.entries.back();
+        let is_known = known.is_some_and(|entry| entry.offset >= frame.first);
+        if frame.key.is_empty() || is_known {
             return;
         }
-        let Open {
-            key,
-            payloads,
-            offset,
-            epoch,
-        } = open;
-        let payload = payloads.finish();
         self.enter(Entry {
-            key,
-            payload,
-            offset,
-            epoch,
+            key: KeyDigest::of(frame.key),
+            payload: PayloadDigest::of_all(frame.payloads()),
+            offset: frame.first,
+            epoch: frame.epoch,
         });
     }
 
@@ -241,9 +201,6 @@ impl Keys {
     fn skip(&mut self, end: Offset) {
         let from = self.unread.map_or(self.end, |(from, _)| from);
         self.unread = Some((from, end));
-        // The missing records of that append are among them, so that its key is as uncertain as one
-        // that was not read.
-        self.open = None;
         self.advance(end, None);
     }
 
@@ -255,7 +212,6 @@ impl Keys {
     /// Takes over what `newer` has learned of the log since this table was read from it.
     pub(crate) fn catch_up(&mut self, newer: &Keys) {
         assert!(self.end <= newer.end, "keys from beyond the log's end");
-        assert!(self.open.is_none(), "an append was read in part");
         let first = newer
             .entries
             .partition_point(|entry| entry.offset < self.end);

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use crate::{
     config::{MasterConfig, Peer},
     error::{AppendError, LimitName, ModeState},
+    frame::{FrameBatch, FrameFields, HEADER_BYTES, MESSAGE_HEADER_BYTES, MessageBatch},
     limits::BATCH_BYTES_MAX,
-    record::{HEADER_BYTES, KIND_MESSAGE, MessageBatch, Record, RecordBatch},
     rules::{
         acks::{Acks, NodeSet, Released, WaiterId},
         disk_space::{DiskSpace, WriteOutage},
@@ -106,14 +106,14 @@ impl<W> NewAppend<W> {
         }
     }
 
-    /// Returns the bytes of its record, if it is a single one.
+    /// Returns the bytes of its frame, if it is a single message.
     fn encoded_bytes(&self) -> usize {
         let key_bytes = self
             .claim
             .as_ref()
             .map_or(0, |claim| claim.key_bytes().len());
         match &self.batch {
-            None => HEADER_BYTES + key_bytes + self.payload.len(),
+            None => HEADER_BYTES + key_bytes + MESSAGE_HEADER_BYTES + self.payload.len(),
             Some(_) => 0,
         }
     }
@@ -148,7 +148,7 @@ pub(crate) struct Answered<W> {
 #[derive(Debug)]
 pub(crate) struct Admitted<W> {
     /// Batches to write, in order.
-    pub(crate) batches: Vec<RecordBatch>,
+    pub(crate) batches: Vec<FrameBatch>,
     /// Refused appends, with the reason.
     pub(crate) refused: Vec<Answered<W>>,
     /// Queued bytes that are not in `batches`: those of refused appends, and of appends that are in the log
@@ -301,12 +301,8 @@ impl<W> Leader<W> {
                     let before = self.batch(first, &mut buffer, payload_bytes);
                     admitted.batches.push(before);
                 }
-                self.stamp(
-                    wall_ms,
-                    *batch,
-                    append.claim.as_ref(),
-                    &mut admitted.batches,
-                );
+                let frame = self.stamp(wall_ms, *batch, append.claim.as_ref());
+                admitted.batches.push(frame);
                 (first, payload_bytes) = (self.next, 0);
             } else {
                 payload_bytes += append.payload.len();
@@ -536,7 +532,7 @@ impl<W> Leader<W> {
         self.next
     }
 
-    /// Returns the end of what a majority holds (high watermark), never inside an append; `None` until known.
+    /// Returns the end of what a majority holds (high watermark); `None` until known.
     pub(crate) fn committed(&self) -> Option<Offset> {
         self.acks.committed()
     }
@@ -781,16 +777,13 @@ impl<W> Leader<W> {
     /// Gives the next offset to an append and encodes it.
     fn encode(&mut self, wall_ms: u64, append: &NewAppend<W>, into: &mut BytesMut) {
         let claim = append.claim.as_ref();
-        Record {
-            offset: self.next,
+        let fields = FrameFields {
+            first: self.next,
             epoch: self.epoch,
             timestamp_ms: wall_ms,
-            kind: KIND_MESSAGE,
-            flags: 0,
             key: claim.map_or(b"", Claim::key_bytes),
-            payload: &append.payload,
-        }
-        .encode(into);
+        };
+        fields.encode(&[&append.payload], into);
         self.next = self.next.plus(1);
         let keys = self.keys.as_mut().expect("a serving leader has the keys");
         keys.push(self.epoch, claim);
@@ -798,30 +791,14 @@ impl<W> Leader<W> {
     }
 
     /// Gives the next offsets to the messages of a batch.
-    fn stamp(
-        &mut self,
-        wall_ms: u64,
-        batch: MessageBatch,
-        claim: Option<&Claim>,
-        into: &mut Vec<RecordBatch>,
-    ) {
-        let (first, count) = (self.next, batch.count());
-        for part in batch.stamp(first, self.epoch, wall_ms) {
-            self.next = part.end();
-            self.unwritten.push_back((part.end(), part.bytes().len()));
-            into.push(part);
-        }
-        assert_eq!(
-            self.next,
-            first.plus(count),
-            "a batch miscounted its messages"
-        );
-        if count > 1 {
-            self.acks.keep_together(first, self.next);
-        }
+    fn stamp(&mut self, wall_ms: u64, batch: MessageBatch, claim: Option<&Claim>) -> FrameBatch {
+        let frame = batch.stamp(self.next, self.epoch, wall_ms);
+        self.next = frame.end();
+        self.unwritten.push_back((frame.end(), frame.bytes().len()));
         let keys = self.keys.as_mut().expect("a serving leader has the keys");
-        keys.push_append(self.epoch, claim, count);
+        keys.push_append(self.epoch, claim, frame.count());
         debug_assert_eq!(keys.end(), self.next, "keys of another log");
+        frame
     }
 
     fn file(&mut self, place: Place, append: NewAppend<W>) {
@@ -836,10 +813,9 @@ impl<W> Leader<W> {
         self.acks.wait(queue, place.last, deadline, id, waiter);
     }
 
-    fn batch(&mut self, first: Offset, buffer: &mut BytesMut, payload_bytes: usize) -> RecordBatch {
+    fn batch(&mut self, first: Offset, buffer: &mut BytesMut, payload_bytes: usize) -> FrameBatch {
         self.unwritten.push_back((self.next, payload_bytes));
-        let count = self.next.records_since(first);
-        RecordBatch::encoded_here(first, count, self.epoch, buffer.split().freeze())
+        FrameBatch::encoded_here(first, self.next, self.epoch, buffer.split().freeze())
     }
 
     fn fail_waiting(&mut self, error: impl Fn(Offset) -> AppendError) -> Vec<Answered<W>> {

@@ -21,9 +21,9 @@ use crate::{
     address::NodeUrl,
     config::Timing,
     events::FailedRequest,
+    frame::FrameBatch,
     limits::{BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, PROBES_IN_FLIGHT_MAX},
     metrics::tally::{LinkTally, Retries},
-    record::RecordBatch,
     rules::{
         backoff::Backoff,
         bounds,
@@ -170,7 +170,7 @@ pub(crate) enum LinkAction {
         response: Box<Response>,
     },
     /// Records that are missing from the master's own log.
-    Fetched(Vec<RecordBatch>),
+    Fetched(Vec<FrameBatch>),
     /// The master is fenced and no longer leader.
     BecomeFenced(FencedBy),
     /// The secondary gained or lost its standing in this epoch.

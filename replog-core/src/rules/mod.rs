@@ -32,4 +32,3 @@ pub(crate) mod recovery;
 pub(crate) mod reorder;
 pub(crate) mod repair;
 pub(crate) mod replica;
-pub(crate) mod unbroken;

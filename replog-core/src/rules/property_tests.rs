@@ -10,7 +10,7 @@ use super::{
     progress::Progress,
     reorder::{Offered, Reorder},
 };
-use crate::{limits::REORDER_RECORDS_MAX, record::testing::batch, types::Offset};
+use crate::{frame::testing::batch, limits::REORDER_RECORDS_MAX, types::Offset};
 
 const SECONDARIES: usize = 3;
 

@@ -8,14 +8,10 @@
 //!  intact or not:                           ├─▶ Saving(promise) ─▶ Promising ─▶ Cutting ─▶ Adopting
 //!                         ▲ a higher epoch was seen, or the source is gone │         │          │
 //!                         └────────────────── BackingOff ◀─────────────────┴─────────┴──────────┤
-//!                                                  Serving ◀─ Saving(log epoch) ◀─ Closing ◀────┘
+//!                                                  Serving ◀─ Saving(log epoch) ◀───────────────┘
 //! ```
 //!
-//! A log that ends inside an append of several records is cut back to the beginning of that append before
-//! leadership begins (`Closing`); this is the only cut that an intact master makes in its own log. A master
-//! acknowledges an append only when it holds all of it, and adopts at least what any node of its majority
-//! holds; so no client was told that such an append is there. Copies of it on other nodes are treated like any
-//! record that was not adopted.
+//! An intact master never cuts its own log.
 //!
 //! A refused round is followed by another at once, and then after growing delays, so that two masters that
 //! outbid each other do not fill the disks of all nodes at full speed. An answer must make sense (`bounds.rs`),
@@ -40,9 +36,9 @@ use tokio::time::Instant;
 
 use crate::{
     config::{ForcedRecovery, Founding, TakeOver, Timing},
+    frame::FrameBatch,
     limits::{BATCH_BYTES_MAX, SOURCE_FAILURES_MAX},
     log::{ClusterIdentity, Meta},
-    record::RecordBatch,
     rules::{
         alignment::{Agreement, Outline, agreement},
         backoff::Backoff,
@@ -155,10 +151,6 @@ enum Step {
         epoch: Epoch,
         source: Source,
     },
-    /// The log is complete; checks whether it ends inside an append.
-    Closing {
-        epoch: Epoch,
-    },
     SavingLogEpoch {
         epoch: Epoch,
     },
@@ -229,9 +221,7 @@ pub(crate) enum RecoveryAction {
     /// Cut this node's log and report it.
     Truncate(Offset),
     /// Append to this node's log and report when the records are durable.
-    Append(Vec<RecordBatch>),
-    /// Find the end of the last complete append and call [`Recovery::on_last_append`].
-    FindLastAppend,
+    Append(Vec<FrameBatch>),
     /// The recovery is done.
     Serve {
         meta: Meta,
@@ -347,7 +337,6 @@ impl Recovery {
             | Step::SavingPromise { .. }
             | Step::BackingOff { .. }
             | Step::Cutting { .. }
-            | Step::Closing { .. }
             | Step::SavingLogEpoch { .. }
             | Step::Done
             | Step::Fenced => {}
@@ -373,7 +362,6 @@ impl Recovery {
             | Step::BackingOff { .. }
             | Step::Cutting { .. }
             | Step::Adopting { .. }
-            | Step::Closing { .. }
             | Step::Done
             | Step::Fenced => {}
         }
@@ -385,37 +373,6 @@ impl Recovery {
             self.own_end = self.own_end.min(end);
             self.log_end = end;
             self.become_adopting(now, epoch, source);
-        }
-    }
-
-    /// Continues once it is known that the last complete append in this node's log ends at `end`.
-    pub(crate) fn on_last_append(&mut self, now: Instant, end: Offset) {
-        let Step::Closing { epoch } = self.step else {
-            return;
-        };
-        assert!(
-            end <= self.own_end,
-            "an append ends at {end} in a log that ends at {}",
-            self.own_end
-        );
-        if end == self.own_end {
-            self.become_leader(now, epoch);
-            return;
-        }
-        let own_end = self.own_end;
-        let text = format!("the log ends at {own_end} inside an append: cutting it back to {end}");
-        let source = self.own_log_to(end);
-        match self.forced_with {
-            // The rest of the append may have been acknowledged: it is not known what was lost.
-            Some(_) => {
-                let text = format!("{text}, so that records from offset {end} on may be lost");
-                self.out.push(RecoveryAction::Alarm(text));
-                self.cut(now, end, epoch, source);
-            }
-            None => {
-                self.note(text);
-                self.cut_incomplete_append(now, end, epoch, source);
-            }
         }
     }
 
@@ -508,12 +465,6 @@ impl Recovery {
     /// Reports whether the recovery is done: this master leads its epoch.
     pub(crate) fn is_done(&self) -> bool {
         self.step == Step::Done
-    }
-
-    /// Returns the end of this node's log before its first hole.
-    #[cfg(test)]
-    pub(crate) fn own_end(&self) -> Offset {
-        self.own_end
     }
 
     /// Returns the progress of the recovery for people to read.
@@ -1281,21 +1232,22 @@ impl Recovery {
     /// adopts, ends at the hole.
     fn adopt_own(&mut self, now: Instant, epoch: Epoch) {
         if self.own_end == self.log_end {
-            self.become_closing(now, epoch);
+            self.become_leader(now, epoch);
             return;
         }
-        let source = self.own_log_to(self.own_end);
+        let source = self.own_log();
         self.cut(now, self.own_end, epoch, source);
     }
 
-    fn own_log_to(&self, end: Offset) -> Source {
+    /// Returns this node as the source of its own log, up to where that can be read.
+    fn own_log(&self) -> Source {
         Source {
             name: self.meta.name.clone(),
             incarnation: Incarnation {
                 instance: self.meta.instance,
                 start: self.meta.start,
             },
-            end,
+            end: self.own_end,
         }
     }
 
@@ -1303,11 +1255,6 @@ impl Recovery {
     fn cut(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
         self.out
             .push(RecoveryAction::Quarantine { from: to, epoch });
-        self.cut_incomplete_append(now, to, epoch, source);
-    }
-
-    /// Cuts an incomplete append, which no client was told of.
-    fn cut_incomplete_append(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
         self.enter(now, Step::Cutting { epoch, source });
         self.out.push(RecoveryAction::Truncate(to));
     }
@@ -1329,7 +1276,7 @@ impl Recovery {
 
     fn become_adopting(&mut self, now: Instant, epoch: Epoch, source: Source) {
         if self.own_end >= source.end {
-            self.become_closing(now, epoch);
+            self.become_leader(now, epoch);
             return;
         }
         let fetch = Fetch {
@@ -1355,20 +1302,19 @@ impl Recovery {
             Answer::Records(Fetched { records, .. })
                 if response.incarnation == source.incarnation && !records.is_empty() =>
             {
-                if let Err(detail) = self.check_fetched(&records, own_starts) {
+                if let Err(detail) = self.check_fetched(&records, source, own_starts) {
                     self.liars.insert(source.name.clone(), source.incarnation);
                     self.on_malformed(source.name.clone(), detail);
                     self.begin_another_round(now);
                     return;
                 }
-                let end = records.last().map_or(self.own_end, RecordBatch::end);
-                let wanted: Vec<RecordBatch> = records
+                let wanted: Vec<FrameBatch> = records
                     .iter()
                     .filter_map(|batch| batch.slice(batch.first(), source.end))
                     .collect();
                 // A repeated answer must not be appended again.
                 self.serial += 1;
-                self.appending_to = end.min(source.end);
+                self.appending_to = wanted.last().map_or(self.own_end, FrameBatch::end);
                 self.out.push(RecoveryAction::Append(wanted));
             }
             Answer::Refused(Refusal::Replaced(by) | Refusal::OutOfDate(by)) => {
@@ -1389,16 +1335,23 @@ impl Recovery {
         }
     }
 
-    /// Checks that records of another node continue this node's log: they begin where it ends, and their epochs
-    /// do not fall.
+    /// Checks that records of another node continue this node's log: they begin where it ends, their epochs do not
+    /// fall, and what the node promised ends between two of its frames.
     fn check_fetched(
         &self,
-        records: &[RecordBatch],
+        records: &[FrameBatch],
+        source: &Source,
         own_starts: &[EpochStart],
     ) -> Result<(), String> {
         let (Some(first), end) = (records.first(), self.own_end) else {
             return Ok(());
         };
+        if let Some(split) = records.iter().find(|batch| batch.splits(source.end)) {
+            return Err(format!(
+                "{split:?} and an end of {} inside an append",
+                source.end
+            ));
+        }
         if first.first() != end {
             return Err(format!("{first:?} instead of offset {end}"));
         }
@@ -1453,18 +1406,13 @@ impl Recovery {
         }
     }
 
-    fn become_closing(&mut self, now: Instant, epoch: Epoch) {
+    fn become_leader(&mut self, now: Instant, epoch: Epoch) {
         assert_eq!(
             self.own_end, self.log_end,
             "a leader's log must have no hole"
         );
-        self.enter(now, Step::Closing { epoch });
         // Answers to earlier questions no longer count.
         self.serial += 1;
-        self.out.push(RecoveryAction::FindLastAppend);
-    }
-
-    fn become_leader(&mut self, now: Instant, epoch: Epoch) {
         self.meta.take_log_epoch(epoch);
         if self.forced_with.is_some() {
             self.meta.forced_epoch = Some(epoch);

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    frame::FrameBatch,
     limits::{REORDER_BYTES_MAX, REORDER_RECORDS_MAX},
-    record::RecordBatch,
     types::{Epoch, Offset},
 };
 
@@ -21,7 +21,7 @@ pub(crate) struct Reorder {
     /// The epoch of that record, if it passed since the last reset.
     last_epoch: Option<Epoch>,
     /// Batches behind a gap, by their first offset; they may overlap.
-    held: BTreeMap<Offset, RecordBatch>,
+    held: BTreeMap<Offset, FrameBatch>,
     held_bytes: usize,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Reorder {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Offered {
     /// The batch continues the log, along with the batches that waited behind it: to be written now.
-    Continues(Vec<RecordBatch>),
+    Continues(Vec<FrameBatch>),
     /// All of its records have already passed.
     Duplicate,
     /// It lies behind a gap and is held back.
@@ -58,9 +58,9 @@ impl Reorder {
     }
 
     /// Returns `true` if the batch and the held-back ones can be of one log: the same epoch wherever
-    /// both have a record, and epochs that never decrease. The caller has to compare with the records
-    /// that passed.
-    pub(crate) fn agrees(&self, batch: &RecordBatch) -> bool {
+    /// both have a record, appends that both have as a whole or not at all, and epochs that never
+    /// decrease. The caller has to compare with the records that passed.
+    pub(crate) fn agrees(&self, batch: &FrameBatch) -> bool {
         let before = self.held.range(..=batch.first()).next_back();
         let among = self.held.range(batch.first()..batch.end());
         let behind = self.held.range(batch.end()..).next();
@@ -97,7 +97,7 @@ impl Reorder {
     }
 
     /// Offers a batch that arrived.
-    pub(crate) fn offer(&mut self, batch: RecordBatch) -> Offered {
+    pub(crate) fn offer(&mut self, batch: FrameBatch) -> Offered {
         if batch.end() <= self.end {
             return Offered::Duplicate;
         }
@@ -112,7 +112,7 @@ impl Reorder {
 
     /// Moves the end to `end`, because the log already holds everything below it without it having
     /// been offered. Returns the batches that waited for that.
-    pub(crate) fn skip_to(&mut self, end: Offset) -> Vec<RecordBatch> {
+    pub(crate) fn skip_to(&mut self, end: Offset) -> Vec<FrameBatch> {
         let mut released = Vec::new();
         if end > self.end {
             (self.end, self.last_epoch) = (end, None);
@@ -121,7 +121,7 @@ impl Reorder {
         released
     }
 
-    fn release_held(&mut self, released: &mut Vec<RecordBatch>) {
+    fn release_held(&mut self, released: &mut Vec<FrameBatch>) {
         while let Some((&first, _)) = self.held.first_key_value() {
             if first > self.end {
                 break;
@@ -135,21 +135,20 @@ impl Reorder {
         }
     }
 
-    fn release(&mut self, batch: RecordBatch, released: &mut Vec<RecordBatch>) {
+    fn release(&mut self, batch: FrameBatch, released: &mut Vec<FrameBatch>) {
         if let Some(fresh) = batch.slice(self.end, batch.end()) {
             (self.end, self.last_epoch) = (fresh.end(), Some(fresh.last_epoch()));
             released.push(fresh);
         }
     }
 
-    fn hold(&mut self, batch: RecordBatch) -> Offered {
+    fn hold(&mut self, batch: FrameBatch) -> Offered {
         let known = self.held.get(&batch.first());
         if known.is_some_and(|known| known.end() >= batch.end()) {
             return Offered::Held;
         }
         let bytes = batch.bytes().len();
         let freed = known.map_or(0, |known| known.bytes().len());
-        // A record longer than the whole window passes only alone, when it continues the log.
         if self.held_bytes - freed + bytes > REORDER_BYTES_MAX
             || batch.end().records_since(self.end) > REORDER_RECORDS_MAX
         {
@@ -178,12 +177,15 @@ impl Reorder {
 }
 
 /// Returns `true` if two batches can be of one log.
-fn agree(one: &RecordBatch, other: &RecordBatch) -> bool {
+fn agree(one: &FrameBatch, other: &FrameBatch) -> bool {
     let (first, second) = match one.first() <= other.first() {
         true => (one, other),
         false => (other, one),
     };
     let both = (second.first(), first.end().min(second.end()));
+    if first.splits(both.0) || first.splits(both.1) || second.splits(both.1) {
+        return false;
+    }
     match (first.slice(both.0, both.1), second.slice(both.0, both.1)) {
         // Epochs do not decrease within a batch: two batches with the same epochs at both ends have
         // the same ones in between, as far as anything here rests on it.
@@ -200,15 +202,15 @@ mod tests {
 
     use super::*;
 
-    fn batch(range: std::ops::Range<u64>) -> RecordBatch {
-        crate::record::testing::batch(range, 1)
+    fn batch(range: std::ops::Range<u64>) -> FrameBatch {
+        crate::frame::testing::batch(range, 1)
     }
 
     fn offsets(offered: &Offered) -> Vec<u64> {
         match offered {
             Offered::Continues(batches) => batches
                 .iter()
-                .flat_map(|batch| batch.records().map(|r| r.offset.0).collect::<Vec<_>>())
+                .flat_map(|batch| batch.messages().map(|m| m.offset.0).collect::<Vec<_>>())
                 .collect(),
             _ => Vec::new(),
         }
@@ -242,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_batch_must_agree_with_those_held_back() {
-        let of = |range, epoch| crate::record::testing::batch(range, epoch);
+        let of = |range, epoch| crate::frame::testing::batch(range, epoch);
         let mut reorder = Reorder::new(Offset(0));
         assert_eq!(reorder.offer(of(4..8, 3)), Offered::Held);
         assert_eq!(reorder.offer(of(12..14, 5)), Offered::Held);

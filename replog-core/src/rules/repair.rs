@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::{
-    record::RecordBatch,
+    frame::FrameBatch,
     types::{Epoch, Offset},
 };
 
@@ -70,9 +70,9 @@ impl Repair {
     /// answer has none.
     pub(crate) fn on_fetched(
         &mut self,
-        records: &[RecordBatch],
+        records: &[FrameBatch],
         epoch_at: impl Fn(Offset) -> Option<Epoch>,
-    ) -> Vec<RecordBatch> {
+    ) -> Vec<FrameBatch> {
         let Some(missing) = self.missing() else {
             return Vec::new();
         };
@@ -111,7 +111,7 @@ impl Repair {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::testing::batch;
+    use crate::frame::testing::batch;
 
     fn missing(from: u64, until: u64) -> Option<MissingRange> {
         Some(MissingRange {

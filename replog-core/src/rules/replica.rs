@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use crate::{
     address::NodeUrl,
+    frame::FrameBatch,
     limits::{EPOCH_STARTS_MAX, PARKED_ANSWERS_MAX},
     log::{ClusterIdentity, Cut, Meta},
-    record::RecordBatch,
     rules::{
         alignment::{Agreement, Outline, agreement},
         bounds,
@@ -152,7 +152,7 @@ pub(crate) enum ReplicaAction {
         response: Response,
     },
     /// Hand these records to the writer.
-    Write(RecordBatch),
+    Write(FrameBatch),
     /// Save this meta and report with the ticket.
     Save { ticket: u64, meta: Box<Meta> },
     /// Quarantine the records that are about to be cut because of a hello of this epoch.
@@ -414,8 +414,8 @@ impl Replica {
             .map(|committed| committed.min(self.durable_end))
     }
 
-    /// Returns [`Replica::committed`] as the master said it, for readers, who see no more than is visible
-    /// anyway. It does not split an append, whereas the end of what this node holds may.
+    /// Returns [`Replica::committed`] as the master said it, for readers, who see no more than this node holds
+    /// anyway.
     pub(crate) fn leader_committed(&self) -> Option<Offset> {
         self.committed
     }
@@ -753,7 +753,7 @@ impl Replica {
     /// and never once its log epoch is the sender's.
     ///
     /// Holes in this node's log make no difference: it agrees beyond one only if it agrees about a record
-    /// behind it, and a cut within one is made at its beginning.
+    /// behind it, and a cut within one, or within an append, is made at its beginning.
     fn align(&mut self, serial: u64, hello: Box<Hello>, own: Outline<'_>, known: OwnStarts) {
         let Some(handshake) = self
             .handshake
@@ -898,9 +898,13 @@ impl Replica {
     }
 
     /// Checks records that are held already. A duplicate has the same offset and epoch; another epoch at a held
-    /// offset means that the logs differ after all.
-    fn check_duplicates(&self, batch: &RecordBatch, log: &impl LogFacts) -> Result<(), Refusal> {
-        let Some(held) = batch.slice(batch.first(), self.reorder.end()) else {
+    /// offset, or an append that this log has in part, means that the logs differ after all.
+    fn check_duplicates(&self, batch: &FrameBatch, log: &impl LogFacts) -> Result<(), Refusal> {
+        let end = self.reorder.end();
+        if batch.splits(end) {
+            return Err(Refusal::NotAligned);
+        }
+        let Some(held) = batch.slice(batch.first(), end) else {
             return Ok(());
         };
         let last = Offset(held.end().0 - 1);
@@ -918,7 +922,7 @@ impl Replica {
 
     /// Checks that the epochs of new records never fall, across the log, the records being written to it, and
     /// those that wait behind a gap.
-    fn check_record_epochs(&self, batch: &RecordBatch, log: &impl LogFacts) -> Result<(), String> {
+    fn check_record_epochs(&self, batch: &FrameBatch, log: &impl LogFacts) -> Result<(), String> {
         let end = self.reorder.end();
         let Some(new) = batch.slice(end, batch.end()) else {
             return Ok(());

@@ -15,9 +15,8 @@ use super::{
 };
 use crate::{
     AppendOptions, Concern, Founding, IdempotencyKey, LogConfig, Master, MasterConfig,
-    MessageBatch, Peer, Reader, Secondary, SecondaryConfig, TakeOver,
+    MessageBatch, MessageRange, Peer, Reader, Secondary, SecondaryConfig, TakeOver,
     error::{AppendError, Outcome, ReadError},
-    handle,
     types::{NodeName, Offset, ReadLevel},
     views::{BatchReceipt, Receipt},
 };
@@ -356,7 +355,7 @@ fn serve_reads(machine: &Machine, reader: Reader) {
             };
             let payloads: Vec<(Offset, Bytes)> = batches
                 .iter()
-                .flat_map(handle::messages)
+                .flat_map(MessageRange::messages)
                 .map(|message| (message.offset, message.payload))
                 .collect();
             machine.read(&payloads);

@@ -20,13 +20,13 @@ use super::{
     world::{self, Life, World},
 };
 use crate::{
+    frame::{Claimed, Frame, encoded_len},
     log::{
         Meta,
         mark::{self, Mark, MarkState},
         segment::{self, FileName, SegmentHeader},
         unproven,
     },
-    record::{Record, encoded_len},
     storage::{OpenHow, Storage, StorageFile, StorageLock},
     types::{Epoch, Offset},
 };
@@ -48,7 +48,7 @@ pub(crate) enum Spared {
     Pages,
 }
 
-/// Identity of a record: the epoch of its author and its checksum.
+/// Identity of a record: the epoch of its author and the checksum of its frame.
 pub(crate) type RecordId = (Epoch, u32);
 
 /// The disk of one machine.
@@ -112,17 +112,21 @@ struct Held {
     first: Option<Offset>,
     /// `None`: it rotted.
     records: Vec<Option<RecordId>>,
+    /// The index of the last frame's first record.
+    last_frame: usize,
     position: usize,
     rots: Vec<Rot>,
 }
 
-/// A flipped bit: the place of its record in the file.
+/// A flipped bit: the place of its frame in the file.
 #[derive(Clone, Copy, Debug)]
 struct Rot {
+    /// The index of the frame's first record.
     nth: usize,
+    count: usize,
     position: usize,
     length: usize,
-    /// The record before it rotted.
+    /// The records before they rotted.
     id: Option<RecordId>,
     /// True if its node must have read it since.
     known: bool,
@@ -149,18 +153,19 @@ impl Held {
                 .rots
                 .iter()
                 .position(|rot| rot.position == self.position);
-            match (record_of(rest), rot) {
-                (Some((id, length)), rot) => {
-                    self.records.push(Some(id));
-                    self.position += length;
+            let (id, count, length) = match (frame_of(rest), rot) {
+                (Some((id, count, length)), rot) => {
                     rot.map(|mended| self.rots.remove(mended));
+                    (Some(id), count, length)
                 }
                 (None, Some(rot)) if rest.len() > self.rots[rot].length => {
-                    self.records.push(None);
-                    self.position += self.rots[rot].length;
+                    (None, self.rots[rot].count, self.rots[rot].length)
                 }
                 (None, _) => break,
-            }
+            };
+            self.last_frame = self.records.len();
+            self.records.resize(self.last_frame + count, id);
+            self.position += length;
         }
     }
 
@@ -176,13 +181,16 @@ impl Held {
     }
 }
 
-/// Returns the valid record at the beginning of `bytes`, and its length.
-fn record_of(bytes: &[u8]) -> Option<(RecordId, usize)> {
-    let length = encoded_len(bytes).ok()?;
-    let encoded = bytes.get(..length)?;
-    let record = Record::decode(encoded).ok()?;
-    let crc = u32::from_le_bytes([encoded[4], encoded[5], encoded[6], encoded[7]]);
-    Some(((record.epoch, crc), length))
+/// Returns the identity of the records of the valid frame at the beginning of `bytes`, their number, and the frame's
+/// length.
+fn frame_of(bytes: &[u8]) -> Option<(RecordId, usize, usize)> {
+    let frame = Frame::decode(bytes).ok()?;
+    let crc = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    Some((
+        (frame.epoch, crc),
+        frame.count as usize,
+        frame.encoded_bytes(),
+    ))
 }
 
 impl File {
@@ -215,7 +223,7 @@ impl File {
         }
     }
 
-    /// With [`Mistake::NoChecksumAtStart`]: accepts whatever is in the place of a record as one.
+    /// With [`Mistake::NoChecksumAtStart`]: accepts whatever is in the place of a frame as one.
     fn pass_checks(&mut self, from: usize) {
         let Ok(header) = SegmentHeader::decode(&self.synced) else {
             return;
@@ -226,9 +234,9 @@ impl File {
             && length <= rest.len()
         {
             if position + length > from {
-                let record = &mut self.synced[position..position + length];
-                let crc = crate::record::checksum(record);
-                record[4..8].copy_from_slice(&crc.to_le_bytes());
+                let frame = &mut self.synced[position..position + length];
+                let crc = crate::frame::checksum(frame);
+                frame[4..8].copy_from_slice(&crc.to_le_bytes());
             }
             position += length;
         }
@@ -288,32 +296,40 @@ impl File {
         torn && self.held.first.is_some()
     }
 
-    /// Flips a bit of the `nth` record of this segment.
+    /// Flips a bit of the frame with the `nth` record of this segment.
     fn flip(&mut self, rng: &mut ChaCha8Rng, nth: usize) -> Option<()> {
         let header = SegmentHeader::decode(&self.synced).ok()?;
         let mut position = usize::try_from(header.encoded_bytes()).ok()?;
-        for _ in 0..nth {
+        let mut first = 0;
+        let (count, length) = loop {
             let mut rots = self.held.rots.iter();
-            position += match rots.find(|rot| rot.position == position) {
-                Some(rot) => rot.length,
-                None => encoded_len(&self.synced[position..]).ok()?,
+            let (count, length) = match rots.find(|rot| rot.position == position) {
+                Some(rot) => (rot.count, rot.length),
+                None => {
+                    let frame = Claimed::read(&self.synced[position..]).ok()?;
+                    (frame.end.records_since(frame.first) as usize, frame.bytes)
+                }
             };
-        }
-        let length = encoded_len(&self.synced[position..]).ok()?;
+            if nth < first + count {
+                break (count, length);
+            }
+            (first, position) = (first + count, position + length);
+        };
         let at = position + rng.random_range(0..length);
         let bit = 1 << rng.random_range(0..8);
         self.synced[at] ^= bit;
         self.content[at] ^= bit;
         let was = self.held.rots.iter().find(|rot| rot.position == position);
-        let id = was.map_or(self.held.records[nth], |rot| rot.id);
+        let id = was.map_or(self.held.records[first], |rot| rot.id);
         self.held.rots.push(Rot {
-            nth,
+            nth: first,
+            count,
             position,
             length,
             id,
             known: false,
         });
-        self.held.records[nth] = None;
+        self.held.records[first..first + count].fill(None);
         Some(())
     }
 
@@ -446,7 +462,8 @@ impl Disk {
     pub(crate) fn rotted_id(&self, offset: Offset) -> Option<RecordId> {
         self.durable_segments().find_map(|file| {
             let nth = file.held.nth(offset)?;
-            let rot = file.held.rots.iter().find(|rot| rot.nth == nth)?;
+            let mut rots = file.held.rots.iter();
+            let rot = rots.find(|rot| (rot.nth..rot.nth + rot.count).contains(&nth))?;
             file.held.records.get(nth)?.is_none().then_some(rot.id)?
         })
     }
@@ -480,8 +497,8 @@ impl Disk {
             .any(|file| !file.held.rots.is_empty())
     }
 
-    /// Flips a bit of a record that is durable, below the mark, and not the last of its segment;
-    /// returns its offset. Rot above a mark that a power cut left behind cannot be told from a torn
+    /// Flips a bit of a frame that is durable, below the mark, and not the last of its segment;
+    /// returns the offset of one of its records. Rot above a mark that a power cut left behind cannot be told from a torn
     /// tail, so the system promises nothing about it.
     pub(crate) fn rot(&mut self, rng: &mut ChaCha8Rng) -> Option<Offset> {
         let mark = self.durable.get(mark::PATH).and_then(file_of)?;
@@ -499,9 +516,7 @@ impl Disk {
         let file = self.files.get_mut(logs.first()?)?;
         let first = file.held.first?;
         let below_mark = mark.end.0.checked_sub(first.0)?;
-        let others = (file.held.records.len() as u64)
-            .checked_sub(1)?
-            .min(below_mark);
+        let others = (file.held.last_frame as u64).min(below_mark);
         let nth = usize::try_from(others).ok().filter(|others| *others > 0)?;
         let nth = rng.random_range(0..nth);
         file.held.records[nth]?;
@@ -510,7 +525,7 @@ impl Disk {
         Some(first.plus(nth as u64))
     }
 
-    /// Flips a bit of the record at `offset`, if it is durable.
+    /// Flips a bit of the frame with the record at `offset`, if it is durable.
     pub(crate) fn rot_at(&mut self, rng: &mut ChaCha8Rng, offset: Offset) -> Option<()> {
         let upto = segment::path(offset);
         let mut older = self.durable.range(..=upto).rev();

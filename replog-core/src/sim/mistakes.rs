@@ -20,9 +20,9 @@ use super::{
 use crate::{
     MasterConfig, TakeOver,
     error::AppendError,
+    frame::FrameBatch,
     handle::Followed,
-    log::{LastAppend, NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
-    record::RecordBatch,
+    log::{NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
     transport::Response,
     types::{Epoch, Incarnation, NodeName, Offset},
     views::Receipt,
@@ -176,10 +176,8 @@ mistakes! {
     NamesNotCompared,
     /// the end that an earlier life of a node named counts for the next one
     EndOutlivesItsLife,
-    /// a node shows what it has of an append
-    PartOfAppendShown,
-    /// a log that ends inside an append is adopted as it is
-    PartOfAppendAdopted,
+    /// what is committed ends one record too early, inside an append if need be
+    CommittedInsideAppend,
     /// who follows is not told of a cut
     CutNotTold,
     /// a blank master takes over from one that the others hear
@@ -206,7 +204,7 @@ pub(crate) struct Memory {
     last_answer: BTreeMap<(MachineId, String), Response>,
     best_of_node: BTreeMap<NodeName, (Epoch, Offset)>,
     /// Records that came behind a gap, with their epoch.
-    behind_gap: BTreeMap<MachineId, Vec<(Epoch, RecordBatch)>>,
+    behind_gap: BTreeMap<MachineId, Vec<(Epoch, FrameBatch)>>,
     /// Target of the present cut of a machine.
     pub(crate) cut_to: BTreeMap<MachineId, Offset>,
     /// The end of the records that a writer was given.
@@ -337,10 +335,6 @@ pub(crate) fn on_command(
             submit(Place::Front, command);
         }
         (Some(Mistake::CutNotQuarantined), WriteCommand::Quarantine { .. }) => {}
-        (Some(Mistake::PartOfAppendShown), WriteCommand::Append(mut batch)) => {
-            batch.forget_open_append();
-            submit(Place::Back, WriteCommand::Append(batch));
-        }
         (_, command) => submit(Place::Back, command),
     }
 }
@@ -384,14 +378,6 @@ pub(crate) fn on_report(life: Life, done: WriteReport, report: &mut dyn FnMut(Wr
         report(WriteReport::Written { end });
         let whole_end = end;
         report(WriteReport::Durable { end, whole_end });
-        return;
-    }
-    if let (Mistake::PartOfAppendAdopted, WriteReport::LastAppend(_)) = (mistake, &done)
-        && let Some(view) = world::with(|world| world.checks.view(life.machine))
-    {
-        report(WriteReport::LastAppend(LastAppend::Ends(
-            view.written_end(),
-        )));
         return;
     }
     let forgotten = match (mistake, &done) {

@@ -35,10 +35,6 @@ const COUNTED: &[(&str, &str)] = &[
         "can no longer be adopted",
         "recovery: its source had changed",
     ),
-    (
-        "inside an append: cutting it back",
-        "recovery: a part of an append cut",
-    ),
     ("fenced: another master", "master: fenced"),
     ("this node's log was cut", "master: half a log cut"),
     ("secondary is Healthy", "status: healthy"),

@@ -82,7 +82,6 @@ pub const OCCURRENCES: &[&str] = &[
     "mode: read-write",
     "mode: recovering",
     "process ended by itself",
-    "recovery: a part of an append cut",
     "recovery: another's log adopted",
     "recovery: founding",
     "recovery: its source had changed",

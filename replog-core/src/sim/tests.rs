@@ -3,8 +3,8 @@
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use crate::{
+    frame::testing::batch,
     log::{self, LogOptions},
-    record::testing::batch,
     sim::{Faults, Machine, Simulation},
     types::{ClusterId, Offset, SyncPolicy},
 };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     address::NodeUrl,
-    record::RecordBatch,
+    frame::FrameBatch,
     types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, LastWhole, NodeName, Offset},
 };
 
@@ -101,7 +101,7 @@ pub struct Append {
     /// The master's progress, as in every message.
     pub progress: Progress,
     /// The records; never empty.
-    pub records: Vec<RecordBatch>,
+    pub records: Vec<FrameBatch>,
 }
 
 /// A request for records of the receiver's log.
@@ -221,7 +221,7 @@ pub struct Fetched {
     /// The starts of epochs below the wanted offset, ascending, if they were asked for.
     pub epoch_starts: Vec<EpochStart>,
     /// The records.
-    pub records: Vec<RecordBatch>,
+    pub records: Vec<FrameBatch>,
 }
 
 /// The reason why a node refuses a request.

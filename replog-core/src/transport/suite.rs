@@ -56,8 +56,8 @@ use tokio::sync::watch;
 
 use crate::{
     error::Stopped,
+    frame::{FrameBatch, FrameFields},
     limits::BATCH_BYTES_MAX,
-    record::{Record, RecordBatch},
     transport::{Transport, TransportError, message::*},
     types::{ClusterId, Epoch, EpochStart, Incarnation, InstanceId, NodeName, Offset},
 };
@@ -238,7 +238,7 @@ pub(crate) fn answer(request: Request) -> Response {
         ),
         RequestBody::Heartbeat(progress) => (progress.end, Answer::Taken),
         RequestBody::Append(append) => (
-            append.records.last().map_or(Offset(0), RecordBatch::end),
+            append.records.last().map_or(Offset(0), FrameBatch::end),
             Answer::Taken,
         ),
         RequestBody::Fetch(fetch) if fetch.bytes_max == 0 => (
@@ -279,29 +279,41 @@ fn incarnation(byte: u8) -> Incarnation {
     }
 }
 
-/// A batch of as many records as fit, which contain every byte value.
-pub(crate) fn large_batch(first: Offset) -> RecordBatch {
+/// A batch of as many messages as fit, each an append of its own, which contain every byte value.
+pub(crate) fn large_batch(first: Offset) -> FrameBatch {
     let payload: Vec<u8> = (0..32_768_usize)
         .map(|n| n.wrapping_mul(31) as u8)
         .collect();
     let mut bytes = BytesMut::new();
     let mut offset = first;
     loop {
-        let record = Record {
-            offset,
-            epoch: Epoch(4),
-            timestamp_ms: 1_700_000_000_000,
-            kind: 0,
-            flags: 0,
+        let whole = bytes.len();
+        let fields = FrameFields {
             key: b"key",
-            payload: &payload,
+            ..fields(offset)
         };
-        if bytes.len() + record.encoded_bytes() > BATCH_BYTES_MAX {
-            return RecordBatch::check(first, bytes.freeze()).expect("encoded just now");
+        fields.encode(&[&payload], &mut bytes);
+        if bytes.len() > BATCH_BYTES_MAX {
+            bytes.truncate(whole);
+            return FrameBatch::check(first, bytes.freeze()).expect("encoded just now");
         }
-        record.encode(&mut bytes);
         offset = offset.plus(1);
     }
+}
+
+fn fields(first: Offset) -> FrameFields<'static> {
+    FrameFields {
+        first,
+        epoch: Epoch(4),
+        timestamp_ms: 1_700_000_000_000,
+        key: b"",
+    }
+}
+
+fn one(first: Offset, payload: &[u8]) -> FrameBatch {
+    let mut bytes = BytesMut::new();
+    fields(first).encode(&[payload], &mut bytes);
+    FrameBatch::check(first, bytes.freeze()).expect("encoded just now")
 }
 
 pub(crate) fn request(body: RequestBody) -> Request {
@@ -328,39 +340,15 @@ pub(crate) fn held_heartbeat(end: u64) -> Request {
     }
 }
 
-/// An append of one record at `end - 1`, whose answer has this end.
+/// An append of one message at `end - 1`, whose answer has this end.
 pub(crate) fn small_append(end: u64) -> Request {
-    let offset = Offset(end - 1);
-    let mut bytes = BytesMut::new();
-    Record {
-        offset,
-        epoch: Epoch(4),
-        timestamp_ms: 1_700_000_000_000,
-        kind: 0,
-        flags: 0,
-        key: b"",
-        payload: b"1",
-    }
-    .encode(&mut bytes);
-    append(RecordBatch::check(offset, bytes.freeze()).expect("encoded just now"))
+    append(one(Offset(end - 1), b"1"))
 }
 
-/// An append of one record with a payload of `bytes` bytes.
+/// An append of one message with a payload of `bytes` bytes.
 #[cfg(test)]
 pub(crate) fn long_append(bytes: usize) -> Request {
-    let payload = vec![b'x'; bytes];
-    let mut encoded = BytesMut::new();
-    Record {
-        offset: Offset(0),
-        epoch: Epoch(4),
-        timestamp_ms: 1_700_000_000_000,
-        kind: 0,
-        flags: 0,
-        key: b"",
-        payload: &payload,
-    }
-    .encode(&mut encoded);
-    append(RecordBatch::check(Offset(0), encoded.freeze()).expect("encoded just now"))
+    append(one(Offset(0), &vec![b'x'; bytes]))
 }
 
 /// A [`small_append`] that is not answered before [`StandIn::let_go`].
@@ -377,7 +365,7 @@ pub(crate) fn taken(end: u64) -> Response {
     answer(heartbeat(end))
 }
 
-pub(crate) fn append(records: RecordBatch) -> Request {
+pub(crate) fn append(records: FrameBatch) -> Request {
     let progress = progress(records.end().0);
     request(RequestBody::Append(Append {
         progress,

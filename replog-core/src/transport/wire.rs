@@ -9,7 +9,7 @@
 //! | at | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 4 | magic, `RPLW` |
-//! | 4 | 2 | protocol version, 1 |
+//! | 4 | 2 | protocol version, 2 |
 //! | 6 | 1 | kind: 1 is a request, 2 a response |
 //! | 7 | 1 | reserved: sent as 0, ignored |
 //! | 8 | 4 | length of the header in bytes, at most [`WIRE_HEADER_BYTES_MAX`] |
@@ -29,8 +29,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    limits::{EPOCH_STARTS_MAX, NODES_MAX, RECORD_BYTES_MAX, WIRE_HEADER_BYTES_MAX},
-    record::{RecordBatch, RecordError},
+    frame::{FrameBatch, FrameError},
+    limits::{EPOCH_STARTS_MAX, FRAME_BYTES_MAX, NODES_MAX, WIRE_HEADER_BYTES_MAX},
     transport::message::{
         Aligned, Answer, Append, Fetch, Fetched, Hello, Identity, NodeState, Progress, Promise,
         Promised, Refusal, Request, RequestBody, Response,
@@ -40,14 +40,14 @@ use crate::{
 };
 
 /// The version of the protocol that this library speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Length of the prefix before the header, in bytes.
 pub const PREFIX_BYTES: usize = 16;
 
 /// The longest message, in bytes: the header, and either a batch or a single record that is
 /// longer than a batch. More is not read.
-pub const BODY_BYTES_MAX: usize = PREFIX_BYTES + WIRE_HEADER_BYTES_MAX + RECORD_BYTES_MAX;
+pub const BODY_BYTES_MAX: usize = PREFIX_BYTES + WIRE_HEADER_BYTES_MAX + FRAME_BYTES_MAX;
 
 /// An offset that no log reaches. Messages with this or a higher offset are refused, so that sums of offsets
 /// cannot overflow in the code that uses them.
@@ -57,7 +57,7 @@ const MAGIC: [u8; 4] = *b"RPLW";
 /// The position of the checksum, which covers everything before it.
 const CHECKSUM_AT: usize = 12;
 
-const _: () = assert!(crate::limits::BATCH_BYTES_MAX <= RECORD_BYTES_MAX);
+const _: () = assert!(crate::limits::BATCH_BYTES_MAX <= FRAME_BYTES_MAX);
 const _: () = assert!((BODY_BYTES_MAX as u64) < OFFSET_LIMIT.0);
 
 /// The reason why bytes are not a valid message.
@@ -142,7 +142,7 @@ pub enum WireError {
         /// The byte position of the record, counted from the first record.
         position: usize,
         /// The problem with the record.
-        source: RecordError,
+        source: FrameError,
     },
     /// More pairs of epoch and first offset than a node sends.
     #[error("{count} epoch starts are more than {EPOCH_STARTS_MAX}")]
@@ -179,7 +179,7 @@ pub enum WireError {
 /// Encodes a request as the parts of one body: prefix and header, then the records' own buffers.
 #[must_use]
 pub fn encode_request(request: &Request) -> Vec<Bytes> {
-    let no_records: &[RecordBatch] = &[];
+    let no_records: &[FrameBatch] = &[];
     let (body, records) = match &request.body {
         RequestBody::Identify => (RequestKind::Identify {}, no_records),
         RequestBody::Promise(promise) => (RequestKind::Promise(promise.clone()), no_records),
@@ -259,7 +259,7 @@ pub fn decode_request(body: Bytes) -> Result<Request, WireError> {
 /// Encodes a response as the parts of one body: prefix and header, then the records' own buffers.
 #[must_use]
 pub fn encode_response(response: &Response) -> Vec<Bytes> {
-    let no_records: &[RecordBatch] = &[];
+    let no_records: &[FrameBatch] = &[];
     let (answer, records) = match &response.answer {
         Answer::Identity(identity) => (AnswerKind::Identity(identity.clone()), no_records),
         Answer::Promised(promised) => (AnswerKind::Promised(promised.clone()), no_records),
@@ -415,7 +415,7 @@ struct Span {
 }
 
 impl Span {
-    fn of(records: &[RecordBatch]) -> Option<Span> {
+    fn of(records: &[FrameBatch]) -> Option<Span> {
         debug_assert!(
             records
                 .windows(2)
@@ -428,7 +428,7 @@ impl Span {
     }
 }
 
-fn encode(kind: Kind, header: &impl Serialize, records: &[RecordBatch]) -> Vec<Bytes> {
+fn encode(kind: Kind, header: &impl Serialize, records: &[FrameBatch]) -> Vec<Bytes> {
     let mut head = Vec::with_capacity(512);
     head.extend_from_slice(&MAGIC);
     head.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
@@ -508,7 +508,7 @@ fn take_records(
     span: Option<Span>,
     rest: Bytes,
     belong_here: bool,
-) -> Result<Vec<RecordBatch>, WireError> {
+) -> Result<Vec<FrameBatch>, WireError> {
     let found = rest.len();
     let Some(span) = span.filter(|_| belong_here) else {
         let unexpected = found > 0 || span.is_some();
@@ -525,7 +525,7 @@ fn take_records(
     }
     // Before the records are checked, because counting them up from this offset must not overflow.
     check_offsets([span.first])?;
-    let records = RecordBatch::check(span.first, rest)
+    let records = FrameBatch::check(span.first, rest)
         .map_err(|(position, source)| WireError::Records { position, source })?;
     // Epochs never decrease within a batch, so the last one is the highest.
     check_epochs([records.last_epoch()])?;

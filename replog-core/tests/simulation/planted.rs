@@ -200,8 +200,7 @@ const TABLE: &[Row] = &[
         Some(("rule 4", 65)),
         &[("answer-of-a-wiped-life", ("rule 4", 0))],
     ),
-    (Mistake::PartOfAppendShown, Some(("rule 2", 0)), &[]),
-    (Mistake::PartOfAppendAdopted, Some(("rule 2", 12)), &[]),
+    (Mistake::CommittedInsideAppend, Some(("rule 2", 0)), &[]),
     (Mistake::CutNotTold, Some(("rule 2", 20)), &[]),
     (
         Mistake::BlankMasterTakesOver,

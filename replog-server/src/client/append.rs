@@ -12,7 +12,7 @@ use clap::Args;
 use replog_core::{
     Concern, IdempotencyKey,
     client::{AppendRequest, Client, ClientError, GivenUp, Outcome, Reason, Receipt},
-    limits::APPEND_BYTES_MAX,
+    limits::FRAME_BYTES_MAX,
     types::ClusterId,
 };
 use serde_json::value::RawValue;
@@ -139,7 +139,7 @@ async fn lines(args: &AppendArgs, context: &Context) -> Result<ExitCode, Failure
         args,
         context,
         sent: 0,
-        limit_bytes: APPEND_BYTES_MAX as u64,
+        limit_bytes: FRAME_BYTES_MAX as u64,
         code: ExitCode::SUCCESS,
     };
     loop {

@@ -26,7 +26,7 @@ use indicatif::ProgressBar;
 use replog_core::{
     Concern, Offset,
     client::{AppendRequest, ClientError, GivenUp, Reason},
-    limits::APPEND_BYTES_MAX,
+    limits::FRAME_BYTES_MAX,
     types::ClusterId,
 };
 use serde_json::value::RawValue;
@@ -385,7 +385,7 @@ impl Import<'_> {
                     };
                     flag.to_owned()
                 });
-                self.with_place(match limit_bytes < APPEND_BYTES_MAX as u64 {
+                self.with_place(match limit_bytes < FRAME_BYTES_MAX as u64 {
                     true => failure.and(&format!(": start the master with a larger --{flag}")),
                     // No setting allows more.
                     false => failure,

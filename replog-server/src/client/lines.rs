@@ -3,13 +3,13 @@
 
 use std::io::{BufRead, Read as _};
 
-use replog_core::limits::APPEND_BYTES_MAX;
+use replog_core::limits::FRAME_BYTES_MAX;
 
 use super::Failure;
 use crate::words::counted;
 
 /// Maximum number of bytes of a line: the longest possible message, and space for the other fields.
-const LINE_BYTES_MAX: usize = APPEND_BYTES_MAX + (1 << 20);
+const LINE_BYTES_MAX: usize = FRAME_BYTES_MAX + (1 << 20);
 
 /// An input that is read line by line.
 pub(super) struct Lines<R> {

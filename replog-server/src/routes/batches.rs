@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use replog_core::{
     AppendOptions, Concern, IdempotencyKey, Master, MessageBatch, error::LimitName,
-    record::HEADER_BYTES,
+    frame::MESSAGE_HEADER_BYTES,
 };
 
 use crate::{
@@ -111,7 +111,7 @@ async fn parse(
             let (limit, limit_bytes) = (LimitName::MaxRequestBytes, limits.append_bytes);
             let detail = format!(
                 "with line {line} the batch has more than the {} that one append may have ({limit}): each message \
-                 counts with {HEADER_BYTES} bytes more",
+                 counts with {MESSAGE_HEADER_BYTES} bytes more",
                 counted(limit_bytes, "byte")
             );
             Problem::new(Kind::TooLarge, detail).limit_bytes(limit, limit_bytes)

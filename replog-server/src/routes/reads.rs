@@ -21,7 +21,7 @@ use crate::{
     problem::{Kind, Problem},
     query::{self, Query},
     shares::Client,
-    stream::{self, Frame, Span, Until, View},
+    stream::{self, Layout, Span, Until, View},
 };
 
 /// Header with the last event that a reconnecting browser received.
@@ -38,7 +38,7 @@ struct Options {
     /// Maximum time to wait for it.
     timeout: Option<Duration>,
     follow: bool,
-    frame: Frame,
+    layout: Layout,
     /// The log that its offsets belong to.
     log: Option<ClusterId>,
 }
@@ -83,7 +83,7 @@ impl Options {
             follow: query
                 .word("follow", &[("true", true), ("false", false)])?
                 .unwrap_or(false),
-            frame: Frame {
+            layout: Layout {
                 form,
                 view: query
                     .word("view", &[("data", View::Data)])?
@@ -119,7 +119,7 @@ impl Options {
             (None, _) => Ok(None),
             (Some(named), Some(own)) if named == own => Ok(None),
             (Some(_), Some(own))
-                if self.follow && self.wait_for.is_none() && self.frame.has_notices() =>
+                if self.follow && self.wait_for.is_none() && self.layout.has_notices() =>
             {
                 self.start = Start::At(Offset::ZERO);
                 Ok(Some(own))
@@ -213,7 +213,7 @@ pub(super) async fn read(
         other,
     };
     let enter = || state.enter_reader(client);
-    stream::respond(reader.follow(from, level), span, asked.frame, enter).await
+    stream::respond(reader.follow(from, level), span, asked.layout, enter).await
 }
 
 /// Waits until the node shows `offset`; `false`: it did not in time.
@@ -326,7 +326,7 @@ mod tests {
             wait_for: Some(Offset(7)),
             timeout: Some(Duration::from_millis(50)),
             follow: true,
-            frame: Frame {
+            layout: Layout {
                 form: Form::Events,
                 view: View::Data,
             },
@@ -334,6 +334,6 @@ mod tests {
         };
         assert_eq!(asked(query, &[SENT_EVENTS]), Ok(expected));
         let asked = asked("follow=false", &[]).expect("no follower");
-        assert!(!asked.follow && asked.frame.form == Form::Json);
+        assert!(!asked.follow && asked.layout.form == Form::Json);
     }
 }

@@ -203,31 +203,31 @@ fn a_body_of_exactly_the_limit_is_appended_and_one_byte_more_is_refused_after_it
 
 #[test]
 fn a_batch_of_exactly_what_an_append_may_have_in_the_log_is_appended_and_one_byte_more_is_not() {
-    const APPEND_BYTES_MAX: usize = 8 << 20;
+    const FRAME_BYTES_MAX: usize = 8 << 20;
     let cluster = Cluster::start(1, &["--memory"]);
     let node = &cluster.master;
-    // Each line has 36 bytes more in the log, where its end is not.
-    let count = lines(APPEND_BYTES_MAX).lines().count();
-    let bytes = APPEND_BYTES_MAX - 36 * count + (count - 1);
+    // Each line has 4 bytes more in the log, where its end is not, and all together 42.
+    let in_the_log = |text: &str| 42 + text.lines().map(|line| line.len() + 4).sum::<usize>();
+    let count = lines(FRAME_BYTES_MAX).lines().count();
+    let bytes = FRAME_BYTES_MAX - 42 - 4 * count + (count - 1);
     let (most, more) = (lines(bytes), lines(bytes + 1));
-    let in_the_log = |text: &str| text.lines().map(|line| line.len() + 36).sum::<usize>();
-    assert_eq!(in_the_log(&most), APPEND_BYTES_MAX);
+    assert_eq!(in_the_log(&most), FRAME_BYTES_MAX);
     let answer = send(node, "", None, more.as_bytes());
     let detail = format!(
         "with line {} the batch has more than the 8388608 bytes that one append may have",
         more.lines().count()
     );
-    assert_too_large(&answer, APPEND_BYTES_MAX, &detail);
+    assert_too_large(&answer, FRAME_BYTES_MAX, &detail);
     // The key is in the log, too.
     let answer = send(node, "", Some("k"), most.as_bytes());
     let detail = "the append has 8388609 bytes and 8388608 are allowed (max-request-bytes)";
-    assert_too_large(&answer, APPEND_BYTES_MAX, detail);
+    assert_too_large(&answer, FRAME_BYTES_MAX, detail);
     let answer = send(node, "", None, most.as_bytes());
     assert_eq!(answer.status, 201, "{}", answer.text());
     assert_eq!(answer.json()["first_offset"], 0);
     // Many short messages are more in the log than in the request.
     let answer = send(node, "", None, "1\n".repeat(1 << 18).as_bytes());
-    assert_too_large(&answer, APPEND_BYTES_MAX, "with line 226720 the batch");
+    assert_too_large(&answer, FRAME_BYTES_MAX, "with line 226720 the batch");
     let answer = post(node.address, r#"{"data":1}"#);
     assert_eq!(answer.json()["offset"], most.lines().count());
 }

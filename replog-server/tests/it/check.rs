@@ -8,7 +8,7 @@ use std::{
     process::Output,
 };
 
-use replog_core::record::encoded_len;
+use replog_core::frame::encoded_len;
 use serde_json::{Value, json};
 
 use crate::nodes::{Cluster, client};

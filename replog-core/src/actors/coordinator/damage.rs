@@ -116,7 +116,7 @@ impl Coordinator {
             return;
         };
         let epoch = self.leader.epoch();
-        let source = self.key_source(cluster.id, self.view.visible_end());
+        let source = self.key_source(cluster.id, self.view.durable_end());
         let read = read_keys(source).into_actor(self);
         ctx.spawn(read.map(move |keys, coordinator, _| match keys {
             Ok(keys) if coordinator.leader.is_serving() && coordinator.leader.epoch() == epoch => {

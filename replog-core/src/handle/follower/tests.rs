@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::{
     error::Stopped,
+    frame::{FrameBatch, testing::appends},
     handle::{
         Shared,
         host::{Host, Reports, Watched, Work},
@@ -22,7 +23,6 @@ use crate::{
         HeldBack, LogFiles, LogOptions, LogView, LogWriter, WriterLoop,
         testing::{CLUSTER, FaultyStorage, HookTime, Records, open_with, options, read_all},
     },
-    record::testing::appends,
     storage::{MemoryStorage, OpenHow, Storage},
     types::Epoch,
 };
@@ -112,7 +112,7 @@ impl Node {
         self.append_all(&Records::new(first, vec![(epoch, 40); count]).batches(&[1]));
     }
 
-    fn append_all(&self, batches: &[RecordBatch]) {
+    fn append_all(&self, batches: &[FrameBatch]) {
         let mut files = self.files();
         files.append(batches).unwrap();
         files.sync().unwrap();
@@ -146,8 +146,8 @@ enum Gave {
 
 fn gives(follower: &mut Follower) -> Gave {
     match next(follower, 1 << 20) {
-        Some(Ok(Followed::Records(batches))) => {
-            Gave::Records(batches[0].first().0, batches.last().unwrap().end().0)
+        Some(Ok(Followed::Records(ranges))) => {
+            Gave::Records(ranges[0].first().0, ranges.last().unwrap().end().0)
         }
         Some(Ok(Followed::Cut { offset })) => Gave::Cut(offset.0),
         None => Gave::Nothing,
@@ -174,10 +174,10 @@ impl Taker {
     fn take_checking(&mut self, follower: &mut Follower, check: impl Fn(&[Epoch])) {
         while let Some(followed) = next(follower, 100) {
             match followed.unwrap() {
-                Followed::Records(batches) => {
-                    for record in batches.iter().flat_map(RecordBatch::records) {
-                        assert_eq!(record.offset.0 as usize, self.from + self.taken.len());
-                        self.taken.push(record.epoch);
+                Followed::Records(ranges) => {
+                    for message in ranges.iter().flat_map(MessageRange::refs) {
+                        assert_eq!(message.offset.0 as usize, self.from + self.taken.len());
+                        self.taken.push(message.epoch);
                     }
                     check(&self.taken);
                 }
@@ -195,9 +195,9 @@ impl Taker {
 /// Returns the epochs of all records from `from` on.
 fn epochs(view: &Arc<LogView>, from: u64) -> Vec<Epoch> {
     let all = read_all(view, 1000);
-    let batch = RecordBatch::check(Offset(0), all.into()).unwrap();
-    let records = batch.records().skip(from as usize);
-    records.map(|record| record.epoch).collect()
+    let batch = FrameBatch::check(Offset(0), all.into()).unwrap();
+    let messages = batch.messages().skip(from as usize);
+    messages.map(|message| message.epoch).collect()
 }
 
 #[test]
@@ -264,15 +264,55 @@ fn a_slow_follower_reads_on_from_the_log() {
 }
 
 #[test]
-fn a_batch_is_delivered_once_all_of_it_is_there() {
+fn a_batch_is_delivered_once_all_of_it_is_durable() {
     let node = Node::new();
-    node.append_all(&[appends(0..1, 1, &[])]);
+    node.append_all(&[appends(0, 1, &[1])]);
     let mut follower = node.follow(0);
-    node.append_all(&[appends(1..3, 1, &[1, 2])]);
+    node.files().append(&[appends(1, 1, &[3])]).unwrap();
     assert_eq!(gives(&mut follower), Gave::Records(0, 1));
-    assert_eq!(gives(&mut follower), Gave::Nothing, "a part of an append");
-    node.append_all(&[appends(3..5, 1, &[])]);
-    assert_eq!(gives(&mut follower), Gave::Records(1, 5));
+    assert_eq!(gives(&mut follower), Gave::Nothing, "it is not synced");
+    node.files().sync().unwrap();
+    assert_eq!(gives(&mut follower), Gave::Records(1, 4));
+}
+
+#[test]
+fn a_follower_may_begin_inside_a_batch() {
+    let node = Node::new();
+    node.append_all(&[appends(0, 1, &[2, 4, 1])]);
+    for from in 0..7 {
+        let mut follower = node.follow(from);
+        assert_eq!(gives(&mut follower), Gave::Records(from, 7));
+        assert_eq!(gives(&mut follower), Gave::Nothing);
+    }
+}
+
+#[test]
+fn of_a_batch_that_another_node_calls_committed_in_part_nothing_is_delivered() {
+    let node = Node::new();
+    node.append_all(&[appends(0, 1, &[2, 4, 1])]);
+    let mut follower = node.reader.follow(Offset(0), ReadLevel::Committed);
+    node.shared.set_committed(Some(Offset(4)));
+    assert_eq!(gives(&mut follower), Gave::Records(0, 2));
+    assert_eq!(gives(&mut follower), Gave::Nothing);
+    node.shared.set_committed(Some(Offset(6)));
+    assert_eq!(gives(&mut follower), Gave::Records(2, 6));
+}
+
+#[test]
+fn a_follower_that_begins_inside_a_damaged_batch_waits_until_it_is_mended() {
+    let storage = FaultyStorage::new();
+    let node = Node::on_files(storage.clone());
+    let damaged = appends(2, 1, &[4]);
+    for frame in [appends(0, 1, &[2]), damaged.clone(), appends(6, 1, &[1])] {
+        node.append_all(&[frame]);
+    }
+    rot_end_of(&storage, &damaged);
+    let mut follower = node.follow(4);
+    assert_eq!(gives(&mut follower), Gave::Nothing);
+    node.files().inspect(Offset(2), HeldBack::No).unwrap();
+    assert_eq!(gives(&mut follower), Gave::Nothing);
+    node.append_all(&[damaged]);
+    assert_eq!(gives(&mut follower), Gave::Records(4, 7));
 }
 
 #[test]
@@ -390,12 +430,15 @@ fn cut_during_a_read(
         ..Taker::default()
     };
     while follower.offset() < Offset(given) {
-        let Some(Ok(Followed::Records(batches))) = next(&mut follower, 1) else {
+        let Some(Ok(Followed::Records(ranges))) = next(&mut follower, 1) else {
             panic!("there are thirty");
         };
-        taker
-            .taken
-            .extend(batches.iter().map(RecordBatch::first_epoch));
+        taker.taken.extend(
+            ranges
+                .iter()
+                .flat_map(MessageRange::refs)
+                .map(|message| message.epoch),
+        );
     }
     cut_within(&storage, &node, (time, reads), to, held);
     // If it switched to the other branch, it did so where that branch begins.
@@ -412,7 +455,7 @@ fn cut_during_a_read(
         return false;
     }
     let what = format!("{time:?} {reads}, cut to {to} {held}, followed from {from}, {given} given");
-    let shown = node.view.visible_end().max(Offset(from));
+    let shown = node.view.durable_end().max(Offset(from));
     assert!(
         follower.offset() <= shown,
         "more is given than shown: {what}"
@@ -444,10 +487,10 @@ fn a_read_during_a_cut_returns_nothing_that_is_not_shown_yet() {
                     break;
                 }
                 cuts += 1;
-                let shown = node.view.visible_end();
+                let shown = node.view.durable_end();
                 match read {
                     Ok(records) => {
-                        let end = records.last().map_or(Offset(0), RecordBatch::end);
+                        let end = records.last().map_or(Offset(0), MessageRange::end);
                         assert!(
                             end <= shown,
                             "{time:?} {reads} from {from}: {end} of {shown}"
@@ -548,7 +591,7 @@ fn a_follower_waits_at_damage_until_it_is_repaired() {
 }
 
 /// Changes the last byte of a record's file entry; returns its path and position.
-fn rot_end_of(storage: &FaultyStorage, record: &RecordBatch) -> (String, u64) {
+fn rot_end_of(storage: &FaultyStorage, record: &FrameBatch) -> (String, u64) {
     let wanted = &record.bytes()[..];
     for name in storage.list("log").unwrap() {
         let path = format!("log/{name}");

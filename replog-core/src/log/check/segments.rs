@@ -11,12 +11,12 @@ use std::{io, sync::Arc};
 
 use super::{Class, Finding, Owner, Report, unreadable};
 use crate::{
+    frame::FrameError,
     limits::EPOCH_STARTS_MAX,
     log::{
         mark::Mark,
         segment::{self, DIR, Epochs, FileName, HeaderError, Scan, ScanError, SegmentHeader},
     },
-    record::RecordError,
     storage::{OpenHow, Storage, StorageFile},
     types::Offset,
     words::counted,
@@ -359,7 +359,7 @@ impl Walk<'_> {
     }
 
     /// Passes over good records, and counts them.
-    fn pass(&mut self, scan: &mut Scan<'_>, until: Offset) -> io::Result<Option<RecordError>> {
+    fn pass(&mut self, scan: &mut Scan<'_>, until: Offset) -> io::Result<Option<FrameError>> {
         let from = scan.offset();
         let result = scan.walk(until, &mut self.before.epochs, |_, _| {});
         if scan.offset() > from {

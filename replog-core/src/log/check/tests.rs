@@ -251,8 +251,8 @@ fn a_missing_or_unreadable_meta_file_is_damage_where_there_is_a_log() {
         (text[..40].to_owned(), "it is not a meta file: "),
         (String::new(), "it is not a meta file: "),
         (
-            text.replace("\"format\": 1", "\"format\": 2"),
-            "it has format 2, and this program reads 1",
+            text.replace("\"format\": 2", "\"format\": 1"),
+            "it has format 1, and this program reads 2",
         ),
     ];
     for (text, expected) in table {

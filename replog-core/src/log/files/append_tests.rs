@@ -1,158 +1,137 @@
-//! Appends of several records in a log: their visibility through failures in the middle of one.
+//! Appends of several messages in a log: each is there as a whole or not at all, through failures in the middle of one.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    limits::BATCH_BYTES_MAX,
-    log::{
-        files::LastAppend,
-        testing::{
-            Fault, FaultyStorage, content, dump, open_log, open_log_scanning, segments,
-            set_content, storage_of,
-        },
+    error::ReadError,
+    frame::{self, KIND_MESSAGES, VERSION, testing::appends},
+    log::testing::{
+        Fault, FaultyStorage, dump, open_log, open_log_scanning, segments, set_content, storage_of,
     },
-    record::{HEADER_BYTES, testing::appends},
     storage::MemoryStorage,
 };
 
-/// Returns the ends of appends, by a naive look at the flags.
-fn ends(go_on: &[u64], end: u64) -> Vec<u64> {
-    let closed = (0..end).filter(|offset| !go_on.contains(offset));
-    std::iter::once(0)
-        .chain(closed.map(|offset| offset + 1))
-        .collect()
+/// Returns the ends of appends of these sizes.
+fn ends(counts: &[usize]) -> Vec<u64> {
+    let ends = counts.iter().scan(0, |end, count| {
+        *end += *count as u64;
+        Some(*end)
+    });
+    std::iter::once(0).chain(ends).collect()
 }
 
-fn last_end(go_on: &[u64], until: u64) -> Offset {
-    Offset(*ends(go_on, until).last().unwrap())
+fn last_end(counts: &[usize], until: u64) -> Offset {
+    let ends = ends(counts);
+    Offset(*ends.iter().rfind(|end| **end <= until).unwrap())
 }
-
-/// Bytes of every record; all are equally long.
-const RECORD_BYTES: u64 = HEADER_BYTES as u64 + 1;
 
 #[test]
 fn an_append_is_shown_once_all_of_it_is_durable() {
     let (mut files, view, _) = open_log(&MemoryStorage::new()).unwrap();
-    let all = appends(0..6, 1, &[1, 2, 4]);
-    let part = |from, until| [all.slice(Offset(from), Offset(until)).unwrap()];
-    let mut watch = view.visible_end_watch();
-    let shown = [(0, 1, 1), (1, 2, 1), (2, 3, 1), (3, 5, 4), (5, 6, 6)];
-    for (from, until, end) in shown {
-        let before = view.visible_end();
-        files.append(&part(from, until)).unwrap();
-        assert_eq!(view.visible_end(), before, "it is not durable yet");
+    let mut watch = view.durable_end_watch();
+    let mut next = 0;
+    for count in [1, 3, 2] {
+        files.append(&[appends(next, 1, &[count])]).unwrap();
+        assert_eq!(view.durable_end(), Offset(next), "it is not durable yet");
         files.sync().unwrap();
-        assert_eq!(view.visible_end(), Offset(end), "{from}..{until}");
-        assert_eq!(*watch.borrow_and_update(), Offset(end));
-        assert_eq!(
-            view.durable_end(),
-            Offset(until),
-            "links and acks know more"
-        );
+        next += count as u64;
+        assert_eq!(view.durable_end(), Offset(next));
+        assert_eq!(*watch.borrow_and_update(), Offset(next));
         view.check();
     }
 }
 
 #[test]
-fn a_log_that_ends_inside_an_append_knows_where_the_append_begins() {
-    // So many that the append fills segments from their beginning to their end.
-    let go_on: Vec<u64> = (3..60).collect();
+fn a_read_from_the_middle_of_an_append_begins_with_the_append() {
     let storage = MemoryStorage::new();
-    let (mut files, view, _) = open_log(&storage).unwrap();
-    files.append(&[appends(0..60, 1, &go_on)]).unwrap();
-    files.sync().unwrap();
-    assert!(view.segments() > 3);
-    for (mut files, view) in [(files, view), {
-        let (files, view, _) = open_log(&storage).unwrap();
-        (files, view)
-    }] {
-        assert_eq!(
-            (view.written_end(), view.visible_end()),
-            (Offset(60), Offset(3))
-        );
-        assert_eq!(files.last_append().unwrap(), LastAppend::Ends(Offset(3)));
+    let (mut files, written, _) = open_log(&storage).unwrap();
+    let counts = [3, 1, 4, 9, 2, 40, 6];
+    for (nth, first) in ends(&counts)[..counts.len()].iter().enumerate() {
+        files
+            .append(&[appends(*first, 1, &counts[nth..=nth])])
+            .unwrap();
     }
-    let (mut files, view, _) = open_log(&storage).unwrap();
-    files.truncate(Offset(3)).unwrap();
-    assert_eq!(
-        (view.written_end(), view.visible_end()),
-        (Offset(3), Offset(3))
-    );
-    assert_eq!(files.last_append().unwrap(), LastAppend::Ends(Offset(3)));
-    let (_, view, _) = open_log(&storage).unwrap();
-    assert_eq!(view.visible_end(), Offset(3));
-}
-
-#[test]
-fn the_beginning_of_an_append_is_not_guessed_when_it_is_unreadable() {
-    let go_on: Vec<u64> = (3..60).collect();
-    let storage = MemoryStorage::new();
-    let (mut files, ..) = open_log(&storage).unwrap();
-    files.append(&[appends(0..60, 1, &go_on)]).unwrap();
     files.close().unwrap();
-    // In the first segment, which no start reads.
-    let (path, _) = segments(&storage).pop_first().unwrap();
-    let mut bytes = content(&storage, &path);
-    let at = bytes.len() - 5;
-    bytes[at] ^= 1;
-    set_content(&storage, &path, &bytes);
-    let (mut files, view, _) = open_log(&storage).unwrap();
-    let damaged = match files.last_append().unwrap() {
-        LastAppend::Damaged(offset) => offset,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(view.visible_end(), Offset(3));
-    // Once the damage is known, it is mended, and then the end that was unknown is known.
-    files.inspect(damaged, HeldBack::Yes).unwrap();
-    let all = appends(0..60, 1, &go_on);
-    files
-        .append(&[all.slice(damaged, Offset(60)).unwrap()])
-        .unwrap();
-    assert_eq!(files.last_append().unwrap(), LastAppend::Ends(Offset(3)));
-    files.append(&[appends(60..61, 1, &[])]).unwrap();
-    files.sync().unwrap();
-    assert_eq!(view.visible_end(), Offset(61));
+    let (_, opened, _) = open_log(&storage).unwrap();
+    assert!(opened.segments() > 1);
+    for view in [written, opened] {
+        for from in 0..65 {
+            for until in from + 1..66 {
+                let read = view.read(Offset(from), Offset(until), 1).unwrap();
+                assert_eq!(read.len(), 1);
+                assert_eq!(read[0].first(), last_end(&counts, from), "{from}..{until}");
+                assert_eq!(read[0].frames().count(), 1);
+                let all = view.read(Offset(from), Offset(until), 1 << 20).unwrap();
+                let before = all.last().unwrap().frames().last().unwrap().first;
+                assert!(before < Offset(until), "more than was asked for");
+            }
+        }
+    }
 }
 
 #[test]
-fn no_part_of_an_append_with_damage_is_shown() {
-    let go_on = [1, 2, 3, 4, 6, 7];
-    for rotten in 0..10_u64 {
+fn a_cut_inside_an_append_cuts_all_of_it() {
+    let counts = [3, 1, 4, 9, 2, 40, 6];
+    let total = *ends(&counts).last().unwrap();
+    for to in 0..=total {
+        let storage = MemoryStorage::new();
+        let (mut files, view, _) = open_log(&storage).unwrap();
+        files.append(&[appends(0, 1, &counts)]).unwrap();
+        files.sync().unwrap();
+        let expected = last_end(&counts, to);
+        let cut = files.truncate(Offset(to)).unwrap().cut();
+        assert_eq!(cut.from, expected, "{to}");
+        assert_eq!(cut.records, total - expected.0);
+        assert_eq!(view.durable_end(), expected);
+        view.check();
+        let (mut files, view, _) = open_log(&storage).unwrap();
+        assert_eq!(view.durable_end(), expected);
+        files.append(&[appends(expected.0, 2, &[5])]).unwrap();
+        files.sync().unwrap();
+        assert_eq!(view.durable_end(), expected.plus(5));
+    }
+}
+
+#[test]
+fn damage_anywhere_in_an_append_hides_all_of_it_until_it_is_mended() {
+    let counts = [1, 4, 3, 2];
+    let all = appends(0, 1, &counts);
+    let ends = ends(&counts);
+    for damaged in 0..all.bytes().len() {
         let storage = MemoryStorage::new();
         let (mut files, ..) = open_log(&storage).unwrap();
-        files.append(&[appends(0..10, 1, &go_on)]).unwrap();
+        files.append(std::slice::from_ref(&all)).unwrap();
         files.close().unwrap();
         let (path, bytes) = segments(&storage).pop_first().unwrap();
         let mut bytes = bytes.clone();
-        let at = bytes.len() - ((10 - rotten) * RECORD_BYTES) as usize + 30;
-        bytes[at] ^= 1;
+        let begin = bytes.len() - all.bytes().len();
+        bytes[begin + damaged] ^= 1;
         set_content(&storage, &path, &bytes);
         let (mut files, view, _) = open_log_scanning(&storage, OpenScan::AllSegments).unwrap();
-        assert_eq!(view.durable_end(), Offset(rotten));
-        assert_eq!(view.visible_end(), last_end(&go_on, rotten), "{rotten}");
-        let all = appends(0..10, 1, &go_on);
-        files
-            .append(&[all.slice(Offset(rotten), Offset(10)).unwrap()])
-            .unwrap();
+        let position = all.frames().scan(0, |end, frame| {
+            *end += frame.encoded_bytes();
+            Some(*end)
+        });
+        let nth = position.take_while(|end| *end <= damaged).count();
+        assert_eq!(view.durable_end(), Offset(ends[nth]), "byte {damaged}");
+        let rest = all.slice(view.durable_end(), Offset(10)).unwrap();
+        files.append(&[rest]).unwrap();
         files.sync().unwrap();
-        assert_eq!(view.visible_end(), Offset(10), "{rotten}: mended");
+        assert_eq!(view.durable_end(), Offset(10), "byte {damaged}: mended");
         view.check();
     }
 }
 
 /// Rules 2 and 10: no matter what fails or crashes in the middle of an append, no part of it is
-/// shown.
+/// there.
 #[test]
-fn no_part_of_an_append_is_shown_after_any_failure_while_it_is_written() {
-    let go_on: Vec<u64> = (0..30).filter(|offset| offset % 15 != 14).collect();
-    let all = appends(0..30, 1, &go_on);
+fn no_part_of_an_append_is_there_after_any_failure_while_it_is_written() {
+    let counts = [15, 15, 40];
+    let all = appends(0, 1, &counts);
     let shown = |view: &LogView| {
-        let end = view.visible_end();
-        assert!(
-            ends(&go_on, 30).contains(&end.0),
-            "{end} is inside an append"
-        );
+        let end = view.durable_end();
+        assert!(ends(&counts).contains(&end.0), "{end} is inside an append");
         end
     };
     let full = io::ErrorKind::StorageFull;
@@ -167,10 +146,10 @@ fn no_part_of_an_append_is_shown_after_any_failure_while_it_is_written() {
             shown(&view);
             for seed in 0..4 {
                 let after = storage.after_power_cut(seed);
-                let (mut files, again, _) = open_log(&after).unwrap();
+                let (_, again, _) = open_log(&after).unwrap();
                 let end = shown(&again);
-                assert!(end >= view.visible_end(), "step {step}: it was durable");
-                assert_eq!(files.last_append().unwrap(), LastAppend::Ends(end));
+                assert!(end >= view.durable_end(), "step {step}: it was durable");
+                assert_eq!(again.written_end(), end);
             }
             match failed {
                 Ok(()) => {
@@ -179,9 +158,7 @@ fn no_part_of_an_append_is_shown_after_any_failure_while_it_is_written() {
                 }
                 Err(LogError::Write(_)) => {
                     files.mend().unwrap();
-                    let end = shown(&view);
-                    assert_eq!(files.last_append().unwrap(), LastAppend::Ends(end));
-                    files.truncate(end).unwrap();
+                    assert_eq!(shown(&view), view.written_end(), "step {step}");
                     let (_, view, _) = open_log(&storage).unwrap();
                     assert_eq!(shown(&view), view.written_end(), "step {step}");
                 }
@@ -189,6 +166,70 @@ fn no_part_of_an_append_is_shown_after_any_failure_while_it_is_written() {
             }
         }
     }
+}
+
+/// An intact frame of a later program is neither damage nor a torn tail: nothing may be cut or mended because of it.
+#[test]
+fn a_frame_of_an_unknown_version_or_kind_is_refused_by_name_and_left_as_it_is() {
+    let sentences = [
+        (
+            8,
+            VERSION + 1,
+            "the frame has format version 3, and this program knows version 2",
+        ),
+        (
+            9,
+            KIND_MESSAGES + 7,
+            "the frame is of kind 7, and this program knows kind 0, messages",
+        ),
+    ];
+    for (at, value, sentence) in sentences {
+        for clean in [true, false] {
+            let storage = MemoryStorage::new();
+            let (mut files, ..) = open_log(&storage).unwrap();
+            files.append(&[appends(0, 1, &[2, 3])]).unwrap();
+            match clean {
+                true => files.close().unwrap(),
+                false => files.sync().unwrap(),
+            }
+            drop(files);
+            let (path, bytes) = segments(&storage).pop_first().unwrap();
+            let last = appends(2, 1, &[3]).bytes().len();
+            let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            let mut other = bytes.clone();
+            let unknown = &mut other[end - last..end];
+            unknown[at] = value;
+            let crc = frame::checksum(unknown);
+            unknown[4..8].copy_from_slice(&crc.to_le_bytes());
+            set_content(&storage, &path, &other);
+            let before = dump(&storage);
+            for look in [OpenScan::LastSegment, OpenScan::AllSegments] {
+                let error = open_log_scanning(&storage, look).unwrap_err();
+                assert_eq!(error.to_string(), format!("{path}: {sentence}"));
+                assert!(matches!(error, OpenError::Format { .. }));
+                assert_eq!(dump(&storage), before, "nothing is changed");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_frame_of_an_unknown_kind_that_is_met_later_is_no_damage() {
+    let storage = MemoryStorage::new();
+    let (mut files, ..) = open_log(&storage).unwrap();
+    files.append(&[appends(0, 1, &[60, 60, 60])]).unwrap();
+    files.close().unwrap();
+    let (path, mut bytes) = segments(&storage).pop_first().unwrap();
+    let begin = bytes.len() - appends(0, 1, &[60]).bytes().len();
+    bytes[begin + 9] = 7;
+    let crc = frame::checksum(&bytes[begin..]);
+    bytes[begin + 4..begin + 8].copy_from_slice(&crc.to_le_bytes());
+    set_content(&storage, &path, &bytes);
+    let (mut files, view, _) = open_log(&storage).unwrap();
+    let error = view.read(Offset(0), Offset(1), 1).unwrap_err();
+    assert!(matches!(error, ReadError::Io { .. }), "{error:?}");
+    assert!(!view.is_hole(Offset(0)));
+    files.inspect(Offset(0), HeldBack::Yes).unwrap_err();
 }
 
 #[derive(Clone, Debug)]
@@ -201,7 +242,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (1..9_usize).prop_map(Step::Append),
+        6 => (1..4_usize).prop_map(Step::Append),
         3 => Just(Step::Sync),
         1 => (0..12_u64).prop_map(Step::Cut),
         1 => Just(Step::Open),
@@ -211,23 +252,22 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
-    /// Rule 2, for appends too, against a naive look at the flags.
+    /// Rule 2, for appends too.
     #[test]
-    fn the_visible_end_is_the_end_of_an_append(
-        flags in prop::collection::vec(prop::bool::weighted(0.8), 120),
+    fn every_end_lies_between_appends(
+        counts in prop::collection::vec(1..9_usize, 60),
         steps in prop::collection::vec(step(), 1..40),
     ) {
-        let go_on: Vec<u64> = (0..120).filter(|at| flags[*at as usize]).collect();
-        let all = appends(0..120, 1, &go_on);
-        prop_assert!(all.bytes().len() < BATCH_BYTES_MAX);
+        let all = appends(0, 1, &counts);
+        let ends = ends(&counts);
         let storage = MemoryStorage::new();
         let (mut files, mut view, _) = open_log(&storage).unwrap();
-        let mut shown = Offset::ZERO;
         for step in steps {
             let end = files.end();
             match step {
-                Step::Append(count) => {
-                    let until = end.plus(count as u64);
+                Step::Append(frames) => {
+                    let nth = ends.iter().position(|at| *at == end.0).unwrap();
+                    let until = Offset(ends[(nth + frames).min(counts.len())]);
                     if let Some(records) = all.slice(end, until) {
                         files.append(&[records]).unwrap();
                     }
@@ -235,7 +275,9 @@ proptest! {
                 Step::Sync => files.sync().unwrap(),
                 Step::Cut(back) => {
                     files.sync().unwrap();
-                    files.truncate(Offset(end.0.saturating_sub(back))).unwrap();
+                    let to = end.0.saturating_sub(back);
+                    let cut = files.truncate(Offset(to)).unwrap().cut();
+                    prop_assert_eq!(cut.from, last_end(&counts, to));
                 }
                 Step::Open => {
                     files.sync().unwrap();
@@ -248,21 +290,8 @@ proptest! {
                 }
             }
             view.check();
-            let durable = view.durable_end();
-            let expected = last_end(&go_on, durable.0);
-            // Records that are written and not durable may hide ones that are: a group is synced as
-            // a whole.
-            if files.is_synced() {
-                prop_assert_eq!(view.visible_end(), expected);
-                prop_assert_eq!(
-                    files.last_append().unwrap(),
-                    LastAppend::Ends(last_end(&go_on, files.end().0))
-                );
-            } else {
-                prop_assert!(ends(&go_on, durable.0).contains(&view.visible_end().0));
-                prop_assert!(view.visible_end() >= shown);
-            }
-            shown = view.visible_end();
+            prop_assert!(ends.contains(&view.written_end().0));
+            prop_assert!(ends.contains(&view.durable_end().0));
         }
     }
 }

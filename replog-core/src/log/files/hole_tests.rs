@@ -17,11 +17,11 @@ fn records() -> Records {
     Records::new(0, (0..40).map(|n| (1 + n / 15, 60)))
 }
 
-fn all() -> Vec<RecordBatch> {
+fn all() -> Vec<FrameBatch> {
     vec![records().batch()]
 }
 
-fn part(from: u64, until: u64) -> Vec<RecordBatch> {
+fn part(from: u64, until: u64) -> Vec<FrameBatch> {
     all()[0]
         .slice(Offset(from), Offset(until))
         .into_iter()
@@ -45,7 +45,7 @@ fn place(storage: &dyn Storage, offset: u64) -> (String, usize, usize) {
     let mut position = header.encoded_bytes() as usize;
     let mut at = header.first.0;
     loop {
-        let length = crate::record::encoded_len(&bytes[position..]).unwrap();
+        let length = crate::frame::encoded_len(&bytes[position..]).unwrap();
         if at == offset {
             return (path.clone(), position, length);
         }

@@ -215,9 +215,9 @@ impl LogFiles {
     /// Writes the records that belong into holes, and returns those that lie after the end.
     pub(super) fn fill_holes(
         &mut self,
-        batches: &[RecordBatch],
-    ) -> Result<Vec<RecordBatch>, LogError> {
-        let mut behind: Vec<RecordBatch> = Vec::new();
+        batches: &[FrameBatch],
+    ) -> Result<Vec<FrameBatch>, LogError> {
+        let mut behind: Vec<FrameBatch> = Vec::new();
         for batch in batches {
             let mut nth = 0;
             while let Some((segment, hole)) = self.holes.holes.get(nth).copied() {
@@ -226,7 +226,7 @@ impl LogFiles {
                     Some(_) | None => nth += 1,
                 }
             }
-            let end = behind.last().map_or(self.written_end, RecordBatch::end);
+            let end = behind.last().map_or(self.written_end, FrameBatch::end);
             behind.extend(batch.slice(end, Offset(u64::MAX)));
         }
         Ok(behind)
@@ -241,7 +241,7 @@ impl LogFiles {
         &mut self,
         nth: usize,
         (segment, hole): (Offset, Hole),
-        part: &RecordBatch,
+        part: &FrameBatch,
     ) -> Result<bool, LogError> {
         assert_eq!(
             part.first(),

@@ -4,6 +4,7 @@
 //! changed. Keeps rules 5 and 10.
 
 use super::*;
+use crate::frame::FrameError;
 
 /// Bytes that a copy of a segment writes at once.
 const COPY_BYTES: usize = 1 << 20;
@@ -138,7 +139,6 @@ pub(crate) fn open(
         }
     });
     view.damaged(holes.all(), holes.readable_limit(), end);
-    view.publish_visible_end();
     view.count_repairs(repairs);
     let report = OpenReport {
         end: whole_end,
@@ -752,8 +752,14 @@ fn derive_header(
     };
     let path = segment::path(first);
     let file = storage.open(&path, OpenHow::Existing).map_err(at(&path))?;
-    let scanned = segment::scan(&*file, &header, first.plus(1), size).map_err(at(&path))?;
-    Ok((scanned.end > first).then_some(header))
+    let before = header.epoch_starts.last().map(|newest| newest.epoch);
+    let mut scan = Scan::new(&*file, (first, header.encoded_bytes()), size);
+    let follows = match scan.next() {
+        Ok(Some((frame, _))) => before.is_none_or(|before| before <= frame.epoch),
+        Ok(None) | Err(ScanError::Bad(_)) => false,
+        Err(ScanError::Io(error)) => return Err(at(&path)(error)),
+    };
+    Ok(follows.then_some(header))
 }
 
 /// Checks that a segment belongs to this cluster and matches its name.
@@ -796,8 +802,15 @@ fn format_of(segment: Offset, error: &HeaderError) -> OpenError {
 
 pub(super) fn at<E: Into<io::Error>>(path: &str) -> impl FnOnce(E) -> OpenError + use<E> {
     let path = path.to_owned();
-    |source| OpenError::Io {
-        path,
-        source: source.into(),
+    |source| {
+        let source: io::Error = source.into();
+        let frame = source.get_ref().and_then(|source| source.downcast_ref());
+        match frame.filter(|frame: &&FrameError| frame.is_unknown()) {
+            Some(frame) => OpenError::Format {
+                path,
+                what: frame.to_string(),
+            },
+            None => OpenError::Io { path, source },
+        }
     }
 }

@@ -176,7 +176,7 @@ fn written_records_are_not_durable_yet_unless_the_policy_says_so() {
         assert!(!files.is_synced());
     }
     let (mut files, view, _) = open_log(&MemoryStorage::new()).unwrap();
-    let mut watch = view.visible_end_watch();
+    let mut watch = view.durable_end_watch();
     files.append(&[some_records(5).batch()]).unwrap();
     assert_eq!(
         (view.written_end(), view.durable_end()),
@@ -261,7 +261,7 @@ fn a_zero_filled_tail_reads_as_the_end() {
 #[test]
 fn preallocated_zeros_save_syncs_of_the_length() {
     let storage = FaultyStorage::new();
-    let (mut files, view, _) = open_log_ahead(&storage, 200).unwrap();
+    let (mut files, view, _) = open_log_ahead(&storage, 240).unwrap();
     let records = Records::new(0, [(1, 10); 20]);
     let (mut lengths, mut sizes) = (0, BTreeSet::new());
     for batch in records.batches(&[1]) {
@@ -284,7 +284,7 @@ fn preallocated_zeros_save_syncs_of_the_length() {
 #[test]
 fn nothing_is_preallocated_for_a_long_group() {
     let storage = MemoryStorage::new();
-    let (mut files, ..) = open_log_ahead(&storage, 200).unwrap();
+    let (mut files, ..) = open_log_ahead(&storage, 240).unwrap();
     let records = Records::new(0, [(1, 60)]);
     files.append(&[records.batch()]).unwrap();
     files.sync().unwrap();
@@ -576,9 +576,9 @@ fn files_that_are_not_this_nodes_are_refused() {
         matches!(result, Err(OpenError::Format { .. })),
         "{result:?}"
     );
-    // A newer version, intact.
+    // An older version, intact.
     let mut bytes = before[&paths[0]].clone();
-    bytes[8] = 2;
+    bytes[8] = 1;
     let crc = crc32c::crc32c(&bytes[..segment::HEADER_BYTES_MIN - 4]);
     bytes[segment::HEADER_BYTES_MIN - 4..segment::HEADER_BYTES_MIN]
         .copy_from_slice(&crc.to_le_bytes());
@@ -586,7 +586,7 @@ fn files_that_are_not_this_nodes_are_refused() {
     let result = open_log(&storage_of(&files)).map(|_| ());
     let text = result.unwrap_err().to_string();
     assert!(
-        text.contains("has format 2, and this program reads 1"),
+        text.contains("has format 1, and this program reads 2"),
         "{text}"
     );
 }

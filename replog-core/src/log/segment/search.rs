@@ -6,9 +6,9 @@
 
 use std::{io, ops::Range};
 
-use super::{RECORD_HEADER_BYTES, Scan, u64_at};
+use super::{FRAME_HEADER_BYTES, MESSAGE_HEADER_BYTES, Scan};
 use crate::{
-    record::{Record, encoded_len},
+    frame::{Claimed, Frame, encoded_len},
     types::{Epoch, Offset},
 };
 
@@ -42,15 +42,18 @@ impl Scan<'_> {
         // Damage mostly leaves the length as it was. Trying the length first does not only save
         // time: a payload may contain bytes that look like a record, and this skips them.
         if let Some(position) = self.end_by_length()? {
-            self.position = position;
+            // As many messages as fit between the two.
+            let most = (position - begin) / MESSAGE_HEADER_BYTES as u64;
             let next = Offset(wanted.start.0.saturating_add(1));
-            if next < wanted.end && self.has_record(&(next..wanted.end), epoch)? == Some(next) {
+            let end = Offset(wanted.start.0.saturating_add(most + 1)).min(wanted.end);
+            self.position = position;
+            if let Some(next) = self.frame_among(&(next..end), epoch)? {
                 return Ok(Some((next, position)));
             }
             self.seek_to(begin);
         }
         while self.position < self.limit {
-            if let Some(offset) = self.has_record(&wanted, epoch)? {
+            if let Some(offset) = self.frame_among(&wanted, epoch)? {
                 return Ok(Some((offset, self.position)));
             }
             self.position += 1;
@@ -58,31 +61,30 @@ impl Scan<'_> {
         Ok(None)
     }
 
-    /// Returns the end of the record at the position, if its length is valid.
+    /// Returns the end of the frame at the position, if its length is valid.
     fn end_by_length(&mut self) -> io::Result<Option<u64>> {
-        self.fill(RECORD_HEADER_BYTES)?;
+        self.fill(FRAME_HEADER_BYTES)?;
         let total = encoded_len(&self.buffer[self.start()..]);
         Ok(total.ok().map(|total| self.position + total as u64))
     }
 
-    /// Returns the offset of the record at the position, if it is a wanted one.
-    fn has_record(&mut self, wanted: &Range<Offset>, epoch: Epoch) -> io::Result<Option<Offset>> {
+    /// Returns the first offset of the frame at the position, if it is a wanted one.
+    fn frame_among(&mut self, wanted: &Range<Offset>, epoch: Epoch) -> io::Result<Option<Offset>> {
         let left = self.limit.saturating_sub(self.position);
-        if left < RECORD_HEADER_BYTES as u64 {
+        if left < FRAME_HEADER_BYTES as u64 {
             return Ok(None);
         }
-        self.fill(RECORD_HEADER_BYTES)?;
-        let header = &self.buffer[self.start()..];
-        let Ok(total) = encoded_len(header) else {
+        self.fill(FRAME_HEADER_BYTES)?;
+        let Ok(claimed) = Claimed::read(&self.buffer[self.start()..]) else {
             return Ok(None);
         };
-        let (offset, found) = (Offset(u64_at(header, 8)), Epoch(u64_at(header, 16)));
-        if !wanted.contains(&offset) || found < epoch || total as u64 > left {
+        if !wanted.contains(&claimed.first) || claimed.epoch < epoch || claimed.bytes as u64 > left
+        {
             return Ok(None);
         }
-        self.fill(total)?;
-        let record = Record::decode(&self.buffer[self.start()..]);
-        Ok(record.is_ok().then_some(offset))
+        self.fill(claimed.bytes)?;
+        let frame = Frame::decode(&self.buffer[self.start()..]);
+        Ok(frame.is_ok().then_some(claimed.first))
     }
 
     /// Moves to a position; the buffer is kept if it is still of use.
@@ -123,8 +125,8 @@ mod tests {
             return None;
         }
         let at = (scan.offset().0, scan.position());
-        let (record, _) = scan.next().unwrap().unwrap();
-        assert_eq!(record.offset.0, at.0);
+        let (frame, _) = scan.next().unwrap().unwrap();
+        assert_eq!(frame.first.0, at.0);
         Some(at)
     }
 

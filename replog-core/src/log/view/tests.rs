@@ -20,7 +20,7 @@ use crate::{
 fn log_of(
     storage: &(impl Storage + Clone),
     options: LogOptions,
-    batches: &[RecordBatch],
+    batches: &[FrameBatch],
 ) -> (LogFiles, Arc<LogView>) {
     let storage = Arc::new(storage.clone());
     let (mut files, view, _) =
@@ -30,7 +30,7 @@ fn log_of(
     (files, view)
 }
 
-fn ends(batches: &[RecordBatch]) -> Vec<(u64, u64)> {
+fn ends(batches: &[FrameBatch]) -> Vec<(u64, u64)> {
     batches
         .iter()
         .map(|batch| (batch.first().0, batch.end().0))
@@ -39,10 +39,10 @@ fn ends(batches: &[RecordBatch]) -> Vec<(u64, u64)> {
 
 #[test]
 fn the_tail_holds_the_newest_batches_within_its_bytes() {
-    // 46 bytes each.
+    // 56 bytes each.
     let records = Records::new(0, [(1, 9); 20]);
     let options = LogOptions {
-        tail_bytes: 300,
+        tail_bytes: 340,
         ..options()
     };
     let (_, view) = log_of(&MemoryStorage::new(), options, &records.batches(&[2]));
@@ -58,11 +58,11 @@ fn the_tail_holds_the_newest_batches_within_its_bytes() {
         ((14, 99, 1000), Some(vec![(14, 16), (16, 18), (18, 20)])),
         ((15, 19, 1000), Some(vec![(15, 16), (16, 18), (18, 19)])),
         ((14, 20, 0), Some(vec![(14, 15)])),
-        ((14, 20, 45), Some(vec![(14, 15)])),
-        ((14, 20, 92), Some(vec![(14, 16)])),
-        ((14, 20, 93), Some(vec![(14, 16)])),
-        ((14, 20, 138), Some(vec![(14, 16), (16, 17)])),
-        ((15, 20, 138), Some(vec![(15, 16), (16, 18)])),
+        ((14, 20, 55), Some(vec![(14, 15)])),
+        ((14, 20, 112), Some(vec![(14, 16)])),
+        ((14, 20, 113), Some(vec![(14, 16)])),
+        ((14, 20, 168), Some(vec![(14, 16), (16, 17)])),
+        ((15, 20, 168), Some(vec![(15, 16), (16, 18)])),
         ((20, 99, 1000), Some(vec![])),
         ((5, 5, 1000), Some(vec![])),
         ((9, 3, 1000), Some(vec![])),
@@ -168,7 +168,7 @@ fn records_before_damage_are_read_and_the_damage_is_named() {
             source,
         }) => {
             assert_eq!((found, at, offset), (path, position, Offset(2)));
-            assert!(matches!(source, RecordError::Checksum { .. }), "{source}");
+            assert!(matches!(source, FrameError::Checksum { .. }), "{source}");
         }
         other => panic!("{other:?}"),
     }
@@ -193,13 +193,13 @@ fn records_before_damage_are_read_and_the_damage_is_named() {
     assert_eq!(damaged(firsts[1].0).0, 0);
     assert!(matches!(
         damaged(firsts[1].0).2,
-        RecordError::Checksum { .. }
+        FrameError::Checksum { .. }
     ));
     let third = open_nth(2).unwrap();
     third.truncate(third.size().unwrap() - 1).unwrap();
     let last = firsts[3].0 - 1;
     assert_eq!(damaged(last).1, last);
-    assert!(matches!(damaged(last).2, RecordError::Incomplete { .. }));
+    assert!(matches!(damaged(last).2, FrameError::Incomplete { .. }));
     storage.remove(&segment::path(firsts[4])).unwrap();
     let gone = view.read(firsts[4], Offset(30), 1000);
     assert!(matches!(gone, Err(ReadError::Io { .. })), "{gone:?}");
@@ -297,12 +297,12 @@ fn readers_never_see_two_branches_as_one_while_a_writer_cuts() {
                         Err(error) => panic!("{error}"),
                     };
                     let mut before: Option<Epoch> = None;
-                    for record in batches.iter().flat_map(RecordBatch::records) {
-                        if before.is_some_and(|before| before != record.epoch) {
-                            let start = &starts[record.epoch.0 as usize];
-                            assert_eq!(start.load(Ordering::Relaxed), record.offset.0);
+                    for frame in batches.iter().flat_map(FrameBatch::frames) {
+                        if before.is_some_and(|before| before != frame.epoch) {
+                            let start = &starts[frame.epoch.0 as usize];
+                            assert_eq!(start.load(Ordering::Relaxed), frame.first.0);
                         }
-                        before = Some(record.epoch);
+                        before = Some(frame.epoch);
                     }
                 }
             });
@@ -360,20 +360,20 @@ proptest! {
 
 #[test]
 fn bytes_from_an_offset_are_exact_in_the_tail_and_at_segments_and_estimated_elsewhere() {
-    // 46 bytes each, and one that is longer.
+    // 56 bytes each, and one that is longer.
     let mut sizes = [(1, 9); 40];
     sizes[1].1 = 109;
     let records = Records::new(0, sizes);
     let options = LogOptions {
-        tail_bytes: 300,
-        segment_bytes: 600,
+        tail_bytes: 340,
+        segment_bytes: 700,
         ..options()
     };
     let (_, view) = log_of(&MemoryStorage::new(), options, &records.batches(&[2]));
     assert!(view.segments() > 2);
     let tail_first = view.tail_first();
     for from in tail_first.0..=40 {
-        assert_eq!(view.bytes_from(Offset(from)), 46 * (40 - from));
+        assert_eq!(view.bytes_from(Offset(from)), 56 * (40 - from));
     }
     assert_eq!(view.bytes_from(Offset(99)), 0);
     assert_eq!(view.bytes_from(Offset(0)), view.bytes());

@@ -72,7 +72,6 @@ fn words(report: &WriteReport) -> String {
         WriteReport::NotTruncated { ticket, offset } => {
             format!("#{ticket} not truncated: {offset} cannot be read")
         }
-        WriteReport::LastAppend(found) => format!("last append: {found:?}"),
         WriteReport::MetaSaved {
             ticket,
             durable_end,
@@ -453,31 +452,6 @@ fn a_failure_to_save_the_snapshot_of_keys_does_not_make_a_stop_unclean() {
         let found = keys_file::load(&storage).unwrap();
         assert_eq!(found.is_some(), failing_step.is_none());
     }
-}
-
-#[test]
-fn the_end_of_the_last_append_is_found_after_everything_queued_is_written() {
-    let storage = FaultyStorage::new();
-    let (mut writer, view) = writer_on(&storage, SyncPolicy::Always);
-    let part = |range, go_on: &[u64]| {
-        WriteCommand::Append(crate::record::testing::appends(range, 1, go_on))
-    };
-    let commands = vec![
-        part(0..3, &[1, 2]),
-        WriteCommand::FindLastAppend,
-        part(3..5, &[]),
-        WriteCommand::FindLastAppend,
-    ];
-    let (reports, _) = run(&mut writer, commands);
-    let found = reports.iter().filter(|words| words.starts_with("last"));
-    assert_eq!(
-        found.collect::<Vec<_>>(),
-        [
-            "last append: Ends(Offset(1))",
-            "last append: Ends(Offset(5))"
-        ]
-    );
-    assert_eq!(view.visible_end(), Offset(5));
 }
 
 #[test]

@@ -9,8 +9,8 @@ use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
+    frame::FrameBatch,
     log::{Cut, Meta},
-    record::RecordBatch,
     rules::replica::LogFacts,
     types::{Epoch, EpochStart, Offset},
 };
@@ -22,13 +22,13 @@ pub(super) struct Entry {
     pub(super) epoch: Epoch,
     /// The client's message: no two appends send the same.
     pub(super) id: u64,
-    pub(super) batch: RecordBatch,
+    pub(super) batch: FrameBatch,
 }
 
 /// Command to the writer.
 #[derive(Clone, Debug)]
 pub(super) enum Command {
-    Append(RecordBatch),
+    Append(FrameBatch),
     Truncate { ticket: u64, to: Offset },
     Save { ticket: u64, meta: Box<Meta> },
     Resume,
@@ -72,16 +72,16 @@ pub(super) struct Disk {
 
 impl Entry {
     /// Returns the records of a batch, one by one.
-    pub(super) fn all_of(batch: &RecordBatch) -> Vec<Entry> {
+    pub(super) fn all_of(batch: &FrameBatch) -> Vec<Entry> {
         batch
-            .records()
-            .map(|record| Entry {
-                offset: record.offset,
-                epoch: record.epoch,
-                id: u64::from_be_bytes(record.payload.try_into().expect("eight bytes")),
+            .messages()
+            .map(|message| Entry {
+                offset: message.offset,
+                epoch: message.epoch,
+                id: u64::from_be_bytes(message.payload.try_into().expect("eight bytes")),
                 batch: batch
-                    .slice(record.offset, record.offset.plus(1))
-                    .expect("a record of the batch"),
+                    .slice(message.offset, message.offset.plus(1))
+                    .expect("every message is an append of its own"),
             })
             .collect()
     }

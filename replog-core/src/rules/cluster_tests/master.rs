@@ -503,12 +503,6 @@ impl Master {
                 }
                 world.submit(process, life, Command::Truncate { ticket: 0, to });
             }
-            RecoveryAction::FindLastAppend => {
-                let now = world.instant();
-                if let Some(recovery) = self.run.as_mut().and_then(|run| run.recovery.as_mut()) {
-                    recovery.on_last_append(now, recovery.own_end());
-                }
-            }
             RecoveryAction::Append(batches) => {
                 for batch in batches {
                     world.submit(process, life, Command::Append(batch));

@@ -217,7 +217,7 @@ impl Oracle {
         let mut last: BTreeMap<u64, Offset> = BTreeMap::new();
         for entry in &disk.log {
             let before = last.insert(entry.id, entry.offset);
-            let keyed = entry.batch.records().any(|record| !record.key.is_empty());
+            let keyed = entry.batch.frames().any(|frame| !frame.key.is_empty());
             let once =
                 before.is_none_or(|before| keyed && entry.offset.records_since(before) > horizon);
             if !once {

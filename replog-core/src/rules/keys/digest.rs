@@ -1,7 +1,6 @@
 //! Digests that stand for a key and for the payloads of its append.
 //!
-//! Owns the digests. A digest made from the log must equal the one made from the request, whatever parts
-//! the log is read in. Keeps rule 3.
+//! Owns the digests. A digest made from the log must equal the one made from the request. Keeps rule 3.
 
 use sha2::{Digest as _, Sha256};
 
@@ -15,12 +14,6 @@ pub(super) struct KeyDigest(pub(super) [u8; 16]);
 /// Digest of an append's payloads: the SHA-256 of a single one, or of all with their lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PayloadDigest(pub(super) [u8; 32]);
-
-/// The digest of several payloads while they arrive.
-#[derive(Clone, Debug)]
-pub(super) struct BatchDigest {
-    hasher: Sha256,
-}
 
 impl KeyDigest {
     pub(super) fn of(key: &[u8]) -> KeyDigest {
@@ -44,28 +37,12 @@ impl PayloadDigest {
         let Some(second) = payloads.next() else {
             return PayloadDigest::of(first);
         };
-        let mut digest = BatchDigest::begin(first);
-        digest.add(second);
-        payloads.for_each(|payload| digest.add(payload));
-        digest.finish()
-    }
-}
-
-impl BatchDigest {
-    pub(super) fn begin(payload: &[u8]) -> BatchDigest {
-        let hasher = Sha256::new_with_prefix(BATCH_PREFIX);
-        let mut digest = BatchDigest { hasher };
-        digest.add(payload);
-        digest
-    }
-
-    pub(super) fn add(&mut self, payload: &[u8]) {
-        // Includes the length, so that payloads with other boundaries have another digest.
-        self.hasher.update((payload.len() as u64).to_le_bytes());
-        self.hasher.update(payload);
-    }
-
-    pub(super) fn finish(self) -> PayloadDigest {
-        PayloadDigest(self.hasher.finalize().into())
+        let mut hasher = Sha256::new_with_prefix(BATCH_PREFIX);
+        for payload in [first, second].into_iter().chain(payloads) {
+            // Includes the length, so that payloads with other boundaries have another digest.
+            hasher.update((payload.len() as u64).to_le_bytes());
+            hasher.update(payload);
+        }
+        PayloadDigest(hasher.finalize().into())
     }
 }

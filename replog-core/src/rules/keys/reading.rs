@@ -7,7 +7,7 @@
 //! refused because of a damaged record, and is never appended twice because of one.
 
 use super::{Keys, Snapshot};
-use crate::{record::RecordBatch, types::Offset};
+use crate::{frame::FrameBatch, types::Offset};
 
 /// A table that is being built.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct KeyReading {
     keys: Keys,
     until: Offset,
     /// Number of records to skip when the next ones cannot be read. Grows while that continues:
-    /// damage to a record's length hides where the following ones begin.
+    /// damage to a frame's length hides where the following ones begin.
     stride: u64,
 }
 
@@ -46,10 +46,10 @@ impl KeyReading {
     }
 
     /// Accepts the first of the wanted records, at least one.
-    pub(crate) fn on_read(&mut self, records: &[RecordBatch]) {
+    pub(crate) fn on_read(&mut self, records: &[FrameBatch]) {
         assert!(!records.is_empty(), "nothing was read");
         for batch in records {
-            self.keys.push_records(batch);
+            self.keys.push_frames(batch);
         }
         assert!(self.keys.end <= self.until, "more was read than wanted");
         self.stride = 1;
@@ -68,7 +68,6 @@ impl KeyReading {
     /// Returns the table, once everything was read.
     pub(crate) fn finish(self) -> Keys {
         assert_eq!(self.keys.end, self.until, "there is more to read");
-        assert!(self.keys.open.is_none(), "the log ends inside an append");
         self.keys
     }
 }

@@ -6,7 +6,7 @@
 //! | at | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 4 | `RLKY` |
-//! | 4 | 4 | version, 1 |
+//! | 4 | 4 | version, 2 |
 //! | 8 | 16 | cluster id |
 //! | 24 | 8 | horizon: the table has the keys of this number of records before the end |
 //! | 32 | 8 | end of the log that it was made from |
@@ -25,7 +25,7 @@ use crate::{
 };
 
 const MAGIC: [u8; 4] = *b"RLKY";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 56;
 const ENTRY_BYTES: usize = 64;
 const CRC_BYTES: usize = 4;

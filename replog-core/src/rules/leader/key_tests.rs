@@ -105,8 +105,8 @@ fn the_second_of_two_appends_with_a_new_key_joins_the_first() {
     let [batch] = &admitted.batches[..] else {
         panic!("{admitted:?}")
     };
-    let keys: Vec<&[u8]> = batch.records().map(|record| record.key).collect();
-    assert_eq!(keys, [b"k", b"l"], "rule 3: and the record names its key");
+    let keys: Vec<&[u8]> = batch.frames().map(|frame| frame.key).collect();
+    assert_eq!(keys, [b"k", b"l"], "rule 3: and the frame names its key");
     bench.leader.on_durable(Offset(12));
     let expected = [(1, 10, 5, false), (3, 10, 5, true), (2, 11, 5, false)];
     assert_eq!(bench.receipts(), expected);

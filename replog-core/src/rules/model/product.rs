@@ -292,10 +292,6 @@ fn decision(mut recovery: Recovery, now: Instant) -> Decision {
                 recovery.on_truncated(now, end);
                 actions.extend(recovery.take_actions());
             }
-            RecoveryAction::FindLastAppend => {
-                recovery.on_last_append(now, recovery.own_end());
-                actions.extend(recovery.take_actions());
-            }
             RecoveryAction::Ask { to, body, .. } => {
                 let RequestBody::Fetch(fetch) = body else {
                     panic!("{body:?}");

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::*;
 use crate::{
-    record::testing::batch,
+    frame::testing::batch,
     transport::{Identity, MasterContact, NodeState, Promised},
     types::InstanceId,
 };
@@ -15,8 +15,6 @@ struct Bench {
     starts: Vec<EpochStart>,
     /// The serial of the latest question.
     serial: u64,
-    /// The end of the last complete append of the log; `None`: the end of the log.
-    whole_to: Option<Offset>,
     /// Messages to an operator at the level of an error.
     alarms: Vec<String>,
     /// Warnings to an operator.
@@ -114,7 +112,6 @@ impl Bench {
             now,
             starts: own.iter().map(|(e, f)| start(*e, *f)).collect(),
             serial: 0,
-            whole_to: None,
             alarms: Vec::new(),
             warnings: Vec::new(),
         }
@@ -144,12 +141,6 @@ impl Bench {
         let mut actions = VecDeque::from(self.recovery.take_actions());
         while let Some(action) = actions.pop_front() {
             did.push(match action {
-                RecoveryAction::FindLastAppend => {
-                    let end = self.whole_to.unwrap_or(self.recovery.own_end);
-                    self.recovery.on_last_append(self.now, end);
-                    actions.extend(self.recovery.take_actions());
-                    continue;
-                }
                 RecoveryAction::Ask {
                     to,
                     epoch,
@@ -246,7 +237,7 @@ impl Bench {
         self.answer(from, end, None, promised)
     }
 
-    fn records(&mut self, from: &str, records: RecordBatch) -> Vec<Did> {
+    fn records(&mut self, from: &str, records: FrameBatch) -> Vec<Did> {
         let fetched = Fetched {
             epoch_starts: Vec::new(),
             records: vec![records],
@@ -1162,64 +1153,14 @@ fn a_damaged_master_does_not_count_itself() {
     assert_eq!(bench.pass(1000), []);
 }
 
-/// No client was told of the append: a node that acknowledged it would have had to hold all of it.
+/// What a node promised must be what it delivers: its log ends between two appends.
 #[test]
-fn a_log_that_ends_inside_an_append_is_cut_back_before_serving_even_if_intact() {
-    let mut bench = Bench::promising(10);
-    bench.whole_to = Some(Offset(7));
-    assert_eq!(bench.promised("s1", 9, Some(4)), []);
-    assert_eq!(
-        bench.promised("s2", 10, Some(4)),
-        [Truncate(7)],
-        "its own log is the one to adopt"
-    );
-    assert_eq!(bench.recovery.health().of, Some(Offset(7)));
-    bench.recovery.on_truncated(bench.now, Offset(7));
-    assert_eq!(bench.did(), [Save(5, Some(5))]);
-    assert_eq!(bench.saved(), [Serve(5, 7)]);
-}
-
-#[test]
-fn an_append_that_another_node_holds_completely_is_adopted_and_an_incomplete_one_is_cut() {
-    for (whole_to, expected) in [(9, [Save(5, Some(5))]), (6, [Truncate(6)])] {
-        let mut bench = Bench::promising(7);
-        bench.promised("s1", 7, Some(4));
-        assert_eq!(bench.promised("s2", 9, Some(4)), [Did::Fetch("s2", 7)]);
-        assert_eq!(bench.records("s2", batch(7..9, 4)), [Did::Append(7, 9)]);
-        bench.whole_to = Some(Offset(whole_to));
-        assert_eq!(bench.durable(9), expected);
-    }
-}
-
-#[test]
-fn a_forced_recovery_quarantines_an_incomplete_append_that_it_cuts() {
-    let far = 5 + FAR;
-    let mut bench = Bench::forcing(meta(Some(4), Some(4)), &[(4, 0)], 10);
-    bench.whole_to = Some(Offset(8));
-    bench.did();
-    bench.saved();
-    assert_eq!(bench.pass(1000), [Did::Alarm, Save(far, Some(4))]);
-    assert_eq!(
-        bench.saved(),
-        [
-            Did::Promise(far),
-            Did::Alarm,
-            Did::Alarm,
-            Did::Quarantine(8, far),
-            Truncate(8)
-        ],
-        "the adopted end, and then the records of that append"
-    );
-    bench.recovery.on_truncated(bench.now, Offset(8));
-    assert_eq!(bench.did(), [Save(far, Some(far))]);
-    assert_eq!(bench.saved(), [Serve(far, 8)]);
-}
-
-#[test]
-fn a_round_that_was_given_up_ignores_the_end_of_the_last_append() {
-    let mut bench = Bench::promising(10);
-    bench.recovery.on_last_append(bench.now, Offset(7));
-    assert_eq!(bench.did(), []);
+fn a_log_that_is_said_to_end_inside_an_append_is_not_adopted() {
+    let mut bench = Bench::promising(7);
+    bench.promised("s1", 7, Some(4));
+    assert_eq!(bench.promised("s2", 9, Some(4)), [Did::Fetch("s2", 7)]);
+    let did = bench.records("s2", crate::frame::testing::appends(7, 4, &[3]));
+    assert_eq!(did, [Did::Malformed, Save(6, Some(4))]);
 }
 
 /// Returns a damaged node's log epoch and end from before it was damaged.

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
+    frame::testing::batch,
     limits::REORDER_RECORDS_MAX,
-    record::testing::batch,
     transport::{FencedBy, Promise, Promised as GrantedPromise},
     types::{DiskState, InstanceId},
 };
@@ -675,7 +675,7 @@ fn requests_that_make_no_sense_change_nothing_and_end_the_conversation() {
         change(&mut body);
         RequestBody::Hello(body)
     };
-    let append_with = |change: fn(&mut Progress), records: Vec<RecordBatch>| {
+    let append_with = |change: fn(&mut Progress), records: Vec<FrameBatch>| {
         let mut progress = progress(9, Some(1), None);
         change(&mut progress);
         RequestBody::Append(Append { progress, records })

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{Disks, Finding};
 use crate::{
-    record::RecordBatch,
+    frame::{FrameBatch, MessageRef},
     sim::{disk::RecordId, world::MachineId},
     types::{Epoch, Offset},
 };
@@ -30,7 +30,7 @@ pub(super) struct Authors {
 
 impl Authors {
     /// Returns true if the first record of this batch is known: then it is a copy.
-    pub(super) fn knows(&self, batch: &RecordBatch) -> bool {
+    pub(super) fn knows(&self, batch: &FrameBatch) -> bool {
         let first = (batch.first(), batch.first_epoch());
         self.records.contains_key(&first)
     }
@@ -39,15 +39,14 @@ impl Authors {
         &mut self,
         disks: Disks<'_>,
         machine: MachineId,
-        batch: &RecordBatch,
+        batch: &FrameBatch,
     ) -> Finding {
-        let appends = appends(batch);
-        for ((record, crc), append) in records(batch).zip(appends) {
-            let place = (record.offset, record.epoch);
+        for (message, crc, append) in messages(batch) {
+            let place = (message.offset, message.epoch);
             let authored = Authored {
                 crc,
-                key: (!record.key.is_empty()).then(|| batch.bytes().slice_ref(record.key)),
-                payload: batch.bytes().slice_ref(record.payload),
+                key: (!message.key.is_empty()).then(|| batch.bytes().slice_ref(message.key)),
+                payload: batch.bytes().slice_ref(message.payload),
                 append,
             };
             if let Some(before) = self.records.insert(place, authored)
@@ -56,8 +55,8 @@ impl Authors {
                 return Err(format!(
                     "rule 1: {} assigns offset {} of epoch {} a second time",
                     disks.name(machine),
-                    record.offset,
-                    record.epoch
+                    message.offset,
+                    message.epoch
                 ));
             }
         }
@@ -72,33 +71,17 @@ impl Authors {
     }
 }
 
-/// Returns, for each record of a batch, the records of its append. A master hands out only whole
-/// appends at once, as long as they are shorter than one batch of a link.
-fn appends(batch: &RecordBatch) -> Vec<Range<Offset>> {
-    let mut appends = Vec::new();
-    let mut first = batch.first();
-    for record in batch.records() {
-        if !record.append_goes_on() {
-            let append = first..record.offset.plus(1);
-            appends.resize(
-                append.end.records_since(batch.first()) as usize,
-                append.clone(),
-            );
-            first = append.end;
-        }
-    }
-    appends
-}
-
-/// Returns the records of a batch with their checksums.
-pub(super) fn records(
-    batch: &RecordBatch,
-) -> impl Iterator<Item = (crate::record::Record<'_>, u32)> {
+/// Returns the messages of a batch, each with the checksum of its frame and the offsets of its append.
+pub(super) fn messages(
+    batch: &FrameBatch,
+) -> impl Iterator<Item = (MessageRef<'_>, u32, Range<Offset>)> {
     let mut position = 0;
-    batch.records().map(move |record| {
+    batch.frames().flat_map(move |frame| {
         let bytes = &batch.bytes()[position..];
-        position += record.encoded_bytes();
+        position += frame.encoded_bytes();
         let crc = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-        (record, crc)
+        let append = frame.first..frame.end();
+        let messages = frame.messages();
+        messages.map(move |message| (message, crc, append.clone()))
     })
 }

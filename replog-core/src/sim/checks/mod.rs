@@ -32,12 +32,12 @@ use super::{
     world::{Life, Machine, MachineId, Part, World},
 };
 use crate::{
+    frame::FrameBatch,
     handle::{
         Followed,
         host::{Role, Watched},
     },
     log::{LogView, Meta},
-    record::RecordBatch,
     transport::{Request, Response},
     types::{Epoch, Mode, Offset, ReadLevel},
     views::Receipt,
@@ -221,7 +221,7 @@ impl World {
 
     /// Observes that a node has started on `machine`.
     pub(crate) fn on_started(&mut self, machine: MachineId, watched: Watched) {
-        let shown_local = watched.view.visible_end();
+        let shown_local = watched.view.durable_end();
         let node = Node {
             watched,
             shown_local: Offset::ZERO,
@@ -267,7 +267,7 @@ impl World {
             let Some(node) = checks.nodes.get_mut(&machine) else {
                 return Ok(());
             };
-            let end = node.watched.view.visible_end();
+            let end = node.watched.view.durable_end();
             if end < node.shown_local {
                 let cut = node.ids.split_off(end.0 as usize);
                 checks.nothing_lost.on_cut(disks, machine, end, &cut)?;
@@ -314,7 +314,7 @@ impl World {
     }
 
     /// Observes that a node gives records to its writer.
-    pub(crate) fn on_append(&mut self, machine: MachineId, batch: &RecordBatch) {
+    pub(crate) fn on_append(&mut self, machine: MachineId, batch: &FrameBatch) {
         self.check(|checks, disks, now_us| {
             let Checks {
                 nodes,

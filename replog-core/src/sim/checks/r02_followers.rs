@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 
 use super::{
     Disks, Finding, Node,
-    authors::{Authors, records},
+    authors::{Authors, messages},
     r01_total_order::TotalOrder,
 };
 use crate::{
-    handle::Followed,
-    record::RecordBatch,
+    handle::{Followed, MessageRange},
     sim::{disk::RecordId, world::MachineId},
     types::{Offset, ReadLevel},
 };
@@ -61,7 +60,7 @@ impl Followers {
         let given = self.given(machine, level);
         let name = disks.name(machine);
         match followed {
-            Followed::Records(batches) => given.on_records(disks, machine, authors, batches),
+            Followed::Records(ranges) => given.on_messages(disks, machine, authors, ranges),
             Followed::Cut { offset } if level == ReadLevel::Committed => Err(format!(
                 "rule 1: a follower of {name} at `committed` is told of a cut at {offset}"
             )),
@@ -137,12 +136,12 @@ impl Followers {
 }
 
 impl Delivered {
-    fn on_records(
+    fn on_messages(
         &mut self,
         disks: Disks<'_>,
         machine: MachineId,
         authors: &Authors,
-        batches: &[RecordBatch],
+        ranges: &[MessageRange],
     ) -> Finding {
         let name = disks.name(machine);
         // The log may have been cut below what was given, and have grown again.
@@ -155,8 +154,13 @@ impl Delivered {
                 self.ids[last]
             ));
         }
-        for (record, crc) in batches.iter().flat_map(records) {
-            let (offset, id) = (record.offset, (record.epoch, crc));
+        let messages = ranges.iter().flat_map(|range| {
+            let asked = range.first()..range.end();
+            let all = messages(range.frames());
+            all.filter(move |(message, ..)| asked.contains(&message.offset))
+        });
+        for (message, crc, _) in messages {
+            let (offset, id) = (message.offset, (message.epoch, crc));
             let next = self.ids.len() as u64;
             if offset.0 != next {
                 return Err(format!(

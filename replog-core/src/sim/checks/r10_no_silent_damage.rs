@@ -5,10 +5,10 @@ use bytes::Bytes;
 
 use super::{
     Disks, Finding,
-    authors::{Authors, records},
+    authors::{Authors, messages},
 };
 use crate::{
-    record::RecordBatch,
+    frame::FrameBatch,
     sim::world::MachineId,
     transport::{Answer, Response},
     types::Offset,
@@ -19,10 +19,10 @@ pub(super) fn on_taken(
     disks: Disks<'_>,
     machine: MachineId,
     authors: &Authors,
-    batch: &RecordBatch,
+    batch: &FrameBatch,
 ) -> Finding {
-    for (record, crc) in records(batch) {
-        let (offset, epoch) = (record.offset, record.epoch);
+    for (message, crc, _) in messages(batch) {
+        let (offset, epoch) = (message.offset, message.epoch);
         if authors.record(offset, (epoch, crc)).is_none() {
             return Err(format!(
                 "rule 10: {} takes a record at offset {offset} of epoch {epoch} that was not written like this",

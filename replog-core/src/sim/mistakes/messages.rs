@@ -2,7 +2,7 @@
 
 use super::{Life, Mistake, planted, world};
 use crate::{
-    record::RecordBatch,
+    frame::FrameBatch,
     transport::{Answer, Identity, NodeState, Progress, Refusal, Request, RequestBody, Response},
     types::{Epoch, Offset},
 };
@@ -125,8 +125,8 @@ fn on_request_with(mistake: Mistake, life: Life, mut request: Request) -> Reques
                 }
                 RequestBody::Append(append) => {
                     let end = view.written_end();
-                    let new = |batch: &RecordBatch| batch.slice(end, Offset(u64::MAX));
-                    let records: Vec<RecordBatch> = append.records.iter().filter_map(new).collect();
+                    let new = |batch: &FrameBatch| batch.slice(end, Offset(u64::MAX));
+                    let records: Vec<FrameBatch> = append.records.iter().filter_map(new).collect();
                     if !records.is_empty() {
                         append.records = records;
                     }
@@ -138,6 +138,12 @@ fn on_request_with(mistake: Mistake, life: Life, mut request: Request) -> Reques
             if let RequestBody::Hello(hello) = &mut request.body {
                 hello.end = Offset(1 << 60);
                 hello.epoch_starts_end = hello.end;
+            }
+        }
+        Mistake::CommittedInsideAppend => {
+            if let Some(progress) = progress(&mut request.body) {
+                let committed = progress.committed.and_then(|end| end.0.checked_sub(1));
+                progress.committed = committed.map(Offset);
             }
         }
         Mistake::CommittedTooFar => {
@@ -167,7 +173,7 @@ fn keep_the_buffer(life: Life, request: &mut Request) {
             kept.extend(append.records.iter().map(|batch| (epoch, batch.clone())));
             return;
         }
-        while let Some(end) = append.records.last().map(RecordBatch::end)
+        while let Some(end) = append.records.last().map(FrameBatch::end)
             && let Some(nth) = kept
                 .iter()
                 .position(|(of, batch)| *of < epoch && batch.first() == end)

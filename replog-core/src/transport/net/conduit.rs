@@ -1,10 +1,10 @@
-//! [`Conduit`]: one connection as a sequence of frames in each direction.
+//! [`Conduit`]: one connection as a sequence of packets in each direction.
 //!
-//! Owns the socket, with or without TLS, and its buffers. Knows frames but not what they carry. Memory grows
-//! with the bytes that arrive, never with the length that a frame claims; the caller decides how much may be
+//! Owns the socket, with or without TLS, and its buffers. Knows packets but not what they carry. Memory grows
+//! with the bytes that arrive, never with the length that a packet claims; the caller decides how much may be
 //! read.
 //!
-//! Frames that are queued together go out in as few writes, and as large TLS records, as there is room
+//! Packets that are queued together go out in as few writes, and as large TLS records, as there is room
 //! for: their parts are passed on in place and copied once, by the encryption.
 
 use std::{
@@ -27,7 +27,7 @@ use tokio_rustls::TlsStream;
 
 use super::{
     counters::NetCounters,
-    framing::{FRAME_HEADER_BYTES, Frame, FrameHeader, FramingError, Kind},
+    packet::{Kind, PACKET_HEADER_BYTES, Packet, PacketError, PacketHeader},
 };
 use crate::limits::{CLUSTER_BUFFER_BYTES_MAX, CLUSTER_RECEIPT_INTERVAL};
 
@@ -37,17 +37,17 @@ const READ_BYTES: usize = 64 << 10;
 /// Size of one read below TLS, in bytes: three TLS records of maximum length.
 const TLS_READ_BYTES: usize = 48 << 10;
 
-/// The longest frame that is copied out of the common buffer, in bytes: a short record that stays in memory
+/// The longest packet that is copied out of the common buffer, in bytes: a short record that stays in memory
 /// must not keep a buffer alive that is many times as long.
 const COPIED_BYTES_MAX: usize = 16 << 10;
 
-/// The most memory allocated at once for a long frame, in bytes: the claimed length is not trusted.
+/// The most memory allocated at once for a long packet, in bytes: the claimed length is not trusted.
 const ROOM_BYTES: usize = 2 << 20;
 
 /// The most parts in one write.
 const PARTS_MAX: usize = 64;
 
-const _: () = assert!(COPIED_BYTES_MAX + FRAME_HEADER_BYTES <= READ_BYTES);
+const _: () = assert!(COPIED_BYTES_MAX + PACKET_HEADER_BYTES <= READ_BYTES);
 
 /// A socket below TLS. rustls reads 4 KiB at a time: without a buffer in between, a batch of records would take a
 /// system call for each of those reads.
@@ -58,7 +58,7 @@ pub(super) fn tls_socket(stream: TcpStream) -> TlsSocket {
     BufReader::with_capacity(TLS_READ_BYTES, stream)
 }
 
-/// The byte stream below the frames.
+/// The byte stream below the packets.
 pub(super) enum Wire {
     Plain(TcpStream),
     Tls(Box<TlsStream<TlsSocket>>),
@@ -127,30 +127,30 @@ pub(super) enum ConduitError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
-    Framing(#[from] FramingError),
+    Packet(#[from] PacketError),
 }
 
-/// A long frame that has partly arrived.
+/// A long packet that has partly arrived.
 struct Partial {
-    header: FrameHeader,
+    header: PacketHeader,
     body: BytesMut,
 }
 
-/// One connection, framed.
+/// One connection, packed.
 pub(super) struct Conduit {
     wire: Wire,
     counters: Arc<NetCounters>,
-    /// Received bytes that are not a complete frame yet. Never shared: frames are copied out of it.
+    /// Received bytes that are not a complete packet yet. Never shared: packets are copied out of it.
     received: BytesMut,
     partial: Option<Partial>,
-    /// Total bytes of frames received.
+    /// Total bytes of packets received.
     received_bytes: u64,
     /// The value of `received_bytes` last reported to the other end; below, the time of that report.
     reported_bytes: u64,
     reported_at: Instant,
     outgoing: VecDeque<Bytes>,
     outgoing_bytes: usize,
-    /// Total bytes of frames queued.
+    /// Total bytes of packets queued.
     queued_bytes: u64,
     needs_flush: bool,
 }
@@ -179,13 +179,13 @@ impl Conduit {
         self.outgoing_bytes
     }
 
-    /// Reports whether a frame of these parts may be queued. The first one always may, however long.
+    /// Reports whether a packet of these parts may be queued. The first one always may, however long.
     pub(super) fn has_room_for(&self, parts: &[Bytes]) -> bool {
-        let bytes: usize = FRAME_HEADER_BYTES + parts.iter().map(Bytes::len).sum::<usize>();
+        let bytes: usize = PACKET_HEADER_BYTES + parts.iter().map(Bytes::len).sum::<usize>();
         self.outgoing.is_empty() || self.outgoing_bytes + bytes <= CLUSTER_BUFFER_BYTES_MAX
     }
 
-    /// Returns the total bytes of frames received.
+    /// Returns the total bytes of packets received.
     pub(super) fn received_bytes(&self) -> u64 {
         self.received_bytes
     }
@@ -197,14 +197,14 @@ impl Conduit {
         self.received.capacity() + partial.map_or(0, |partial| partial.body.capacity())
     }
 
-    /// Reports whether a long frame has arrived only in part.
-    pub(super) fn is_within_long_frame(&self) -> bool {
+    /// Reports whether a long packet has arrived only in part.
+    pub(super) fn is_within_long_packet(&self) -> bool {
         self.partial.is_some()
     }
 
-    /// Appends a frame of these parts to the queue. Returns the position in the stream at which it ends.
+    /// Appends a packet of these parts to the queue. Returns the position in the stream at which it ends.
     pub(super) fn queue(&mut self, kind: Kind, number: u64, parts: Vec<Bytes>) -> u64 {
-        let header = FrameHeader {
+        let header = PacketHeader {
             bytes: parts.iter().map(Bytes::len).sum(),
             kind,
             number,
@@ -213,9 +213,9 @@ impl Conduit {
         (self.reported_bytes, self.reported_at) = (self.received_bytes, Instant::now());
         let encoded = header.encode();
         match parts.split_first() {
-            // Most frames are only a short head: one part to write.
+            // Most packets are only a short head: one part to write.
             Some((head, rest)) if head.len() <= COPIED_BYTES_MAX => {
-                let mut joined = BytesMut::with_capacity(FRAME_HEADER_BYTES + head.len());
+                let mut joined = BytesMut::with_capacity(PACKET_HEADER_BYTES + head.len());
                 joined.put_slice(&encoded);
                 joined.put_slice(head);
                 self.outgoing.push_back(joined.freeze());
@@ -227,12 +227,12 @@ impl Conduit {
             }
         }
         self.outgoing.retain(|part| !part.is_empty());
-        self.outgoing_bytes += FRAME_HEADER_BYTES + header.bytes;
-        self.queued_bytes += (FRAME_HEADER_BYTES + header.bytes) as u64;
+        self.outgoing_bytes += PACKET_HEADER_BYTES + header.bytes;
+        self.queued_bytes += (PACKET_HEADER_BYTES + header.bytes) as u64;
         self.queued_bytes
     }
 
-    /// Queues a receipt that tells the other end how much of a long frame has arrived, if one is due.
+    /// Queues a receipt that tells the other end how much of a long packet has arrived, if one is due.
     pub(super) fn queue_receipt(&mut self) {
         let news = self.received_bytes > self.reported_bytes;
         if self.partial.is_some() && news && self.reported_at.elapsed() >= CLUSTER_RECEIPT_INTERVAL
@@ -241,18 +241,18 @@ impl Conduit {
         }
     }
 
-    /// Returns the next frame once it has arrived. A frame longer than `room_bytes` is not read yet.
-    pub(super) fn poll_frame(
+    /// Returns the next packet once it has arrived. A packet longer than `room_bytes` is not read yet.
+    pub(super) fn poll_packet(
         &mut self,
         cx: &mut Context<'_>,
         room_bytes: usize,
-    ) -> Poll<Result<Frame, ConduitError>> {
+    ) -> Poll<Result<Packet, ConduitError>> {
         loop {
-            if let Some(frame) = self.take_frame(room_bytes)? {
-                return Poll::Ready(Ok(frame));
+            if let Some(packet) = self.take_packet(room_bytes)? {
+                return Poll::Ready(Ok(packet));
             }
-            if self.partial.is_none() && self.received.len() >= FRAME_HEADER_BYTES {
-                // There is no room for the announced frame: the caller polls again when there is.
+            if self.partial.is_none() && self.received.len() >= PACKET_HEADER_BYTES {
+                // There is no room for the announced packet: the caller polls again when there is.
                 return Poll::Pending;
             }
             let read = ready!(self.poll_read(cx))?;
@@ -273,7 +273,7 @@ impl Conduit {
                 if body.capacity() == body.len() {
                     body.reserve(missing.min(ROOM_BYTES));
                 }
-                // Straight into its final buffer, and not a byte of the next frame.
+                // Straight into its final buffer, and not a byte of the next packet.
                 let mut room = body.limit(missing);
                 pin!(self.wire.read_buf(&mut room)).poll(cx)
             }
@@ -286,21 +286,21 @@ impl Conduit {
         }
     }
 
-    fn take_frame(&mut self, room_bytes: usize) -> Result<Option<Frame>, FramingError> {
+    fn take_packet(&mut self, room_bytes: usize) -> Result<Option<Packet>, PacketError> {
         if let Some(Partial { header, body }) = &self.partial {
             if body.len() < header.bytes {
                 return Ok(None);
             }
             let Partial { header, body } = self.partial.take().expect("checked just now");
             let body = body.freeze();
-            return Ok(Some(Frame { header, body }));
+            return Ok(Some(Packet { header, body }));
         }
-        let Some(header) = self.received.first_chunk::<FRAME_HEADER_BYTES>() else {
+        let Some(header) = self.received.first_chunk::<PACKET_HEADER_BYTES>() else {
             return Ok(None);
         };
-        let header = FrameHeader::decode(header)?;
+        let header = PacketHeader::decode(header)?;
         if header.received > self.queued_bytes {
-            return Err(FramingError::NeverSent {
+            return Err(PacketError::NeverSent {
                 received: header.received,
                 sent: self.queued_bytes,
             });
@@ -308,21 +308,21 @@ impl Conduit {
         if header.bytes > room_bytes {
             return Ok(None);
         }
-        self.received.advance(FRAME_HEADER_BYTES);
+        self.received.advance(PACKET_HEADER_BYTES);
         let have = header.bytes.min(self.received.len());
         if have == header.bytes && header.bytes <= COPIED_BYTES_MAX {
             let body = Bytes::copy_from_slice(&self.received[..have]);
             self.received.advance(have);
-            return Ok(Some(Frame { header, body }));
+            return Ok(Some(Packet { header, body }));
         }
         let mut body = BytesMut::with_capacity(header.bytes.min(ROOM_BYTES).max(have));
         body.put_slice(&self.received[..have]);
         self.received.advance(have);
         self.partial = Some(Partial { header, body });
-        self.take_frame(room_bytes)
+        self.take_packet(room_bytes)
     }
 
-    /// Sends the queued frames; ready when all of them are handed to the system.
+    /// Sends the queued packets; ready when all of them are handed to the system.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outgoing.is_empty() {
             let mut parts = [IoSlice::new(&[]); PARTS_MAX];
@@ -362,7 +362,7 @@ impl Conduit {
         }
     }
 
-    /// Sends the queued frames and shuts the connection down; gives up after `time_max`.
+    /// Sends the queued packets and shuts the connection down; gives up after `time_max`.
     pub(super) async fn close(mut self, time_max: Duration) {
         use tokio::io::AsyncWriteExt as _;
         let closing = async {

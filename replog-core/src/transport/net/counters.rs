@@ -150,9 +150,9 @@ pub struct NetSnapshot {
     pub dialled: u64,
     /// Total number of failures to open a stream.
     pub dial_failures: u64,
-    /// Total bytes of frames received, without TLS.
+    /// Total bytes of packets received, without TLS.
     pub received_bytes: u64,
-    /// Total bytes of frames sent, without TLS.
+    /// Total bytes of packets sent, without TLS.
     pub sent_bytes: u64,
 }
 

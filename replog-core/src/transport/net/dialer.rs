@@ -46,8 +46,8 @@ use super::{
     ClusterIdentity,
     conduit::{Conduit, ConduitError, Wire, tls_socket},
     counters::NetCounters,
-    framing::{self, FRAME_BYTES_MAX, Frame, FrameHeader, Kind, Preamble},
     identity,
+    packet::{self, Kind, PACKET_BYTES_MAX, Packet, PacketHeader, Preamble},
     resolve::Resolver,
     tls_errors::{TlsFailure, classify},
 };
@@ -331,7 +331,7 @@ struct Dial {
     resolver: Rc<RefCell<Resolver>>,
 }
 
-/// Makes connections as long as there are requests, and exchanges frames on them.
+/// Makes connections as long as there are requests, and exchanges packets on them.
 async fn run(line: Weak<Line>) {
     loop {
         let Some(dial) = line.upgrade().map(|line| Dial {
@@ -457,7 +457,7 @@ impl Dial {
         said.await.map_err(|error| self.failed(&error))?;
         let mut received = BytesMut::new();
         loop {
-            match framing::decode_reply(&received) {
+            match packet::decode_reply(&received) {
                 Ok(Some((Ok(_), bytes))) => {
                     let received = received.split_off(bytes);
                     let counters = Arc::clone(&self.options.counters);
@@ -550,10 +550,10 @@ impl Connection {
     fn exchange(&mut self, line: &Line, cx: &mut Context<'_>) -> Result<(), TransportError> {
         // Answers first: requests that they unblock may go out in the same write.
         loop {
-            let frame = self.conduit.poll_frame(cx, FRAME_BYTES_MAX);
+            let packet = self.conduit.poll_packet(cx, PACKET_BYTES_MAX);
             self.note_received(line);
-            match frame {
-                Poll::Ready(frame) => self.take(line, frame?)?,
+            match packet {
+                Poll::Ready(packet) => self.take(line, packet?)?,
                 Poll::Pending => break,
             }
         }
@@ -596,18 +596,18 @@ impl Connection {
         Ok(())
     }
 
-    fn take(&mut self, line: &Line, frame: Frame) -> Result<(), TransportError> {
-        let Frame { header, body } = frame;
+    fn take(&mut self, line: &Line, packet: Packet) -> Result<(), TransportError> {
+        let Packet { header, body } = packet;
         self.note_acknowledged(line, &header);
         let outcome = match header.kind {
             Kind::Receipt => return Ok(()),
-            Kind::Refusal => return Err(TransportError::Refused(framing::readable(&body))),
+            Kind::Refusal => return Err(TransportError::Refused(packet::readable(&body))),
             Kind::Request => {
                 let detail = "a request instead of an answer".to_owned();
                 return Err(TransportError::BadAnswer(detail));
             }
             Kind::Failure => {
-                framing::check_failure(&body).map_err(bad_answer)?;
+                packet::check_failure(&body).map_err(bad_answer)?;
                 Err(TransportError::Injected)
             }
             Kind::Response => {
@@ -641,7 +641,7 @@ impl Connection {
         self.received_bytes = received_bytes;
         line.state.borrow_mut().last_received_at = Some(Instant::now());
         // The answers behind a long one wait for it.
-        if self.conduit.is_within_long_frame()
+        if self.conduit.is_within_long_packet()
             && self.reported_at.get().elapsed() >= CLUSTER_RECEIPT_INTERVAL
         {
             self.report_moved(line, self.incarnation, |_, _| true);
@@ -650,7 +650,7 @@ impl Connection {
 
     /// Records that the peer has received more: requests that had not fully arrived make progress. An answer
     /// speaks only for the request that it answers and is no sign of life for the others: it may be a refusal.
-    fn note_acknowledged(&mut self, line: &Line, header: &FrameHeader) {
+    fn note_acknowledged(&mut self, line: &Line, header: &PacketHeader) {
         if header.received <= self.acknowledged {
             return;
         }
@@ -690,7 +690,7 @@ impl Connection {
 impl From<ConduitError> for TransportError {
     fn from(broken: ConduitError) -> TransportError {
         match broken {
-            ConduitError::Framing(error) => bad_answer(error),
+            ConduitError::Packet(error) => bad_answer(error),
             ConduitError::Closed | ConduitError::Io(_) => closed(broken),
         }
     }

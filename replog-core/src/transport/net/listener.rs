@@ -43,8 +43,8 @@ use super::{
     budget::HandshakeBudget,
     conduit::{Conduit, ConduitError, Wire, tls_socket},
     counters::{Gauge, NetCounters, RefusedConnection as Why},
-    framing::{self, FRAME_BYTES_MAX, Frame, Kind, Preamble},
     identity,
+    packet::{self, Kind, PACKET_BYTES_MAX, Packet, Preamble},
     streams::{Displaced, Rival, Streams},
     tls_errors::{TlsFailure, classify},
 };
@@ -351,7 +351,7 @@ impl Shared {
                 tracing::debug!(%node, %from, %address, %why, "a stream of another node ended");
             }
             End::Refused(refused) => {
-                let reason = Bytes::copy_from_slice(framing::shortened(&refused.detail).as_bytes());
+                let reason = Bytes::copy_from_slice(packet::shortened(&refused.detail).as_bytes());
                 stream.conduit.queue(Kind::Refusal, 0, vec![reason]);
                 self.refuse(address, &refused);
                 stream.conduit.close(CLOSING_TIME_MAX).await;
@@ -430,7 +430,7 @@ impl Shared {
         let credentials = self.options.identity.credentials();
         let expected = match credentials {
             Some(_) => TLS_FIRST_BYTE,
-            None => framing::MAGIC[0],
+            None => packet::MAGIC[0],
         };
         if let Err(refused) = check_first_bytes(&first[..have], expected) {
             if refused.why == Why::Http {
@@ -498,7 +498,7 @@ impl Shared {
             }
         };
         let reply = self.check_preamble(&preamble, proof);
-        let bytes = framing::encode_reply(&match &reply {
+        let bytes = packet::encode_reply(&match &reply {
             Ok(version) => Ok(*version),
             Err(refused) => Err(refused.detail.clone()),
         });
@@ -679,7 +679,7 @@ fn check_first_bytes(first: &[u8], expected: u8) -> Result<(), Refused> {
             Why::OtherProtocol,
             "it speaks TLS, but this node is insecure: start both nodes with the same kind of identity",
         )),
-        Some(_) if first == framing::MAGIC => Err(Refused::new(
+        Some(_) if first == packet::MAGIC => Err(Refused::new(
             Why::OtherProtocol,
             "it is insecure, but this node speaks TLS: start both nodes with the same kind of identity",
         )),
@@ -784,7 +784,7 @@ impl From<ConduitError> for End {
     fn from(broken: ConduitError) -> End {
         match broken {
             ConduitError::Closed | ConduitError::Io(_) => End::Left(broken.to_string()),
-            ConduitError::Framing(error) => {
+            ConduitError::Packet(error) => {
                 End::Refused(Refused::new(Why::Malformed, error.to_string()))
             }
         }
@@ -879,13 +879,13 @@ impl<'a> NodeStream<'a> {
                 && self.conduit.outgoing_bytes() < ANSWER_BYTES_MAX;
             if reads {
                 let room = match self.calls_bytes {
-                    0 => FRAME_BYTES_MAX,
+                    0 => PACKET_BYTES_MAX,
                     bytes => CLUSTER_BUFFER_BYTES_MAX.saturating_sub(bytes),
                 };
-                let frame = self.conduit.poll_frame(cx, room);
+                let packet = self.conduit.poll_packet(cx, room);
                 self.note_received();
-                if let Poll::Ready(frame) = frame {
-                    self.take(cx, frame?)?;
+                if let Poll::Ready(packet) = packet {
+                    self.take(cx, packet?)?;
                     continue;
                 }
             }
@@ -923,11 +923,11 @@ impl<'a> NodeStream<'a> {
         }
     }
 
-    fn take(&mut self, cx: &mut Context<'_>, frame: Frame) -> Result<(), End> {
-        match frame.header.kind {
-            Kind::Request => self.call(cx, frame),
+    fn take(&mut self, cx: &mut Context<'_>, packet: Packet) -> Result<(), End> {
+        match packet.header.kind {
+            Kind::Request => self.call(cx, packet),
             Kind::Receipt => Ok(()),
-            Kind::Refusal => Err(End::Left(framing::readable(&frame.body))),
+            Kind::Refusal => Err(End::Left(packet::readable(&packet.body))),
             Kind::Response | Kind::Failure => {
                 let detail = "an answer to a request that was never sent";
                 Err(End::Refused(Refused::new(Why::Malformed, detail)))
@@ -936,9 +936,9 @@ impl<'a> NodeStream<'a> {
     }
 
     /// Hands a request over before the next one is read, so that the node gets them in order.
-    fn call(&mut self, cx: &mut Context<'_>, frame: Frame) -> Result<(), End> {
-        let (number, bytes) = (frame.header.number, frame.header.bytes);
-        let request = wire::decode_request(frame.body)
+    fn call(&mut self, cx: &mut Context<'_>, packet: Packet) -> Result<(), End> {
+        let (number, bytes) = (packet.header.number, packet.header.bytes);
+        let request = wire::decode_request(packet.body)
             .map_err(|error| End::Refused(Refused::new(Why::Malformed, error.to_string())))?;
         if request.from != self.from {
             let detail = format!(
@@ -991,7 +991,7 @@ impl<'a> NodeStream<'a> {
                 self.conduit.queue(Kind::Response, number, parts);
             }
             Err(TransportError::Injected) => {
-                let body = Bytes::from_static(&framing::FAILURE_INJECTED);
+                let body = Bytes::from_static(&packet::FAILURE_INJECTED);
                 self.conduit.queue(Kind::Failure, number, vec![body]);
             }
             Err(_) => return Err(End::Left("the node has stopped".to_owned())),

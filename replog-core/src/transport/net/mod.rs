@@ -9,8 +9,8 @@
 //! | --- | --- |
 //! | `secret` | the file of the cluster's secret |
 //! | `identity` | certificates and trust |
-//! | `framing` | the bytes of a stream |
-//! | `conduit` | one connection as frames in each direction |
+//! | `packet` | the bytes of a stream |
+//! | `conduit` | one connection as packets in each direction |
 //! | `budget` | the rate limit of handshakes for unauthenticated peers |
 //! | `streams` | which stream replaces which |
 //! | `listener` | admission of connections, and their streams |
@@ -40,9 +40,9 @@ mod budget;
 mod conduit;
 mod counters;
 mod dialer;
-mod framing;
 mod identity;
 mod listener;
+mod packet;
 mod resolve;
 mod secret;
 mod streams;

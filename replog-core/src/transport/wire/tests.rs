@@ -6,27 +6,25 @@ use rand::{SeedableRng as _, seq::IndexedRandom as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::{record::Record, transport::message::FencedBy, types::InstanceId};
+use crate::golden::{Format, assert_golden};
+use crate::{frame::FrameFields, transport::message::FencedBy, types::InstanceId};
 
 fn node(name: &str) -> NodeName {
     NodeName::new(name).expect("a good name")
 }
 
-pub(super) fn batch(first: u64, payloads: &[&[u8]]) -> RecordBatch {
+pub(super) fn batch(first: u64, payloads: &[&[u8]]) -> FrameBatch {
     let mut bytes = BytesMut::new();
     for (payload, at) in payloads.iter().zip(first..) {
-        let record = Record {
-            offset: Offset(at),
+        let fields = FrameFields {
+            first: Offset(at),
             epoch: Epoch(4),
             timestamp_ms: 1_700_000_000_000,
-            kind: 0,
-            flags: 0,
             key: b"",
-            payload,
         };
-        record.encode(&mut bytes);
+        fields.encode(&[payload], &mut bytes);
     }
-    RecordBatch::check(Offset(first), bytes.freeze()).expect("encoded just now")
+    FrameBatch::check(Offset(first), bytes.freeze()).expect("encoded just now")
 }
 
 pub(super) fn progress() -> Progress {
@@ -100,7 +98,8 @@ fn resealed(mut bytes: Vec<u8>) -> Bytes {
 /// Returns a message with this header, valid or not.
 fn message(kind: u8, header: &str, rest: &[u8]) -> Bytes {
     let mut bytes = Vec::from(MAGIC);
-    bytes.extend_from_slice(&[1, 0, kind, 0]);
+    bytes.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&[kind, 0]);
     bytes.put_u32_le(header.len() as u32);
     bytes.put_u32_le(0);
     bytes.extend_from_slice(header.as_bytes());
@@ -120,8 +119,6 @@ const HEARTBEAT: &str = concat!(
 fn a_heartbeat_has_these_bytes() {
     let parts = encode_request(&request(RequestBody::Heartbeat(progress())));
     assert_eq!(parts.len(), 1);
-    let prefix = *b"RPLW\x01\x00\x01\x00\x34\x01\x00\x00\x5e\xb4\x0f\x22";
-    assert_eq!(parts[0][..PREFIX_BYTES], prefix);
     assert_eq!(
         std::str::from_utf8(&parts[0][PREFIX_BYTES..]),
         Ok(HEARTBEAT)
@@ -136,17 +133,7 @@ fn an_append_has_these_bytes_and_then_the_records_as_they_are() {
         records: vec![records.clone()],
     };
     let parts = encode_request(&request(RequestBody::Append(append)));
-    let header = concat!(
-        r#"{"cluster":"01010101010101010101010101010101","from":"master","#,
-        r#""incarnation":{"instance":"03030303030303030303030303030303","start":1},"#,
-        r#""to":"secondary-1","epoch":4,"body":{"append":{"to_incarnation":"#,
-        r#"{"instance":"02020202020202020202020202020202","start":7},"#,
-        r#""end":120,"committed":118,"refill_target":null}},"#,
-        r#""records":{"first":118,"bytes":77}}"#,
-    );
-    let prefix = *b"RPLW\x01\x00\x01\x00\x54\x01\x00\x00\x94\x29\x90\x54";
-    assert_eq!(parts[0][..PREFIX_BYTES], prefix);
-    assert_eq!(std::str::from_utf8(&parts[0][PREFIX_BYTES..]), Ok(header));
+    assert_golden(Format::Append, &joined(&parts));
     assert_eq!(parts.len(), 2);
     assert_eq!(
         parts[1].as_ptr(),
@@ -156,17 +143,25 @@ fn an_append_has_these_bytes_and_then_the_records_as_they_are() {
 }
 
 #[test]
+fn a_hello_has_these_bytes() {
+    let hello = Hello {
+        nodes: vec![node("master"), node("secondary-1")],
+        public_url: Some("http://127.0.0.1:8000".parse().expect("a good URL")),
+        log_epoch: Some(Epoch(4)),
+        end: Offset(120),
+        adopted_end: Offset(100),
+        epoch_starts: starts(&[(1, 0), (4, 100)]),
+        epoch_starts_end: Offset(120),
+        forced_epoch: None,
+    };
+    let hello = joined(&encode_request(&request(RequestBody::Hello(hello))));
+    assert_golden(Format::Hello, &hello);
+}
+
+#[test]
 fn an_answer_has_these_bytes() {
-    let parts = encode_response(&response(Answer::Taken));
-    let header = concat!(
-        r#"{"cluster":null,"name":"secondary-1","#,
-        r#""incarnation":{"instance":"02020202020202020202020202020202","start":7},"#,
-        r#""state":{"durable_end":120,"log_epoch":4,"promised":4,"buffered":0},"#,
-        r#""answer":{"taken":{}}}"#,
-    );
-    let prefix = *b"RPLW\x01\x00\x02\x00\xc7\x00\x00\x00\x3a\x30\x3e\xcf";
-    assert_eq!(parts[0][..PREFIX_BYTES], prefix);
-    assert_eq!(std::str::from_utf8(&parts[0][PREFIX_BYTES..]), Ok(header));
+    let answer = joined(&encode_response(&response(Answer::Taken)));
+    assert_golden(Format::Taken, &answer);
 }
 
 #[test]
@@ -214,13 +209,13 @@ fn members_of_a_later_version_are_ignored() {
 
 #[test]
 fn another_version_is_distinguished_from_damage_whatever_follows() {
-    let newer = WireError::Version { theirs: 2, ours: 1 };
+    let newer = WireError::Version { theirs: 3, ours: 2 };
     assert_eq!(
-        decode_request(Bytes::from_static(b"RPLW\x02\x00")),
+        decode_request(Bytes::from_static(b"RPLW\x03\x00")),
         Err(newer.clone())
     );
     assert_eq!(
-        decode_response(Bytes::from_static(b"RPLW\x02\x00something else")),
+        decode_response(Bytes::from_static(b"RPLW\x03\x00something else")),
         Err(newer)
     );
 }
@@ -265,7 +260,7 @@ fn each_kind_of_damage_to_the_prefix_has_its_own_error() {
 
 #[test]
 fn a_long_header_is_refused_before_it_has_arrived() {
-    let mut prefix = Vec::from(*b"RPLW\x01\x00\x01\x00");
+    let mut prefix = Vec::from(*b"RPLW\x02\x00\x01\x00");
     let bytes = WIRE_HEADER_BYTES_MAX as u32 + 1;
     prefix.put_u32_le(bytes);
     prefix.put_u32_le(0);
@@ -331,13 +326,13 @@ fn records_must_be_what_the_header_announces() {
             .replace("}}}", &format!("}}{span}"))
     };
     let decode = |header: &str, rest: &[u8]| decode_request(message(1, header, rest));
-    assert!(decode(&append(118, 77), &bytes).is_ok());
+    assert!(decode(&append(118, 97), &bytes).is_ok());
 
     let without = HEARTBEAT.replace("heartbeat", "append");
     assert_eq!(decode(&without, b""), Err(WireError::RecordsMissing));
     assert_eq!(
         decode(&without, &bytes),
-        Err(WireError::RecordsUnexpected { bytes: 77 })
+        Err(WireError::RecordsUnexpected { bytes: 97 })
     );
     assert_eq!(
         decode(HEARTBEAT, b"x"),
@@ -345,30 +340,30 @@ fn records_must_be_what_the_header_announces() {
     );
     let empty = WireError::Records {
         position: 0,
-        source: RecordError::Absent,
+        source: FrameError::Absent,
     };
     assert_eq!(decode(&append(118, 0), b""), Err(empty));
 
     // Cut where the first record ends: only the announced length reveals it.
     let cut = WireError::RecordsLength {
-        announced: 77,
-        found: 39,
+        announced: 97,
+        found: 49,
     };
-    assert_eq!(decode(&append(118, 77), &bytes[..39]), Err(cut));
+    assert_eq!(decode(&append(118, 97), &bytes[..49]), Err(cut));
     let garbage = [&bytes[..], b"garbage"].concat();
     let joined = WireError::RecordsLength {
-        announced: 77,
-        found: 84,
+        announced: 97,
+        found: 104,
     };
-    assert_eq!(decode(&append(118, 77), &garbage), Err(joined));
-    let error = decode(&append(118, 84), &garbage).expect_err("garbage after the records");
+    assert_eq!(decode(&append(118, 97), &garbage), Err(joined));
+    let error = decode(&append(118, 104), &garbage).expect_err("garbage after the records");
     assert!(
-        matches!(error, WireError::Records { position: 77, .. }),
+        matches!(error, WireError::Records { position: 97, .. }),
         "{error}"
     );
 
-    let error = decode(&append(117, 77), &bytes).expect_err("another offset");
-    let source = RecordError::Offset {
+    let error = decode(&append(117, 97), &bytes).expect_err("another offset");
+    let source = FrameError::Offset {
         found: Offset(118),
         expected: Offset(117),
     };
@@ -380,14 +375,14 @@ fn records_must_be_what_the_header_announces() {
         }
     );
     let mut flipped = bytes.clone();
-    flipped[76] ^= 1;
-    let error = decode(&append(118, 77), &flipped).expect_err("a flipped bit");
+    flipped[96] ^= 1;
+    let error = decode(&append(118, 97), &flipped).expect_err("a flipped bit");
     assert!(
         matches!(
             error,
             WireError::Records {
-                position: 39,
-                source: RecordError::Checksum { .. }
+                position: 49,
+                source: FrameError::Checksum { .. }
             }
         ),
         "{error}"
@@ -396,7 +391,7 @@ fn records_must_be_what_the_header_announces() {
     let error = WireError::OffsetTooLarge {
         offset: Offset(far),
     };
-    assert_eq!(decode(&append(far, 77), &bytes), Err(error));
+    assert_eq!(decode(&append(far, 97), &bytes), Err(error));
 }
 
 #[test]
@@ -693,7 +688,7 @@ fn any_progress() -> impl Strategy<Value = Progress> {
         )
 }
 
-fn any_batch() -> impl Strategy<Value = RecordBatch> {
+fn any_batch() -> impl Strategy<Value = FrameBatch> {
     let payload = prop::collection::vec(any::<u8>(), 0..50);
     (0..1_u64 << 60, prop::collection::vec(payload, 1..5)).prop_map(|(first, payloads)| {
         let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();

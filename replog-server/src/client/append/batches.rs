@@ -4,8 +4,8 @@
 //! master's answer. Knows no client and no input.
 
 use replog_core::{
-    limits::{APPEND_BYTES_MAX, KEY_BYTES_MAX},
-    record::HEADER_BYTES,
+    frame::{HEADER_BYTES, MESSAGE_HEADER_BYTES},
+    limits::{FRAME_BYTES_MAX, KEY_BYTES_MAX},
 };
 use serde_json::value::RawValue;
 
@@ -71,13 +71,14 @@ impl Batch {
     }
 
     /// Returns true if the batch with this line is an append that a master may take: its lines with a line break
-    /// between them are no longer than a request may be, and its records, one of which may have a key, are no longer
-    /// than an append may be.
+    /// between them are no longer than a request may be, and with them and a key it is no longer in the log than an
+    /// append may be.
     fn has_room_for(&self, line: &Line, limit_bytes: u64) -> bool {
         let count = self.lines.len() + 1;
         let bytes = self.bytes + line.data.get().len();
-        let (body_bytes, log_bytes) = (bytes + count - 1, bytes + count * HEADER_BYTES);
-        body_bytes as u64 <= limit_bytes && log_bytes + KEY_BYTES_MAX <= APPEND_BYTES_MAX
+        let body_bytes = bytes + count - 1;
+        let log_bytes = HEADER_BYTES + KEY_BYTES_MAX + count * MESSAGE_HEADER_BYTES + bytes;
+        body_bytes as u64 <= limit_bytes && log_bytes <= FRAME_BYTES_MAX
     }
 }
 
@@ -168,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_no_longer_in_the_log_than_an_append_may_be() {
-        let rest = APPEND_BYTES_MAX - KEY_BYTES_MAX - 3 * HEADER_BYTES - 20;
+        let rest = FRAME_BYTES_MAX - KEY_BYTES_MAX - HEADER_BYTES - 3 * MESSAGE_HEADER_BYTES - 20;
         assert_eq!(batches(&[10, rest, 10], 9, u64::MAX), [(1, 3, None)]);
         let expected = [(1, 2, Some(3)), (3, 3, None)];
         assert_eq!(batches(&[10, rest, 11], 9, u64::MAX), expected);

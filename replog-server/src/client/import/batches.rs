@@ -11,8 +11,8 @@ use std::collections::HashSet;
 
 use replog_core::{
     Offset,
-    limits::{APPEND_BYTES_MAX, KEY_BYTES_MAX},
-    record::HEADER_BYTES,
+    frame::{HEADER_BYTES, MESSAGE_HEADER_BYTES},
+    limits::{FRAME_BYTES_MAX, KEY_BYTES_MAX},
 };
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -124,8 +124,8 @@ impl Batch {
             // It has quotation marks around it.
             Some(text) => text.len() + 2,
         };
-        let records = (self.messages.len() + 1) * HEADER_BYTES;
-        self.bytes + bytes + records + KEY_BYTES_MAX <= APPEND_BYTES_MAX
+        let lengths = (self.messages.len() + 1) * MESSAGE_HEADER_BYTES;
+        HEADER_BYTES + KEY_BYTES_MAX + lengths + self.bytes + bytes <= FRAME_BYTES_MAX
     }
 
     fn push(&mut self, line: Line, number: u64) {
@@ -299,7 +299,7 @@ mod tests {
             });
             Line::parse(&line.to_string()).expect("a line")
         };
-        let rest = APPEND_BYTES_MAX - KEY_BYTES_MAX - 2 * HEADER_BYTES - 1;
+        let rest = FRAME_BYTES_MAX - KEY_BYTES_MAX - HEADER_BYTES - 2 * MESSAGE_HEADER_BYTES - 1;
         for (more, expected) in [(0, &[2][..]), (1, &[1, 1])] {
             let mut batches = Batches::new(true);
             let mut all = batches.push(line(0, None), 1);

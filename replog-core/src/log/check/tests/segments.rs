@@ -3,6 +3,9 @@
 use super::*;
 use crate::words::counted;
 
+/// Bytes of a record that are not of its payload; its key has one.
+const FIXED_BYTES: usize = crate::frame::HEADER_BYTES + 1 + crate::frame::MESSAGE_HEADER_BYTES;
+
 /// Rule 10: wherever a bit is flipped, the record that contains it is named, and no other is lost.
 #[test]
 fn every_flipped_bit_is_found_where_it_is() {
@@ -54,7 +57,7 @@ fn a_damaged_range_ends_where_records_can_be_read_again() {
     assert_eq!(records, 14);
     let at = places[5].1;
     let expected = format!(
-        "{} at byte {at}, offset 5: damage, no record has a length of 4008636142 bytes; \
+        "{} at byte {at}, offset 5: damage, no frame has a length of 4008636142 bytes; \
          offsets 5..7 cannot be read",
         seg(4)
     );
@@ -62,7 +65,7 @@ fn a_damaged_range_ends_where_records_can_be_read_again() {
     // Zeros in the middle are not the end.
     let (_, found) = overwritten(5, 7, 0);
     assert!(
-        found[0].ends_with("no record here; offsets 5..7 cannot be read"),
+        found[0].ends_with("no frame here; offsets 5..7 cannot be read"),
         "{found:?}"
     );
     // Up to the end of the file; the next one continues.
@@ -205,7 +208,7 @@ fn a_segment_of_another_branch_is_reported() {
         some_records()
             .encoded
             .iter()
-            .map(|(epoch, bytes)| (epoch + 5, bytes.len() - crate::record::HEADER_BYTES - 1)),
+            .map(|(epoch, bytes)| (epoch + 5, bytes.len() - FIXED_BYTES)),
     );
     let other = written(&others);
     set_content(&storage, &seg(8), &content(&other, &seg(8)));
@@ -225,13 +228,13 @@ fn an_epoch_that_falls_is_told() {
     // Record 5 again, well-formed, of an older epoch than record 4.
     assert_eq!(some_records().encoded[9].0, 2);
     let (path, start, end) = places[9].clone();
-    let payload_bytes = end - start - crate::record::HEADER_BYTES - 1;
+    let payload_bytes = end - start - FIXED_BYTES;
     let older = Records::new(9, [(1, payload_bytes)]).bytes();
     change(&storage, &path, |bytes| {
         bytes[start..end].copy_from_slice(&older)
     });
     let expected = format!(
-        "{path} at byte {start}, offset 9: damage, the record has epoch 1 after epoch 2; \
+        "{path} at byte {start}, offset 9: damage, the frame has epoch 1 after epoch 2; \
          offsets 9..10 cannot be read"
     );
     assert_eq!(lines(&storage), [expected]);

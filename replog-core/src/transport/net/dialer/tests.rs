@@ -15,7 +15,7 @@ use crate::{
     transport::{
         net::{
             ClusterSecret,
-            framing::{FRAME_HEADER_BYTES, FrameHeader},
+            packet::{PACKET_HEADER_BYTES, PacketHeader},
             tests::{Node, connect_as, connect_to, eventually, identity, name, secret},
         },
         suite,
@@ -75,18 +75,18 @@ fn waiting(parts: Vec<Bytes>) -> (Pending, oneshot::Receiver<Outcome>) {
 /// Reads a preamble and accepts it.
 async fn welcome(stream: &mut TcpStream) {
     let mut preamble = BytesMut::new();
-    while framing::Preamble::decode(&preamble).unwrap().is_none() {
+    while packet::Preamble::decode(&preamble).unwrap().is_none() {
         assert_ne!(stream.read_buf(&mut preamble).await.unwrap(), 0);
     }
-    let reply = framing::encode_reply(&Ok(framing::VERSION_MAX));
+    let reply = packet::encode_reply(&Ok(packet::VERSION_MAX));
     stream.write_all(&reply).await.unwrap();
 }
 
 /// Reads a request; returns `None` at the end of the stream.
 async fn read_request(stream: &mut TcpStream) -> Option<(u64, Request)> {
-    let mut header = [0; FRAME_HEADER_BYTES];
+    let mut header = [0; PACKET_HEADER_BYTES];
     stream.read_exact(&mut header).await.ok()?;
-    let header = FrameHeader::decode(&header).unwrap();
+    let header = PacketHeader::decode(&header).unwrap();
     let mut body = vec![0; header.bytes];
     stream.read_exact(&mut body).await.ok()?;
     Some((header.number, wire::decode_request(body.into()).unwrap()))
@@ -94,7 +94,7 @@ async fn read_request(stream: &mut TcpStream) -> Option<(u64, Request)> {
 
 async fn respond(stream: &mut TcpStream, number: u64, response: &Response) {
     let body = wire::encode_response(response).concat();
-    let header = FrameHeader {
+    let header = PacketHeader {
         bytes: body.len(),
         kind: Kind::Response,
         number,
@@ -166,7 +166,7 @@ fn listeners_that_are_not_nodes_are_reported_by_kind() {
             );
         }
         let refusing = rogue(|_, mut stream| async move {
-            let reply = framing::encode_reply(&Err("not today\n".to_owned()));
+            let reply = packet::encode_reply(&Err("not today\n".to_owned()));
             let _ = stream.write_all(&reply).await;
             let _ = stream.read(&mut [0; 1000]).await;
         });
@@ -189,9 +189,9 @@ fn invalid_answers_end_the_connection() {
                 let Some((number, request)) = read_request(&mut stream).await else {
                     return;
                 };
-                let mut header = vec![0; FRAME_HEADER_BYTES];
+                let mut header = vec![0; PACKET_HEADER_BYTES];
                 match count {
-                    // A huge length, an unknown kind, a request, garbage after a valid frame header.
+                    // A huge length, an unknown kind, a request, garbage after a valid packet header.
                     0 => header[..5].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 2]),
                     1 => header[4] = 77,
                     2 => header[4] = 1,
@@ -404,13 +404,13 @@ fn a_peer_that_closes_a_connection_before_any_request_is_not_redialled_at_once()
             counted.set(counted.get() + 1);
             async move {
                 // In one piece, so that the dialer sees the end together with the beginning.
-                let refusal = FrameHeader {
+                let refusal = PacketHeader {
                     bytes: 7,
                     kind: Kind::Refusal,
                     number: 0,
                     received: 0,
                 };
-                let mut bytes = framing::encode_reply(&Ok(framing::VERSION_MAX));
+                let mut bytes = packet::encode_reply(&Ok(packet::VERSION_MAX));
                 bytes.extend_from_slice(&refusal.encode());
                 bytes.extend_from_slice(b"not now");
                 let _ = stream.write_all(&bytes).await;

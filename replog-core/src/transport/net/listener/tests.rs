@@ -17,7 +17,7 @@ use crate::limits::{
 };
 use crate::transport::{
     net::{
-        framing::{FRAME_HEADER_BYTES, FrameHeader},
+        packet::{PACKET_HEADER_BYTES, PacketHeader},
         tests::{Node, connect_as, eventually, identity, name, secret},
     },
     suite,
@@ -51,9 +51,9 @@ fn insecure_node() -> Node {
     Node::with(identity, FaultInjector::new())
 }
 
-fn request_frame(number: u64, request: &crate::transport::Request) -> Vec<u8> {
+fn request_packet(number: u64, request: &crate::transport::Request) -> Vec<u8> {
     let body = wire::encode_request(request).concat();
-    let header = FrameHeader {
+    let header = PacketHeader {
         bytes: body.len(),
         kind: Kind::Request,
         number,
@@ -62,10 +62,10 @@ fn request_frame(number: u64, request: &crate::transport::Request) -> Vec<u8> {
     [&header.encode()[..], &body].concat()
 }
 
-async fn read_frame(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (FrameHeader, Vec<u8>) {
-    let mut header = [0; FRAME_HEADER_BYTES];
+async fn read_packet(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (PacketHeader, Vec<u8>) {
+    let mut header = [0; PACKET_HEADER_BYTES];
     stream.read_exact(&mut header).await.unwrap();
-    let header = FrameHeader::decode(&header).unwrap();
+    let header = PacketHeader::decode(&header).unwrap();
     let mut body = vec![0; header.bytes];
     stream.read_exact(&mut body).await.unwrap();
     (header, body)
@@ -267,7 +267,7 @@ fn another_version_is_refused_with_an_error_that_names_both() {
         };
         stream.write_all(&newer.encode()).await.unwrap();
         let reply = rest(&mut stream).await;
-        let (reply, _) = framing::decode_reply(&reply).unwrap().unwrap();
+        let (reply, _) = packet::decode_reply(&reply).unwrap().unwrap();
         let why = reply.unwrap_err();
         assert!(
             why.contains("master speaks 7 to 9, this node 2 to 2"),
@@ -278,7 +278,7 @@ fn another_version_is_refused_with_an_error_that_names_both() {
 }
 
 #[test]
-fn frames_may_be_split_and_joined_anywhere() {
+fn packets_may_be_split_and_joined_anywhere() {
     suite::run(async {
         let node = insecure_node();
         let mut stream = insecure_stream(&node, "master").await;
@@ -288,19 +288,19 @@ fn frames_may_be_split_and_joined_anywhere() {
             suite::small_append(2),
             suite::heartbeat(3),
         ];
-        let frames: Vec<u8> = (0..)
+        let packets: Vec<u8> = (0..)
             .zip(&requests)
-            .flat_map(|(number, request)| request_frame(number, request))
+            .flat_map(|(number, request)| request_packet(number, request))
             .collect();
         // All at once, then byte by byte.
-        stream.write_all(&frames).await.unwrap();
-        for byte in &frames {
+        stream.write_all(&packets).await.unwrap();
+        for byte in &packets {
             stream.write_all(&[*byte]).await.unwrap();
             tokio::task::yield_now().await;
         }
         let mut answers = Vec::new();
         while answers.len() < 6 {
-            let (header, body) = read_frame(&mut stream).await;
+            let (header, body) = read_packet(&mut stream).await;
             if header.kind == Kind::Receipt {
                 continue;
             }
@@ -317,16 +317,16 @@ fn frames_may_be_split_and_joined_anywhere() {
 }
 
 #[test]
-fn invalid_frames_end_the_stream_with_the_reason() {
+fn invalid_packets_end_the_stream_with_the_reason() {
     suite::run(async {
         let node = insecure_node();
         let header = |kind: u8, bytes: u32| {
-            let mut header = vec![0; FRAME_HEADER_BYTES];
+            let mut header = vec![0; PACKET_HEADER_BYTES];
             header[..4].copy_from_slice(&bytes.to_le_bytes());
             header[4] = kind;
             header
         };
-        let mut damaged = request_frame(0, &suite::heartbeat(1));
+        let mut damaged = request_packet(0, &suite::heartbeat(1));
         *damaged.last_mut().unwrap() ^= 1;
         let cases = [
             header(1, u32::MAX),
@@ -340,7 +340,7 @@ fn invalid_frames_end_the_stream_with_the_reason() {
         for (count, bytes) in (1..).zip(cases) {
             let mut stream = insecure_stream(&node, "master").await;
             stream.write_all(&bytes).await.unwrap();
-            let (header, reason) = read_frame(&mut stream).await;
+            let (header, reason) = read_packet(&mut stream).await;
             assert_eq!(header.kind, Kind::Refusal, "{bytes:?}");
             assert!(!reason.is_empty());
             assert_eq!(rest(&mut stream).await, b"");
@@ -353,8 +353,8 @@ fn invalid_frames_end_the_stream_with_the_reason() {
 #[test]
 fn memory_grows_with_received_bytes_and_not_with_a_claimed_length() {
     suite::run(async {
-        let header = FrameHeader {
-            bytes: FRAME_BYTES_MAX,
+        let header = PacketHeader {
+            bytes: PACKET_BYTES_MAX,
             kind: Kind::Request,
             number: 0,
             received: 0,
@@ -368,8 +368,8 @@ fn memory_grows_with_received_bytes_and_not_with_a_claimed_length() {
         let wire = Wire::Plain(listener.accept().await.unwrap().0);
         let mut conduit = Conduit::new(wire, BytesMut::new(), Arc::default());
         let read = poll_fn(|cx| {
-            assert!(conduit.poll_frame(cx, FRAME_BYTES_MAX).is_pending());
-            match conduit.received_bytes() == FRAME_HEADER_BYTES as u64 + 1000 {
+            assert!(conduit.poll_packet(cx, PACKET_BYTES_MAX).is_pending());
+            match conduit.received_bytes() == PACKET_HEADER_BYTES as u64 + 1000 {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }
@@ -384,29 +384,29 @@ fn memory_grows_with_received_bytes_and_not_with_a_claimed_length() {
 }
 
 #[test]
-fn a_frame_that_does_not_fit_next_to_others_waits() {
+fn a_packet_that_does_not_fit_next_to_others_waits() {
     suite::run(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut far = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
-        let frame = request_frame(1, &suite::append(suite::large_batch(crate::Offset(1))));
-        let body_bytes = frame.len() - FRAME_HEADER_BYTES;
+        let packet = request_packet(1, &suite::append(suite::large_batch(crate::Offset(1))));
+        let body_bytes = packet.len() - PACKET_HEADER_BYTES;
         tokio::task::spawn_local(async move {
-            far.write_all(&frame).await.unwrap();
+            far.write_all(&packet).await.unwrap();
             std::future::pending::<()>().await;
         });
         let wire = Wire::Plain(listener.accept().await.unwrap().0);
         let mut conduit = Conduit::new(wire, BytesMut::new(), Arc::default());
         let front_is_there = poll_fn(|cx| {
-            assert!(conduit.poll_frame(cx, body_bytes - 1).is_pending());
-            match conduit.received_bytes() >= FRAME_HEADER_BYTES as u64 {
+            assert!(conduit.poll_packet(cx, body_bytes - 1).is_pending());
+            match conduit.received_bytes() >= PACKET_HEADER_BYTES as u64 {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }
         });
         front_is_there.await;
-        let whole = poll_fn(|cx| conduit.poll_frame(cx, body_bytes))
+        let whole = poll_fn(|cx| conduit.poll_packet(cx, body_bytes))
             .await
             .unwrap();
         assert_eq!(whole.body.len(), body_bytes);
@@ -551,13 +551,13 @@ fn a_long_record_of_a_fenced_master_is_read_no_further() {
             let mut request = suite::heartbeat(1);
             request.incarnation.instance = InstanceId::from_bytes([instance; 16]);
             request.epoch = Epoch(epoch);
-            let frame = request_frame(0, &request);
-            stream.write_all(&frame).await.unwrap();
-            assert_eq!(read_frame(&mut stream).await.0.kind, Kind::Response);
+            let packet = request_packet(0, &request);
+            stream.write_all(&packet).await.unwrap();
+            assert_eq!(read_packet(&mut stream).await.0.kind, Kind::Response);
             stream
         };
         let mut old = open(1, 5).await;
-        let long = request_frame(1, &suite::long_append(1 << 20));
+        let long = request_packet(1, &suite::long_append(1 << 20));
         old.write_all(&long[..long.len() / 2]).await.unwrap();
         let _new = open(2, 6).await;
         // Possibly receipts, and then the end.

@@ -22,12 +22,12 @@ pub(crate) enum View {
 
 /// Form and view of one body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Frame {
+pub(crate) struct Layout {
     pub(crate) form: Form,
     pub(crate) view: View,
 }
 
-impl Frame {
+impl Layout {
     /// Writes the text before the first message.
     pub(super) fn open(self, text: &mut BytesMut) {
         match (self.form, self.view) {
@@ -103,7 +103,7 @@ impl Frame {
     }
 
     /// Writes that the node has this log and not the requested one, and that this log follows from its start. Only for
-    /// a body that [can express](Frame::has_notices) it.
+    /// a body that [can express](Layout::has_notices) it.
     pub(super) fn another_log(self, log: ClusterId, text: &mut BytesMut) {
         let notice = json!({ "event": "another_log", "cluster_id": log });
         let notice = match self.form {
@@ -136,10 +136,7 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use replog_core::{
-        record::{KIND_MESSAGE, Record},
-        types::Epoch,
-    };
+    use replog_core::{frame::MessageRef, types::Epoch};
 
     fn written(write: impl FnOnce(&mut BytesMut)) -> String {
         let mut text = BytesMut::new();
@@ -149,12 +146,10 @@ mod tests {
 
     #[test]
     fn two_messages_have_the_documented_text() {
-        let record = |offset, payload| Record {
+        let message = |offset, payload| MessageRef {
             offset: Offset(offset),
             epoch: Epoch(1),
             timestamp_ms: 5,
-            kind: KIND_MESSAGE,
-            flags: 0,
             key: b"",
             payload,
         };
@@ -182,14 +177,14 @@ mod tests {
             ),
         ];
         for ((form, view), expected) in table {
-            let frame = Frame { form, view };
+            let layout = Layout { form, view };
             let text = written(|text| {
-                let (first, second) = (record(7, b"[\r\n1]"), record(8, b"null"));
-                frame.open(text);
-                frame.message(&Fields::of_record(&first).expect("a message"), text);
-                frame.separate(text);
-                frame.message(&Fields::of_record(&second).expect("a message"), text);
-                frame.close(Offset(9), text);
+                let (first, second) = (message(7, b"[\r\n1]"), message(8, b"null"));
+                layout.open(text);
+                layout.message(&Fields::of_ref(first), text);
+                layout.separate(text);
+                layout.message(&Fields::of_ref(second), text);
+                layout.close(Offset(9), text);
             });
             assert_eq!(text, expected);
         }
@@ -197,19 +192,19 @@ mod tests {
 
     #[test]
     fn every_end_is_announced_where_the_form_allows_it() {
-        let frame = |form, view| Frame { form, view };
-        let lines = frame(Form::Ndjson, View::Message);
-        let data = frame(Form::Ndjson, View::Data);
-        let events = frame(Form::Events, View::Data);
+        let layout = |form, view| Layout { form, view };
+        let lines = layout(Form::Ndjson, View::Message);
+        let data = layout(Form::Ndjson, View::Data);
+        let events = layout(Form::Events, View::Data);
         assert_eq!(written(|text| lines.bye(text)), "{\"event\":\"bye\"}\n");
         assert_eq!(written(|text| data.bye(text)), "");
         assert_eq!(
             written(|text| events.bye(text)),
             "event: bye\ndata: {\"event\":\"bye\"}\n\n"
         );
-        let cut = |frame: Frame, offset| {
+        let cut = |layout: Layout, offset| {
             let mut is_expressed = false;
-            let text = written(|text| is_expressed = frame.cut(Offset(offset), text));
+            let text = written(|text| is_expressed = layout.cut(Offset(offset), text));
             (is_expressed, text)
         };
         let line = "{\"event\":\"cut\",\"offset\":7}\n".to_owned();
@@ -223,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_sign_of_life_changes_no_line_and_no_event() {
-        let lines = Frame {
+        let lines = Layout {
             form: Form::Ndjson,
             view: View::Message,
         };
@@ -234,7 +229,7 @@ mod tests {
         });
         let parsed: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(parsed["event"], "bye");
-        let events = Frame {
+        let events = Layout {
             form: Form::Events,
             view: View::Message,
         };

@@ -1,4 +1,4 @@
-//! The bytes of a stream between two nodes: a preamble in each direction, then frames.
+//! The bytes of a stream between two nodes: a preamble in each direction, then packets.
 //!
 //! Owns their encoding and every check that they must pass before they are used. Knows no socket
 //! and no meaning. No bytes make it panic. All integers are little-endian.
@@ -8,7 +8,7 @@
 //! | at | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 4 | magic, `RPLN` |
-//! | 4 | 2 | the oldest version of this framing that it speaks |
+//! | 4 | 2 | the oldest version of these packets that it speaks |
 //! | 6 | 2 | the newest one |
 //! | 8 | 1 | length of its name in bytes, 1 to 64 |
 //! | 9 | 1 | length of the name of the node that it wants, 1 to 64 |
@@ -23,9 +23,9 @@
 //! | 6 | 2 | length of the reason in bytes, 0 unless refused |
 //! | 8 | | the reason: one sentence for people, UTF-8 |
 //!
-//! Both are the same in every version. Then each direction is a sequence of frames. A frame's length
+//! Both are the same in every version. Then each direction is a sequence of packets. A packet's length
 //! determines where the next one begins and means nothing else: the transport below may split and join
-//! frames.
+//! packets.
 //!
 //! | at | bytes | field |
 //! | --- | --- | --- |
@@ -33,14 +33,14 @@
 //! | 4 | 1 | kind |
 //! | 5 | 3 | reserved: sent as 0, ignored |
 //! | 8 | 8 | number of the request on this stream, repeated in its answer; else 0 |
-//! | 16 | 8 | bytes of frames that the sender has received on this stream so far |
+//! | 16 | 8 | bytes of packets that the sender has received on this stream so far |
 //!
 //! | kind | sent by | carries |
 //! | --- | --- | --- |
 //! | 1 request | the node that connected | a request ([`wire`](crate::transport::wire)) |
 //! | 2 response | the node that was asked | a response |
 //! | 3 failure | the node that was asked | 1 byte: why the request failed; 1: by an injected fault |
-//! | 4 receipt | either | nothing: only reports how much of a long frame has arrived |
+//! | 4 receipt | either | nothing: only reports how much of a long packet has arrived |
 //! | 5 refusal | either | one sentence for people; the stream ends |
 //!
 //! Requests are handled in the order of the stream, and answered in any order.
@@ -49,9 +49,9 @@ use bytes::Bytes;
 
 use crate::{transport::wire, types::NodeName, words::counted};
 
-/// The oldest version of this framing that this library speaks. Version 1 was WebSockets.
+/// The oldest version of these packets that this library speaks. Version 1 was WebSockets.
 pub(super) const VERSION_MIN: u16 = 2;
-/// The newest version of this framing that this library speaks.
+/// The newest version of these packets that this library speaks.
 pub(super) const VERSION_MAX: u16 = 2;
 
 pub(super) const MAGIC: [u8; 4] = *b"RPLN";
@@ -64,25 +64,25 @@ const REPLY_BYTES: usize = 8;
 /// The longest sentence for people, in bytes: longer ones are cut.
 const REASON_BYTES_MAX: usize = 1024;
 
-/// Length of a frame's header, in bytes.
-pub(super) const FRAME_HEADER_BYTES: usize = 24;
+/// Length of a packet's header, in bytes.
+pub(super) const PACKET_HEADER_BYTES: usize = 24;
 
-/// The most bytes that a frame carries: the longest message.
-pub(super) const FRAME_BYTES_MAX: usize = wire::BODY_BYTES_MAX;
+/// The most bytes that a packet carries: the longest message.
+pub(super) const PACKET_BYTES_MAX: usize = wire::BODY_BYTES_MAX;
 
-const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(PACKET_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(VERSION_MIN <= VERSION_MAX && VERSION_MIN > 0);
 
 /// The reason why bytes are not a stream of this protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FramingError {
+pub(super) enum PacketError {
     #[error("not a stream between nodes")]
     NotThisProtocol,
     #[error("invalid node name")]
     BadName,
-    #[error("a frame of {bytes} bytes is longer than {FRAME_BYTES_MAX}")]
+    #[error("a packet of {bytes} bytes is longer than {PACKET_BYTES_MAX}")]
     TooLong { bytes: u32 },
-    #[error("a frame of kind {kind} is not allowed here")]
+    #[error("a packet of kind {kind} is not allowed here")]
     Kind { kind: u8 },
     #[error("it claims to have received {} of {sent}", counted(received, "byte"))]
     NeverSent { received: u64, sent: u64 },
@@ -122,7 +122,7 @@ impl Preamble {
 
     /// Reads a preamble from the beginning of a stream. Returns it and its length in bytes; `None` if more
     /// bytes are needed.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Option<(Preamble, usize)>, FramingError> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Option<(Preamble, usize)>, PacketError> {
         check_magic(bytes)?;
         let Some((header, names)) = bytes.split_first_chunk::<PREAMBLE_BYTES>() else {
             return Ok(None);
@@ -130,14 +130,14 @@ impl Preamble {
         let (from_bytes, to_bytes) = (usize::from(header[8]), usize::from(header[9]));
         // Checked before the names have arrived: do not wait for what cannot be a name.
         if !(1..=64).contains(&from_bytes) || !(1..=64).contains(&to_bytes) {
-            return Err(FramingError::BadName);
+            return Err(PacketError::BadName);
         }
         let Some(names) = names.get(..from_bytes + to_bytes) else {
             return Ok(None);
         };
         let name = |bytes: &[u8]| {
-            let text = std::str::from_utf8(bytes).map_err(|_| FramingError::BadName)?;
-            NodeName::new(text).map_err(|_| FramingError::BadName)
+            let text = std::str::from_utf8(bytes).map_err(|_| PacketError::BadName)?;
+            NodeName::new(text).map_err(|_| PacketError::BadName)
         };
         let preamble = Preamble {
             version_min: u16::from_le_bytes([header[4], header[5]]),
@@ -178,7 +178,7 @@ pub(super) fn encode_reply(reply: &Reply) -> Vec<u8> {
 }
 
 /// Reads the answer to a preamble. Returns it and its length in bytes; `None` if more bytes are needed.
-pub(super) fn decode_reply(bytes: &[u8]) -> Result<Option<(Reply, usize)>, FramingError> {
+pub(super) fn decode_reply(bytes: &[u8]) -> Result<Option<(Reply, usize)>, PacketError> {
     check_magic(bytes)?;
     let Some((header, behind)) = bytes.split_first_chunk::<REPLY_BYTES>() else {
         return Ok(None);
@@ -186,7 +186,7 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Frami
     let version = u16::from_le_bytes([header[4], header[5]]);
     let reason_bytes = usize::from(u16::from_le_bytes([header[6], header[7]]));
     if reason_bytes > REASON_BYTES_MAX || (version > 0 && reason_bytes > 0) {
-        return Err(FramingError::NotThisProtocol);
+        return Err(PacketError::NotThisProtocol);
     }
     let Some(reason) = behind.get(..reason_bytes) else {
         return Ok(None);
@@ -194,20 +194,20 @@ pub(super) fn decode_reply(bytes: &[u8]) -> Result<Option<(Reply, usize)>, Frami
     let reply = match version {
         0 => Err(readable(reason)),
         VERSION_MIN..=VERSION_MAX => Ok(version),
-        _ => return Err(FramingError::NotThisProtocol),
+        _ => return Err(PacketError::NotThisProtocol),
     };
     Ok(Some((reply, REPLY_BYTES + reason_bytes)))
 }
 
-fn check_magic(bytes: &[u8]) -> Result<(), FramingError> {
+fn check_magic(bytes: &[u8]) -> Result<(), PacketError> {
     let have = bytes.len().min(MAGIC.len());
     match bytes[..have] == MAGIC[..have] {
         true => Ok(()),
-        false => Err(FramingError::NotThisProtocol),
+        false => Err(PacketError::NotThisProtocol),
     }
 }
 
-/// The kind of a frame.
+/// The kind of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Request = 1,
@@ -217,19 +217,19 @@ pub(super) enum Kind {
     Refusal = 5,
 }
 
-/// The header of a frame.
+/// The header of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FrameHeader {
+pub(super) struct PacketHeader {
     pub(super) bytes: usize,
     pub(super) kind: Kind,
     pub(super) number: u64,
     pub(super) received: u64,
 }
 
-impl FrameHeader {
-    pub(super) fn encode(&self) -> [u8; FRAME_HEADER_BYTES] {
-        let bytes = u32::try_from(self.bytes).expect("a frame is shorter than 4 GiB");
-        let mut header = [0; FRAME_HEADER_BYTES];
+impl PacketHeader {
+    pub(super) fn encode(&self) -> [u8; PACKET_HEADER_BYTES] {
+        let bytes = u32::try_from(self.bytes).expect("a packet is shorter than 4 GiB");
+        let mut header = [0; PACKET_HEADER_BYTES];
         header[..4].copy_from_slice(&bytes.to_le_bytes());
         header[4] = self.kind as u8;
         header[8..16].copy_from_slice(&self.number.to_le_bytes());
@@ -237,7 +237,7 @@ impl FrameHeader {
         header
     }
 
-    pub(super) fn decode(header: &[u8; FRAME_HEADER_BYTES]) -> Result<FrameHeader, FramingError> {
+    pub(super) fn decode(header: &[u8; PACKET_HEADER_BYTES]) -> Result<PacketHeader, PacketError> {
         let u64_at = |at: usize| {
             let bytes = header[at..at + 8].try_into();
             u64::from_le_bytes(bytes.expect("eight bytes"))
@@ -248,19 +248,19 @@ impl FrameHeader {
             3 => Kind::Failure,
             4 => Kind::Receipt,
             5 => Kind::Refusal,
-            kind => return Err(FramingError::Kind { kind }),
+            kind => return Err(PacketError::Kind { kind }),
         };
         let bytes = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
         let bytes_max = match kind {
-            Kind::Request | Kind::Response => FRAME_BYTES_MAX,
+            Kind::Request | Kind::Response => PACKET_BYTES_MAX,
             Kind::Failure => FAILURE_INJECTED.len(),
             Kind::Receipt => 0,
             Kind::Refusal => REASON_BYTES_MAX,
         };
         if bytes as usize > bytes_max {
-            return Err(FramingError::TooLong { bytes });
+            return Err(PacketError::TooLong { bytes });
         }
-        Ok(FrameHeader {
+        Ok(PacketHeader {
             bytes: bytes as usize,
             kind,
             number: u64_at(8),
@@ -269,10 +269,10 @@ impl FrameHeader {
     }
 }
 
-/// A frame as received.
+/// A packet as received.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) header: FrameHeader,
+pub(super) struct Packet {
+    pub(super) header: PacketHeader,
     pub(super) body: Bytes,
 }
 
@@ -280,10 +280,10 @@ pub(super) struct Frame {
 pub(super) const FAILURE_INJECTED: [u8; 1] = [1];
 
 /// Checks that a failure is of a known kind.
-pub(super) fn check_failure(body: &[u8]) -> Result<(), FramingError> {
+pub(super) fn check_failure(body: &[u8]) -> Result<(), PacketError> {
     match body == FAILURE_INJECTED {
         true => Ok(()),
-        false => Err(FramingError::NotThisProtocol),
+        false => Err(PacketError::NotThisProtocol),
     }
 }
 
@@ -319,6 +319,7 @@ pub(super) fn shortened(reason: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::{Format, assert_golden, golden};
 
     fn preamble() -> Preamble {
         Preamble::new(
@@ -329,9 +330,9 @@ mod tests {
 
     #[test]
     fn a_preamble_is_these_bytes() {
-        let expected = b"RPLN\x02\0\x02\0\x06\x03masters-1";
-        assert_eq!(preamble().encode(), expected);
-        let mut longer = expected.to_vec();
+        let expected = golden(Format::Preamble);
+        assert_golden(Format::Preamble, &preamble().encode());
+        let mut longer = expected.clone();
         longer.push(9);
         assert_eq!(
             Preamble::decode(&longer),
@@ -347,6 +348,7 @@ mod tests {
         let accepted = b"RPLN\x02\0\0\0";
         let refused = b"RPLN\0\0\x03\0why";
         assert_eq!(encode_reply(&Ok(2)), accepted);
+        assert_golden(Format::Reply, accepted);
         assert_eq!(encode_reply(&Err("why".to_owned())), refused);
         assert_eq!(decode_reply(accepted), Ok(Some((Ok(2), 8))));
         assert_eq!(
@@ -363,23 +365,20 @@ mod tests {
     }
 
     #[test]
-    fn a_front_is_these_bytes() {
-        let header = FrameHeader {
-            bytes: 0x0102_0304,
+    fn a_packet_header_is_these_bytes() {
+        let header = PacketHeader {
+            bytes: 0x0002_0304,
             kind: Kind::Request,
             number: 0x1112_1314_1516_1718,
             received: 0x2122_2324_2526_2728,
         };
-        let expected = [
-            4, 3, 2, 1, 1, 0, 0, 0, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11, 0x28, 0x27,
-            0x26, 0x25, 0x24, 0x23, 0x22, 0x21,
-        ];
-        assert_eq!(header.encode(), expected);
-        assert_eq!(FrameHeader::decode(&expected), Ok(header));
+        let expected = header.encode();
+        assert_golden(Format::PacketHeader, &expected);
+        assert_eq!(PacketHeader::decode(&expected), Ok(header));
         let mut too_long = expected;
         too_long[3] = 0x7f;
-        let refused = Err(FramingError::TooLong { bytes: 0x7f02_0304 });
-        assert_eq!(FrameHeader::decode(&too_long), refused);
+        let refused = Err(PacketError::TooLong { bytes: 0x7f02_0304 });
+        assert_eq!(PacketHeader::decode(&too_long), refused);
         let kinds = [
             Kind::Request,
             Kind::Response,
@@ -388,20 +387,20 @@ mod tests {
             Kind::Refusal,
         ];
         for (kind, byte) in kinds.into_iter().zip(1..) {
-            let header = FrameHeader {
+            let header = PacketHeader {
                 bytes: 0,
                 kind,
                 number: 7,
                 received: 8,
             };
             assert_eq!(header.encode()[4], byte);
-            assert_eq!(FrameHeader::decode(&header.encode()), Ok(header));
+            assert_eq!(PacketHeader::decode(&header.encode()), Ok(header));
         }
     }
 
     #[test]
     fn invalid_bytes_are_refused_as_early_as_possible() {
-        let http = Err(FramingError::NotThisProtocol);
+        let http = Err(PacketError::NotThisProtocol);
         for bytes in [
             &b"GET / HTTP/1.1\r\n"[..],
             b"\x16\x03\x01",
@@ -411,7 +410,7 @@ mod tests {
             assert_eq!(Preamble::decode(bytes), http, "{bytes:?}");
             assert!(decode_reply(bytes).is_err(), "{bytes:?}");
         }
-        let bad_name = Err(FramingError::BadName);
+        let bad_name = Err(PacketError::BadName);
         for bytes in [
             &b"RPLN\x02\0\x02\0\0\x03s-1"[..],
             b"RPLN\x02\0\x02\0\x41\x03",
@@ -433,10 +432,10 @@ mod tests {
             (0, 0),
             (6, 0),
         ] {
-            let mut header = [0; FRAME_HEADER_BYTES];
+            let mut header = [0; PACKET_HEADER_BYTES];
             header[..4].copy_from_slice(&u32::to_le_bytes(bytes));
             header[4] = kind;
-            assert!(FrameHeader::decode(&header).is_err(), "{kind} {bytes}");
+            assert!(PacketHeader::decode(&header).is_err(), "{kind} {bytes}");
         }
         assert_eq!(check_failure(&[1]), Ok(()));
         for body in [&b""[..], &[0], &[2], &[0xf4, 1]] {

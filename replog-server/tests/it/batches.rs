@@ -226,8 +226,8 @@ fn a_batch_of_exactly_what_an_append_may_have_in_the_log_is_appended_and_one_byt
     assert_eq!(answer.status, 201, "{}", answer.text());
     assert_eq!(answer.json()["first_offset"], 0);
     // Many short messages are more in the log than in the request.
-    let answer = send(node, "", None, "1\n".repeat(1 << 18).as_bytes());
-    assert_too_large(&answer, FRAME_BYTES_MAX, "with line 226720 the batch");
+    let answer = send(node, "", None, "1\n".repeat(2 << 20).as_bytes());
+    assert_too_large(&answer, FRAME_BYTES_MAX, "with line 1677714 the batch");
     let answer = post(node.address, r#"{"data":1}"#);
     assert_eq!(answer.json()["offset"], most.lines().count());
 }
@@ -236,7 +236,7 @@ fn a_batch_of_exactly_what_an_append_may_have_in_the_log_is_appended_and_one_byt
 fn a_batch_that_could_never_be_queued_is_refused_and_the_limit_named() {
     let flags = ["--max-queued-bytes", "10000", "--max-message-bytes", "5000"];
     let cluster = Cluster::start(1, &flags);
-    let answer = send(&cluster.master, "", None, "1\n".repeat(1000).as_bytes());
+    let answer = send(&cluster.master, "", None, "1\n".repeat(3000).as_bytes());
     assert_eq!(
         (answer.status, answer.problem().as_str()),
         (429, "/problems/overloaded")

@@ -34,7 +34,7 @@ fn poison(directory: &Path) {
     let end = epoch + meta[epoch..].find(',').expect("more behind it");
     meta.replace_range(epoch..end, &POISON.to_string());
     let crc = crc32c(meta.as_bytes());
-    let text = format!("{{\n\"format\": 1,\n\"crc32c\": \"{crc:08x}\",\n\"meta\": {meta}\n}}\n");
+    let text = format!("{{\n\"format\": 2,\n\"crc32c\": \"{crc:08x}\",\n\"meta\": {meta}\n}}\n");
     fs::write(path, text).expect("room for it");
 }
 

@@ -4,7 +4,7 @@
 //! actions. Decides nothing. Answers to clients leave through one-shot channels, never through
 //! futures of the actor: ten thousand parked futures would be polled at every wake-up.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use actix::{
     Actor, ActorContext as _, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler,
@@ -76,8 +76,8 @@ pub(crate) struct Coordinator {
     inspection: Option<Inspection>,
     /// The record that is being inspected.
     inspected: Option<Offset>,
-    /// Another record that could not be read and has not been inspected yet.
-    noticed: Option<Offset>,
+    /// Other records that could not be read and have not been inspected yet.
+    noticed: BTreeSet<Offset>,
     /// The epoch is too low for another node: a new one must follow once the inspection is done.
     raise_epoch: bool,
     inbox: Arc<Inbox>,
@@ -210,7 +210,7 @@ impl Coordinator {
             repair: Repair::default(),
             inspection: None,
             inspected: None,
-            noticed: None,
+            noticed: BTreeSet::new(),
             raise_epoch: false,
             inbox,
             spare: Vec::new(),
@@ -427,7 +427,7 @@ impl Coordinator {
         }
         (self.recovery, self.saving, self.inspection) = (None, None, None);
         // An inspection that could not be completed is repeated once there is space.
-        self.noticed = self.inspected.take().or(self.noticed);
+        self.noticed.extend(self.inspected.take());
         self.repair = Repair::default();
         let outage = WriteOutage {
             disk: disk_state(error),
@@ -555,7 +555,7 @@ impl Coordinator {
                 if self.leader.on_resumed(now) {
                     self.recover(now, whole_end);
                 }
-                if let Some(offset) = self.noticed.take() {
+                if let Some(offset) = self.noticed.pop_first() {
                     self.on_damage(offset);
                 }
             }

@@ -5,13 +5,19 @@
 
 use super::*;
 
+/// Records that could not be read and wait for their inspection. Any more are noticed when they are
+/// read again.
+const NOTICED_MAX: usize = 1_000;
+
 impl Coordinator {
     /// Handles an unreadable record of this master's log. A leading master goes on: clients and
     /// secondaries are served from the readable records, and the rest comes from a secondary that has
     /// it. If it restarts before that, it knows that its log is not intact.
     pub(super) fn on_damage(&mut self, offset: Offset) {
         if self.inspection.is_some() || self.leader.disk() != DiskState::Ok {
-            self.noticed = Some(offset);
+            if self.noticed.len() < NOTICED_MAX {
+                self.noticed.insert(offset);
+            }
             return;
         }
         if self.closing {
@@ -41,11 +47,11 @@ impl Coordinator {
         whole_end: Offset,
     ) {
         let now = Instant::now();
-        // A record noticed meanwhile counts unless it is in one of the holes found.
+        // Records noticed meanwhile count unless they are in one of the holes found.
         let is_known = |offset: &Offset| holes.iter().any(|hole| hole.contains(offset));
-        let noticed = self.noticed.take().filter(|offset| !is_known(offset));
         let inspected = self.inspected.take();
-        let noticed = noticed.filter(|offset| Some(*offset) != inspected);
+        self.noticed
+            .retain(|offset| !is_known(offset) && Some(*offset) != inspected);
         let raise_epoch = std::mem::take(&mut self.raise_epoch);
         match self.inspection.take() {
             Some(Inspection::BeforeRecovery) => self.recover(now, whole_end),
@@ -60,7 +66,7 @@ impl Coordinator {
             }
             None => {}
         }
-        if let Some(offset) = noticed {
+        if let Some(offset) = self.noticed.pop_first() {
             self.on_damage(offset);
         }
     }
@@ -97,7 +103,8 @@ impl Coordinator {
     /// Marks the log as intact again if everything missing has been repaired.
     pub(super) fn become_intact(&mut self, ctx: &mut Context<Self>) {
         // A log under inspection is not known to be intact.
-        if self.repair.is_needed() || self.inspection.is_some() || !self.leader.is_serving() {
+        let is_inspected = self.inspection.is_some() || !self.noticed.is_empty();
+        if self.repair.is_needed() || is_inspected || !self.leader.is_serving() {
             return;
         }
         info!("the log is intact again");

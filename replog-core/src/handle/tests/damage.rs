@@ -139,6 +139,30 @@ async fn a_leader_keeps_leading_despite_its_own_damage_and_repairs_it() {
 }
 
 #[tokio::test]
+async fn records_that_are_noticed_together_are_all_repaired_though_nobody_reads_them_again() {
+    let (cluster, master, _secondaries) = filled().await;
+    let good = logs(&cluster.master_disk);
+    let reader = master.reader();
+    let names = cluster.master_disk.list("log").unwrap();
+    let damaged = [0, 1, 2].map(|nth| {
+        rot(&cluster.master_disk, nth as isize);
+        let first = names[nth].strip_suffix(".log").unwrap();
+        Offset(first.parse().unwrap())
+    });
+    let reads = damaged.map(|first| reader.get(first));
+    let [one, two, three] = reads;
+    let read = tokio::join!(one, two, three);
+    assert!(read.0.is_err() && read.1.is_err() && read.2.is_err());
+    let repaired = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(2));
+        while logs(&cluster.master_disk)[..3] != good[..3] {
+            tick.tick().await;
+        }
+    };
+    within(repaired).await;
+}
+
+#[tokio::test]
 async fn a_master_that_starts_with_a_damaged_record_recovers_from_the_others() {
     let (cluster, master, secondaries) = filled().await;
     master.stop().await;

@@ -33,6 +33,7 @@ pub mod words;
 mod actors;
 mod handle;
 mod log;
+mod planted;
 mod rules;
 mod spans;
 mod watch;

@@ -36,6 +36,7 @@ use crate::{
         MasterMetrics,
         tally::{AppendTally, LinkTally},
     },
+    planted::planted,
     rules::{
         disk_space::WriteOutage,
         keys::Keys,
@@ -358,7 +359,9 @@ impl Coordinator {
 
     fn on_keys(&mut self, ctx: &mut Context<Self>, won: WonEpoch, keys: Result<Keys, String>) {
         // The recovery failed, was told to stop, or started over meanwhile.
-        let current = |recovery: &Recovery| recovery.epoch() == won.epoch;
+        let current = |recovery: &Recovery| {
+            recovery.epoch() == won.epoch || planted!(KeysOfEarlierRoundTaken)
+        };
         if self.closing || !self.recovery.as_ref().is_some_and(current) {
             return;
         }
@@ -395,7 +398,9 @@ impl Coordinator {
                 forced_epoch,
             });
         }
-        self.publish_missing();
+        if !planted!(HolesForgottenAtServe) {
+            self.publish_missing();
+        }
         if self.meta.log_epoch.is_none() {
             self.become_intact(ctx);
         }
@@ -428,6 +433,9 @@ impl Coordinator {
         (self.recovery, self.saving, self.inspection) = (None, None, None);
         // An inspection that could not be completed is repeated once there is space.
         self.noticed.extend(self.inspected.take());
+        if planted!(FullDiskForgetsDamage) {
+            self.noticed.clear();
+        }
         self.repair = Repair::default();
         let outage = WriteOutage {
             disk: disk_state(error),

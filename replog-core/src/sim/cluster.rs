@@ -21,6 +21,9 @@ use crate::{
     views::{BatchReceipt, Receipt},
 };
 
+/// A horizon beyond the log of any run.
+const KEY_HORIZON: u64 = 1_000_000;
+
 /// The shape of a cluster and its load.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -42,6 +45,10 @@ pub struct Cluster {
     pub tail_bytes: usize,
     /// Maximum bytes of zeros that each log writes ahead.
     pub preallocate_bytes: u64,
+    /// Number of records whose keys are known.
+    pub key_horizon: u64,
+    /// True if each node is followed from the beginning of its log, at both levels, since its start.
+    pub followers: bool,
     /// True if clients now and then hang up before they are answered. Off in drawn clusters.
     pub hang_ups: bool,
 }
@@ -57,6 +64,8 @@ impl Default for Cluster {
             segment_bytes: 16 << 10,
             tail_bytes: 4 << 10,
             preallocate_bytes: 2 << 10,
+            key_horizon: KEY_HORIZON,
+            followers: true,
             hang_ups: false,
         }
     }
@@ -102,6 +111,8 @@ impl Cluster {
                 0 => 0,
                 _ => rng.random_range(200..4 << 10),
             },
+            key_horizon: KEY_HORIZON,
+            followers: true,
             hang_ups: false,
         }
     }
@@ -112,26 +123,29 @@ impl Cluster {
         let names: Vec<String> = (1..=self.secondaries)
             .map(|nth| format!("secondary-{nth}"))
             .collect();
-        let log = self.log_config();
+        let (log, followers) = (self.log_config(), self.followers);
         let mut config = MasterConfig::new(name("master"), peers(&names));
         config.log = log.clone();
+        config.key_horizon = self.key_horizon;
         let mut masters = vec!["master".to_owned()];
         let mut simulation = {
             let config = config.clone();
-            simulation.node("master", move |machine| master(machine, config.clone()))
+            simulation.node("master", move |machine| {
+                master(machine, config.clone(), followers)
+            })
         };
         for secondary_name in &names {
             let mut config = SecondaryConfig::new(name(secondary_name));
             config.log = log.clone();
             simulation = simulation.node(secondary_name, move |machine| {
-                secondary(machine, config.clone())
+                secondary(machine, config.clone(), followers)
             });
         }
         config.founding = Founding::Never;
         config.take_over = self.take_over;
         for nth in 1..=self.standby_masters {
             let (config, name) = (config.clone(), format!("master-{}", nth + 1));
-            let program = move |machine| master(machine, config.clone());
+            let program = move |machine| master(machine, config.clone(), followers);
             simulation = simulation.standby(&name, "master", program);
             masters.push(name);
         }
@@ -203,7 +217,7 @@ fn peers(names: &[String]) -> Vec<Peer> {
 }
 
 /// Runs a master on a machine.
-async fn master(machine: Machine, mut config: MasterConfig) {
+async fn master(machine: Machine, mut config: MasterConfig, followers: bool) {
     mistakes::on_start(&machine, &mut config);
     let started = Master::start(config, machine.storage(), machine.network()).await;
     let master = match started {
@@ -215,7 +229,9 @@ async fn master(machine: Machine, mut config: MasterConfig) {
         }
     };
     serve_reads(&machine, master.reader());
-    follow(&machine, &master.reader());
+    if followers {
+        follow(&machine, &master.reader());
+    }
     let callers = Rc::new(Callers::default());
     let (at, serving) = (machine.clone(), master.clone());
     machine.listen(move |ask: Ask| {
@@ -322,12 +338,14 @@ fn first_of(receipt: &BatchReceipt) -> Receipt {
 }
 
 /// Runs a secondary on a machine.
-async fn secondary(machine: Machine, config: SecondaryConfig) {
+async fn secondary(machine: Machine, config: SecondaryConfig, followers: bool) {
     match Secondary::start(config, machine.storage()).await {
         Ok(secondary) => {
             machine.serve(secondary.clone());
             serve_reads(&machine, secondary.reader());
-            follow(&machine, &secondary.reader());
+            if followers {
+                follow(&machine, &secondary.reader());
+            }
             let stopped = secondary.stopped().await;
             machine.note(format!("the secondary has ended: {:?}", stopped.reason));
         }

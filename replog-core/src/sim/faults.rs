@@ -558,6 +558,7 @@ impl World {
         self.wires.heal();
         for machine in &mut self.machines {
             machine.slowness = 1;
+            machine.slowness_of_reads = None;
             machine.disk.full = false;
         }
         for machine in self.targets() {

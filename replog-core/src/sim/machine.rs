@@ -319,7 +319,11 @@ impl Host for SimulatedHost {
     }
 
     fn off_thread(&self, work: Work) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let us = disk_us(self.life, 20, 300);
+        let us = world::with(|world| {
+            let machine = world.machine(self.life.machine);
+            let slowness = machine.slowness_of_reads.unwrap_or(machine.slowness);
+            world.between(20, 300) * slowness.max(1)
+        });
         Box::pin(async move {
             world::sleep_us(us).await;
             work();

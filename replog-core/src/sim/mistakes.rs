@@ -1,8 +1,11 @@
 //! Planted mistakes: each check must find those that it is there for.
 //!
-//! They change what passes between a node and its surroundings (requests, answers, the commands and
-//! reports of its writer, its disk), so that the node behaves as if it had the mistake; the code of
-//! the nodes knows nothing of them.
+//! Most of them change what passes between a node and its surroundings (requests, answers, the
+//! commands and reports of its writer, its disk), so that the node behaves as if it had the mistake;
+//! the code of the nodes knows nothing of them. A few cannot be expressed like that: what a
+//! coordinator forgets, or does too early, depends on its own state, which no message shows. For
+//! these there is a hook in its code at the decision in question, `planted!`, which is compiled only
+//! with the feature `sim` (`planted.rs`).
 
 mod messages;
 
@@ -22,9 +25,9 @@ use crate::{
     error::AppendError,
     frame::FrameBatch,
     handle::Followed,
-    log::{NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
+    log::{HeldBack, NextStep, Promised, WriteCommand, WriteReport, WriterLoop},
     transport::Response,
-    types::{Epoch, Incarnation, NodeName, Offset},
+    types::{Epoch, Incarnation, Mode, NodeName, Offset},
     views::Receipt,
 };
 
@@ -194,6 +197,28 @@ mistakes! {
     HeartbeatOvertakesAppend,
     /// a master counts the promise of a node whose log is newer than its own, and keeps its own log
     NewerLogPassedOver,
+    /// a refusal that names the master's own epoch fences it, as one that names a newer epoch does
+    EveryRefusalFences,
+    /// an epoch that another directory has been promised is not raised after an inspection
+    RaisedEpochForgotten,
+    /// damage that is noticed while other damage is inspected, or while the disk is full, is forgotten
+    NoticedDamageForgotten,
+    /// damage whose inspection ends because the disk is full is forgotten
+    FullDiskForgetsDamage,
+    /// a master that finds damage in its log keeps its log epoch on disk
+    LogEpochKeptOnDamage,
+    /// a log counts as intact again while damage in it is inspected
+    IntactDuringInspection,
+    /// a recovering master shows what lies behind damage in its log
+    DamagedLogNotHeldBack,
+    /// keys that were read for an earlier round of the recovery are taken, and the master serves
+    KeysOfEarlierRoundTaken,
+    /// holes that are found just before a master serves are forgotten when it does
+    HolesForgottenAtServe,
+    /// a master waits for missing records that no node has
+    MissingRangeWaitedFor,
+    /// the holes of a log that was replaced are looked for in the log in its place
+    HolesKeptAcrossRecovery,
 }
 
 /// State that mistakes keep.
@@ -220,6 +245,12 @@ pub(crate) struct Memory {
     unbounded: BTreeMap<MachineId, Epoch>,
     /// The newest epoch of a heartbeat that came to a node: its sender, and the life that it was meant for.
     heartbeats: BTreeMap<MachineId, (Epoch, Incarnation, Incarnation)>,
+}
+
+/// Returns true if the node whose code runs now makes this mistake. For the hooks in the code of the
+/// nodes: anything else is changed on its way to or from them.
+pub(crate) fn is_planted(mistake: Mistake) -> bool {
+    world::exists() && world::with(|world| world.planted(mistake))
 }
 
 /// Returns the mistake that was planted, not the one planted with it.
@@ -335,6 +366,19 @@ pub(crate) fn on_command(
             submit(Place::Front, command);
         }
         (Some(Mistake::CutNotQuarantined), WriteCommand::Quarantine { .. }) => {}
+        (Some(Mistake::LogEpochKeptOnDamage), WriteCommand::SaveMeta { ticket, mut meta }) => {
+            let kept = world::with(|world| world.log_epoch_while_leading(life.machine));
+            if meta.log_epoch.is_none() && kept.is_some() {
+                (meta.log_epoch, meta.last_whole) = (kept, None);
+            }
+            submit(Place::Back, WriteCommand::SaveMeta { ticket, meta });
+        }
+        (Some(Mistake::DamagedLogNotHeldBack), WriteCommand::Inspect { offset, .. })
+            if world::with(|world| is_master(world)) =>
+        {
+            let held_back = HeldBack::No;
+            submit(Place::Back, WriteCommand::Inspect { offset, held_back });
+        }
         (_, command) => submit(Place::Back, command),
     }
 }
@@ -498,6 +542,14 @@ impl World {
             Ordering::Equal => own_log_epoch,
             Ordering::Greater => own_log_epoch.next(),
         }
+    }
+
+    /// Returns the log epoch on the disk of a master that leads; `None` on any other node.
+    fn log_epoch_while_leading(&self, machine: MachineId) -> Option<Epoch> {
+        let mode = self.checks.mode(machine)?;
+        let meta = self.machines[machine.0].disk.meta.as_ref();
+        let leads = self.checks.is_master(machine) && mode != Mode::Recovering;
+        meta.filter(|_| leads)?.log_epoch
     }
 
     /// Returns the name of the node on `machine`.

@@ -107,6 +107,7 @@ use std::sync::Arc;
 pub use faults::Faults;
 pub use machine::{Goal, Machine};
 pub use mistakes::Mistake;
+pub(crate) use mistakes::is_planted;
 pub use network::CallError;
 pub use occurrences::{OCCURRENCES, SCHEDULED};
 pub use scenario::Scenario;

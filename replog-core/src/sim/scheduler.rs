@@ -255,6 +255,7 @@ impl Simulation {
                 listeners: BTreeMap::new(),
                 clock_offset_ms: 0,
                 slowness: 1,
+                slowness_of_reads: None,
                 troubled_until_us: 0,
             });
             if matches!(part, Part::Node | Part::Client) {

@@ -415,6 +415,16 @@ impl Stage {
         });
     }
 
+    /// Makes what it reads from its disk slower than normal by this factor, whatever it writes.
+    pub(crate) fn set_slowness_of_reads(&self, name: &str, slowness: u64) {
+        world::with(|world| {
+            let machine = world.id(name);
+            world.note_of(machine, format_args!("reads {slowness} times slower"));
+            world.machine(machine).slowness_of_reads = Some(slowness);
+            world.machine(machine).troubled_until_us = world.now_us;
+        });
+    }
+
     /// Makes it crash at the `nth` line of the trace from now on that has this text, between two
     /// operations; it stays down.
     pub(crate) fn crash_at_line(&self, name: &str, text: &str, nth: u64) {
@@ -568,6 +578,15 @@ impl Stage {
             names.iter().all(holds)
         })
         .await;
+    }
+
+    /// Reads what a node shows of its own log from an offset on; `None`: it refuses.
+    pub(crate) async fn read(&self, name: &str, from: Offset) -> Option<Vec<(Offset, Bytes)>> {
+        let level = ReadLevel::Local;
+        let answer = self
+            .machine
+            .call::<_, Vec<(Offset, Bytes)>>(name, Read { from, level });
+        answer.await.ok()
     }
 
     /// Reads what a node shows as committed, continuously. The result collects what was shown.

@@ -96,6 +96,8 @@ pub(crate) struct Machine {
     pub(crate) clock_offset_ms: i64,
     /// Factor by which its disk is slower than normal.
     pub(crate) slowness: u64,
+    /// Such a factor for what is read off the node's thread; `None`: that of the disk.
+    pub(crate) slowness_of_reads: Option<u64>,
     /// It was frozen or slow until then.
     pub(crate) troubled_until_us: u64,
 }

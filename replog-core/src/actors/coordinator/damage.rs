@@ -15,7 +15,7 @@ impl Coordinator {
     /// it. If it restarts before that, it knows that its log is not intact.
     pub(super) fn on_damage(&mut self, offset: Offset) {
         if self.inspection.is_some() || self.leader.disk() != DiskState::Ok {
-            if self.noticed.len() < NOTICED_MAX {
+            if self.noticed.len() < NOTICED_MAX && !planted!(NoticedDamageForgotten) {
                 self.noticed.insert(offset);
             }
             return;
@@ -58,7 +58,7 @@ impl Coordinator {
             Some(Inspection::WhileLeading) => {
                 self.repair.on_inspected(holes);
                 self.publish_missing();
-                if raise_epoch && self.leader.is_serving() {
+                if raise_epoch && self.leader.is_serving() && !planted!(RaisedEpochForgotten) {
                     self.restart_recovery(now);
                 } else {
                     self.become_intact(ctx);
@@ -93,7 +93,9 @@ impl Coordinator {
 
     /// Returns the missing range that no node can supply, if there is one.
     pub(super) fn irreparable(&self) -> Option<MissingRange> {
-        let may = self.leader.is_serving() && self.inspection.is_none();
+        let may = self.leader.is_serving()
+            && self.inspection.is_none()
+            && !planted!(MissingRangeWaitedFor);
         let missing = self.repair.missing().filter(|_| may)?;
         let needed = self.leader.quorum(Instant::now()).needed;
         let ends = self.leader.intact_ends();
@@ -104,6 +106,7 @@ impl Coordinator {
     pub(super) fn become_intact(&mut self, ctx: &mut Context<Self>) {
         // A log under inspection is not known to be intact.
         let is_inspected = self.inspection.is_some() || !self.noticed.is_empty();
+        let is_inspected = is_inspected && !planted!(IntactDuringInspection);
         if self.repair.is_needed() || is_inspected || !self.leader.is_serving() {
             return;
         }
@@ -146,7 +149,9 @@ impl Coordinator {
     pub(super) fn restart_recovery(&mut self, now: Instant) {
         let answered = self.leader.become_recovering(now);
         self.answer(answered);
-        self.repair = Repair::default();
+        if !planted!(HolesKeptAcrossRecovery) {
+            self.repair = Repair::default();
+        }
         // An inspection beyond the end of the log finds nothing, but its report comes after everything
         // that is already queued.
         self.inspection = Some(Inspection::BeforeRecovery);

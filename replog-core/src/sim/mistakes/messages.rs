@@ -4,7 +4,7 @@ use super::{Life, Mistake, planted, world};
 use crate::{
     frame::FrameBatch,
     transport::{Answer, Identity, NodeState, Progress, Refusal, Request, RequestBody, Response},
-    types::{Epoch, Offset},
+    types::{Epoch, Mode, Offset},
 };
 
 /// Changes a request that arrives at a node, before the node sees it.
@@ -389,6 +389,14 @@ fn on_answer_with(
                 response.state.log_epoch = Some(world::with(|world| {
                     world.rank_by_records(life.machine, newest)
                 }));
+            }
+        }
+        Mistake::EveryRefusalFences => {
+            if let Answer::Refused(Refusal::Fenced(by)) = &mut response.answer
+                && by.epoch == epoch
+                && world::with(|world| world.checks.mode(life.machine)) != Some(Mode::Recovering)
+            {
+                by.epoch = by.epoch.next();
             }
         }
         Mistake::FoundsBesideOthers => {

@@ -11,6 +11,7 @@ mod forged;
 mod hellos;
 mod masters;
 mod refill;
+mod repair;
 
 use std::{fmt, future::Future, pin::Pin, rc::Rc, time::Duration};
 
@@ -40,6 +41,8 @@ pub struct Schedule {
     /// Drawn from the seed if not given.
     segment_bytes: Option<u64>,
     preallocate_bytes: u64,
+    /// False if nothing reads a log by itself.
+    is_read: bool,
     take_over: TakeOver,
     story: Story,
 }
@@ -55,6 +58,7 @@ impl Schedule {
             masters::all(),
             disks::all(),
             damage::all(),
+            repair::all(),
             forged::all(),
         ]
         .concat()
@@ -74,6 +78,11 @@ impl Schedule {
             segment_bytes: self.segment_bytes.unwrap_or(segment_bytes),
             tail_bytes: rng.random_range(0..4 << 10),
             preallocate_bytes: self.preallocate_bytes,
+            key_horizon: match self.is_read {
+                true => Cluster::default().key_horizon,
+                false => 1,
+            },
+            followers: self.is_read,
             ..Cluster::default()
         };
         let faults = Faults {
@@ -112,6 +121,7 @@ impl Schedule {
             take_over: TakeOver::AtOnce,
             segment_bytes: None,
             preallocate_bytes: Cluster::default().preallocate_bytes,
+            is_read: true,
             story: Rc::new(move |stage| Box::pin(story(stage))),
         }
     }
@@ -135,6 +145,12 @@ impl Schedule {
     /// Turns preallocation off, so that writes fail on a full disk.
     fn without_preallocation(mut self) -> Schedule {
         self.preallocate_bytes = 0;
+        self
+    }
+
+    /// Makes nothing read a log by itself: no follower, and no keys but the last record's.
+    fn unread(mut self) -> Schedule {
+        self.is_read = false;
         self
     }
 

@@ -27,6 +27,7 @@ mod message_batch;
 use bytes::{BufMut as _, BytesMut};
 
 pub use batch::FrameBatch;
+pub(crate) use batch::MessagePlace;
 pub use message_batch::MessageBatch;
 
 use crate::{
@@ -253,16 +254,20 @@ impl<'a> Frame<'a> {
         let frame = *self;
         (frame.first.0..)
             .zip(frame.payloads())
-            .map(move |(offset, payload)| MessageRef {
-                offset: Offset(offset),
-                epoch: frame.epoch,
-                timestamp_ms: frame.timestamp_ms,
-                key: match offset == frame.first.0 {
-                    true => frame.key,
-                    false => b"",
-                },
-                payload,
-            })
+            .map(move |(offset, payload)| frame.message(Offset(offset), payload))
+    }
+
+    fn message(&self, offset: Offset, payload: &'a [u8]) -> MessageRef<'a> {
+        MessageRef {
+            offset,
+            epoch: self.epoch,
+            timestamp_ms: self.timestamp_ms,
+            key: match offset == self.first {
+                true => self.key,
+                false => b"",
+            },
+            payload,
+        }
     }
 }
 
@@ -288,10 +293,7 @@ impl FrameFields<'_> {
     /// are refused before an offset is assigned.
     pub fn encode(&self, payloads: &[&[u8]], into: &mut BytesMut) {
         let start = into.len();
-        let bytes: usize = payloads
-            .iter()
-            .map(|payload| MESSAGE_HEADER_BYTES + payload.len())
-            .sum();
+        let bytes: usize = payloads.iter().map(|payload| message_bytes(payload)).sum();
         into.reserve(HEADER_BYTES + self.key.len() + bytes);
         into.put_bytes(0, HEADER_BYTES);
         into.put_slice(self.key);
@@ -332,6 +334,11 @@ impl FrameFields<'_> {
 fn put_message(payload: &[u8], into: &mut BytesMut) {
     into.put_u32_le(u32::try_from(payload.len()).expect("bounded by FRAME_BYTES_MAX"));
     into.put_slice(payload);
+}
+
+/// Returns the bytes that a message takes in a frame.
+fn message_bytes(payload: &[u8]) -> usize {
+    MESSAGE_HEADER_BYTES + payload.len()
 }
 
 /// Splits off the first message, without its length; `None` if there is none.

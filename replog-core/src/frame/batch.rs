@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::{Frame, FrameError, MessageRef, encoded_len};
+use super::{Frame, FrameError, MessageRef, encoded_len, message_bytes, split_message};
 use crate::types::{Epoch, EpochStart, Offset};
 
 /// Consecutive frames in one buffer, as the master encodes them together, a link sends them and a writer writes them.
@@ -17,6 +17,16 @@ pub struct FrameBatch {
     first_epoch: Epoch,
     last_epoch: Epoch,
     bytes: Bytes,
+}
+
+/// Place of a message in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MessagePlace {
+    offset: Offset,
+    /// Position of its frame in the batch.
+    frame: usize,
+    /// Position of the message in its frame.
+    message: usize,
 }
 
 impl FrameBatch {
@@ -109,7 +119,12 @@ impl FrameBatch {
 
     /// Returns an iterator over the frames, in order, borrowing from the buffer.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
-        let mut at = 0;
+        self.frames_from(0)
+    }
+
+    /// Returns an iterator over the frames from this byte on, at which one begins.
+    fn frames_from(&self, at: usize) -> impl Iterator<Item = Frame<'_>> {
+        let mut at = at;
         std::iter::from_fn(move || {
             let rest = self.bytes.get(at..).filter(|rest| !rest.is_empty())?;
             let total = encoded_len(rest).expect("a batch holds only checked frames");
@@ -121,6 +136,48 @@ impl FrameBatch {
     /// Returns an iterator over all messages, in order, borrowing from the buffer.
     pub fn messages(&self) -> impl Iterator<Item = MessageRef<'_>> {
         self.frames().flat_map(|frame| frame.messages())
+    }
+
+    /// Finds the place of the message at `offset`; `None` if it is not in the batch.
+    pub(crate) fn place_of(&self, offset: Offset) -> Option<MessagePlace> {
+        let mut at = 0;
+        for frame in self.frames() {
+            if frame.first <= offset && offset < frame.end() {
+                let before = offset.records_since(frame.first);
+                let before = frame.payloads().take(usize::try_from(before).ok()?);
+                let before: usize = before.map(message_bytes).sum();
+                return Some(MessagePlace {
+                    offset,
+                    frame: at,
+                    message: frame.encoded_bytes() - frame.messages.len() + before,
+                });
+            }
+            at += frame.encoded_bytes();
+        }
+        None
+    }
+
+    /// Returns an iterator over the messages from a place on, without a look at those before it.
+    pub(crate) fn messages_from(
+        &self,
+        place: MessagePlace,
+    ) -> impl Iterator<Item = MessageRef<'_>> {
+        let mut frames = self.frames_from(place.frame);
+        let mut frame = frames.next().expect("the place was found in this batch");
+        let begin = frame.encoded_bytes() - frame.messages.len();
+        let mut rest = &frame.messages[place.message - begin..];
+        let mut offset = place.offset;
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                frame = frames.next()?;
+                (rest, offset) = (frame.messages, frame.first);
+            }
+            let payload;
+            (payload, rest) = split_message(rest)?;
+            let message = frame.message(offset, payload);
+            offset = offset.plus(1);
+            Some(message)
+        })
     }
 
     /// Returns `true` if `offset` lies inside a frame: between two messages of one append.

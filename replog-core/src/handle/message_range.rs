@@ -4,7 +4,7 @@
 //! an append. Copies nothing: every message shares the buffer of its frame. Keeps rule 2.
 
 use crate::{
-    frame::{FrameBatch, HEADER_BYTES, MessageRef},
+    frame::{FrameBatch, HEADER_BYTES, MessagePlace, MessageRef},
     types::Offset,
     views::Message,
 };
@@ -15,6 +15,8 @@ pub struct MessageRange {
     frames: FrameBatch,
     from: Offset,
     until: Offset,
+    /// Place of the message at `from`.
+    begin: MessagePlace,
 }
 
 /// Bytes that each message counts more than its own where the bytes of messages are limited: short ones take more in
@@ -27,7 +29,11 @@ impl MessageRange {
     pub fn new(frames: FrameBatch, from: Offset, until: Offset) -> Option<MessageRange> {
         let from = from.max(frames.first());
         let until = until.min(frames.end());
-        (from < until).then_some(MessageRange {
+        if from >= until {
+            return None;
+        }
+        Some(MessageRange {
+            begin: frames.place_of(from)?,
             frames,
             from,
             until,
@@ -88,16 +94,9 @@ impl MessageRange {
 
     /// Returns the messages, in order, without allocating anything for one.
     pub fn refs(&self) -> impl Iterator<Item = MessageRef<'_>> {
-        let (from, until) = (self.from, self.until);
-        let frames = self
-            .frames
-            .frames()
-            .skip_while(move |frame| frame.end() <= from)
-            .take_while(move |frame| frame.first < until);
-        frames
-            .flat_map(|frame| frame.messages())
-            .skip_while(move |message| message.offset < from)
-            .take_while(move |message| message.offset < until)
+        let until = self.until;
+        let messages = self.frames.messages_from(self.begin);
+        messages.take_while(move |message| message.offset < until)
     }
 
     /// Returns the appends that the messages belong to, as stored on disk: the first may begin before

@@ -197,7 +197,8 @@ impl Simulation {
     }
 
     /// Crashes `machine` when the trace has `events` lines, between any two operations. Of several
-    /// such crashes each comes after the one before it.
+    /// such crashes each comes after the one before it. None comes in the second half of the calm at the end: a node
+    /// must have the time to recover.
     #[must_use]
     pub fn crash_at(mut self, events: u64, machine: &str) -> Simulation {
         self.crashes.push((events, machine.to_owned()));

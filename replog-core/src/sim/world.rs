@@ -198,7 +198,7 @@ impl World {
         self.trace.add(&self.line);
         if let Some((_, machine)) = self
             .crashes
-            .pop_front_if(|(at, _)| self.trace.events() >= *at)
+            .pop_front_if(|(at, _)| self.trace.events() >= *at && self.now_us < self.quiet_us)
         {
             self.machines[machine.0].dying = self.machines[machine.0].up;
         }

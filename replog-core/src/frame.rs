@@ -18,8 +18,8 @@
 //! | 42 | | the key |
 //! | | | for each message 4 bytes with its length, then the message |
 //!
-//! Whatever a later version changes, it keeps the first nine bytes: a frame of an unknown version or kind is
-//! recognised as such, and refused by name instead of being taken for damage.
+//! Whatever a later version changes, it keeps the first ten bytes and the limit of the length: a frame of an unknown
+//! version or kind is recognised as such, and refused by name instead of being taken for damage.
 
 mod batch;
 mod message_batch;

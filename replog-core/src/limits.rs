@@ -22,7 +22,8 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 pub const BATCH_BYTES_MIN: usize = 1;
 
 /// Batches in flight to one Healthy secondary. Enough to keep a secondary's disk busy while answers travel; the
-/// reorder window must hold the same number.
+/// reorder window holds the same number of batches of the usual size. Longer ones, of one long append each, may be
+/// refused behind a gap and are sent again.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 4;
 
 /// Heartbeats or hellos in flight to one secondary. One that hangs must not delay the next, but they must not
@@ -38,6 +39,10 @@ pub const REORDER_RECORDS_MAX: u64 = 1 << 20;
 /// Bytes of recent records that a node keeps in memory for links and readers. Older ones are
 /// read from the files.
 pub const TAIL_BYTES_MAX: usize = 4 << 20;
+
+/// Frames longer than a batch that a node keeps in memory once they were read from the files: whoever reads such a frame
+/// a little at a time, or for one of its messages, reads the files once. The frame read longest ago goes first.
+pub const LONG_FRAMES_KEPT: usize = 2;
 
 /// Bytes of zeros written ahead of the records of a log.
 pub const PREALLOCATE_BYTES: u64 = 1 << 20;

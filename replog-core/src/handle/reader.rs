@@ -15,8 +15,8 @@ use crate::{
     views::Message,
 };
 
-/// A reader of a node's log. It sees only what the node holds, never a part of an append: the end moves from
-/// the first message of a batch past its last in one step. Clones share the log.
+/// A reader of a node's log. It sees only what the node holds, and nothing of an append before all of it is there:
+/// the end moves from the first message of a batch past its last in one step. Clones share the log.
 #[derive(Clone)]
 pub struct Reader {
     pub(super) view: Arc<LogView>,

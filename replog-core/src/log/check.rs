@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     error::{CheckError, OpenError},
+    frame::FrameError,
     limits::FINDINGS_MAX,
     rules::keys::Snapshot,
     storage::{LOCK_FILE, Storage},
@@ -417,7 +418,11 @@ fn refused(path: &str, source: io::Error) -> CheckError {
 }
 
 fn unreadable(error: &io::Error) -> String {
-    format!("it cannot be read ({error})")
+    let frame = error.get_ref().and_then(|error| error.downcast_ref());
+    match frame {
+        Some(unknown @ (FrameError::Version(_) | FrameError::Kind(_))) => unknown.to_string(),
+        _ => format!("it cannot be read ({error})"),
+    }
 }
 
 #[cfg(test)]

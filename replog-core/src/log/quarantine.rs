@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     error::ReadError,
+    frame::FrameBatch,
     limits::QUARANTINE_FILES_MAX,
     storage::{OpenHow, Storage, StorageFile},
     types::{ClusterId, Epoch, Offset},
@@ -50,6 +51,11 @@ pub(super) fn quarantine(
     if from >= end {
         return Ok(false);
     }
+    // A cut inside an append is made at its beginning.
+    let from = match view.read(from, end, 1) {
+        Ok(first) => first.first().map_or(from, FrameBatch::first),
+        Err(_) => from,
+    };
     storage.create_dir(DIR).map_err(LogError::Write)?;
     storage.sync_dir("")?;
     let file = storage

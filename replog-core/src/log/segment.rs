@@ -554,7 +554,8 @@ pub(crate) fn scan_past_damage(
             Some(hole) => holes.push(hole),
             None => break bad,
         }
-        index.add_behind_damage(scan.offset(), scan.position());
+        let damaged = holes.last().map_or(header.first, |hole| hole.first);
+        index.add_behind_damage(damaged, scan.offset(), scan.position());
     };
     let splits = bad.is_none() && scan.offset() < until && scan.position() < limit;
     let mut bad = bad;
@@ -676,16 +677,13 @@ impl Index {
         }
     }
 
-    /// Like [`Index::add`], but always keeps the entry: no walk leads there.
-    pub(crate) fn add_behind_damage(&mut self, offset: Offset, position: u64) {
+    /// Like [`Index::add`], for the frame after the damage that begins at `damaged`, and always
+    /// keeps the entry: no walk leads there. Entries from within the damage are wrong.
+    pub(crate) fn add_behind_damage(&mut self, damaged: Offset, offset: Offset, position: u64) {
+        self.entries
+            .retain(|(known, _)| *known <= damaged || offset < *known);
         let at = self.entries.partition_point(|(known, _)| *known < offset);
-        if self
-            .entries
-            .get(at)
-            .is_none_or(|(known, _)| *known > offset)
-        {
-            self.entries.insert(at, (offset, position));
-        }
+        self.entries.insert(at, (offset, position));
     }
 
     /// Returns the last known record at or before `offset`.
@@ -736,8 +734,10 @@ impl OpenSegment {
         let begin = self.index().floor(offset);
         let mut scan = Scan::new(&*self.file, begin, limit).in_small_chunks();
         while scan.offset() < offset {
+            let (first, position) = (scan.offset(), scan.position());
             match scan.skip_before(offset) {
-                Ok(true) => self.index().add(scan.offset(), scan.position()),
+                // Only where the header there says so, too: that of the frame before it may be wrong.
+                Ok(true) => self.index().add(first, position),
                 Ok(false) if scan.position() < limit => break,
                 Ok(false) => {
                     let error = ScanError::Bad(FrameError::Absent);
@@ -749,8 +749,9 @@ impl OpenSegment {
         Ok((scan.offset(), scan.position()))
     }
 
-    /// Finds the first bad record when the chain of lengths broke at `broken`: the fault may be in
-    /// a record passed before it, so all of them are checked in full.
+    /// Finds the first bad frame when the chain of headers broke at `broken`: the fault may be in
+    /// a frame passed before it, so all of them are checked in full, and then that one: a header
+    /// alone does not tell an unknown version from damage.
     fn first_bad(
         &self,
         begin: (Offset, u64),
@@ -758,9 +759,11 @@ impl OpenSegment {
         error: ScanError,
     ) -> ((Offset, u64), ScanError) {
         let mut scan = Scan::new(&*self.file, begin, broken.limit);
-        while scan.offset() < broken.offset() {
-            if let Err(error) = scan.next() {
-                return ((scan.offset(), scan.position()), error);
+        while scan.offset() <= broken.offset() {
+            match scan.next() {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => return ((scan.offset(), scan.position()), error),
             }
         }
         ((broken.offset(), broken.position()), error)

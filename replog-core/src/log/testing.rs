@@ -158,6 +158,11 @@ impl FaultyStorage {
         self.shared().file_syncs
     }
 
+    /// Returns the number of reads of files so far.
+    pub(crate) fn reads(&self) -> usize {
+        self.shared().reads
+    }
+
     /// Returns the number of appends to files so far.
     pub(crate) fn appends(&self) -> usize {
         self.shared().appends

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     error::ReadError,
     frame::{Claimed, FrameBatch, FrameError, HEADER_BYTES, encoded_len},
-    limits::SEGMENTS_OPEN_MAX,
+    limits::{BATCH_BYTES_MAX, LONG_FRAMES_KEPT, SEGMENTS_OPEN_MAX},
     storage::{OpenHow, Storage, StorageFile},
     types::{ClusterId, Epoch, EpochStart, Offset},
     watch,
@@ -75,6 +75,8 @@ struct State {
     tail_bytes: usize,
     epochs: Epochs,
     cluster: Option<ClusterId>,
+    /// Long frames that were read from files, by segment and position, the newest last.
+    long_frames: VecDeque<(u64, u64, FrameBatch)>,
     /// Known holes, with the segment of each, ascending.
     holes: Vec<(Offset, Hole)>,
     /// Cuts since the log was opened: records read across a cut may be of two branches.
@@ -103,13 +105,13 @@ struct Place {
     opened: Option<Arc<OpenSegment>>,
 }
 
-/// Returns the offset and position of the first record after each hole of a segment.
+/// Returns the beginning of each hole of a segment, and offset and position of the first frame after it.
 fn holes_of(
     holes: &[(Offset, Hole)],
     segment: Offset,
-) -> impl Iterator<Item = (Offset, u64)> + use<'_> {
+) -> impl Iterator<Item = (Offset, Offset, u64)> + use<'_> {
     let holes = holes.iter().filter(move |(of, _)| *of == segment);
-    holes.filter_map(|(_, hole)| Some((hole.end, hole.end_position?)))
+    holes.filter_map(|(_, hole)| Some((hole.first, hole.end, hole.end_position?)))
 }
 
 impl LogView {
@@ -473,7 +475,8 @@ impl LogView {
             if let Some(hole) = scanned.holes.iter().find(|hole| !is_known(hole.first)) {
                 return Err(place.damaged((hole.first, hole.position), FrameError::Absent));
             }
-            if scanned.end < oldest && !is_known(scanned.end) {
+            // What another node names may lie inside an append, whose beginning is then the end.
+            if scanned.end < oldest && !scanned.splits && !is_known(scanned.end) {
                 let error = scanned.bad.unwrap_or(FrameError::Absent);
                 return Err(place.damaged((scanned.end, scanned.position), error));
             }
@@ -575,6 +578,9 @@ impl LogView {
                 ScanError::Io(error) => place.io(error),
                 ScanError::Bad(error) => place.damaged(at, error),
             })?;
+        if let Some(frame) = self.state().long_frame(place.segment.id, position) {
+            return Ok(frame);
+        }
         let until = until.min(place.end);
         let frames =
             read_frames(&*opened.file, position, limit, until, bytes_max).map_err(|error| {
@@ -584,7 +590,10 @@ impl LogView {
                 }
             })?;
         match FrameBatch::check(first, frames.clone()) {
-            Ok(batch) => Ok(batch),
+            Ok(batch) => {
+                self.state().keep_long(place.segment.id, position, &batch);
+                Ok(batch)
+            }
             Err((0, error)) => Err(place.damaged((first, position), error)),
             // The frames before the damage are good; the next read will meet it.
             Err((good, _)) => Ok(FrameBatch::check(first, frames.slice(..good))
@@ -728,7 +737,9 @@ impl LogView {
             // No walk leads across them.
             for opened in state.opened.iter().chain(&state.active) {
                 let behind = holes_of(holes, opened.first);
-                behind.for_each(|(offset, at)| opened.index().add_behind_damage(offset, at));
+                behind.for_each(|(damaged, offset, at)| {
+                    opened.index().add_behind_damage(damaged, offset, at);
+                });
             }
         }
         let readable_limit = readable_limit.unwrap_or(Offset(u64::MAX));
@@ -886,6 +897,28 @@ impl State {
         behind + u64::try_from(share / u128::from(records)).unwrap_or(segment.bytes)
     }
 
+    /// Returns the long frame at a position, if it was read before.
+    fn long_frame(&self, segment: u64, position: u64) -> Option<FrameBatch> {
+        let mut frames = self.long_frames.iter();
+        let found = frames.find(|(id, at, _)| (*id, *at) == (segment, position));
+        found.map(|(_, _, frame)| frame.clone())
+    }
+
+    /// Keeps a frame that was read from a file if it is longer than a batch.
+    fn keep_long(&mut self, segment: u64, position: u64, batch: &FrameBatch) {
+        let bytes = batch.bytes();
+        let is_one = encoded_len(bytes) == Ok(bytes.len());
+        if !is_one || bytes.len() <= BATCH_BYTES_MAX || self.long_frame(segment, position).is_some()
+        {
+            return;
+        }
+        if self.long_frames.len() == LONG_FRAMES_KEPT {
+            self.long_frames.pop_front();
+        }
+        self.long_frames
+            .push_back((segment, position, batch.clone()));
+    }
+
     fn draw_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
@@ -904,7 +937,9 @@ impl State {
 
     fn keep_open(&mut self, opened: Arc<OpenSegment>) {
         let behind = holes_of(&self.holes, opened.first);
-        behind.for_each(|(offset, at)| opened.index().add_behind_damage(offset, at));
+        behind.for_each(|(damaged, offset, at)| {
+            opened.index().add_behind_damage(damaged, offset, at);
+        });
         // A file opened before a cut may be gone; a file that two readers opened is kept once.
         let known = self
             .segments

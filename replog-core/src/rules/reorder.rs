@@ -61,11 +61,11 @@ impl Reorder {
     /// both have a record, appends that both have as a whole or not at all, and epochs that never
     /// decrease. The caller has to compare with the records that passed.
     pub(crate) fn agrees(&self, batch: &FrameBatch) -> bool {
-        let before = self.held.range(..=batch.first()).next_back();
-        let among = self.held.range(batch.first()..batch.end());
+        // All before it, since a long one may overlap it from behind a short one.
+        let before = self.held.range(..batch.end());
         let behind = self.held.range(batch.end()..).next();
-        let neighbours = before.into_iter().chain(among).chain(behind);
-        neighbours
+        before
+            .chain(behind)
             .map(|(_, held)| held)
             .all(|held| agree(held, batch))
     }
@@ -136,7 +136,9 @@ impl Reorder {
     }
 
     fn release(&mut self, batch: FrameBatch, released: &mut Vec<FrameBatch>) {
-        if let Some(fresh) = batch.slice(self.end, batch.end()) {
+        let fresh = batch.slice(self.end, batch.end());
+        // Batches that overlap agree about where appends end: they were compared when they came.
+        if let Some(fresh) = fresh.filter(|fresh| fresh.first() == self.end) {
             (self.end, self.last_epoch) = (fresh.end(), Some(fresh.last_epoch()));
             released.push(fresh);
         }
@@ -277,6 +279,20 @@ mod tests {
         assert_eq!(reorder.last_epoch(), Some(Epoch(3)), "the same end");
         reorder.reset(Offset(6));
         assert_eq!(reorder.last_epoch(), None);
+    }
+
+    /// What another node sends is checked where it enters: three batches that cannot be of one log.
+    #[test]
+    fn a_batch_that_splits_an_append_of_one_that_waits_does_not_agree_however_many_wait() {
+        use crate::frame::testing::appends;
+        let mut reorder = Reorder::new(Offset(0));
+        let long = appends(10, 1, &[1; 30]);
+        for batch in [long, appends(12, 1, &[1, 1])] {
+            assert!(reorder.agrees(&batch));
+            assert_eq!(reorder.offer(batch), Offered::Held);
+        }
+        assert!(!reorder.agrees(&appends(30, 1, &[15, 5])));
+        assert!(reorder.agrees(&appends(30, 1, &[1; 20])));
     }
 
     proptest! {

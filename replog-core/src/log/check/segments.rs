@@ -440,7 +440,11 @@ fn is_empty(storage: &dyn Storage, place: &Place) -> bool {
             return io::Result::Ok(false);
         };
         let mut scan = Scan::new(&*file, (place.first, header.encoded_bytes()), size);
-        Ok(!matches!(scan.next(), Ok(Some(_)) | Err(ScanError::Io(_))))
+        Ok(match scan.next() {
+            Ok(Some(_)) | Err(ScanError::Io(_)) => false,
+            Err(ScanError::Bad(error)) => !error.is_unknown(),
+            Ok(None) => true,
+        })
     };
     read().unwrap_or(false)
 }

@@ -221,6 +221,11 @@ impl LogFiles {
         for batch in batches {
             let mut nth = 0;
             while let Some((segment, hole)) = self.holes.holes.get(nth).copied() {
+                let splits = |at| batch.splits(at);
+                if splits(hole.first) || splits(hole.end) || splits(self.written_end) {
+                    self.refuse_fill(nth, (segment, hole), batch)?;
+                    continue;
+                }
                 match batch.slice(hole.first, hole.end) {
                     Some(part) if self.fill(nth, (segment, hole), &part)? => {}
                     Some(_) | None => nth += 1,
@@ -232,11 +237,39 @@ impl LogFiles {
         Ok(behind)
     }
 
-    /// Writes and syncs records at the beginning of a hole. Returns `true` if the hole is gone.
-    ///
-    /// If they do not fit, the record that was read after the hole is not one of this log: damage
-    /// looked like one. Then a log that counts for nothing ends where the hole begins; a leading
-    /// master fails, and starts with such a log.
+    /// Handles records that do not fit into a hole: the frame that was read after it is not one of this
+    /// log, since damage looked like one. Then a log that counts for nothing ends where the hole
+    /// begins; a leading master fails, and starts with such a log.
+    fn refuse_fill(
+        &mut self,
+        nth: usize,
+        (segment, hole): (Offset, Hole),
+        part: &FrameBatch,
+    ) -> Result<(), LogError> {
+        let path = segment::path(segment);
+        let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what).into());
+        if self.holes.held_back == HeldBack::No {
+            return invalid(format!(
+                "{part:?} do not fit into {path} at byte {}",
+                hole.position
+            ));
+        }
+        warn!(path, offset = %hole.first, "the record after the damage does not belong to the log: cutting");
+        // From the first such hole on: nothing behind it is known to be of the log.
+        let first = self.holes.holes[..=nth]
+            .iter()
+            .map(|(_, hole)| hole.first)
+            .min();
+        match self.try_truncate(first.unwrap_or(hole.first))? {
+            Truncation::Cut(_) => Ok(()),
+            Truncation::Damaged(offset) => {
+                invalid(format!("{path} is damaged: offset {offset} cannot be read"))
+            }
+        }
+    }
+
+    /// Writes and syncs records at the beginning of a hole. Returns `true` if the hole is gone, also
+    /// if they do not fit and the log was cut there.
     fn fill(
         &mut self,
         nth: usize,
@@ -258,22 +291,9 @@ impl LogFiles {
         // Never over readable records: then these are not the records that were there.
         let known = self.view.epoch_at(hole.end);
         let falls = known.is_some_and(|known| part.last_epoch() > known);
-        if (!fits || falls) && self.holes.held_back == HeldBack::Yes {
-            warn!(path, offset = %hole.first, "the record after the damage does not belong to the log: cutting");
-            return match self.try_truncate(hole.first)? {
-                Truncation::Cut(_) => Ok(true),
-                Truncation::Damaged(offset) => {
-                    let what = format!("{path} is damaged: offset {offset} cannot be read");
-                    Err(io::Error::new(io::ErrorKind::InvalidData, what).into())
-                }
-            };
-        }
         if !fits || falls {
-            let what = format!(
-                "{part:?} does not fit into {path} at byte {}",
-                hole.position
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what).into());
+            self.refuse_fill(nth, (segment, hole), part)?;
+            return Ok(true);
         }
         self.unproven.add(&*self.storage, segment)?;
         let file = self.storage.open(&path, OpenHow::Existing)?;

@@ -756,6 +756,9 @@ fn derive_header(
     let mut scan = Scan::new(&*file, (first, header.encoded_bytes()), size);
     let follows = match scan.next() {
         Ok(Some((frame, _))) => before.is_none_or(|before| before <= frame.epoch),
+        Err(ScanError::Bad(error)) if error.is_unknown() => {
+            return Err(at(&path)(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
         Ok(None) | Err(ScanError::Bad(_)) => false,
         Err(ScanError::Io(error)) => return Err(at(&path)(error)),
     };

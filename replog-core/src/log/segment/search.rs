@@ -47,6 +47,7 @@ impl Scan<'_> {
             let next = Offset(wanted.start.0.saturating_add(1));
             let end = Offset(wanted.start.0.saturating_add(most + 1)).min(wanted.end);
             self.position = position;
+            self.refuse_unknown()?;
             if let Some(next) = self.frame_among(&(next..end), epoch)? {
                 return Ok(Some((next, position)));
             }
@@ -59,6 +60,24 @@ impl Scan<'_> {
             self.position += 1;
         }
         Ok(None)
+    }
+
+    /// Fails at an intact frame that this program does not know: what a later program wrote behind damage is not
+    /// damage.
+    fn refuse_unknown(&mut self) -> io::Result<()> {
+        if self.position >= self.limit {
+            return Ok(());
+        }
+        self.fill(FRAME_HEADER_BYTES)?;
+        if let Ok(total) = encoded_len(&self.buffer[self.start()..]) {
+            self.fill(total)?;
+        }
+        match Frame::decode(&self.buffer[self.start()..]) {
+            Err(error) if error.is_unknown() => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns the end of the frame at the position, if its length is valid.

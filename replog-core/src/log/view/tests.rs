@@ -8,6 +8,7 @@ use std::sync::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::frame::testing::appends;
 use crate::{
     log::{
         LogFiles,
@@ -92,6 +93,33 @@ fn the_newest_batch_stays_in_the_tail_however_long_it_is() {
     let (_, view) = log_of(&MemoryStorage::new(), options, &records.batches(&[1]));
     view.check();
     assert_eq!(view.tail_first(), Offset(1));
+}
+
+/// Rule 11: those who read it a little at a time do not read all of it each time.
+#[test]
+fn a_long_frame_is_read_from_the_files_once() {
+    let storage = FaultyStorage::new();
+    let options = LogOptions {
+        tail_bytes: 0,
+        ..options()
+    };
+    let long = appends(1, 1, &[BATCH_BYTES_MAX / 5]);
+    let end = long.end();
+    let all = [appends(0, 1, &[1]), long, appends(end.0, 1, &[1])];
+    let (_, view) = log_of(&storage, options, &all);
+    let read = |offset: u64| {
+        let before = storage.reads();
+        let read = view.read(Offset(offset), Offset(offset + 1), 1).unwrap();
+        assert_eq!((read[0].first(), read[0].end()), (Offset(1), end));
+        storage.reads() - before
+    };
+    assert!(read(5) > 1);
+    let again = read(90_000);
+    assert!(
+        again <= 1,
+        "{again} reads: more than the header of the frame"
+    );
+    view.check();
 }
 
 #[test]

@@ -8,6 +8,9 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::PathBuf,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -66,6 +69,10 @@ struct Args {
     /// lines, the rule, and what would have been lost. `list` names the mistakes.
     #[arg(long, value_name = "NAME")]
     mistake: Option<String>,
+    /// Write a line for each run to this file: the hash of its trace, and what it counted. Two builds whose files are
+    /// equal behaved the same, byte for byte of every message and every write.
+    #[arg(long, value_name = "FILE")]
+    digests: Option<PathBuf>,
     /// Of a trace, print only the lines of this kind; may be repeated.
     #[arg(long, value_name = "KIND")]
     only: Vec<Kind>,
@@ -152,6 +159,21 @@ fn main() {
         println!("{failure}");
     }
     std::process::exit(i32::from(!failures.is_empty()));
+}
+
+/// Returns a line that equal runs have in common, and others do not: the hash of the trace, then the number of its lines
+/// and a hash of the counts, which stay the same where only the wording of a trace differs.
+fn digest(what: &str, outcome: &Outcome) -> String {
+    // Its keys are fixed, so that two builds with one toolchain can be compared.
+    let mut counts = DefaultHasher::new();
+    outcome.counts.hash(&mut counts);
+    let violation = outcome.violation.as_deref().unwrap_or("no rule was broken");
+    format!(
+        "{what}: trace {:016x}, {} events, counts {:016x}, {violation}",
+        outcome.hash,
+        outcome.events,
+        counts.finish()
+    )
 }
 
 /// Returns the single run that is asked for, and how to ask for it again; `None` if many are.
@@ -407,7 +429,13 @@ fn run_all(
     count: u64,
     job: &(dyn Fn(u64) -> (Simulation, String) + Sync),
 ) -> Totals {
-    let campaign = Campaign::default();
+    let campaign = Campaign {
+        totals: Mutex::new(Totals {
+            digests: args.digests.as_ref().map(|_| BTreeMap::new()),
+            ..Totals::default()
+        }),
+        ..Campaign::default()
+    };
     let cores = || thread::available_parallelism().map_or(1, usize::from);
     let began = Instant::now();
     thread::scope(|scope| {
@@ -417,8 +445,18 @@ fn run_all(
         campaign.show_progress(what, count, began);
     });
     let totals = campaign.totals.into_inner();
-    let totals = totals.unwrap_or_else(PoisonError::into_inner);
+    let mut totals = totals.unwrap_or_else(PoisonError::into_inner);
     println!("{}", totals.summary(what, began.elapsed()));
+    if let (Some(path), Some(digests)) = (&args.digests, &totals.digests) {
+        let text = digests.values().map(|line| format!("{line}\n"));
+        let text: String = text.collect();
+        if let Err(error) = fs::write(path, text) {
+            let path = path.display();
+            totals
+                .failures
+                .push(format!("{path} was not written: {error}"));
+        }
+    }
     totals
 }
 
@@ -436,6 +474,8 @@ struct Totals {
     events: u64,
     simulated: Duration,
     counts: BTreeMap<&'static str, u64>,
+    /// A line for each run, by its number, if they are asked for.
+    digests: Option<BTreeMap<u64, String>>,
     failures: Vec<String>,
 }
 
@@ -450,7 +490,7 @@ impl Campaign {
             let (simulation, what) = job(nth);
             let outcome = simulation.run();
             let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-            totals.add(&what, outcome);
+            totals.add(nth, &what, outcome);
         }
     }
 
@@ -475,7 +515,10 @@ impl Campaign {
 }
 
 impl Totals {
-    fn add(&mut self, what: &str, outcome: Outcome) {
+    fn add(&mut self, nth: u64, what: &str, outcome: Outcome) {
+        if let Some(digests) = &mut self.digests {
+            digests.insert(nth, digest(what, &outcome));
+        }
         self.runs += 1;
         self.events += outcome.events;
         self.simulated += outcome.simulated;

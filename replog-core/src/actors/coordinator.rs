@@ -39,10 +39,11 @@ use crate::{
     planted::planted,
     rules::{
         disk_space::WriteOutage,
+        durable::OwnLog,
         keys::Keys,
         leader::{Answered, Leader, NewAppend},
         link::Link,
-        recovery::{OwnLog, Recovery, RecoveryAction, Settings},
+        recovery::{Recovery, RecoveryAction, Settings},
         repair::{MissingRange, Repair},
     },
     storage::Storage,

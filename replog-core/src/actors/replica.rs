@@ -28,6 +28,7 @@ use crate::{
     metrics::SecondaryMetrics,
     rules::{
         disk_space::WriteOutage,
+        durable::{OwnLog, Save},
         replica::{LogFacts, Replica, ReplicaAction, ReplicaChange, RequestId},
     },
     transport::{self, Fetch, Fetched, Hello, Refusal, Response},
@@ -127,7 +128,7 @@ impl ReplicaActor {
                 debug!(?batch, "taking records");
                 self.writer.submit(WriteCommand::Append(batch));
             }
-            ReplicaAction::Save { ticket, meta } => {
+            ReplicaAction::Save(Save { ticket, meta }) => {
                 self.writer.submit(WriteCommand::SaveMeta { ticket, meta });
             }
             ReplicaAction::Quarantine { from, epoch } => {
@@ -255,6 +256,14 @@ impl ReplicaActor {
         }));
     }
 
+    /// Returns the extent of the log, which can be read up to `whole_end`.
+    fn own_log(&self, whole_end: Offset) -> OwnLog {
+        OwnLog {
+            whole_end,
+            end: self.view.written_end(),
+        }
+    }
+
     fn end(&mut self, ctx: &mut Context<Self>, reason: Option<Arc<str>>) {
         // The writer has sent its last report: the end of its thread releases the directory.
         self.writer.join();
@@ -374,7 +383,7 @@ impl Handler<WriterReported> for ReplicaActor {
             WriteReport::Written { .. } => {}
             WriteReport::Durable { whole_end, .. } => self.replica.on_durable(whole_end),
             WriteReport::Inspected { holes, whole_end } => {
-                self.replica.on_inspected(&holes, whole_end);
+                self.replica.on_inspected(&holes, self.own_log(whole_end));
             }
             WriteReport::Truncated { ticket, cut } => self.replica.on_truncated(ticket, cut),
             WriteReport::NotTruncated { ticket, offset } => {
@@ -394,7 +403,8 @@ impl Handler<WriterReported> for ReplicaActor {
                 self.replica.on_write_failed(Instant::now(), outage);
             }
             WriteReport::Resumed { whole_end } => {
-                self.replica.on_resumed(Instant::now(), whole_end);
+                let own = self.own_log(whole_end);
+                self.replica.on_resumed(Instant::now(), own);
             }
             WriteReport::Failed { error } => {
                 error!(%error, "the disk failed: this node stops");

@@ -19,7 +19,7 @@ use crate::{
     },
     log::{LogView, WriteReport},
     metrics::SecondaryMetrics,
-    rules::replica::Replica,
+    rules::{durable::OwnLog, replica::Replica},
     storage::Storage,
     transport::{FaultInjector, Request, Response, Serve, ServeFuture},
     types::NodeName,
@@ -264,8 +264,12 @@ fn build(
         view: view.clone(),
         shared: shared.clone(),
     });
+    let own = OwnLog {
+        whole_end,
+        end: view.written_end(),
+    };
     let parts = ReplicaParts {
-        replica: Replica::new(meta, whole_end).reached_at(config.public_url.clone()),
+        replica: Replica::new(meta, own).reached_at(config.public_url.clone()),
         view: view.clone(),
         writer,
         shared: shared.clone(),

@@ -1,6 +1,6 @@
-//! A disk that refuses writes: the times at which to check for space again.
+//! A disk that refuses writes or has failed: the times at which to check for space again.
 //!
-//! Owns the disk's last error and the time of the next probe. Never writes: the log writer probes
+//! Owns the disk's last error, whether that is final, and the time of the next probe. Never writes: the log writer probes
 //! when told to, and both results come back. A node that has just found space and loses it again
 //! waits longer each time, so that it does not flap. Keeps rule 10.
 //!
@@ -27,6 +27,8 @@ pub(crate) struct DiskSpace {
     delay: Duration,
     probe_at: Option<Instant>,
     resumed_at: Option<Instant>,
+    /// The error of a disk that has failed for good.
+    failure: Option<Arc<str>>,
 }
 
 /// The refusal of writes by a disk.
@@ -46,6 +48,7 @@ impl DiskSpace {
             delay: SPACE_PROBE_DELAY_MIN,
             probe_at: None,
             resumed_at: None,
+            failure: None,
         }
     }
 
@@ -70,6 +73,11 @@ impl DiskSpace {
         self.resumed_at = Some(now);
     }
 
+    /// Notes a permanent failure: the node stops, and nothing is written any more.
+    pub(crate) fn on_failed(&mut self, detail: Arc<str>) {
+        self.failure = Some(detail);
+    }
+
     /// Returns `true` if it is time to probe; only once per deadline.
     pub(crate) fn should_probe(&mut self, now: Instant) -> bool {
         self.probe_at.take_if(|at| *at <= now).is_some()
@@ -85,11 +93,18 @@ impl DiskSpace {
         self.outage.as_ref()
     }
 
+    /// Returns the error of a disk that has failed for good.
+    pub(crate) fn failure(&self) -> Option<&Arc<str>> {
+        self.failure.as_ref()
+    }
+
     /// Returns the condition of the disk.
     pub(crate) fn disk(&self) -> DiskState {
-        self.outage
-            .as_ref()
-            .map_or(DiskState::Ok, |outage| outage.disk)
+        match (&self.failure, &self.outage) {
+            (Some(_), _) => DiskState::Failed,
+            (None, Some(outage)) => outage.disk,
+            (None, None) => DiskState::Ok,
+        }
     }
 }
 

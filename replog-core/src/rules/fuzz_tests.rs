@@ -14,9 +14,10 @@ use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
 
 use super::{
+    durable::{OwnLog, Save},
     fence::promise_to,
     link::{Link, LinkAction},
-    recovery::{OwnLog, Recovery, RecoveryAction, Settings},
+    recovery::{Recovery, RecoveryAction, Settings},
     repair::{MissingRange, Repair},
     replica::{Replica, ReplicaAction, RequestId},
 };
@@ -230,7 +231,7 @@ impl Secondary {
         let storage = MemoryStorage::new();
         let (files, view, _) = open_log(&storage).unwrap();
         Secondary {
-            replica: Replica::new(meta(node, own, Some(1)), Offset::ZERO),
+            replica: Replica::new(meta(node, own, Some(1)), OwnLog::whole(Offset::ZERO)),
             writer: WriterLoop::new(files, Arc::new(storage)),
             view,
             commands: Vec::new(),
@@ -300,7 +301,7 @@ impl Secondary {
                         answers.push((request, response));
                     }
                     ReplicaAction::Write(batch) => self.commands.push(WriteCommand::Append(batch)),
-                    ReplicaAction::Save { ticket, meta } => {
+                    ReplicaAction::Save(Save { ticket, meta }) => {
                         self.commands.push(WriteCommand::SaveMeta { ticket, meta });
                     }
                     ReplicaAction::Quarantine { from, epoch } => {

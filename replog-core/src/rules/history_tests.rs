@@ -295,7 +295,7 @@ impl Start {
             recovery: Recovery::new(
                 settings,
                 meta,
-                crate::rules::recovery::OwnLog::whole(end(&master.log)),
+                crate::rules::durable::OwnLog::whole(end(&master.log)),
                 now,
             ),
             now,

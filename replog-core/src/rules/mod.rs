@@ -11,6 +11,7 @@ pub(crate) mod bounds;
 #[cfg(test)]
 mod cluster_tests;
 pub(crate) mod disk_space;
+pub(crate) mod durable;
 pub(crate) mod fence;
 pub(crate) mod following;
 #[cfg(test)]

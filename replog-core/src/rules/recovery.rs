@@ -43,6 +43,7 @@ use crate::{
         alignment::{Agreement, Outline, agreement},
         backoff::Backoff,
         bounds,
+        durable::OwnLog,
         fence::promise_to,
     },
     transport::{Answer, FencedBy, Fetch, Fetched, Promise, Refusal, RequestBody, Response},
@@ -92,26 +93,6 @@ pub(crate) struct Recovery {
     /// The stuck state of the last warning.
     warned_stuck: Option<StuckRecovery>,
     out: Vec<RecoveryAction>,
-}
-
-/// Extent of this node's own log.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct OwnLog {
-    /// The offset up to which it can be read.
-    pub(crate) whole_end: Offset,
-    /// The offset after its last record.
-    pub(crate) end: Offset,
-}
-
-impl OwnLog {
-    /// A log without a hole.
-    #[cfg(test)]
-    pub(crate) fn whole(end: Offset) -> OwnLog {
-        OwnLog {
-            whole_end: end,
-            end,
-        }
-    }
 }
 
 /// Settings that a recovery depends on.

@@ -1,7 +1,8 @@
 //! A secondary: its promises, the alignment of its log, the records it takes and the answers it gives.
 //!
-//! Owns the node's meta, the reorder buffer, and the answers that wait for a disk. Never writes or answers
-//! itself: it returns what to do, and the log writer reports back. Keeps rules 1, 2, 3, 5, 9 and 11.
+//! Owns the reorder buffer, the conversation with the master, and the answers that wait for a disk; what its disk holds
+//! and is about to hold is in [`Durable`]. Never writes or answers itself: it returns what to do, and the log writer
+//! reports back. Keeps rules 1, 2, 3, 5, 9 and 11.
 //!
 //! Everything that changes the log or the meta goes through the one queue of the log writer, in the order of
 //! the decisions: a promise is answered after every write before it, and nothing of an older epoch is written
@@ -15,12 +16,12 @@ use crate::{
     address::NodeUrl,
     frame::FrameBatch,
     limits::{EPOCH_STARTS_MAX, PARKED_ANSWERS_MAX},
-    log::{ClusterIdentity, Cut, Meta},
+    log::{Cut, Meta},
     rules::{
         alignment::{Agreement, Outline, agreement},
         bounds,
-        disk_space::{DiskSpace, WriteOutage},
-        fence::{check_epoch, check_identity, check_nodes, check_promise, promise_to},
+        disk_space::WriteOutage,
+        durable::{Durable, OwnLog, Save, StagedPromise, Ticket},
         reorder::{Offered, Reorder},
     },
     transport::{
@@ -46,12 +47,8 @@ pub(crate) type RequestId = u64;
 /// State of a secondary.
 #[derive(Debug)]
 pub(crate) struct Replica {
-    /// The meta as it is on disk.
-    meta: Meta,
-    /// The meta as it will be once every requested save is done.
-    staged: Meta,
-    incarnation: Incarnation,
-    durable_end: Offset,
+    /// What its disk holds and is about to hold, with the continuations for the writer's reports of saves and cuts.
+    durable: Durable<Continuation>,
     reorder: Reorder,
     /// The hello whose alignment is in progress.
     handshake: Option<Handshake>,
@@ -59,25 +56,16 @@ pub(crate) struct Replica {
     aligned: Option<Alignment>,
     refill_target: Option<Offset>,
     committed: Option<Offset>,
-    /// Continuations for the writer's next reports of a save or cut, in order.
-    queued: VecDeque<(u64, Continuation)>,
-    ticket: u64,
     /// Answers that wait until records below an end are durable.
     parked: BTreeSet<(Offset, RequestId)>,
     /// Answers that wait until the log epoch is saved.
     held_answers: Vec<(RequestId, Answer)>,
     intact_save: Option<Epoch>,
-    /// An unreadable record whose segment is being read through.
-    inspecting: Option<Offset>,
-    /// Another unreadable record, not inspected yet.
-    damage_pending: Option<Offset>,
     /// The master's URL for clients, as the master gave it.
     master_url: Option<NodeUrl>,
     /// This node's URL for clients.
     public_url: Option<NodeUrl>,
     last_contact: Option<Instant>,
-    failed: Option<String>,
-    disk_space: DiskSpace,
     /// The offset up to which this node, since it started, has held the log and known it to be committed, in
     /// any epoch.
     known_committed: Offset,
@@ -99,7 +87,8 @@ struct Alignment {
 /// and an eager master would start over for ever.
 #[derive(Debug)]
 struct Handshake {
-    serial: u64,
+    /// The ticket of the save that it began with.
+    serial: Ticket,
     epoch: Epoch,
     requests: Vec<RequestId>,
 }
@@ -120,27 +109,21 @@ enum Continuation {
     AnswerPromise {
         requests: Vec<RequestId>,
         epoch: Epoch,
-        meta: Meta,
     },
     /// The promise was raised part of the way to the requested epoch.
-    AskAgain { request: RequestId, meta: Meta },
+    AskAgain { request: RequestId },
     /// The promise of a hello, and every write before it, is durable: align.
-    Align {
-        serial: u64,
-        hello: Box<Hello>,
-        meta: Meta,
-    },
+    Align { serial: Ticket, hello: Box<Hello> },
     /// The log was cut to agree with the master's.
     Cut {
-        serial: u64,
-        to: Offset,
+        serial: Ticket,
         adopted_end: Offset,
         forced: Option<Epoch>,
     },
     /// The log epoch is durable.
-    Intact { meta: Meta },
+    Intact,
     /// The meta that marks the log as damaged is durable.
-    Damaged { meta: Meta },
+    Damaged,
 }
 
 /// Steps for the actor to carry out, in order.
@@ -154,11 +137,11 @@ pub(crate) enum ReplicaAction {
     /// Hand these records to the writer.
     Write(FrameBatch),
     /// Save this meta and report with the ticket.
-    Save { ticket: u64, meta: Box<Meta> },
+    Save(Save),
     /// Quarantine the records that are about to be cut because of a hello of this epoch.
     Quarantine { from: Offset, epoch: Epoch },
     /// Cut the log and report with the ticket.
-    Truncate { ticket: u64, to: Offset },
+    Truncate { ticket: Ticket, to: Offset },
     /// Read records for a recovery, then answer with them.
     Fetch {
         request: RequestId,
@@ -219,33 +202,20 @@ pub(crate) enum ReplicaChange {
 
 impl Replica {
     /// Starts from the contents of the directory; `meta` is durable and contains this start's number.
-    pub(crate) fn new(meta: Meta, durable_end: Offset) -> Replica {
-        let incarnation = Incarnation {
-            instance: meta.instance,
-            start: meta.start,
-        };
+    pub(crate) fn new(meta: Meta, own: OwnLog) -> Replica {
         Replica {
-            staged: meta.clone(),
-            meta,
-            incarnation,
-            durable_end,
-            reorder: Reorder::new(durable_end),
+            durable: Durable::new(meta, own),
+            reorder: Reorder::new(own.whole_end),
             handshake: None,
             aligned: None,
             refill_target: None,
             committed: None,
-            queued: VecDeque::new(),
-            ticket: 0,
             parked: BTreeSet::new(),
             held_answers: Vec::new(),
             intact_save: None,
-            inspecting: None,
-            damage_pending: None,
             master_url: None,
             public_url: None,
             last_contact: None,
-            failed: None,
-            disk_space: DiskSpace::new(),
             known_committed: Offset::ZERO,
             malformed: 0,
             published_refusals: VecDeque::new(),
@@ -261,6 +231,8 @@ impl Replica {
 
     /// Takes the pending actions.
     pub(crate) fn take_actions(&mut self) -> Vec<ReplicaAction> {
+        #[cfg(any(debug_assertions, test, feature = "sim"))]
+        self.durable.check();
         std::mem::take(&mut self.out)
     }
 
@@ -289,53 +261,38 @@ impl Replica {
     /// Notes that the log is held up to `end`. After a hole was filled, that may be further than what was offered:
     /// the records behind the hole were already there.
     fn hold(&mut self, end: Offset) {
-        self.durable_end = self.durable_end.max(end);
-        let released = self.reorder.skip_to(self.durable_end);
+        self.durable.on_durable(end);
+        let released = self.reorder.skip_to(self.durable.whole_end());
         self.out
             .extend(released.into_iter().map(ReplicaAction::Write));
     }
 
     /// Continues after a save, which is durable with every record before it.
-    pub(crate) fn on_saved(&mut self, ticket: u64, durable_end: Offset, log: &impl LogFacts) {
+    pub(crate) fn on_saved(&mut self, ticket: Ticket, durable_end: Offset, log: &impl LogFacts) {
         self.hold(durable_end);
-        match self.next_continuation(ticket) {
-            Continuation::AnswerPromise {
-                requests,
-                epoch,
-                meta,
-            } => {
-                self.become_saved(meta);
+        match self.durable.on_saved(ticket) {
+            Continuation::AnswerPromise { requests, epoch } => {
                 let answer = self.answer_to_promise(epoch, log);
                 for request in requests {
                     self.answer(request, answer.clone());
                 }
             }
-            Continuation::AskAgain { request, meta } => {
-                self.become_saved(meta);
+            Continuation::AskAgain { request } => {
                 self.answer(request, Answer::Refused(Refusal::HelloFirst));
             }
-            Continuation::Align {
-                serial,
-                hello,
-                meta,
-            } => {
-                self.become_saved(meta);
+            Continuation::Align { serial, hello } => {
                 let own = Outline {
                     starts: &log.epoch_starts(usize::MAX),
                     end: log.end(),
                 };
                 self.align(serial, hello, own, OwnStarts::Newest);
             }
-            Continuation::Damaged { meta } => {
-                self.become_saved(meta);
-                // Requests in flight do not know of the damage: they are meant for another incarnation.
-                self.incarnation.start = self.meta.start;
-            }
-            Continuation::Intact { meta } => {
-                self.become_saved(meta);
+            // Requests in flight do not know of the damage: they are meant for the incarnation before.
+            Continuation::Damaged => {}
+            Continuation::Intact => {
                 self.intact_save = None;
-                if let Some(epoch) = self.meta.log_epoch {
-                    let end = self.durable_end;
+                if let Some(epoch) = self.durable.saved().log_epoch {
+                    let end = self.durable.whole_end();
                     self.changed(ReplicaChange::Intact { epoch, end });
                 }
             }
@@ -344,28 +301,17 @@ impl Replica {
         self.settle();
     }
 
-    /// Takes over a meta that has become durable. If damage was found after its save was requested, it claims too
-    /// much and is corrected.
-    fn become_saved(&mut self, meta: Meta) {
-        self.meta = meta;
-        if self.staged.log_epoch.is_none() {
-            (self.meta.log_epoch, self.meta.last_whole) = (None, self.staged.last_whole);
-        }
-    }
-
     /// Continues after a cut, which is durable.
-    pub(crate) fn on_truncated(&mut self, ticket: u64, cut: Cut) {
+    pub(crate) fn on_truncated(&mut self, ticket: Ticket, cut: Cut) {
         let Continuation::Cut {
             serial,
             adopted_end,
             forced,
-            ..
-        } = self.next_continuation(ticket)
+        } = self.durable.on_cut(ticket, cut.from)
         else {
             panic!("ticket {ticket} was a save, not a cut");
         };
-        self.durable_end = self.durable_end.min(cut.from);
-        self.reorder.reset(self.durable_end);
+        self.reorder.reset(self.durable.whole_end());
         self.cut_records += cut.records;
         self.known_committed = self.known_committed.min(cut.from);
         self.changed(ReplicaChange::Cut { cut, forced });
@@ -397,21 +343,21 @@ impl Replica {
 
     /// Handles the failure of the disk: nothing more is written or acknowledged.
     pub(crate) fn on_failed(&mut self, detail: &str) {
-        self.failed = Some(detail.to_owned());
+        self.durable.on_failed(detail.into());
         let detail = detail.to_owned();
         self.refuse_waiting(&Refusal::Storage { detail });
     }
 
     /// Returns the durable meta.
     pub(crate) fn meta(&self) -> &Meta {
-        &self.meta
+        self.durable.saved()
     }
 
     /// Returns the offset after the last record that a majority holds, as far as this epoch's master said;
     /// never more than this node holds.
     pub(crate) fn committed(&self) -> Option<Offset> {
         self.committed
-            .map(|committed| committed.min(self.durable_end))
+            .map(|committed| committed.min(self.durable.whole_end()))
     }
 
     /// Returns [`Replica::committed`] as the master said it, for readers, who see no more than this node holds
@@ -439,18 +385,10 @@ impl Replica {
     /// Returns the newest state of the log. Records that are about to be cut no longer count as held: an answer
     /// may leave after the cut and before its report.
     pub(crate) fn state(&self) -> NodeState {
-        let cuts = self.queued.iter().filter_map(|(_, next)| match next {
-            Continuation::Cut { to, .. } => Some(*to),
-            _ => None,
-        });
         NodeState {
-            durable_end: cuts.fold(self.durable_end, Offset::min),
-            log_epoch: self.meta.log_epoch,
-            promised: self
-                .meta
-                .promised
-                .as_ref()
-                .map_or(Epoch(0), |promised| promised.epoch),
+            durable_end: self.durable.whole_end_after_cuts(),
+            log_epoch: self.durable.saved().log_epoch,
+            promised: self.durable.durable_epoch(),
             buffered: self.reorder.held_records(),
         }
     }
@@ -467,7 +405,7 @@ impl Replica {
 
     /// Returns the master it has heard since it started, and how long ago.
     fn master_contact(&self, now: Instant) -> Option<MasterContact> {
-        let (heard, promised) = (self.last_contact?, self.staged.promised.as_ref()?);
+        let (heard, promised) = (self.last_contact?, self.durable.promised()?);
         let elapsed = now.saturating_duration_since(heard);
         Some(MasterContact {
             name: promised.name.clone(),
@@ -483,10 +421,10 @@ impl Replica {
         message: Request,
         log: &impl LogFacts,
     ) -> Result<(), Refusal> {
-        check_identity(&self.staged, &message)?;
-        if let Some(detail) = &self.failed {
+        self.durable.check_identity(&message)?;
+        if let Some(detail) = self.durable.disk_space().failure() {
             return Err(Refusal::Storage {
-                detail: detail.clone(),
+                detail: detail.to_string(),
             });
         }
         if let Err(detail) = bounds::check_request(&message) {
@@ -494,7 +432,7 @@ impl Replica {
         }
         match message.body {
             RequestBody::Identify => {
-                let nodes = match &self.meta.cluster {
+                let nodes = match &self.durable.saved().cluster {
                     Some(cluster) => cluster.nodes.clone(),
                     None => Vec::new(),
                 };
@@ -503,45 +441,34 @@ impl Replica {
                 Ok(())
             }
             RequestBody::Promise(ref promise) => {
-                check_nodes(&self.staged, &message.from, &promise.nodes)?;
-                check_promise(&self.staged, &message, promise.log_epoch)?;
+                self.durable
+                    .check_promise(&message, &promise.nodes, promise.log_epoch)?;
                 self.last_contact = Some(now);
                 self.check_disk_space()?;
-                if let Some(part) = self.partial_epoch(message.epoch) {
+                if let Some(part) = self.durable.partial_epoch(message.epoch) {
                     return self.raise_to(part, request, &message, &promise.nodes);
                 }
                 self.stage_promise(&message, message.epoch, &promise.nodes)?;
-                let (epoch, meta) = (message.epoch, self.staged.clone());
                 // A repeated promise request joins one in progress; otherwise a slow disk and an eager master
                 // would wait for ever.
-                if let Some((
-                    _,
-                    Continuation::AnswerPromise {
-                        requests,
-                        meta: on_its_way,
-                        ..
-                    },
-                )) = self.queued.back_mut()
-                    && *on_its_way == meta
+                if let Some(Continuation::AnswerPromise { requests, .. }) = self.durable.last_save()
                     && requests.len() < PARKED_ANSWERS_MAX
                 {
                     requests.push(request);
                     return Ok(());
                 }
-                let requests = vec![request];
                 self.save(Continuation::AnswerPromise {
-                    requests,
-                    epoch,
-                    meta,
+                    requests: vec![request],
+                    epoch: message.epoch,
                 });
                 Ok(())
             }
             RequestBody::Hello(ref hello) => {
-                check_nodes(&self.staged, &message.from, &hello.nodes)?;
-                check_promise(&self.staged, &message, hello.log_epoch)?;
+                self.durable
+                    .check_promise(&message, &hello.nodes, hello.log_epoch)?;
                 self.last_contact = Some(now);
                 self.check_disk_space()?;
-                if let Some(part) = self.partial_epoch(message.epoch) {
+                if let Some(part) = self.durable.partial_epoch(message.epoch) {
                     return self.raise_to(part, request, &message, &hello.nodes);
                 }
                 self.on_hello(request, &message, hello)
@@ -578,11 +505,11 @@ impl Replica {
 
     /// Checks that the message is of the promised epoch and meant for this incarnation.
     fn check_conversation(&self, message: &Request, to: Incarnation) -> Result<(), Refusal> {
-        check_epoch(&self.staged, message)?;
+        self.durable.check_epoch(message)?;
         if message.cluster.is_none() {
             return Err(Refusal::WrongCluster);
         }
-        if to != self.incarnation {
+        if to != self.durable.incarnation() {
             return Err(Refusal::WrongIncarnation);
         }
         Ok(())
@@ -591,16 +518,10 @@ impl Replica {
     /// Refuses a request that makes no sense. If its sender is in conversation with this node, that
     /// conversation ends; a new hello can begin another.
     fn refuse_malformed(&mut self, message: &Request, detail: String) -> Refusal {
-        if check_epoch(&self.staged, message).is_ok() {
+        if self.durable.check_epoch(message).is_ok() {
             self.end_conversation(&Refusal::HelloFirst);
         }
         Refusal::Malformed { detail }
-    }
-
-    /// Returns how far a request for this epoch may raise the promise, if that is only part of the way.
-    fn partial_epoch(&self, epoch: Epoch) -> Option<Epoch> {
-        let durable = self.meta.promised.as_ref()?.epoch;
-        Some(epoch.capped_for_request(durable)).filter(|part| *part < epoch)
     }
 
     /// Raises the promise part of the way to what the sender asked for; the sender then asks again. Promising
@@ -614,8 +535,7 @@ impl Replica {
         nodes: &[NodeName],
     ) -> Result<(), Refusal> {
         self.stage_promise(message, part, nodes)?;
-        let meta = self.staged.clone();
-        self.save(Continuation::AskAgain { request, meta });
+        self.save(Continuation::AskAgain { request });
         Ok(())
     }
 
@@ -626,20 +546,11 @@ impl Replica {
         epoch: Epoch,
         nodes: &[NodeName],
     ) -> Result<(), Refusal> {
-        let Some(id) = message.cluster else {
-            return Err(Refusal::WrongCluster);
-        };
-        if self.staged.cluster.is_none() {
-            self.staged.cluster = Some(ClusterIdentity {
-                id,
-                nodes: nodes.to_vec(),
-            });
-            self.changed(ReplicaChange::Joined { cluster: id });
+        let StagedPromise { joined, raised } = self.durable.stage_promise(message, epoch, nodes)?;
+        if let Some(cluster) = joined {
+            self.changed(ReplicaChange::Joined { cluster });
         }
-        let before = self.staged.promised.as_ref();
-        if before.is_none_or(|before| epoch > before.epoch) {
-            let promised = promise_to(before, epoch, &message.from, message.incarnation);
-            self.staged.promised = Some(promised);
+        if raised {
             let master = message.from.clone();
             self.changed(ReplicaChange::Promised { epoch, master });
             self.end_conversation(&Refusal::HelloFirst);
@@ -682,7 +593,7 @@ impl Replica {
         let again = self
             .aligned
             .is_some_and(|aligned| aligned.epoch == message.epoch);
-        let is_settled = again && self.meta.log_epoch == Some(message.epoch);
+        let is_settled = again && self.durable.saved().log_epoch == Some(message.epoch);
         let given_up_from = match is_settled {
             true => None,
             false => self.check_committed(hello)?,
@@ -691,7 +602,7 @@ impl Replica {
         if let Some(from) = given_up_from {
             self.known_committed = from;
         }
-        self.staged.forced_epoch = self.staged.forced_epoch.max(hello.forced_epoch);
+        self.durable.stage_forced_epoch(hello.forced_epoch);
         self.master_url.clone_from(&hello.public_url);
         if is_settled {
             // Aligned, and the log epoch is the sender's: nothing is cut any more.
@@ -707,7 +618,7 @@ impl Replica {
             return Ok(());
         }
         self.end_conversation(&Refusal::HelloFirst);
-        let (serial, meta) = (self.ticket + 1, self.staged.clone());
+        let serial = self.durable.next_ticket();
         self.handshake = Some(Handshake {
             serial,
             epoch: message.epoch,
@@ -716,7 +627,6 @@ impl Replica {
         self.save(Continuation::Align {
             serial,
             hello: Box::new(hello.clone()),
-            meta,
         });
         Ok(())
     }
@@ -731,12 +641,12 @@ impl Replica {
     /// Checks that the hello keeps what this node holds and knows to be committed. A correct recovery has
     /// adopted all of that, unless one was forced since: then it is given up from the returned offset on.
     fn check_committed(&self, hello: &Hello) -> Result<Option<Offset>, Refusal> {
-        let forced_epoch = self.staged.forced_epoch.max(hello.forced_epoch);
+        let forced_epoch = self.durable.staged().forced_epoch.max(hello.forced_epoch);
         let committed = self.known_to_be_committed();
         if hello.end >= committed {
             return Ok(None);
         }
-        if forced_epoch.is_some() && self.meta.log_epoch < forced_epoch {
+        if forced_epoch.is_some() && self.durable.saved().log_epoch < forced_epoch {
             return Ok(Some(hello.end));
         }
         Err(Refusal::BelowCommitted { committed })
@@ -754,7 +664,7 @@ impl Replica {
     ///
     /// Holes in this node's log make no difference: it agrees beyond one only if it agrees about a record
     /// behind it, and a cut within one, or within an append, is made at its beginning.
-    fn align(&mut self, serial: u64, hello: Box<Hello>, own: Outline<'_>, known: OwnStarts) {
+    fn align(&mut self, serial: Ticket, hello: Box<Hello>, own: Outline<'_>, known: OwnStarts) {
         let Some(handshake) = self
             .handshake
             .as_ref()
@@ -763,7 +673,7 @@ impl Replica {
             return;
         };
         let epoch = handshake.epoch;
-        if self.meta.log_epoch == Some(epoch) {
+        if self.durable.saved().log_epoch == Some(epoch) {
             self.become_aligned(serial, hello.adopted_end, 0);
             return;
         }
@@ -793,18 +703,13 @@ impl Replica {
                 let adopted_end = hello.adopted_end;
                 if to < own_end {
                     self.out.push(ReplicaAction::Quarantine { from: to, epoch });
-                    self.ticket += 1;
                     let next = Continuation::Cut {
                         serial,
-                        to,
                         adopted_end,
                         forced: self.forced_since(),
                     };
-                    self.queued.push_back((self.ticket, next));
-                    self.out.push(ReplicaAction::Truncate {
-                        ticket: self.ticket,
-                        to,
-                    });
+                    let ticket = self.durable.cut(to, next);
+                    self.out.push(ReplicaAction::Truncate { ticket, to });
                 } else {
                     self.become_aligned(serial, adopted_end, 0);
                 }
@@ -815,8 +720,12 @@ impl Replica {
     /// Returns the epoch of a forced recovery that this log has not seen yet: what it must cut may have been
     /// acknowledged.
     fn forced_since(&self) -> Option<Epoch> {
-        let forced = self.meta.forced_epoch;
-        forced.filter(|_| self.meta.log_epoch < forced)
+        let Meta {
+            forced_epoch,
+            log_epoch,
+            ..
+        } = self.durable.saved();
+        forced_epoch.filter(|_| log_epoch < forced_epoch)
     }
 
     fn become_aligned(&mut self, serial: u64, adopted_end: Offset, cut_records: u64) {
@@ -833,7 +742,7 @@ impl Replica {
         self.refill_target = None;
         self.changed(ReplicaChange::Aligned {
             epoch,
-            end: self.durable_end,
+            end: self.durable.whole_end(),
         });
         self.answer_handshake(serial, &self.aligned_answer(cut_records));
     }
@@ -853,12 +762,12 @@ impl Replica {
 
     /// Takes over what the master says about itself, once aligned with it.
     fn take_progress(&mut self, progress: Progress) -> Result<(), Refusal> {
-        let epoch = self.staged.promised.as_ref().map(|promised| promised.epoch);
+        let epoch = self.durable.promised().map(|promised| promised.epoch);
         if self.aligned.map(|aligned| aligned.epoch) != epoch {
             return Err(Refusal::HelloFirst);
         }
         self.committed = self.committed.max(progress.committed);
-        if self.meta.log_epoch.is_none() && progress.refill_target.is_some() {
+        if self.durable.saved().log_epoch.is_none() && progress.refill_target.is_some() {
             self.refill_target = progress.refill_target;
         }
         Ok(())
@@ -953,7 +862,7 @@ impl Replica {
             self.answer(request, answer);
         }
         while let Some(&(end, request)) = self.parked.first() {
-            if end > self.durable_end {
+            if end > self.durable.whole_end() {
                 break;
             }
             self.parked.remove(&(end, request));
@@ -967,47 +876,30 @@ impl Replica {
         let Some(Alignment { epoch, adopted_end }) = self.aligned else {
             return;
         };
-        if self.staged.log_epoch == Some(epoch) || self.failed.is_some() {
+        let own = self.durable.staged().log_epoch;
+        if own == Some(epoch) || self.durable.disk_space().failure().is_some() {
             return;
         }
-        let needed = match self.staged.log_epoch {
+        let needed = match own {
             Some(_) => Some(adopted_end),
             None => self.refill_target.map(|target| target.max(adopted_end)),
         };
-        if needed.is_some_and(|needed| self.durable_end >= needed) {
-            self.staged.take_log_epoch(epoch);
+        if needed.is_some_and(|needed| self.durable.whole_end() >= needed) {
+            self.durable.take_log_epoch(epoch);
             self.intact_save = Some(epoch);
-            let meta = self.staged.clone();
-            self.save(Continuation::Intact { meta });
+            self.save(Continuation::Intact);
         }
     }
 
     fn save(&mut self, next: Continuation) {
-        self.ticket += 1;
-        self.queued.push_back((self.ticket, next));
-        let meta = Box::new(self.staged.clone());
-        self.out.push(ReplicaAction::Save {
-            ticket: self.ticket,
-            meta,
-        });
-    }
-
-    fn next_continuation(&mut self, ticket: u64) -> Continuation {
-        let (expected, next) = self
-            .queued
-            .pop_front()
-            .expect("the writer reports only what it was asked for");
-        assert_eq!(
-            ticket, expected,
-            "the writer keeps the order of its commands"
-        );
-        next
+        let save = self.durable.save(next);
+        self.out.push(ReplicaAction::Save(save));
     }
 
     /// Returns the answer to a promise of `epoch` that is durable: granted, unless a newer one was requested
     /// meanwhile.
     fn answer_to_promise(&self, epoch: Epoch, log: &impl LogFacts) -> Answer {
-        if let Some(promised) = &self.staged.promised
+        if let Some(promised) = self.durable.promised()
             && promised.epoch > epoch
         {
             let by = crate::rules::fence::fenced_by(promised);
@@ -1019,8 +911,8 @@ impl Replica {
         epoch_starts.retain(|start| start.first < end);
         Answer::Promised(Promised {
             epoch_starts,
-            forced_epoch: self.meta.forced_epoch,
-            last_whole: self.meta.last_whole,
+            forced_epoch: self.durable.saved().forced_epoch,
+            last_whole: self.durable.saved().last_whole,
         })
     }
 
@@ -1034,10 +926,11 @@ impl Replica {
     }
 
     fn response(&self, answer: Answer) -> Response {
+        let meta = self.durable.saved();
         Response {
-            cluster: self.meta.cluster.as_ref().map(|cluster| cluster.id),
-            name: self.meta.name.clone(),
-            incarnation: self.incarnation,
+            cluster: meta.cluster.as_ref().map(|cluster| cluster.id),
+            name: meta.name.clone(),
+            incarnation: self.durable.incarnation(),
             state: self.state(),
             answer,
         }

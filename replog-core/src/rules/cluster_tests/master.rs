@@ -18,11 +18,12 @@ use crate::{
     limits::EPOCH_STARTS_MAX,
     rules::{
         acks::WaiterId,
+        durable::OwnLog,
         keys::{Claim, KeyReading, Keys, Snapshot},
         leader::{Answered, Leader, NewAppend},
         link::{Link, LinkAction},
         progress::Wanted,
-        recovery::{OwnLog, Recovery, RecoveryAction, Settings},
+        recovery::{Recovery, RecoveryAction, Settings},
     },
     transport::{
         Answer, Append, FencedBy, Hello, NodeState, Progress, Promised, Request, RequestBody,

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     rules::{
         disk_space::WriteOutage,
+        durable::{OwnLog, Save},
         replica::{Replica, ReplicaAction, ReplicaChange, RequestId},
     },
     transport::{Answer, Fetch, Fetched, Hello, Request, RequestBody, Response, TransportError},
@@ -61,7 +62,10 @@ impl Node {
         self.life += 1;
         let disk = &mut world.disks[self.index];
         disk.meta.start += 1;
-        self.replica = Some(Replica::new(disk.meta.clone(), disk.durable_end()));
+        self.replica = Some(Replica::new(
+            disk.meta.clone(),
+            OwnLog::whole(disk.durable_end()),
+        ));
     }
 
     pub(super) fn crash(&mut self, world: &mut World) {
@@ -147,7 +151,7 @@ impl Node {
                 durable_end,
             } => replica.on_saved(ticket, durable_end, &facts),
             Report::WriteFailed => replica.on_write_failed(now, full()),
-            Report::Resumed { end } => replica.on_resumed(now, end),
+            Report::Resumed { end } => replica.on_resumed(now, OwnLog::whole(end)),
         }
         self.carry_out(world, None);
     }
@@ -204,7 +208,7 @@ impl Node {
                     .on_submitted(self.index, &world.disks[self.index], sender);
                 world.submit(process, life, Command::Append(batch));
             }
-            ReplicaAction::Save { ticket, meta } => {
+            ReplicaAction::Save(Save { ticket, meta }) => {
                 world.submit(process, life, Command::Save { ticket, meta });
             }
             // These disks keep no files besides the log.

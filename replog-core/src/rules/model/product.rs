@@ -241,7 +241,7 @@ fn decided((epochs, log): Known, heard: [Option<Known>; SECONDARIES]) -> Decisio
     let mut recovery = Recovery::new(
         settings,
         meta,
-        crate::rules::recovery::OwnLog::whole(end(&log)),
+        crate::rules::durable::OwnLog::whole(end(&log)),
         now,
     );
     recovery.take_actions();

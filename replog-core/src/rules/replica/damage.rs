@@ -8,39 +8,29 @@
 use std::ops::Range;
 
 use super::*;
+use crate::rules::durable::DamageNoticed;
 
 impl Replica {
-    /// Handles an unreadable record at `offset`.
+    /// Handles an unreadable record at `offset`. Messages in flight from the master must not make this log intact
+    /// again: a new incarnation begins.
     pub(crate) fn on_damage(&mut self, offset: Offset) {
-        if self.inspecting.is_some() || self.disk_space.outage().is_some() {
-            self.damage_pending = Some(offset);
-            return;
-        }
-        if self.failed.is_some() {
-            return;
+        let held = self.durable.whole_end();
+        match self.durable.on_damage_noticed(offset, held) {
+            DamageNoticed::Inspect => {}
+            DamageNoticed::Later | DamageNoticed::Never => return,
         }
         self.changed(ReplicaChange::Damaged { offset });
-        // The log epoch is lost from now on, even if a save that contains it is on its way to the disk. Messages in
-        // flight from the master must not make this log intact again: a new incarnation begins.
-        self.staged.lose_log_epoch(Some(self.durable_end));
-        (self.meta.log_epoch, self.meta.last_whole) = (None, self.staged.last_whole);
-        self.staged.start += 1;
+        self.durable.begin_incarnation();
         self.intact_save = None;
         self.end_conversation(&Refusal::HelloFirst);
-        let meta = self.staged.clone();
-        self.save(Continuation::Damaged { meta });
-        self.inspecting = Some(offset);
+        self.save(Continuation::Damaged);
         self.out.push(ReplicaAction::Inspect { offset });
     }
 
     /// Handles a cut that was not made because it met an unreadable record. Once the damage is known, the next
     /// hello repeats the cut.
-    pub(crate) fn on_not_truncated(&mut self, ticket: u64, offset: Offset) {
-        let next = self.next_continuation(ticket);
-        assert!(
-            matches!(next, Continuation::Cut { .. }),
-            "ticket {ticket} was no cut: {next:?}"
-        );
+    pub(crate) fn on_not_truncated(&mut self, ticket: Ticket, offset: Offset) {
+        self.durable.on_not_cut(ticket);
         self.on_damage(offset);
         if self.handshake.is_some() {
             self.end_conversation(&Refusal::HelloFirst);
@@ -48,19 +38,11 @@ impl Replica {
         self.settle();
     }
 
-    /// Handles the end of an inspection: the records in `holes` cannot be read, and all below `whole_end` can.
-    pub(crate) fn on_inspected(&mut self, holes: &[Range<Offset>], whole_end: Offset) {
-        let inspected = self.inspecting.take();
-        self.durable_end = self.durable_end.min(whole_end);
-        self.reorder.reset(self.durable_end);
-        let is_known = |offset: &Offset| {
-            Some(*offset) == inspected || holes.iter().any(|hole| hole.contains(offset))
-        };
-        if let Some(offset) = self
-            .damage_pending
-            .take()
-            .filter(|offset| !is_known(offset))
-        {
+    /// Handles the end of an inspection: the records in `holes` cannot be read, and the log is as `own` says.
+    pub(crate) fn on_inspected(&mut self, holes: &[Range<Offset>], own: OwnLog) {
+        let noticed = self.durable.on_inspected(holes, own);
+        self.reorder.reset(self.durable.whole_end());
+        if let Some(offset) = noticed {
             self.on_damage(offset);
         }
         self.settle();

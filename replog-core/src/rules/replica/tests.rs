@@ -4,6 +4,8 @@ use super::*;
 use crate::{
     frame::testing::batch,
     limits::REORDER_RECORDS_MAX,
+    log::ClusterIdentity,
+    rules::fence::promise_to,
     transport::{FencedBy, Promise, Promised as GrantedPromise},
     types::{DiskState, InstanceId},
 };
@@ -186,7 +188,7 @@ fn fenced_by(epoch: u64) -> FencedBy {
 impl Bench {
     fn new(meta: Meta, log: &[u64]) -> Bench {
         Bench {
-            replica: Replica::new(meta, Offset(log.len() as u64)),
+            replica: Replica::new(meta, OwnLog::whole(Offset(log.len() as u64))),
             log: Log(log.to_vec()),
             now: Instant::now(),
             next: 0,
@@ -229,7 +231,7 @@ impl Bench {
 
     /// The writer reports the next save.
     fn saved(&mut self) -> Vec<Did> {
-        let ticket = self.replica.queued.front().expect("a save").0;
+        let ticket = self.replica.durable.first_ticket();
         let end = Offset(self.log.0.len() as u64);
         self.replica.on_saved(ticket, end, &self.log);
         self.did()
@@ -243,7 +245,7 @@ impl Bench {
     }
 
     fn truncated(&mut self, to: usize) -> Vec<Did> {
-        let ticket = self.replica.queued.front().expect("a cut").0;
+        let ticket = self.replica.durable.first_ticket();
         let records = (self.log.0.len() - to) as u64;
         self.log.0.truncate(to);
         let from = Offset(to as u64);
@@ -262,7 +264,8 @@ impl Bench {
                     Did::Answer(request, response.answer, state.durable_end.0, log_epoch)
                 }
                 ReplicaAction::Write(batch) => Write(batch.first().0, batch.end().0),
-                ReplicaAction::Save { meta, .. } => {
+                ReplicaAction::Save(save) => {
+                    let meta = save.meta;
                     let promised = meta.promised.map_or(0, |promised| promised.epoch.0);
                     Save(promised, meta.log_epoch.map(|e| e.0))
                 }
@@ -544,7 +547,7 @@ fn older_pairs_are_requested_from_either_log() {
     }
     let mut bench = Bench::new(meta(4, Some(4)), &[1, 1, 4]);
     bench.ask(5, hello(5, 2, 2, &[(1, 0)]));
-    let ticket = bench.replica.queued.front().unwrap().0;
+    let ticket = bench.replica.durable.first_ticket();
     bench.replica.on_saved(ticket, Offset(3), &Newest);
     let actions = bench.replica.take_actions();
     let Some(ReplicaAction::ReadStarts {
@@ -557,7 +560,7 @@ fn older_pairs_are_requested_from_either_log() {
     };
     let mut unread = Bench::new(meta(4, Some(4)), &[1, 1, 4]);
     unread.ask(5, RequestBody::Hello((*hello).clone()));
-    let ticket = unread.replica.queued.front().unwrap().0;
+    let ticket = unread.replica.durable.first_ticket();
     unread.replica.on_saved(ticket, Offset(3), &Newest);
     unread.did();
     unread
@@ -1007,7 +1010,9 @@ fn a_full_disk_ends_the_conversation_and_drops_unwritten_records() {
     bench.now = bench.replica.next_deadline().unwrap();
     bench.replica.on_deadline(bench.now);
     assert_eq!(bench.did(), [Did::Resume]);
-    bench.replica.on_resumed(bench.now, Offset(10));
+    bench
+        .replica
+        .on_resumed(bench.now, OwnLog::whole(Offset(10)));
     assert_eq!(bench.replica.disk(), DiskState::Ok);
     let greet = refused(9, Refusal::HelloFirst, 10, Some(5));
     assert_eq!(bench.ask(5, heartbeat(None, None)), [greet]);
@@ -1030,7 +1035,9 @@ fn a_promise_that_could_not_be_saved_was_not_granted() {
     bench.replica.on_write_failed(bench.now, full());
     assert_eq!(bench.did(), [refused(0, no_room(), 1, Some(4))]);
     assert_eq!(bench.replica.state().promised, Epoch(5));
-    bench.replica.on_resumed(bench.now, Offset(1));
+    bench
+        .replica
+        .on_resumed(bench.now, OwnLog::whole(Offset(1)));
     bench.did();
     // The previous master holds the promise.
     assert_eq!(bench.ask(5, hello(5, 1, 1, &[(4, 0)])), [Save(5, Some(4))]);
@@ -1043,7 +1050,9 @@ fn a_hello_or_a_log_epoch_that_could_not_be_saved_is_retried() {
     assert_eq!(bench.saved(), [Save(5, Some(5))], "the log epoch");
     bench.replica.on_write_failed(bench.now, full());
     assert_eq!(bench.did(), [refused(0, no_room(), 2, Some(4))]);
-    bench.replica.on_resumed(bench.now, Offset(2));
+    bench
+        .replica
+        .on_resumed(bench.now, OwnLog::whole(Offset(2)));
     bench.did();
     assert_eq!(bench.ask(5, hello(5, 2, 2, &[(4, 0)])), [Save(5, Some(4))]);
     assert_eq!(bench.saved(), [Save(5, Some(5))]);
@@ -1162,7 +1171,11 @@ fn a_sender_that_should_not_be_here_is_reported_once_for_each_reason() {
 /// Returns a bench with a log of eight records of which the fourth and fifth cannot be read; not intact.
 fn with_hole() -> Bench {
     let mut bench = Bench::new(meta(5, None), &[5, 5, 5, 5, 5, 5, 5, 5]);
-    bench.replica = Replica::new(meta(5, None), Offset(3));
+    let own = OwnLog {
+        whole_end: Offset(3),
+        end: Offset(8),
+    };
+    bench.replica = Replica::new(meta(5, None), own);
     bench
 }
 
@@ -1170,7 +1183,7 @@ fn with_hole() -> Bench {
 fn a_damaged_log_ends_at_its_hole_and_once_filled_passes_the_records_behind_it() {
     let mut bench = with_hole();
     bench.ask(5, hello(5, 8, 0, &[(5, 0)]));
-    let ticket = bench.replica.queued.front().unwrap().0;
+    let ticket = bench.replica.durable.first_ticket();
     bench.replica.on_saved(ticket, Offset(3), &bench.log);
     assert_eq!(
         bench.did(),
@@ -1203,7 +1216,7 @@ fn a_damaged_log_is_compared_including_the_records_behind_its_hole() {
     for (end, pairs, cut) in table {
         let mut bench = with_hole();
         bench.ask(5, hello(5, end, 0, &[pairs]));
-        let ticket = bench.replica.queued.front().unwrap().0;
+        let ticket = bench.replica.durable.first_ticket();
         bench.replica.on_saved(ticket, Offset(3), &bench.log);
         let did = bench.did();
         match cut {
@@ -1224,11 +1237,15 @@ fn an_unreadable_record_removes_the_log_epoch_before_anything_else() {
     bench.replica.on_damage(Offset(1));
     assert_eq!(bench.did(), [], "one inspection at a time");
     bench.log.0.extend([5, 5]);
-    let ticket = bench.replica.queued.front().unwrap().0;
+    let ticket = bench.replica.durable.first_ticket();
     bench.replica.on_saved(ticket, Offset(6), &bench.log);
+    let with_hole = OwnLog {
+        whole_end: Offset(2),
+        end: Offset(6),
+    };
     bench
         .replica
-        .on_inspected(&[Offset(2)..Offset(3)], Offset(2));
+        .on_inspected(&[Offset(2)..Offset(3)], with_hole);
     assert_eq!(
         bench.did(),
         [Save(5, None), Did::Inspect(1)],
@@ -1291,7 +1308,7 @@ fn a_cut_that_meets_damage_is_made_once_the_damage_is_known() {
     let mut bench = Bench::new(meta(4, Some(3)), &[1, 1, 2, 2]);
     bench.ask(5, hello(5, 9, 0, &[(1, 0), (3, 2)]));
     assert_eq!(bench.saved(), [Did::Quarantine(2, 5), Truncate(2)]);
-    let ticket = bench.replica.queued.front().unwrap().0;
+    let ticket = bench.replica.durable.first_ticket();
     bench.replica.on_not_truncated(ticket, Offset(1));
     let did = bench.did();
     assert_eq!(did[1..], [Save(5, None), Did::Inspect(1)], "{did:?}");
@@ -1302,10 +1319,10 @@ fn a_cut_that_meets_damage_is_made_once_the_damage_is_known() {
 fn a_cut_that_meets_damage_behind_a_known_hole_has_it_inspected_too() {
     let mut bench = with_hole();
     bench.ask(5, hello(5, 6, 0, &[(5, 0)]));
-    let ticket = bench.replica.queued.front().unwrap().0;
+    let ticket = bench.replica.durable.first_ticket();
     bench.replica.on_saved(ticket, Offset(3), &bench.log);
     assert_eq!(bench.did(), [Did::Quarantine(6, 5), Truncate(6)]);
-    let ticket = bench.replica.queued.front().unwrap().0;
+    let ticket = bench.replica.durable.first_ticket();
     bench.replica.on_not_truncated(ticket, Offset(5));
     assert_eq!(bench.did()[1..], [Save(5, None), Did::Inspect(5)]);
 }

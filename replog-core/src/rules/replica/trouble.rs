@@ -5,71 +5,69 @@
 //! 4, 10 and 11.
 
 use super::*;
-use crate::{limits::REFUSED_SENDERS_MAX, types::DiskState};
+use crate::{limits::REFUSED_SENDERS_MAX, rules::durable::WriteRefused, types::DiskState};
 
 impl Replica {
     /// Handles a refused write: what was handed to the writer is neither done nor in progress any more. The
     /// conversation ends, so that the master restarts the handshake once there is disk space.
     pub(crate) fn on_write_failed(&mut self, now: Instant, outage: WriteOutage) {
-        let detail = outage.detail.to_string();
-        if self.disk_space.on_write_failed(now, outage.clone()) {
+        let refusal = Refusal::Storage {
+            detail: outage.detail.to_string(),
+        };
+        let WriteRefused { is_news, dropped } = self.durable.on_write_failed(now, outage.clone());
+        if is_news {
             self.changed(ReplicaChange::OutOfSpace(outage));
         }
-        let refusal = Refusal::Storage { detail };
-        for (_, next) in std::mem::take(&mut self.queued) {
+        for next in dropped {
             let requests = match next {
                 Continuation::AnswerPromise { requests, .. } => requests,
-                Continuation::AskAgain { request, .. } => vec![request],
-                _ => Vec::new(),
+                Continuation::AskAgain { request } => vec![request],
+                Continuation::Align { .. }
+                | Continuation::Cut { .. }
+                | Continuation::Intact
+                | Continuation::Damaged => Vec::new(),
             };
             for request in requests {
                 self.answer(request, Answer::Refused(refusal.clone()));
             }
         }
-        // A promise that was not saved does not count.
-        self.staged = self.meta.clone();
         self.intact_save = None;
-        // Damage that could not be inspected is inspected once there is disk space.
-        self.damage_pending = self.inspecting.take().or(self.damage_pending);
         self.end_conversation(&refusal);
-        self.reorder.reset(self.durable_end);
+        self.reorder.reset(self.durable.whole_end());
     }
 
-    /// Handles the return of disk space; the log ends at `end`, all of it durable.
-    pub(crate) fn on_resumed(&mut self, now: Instant, end: Offset) {
-        self.disk_space.on_resumed(now);
-        self.durable_end = self.durable_end.max(end);
-        self.reorder.reset(self.durable_end);
+    /// Handles the return of disk space, with the log as it is then, all of it durable.
+    pub(crate) fn on_resumed(&mut self, now: Instant, own: OwnLog) {
+        let noticed = self.durable.on_resumed(now, own);
+        self.reorder.reset(self.durable.whole_end());
+        let end = own.whole_end;
         self.changed(ReplicaChange::Resumed { end });
-        if let Some(offset) = self.damage_pending.take() {
+        if let Some(offset) = noticed {
             self.on_damage(offset);
         }
     }
 
     /// Acts when the time of [`Replica::next_deadline`] has come.
     pub(crate) fn on_deadline(&mut self, now: Instant) {
-        if self.disk_space.should_probe(now) {
+        if self.durable.should_probe(now) {
             self.out.push(ReplicaAction::Resume);
         }
     }
 
     /// Returns when to call [`Replica::on_deadline`].
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.disk_space.next_deadline()
+        self.durable.next_deadline()
     }
 
     /// Returns the state of the disk.
     pub(crate) fn disk(&self) -> DiskState {
-        match self.failed {
-            Some(_) => DiskState::Failed,
-            None => self.disk_space.disk(),
-        }
+        self.durable.disk()
     }
 
     /// Refuses requests while the disk refuses writes, heartbeats included: a node that cannot take records
     /// must not count for a quorum. A fenced sender was refused before this check.
     pub(super) fn check_disk_space(&self) -> Result<(), Refusal> {
-        match self.disk_space.outage() {
+        match self.durable.disk_space().outage() {
             None => Ok(()),
             Some(outage) => Err(Refusal::Storage {
                 detail: outage.detail.to_string(),

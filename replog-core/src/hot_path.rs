@@ -20,6 +20,7 @@ use crate::{
     },
     rules::{
         acks::{Acks, WaiterId},
+        disk_space::DiskSpace,
         keys::Keys,
         leader::{Leader, NewAppend},
         link::Link,
@@ -156,6 +157,7 @@ fn admit_and_answer() {
         let admitted = leader.admit(
             now,
             1_700_000_000_000,
+            &DiskSpace::new(),
             &mut (0..GROUP).map(append).collect(),
         );
         assert_eq!(admitted.refused.len(), 0);

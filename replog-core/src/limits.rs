@@ -138,6 +138,10 @@ pub const QUARANTINE_FILES_MAX: usize = 64;
 /// refused and sent again.
 pub const PARKED_ANSWERS_MAX: usize = 256;
 
+/// Unreadable records that a node remembers until it can inspect them, while it inspects another or its disk refuses
+/// writes. Beyond it one is forgotten, and noticed again by whoever reads it next.
+pub const NOTICED_RECORDS_MAX: usize = 1_000;
+
 /// Refused senders that a node remembers, so that it logs the reason only once for each of them.
 pub const REFUSED_SENDERS_MAX: usize = 16;
 

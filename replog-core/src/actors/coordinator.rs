@@ -1,10 +1,10 @@
 //! The master's coordinator as an actor: quorum, mode, appends, and the recovery before them.
 //!
-//! Delivers appends, reports and time to [`Leader`] and [`Recovery`], and carries out their
-//! actions. Decides nothing. Answers to clients leave through one-shot channels, never through
+//! Delivers appends, reports and time to [`Leader`], [`Recovery`] and [`MasterLog`], and carries out
+//! their actions. Decides nothing. Answers to clients leave through one-shot channels, never through
 //! futures of the actor: ten thousand parked futures would be polled at every wake-up.
 
-use std::{collections::BTreeSet, ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use actix::{
     Actor, ActorContext as _, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler,
@@ -31,7 +31,7 @@ use crate::{
     events::Change,
     handle::{Shared, host::Host},
     limits::{EPOCH_STARTS_MAX, NODES_MAX},
-    log::{HeldBack, LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
+    log::{LogView, LogWriter, Meta, WriteCommand, WriteReport, disk_state},
     metrics::{
         MasterMetrics,
         tally::{AppendTally, LinkTally},
@@ -39,16 +39,16 @@ use crate::{
     planted::planted,
     rules::{
         disk_space::WriteOutage,
-        durable::OwnLog,
+        durable::{Durable, OwnLog, Save},
         keys::Keys,
         leader::{Answered, Leader, NewAppend},
         link::Link,
+        master_log::{MasterLog, MasterState, MasterWork},
         recovery::{Recovery, RecoveryAction, Settings},
-        repair::{MissingRange, Repair},
     },
     storage::Storage,
     transport::Transport,
-    types::{ClusterId, DiskState, Epoch, Mode, ModeReason, Offset},
+    types::{ClusterId, Epoch, Mode, ModeReason, Offset},
     views::{LogHealth, MasterHealth},
     watch,
 };
@@ -63,48 +63,26 @@ pub(crate) struct Coordinator {
     settings: Settings,
     /// Number of malformed answers to the recovery.
     malformed: u64,
-    /// Metadata as stored on disk.
-    meta: Meta,
-    /// Metadata that is being saved.
-    saving: Option<Meta>,
+    /// The durable state of this node, and what is wrong with its log.
+    log: MasterLog,
     /// Number of a recovery's last query.
     asked: u64,
     links: Vec<Addr<SecondaryLink>>,
     /// Counts of each link at its last report.
     link_tallies: Vec<LinkTally>,
     append_tally: AppendTally,
-    /// Holes in this master's log, found while leading.
-    repair: Repair,
-    inspection: Option<Inspection>,
-    /// The record that is being inspected.
-    inspected: Option<Offset>,
-    /// Other records that could not be read and have not been inspected yet.
-    noticed: BTreeSet<Offset>,
-    /// The epoch is too low for another node: a new one must follow once the inspection is done.
-    raise_epoch: bool,
     inbox: Arc<Inbox>,
     /// The inbox's second buffer, swapped with the first.
     spare: Vec<NewAppend<Caller>>,
     view: Arc<LogView>,
     storage: Arc<dyn Storage>,
     writer: LogWriter,
-    /// The writer has been told to stop.
-    closing: bool,
     shared: Arc<Shared>,
     host: Arc<dyn Host>,
     published_mode: Option<(Mode, Option<ModeReason>)>,
     published_committed: Option<Offset>,
     ended: watch::Sender<Option<Stopped>>,
     timer: Timer,
-}
-
-/// Purpose of an inspection: a record could not be read, and its segment is being read through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Inspection {
-    /// While the master leads or is about to: it goes on meanwhile.
-    WhileLeading,
-    /// Before that: the recovery starts over, with a log that is not intact.
-    BeforeRecovery,
 }
 
 /// An epoch that a recovery has won.
@@ -197,29 +175,24 @@ impl Coordinator {
             whole_end,
             end: view.written_end(),
         };
+        let mut log = MasterLog::new(Durable::new(meta, own));
+        let recovery = Recovery::new(settings.clone(), log.node_mut(), now);
         Coordinator {
             leader: Leader::new(&config, durable, initial),
             link_tallies: vec![LinkTally::new(); links.len()],
             append_tally: AppendTally::new(links.len() + 1),
             config,
-            recovery: Some(Recovery::new(settings.clone(), meta.clone(), own, now)),
+            recovery: Some(recovery),
             settings,
             malformed: 0,
-            meta,
-            saving: None,
+            log,
             asked: 0,
             links,
-            repair: Repair::default(),
-            inspection: None,
-            inspected: None,
-            noticed: BTreeSet::new(),
-            raise_epoch: false,
             inbox,
             spare: Vec::new(),
             view,
             storage,
             writer,
-            closing: false,
             shared,
             host,
             published_mode: None,
@@ -237,18 +210,23 @@ impl Coordinator {
         self.carry_out_recovery(ctx, now);
         let answered = self.leader.settle(now);
         self.answer(answered);
-        if self.leader.should_probe(now) {
+        if self.log.node_mut().should_probe(now) {
             self.writer.submit(WriteCommand::Resume);
         }
-        if let Some(missing) = self.irreparable() {
-            self.replace_damaged_log(now, missing);
-        }
+        self.check_repair(ctx, now);
         self.publish_committed();
-        let stuck = self.recovery.as_ref().and_then(Recovery::stuck);
+        let node = self.log.node();
+        let stuck = self
+            .recovery
+            .as_ref()
+            .and_then(|recovery| recovery.stuck(node));
         self.leader.set_stuck(stuck.map(|stuck| stuck.detail));
         self.publish_mode(now);
-        let recovery = self.recovery.as_ref().and_then(Recovery::next_deadline);
-        let deadline = [recovery, self.leader.next_deadline(now)]
+        let node = self.log.node();
+        let recovery = self.recovery.as_ref();
+        let recovery = recovery.and_then(|recovery| recovery.next_deadline(node));
+        let leader = self.leader.next_deadline(now);
+        let deadline = [recovery, leader, node.next_deadline()]
             .into_iter()
             .flatten()
             .min();
@@ -256,7 +234,8 @@ impl Coordinator {
             coordinator.timer.fired();
             let now = Instant::now();
             if let Some(recovery) = &mut coordinator.recovery {
-                recovery.on_deadline(now, &coordinator.view.epoch_starts(EPOCH_STARTS_MAX));
+                let own_starts = coordinator.view.epoch_starts(EPOCH_STARTS_MAX);
+                recovery.on_deadline(coordinator.log.node_mut(), now, &own_starts);
             }
             coordinator.settle(ctx);
         });
@@ -296,35 +275,30 @@ impl Coordinator {
                     }
                 }
             }
-            RecoveryAction::Save(meta) => self.save_meta(meta),
+            RecoveryAction::Save(save) => self.save_meta(save),
             RecoveryAction::Quarantine { from, epoch } => {
                 self.writer.submit(WriteCommand::Quarantine { from, epoch });
             }
-            RecoveryAction::Truncate(to) => {
-                self.writer.submit(WriteCommand::Truncate { ticket: 0, to });
+            RecoveryAction::Truncate { ticket, to } => {
+                self.writer.submit(WriteCommand::Truncate { ticket, to });
             }
             RecoveryAction::Append(batches) => {
                 for batch in batches {
                     self.writer.submit(WriteCommand::Append(batch));
                 }
             }
-            RecoveryAction::Serve {
-                meta,
-                epoch,
-                adopted_end,
-            } => {
+            RecoveryAction::Serve { epoch, adopted_end } => {
+                let meta = self.log.node().saved();
                 let cluster = meta
                     .cluster
                     .as_ref()
                     .expect("a recovered master has a cluster")
                     .id;
-                let forced_epoch = meta.forced_epoch;
-                self.meta = meta;
                 let won = WonEpoch {
                     cluster,
                     epoch,
                     adopted_end,
-                    forced_epoch,
+                    forced_epoch: meta.forced_epoch,
                 };
                 self.read_keys(ctx, won);
             }
@@ -360,10 +334,11 @@ impl Coordinator {
 
     fn on_keys(&mut self, ctx: &mut Context<Self>, won: WonEpoch, keys: Result<Keys, String>) {
         // The recovery failed, was told to stop, or started over meanwhile.
+        let node = self.log.node();
         let current = |recovery: &Recovery| {
-            recovery.epoch() == won.epoch || planted!(KeysOfEarlierRoundTaken)
+            recovery.epoch(node) == won.epoch || planted!(KeysOfEarlierRoundTaken)
         };
-        if self.closing || !self.recovery.as_ref().is_some_and(current) {
+        if node.is_closing() || !self.recovery.as_ref().is_some_and(current) {
             return;
         }
         match keys {
@@ -399,24 +374,20 @@ impl Coordinator {
                 forced_epoch,
             });
         }
-        if !planted!(HolesForgottenAtServe) {
-            self.publish_missing();
-        }
-        if self.meta.log_epoch.is_none() {
-            self.become_intact(ctx);
-        }
+        self.log.on_leading(epoch);
+        self.carry_out_log(ctx);
     }
 
-    fn save_meta(&mut self, meta: Meta) {
-        self.saving = Some(meta.clone());
-        let (ticket, meta) = (0, Box::new(meta));
+    fn save_meta(&self, Save { ticket, meta }: Save) {
         self.writer.submit(WriteCommand::SaveMeta { ticket, meta });
     }
 
     fn lose_leadership(&mut self, now: Instant, by: crate::transport::FencedBy) {
         warn!(by = %by.describe(), "fenced: another master leads a newer epoch");
         self.recovery = None;
-        let answered = self.leader.become_fenced(now, by);
+        self.log.on_fenced();
+        let disk = self.log.node().disk_space();
+        let answered = self.leader.become_fenced(now, disk, by);
         self.answer(answered);
         for link in &self.links {
             link.do_send(StopSending);
@@ -426,24 +397,19 @@ impl Coordinator {
     /// Steps down after a refused write: its records are not in the log, and the links stay as they
     /// are until there is space and the next recovery sends queries.
     fn step_down(&mut self, now: Instant, error: &std::io::Error) {
-        if self.leader.disk() == DiskState::Ok {
+        let detail: Arc<str> = error.to_string().into();
+        let outage = WriteOutage {
+            disk: disk_state(error),
+            detail: detail.clone(),
+        };
+        if self.log.on_write_failed(now, outage) {
             warn!(%error, "the disk refuses writes: appends are refused until there is space");
         } else {
             debug!(%error, "the disk still refuses writes");
         }
-        (self.recovery, self.saving, self.inspection) = (None, None, None);
-        // An inspection that could not be completed is repeated once there is space.
-        self.noticed.extend(self.inspected.take());
-        if planted!(FullDiskForgetsDamage) {
-            self.noticed.clear();
-        }
-        self.repair = Repair::default();
-        let outage = WriteOutage {
-            disk: disk_state(error),
-            detail: error.to_string().into(),
-        };
+        self.recovery = None;
         let end = self.view.written_end();
-        let (answered, freed_bytes) = self.leader.become_out_of_space(now, end, outage);
+        let (answered, freed_bytes) = self.leader.become_out_of_space(end, &detail);
         self.inbox.release(freed_bytes);
         self.answer(answered);
     }
@@ -451,9 +417,9 @@ impl Coordinator {
     fn admit_queued(&mut self) {
         let empty = std::mem::take(&mut self.spare);
         let mut appends = self.inbox.take(empty);
-        let admitted = self
-            .leader
-            .admit(Instant::now(), self.host.wall_ms(), &mut appends);
+        let (now, wall_ms) = (Instant::now(), self.host.wall_ms());
+        let disk = self.log.node().disk_space();
+        let admitted = self.leader.admit(now, wall_ms, disk, &mut appends);
         self.spare = appends;
         for batch in admitted.batches {
             debug!(?batch, "appending");
@@ -497,7 +463,7 @@ impl Coordinator {
     }
 
     fn publish_mode(&mut self, now: Instant) {
-        let state = self.leader.mode(now);
+        let state = self.leader.mode(now, self.log.node().disk_space());
         let published = self.published_mode.replace((state.mode, state.reason));
         if published == Some((state.mode, state.reason)) {
             return;
@@ -535,38 +501,45 @@ impl Coordinator {
                 }
             }
             WriteReport::Durable { end, whole_end } => {
+                let node = self.log.node_mut();
                 match &mut self.recovery {
-                    Some(recovery) => recovery.on_durable(now, whole_end),
-                    None => self.leader.on_durable(end),
+                    Some(recovery) => recovery.on_durable(node, now, whole_end),
+                    None => {
+                        node.on_durable(whole_end);
+                        self.leader.on_durable(end);
+                    }
                 }
-                self.on_whole(ctx, whole_end);
+                self.log.on_whole(whole_end, self.state());
             }
-            WriteReport::Inspected { holes, whole_end } => self.on_inspected(ctx, holes, whole_end),
-            WriteReport::Truncated { cut, .. } => {
+            WriteReport::Inspected { holes, whole_end } => {
+                let own = self.own_log(whole_end);
+                self.log.on_inspected(holes, own, self.state());
+            }
+            WriteReport::Truncated { ticket, cut } => {
                 warn!(from = %cut.from, records = cut.records, "this node's log was cut");
+                self.log.node_mut().on_cut(ticket, cut.from);
                 if let Some(recovery) = &mut self.recovery {
-                    recovery.on_truncated(now, cut.from);
+                    recovery.on_truncated(self.log.node_mut(), now);
                 }
             }
-            WriteReport::NotTruncated { offset, .. } => self.on_damage(offset),
-            WriteReport::MetaSaved { .. } => {
-                if let Some(meta) = self.saving.take() {
-                    self.meta = meta;
-                }
-                if let Some(recovery) = &mut self.recovery {
-                    recovery.on_saved(now);
+            WriteReport::NotTruncated { ticket, offset } => {
+                self.log.node_mut().on_not_cut(ticket);
+                self.on_damage(offset);
+            }
+            WriteReport::MetaSaved { ticket, .. } => {
+                let node = self.log.node_mut();
+                match (node.on_saved(ticket), &mut self.recovery) {
+                    (MasterWork::Recovery, Some(recovery)) => recovery.on_saved(node, now),
+                    // A recovery that was dropped, or something that nothing waits for.
+                    (MasterWork::Recovery | MasterWork::Damaged | MasterWork::Intact, _) => {}
                 }
             }
             WriteReport::WriteFailed { error } => self.step_down(now, &error),
             WriteReport::Resumed { whole_end } => {
-                let end = self.view.written_end();
-                info!(%end, "the disk takes writes again");
-                if self.leader.on_resumed(now) {
-                    self.recover(now, whole_end);
-                }
-                if let Some(offset) = self.noticed.pop_first() {
-                    self.on_damage(offset);
-                }
+                let own = self.own_log(whole_end);
+                info!(end = %own.end, "the disk takes writes again");
+                let has_stepped_down = self.leader.on_resumed();
+                self.log.on_resumed(now, own, has_stepped_down);
             }
             WriteReport::Failed { error } => {
                 error!(%error, "the disk failed: this node stops");
@@ -578,11 +551,13 @@ impl Coordinator {
                 return;
             }
         }
+        self.carry_out_log(ctx);
         self.settle(ctx);
     }
 
     fn fail(&mut self, ctx: &mut Context<Self>, detail: Arc<str>) {
         self.recovery = None;
+        self.log.node_mut().on_failed(detail.clone());
         let answered = self.leader.become_failed(&detail);
         self.answer(answered);
         self.end(ctx, Some(detail));
@@ -591,7 +566,8 @@ impl Coordinator {
     /// Saves the keys, so that the next start need not read them again. A disk that does not
     /// outlive the process has no next start.
     fn save_keys(&self) {
-        let (Some(keys), Some(cluster)) = (self.leader.keys(), &self.meta.cluster) else {
+        let cluster = self.log.node().saved().cluster.as_ref();
+        let (Some(keys), Some(cluster)) = (self.leader.keys(), cluster) else {
             return;
         };
         if self.storage.survives_the_process()
@@ -611,9 +587,10 @@ impl Coordinator {
 
     fn health(&self) -> MasterHealth {
         let now = Instant::now();
-        let state = self.leader.mode(now);
+        let node = self.log.node();
+        let state = self.leader.mode(now, node.disk_space());
         let epoch = match &self.recovery {
-            Some(recovery) => recovery.epoch(),
+            Some(recovery) => recovery.epoch(node),
             None => self.leader.epoch(),
         };
         // A master that leads no epoch has no next offset, but a log that it reports all the same.
@@ -625,20 +602,20 @@ impl Coordinator {
             name: self.config.name.clone(),
             role: "master",
             version: env!("CARGO_PKG_VERSION"),
-            cluster_id: self.meta.cluster.as_ref().map(|cluster| cluster.id),
+            cluster_id: node.saved().cluster.as_ref().map(|cluster| cluster.id),
             epoch,
             mode: state.mode,
             mode_reason: state.reason,
-            intact: self.meta.log_epoch.is_some(),
-            recovery: self.recovery.as_ref().map(Recovery::health),
+            intact: node.saved().log_epoch.is_some(),
+            recovery: self.recovery.as_ref().map(|recovery| recovery.health(node)),
             fenced_by: self.leader.fenced_by(),
-            forced_epoch: self.meta.forced_epoch,
+            forced_epoch: node.saved().forced_epoch,
             quorum: self.leader.quorum(now),
             log: LogHealth {
                 next,
                 committed: self.leader.committed(),
                 bytes: self.view.bytes(),
-                disk: self.leader.disk(),
+                disk: node.disk(),
             },
             waiting_appends: self.leader.waiting(),
             secondaries: self.leader.secondaries(now, next),
@@ -652,7 +629,7 @@ impl Coordinator {
         let lag_bytes = |end: Option<Offset>| self.view.bytes_from(end.unwrap_or(Offset::ZERO));
         let links = self.link_tallies.iter().zip(&health.secondaries);
         MasterMetrics {
-            intact: self.meta.log_epoch.is_some(),
+            intact: health.intact,
             malformed: self.malformed
                 + self
                     .link_tallies
@@ -716,6 +693,7 @@ impl Handler<RecoveryAnswered> for Coordinator {
         if let Some(recovery) = &mut self.recovery {
             let own_starts = self.view.epoch_starts(EPOCH_STARTS_MAX);
             recovery.on_answer(
+                self.log.node_mut(),
                 Instant::now(),
                 answered.serial,
                 *answered.response,
@@ -734,13 +712,12 @@ impl Handler<LeadershipLost> for Coordinator {
             // A directory that is gone may have got a promise of this very epoch, from a node that
             // did not know of this master. A majority has promised it to this master: not a reason
             // to be fenced.
-            if by.epoch > self.leader.epoch() || by.instance == self.meta.instance {
+            let own = self.log.node().incarnation().instance;
+            if by.epoch > self.leader.epoch() || by.instance == own {
                 self.lose_leadership(now, by);
-            } else if self.inspection.is_some() {
-                self.raise_epoch = true;
-            } else if self.leader.is_serving() {
+            } else if self.log.on_epoch_contested(self.state()) {
                 info!(by = %by.describe(), "a node has promised this epoch to another directory");
-                self.restart_recovery(now);
+                self.carry_out_log(ctx);
             }
         }
         self.settle(ctx);
@@ -789,7 +766,8 @@ impl Handler<SetMode> for Coordinator {
         // Everybody else is informed first: the caller that gets the answer may wait for the mode
         // to change again.
         self.settle(ctx);
-        let _ = ask.answer_to.send(self.leader.mode(Instant::now()));
+        let disk = self.log.node().disk_space();
+        let _ = ask.answer_to.send(self.leader.mode(Instant::now(), disk));
     }
 }
 
@@ -812,7 +790,7 @@ impl Handler<Stop> for Coordinator {
         for link in &self.links {
             link.do_send(StopSending);
         }
-        if !std::mem::replace(&mut self.closing, true) {
+        if self.log.node_mut().begin_closing() {
             self.save_keys();
             self.writer.submit(WriteCommand::Close);
         }

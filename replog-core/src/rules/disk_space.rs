@@ -98,6 +98,12 @@ impl DiskSpace {
         self.failure.as_ref()
     }
 
+    /// Returns the error because of which nothing can be written now.
+    pub(crate) fn refusal(&self) -> Option<&Arc<str>> {
+        let outage = self.outage.as_ref().map(|outage| &outage.detail);
+        self.failure.as_ref().or(outage)
+    }
+
     /// Returns the condition of the disk.
     pub(crate) fn disk(&self) -> DiskState {
         match (&self.failure, &self.outage) {

@@ -15,12 +15,18 @@
 //! save that was requested before cannot bring it back. So nothing relies on a log that is known to be damaged, however
 //! long the disk takes to say so.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    ops::Range,
+    sync::Arc,
+};
 
 use tokio::time::Instant;
 
 use crate::{
+    limits::NOTICED_RECORDS_MAX,
     log::{ClusterIdentity, Meta, Promised},
+    planted::planted,
     rules::{
         disk_space::{DiskSpace, WriteOutage},
         fence::{check_epoch, check_identity, check_nodes, check_promise, promise_to},
@@ -46,9 +52,11 @@ pub(crate) struct Durable<T> {
     last_ticket: Ticket,
     ends: OwnLog,
     inspection: Option<Inspection>,
-    /// An unreadable record that was noticed when it could not be inspected.
-    noticed: Option<Offset>,
+    /// Unreadable records that were noticed when they could not be inspected.
+    noticed: BTreeSet<Offset>,
     disk_space: DiskSpace,
+    /// The writer was told to stop.
+    closing: bool,
 }
 
 /// Extent of this node's own log.
@@ -62,6 +70,7 @@ pub(crate) struct OwnLog {
 
 impl OwnLog {
     /// A log without a hole.
+    #[cfg(test)]
     pub(crate) fn whole(end: Offset) -> OwnLog {
         OwnLog {
             whole_end: end,
@@ -109,7 +118,7 @@ pub(crate) enum DamageNoticed {
     Inspect,
     /// It is inspected when another inspection has ended, or the disk takes writes again.
     Later,
-    /// The disk has failed: nothing is inspected any more.
+    /// The disk has failed, or the node stops: nothing is inspected any more.
     Never,
 }
 
@@ -141,8 +150,9 @@ impl<T> Durable<T> {
             last_ticket: 0,
             ends: own,
             inspection: None,
-            noticed: None,
+            noticed: BTreeSet::new(),
             disk_space: DiskSpace::new(),
+            closing: false,
         }
     }
 
@@ -217,12 +227,28 @@ impl<T> Durable<T> {
             whole_end <= end,
             "whole up to {whole_end} in a log that ends at {end}"
         );
-        if let Some(Inspection::Of(offset)) = self.inspection {
+        // A mistake of the simulation is to be found by what comes of it.
+        if let Some(Inspection::Of(offset)) = self.inspection
+            && !planted!(IntactDuringInspection)
+        {
             assert_eq!(
                 staged.log_epoch, None,
                 "{offset} cannot be read in a log that counts"
             );
         }
+        assert!(
+            self.noticed.len() <= NOTICED_RECORDS_MAX,
+            "rule 11: {} records are remembered",
+            self.noticed.len()
+        );
+        assert!(
+            self.inspection.is_some()
+                || self.disk_space.refusal().is_some()
+                || self.closing
+                || self.noticed.is_empty(),
+            "{:?} are forgotten",
+            self.noticed
+        );
         if self.disk_space.outage().is_some() {
             assert!(under_way.is_empty(), "a disk that refuses writes saves");
             assert_eq!(
@@ -239,6 +265,11 @@ impl<T> Durable<T> {
     /// durable.
     pub(crate) fn promised(&self) -> Option<&Promised> {
         self.staged.promised.as_ref()
+    }
+
+    /// Returns the epoch of [`Durable::promised`], 0 without one.
+    pub(crate) fn promised_epoch(&self) -> Epoch {
+        self.promised().map_or(Epoch(0), |promised| promised.epoch)
     }
 
     /// Returns the durable promise's epoch, 0 without one.
@@ -306,6 +337,18 @@ impl<T> Durable<T> {
         Ok(StagedPromise { joined, raised })
     }
 
+    /// Stages this node's promise of `epoch` to itself.
+    pub(crate) fn promise_to_self(&mut self, epoch: Epoch) {
+        let (own, before) = (self.incarnation(), self.staged.promised.as_ref());
+        let promised = promise_to(before, epoch, &self.staged.name, own);
+        self.staged.promised = Some(promised);
+    }
+
+    /// Stages the cluster that a blank node founds or joins.
+    pub(crate) fn stage_cluster(&mut self, cluster: ClusterIdentity) {
+        self.staged.cluster = Some(cluster);
+    }
+
     /// Stages the epoch of a forced recovery, of which another node told.
     pub(crate) fn stage_forced_epoch(&mut self, forced: Option<Epoch>) {
         self.staged.forced_epoch = self.staged.forced_epoch.max(forced);
@@ -349,6 +392,16 @@ impl<T> Durable<T> {
         self.queue(WorkKind::Cut(to), then)
     }
 
+    /// Takes back what was staged and not requested to be saved.
+    pub(crate) fn unstage(&mut self) {
+        let mut works = self.under_way.iter().rev();
+        let requested = works.find_map(|work| match &work.kind {
+            WorkKind::Save(meta) => Some(&**meta),
+            WorkKind::Cut(_) => None,
+        });
+        self.staged = requested.unwrap_or(&self.saved).clone();
+    }
+
     fn queue(&mut self, kind: WorkKind, then: T) -> Ticket {
         self.last_ticket += 1;
         let ticket = self.last_ticket;
@@ -366,8 +419,8 @@ impl<T> Durable<T> {
         }
     }
 
-    /// Handles the report of a save, which is durable with every record below `whole_end`. If damage was found after the
-    /// save was requested, what it saved claims too much and is corrected.
+    /// Handles the report of a save. If damage was found after the save was requested, what it saved claims too much and
+    /// is corrected.
     pub(crate) fn on_saved(&mut self, ticket: Ticket) -> T {
         let Work { kind, then, .. } = self.done(ticket);
         let WorkKind::Save(meta) = kind else {
@@ -433,10 +486,10 @@ impl<T> Durable<T> {
     /// save that contains it is on its way to the disk: the log that counted ended at `held`.
     pub(crate) fn on_damage_noticed(&mut self, offset: Offset, held: Offset) -> DamageNoticed {
         if self.inspection.is_some() || self.disk_space.outage().is_some() {
-            self.noticed = Some(offset);
+            self.remember(offset);
             return DamageNoticed::Later;
         }
-        if self.disk_space.failure().is_some() {
+        if self.disk_space.failure().is_some() || self.closing {
             return DamageNoticed::Never;
         }
         self.lose_log_epoch(held);
@@ -444,28 +497,52 @@ impl<T> Durable<T> {
         DamageNoticed::Inspect
     }
 
-    fn lose_log_epoch(&mut self, held: Offset) {
+    fn remember(&mut self, offset: Offset) {
+        if self.noticed.len() < NOTICED_RECORDS_MAX && !planted!(NoticedDamageForgotten) {
+            self.noticed.insert(offset);
+        }
+    }
+
+    /// Notes that the log, which ended at `held`, does not count any more.
+    pub(crate) fn lose_log_epoch(&mut self, held: Offset) {
         self.staged.lose_log_epoch(Some(held));
         self.forget_saved_log_epoch();
+    }
+
+    /// Stages that a log without a log epoch ends where it does now, if this node is the master that went on despite
+    /// damage: what it appended since, it may have acknowledged.
+    pub(crate) fn extend_last_whole(&mut self) {
+        self.staged.extend_last_whole(Some(self.ends.end));
     }
 
     fn forget_saved_log_epoch(&mut self) {
         (self.saved.log_epoch, self.saved.last_whole) = (None, self.staged.last_whole);
     }
 
-    /// Handles the report of an inspection: the records in `holes` cannot be read. Returns the record that was noticed
-    /// meanwhile, if the inspection did not cover it: the owner calls [`Durable::on_damage_noticed`] with it.
+    /// Notes that the writer is asked for an inspection of no record, to know the ends of the log once everything that is
+    /// queued is done. Damage noticed meanwhile is inspected afterwards.
+    pub(crate) fn inspect_ends(&mut self) {
+        assert_eq!(self.inspection, None, "one inspection at a time");
+        self.inspection = Some(Inspection::OfEnds);
+    }
+
+    /// Returns true while an inspection runs.
+    pub(crate) fn is_inspecting(&self) -> bool {
+        self.inspection.is_some()
+    }
+
+    /// Handles the report of an inspection: the records in `holes` cannot be read. Returns the first of the records
+    /// that were noticed meanwhile and that the inspection did not cover: the owner calls
+    /// [`Durable::on_damage_noticed`] with it.
     pub(crate) fn on_inspected(&mut self, holes: &[Range<Offset>], own: OwnLog) -> Option<Offset> {
         let inspected = self.inspection.take();
-        self.ends = OwnLog {
-            whole_end: self.ends.whole_end.min(own.whole_end),
-            end: own.end,
-        };
+        self.ends = own;
         let is_known = |offset: &Offset| {
             inspected == Some(Inspection::Of(*offset))
                 || holes.iter().any(|hole| hole.contains(offset))
         };
-        self.noticed.take().filter(|offset| !is_known(offset))
+        self.noticed.retain(|offset| !is_known(offset));
+        self.noticed.pop_first()
     }
 }
 
@@ -479,20 +556,30 @@ impl<T> Durable<T> {
         let dropped = self.under_way.drain(..).map(|work| work.then).collect();
         self.staged = self.saved.clone();
         if let Some(Inspection::Of(offset)) = self.inspection.take() {
-            self.noticed = Some(offset);
+            self.remember(offset);
+        }
+        if planted!(FullDiskForgetsDamage) {
+            self.noticed.clear();
         }
         WriteRefused { is_news, dropped }
     }
 
-    /// Handles the return of disk space. Returns the record that was noticed before: the owner calls
-    /// [`Durable::on_damage_noticed`] with it.
+    /// Handles the return of disk space. Returns the first of the records that were noticed before: the owner
+    /// calls [`Durable::on_damage_noticed`] with it.
     pub(crate) fn on_resumed(&mut self, now: Instant, own: OwnLog) -> Option<Offset> {
         self.disk_space.on_resumed(now);
-        self.ends = OwnLog {
-            whole_end: self.ends.whole_end.max(own.whole_end),
-            end: own.end,
-        };
-        self.noticed.take()
+        self.ends = own;
+        self.noticed.pop_first()
+    }
+
+    /// Notes that the writer is told to stop. Returns true if it was not before.
+    pub(crate) fn begin_closing(&mut self) -> bool {
+        !std::mem::replace(&mut self.closing, true)
+    }
+
+    /// Returns true once the writer was told to stop.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
     }
 
     /// Handles a permanent failure of the disk.
@@ -510,7 +597,7 @@ impl<T> Durable<T> {
         self.disk_space.next_deadline()
     }
 
-    /// Returns the disk's outage or failure, if there is one.
+    /// Returns the outages and failures of the disk.
     pub(crate) fn disk_space(&self) -> &DiskSpace {
         &self.disk_space
     }

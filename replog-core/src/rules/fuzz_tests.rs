@@ -17,6 +17,7 @@ use super::{
     durable::{OwnLog, Save},
     fence::promise_to,
     link::{Link, LinkAction},
+    master_log::MasterNode,
     recovery::{Recovery, RecoveryAction, Settings},
     repair::{MissingRange, Repair},
     replica::{Replica, ReplicaAction, RequestId},
@@ -530,6 +531,7 @@ fn requests_with_wrong_content_break_no_rule_and_a_correct_master_is_served() {
 /// A master that recovers.
 struct Recovering {
     recovery: Recovery,
+    node: MasterNode,
     /// Two nodes with a log that answer truthfully.
     honest: [Secondary; 2],
     writer: WriterLoop,
@@ -547,8 +549,10 @@ impl Recovering {
         let storage = MemoryStorage::new();
         let (files, view, _) = open_log(&storage).unwrap();
         let (meta, now) = (meta("m", 1, Some(1)), Instant::now());
+        let mut node = Recovering::node(meta.clone(), &view);
         let mut master = Recovering {
-            recovery: Recovering::begin(meta.clone(), &view, ForcedRecovery::Never, now),
+            recovery: Recovering::begin(&mut node, ForcedRecovery::Never, now),
+            node,
             honest: [Secondary::new("s1", 7), Secondary::new("s2", 8)],
             writer: WriterLoop::new(files, Arc::new(storage)),
             view,
@@ -563,7 +567,11 @@ impl Recovering {
         master
     }
 
-    fn begin(meta: Meta, view: &LogView, forced: ForcedRecovery, now: Instant) -> Recovery {
+    fn node(meta: Meta, view: &LogView) -> MasterNode {
+        MasterNode::new(meta, OwnLog::whole(view.written_end()))
+    }
+
+    fn begin(node: &mut MasterNode, forced: ForcedRecovery, now: Instant) -> Recovery {
         let settings = Settings {
             nodes: nodes(),
             founding: Founding::Never,
@@ -572,19 +580,14 @@ impl Recovering {
             timing: Timing::default(),
             drawn: CLUSTER,
         };
-        let end = view.written_end();
-        let own = OwnLog {
-            whole_end: end,
-            end,
-        };
-        Recovery::new(settings, meta, own, now)
+        Recovery::new(settings, node, now)
     }
 
     fn restart(&mut self, forced: ForcedRecovery) {
         self.meta.start += 1;
         (self.asked, self.is_over) = (None, false);
-        let meta = self.meta.clone();
-        self.recovery = Recovering::begin(meta, &self.view, forced, self.now);
+        self.node = Recovering::node(self.meta.clone(), &self.view);
+        self.recovery = Recovering::begin(&mut self.node, forced, self.now);
         self.carry_out();
     }
 
@@ -635,21 +638,20 @@ impl Recovering {
                         body,
                         ..
                     } => self.asked = Some((serial, epoch, body)),
-                    RecoveryAction::Save(meta) => {
+                    RecoveryAction::Save(Save { ticket, meta }) => {
                         assert!(
                             meta.promised.as_ref().map(|to| to.epoch)
                                 >= self.meta.promised.as_ref().map(|to| to.epoch),
                             "rule 9: a promise is withdrawn"
                         );
-                        self.meta = meta.clone();
-                        let (ticket, meta) = (0, Box::new(meta));
+                        self.meta = Meta::clone(&meta);
                         commands.push(WriteCommand::SaveMeta { ticket, meta });
                     }
                     RecoveryAction::Quarantine { from, epoch } => {
                         commands.push(WriteCommand::Quarantine { from, epoch });
                     }
-                    RecoveryAction::Truncate(to) => {
-                        commands.push(WriteCommand::Truncate { ticket: 0, to });
+                    RecoveryAction::Truncate { ticket, to } => {
+                        commands.push(WriteCommand::Truncate { ticket, to });
                     }
                     RecoveryAction::Append(batches) => {
                         commands.extend(batches.into_iter().map(WriteCommand::Append));
@@ -681,24 +683,32 @@ impl Recovering {
         match report {
             WriteReport::Written { .. } => {}
             WriteReport::Durable { whole_end, .. } => {
-                self.recovery.on_durable(self.now, whole_end);
+                self.recovery
+                    .on_durable(&mut self.node, self.now, whole_end);
             }
-            WriteReport::Truncated { cut, .. } => self.recovery.on_truncated(self.now, cut.from),
-            WriteReport::MetaSaved { .. } => self.recovery.on_saved(self.now),
+            WriteReport::Truncated { ticket, cut } => {
+                self.node.on_cut(ticket, cut.from);
+                self.recovery.on_truncated(&mut self.node, self.now);
+            }
+            WriteReport::MetaSaved { ticket, .. } => {
+                self.node.on_saved(ticket);
+                self.recovery.on_saved(&mut self.node, self.now);
+            }
             other => panic!("memory accepts and keeps everything: {other:?}"),
         }
     }
 
     fn hear(&mut self, serial: u64, response: Response) {
         let starts = self.view.epoch_starts(EPOCH_STARTS_MAX);
-        self.recovery.on_answer(self.now, serial, response, &starts);
+        self.recovery
+            .on_answer(&mut self.node, self.now, serial, response, &starts);
         self.carry_out();
     }
 
     fn pass(&mut self, time: Duration) {
         self.now += time;
         let starts = self.view.epoch_starts(EPOCH_STARTS_MAX);
-        self.recovery.on_deadline(self.now, &starts);
+        self.recovery.on_deadline(&mut self.node, self.now, &starts);
         self.carry_out();
     }
 

@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use super::{
     alignment::{Agreement, Outline, agreement},
+    durable::OwnLog,
     fence::promise_to,
+    master_log::MasterNode,
     recovery::{Recovery, RecoveryAction, Settings},
 };
 use crate::{
@@ -256,6 +258,7 @@ fn records(log: &[u64], from: usize, until: usize) -> Vec<FrameBatch> {
 /// The recovery of node 0 with the answers of the other nodes.
 struct Start {
     recovery: Recovery,
+    node: MasterNode,
     now: Instant,
     own: Log,
     nodes: Vec<Node>,
@@ -291,13 +294,10 @@ impl Start {
             drawn: cluster(),
         };
         let now = Instant::now();
+        let mut node = MasterNode::new(meta, OwnLog::whole(end(&master.log)));
         Start {
-            recovery: Recovery::new(
-                settings,
-                meta,
-                crate::rules::durable::OwnLog::whole(end(&master.log)),
-                now,
-            ),
+            recovery: Recovery::new(settings, &mut node, now),
+            node,
             now,
             own: master.log.clone(),
             nodes: history.nodes.clone(),
@@ -311,27 +311,32 @@ impl Start {
         for _ in 0..500 {
             let actions = self.recovery.take_actions();
             if actions.is_empty() {
-                self.now = self.recovery.next_deadline()?;
+                self.now = self.recovery.next_deadline(&self.node)?;
                 let own = starts(&self.own);
-                self.recovery.on_deadline(self.now, &own);
+                self.recovery.on_deadline(&mut self.node, self.now, &own);
             }
             for action in actions {
                 match action {
-                    RecoveryAction::Save(_) => self.recovery.on_saved(self.now),
-                    RecoveryAction::Truncate(to) => {
+                    RecoveryAction::Save(save) => {
+                        self.node.on_saved(save.ticket);
+                        self.recovery.on_saved(&mut self.node, self.now);
+                    }
+                    RecoveryAction::Truncate { ticket, to } => {
                         assert!(
                             self.nodes[0].log_epoch.is_none(),
                             "an intact master was cut"
                         );
                         self.own.truncate(to.0 as usize);
-                        self.recovery.on_truncated(self.now, to);
+                        self.node.on_cut(ticket, to);
+                        self.recovery.on_truncated(&mut self.node, self.now);
                     }
                     RecoveryAction::Append(batches) => {
                         for message in batches.iter().flat_map(|batch| batch.messages()) {
                             assert_eq!(message.offset, end(&self.own));
                             self.own.push(message.epoch.0);
                         }
-                        self.recovery.on_durable(self.now, end(&self.own));
+                        self.recovery
+                            .on_durable(&mut self.node, self.now, end(&self.own));
                     }
                     RecoveryAction::Ask {
                         to,
@@ -391,7 +396,8 @@ impl Start {
                 answer,
             };
             let own = starts(&self.own);
-            self.recovery.on_answer(self.now, serial, response, &own);
+            self.recovery
+                .on_answer(&mut self.node, self.now, serial, response, &own);
         }
     }
 

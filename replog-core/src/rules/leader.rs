@@ -22,7 +22,7 @@ use crate::{
         quorum::quorum,
     },
     transport::FencedBy,
-    types::{Concern, DiskState, Epoch, Mode, ModeReason, NodeName, Offset, Status, SyncPolicy},
+    types::{Concern, Epoch, Mode, ModeReason, NodeName, Offset, Status, SyncPolicy},
     views::{
         FencedByHealth, Holders, QuorumHealth, Receipt, SecondaryStatus, WaitReason, WaitingAppend,
         WaitingAppends, WaitingFor,
@@ -36,7 +36,6 @@ pub(crate) struct Leader<W> {
     durable: bool,
     max_waiting_appends: usize,
     state: State,
-    disk_space: DiskSpace,
     /// The reason why the recovery can never end by itself, while there is one.
     stuck: Option<String>,
     /// An operator asked for read-only and has not lifted that yet.
@@ -59,9 +58,8 @@ enum State {
     /// A write was refused: the leader has stepped down, and the next start waits for disk space.
     OutOfSpace,
     Fenced(FencedBy),
-    Failed {
-        detail: Arc<str>,
-    },
+    /// The disk has failed for good.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -171,7 +169,6 @@ impl<W> Leader<W> {
             durable: durable && config.sync == SyncPolicy::Always,
             max_waiting_appends: config.max_waiting_appends,
             state: State::Recovering,
-            disk_space: DiskSpace::new(),
             stuck: None,
             paused: false,
             stopping: false,
@@ -209,8 +206,8 @@ impl<W> Leader<W> {
         self.stuck = stuck;
     }
 
-    /// Returns mode, reason and numbers at `now`.
-    pub(crate) fn mode(&self, now: Instant) -> ModeState {
+    /// Returns mode, reason and numbers at `now`, on this disk.
+    pub(crate) fn mode(&self, now: Instant, disk: &DiskSpace) -> ModeState {
         let quorum = self.quorum(now);
         let QuorumHealth {
             nodes,
@@ -232,15 +229,15 @@ impl<W> Leader<W> {
             State::OutOfSpace => (
                 Mode::Recovering,
                 Some(ModeReason::Storage),
-                self.disk_space
-                    .outage()
+                disk.outage()
                     .map_or_else(String::new, WriteOutage::describe),
             ),
             State::Fenced(by) => (Mode::ReadOnly, Some(ModeReason::Fenced), by.describe()),
-            State::Failed { detail } => (
+            State::Failed => (
                 Mode::ReadOnly,
                 Some(ModeReason::Storage),
-                format!("its disk failed: {detail}"),
+                disk.failure()
+                    .map_or_else(String::new, |detail| format!("its disk failed: {detail}")),
             ),
             // Checked before the quorum, whose numbers are reported as well: a reader learns of both, and that
             // a quorum alone would not be enough.
@@ -271,6 +268,7 @@ impl<W> Leader<W> {
         &mut self,
         now: Instant,
         wall_ms: u64,
+        disk: &DiskSpace,
         appends: &mut Vec<NewAppend<W>>,
     ) -> Admitted<W> {
         let mut admitted = Admitted {
@@ -278,9 +276,9 @@ impl<W> Leader<W> {
             refused: Vec::new(),
             dropped_bytes: 0,
         };
-        let closed = self.refusal(now);
-        let disk_space: usize = appends.iter().map(NewAppend::encoded_bytes).sum();
-        let mut buffer = BytesMut::with_capacity(disk_space.min(2 * BATCH_BYTES_MAX));
+        let closed = self.refusal(now, disk);
+        let encoded_bytes: usize = appends.iter().map(NewAppend::encoded_bytes).sum();
+        let mut buffer = BytesMut::with_capacity(encoded_bytes.min(2 * BATCH_BYTES_MAX));
         let (mut first, mut payload_bytes) = (self.next, 0);
         for mut append in appends.drain(..) {
             let place = match self.check(&append, closed.as_ref()) {
@@ -384,12 +382,12 @@ impl<W> Leader<W> {
     }
 
     /// Steps down to start a new epoch. Every waiting append is answered with outcome `unknown`.
-    pub(crate) fn become_recovering(&mut self, now: Instant) -> Vec<Answered<W>> {
+    pub(crate) fn become_recovering(&mut self, now: Instant, disk: &DiskSpace) -> Vec<Answered<W>> {
         if self.state != State::Serving {
             return Vec::new();
         }
         self.state = State::Recovering;
-        let state = Box::new(self.mode(now));
+        let state = Box::new(self.mode(now, disk));
         let answered = self.fail_waiting(|offset| AppendError::ReadOnly {
             state: state.clone(),
             offset: Some(offset),
@@ -432,26 +430,28 @@ impl<W> Leader<W> {
     }
 
     /// Becomes fenced by another leader. Every waiting append is answered with outcome `unknown`.
-    pub(crate) fn become_fenced(&mut self, now: Instant, by: FencedBy) -> Vec<Answered<W>> {
+    pub(crate) fn become_fenced(
+        &mut self,
+        now: Instant,
+        disk: &DiskSpace,
+        by: FencedBy,
+    ) -> Vec<Answered<W>> {
         self.state = State::Fenced(by);
-        let state = Box::new(self.mode(now));
+        let state = Box::new(self.mode(now, disk));
         self.fail_waiting(|offset| AppendError::ReadOnly {
             state: state.clone(),
             offset: Some(offset),
         })
     }
 
-    /// Steps down after a refused write, with the log ending at `end` and offsets given out beyond it. Every
+    /// Steps down after a refused write, with this error, the log ending at `end` and offsets given out beyond it. Every
     /// waiting append is answered with outcome `unknown`, and a new epoch begins once there is disk space. Also
     /// returns how many payload bytes are no longer queued.
     pub(crate) fn become_out_of_space(
         &mut self,
-        now: Instant,
         end: Offset,
-        outage: WriteOutage,
+        detail: &Arc<str>,
     ) -> (Vec<Answered<W>>, usize) {
-        let detail = outage.detail.clone();
-        self.disk_space.on_write_failed(now, outage);
         if !matches!(self.state, State::Fenced(_)) {
             self.state = State::OutOfSpace;
         }
@@ -465,8 +465,7 @@ impl<W> Leader<W> {
     }
 
     /// Notes that there is disk space again. Returns true if the master must go through its start.
-    pub(crate) fn on_resumed(&mut self, now: Instant) -> bool {
-        self.disk_space.on_resumed(now);
+    pub(crate) fn on_resumed(&mut self) -> bool {
         let was_out = self.state == State::OutOfSpace;
         if was_out {
             self.state = State::Recovering;
@@ -476,16 +475,9 @@ impl<W> Leader<W> {
         was_out
     }
 
-    /// Reports whether to probe for disk space now; true once each time a probe is due.
-    pub(crate) fn should_probe(&mut self, now: Instant) -> bool {
-        self.disk_space.should_probe(now)
-    }
-
-    /// Handles a permanent disk failure.
+    /// Handles a permanent disk failure, with this error.
     pub(crate) fn become_failed(&mut self, detail: &Arc<str>) -> Vec<Answered<W>> {
-        self.state = State::Failed {
-            detail: detail.clone(),
-        };
+        self.state = State::Failed;
         self.fail_waiting(|offset| AppendError::Storage {
             detail: detail.clone(),
             offset: Some(offset),
@@ -507,8 +499,7 @@ impl<W> Leader<W> {
             .secondaries
             .iter()
             .filter_map(|s| s.report.health.next_deadline(now));
-        let deadlines = [self.acks.next_deadline(), self.disk_space.next_deadline()];
-        deadlines.into_iter().flatten().chain(statuses).min()
+        self.acks.next_deadline().into_iter().chain(statuses).min()
     }
 
     /// Reports whether this master leads its epoch: the recovery is done and no other master has taken over
@@ -542,14 +533,6 @@ impl<W> Leader<W> {
         self.keys.as_ref()
     }
 
-    /// Returns the state of the disk.
-    pub(crate) fn disk(&self) -> DiskState {
-        match self.state {
-            State::Failed { .. } => DiskState::Failed,
-            _ => self.disk_space.disk(),
-        }
-    }
-
     /// Returns how many appends wait.
     pub(crate) fn waiting(&self) -> usize {
         self.acks.waiting()
@@ -570,7 +553,7 @@ impl<W> Leader<W> {
                 instance: by.instance,
                 epoch: by.epoch,
             }),
-            State::Recovering | State::Serving | State::OutOfSpace | State::Failed { .. } => None,
+            State::Recovering | State::Serving | State::OutOfSpace | State::Failed => None,
         }
     }
 
@@ -626,23 +609,17 @@ impl<W> Leader<W> {
     }
 
     /// Returns why no append is admitted, if none is.
-    fn refusal(&self, now: Instant) -> Option<AppendError> {
+    fn refusal(&self, now: Instant, disk: &DiskSpace) -> Option<AppendError> {
         if self.stopping {
             return Some(AppendError::Stopping { offset: None });
         }
-        if let State::Failed { detail } = &self.state {
+        if let Some(detail) = disk.refusal() {
             return Some(AppendError::Storage {
                 detail: detail.clone(),
                 offset: None,
             });
         }
-        if let Some(outage) = self.disk_space.outage() {
-            return Some(AppendError::Storage {
-                detail: outage.detail.clone(),
-                offset: None,
-            });
-        }
-        let state = self.mode(now);
+        let state = self.mode(now, disk);
         (state.mode != Mode::ReadWrite).then(|| AppendError::ReadOnly {
             state: Box::new(state),
             offset: None,

@@ -22,6 +22,7 @@ mod history_tests;
 pub(crate) mod keys;
 pub(crate) mod leader;
 pub(crate) mod link;
+pub(crate) mod master_log;
 pub(crate) mod merging;
 #[cfg(test)]
 mod model;

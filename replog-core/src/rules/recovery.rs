@@ -1,7 +1,8 @@
 //! Start of a master: found a cluster or recover, collect promises, adopt a log, and only then serve.
 //!
-//! Owns the order of the steps that keeps every acknowledged message. Never sends, saves or fetches itself: it
-//! says what to ask, save, cut and append, and is told when that is done. Keeps rules 5, 7 and 9.
+//! Owns the order of the steps that keeps every acknowledged message; the promise, the log epoch and the ends of the
+//! log are in the node's [`Durable`](crate::rules::durable::Durable), which it borrows. Never sends, saves or fetches
+//! itself: it says what to ask, save, cut and append, and is told when that is done. Keeps rules 5, 7 and 9.
 //!
 //! ```text
 //!  blank: Identifying ──▶ Saving(identity) ─┐
@@ -38,13 +39,13 @@ use crate::{
     config::{ForcedRecovery, Founding, TakeOver, Timing},
     frame::FrameBatch,
     limits::{BATCH_BYTES_MAX, SOURCE_FAILURES_MAX},
-    log::{ClusterIdentity, Meta},
+    log::ClusterIdentity,
     rules::{
         alignment::{Agreement, Outline, agreement},
         backoff::Backoff,
         bounds,
-        durable::OwnLog,
-        fence::promise_to,
+        durable::{Save, Ticket},
+        master_log::{MasterNode, MasterWork},
     },
     transport::{Answer, FencedBy, Fetch, Fetched, Promise, Refusal, RequestBody, Response},
     types::{
@@ -63,11 +64,6 @@ const PAGE: &str = "docs/src/operating/recovery.md";
 #[derive(Debug)]
 pub(crate) struct Recovery {
     settings: Settings,
-    meta: Meta,
-    /// The end of this node's log before its first hole, all of it durable.
-    own_end: Offset,
-    /// The end of this node's log, with or without holes before it. Equals `own_end` if the log is intact.
-    log_end: Offset,
     step: Step,
     step_since: Instant,
     started: Instant,
@@ -195,20 +191,16 @@ pub(crate) enum RecoveryAction {
         serial: u64,
         body: RequestBody,
     },
-    /// Save this and report it.
-    Save(Meta),
+    /// Save this meta and report with the ticket.
+    Save(Save),
     /// Quarantine the records that are about to be cut from this node's log.
     Quarantine { from: Offset, epoch: Epoch },
-    /// Cut this node's log and report it.
-    Truncate(Offset),
+    /// Cut this node's log and report with the ticket.
+    Truncate { ticket: Ticket, to: Offset },
     /// Append to this node's log and report when the records are durable.
     Append(Vec<FrameBatch>),
     /// The recovery is done.
-    Serve {
-        meta: Meta,
-        epoch: Epoch,
-        adopted_end: Offset,
-    },
+    Serve { epoch: Epoch, adopted_end: Offset },
     /// Another master is the leader.
     BecomeFenced(FencedBy),
     /// A node's answer makes no sense: count it, but do not believe it.
@@ -223,32 +215,29 @@ pub(crate) enum RecoveryAction {
 
 impl Recovery {
     /// Starts from the contents of the directory.
-    pub(crate) fn new(settings: Settings, meta: Meta, own: OwnLog, now: Instant) -> Recovery {
-        Recovery::again(settings, meta, own, 0, now)
+    pub(crate) fn new(settings: Settings, node: &mut MasterNode, now: Instant) -> Recovery {
+        Recovery::again(settings, node, 0, now)
     }
 
     /// Starts as [`Recovery::new`] does, but later in the same run, after a recovery whose last question had
     /// `serial`.
     pub(crate) fn again(
         settings: Settings,
-        mut meta: Meta,
-        own: OwnLog,
+        node: &mut MasterNode,
         serial: u64,
         now: Instant,
     ) -> Recovery {
+        let own = node.own_log();
         assert!(
-            own.whole_end == own.end || meta.log_epoch.is_none(),
+            own.whole_end == own.end || node.staged().log_epoch.is_none(),
             "an intact log with a hole: {own:?}"
         );
-        if meta.log_epoch.is_none() {
+        if node.staged().log_epoch.is_none() {
             // Whatever a master appended despite damage, it acknowledged too. Saved with the promise of the first
             // round, before anything is cut: after a cut, a restart would find less.
-            meta.extend_last_whole(Some(own.end));
+            node.extend_last_whole();
         }
-        let highest = meta
-            .promised
-            .as_ref()
-            .map_or(Epoch(0), |promised| promised.epoch);
+        let highest = node.promised_epoch();
         // A new seed at each start, so that two masters do not wait in step.
         let drawn = settings.drawn.to_bytes();
         let seed = drawn
@@ -257,8 +246,6 @@ impl Recovery {
         let backoff = Backoff::new(&settings.timing, seed);
         let mut recovery = Recovery {
             settings,
-            own_end: own.whole_end,
-            log_end: own.end,
             step: Step::Identifying,
             step_since: now,
             started: now,
@@ -273,13 +260,12 @@ impl Recovery {
             forced_with: None,
             warned_stuck: None,
             out: Vec::new(),
-            meta,
         };
         // A master that has joined but promised nothing yet may still depose another.
-        if recovery.meta.cluster.is_some() && recovery.meta.promised.is_some() {
-            recovery.choose_epoch(now);
+        if node.staged().cluster.is_some() && node.promised().is_some() {
+            recovery.choose_epoch(node, now);
         } else {
-            recovery.become_identifying(now);
+            recovery.become_identifying(node, now);
         }
         recovery
     }
@@ -292,6 +278,7 @@ impl Recovery {
     /// Handles a node's answer to the question with `serial`.
     pub(crate) fn on_answer(
         &mut self,
+        node: &mut MasterNode,
         now: Instant,
         serial: u64,
         response: Response,
@@ -300,19 +287,19 @@ impl Recovery {
         if serial != self.serial || !self.settings.nodes.contains(&response.name) {
             return;
         }
-        if let Err(detail) = bounds::check_response(self.asked_epoch(), &response) {
+        if let Err(detail) = bounds::check_response(self.asked_epoch(node), &response) {
             self.on_malformed(response.name, detail);
-            self.decide_if_all_answered(now, own_starts);
+            self.decide_if_all_answered(node, now, own_starts);
             return;
         }
         if self.step != Step::Identifying {
-            self.follow(response.state.promised);
+            self.follow(node, response.state.promised);
         }
         match self.step.clone() {
-            Step::Identifying => self.on_identity(now, response),
-            Step::Promising { epoch } => self.on_promise(now, epoch, response, own_starts),
+            Step::Identifying => self.on_identity(node, now, response),
+            Step::Promising { epoch } => self.on_promise(node, now, epoch, response, own_starts),
             Step::Adopting { epoch, source } => {
-                self.on_fetched(now, epoch, &source, response, own_starts);
+                self.on_fetched(node, now, epoch, &source, response, own_starts);
             }
             Step::SavingIdentity
             | Step::SavingPromise { .. }
@@ -325,18 +312,14 @@ impl Recovery {
     }
 
     /// Continues once the requested meta is durable.
-    pub(crate) fn on_saved(&mut self, now: Instant) {
+    pub(crate) fn on_saved(&mut self, node: &mut MasterNode, now: Instant) {
         match self.step.clone() {
-            Step::SavingIdentity => self.choose_epoch(now),
-            Step::SavingPromise { epoch } => self.become_promising(now, epoch),
+            Step::SavingIdentity => self.choose_epoch(node, now),
+            Step::SavingPromise { epoch } => self.become_promising(node, now, epoch),
             Step::SavingLogEpoch { epoch } => {
                 self.step = Step::Done;
-                let (meta, adopted_end) = (self.meta.clone(), self.own_end);
-                self.out.push(RecoveryAction::Serve {
-                    meta,
-                    epoch,
-                    adopted_end,
-                });
+                let adopted_end = node.whole_end();
+                self.out.push(RecoveryAction::Serve { epoch, adopted_end });
             }
             Step::Identifying
             | Step::Promising { .. }
@@ -348,38 +331,43 @@ impl Recovery {
         }
     }
 
-    /// Continues once this node's log was cut to `end`.
-    pub(crate) fn on_truncated(&mut self, now: Instant, end: Offset) {
+    /// Continues once this node's log was cut.
+    pub(crate) fn on_truncated(&mut self, node: &mut MasterNode, now: Instant) {
         if let Step::Cutting { epoch, source } = self.step.clone() {
-            self.own_end = self.own_end.min(end);
-            self.log_end = end;
-            self.become_adopting(now, epoch, source);
+            self.become_adopting(node, now, epoch, source);
         }
     }
 
     /// Notes that this node's log is durable up to `end`, without a hole.
-    pub(crate) fn on_durable(&mut self, now: Instant, end: Offset) {
+    pub(crate) fn on_durable(&mut self, node: &mut MasterNode, now: Instant, end: Offset) {
         // In every step: fetched records may become durable only after their round was given up, and the next
         // round must not take the log for shorter than it is.
-        let grown = end > self.own_end;
-        self.own_end = self.own_end.max(end);
-        self.log_end = self.log_end.max(end);
+        let grown = end > node.whole_end();
+        node.on_durable(end);
         if let Step::Adopting { epoch, source } = self.step.clone()
             && grown
             && end >= self.appending_to
         {
-            self.become_adopting(now, epoch, source);
+            self.become_adopting(node, now, epoch, source);
         }
     }
 
     /// Acts when the time of [`Recovery::next_deadline`] has come.
-    pub(crate) fn on_deadline(&mut self, now: Instant, own_starts: &[EpochStart]) {
-        if self.next_deadline().is_none_or(|deadline| now < deadline) {
+    pub(crate) fn on_deadline(
+        &mut self,
+        node: &mut MasterNode,
+        now: Instant,
+        own_starts: &[EpochStart],
+    ) {
+        if self
+            .next_deadline(node)
+            .is_none_or(|deadline| now < deadline)
+        {
             return;
         }
         match self.step.clone() {
-            Step::Identifying => self.decide_identity(now),
-            Step::Promising { epoch } => self.decide_promises(now, epoch, own_starts),
+            Step::Identifying => self.decide_identity(node, now),
+            Step::Promising { epoch } => self.decide_promises(node, now, epoch, own_starts),
             // The source is gone: start a round without it, and with a majority if there is one now.
             Step::Adopting { source, .. } => {
                 self.forced_with = None;
@@ -388,18 +376,18 @@ impl Recovery {
                     "{} no longer answers: starting a new round of promises",
                     source.name
                 ));
-                self.begin_another_round(now);
+                self.begin_another_round(node, now);
             }
-            Step::BackingOff { .. } => self.choose_epoch(now),
+            Step::BackingOff { .. } => self.choose_epoch(node, now),
             _ => {}
         }
     }
 
     /// Returns when to call [`Recovery::on_deadline`] if nothing happens before.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self, node: &MasterNode) -> Option<Instant> {
         let patience = self.patience();
         match self.step {
-            Step::Identifying if self.known_cluster().is_some() => {
+            Step::Identifying if self.known_cluster(node).is_some() => {
                 let all = self.answers.len() + 1 == self.settings.nodes.len();
                 let silent_at = self.others_silent_at();
                 match all {
@@ -408,11 +396,13 @@ impl Recovery {
                 }
             }
             Step::Identifying if self.may_found() => Some(patience),
-            Step::Promising { .. } if self.may_decide() || self.may_force() => Some(patience),
+            Step::Promising { .. } if self.may_decide(node) || self.may_force(node) => {
+                Some(patience)
+            }
             // The warning is due then; answers that arrive earlier may still change it.
             Step::Promising { .. }
                 if self
-                    .stuck()
+                    .stuck(node)
                     .is_some_and(|stuck| Some(stuck) != self.warned_stuck) =>
             {
                 Some(patience)
@@ -449,7 +439,7 @@ impl Recovery {
     }
 
     /// Returns the progress of the recovery for people to read.
-    pub(crate) fn health(&self) -> RecoveryHealth {
+    pub(crate) fn health(&self, node: &MasterNode) -> RecoveryHealth {
         let answered =
             |name: &&NodeName| !matches!(self.answers.get(*name), None | Some(PeerReply::Stranger));
         let source = match &self.step {
@@ -463,7 +453,7 @@ impl Recovery {
         let waiting_for = match source {
             Some(source) => vec![source.name.clone()],
             None if waits => self
-                .others()
+                .others(node)
                 .filter(|name| !answered(name))
                 .cloned()
                 .collect(),
@@ -471,11 +461,11 @@ impl Recovery {
         };
         RecoveryHealth {
             waiting_for,
-            not_intact: self.not_intact(),
+            not_intact: self.not_intact(node),
             from: source.map(|source| source.name.clone()),
-            adopted: source.map(|_| self.own_end),
+            adopted: source.map(|_| node.whole_end()),
             of: source.map(|source| source.end),
-            stuck: self.stuck(),
+            stuck: self.stuck(node),
             other_master: self
                 .other_master()
                 .filter(|_| self.published_other_master)
@@ -488,8 +478,8 @@ impl Recovery {
     }
 
     /// Warns once of a recovery that can never end, and again only when the reason changes.
-    fn warn_if_stuck(&mut self) {
-        let stuck = self.stuck();
+    fn warn_if_stuck(&mut self, node: &MasterNode) {
+        let stuck = self.stuck(node);
         if let Some(stuck) = stuck.filter(|stuck| Some(stuck) != self.warned_stuck.as_ref()) {
             let text = format!(
                 "recovery cannot finish without an operator: {}",
@@ -502,53 +492,54 @@ impl Recovery {
 
     /// Returns why the recovery can never end by itself, even if every missing node answered with a complete,
     /// intact log; `None` while it can.
-    pub(crate) fn stuck(&self) -> Option<StuckRecovery> {
+    pub(crate) fn stuck(&self, node: &MasterNode) -> Option<StuckRecovery> {
         let reason = match self.step {
-            Step::Identifying => self.stuck_without_cluster()?,
-            Step::Promising { .. } => self.stuck_without_log()?,
+            Step::Identifying => self.stuck_without_cluster(node)?,
+            Step::Promising { .. } => self.stuck_without_log(node)?,
             _ => return None,
         };
-        let detail = self.describe_stuck(reason);
+        let detail = self.describe_stuck(node, reason);
         Some(StuckRecovery { reason, detail })
     }
 
-    fn stuck_without_cluster(&self) -> Option<StuckReason> {
+    fn stuck_without_cluster(&self, node: &MasterNode) -> Option<StuckReason> {
         let all = self.answers.len() + 1 == self.settings.nodes.len();
-        let is_over = all && self.known_cluster().is_none() && !self.may_found();
+        let is_over = all && self.known_cluster(node).is_none() && !self.may_found();
         is_over.then_some(StuckReason::NoCluster)
     }
 
-    fn stuck_without_log(&self) -> Option<StuckReason> {
-        let missing = self.without_promise().count();
+    fn stuck_without_log(&self, node: &MasterNode) -> Option<StuckReason> {
+        let missing = self.without_promise(node).count();
         let may_force = match self.settings.forced_recovery {
-            ForcedRecovery::LoseAcknowledged => missing > 0 || self.has_log(),
+            ForcedRecovery::LoseAcknowledged => missing > 0 || self.has_log(node),
             ForcedRecovery::Never => false,
         };
-        if self.may_decide() || may_force {
+        if self.may_decide(node) || may_force {
             return None;
         }
-        if missing == 0 && !self.has_log() {
+        if missing == 0 && !self.has_log(node) {
             return Some(StuckReason::NoLog);
         }
         let missing = u32::try_from(missing).expect("bounded by NODES_MAX");
         let needed = self.needed();
         let may_end = missing > 0
-            && (self.promises() + missing >= needed || self.known_logs() + missing >= needed);
+            && (self.promises(node) + missing >= needed
+                || self.known_logs(node) + missing >= needed);
         (!may_end).then_some(StuckReason::TooFewIntact)
     }
 
     /// Returns the other nodes that have given no usable promise.
-    fn without_promise(&self) -> impl Iterator<Item = &NodeName> {
-        self.others()
+    fn without_promise(&self, node: &MasterNode) -> impl Iterator<Item = &NodeName> {
+        self.others(node)
             .filter(|name| !matches!(self.answers.get(*name), Some(PeerReply::Promised { .. })))
     }
 
-    fn describe_stuck(&self, reason: StuckReason) -> String {
+    fn describe_stuck(&self, node: &MasterNode, reason: StuckReason) -> String {
         let (needed, nodes) = (self.needed(), self.settings.nodes.len());
         match reason {
             StuckReason::TooFewIntact => {
-                let missing: Vec<&NodeName> = self.without_promise().collect();
-                let (those, others) = (list(&self.not_intact()), list(missing.iter().copied()));
+                let missing: Vec<&NodeName> = self.without_promise(node).collect();
+                let (those, others) = (list(&self.not_intact(node)), list(missing.iter().copied()));
                 let even = match missing.is_empty() {
                     true => "all nodes have answered".to_owned(),
                     false => format!("the answers still missing ({others}) would not be enough"),
@@ -561,7 +552,7 @@ impl Recovery {
                 )
             }
             StuckReason::NoLog => {
-                let damaged: Vec<&NodeName> = self.damaged_from_the_start().collect();
+                let damaged: Vec<&NodeName> = self.damaged_from_the_start(node).collect();
                 let (found, then) = match damaged.is_empty() {
                     true => (
                         String::new(),
@@ -605,14 +596,21 @@ impl Recovery {
     }
 
     /// Returns the nodes that had a whole log once, and now have no record that can be read.
-    fn damaged_from_the_start(&self) -> impl Iterator<Item = &NodeName> {
+    fn damaged_from_the_start<'a>(
+        &'a self,
+        node: &'a MasterNode,
+    ) -> impl Iterator<Item = &'a NodeName> {
         let others = self.answers.iter().filter_map(|(name, heard)| match heard {
             PeerReply::Promised {
                 last_whole, end, ..
             } => Some((name, *last_whole, *end)),
             PeerReply::Blank | PeerReply::Identity(..) | PeerReply::Stranger => None,
         });
-        let own = (&self.meta.name, self.meta.last_whole, self.own_end);
+        let own = (
+            &node.staged().name,
+            node.staged().last_whole,
+            node.whole_end(),
+        );
         let all = [own].into_iter().chain(others);
         all.filter(|(_, last_whole, end)| {
             *end == Offset::ZERO && last_whole.is_some_and(|whole| whole.end > Offset::ZERO)
@@ -621,9 +619,9 @@ impl Recovery {
     }
 
     /// Returns the nodes that answered but whose logs do not count, this master first.
-    fn not_intact(&self) -> Vec<NodeName> {
-        let own = self.meta.cluster.is_some() && self.meta.log_epoch.is_none();
-        let own = own.then(|| self.meta.name.clone());
+    fn not_intact(&self, node: &MasterNode) -> Vec<NodeName> {
+        let own = node.staged().cluster.is_some() && node.staged().log_epoch.is_none();
+        let own = own.then(|| node.staged().name.clone());
         let others = self.answers.iter().filter_map(|(name, heard)| {
             let without = matches!(
                 heard,
@@ -638,18 +636,15 @@ impl Recovery {
     }
 
     /// Returns the epoch that this master tries to lead, or the highest seen.
-    pub(crate) fn epoch(&self) -> Epoch {
-        self.meta
-            .promised
-            .as_ref()
-            .map_or(Epoch(0), |promised| promised.epoch)
+    pub(crate) fn epoch(&self, node: &MasterNode) -> Epoch {
+        node.promised_epoch()
     }
 
-    fn others(&self) -> impl Iterator<Item = &NodeName> {
+    fn others(&self, node: &MasterNode) -> impl Iterator<Item = &NodeName> {
         self.settings
             .nodes
             .iter()
-            .filter(|name| **name != self.meta.name)
+            .filter(|name| **name != node.staged().name)
     }
 
     fn needed(&self) -> u32 {
@@ -667,10 +662,10 @@ impl Recovery {
 
     /// Returns the epoch that the other nodes are asked for, durably promised by this node; 0 while they are
     /// asked for their identities.
-    fn asked_epoch(&self) -> Epoch {
+    fn asked_epoch(&self, node: &MasterNode) -> Epoch {
         match self.step {
             Step::Identifying => Epoch(0),
-            _ => self.epoch(),
+            _ => self.epoch(node),
         }
     }
 
@@ -684,9 +679,9 @@ impl Recovery {
         self.out.push(RecoveryAction::Malformed { from, detail });
     }
 
-    fn ask(&mut self, to: Vec<NodeName>, epoch: Epoch, body: RequestBody) {
+    fn ask(&mut self, node: &MasterNode, to: Vec<NodeName>, epoch: Epoch, body: RequestBody) {
         self.serial += 1;
-        let (serial, cluster) = (self.serial, self.meta.cluster.as_ref().map(|c| c.id));
+        let (serial, cluster) = (self.serial, node.staged().cluster.as_ref().map(|c| c.id));
         self.out.push(RecoveryAction::Ask {
             to,
             cluster,
@@ -696,22 +691,22 @@ impl Recovery {
         });
     }
 
-    fn become_identifying(&mut self, now: Instant) {
+    fn become_identifying(&mut self, node: &mut MasterNode, now: Instant) {
         self.enter(now, Step::Identifying);
         self.answers.clear();
-        let others = self.others().cloned().collect();
-        self.ask(others, Epoch(0), RequestBody::Identify);
-        self.decide_when_all_answered(now);
+        let others = self.others(node).cloned().collect();
+        self.ask(node, others, Epoch(0), RequestBody::Identify);
+        self.decide_when_all_answered(node, now);
     }
 
-    fn on_identity(&mut self, now: Instant, response: Response) {
+    fn on_identity(&mut self, node: &mut MasterNode, now: Instant, response: Response) {
         let heard = match (response.cluster, response.answer) {
             (None, Answer::Identity(_)) => PeerReply::Blank,
             (Some(id), Answer::Identity(identity)) if identity.nodes == self.settings.nodes => {
-                self.follow(response.state.promised);
+                self.follow(node, response.state.promised);
                 let contact = identity
                     .master
-                    .filter(|master| master.instance != self.meta.instance);
+                    .filter(|master| master.instance != node.staged().instance);
                 let other = contact.and_then(|master| {
                     let elapsed = Duration::from_millis(master.elapsed_ms);
                     Some(OtherContact {
@@ -739,24 +734,24 @@ impl Recovery {
             _ => return,
         };
         self.answers.insert(response.name, heard);
-        self.decide_when_all_answered(now);
+        self.decide_when_all_answered(node, now);
     }
 
-    fn decide_when_all_answered(&mut self, now: Instant) {
+    fn decide_when_all_answered(&mut self, node: &mut MasterNode, now: Instant) {
         let all = self.answers.len() + 1 == self.settings.nodes.len();
         let may_depose = self.settings.take_over == TakeOver::AtOnce;
-        if all || may_depose && self.known_cluster().is_some() {
-            self.decide_identity(now);
+        if all || may_depose && self.known_cluster(node).is_some() {
+            self.decide_identity(node, now);
         }
     }
 
     /// Returns the existing cluster, as far as this blank master knows.
-    fn known_cluster(&self) -> Option<ClusterIdentity> {
+    fn known_cluster(&self, node: &MasterNode) -> Option<ClusterIdentity> {
         let answered = self.answers.values().find_map(|heard| match heard {
             PeerReply::Identity(identity, _) => Some(identity.clone()),
             _ => None,
         });
-        self.meta.cluster.clone().or(answered)
+        node.staged().cluster.clone().or(answered)
     }
 
     /// Returns the other master heard most recently, and the node that heard it.
@@ -777,21 +772,21 @@ impl Recovery {
     }
 
     /// Joins the existing cluster, but deposes no master that the other nodes still hear.
-    fn join(&mut self, now: Instant, cluster: ClusterIdentity) {
+    fn join(&mut self, node: &mut MasterNode, now: Instant, cluster: ClusterIdentity) {
         if self.others_silent_at().is_some_and(|at| now < at) {
             self.warn_of_other_master();
             return;
         }
-        if self.meta.cluster.is_some() {
-            self.choose_epoch(now);
+        if node.staged().cluster.is_some() {
+            self.choose_epoch(node, now);
             return;
         }
         self.note(format!(
             "this master is blank and cluster {} exists: recovering",
             cluster.id
         ));
-        self.meta.cluster = Some(cluster);
-        self.save(now, Step::SavingIdentity);
+        node.stage_cluster(cluster);
+        self.save(node, now, Step::SavingIdentity);
     }
 
     fn warn_of_other_master(&mut self) {
@@ -821,51 +816,49 @@ impl Recovery {
         self.settings.founding == Founding::Allowed && all_blank && blank >= self.needed()
     }
 
-    fn decide_identity(&mut self, now: Instant) {
-        if let Some(cluster) = self.known_cluster() {
-            self.join(now, cluster);
+    fn decide_identity(&mut self, node: &mut MasterNode, now: Instant) {
+        if let Some(cluster) = self.known_cluster(node) {
+            self.join(node, now, cluster);
             return;
         }
         if !self.may_found() {
-            self.warn_if_stuck();
+            self.warn_if_stuck(node);
             return;
         }
         let (id, nodes) = (self.settings.drawn, self.settings.nodes.clone());
         self.note(format!("founding cluster {id} of the nodes {nodes:?}"));
-        self.meta.cluster = Some(ClusterIdentity { id, nodes });
-        self.promise_myself(Epoch(1));
-        self.meta.log_epoch = Some(Epoch(1));
-        self.save(now, Step::SavingIdentity);
+        node.stage_cluster(ClusterIdentity { id, nodes });
+        self.promise_myself(node, Epoch(1));
+        node.take_log_epoch(Epoch(1));
+        self.save(node, now, Step::SavingIdentity);
     }
 
-    fn save(&mut self, now: Instant, step: Step) {
+    fn save(&mut self, node: &mut MasterNode, now: Instant, step: Step) {
         self.enter(now, step);
         // Ask nothing while a promise is not durable.
         self.serial += 1;
-        self.out.push(RecoveryAction::Save(self.meta.clone()));
+        let save = node.save(MasterWork::Recovery);
+        self.out.push(RecoveryAction::Save(save));
     }
 
     /// Follows an epoch that another node names: the next one that this node takes is above it, or above as
     /// much of it as this node may follow.
-    fn follow(&mut self, named: Epoch) {
-        self.highest = self.highest.max(named.capped_for_recovery(self.epoch()));
+    fn follow(&mut self, node: &MasterNode, named: Epoch) {
+        self.highest = self
+            .highest
+            .max(named.capped_for_recovery(self.epoch(node)));
     }
 
-    fn promise_myself(&mut self, epoch: Epoch) {
-        let life = Incarnation {
-            instance: self.meta.instance,
-            start: self.meta.start,
-        };
-        let promised = promise_to(self.meta.promised.as_ref(), epoch, &self.meta.name, life);
-        self.meta.promised = Some(promised);
+    fn promise_myself(&mut self, node: &mut MasterNode, epoch: Epoch) {
+        node.promise_to_self(epoch);
         self.highest = self.highest.max(epoch);
     }
 
     /// Ends a failed round. The first time another follows at once, and then after growing delays.
-    fn begin_another_round(&mut self, now: Instant) {
+    fn begin_another_round(&mut self, node: &mut MasterNode, now: Instant) {
         let delay = self.backoff.on_failure();
         if delay.is_zero() {
-            self.choose_epoch(now);
+            self.choose_epoch(node, now);
         } else {
             let until = now + delay;
             self.enter(now, Step::BackingOff { until });
@@ -873,32 +866,33 @@ impl Recovery {
     }
 
     /// Takes an epoch above all seen. Promises for lower ones no longer count.
-    fn choose_epoch(&mut self, now: Instant) {
+    fn choose_epoch(&mut self, node: &mut MasterNode, now: Instant) {
         let epoch = self.highest.next();
-        self.take_epoch(now, epoch);
+        self.take_epoch(node, now, epoch);
     }
 
-    fn take_epoch(&mut self, now: Instant, epoch: Epoch) {
-        self.promise_myself(epoch);
+    fn take_epoch(&mut self, node: &mut MasterNode, now: Instant, epoch: Epoch) {
+        self.promise_myself(node, epoch);
         self.answers.clear();
-        self.save(now, Step::SavingPromise { epoch });
+        self.save(node, now, Step::SavingPromise { epoch });
     }
 
-    fn become_promising(&mut self, now: Instant, epoch: Epoch) {
+    fn become_promising(&mut self, node: &mut MasterNode, now: Instant, epoch: Epoch) {
         self.enter(now, Step::Promising { epoch });
-        let others = self.others().cloned().collect();
+        let others = self.others(node).cloned().collect();
         let promise = Promise {
             nodes: self.settings.nodes.clone(),
-            log_epoch: self.meta.log_epoch,
+            log_epoch: node.staged().log_epoch,
         };
-        self.ask(others, epoch, RequestBody::Promise(promise));
-        if self.all_promised() {
-            self.decide_promises(now, epoch, &[]);
+        self.ask(node, others, epoch, RequestBody::Promise(promise));
+        if self.all_promised(node) {
+            self.decide_promises(node, now, epoch, &[]);
         }
     }
 
     fn on_promise(
         &mut self,
+        node: &mut MasterNode,
         now: Instant,
         epoch: Epoch,
         response: Response,
@@ -912,18 +906,19 @@ impl Recovery {
             }
             // It would have refused a log older than its own.
             Answer::Promised(_)
-                if self.meta.log_epoch.is_some()
-                    && response.state.log_epoch > self.meta.log_epoch =>
+                if node.staged().log_epoch.is_some()
+                    && response.state.log_epoch > node.staged().log_epoch =>
             {
                 let detail = format!(
                     "promised to a master of log epoch {:?} with a newer one, {:?}",
-                    self.meta.log_epoch, response.state.log_epoch
+                    node.staged().log_epoch,
+                    response.state.log_epoch
                 );
                 self.on_malformed(response.name, detail);
                 return;
             }
             Answer::Promised(promised) => {
-                self.meta.forced_epoch = self.meta.forced_epoch.max(promised.forced_epoch);
+                node.stage_forced_epoch(promised.forced_epoch);
                 PeerReply::Promised {
                     incarnation: response.incarnation,
                     log_epoch: response.state.log_epoch,
@@ -933,13 +928,13 @@ impl Recovery {
                 }
             }
             Answer::Refused(Refusal::Fenced(by)) => {
-                self.follow(by.epoch);
+                self.follow(node, by.epoch);
                 self.note(format!(
                     "{} refuses epoch {epoch}: {}",
                     response.name,
                     by.describe()
                 ));
-                self.begin_another_round(now);
+                self.begin_another_round(node, now);
                 return;
             }
             Answer::Refused(Refusal::Replaced(by) | Refusal::OutOfDate(by)) => {
@@ -951,64 +946,73 @@ impl Recovery {
             _ => return,
         };
         self.answers.insert(response.name, heard);
-        self.decide_if_all_answered(now, own_starts);
+        self.decide_if_all_answered(node, now, own_starts);
     }
 
     /// Decides once no further answer is awaited.
-    fn decide_if_all_answered(&mut self, now: Instant, own_starts: &[EpochStart]) {
+    fn decide_if_all_answered(
+        &mut self,
+        node: &mut MasterNode,
+        now: Instant,
+        own_starts: &[EpochStart],
+    ) {
         match self.step {
-            Step::Identifying => self.decide_when_all_answered(now),
-            Step::Promising { epoch } if self.all_promised() || now >= self.patience() => {
-                self.decide_promises(now, epoch, own_starts);
+            Step::Identifying => self.decide_when_all_answered(node, now),
+            Step::Promising { epoch } if self.all_promised(node) || now >= self.patience() => {
+                self.decide_promises(node, now, epoch, own_starts);
             }
             _ => {}
         }
     }
 
     /// Reports whether every node that was asked has answered.
-    fn all_promised(&self) -> bool {
+    fn all_promised(&self, node: &MasterNode) -> bool {
         let is_there = |name: &NodeName| self.answers.contains_key(name);
         match &self.forced_with {
             Some(with) => with.iter().all(is_there),
-            None => self.others().all(is_there),
+            None => self.others(node).all(is_there),
         }
     }
 
-    fn has_majority(&self) -> bool {
-        self.promises() >= self.needed()
+    fn has_majority(&self, node: &MasterNode) -> bool {
+        self.promises(node) >= self.needed()
     }
 
     /// Reports whether to go on without a majority: the settings allow it, and some node has a log. An empty
     /// log that is not intact does not count: it may have had everything.
-    fn may_force(&self) -> bool {
-        self.settings.forced_recovery == ForcedRecovery::LoseAcknowledged && self.has_log()
+    fn may_force(&self, node: &MasterNode) -> bool {
+        self.settings.forced_recovery == ForcedRecovery::LoseAcknowledged && self.has_log(node)
     }
 
     /// Reports whether this master or a node that answered has a log that is intact or not empty.
-    fn has_log(&self) -> bool {
+    fn has_log(&self, node: &MasterNode) -> bool {
         let has_log = |log_epoch: Option<Epoch>, end| log_epoch.is_some() || end > Offset::ZERO;
         let promised = |heard: &PeerReply| match heard {
             PeerReply::Promised { log_epoch, end, .. } => has_log(*log_epoch, *end),
             PeerReply::Blank | PeerReply::Identity(..) | PeerReply::Stranger => false,
         };
-        has_log(self.meta.log_epoch, self.own_end) || self.answers.values().any(promised)
+        has_log(node.staged().log_epoch, node.whole_end()) || self.answers.values().any(promised)
     }
 
     /// Gives up on a majority, and asks the nodes that answered to promise an epoch above everything that the
     /// others can have promised.
-    fn force(&mut self, now: Instant) {
+    fn force(&mut self, node: &mut MasterNode, now: Instant) {
         self.forced_with = Some(self.answers.keys().cloned().collect());
-        let text = self.describe_forced();
+        let text = self.describe_forced(node);
         self.out.push(RecoveryAction::Alarm(text));
         let epoch = self.highest.forced();
-        self.take_epoch(now, epoch);
+        self.take_epoch(node, now, epoch);
     }
 
     /// Describes which nodes a forced recovery goes on with, and which ones it leaves out.
-    fn describe_forced(&self) -> String {
-        let own = describe_log(self.meta.log_epoch, self.meta.last_whole, self.own_end);
-        let mut told = vec![format!("{} (this master): {own}", self.meta.name)];
-        told.extend(self.others().map(|name| match self.answers.get(name) {
+    fn describe_forced(&self, node: &MasterNode) -> String {
+        let own = describe_log(
+            node.staged().log_epoch,
+            node.staged().last_whole,
+            node.whole_end(),
+        );
+        let mut told = vec![format!("{} (this master): {own}", node.staged().name)];
+        told.extend(self.others(node).map(|name| match self.answers.get(name) {
             Some(PeerReply::Promised {
                 log_epoch,
                 last_whole,
@@ -1023,17 +1027,22 @@ impl Recovery {
              Asking for promises of an epoch above all that the other nodes can have promised",
             self.needed(),
             self.settings.nodes.len(),
-            self.promises(),
+            self.promises(node),
             told.join("; "),
         )
     }
 
     /// Describes which log a forced recovery adopts, and which records may be lost by that. The answers may be
     /// others than those for which it was forced.
-    fn describe_forced_adoption(&self, best: Option<Rank>, source: Option<&Source>) -> String {
+    fn describe_forced_adoption(
+        &self,
+        node: &MasterNode,
+        best: Option<Rank>,
+        source: Option<&Source>,
+    ) -> String {
         let (name, end) = match source {
             Some(source) => (&source.name, source.end),
-            None => (&self.meta.name, self.own_end),
+            None => (&node.staged().name, node.whole_end()),
         };
         let newer = match best.and_then(|best| best.log_epoch) {
             Some(log_epoch) => {
@@ -1049,8 +1058,8 @@ impl Recovery {
 
     /// Returns the number of promises that count. With an intact master, those of nodes that are not intact count
     /// too; a master that is not intact does not count itself.
-    fn promises(&self) -> u32 {
-        let intact = self.meta.log_epoch.is_some();
+    fn promises(&self, node: &MasterNode) -> u32 {
+        let intact = node.staged().log_epoch.is_some();
         let counts = |heard: &&PeerReply| match heard {
             PeerReply::Promised { log_epoch, .. } => intact || log_epoch.is_some(),
             PeerReply::Blank | PeerReply::Identity(..) | PeerReply::Stranger => false,
@@ -1060,8 +1069,8 @@ impl Recovery {
     }
 
     /// Reports whether some log surely has everything.
-    fn may_decide(&self) -> bool {
-        self.has_majority() || self.covered() >= self.needed()
+    fn may_decide(&self, node: &MasterNode) -> bool {
+        self.has_majority(node) || self.covered(node) >= self.needed()
     }
 
     /// Counts the nodes whose logs the best intact log covers: the logs of intact nodes, and those that damaged
@@ -1072,23 +1081,26 @@ impl Recovery {
     /// everything that was acknowledged at a majority, as it would without any damage, and if that log is
     /// intact, it can be adopted. If it is not, it cannot: what is only on damaged disks must come from another
     /// node, or be given up by force.
-    fn covered(&self) -> u32 {
-        let best = self.logs().filter_map(|(intact, _)| intact).max();
+    fn covered(&self, node: &MasterNode) -> u32 {
+        let best = self.logs(node).filter_map(|(intact, _)| intact).max();
         let covered = self
-            .logs()
+            .logs(node)
             .filter(|(_, whole)| whole.is_some() && *whole <= best);
         u32::try_from(covered.count()).expect("bounded by NODES_MAX")
     }
 
     /// Counts the nodes whose logs are known, from now or from before their damage.
-    fn known_logs(&self) -> u32 {
-        let known = self.logs().filter(|(_, whole)| whole.is_some());
+    fn known_logs(&self, node: &MasterNode) -> u32 {
+        let known = self.logs(node).filter(|(_, whole)| whole.is_some());
         u32::try_from(known.count()).expect("bounded by NODES_MAX")
     }
 
     /// Returns the log of this node and of each node that promised, twice: as it is now, if intact, and as it was
     /// when last whole.
-    fn logs(&self) -> impl Iterator<Item = (Option<LastWhole>, Option<LastWhole>)> {
+    fn logs(
+        &self,
+        node: &MasterNode,
+    ) -> impl Iterator<Item = (Option<LastWhole>, Option<LastWhole>)> {
         let others = self.answers.values().filter_map(|heard| match heard {
             PeerReply::Promised {
                 log_epoch,
@@ -1098,7 +1110,11 @@ impl Recovery {
             } => Some((*log_epoch, *last_whole, *end)),
             PeerReply::Blank | PeerReply::Identity(..) | PeerReply::Stranger => None,
         });
-        let own = (self.meta.log_epoch, self.meta.last_whole, self.own_end);
+        let own = (
+            node.staged().log_epoch,
+            node.staged().last_whole,
+            node.whole_end(),
+        );
         others
             .chain([own])
             .map(|(log_epoch, last_whole, end): (Option<Epoch>, _, _)| {
@@ -1108,25 +1124,34 @@ impl Recovery {
     }
 
     /// Adopts the log of the highest (log epoch, end) among the intact ones, itself included.
-    fn decide_promises(&mut self, now: Instant, epoch: Epoch, own_starts: &[EpochStart]) {
-        self.leave_out_failed_sources();
-        let is_forced = !self.may_decide();
+    fn decide_promises(
+        &mut self,
+        node: &mut MasterNode,
+        now: Instant,
+        epoch: Epoch,
+        own_starts: &[EpochStart],
+    ) {
+        self.leave_out_failed_sources(node);
+        let is_forced = !self.may_decide(node);
         if is_forced {
             match self.forced_with {
-                _ if !self.may_force() => return self.warn_if_stuck(),
-                None => return self.force(now),
+                _ if !self.may_force(node) => return self.warn_if_stuck(node),
+                None => return self.force(node, now),
                 Some(_) => {}
             }
         }
-        let (best, source) = self.best_log(own_starts);
+        let (best, source) = self.best_log(node, own_starts);
         if is_forced {
-            let text =
-                self.describe_forced_adoption(best, source.as_ref().map(|(source, _)| source));
+            let text = self.describe_forced_adoption(
+                node,
+                best,
+                source.as_ref().map(|(source, _)| source),
+            );
             self.out.push(RecoveryAction::Alarm(text));
         }
-        let own = self.meta.log_epoch.is_some();
+        let own = node.staged().log_epoch.is_some();
         let Some((source, starts)) = source else {
-            self.adopt_own(now, epoch);
+            self.adopt_own(node, now, epoch);
             return;
         };
         let agree = if own {
@@ -1134,19 +1159,20 @@ impl Recovery {
             // its log epoch is the highest.
             let adopted = best.and_then(|best| best.log_epoch);
             assert_eq!(
-                adopted, self.meta.log_epoch,
+                adopted,
+                node.staged().log_epoch,
                 "adopting a newer log than an intact one"
             );
             assert!(
-                source.end > self.own_end,
+                source.end > node.whole_end(),
                 "adopting a log that is not longer than this node's"
             );
-            self.own_end
+            node.whole_end()
         } else {
             let (own, adopted) = (
                 Outline {
                     starts: own_starts,
-                    end: self.log_end,
+                    end: node.own_log().end,
                 },
                 Outline {
                     starts: &starts,
@@ -1154,7 +1180,7 @@ impl Recovery {
                 },
             );
             match agreement(own, adopted) {
-                Agreement::Below(end) => end.min(self.log_end),
+                Agreement::Below(end) => end.min(node.own_log().end),
                 // A log that is not intact may be refilled from the beginning: nothing of it counts.
                 Agreement::OlderNeeded { .. } | Agreement::OwnOlderNeeded { .. } => Offset::ZERO,
             }
@@ -1163,10 +1189,10 @@ impl Recovery {
         self.note(format!(
             "adopting the log of {name} up to {end}, from {agree} on"
         ));
-        if agree < self.log_end {
-            self.cut(now, agree, epoch, source);
+        if agree < node.own_log().end {
+            self.cut(node, now, agree, epoch, source);
         } else {
-            self.become_adopting(now, epoch, source);
+            self.become_adopting(node, now, epoch, source);
         }
     }
 
@@ -1174,11 +1200,12 @@ impl Recovery {
     /// another node's.
     fn best_log(
         &self,
+        node: &MasterNode,
         own_starts: &[EpochStart],
     ) -> (Option<Rank>, Option<(Source, Vec<EpochStart>)>) {
-        let before_hole = own_starts.partition_point(|start| start.first < self.own_end);
+        let before_hole = own_starts.partition_point(|start| start.first < node.whole_end());
         let readable = &own_starts[..before_hole];
-        let own_rank = self.rank(self.meta.log_epoch, readable, self.own_end);
+        let own_rank = self.rank(node.staged().log_epoch, readable, node.whole_end());
         let mut best = own_rank;
         let mut source = None;
         for (name, heard) in &self.answers {
@@ -1211,33 +1238,38 @@ impl Recovery {
 
     /// Adopts this node's own log, as no other is better. A log with a hole, which only a forced recovery
     /// adopts, ends at the hole.
-    fn adopt_own(&mut self, now: Instant, epoch: Epoch) {
-        if self.own_end == self.log_end {
-            self.become_leader(now, epoch);
+    fn adopt_own(&mut self, node: &mut MasterNode, now: Instant, epoch: Epoch) {
+        if node.whole_end() == node.own_log().end {
+            self.become_leader(node, now, epoch);
             return;
         }
-        let source = self.own_log();
-        self.cut(now, self.own_end, epoch, source);
+        let source = self.own_log(node);
+        self.cut(node, now, node.whole_end(), epoch, source);
     }
 
     /// Returns this node as the source of its own log, up to where that can be read.
-    fn own_log(&self) -> Source {
+    fn own_log(&self, node: &MasterNode) -> Source {
         Source {
-            name: self.meta.name.clone(),
-            incarnation: Incarnation {
-                instance: self.meta.instance,
-                start: self.meta.start,
-            },
-            end: self.own_end,
+            name: node.staged().name.clone(),
+            incarnation: node.incarnation(),
+            end: node.whole_end(),
         }
     }
 
     /// Cuts this node's log and quarantines the records cut: they may have been acknowledged below a majority.
-    fn cut(&mut self, now: Instant, to: Offset, epoch: Epoch, source: Source) {
+    fn cut(
+        &mut self,
+        node: &mut MasterNode,
+        now: Instant,
+        to: Offset,
+        epoch: Epoch,
+        source: Source,
+    ) {
         self.out
             .push(RecoveryAction::Quarantine { from: to, epoch });
         self.enter(now, Step::Cutting { epoch, source });
-        self.out.push(RecoveryAction::Truncate(to));
+        let ticket = node.cut(to, MasterWork::Recovery);
+        self.out.push(RecoveryAction::Truncate { ticket, to });
     }
 
     /// Returns the rank by which logs are compared for adoption. In a forced recovery without an intact log,
@@ -1255,24 +1287,31 @@ impl Recovery {
         })
     }
 
-    fn become_adopting(&mut self, now: Instant, epoch: Epoch, source: Source) {
-        if self.own_end >= source.end {
-            self.become_leader(now, epoch);
+    fn become_adopting(
+        &mut self,
+        node: &mut MasterNode,
+        now: Instant,
+        epoch: Epoch,
+        source: Source,
+    ) {
+        if node.whole_end() >= source.end {
+            self.become_leader(node, now, epoch);
             return;
         }
         let fetch = Fetch {
             to_incarnation: source.incarnation,
-            from: self.own_end,
+            from: node.whole_end(),
             bytes_max: u32::try_from(BATCH_BYTES_MAX).expect("a batch is small"),
             epoch_starts: false,
         };
         let to = vec![source.name.clone()];
         self.enter(now, Step::Adopting { epoch, source });
-        self.ask(to, epoch, RequestBody::Fetch(fetch));
+        self.ask(node, to, epoch, RequestBody::Fetch(fetch));
     }
 
     fn on_fetched(
         &mut self,
+        node: &mut MasterNode,
         now: Instant,
         epoch: Epoch,
         source: &Source,
@@ -1283,10 +1322,10 @@ impl Recovery {
             Answer::Records(Fetched { records, .. })
                 if response.incarnation == source.incarnation && !records.is_empty() =>
             {
-                if let Err(detail) = self.check_fetched(&records, source, own_starts) {
+                if let Err(detail) = self.check_fetched(node, &records, source, own_starts) {
                     self.liars.insert(source.name.clone(), source.incarnation);
                     self.on_malformed(source.name.clone(), detail);
-                    self.begin_another_round(now);
+                    self.begin_another_round(node, now);
                     return;
                 }
                 let wanted: Vec<FrameBatch> = records
@@ -1295,7 +1334,7 @@ impl Recovery {
                     .collect();
                 // A repeated answer must not be appended again.
                 self.serial += 1;
-                self.appending_to = wanted.last().map_or(self.own_end, FrameBatch::end);
+                self.appending_to = wanted.last().map_or(node.whole_end(), FrameBatch::end);
                 self.out.push(RecoveryAction::Append(wanted));
             }
             Answer::Refused(Refusal::Replaced(by) | Refusal::OutOfDate(by)) => {
@@ -1311,7 +1350,7 @@ impl Recovery {
                     "the log of {} can no longer be adopted ({epoch})",
                     source.name
                 ));
-                self.begin_another_round(now);
+                self.begin_another_round(node, now);
             }
         }
     }
@@ -1320,11 +1359,12 @@ impl Recovery {
     /// fall, and what the node promised ends between two of its frames.
     fn check_fetched(
         &self,
+        node: &MasterNode,
         records: &[FrameBatch],
         source: &Source,
         own_starts: &[EpochStart],
     ) -> Result<(), String> {
-        let (Some(first), end) = (records.first(), self.own_end) else {
+        let (Some(first), end) = (records.first(), node.whole_end()) else {
             return Ok(());
         };
         if let Some(split) = records.iter().find(|batch| batch.splits(source.end)) {
@@ -1359,7 +1399,7 @@ impl Recovery {
     }
 
     /// Leaves out nodes that failed repeatedly as a source, if the answers of the others are enough.
-    fn leave_out_failed_sources(&mut self) {
+    fn leave_out_failed_sources(&mut self, node: &MasterNode) {
         let has_failed = |name: &NodeName, heard: &PeerReply| match heard {
             PeerReply::Promised { incarnation, .. } => {
                 let failures = self.failed_sources.get(name);
@@ -1374,7 +1414,7 @@ impl Recovery {
         if self.answers.len() == all.len() {
             return;
         }
-        if self.may_decide() {
+        if self.may_decide(node) {
             let without: Vec<_> = all
                 .keys()
                 .filter(|name| !self.answers.contains_key(*name))
@@ -1387,18 +1427,19 @@ impl Recovery {
         }
     }
 
-    fn become_leader(&mut self, now: Instant, epoch: Epoch) {
+    fn become_leader(&mut self, node: &mut MasterNode, now: Instant, epoch: Epoch) {
         assert_eq!(
-            self.own_end, self.log_end,
+            node.whole_end(),
+            node.own_log().end,
             "a leader's log must have no hole"
         );
         // Answers to earlier questions no longer count.
         self.serial += 1;
-        self.meta.take_log_epoch(epoch);
+        node.take_log_epoch(epoch);
         if self.forced_with.is_some() {
-            self.meta.forced_epoch = Some(epoch);
+            node.stage_forced_epoch(Some(epoch));
         }
-        self.save(now, Step::SavingLogEpoch { epoch });
+        self.save(node, now, Step::SavingLogEpoch { epoch });
     }
 }
 

@@ -29,6 +29,17 @@ pub(crate) struct MissingRange {
     pub(crate) until: Offset,
 }
 
+impl MissingRange {
+    /// Returns the first of these holes, if there is one.
+    pub(crate) fn first_of(holes: &[Range<Offset>]) -> Option<MissingRange> {
+        let first = holes.first()?;
+        Some(MissingRange {
+            from: first.start,
+            until: first.end,
+        })
+    }
+}
+
 impl Repair {
     /// Returns `true` if any record is missing.
     pub(crate) fn is_needed(&self) -> bool {
@@ -42,11 +53,7 @@ impl Repair {
 
     /// Returns the next missing range; `None` if there is none.
     pub(crate) fn missing(&self) -> Option<MissingRange> {
-        let first = self.holes.first()?;
-        Some(MissingRange {
-            from: first.start,
-            until: first.end,
-        })
+        MissingRange::first_of(&self.holes)
     }
 
     /// Returns `true` if the missing records cannot be fetched: at least `needed` other nodes, a

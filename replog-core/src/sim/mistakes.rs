@@ -4,8 +4,8 @@
 //! commands and reports of its writer, its disk), so that the node behaves as if it had the mistake;
 //! the code of the nodes knows nothing of them. A few cannot be expressed like that: what a
 //! coordinator forgets, or does too early, depends on its own state, which no message shows. For
-//! these there is a hook in its code at the decision in question, `planted!`, which is compiled only
-//! with the feature `sim` (`planted.rs`).
+//! these there is a hook at the decision in question, in its code or in `rules/`: `planted!`, which
+//! is compiled only with the feature `sim` (`planted.rs`).
 
 mod messages;
 

@@ -26,7 +26,7 @@ impl Handler<AwaitConcern> for Coordinator {
             waiter,
             caller: Caller::Concern(answer_to),
         };
-        let refused = self.leader.wait(now, wait);
+        let refused = self.leader.wait(now, self.log.node().disk_space(), wait);
         self.answer(refused.into_iter().collect());
         self.settle(ctx);
     }

@@ -18,10 +18,11 @@ use crate::{
     limits::EPOCH_STARTS_MAX,
     rules::{
         acks::WaiterId,
-        durable::OwnLog,
+        durable::{Durable, OwnLog, Save},
         keys::{Claim, KeyReading, Keys, Snapshot},
         leader::{Answered, Leader, NewAppend},
         link::{Link, LinkAction},
+        master_log::{MasterLog, MasterLogAction},
         progress::Wanted,
         recovery::{Recovery, RecoveryAction, Settings},
     },
@@ -66,6 +67,7 @@ struct WonEpoch {
 
 /// One run of a master.
 pub(super) struct Run {
+    log: MasterLog,
     recovery: Option<Recovery>,
     settings: Settings,
     asked: u64,
@@ -134,18 +136,14 @@ impl Master {
             drawn: ClusterId::draw(&mut world.rng),
         };
         let own_end = world.disks[disk].durable_end();
+        let own = OwnLog::whole(own_end);
+        let mut log = MasterLog::new(Durable::new(meta, own));
+        let incarnation = log.node().incarnation();
         self.run = Some(Run {
             leader: Leader::new(&self.config, true, reports),
-            incarnation: Incarnation {
-                instance: meta.instance,
-                start: meta.start,
-            },
-            recovery: Some(Recovery::new(
-                settings.clone(),
-                meta,
-                OwnLog::whole(own_end),
-                now,
-            )),
+            incarnation,
+            recovery: Some(Recovery::new(settings.clone(), log.node_mut(), now)),
+            log,
             settings,
             asked: 0,
             won: None,
@@ -214,7 +212,10 @@ impl Master {
             .next_offset()
             .0
             .saturating_sub(self.config.key_horizon);
-        let admitted = run.leader.admit(now, world.now / 1000, &mut appends);
+        let disk_space = run.log.node().disk_space();
+        let admitted = run
+            .leader
+            .admit(now, world.now / 1000, disk_space, &mut appends);
         for Answered { caller, result } in &admitted.refused {
             if keyed.contains(caller)
                 && result
@@ -258,7 +259,7 @@ impl Master {
         let Some(run) = &mut self.run else { return };
         run.armed = None;
         if let Some(recovery) = &mut run.recovery {
-            recovery.on_deadline(world.instant(), &starts);
+            recovery.on_deadline(run.log.node_mut(), world.instant(), &starts);
         }
         self.settle(world);
     }
@@ -309,17 +310,22 @@ impl Master {
                 }
             }
             Report::Durable { end } => match &mut run.recovery {
-                Some(recovery) => recovery.on_durable(now, end),
-                None => run.leader.on_durable(end),
+                Some(recovery) => recovery.on_durable(run.log.node_mut(), now, end),
+                None => {
+                    run.log.node_mut().on_durable(end);
+                    run.leader.on_durable(end);
+                }
             },
-            Report::Truncated { cut, .. } => {
+            Report::Truncated { ticket, cut } => {
+                run.log.node_mut().on_cut(ticket, cut.from);
                 if let Some(recovery) = &mut run.recovery {
-                    recovery.on_truncated(now, cut.from);
+                    recovery.on_truncated(run.log.node_mut(), now);
                 }
             }
-            Report::Saved { .. } => {
+            Report::Saved { ticket, .. } => {
+                run.log.node_mut().on_saved(ticket);
                 if let Some(recovery) = &mut run.recovery {
-                    recovery.on_saved(now);
+                    recovery.on_saved(run.log.node_mut(), now);
                 }
             }
             Report::WriteFailed => self.step_down(world),
@@ -334,33 +340,33 @@ impl Master {
         world.disks[disk].cuts_when_resumed = world.planted(Planted::FullMasterGoesOn);
         let Some(run) = &mut self.run else { return };
         run.recovery = None;
-        let (answered, _) = run.leader.become_out_of_space(now, end, full());
+        run.log.on_write_failed(now, full());
+        let (answered, _) = run.leader.become_out_of_space(end, &full().detail);
         self.answer(world, answered);
     }
 
     fn begin_again(&mut self, world: &mut World, end: Offset) {
         let now = world.instant();
-        let meta = world.disk(self.process()).meta.clone();
         let Some(run) = &mut self.run else { return };
         let (epoch, served) = (run.leader.epoch(), run.leader.epoch() > Epoch(0));
-        if !run.leader.on_resumed(now) {
+        let has_stepped_down = run.leader.on_resumed();
+        run.log
+            .on_resumed(now, OwnLog::whole(end), has_stepped_down);
+        if !has_stepped_down {
             return;
         }
         run.published_committed = None;
         if served && world.planted(Planted::FullMasterGoesOn) {
+            run.log.take_actions();
             let keys = Keys::new(self.config.key_horizon, end);
             run.leader.serve(epoch, keys);
             return;
         }
-        let settings = run.settings.clone();
         run.won = None;
-        run.recovery = Some(Recovery::again(
-            settings,
-            meta,
-            OwnLog::whole(end),
-            run.asked,
-            now,
-        ));
+        let actions = run.log.take_actions();
+        assert_eq!(actions, [MasterLogAction::Recover]);
+        let (settings, node) = (run.settings.clone(), run.log.node_mut());
+        run.recovery = Some(Recovery::again(settings, node, run.asked, now));
         run.publish_to_links(world, self.index);
     }
 
@@ -414,7 +420,7 @@ impl Master {
             let Some(run) = &mut self.run else { return };
             let answered = run.leader.settle(now);
             idle &= answered.is_empty();
-            if run.leader.should_probe(now) {
+            if run.log.node_mut().should_probe(now) {
                 world.submit(Process::Master(self.index), self.life, Command::Resume);
             }
             let committed = run.leader.committed();
@@ -452,9 +458,10 @@ impl Master {
         let deadline = run
             .recovery
             .as_ref()
-            .and_then(Recovery::next_deadline)
+            .and_then(|recovery| recovery.next_deadline(run.log.node()))
             .into_iter()
             .chain(run.leader.next_deadline(now))
+            .chain(run.log.node().next_deadline())
             .chain(run.links.iter().filter_map(|link| link.next_deadline(now)))
             .min();
         let Some(deadline) = deadline else { return };
@@ -492,28 +499,24 @@ impl Master {
                     self.forge_a_promise(world, serial, epoch);
                 }
             }
-            RecoveryAction::Save(meta) => {
-                let meta = Box::new(meta);
-                world.submit(process, life, Command::Save { ticket: 0, meta });
+            RecoveryAction::Save(Save { ticket, meta }) => {
+                world.submit(process, life, Command::Save { ticket, meta });
             }
-            RecoveryAction::Truncate(to) => {
+            RecoveryAction::Truncate { ticket, to } => {
                 if world.disks[disk].meta.log_epoch.is_some() {
                     world
                         .oracle
                         .fail("rule 5: an intact master cuts its log".to_owned());
                 }
-                world.submit(process, life, Command::Truncate { ticket: 0, to });
+                world.submit(process, life, Command::Truncate { ticket, to });
             }
             RecoveryAction::Append(batches) => {
                 for batch in batches {
                     world.submit(process, life, Command::Append(batch));
                 }
             }
-            RecoveryAction::Serve {
-                meta,
-                epoch,
-                adopted_end,
-            } => {
+            RecoveryAction::Serve { epoch, adopted_end } => {
+                let meta = run.log.node().saved();
                 let cluster = meta.cluster.as_ref().map(|c| c.id);
                 run.won = Some(WonEpoch {
                     cluster: cluster.expect("a recovered master has a cluster"),
@@ -622,7 +625,9 @@ impl Master {
         let Some(run) = &mut self.run else { return };
         run.fenced = Some(by.clone());
         run.recovery = None;
-        let answered = run.leader.become_fenced(now, by);
+        run.log.on_fenced();
+        let disk_space = run.log.node().disk_space();
+        let answered = run.leader.become_fenced(now, disk_space, by);
         for link in &mut run.links {
             link.stop();
         }
@@ -653,7 +658,7 @@ impl Master {
             }),
         };
         if let Some(recovery) = &mut run.recovery {
-            recovery.on_answer(world.instant(), serial, response, &[]);
+            recovery.on_answer(run.log.node_mut(), world.instant(), serial, response, &[]);
         }
     }
 
@@ -717,7 +722,7 @@ impl Master {
                 if let Some(run) = &mut self.run
                     && let Some(recovery) = &mut run.recovery
                 {
-                    recovery.on_answer(now, serial, *response, &starts);
+                    recovery.on_answer(run.log.node_mut(), now, serial, *response, &starts);
                 }
             }
             LinkAction::Fetched(_) => unreachable!("the naive disks do not rot"),
@@ -814,7 +819,7 @@ impl Master {
         let Some(run) = &self.run else {
             return Some("the master is down".to_owned());
         };
-        let mode = run.leader.mode(now);
+        let mode = run.leader.mode(now, run.log.node().disk_space());
         if mode.mode != Mode::ReadWrite {
             return Some(format!("the master is {:?}: {}", mode.mode, mode.detail));
         }

@@ -80,14 +80,13 @@ fn notice(node: &mut Node, offset: u64) -> DamageNoticed {
     noticed
 }
 
-/// Reports an inspection that found this hole, in a log that ends at 10.
+/// Reports an inspection that found this hole, in a log that ends at 10. What it returns is to be noticed at once.
 fn inspected(node: &mut Node, hole: Range<u64>) -> Option<u64> {
     let own = OwnLog {
         whole_end: Offset(hole.start),
         end: Offset(10),
     };
     let next = node.on_inspected(&[Offset(hole.start)..Offset(hole.end)], own);
-    node.check();
     next.map(|offset| offset.0)
 }
 
@@ -103,7 +102,6 @@ fn fill_disk(node: &mut Node, now: Instant) -> WriteRefused<&'static str> {
 
 fn make_room(node: &mut Node, now: Instant) -> Option<u64> {
     let next = node.on_resumed(now, OwnLog::whole(Offset(10)));
-    node.check();
     next.map(|offset| offset.0)
 }
 
@@ -252,6 +250,41 @@ fn damage_noticed_during_an_inspection_is_inspected_next() {
     assert_eq!(inspected(&mut node, 3..5), Some(8));
     assert_eq!(notice(&mut node, 8), DamageNoticed::Inspect);
     assert_eq!(inspected(&mut node, 3..5), None, "once");
+}
+
+#[test]
+fn all_damage_noticed_during_an_inspection_is_inspected_one_after_the_other() {
+    let mut node = node(Some(5));
+    notice(&mut node, 3);
+    for later in [8, 6, 4] {
+        assert_eq!(notice(&mut node, later), DamageNoticed::Later);
+    }
+    assert_eq!(inspected(&mut node, 3..5), Some(6), "4 is known by now");
+    assert_eq!(notice(&mut node, 6), DamageNoticed::Inspect);
+    assert_eq!(inspected(&mut node, 6..7), Some(8));
+    assert_eq!(notice(&mut node, 8), DamageNoticed::Inspect);
+    assert_eq!(inspected(&mut node, 8..9), None);
+}
+
+#[test]
+fn a_full_disk_forgets_no_damage() {
+    let (mut node, now) = (node(Some(5)), Instant::now());
+    notice(&mut node, 3);
+    notice(&mut node, 8);
+    fill_disk(&mut node, now);
+    assert_eq!(make_room(&mut node, now), Some(3));
+    notice(&mut node, 3);
+    assert_eq!(inspected(&mut node, 3..5), Some(8));
+    assert_eq!(notice(&mut node, 8), DamageNoticed::Inspect);
+}
+
+#[test]
+fn damage_that_is_noticed_while_much_is_remembered_is_noticed_again_later() {
+    let mut node = node(Some(5));
+    notice(&mut node, 0);
+    for offset in 1..=2 * NOTICED_RECORDS_MAX as u64 {
+        assert_eq!(notice(&mut node, offset), DamageNoticed::Later);
+    }
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! Read-only because an operator asked for it.
 
 use super::{
-    tests::{Bench, SECOND, by},
+    tests::{Bench, SECOND},
     *,
 };
-use crate::{error::Outcome, rules::disk_space::WriteOutage};
+use crate::{error::Outcome, rules::disk_space::WriteOutage, types::DiskState};
 
 const ONE: Concern = Concern::Count(1);
 
 fn mode(bench: &Bench) -> (Mode, Option<ModeReason>) {
-    let state = bench.leader.mode(bench.now);
+    let state = bench.leader.mode(bench.now, &bench.disk);
     (state.mode, state.reason)
 }
 
@@ -58,7 +58,7 @@ fn a_requested_pause_is_reported_before_a_missing_quorum_and_after_all_else() {
     bench.now += 3 * SECOND;
     assert_eq!(mode(&bench), ASKED);
     assert_eq!(
-        bench.leader.mode(bench.now).alive,
+        bench.leader.mode(bench.now, &bench.disk).alive,
         1,
         "the quorum's numbers are reported as well"
     );
@@ -74,12 +74,12 @@ fn a_requested_pause_is_reported_before_a_missing_quorum_and_after_all_else() {
     assert_eq!(mode(&bench), ASKED, "a quorum is not enough");
 
     let fenced = (Mode::ReadOnly, Some(ModeReason::Fenced));
-    bench.leader.become_fenced(bench.now, by());
+    bench.fence();
     assert_eq!(mode(&bench), fenced);
     bench.leader.resume_appends();
     assert_eq!(mode(&bench), fenced);
     bench.leader.pause_appends();
-    bench.leader.become_failed(&"broken".into());
+    bench.fail();
     assert_eq!(mode(&bench), (Mode::ReadOnly, Some(ModeReason::Storage)));
 }
 
@@ -96,11 +96,9 @@ fn a_requested_pause_holds_in_a_later_epoch_too() {
         disk: DiskState::Full,
         detail: "full".into(),
     };
-    bench
-        .leader
-        .become_out_of_space(bench.now, Offset(10), outage);
+    bench.run_out_of_space(10, outage);
     assert_eq!(mode(&bench), (Mode::Recovering, Some(ModeReason::Storage)));
-    bench.leader.on_resumed(bench.now);
+    bench.resume();
     assert_eq!(mode(&bench), recovering);
     bench.leader.serve(Epoch(6), Keys::new(1000, Offset(10)));
     assert_eq!(mode(&bench), ASKED);

@@ -1,7 +1,7 @@
 //! Keys and expected offsets when a leader admits appends.
 
 use super::{
-    tests::{Bench, ENDS, SECOND, append, by},
+    tests::{Bench, ENDS, SECOND, append},
     *,
 };
 use crate::{error::Outcome, rules::keys::KeyReading, types::IdempotencyKey};
@@ -133,7 +133,10 @@ fn a_key_with_another_payload_is_refused() {
 fn a_known_key_is_answered_without_a_quorum_too() {
     let mut bench = Bench::with_key();
     bench.now += 3 * SECOND;
-    assert_eq!(bench.leader.mode(bench.now).mode, Mode::ReadOnly);
+    assert_eq!(
+        bench.leader.mode(bench.now, &bench.disk).mode,
+        Mode::ReadOnly
+    );
     bench.admit_one(bench.keyed("k", ONE, 1)).unwrap();
     bench
         .admit_one(bench.keyed("k", Concern::Majority, 2))
@@ -180,7 +183,7 @@ fn during_recovery_nothing_is_known_about_a_key() {
     let mut stopping = Bench::recovering();
     stopping.leader.become_stopping();
     let mut fenced = Bench::recovering();
-    fenced.leader.become_fenced(fenced.now, by());
+    fenced.fence();
     for bench in [&mut never, &mut stopping, &mut fenced] {
         let error = bench.admit_one(bench.keyed("k", ONE, 1)).unwrap_err();
         assert_eq!((error.outcome(), error.offset()), (Outcome::Unknown, None));

@@ -11,13 +11,14 @@ use crate::{
         health::Health,
         link::{Failure, Link},
     },
-    types::InstanceId,
+    types::{DiskState, InstanceId},
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 pub(super) struct Bench {
     pub(super) leader: Leader<u32>,
+    pub(super) disk: DiskSpace,
     pub(super) now: Instant,
     pub(super) health: Health,
 }
@@ -41,8 +42,8 @@ type End = fn(&mut Bench) -> Vec<Answered<u32>>;
 
 /// The ways in which leadership ends for good.
 pub(super) const ENDS: [End; 3] = [
-    |bench| bench.leader.become_fenced(bench.now, by()),
-    |bench| bench.leader.become_failed(&"broken".into()),
+    |bench| bench.fence(),
+    |bench| bench.fail(),
     |bench| bench.leader.become_stopping(),
 ];
 
@@ -85,12 +86,37 @@ pub(super) fn new_waiter() -> WaiterId {
 }
 
 impl Bench {
+    pub(super) fn fence(&mut self) -> Vec<Answered<u32>> {
+        self.leader.become_fenced(self.now, &self.disk, by())
+    }
+
+    pub(super) fn fail(&mut self) -> Vec<Answered<u32>> {
+        self.disk.on_failed("broken".into());
+        self.leader.become_failed(&"broken".into())
+    }
+
+    pub(super) fn run_out_of_space(
+        &mut self,
+        end: u64,
+        outage: WriteOutage,
+    ) -> (Vec<Answered<u32>>, usize) {
+        let detail = outage.detail.clone();
+        self.disk.on_write_failed(self.now, outage);
+        self.leader.become_out_of_space(Offset(end), &detail)
+    }
+
+    pub(super) fn resume(&mut self) -> bool {
+        self.disk.on_resumed(self.now);
+        self.leader.on_resumed()
+    }
+
     /// Returns a bench that is recovering, with secondaries that were never reached.
     pub(super) fn recovering() -> Bench {
         let now = Instant::now();
         let link = || Link::new(name("s"), Timing::default(), 1, now).report(now);
         Bench {
             leader: Leader::new(&config(), true, vec![link(), link()]),
+            disk: DiskSpace::new(),
             now,
             health: Health::new(&Timing::default(), now),
         }
@@ -128,7 +154,7 @@ impl Bench {
     }
 
     pub(super) fn admit(&mut self, mut appends: Vec<NewAppend<u32>>) -> Admitted<u32> {
-        self.leader.admit(self.now, 0, &mut appends)
+        self.leader.admit(self.now, 0, &self.disk, &mut appends)
     }
 
     /// Admits one append; returns the error if it is refused.
@@ -292,7 +318,7 @@ fn an_append_whose_caller_is_gone_frees_its_place_and_leaves_its_message_in_the_
 fn mode_follows_from_state_and_clock() {
     let mut bench = Bench::recovering();
     let mode = |bench: &Bench| {
-        let state = bench.leader.mode(bench.now);
+        let state = bench.leader.mode(bench.now, &bench.disk);
         (state.mode, state.reason, state.alive)
     };
     let recovering = (Mode::Recovering, Some(ModeReason::WaitingForNodes), 3);
@@ -311,11 +337,11 @@ fn mode_follows_from_state_and_clock() {
     bench.health.on_contact(bench.now);
     bench.report(1, None);
     assert_eq!(mode(&bench), (Mode::ReadWrite, None, 2));
-    bench.leader.become_fenced(bench.now, by());
+    bench.fence();
     assert_eq!(mode(&bench), (Mode::ReadOnly, Some(ModeReason::Fenced), 2));
-    bench.leader.become_failed(&"broken".into());
+    bench.fail();
     assert_eq!(mode(&bench), (Mode::ReadOnly, Some(ModeReason::Storage), 2));
-    assert_eq!(bench.leader.disk(), DiskState::Failed);
+    assert_eq!(bench.disk.disk(), DiskState::Failed);
 }
 
 #[test]
@@ -324,9 +350,9 @@ fn a_refused_append_gets_no_offset() {
     let mut alone = Bench::serving();
     alone.now += 3 * SECOND;
     let mut fenced = Bench::serving();
-    fenced.leader.become_fenced(fenced.now, by());
+    fenced.fence();
     let mut failed = Bench::serving();
-    failed.leader.become_failed(&"broken".into());
+    failed.fail();
     let mut stopping = Bench::serving();
     stopping.leader.become_stopping();
     let benches = [
@@ -483,9 +509,7 @@ fn a_full_disk_ends_leadership_and_appends_with_an_offset_are_answered_unknown()
         assert!(bench.one(Concern::Majority, None, caller).is_none());
     }
     bench.leader.on_written(Offset(11));
-    let (answered, freed_bytes) = bench
-        .leader
-        .become_out_of_space(bench.now, Offset(11), full());
+    let (answered, freed_bytes) = bench.run_out_of_space(11, full());
     assert_eq!(freed_bytes, 5, "the second one is not queued any more");
     let told: Vec<_> = answered
         .iter()
@@ -501,9 +525,9 @@ fn a_full_disk_ends_leadership_and_appends_with_an_offset_are_answered_unknown()
         (2, Some(Offset(11)), Outcome::Unknown),
     ];
     assert_eq!(told, expected);
-    let state = bench.leader.mode(bench.now);
+    let state = bench.leader.mode(bench.now, &bench.disk);
     assert_eq!(
-        (state.mode, state.reason, bench.leader.disk()),
+        (state.mode, state.reason, bench.disk.disk()),
         (Mode::Recovering, Some(ModeReason::Storage), DiskState::Full)
     );
     assert_eq!(bench.leader.next_offset(), Offset(11));
@@ -524,18 +548,16 @@ fn with_disk_space_again_the_master_repeats_its_start_and_counts_afresh() {
     let mut bench = Bench::serving();
     bench.leader.on_durable(Offset(10));
     assert_eq!(bench.leader.committed(), Some(Offset(10)));
-    bench
-        .leader
-        .become_out_of_space(bench.now, Offset(10), full());
-    assert!(!bench.leader.should_probe(bench.now), "not at once");
-    bench.now = bench.leader.next_deadline(bench.now).unwrap();
-    assert!(bench.leader.should_probe(bench.now));
-    assert!(!bench.leader.should_probe(bench.now));
-    assert!(bench.leader.on_resumed(bench.now));
-    let state = bench.leader.mode(bench.now);
+    bench.run_out_of_space(10, full());
+    assert!(!bench.disk.should_probe(bench.now), "not at once");
+    bench.now = bench.disk.next_deadline().unwrap();
+    assert!(bench.disk.should_probe(bench.now));
+    assert!(!bench.disk.should_probe(bench.now));
+    assert!(bench.resume());
+    let state = bench.leader.mode(bench.now, &bench.disk);
     let waiting = (Mode::Recovering, Some(ModeReason::WaitingForNodes));
     assert_eq!((state.mode, state.reason), waiting);
-    assert_eq!(bench.leader.disk(), DiskState::Ok);
+    assert_eq!(bench.disk.disk(), DiskState::Ok);
     assert_eq!(bench.leader.committed(), None);
     let refused = bench.one(Concern::Count(1), None, 1).unwrap();
     assert!(matches!(refused, AppendError::ReadOnly { .. }));
@@ -554,19 +576,15 @@ fn with_disk_space_again_the_master_repeats_its_start_and_counts_afresh() {
 #[test]
 fn a_fenced_master_stays_fenced_on_a_full_disk() {
     let mut bench = Bench::serving();
-    bench.leader.become_fenced(bench.now, by());
-    bench
-        .leader
-        .become_out_of_space(bench.now, Offset(10), full());
+    bench.fence();
+    bench.run_out_of_space(10, full());
     assert_eq!(
-        bench.leader.mode(bench.now).reason,
+        bench.leader.mode(bench.now, &bench.disk).reason,
         Some(ModeReason::Fenced)
     );
-    assert!(!bench.leader.on_resumed(bench.now), "no start of its own");
+    assert!(!bench.resume(), "no start of its own");
     let mut bench = Bench::serving();
-    bench
-        .leader
-        .become_out_of_space(bench.now, Offset(10), full());
-    bench.leader.become_fenced(bench.now, by());
-    assert!(!bench.leader.on_resumed(bench.now));
+    bench.run_out_of_space(10, full());
+    bench.fence();
+    assert!(!bench.resume());
 }

@@ -22,8 +22,13 @@ pub(crate) struct NewWait<W> {
 impl<W> Leader<W> {
     /// Registers a wait; [`Leader::settle`] answers it, perhaps at once. Returns the answer if the wait is
     /// refused; a message that does not exist is reported as [`AppendError::OffsetMismatch`].
-    pub(crate) fn wait(&mut self, now: Instant, wait: NewWait<W>) -> Option<Answered<W>> {
-        let concern = match self.check_new_wait(now, &wait) {
+    pub(crate) fn wait(
+        &mut self,
+        now: Instant,
+        disk: &DiskSpace,
+        wait: NewWait<W>,
+    ) -> Option<Answered<W>> {
+        let concern = match self.check_new_wait(now, disk, &wait) {
             Ok(concern) => concern,
             Err(error) => {
                 return Some(Answered {
@@ -58,7 +63,12 @@ impl<W> Leader<W> {
         None
     }
 
-    fn check_new_wait(&self, now: Instant, wait: &NewWait<W>) -> Result<u32, AppendError> {
+    fn check_new_wait(
+        &self,
+        now: Instant,
+        disk: &DiskSpace,
+        wait: &NewWait<W>,
+    ) -> Result<u32, AppendError> {
         let nodes = self.acks.nodes();
         let Some(concern) = wait.concern.resolve(nodes) else {
             return Err(AppendError::Concern { nodes });
@@ -68,7 +78,7 @@ impl<W> Leader<W> {
         }
         // Refuses waits that can never complete. A missing quorum may come back, so it is not a reason.
         if (self.stopping || self.state != State::Serving)
-            && let Some(closed) = self.refusal(now)
+            && let Some(closed) = self.refusal(now, disk)
         {
             return Err(closed);
         }
@@ -118,9 +128,19 @@ mod tests {
     fn a_met_concern_is_answered_at_once_and_an_unmet_one_when_it_is_met() {
         let mut bench = held_by_two();
         let (now, two, all) = (bench.now, Concern::Count(2), Concern::All);
-        assert!(bench.leader.wait(now, wait(two, None, now)).is_none());
+        assert!(
+            bench
+                .leader
+                .wait(now, &bench.disk, wait(two, None, now))
+                .is_none()
+        );
         assert_eq!(met(&bench.leader.settle(now)), [(7, 2, true)]);
-        assert!(bench.leader.wait(now, wait(all, None, now)).is_none());
+        assert!(
+            bench
+                .leader
+                .wait(now, &bench.disk, wait(all, None, now))
+                .is_none()
+        );
         assert!(bench.leader.settle(now).is_empty());
         bench.report(1, Some(11));
         assert_eq!(met(&bench.leader.settle(now)), [(7, 3, true)]);
@@ -131,9 +151,10 @@ mod tests {
         let mut bench = held_by_two();
         let (now, later) = (bench.now, bench.now + SECOND);
         for timeout in [SECOND, Duration::ZERO] {
-            let refused = bench
-                .leader
-                .wait(now, wait(Concern::All, Some(timeout), now));
+            let refused =
+                bench
+                    .leader
+                    .wait(now, &bench.disk, wait(Concern::All, Some(timeout), now));
             assert!(refused.is_none());
         }
         assert_eq!(met(&bench.leader.settle(now)), [(7, 3, false)]);
@@ -145,7 +166,10 @@ mod tests {
         let mut bench = held_by_two();
         let now = bench.now;
         let mut refused = |wait| {
-            let answered = bench.leader.wait(now, wait).expect("it is refused");
+            let answered = bench
+                .leader
+                .wait(now, &bench.disk, wait)
+                .expect("it is refused");
             answered.result.unwrap_err()
         };
         let error = refused(wait(Concern::Count(4), None, now));
@@ -157,12 +181,14 @@ mod tests {
         });
         assert!(matches!(error, AppendError::OffsetMismatch { next: n } if n == next));
         for _ in 0..3 {
-            let waits = bench.leader.wait(now, wait(Concern::All, None, now));
+            let waits = bench
+                .leader
+                .wait(now, &bench.disk, wait(Concern::All, None, now));
             assert!(waits.is_none());
         }
         let error = bench
             .leader
-            .wait(now, wait(Concern::All, None, now))
+            .wait(now, &bench.disk, wait(Concern::All, None, now))
             .unwrap();
         assert!(matches!(error.result, Err(AppendError::Overloaded { .. })));
     }
@@ -176,7 +202,7 @@ mod tests {
         bench.now += SECOND;
         // For a message before that one.
         let wait = wait(Concern::All, None, bench.now);
-        assert!(bench.leader.wait(bench.now, wait).is_none());
+        assert!(bench.leader.wait(bench.now, &bench.disk, wait).is_none());
         let listed = bench.leader.waiting_appends(bench.now, 1);
         assert_eq!(listed.appends[0].offset, Offset(10));
         bench.now += SECOND;
@@ -192,7 +218,7 @@ mod tests {
         let now = bench.now;
         let gone = wait(Concern::All, None, now);
         let waiter = gone.waiter;
-        assert!(bench.leader.wait(now, gone).is_none());
+        assert!(bench.leader.wait(now, &bench.disk, gone).is_none());
         bench.leader.forget(waiter);
         assert_eq!(bench.leader.waiting(), 0);
         bench.report(1, Some(11));
@@ -204,11 +230,15 @@ mod tests {
         for end in ENDS {
             let mut bench = held_by_two();
             let now = bench.now;
-            let waits = bench.leader.wait(now, wait(Concern::All, None, now));
+            let waits = bench
+                .leader
+                .wait(now, &bench.disk, wait(Concern::All, None, now));
             assert!(waits.is_none());
             let ended = end(&mut bench);
             assert!(ended.len() == 1 && ended[0].result.is_err(), "{ended:?}");
-            let refused = bench.leader.wait(now, wait(Concern::All, None, now));
+            let refused = bench
+                .leader
+                .wait(now, &bench.disk, wait(Concern::All, None, now));
             assert!(refused.is_some_and(|refused| refused.result.is_err()));
         }
     }

@@ -12,7 +12,9 @@ use crate::{
     config::{ForcedRecovery, Founding, Timing},
     log::{ClusterIdentity, Meta, Promised},
     rules::{
+        durable::OwnLog,
         fence::{check_epoch, check_promise},
+        master_log::MasterNode,
         recovery::{Recovery, RecoveryAction, Settings},
     },
     transport::{self, Answer, NodeState, Request, RequestBody, Response},
@@ -238,26 +240,23 @@ fn decided((epochs, log): Known, heard: [Option<Known>; SECONDARIES]) -> Decisio
     let end = |log: &Log| Offset(u64::from(log.len()));
     let meta = meta(2, &promise, epochs);
     let own_starts = log.starts();
-    let mut recovery = Recovery::new(
-        settings,
-        meta,
-        crate::rules::durable::OwnLog::whole(end(&log)),
-        now,
-    );
+    let mut node = MasterNode::new(meta, OwnLog::whole(end(&log)));
+    let mut recovery = Recovery::new(settings, &mut node, now);
     recovery.take_actions();
-    recovery.on_saved(now);
+    node.on_saved(node.first_ticket());
+    recovery.on_saved(&mut node, now);
     let asked = recovery.take_actions();
     let [RecoveryAction::Ask { serial, .. }] = asked[..] else {
         panic!("{asked:?}");
     };
-    for (node, heard) in heard.iter().enumerate() {
+    for (index, heard) in heard.iter().enumerate() {
         let Some(((log_epoch, known), log)) = heard else {
             continue;
         };
         let epoch_starts = log.starts();
         let response = Response {
             cluster: Some(cluster()),
-            name: name(node),
+            name: name(index),
             incarnation: life(0),
             state: NodeState {
                 durable_end: end(log),
@@ -271,25 +270,26 @@ fn decided((epochs, log): Known, heard: [Option<Known>; SECONDARIES]) -> Decisio
                 forced_epoch: None,
             }),
         };
-        recovery.on_answer(now, serial, response, &own_starts);
+        recovery.on_answer(&mut node, now, serial, response, &own_starts);
     }
     // The recovery waits for a node that does not answer until then.
     if heard.contains(&None)
-        && let Some(deadline) = recovery.next_deadline()
+        && let Some(deadline) = recovery.next_deadline(&node)
     {
-        recovery.on_deadline(deadline, &own_starts);
+        recovery.on_deadline(&mut node, deadline, &own_starts);
     }
-    decision(recovery, now)
+    decision(recovery, node, now)
 }
 
-fn decision(mut recovery: Recovery, now: Instant) -> Decision {
+fn decision(mut recovery: Recovery, mut node: MasterNode, now: Instant) -> Decision {
     let mut decision = Decision::Waits;
     let mut actions = recovery.take_actions();
     while !actions.is_empty() {
         let action = actions.remove(0);
         match action {
-            RecoveryAction::Truncate(end) => {
-                recovery.on_truncated(now, end);
+            RecoveryAction::Truncate { ticket, to } => {
+                node.on_cut(ticket, to);
+                recovery.on_truncated(&mut node, now);
                 actions.extend(recovery.take_actions());
             }
             RecoveryAction::Ask { to, body, .. } => {

@@ -5,12 +5,15 @@ use std::{collections::VecDeque, time::Duration};
 use super::*;
 use crate::{
     frame::testing::batch,
+    log::Meta,
+    rules::{durable::OwnLog, fence::promise_to},
     transport::{Identity, MasterContact, NodeState, Promised},
     types::InstanceId,
 };
 
 struct Bench {
     recovery: Recovery,
+    node: MasterNode,
     now: Instant,
     starts: Vec<EpochStart>,
     /// The serial of the latest question.
@@ -107,8 +110,10 @@ impl Bench {
             timing: Timing::default(),
             drawn: cluster(),
         };
+        let mut node = MasterNode::new(meta, OwnLog::whole(Offset(end)));
         Bench {
-            recovery: Recovery::new(settings, meta, OwnLog::whole(Offset(end)), now),
+            recovery: Recovery::new(settings, &mut node, now),
+            node,
             now,
             starts: own.iter().map(|(e, f)| start(*e, *f)).collect(),
             serial: 0,
@@ -137,6 +142,7 @@ impl Bench {
     }
 
     fn did(&mut self) -> Vec<Did> {
+        self.node.check();
         let mut did = Vec::new();
         let mut actions = VecDeque::from(self.recovery.take_actions());
         while let Some(action) = actions.pop_front() {
@@ -159,12 +165,12 @@ impl Bench {
                         other => panic!("{other:?}"),
                     }
                 }
-                RecoveryAction::Save(meta) => Save(
-                    meta.promised.map_or(0, |promised| promised.epoch.0),
-                    meta.log_epoch.map(|epoch| epoch.0),
+                RecoveryAction::Save(save) => Save(
+                    save.meta.promised.map_or(0, |promised| promised.epoch.0),
+                    save.meta.log_epoch.map(|epoch| epoch.0),
                 ),
                 RecoveryAction::Quarantine { from, epoch } => Did::Quarantine(from.0, epoch.0),
-                RecoveryAction::Truncate(to) => Truncate(to.0),
+                RecoveryAction::Truncate { to, .. } => Truncate(to.0),
                 RecoveryAction::Append(batches) => Did::Append(
                     batches.first().expect("never empty").first().0,
                     batches.last().expect("never empty").end().0,
@@ -189,31 +195,54 @@ impl Bench {
     }
 
     fn saved(&mut self) -> Vec<Did> {
-        self.recovery.on_saved(self.now);
+        self.node.on_saved(self.node.first_ticket());
+        self.recovery.on_saved(&mut self.node, self.now);
         self.did()
     }
 
+    /// Begins anew, with a log that can be read up to `whole_end`.
+    fn begin_with_hole(&mut self, meta: Meta, whole_end: u64, end: u64) {
+        let own = OwnLog {
+            whole_end: Offset(whole_end),
+            end: Offset(end),
+        };
+        self.node = MasterNode::new(meta, own);
+        let settings = self.recovery.settings.clone();
+        self.recovery = Recovery::new(settings, &mut self.node, self.now);
+    }
+
+    fn truncated(&mut self, to: u64) {
+        self.node.on_cut(self.node.first_ticket(), Offset(to));
+        self.recovery.on_truncated(&mut self.node, self.now);
+    }
+
     fn durable(&mut self, end: u64) -> Vec<Did> {
-        self.recovery.on_durable(self.now, Offset(end));
+        self.recovery
+            .on_durable(&mut self.node, self.now, Offset(end));
         self.did()
     }
 
     fn pass(&mut self, seconds: u64) -> Vec<Did> {
         self.now += Duration::from_secs(seconds);
-        self.recovery.on_deadline(self.now, &self.starts);
+        self.recovery
+            .on_deadline(&mut self.node, self.now, &self.starts);
         self.did()
     }
 
     fn answer_to(&mut self, serial: u64, response: Response) -> Vec<Did> {
         let starts = self.starts.clone();
-        self.recovery.on_answer(self.now, serial, response, &starts);
+        self.recovery
+            .on_answer(&mut self.node, self.now, serial, response, &starts);
         self.did()
     }
 
     /// Handles an answer from a node that has promised the requested epoch.
     fn answer(&mut self, from: &str, end: u64, log_epoch: Option<u64>, answer: Answer) -> Vec<Did> {
         let mut response = response(from, end, log_epoch, answer);
-        response.state.promised = self.recovery.epoch().max(Epoch(log_epoch.unwrap_or(0)));
+        response.state.promised = self
+            .node
+            .promised_epoch()
+            .max(Epoch(log_epoch.unwrap_or(0)));
         self.answer_to(self.serial, response)
     }
 
@@ -330,7 +359,7 @@ fn a_blank_master_founds_with_a_majority_after_a_while_if_it_is_allowed_to() {
         assert_eq!(bench.pass(2), []);
         let expected: &[Did] = if founds { &[Save(1, Some(1))] } else { &[] };
         assert_eq!(bench.pass(1), expected, "{founding:?} {blank}");
-        assert_eq!(bench.recovery.next_deadline(), None);
+        assert_eq!(bench.recovery.next_deadline(&bench.node), None);
     }
 }
 
@@ -372,7 +401,7 @@ fn a_blank_master_does_not_depose_a_master_that_other_nodes_hear() {
     bench.did();
     assert_eq!(bench.answer_to(1, hearing("s1", 60_000)), []);
     assert_eq!(bench.answer_to(1, hearing("s2", 200)), [Did::Warning]);
-    let other = bench.recovery.health().other_master.unwrap();
+    let other = bench.recovery.health(&bench.node).other_master.unwrap();
     assert_eq!(
         (other.heard_by, other.instance),
         (name("s2"), life(9, 0).instance)
@@ -380,7 +409,7 @@ fn a_blank_master_does_not_depose_a_master_that_other_nodes_hear() {
     // It waits as long as the other master is heard.
     for _ in 0..100 {
         bench.now += Duration::from_millis(500);
-        bench.recovery.on_deadline(bench.now, &[]);
+        bench.recovery.on_deadline(&mut bench.node, bench.now, &[]);
         assert_eq!(bench.did(), []);
         assert_eq!(bench.answer_to(1, hearing("s2", 200)), [], "said once");
         assert_eq!(bench.answer_to(1, hearing("s1", 60_000)), []);
@@ -438,7 +467,7 @@ fn a_cluster_of_other_nodes_is_not_joined_and_prevents_founding() {
         "{text}"
     );
     assert_eq!(bench.pass(60), []);
-    assert_eq!(bench.recovery.health().waiting_for, [name("s1")]);
+    assert_eq!(bench.recovery.health(&bench.node).waiting_for, [name("s1")]);
 }
 
 #[test]
@@ -459,7 +488,7 @@ fn it_waits_for_all_nodes_for_a_while_and_then_a_majority_is_enough() {
         [],
         "a repeated answer counts once"
     );
-    assert_eq!(bench.recovery.health().waiting_for, [name("s2")]);
+    assert_eq!(bench.recovery.health(&bench.node).waiting_for, [name("s2")]);
     assert_eq!(bench.pass(2), []);
     assert_eq!(bench.pass(1), [Save(5, Some(5))]);
     assert_eq!(
@@ -586,7 +615,7 @@ fn a_wiped_master_fetches_everything_and_a_diverging_one_cuts_first() {
         diverged.promised("s2", 3, Some(4)),
         [Did::Quarantine(0, 5), Truncate(0)]
     );
-    diverged.recovery.on_truncated(diverged.now, Offset(0));
+    diverged.truncated(0);
     assert_eq!(diverged.did(), [Did::Fetch("s2", 0)]);
 
     let mut longer = Bench::new(meta(Some(4), None), &[(4, 0)], 6);
@@ -597,7 +626,7 @@ fn a_wiped_master_fetches_everything_and_a_diverging_one_cuts_first() {
         longer.promised("s2", 3, Some(4)),
         [Did::Quarantine(3, 5), Truncate(3)]
     );
-    longer.recovery.on_truncated(longer.now, Offset(3));
+    longer.truncated(3);
     assert_eq!(longer.did(), [Save(5, Some(5))]);
 }
 
@@ -652,7 +681,7 @@ fn an_incarnation_that_contradicts_its_promise_is_not_adopted_from_again() {
         assert_eq!(bench.saved(), [Did::Promise(6)]);
         assert_eq!(bench.promised("s1", 9, Some(4)), []);
         assert_eq!(
-            bench.recovery.health().waiting_for,
+            bench.recovery.health(&bench.node).waiting_for,
             [name("s1"), name("s2")]
         );
         let did = bench.promised("s2", 7, Some(4));
@@ -739,9 +768,11 @@ fn a_node_that_names_an_epoch_far_above_is_followed_only_part_of_the_way() {
         if did.is_empty() {
             bench.now = bench
                 .recovery
-                .next_deadline()
+                .next_deadline(&bench.node)
                 .expect("another round follows");
-            bench.recovery.on_deadline(bench.now, &bench.starts);
+            bench
+                .recovery
+                .on_deadline(&mut bench.node, bench.now, &bench.starts);
             did = bench.did();
         }
         epoch += follow + 1;
@@ -783,9 +814,11 @@ fn a_source_that_never_delivers_is_left_out_if_the_others_are_enough() {
         if did.is_empty() {
             bench.now = bench
                 .recovery
-                .next_deadline()
+                .next_deadline(&bench.node)
                 .expect("another round follows");
-            bench.recovery.on_deadline(bench.now, &bench.starts);
+            bench
+                .recovery
+                .on_deadline(&mut bench.node, bench.now, &bench.starts);
             did = bench.did();
         }
         asked += 1;
@@ -809,9 +842,11 @@ fn refused_rounds_follow_each_other_more_and_more_slowly() {
         if did.is_empty() {
             bench.now = bench
                 .recovery
-                .next_deadline()
+                .next_deadline(&bench.node)
                 .expect("another round follows");
-            bench.recovery.on_deadline(bench.now, &bench.starts);
+            bench
+                .recovery
+                .on_deadline(&mut bench.node, bench.now, &bench.starts);
             did = bench.did();
         }
         delays.push(bench.now - failed);
@@ -856,9 +891,8 @@ fn answers_of_unknown_nodes_or_to_no_question_are_ignored() {
         "while the log epoch is saved"
     );
     assert_eq!(bench.saved(), [Serve(5, 7)]);
-    assert_eq!(bench.saved(), []);
     assert_eq!(bench.pass(60), []);
-    assert_eq!(bench.recovery.epoch(), Epoch(5));
+    assert_eq!(bench.node.promised_epoch(), Epoch(5));
 }
 
 /// Amount by which a forced recovery raises the epoch.
@@ -877,7 +911,7 @@ fn a_forced_master_goes_on_alone_when_no_node_answers_in_time() {
         bench.saved(),
         [Did::Promise(far), Did::Alarm, Save(far, Some(far))]
     );
-    assert_eq!(bench.recovery.meta.forced_epoch, Some(Epoch(far)));
+    assert_eq!(bench.node.staged().forced_epoch, Some(Epoch(far)));
     assert_eq!(bench.saved(), [Serve(far, 10)]);
     // Without the setting it waits for ever.
     let mut bench = Bench::promising(10);
@@ -892,7 +926,7 @@ fn recovery_is_not_forced_if_a_majority_answers() {
     assert_eq!(bench.promised("s1", 10, Some(4)), []);
     assert_eq!(bench.pass(3), [Save(5, Some(5))]);
     assert_eq!(bench.saved(), [Serve(5, 10)]);
-    assert_eq!(bench.recovery.meta.forced_epoch, None);
+    assert_eq!(bench.node.staged().forced_epoch, None);
 }
 
 #[test]
@@ -932,7 +966,11 @@ fn a_forced_blank_master_waits_while_no_node_has_a_log() {
     bench.saved();
     bench.promised("s1", 0, None);
     assert_eq!((bench.pass(3), bench.pass(1000)), (vec![], vec![]));
-    assert_eq!(bench.recovery.next_deadline(), None, "no timer spins");
+    assert_eq!(
+        bench.recovery.next_deadline(&bench.node),
+        None,
+        "no timer spins"
+    );
     assert_eq!(
         bench.promised("s2", 3, Some(4)),
         [Did::Alarm, Save(5 + FAR, None)],
@@ -956,7 +994,7 @@ fn a_forced_recovery_prefers_an_intact_log_to_longer_damaged_ones() {
         [Did::Alarm, Did::Quarantine(3, far), Truncate(3)],
         "its own, which is cut to the adopted one, is quarantined"
     );
-    bench.recovery.on_truncated(bench.now, Offset(3));
+    bench.truncated(3);
     assert_eq!(bench.did(), [Save(far, Some(far))]);
 }
 
@@ -1071,7 +1109,8 @@ fn the_forced_round_waits_for_the_nodes_of_the_first_round() {
     let now = 6 + FAR;
     assert_eq!(bench.durable(9), [Save(now, Some(now))]);
     assert_eq!(
-        bench.recovery.meta.forced_epoch, None,
+        bench.node.staged().forced_epoch,
+        None,
         "this round was not forced"
     );
 }
@@ -1102,18 +1141,13 @@ fn a_replaced_master_learns_of_the_last_forced_recovery() {
     });
     bench.answer("s1", 0, Some(FAR), told);
     bench.promised("s2", 0, Some(FAR));
-    assert_eq!(bench.recovery.meta.forced_epoch, Some(Epoch(FAR)));
+    assert_eq!(bench.node.staged().forced_epoch, Some(Epoch(FAR)));
 }
 
 /// Returns a bench with a master that is not intact: its log ends at 9 and has a hole at 3.
 fn with_hole() -> Bench {
     let mut bench = Bench::new(meta(Some(4), None), &[(4, 0)], 9);
-    let own = OwnLog {
-        whole_end: Offset(3),
-        end: Offset(9),
-    };
-    let (settings, meta) = (bench.recovery.settings.clone(), meta(Some(4), None));
-    bench.recovery = Recovery::new(settings, meta, own, bench.now);
+    bench.begin_with_hole(meta(Some(4), None), 3, 9);
     bench.did();
     assert_eq!(bench.saved(), [Did::Promise(5)]);
     bench
@@ -1140,7 +1174,7 @@ fn a_damaged_master_quarantines_records_that_the_adopted_log_lacks() {
     bench.promised("s1", 7, Some(4));
     let did = bench.promised("s2", 5, Some(4));
     assert_eq!(did, [Did::Quarantine(7, 5), Truncate(7)]);
-    bench.recovery.on_truncated(bench.now, Offset(7));
+    bench.truncated(7);
     assert_eq!(bench.did(), [Did::Fetch("s1", 3)], "from its hole on");
     bench.records("s1", batch(3..7, 4));
     assert_eq!(bench.durable(7), [Save(5, Some(5))]);
@@ -1177,8 +1211,8 @@ fn damaged_master(last_whole: Option<LastWhole>, nodes: usize) -> Bench {
         last_whole,
         ..meta(Some(4), None)
     };
-    let mut bench = Bench::with(meta, &[(4, 0)], 10, Founding::Never, nodes);
-    bench.recovery.own_end = Offset(3);
+    let mut bench = Bench::with(meta.clone(), &[(4, 0)], 10, Founding::Never, nodes);
+    bench.begin_with_hole(meta, 3, 10);
     bench.did();
     bench.saved();
     bench
@@ -1232,13 +1266,17 @@ fn an_intact_log_that_may_lack_what_damaged_nodes_acknowledged_is_not_adopted() 
         bench.promised("s2", 9, Some(4));
         assert_eq!(damaged(&mut bench, "s1", other), [Did::Warning], "{what}");
         assert_eq!(bench.pass(60_000), [], "{what}");
-        let not_intact = bench.recovery.health().not_intact;
+        let not_intact = bench.recovery.health(&bench.node).not_intact;
         assert_eq!(not_intact, [name("m"), name("s1")], "{what}");
     }
 }
 
 fn stuck(bench: &Bench) -> Option<StuckReason> {
-    bench.recovery.health().stuck.map(|stuck| stuck.reason)
+    bench
+        .recovery
+        .health(&bench.node)
+        .stuck
+        .map(|stuck| stuck.reason)
 }
 
 #[test]
@@ -1284,7 +1322,11 @@ fn a_recovery_that_no_answer_can_complete_warns_once_and_names_the_remedy() {
     // The same answers again, and the same round again.
     assert_eq!(damaged(&mut bench, "s1", None), []);
     assert_eq!(bench.pass(60_000), []);
-    assert_eq!(bench.recovery.next_deadline(), None, "no timer spins");
+    assert_eq!(
+        bench.recovery.next_deadline(&bench.node),
+        None,
+        "no timer spins"
+    );
     let refused = Answer::Refused(Refusal::Fenced(by(9)));
     assert_eq!(bench.answer("s2", 9, Some(4), refused), [Save(10, None)]);
     assert_eq!(stuck(&bench), None, "while it asks for another epoch");
@@ -1311,7 +1353,11 @@ fn a_recovery_is_stuck_before_the_last_answer_if_that_cannot_help() {
         text.contains("the answers still missing (s2) would not be enough"),
         "{text}"
     );
-    assert_eq!(bench.recovery.next_deadline(), None, "no timer spins");
+    assert_eq!(
+        bench.recovery.next_deadline(&bench.node),
+        None,
+        "no timer spins"
+    );
     assert_eq!(
         bench.promised("s2", 9, Some(4)),
         [Did::Warning],

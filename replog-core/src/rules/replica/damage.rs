@@ -40,6 +40,9 @@ impl Replica {
 
     /// Handles the end of an inspection: the records in `holes` cannot be read, and the log is as `own` says.
     pub(crate) fn on_inspected(&mut self, holes: &[Range<Offset>], own: OwnLog) {
+        // What was not acknowledged before is not because of an inspection: the master fills the log from here.
+        let whole_end = self.durable.whole_end().min(own.whole_end);
+        let own = OwnLog { whole_end, ..own };
         let noticed = self.durable.on_inspected(holes, own);
         self.reorder.reset(self.durable.whole_end());
         if let Some(offset) = noticed {

@@ -38,7 +38,9 @@ impl Replica {
 
     /// Handles the return of disk space, with the log as it is then, all of it durable.
     pub(crate) fn on_resumed(&mut self, now: Instant, own: OwnLog) {
-        let noticed = self.durable.on_resumed(now, own);
+        let whole_end = self.durable.whole_end().max(own.whole_end);
+        let resumed = OwnLog { whole_end, ..own };
+        let noticed = self.durable.on_resumed(now, resumed);
         self.reorder.reset(self.durable.whole_end());
         let end = own.whole_end;
         self.changed(ReplicaChange::Resumed { end });

@@ -87,12 +87,13 @@ impl Repair {
         let mut next = missing.from;
         let mut wanted = Vec::new();
         for batch in records {
-            // With whole appends, also one that does not fit: the writer, which knows the files, must see it.
-            let Some(part) = batch.covering(missing.from, missing.until) else {
+            // An append that begins or ends elsewhere than the hole is a lie, or the hole is: damage that looked like
+            // a frame. The master goes on without it, and its next start, which counts for nothing, cuts there.
+            let Some(part) = batch.slice(missing.from, missing.until) else {
                 continue;
             };
-            let last = Offset(part.end().0.min(missing.until.0) - 1);
-            let follows = part.first().max(missing.from) == next && next >= self.filled_to;
+            let last = Offset(part.end().0 - 1);
+            let follows = part.first() == next && next >= self.filled_to;
             if !follows || !same(part.first(), part.first_epoch()) || !same(last, part.last_epoch())
             {
                 return Vec::new();

@@ -24,6 +24,8 @@
 mod batch;
 mod message_batch;
 
+use std::io;
+
 use bytes::{BufMut as _, BytesMut};
 
 pub use batch::FrameBatch;
@@ -158,13 +160,30 @@ impl FrameError {
     pub fn is_unknown(&self) -> bool {
         matches!(self, FrameError::Version(_) | FrameError::Kind(_))
     }
+
+    /// Returns the error of an unknown frame that an error of reading it was made from.
+    pub(crate) fn unknown_in(error: &io::Error) -> Option<&FrameError> {
+        let frame = error.get_ref()?.downcast_ref::<FrameError>();
+        frame.filter(|frame| frame.is_unknown())
+    }
+}
+
+impl From<FrameError> for io::Error {
+    fn from(error: FrameError) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, error)
+    }
 }
 
 impl<'a> Frame<'a> {
     /// Returns the number of bytes that the frame takes when encoded.
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
-        HEADER_BYTES + self.key.len() + self.messages.len()
+        self.messages_at() + self.messages.len()
+    }
+
+    /// Returns the position of the first message's length.
+    fn messages_at(&self) -> usize {
+        HEADER_BYTES + self.key.len()
     }
 
     /// Returns the offset after the last message.
@@ -241,12 +260,7 @@ impl<'a> Frame<'a> {
 
     /// Returns an iterator over the payloads, in order.
     pub fn payloads(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let mut rest = self.messages;
-        std::iter::from_fn(move || {
-            let payload;
-            (payload, rest) = split_message(rest)?;
-            Some(payload)
-        })
+        payloads(self.messages)
     }
 
     /// Returns an iterator over the messages, in order.
@@ -293,8 +307,8 @@ impl FrameFields<'_> {
     /// are refused before an offset is assigned.
     pub fn encode(&self, payloads: &[&[u8]], into: &mut BytesMut) {
         let start = into.len();
-        let bytes: usize = payloads.iter().map(|payload| message_bytes(payload)).sum();
-        into.reserve(HEADER_BYTES + self.key.len() + bytes);
+        let bytes = payloads.iter().map(|payload| payload.len()).sum();
+        into.reserve(bytes_of(self.key.len(), payloads.len(), bytes));
         into.put_bytes(0, HEADER_BYTES);
         into.put_slice(self.key);
         for payload in payloads {
@@ -336,9 +350,21 @@ fn put_message(payload: &[u8], into: &mut BytesMut) {
     into.put_slice(payload);
 }
 
-/// Returns the bytes that a message takes in a frame.
-fn message_bytes(payload: &[u8]) -> usize {
-    MESSAGE_HEADER_BYTES + payload.len()
+/// Returns the bytes of the frame of an append: with a key of this length, and this many messages of these bytes
+/// altogether.
+#[must_use]
+pub fn bytes_of(key_bytes: usize, messages: usize, payload_bytes: usize) -> usize {
+    HEADER_BYTES + key_bytes + messages * MESSAGE_HEADER_BYTES + payload_bytes
+}
+
+/// Returns the payloads of messages that each come after their length.
+fn payloads(messages: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = messages;
+    std::iter::from_fn(move || {
+        let payload;
+        (payload, rest) = split_message(rest)?;
+        Some(payload)
+    })
 }
 
 /// Splits off the first message, without its length; `None` if there is none.
@@ -380,7 +406,7 @@ pub fn encoded_len(bytes: &[u8]) -> Result<usize, FrameError> {
     Ok(total)
 }
 
-/// What the header of a frame says, which proves nothing: only the checksum does.
+/// Claims of a frame's header, which prove nothing: only the checksum does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claimed {
     /// Bytes of the frame.

@@ -9,11 +9,7 @@ use std::fmt::Write as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{BufMut as _, BytesMut};
-use replog_core::{
-    frame::MessageRef,
-    types::{Epoch, Offset},
-    views::Message,
-};
+use replog_core::{frame::MessageRef, types::Offset, views::Message};
 use serde_json::value::RawValue;
 
 /// Maximum number of bytes of a message besides key and payload.
@@ -30,53 +26,34 @@ pub(crate) enum LineBreaks {
 
 /// A message's fields, wherever they are stored.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fields<'a> {
-    offset: Offset,
-    epoch: Epoch,
-    timestamp_ms: u64,
-    key: &'a [u8],
-    payload: &'a [u8],
-}
+pub(crate) struct Fields<'a>(MessageRef<'a>);
 
 impl<'a> Fields<'a> {
     /// Returns the fields of a message in a log.
     pub(crate) fn of_ref(message: MessageRef<'a>) -> Fields<'a> {
-        let MessageRef {
-            offset,
-            epoch,
-            timestamp_ms,
-            key,
-            payload,
-        } = message;
-        Fields {
-            offset,
-            epoch,
-            timestamp_ms,
-            key,
-            payload,
-        }
+        Fields(message)
     }
 
     /// Returns the fields of a message.
     pub(crate) fn of_message(message: &'a Message) -> Fields<'a> {
-        Fields {
+        Fields(MessageRef {
             offset: message.offset,
             epoch: message.epoch,
             timestamp_ms: message.timestamp_ms,
             key: message.key.as_deref().unwrap_or_default().as_bytes(),
             payload: &message.payload,
-        }
+        })
     }
 
     /// Writes the message as an object without its closing brace, so that members may follow.
     pub(crate) fn write_open(&self, into: &mut BytesMut, line_breaks: LineBreaks) {
-        let Fields {
+        let Fields(MessageRef {
             offset,
             epoch,
             timestamp_ms,
             key,
             payload,
-        } = *self;
+        }) = *self;
         into.reserve(FIELDS_BYTES_MAX + key.len() + payload.len());
         write!(
             into,
@@ -100,7 +77,7 @@ impl<'a> Fields<'a> {
 
     /// Writes the payload alone.
     pub(crate) fn write_data(&self, into: &mut BytesMut, line_breaks: LineBreaks) {
-        if is_json(self.payload) {
+        if is_json(self.0.payload) {
             self.write_json(into, line_breaks);
         } else {
             into.put_u8(b'{');
@@ -112,14 +89,14 @@ impl<'a> Fields<'a> {
     /// Writes the payload as the member `data_base64`.
     fn write_base64(&self, into: &mut BytesMut) {
         into.put_slice(br#""data_base64":""#);
-        into.put_slice(STANDARD.encode(self.payload).as_bytes());
+        into.put_slice(STANDARD.encode(self.0.payload).as_bytes());
         into.put_u8(b'"');
     }
 
     /// Writes a payload that is JSON.
     fn write_json(&self, into: &mut BytesMut, line_breaks: LineBreaks) {
         let start = into.len();
-        into.put_slice(self.payload);
+        into.put_slice(self.0.payload);
         if line_breaks == LineBreaks::Spaces {
             for byte in &mut into[start..] {
                 if matches!(*byte, b'\r' | b'\n') {
@@ -131,7 +108,7 @@ impl<'a> Fields<'a> {
 
     /// Returns the message's offset.
     pub(crate) fn offset(&self) -> Offset {
-        self.offset
+        self.0.offset
     }
 
     /// Writes the whole message.
@@ -150,6 +127,7 @@ fn is_json(payload: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use replog_core::types::Epoch;
 
     fn written(key: &[u8], payload: &[u8], line_breaks: LineBreaks) -> String {
         let message = MessageRef {

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::{Frame, FrameError, MessageRef, encoded_len, message_bytes, split_message};
+use super::{Frame, FrameError, MESSAGE_HEADER_BYTES, MessageRef, encoded_len, split_message};
 use crate::types::{Epoch, EpochStart, Offset};
 
 /// Consecutive frames in one buffer, as the master encodes them together, a link sends them and a writer writes them.
@@ -145,11 +145,11 @@ impl FrameBatch {
             if frame.first <= offset && offset < frame.end() {
                 let before = offset.records_since(frame.first);
                 let before = frame.payloads().take(usize::try_from(before).ok()?);
-                let before: usize = before.map(message_bytes).sum();
+                let before: usize = before.map(|p| MESSAGE_HEADER_BYTES + p.len()).sum();
                 return Some(MessagePlace {
                     offset,
                     frame: at,
-                    message: frame.encoded_bytes() - frame.messages.len() + before,
+                    message: frame.messages_at() + before,
                 });
             }
             at += frame.encoded_bytes();
@@ -164,8 +164,7 @@ impl FrameBatch {
     ) -> impl Iterator<Item = MessageRef<'_>> {
         let mut frames = self.frames_from(place.frame);
         let mut frame = frames.next().expect("the place was found in this batch");
-        let begin = frame.encoded_bytes() - frame.messages.len();
-        let mut rest = &frame.messages[place.message - begin..];
+        let mut rest = &frame.messages[place.message - frame.messages_at()..];
         let mut offset = place.offset;
         std::iter::from_fn(move || {
             if rest.is_empty() {
@@ -193,7 +192,7 @@ impl FrameBatch {
     /// Returns the frames that lie in `from..until` as a whole, sharing the buffer; `None` if there are none.
     #[must_use]
     pub fn slice(&self, from: Offset, until: Offset) -> Option<FrameBatch> {
-        self.part(from <= self.first && self.end <= until, |frame| {
+        self.part(from, until, |frame| {
             from <= frame.first && frame.end() <= until
         })
     }
@@ -202,25 +201,41 @@ impl FrameBatch {
     /// begin before `from` and end after `until`.
     #[must_use]
     pub fn covering(&self, from: Offset, until: Offset) -> Option<FrameBatch> {
-        self.part(from <= self.first && self.end <= until, |frame| {
-            from < frame.end() && frame.first < until && from < until
+        self.part(from, until, |frame| {
+            from < frame.end() && frame.first < until
         })
     }
 
     /// Returns the longest prefix of at most `bytes_max` bytes, and at least one frame.
     #[must_use]
     pub fn head(&self, bytes_max: usize) -> FrameBatch {
+        if self.bytes.len() <= bytes_max {
+            return self.clone();
+        }
         let mut bytes = 0;
-        let head = self.part(self.bytes.len() <= bytes_max, |frame| {
+        let mut until = self.first;
+        for frame in self.frames() {
             bytes += frame.encoded_bytes();
-            bytes <= bytes_max || frame.first == self.first
-        });
-        head.expect("at least one frame")
+            if bytes > bytes_max && until > self.first {
+                break;
+            }
+            until = frame.end();
+        }
+        self.slice(self.first, until).expect("at least one frame")
     }
 
-    /// Returns the frames that `wanted` accepts, which must follow each other; `None` if there are none.
-    fn part(&self, whole: bool, mut wanted: impl FnMut(&Frame<'_>) -> bool) -> Option<FrameBatch> {
-        if whole {
+    /// Returns the frames that `wanted` accepts, which must follow each other and have messages of `from..until`; `None`
+    /// if there are none.
+    fn part(
+        &self,
+        from: Offset,
+        until: Offset,
+        wanted: impl Fn(&Frame<'_>) -> bool,
+    ) -> Option<FrameBatch> {
+        if from.max(self.first) >= until.min(self.end) {
+            return None;
+        }
+        if from <= self.first && self.end <= until {
             return Some(self.clone());
         }
         let mut at = 0;

@@ -5,9 +5,7 @@
 
 use bytes::{BufMut as _, BytesMut};
 
-use super::{
-    FrameBatch, FrameFields, HEADER_BYTES, MESSAGE_HEADER_BYTES, put_message, split_message,
-};
+use super::{FrameBatch, FrameFields, HEADER_BYTES, MESSAGE_HEADER_BYTES, payloads, put_message};
 use crate::{
     limits::{FRAME_BYTES_MAX, KEY_BYTES_MAX},
     types::{Epoch, Offset},
@@ -91,12 +89,7 @@ impl MessageBatch {
 
     /// Returns the payloads, in order.
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = self.messages();
-        std::iter::from_fn(move || {
-            let payload;
-            (payload, rest) = split_message(rest)?;
-            Some(payload)
-        })
+        payloads(self.messages())
     }
 
     /// Sets the idempotency key.

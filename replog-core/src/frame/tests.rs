@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::{testing::fields, *};
 use crate::{
-    golden::{Format, assert_golden, golden},
+    golden::{assert_golden, golden},
     types::EpochStart,
 };
 
@@ -15,9 +15,9 @@ fn the_encoding_of_a_frame_is_fixed_byte_for_byte() {
         timestamp_ms: 0x2122_2324_2526_2728,
         key: b"key",
     };
-    let expected = golden(Format::Frame);
+    let expected = golden("frame");
     let bytes = encoded(&fields, &[b"one", b"two"]);
-    assert_golden(Format::Frame, &bytes);
+    assert_golden("frame", &bytes);
     assert_eq!(encoded_len(&bytes), Ok(expected.len()));
     let frame = Frame::decode(&bytes).unwrap();
     assert_eq!(frame.encoded_bytes(), expected.len());

@@ -16,7 +16,7 @@ use crate::{
     },
     config::{ForcedRecovery, MasterConfig},
     error::{AppendError, LimitName, ModeState, StartError, Stopped},
-    frame::{HEADER_BYTES, MESSAGE_HEADER_BYTES, MessageBatch},
+    frame::{MessageBatch, bytes_of},
     handle::{
         Events, Reader, Shared, events,
         host::{Host, Role, Watched},
@@ -220,7 +220,7 @@ impl Master {
         let claim = options.idempotency_key.clone();
         let claim = claim.map(|key| Claim::new(key, &payload));
         let key_bytes = claim.as_ref().map_or(0, |claim| claim.key_bytes().len());
-        self.check_append_bytes(HEADER_BYTES + key_bytes + MESSAGE_HEADER_BYTES + payload.len())?;
+        self.check_append_bytes(bytes_of(key_bytes, 1, payload.len()))?;
         self.hand_over(payload, None, claim, options).await
     }
 

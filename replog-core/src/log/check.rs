@@ -418,10 +418,9 @@ fn refused(path: &str, source: io::Error) -> CheckError {
 }
 
 fn unreadable(error: &io::Error) -> String {
-    let frame = error.get_ref().and_then(|error| error.downcast_ref());
-    match frame {
-        Some(unknown @ (FrameError::Version(_) | FrameError::Kind(_))) => unknown.to_string(),
-        _ => format!("it cannot be read ({error})"),
+    match FrameError::unknown_in(error) {
+        Some(unknown) => unknown.to_string(),
+        None => format!("it cannot be read ({error})"),
     }
 }
 

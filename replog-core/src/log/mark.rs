@@ -148,7 +148,7 @@ impl MarkFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{Format, assert_golden, golden};
+    use crate::golden::{assert_golden, golden};
     use crate::storage::MemoryStorage;
 
     #[test]
@@ -157,8 +157,8 @@ mod tests {
             end: Offset(0x0102_0304_0506_0708),
             state: MarkState::Clean,
         };
-        assert_golden(Format::Mark, &mark.encode());
-        assert_eq!(Mark::decode(&golden(Format::Mark)), Some(mark));
+        assert_golden("mark", &mark.encode());
+        assert_eq!(Mark::decode(&golden("mark")), Some(mark));
     }
 
     #[test]

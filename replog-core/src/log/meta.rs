@@ -210,13 +210,17 @@ mod tests {
     use std::io::IoSlice;
 
     use super::*;
-    use crate::golden::{Format, assert_golden, golden};
+    use crate::golden::{assert_golden, golden};
     use crate::storage::{MemoryStorage, OpenHow};
 
     #[test]
     fn the_file_format_is_fixed_byte_for_byte() {
-        assert_golden(Format::Meta, encode(&full()).as_bytes());
-        assert_eq!(decode(&golden(Format::Meta)).unwrap(), full());
+        let storage = MemoryStorage::new();
+        full().save(&storage).unwrap();
+        let found = read_file(&storage, PATH).unwrap().unwrap();
+        assert_golden("meta", &found);
+        assert_eq!(decode(&golden("meta")).unwrap(), full());
+        assert_eq!(storage.list("").unwrap(), [PATH]);
     }
 
     #[test]

@@ -341,7 +341,7 @@ impl<'a> Scan<'a> {
                 Ok(Some((frame, _))) => (frame.epoch, frame.end()),
                 Err(ScanError::Io(error)) => return Err(error),
                 Err(ScanError::Bad(error)) if error.is_unknown() => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                    return Err(error.into());
                 }
                 Err(ScanError::Bad(error)) => return Ok(Some(error)),
             };
@@ -783,7 +783,7 @@ mod search;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{Format, assert_golden, golden};
+    use crate::golden::{assert_golden, golden};
     use crate::{
         log::testing::{CLUSTER, Records, set_content},
         storage::{MemoryStorage, OpenHow, Storage as _},
@@ -797,8 +797,8 @@ mod tests {
             number: 3,
             epoch_starts: vec![pair(1, 0), pair(5, 0x0102)],
         };
-        let expected = golden(Format::SegmentHeader);
-        assert_golden(Format::SegmentHeader, &header.encode());
+        let expected = golden("segment header");
+        assert_golden("segment header", &header.encode());
         assert_eq!(header.encoded_bytes(), expected.len() as u64);
         assert_eq!(SegmentHeader::decode(&expected), Ok(header));
     }

@@ -106,15 +106,15 @@ impl Unproven {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{Format, assert_golden, golden};
+    use crate::golden::{assert_golden, golden};
     use crate::{log::testing::set_content, storage::MemoryStorage};
 
     #[test]
     fn the_file_format_is_fixed_byte_for_byte() {
         let mut unproven = Unproven::default();
         unproven.firsts.insert(Offset(0x0102));
-        assert_golden(Format::Unproven, &unproven.encode());
-        assert_eq!(Unproven::decode(&golden(Format::Unproven)), Some(unproven));
+        assert_golden("unproven", &unproven.encode());
+        assert_eq!(Unproven::decode(&golden("unproven")), Some(unproven));
     }
 
     #[test]

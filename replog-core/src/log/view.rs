@@ -591,7 +591,9 @@ impl LogView {
             })?;
         match FrameBatch::check(first, frames.clone()) {
             Ok(batch) => {
-                self.state().keep_long(place.segment.id, position, &batch);
+                if batch.bytes().len() > BATCH_BYTES_MAX {
+                    self.state().keep_long(place.segment.id, position, &batch);
+                }
                 Ok(batch)
             }
             Err((0, error)) => Err(place.damaged((first, position), error)),
@@ -664,7 +666,7 @@ impl Place {
     /// not be mended.
     fn damaged(&self, (offset, position): (Offset, u64), source: FrameError) -> ReadError {
         if source.is_unknown() {
-            return self.io(io::Error::new(io::ErrorKind::InvalidData, source));
+            return self.io(source.into());
         }
         ReadError::Damaged {
             path: segment::path(self.segment.first),
@@ -904,12 +906,10 @@ impl State {
         found.map(|(_, _, frame)| frame.clone())
     }
 
-    /// Keeps a frame that was read from a file if it is longer than a batch.
+    /// Keeps what was read from a file if it is one frame.
     fn keep_long(&mut self, segment: u64, position: u64, batch: &FrameBatch) {
-        let bytes = batch.bytes();
-        let is_one = encoded_len(bytes) == Ok(bytes.len());
-        if !is_one || bytes.len() <= BATCH_BYTES_MAX || self.long_frame(segment, position).is_some()
-        {
+        let is_one = encoded_len(batch.bytes()) == Ok(batch.bytes().len());
+        if !is_one || self.long_frame(segment, position).is_some() {
             return;
         }
         if self.long_frames.len() == LONG_FRAMES_KEPT {

@@ -122,7 +122,7 @@ pub(crate) enum DamageNoticed {
     Never,
 }
 
-/// What a promise changed in the staged meta.
+/// Changes that a promise made to the staged meta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StagedPromise {
     /// The cluster that the node has joined, if it was blank.
@@ -131,12 +131,12 @@ pub(crate) struct StagedPromise {
     pub(crate) raised: bool,
 }
 
-/// What a refused write took away.
+/// Losses from a refused write.
 #[derive(Debug)]
 pub(crate) struct WriteRefused<T> {
     /// The outage was not known before.
     pub(crate) is_news: bool,
-    /// What was to follow the saves and cuts that will not be done.
+    /// The continuations of the saves and cuts that will not be done.
     pub(crate) dropped: Vec<T>,
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::{
     config::{MasterConfig, Peer},
     error::{AppendError, LimitName, ModeState},
-    frame::{FrameBatch, FrameFields, HEADER_BYTES, MESSAGE_HEADER_BYTES, MessageBatch},
+    frame::{FrameBatch, FrameFields, MessageBatch, bytes_of},
     limits::BATCH_BYTES_MAX,
     rules::{
         acks::{Acks, NodeSet, Released, WaiterId},
@@ -111,7 +111,7 @@ impl<W> NewAppend<W> {
             .as_ref()
             .map_or(0, |claim| claim.key_bytes().len());
         match &self.batch {
-            None => HEADER_BYTES + key_bytes + MESSAGE_HEADER_BYTES + self.payload.len(),
+            None => bytes_of(key_bytes, 1, self.payload.len()),
             Some(_) => 0,
         }
     }

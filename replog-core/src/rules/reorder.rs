@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(reorder.last_epoch(), None);
     }
 
-    /// What another node sends is checked where it enters: three batches that cannot be of one log.
+    /// Three batches of another node that cannot be of one log are found where they enter.
     #[test]
     fn a_batch_that_splits_an_append_of_one_that_waits_does_not_agree_however_many_wait() {
         use crate::frame::testing::appends;

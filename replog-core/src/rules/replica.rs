@@ -47,7 +47,7 @@ pub(crate) type RequestId = u64;
 /// State of a secondary.
 #[derive(Debug)]
 pub(crate) struct Replica {
-    /// What its disk holds and is about to hold, with the continuations for the writer's reports of saves and cuts.
+    /// The contents of its disk, now and soon, with the continuations for the writer's reports of saves and cuts.
     durable: Durable<Continuation>,
     reorder: Reorder,
     /// The hello whose alignment is in progress.

@@ -45,7 +45,6 @@ impl Coordinator {
     }
 
     pub(super) fn carry_out_log(&mut self, ctx: &mut Context<Self>) {
-        let now = Instant::now();
         for action in self.log.take_actions() {
             match action {
                 MasterLogAction::Save(save) => self.save_meta(save),
@@ -63,12 +62,13 @@ impl Coordinator {
                 }
                 MasterLogAction::StepDown => {
                     let disk = self.log.node().disk_space();
-                    let answered = self.leader.become_recovering(now, disk);
+                    let answered = self.leader.become_recovering(Instant::now(), disk);
                     self.answer(answered);
                 }
                 MasterLogAction::Recover => {
                     let (settings, node) = (self.settings.clone(), self.log.node_mut());
-                    self.recovery = Some(Recovery::again(settings, node, self.asked, now));
+                    self.recovery =
+                        Some(Recovery::again(settings, node, self.asked, Instant::now()));
                 }
                 MasterLogAction::PublishMissing(holes) => self.publish_missing(&holes),
                 MasterLogAction::RereadKeys => self.reread_keys(ctx),

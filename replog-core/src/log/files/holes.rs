@@ -221,9 +221,11 @@ impl LogFiles {
         for batch in batches {
             let mut nth = 0;
             while let Some((segment, hole)) = self.holes.holes.get(nth).copied() {
-                let splits = |at| batch.splits(at);
-                if splits(hole.first) || splits(hole.end) || splits(self.written_end) {
-                    self.refuse_fill(nth, (segment, hole), batch)?;
+                if [hole.first, hole.end, self.written_end]
+                    .iter()
+                    .any(|at| batch.splits(*at))
+                {
+                    self.refuse_fill((segment, hole), batch)?;
                     continue;
                 }
                 match batch.slice(hole.first, hole.end) {
@@ -242,7 +244,6 @@ impl LogFiles {
     /// begins; a leading master fails, and starts with such a log.
     fn refuse_fill(
         &mut self,
-        nth: usize,
         (segment, hole): (Offset, Hole),
         part: &FrameBatch,
     ) -> Result<(), LogError> {
@@ -255,12 +256,7 @@ impl LogFiles {
             ));
         }
         warn!(path, offset = %hole.first, "the record after the damage does not belong to the log: cutting");
-        // From the first such hole on: nothing behind it is known to be of the log.
-        let first = self.holes.holes[..=nth]
-            .iter()
-            .map(|(_, hole)| hole.first)
-            .min();
-        match self.try_truncate(first.unwrap_or(hole.first))? {
+        match self.try_truncate(hole.first)? {
             Truncation::Cut(_) => Ok(()),
             Truncation::Damaged(offset) => {
                 invalid(format!("{path} is damaged: offset {offset} cannot be read"))
@@ -292,7 +288,7 @@ impl LogFiles {
         let known = self.view.epoch_at(hole.end);
         let falls = known.is_some_and(|known| part.last_epoch() > known);
         if !fits || falls {
-            self.refuse_fill(nth, (segment, hole), part)?;
+            self.refuse_fill((segment, hole), part)?;
             return Ok(true);
         }
         self.unproven.add(&*self.storage, segment)?;

@@ -703,9 +703,7 @@ fn copy(
             Ok(None) => break,
             Ok(Some((_, record))) => queued.extend_from_slice(record),
             Err(ScanError::Io(error)) => return Err(error),
-            Err(ScanError::Bad(error)) => {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-            }
+            Err(ScanError::Bad(error)) => return Err(error.into()),
         }
         if queued.len() >= COPY_BYTES {
             file.append(&[IoSlice::new(&queued)])?;
@@ -756,9 +754,7 @@ fn derive_header(
     let mut scan = Scan::new(&*file, (first, header.encoded_bytes()), size);
     let follows = match scan.next() {
         Ok(Some((frame, _))) => before.is_none_or(|before| before <= frame.epoch),
-        Err(ScanError::Bad(error)) if error.is_unknown() => {
-            return Err(at(&path)(io::Error::new(io::ErrorKind::InvalidData, error)));
-        }
+        Err(ScanError::Bad(error)) if error.is_unknown() => return Err(at(&path)(error)),
         Ok(None) | Err(ScanError::Bad(_)) => false,
         Err(ScanError::Io(error)) => return Err(at(&path)(error)),
     };
@@ -807,8 +803,7 @@ pub(super) fn at<E: Into<io::Error>>(path: &str) -> impl FnOnce(E) -> OpenError 
     let path = path.to_owned();
     |source| {
         let source: io::Error = source.into();
-        let frame = source.get_ref().and_then(|source| source.downcast_ref());
-        match frame.filter(|frame: &&FrameError| frame.is_unknown()) {
+        match FrameError::unknown_in(&source) {
             Some(frame) => OpenError::Format {
                 path,
                 what: frame.to_string(),

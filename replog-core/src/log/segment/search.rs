@@ -73,9 +73,7 @@ impl Scan<'_> {
             self.fill(total)?;
         }
         match Frame::decode(&self.buffer[self.start()..]) {
-            Err(error) if error.is_unknown() => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, error))
-            }
+            Err(error) if error.is_unknown() => Err(error.into()),
             _ => Ok(()),
         }
     }

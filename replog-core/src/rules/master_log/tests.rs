@@ -147,6 +147,17 @@ impl Bench {
     fn log_epoch(&self) -> Option<u64> {
         self.log.node().saved().log_epoch.map(|epoch| epoch.0)
     }
+
+    /// Ends the inspection of 3, after which that of 8 comes before a recovery.
+    #[track_caller]
+    fn inspects_another_before_it_recovers(&mut self) {
+        assert_eq!(
+            self.inspected(&[(3, 4)], Idle),
+            [DropRecovery, Save(None), InspectHeldBack(8)]
+        );
+        self.saved(1);
+        assert_eq!(self.inspected(&[(3, 4), (8, 9)], Idle), [Recover]);
+    }
 }
 
 fn publish(from: u64, until: u64) -> Did {
@@ -261,12 +272,7 @@ fn damage_noticed_during_an_inspection_is_inspected_next_before_a_recovery() {
     bench.notice(3, Recovering);
     assert_eq!(bench.notice(8, Idle), []);
     bench.saved(1);
-    assert_eq!(
-        bench.inspected(&[(3, 4)], Idle),
-        [DropRecovery, Save(None), InspectHeldBack(8)]
-    );
-    bench.saved(1);
-    assert_eq!(bench.inspected(&[(3, 4), (8, 9)], Idle), [Recover]);
+    bench.inspects_another_before_it_recovers();
 }
 
 #[test]
@@ -307,12 +313,7 @@ fn a_raised_epoch_asked_for_during_an_inspection_follows_it() {
     );
     // The log that is recovered with is known only once everything queued is done.
     assert_eq!(bench.notice(8, Idle), []);
-    assert_eq!(
-        bench.inspected(&[(3, 4)], Idle),
-        [DropRecovery, Save(None), InspectHeldBack(8)]
-    );
-    bench.saved(1);
-    assert_eq!(bench.inspected(&[(3, 4), (8, 9)], Idle), [Recover]);
+    bench.inspects_another_before_it_recovers();
 }
 
 #[test]

@@ -1187,7 +1187,7 @@ fn a_damaged_master_does_not_count_itself() {
     assert_eq!(bench.pass(1000), []);
 }
 
-/// What a node promised must be what it delivers: its log ends between two appends.
+/// A node must deliver the log that it promised, which ends between two appends.
 #[test]
 fn a_log_that_is_said_to_end_inside_an_append_is_not_adopted() {
     let mut bench = Bench::promising(7);

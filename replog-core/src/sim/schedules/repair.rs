@@ -157,8 +157,8 @@ async fn second_damage_during_an_inspection(stage: Stage) {
     stage.append(MASTER, Concern::All);
 }
 
-/// What is known of the damage outlives the step down, and what is noticed while the disk is full is
-/// looked at when there is space.
+/// Known damage outlives the step down, and damage noticed while the disk is full is inspected when
+/// there is space.
 async fn full_disk_during_an_inspection(stage: Stage) {
     let count = stage.random(12, 16);
     fill_segments(&stage, count).await;
@@ -244,7 +244,7 @@ async fn serving_during_an_inspection(stage: Stage) {
     crash_once_inspected(&stage, rotten).await;
 }
 
-/// What lies behind the damage may not be in the log that it adopts.
+/// The records behind the damage may not be in the log that it adopts.
 async fn damage_during_a_recovery(stage: Stage) {
     let count = stage.random(12, 16);
     fill_segments(&stage, count).await;

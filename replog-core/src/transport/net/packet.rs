@@ -319,7 +319,7 @@ pub(super) fn shortened(reason: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::{Format, assert_golden, golden};
+    use crate::golden::{assert_golden, golden};
 
     fn preamble() -> Preamble {
         Preamble::new(
@@ -330,8 +330,8 @@ mod tests {
 
     #[test]
     fn a_preamble_is_these_bytes() {
-        let expected = golden(Format::Preamble);
-        assert_golden(Format::Preamble, &preamble().encode());
+        let expected = golden("preamble");
+        assert_golden("preamble", &preamble().encode());
         let mut longer = expected.clone();
         longer.push(9);
         assert_eq!(
@@ -348,7 +348,7 @@ mod tests {
         let accepted = b"RPLN\x02\0\0\0";
         let refused = b"RPLN\0\0\x03\0why";
         assert_eq!(encode_reply(&Ok(2)), accepted);
-        assert_golden(Format::Reply, accepted);
+        assert_golden("reply", accepted);
         assert_eq!(encode_reply(&Err("why".to_owned())), refused);
         assert_eq!(decode_reply(accepted), Ok(Some((Ok(2), 8))));
         assert_eq!(
@@ -373,7 +373,7 @@ mod tests {
             received: 0x2122_2324_2526_2728,
         };
         let expected = header.encode();
-        assert_golden(Format::PacketHeader, &expected);
+        assert_golden("packet header", &expected);
         assert_eq!(PacketHeader::decode(&expected), Ok(header));
         let mut too_long = expected;
         too_long[3] = 0x7f;

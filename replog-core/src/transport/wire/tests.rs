@@ -6,7 +6,7 @@ use rand::{SeedableRng as _, seq::IndexedRandom as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::golden::{Format, assert_golden};
+use crate::golden::assert_golden;
 use crate::{frame::FrameFields, transport::message::FencedBy, types::InstanceId};
 
 fn node(name: &str) -> NodeName {
@@ -119,6 +119,8 @@ const HEARTBEAT: &str = concat!(
 fn a_heartbeat_has_these_bytes() {
     let parts = encode_request(&request(RequestBody::Heartbeat(progress())));
     assert_eq!(parts.len(), 1);
+    let prefix = *b"RPLW\x02\x00\x01\x00\x34\x01\x00\x00\x05\xf4\x98\x4c";
+    assert_eq!(parts[0][..PREFIX_BYTES], prefix);
     assert_eq!(
         std::str::from_utf8(&parts[0][PREFIX_BYTES..]),
         Ok(HEARTBEAT)
@@ -133,7 +135,7 @@ fn an_append_has_these_bytes_and_then_the_records_as_they_are() {
         records: vec![records.clone()],
     };
     let parts = encode_request(&request(RequestBody::Append(append)));
-    assert_golden(Format::Append, &joined(&parts));
+    assert_golden("append", &joined(&parts));
     assert_eq!(parts.len(), 2);
     assert_eq!(
         parts[1].as_ptr(),
@@ -155,13 +157,13 @@ fn a_hello_has_these_bytes() {
         forced_epoch: None,
     };
     let hello = joined(&encode_request(&request(RequestBody::Hello(hello))));
-    assert_golden(Format::Hello, &hello);
+    assert_golden("hello", &hello);
 }
 
 #[test]
 fn an_answer_has_these_bytes() {
     let answer = joined(&encode_response(&response(Answer::Taken)));
-    assert_golden(Format::Taken, &answer);
+    assert_golden("taken", &answer);
 }
 
 #[test]

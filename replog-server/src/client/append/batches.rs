@@ -4,7 +4,7 @@
 //! master's answer. Knows no client and no input.
 
 use replog_core::{
-    frame::{HEADER_BYTES, MESSAGE_HEADER_BYTES},
+    frame::bytes_of,
     limits::{FRAME_BYTES_MAX, KEY_BYTES_MAX},
 };
 use serde_json::value::RawValue;
@@ -77,7 +77,7 @@ impl Batch {
         let count = self.lines.len() + 1;
         let bytes = self.bytes + line.data.get().len();
         let body_bytes = bytes + count - 1;
-        let log_bytes = HEADER_BYTES + KEY_BYTES_MAX + count * MESSAGE_HEADER_BYTES + bytes;
+        let log_bytes = bytes_of(KEY_BYTES_MAX, count, bytes);
         body_bytes as u64 <= limit_bytes && log_bytes <= FRAME_BYTES_MAX
     }
 }
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_no_longer_in_the_log_than_an_append_may_be() {
-        let rest = FRAME_BYTES_MAX - KEY_BYTES_MAX - HEADER_BYTES - 3 * MESSAGE_HEADER_BYTES - 20;
+        let rest = FRAME_BYTES_MAX - bytes_of(KEY_BYTES_MAX, 3, 20);
         assert_eq!(batches(&[10, rest, 10], 9, u64::MAX), [(1, 3, None)]);
         let expected = [(1, 2, Some(3)), (3, 3, None)];
         assert_eq!(batches(&[10, rest, 11], 9, u64::MAX), expected);

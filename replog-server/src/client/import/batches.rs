@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 use replog_core::{
     Offset,
-    frame::{HEADER_BYTES, MESSAGE_HEADER_BYTES},
+    frame::bytes_of,
     limits::{FRAME_BYTES_MAX, KEY_BYTES_MAX},
 };
 use serde_json::value::RawValue;
@@ -124,8 +124,8 @@ impl Batch {
             // It has quotation marks around it.
             Some(text) => text.len() + 2,
         };
-        let lengths = (self.messages.len() + 1) * MESSAGE_HEADER_BYTES;
-        HEADER_BYTES + KEY_BYTES_MAX + lengths + self.bytes + bytes <= FRAME_BYTES_MAX
+        let count = self.messages.len() + 1;
+        bytes_of(KEY_BYTES_MAX, count, self.bytes + bytes) <= FRAME_BYTES_MAX
     }
 
     fn push(&mut self, line: Line, number: u64) {
@@ -299,7 +299,7 @@ mod tests {
             });
             Line::parse(&line.to_string()).expect("a line")
         };
-        let rest = FRAME_BYTES_MAX - KEY_BYTES_MAX - HEADER_BYTES - 2 * MESSAGE_HEADER_BYTES - 1;
+        let rest = FRAME_BYTES_MAX - bytes_of(KEY_BYTES_MAX, 2, 1);
         for (more, expected) in [(0, &[2][..]), (1, &[1, 1])] {
             let mut batches = Batches::new(true);
             let mut all = batches.push(line(0, None), 1);
